@@ -1,0 +1,101 @@
+"""The baselines every table needs: maps that have not seen the picture.
+
+On ImageNet a centred box of half the area overlaps the object by IoU 0.5 in more than half of the pictures, so a
+method's number means little until it stands beside these. The whole picture, the box and the Gaussian are drawn at
+the network's input resolution; `RandomMap` is uniform noise at the target layer's resolution, a function of (seed,
+position of the picture in the dataset) alone, so batches and resumed runs do not change it.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from eigencam.forward import Forward
+
+
+@dataclass(frozen=True, slots=True)
+class WholePicture:
+    """1 everywhere."""
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, 1, 1) float32."""
+        return torch.ones(len(forward), 1, 1, device=forward.images.device)
+
+
+@dataclass(frozen=True, slots=True)
+class CenterBox:
+    """1 inside a centred box of the share `area`, 0..1, of the picture and of its aspect ratio; 0 outside."""
+
+    area: float = 0.5
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area <= 1:
+            raise ValueError(f"area={self.area}; allowed: more than 0, at most 1")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32 of 0 and 1."""
+        y, x = _centred(forward.images)
+        inside = (y.abs() <= self.area**0.5) & (x.abs() <= self.area**0.5)
+        return inside.float().expand(len(forward), -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class CenterGaussian:
+    """exp(-r^2 / 2 sigma^2), r measured in half sides from the centre; `sigma` in the same unit."""
+
+    sigma: float = 0.5
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise ValueError(f"sigma={self.sigma}; allowed: more than 0")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32 in (0, 1]."""
+        y, x = _centred(forward.images)
+        return torch.exp(-(y.square() + x.square()) / (2 * self.sigma**2)).expand(len(forward), -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomMap:
+    """Uniform noise in [0, 1) at the layer's resolution."""
+
+    seed: int = 0
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32."""
+        h, w = forward.activations(self.layer).shape[2:]
+        device = forward.images.device
+        stream = _mix(forward.index.to(device) + (self.seed << 40))
+        bits = _mix(stream[:, None] + torch.arange(h * w, device=device))
+        return ((bits >> 40) & 0xFFFFFF).float().div(1 << 24).view(-1, h, w)
+
+
+def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
+    """(H, 1) and (1, W): the pixel centres' offsets from the picture's centre, in half sides, -1..1."""
+    h, w = images.shape[2:]
+    y = (torch.arange(h, device=images.device) + 0.5) * 2 / h - 1
+    x = (torch.arange(w, device=images.device) + 0.5) * 2 / w - 1
+    return y[:, None], x[None, :]
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al. 2014), a hash: int64 wraps like uint64, on every device alike."""
+    x = x * -7046029254386353131
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)

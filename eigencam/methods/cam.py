@@ -1,0 +1,98 @@
+r"""CAM (Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016).
+
+$$M_c(x, y) = \sum_k w_k^c\, A_k(x, y)$$
+
+A_k is channel k of the last convolutional layer and w_k^c the weight of class c on its global average. It exists only
+for networks whose logits are that linear function, which is checked with numbers, not by name: on a probe the mean of
+the maps plus the bias must be the logits. A ReLU between the layer and the pooling (DenseNet) is found the same way,
+and so is a 1x1 convolution as classifier (SqueezeNet), whose class maps M_c are rectified before the pooling.
+
+The map is signed and without the bias, as in the paper; nothing is rectified after the sum.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eigencam.forward import Forward, forward_pass
+
+if TYPE_CHECKING:
+    from eigencam.network import Network
+
+
+@dataclass(frozen=True, slots=True)
+class CAM:
+    """Class activation map; needs global average pooling and one linear layer behind the target layer."""
+
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32 map of each picture's target class."""
+        head = find_head(forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]))
+        activations = forward.activations(self.layer)
+        weight = head.classifier.weight.flatten(1)[targets].float()
+        maps = torch.einsum("nc,nchw->nhw", weight, activations.relu() if head.rectified else activations)
+        if isinstance(head.classifier, nn.Conv2d):
+            bias = head.classifier.bias
+            maps = (maps if bias is None else maps + bias.float()[targets, None, None]).relu()
+        return maps
+
+    def unsupported(self, network: "Network") -> str:
+        """Why the network has no CAM at this layer; "" if it has one."""
+        try:
+            find_head(network.module, self.layer or network.layer, network.preprocess.shape)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+class Head(NamedTuple):
+    """The classifier on the pooled activations, and whether these are rectified first."""
+
+    classifier: nn.Linear | nn.Conv2d
+    rectified: bool
+
+
+@lru_cache(maxsize=4)
+def find_head(module: nn.Module, layer: str, shape: tuple[int, int]) -> Head:
+    """The head that reproduces the network's logits from the layer's output, tried on a seeded probe.
+
+    Args:
+        module: the network.
+        layer: path of the layer.
+        shape: (height, width) of an input.
+
+    Raises:
+        ValueError: there is none.
+    """
+    weights = next(module.parameters())
+    probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
+    forward = forward_pass(module, probe, layer)
+    activations = forward.activations()
+    linear = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    *_, classifier = linear
+    # half precision rounds each of the sums; a wrong form misses by the size of the logits
+    tolerance = (1e-3 if weights.dtype == torch.float32 else 5e-2) * forward.logits.abs().max()
+    if classifier.weight.flatten(1).shape[1] == activations.shape[1]:
+        for rectified in (False, True):
+            logits = _logits(classifier, activations.relu() if rectified else activations)
+            if logits.shape == forward.logits.shape and bool((logits - forward.logits).abs().max() <= tolerance):
+                return Head(classifier, rectified)
+    raise ValueError(
+        f"CAM needs global average pooling and one linear layer behind {layer!r}; the logits are no such function of it"
+    )
+
+
+def _logits(classifier: nn.Linear | nn.Conv2d, activations: Tensor) -> Tensor:
+    """(N, K) logits of a linear layer on the means, or of a rectified 1x1 convolution averaged over the positions."""
+    weight = classifier.weight.flatten(1).float()
+    bias = torch.zeros(len(weight), device=weight.device) if classifier.bias is None else classifier.bias.float()
+    if isinstance(classifier, nn.Linear):
+        return activations.mean((2, 3)) @ weight.T + bias
+    return (torch.einsum("kc,nchw->nkhw", weight, activations) + bias[:, None, None]).relu().mean((2, 3))
