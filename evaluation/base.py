@@ -30,6 +30,7 @@ class Metric:
         unit: `%`, or "" for a plain number.
         threshold: the threshold the value was obtained at, with its rule, e.g. `0.15 max`; "" where there is none.
         better: `lower` or `higher`.
+        note: what a reader must know beside the number: a class count, degenerate maps, why it is not defined.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     unit: str = "%"
     threshold: str = ""
     better: str = "higher"
+    note: str = ""
 
 
 class Evaluator(Protocol):
@@ -53,8 +55,8 @@ class Evaluator(Protocol):
         """Metrics of many rows.
 
         Besides the evaluator's own columns the frame has `image`, `label` (int, index in the dataset's classes, -1
-        unknown) and `top5` (list of int, the network's classes by falling logit; empty where the network's classes
-        are not the dataset's).
+        unknown), `top5` (list of int, the network's classes by falling logit; empty where the network's classes
+        are not the dataset's) and `target` (int, the class each map is for, -1 unknown).
         """
         ...
 

@@ -1,0 +1,135 @@
+"""Weakly supervised localization by the rule of the ILSVRC development kit.
+
+A picture is localized when the box made from its map overlaps any box of the object sought with an intersection over
+union of at least 0.5, counted in inclusive pixels of the original picture. The errors, in percent of all pictures:
+
+    top1_loc_error   the network's first class is wrong or the box is
+    top5_loc_error   no one of its five classes is right or the box of the right one is wrong
+    gt_known_error   the box is wrong, whatever the network says: maps for the true class
+    box_error        the box is wrong, for maps of whatever class
+
+One map a picture is enough for all of them. By the kit's rule only a guess with the right label can count, and the
+map that belongs to that guess *is* the map for the true class. So maps for the true class (`target == label`) give all
+four. Maps for the predicted class give `top1_loc_error` exactly, since where the first class is right it is the true
+class; they give `top5_loc_error` and `gt_known_error` only if no needed map is missing. A metric whose maps are not
+there is NaN and its note says why; nothing is approximated.
+
+Reference: `eval_localization_flat.m` of the ILSVRC2014 development kit; O. Russakovsky et al., "ImageNet Large Scale
+Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is Grad-CAM's (R. R. Selvaraju et al., ICCV
+2017: 15 % of the maximum, the single largest segment); CAM's is 0.2 (B. Zhou et al., CVPR 2016).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import Truth
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.boxes import NO_BOX, as_boxes, iou
+from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule, degenerate
+
+
+@dataclass(frozen=True, slots=True)
+class Localization:
+    """Evaluator of localization; see the module.
+
+    Attributes:
+        rule: how a map is cut, see `evaluation/maps.py`.
+        threshold: the rule's parameter.
+        component: `largest` connected component of the foreground, or `all` of it.
+        iou: overlap from which on a box is right, in (0, 1].
+    """
+
+    rule: Rule = "max"
+    threshold: float = 0.15
+    component: ComponentRule = "largest"
+    iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, self.threshold, self.component)
+        if not 0 < self.iou <= 1:
+            raise ValueError(f"iou {self.iou}: allowed is 0 < iou <= 1")
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """Columns `x1 y1 x2 y2` (NaN: no foreground), `iou` (best with any sought box, in [0, 1]) and `map_state`."""
+        box = box_of(score_map, self.rule, self.threshold, self.component)
+        return _row(box, truth, score_map.state)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The errors of the module's docstring, `top1_cls_error`, `top5_cls_error` and `mean_iou`.
+
+        Errors have Wilson's interval and `mean_iou` the bootstrap's. NaN where the rows do not define a metric.
+        """
+        wrong_box = rows["iou"].to_numpy(np.float64) < self.iou
+        label = rows["label"].to_numpy(np.int64)
+        known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
+        at = f"{self.threshold:g} {self.rule}"
+
+        def error(name: str, wrong: NDArray[np.bool_], missing: int, what: str, threshold: str = at) -> Metric:
+            if missing:
+                note = f"not defined: {missing} of {len(rows)} pictures have no {what}"
+                return statistics.undefined(name, len(rows) - missing, note, threshold=threshold, better="lower")
+            return statistics.rate(name, wrong, threshold=threshold, better="lower")
+
+        note = degenerate(rows["map_state"])
+        metrics = [
+            statistics.rate("box_error", wrong_box, note=note, threshold=at, better="lower"),
+            error("gt_known_error", wrong_box, int((~known).sum()), "map for the true class"),
+        ]
+        ranks = _rank_of_label(rows, label)
+        classified = int((ranks < 0).sum())
+        for k in (1, 5):
+            right = (ranks >= 1) & (ranks <= k)
+            missing, what = classified, "class prediction in the dataset's classes"
+            if not missing:
+                missing, what = int((right & ~known).sum()), f"map for their true class, which is in the top {k}"
+            metrics.append(error(f"top{k}_loc_error", ~right | wrong_box, missing, what))
+        for k in (1, 5):
+            wrong = (ranks < 1) | (ranks > k)
+            metrics.append(
+                error(f"top{k}_cls_error", wrong, classified, "class prediction in the dataset's classes", "")
+            )
+        metrics.append(statistics.mean("mean_iou", rows["iou"], threshold=at))
+        return metrics
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        words = f"inclusive IoU >= {self.iou:g} with any box of the object sought, original pixels, no blacklist"
+        return {"evaluator": "localization", **asdict(self), "hit": words}
+
+
+def row_of_boxes(boxes: NDArray[np.float64], truth: Truth) -> Row:
+    """The row of a picture whose boxes were made elsewhere: that of the first, best box.
+
+    Args:
+        boxes: (K, 4) inclusive pixels of the original picture, best first; none is a miss.
+        truth: of the picture.
+
+    Returns:
+        The columns of `Localization.row`, with `map_state` `box`.
+    """
+    boxes = as_boxes(boxes)
+    return _row(boxes[0] if len(boxes) else NO_BOX, truth, "box")
+
+
+def _row(box: NDArray[np.float64], truth: Truth, state: str) -> Row:
+    sought = truth.boxes[truth.sought()]
+    best = float(iou(box[None], sought).max(initial=0.0))
+    x1, y1, x2, y2 = box.tolist()
+    return {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "iou": best, "map_state": state}
+
+
+def _rank_of_label(rows: pd.DataFrame, label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,): place of the label among the network's classes, 1 the first; 0 not among them, -1 nothing to compare."""
+    ranks = np.full(len(rows), -1)
+    if "top5" not in rows:
+        return ranks
+    for i, (top, wanted) in enumerate(zip(rows["top5"], label, strict=True)):
+        if wanted >= 0 and len(top):
+            found = np.flatnonzero(np.asarray(top) == wanted)
+            ranks[i] = found[0] + 1 if len(found) else 0
+    return ranks

@@ -1,0 +1,262 @@
+"""From a raw, low-resolution score map to foreground, connected components and boxes.
+
+A score map says how much each place of the picture speaks for a class. A method returns it as it comes out of the
+network: small (14 x 14), unnormalised, possibly signed. Here it is enlarged to the picture it belongs to, once for all
+evaluators, and cut at a threshold by one of the rules of the field:
+
+    max     m > t max(m)                          CAM (t = 0.2), Grad-CAM (t = 0.15)
+    range   m > min(m) + t (max(m) - min(m))      minimum-maximum normalisation, as in wsolevaluation
+    mean    m > t mean(max(m, 0))                 alpha times the mean
+    energy  the smallest set of highest pixels that holds the fraction t of the sum of max(m, 0), as in CNN-Fixations;
+            pixels that tie with the last one are all in
+
+A map whose maximum is not positive has no foreground under `max`, `mean` and `energy`; a constant positive map is all
+foreground under `max` and `energy` (and under `mean` for t < 1), and nothing under `range`.
+
+>>> score_map = ScoreMap(np.array([[0.0, 0.0], [0.0, 1.0]]), size=(4, 4))
+>>> box_of(score_map, "max", 0.5)
+array([2., 2., 3., 3.])
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from eigencam.evaluation.boxes import NO_BOX
+
+Rule = Literal["max", "range", "mean", "energy"]
+ComponentRule = Literal["largest", "all"]
+State = Literal["ok", "constant", "nonfinite"]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreMap:
+    """A raw score map and the picture it belongs to.
+
+    Attributes:
+        values: (h, w) float, any range, not NaN where it is to count; any resolution, also that of the picture.
+        size: (height, width) of the original picture, pixels.
+        region: (x0, y0, x1, y1) half-open, in pixels of the original picture: the part of it that the map covers, e.g.
+            a centre crop; it may reach beyond the picture. None: the whole picture.
+    """
+
+    values: NDArray[Any]
+    size: tuple[int, int]
+    region: tuple[float, float, float, float] | None = None
+    _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"a score map of shape {values.shape} and type {values.dtype}: allowed is a real (h, w) with h, w >= 1"
+            )
+        if min(self.size) < 1:
+            raise ValueError(f"a picture of size {self.size}: allowed are (height, width) >= 1")
+        if self.region is not None and not (self.region[2] > self.region[0] and self.region[3] > self.region[1]):
+            raise ValueError(f"a region of {self.region}: allowed is x0 y0 x1 y1 with x0 < x1 and y0 < y1")
+        with np.errstate(over="ignore"):  # what does not fit float32 is not finite below
+            object.__setattr__(self, "values", values.astype(np.float32))
+
+    @property
+    def state(self) -> State:
+        """`nonfinite` if any value is NaN or infinite (as float32), `constant` if all are equal, else `ok`."""
+        if "state" not in self._memo:
+            low, high = float(self.values.min()), float(self.values.max())
+            self._memo["state"] = "nonfinite" if not np.isfinite(high - low) else "constant" if low == high else "ok"
+        return self._memo["state"]
+
+    @property
+    def full(self) -> Floats:
+        """(H, W) float32: the map at the size of the picture, read-only.
+
+        Bilinear between the centres of the map's cells, constant beyond the outermost centres, as torch's
+        `interpolate(mode="bilinear", align_corners=False)`. Outside `region` it is `min(0, min(values))`. A map that
+        is not finite is zero everywhere, that is, has no foreground.
+        """
+        if "full" not in self._memo:
+            full = np.ascontiguousarray(self._resized())
+            full.flags.writeable = False
+            self._memo["full"] = full
+        return self._memo["full"]
+
+    @property
+    def peak(self) -> float:
+        """The maximum of `full`."""
+        if "peak" not in self._memo:
+            self._memo["peak"] = float(self.full.max())
+        return self._memo["peak"]
+
+    def _resized(self) -> Floats:
+        height, width = self.size
+        if self.state == "nonfinite":
+            return np.zeros(self.size, np.float32)
+        if self.region is None and self.values.shape == self.size:
+            return self.values.copy()
+        x0, y0, x1, y1 = self.region or (0.0, 0.0, float(width), float(height))
+        if self.state == "constant":  # a product would leave rounding noise, which `range` would call foreground
+            full = np.full(self.size, self.values[0, 0])
+        else:
+            rows = _resize_matrix(self.values.shape[0], height, y0, y1)
+            columns = _resize_matrix(self.values.shape[1], width, x0, x1)
+            full = rows @ self.values @ columns.T
+        outside = min(0.0, float(self.values.min()))
+        full[_outside(height, y0, y1)] = outside
+        full[:, _outside(width, x0, x1)] = outside
+        return full
+
+
+@lru_cache(maxsize=256)
+def _resize_matrix(n_in: int, n_out: int, start: float, stop: float) -> Floats:
+    """(n_out, n_in): the bilinear weights of `n_in` cells that cover [start, stop) for the pixels 0 .. n_out - 1."""
+    position = (np.arange(n_out) + 0.5 - start) / (stop - start) * n_in - 0.5
+    position = np.clip(position, 0, n_in - 1)
+    lower = np.floor(position).astype(np.int64)
+    weight = position - lower
+    matrix = np.zeros((n_out, n_in), np.float32)
+    pixels = np.arange(n_out)
+    matrix[pixels, np.minimum(lower + 1, n_in - 1)] = weight
+    matrix[pixels, lower] += 1 - weight
+    return matrix
+
+
+def _outside(n: int, start: float, stop: float) -> NDArray[np.bool_]:
+    """(n,): pixels whose centre is outside [start, stop)."""
+    centres = np.arange(n) + 0.5
+    return (centres < start) | (centres >= stop)
+
+
+def check_rule(rule: str, threshold: float, component: str = "largest") -> None:
+    """Raise a ValueError that names what is allowed, unless the three make sense."""
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule {rule!r}: allowed are {', '.join(get_args(Rule))}")
+    if component not in get_args(ComponentRule):
+        raise ValueError(f"component {component!r}: allowed are {', '.join(get_args(ComponentRule))}")
+    ranges = {"max": (0, 1, "0 <= t < 1"), "range": (0, 1, "0 <= t < 1"), "mean": (0, np.inf, "t >= 0")}
+    low, high, words = ranges.get(rule, (0, 1, "0 < t <= 1"))
+    if not (0 < threshold <= 1 if rule == "energy" else low <= threshold < high):
+        raise ValueError(f"threshold {threshold} for the rule {rule!r}: allowed is {words}")
+
+
+def cut(score_map: ScoreMap, rule: Rule, threshold: float) -> np.float32:
+    """The value above which (strictly) a pixel of `score_map.full` is foreground; infinite where none is."""
+    full, peak = score_map.full, score_map.peak
+    if rule == "range":
+        low = float(full.min())
+        return _below(low + threshold * (peak - low))
+    if peak <= 0:
+        return np.float32(np.inf)
+    if rule == "max":
+        return _below(threshold * peak)
+    if rule == "mean":
+        return _below(threshold * float(np.maximum(full, 0).mean(dtype=np.float64)))
+    positive = np.sort(full[full > 0])[::-1]
+    mass = np.cumsum(positive, dtype=np.float64)
+    last = positive[np.searchsorted(mass, threshold * mass[-1])]
+    return np.float32(np.nextafter(last, np.float32(-np.inf)))
+
+
+def _below(value: float) -> np.float32:
+    """The largest float32 that is not above `value`, so that comparing in float32 decides as in float64."""
+    rounded = np.float32(value)
+    return np.float32(np.nextafter(rounded, np.float32(-np.inf))) if float(rounded) > value else rounded
+
+
+def foreground(score_map: ScoreMap, rule: Rule, threshold: float) -> NDArray[np.bool_]:
+    """(H, W) bool: the pixels of the picture that the rule calls foreground."""
+    return score_map.full > cut(score_map, rule, threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Connected components of one or several masks, by mask and within it by their first pixel in raster order.
+
+    Attributes:
+        boxes: (C, 4) float64 inclusive.
+        pixels: (C,) int64, number of pixels.
+        mask: (C,) int64, index of the mask the component is in.
+    """
+
+    boxes: NDArray[np.float64]
+    pixels: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+
+def components(masks: NDArray[np.bool_]) -> Components:
+    """8-connected components of masks (K, H, W) bool.
+
+    A mask is cut into horizontal runs, and the graph of the runs that touch across two rows is split into components.
+    On a map that was enlarged from 14 x 14 there are few runs: 7 times as fast as `scipy.ndimage.label` and
+    `find_objects` for one mask of 500 x 375, 13 times for nine of them, which go through as one tall picture.
+    """
+    count, height, width = masks.shape
+    stride = width + 2  # an empty pixel at both ends of a row closes its runs and keeps the rows' keys apart
+    padded = np.zeros((count, height + 1, stride), bool)
+    padded[:, 1:, 1:-1] = masks  # the empty first row keeps the masks apart
+    flat = padded.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    start, stop = edges[::2], edges[1::2] - 1  # flat positions of the first and the last pixel of each run
+    # A run touches those runs of the row above that end at or behind `start - 1` and start at or before `stop + 1`.
+    first = np.searchsorted(stop, start - stride - 1)
+    touching = np.maximum(np.searchsorted(start, stop - stride + 1, side="right") - first, 0)
+    pointer = np.concatenate([[0], np.cumsum(touching)])
+    above = np.arange(pointer[-1]) + np.repeat(first - pointer[:-1], touching)
+    graph = sparse.csr_array((np.ones(len(above), np.int8), above, pointer), shape=(len(start), len(start)))
+    number, label = csgraph.connected_components(graph, directed=False)
+    if number == 0:
+        return Components(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    pixels = np.bincount(label, stop - start + 1, number).astype(np.int64)
+    order = np.argsort(label, kind="stable")
+    group = np.searchsorted(label[order], np.arange(number))
+    tall_row = start[order] // stride
+    box = np.stack(
+        [
+            np.minimum.reduceat(start[order] % stride, group) - 1,
+            tall_row[group] % (height + 1) - 1,
+            np.maximum.reduceat(stop[order] % stride, group) - 1,
+            np.maximum.reduceat(tall_row % (height + 1), group) - 1,
+        ],
+        axis=1,
+    )
+    raster = np.argsort(order[group], kind="stable")  # order[group]: a component's first run
+    return Components(box[raster].astype(np.float64), pixels[raster], tall_row[group][raster] // (height + 1))
+
+
+def box_of_mask(mask: NDArray[np.bool_], component: ComponentRule = "largest") -> NDArray[np.float64]:
+    """The box (4,) inclusive of a mask (H, W) bool; NaNs where it is empty.
+
+    Args:
+        mask: foreground.
+        component: `largest`: of the 8-connected component with most pixels, the first in raster order where several
+            have as many; `all`: of all pixels.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return NO_BOX.copy()
+    x1, y1, x2, y2 = columns[0], rows[0], columns[-1], rows[-1]
+    if component == "all":
+        return np.array([x1, y1, x2, y2], np.float64)
+    found = components(mask[None, y1 : y2 + 1, x1 : x2 + 1])
+    return found.boxes[np.argmax(found.pixels)] + np.array([x1, y1, x1, y1])
+
+
+def box_of(
+    score_map: ScoreMap, rule: Rule, threshold: float, component: ComponentRule = "largest"
+) -> NDArray[np.float64]:
+    """The box (4,) of a score map's foreground, inclusive pixels of the original picture; NaNs where there is none."""
+    return box_of_mask(foreground(score_map, rule, threshold), component)
+
+
+def degenerate(states: Iterable[str]) -> str:
+    """Footnote on maps that are not `ok`: `2 constant, 1 nonfinite of 50 maps`; empty where there is none."""
+    seen = list(states)
+    counts = {state: seen.count(state) for state in ("constant", "nonfinite")}
+    parts = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    return f"{parts} of {len(seen)} maps" if parts else ""

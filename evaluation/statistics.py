@@ -1,0 +1,135 @@
+"""Confidence intervals over pictures: Wilson's for rates, the bootstrap for everything else.
+
+All intervals are 95 % and two-sided. The bootstrap is the percentile one (Efron, 1979) over pictures. A resample
+of n pictures is a multinomial vector of weights, which is what makes it fast: a mean needs weights for the *distinct*
+values only, and a statistic of sums over the set (pooled IoU, recall) is a product of weights and per-picture counts.
+Everything is deterministic in its seed.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from eigencam.evaluation.base import Metric
+
+Z95 = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution."""
+
+RESAMPLES = 1000
+_DISTINCT = 256
+_WEIGHTS = 4_000_000
+
+Interval = tuple[float, float]
+
+
+def wilson(k: int, n: int) -> Interval:
+    """Wilson's score interval of a rate of `k` in `n`, as fractions; NaNs for n = 0.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    >>> [round(end, 4) for end in wilson(5, 10)]
+    [0.2366, 0.7634]
+    """
+    if n == 0:
+        return float("nan"), float("nan")
+    rate, z2 = k / n, Z95**2
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * np.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    # The ends are exact at k = 0 and k = n; rounding would put them a hair beside.
+    return 0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half)
+
+
+def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of a mean over pictures; NaN values are left out, NaNs come back for none.
+
+    Up to 256 distinct values the resampling is exact. Beyond, the sorted values are cut into 256 groups of equal
+    size; the groups' counts are resampled exactly and a group's sum given its count is drawn from the normal
+    distribution with that group's mean and variance. The variance so approximated is what is left *within* a 256th
+    of the range of ranks, so that the interval is the exact one within the Monte Carlo error (tested).
+
+    Args:
+        values: (N,) one value a picture.
+        resamples: number of resamples.
+        seed: of the random numbers.
+
+    Returns:
+        The 2.5 % and 97.5 % quantiles of the resampled means, in the unit of `values`.
+    """
+    array = np.asarray(values, np.float64)
+    array = array[~np.isnan(array)]
+    n = len(array)
+    if n == 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means, counts = np.unique(array, return_counts=True)
+    variances = np.zeros_like(means)
+    if len(means) > _DISTINCT:
+        starts = np.linspace(0, n, _DISTINCT, endpoint=False).astype(np.int64)
+        counts = np.diff(starts, append=n)
+        array = np.sort(array)
+        means = np.add.reduceat(array, starts) / counts
+        variances = np.add.reduceat((array - np.repeat(means, counts)) ** 2, starts) / counts
+    weights = rng.multinomial(n, counts / n, resamples)
+    spread = np.sqrt(weights @ variances) * rng.standard_normal(resamples) if variances.any() else 0.0
+    low, high = np.quantile((weights @ means + spread) / n, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_pooled(
+    counts: NDArray[np.float64],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Percentile bootstrap intervals of statistics of sums over pictures.
+
+    Args:
+        counts: (N, K) what each picture adds to the K sums.
+        statistic: (R, K) sums of R resamples -> (R,) or (R, S) values; NaN where not defined.
+        resamples: number of resamples.
+        seed: of the random numbers.
+
+    Returns:
+        Lower and upper ends, each () or (S,); NaN where a statistic is never defined.
+    """
+    n = len(counts)
+    if n == 0:
+        empty = np.full(np.shape(statistic(np.zeros((1, counts.shape[1]))))[1:], np.nan)
+        return empty, empty.copy()
+    rng = np.random.default_rng(seed)
+    sums = np.empty((resamples, counts.shape[1]))
+    # The weights are made in pieces: 1,000 resamples of 50,000 pictures would be 400 MB.
+    step = max(1, _WEIGHTS // n)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(start, stop)])
+        sums[start:stop] = weights.astype(np.float64) @ counts
+    values = statistic(sums)
+    defined = ~np.isnan(values).all(axis=0)
+    low, high = np.nanquantile(np.where(defined, values, 0.0), [0.025, 0.975], axis=0)
+    return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
+
+
+def rate(name: str, hits: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
+    """The metric `name`: percentage of true values among `hits` (N,) bool, with Wilson's interval."""
+    array = np.asarray(hits, bool)
+    k, n = int(array.sum()), len(array)
+    low, high = wilson(k, n)
+    value = 100 * k / n if n else float("nan")
+    return Metric(name, value, 100 * low, 100 * high, n, "%", threshold, better, note)
+
+
+def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
+    """The metric `name`: 100 times the mean of `values` (N,), NaNs left out, with the bootstrap's interval."""
+    array = np.asarray(values, np.float64)
+    array = array[~np.isnan(array)]
+    low, high = bootstrap_mean(array)
+    value = 100 * float(array.mean()) if len(array) else float("nan")
+    return Metric(name, value, 100 * low, 100 * high, len(array), "%", threshold, better, note)
+
+
+def undefined(name: str, n: int, note: str, *, threshold: str = "", better: str = "higher") -> Metric:
+    """The metric `name` where it is not defined: NaN, with the reason in `note`."""
+    nan = float("nan")
+    return Metric(name, nan, nan, nan, n, "%", threshold, better, note)
