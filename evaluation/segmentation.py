@@ -1,0 +1,255 @@
+"""Segmentation by a score map: the pixels above a threshold against the picture's mask.
+
+The truth has three kinds of pixels: of the picture's class ("label"), of other classes ("other") and background; void
+pixels count nowhere. The foreground is "label", or, where `Truth.foreground` is `any`, all objects, which then are
+"other". With TP, FP, FN the numbers of foreground pixels above the threshold, of other pixels above it, and of
+foreground pixels below:
+
+    fg_iou           TP / (TP + FP + FN) of each picture, then the mean over pictures that have foreground
+    miou             VOC's: a pixel above the threshold is predicted to be of the picture's class, else background;
+                     TP, FP, FN of every class summed over the set, IoU of each class, mean over the classes (with the
+                     background) whose pixels occur in the truth. With `any`: over background and object
+    pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
+    precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
+                     Graz-02 protocol (M. Marszalek, C. Schmid, CVPR 2007). The two are equal where as many pixels are
+                     predicted as are foreground; between two levels TP is interpolated linearly
+    fg_iou_best, miou_best   the largest value over all 256 thresholds. The threshold is chosen with the truth at hand,
+                     so these are bounds (oracles), no results; their intervals are those at the threshold chosen
+
+The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)), with
+a pixel foreground if its level is at least v; all levels are 0 where the maximum is not positive. Pictures without a
+mask are not counted. A picture without a foreground pixel has no `fg_iou`, and counts in the sums.
+
+Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.3.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, Truth
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, degenerate, foreground
+
+LEVELS = 256
+_KINDS = ("label", "other", "background")
+_NAMES = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer", "fg_iou_best", "miou_best")
+
+_ORACLE = "oracle: threshold chosen with the truth"
+
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """Evaluator of segmentation; see the module.
+
+    Attributes:
+        n_classes: number of the dataset's classes, without background: 20 for VOC. 1 to 254.
+        rule: how a map is cut for the fixed threshold, see `evaluation/maps.py`.
+        threshold: the rule's parameter; the default is CAM's.
+    """
+
+    n_classes: int = 20
+    rule: Rule = "max"
+    threshold: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, self.threshold)
+        if not 1 <= self.n_classes < VOID:
+            raise ValueError(f"n_classes {self.n_classes}: allowed is 1 to {VOID - 1}")
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """Pixel counts of one picture; zeros and `has_mask` False where it has no mask.
+
+        Returns:
+            `has_mask` and `any_foreground` (bool); `above` (3,) uint32, pixels above the fixed threshold by kind of
+            truth: label, other, background; `hist_label`, `hist_other`, `hist_background` (256,) uint32, all pixels by
+            level; `class_pixels` (n_classes + 1,) uint32, pixels of the truth, background first; `fg_iou` at the
+            fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`.
+        """
+        whole = truth.foreground == "any"
+        counts = np.zeros((2, 3, LEVELS), np.uint32)
+        class_pixels = np.zeros(self.n_classes + 1, np.uint32)
+        if truth.mask is not None:
+            counts, class_pixels = self._count(score_map, truth, truth.mask)
+        above, total = counts[1].sum(axis=1), counts.sum(axis=(0, 2))
+        hit, wanted = (above[:2].sum(), total[:2].sum()) if whole else (above[0], total[0])
+        union = float(wanted) + float(above.sum()) - float(hit)
+        histograms = counts.sum(axis=0, dtype=np.uint32)
+        return {
+            "has_mask": truth.mask is not None,
+            "any_foreground": whole,
+            "above": above.astype(np.uint32),
+            **{f"hist_{kind}": histograms[i] for i, kind in enumerate(_KINDS)},
+            "class_pixels": class_pixels,
+            "fg_iou": float(hit) / union if wanted else float("nan"),
+            "map_state": score_map.state,
+        }
+
+    def _count(
+        self, score_map: ScoreMap, truth: Truth, mask: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Pixels (below or above the fixed threshold, kind of truth, level), and by class of the truth."""
+        if mask.shape != score_map.size:
+            raise ValueError(
+                f"{truth.image_id}: mask of {mask.shape}, picture of {score_map.size}; allowed are equal ones"
+            )
+        by_value = np.bincount(mask.ravel(), minlength=VOID + 1)
+        # Where any object is sought the label plays no role, and may be one of another class space.
+        label = -1 if truth.foreground == "any" else truth.label
+        if by_value[self.n_classes + 1 : VOID].any() or label >= self.n_classes:
+            largest = int(np.flatnonzero(by_value[:VOID]).max(initial=0))
+            raise ValueError(
+                f"{truth.image_id}: largest mask value {largest}, label {label}: allowed with the evaluator's "
+                f"n_classes = {self.n_classes} are values to {self.n_classes} and {VOID}, labels below {self.n_classes}"
+            )
+        kind = np.ones(VOID + 1, np.uint16)  # 1: other
+        kind[0], kind[VOID] = 2, 3
+        if label >= 0:
+            kind[1 + label] = 0
+        # One count of one code a pixel is as fast as a single histogram, whatever is to be told apart.
+        code = (kind * LEVELS)[mask]
+        code += foreground(score_map, self.rule, self.threshold) * np.uint16(4 * LEVELS)
+        if score_map.peak > 0:
+            code += (np.clip(score_map.full / np.float32(score_map.peak), 0, 1) * 255).astype(np.uint8)
+        counts = np.bincount(code.ravel(), minlength=8 * LEVELS).reshape(2, 4, LEVELS)[:, :3]
+        return counts.astype(np.uint32), by_value[: self.n_classes + 1].astype(np.uint32)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of the module's docstring, with bootstrap intervals over pictures."""
+        at = f"{self.threshold:g} {self.rule}"
+        rows = rows.loc[rows["has_mask"].to_numpy(bool)]
+        n = len(rows)
+        if n == 0:
+            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
+        whole = bool(rows["any_foreground"].any())
+        histograms = [_stack(rows, f"hist_{kind}") for kind in _KINDS]
+        above = _stack(rows, "above")
+        wanted = histograms[0] + histograms[1] if whole else histograms[0]
+        rest = histograms[2] if whole else histograms[1] + histograms[2]
+        hit = above[:, :2].sum(axis=1) if whole else above[:, 0]
+        found = above.sum(axis=1)
+        classes = _Classes.of(rows, whole)
+
+        pixels = np.stack([hit, found, wanted.sum(axis=1)], axis=1)
+        return [
+            statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=degenerate(rows["map_state"])),
+            _pooled("miou", classes.counts(hit, found, above[:, 2]), classes.miou, at, classes.note),
+            _pooled("pixel_precision", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 1]), at),
+            _pooled("pixel_recall", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 2]), at),
+            _pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
+            *_sweep(wanted, rest, histograms[2], classes),
+        ]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rules in words."""
+        words = "void ignored, original pixels; fg_iou: mean over pictures; all others: pixels summed over the set"
+        return {
+            "evaluator": "segmentation",
+            **asdict(self),
+            "sweep": "256 levels of the map's maximum",
+            "counts": words,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """What the pooled mean IoU needs of each picture: its class and the pixels of every class in its truth."""
+
+    own: NDArray[np.int64]  # (N,) class of the picture's foreground, background 0; -1 none
+    truth: Counts  # (N, C)
+    note: str
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, whole: bool) -> "_Classes":
+        pixels = _stack(rows, "class_pixels")
+        own = rows["label"].to_numpy(np.int64)
+        own = np.where(own >= 0, own + 1, -1)
+        if whole:  # every object is of one class
+            pixels = np.stack([pixels[:, 0], pixels[:, 1:].sum(axis=1)], axis=1)
+            own = np.ones(len(rows), np.int64)
+        occurring = int((pixels.sum(axis=0) > 0).sum())
+        return cls(own, pixels, f"{occurring} of {pixels.shape[1]} classes, with background")
+
+    def counts(self, hit: Counts, found: Counts, background_found: Counts) -> Counts:
+        """(N, 3 C): per picture and class the pixels right, predicted, and of the truth.
+
+        `hit`, `found`, `background_found` (N,): pixels above the threshold that are foreground, all, background.
+        """
+        n, c = self.truth.shape
+        right, predicted = np.zeros((n, c)), np.zeros((n, c))
+        pictures = np.flatnonzero(self.own > 0)
+        right[pictures, self.own[pictures]] = hit[pictures]
+        predicted[pictures, self.own[pictures]] = found[pictures]
+        right[:, 0] = self.truth[:, 0] - background_found
+        predicted[:, 0] = self.truth.sum(axis=1) - found
+        return np.concatenate([right, predicted, self.truth], axis=1)
+
+    @staticmethod
+    def miou(sums: Counts) -> Counts:
+        """(R, 3 C) -> (R,): mean IoU over the classes that occur in the truth."""
+        right, predicted, truth = np.split(sums, 3, axis=1)
+        occurs = truth > 0
+        ious = np.where(occurs, right, 0) / np.where(occurs, predicted + truth - right, 1)
+        return _ratio(ious.sum(axis=1), occurs.sum(axis=1).astype(np.float64))
+
+
+def _sweep(wanted: Counts, rest: Counts, background: Counts, classes: _Classes) -> list[Metric]:
+    """`fg_iou_best` and `miou_best` from the pixels by level (N, 256) of the foreground, of the rest, of background."""
+    tp, fp, background = _from_above(wanted), _from_above(rest), _from_above(background)
+    ious = _ratio(tp, np.where(tp[:, :1] > 0, tp[:, :1] + fp, 0))  # tp[:, 0]: all foreground, found or not
+    some = ious[tp[:, 0] > 0]
+    best = int(np.argmax(some.mean(axis=0))) if len(some) else 0
+    fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=_ORACLE)
+
+    def counts(v: int) -> Counts:
+        return classes.counts(tp[:, v], tp[:, v] + fp[:, v], background[:, v])
+
+    best = int(np.argmax(classes.miou(np.stack([counts(v).sum(axis=0) for v in range(LEVELS)]))))
+    return [fg_iou, _pooled("miou_best", counts(best), classes.miou, _level(best), f"{_ORACLE}; {classes.note}")]
+
+
+def equal_error_rate(histograms: Counts) -> Counts:
+    """Precision where it equals recall: (R, 512) pixels by level, foreground's 256 first -> (R,) in [0, 1].
+
+    As many pixels are then predicted as are foreground, P; between two levels the numbers of predicted and of right
+    pixels both grow linearly, as if the pixels of one level came in random order. NaN for P = 0.
+    """
+    wanted, rest = histograms[:, :LEVELS], histograms[:, LEVELS:]
+    tp = np.pad(np.cumsum(wanted[:, ::-1], axis=1), ((0, 0), (1, 0)))
+    predicted = tp + np.pad(np.cumsum(rest[:, ::-1], axis=1), ((0, 0), (1, 0)))
+    foreground_pixels = tp[:, -1]
+    after = np.argmax(predicted >= foreground_pixels[:, None], axis=1)
+    pictures, before = np.arange(len(tp)), np.maximum(after - 1, 0)
+    step = predicted[pictures, after] - predicted[pictures, before]
+    share = _ratio(foreground_pixels - predicted[pictures, before], step)
+    return _ratio(tp[pictures, before] + share * (tp[pictures, after] - tp[pictures, before]), foreground_pixels)
+
+
+def _pooled(name: str, counts: Counts, statistic: Callable[[Counts], Counts], threshold: str, note: str = "") -> Metric:
+    value = float(statistic(counts.sum(axis=0, keepdims=True))[0])
+    low, high = statistics.bootstrap_pooled(counts, statistic)
+    return Metric(name, 100 * value, 100 * float(low), 100 * float(high), len(counts), "%", threshold, note=note)
+
+
+def _stack(rows: pd.DataFrame, column: str) -> Counts:
+    """(N, K): a column of lists of K numbers."""
+    return np.stack(rows[column].tolist()).astype(np.float64)
+
+
+def _from_above(histograms: Counts) -> Counts:
+    """(N, 256) pixels by level -> (N, 256) pixels of at least that level."""
+    return np.cumsum(histograms[:, ::-1], axis=1)[:, ::-1]
+
+
+def _ratio(a: Counts, b: Counts) -> Counts:
+    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
+
+
+def _level(v: int) -> str:
+    return f">= {v}/255 max"
