@@ -1,1 +1,1 @@
-""""""
+"""Hydra's groups: `model dataset method evaluator experiment paths`. Found as `pkg://eigencam.configs`."""

@@ -56,8 +56,9 @@ class Forward:
                 "gradients were asked of a pass made without them: set `needs_gradient = True` on the method"
             )
         if self._gradients is None or self._gradients[0] is not targets:
-            score = self._output.gather(1, targets[:, None]).sum()
-            grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
+            with torch.inference_mode(False), torch.enable_grad():
+                score = self._output.gather(1, targets[:, None]).sum()
+                grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
             kept = {
                 name: torch.zeros_like(tap) if grad is None else grad
                 for (name, tap), grad in zip(self._taps.items(), grads, strict=True)

@@ -168,7 +168,9 @@ def load_network(
     name, weights = description["name"], description.get("weights")
     constructor = {"_target_": description["_target_"], **(description.get("args") or {})}
     if weights is None or is_file_name(weights):
-        module = instantiate(constructor)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a constructor without weights of its own gives the same ones each time
+            module = instantiate(constructor)
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module"

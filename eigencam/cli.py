@@ -1,0 +1,85 @@
+"""The console command `eigencam`. Nothing heavy is imported before a subcommand needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+SUBCOMMANDS = {
+    "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
+    "score": "score boxes or maps made by any other program",
+    "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
+    "status": "what is done, partly done, failed or missing",
+    "explain": "draw methods' maps over pictures",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["run"]:
+        return _run(argv[1:])
+    parser = _parser(argv[0] if argv else "")
+    args = parser.parse_args(argv)
+    try:
+        return args.main(args)
+    except (ValueError, FileNotFoundError) as error:
+        return _refuse(error)
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """The parser; only the chosen subcommand's module is imported."""
+    parser = argparse.ArgumentParser(
+        prog="eigencam",
+        description="Benchmark and reproducibility harness for class-activation maps.",
+        epilog="eigencam SUBCOMMAND --help tells more; run --help lists networks, datasets, methods, evaluators.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=chosen != "--version")
+    for name, text in SUBCOMMANDS.items():
+        sub = subparsers.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if name == chosen:
+            module = __import__(f"eigencam.{name}", fromlist=["main"])
+            module.add_arguments(sub)
+            sub.set_defaults(main=module.main)
+    parser.set_defaults(main=_version)
+    return parser
+
+
+def _version(_args: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
+    print(f"eigencam {version('eigencam-bench')}")
+    return 0
+
+
+def _run(argv: list[str]) -> int:
+    """`eigencam run` is Hydra's: its overrides, its multirun, its --help."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name="run")
+    def task(config: DictConfig) -> None:
+        from eigencam.run import run
+
+        run(config)
+
+    sys.argv = ["eigencam run", *argv]
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError) as error:
+        return _refuse(error)
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    if os.environ.get("EIGENCAM_DEBUG"):
+        raise error
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    print("eigencam: " + "\n  ".join(lines or [type(error).__name__]), file=sys.stderr)
+    return 2

@@ -1,0 +1,114 @@
+"""Pictures of maps: overlays and grids (picture, truth, a column for each method)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from eigencam.datasets.base import Truth
+from eigencam.evaluation.maps import ScoreMap, box_of
+
+Picture = NDArray[np.uint8]
+GREEN, WHITE, INK, PAPER = (40, 220, 90), (255, 255, 255), (25, 25, 30), (255, 255, 255)
+
+
+def overlay(image: Picture, score_map: ScoreMap, *, strength: float = 0.55) -> Picture:
+    """The map's heat over the picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        score_map: of this picture; shown as a fraction of its maximum, negative values as zero.
+        strength: opacity of the heat, 0..1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    heat = np.clip(score_map.full / max(score_map.peak, np.finfo(np.float32).tiny), 0, 1)
+    colour = colormaps["inferno"](heat)[..., :3] * 255
+    grey = image.mean(2, keepdims=True) * 0.5 + image * 0.5
+    return (grey * (1 - strength) + colour * strength).round().astype(np.uint8)
+
+
+def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:
+    """The picture with (B, 4) inclusive boxes drawn in; NaN boxes are none."""
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    width = max(1, round(max(image.shape) / 90))
+    for box in np.atleast_2d(boxes):
+        if np.isfinite(box).all():
+            draw.rectangle(tuple(box), outline=colour, width=width)
+    return np.asarray(picture)
+
+
+def with_truth(image: Picture, truth: Truth) -> Picture:
+    """The picture with the sought objects' mask left bright, everything else dimmed, and their boxes drawn."""
+    if truth.mask is not None:
+        found = truth.mask > 0 if truth.foreground == "any" else truth.mask == truth.label + 1
+        image = np.where(found[..., None], image, (image * 0.35).astype(np.uint8))
+    return with_boxes(image, truth.boxes[truth.sought()], GREEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a grid: a picture, what is known of it (or None), a map for each method, words beside it."""
+
+    image: Picture
+    truth: Truth | None
+    maps: Mapping[str, ScoreMap]
+    caption: str
+
+
+def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Image:
+    """Picture, truth, then a column for each method: map, its box (15 % of the maximum) in white, the truth's in green.
+
+    Args:
+        lines: of the same methods.
+        height: of each picture in the grid, pixels.
+        gap: between pictures, pixels.
+    """
+    methods = list(lines[0].maps)
+    columns = ["picture", *(["truth"] if any(line.truth for line in lines) else []), *methods]
+    width = round(height * 1.25)
+    font = ImageFont.load_default(size=13)
+    top, left = 24, 8
+    size = (left + len(columns) * (width + gap), top + len(lines) * (height + gap + 18))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for c, name in enumerate(columns):
+        draw.text((left + c * (width + gap) + width / 2, 5), name, INK, font, anchor="ma")
+    for r, line in enumerate(lines):
+        y = top + r * (height + gap + 18)
+        cells = {"picture": line.image}
+        if line.truth:
+            cells["truth"] = with_truth(line.image, line.truth)
+        for name in methods:
+            score_map = line.maps[name]
+            shown = overlay(line.image, score_map)
+            if line.truth:
+                shown = with_boxes(shown, line.truth.boxes[line.truth.sought()], GREEN)
+            cells[name] = with_boxes(shown, box_of(score_map, "max", 0.15), WHITE)
+        for c, name in enumerate(columns):
+            if name in cells:
+                cell = Image.fromarray(cells[name])
+                cell.thumbnail((width, height), Image.Resampling.LANCZOS)
+                cell = cell if cell.height == height or cell.width == width else _enlarged(cell, width, height)
+                x = left + c * (width + gap) + (width - cell.width) // 2
+                sheet.paste(cell, (x, y + (height - cell.height) // 2))
+        draw.text((left, y + height + 3), line.caption, INK, font)
+    return sheet
+
+
+def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / cell.width, height / cell.height)
+    return cell.resize((round(cell.width * scale), round(cell.height * scale)), Image.Resampling.BICUBIC)
+
+
+def save(picture: Image.Image | Picture, path: Path) -> Path:
+    """Write a PNG or JPEG by the name's ending; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
+    return path

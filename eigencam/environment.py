@@ -1,0 +1,66 @@
+"""What a run ran on: code, packages, machine. Recorded with every result, part of no identity."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "eigencam-bench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "pandas",
+    "pillow",
+    "hydra-core",
+)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """JSON-ready description of code, packages and machine."""
+    import torch
+    from PIL import features
+
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        **git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def git() -> dict[str, Any]:
+    """Commit and dirty flag of the clone that the code runs from; None where it does not run from one."""
+    folder = Path(__file__).parent
+
+    def ask(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", folder, *args], capture_output=True, text=True, check=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    if ask("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"git_commit": None, "git_dirty": None}
+    return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": bool(ask("status", "--porcelain", "-uno"))}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,82 @@
+"""Maps of a batch: one forward pass, every method, ready for the evaluators."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eigencam.network import Network
+
+Method = Callable[..., Tensor]
+"""`(forward, targets) -> (N, h, w)`; see `eigencam.methods`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """What one forward pass gave.
+
+    Attributes:
+        maps: (N, h, w) float32 raw score maps on the CPU, by method.
+        targets: (N,) the classes that class-specific maps are for.
+        top5: the network's classes by falling logit, up to five a picture; empty without a classifier.
+    """
+
+    maps: dict[str, NDArray[np.float32]]
+    targets: list[int]
+    top5: list[list[int]]
+
+
+def compute_maps(
+    network: Network,
+    methods: Mapping[str, Method],
+    pictures: Tensor,
+    *,
+    labels: Iterable[int] | None = None,
+    index: Iterable[int] | None = None,
+) -> Maps:
+    """Run all methods on one batch.
+
+    Args:
+        network: the network.
+        methods: by name.
+        pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
+        labels: N classes the maps are for; the predicted classes when None (0 without a classifier).
+        index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
+
+    Raises:
+        ValueError: a method returns something else than one map a picture.
+    """
+    forward = network.forward(
+        pictures,
+        layers=[layer for m in methods.values() if (layer := getattr(m, "layer", None))],
+        gradients=any(needs_gradient(m) for m in methods.values()),
+        index=None if index is None else torch.tensor(list(index)),
+    )
+    n, classes = forward.logits.shape
+    top5 = forward.logits.topk(min(5, classes)).indices
+    if labels is not None:
+        targets = torch.tensor(list(labels), device=network.device)
+    else:
+        targets = top5[:, 0] if classes else torch.zeros(n, dtype=torch.long, device=network.device)
+    maps = {}
+    for name, method in methods.items():
+        with torch.no_grad():
+            score_map = method(forward, targets)
+        if not isinstance(score_map, Tensor) or score_map.ndim != 3 or len(score_map) != n:
+            shape = tuple(score_map.shape) if isinstance(score_map, Tensor) else type(score_map).__name__
+            raise ValueError(f"method {name} returned {shape}; needed: a tensor ({n}, h, w), one map a picture")
+        maps[name] = score_map.detach().float().cpu().numpy()
+    return Maps(maps, targets.tolist(), top5.tolist())
+
+
+def needs_gradient(method: Method) -> bool:
+    """Whether a method asks `forward.gradients`; a method that does not say is taken to."""
+    return getattr(method, "needs_gradient", True)
+
+
+def is_class_specific(method: Method) -> bool:
+    """Whether a method's map depends on the class; a method that does not say is taken to."""
+    return getattr(method, "class_specific", True)

@@ -1,0 +1,229 @@
+"""From a composed config to a job: everything is checked, and all faults are told at once, before a picture is read."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from eigencam.build import instantiate, signature_errors
+from eigencam.datasets.base import Dataset
+from eigencam.evaluation.base import Evaluator
+from eigencam.maps import Method, is_class_specific
+from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
+from eigencam.records import VERSION, Result
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CHOICES = {
+    "target": ("ground_truth", "predicted"),
+    "on_unsupported": ("fail", "skip"),
+    "on_bad_image": ("skip", "fail"),
+    "dtype": tuple(DTYPES),
+}
+
+
+@dataclass
+class RunConfig:
+    """The keys of a run's config; see `configs/run.yaml`."""
+
+    paths: Any = MISSING
+    model: Any = MISSING
+    dataset: Any = MISSING
+    method: dict[str, Any] = field(default_factory=dict)
+    evaluator: dict[str, Any] = field(default_factory=dict)
+    target: str = "ground_truth"
+    on_unsupported: str = "fail"
+    on_bad_image: str = "skip"
+    dtype: str = "float32"
+    device: str = "auto"
+    batch_size: int = 16
+    workers: Any = "auto"
+    flush_s: float = 10.0
+
+
+@dataclass(slots=True)
+class Job:
+    """A checked run: one network, one dataset, methods, evaluators, and the results they fill.
+
+    Attributes:
+        results: by (method, evaluator), of every method that can run.
+        unsupported: reason by method, of those that cannot.
+    """
+
+    config: RunConfig
+    network: Network
+    dataset: Dataset
+    methods: dict[str, Method]
+    evaluators: dict[str, Evaluator]
+    results: dict[tuple[str, str], Result]
+    unsupported: dict[str, str]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the network's classes are the dataset's."""
+        return self.network.classes is not None and self.network.classes == self.dataset.class_space
+
+
+def prepare(composed: DictConfig) -> Job:
+    """Check a composed config and build what it names.
+
+    Raises:
+        ValueError: with one line for each fault found.
+    """
+    faults: list[str] = []
+    config = _checked(composed, faults)
+    _stop(faults)
+    nodes = [("dataset", config.dataset)]
+    nodes += [(f"method.{name}", node) for name, node in config.method.items()]
+    nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
+    built = {where: _attempt(where, faults, _build, where, node) for where, node in nodes}
+    faults += _model_faults(config.model)
+    _stop(faults)
+
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = _attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
+    _stop(faults)
+    dataset = built["dataset"]
+    methods = {name: built[f"method.{name}"] for name in config.method}
+    evaluators = {name: built[f"evaluator.{name}"] for name in config.evaluator}
+    unsupported: dict[str, str] = {}
+    for name, method in methods.items():
+        try:
+            reason = _unsupported(method, network)
+        except ValueError as error:
+            faults.append(f"method.{name}.layer: {error}")
+            continue
+        if reason and config.on_unsupported == "fail":
+            faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
+        elif reason:
+            unsupported[name] = reason
+    job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
+    faults += _target_faults(job)
+    _stop(faults)
+    root = Path(config.paths["results"])
+    shared = {
+        "version": VERSION,
+        "network": network.identity,
+        "dataset": {"name": dataset.name, **dataset.identity()},
+        "target": config.target,
+        "dtype": config.dtype,
+        "decoder": "pillow",
+    }
+    for m, method in methods.items():
+        for e, evaluator in evaluators.items():
+            identity = shared | {"method": _describe(method), "evaluator": _describe(evaluator)}
+            job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
+    return job
+
+
+def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
+    """The config as plain values; unknown keys, wrong types and choices go to `faults`."""
+    known = {f.name for f in fields(RunConfig)}
+    faults += [
+        f"{key}: unknown key; allowed: {', '.join(sorted(known))}" for key in composed if key not in known | {"hydra"}
+    ]
+    try:
+        kept = OmegaConf.masked_copy(composed, [k for k in composed if k in known])
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), kept))
+    except OmegaConfBaseException as error:
+        faults.append(f"{error.full_key}: {str(error).splitlines()[0]}")
+        return RunConfig()
+    assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    for key, allowed in CHOICES.items():
+        if getattr(config, key) not in allowed:
+            faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")
+    if config.batch_size < 1:
+        faults.append(f"batch_size={config.batch_size}; allowed: 1 or more")
+    if config.workers != "auto" and not (isinstance(config.workers, int) and config.workers >= 0):
+        faults.append(f"workers={config.workers}; allowed: auto, 0, 1, ...")
+    for key in ("method", "evaluator"):
+        if not getattr(config, key):
+            faults.append(f"{key}: none chosen; give {key}=[...]")
+    try:
+        torch.device("cpu" if config.device == "auto" else config.device)
+    except RuntimeError:
+        faults.append(f"device={config.device}; allowed: auto, cpu, cuda, cuda:0, ...")
+    else:
+        if config.device.startswith("cuda") and not torch.cuda.is_available():
+            faults.append(f"device={config.device}: torch finds no CUDA device here; allowed: auto, cpu")
+    return config
+
+
+def _build(where: str, node: Mapping[str, Any]) -> Any:
+    errors = list(signature_errors(node, where))
+    if errors:
+        raise ValueError("\n".join(errors))
+    return instantiate(node)
+
+
+def _attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`make(...)`, or None with the error's text added to `faults`."""
+    try:
+        return make(*args, **kwargs)
+    except (ValueError, FileNotFoundError, TypeError) as error:
+        text = str(error)
+    except Exception as error:  # Hydra wraps what a constructor raises
+        cause = error.__cause__ or error
+        if not isinstance(cause, ValueError | FileNotFoundError | TypeError):
+            raise
+        text = str(cause)
+    faults.append(text if text.startswith(where) else f"{where}: {text}")
+    return None
+
+
+def _model_faults(model: Mapping[str, Any]) -> Iterator[str]:
+    allowed = {"name", "_target_", "args", "weights", "drop", "layer", "classes", "preprocess"}
+    for key in model:
+        if key not in allowed:
+            names = ", ".join(sorted(allowed))
+            yield f"model.{key}: unknown key; allowed: {names} (the constructor's own go into model.args)"
+    for key in ("name", "_target_", "layer"):
+        if not model.get(key):
+            yield f"model.{key}: missing"
+    if model.get("_target_"):
+        yield from signature_errors({"_target_": model["_target_"], **(model.get("args") or {})}, "model.args")
+    weights = model.get("weights")
+    if weights is not None and is_file_name(weights):
+        try:
+            weight_file(weights)
+        except FileNotFoundError as error:
+            yield f"model.weights: {error}"
+
+
+def _unsupported(method: Method, network: Network) -> str:
+    """Why a method cannot run on a network, "" if it can. ValueError for a layer that is not there."""
+    layer = getattr(method, "layer", None)
+    if layer is not None:
+        check_layer(network.module, layer, network.name)
+    if network.classes is None and is_class_specific(method):
+        return f"its map is for a class, and {network.name} has no classifier"
+    check = getattr(method, "unsupported", None)
+    return check(network) if check else ""
+
+
+def _target_faults(job: Job) -> Iterator[str]:
+    specific = [n for n, m in job.methods.items() if is_class_specific(m) and n not in job.unsupported]
+    if job.config.target == "ground_truth" and specific and not job.comparable:
+        yield (
+            f"target=ground_truth: the classes of {job.dataset.name} ({job.dataset.class_space}) are not those of "
+            f"{job.network.name} ({job.network.classes}), so {', '.join(specific)} cannot be asked for the true class; "
+            "set target=predicted"
+        )
+
+
+def _describe(thing: object) -> dict[str, Any]:
+    """A method or evaluator as what changes its numbers: its class and all its parameters, defaults included."""
+    kind = thing if callable(thing) and hasattr(thing, "__qualname__") else type(thing)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    parameters = asdict(thing) if is_dataclass(thing) and not isinstance(thing, type) else {}
+    return {"_target_": name, **parameters}
+
+
+def _stop(faults: list[str]) -> None:
+    if faults:
+        raise ValueError("\n".join(faults))

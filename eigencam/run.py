@@ -1,0 +1,214 @@
+"""The run loop: one pass over the pictures serves all methods and all evaluators.
+
+    decode ──► network ──► methods ──► evaluators ──► rows ──► parts on disk ──► rows.parquet, metrics.json
+
+Batches are a fixed grid over the dataset's order, so a run that was killed computes the same batches as one that was
+not, and ends in identical rows. A batch is computed when any result lacks one of its pictures, for the methods whose
+results lack it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from eigencam.datasets.base import BadImageError, Dataset, Truth
+from eigencam.environment import environment
+from eigencam.evaluation.base import Row
+from eigencam.evaluation.maps import ScoreMap
+from eigencam.maps import compute_maps, is_class_specific
+from eigencam.network import Preprocess, Region
+from eigencam.prepare import Job, prepare
+from eigencam.records import Result
+
+Key = tuple[str, str]
+"""(method, evaluator)."""
+
+
+def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
+    """Check, compute what is missing, summarise. A second run of the same thing computes nothing.
+
+    Args:
+        composed: a config of the form of `configs/run.yaml`.
+        say: gets the few lines meant for a person.
+
+    Raises:
+        ValueError: the config's faults, one a line, before anything is computed.
+        BadImageError: with `on_bad_image=fail`.
+    """
+    job = prepare(composed)
+    text = OmegaConf.to_yaml(composed, resolve=True)
+    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures"
+    todo = {key: result for key, result in job.results.items() if not result.complete}
+    where = environment(str(job.network.device))
+    with ExitStack() as stack:
+        for result in todo.values():
+            result.open(text, where)
+            stack.callback(result.close)
+        for (method, _), result in list(todo.items()):
+            if method in job.unsupported:
+                result.leave_out(job.unsupported[method])
+        todo = {key: result for key, result in todo.items() if key[0] not in job.unsupported}
+        for method, reason in job.unsupported.items():
+            say(f"{title}: {method} left out: {reason}")
+        if not todo:
+            say(f"{title}: nothing to compute, {len(job.results)} results are there")
+            return job
+        try:
+            bad = _compute(job, todo, title)
+            for key, result in todo.items():
+                _finish(job, key, result, bad)
+        except BaseException as error:
+            for result in todo.values():
+                result.flush()
+                if not isinstance(error, KeyboardInterrupt):
+                    result.fail(error)
+            raise
+    say(f"{title}: {len(todo)} results computed, {len(job.results) - len(todo)} were there")
+    for reason in bad.values():
+        say(f"  left out: {reason}")
+    return job
+
+
+@dataclass(slots=True)
+class Batch:
+    """Decoded pictures of one batch.
+
+    Attributes:
+        index: positions in the dataset of the pictures that could be decoded.
+        pictures: (N, 3, H, W) uint8.
+        regions: the part of each original picture that the network sees.
+        truths: what is known of each.
+        bad: by position, why a picture could not be decoded.
+    """
+
+    index: list[int]
+    pictures: Tensor
+    regions: list[Region]
+    truths: list[Truth]
+    bad: dict[int, BadImageError]
+
+
+def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]:
+    """Fill the results' rows; returns the pictures that could not be decoded, by id, with the reason."""
+    ids, size = job.dataset.ids, job.config.batch_size
+    done = {key: result.done() for key, result in todo.items()}
+    grid = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
+    batches = [list(batch) for batch in grid if any(ids[i] not in have for have in done.values() for i in batch)]
+    bad: dict[str, str] = {}
+    written = time.monotonic()
+    with tqdm(total=len(ids), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar:
+        bar.update(len(ids) - sum(map(len, batches)))
+        for batch in _load(job, batches):
+            for i, error in batch.bad.items():
+                if job.config.on_bad_image == "fail":
+                    raise error
+                bad[ids[i]] = str(error)
+            if batch.index:
+                wanted = {key for key in todo if any(ids[i] not in done[key] for i in batch.index)}
+                for key, rows in _rows(job, batch, wanted).items():
+                    todo[key].add(row for row in rows if row["image"] not in done[key])
+            if time.monotonic() - written > job.config.flush_s:
+                for result in todo.values():
+                    result.flush()
+                written = time.monotonic()
+            bar.update(len(batch.index) + len(batch.bad))
+    for result in todo.values():
+        result.flush()
+    return bad
+
+
+def _load(job: Job, batches: Sequence[list[int]]) -> Iterator[Batch]:
+    """Batches in order, decoded by worker processes when there are several."""
+    workers = job.config.workers
+    if workers == "auto":
+        workers = min(8, os.cpu_count() or 1) if len(batches) > 4 else 0
+    pictures = Pictures(job.dataset, job.network.preprocess)
+    pin = job.network.device.type == "cuda"
+    return iter(DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate, pin_memory=pin))
+
+
+@dataclass(frozen=True)
+class Pictures(torch.utils.data.Dataset[Any]):
+    """The dataset as the loader sees it: picture `i` decoded and resized, or why not."""
+
+    dataset: Dataset
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.dataset.ids)
+
+    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, BadImageError]:
+        try:
+            image = self.dataset.image(i)
+        except BadImageError as error:
+            return i, error
+        truth = self.dataset.truth(i)
+        if image.shape[:2] != truth.size:
+            raise ValueError(
+                f"{truth.image_id}: the picture is {image.shape[1]} x {image.shape[0]} pixels, its boxes and masks are "
+                f"for {truth.size[1]} x {truth.size[0]}"
+            )
+        return i, *self.preprocess(image), truth
+
+
+def _collate(items: Sequence[tuple[Any, ...]]) -> Batch:
+    good = [item for item in items if len(item) == 4]
+    pictures = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
+    bad = {item[0]: item[1] for item in items if len(item) == 2}
+    return Batch([item[0] for item in good], pictures, [item[2] for item in good], [item[3] for item in good], bad)
+
+
+def _rows(job: Job, batch: Batch, wanted: set[Key]) -> dict[Key, list[Row]]:
+    """The rows of one batch: one forward pass, every wanted method's maps, every wanted evaluator's rows."""
+    methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
+    labels = [max(truth.label, 0) for truth in batch.truths] if job.config.target == "ground_truth" else None
+    found = compute_maps(job.network, methods, batch.pictures, labels=labels, index=batch.index)
+    rows: dict[Key, list[Row]] = {key: [] for key in wanted}
+    for name, method in methods.items():
+        evaluators = {e: job.evaluators[e] for m, e in wanted if m == name}
+        for n, truth in enumerate(batch.truths):
+            score_map = ScoreMap(found.maps[name][n], truth.size, batch.regions[n])
+            start = {
+                "image": truth.image_id,
+                "label": truth.label,
+                "target": _target(job, truth, found.targets[n], is_class_specific(method)),
+                "top5": found.top5[n] if job.comparable else [],
+            }
+            for e, evaluator in evaluators.items():
+                rows[name, e].append({**start, **evaluator.row(score_map, truth)})
+    return rows
+
+
+def _target(job: Job, truth: Truth, target: int, specific: bool) -> int:
+    """The class the map is for, in the dataset's classes; -1 where it is of others.
+
+    A map without a class serves for every class, so for the true one, unless the dataset seeks objects of any class.
+    """
+    if not specific and truth.foreground == "label":
+        return truth.label
+    return target if job.comparable else -1
+
+
+def _finish(job: Job, key: Key, result: Result, bad: Mapping[str, str]) -> None:
+    evaluator = job.evaluators[key[1]]
+    order = [i for i in job.dataset.ids if i not in bad]
+    rows = result.rows().set_index("image", drop=False).reindex(order).reset_index(drop=True)
+    summary = {
+        "n": len(order),
+        "bad_images": dict(bad),
+        "target": job.config.target,
+        "protocol": dict(evaluator.protocol()),
+        "headline": list(getattr(evaluator, "headline", ())),
+    }
+    result.finish(rows, summary, evaluator.summary(rows) if len(rows) else [])

@@ -1,0 +1,139 @@
+"""Two small networks trained on the generated scenes, so that the whole benchmark runs without a download.
+
+`scenes_vgg` ends in fully connected layers, `scenes_resnet` in global average pooling and one linear layer: the two
+kinds of network that class-activation methods treat differently. Both have a last feature map of 14 x 14 whose units
+see about 66 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights; `results/scenes_networks.csv`
+is its log.
+
+Input: the whole picture squashed to 112 x 112 pixels (bilinear, antialiased), RGB in [0, 1], less `MEAN`, over `STD`.
+Output: (N, 12) float32 logits, in the order of `eigencam.datasets.scenes_objects.CLASSES`.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+INPUT_SIZE = 112
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
+NUM_CLASSES = 12
+WEIGHTS = Path(__file__).parent / "weights"
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class ScenesVGG(nn.Module):
+    """Eight convolutions in four stages with in-place ReLUs, then three fully connected layers.
+
+    Args:
+        batch_norm: puts a batch normalisation after each convolution, as in training; the weights that are shipped have
+            it folded into the convolutions.
+    """
+
+    def __init__(self, batch_norm: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for stage in ((16,), (32, 32), (64, 64), (96, 96, 96)):
+            if layers:
+                layers.append(nn.MaxPool2d(2))
+            for width in stage:
+                layers.append(nn.Conv2d(channels, width, 3, padding=1))
+                if batch_norm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU(inplace=True))
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(2)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels * 4, 256),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Linear(256, 128),
+            nn.ReLU(inplace=True),
+            nn.Linear(128, NUM_CLASSES),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 112, 112) normalised pictures to (N, 12) logits."""
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class Block(nn.Module):
+    """Residual block of two 3 x 3 convolutions."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or channels != width:
+            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, width, H / stride, W / stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class ScenesResNet(nn.Module):
+    """Four residual blocks in three stages, global average pooling and one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 24, 5, 2, 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = nn.Sequential(Block(24, 24, 1))
+        self.layer2 = nn.Sequential(Block(24, 48, 2), Block(48, 48, 1))
+        self.layer3 = nn.Sequential(Block(48, 128, 2))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(128, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 112, 112) normalised pictures to (N, 12) logits."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def scenes_vgg(weights: Path | str | None = WEIGHTS / "scenes_vgg.safetensors") -> ScenesVGG:
+    """The VGG-like network in evaluation mode; last convolution's output after its ReLU: `features.17`."""
+    return _loaded(ScenesVGG(), weights)
+
+
+def scenes_resnet(weights: Path | str | None = WEIGHTS / "scenes_resnet.safetensors") -> ScenesResNet:
+    """The residual network in evaluation mode; last feature map: `layer3`."""
+    return _loaded(ScenesResNet(), weights)
+
+
+def prepare(image: NDArray[np.uint8]) -> Tensor:
+    """Picture (H, W, 3) uint8 RGB to the networks' input (3, 112, 112) float32."""
+    squashed = Image.fromarray(image).resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
+    return normalise(torch.from_numpy(np.array(squashed)).permute(2, 0, 1))
+
+
+def normalise(pictures: Tensor) -> Tensor:
+    """(..., 3, H, W) uint8 to float32 of about [-2, 2]."""
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    return (pictures.float() / 255 - mean) / std
+
+
+def _loaded(network: Network, weights: Path | str | None) -> Network:
+    """`network` with the weights of a file (halves are widened), in evaluation mode; None leaves it as initialised."""
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"no weights at {weights}: `python scripts/train_scenes.py {Path(weights).stem}` makes them"
+            )
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
+    return network.eval()

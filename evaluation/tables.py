@@ -1,0 +1,278 @@
+number needs to be read stands with it: n, the threshold, the 95 % interval, the protocol, what was left out.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# (pandas annotates the results of indexing as unions of everything they might be)
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+Format = Literal["terminal", "markdown", "latex", "csv"]
+FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv")
+COLUMNS = ("dataset", "network", "method", "evaluator")
+NOT_A_CHOICE = {"_target_", "version"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: the results of one evaluator on one dataset.
+
+    Attributes:
+        title: dataset, pictures, evaluator, class asked for.
+        frame: a line for each (network, method), a column for each metric, cells of text.
+        best: same shape as `frame`'s metric columns: which cells are best of their network.
+        notes: footnotes.
+    """
+
+    title: str
+    frame: pd.DataFrame
+    best: pd.DataFrame
+    notes: list[str]
+
+
+def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
+    """All complete results below a folder, one line for each metric.
+
+    Args:
+        root: folder of result folders.
+        only: names to keep, by `dataset`, `network`, `method` or `evaluator`; empty: all.
+
+    Returns:
+        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
+        pictures, left_out, unsupported, headline, group (the dataset's identity) and folder.
+
+    Raises:
+        FileNotFoundError: there are no complete results.
+        ValueError: nothing is left, or a file cannot be read.
+    """
+    results = list(_results(Path(root)))
+    if not results:
+        raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
+    for column, names in only.items():
+        wanted, there = set(names), sorted({r[column] for r in results})
+        if unknown := sorted(wanted - set(there)):
+            raise ValueError(f"{column} {', '.join(unknown)}: no results in {root}; there are: {', '.join(there)}")
+        results = [r for r in results if not wanted or r[column] in wanted]
+    _tell_apart(results)
+    lines = []
+    for result in results:
+        shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
+        lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
+        if not result["metrics"]:
+            lines.append({**shared, "metric": "", "n": 0})
+    return pd.DataFrame(lines)
+
+
+def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
+    """One table for each (dataset, evaluator); `metrics` chooses the columns, by default the evaluator's headline."""
+    made = []
+    for (_, _, evaluator), part in long.groupby(["dataset", "group", "evaluator"], sort=True):
+        there = [name for name in part["metric"].unique() if name]
+        chosen = [name for name in metrics or part["headline"].iloc[0] or there if name in there]
+        if chosen:
+            made.append(_table(part, str(evaluator), chosen))
+    if not made:
+        names = ", ".join(sorted(set(long["metric"]) - {""}))
+        raise ValueError(f"no result has the metrics {', '.join(metrics)}; there are: {names}")
+    return made
+
+
+def render(table: Table, style: Format) -> str:
+    """A table as text, footnotes included."""
+    frame = table.frame
+    if style == "csv":
+        return frame.to_csv(index=False)
+    if style == "terminal":
+        shown = frame.mask(
+            frame["network"].duplicated().to_frame("network").reindex(columns=frame.columns, fill_value=False), ""
+        )
+        text = tabulate(shown, headers="keys", showindex=False, tablefmt="simple", disable_numparse=True)
+        return "\n".join([table.title, "", text, *[f"  {note}" for note in table.notes], ""])
+    if style == "markdown":
+        bold = frame.copy()
+        for column in table.best:
+            bold[column] = np.where(table.best[column], "**" + bold[column] + "**", bold[column])
+        return "\n".join(
+            [f"### {table.title}", "", bold.to_markdown(index=False), "", *[f"- {n}" for n in table.notes], ""]
+        )
+    shown = frame.map(_escape).rename(columns=_escape)
+    styler = shown.style.hide(axis="index")
+    for column in table.best:
+        marks = ["textbf:--rwrap;" if best else "" for best in table.best[column]]
+        styler = styler.apply(lambda _c, marks=marks: marks, subset=[_escape(column)])
+    notes = [f"% {note}" for note in table.notes]
+    caption = _escape(table.title)
+    return "\n".join(
+        [*notes, styler.to_latex(hrules=True, caption=caption, column_format="ll" + "r" * len(table.best.columns))]
+    )
+
+
+def beside_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """The papers' numbers, ours where there is one, and the difference.
+
+    Args:
+        long: of `collect`.
+        published: columns paper, table, dataset, model, method, metric, value, unit, source, note.
+
+    Returns:
+        The published lines with columns `published`, `ours`, `difference` (percentage points or plain), `n`,
+        `network` and `threshold`. Cells without a result of ours are NaN.
+    """
+    lines = []
+    for line in published.to_dict("records"):
+        scale = 100.0 if line["unit"] == "fraction" else 1.0
+        ours = long[
+            (long["dataset"] == DATASETS.get(line["dataset"], line["dataset"]))
+            & long["network"].isin(NETWORKS.get(line["model"].lower(), (line["model"],)))
+            & (long["method"] == METHODS.get(line["method"], line["method"]))
+            & (long["metric"] == METRICS.get(line["metric"], line["metric"]))
+        ]
+        start = {key: line[key] for key in ("paper", "dataset", "model", "method", "metric")}
+        start["published"] = line["value"] * scale
+        for mine in ours.to_dict("records") or [{}]:
+            value = mine.get("value", np.nan)
+            lines.append(
+                {
+                    **start,
+                    "ours": value,
+                    "difference": value - start["published"],
+                    "n": mine.get("n", 0),
+                    "network": mine.get("network", ""),
+                    "threshold": mine.get("threshold", ""),
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+# How the papers' names in `results/published/published.csv` are called here.
+DATASETS = {"ilsvrc_val": "ilsvrc", "voc12_val": "voc2012", "voc07_test": "voc2007"}
+NETWORKS = {
+    "alexnet": ("alexnet_bvlc", "alexnet"),
+    "googlenet": ("googlenet_bvlc", "googlenet"),
+    "resnet": ("resnet101",),
+    "vgg-16": ("vgg16",),
+    "vggnet": ("vgg16",),
+}
+METHODS = {"gradcam++": "gradcampp"}
+METRICS = {
+    "loc_error_top1": "top1_loc_error",
+    "loc_error_top5": "top5_loc_error",
+    "cls_error_top1": "top1_cls_error",
+    "cls_error_top5": "top5_cls_error",
+    "box_only_error": "box_error",
+}
+
+
+def _results(root: Path) -> Iterable[dict[str, Any]]:
+    for path in sorted(root.glob("*/metrics.json")):
+        try:
+            summary = json.loads(path.read_text())
+            identity = json.loads((path.parent / "identity.json").read_text())
+            yield {
+                **{column: summary[column] for column in COLUMNS},
+                "target": summary.get("target", ""),
+                "pictures": summary["n"],
+                "left_out": len(summary.get("bad_images", ())),
+                "unsupported": summary.get("unsupported", ""),
+                "headline": summary.get("headline") or [],
+                "hit": str(summary.get("protocol", {}).get("rule_in_words", "")),
+                "group": json.dumps([identity["dataset"], identity["target"], identity["dtype"]], sort_keys=True),
+                "baseline": ".baselines." in identity["method"]["_target_"],
+                "folder": path.parent.name,
+                "metrics": summary["metrics"],
+                "identity": identity,
+            }
+        except (KeyError, json.JSONDecodeError, FileNotFoundError) as error:
+            raise ValueError(f"{path}: not a result of this program ({error!r}); remove the folder") from None
+
+
+def _tell_apart(results: list[dict[str, Any]]) -> None:
+    """Add to a method's or evaluator's name the parameters in which results of the same name differ."""
+    for part in ("method", "evaluator", "network"):
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for result in results:
+            by_name.setdefault(result[part], []).append(result)
+        for same in by_name.values():
+            flat = [_flat(result["identity"][part]) for result in same]
+            differing = sorted(
+                {k for f in flat for k in f if len({json.dumps(g.get(k)) for g in flat}) > 1} - NOT_A_CHOICE
+            )
+            for result, parameters in zip(same, flat, strict=True):
+                if differing:
+                    shown = ", ".join(f"{k}={str(parameters.get(k))[:12]}" for k in differing)
+                    result[part] += f" ({shown})"
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
+    part = part.sort_values(["network", "baseline", "method"], kind="stable")
+    keys = part[["network", "method"]].drop_duplicates()
+    cells = part[part["metric"].isin(chosen)].set_index(["network", "method", "metric"])
+    frame, best = keys.copy().reset_index(drop=True), pd.DataFrame(index=range(len(keys)))
+    for metric in chosen:
+        column = cells.xs(metric, level="metric")
+        aligned = column.reindex(pd.MultiIndex.from_frame(keys))
+        unit = next((u for u in column["unit"] if u), "")
+        title = f"{metric} {unit}".strip()
+        frame[title] = [_cell(line) for line in aligned.to_dict("records")]
+        value = aligned["value"].to_numpy(float) * (-1 if column["better"].iloc[0] == "lower" else 1)
+        top = pd.Series(value).groupby(keys["network"].to_numpy()).transform("max").to_numpy()
+        best[title] = (value == top) & ~np.isnan(value)
+    return Table(_title(part, evaluator), frame, best, _notes(part, chosen))
+
+
+def _cell(line: Mapping[str, Any]) -> str:
+    """`57.5 [50.6, 64.1]`; a dash where there is no number."""
+    if pd.isna(line["value"]):
+        return "-"
+    digits = 1 if line["unit"] == "%" else 3
+    text = f"{line['value']:.{digits}f}"
+    return text if pd.isna(line["low"]) else f"{text} [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
+
+
+def _title(part: pd.DataFrame, evaluator: str) -> str:
+    pictures = part.loc[part["unsupported"] == "", "pictures"]
+    n = int(pictures.max()) if len(pictures) else 0
+    target = next((t for t in part["target"] if t), "")
+    return f"{part['dataset'].iloc[0]}, {n} pictures: {evaluator} (maps for the class: {target})"
+
+
+def _notes(part: pd.DataFrame, chosen: list[str]) -> list[str]:
+    notes = ["95 % intervals in brackets; best of each network in bold where the format has it."]
+    for metric, lines in part[part["metric"].isin(chosen)].groupby("metric", sort=False):
+        ns = sorted(set(lines["n"]))
+        over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
+        thresholds = sorted(set(lines["threshold"]) - {""})
+        at = (
+            f", threshold {thresholds[0]}"
+            if len(thresholds) == 1
+            else f", thresholds {', '.join(thresholds)}"
+            if thresholds
+            else ""
+        )
+        notes.append(f"{metric}: {lines['better'].iloc[0]} is better, {over}{at}")
+        for note, of in lines[lines["note"] != ""].groupby("note", sort=False):
+            who = ", ".join(sorted({f"{line.network}/{line.method}" for line in of.itertuples()}))
+            notes.append(f"{metric}: {note}: {who}")
+    if left_out := int(part["left_out"].max()):
+        notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
+    unsupported = part[part["unsupported"] != ""][["network", "method", "unsupported"]].drop_duplicates()
+    return notes + [f"{network}/{method}: not run: {why}" for network, method, why in unsupported.to_numpy()]
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", r"\%").replace("_", r"\_")
