@@ -7,9 +7,11 @@ Everything is deterministic in its seed.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from eigencam.evaluation.base import Metric
 
@@ -78,7 +80,7 @@ def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0)
 
 
 def bootstrap_pooled(
-    counts: NDArray[np.float64],
+    counts: NDArray[np.float64] | sparse.csr_array,
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -86,7 +88,7 @@ def bootstrap_pooled(
     """Percentile bootstrap intervals of statistics of sums over pictures.
 
     Args:
-        counts: (N, K) what each picture adds to the K sums.
+        counts: (N, K) what each picture adds to the K sums; sparse where K is large.
         statistic: (R, K) sums of R resamples -> (R,) or (R, S) values; NaN where not defined.
         resamples: number of resamples.
         seed: of the random numbers.
@@ -94,18 +96,18 @@ def bootstrap_pooled(
     Returns:
         Lower and upper ends, each () or (S,); NaN where a statistic is never defined.
     """
-    n = len(counts)
+    n, k = cast(tuple[int, int], counts.shape)
     if n == 0:
-        empty = np.full(np.shape(statistic(np.zeros((1, counts.shape[1]))))[1:], np.nan)
+        empty = np.full(np.shape(statistic(np.zeros((1, k))))[1:], np.nan)
         return empty, empty.copy()
     rng = np.random.default_rng(seed)
-    sums = np.empty((resamples, counts.shape[1]))
+    sums = np.empty((resamples, k))
     # The weights are made in pieces: 1,000 resamples of 50,000 pictures would be 400 MB.
     step = max(1, _WEIGHTS // n)
     for start in range(0, resamples, step):
         stop = min(start + step, resamples)
         weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(start, stop)])
-        sums[start:stop] = weights.astype(np.float64) @ counts
+        sums[start:stop] = (counts.T @ weights.astype(np.float64).T).T
     values = statistic(sums)
     defined = ~np.isnan(values).all(axis=0)
     low, high = np.nanquantile(np.where(defined, values, 0.0), [0.025, 0.975], axis=0)

@@ -1,0 +1,271 @@
+"""Class-agnostic object proposals from a score map, and their recall.
+
+Proposals are the boxes of the 8-connected components of the map's foreground at several thresholds, duplicates removed.
+They are ranked by a score made of two fractions of the positive map p = max(m, 0) inside the box:
+
+    share = sum of p in the box / sum of p        how much of the map the box holds
+    mean  = mean of p in the box / max p          how full of map the box is
+    f1    = 2 share mean / (share + mean)         (default) both; `mean` alone prefers the smallest peak
+
+Ties (to 6 decimals) go to the larger area, then to the first upper left corner in raster order. All objects of the
+picture are sought, whatever their class; with o the overlap (inclusive IoU) that a proposal has with an object,
+
+    recall50_k, recall70_k   share of the objects that one of the first k proposals explains with o >= 0.5, 0.7
+    ar_k       average recall of Hosang et al.: 2 * integral of the recall over o from 0.5 to 1; in closed form the mean
+               of 2 max(o - 0.5, 0) over objects
+    ar_coco_k  average recall of COCO: mean of the recall at o = 0.5, 0.55, ..., 0.95, by COCO's own matching
+    abo, mabo  best overlap of any of the proposals with each object, without matching (one proposal may serve several
+               objects): mean over objects; mean over classes of the mean over the class's objects (Uijlings et al.)
+
+A proposal explains one object. `recall`, `ar`: as in Hosang's code, the pair with the largest overlap is matched, then
+the largest among the rest, and so on; the matching knows neither a threshold nor the order of the proposals. COCO goes
+through the proposals by score, at each threshold anew, and gives each the best free object above the threshold; its
+recall can be lower, where a proposal takes an object that a later one fits better.
+
+Objects flagged `difficult` are removed before the matching, unless asked for: they are neither found nor missed, and a
+proposal on one is an ordinary proposal that explains nothing and uses up its place among the k. (COCO's ignored objects
+give the same recall, since a proposal prefers an object that counts.) A picture without proposals misses its objects.
+
+References: J. Hosang et al., "What makes for effective detection proposals?", PAMI 2016; T.-Y. Lin et al., ECCV 2014;
+J. Uijlings et al., "Selective search for object recognition", IJCV 2013.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from eigencam.datasets.base import Truth
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.boxes import Boxes, area, as_boxes, iou
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut, degenerate
+
+BUDGETS = (1, 10, 100)
+IOUS = np.linspace(0.5, 0.95, 10)
+Score = Literal["f1", "mean"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Evaluator of object proposals; see the module.
+
+    Attributes:
+        thresholds: the rule's parameters that the map is cut at.
+        rule: how a map is cut, see `evaluation/maps.py`.
+        score: what the boxes are ranked by, `f1` or `mean`.
+        max_boxes: proposals kept a picture.
+        difficult: whether objects flagged `difficult` count.
+        nms: drop a box that overlaps a better one by more than this; None: keep all.
+    """
+
+    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    rule: Rule = "max"
+    score: Score = "f1"
+    max_boxes: int = 100
+    difficult: bool = False
+    nms: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        if not self.thresholds:
+            raise ValueError("thresholds (): allowed is at least one")
+        for threshold in self.thresholds:
+            check_rule(self.rule, threshold)
+        if self.score not in get_args(Score):
+            raise ValueError(f"score {self.score!r}: allowed are {', '.join(get_args(Score))}")
+        if self.max_boxes < 1:
+            raise ValueError(f"max_boxes {self.max_boxes}: allowed is >= 1")
+        if self.nms is not None and not 0 <= self.nms <= 1:
+            raise ValueError(f"nms {self.nms}: allowed are None and 0 <= nms <= 1")
+
+    def propose(self, score_map: ScoreMap) -> Boxes:
+        """(P, 4) boxes, best first, P <= max_boxes, in inclusive pixels; none where the map has no foreground."""
+        cuts = [cut(score_map, self.rule, threshold) for threshold in self.thresholds]
+        boxes = components(np.stack([score_map.full > level for level in cuts])).boxes
+        if len(boxes) == 0:
+            return boxes
+        height, width = score_map.size
+        key = np.ravel_multi_index(boxes.astype(np.int64).T, (width, height, width, height))
+        boxes = boxes[np.unique(key, return_index=True)[1]]
+        score = np.round(self._score(score_map, boxes), 6)
+        boxes = boxes[np.lexsort((boxes[:, 0], boxes[:, 1], -area(boxes), -score))]
+        if self.nms is not None:
+            boxes = suppress(boxes, self.nms, self.max_boxes)
+        return boxes[: self.max_boxes]
+
+    def _score(self, score_map: ScoreMap, boxes: Boxes) -> Floats:
+        positive = np.maximum(score_map.full, 0)
+        inside, total = sums_inside(positive, boxes), float(positive.sum(dtype=np.float64))
+        if total == 0:  # `range` finds foreground in a negative map, too
+            return np.zeros(len(boxes))
+        mean, share = inside / (area(boxes) * score_map.peak), inside / total
+        return mean if self.score == "mean" else 2 * mean * share / np.maximum(mean + share, 1e-30)
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """The row of the proposals made from a map."""
+        return {**self.row_of_boxes(self.propose(score_map), truth), "map_state": score_map.state}
+
+    def row_of_boxes(self, boxes: Boxes, truth: Truth) -> Row:
+        """The row of proposals (P, 4), best first, made here or elsewhere.
+
+        Returns:
+            `n_boxes`, `n_objects`; lists over the objects: `object_class`, `best` (overlap with any proposal),
+            `matched_k` (overlap with the one of the first k proposals matched to it, 0 for none); `coco_k` (10,)
+            objects found at each of COCO's thresholds by the first k; `map_state` `box`.
+        """
+        boxes = as_boxes(boxes)[: self.max_boxes]
+        keep = np.ones(len(truth.boxes), bool) if self.difficult else ~truth.difficult
+        overlap = iou(boxes, truth.boxes[keep])
+        return {
+            "n_boxes": len(boxes),
+            "n_objects": int(keep.sum()),
+            "object_class": truth.box_labels[keep].astype(np.int64),
+            "best": overlap.max(axis=0, initial=0.0),
+            **{f"matched_{k}": match_best_pairs(overlap[:k]) for k in BUDGETS},
+            **{f"coco_{k}": hits for k, hits in zip(BUDGETS, match_coco(overlap, BUDGETS), strict=True)},
+            "map_state": "box",
+        }
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of the module's docstring in percent of objects, with bootstrap intervals over pictures."""
+        objects = rows["n_objects"].to_numpy(np.int64)
+        note = f"{len(rows)} pictures, {rows['n_boxes'].sum() / max(len(rows), 1):.1f} boxes a picture"
+        note = "; ".join(part for part in (note, degenerate(rows["map_state"])) if part)
+        columns: dict[str, Floats] = {}
+        for k in BUDGETS:
+            matched = _flat(rows[f"matched_{k}"])
+            columns[f"recall50_{k}"] = _per_picture(matched >= 0.5, objects)
+            columns[f"recall70_{k}"] = _per_picture(matched >= 0.7, objects)
+            columns[f"ar_{k}"] = _per_picture(2 * np.maximum(matched - 0.5, 0), objects)
+            columns[f"ar_coco_{k}"] = np.array([np.mean(hits) for hits in rows[f"coco_{k}"]], np.float64)
+        best, classes = _flat(rows["best"]), _flat(rows["object_class"]).astype(np.int64)
+        columns["abo"] = _per_picture(best, objects)
+        counts = np.stack([objects.astype(np.float64), *columns.values()], axis=1)
+        values = _shares(counts.sum(axis=0, keepdims=True))[0]
+        low, high = statistics.bootstrap_pooled(counts, _shares)
+        n = int(objects.sum())
+        metrics = [
+            Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note)
+            for name, value, lo, hi in zip(columns, values, low, high, strict=True)
+        ]
+        return [*metrics, _mean_over_classes(best, classes, objects)]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rules in words."""
+        return {
+            "evaluator": "proposals",
+            **asdict(self),
+            "overlap": "inclusive IoU, original pixels, all objects of the picture, class-agnostic",
+            "matching": "greedy one-to-one, best pair first (recall, ar); COCO's (ar_coco); none (abo, mabo)",
+        }
+
+
+def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """Recall of the first `budget` proposals against overlap: columns `iou` (0.5, 0.55, ... 1), `recall` in [0, 1]."""
+    if budget not in BUDGETS:
+        raise ValueError(f"budget {budget}: allowed are {', '.join(map(str, BUDGETS))}")
+    matched = _flat(rows[f"matched_{budget}"])
+    ious = np.round(np.append(IOUS, 1.0), 2)
+    return pd.DataFrame({"iou": ious, "recall": [(matched >= o).mean() if len(matched) else np.nan for o in ious]})
+
+
+def sums_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
+    """Sum of `values` (H, W) inside each of `boxes` (B, 4), B >= 1, in float64.
+
+    An integral image on the grid of the boxes' own edges: a few dozen lines instead of all of the picture's.
+    """
+    corners = boxes.astype(np.int64)
+    xs, x = np.unique(np.concatenate([[0], corners[:, 0], corners[:, 2] + 1]), return_inverse=True)
+    ys, y = np.unique(np.concatenate([[0], corners[:, 1], corners[:, 3] + 1]), return_inverse=True)
+    height, width = values.shape
+    # An edge at the far border starts no cell; `integral` has one line more than there are cells, in front.
+    cells = np.add.reduceat(values, ys[ys < height], axis=0, dtype=np.float64)
+    cells = np.add.reduceat(cells, xs[xs < width], axis=1)
+    integral = np.pad(cells.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    n = len(boxes)
+    x1, x2, y1, y2 = x[1 : n + 1], x[n + 1 :], y[1 : n + 1], y[n + 1 :]
+    return integral[y2, x2] - integral[y1, x2] - integral[y2, x1] + integral[y1, x1]
+
+
+def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
+    """Greedy suppression: those of `boxes` (P, 4), best first, that overlap no better one by more, at most `limit`."""
+    kept: list[int] = []
+    alive = np.ones(len(boxes), bool)
+    while alive.any() and len(kept) < limit:
+        i = int(np.argmax(alive))
+        kept.append(i)
+        alive[i] = False
+        alive &= iou(boxes[i : i + 1], boxes)[0] <= overlap
+    return boxes[kept]
+
+
+def match_best_pairs(overlap: Floats) -> Floats:
+    """One-to-one matching, largest overlap first: (P, G) of proposals with objects -> (G,), 0 for objects without."""
+    matched = np.zeros(overlap.shape[1])
+    rest = overlap.copy()
+    for _ in range(min(overlap.shape)):
+        proposal, thing = np.unravel_index(np.argmax(rest), rest.shape)
+        if rest[proposal, thing] <= 0:
+            break
+        matched[thing] = rest[proposal, thing]
+        rest[proposal], rest[:, thing] = 0, 0
+    return matched
+
+
+def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int64]]:
+    """COCO's matching: (P, G), proposals by falling score -> for each budget (10,) objects found at `IOUS`.
+
+    Source: `evaluateImg` in pycocotools/cocoeval.py, without crowds; among equal overlaps the last object is taken.
+    """
+    free = np.ones((len(IOUS), overlap.shape[1]), bool)
+    found_by = np.zeros((len(IOUS), len(overlap)), np.int64)
+    for p in np.flatnonzero(overlap.max(axis=1, initial=0.0) >= IOUS[0]):
+        allowed = np.where(free & (overlap[p] >= IOUS[:, None]), overlap[p], -1.0)
+        taken = overlap.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
+        hit = allowed[np.arange(len(IOUS)), taken] >= 0
+        free[hit, taken[hit]] = False
+        found_by[hit, p] = 1
+    return [found_by[:, :k].sum(axis=1) for k in budgets]
+
+
+def _mean_over_classes(best: Floats, classes: NDArray[np.int64], objects: NDArray[np.int64]) -> Metric:
+    names, index = np.unique(classes, return_inverse=True)
+    picture = np.repeat(np.arange(len(objects)), objects)
+    # One row a picture, columns: number of objects of each class, then their overlaps summed. Most are 0.
+    shape = (len(objects), len(names))
+    number = sparse.csr_array((np.ones(len(best)), (picture, index)), shape)
+    counts = sparse.csr_array(sparse.hstack([number, sparse.csr_array((best, (picture, index)), shape)]))
+
+    def statistic(sums: Floats) -> Floats:
+        n, total = np.split(sums, 2, axis=1)
+        ratio = np.where(n > 0, total, 0) / np.maximum(n, 1)
+        occurring = (n > 0).sum(axis=1)
+        return np.divide(ratio.sum(axis=1), occurring, out=np.full(len(n), np.nan), where=occurring > 0)
+
+    value = float(statistic(counts.sum(axis=0)[None])[0]) if len(best) else float("nan")
+    low, high = statistics.bootstrap_pooled(counts, statistic)
+    return Metric("mabo", 100 * value, 100 * float(low), 100 * float(high), len(best), note=f"{len(names)} classes")
+
+
+def _shares(sums: Floats) -> Floats:
+    """(R, 1 + S) -> (R, S): columns as shares of the first, NaN where that is 0."""
+    return np.divide(
+        sums[:, 1:], sums[:, :1], out=np.full((len(sums), sums.shape[1] - 1), np.nan), where=sums[:, :1] > 0
+    )
+
+
+def _flat(column: "pd.Series") -> Floats:
+    """A column of lists of numbers, one list a picture, as one array."""
+    return np.concatenate([np.zeros(0), *column]).astype(np.float64)
+
+
+def _per_picture(values: NDArray[np.generic], objects: NDArray[np.int64]) -> Floats:
+    """(N,): `values`, one an object, summed over each picture's objects."""
+    picture = np.repeat(np.arange(len(objects)), objects)
+    return np.bincount(picture, values.astype(np.float64), len(objects)).astype(np.float64)
