@@ -57,7 +57,7 @@ class Forward:
             )
         if self._gradients is None or self._gradients[0] is not targets:
             with torch.inference_mode(False), torch.enable_grad():
-                score = self._output.gather(1, targets[:, None]).sum()
+                score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
                 grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
             kept = {
                 name: torch.zeros_like(tap) if grad is None else grad

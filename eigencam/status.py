@@ -25,12 +25,12 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(frame.to_dict("records"), indent=1))
     elif args.all:
-        print(tabulate(frame, headers="keys", showindex=False, tablefmt="simple"))
+        print(tabulate(frame.to_dict("list"), headers="keys", showindex=False, tablefmt="simple"))
     else:
         counts = frame.pivot_table(
             index=["dataset", "network"], columns="state", values="rows", aggfunc="size", fill_value=0
         )
-        print(tabulate(counts.reset_index(), headers="keys", showindex=False, tablefmt="simple"))
+        print(tabulate(counts.reset_index().to_dict("list"), headers="keys", showindex=False, tablefmt="simple"))
         for line in frame[frame["state"] == "failed"].itertuples():
             print(f"failed: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}")
         print(f"{len(frame)} results in {args.results}; --all lists them")

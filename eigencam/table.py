@@ -96,4 +96,4 @@ def _published(args: argparse.Namespace, only: dict[str, list[str]]) -> str:
     if args.format == "latex":
         return text.style.hide(axis="index").format(precision=2, escape="latex").to_latex(hrules=True)
     style = "github" if args.format == "markdown" else "simple"
-    return tabulate(text, headers="keys", showindex=False, tablefmt=style, floatfmt=".2f")
+    return tabulate(text.to_dict("list"), headers="keys", showindex=False, tablefmt=style, floatfmt=".2f")

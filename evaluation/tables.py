@@ -1,8 +1,8 @@
+"""Tables of results: collect, arrange, print as text, Markdown, LaTeX or CSV.
+
+`collect` makes one long frame, a line for each metric of each result; everything else is a view of it. Whatever a
 number needs to be read stands with it: n, the threshold, the 95 % interval, the protocol, what was left out.
 """
-
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
-# (pandas annotates the results of indexing as unions of everything they might be)
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,10 +90,8 @@ def render(table: Table, style: Format) -> str:
     if style == "csv":
         return frame.to_csv(index=False)
     if style == "terminal":
-        shown = frame.mask(
-            frame["network"].duplicated().to_frame("network").reindex(columns=frame.columns, fill_value=False), ""
-        )
-        text = tabulate(shown, headers="keys", showindex=False, tablefmt="simple", disable_numparse=True)
+        shown = frame.assign(network=frame["network"].mask(frame["network"].duplicated(), ""))
+        text = tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
         return "\n".join([table.title, "", text, *[f"  {note}" for note in table.notes], ""])
     if style == "markdown":
         bold = frame.copy()
@@ -103,15 +101,13 @@ def render(table: Table, style: Format) -> str:
             [f"### {table.title}", "", bold.to_markdown(index=False), "", *[f"- {n}" for n in table.notes], ""]
         )
     shown = frame.map(_escape).rename(columns=_escape)
-    styler = shown.style.hide(axis="index")
-    for column in table.best:
-        marks = ["textbf:--rwrap;" if best else "" for best in table.best[column]]
-        styler = styler.apply(lambda _c, marks=marks: marks, subset=[_escape(column)])
-    notes = [f"% {note}" for note in table.notes]
-    caption = _escape(table.title)
-    return "\n".join(
-        [*notes, styler.to_latex(hrules=True, caption=caption, column_format="ll" + "r" * len(table.best.columns))]
+    marks = table.best.map(lambda best: "textbf:--rwrap;" if best else "").rename(columns=_escape)
+    styler = shown.style.hide(axis="index").apply(
+        lambda _: marks.reindex(columns=shown.columns, fill_value=""), axis=None
     )
+    columns = "ll" + "r" * len(table.best.columns)
+    text = styler.to_latex(hrules=True, caption=_escape(table.title), column_format=columns)
+    return "\n".join([*[f"% {note}" for note in table.notes], text])
 
 
 def beside_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -228,20 +224,21 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
         aligned = column.reindex(pd.MultiIndex.from_frame(keys))
         unit = next((u for u in column["unit"] if u), "")
         title = f"{metric} {unit}".strip()
-        frame[title] = [_cell(line) for line in aligned.to_dict("records")]
+        rows = zip(aligned["value"], aligned["low"], aligned["high"], aligned["unit"], strict=True)
+        frame[title] = [_cell(*row) for row in rows]
         value = aligned["value"].to_numpy(float) * (-1 if column["better"].iloc[0] == "lower" else 1)
         top = pd.Series(value).groupby(keys["network"].to_numpy()).transform("max").to_numpy()
         best[title] = (value == top) & ~np.isnan(value)
     return Table(_title(part, evaluator), frame, best, _notes(part, chosen))
 
 
-def _cell(line: Mapping[str, Any]) -> str:
+def _cell(value: float, low: float, high: float, unit: str) -> str:
     """`57.5 [50.6, 64.1]`; a dash where there is no number."""
-    if pd.isna(line["value"]):
+    if np.isnan(value):
         return "-"
-    digits = 1 if line["unit"] == "%" else 3
-    text = f"{line['value']:.{digits}f}"
-    return text if pd.isna(line["low"]) else f"{text} [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
+    digits = 1 if unit == "%" else 3
+    interval = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{interval}"
 
 
 def _title(part: pd.DataFrame, evaluator: str) -> str:
@@ -274,5 +271,5 @@ def _notes(part: pd.DataFrame, chosen: list[str]) -> list[str]:
     return notes + [f"{network}/{method}: not run: {why}" for network, method, why in unsupported.to_numpy()]
 
 
-def _escape(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_")
+def _escape(text: object) -> str:
+    return str(text).replace("%", r"\%").replace("_", r"\_")

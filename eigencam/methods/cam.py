@@ -36,11 +36,11 @@ class CAM:
         """(N, h, w) float32 map of each picture's target class."""
         head = find_head(forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]))
         activations = forward.activations(self.layer)
-        weight = head.classifier.weight.flatten(1)[targets].float()
+        weight = head.classifier.weight.detach().flatten(1)[targets].float()
         maps = torch.einsum("nc,nchw->nhw", weight, activations.relu() if head.rectified else activations)
         if isinstance(head.classifier, nn.Conv2d):
             bias = head.classifier.bias
-            maps = (maps if bias is None else maps + bias.float()[targets, None, None]).relu()
+            maps = (maps if bias is None else maps + bias.detach().float()[targets, None, None]).relu()
         return maps
 
     def unsupported(self, network: "Network") -> str:
@@ -91,8 +91,10 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int]) -> Head:
 
 def _logits(classifier: nn.Linear | nn.Conv2d, activations: Tensor) -> Tensor:
     """(N, K) logits of a linear layer on the means, or of a rectified 1x1 convolution averaged over the positions."""
-    weight = classifier.weight.flatten(1).float()
-    bias = torch.zeros(len(weight), device=weight.device) if classifier.bias is None else classifier.bias.float()
+    weight = classifier.weight.detach().flatten(1).float()
+    bias = (
+        torch.zeros(len(weight), device=weight.device) if classifier.bias is None else classifier.bias.detach().float()
+    )
     if isinstance(classifier, nn.Linear):
         return activations.mean((2, 3)) @ weight.T + bias
     return (torch.einsum("kc,nchw->nkhw", weight, activations) + bias[:, None, None]).relu().mean((2, 3))
