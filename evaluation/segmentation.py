@@ -1,14 +1,14 @@
 """Segmentation by a score map: the pixels above a threshold against the picture's mask.
 
 The truth has three kinds of pixels: of the picture's class ("label"), of other classes ("other") and background; void
-pixels count nowhere. The foreground is "label", or, where `Truth.foreground` is `any`, all objects, which then are
-"other". With TP, FP, FN the numbers of foreground pixels above the threshold, of other pixels above it, and of
-foreground pixels below:
+pixels count nowhere. The foreground is "label", or "label" and "other" where `Truth.foreground` is `any`. With TP, FP,
+FN the numbers of foreground pixels above the threshold, of other pixels above it, and of foreground pixels below:
 
     fg_iou           TP / (TP + FP + FN) of each picture, then the mean over pictures that have foreground
     miou             VOC's: a pixel above the threshold is predicted to be of the picture's class, else background;
                      TP, FP, FN of every class summed over the set, IoU of each class, mean over the classes (with the
-                     background) whose pixels occur in the truth. With `any`: over background and object
+                     background) whose pixels occur in the truth. A picture without a label predicts no class
+    miou_binary      the same with two classes, foreground and the rest, whatever the picture's class is called
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
                      Graz-02 protocol (M. Marszalek, C. Schmid, CVPR 2007). The two are equal where as many pixels are
@@ -37,7 +37,16 @@ from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, degenerate, for
 
 LEVELS = 256
 _KINDS = ("label", "other", "background")
-_NAMES = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer", "fg_iou_best", "miou_best")
+_NAMES = (
+    "fg_iou",
+    "miou",
+    "miou_binary",
+    "pixel_precision",
+    "pixel_recall",
+    "precision_eer",
+    "fg_iou_best",
+    "miou_best",
+)
 
 _ORACLE = "oracle: threshold chosen with the truth"
 
@@ -100,18 +109,16 @@ class Segmentation:
                 f"{truth.image_id}: mask of {mask.shape}, picture of {score_map.size}; allowed are equal ones"
             )
         by_value = np.bincount(mask.ravel(), minlength=VOID + 1)
-        # Where any object is sought the label plays no role, and may be one of another class space.
-        label = -1 if truth.foreground == "any" else truth.label
-        if by_value[self.n_classes + 1 : VOID].any() or label >= self.n_classes:
+        if by_value[self.n_classes + 1 : VOID].any() or truth.label >= self.n_classes:
             largest = int(np.flatnonzero(by_value[:VOID]).max(initial=0))
             raise ValueError(
-                f"{truth.image_id}: largest mask value {largest}, label {label}: allowed with the evaluator's "
+                f"{truth.image_id}: largest mask value {largest}, label {truth.label}: allowed with the evaluator's "
                 f"n_classes = {self.n_classes} are values to {self.n_classes} and {VOID}, labels below {self.n_classes}"
             )
         kind = np.ones(VOID + 1, np.uint16)  # 1: other
         kind[0], kind[VOID] = 2, 3
-        if label >= 0:
-            kind[1 + label] = 0
+        if truth.label >= 0:
+            kind[1 + truth.label] = 0
         # One count of one code a pixel is as fast as a single histogram, whatever is to be told apart.
         code = (kind * LEVELS)[mask]
         code += foreground(score_map, self.rule, self.threshold) * np.uint16(4 * LEVELS)
@@ -127,23 +134,26 @@ class Segmentation:
         n = len(rows)
         if n == 0:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
-        whole = bool(rows["any_foreground"].any())
-        histograms = [_stack(rows, f"hist_{kind}") for kind in _KINDS]
+        histograms = np.stack([_stack(rows, f"hist_{kind}") for kind in _KINDS], axis=1)
         above = _stack(rows, "above")
-        wanted = histograms[0] + histograms[1] if whole else histograms[0]
-        rest = histograms[2] if whole else histograms[1] + histograms[2]
-        hit = above[:, :2].sum(axis=1) if whole else above[:, 0]
-        found = above.sum(axis=1)
-        classes = _Classes.of(rows, whole)
+        whole = rows["any_foreground"].to_numpy(bool)
+        hit, found = above[:, 0] + whole * above[:, 1], above.sum(axis=1)
+        wanted = histograms[:, 0] + whole[:, None] * histograms[:, 1]
+        rest = histograms.sum(axis=1) - wanted
+        classes = _Classes.of(rows)
 
-        pixels = np.stack([hit, found, wanted.sum(axis=1)], axis=1)
+        total, both = wanted.sum(axis=1), histograms.sum(axis=(1, 2))
+        right = [both - total - found + hit, hit]
+        binary = np.stack([*right, both - found, found, both - total, total], axis=1)
+        pixels = np.stack([hit, found, total], axis=1)
         return [
             statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=degenerate(rows["map_state"])),
-            _pooled("miou", classes.counts(hit, found, above[:, 2]), classes.miou, at, classes.note),
+            _pooled("miou", classes.counts(above), mean_iou, at, classes.note),
+            _pooled("miou_binary", binary, mean_iou, at),
             _pooled("pixel_precision", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 1]), at),
             _pooled("pixel_recall", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 2]), at),
             _pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
-            *_sweep(wanted, rest, histograms[2], classes),
+            *_sweep(wanted, rest, histograms, classes),
         ]
 
     def protocol(self) -> Mapping[str, object]:
@@ -161,57 +171,47 @@ class Segmentation:
 class _Classes:
     """What the pooled mean IoU needs of each picture: its class and the pixels of every class in its truth."""
 
-    own: NDArray[np.int64]  # (N,) class of the picture's foreground, background 0; -1 none
+    own: NDArray[np.int64]  # (N,) class of the picture's label, background 0; 0 without a label
     truth: Counts  # (N, C)
     note: str
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, whole: bool) -> "_Classes":
+    def of(cls, rows: pd.DataFrame) -> "_Classes":
         pixels = _stack(rows, "class_pixels")
-        own = rows["label"].to_numpy(np.int64)
-        own = np.where(own >= 0, own + 1, -1)
-        if whole:  # every object is of one class
-            pixels = np.stack([pixels[:, 0], pixels[:, 1:].sum(axis=1)], axis=1)
-            own = np.ones(len(rows), np.int64)
+        own = np.maximum(rows["label"].to_numpy(np.int64) + 1, 0)
         occurring = int((pixels.sum(axis=0) > 0).sum())
         return cls(own, pixels, f"{occurring} of {pixels.shape[1]} classes, with background")
 
-    def counts(self, hit: Counts, found: Counts, background_found: Counts) -> Counts:
-        """(N, 3 C): per picture and class the pixels right, predicted, and of the truth.
-
-        `hit`, `found`, `background_found` (N,): pixels above the threshold that are foreground, all, background.
-        """
-        n, c = self.truth.shape
-        right, predicted = np.zeros((n, c)), np.zeros((n, c))
+    def counts(self, above: Counts) -> Counts:
+        """(N, 3 C): pixels right, predicted and of the truth, by class; `above` (N, 3): pixels found, by kind."""
+        right, predicted = np.zeros_like(self.truth), np.zeros_like(self.truth)
         pictures = np.flatnonzero(self.own > 0)
-        right[pictures, self.own[pictures]] = hit[pictures]
-        predicted[pictures, self.own[pictures]] = found[pictures]
-        right[:, 0] = self.truth[:, 0] - background_found
-        predicted[:, 0] = self.truth.sum(axis=1) - found
+        right[pictures, self.own[pictures]] = above[pictures, 0]
+        predicted[pictures, self.own[pictures]] = above[pictures].sum(axis=1)
+        right[:, 0] = self.truth[:, 0] - above[:, 2]
+        predicted[:, 0] = self.truth.sum(axis=1) - above.sum(axis=1)
         return np.concatenate([right, predicted, self.truth], axis=1)
 
-    @staticmethod
-    def miou(sums: Counts) -> Counts:
-        """(R, 3 C) -> (R,): mean IoU over the classes that occur in the truth."""
-        right, predicted, truth = np.split(sums, 3, axis=1)
-        occurs = truth > 0
-        ious = np.where(occurs, right, 0) / np.where(occurs, predicted + truth - right, 1)
-        return _ratio(ious.sum(axis=1), occurs.sum(axis=1).astype(np.float64))
+
+def mean_iou(sums: Counts) -> Counts:
+    """Pixels (R, 3 C) right, predicted and of the truth -> (R,): mean IoU over the classes that occur in the truth."""
+    right, predicted, truth = np.split(sums, 3, axis=1)
+    occurs = truth > 0
+    ious = np.where(occurs, right, 0) / np.where(occurs, predicted + truth - right, 1)
+    return _ratio(ious.sum(axis=1), occurs.sum(axis=1).astype(np.float64))
 
 
-def _sweep(wanted: Counts, rest: Counts, background: Counts, classes: _Classes) -> list[Metric]:
-    """`fg_iou_best` and `miou_best` from the pixels by level (N, 256) of the foreground, of the rest, of background."""
-    tp, fp, background = _from_above(wanted), _from_above(rest), _from_above(background)
+def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> list[Metric]:
+    """`fg_iou_best`, `miou_best` from pixels by level: foreground and rest (N, 256), all by kind (N, 3, 256)."""
+    tp, fp, above = _from_above(wanted), _from_above(rest), _from_above(kinds)
     ious = _ratio(tp, np.where(tp[:, :1] > 0, tp[:, :1] + fp, 0))  # tp[:, 0]: all foreground, found or not
     some = ious[tp[:, 0] > 0]
     best = int(np.argmax(some.mean(axis=0))) if len(some) else 0
     fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=_ORACLE)
-
-    def counts(v: int) -> Counts:
-        return classes.counts(tp[:, v], tp[:, v] + fp[:, v], background[:, v])
-
-    best = int(np.argmax(classes.miou(np.stack([counts(v).sum(axis=0) for v in range(LEVELS)]))))
-    return [fg_iou, _pooled("miou_best", counts(best), classes.miou, _level(best), f"{_ORACLE}; {classes.note}")]
+    sums = [classes.counts(above[:, :, v]).sum(axis=0) for v in range(LEVELS)]
+    best = int(np.argmax(mean_iou(np.stack(sums))))
+    counts = classes.counts(above[:, :, best])
+    return [fg_iou, _pooled("miou_best", counts, mean_iou, _level(best), f"{_ORACLE}; {classes.note}")]
 
 
 def equal_error_rate(histograms: Counts) -> Counts:
@@ -243,8 +243,8 @@ def _stack(rows: pd.DataFrame, column: str) -> Counts:
 
 
 def _from_above(histograms: Counts) -> Counts:
-    """(N, 256) pixels by level -> (N, 256) pixels of at least that level."""
-    return np.cumsum(histograms[:, ::-1], axis=1)[:, ::-1]
+    """(..., 256) pixels by level -> (..., 256) pixels of at least that level."""
+    return np.cumsum(histograms[..., ::-1], axis=-1)[..., ::-1]
 
 
 def _ratio(a: Counts, b: Counts) -> Counts:

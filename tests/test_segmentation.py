@@ -43,18 +43,22 @@ def summary(evaluator: Segmentation, pairs: list[tuple[ScoreMap, Truth]]) -> dic
     return {metric.name: metric for metric in evaluator.summary(frame(evaluator, pairs))}
 
 
-def brute_miou(pairs: list[tuple[ScoreMap, Truth]], predictions: list[np.ndarray], whole: bool) -> float:
+def brute_miou(pairs: list[tuple[ScoreMap, Truth]], predictions: list[np.ndarray]) -> float:
     """VOC's mean IoU through a confusion matrix, pixel by pixel."""
-    classes = 2 if whole else CLASSES + 1
+    classes = CLASSES + 1
     confusion = np.zeros((classes, classes))
     for (_, truth), found in zip(pairs, predictions, strict=True):
         assert truth.mask is not None
-        own = 1 if whole else truth.label + 1
         for wanted, predicted in zip(truth.mask.ravel(), found.ravel(), strict=True):
             if wanted != VOID:
-                confusion[min(wanted, 1) if whole else wanted, own if predicted else 0] += 1
+                confusion[wanted, truth.label + 1 if predicted else 0] += 1
     ious = [confusion[c, c] / (confusion[c].sum() + confusion[:, c].sum() - confusion[c, c]) for c in range(classes)]
     return 100 * float(np.mean([iou for c, iou in enumerate(ious) if confusion[c].any()]))
+
+
+def binary_miou(found: list[np.ndarray], wanted: list[np.ndarray], valid: list[np.ndarray]) -> float:
+    f, w = (np.concatenate([m[v] for m, v in zip(masks, valid, strict=True)]) for masks in (found, wanted))
+    return 50 * float((f & w).sum() / (f | w).sum() + (~f & ~w).sum() / (~f | ~w).sum())
 
 
 def levels(score_map: ScoreMap) -> np.ndarray:
@@ -81,8 +85,9 @@ def test_against_pixel_by_pixel(sought: str) -> None:
     assert metrics["fg_iou"].value == pytest.approx(100 * float(np.mean(ious)))
     assert metrics["pixel_precision"].value == pytest.approx(100 * tp / predicted)
     assert metrics["pixel_recall"].value == pytest.approx(100 * tp / truth)
-    assert metrics["miou"].value == pytest.approx(brute_miou(pairs, found, sought == "any"))
-    assert metrics["miou"].note == ("2 of 2" if sought == "any" else "4 of 4") + " classes, with background"
+    assert metrics["miou"].value == pytest.approx(brute_miou(pairs, found))
+    assert metrics["miou_binary"].value == pytest.approx(binary_miou(found, wanted, valid))
+    assert metrics["miou"].note == "4 of 4 classes, with background"
     for metric in metrics.values():
         assert metric.n == 12
         assert 0 <= metric.low <= metric.value <= metric.high <= 100
@@ -100,12 +105,12 @@ def test_best_thresholds_against_all_of_them() -> None:
             w = truth.mask == truth.label + 1
             ious.append((f & w).sum() / ((f | w) & (truth.mask != VOID)).sum())
         fg_iou.append(100 * np.mean(ious))
-        miou.append(brute_miou(pairs, found, False) if v % 8 == 0 else 0)
+        miou.append(brute_miou(pairs, found) if v % 8 == 0 else 0)
     assert metrics["fg_iou_best"].value == pytest.approx(max(fg_iou))
     assert metrics["fg_iou_best"].threshold == f">= {int(np.argmax(fg_iou))}/255 max"
     attained = int(metrics["miou_best"].threshold.split()[1].split("/")[0])
     assert metrics["miou_best"].value == pytest.approx(
-        brute_miou(pairs, [levels(score_map) >= attained for score_map, _ in pairs], False)
+        brute_miou(pairs, [levels(score_map) >= attained for score_map, _ in pairs])
     )
     assert metrics["miou_best"].value >= max(miou) - 1e-9
     assert "oracle" in metrics["miou_best"].note
@@ -198,6 +203,10 @@ def test_picture_without_a_label_predicts_no_class() -> None:
     row = Segmentation(CLASSES).row(ScoreMap(np.ones((2, 2)), (2, 2)), truth_of([[0, 1], [2, 3]], label=-1))
     assert row["hist_label"].sum() == 0
     assert row["hist_other"].sum() == 3
+    metrics = summary(
+        Segmentation(CLASSES), [(ScoreMap(np.ones((2, 2)), (2, 2)), truth_of([[0, 1], [2, 3]], label=-1))]
+    )
+    assert metrics["miou"].value == 0
 
 
 def test_rows_survive_parquet(tmp_path: object) -> None:
@@ -213,7 +222,6 @@ def test_faults_are_named() -> None:
         Segmentation(CLASSES).row(score_map, truth_of([[0, 4], [0, 0]]))
     with pytest.raises(ValueError, match=r"label 3"):
         Segmentation(CLASSES).row(score_map, truth_of([[0, 1], [0, 0]], label=3))
-    assert Segmentation(CLASSES).row(score_map, truth_of([[0, 1], [0, 0]], label=700, foreground="any"))["has_mask"]
     with pytest.raises(ValueError, match=r"mask of \(1, 2\)"):
         Segmentation(CLASSES).row(score_map, truth_of([[0, 1]]))
     with pytest.raises(ValueError, match="allowed is 1 to 254"):
