@@ -1,0 +1,241 @@
+"""ILSVRC CLS-LOC validation: 50,000 pictures of 1000 classes, with boxes of the labelled object.
+
+    data = Ilsvrc("ILSVRC_root")                        # Kaggle's layout, image-net.org's, class folders, flat
+    data = Ilsvrc("ILSVRC_root", count=1000, seed=0)    # the same 1000 on every machine
+    data = Ilsvrc("metadata_root", images=False)        # the truth alone, to score predictions made elsewhere
+
+Rows are in the order of the picture ids, whatever the folders look like. The pictures' licence does not let us ship or
+download them: the user names a folder.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import BadImageError, Truth, checksum
+from eigencam.datasets.devkit import N_CLASSES, WNID
+from eigencam.datasets.ilsvrc_sources import Source, data_places, files_by_id, picture_id, validation_id
+from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
+from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, merge, read_truth
+from eigencam.datasets.images import image_size, read_rgb
+
+N_IMAGES = 50_000
+SUFFIXES = (".jpeg", ".jpg", ".png")
+IMAGE_PLACES = ("Data/CLS-LOC/val", "CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", ".")
+HOW_TO_GET = (
+    "The pictures are in ILSVRC2012_img_val.tar of image-net.org (free account) and in Kaggle's "
+    "imagenet-object-localization-challenge; name the folder they are in with `images`"
+)
+
+
+class Ilsvrc:
+    """ILSVRC validation pictures and their truth; an `eigencam.datasets.base.Dataset`.
+
+    Attributes:
+        annotation: truth of the chosen pictures as arrays, row `i` being `ids[i]`.
+        paths: the chosen pictures' files, row by row; empty for `images=False`.
+    """
+
+    name = "ilsvrc"
+    class_space = "imagenet"
+
+    def __init__(
+        self,
+        root: str | Path | Sequence[str | Path],
+        split: str = "val",
+        source: Source | None = None,
+        images: str | Path | Literal[False] | None = None,
+        blacklist: str | Path | None = None,
+        subset: str | Path | None = None,
+        count: int | None = None,
+        seed: int = 0,
+        allow_missing: bool = False,
+    ) -> None:
+        """Find the pictures, read the truth, and check that each fits the other.
+
+        Args:
+            root: folder with pictures and truth, or several, which are joined; see `read_truth` for the layouts.
+            split: only `val` has public truth.
+            source: which truth to read: text, xml, csv or devkit; by default the first that is there.
+            images: folder of the pictures, flat or in class folders; by default looked for below `root`. False for
+                truth without pictures: then `image` raises.
+            blacklist: file of pictures to leave out, a line each: number in 1..50000 as in the devkit's
+                `ILSVRC2014_clsloc_validation_blacklist.txt` (1,762 pictures), or id. By default none is left out.
+            subset: file whose first column lists the ids to keep; further columns are not looked at.
+            count: keep this many, those with the smallest SHA-256 of `seed/id`: spread evenly over the ids, independent
+                of what else is there, and a part of every larger count.
+            seed: of `count`.
+            allow_missing: take the pictures that are there, where some are missing or have no truth.
+
+        Raises:
+            FileNotFoundError: there is no truth or no picture, or some pictures are missing.
+            ValueError: an option or a file is wrong, or pictures and truth contradict each other.
+        """
+        if split != "val":
+            raise ValueError(f"split={split!r}: allowed is 'val' (test truth is secret, train is half without boxes)")
+        roots = [Path(root)] if isinstance(root, str | Path) else [Path(one) for one in root]
+        if not roots:
+            raise ValueError("root: no folder is named")
+        truth = merge([read_truth(one, source) for one in roots])
+        rows = _keep(truth.ids, blacklist, subset)
+        self.split = split
+        self.paths: list[Path] = []
+        files: dict[str, Path] = {}
+        if images is not False:
+            folders = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[Path(images)]]
+            files = _pictures(folders)
+            rows = _present(
+                truth, rows, files, [one for several in folders for one in several], allow_missing, whole=subset is None
+            )
+        if count is not None:
+            rows = _sample(truth.ids, rows, count, seed)
+        self.annotation: IlsvrcTruth = truth.select(rows)
+        self.ids: list[str] = self.annotation.ids
+        if images is not False:
+            self.paths = [files[name] for name in self.ids]
+        self.classes: tuple[str, ...] = (
+            truth.synsets.words or truth.synsets.wnids or tuple(str(index) for index in range(N_CLASSES))
+        )
+        self._check()
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        if not self.paths:
+            raise FileNotFoundError(f"{self.ids[i]}: the dataset was made with images=False, without pictures")
+        return read_rgb(self.paths[i])
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`; its size is that of the file.
+
+        Raises:
+            ValueError: the picture's size is not the one that its boxes refer to, so it was resized or replaced.
+            BadImageError: the size is in neither the truth nor a readable picture.
+        """
+        height, width = self.annotation.sizes[i].tolist()
+        if not self.paths:
+            return self.annotation.truth(i)
+        try:
+            size = image_size(self.paths[i])
+        except BadImageError:
+            if not height:
+                raise
+            return self.annotation.truth(i)
+        boxes = self.annotation.boxes_of(i)
+        if (height and size != (height, width)) or (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
+            noted = f"{width} x {height} pixels" if height else f"boxes up to {boxes[:, 2].max()}, {boxes[:, 3].max()}"
+            raise ValueError(
+                f"{self.paths[i]} has {size[1]} x {size[0]} pixels, its truth ({self.annotation.source}) has {noted}: "
+                "use the original pictures, or truth whose boxes were resized with them"
+            )
+        return self.annotation.truth(i, size)
+
+    def identity(self) -> dict[str, object]:
+        """Split, n, and checksums of truth and picture files. How the pictures were chosen shows in these alone."""
+        boxes = (self.annotation.boxes_of(i).tolist() for i in range(len(self.ids)))
+        return {
+            "name": self.name,
+            "split": self.split,
+            "n": len(self.ids),
+            "truth": checksum(zip(self.ids, self.annotation.labels.tolist(), boxes, strict=True)),
+            "pictures": checksum(path.stat().st_size for path in self.paths),
+        }
+
+    def _check(self) -> None:
+        """Find a wrong data folder before a run starts, at the price of a few pictures' headers."""
+        bare = np.flatnonzero(np.diff(self.annotation.offsets) == 0)
+        if len(bare):
+            raise ValueError(
+                f"{len(bare)} of {len(self.ids)} pictures have a label but no box ({self.annotation.source}), e.g. "
+                f"{_some(self.ids[i] for i in bare)}: get the boxes too, or choose another source. {TRUTH_HOW_TO_GET}"
+            )
+        wnids = self.annotation.synsets.wnids
+        for path, label in zip(self.paths, self.annotation.labels, strict=False):
+            if wnids and WNID.fullmatch(path.parent.name) and path.parent.name != wnids[label]:
+                raise ValueError(f"{path} lies in another class's folder: its truth says {wnids[label]}")
+        for i in range(0, len(self.paths), max(1, len(self.paths) // 8)):
+            try:
+                self.truth(i)
+            except BadImageError:
+                continue  # left to the run, which counts bad pictures
+
+
+def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | None) -> list[int]:
+    """The rows that the two lists leave."""
+    row = {name: i for i, name in enumerate(ids)}
+    kept = row.keys()
+    if subset is not None:
+        kept = {picture_id(line.replace(",", " ").split()[0]) for line in _lines(subset)}
+        if unknown := sorted(kept - row.keys()):
+            raise ValueError(f"{subset}: {len(unknown)} of {len(kept)} ids have no truth, e.g. {_some(unknown)}")
+    if blacklist is not None:
+        kept = kept - {_blacklisted(blacklist, line) for line in _lines(blacklist)}
+    if not kept:
+        raise ValueError(f"no picture is left of {len(ids)} by subset={subset}, blacklist={blacklist}")
+    return sorted(row[name] for name in kept)
+
+
+def _lines(path: str | Path) -> list[str]:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such list of pictures")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _blacklisted(path: str | Path, line: str) -> str:
+    if not line.isdigit():
+        return picture_id(line)
+    if not 1 <= int(line) <= N_IMAGES:
+        raise ValueError(f"{path}: picture number {line}; allowed are 1..{N_IMAGES}")
+    return validation_id(int(line))
+
+
+def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
+    """Picture files by id: of each root's folders the first that has any."""
+    files: dict[str, Path] = {}
+    for of_root in folders:
+        found = next((found for folder in of_root if (found := files_by_id(folder, SUFFIXES))), {})
+        if twice := sorted(files.keys() & found.keys()):
+            raise ValueError(f"{len(twice)} pictures are in two of the roots, e.g. {_some(twice)}: leave one root out")
+        files.update(found)
+    return files
+
+
+def _present(
+    truth: IlsvrcTruth, rows: list[int], files: dict[str, Path], folders: list[Path], allow_missing: bool, whole: bool
+) -> list[int]:
+    """The rows whose picture is there; raises if any is not, or if (`whole`) pictures have no truth."""
+    present = [i for i in rows if truth.ids[i] in files]
+    missing = [truth.ids[i] for i in rows if truth.ids[i] not in files]
+    bare = sorted(files.keys() - set(truth.ids)) if whole else []
+    looked = ", ".join(str(folder) if folder.is_dir() else f"{folder} (does not exist)" for folder in folders)
+    if not present:
+        raise FileNotFoundError(
+            f"none of the {len(rows)} ILSVRC pictures is there, e.g. {_some(missing)}; looked in {looked}. {HOW_TO_GET}"
+        )
+    if allow_missing:
+        return present
+    proceed = f"allow_missing=true evaluates the {len(present)} that are there"
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(rows)} ILSVRC pictures are missing, e.g. {_some(missing)}; looked in {looked}. "
+            f"{HOW_TO_GET}; {proceed}"
+        )
+    if bare:
+        raise FileNotFoundError(
+            f"{len(bare)} of {len(files)} ILSVRC pictures have no truth ({truth.source}), e.g. {_some(bare)}; {proceed}"
+        )
+    return present
+
+
+def _sample(ids: list[str], rows: list[int], count: int, seed: int) -> list[int]:
+    if not 1 <= count <= len(rows):
+        raise ValueError(f"count={count}: allowed are 1..{len(rows)}, the pictures there are to choose from")
+    return sorted(sorted(rows, key=lambda i: hashlib.sha256(f"{seed}/{ids[i]}".encode()).digest())[:count])
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:3])

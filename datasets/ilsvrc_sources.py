@@ -1,0 +1,270 @@
+"""The files that the truth about ILSVRC validation pictures comes in, and a reader for each kind.
+
+A source is found by its files' names below a root; its reader returns `Parsed`, keyed by picture id. What they all
+have to satisfy is checked once, in `ilsvrc_truth.py`.
+"""
+
+import csv
+import gzip
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from eigencam.datasets import devkit
+from eigencam.datasets.devkit import Synsets
+
+Source = Literal["text", "xml", "csv", "devkit"]
+Box = tuple[float, float, float, float]
+
+DATA_PLACES = (".", "ILSVRC")
+"""Folders below the root where pictures, XML and class folders are looked for."""
+PLACES = (
+    *DATA_PLACES,
+    "devkit/data",
+    "devkit/evaluation",
+    "ILSVRC2012_devkit_t12/data",
+    "ILSVRC2014_devkit/data",
+    "ILSVRC2014_devkit/evaluation",
+    "metadata/ILSVRC/test",
+)
+"""Folders below the root where single files are looked for."""
+
+_XML_PLACES = ("Annotations/CLS-LOC/val", "CLS-LOC/val", "bbox/val", "val", ".")
+_CLASS_PLACES = ("Data/CLS-LOC/val", "Data/CLS-LOC/train", "CLS-LOC/val", "CLS-LOC/train", "val", "train", ".")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What a reader found, by picture id.
+
+    Attributes:
+        labels: index of the sorted WordNet ids.
+        boxes: `x1 y1 x2 y2` of each object, 0-based inclusive pixels.
+        sizes: (height, width); absent where the source does not tell.
+    """
+
+    labels: dict[str, int] = field(default_factory=dict)
+    boxes: dict[str, list[Box]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def places(root: Path, below: Sequence[str] = PLACES) -> list[Path]:
+    """The folders that exist of those in which files are looked for; those beside `root` if that is a file."""
+    top = root if root.is_dir() else root.parent
+    return [folder for place in below if (folder := top / place).is_dir()]
+
+
+def data_places(root: Path, below: Sequence[str]) -> list[Path]:
+    """The folders that exist of those in which many files are looked for, by falling preference."""
+    return [folder for name in below for place in places(root, DATA_PLACES) if (folder := place / name).is_dir()]
+
+
+def find(source: Source, root: Path) -> list[Path]:
+    """The files of a source in the usual places below `root`, or `root` itself if that is one; empty if none."""
+    if root.is_dir():
+        return _FINDERS[source](root)
+    if _source_of(root.name.lower()) != source:
+        return []
+    return _find_text(root.parent) if source == "text" else [root]
+
+
+def find_classes(root: Path) -> Synsets:
+    """What is known about the 1000 classes, from the usual places below `root` and the folders above it."""
+    folders = places(root)
+    return devkit.find_synsets([*folders, *folders[0].resolve().parents[:4]], data_places(root, _CLASS_PLACES))
+
+
+def read(source: Source, files: Sequence[Path], synsets: Synsets) -> Parsed:
+    """Read a source's files. Raises `ValueError` naming the file, and the line where there is one."""
+    return _READERS[source](files, synsets)
+
+
+def picture_id(name: str) -> str:
+    """The id of a picture's file name or path.
+
+    >>> picture_id("val/ILSVRC2012_val_00000001.JPEG")
+    'ILSVRC2012_val_00000001'
+    """
+    return name.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+def validation_id(k: int) -> str:
+    """The id of validation picture k = 1..50000, as the devkit's lists count them."""
+    return f"ILSVRC2012_val_{k:08d}"
+
+
+def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files in a folder and in its immediate subfolders (class folders), by picture id.
+
+    Args:
+        folder: where to look; a folder that does not exist holds nothing.
+        suffixes: in lower case, with the dot; the files' may be in either case.
+
+    Raises:
+        ValueError: two files have the same id.
+    """
+    found: dict[str, Path] = {}
+    folders = [str(folder)] if folder.is_dir() else []
+    for number, current in enumerate(folders):  # grows in the first round
+        with os.scandir(current) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(tuple(suffixes)) and not entry.name.startswith("."):
+                    name = picture_id(entry.name)
+                    if name in found:
+                        raise ValueError(f"two files for {name}: {found[name]} and {entry.path}: remove one")
+                    found[name] = Path(entry.path)
+                elif number == 0 and entry.is_dir():
+                    folders.append(entry.path)
+    return found
+
+
+def _source_of(name: str) -> Source | None:
+    if name.endswith(".csv"):
+        return "csv"
+    if name.endswith((".mat", "ground_truth.txt")):
+        return "devkit"
+    return "text" if name.endswith((".txt", ".txt.gz")) else None
+
+
+def _find_one(*names: str) -> Callable[[Path], list[Path]]:
+    return lambda root: [path] if (path := devkit.first_file(places(root), names)) else []
+
+
+def _find_xml(root: Path) -> list[Path]:
+    found = (files_by_id(folder, (".xml",)) for folder in data_places(root, _XML_PLACES))
+    return list(next((files for files in found if files), {}).values())
+
+
+def _find_devkit(root: Path) -> list[Path]:
+    return _find_one(devkit.BOXES)(root) + _find_one(devkit.GROUND_TRUTH)(root)
+
+
+_find_text = _find_one("localization.txt", "localization.txt.gz")
+_find_labels = _find_one("class_labels.txt", "class_labels.txt.gz")
+_find_sizes = _find_one("image_sizes.txt", "image_sizes.txt.gz")
+_FINDERS: Mapping[Source, Callable[[Path], list[Path]]] = {
+    "text": _find_text,
+    "xml": _find_xml,
+    "csv": _find_one("LOC_val_solution.csv"),
+    "devkit": _find_devkit,
+}
+
+
+def _read_text(files: Sequence[Path], synsets: Synsets) -> Parsed:
+    del synsets  # the labels are indices already
+    folder, parsed = files[0].parent, Parsed()
+    labels = _find_labels(folder)
+    if not labels:
+        raise FileNotFoundError(
+            f"{folder} has {files[0].name} but no class_labels.txt (or .gz): it comes from the same place, "
+            "metadata/ILSVRC/test of github.com/clovaai/wsolevaluation"
+        )
+    for name, (label,) in _numbers(labels[0], "image,index"):
+        parsed.labels[name] = int(label)
+    for name, (x1, y1, x2, y2) in _numbers(files[0], "image,x0,y0,x1,y1"):
+        parsed.boxes.setdefault(name, []).append((x1, y1, x2, y2))
+    for path in _find_sizes(folder):
+        for name, (width, height) in _numbers(path, "image,width,height"):
+            parsed.sizes[name] = (int(height), int(width))
+    return parsed
+
+
+def _numbers(path: Path, columns: str) -> Iterator[tuple[str, list[float]]]:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        for number, line in enumerate(lines, start=1):
+            name, *words = line.strip().split(",")
+            try:
+                values = [float(word) for word in words]
+            except ValueError:
+                values = []
+            if len(values) != columns.count(","):
+                raise ValueError(f"{path} line {number}: {line.strip()!r}; `{columns}` is expected")
+            yield picture_id(name), values
+
+
+def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
+    parsed, index = Parsed(), _index_by_wnid(synsets, files[0].parent)
+    for path in files:
+        try:
+            root = ET.fromstring(path.read_bytes())
+            objects = root.findall("object")
+            wnids = [found.findtext("name", "") for found in objects]
+            corners = [[float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects]
+            height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+        except (ET.ParseError, ValueError) as error:
+            raise ValueError(f"{path}: not a readable annotation: {error}") from error
+        _add(parsed, path.stem, wnids, corners, index, str(path))
+        parsed.sizes[path.stem] = (height, width)
+    return parsed
+
+
+def _read_csv(files: Sequence[Path], synsets: Synsets) -> Parsed:
+    (path,) = files
+    parsed, index = Parsed(), _index_by_wnid(synsets, path)
+    with path.open(newline="") as file:
+        rows = csv.reader(file)
+        if (header := next(rows, [])) != ["ImageId", "PredictionString"]:
+            raise ValueError(f"{path}: the header is {header}; ImageId,PredictionString is expected")
+        for row in filter(None, rows):
+            words = row[1].split() if len(row) == 2 else []
+            try:
+                corners = [[float(word) for word in words[k + 1 : k + 5]] for k in range(0, len(words), 5)]
+            except ValueError:
+                corners = []
+            if not corners or len(words) % 5:
+                raise ValueError(f"{path} line {rows.line_num}: {row}; `id,wnid x1 y1 x2 y2 ...` is expected")
+            _add(parsed, picture_id(row[0]), words[::5], corners, index, f"{path} line {rows.line_num}")
+    return parsed
+
+
+def _read_devkit(files: Sequence[Path], synsets: Synsets) -> Parsed:
+    parsed, index, labels = Parsed(), synsets.index_by_devkit_id(), None
+    for path in files:
+        if path.suffix == ".mat":
+            ids, boxes = devkit.read_boxes(path)
+            parsed.boxes = {validation_id(k): [tuple(box) for box in rows.tolist()] for k, rows in enumerate(boxes, 1)}
+        else:
+            ids = devkit.read_ground_truth(path)
+        if labels is not None and not np.array_equal(labels, ids):
+            raise ValueError(f"{files[0]} ({len(labels)} labels) and {path} ({len(ids)}) contradict each other")
+        labels = ids
+        parsed.labels = {validation_id(k): int(index[devkit_id]) for k, devkit_id in enumerate(ids, 1)}
+    return parsed
+
+
+_READERS: Mapping[Source, Callable[[Sequence[Path], Synsets], Parsed]] = {
+    "text": _read_text,
+    "xml": _read_xml,
+    "csv": _read_csv,
+    "devkit": _read_devkit,
+}
+
+
+def _index_by_wnid(synsets: Synsets, path: Path) -> dict[str, int]:
+    if synsets.wnids is None:
+        raise ValueError(
+            f"{path} names classes by WordNet id, and the list of all {devkit.N_CLASSES} that numbers them is nowhere "
+            f"near: neither {', '.join((*devkit.MAPPINGS, *devkit.METAS))} nor {devkit.N_CLASSES} class folders. "
+            "LOC_synset_mapping.txt comes with Kaggle's imagenet-object-localization-challenge, meta.mat with "
+            "image-net.org's ILSVRC2012_devkit_t12.tar.gz: put either into the data's root"
+        )
+    return {wnid: k for k, wnid in enumerate(synsets.wnids)}
+
+
+def _add(
+    parsed: Parsed, name: str, wnids: list[str], corners: list[list[float]], index: Mapping[str, int], where: str
+) -> None:
+    if len(set(wnids)) != 1:
+        raise ValueError(f"{where}: {name} has the classes {sorted(set(wnids))}; exactly one is expected")
+    if wnids[0] not in index:
+        raise ValueError(f"{where}: {wnids[0]!r} is none of the {len(index)} classes (n01440764 and so on)")
+    if name in parsed.labels:
+        raise ValueError(f"{where}: a second row for {name}")
+    parsed.labels[name] = index[wnids[0]]
+    parsed.boxes[name] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in corners]

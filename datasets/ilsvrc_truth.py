@@ -1,0 +1,198 @@
+"""The truth about the ILSVRC validation pictures, from whichever of four sources is there, all read to the same arrays.
+
+======== =============================================================================== ============ =====
+source   files                                                                           labels       sizes
+======== =============================================================================== ============ =====
+`text`   wsolevaluation's `localization.txt`, `class_labels.txt`, `image_sizes.txt` (.gz) indices      yes
+`xml`    `ILSVRC2012_val_00000001.xml` and so on, in one folder or in class folders       WordNet ids  yes
+`csv`    Kaggle's `LOC_val_solution.csv`                                                  WordNet ids  no
+`devkit` `cache_groundtruth.mat`, `ILSVRC2012_validation_ground_truth.txt` (labels only)  devkit ids   no
+======== =============================================================================== ============ =====
+
+The first that is there is read, in this order: those that know the pictures' sizes come first, as sizes show whether
+the pictures on disk are the ones annotated. Labels become indices of the 1000 sorted WordNet ids; WordNet ids need the
+list of all 1000, devkit ids the permutation (`devkit.py`). Boxes are taken as they stand: all sources count pixels from
+0 and inclusively, and their boxes are identical.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets import ilsvrc_sources as sources
+from eigencam.datasets.base import Truth
+from eigencam.datasets.devkit import N_CLASSES, Synsets
+from eigencam.datasets.ilsvrc_sources import Parsed, Source
+
+HOW_TO_GET = (
+    "One of these is needed: ILSVRC2012_bbox_val_v3.tgz with ILSVRC2012_devkit_t12.tar.gz from image-net.org (free "
+    "account); Annotations or LOC_val_solution.csv with LOC_synset_mapping.txt from Kaggle's "
+    "imagenet-object-localization-challenge; metadata/ILSVRC/test of github.com/clovaai/wsolevaluation"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IlsvrcTruth:
+    """Labels, boxes and sizes of N pictures, rows sorted by id as read.
+
+    Attributes:
+        ids: e.g. `ILSVRC2012_val_00000001`.
+        labels: (N,) int64, index (0..999) of the sorted WordNet ids; all boxes of a picture have this label.
+        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels; those of a picture together, and sorted.
+        offsets: (N + 1,) int64, picture `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
+        sizes: (N, 2) int64, (height, width) in pixels; (0, 0) where the source does not tell.
+        synsets: WordNet ids, names and devkit ids of the classes, as far as found.
+        source: what was read.
+    """
+
+    ids: list[str]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    synsets: Synsets
+    source: Source
+
+    def owner(self) -> NDArray[np.int64]:
+        """(B,) int64: the row that each box belongs to."""
+        return np.repeat(np.arange(len(self.ids)), np.diff(self.offsets))
+
+    def boxes_of(self, i: int) -> NDArray[np.float64]:
+        """(b, 4) float64: the boxes of row `i`."""
+        return self.boxes[self.offsets[i] : self.offsets[i + 1]]
+
+    def truth(self, i: int, size: tuple[int, int] | None = None) -> Truth:
+        """The truth about row `i`.
+
+        Args:
+            i: row.
+            size: (height, width) of the picture; by default the source's, and (0, 0) where that does not tell: enough
+                to score boxes, not maps.
+        """
+        boxes, label = self.boxes_of(i), int(self.labels[i])
+        height, width = size or self.sizes[i].tolist()
+        return Truth(self.ids[i], (height, width), label, boxes, np.full(len(boxes), label, np.int64))
+
+    def select(self, rows: Sequence[int] | NDArray[np.integer]) -> "IlsvrcTruth":
+        """The rows asked for, in the order of `rows`."""
+        rows = np.asarray(rows, np.int64)
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        boxes = self.boxes[np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)]
+        ids = [self.ids[i] for i in rows]
+        return IlsvrcTruth(ids, self.labels[rows], boxes, offsets, self.sizes[rows], self.synsets, self.source)
+
+
+def read_truth(root: Path | str, source: Source | None = None) -> IlsvrcTruth:
+    """Read the truth from a folder in any of the usual layouts, from a folder of XML files, or from one file.
+
+    Args:
+        root: data folder (`ilsvrc_sources.PLACES` below it are searched) or one of the files in the table above.
+        source: which source to read; by default the first that is there, in the order text, xml, csv, devkit.
+
+    Raises:
+        FileNotFoundError: no source is there, or not the one asked for.
+        ValueError: a file is not what it should be, a label cannot be turned into an index, or a box is impossible.
+    """
+    root, order = Path(root), get_args(Source)
+    if source is not None and source not in order:
+        raise ValueError(f"source={source!r}: allowed are {', '.join(order)}, or none for the first that is there")
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist. {HOW_TO_GET}")
+    for name in (source,) if source else order:
+        if files := sources.find(name, root):
+            synsets = sources.find_classes(root)
+            return _assemble(sources.read(name, files, synsets), synsets, name, root)
+    there = ", ".join(name for name in order if sources.find(name, root))
+    raise FileNotFoundError(
+        f"no ILSVRC truth{f' of source {source!r}' if source else ''} in {root}{there and f' (there is: {there})'}; "
+        f"looked in {', '.join(map(str, sources.places(root)))}. {HOW_TO_GET}"
+    )
+
+
+def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:
+    """One truth of several, rows sorted by id. Raises `ValueError` if a picture is in two of them."""
+    ids = [name for truth in truths for name in truth.ids]
+    if twice := sorted(name for name, n in Counter(ids).items() if n > 1):
+        raise ValueError(f"{len(twice)} pictures are in two of the roots, e.g. {twice[:3]}: leave one root out")
+    counts = np.concatenate([np.diff(truth.offsets) for truth in truths])
+    together = IlsvrcTruth(
+        ids,
+        np.concatenate([truth.labels for truth in truths]),
+        np.concatenate([truth.boxes for truth in truths]),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.concatenate([truth.sizes for truth in truths]),
+        truths[0].synsets,
+        truths[0].source,
+    )
+    return together.select(sorted(range(len(ids)), key=ids.__getitem__))
+
+
+def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
+    """Raise `ValueError`, naming the first picture, unless both say the same about the same pictures.
+
+    Sizes are compared where both know them; names of classes are not compared.
+    """
+    pair = f"{a.source} and {b.source}"
+    if a.ids != b.ids:
+        odd = sorted(set(a.ids) ^ set(b.ids))
+        raise ValueError(f"{pair} list different pictures: {len(odd)} are in one only, e.g. {odd[:3]}")
+    known = (a.sizes > 0).all(1) & (b.sizes > 0).all(1)
+    for what, differs in (
+        ("label", a.labels != b.labels),
+        ("size", known & (a.sizes != b.sizes).any(1)),
+        ("number of boxes", np.diff(a.offsets) != np.diff(b.offsets)),
+    ):
+        if differs.any():
+            raise ValueError(f"{pair} differ in the {what} of {differs.sum()} pictures, e.g. {a.ids[differs.argmax()]}")
+    if (unequal := (a.boxes != b.boxes).any(1)).any():
+        i = int(unequal.argmax())
+        raise ValueError(
+            f"{pair} differ in {unequal.sum()} boxes, e.g. {a.ids[a.owner()[i]]}: {a.boxes[i].tolist()} and "
+            f"{b.boxes[i].tolist()}"
+        )
+
+
+def _assemble(parsed: Parsed, synsets: Synsets, source: Source, root: Path) -> IlsvrcTruth:
+    if unlabelled := sorted(parsed.boxes.keys() - parsed.labels.keys()):
+        raise ValueError(f"{root}: {len(unlabelled)} pictures have boxes but no label, e.g. {unlabelled[:3]}")
+    ids = sorted(parsed.labels)
+    boxes = [sorted(parsed.boxes.get(name, ())) for name in ids]
+    truth = IlsvrcTruth(
+        ids,
+        np.array([parsed.labels[name] for name in ids], np.int64),
+        np.array([box for several in boxes for box in several], np.float64).reshape(-1, 4),
+        np.cumsum([0, *map(len, boxes)], dtype=np.int64),
+        np.array([parsed.sizes.get(name, (0, 0)) for name in ids], np.int64).reshape(-1, 2),
+        synsets,
+        source,
+    )
+    wrong = (truth.labels < 0) | (truth.labels >= N_CLASSES)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            f"{root}: {ids[i]} has the label {truth.labels[i]}; indices of the sorted WordNet ids are "
+            f"0..{N_CLASSES - 1} (1..{N_CLASSES} would be devkit ids, another order)"
+        )
+    _check_boxes(truth, root)
+    return truth
+
+
+def _check_boxes(truth: IlsvrcTruth, root: Path) -> None:
+    # Up to one pixel outside is allowed: boxes that were resized with their pictures are rounded.
+    height, width = truth.sizes[truth.owner()].T
+    x1, y1, x2, y2 = truth.boxes.T
+    fits = (x1 >= 0) & (y1 >= 0) & (x2 >= x1) & (y2 >= y1) & np.isfinite(truth.boxes).all(1)
+    fits &= ((x2 <= width) & (y2 <= height)) | (width == 0)
+    if not fits.all():
+        i = int(fits.argmin())
+        raise ValueError(
+            f"{root}: {(~fits).sum()} boxes are impossible, e.g. {truth.boxes[i].tolist()} of "
+            f"{truth.ids[truth.owner()[i]]}, a picture of {width[i] or '?'} x {height[i] or '?'} pixels; "
+            "`x1 y1 x2 y2`, inclusive pixels from 0, is expected"
+        )

@@ -1,0 +1,118 @@
+"""Pictures and masks from files to arrays: the one place that decodes.
+
+Boxes of ILSVRC and VOC refer to the pixel grid as it is stored, so a picture is never rotated by its EXIF tag and never
+decoded at a reduced scale. What a file is, its content decides and not its name: a PNG named `.JPEG` is read as a PNG.
+"""
+
+import io
+import threading
+import warnings
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from eigencam.datasets.base import BadImageError
+
+_OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of the whole process
+
+
+def read_rgb(path: Path | str) -> NDArray[np.uint8]:
+    """Decode a picture as RGB.
+
+    Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles; of 16 bits a
+    channel the upper eight are kept; alpha and transparent colours are dropped (the stored colour shows, nothing is
+    blended with a background); of several frames the first counts.
+
+    Args:
+        path: picture in any format that Pillow reads.
+
+    Returns:
+        (H, W, 3) uint8, RGB, writable, H and W as stored.
+
+    Raises:
+        BadImageError: the file is empty, truncated, corrupt, not a picture, or so large that it must be a bomb.
+        FileNotFoundError: there is no such file (other faults of the file system pass through likewise).
+    """
+    image = _decode(path)
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise BadImageError(path, f"values from {wide.min()} to {wide.max()}: grey pictures have 8 or 16 bits")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise BadImageError(path, "floating-point pixels: their range is not known, pictures have 8 or 16 bits")
+    image.info.pop("transparency", None)  # Pillow would warn and blend it into the colours
+    try:
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:
+        raise BadImageError(path, f"no conversion from mode {image.mode!r} to RGB: {error}") from error
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of a picture in pixels as stored, from its header alone.
+
+    Raises:
+        BadImageError: the header is not that of a picture.
+        FileNotFoundError: there is no such file.
+    """
+    with Path(path).open("rb") as file, _open(path, file) as image:
+        return image.height, image.width
+
+
+def read_mask(path: Path | str) -> NDArray[np.uint8]:
+    """Decode a segmentation mask: the palette's indices, not its colours.
+
+    Args:
+        path: palette PNG as in VOC's `SegmentationClass`, or a grey picture whose values are the indices.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        BadImageError: the file cannot be decoded.
+        ValueError: it is a picture of another kind, such as a mask painted in RGB.
+        FileNotFoundError: there is no such file.
+    """
+    image = _decode(path)
+    if image.mode not in ("P", "L"):
+        raise ValueError(
+            f"{path}: a mask of mode {image.mode!r}; the modes read are 'P' (palette, as VOC ships it) and 'L' (grey, "
+            "value = index): a mask painted in colours has lost its indices, use the original PNG"
+        )
+    return np.array(image)
+
+
+def _decode(path: Path | str) -> Image.Image:
+    data = Path(path).read_bytes()  # beforehand, so that a fault of the disk is not taken for a bad picture
+    if not data:
+        raise BadImageError(path, "the file is empty")
+    with _open(path, io.BytesIO(data)) as image:
+        try:
+            image.load()
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise OSError, SyntaxError, IndexError, struct.error, ...
+            raise BadImageError(path, _reason(error)) from error
+        return image
+
+
+def _open(path: Path | str, file: IO[bytes]) -> Image.Image:
+    """Read the header. Damaged EXIF, which Pillow warns about, says nothing about the pixels."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(file)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BadImageError(path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture in any known format"
+    return str(error) or type(error).__name__

@@ -1,0 +1,278 @@
+"""PASCAL VOC 2007 and 2012: boxes of 20 classes, and segmentation masks for a part of the pictures.
+
+    data = Voc("data", year=2007, image_set="test")                       # boxes
+    data = Voc("data", year=2012, image_set="val", task="Segmentation")   # masks, and boxes where annotated
+
+All objects of the 20 classes count as what is sought (`foreground="any"`). VOC's files count pixels from 1; boxes are
+shifted to 0-based inclusive pixels here, fractions (there are some in VOC 2012) kept.
+
+The label of a picture, which has objects of several classes, is the class with the largest area: of the mask where
+there is one with an object in it, otherwise of the boxes, added up, without those flagged difficult unless all are. Of
+equal classes the first in alphabetical order is taken; without any object the label is -1.
+"""
+
+import hashlib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, BadImageError, Truth, checksum
+from eigencam.datasets.images import image_size, read_mask, read_rgb
+from eigencam.evaluation import boxes as box
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""In the order of the masks' palette: class `k` has the palette index `k + 1`."""
+
+Task = Literal["Main", "Segmentation"]
+YEARS = (2007, 2012)
+SUFFIXES = {"JPEGImages": ".jpg", "Annotations": ".xml", "SegmentationClass": ".png"}
+HOW_TO_GET = (
+    "The archives are VOCtrainval_11-May-2012.tar, VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of "
+    "host.robots.ox.ac.uk/pascal/VOC; download=true lets torchvision fetch them"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One XML file.
+
+    Attributes:
+        size: (height, width) in pixels; None where there is no file.
+        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
+        labels: (B,) int64, index into `CLASSES`.
+        difficult: (B,) bool.
+    """
+
+    size: tuple[int, int] | None
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are no objects.
+
+    Raises:
+        ValueError: the file is not such an annotation, or it names an unknown class.
+    """
+    try:
+        root = ET.fromstring(path.read_bytes())
+        objects = root.findall("object")  # not `iter`: parts have boxes too
+        names = [found.findtext("name", "").strip() for found in objects]
+        corners = [
+            [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
+        ]
+        difficult = [found.findtext("difficult", "0").strip() == "1" for found in objects]
+        height, width = (int(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+    except (ET.ParseError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable VOC annotation: {error}") from error
+    if unknown := sorted(set(names) - set(CLASSES)):
+        raise ValueError(f"{path}: class {unknown[0]!r}; the classes are {', '.join(CLASSES)}")
+    boxes = np.array(corners, np.float64).reshape(-1, 4) - 1
+    inside = (
+        (boxes[:, :2] >= -1).all(1) & (boxes[:, 2:] <= (width, height)).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)
+    )
+    if not inside.all():
+        wrong = (boxes[inside.argmin()] + 1).tolist()
+        raise ValueError(f"{path}: impossible box {wrong} (1-based) in a picture of {width} x {height} pixels")
+    labels = np.array([CLASSES.index(name) for name in names], np.int64)
+    return Annotation((height, width), boxes, labels, np.array(difficult, bool))
+
+
+class Voc:
+    """Pictures of one of VOC's image sets and their truth; an `eigencam.datasets.base.Dataset`."""
+
+    class_space = "voc"
+    classes = CLASSES
+
+    def __init__(
+        self,
+        root: str | Path,
+        year: int = 2012,
+        image_set: str = "val",
+        task: Task = "Main",
+        difficult: bool = True,
+        allow_missing: bool = False,
+        download: bool = False,
+    ) -> None:
+        """Find the files and read all annotations.
+
+        Args:
+            root: the folder that contains `VOCdevkit`, or `VOCdevkit`, or `VOC2012` itself.
+            year: 2007 or 2012.
+            image_set: a list in `ImageSets/<task>`: train, val, trainval, test, or a class's, as `cow_val`, whose
+                pictures flagged -1 (no such object) are left out.
+            task: `Main`: every picture has boxes; `Segmentation`: every picture has a mask, and boxes where annotated.
+            difficult: keep the boxes flagged difficult (`Truth.difficult` tells them apart).
+            allow_missing: take the pictures whose files are all there.
+            download: let torchvision download the archive into `root` unless the image set is there already.
+
+        Raises:
+            FileNotFoundError: the folder, the image set, or some of its files are missing.
+            ValueError: an option is not one of those allowed, or an annotation is wrong.
+        """
+        if year not in YEARS:
+            raise ValueError(f"year={year!r}: allowed are {YEARS[0]} and {YEARS[1]}")
+        if task not in get_args(Task):
+            raise ValueError(f"task={task!r}: allowed are {' and '.join(get_args(Task))}")
+        self.name = f"voc{year}"
+        self.image_set, self.task, self.difficult = image_set, task, difficult
+        if download and _folder(Path(root), year, image_set, task) is None:
+            _download(Path(root), year, image_set)
+        self.folder = _folder(Path(root), year, image_set, task) or _complain(Path(root), year, image_set, task)
+        listed = _listed(self.folder / "ImageSets" / task / f"{image_set}.txt")
+        self.ids = self._complete(listed, allow_missing)
+        self._annotations = [self._annotation(name) for name in self.ids]
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        return read_rgb(self._path("JPEGImages", self.ids[i]))
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`, with its mask for the task Segmentation.
+
+        Raises:
+            ValueError: picture, annotation and mask differ in size, or the mask has values that are no class.
+            BadImageError: the mask cannot be decoded.
+        """
+        name, annotation = self.ids[i], self._annotations[i]
+        mask = self._mask(name) if self.task == "Segmentation" else None
+        sizes: dict[str, tuple[int, ...]] = {}
+        if annotation.size:
+            sizes["annotation"] = annotation.size
+        if mask is not None:
+            sizes["mask"] = mask.shape
+        with suppress(BadImageError):  # `image` raises it; the truth is known without the picture
+            sizes["picture"] = image_size(self._path("JPEGImages", name))
+        if len(set(sizes.values())) > 1:
+            seen = ", ".join(f"{what} {width} x {height}" for what, (height, width) in sizes.items())
+            raise ValueError(f"{name} in {self.folder}: {seen} pixels; all must be those of the original picture")
+        height, width = next(iter(sizes.values()))
+        kept = np.ones(len(annotation.boxes), bool) if self.difficult else ~annotation.difficult
+        return Truth(
+            name,
+            (height, width),
+            _label(annotation, mask),
+            annotation.boxes[kept],
+            annotation.labels[kept],
+            annotation.difficult[kept],
+            mask,
+            foreground="any",
+        )
+
+    def identity(self) -> dict[str, object]:
+        """Year, task, image set, n, and checksums of the truth and of the pictures' files."""
+        truth = (
+            [name, a.size, a.boxes.tolist(), a.labels.tolist(), a.difficult.tolist()]
+            for name, a in zip(self.ids, self._annotations, strict=True)
+        )
+        masks = (hashlib.sha256(self._path("SegmentationClass", name).read_bytes()).hexdigest() for name in self.ids)
+        return {
+            "name": self.name,
+            "task": self.task,
+            "image_set": self.image_set,
+            "difficult": self.difficult,
+            "n": len(self.ids),
+            "truth": checksum(truth),
+            "masks": checksum(masks) if self.task == "Segmentation" else None,
+            "pictures": checksum(self._path("JPEGImages", name).stat().st_size for name in self.ids),
+        }
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self.folder / kind / (name + SUFFIXES[kind])
+
+    def _annotation(self, name: str) -> Annotation:
+        path = self._path("Annotations", name)
+        if self.task == "Segmentation" and not path.is_file():
+            return Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+        return read_annotation(path)
+
+    def _mask(self, name: str) -> NDArray[np.uint8]:
+        path = self._path("SegmentationClass", name)
+        mask = read_mask(path)
+        values = np.flatnonzero(np.bincount(mask.ravel(), minlength=VOID + 1))
+        if wrong := [int(value) for value in values if len(CLASSES) < value < VOID]:
+            raise ValueError(
+                f"{path}: values {wrong[:5]}; allowed are 0 (background), 1..{len(CLASSES)} and {VOID} (void)"
+            )
+        return mask
+
+    def _complete(self, listed: list[str], allow_missing: bool) -> list[str]:
+        """The pictures that have all their files; raises if any has not, unless that is allowed."""
+        kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
+        there = {kind: {path.stem for path in (self.folder / kind).glob(f"*{SUFFIXES[kind]}")} for kind in kinds}
+        complete = [name for name in listed if all(name in there[kind] for kind in kinds)]
+        if len(complete) < len(listed) and not (allow_missing and complete):
+            lacks = {kind: [name for name in listed if name not in there[kind]] for kind in kinds}
+            counts = "; ".join(
+                f"{len(names)} lack their file in {self.folder / kind}, e.g. {_some(names)}"
+                for kind, names in lacks.items()
+                if names
+            )
+            proceed = f"; allow_missing=true evaluates the {len(complete)} that are complete" if complete else ""
+            raise FileNotFoundError(
+                f"of the {len(listed)} pictures of {self.name} {self.task}/{self.image_set} {counts}. "
+                f"{HOW_TO_GET}{proceed}"
+            )
+        return complete
+
+
+def _label(annotation: Annotation, mask: NDArray[np.uint8] | None) -> int:
+    areas = np.zeros(len(CLASSES))
+    if mask is not None:
+        areas[:] = np.bincount(mask.ravel(), minlength=VOID + 1)[1 : len(CLASSES) + 1]
+    if not areas.any() and len(annotation.boxes):
+        counted = ~annotation.difficult if not annotation.difficult.all() else annotation.difficult
+        np.add.at(areas, annotation.labels[counted], box.area(annotation.boxes[counted]))
+    return int(areas.argmax()) if areas.any() else -1
+
+
+def _candidates(root: Path, year: int) -> list[Path]:
+    inside = [root / "VOCdevkit" / f"VOC{year}", root / f"VOC{year}"]
+    return inside if root.name == f"VOC{2007 + 2012 - year}" else [*inside, root]
+
+
+def _folder(root: Path, year: int, image_set: str, task: str) -> Path | None:
+    """The first candidate that has the image set."""
+    found = (one for one in _candidates(root, year) if (one / "ImageSets" / task / f"{image_set}.txt").is_file())
+    return next(found, None)
+
+
+def _complain(root: Path, year: int, image_set: str, task: str) -> NoReturn:
+    looked = ", ".join(str(one) for one in _candidates(root, year))
+    lists = [path for one in _candidates(root, year) for path in sorted((one / "ImageSets" / task).glob("*.txt"))]
+    names = [path.stem for path in lists if "_" not in path.stem]
+    raise FileNotFoundError(
+        f"no ImageSets/{task}/{image_set}.txt of VOC {year} in {looked}"
+        f"{f'; the image sets there are {_some(names, 4)}' if names else ''}. {HOW_TO_GET}"
+    )
+
+
+def _listed(path: Path) -> list[str]:
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    names = sorted({row[0] for row in rows if row[1:2] != ["-1"]})
+    if not names:
+        raise ValueError(f"{path}: no picture is listed")
+    return names
+
+
+def _some(names: Iterable[str], n: int = 3) -> str:
+    return ", ".join(list(names)[:n])
+
+
+def _download(root: Path, year: int, image_set: str) -> None:
+    from torchvision.datasets import VOCDetection  # here, so that data on disk needs no torch
+
+    try:
+        VOCDetection(str(root), year=str(year), image_set=image_set, download=True)
+    except (OSError, RuntimeError) as error:  # no network, or an archive with another checksum
+        raise FileNotFoundError(f"VOC {year} could not be downloaded into {root}: {error}. {HOW_TO_GET}") from error
