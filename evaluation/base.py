@@ -45,7 +45,10 @@ class Metric:
 
 
 class Evaluator(Protocol):
-    """The contract of `evaluation/localization.py` and its siblings."""
+    """The contract of `evaluation/localization.py` and its siblings.
+
+    An optional class attribute `headline` names the metrics that a table shows unless others are asked for.
+    """
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """The row of one picture. Columns are the same for every picture."""

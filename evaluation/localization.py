@@ -21,6 +21,7 @@ Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,8 @@ class Localization:
     threshold: float = 0.15
     component: ComponentRule = "largest"
     iou: float = 0.5
+
+    headline: ClassVar[tuple[str, ...]] = ("top1_loc_error", "top5_loc_error", "gt_known_error", "box_error")
 
     def __post_init__(self) -> None:
         check_rule(self.rule, self.threshold, self.component)

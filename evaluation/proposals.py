@@ -32,7 +32,7 @@ J. Uijlings et al., "Selective search for object recognition", IJCV 2013.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,8 @@ class Proposals:
     max_boxes: int = 100
     difficult: bool = False
     nms: float | None = None
+
+    headline: ClassVar[tuple[str, ...]] = ("recall50_1", "recall50_10", "ar_1", "ar_10", "abo")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))

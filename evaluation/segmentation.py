@@ -25,6 +25,7 @@ Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", I
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,8 @@ class Segmentation:
     n_classes: int = 20
     rule: Rule = "max"
     threshold: float = 0.2
+
+    headline: ClassVar[tuple[str, ...]] = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer")
 
     def __post_init__(self) -> None:
         check_rule(self.rule, self.threshold)

@@ -1,0 +1,321 @@
+import argparse
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eigencam import score
+from eigencam.datasets.devkit import Synsets
+from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
+from eigencam.evaluation.predictions import (
+    devkit_metrics,
+    find_maps,
+    read_coco_boxes,
+    read_coco_truth,
+    read_devkit,
+    read_map,
+)
+
+SHARED = os.environ.get("EIGENCAM_SHARED")
+WORDS = "EIGENCAM_SHARED is not set: it names the folder with the published reference files"
+DEVKIT_IDS = np.roll(np.arange(1, 1001), 1)  # sorted index 0 is devkit id 1000, 1 is 1, ...
+
+
+def ilsvrc(folder: Path) -> Path:
+    """Three pictures of 40 x 30: the second has two boxes."""
+    names = [f"val/ILSVRC2012_val_{k:08d}.JPEG" for k in (1, 2, 3)]
+    boxes = [(0, "0,0,9,9"), (1, "0,0,4,4"), (1, "20,10,39,29"), (2, "5,5,14,14")]
+    files = {
+        "localization.txt": [f"{names[k]},{box}" for k, box in boxes],
+        "class_labels.txt": [f"{name},{label}" for name, label in zip(names, (7, 8, 9), strict=True)],
+        "image_sizes.txt": [f"{name},40,30" for name in names],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in files.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+    (folder / "devkit_id_by_sorted_index.json").write_text(json.dumps(DEVKIT_IDS.tolist()))
+    return folder
+
+
+def annotated(name: str, difficult: int, box: tuple[int, ...]) -> str:
+    corners = "".join(f"<{c}>{x}</{c}>" for c, x in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>"
+
+
+def voc(root: Path) -> Path:
+    """Two pictures of 40 x 30: an object of class 0 in each, a difficult one of class 1 in the second."""
+    folder = root / "VOCdevkit" / "VOC2012"
+    for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    for k, name in enumerate(("2008_000001", "2008_000002")):
+        Image.new("RGB", (40, 30)).save(folder / "JPEGImages" / f"{name}.jpg")
+        things = annotated("aeroplane", 0, (1, 1, 20, 10)) + (annotated("bicycle", 1, (31, 21, 40, 30)) if k else "")
+        size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+        (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{things}</annotation>")
+        mask = np.zeros((30, 40), np.uint8)
+        mask[:10, :20], mask[10, :20] = 1, 255
+        Image.fromarray(mask).save(folder / "SegmentationClass" / f"{name}.png")
+    for task in ("Main", "Segmentation"):
+        (folder / "ImageSets" / task / "val.txt").write_text("2008_000001\n2008_000002\n")
+    return root / "VOCdevkit"
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    score.add_arguments(parser)
+    assert score.main(parser.parse_args([str(word) for word in argv] + ["--json"])) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.skipif(not SHARED, reason=WORDS)
+@pytest.mark.parametrize(
+    ("network", "expected"), [("alexNet", (65.70, 41.64, 48.03)), ("vgg16", (55.22, 27.05, 43.66))]
+)
+def test_published_boxes(network: str, expected: tuple[float, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    reference, start = Path(str(SHARED)) / "reference", time.perf_counter()
+    file = reference / f"cnn_fixations/{network}.txt.gz"
+    out = run(capsys, file, "--format", "devkit", "--truth", reference / "ilsvrc_val")
+    names = ("top1_loc_error", "top1_cls_error", "box_error")
+    assert tuple(out["metrics"][name] for name in names) == expected
+    assert out["n"] == 50_000
+    assert time.perf_counter() - start < 20
+
+
+def test_devkit_takes_the_best_guess(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "boxes.txt"
+    file.write_text(
+        "7 0 0 9 9 \n"  # right
+        "500 20 10 39 29 8 20 10 39 29\n"  # the second guess is right, with the second box
+        "9 0 0 4 4\n"  # right label, wrong box
+    )
+    out = run(capsys, file, "--format", "devkit", "--truth", ilsvrc(tmp_path / "truth"))
+    assert out["metrics"] == {
+        "top1_loc_error": 66.67,
+        "top1_cls_error": 33.33,
+        "top5_loc_error": 33.33,
+        "top5_cls_error": 0,
+        "box_error": 33.33,
+        "mean_iou": 66.67,
+    }
+    low, high = out["interval95"]["box_error"]
+    assert 0 < low < 33.33 < high < 100
+
+
+def test_devkit_ids_are_not_sorted_indices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "boxes.txt.gz"
+    file.write_bytes(gzip.compress(b"7 0 0 9 9\n8 0 0 4 4\n9 5 5 14 14\n"))
+    truth = ilsvrc(tmp_path / "truth")
+    order = list(range(1, 1001))
+    (truth / "devkit_id_by_sorted_index.json").write_text(json.dumps(order))  # here index 7 is devkit id 8
+    assert run(capsys, file, "--format", "devkit", "--truth", truth)["metrics"]["top1_cls_error"] == 100
+    sorted_ = run(capsys, file, "--format", "devkit", "--truth", truth, "--labels", "sorted")
+    assert sorted_["metrics"]["top1_cls_error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("7 0 0 9 9\n8 0 0 4\n9 5 5 14 14\n", "line 2: 4 numbers"),
+        ("7 0 0 9 9\n\n9 5 5 14 14\n", "line 2: 0 numbers"),
+        ("7 0 0 9 9\n8 0 0 4 4\n" + "9 5 5 14 14 " * 6, "line 3: 30 numbers"),
+        ("7 0 0 9 9\n8 0 0 x 4\n9 5 5 14 14\n", "line 2: '8 0 0 x 4'"),
+        ("7 0 0 9 9\n8.5 0 0 4 4\n9 5 5 14 14\n", "line 2"),
+        ("7 0 0 9 9\n8 0 0 nan 4\n9 5 5 14 14\n", "line 2"),
+        ("7 0 0 9 9\n1001 0 0 4 4\n9 5 5 14 14\n", r"line 2: labels \[1001\]; allowed are 1 to 1000"),
+        ("0 0 0 9 9\n8 0 0 4 4\n9 5 5 14 14\n", "line 1: labels"),
+        ("7 0 0 9 9\n8 0 0 4 4\n", "2 lines, the truth has 3 pictures"),
+        ("", "line 1: 0 numbers"),
+    ],
+)
+def test_devkit_faults_name_the_line(text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "boxes.txt"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        run(capsys, file, "--format", "devkit", "--truth", ilsvrc(tmp_path / "truth"))
+
+
+def test_devkit_against_a_loop(tmp_path: Path) -> None:
+    rng, n = np.random.default_rng(0), 60
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 4, n))])
+    corner = rng.integers(0, 8, (offsets[-1], 2))
+    boxes = np.concatenate([corner, corner + rng.integers(4, 12, (offsets[-1], 2))], axis=1).astype(float)
+    sizes, synsets = np.full((n, 2), 30), Synsets(devkit_ids=DEVKIT_IDS)
+    truth = IlsvrcTruth([str(i) for i in range(n)], rng.integers(0, 3, n), boxes, offsets, sizes, synsets, "text")
+    lines: list[list[list[int]]] = []
+    for _ in range(n):
+        lines.append([])
+        for _ in range(rng.integers(1, 6)):
+            x, y, w, h = rng.integers([0, 0, 4, 4], [8, 8, 12, 12]).tolist()
+            lines[-1].append([int(DEVKIT_IDS[rng.integers(0, 3)]), x, y, x + w, y + h])
+    file = tmp_path / "boxes.txt"
+    file.write_text("\n".join(" ".join(str(word) for guess in line for word in guess) for line in lines))
+    metrics = {metric.name: metric.value for metric in devkit_metrics(file, read_devkit(file), truth)}
+    errors = []
+    for i, line in enumerate(lines):
+        errors.append(1)
+        for label, *box in line:
+            wrong_box = 1
+            for x1, y1, x2, y2 in truth.boxes_of(i):
+                w, h = min(x2, box[2]) - max(x1, box[0]) + 1, min(y2, box[3]) - max(y1, box[1]) + 1
+                union = (x2 - x1 + 1) * (y2 - y1 + 1) + (box[2] - box[0] + 1) * (box[3] - box[1] + 1) - w * h
+                if w > 0 and h > 0 and w * h / union >= 0.5:
+                    wrong_box = 0
+            errors[-1] = min(errors[-1], max(int(DEVKIT_IDS[truth.labels[i]] != label), wrong_box))
+    assert metrics["top5_loc_error"] == pytest.approx(100 * np.mean(errors))
+    assert 0 < metrics["top5_loc_error"] < 100
+
+
+def coco_result(image: object, box: list[float], value: float) -> dict[str, object]:
+    return {"image_id": image, "category_id": 1, "bbox": box, "score": value}
+
+
+def test_coco_against_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, file = tmp_path / "instances.json", tmp_path / "results.json.gz"
+    objects = [(1, 3, [0, 0, 10, 10], 0), (1, 7, [20, 0, 10, 10], 0), (2, 3, [0, 0, 4, 4], 0), (2, 3, [9, 9, 4, 4], 1)]
+    data = {
+        "images": [{"id": i, "width": 40, "height": 30} for i in (2, 1)],
+        "categories": [{"id": 7, "name": "b"}, {"id": 3, "name": "a"}],
+        "annotations": [
+            {"id": k, "image_id": i, "category_id": c, "bbox": box, "iscrowd": crowd, "area": box[2] * box[3]}
+            for k, (i, c, box, crowd) in enumerate(objects)
+        ],
+    }
+    truth.write_text(json.dumps(data))
+    results = [coco_result(1, [20, 0, 10, 5], 0.2), coco_result(1, [0, 0, 10, 10], 0.9)]
+    file.write_bytes(gzip.compress(json.dumps(results).encode()))
+    out = run(capsys, file, "--format", "coco", "--truth", truth)
+    assert out["n"] == 2
+    assert out["metrics"]["box_error"] == 50
+    assert out["metrics"]["recall50_1"] == 33.33
+    assert out["metrics"]["recall50_10"] == 66.67
+    assert out["metrics"]["mabo"] == pytest.approx((100 * (1 + 0) / 2 + 50) / 2)
+    assert out["protocol"]["without boxes"].startswith("1:")
+    assert run(capsys, file, "--format", "coco", "--truth", truth, "--difficult")["metrics"]["recall50_10"] == 50
+    assert [t.box_labels.tolist() for t in read_coco_truth(truth)] == [[0, 1], [0, 0]]
+    assert not any(name.startswith("top") for name in out["metrics"])
+
+
+def test_coco_ids_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, truth = tmp_path / "results.json", voc(tmp_path)
+    file.write_text(
+        json.dumps([coco_result(2008000001, [0, 0, 20, 10], 1), coco_result("2008_000002", [30, 20, 10, 10], 1)])
+    )
+    out = run(capsys, file, "--format", "coco", "--truth", truth, "--set", "2012/Main/val")
+    assert (out["metrics"]["box_error"], out["metrics"]["recall50_1"]) == (0, 50)
+    with_difficult = run(capsys, file, "--format", "coco", "--truth", truth, "--set", "2012/Main/val", "--difficult")
+    assert with_difficult["metrics"]["recall50_1"] == 66.67
+    file.write_text(json.dumps([coco_result(3, [5, 5, 10, 10], 1)]))
+    assert run(capsys, file, "--format", "coco", "--truth", ilsvrc(tmp_path / "i"))["metrics"]["box_error"] == 66.67
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "JSON of a dict"),
+        ("[", "not JSON"),
+        ('[{"image_id": 1, "bbox": [0, 0, 1, 1]}]', "result 0.*score"),
+        ('[{"image_id": 1, "bbox": [0, 0, 1], "score": 1}]', "result 0: bbox"),
+        ('[{"image_id": 9, "bbox": [0, 0, 1, 1], "score": 1}]', "does not have, e.g. 9; it has a1, a2"),
+    ],
+)
+def test_coco_faults_are_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_coco_boxes(tmp_path / "results.json", ["a1", "a2"])
+    (tmp_path / "truth.json").write_text('{"images": []}')
+    with pytest.raises(ValueError, match="not COCO's instances"):
+        read_coco_truth(tmp_path / "truth.json")
+
+
+def test_maps_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, maps = voc(tmp_path), tmp_path / "maps"
+    maps.mkdir()
+    values = np.zeros((3, 4))
+    values[0, :2] = 1
+    np.save(maps / "2008_000001.jpg.npy", values[None])
+    Image.fromarray((np.kron(values, np.ones((10, 10))) * 200).astype(np.uint8)).save(maps / "2008_000002.png")
+    np.save(maps / "unrelated.npy", values)
+    options = ("--format", "maps", "--truth", truth, "--set", "2012/Segmentation/val")
+    out = run(capsys, maps, *options)
+    assert out["n"] == 2
+    assert out["metrics"]["box_error"] == 0
+    assert out["protocol"]["maps of no picture"] == "1, not used: unrelated"
+    assert 50 < out["metrics"]["fg_iou"] < 100
+    assert out["metrics"]["abo"] > 50
+    assert out["thresholds"]["box_error"] == "0.15 max"
+    other = run(capsys, maps, *options, "--threshold", 0.9, "--mask-threshold", 0.5, "--component", "all")
+    assert (other["thresholds"]["box_error"], other["thresholds"]["fg_iou"]) == ("0.9 max", "0.5 max")
+    assert other["protocol"]["localization"]["component"] == "all"
+    (maps / "2008_000002.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures .* e.g. 2008_000002; .*--allow-missing"):
+        run(capsys, maps, *options)
+    assert run(capsys, maps, *options, "--allow-missing")["n"] == 1
+
+
+def test_maps_of_ilsvrc_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, maps = ilsvrc(tmp_path / "truth"), tmp_path / "maps" / "val"
+    maps.mkdir(parents=True)
+    for k, values in enumerate((np.full((30, 40), np.nan), np.ones((1, 1)), np.eye(2)), 1):
+        np.save(maps / f"ILSVRC2012_val_{k:08d}.JPEG.npy", values)
+    out = run(capsys, maps.parent, "--format", "maps", "--truth", truth)
+    assert out["metrics"]["box_error"] == 100
+    assert out["notes"]["box_error"] == "1 constant, 1 nonfinite of 3 maps"
+    assert "fg_iou" not in out["metrics"]
+    parser = argparse.ArgumentParser()
+    score.add_arguments(parser)
+    score.main(parser.parse_args([str(maps), "--format", "maps", "--truth", str(truth)]))
+    text = capsys.readouterr().out
+    assert "box_error" in text
+    assert "nan" not in text
+    assert "3 of the 3 of ilsvrc" in text
+
+
+def test_which_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, file = voc(tmp_path), tmp_path / "results.json"
+    file.write_text("[]")
+    options = (file, "--format", "coco", "--truth", truth)
+    with pytest.raises(ValueError, match=r"--set 2012/Main/val or --set 2012/Segmentation/val"):
+        run(capsys, *options)
+    with pytest.raises(ValueError, match="allowed are auto, ilsvrc"):
+        run(capsys, *options, "--set", "2012")
+    (truth / "VOC2012/ImageSets/Segmentation/val.txt").unlink()
+    assert run(capsys, *options)["metrics"]["box_error"] == 100
+    assert run(capsys, file, "--format", "coco", "--truth", truth / "VOC2012")["n"] == 2
+
+
+def test_map_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        find_maps(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"no \.npy or \.png"):
+        find_maps(tmp_path)
+    wide = np.array([[0, 65535], [256, 1]], np.uint16)
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_map(tmp_path / "a.png"), wide)
+    np.save(tmp_path / "b.npy", np.ones((1, 1, 1)))
+    assert read_map(tmp_path / "b.npy").shape == (1, 1)
+    np.save(tmp_path / "c.npy", np.ones((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"c.npy: an array of \(2, 3, 4\)"):
+        read_map(tmp_path / "c.npy")
+    Image.new("RGB", (2, 2)).save(tmp_path / "d.png")
+    with pytest.raises(ValueError, match=r"d.png: a picture of mode RGB"):
+        read_map(tmp_path / "d.png")
+    (tmp_path / "e.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"e.npy"):
+        read_map(tmp_path / "e.npy")
+    (tmp_path / "sub").mkdir()
+    np.save(tmp_path / "sub" / "a.npy", wide)
+    with pytest.raises(ValueError, match="two maps for a"):
+        find_maps(tmp_path)
+
+
+def test_scoring_needs_no_torch() -> None:
+    code = "import sys, eigencam.score; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
