@@ -150,10 +150,9 @@ class Pictures(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, BadImageError]:
         try:
-            image = self.dataset.image(i)
+            image, truth = self.dataset.image(i), self.dataset.truth(i)
         except BadImageError as error:
             return i, error
-        truth = self.dataset.truth(i)
         if image.shape[:2] != truth.size:
             raise ValueError(
                 f"{truth.image_id}: the picture is {image.shape[1]} x {image.shape[0]} pixels, its boxes and masks are "

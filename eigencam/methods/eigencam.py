@@ -34,9 +34,9 @@ from eigencam.forward import Forward
 Sign = Literal["sum", "energy", "extreme"]
 SIGNS: tuple[Sign, ...] = ("sum", "energy", "extreme")
 
-LANCZOS_FROM = 128
-"""Gram matrices with more rows than this go through Lanczos; smaller ones are quicker by `eigh`."""
 LANCZOS_STEPS = 16
+LANCZOS_FROM = 2 * LANCZOS_STEPS
+"""Gram matrices with more rows than this go through Lanczos."""
 ANGLE = 1e-5
 """Largest angle (rad) between an accepted Lanczos vector and the true one."""
 
@@ -84,10 +84,9 @@ def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "
     """
     n, _, h, w = activations.shape
     o = activations.float().flatten(2)  # (N, C, hw): the transpose of the paper's O
-    finite = o.isfinite().flatten(1).all(1)
-    o = torch.where(finite[:, None, None], o, 0.0)
-    scale = o.abs().amax((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-    o = o / scale[:, None, None]
+    scale = torch.linalg.vector_norm(o, torch.inf, dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    finite = scale.isfinite()  # a NaN anywhere makes the norm NaN
+    o = torch.where(finite[:, None, None], o / scale[:, None, None], 0.0)
     if center:
         o = o - o.mean(
             2, keepdim=True
