@@ -12,7 +12,8 @@ One map a picture is enough for all of them. By the kit's rule only a guess with
 map that belongs to that guess *is* the map for the true class. So maps for the true class (`target == label`) give all
 four. Maps for the predicted class give `top1_loc_error` exactly, since where the first class is right it is the true
 class; they give `top5_loc_error` and `gt_known_error` only if no needed map is missing. A metric whose maps are not
-there is NaN and its note says why; nothing is approximated.
+there is NaN and its note says why; nothing is approximated. A picture whose truth has no box of an object sought (VOC
+has masks of pictures that it has no boxes for) is left out of every metric that needs one, and counted in the note.
 
 Reference: `eval_localization_flat.m` of the ILSVRC2014 development kit; O. Russakovsky et al., "ImageNet Large Scale
 Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is Grad-CAM's (R. R. Selvaraju et al., ICCV
@@ -32,6 +33,8 @@ from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.boxes import NO_BOX, as_boxes, iou
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule, degenerate
+
+_CLASSES = "class prediction in the dataset's classes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,12 @@ class Localization:
             raise ValueError(f"iou {self.iou}: allowed is 0 < iou <= 1")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Columns `x1 y1 x2 y2` (NaN: no foreground), `iou` (best with any sought box, in [0, 1]) and `map_state`."""
+        """The row of one picture.
+
+        Returns:
+            `x1 y1 x2 y2`, NaN without foreground; `iou`, the best with any sought box, in [0, 1], NaN where the truth
+            has none; `map_state`.
+        """
         box = box_of(score_map, self.rule, self.threshold, self.component)
         return _row(box, truth, score_map.state)
 
@@ -67,6 +75,7 @@ class Localization:
 
         Errors have Wilson's interval and `mean_iou` the bootstrap's. NaN where the rows do not define a metric.
         """
+        everything, rows = rows, rows.loc[rows["iou"].notna()]
         wrong_box = rows["iou"].to_numpy(np.float64) < self.iou
         label = rows["label"].to_numpy(np.int64)
         known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
@@ -74,28 +83,28 @@ class Localization:
 
         def error(name: str, wrong: NDArray[np.bool_], missing: int, what: str, threshold: str = at) -> Metric:
             if missing:
-                note = f"not defined: {missing} of {len(rows)} pictures have no {what}"
-                return statistics.undefined(name, len(rows) - missing, note, threshold=threshold, better="lower")
+                note = f"not defined: {missing} of {len(wrong)} pictures have no {what}"
+                return statistics.undefined(name, len(wrong) - missing, note, threshold=threshold, better="lower")
             return statistics.rate(name, wrong, threshold=threshold, better="lower")
 
-        note = degenerate(rows["map_state"])
+        boxless = (
+            f"{len(everything) - len(rows)} pictures without a box left out" if len(rows) < len(everything) else ""
+        )
+        note = "; ".join(part for part in (degenerate(everything["map_state"]), boxless) if part)
         metrics = [
             statistics.rate("box_error", wrong_box, note=note, threshold=at, better="lower"),
             error("gt_known_error", wrong_box, int((~known).sum()), "map for the true class"),
         ]
-        ranks = _rank_of_label(rows, label)
-        classified = int((ranks < 0).sum())
+        ranks, all_ranks = _rank_of_label(rows), _rank_of_label(everything)
         for k in (1, 5):
             right = (ranks >= 1) & (ranks <= k)
-            missing, what = classified, "class prediction in the dataset's classes"
+            missing, what = int((ranks < 0).sum()), _CLASSES
             if not missing:
                 missing, what = int((right & ~known).sum()), f"map for their true class, which is in the top {k}"
             metrics.append(error(f"top{k}_loc_error", ~right | wrong_box, missing, what))
         for k in (1, 5):
-            wrong = (ranks < 1) | (ranks > k)
-            metrics.append(
-                error(f"top{k}_cls_error", wrong, classified, "class prediction in the dataset's classes", "")
-            )
+            wrong = (all_ranks < 1) | (all_ranks > k)
+            metrics.append(error(f"top{k}_cls_error", wrong, int((all_ranks < 0).sum()), _CLASSES, ""))
         metrics.append(statistics.mean("mean_iou", rows["iou"], threshold=at))
         return metrics
 
@@ -121,17 +130,17 @@ def row_of_boxes(boxes: NDArray[np.float64], truth: Truth) -> Row:
 
 def _row(box: NDArray[np.float64], truth: Truth, state: str) -> Row:
     sought = truth.boxes[truth.sought()]
-    best = float(iou(box[None], sought).max(initial=0.0))
+    best = float(iou(box[None], sought).max()) if len(sought) else float("nan")
     x1, y1, x2, y2 = box.tolist()
     return {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "iou": best, "map_state": state}
 
 
-def _rank_of_label(rows: pd.DataFrame, label: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rank_of_label(rows: pd.DataFrame) -> NDArray[np.int64]:
     """(N,): place of the label among the network's classes, 1 the first; 0 not among them, -1 nothing to compare."""
     ranks = np.full(len(rows), -1)
     if "top5" not in rows:
         return ranks
-    for i, (top, wanted) in enumerate(zip(rows["top5"], label, strict=True)):
+    for i, (top, wanted) in enumerate(zip(rows["top5"], rows["label"], strict=True)):
         if wanted >= 0 and len(top):
             found = np.flatnonzero(np.asarray(top) == wanted)
             ranks[i] = found[0] + 1 if len(found) else 0

@@ -67,10 +67,12 @@ class ScoreMap:
 
     @property
     def state(self) -> State:
-        """`nonfinite` if any value is NaN or infinite (as float32), `constant` if all are equal, else `ok`."""
+        """`nonfinite` if a value, or the range of the values, is not finite as float32; `constant` if all are equal."""
         if "state" not in self._memo:
-            low, high = float(self.values.min()), float(self.values.max())
-            self._memo["state"] = "nonfinite" if not np.isfinite(high - low) else "constant" if low == high else "ok"
+            low, high = self.values.min(), self.values.max()
+            with np.errstate(over="ignore", invalid="ignore"):
+                finite = np.isfinite(high - low)
+            self._memo["state"] = "nonfinite" if not finite else "constant" if low == high else "ok"
         return self._memo["state"]
 
     @property
@@ -101,30 +103,36 @@ class ScoreMap:
         if self.region is None and self.values.shape == self.size:
             return self.values.copy()
         x0, y0, x1, y1 = self.region or (0.0, 0.0, float(width), float(height))
-        if self.state == "constant":  # a product would leave rounding noise, which `range` would call foreground
-            full = np.full(self.size, self.values[0, 0])
-        else:
-            rows = _resize_matrix(self.values.shape[0], height, y0, y1)
-            columns = _resize_matrix(self.values.shape[1], width, x0, x1)
-            full = rows @ self.values @ columns.T
+        # Along x while the map is small, then along y. No matrix product: a BLAS with threads that other processes
+        # compete for takes 20 ms for this, and leaves rounding noise on plateaus.
+        full = _interpolate(self.values, 1, _positions(self.values.shape[1], width, x0, x1))
+        full = _interpolate(full, 0, _positions(self.values.shape[0], height, y0, y1))
         outside = min(0.0, float(self.values.min()))
         full[_outside(height, y0, y1)] = outside
         full[:, _outside(width, x0, x1)] = outside
         return full
 
 
-@lru_cache(maxsize=256)
-def _resize_matrix(n_in: int, n_out: int, start: float, stop: float) -> Floats:
-    """(n_out, n_in): the bilinear weights of `n_in` cells that cover [start, stop) for the pixels 0 .. n_out - 1."""
+Positions = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
+
+
+@lru_cache(maxsize=4096)
+def _positions(n_in: int, n_out: int, start: float, stop: float) -> Positions:
+    """Where the pixels 0 .. n_out - 1 lie among `n_in` cells that cover [start, stop): cell before, behind, weight."""
     position = (np.arange(n_out) + 0.5 - start) / (stop - start) * n_in - 0.5
     position = np.clip(position, 0, n_in - 1)
-    lower = np.floor(position).astype(np.int64)
-    weight = position - lower
-    matrix = np.zeros((n_out, n_in), np.float32)
-    pixels = np.arange(n_out)
-    matrix[pixels, np.minimum(lower + 1, n_in - 1)] = weight
-    matrix[pixels, lower] += 1 - weight
-    return matrix
+    before = np.floor(position).astype(np.int64)
+    return before, np.minimum(before + 1, n_in - 1), (position - before).astype(np.float32)
+
+
+def _interpolate(values: Floats, axis: int, positions: Positions) -> Floats:
+    """Linear interpolation of (h, w) along an axis; between equal values the result is that value exactly."""
+    before, behind, weight = positions
+    low, step = values.take(before, axis), values.take(behind, axis)
+    step -= low
+    step *= weight if axis == 1 else weight[:, None]
+    low += step
+    return low
 
 
 def _outside(n: int, start: float, stop: float) -> NDArray[np.bool_]:

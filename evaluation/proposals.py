@@ -153,7 +153,7 @@ class Proposals:
         low, high = statistics.bootstrap_pooled(counts, _shares)
         n = int(objects.sum())
         metrics = [
-            Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note)
+            Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note if name == "abo" else "")
             for name, value, lo, hi in zip(columns, values, low, high, strict=True)
         ]
         return [*metrics, _mean_over_classes(best, classes, objects)]

@@ -8,6 +8,7 @@ FN the numbers of foreground pixels above the threshold, of other pixels above i
     miou             VOC's: a pixel above the threshold is predicted to be of the picture's class, else background;
                      TP, FP, FN of every class summed over the set, IoU of each class, mean over the classes (with the
                      background) whose pixels occur in the truth. A picture without a label predicts no class
+                     (the interval's resamples: over those that occur in the resample)
     miou_binary      the same with two classes, foreground and the rest, whatever the picture's class is called
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the

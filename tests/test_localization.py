@@ -53,9 +53,24 @@ def test_no_foreground_is_a_miss(values: np.ndarray) -> None:
     assert row["iou"] == 0
 
 
-def test_no_object_is_a_miss_and_the_whole_picture_can_be_one() -> None:
+def test_pictures_without_a_box_are_left_out() -> None:
+    evaluator = Localization()
+    truths = [truth_of([0, 0, 19, 19]), truth_of([0, 0, 2, 2], labels=[4]), truth_of()]
+    run = [{"label": 3, "target": target, "top5": [3, 1]} for target in (3, 7, 7)]
+    rows = pd.DataFrame(
+        [{**a, **evaluator.row(map_of(0, 0, 19, 19), truth)} for a, truth in zip(run, truths, strict=True)]
+    )
+    metrics = by_name(evaluator.summary(rows))
+    assert {name: metric.n for name, metric in metrics.items()} == {
+        **dict.fromkeys(["box_error", "gt_known_error", "top1_loc_error", "top5_loc_error", "mean_iou"], 1),
+        **dict.fromkeys(["top1_cls_error", "top5_cls_error"], 3),
+    }
+    assert metrics["gt_known_error"].value == 0
+    assert metrics["box_error"].note == "3 constant of 3 maps; 2 pictures without a box left out"
+
+
+def test_the_whole_picture_can_be_the_object() -> None:
     whole = map_of(0, 0, 19, 19)
-    assert Localization().row(whole, truth_of())["iou"] == 0
     assert Localization().row(whole, truth_of([0, 0, 19, 19]))["iou"] == 1
     line = Localization().row(map_of(4, 0, 7, 0, (1, 9)), truth_of([4, 0, 8, 0], size=(1, 9)))
     assert line["iou"] == 0.8

@@ -61,16 +61,23 @@ def test_region_beyond_the_picture_is_cropped() -> None:
     np.testing.assert_allclose(ScoreMap(values, (40, 60), region=(0, -4, 60, 46)).full, whole[4:44], atol=1e-6)
 
 
+def test_plateaus_stay_flat() -> None:
+    values = np.full((14, 14), 0.1)
+    values[7, 7] = 5
+    full = ScoreMap(values, (375, 500)).full
+    assert set(full[:150].ravel().tolist()) == {float(np.float32(0.1))}
+
+
 def test_one_upsampling_for_all() -> None:
     score_map = ScoreMap(np.eye(3), (30, 30))
     assert score_map.full is score_map.full
     assert not score_map.full.flags.writeable
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300, -3.4e38])
 @pytest.mark.parametrize(("rule", "threshold"), RULES)
 def test_nonfinite_maps_have_no_foreground(bad: float, rule: Rule, threshold: float) -> None:
-    values = np.ones((3, 3))
+    values = np.full((3, 3), 1e38)
     values[1, 1] = bad
     score_map = ScoreMap(values, (30, 30))
     assert score_map.state == "nonfinite"
