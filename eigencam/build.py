@@ -8,11 +8,19 @@ RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def instantiate(node: Mapping[str, Any]) -> Any:
-    """Build what a node with `_target_` describes; lists and mappings arrive as plain Python ones."""
+    """Build what a node with `_target_` describes; lists and mappings arrive as plain Python ones.
+
+    Raises:
+        Exception: whatever the target raised, without Hydra's wrapping.
+    """
     import hydra.utils
+    from hydra.errors import InstantiationException
     from omegaconf import OmegaConf
 
-    return hydra.utils.instantiate(OmegaConf.create(dict(node)), _convert_="all")
+    try:
+        return hydra.utils.instantiate(OmegaConf.create(dict(node)), _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
 
 
 def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -167,11 +167,6 @@ def _attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any
         return make(*args, **kwargs)
     except (ValueError, FileNotFoundError, TypeError) as error:
         text = str(error)
-    except Exception as error:  # Hydra wraps what a constructor raises
-        cause = error.__cause__ or error
-        if not isinstance(cause, ValueError | FileNotFoundError | TypeError):
-            raise
-        text = str(cause)
     faults.append(text if text.startswith(where) else f"{where}: {text}")
     return None
 
