@@ -39,7 +39,7 @@ class Pictures:
     name: str
     ids: list[str]
     truth: Callable[[int], Truth]
-    mask_classes: int = 0  # 0: no masks
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +132,8 @@ def _score_maps(args: argparse.Namespace) -> Scored:
     ]
     files = predictions.find_maps(args.predictions)
     pictures = open_truth(args)
-    if pictures.mask_classes:
-        evaluators.insert(1, Segmentation(pictures.mask_classes, args.rule, args.mask_threshold))
+    if pictures.masks:
+        evaluators.insert(1, Segmentation(args.rule, args.mask_threshold))
     missing = [name for name in pictures.ids if name not in files]
     if missing and (len(missing) == len(pictures.ids) or not args.allow_missing):
         raise FileNotFoundError(
@@ -185,7 +185,7 @@ def open_truth(args: argparse.Namespace) -> Pictures:
     if not (year.isdigit() and task and image_set):
         raise ValueError(f"--set {chosen}: allowed are auto, ilsvrc, and YEAR/TASK/IMAGE_SET as 2007/Main/test")
     data = Voc(root, int(year), image_set, cast(Task, task), allow_missing=args.allow_missing)
-    return Pictures(chosen, data.ids, data.truth, len(data.classes) if task == "Segmentation" else 0)
+    return Pictures(chosen, data.ids, data.truth, masks=task == "Segmentation")
 
 
 def voc_sets(root: Path) -> list[str]:

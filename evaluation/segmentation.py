@@ -60,12 +60,10 @@ class Segmentation:
     """Evaluator of segmentation; see the module.
 
     Attributes:
-        n_classes: number of the dataset's classes, without background: 20 for VOC. 1 to 254.
         rule: how a map is cut for the fixed threshold, see `evaluation/maps.py`.
         threshold: the rule's parameter; the default is CAM's.
     """
 
-    n_classes: int = 20
     rule: Rule = "max"
     threshold: float = 0.2
 
@@ -73,8 +71,6 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         check_rule(self.rule, self.threshold)
-        if not 1 <= self.n_classes < VOID:
-            raise ValueError(f"n_classes {self.n_classes}: allowed is 1 to {VOID - 1}")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """Pixel counts of one picture; zeros and `has_mask` False where it has no mask.
@@ -82,12 +78,12 @@ class Segmentation:
         Returns:
             `has_mask` and `any_foreground` (bool); `above` (3,) uint32, pixels above the fixed threshold by kind of
             truth: label, other, background; `hist_label`, `hist_other`, `hist_background` (256,) uint32, all pixels by
-            level; `class_pixels` (n_classes + 1,) uint32, pixels of the truth, background first; `fg_iou` at the
-            fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`.
+            level; `class_pixels` (C,) uint32, pixels of the truth, background first, up to the last class that
+            occurs; `fg_iou` at the fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`.
         """
         whole = truth.foreground == "any"
         counts = np.zeros((2, 3, LEVELS), np.uint32)
-        class_pixels = np.zeros(self.n_classes + 1, np.uint32)
+        class_pixels = np.zeros(1, np.uint32)
         if truth.mask is not None:
             counts, class_pixels = self._count(score_map, truth, truth.mask)
         above, total = counts[1].sum(axis=1), counts.sum(axis=(0, 2))
@@ -112,13 +108,9 @@ class Segmentation:
             raise ValueError(
                 f"{truth.image_id}: mask of {mask.shape}, picture of {score_map.size}; allowed are equal ones"
             )
-        by_value = np.bincount(mask.ravel(), minlength=VOID + 1)
-        if by_value[self.n_classes + 1 : VOID].any() or truth.label >= self.n_classes:
-            largest = int(np.flatnonzero(by_value[:VOID]).max(initial=0))
-            raise ValueError(
-                f"{truth.image_id}: largest mask value {largest}, label {truth.label}: allowed with the evaluator's "
-                f"n_classes = {self.n_classes} are values to {self.n_classes} and {VOID}, labels below {self.n_classes}"
-            )
+        if truth.label >= VOID - 1:
+            raise ValueError(f"{truth.image_id}: label {truth.label}; a mask of bytes has room for {VOID - 1} classes")
+        by_value = np.bincount(mask.ravel(), minlength=VOID)[:VOID]
         kind = np.ones(VOID + 1, np.uint16)  # 1: other
         kind[0], kind[VOID] = 2, 3
         if truth.label >= 0:
@@ -129,7 +121,8 @@ class Segmentation:
         if score_map.peak > 0:
             code += (np.clip(score_map.full / np.float32(score_map.peak), 0, 1) * 255).astype(np.uint8)
         counts = np.bincount(code.ravel(), minlength=8 * LEVELS).reshape(2, 4, LEVELS)[:, :3]
-        return counts.astype(np.uint32), by_value[: self.n_classes + 1].astype(np.uint32)
+        classes = 1 + int(np.flatnonzero(by_value).max(initial=0))
+        return counts.astype(np.uint32), by_value[:classes].astype(np.uint32)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, with bootstrap intervals over pictures."""
@@ -181,10 +174,12 @@ class _Classes:
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "_Classes":
-        pixels = _stack(rows, "class_pixels")
         own = np.maximum(rows["label"].to_numpy(np.int64) + 1, 0)
-        occurring = int((pixels.sum(axis=0) > 0).sum())
-        return cls(own, pixels, f"{occurring} of {pixels.shape[1]} classes, with background")
+        width = max(int(own.max()) + 1, *map(len, rows["class_pixels"]))
+        pixels = np.zeros((len(rows), width))
+        for line, counted in zip(pixels, rows["class_pixels"], strict=True):
+            line[: len(counted)] = counted
+        return cls(own, pixels, f"{int((pixels.sum(axis=0) > 0).sum())} classes occur, with background")
 
     def counts(self, above: Counts) -> Counts:
         """(N, 3 C): pixels right, predicted and of the truth, by class; `above` (N, 3): pixels found, by kind."""
