@@ -1,24 +1,44 @@
-# Everything a fresh machine needs is Python 3.11+ and make; the targets make the virtual environment themselves.
+# What a fresh machine needs: Python 3.11 to 3.13 and make. Everything else comes into .venv, in this folder.
 PYTHON ?= python3
 BIN := .venv/bin
-export PYTHONUNBUFFERED := 1
+DEMO := results/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types lock scenes-networks clean
+.PHONY: help setup demo test lint types lock clean
 
-help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready  ## virtual environment .venv with the locked packages and the `eigencam` command
+setup: .venv/.ready  ## the virtual environment .venv: locked packages and the command .venv/bin/eigencam
+
+demo: setup  ## all methods and evaluators on the embedded scenes: tables, CSV files, a picture grid
+	EIGENCAM_RESULTS=$(DEMO)/runs $(BIN)/eigencam run experiment=demo
+	$(BIN)/eigencam table --results $(DEMO)/runs --out $(DEMO)
+	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --pictures 6 \
+		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
+
+test: setup lint types  ## lint, types, tests; EIGENCAM_SHARED=FOLDER adds the tests on real pictures and weights
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+types: setup  ## pyright
+	$(BIN)/pyright
+
+lock: setup  ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --extra test --group dev --upgrade --quiet --output-file requirements.lock pyproject.toml
+
+clean:  ## remove the environment and what the demo made
+	rm -rf .venv $(DEMO) build *.egg-info
 
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+		"Python 3.11 to 3.13 is needed and this is %d.%d: make PYTHON=python3.12 ..." % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
-
-lock:  ## renew requirements.lock from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--extra test --group dev pyproject.toml --output-file requirements.lock --quiet

@@ -203,9 +203,7 @@ def test_picture_without_a_label_predicts_no_class() -> None:
     row = Segmentation().row(ScoreMap(np.ones((2, 2)), (2, 2)), truth_of([[0, 1], [2, 3]], label=-1))
     assert row["hist_label"].sum() == 0
     assert row["hist_other"].sum() == 3
-    metrics = summary(
-        Segmentation(), [(ScoreMap(np.ones((2, 2)), (2, 2)), truth_of([[0, 1], [2, 3]], label=-1))]
-    )
+    metrics = summary(Segmentation(), [(ScoreMap(np.ones((2, 2)), (2, 2)), truth_of([[0, 1], [2, 3]], label=-1))])
     assert metrics["miou"].value == 0
 
 
@@ -218,7 +216,7 @@ def test_rows_survive_parquet(tmp_path: object) -> None:
 
 def test_faults_are_named() -> None:
     score_map = ScoreMap(np.eye(2), (2, 2))
-    with pytest.raises(ValueError, match="label 254; .* room for 254 classes"):
+    with pytest.raises(ValueError, match=r"label 254; .* room for 254 classes"):
         Segmentation().row(score_map, truth_of([[0, 1], [0, 0]], label=254))
     with pytest.raises(ValueError, match=r"mask of \(1, 2\)"):
         Segmentation().row(score_map, truth_of([[0, 1]]))

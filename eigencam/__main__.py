@@ -1,0 +1,8 @@
+"""`python -m eigencam`: the console command."""
+
+import sys
+
+from eigencam.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

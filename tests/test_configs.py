@@ -1,0 +1,57 @@
+"""Every option of every group composes, and every `_target_` takes the keys it is given, without building anything."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from eigencam.build import signature_errors
+
+GROUPS = ("model", "dataset", "method", "evaluator", "experiment")
+
+
+def options() -> list[tuple[str, str]]:
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return [(group, name) for group in GROUPS for name in loader.get_group_options(group)]
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node and path != "model":
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}".lstrip("."))
+
+
+@pytest.mark.parametrize(("group", "name"), options(), ids=str)
+def test_every_option_composes_and_fits_its_target(group: str, name: str) -> None:
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        config = compose("run", [f"{group}={name}"])
+    if name == "custom":  # left for the user to fill in
+        config.model._target_, config.model.layer = "torchvision.models.alexnet", "features.11"
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    errors = [error for path, node in targets(plain) for error in signature_errors(node, path)]
+    model = plain["model"]
+    errors += signature_errors({"_target_": model["_target_"], **(model["args"] or {})}, "model.args")
+    assert not errors
+    if group in ("method", "evaluator"):
+        assert list(plain[group]) == [name]
+    if group == "model":
+        assert model["name"] == name.removesuffix("_local")
+
+
+def test_signature_errors_name_the_key_and_what_is_allowed() -> None:
+    def errors(**node: Any) -> list[str]:
+        return list(signature_errors(node, "method.x"))
+
+    assert errors(_target_="eigencam.methods.cam.CAM", kk=2) == [
+        "method.x.kk: unknown; eigencam.methods.cam.CAM takes: layer"
+    ]
+    assert "missing" in errors(_target_="eigencam.network.load_network")[0]
+    assert "nowhere" in errors(_target_="eigencam.nowhere.X")[0]
+    assert "no _target_" in errors()[0]

@@ -1,0 +1,269 @@
+"""The run loop: nothing is computed twice, faults are told first, a killed run ends as an undisturbed one."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+import eigencam.run
+from eigencam.datasets.base import BadImageError
+from eigencam.forward import Forward
+from eigencam.records import Result
+from eigencam.run import run
+
+BASE = ["model=scenes_resnet", "model.weights=null", "dataset.count=20", "workers=0", "batch_size=8", "device=cpu"]
+
+
+def config(results: Path, *overrides: str) -> DictConfig:
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        return compose("run", [*BASE, f"paths.results={results}", *overrides])
+
+
+def tables(results: Path) -> dict[str, Any]:
+    """Rows and metrics of every result, by folder name."""
+    found: dict[str, Any] = {}
+    for folder in sorted(results.glob("*/")):
+        if (folder / "metrics.json").is_file():
+            rows = pd.read_parquet(folder / "rows.parquet") if (folder / "rows.parquet").is_file() else None
+            found[folder.name] = (None if rows is None else rows.to_json(), (folder / "metrics.json").read_text())
+    return found
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Records the methods of every forward pass."""
+    seen: list[list[str]] = []
+    original = eigencam.run.compute_maps
+
+    def counted(network: Any, methods: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(list(methods))
+        return original(network, methods, *args, **kwargs)
+
+    monkeypatch.setattr(eigencam.run, "compute_maps", counted)
+    return seen
+
+
+def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) -> None:
+    job = run(config(tmp_path))
+    assert len(job.results) == 8 * 3
+    for result in job.results.values():
+        rows = result.rows()
+        assert list(rows["image"]) == job.dataset.ids
+        assert {p.name for p in result.folder.iterdir()} - {".lock"} == {
+            "config.yaml", "env.json", "identity.json", "metrics.json", "rows.parquet",
+        }  # fmt: skip
+        environment = json.loads((result.folder / "env.json").read_text())
+        assert torch.__version__.startswith(environment["packages"]["torch"])
+        assert json.loads((result.folder / "metrics.json").read_text())["n"] == 20
+
+
+def test_a_second_run_computes_nothing_and_one_more_method_only_that(tmp_path: Path, passes: list[list[str]]) -> None:
+    run(config(tmp_path, "method=[eigencam,gradcam]"))
+    assert passes == [["eigencam", "gradcam"]] * 3
+    before = tables(tmp_path)
+    passes.clear()
+    run(config(tmp_path, "method=[eigencam,gradcam]", "batch_size=5", "workers=1"))
+    assert not passes
+    run(config(tmp_path, "method=[eigencam,gradcam,cam]"))
+    assert passes == [["cam"]] * 3
+    passes.clear()
+    run(config(tmp_path, "method=[eigencam,gradcam,cam]", "evaluator=[localization,localization_cam]"))
+    assert passes == [["eigencam", "gradcam", "cam"]] * 3
+    assert before.items() <= tables(tmp_path).items()
+
+
+def test_what_changes_a_number_is_identity_and_defaults_are_not_special(
+    tmp_path: Path, passes: list[list[str]]
+) -> None:
+    run(config(tmp_path, "method=[eigencam]", "evaluator=[localization]"))
+    passes.clear()
+    run(config(tmp_path, "method=[eigencam]", "evaluator=[localization]", "~method.eigencam.clip"))
+    assert not passes
+    for change in (
+        "method.eigencam.clip=true",
+        "evaluator.localization.threshold=0.3",
+        "model.layer=layer2",
+        "model.preprocess.size=96",
+        "+dataset.seed=1",
+        "target=predicted",
+        "dtype=bfloat16",
+    ):
+        passes.clear()
+        run(config(tmp_path, "method=[eigencam]", "evaluator=[localization]", change))
+        assert passes, change
+
+
+def test_batch_size_changes_no_number_beyond_rounding(tmp_path: Path) -> None:
+    runs = [run(config(tmp_path / str(size), f"batch_size={size}")) for size in (1, 20)]
+    for key, result in runs[0].results.items():
+        one, other = result.rows(), runs[1].results[key].rows()
+        for column in ("iou", "fg_iou", "best"):
+            if column in one:
+                left = np.concatenate([np.atleast_1d(v) for v in one[column]]).astype(float)
+                right = np.concatenate([np.atleast_1d(v) for v in other[column]]).astype(float)
+                np.testing.assert_allclose(left, right, atol=0.02)
+
+
+def test_faults_are_told_all_at_once_before_anything_is_computed(tmp_path: Path) -> None:
+    overrides = ["+methdo=1", "dtype=float8", "batch_size=0", "target=top1", "device=tpu"]
+    with pytest.raises(ValueError, match="methdo: unknown key; allowed: batch_size") as caught:
+        run(config(tmp_path, *overrides))
+    text = str(caught.value)
+    for part in (
+        "dtype=float8; allowed: float32",
+        "batch_size=0",
+        "target=top1; allowed: ground_truth, predicted",
+        "tpu",
+    ):
+        assert part in text
+    overrides = ["+method.cam.kk=2", "method.eigencam.sign=up", "evaluator.localization.iou=2", "dataset.count=0"]
+    with pytest.raises(ValueError, match=r"method\.cam\.kk: unknown; .* takes: layer") as caught:
+        run(config(tmp_path, *overrides, "model.weights=/nowhere.pth", "+model.lair=3"))
+    text = str(caught.value)
+    for part in (
+        "sign='up'; allowed: sum",
+        "iou 2",
+        "count=0",
+        "/nowhere.pth: no such file",
+        "model.lair: unknown key",
+    ):
+        assert part in text
+    with pytest.raises(ValueError, match=r"method\.gradcam\.layer.*near matches: layer3"):
+        run(config(tmp_path, "+method.gradcam.layer=layer9"))
+    assert not list(tmp_path.glob("*/parts"))
+
+
+def test_a_method_that_cannot_run_says_why_before_the_run_or_is_left_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"method\.cam: CAM needs global average pooling.*on_unsupported=skip"):
+        run(config(tmp_path, "model=scenes_vgg"))
+    said: list[str] = []
+    job = run(config(tmp_path, "model=scenes_vgg", "on_unsupported=skip", "method=[cam,random]"), say=said.append)
+    assert job.unsupported.keys() == {"cam"}
+    assert any("cam left out: CAM needs" in line for line in said)
+    summary = json.loads((job.results["cam", "localization"].folder / "metrics.json").read_text())
+    assert "global average pooling" in summary["unsupported"]
+    with pytest.raises(ValueError, match="has no classifier"):
+        run(config(tmp_path, "model.classes=null"))
+
+
+def test_classes_of_another_kind_need_the_predicted_target(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"target=ground_truth: .*\(scenes\) are not those of .*\(imagenet\).*gradcam"):
+        run(config(tmp_path, "model.classes=imagenet", "method=[eigencam,gradcam]"))
+    job = run(config(tmp_path, "model.classes=imagenet", "method=[eigencam,gradcam]", "target=predicted"))
+    rows = job.results["gradcam", "localization"].rows()
+    assert (rows["target"] == -1).all()
+    assert all(len(top) == 0 for top in rows["top5"])
+
+
+def wrong_shape(forward: Forward, targets: Tensor) -> Tensor:
+    return torch.zeros(1, 2)
+
+
+def mean_channel(forward: Forward, targets: Tensor) -> Tensor:
+    """A method of a user's own: any callable with a dotted name."""
+    assert forward.gradients(targets).shape == forward.activations().shape
+    return forward.activations().mean(1)
+
+
+def test_any_callable_is_a_method(tmp_path: Path) -> None:
+    sys.modules.setdefault("my_methods", sys.modules[__name__])
+
+    def mine(name: str) -> str:
+        return f"+method.mine={{_target_: hydra.utils.get_method, path: my_methods.{name}}}"
+
+    with pytest.raises(ValueError, match=r"method mine returned \(1, 2\); needed: a tensor \(8, h, w\)"):
+        run(config(tmp_path, "method=[eigencam]", mine("wrong_shape")))
+    job = run(config(tmp_path, "method=[eigencam]", mine("mean_channel")))
+    assert job.results["mine", "localization"].complete
+
+
+@pytest.fixture
+def ilsvrc(tmp_path: Path) -> Path:
+    """A tiny ILSVRC tree: 6 pictures, one of them cut off."""
+    root = tmp_path / "ILSVRC"
+    (root / "val").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = ["ImageId,PredictionString"]
+    for k in range(1, 7):
+        name = f"ILSVRC2012_val_{k:08d}"
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(root / "val" / f"{name}.JPEG", quality=95)
+        lines.append(f"{name},n{k - 1:08d} 10 10 60 50 ")
+    (root / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
+    wnids = [f"n{k:08d} thing {k}" for k in range(1000)]
+    (root / "LOC_synset_mapping.txt").write_text("\n".join(wnids) + "\n")
+    broken = root / "val" / "ILSVRC2012_val_00000003.JPEG"
+    broken.write_bytes(broken.read_bytes()[:1500])
+    return root
+
+
+def test_a_broken_picture_is_named_counted_and_left_out_or_stops_the_run(tmp_path: Path, ilsvrc: Path) -> None:
+    overrides = [
+        "dataset=ilsvrc",
+        "dataset.count=null",
+        f"paths.ilsvrc={ilsvrc}",
+        "model.classes=imagenet",
+        "batch_size=2",
+    ]
+    overrides += ["method=[eigencam,random]", "evaluator=[localization]"]
+    said: list[str] = []
+    job = run(config(tmp_path / "r", *overrides), say=said.append)
+    assert any("ILSVRC2012_val_00000003.JPEG" in line for line in said)
+    result = job.results["eigencam", "localization"]
+    summary = json.loads((result.folder / "metrics.json").read_text())
+    assert summary["n"] == 5
+    assert list(summary["bad_images"]) == ["ILSVRC2012_val_00000003"]
+    assert [image[-1] for image in result.rows()["image"]] == ["1", "2", "4", "5", "6"]
+    with pytest.raises(BadImageError, match="00000003"):
+        run(config(tmp_path / "s", *overrides, "on_bad_image=fail"))
+    failed = next((tmp_path / "s").glob("*eigencam*"))
+    assert "00000003" in json.loads((failed / "error.json").read_text())["error"]
+    run(config(tmp_path / "s", *overrides))
+    assert not (failed / "error.json").exists()
+
+
+def test_two_runs_do_not_write_the_same_result(tmp_path: Path) -> None:
+    job = run(config(tmp_path, "method=[random]", "evaluator=[localization]"))
+    result = next(iter(job.results.values()))
+    held = Result(tmp_path, ("a", "b", "c", "d"), {"x": 1})
+    held.open("", {})
+    with pytest.raises(ValueError, match="another run is writing"):
+        Result(tmp_path, ("a", "b", "c", "d"), {"x": 1}).open("", {})
+    held.close()
+    assert result.complete
+
+
+def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> None:
+    options = [*BASE, "dataset.count=96", "flush_s=0", "method=[eigencam,gradcam,random]"]
+    run(config(tmp_path / "undisturbed", *options))
+    command = [sys.executable, "-m", "eigencam", "run", *options, f"paths.results={tmp_path / 'killed'}"]
+    rng = random.Random(0)
+    kills = 0
+    for part in range(1, 40):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        have = len(list((tmp_path / "killed").glob("*/parts/*.parquet")))
+        wanted = have + rng.randint(1, 18)  # of 9 results x 12 batches
+        while process.poll() is None and len(list((tmp_path / "killed").glob("*/parts/*.parquet"))) < wanted:
+            time.sleep(0.001)
+        if process.poll() is None and kills < 5:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            process.wait()
+            assert tables(tmp_path / "killed") != tables(tmp_path / "undisturbed")
+        elif process.wait() == 0:
+            break
+        assert part < 39
+    assert kills == 5
+    assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
