@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.main(args)
     except (ValueError, FileNotFoundError) as error:
         return _refuse(error)
+    except BrokenPipeError:  # `eigencam table | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser(chosen: str) -> argparse.ArgumentParser:

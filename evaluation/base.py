@@ -29,7 +29,7 @@ class Metric:
         n: the denominator: images, objects or pixels' images that the value is over.
         unit: `%`, or "" for a plain number.
         threshold: the threshold the value was obtained at, with its rule, e.g. `0.15 max`; "" where there is none.
-        better: `lower` or `higher`.
+        better: `lower` or `higher`; "" for a number that is neither.
         note: what a reader must know beside the number: a class count, degenerate maps, why it is not defined.
     """
 

@@ -53,7 +53,15 @@ class Localization:
     component: ComponentRule = "largest"
     iou: float = 0.5
 
-    headline: ClassVar[tuple[str, ...]] = ("top1_loc_error", "top5_loc_error", "gt_known_error", "box_error")
+    headline: ClassVar[tuple[str, ...]] = (
+        "top1_loc_error",
+        "top5_loc_error",
+        "gt_known_error",
+        "box_error",
+        "mean_iou",
+        "top1_cls_error",
+        "top5_cls_error",
+    )
 
     def __post_init__(self) -> None:
         check_rule(self.rule, self.threshold, self.component)

@@ -16,6 +16,7 @@ picture are sought, whatever their class; with o the overlap (inclusive IoU) tha
     ar_coco_k  average recall of COCO: mean of the recall at o = 0.5, 0.55, ..., 0.95, by COCO's own matching
     abo, mabo  best overlap of any of the proposals with each object, without matching (one proposal may serve several
                objects): mean over objects; mean over classes of the mean over the class's objects (Uijlings et al.)
+    boxes      proposals a picture, mean
 
 A proposal explains one object. `recall`, `ar`: as in Hosang's code, the pair with the largest overlap is matched, then
 the largest among the rest, and so on; the matching knows neither a threshold nor the order of the proposals. COCO goes
@@ -71,7 +72,7 @@ class Proposals:
     difficult: bool = False
     nms: float | None = None
 
-    headline: ClassVar[tuple[str, ...]] = ("recall50_1", "recall50_10", "ar_1", "ar_10", "abo")
+    headline: ClassVar[tuple[str, ...]] = ("recall50_1", "recall50_10", "ar_1", "ar_10", "abo", "boxes")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
@@ -137,8 +138,7 @@ class Proposals:
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring in percent of objects, with bootstrap intervals over pictures."""
         objects = rows["n_objects"].to_numpy(np.int64)
-        note = f"{len(rows)} pictures, {rows['n_boxes'].sum() / max(len(rows), 1):.1f} boxes a picture"
-        note = "; ".join(part for part in (note, degenerate(rows["map_state"])) if part)
+        note = degenerate(rows["map_state"])
         columns: dict[str, Floats] = {}
         for k in BUDGETS:
             matched = _flat(rows[f"matched_{k}"])
@@ -156,7 +156,10 @@ class Proposals:
             Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note if name == "abo" else "")
             for name, value, lo, hi in zip(columns, values, low, high, strict=True)
         ]
-        return [*metrics, _mean_over_classes(best, classes, objects)]
+        boxes = rows["n_boxes"].to_numpy(np.float64)
+        average = float(boxes.mean()) if len(boxes) else float("nan")
+        made = Metric("boxes", average, *statistics.bootstrap_mean(boxes), len(boxes), unit="", better="")
+        return [*metrics, _mean_over_classes(best, classes, objects), made]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""

@@ -75,7 +75,8 @@ def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
     made = []
     for (_, _, evaluator), part in long.groupby(["dataset", "group", "evaluator"], sort=True):
         there = [name for name in part["metric"].unique() if name]
-        chosen = [name for name in metrics or part["headline"].iloc[0] or there if name in there]
+        headline = next((names for names in part["headline"] if names), there)
+        chosen = [name for name in metrics or headline if name in there]
         if chosen:
             made.append(_table(part, str(evaluator), chosen))
     if not made:
@@ -215,28 +216,45 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
+    """The metrics that say something as columns: no undefined ones, none equal to an earlier one.
+
+    What is the same for all methods of every network (a classification error) becomes a note.
+    """
     part = part.sort_values(["network", "baseline", "method"], kind="stable")
-    keys = part[["network", "method"]].drop_duplicates()
-    cells = part[part["metric"].isin(chosen)].set_index(["network", "method", "metric"])
-    frame, best = keys.copy().reset_index(drop=True), pd.DataFrame(index=range(len(keys)))
+    keys = part[["network", "method"]].drop_duplicates().reset_index(drop=True)
+    cells = part.set_index(["metric", "network", "method"])
+    frame, best = keys.copy(), pd.DataFrame(index=keys.index)
+    shown: list[str] = []
+    notes: list[str] = []
+    seen: list[pd.Series] = []
     for metric in chosen:
-        column = cells.xs(metric, level="metric")
-        aligned = column.reindex(pd.MultiIndex.from_frame(keys))
-        unit = next((u for u in column["unit"] if u), "")
+        column = cells.loc[metric].reindex(pd.MultiIndex.from_frame(keys))
+        value = column["value"].reset_index(drop=True)
+        if value.isna().all() or any(value.equals(other) for other in seen):
+            continue
+        seen.append(value)
+        unit = next((u for u in column["unit"] if isinstance(u, str) and u), "")
+        quads = zip(value, column["low"], column["high"], column["unit"], strict=True)
+        text = pd.Series([_cell(*quad) for quad in quads])
+        of_network = text[value.notna()].groupby(keys["network"])
+        if len(value) > keys["network"].nunique() and of_network.nunique().max() == 1 and value.notna().sum() > 1:
+            notes.append(
+                f"{metric} {unit}: " + "; ".join(f"{name} {cell}" for name, cell in of_network.first().items())
+            )
+            continue
         title = f"{metric} {unit}".strip()
-        rows = zip(aligned["value"], aligned["low"], aligned["high"], aligned["unit"], strict=True)
-        frame[title] = [_cell(*row) for row in rows]
-        value = aligned["value"].to_numpy(float) * (-1 if column["better"].iloc[0] == "lower" else 1)
-        top = pd.Series(value).groupby(keys["network"].to_numpy()).transform("max").to_numpy()
-        best[title] = (value == top) & ~np.isnan(value)
-    return Table(_title(part, evaluator), frame, best, _notes(part, chosen))
+        frame[title] = text
+        sense = value * {"lower": -1, "higher": 1}.get(column["better"].dropna().iloc[0], np.nan)
+        best[title] = (sense == sense.groupby(keys["network"]).transform("max")) & sense.notna()
+        shown.append(metric)
+    return Table(_title(part, evaluator), frame, best, notes + _notes(part, shown, chosen))
 
 
 def _cell(value: float, low: float, high: float, unit: str) -> str:
     """`57.5 [50.6, 64.1]`; a dash where there is no number."""
     if np.isnan(value):
         return "-"
-    digits = 1 if unit == "%" else 3
+    digits = 1 if unit == "%" else 2
     interval = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{value:.{digits}f}{interval}"
 
@@ -248,23 +266,26 @@ def _title(part: pd.DataFrame, evaluator: str) -> str:
     return f"{part['dataset'].iloc[0]}, {n} pictures: {evaluator} (maps for the class: {target})"
 
 
-def _notes(part: pd.DataFrame, chosen: list[str]) -> list[str]:
-    notes = ["95 % intervals in brackets; best of each network in bold where the format has it."]
-    for metric, lines in part[part["metric"].isin(chosen)].groupby("metric", sort=False):
-        ns = sorted(set(lines["n"]))
+def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]:
+    lines = part[part["metric"].isin(shown)]
+    notes = ["in brackets: 95 % intervals over pictures"]
+    senses = lines.groupby("better")["metric"].unique()
+    notes += [
+        f"{sense} is better: {', '.join(m for m in shown if m in set(ms))}" for sense, ms in senses.items() if sense
+    ]
+    said: dict[str, list[str]] = {}
+    for metric in shown:
+        of = lines[lines["metric"] == metric]
+        ns, at = sorted(set(of["n"])), sorted(set(of["threshold"]) - {""})
         over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
-        thresholds = sorted(set(lines["threshold"]) - {""})
-        at = (
-            f", threshold {thresholds[0]}"
-            if len(thresholds) == 1
-            else f", thresholds {', '.join(thresholds)}"
-            if thresholds
-            else ""
-        )
-        notes.append(f"{metric}: {lines['better'].iloc[0]} is better, {over}{at}")
-        for note, of in lines[lines["note"] != ""].groupby("note", sort=False):
-            who = ", ".join(sorted({f"{line.network}/{line.method}" for line in of.itertuples()}))
-            notes.append(f"{metric}: {note}: {who}")
+        said.setdefault(", threshold ".join([over, " / ".join(at)] if at else [over]), []).append(metric)
+    notes += [f"{what}: {', '.join(metrics)}" for what, metrics in said.items()]
+    lines = part[part["metric"].isin(chosen)]
+    for note, of in lines[lines["note"] != ""].groupby("note", sort=False):
+        names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
+        everyone = len(names) == len(lines[["network", "method"]].drop_duplicates())
+        about = "" if note.endswith(" maps") else f"{', '.join(m for m in chosen if m in set(of['metric']))}: "
+        notes.append(f"{about}{note}" if everyone else f"{about}{note}: {', '.join(names)}")
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
     unsupported = part[part["unsupported"] != ""][["network", "method", "unsupported"]].drop_duplicates()

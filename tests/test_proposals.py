@@ -241,8 +241,9 @@ def test_no_objects_and_tiny_pictures() -> None:
     evaluator = Proposals()
     row = evaluator.row(ScoreMap(np.ones((1, 1)), (1, 1)), truth_of([]))
     assert (row["n_boxes"], row["n_objects"]) == (1, 0)
-    metrics = evaluator.summary(pd.DataFrame([row]))
+    *metrics, boxes = evaluator.summary(pd.DataFrame([row]))
     assert all(math.isnan(metric.value) and metric.n == 0 for metric in metrics)
+    assert (boxes.name, boxes.value, boxes.n, boxes.unit) == ("boxes", 1, 1, "")
     line = evaluator.row(ScoreMap(np.array([[0.0, 1, 1, 0]]), (1, 4)), truth_of([[1, 0, 2, 0]]))
     assert list(line["matched_1"]) == [1]
 

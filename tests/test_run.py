@@ -24,7 +24,7 @@ from eigencam.forward import Forward
 from eigencam.records import Result
 from eigencam.run import run
 
-BASE = ["model=scenes_resnet", "model.weights=null", "dataset.count=20", "workers=0", "batch_size=8", "device=cpu"]
+BASE = ["model=scenes_resnet", "dataset.count=20", "workers=0", "batch_size=8", "device=cpu"]
 
 
 def config(results: Path, *overrides: str) -> DictConfig:

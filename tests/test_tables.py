@@ -1,0 +1,180 @@
+"""Tables, status and the command line, on results of a small run."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_module
+from PIL import Image
+
+from eigencam.cli import SUBCOMMANDS, main
+from eigencam.evaluation.tables import beside_published, collect, render, tables
+from eigencam.run import run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks, four methods, three evaluators, 10 scenes."""
+    root = tmp_path_factory.mktemp("results")
+    for model in ("scenes_vgg", "scenes_resnet"):
+        overrides = [f"model={model}", "dataset.count=10", "workers=0", f"paths.results={root}", "device=cpu"]
+        with initialize_config_module("eigencam.configs", version_base="1.3"):
+            run(compose("run", [*overrides, "method=[cam,eigencam,gradcam,whole_picture]", "on_unsupported=skip"]))
+    return root
+
+
+def test_collect_gives_a_line_for_each_metric_with_what_it_needs_to_be_read(results: Path) -> None:
+    long = collect(results)
+    assert set(long["network"]) == {"scenes_vgg", "scenes_resnet"}
+    assert len(long[["network", "method", "evaluator"]].drop_duplicates()) == 2 * 4 * 3
+    line = long[
+        (long["network"] == "scenes_vgg") & (long["method"] == "gradcam") & (long["metric"] == "gt_known_error")
+    ]
+    assert len(line) == 1
+    assert line["n"].item() == 10
+    assert line["threshold"].item() == "0.15 max"
+    assert line["low"].item() < line["value"].item() < line["high"].item()
+    assert set(collect(results, network=["scenes_vgg"])["network"]) == {"scenes_vgg"}
+
+
+def test_a_table_has_baselines_last_the_best_marked_and_says_what_was_not_run(results: Path) -> None:
+    table = next(t for t in tables(collect(results)) if "localization" in t.title)
+    assert table.title == "scenes, 10 pictures: localization (maps for the class: ground_truth)"
+    assert list(table.frame["method"]) == ["cam", "eigencam", "gradcam", "whole_picture"] * 2
+    column = "gt_known_error %"
+    for _, part in table.frame.groupby("network"):
+        values = part[part[column] != "-"][column].str.split().str[0].astype(float)
+        assert list(values.index[values == values.min()]) == list(
+            table.best.index[table.best[column] & (table.best.index.isin(part.index))]
+        )
+    assert "box_error %" not in table.frame  # equal to gt_known_error here
+    notes = "\n".join(table.notes)
+    assert "scenes_vgg/cam: not run: CAM needs global average pooling" in notes
+    assert "10 constant of 10 maps: scenes_resnet/whole_picture, scenes_vgg/whole_picture" in notes
+    assert "top1_cls_error %: scenes_resnet" in notes
+    assert "n = 10, threshold 0.15 max" in notes
+
+
+@pytest.mark.parametrize(
+    ("style", "parts"),
+    [
+        ("terminal", ["network"]),
+        ("markdown", ["| network", "**"]),
+        ("latex", [r"\toprule", r"\textbf{", r"gt\_known\_error \%"]),
+    ],
+)
+def test_rendering(results: Path, style: str, parts: list[str]) -> None:
+    text = "\n".join(render(table, style) for table in tables(collect(results)))  # type: ignore[arg-type]
+    for part in [*parts, "localization", "segmentation", "proposals"]:
+        assert part in text
+
+
+def test_results_of_one_name_are_told_apart_by_what_differs(results: Path, tmp_path: Path) -> None:
+    for threshold in (0.1, 0.3):
+        overrides = ["dataset.count=4", "workers=0", f"paths.results={tmp_path}", "method=[gradcam]", "device=cpu"]
+        overrides += ["evaluator=[localization]", f"evaluator.localization.threshold={threshold}"]
+        with initialize_config_module("eigencam.configs", version_base="1.3"):
+            run(compose("run", overrides))
+    assert set(collect(tmp_path)["evaluator"]) == {"localization (threshold=0.1)", "localization (threshold=0.3)"}
+
+
+def test_published_numbers_stand_beside_ours_with_the_difference() -> None:
+    ours = pd.DataFrame(
+        [
+            {
+                "dataset": "ilsvrc",
+                "network": "googlenet_bvlc",
+                "method": "cam",
+                "metric": "top1_loc_error",
+                "value": 61.0,
+                "n": 99,
+            }
+        ]
+    )
+    shared = {"paper": "p", "dataset": "ilsvrc_val", "method": "cam", "metric": "loc_error_top1"}
+    lines = [("GoogLeNet", 60.09, "%"), ("NIN", 0.6, "fraction")]
+    published = pd.DataFrame([{**shared, "model": m, "value": v, "unit": u} for m, v, u in lines])
+    frame = beside_published(ours, published)
+    assert frame["difference"].round(2).tolist()[0] == 0.91
+    assert frame["published"].tolist() == [60.09, 60.0]
+    assert frame["ours"].isna().tolist() == [False, True]
+
+
+def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def call(*argv: str) -> tuple[int, str, str]:
+        status = main(argv)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    assert call("table", "--results", str(results), "--out", str(tmp_path))[0] == 0
+    csv = pd.read_csv(tmp_path / "tables.csv", comment="#")
+    assert len(csv) == len(collect(results))
+    assert (tmp_path / "tables.md").read_text().startswith("<!-- command: ")
+    assert r"\toprule" in (tmp_path / "tables.tex").read_text()
+    status, out, _ = call("table", "--results", str(results), "--format", "csv", "--method", "gradcam")
+    assert status == 0
+    assert out.splitlines()[0].startswith("dataset,network,method")
+    status, _, err = call("table", "--results", str(results), "--method", "gradcan")
+    assert status == 2
+    assert "gradcan: no results" in err
+    assert "eigencam, gradcam" in err
+    assert "no result has the metrics iou" in call("table", "--results", str(results), "--metrics", "iou")[2]
+    assert "no complete results there" in call("table", "--results", str(tmp_path / "none"))[2]
+    status, out, _ = call("table", "--results", str(results), "--published", "gradcam2017")
+    assert "56.51" in out
+    assert "cam2016" in call("table", "--published", "nobody")[2]
+
+    status, out, _ = call("status", "--results", str(results))
+    assert status == 0
+    assert "left out" in out
+    status, out, _ = call("status", "--results", str(results), "--json")
+    states = json.loads(out)
+    assert {s["state"] for s in states} == {"done", "left out"}
+    assert {s["method"] for s in states} == {"cam", "eigencam", "gradcam", "whole_picture"}
+
+
+def test_status_shows_partial_and_failed_results(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = next(results.glob("*gradcam-localization*"))
+    for name in ("scenes-scenes_vgg-gradcam-localization-0", "scenes-scenes_vgg-random-localization-0"):
+        (tmp_path / name / "parts").mkdir(parents=True)
+        (tmp_path / name / "identity.json").write_text((whole / "identity.json").read_text().replace("resnet", "vgg"))
+    pd.DataFrame({"image": ["a", "b"]}).to_parquet(
+        tmp_path / "scenes-scenes_vgg-random-localization-0" / "parts" / "x.parquet"
+    )
+    (tmp_path / "scenes-scenes_vgg-gradcam-localization-0" / "error.json").write_text('{"error": "boom\\nmore"}')
+    assert main(["status", "--results", str(tmp_path), "--json"]) == 1
+    states = {s["method"]: s for s in json.loads(capsys.readouterr().out)}
+    assert (states["random"]["state"], states["random"]["rows"]) == ("partial", 2)
+    assert (states["gradcam"]["state"], states["gradcam"]["error"]) == ("failed", "boom")
+
+
+def test_help_everywhere_and_wrong_words_name_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--help"], *([name, "--help"] for name in SUBCOMMANDS if name != "run")):
+        with pytest.raises(SystemExit) as stopped:
+            main(argv)
+        assert stopped.value.code == 0
+        assert "usage: eigencam" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["tabel"])
+    assert "choose from" in capsys.readouterr().err
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("eigencam 0.")
+
+
+def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = tmp_path / "photo.png"
+    Image.radial_gradient("L").convert("RGB").save(photo)
+    options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam", "--out", str(tmp_path / "out")]
+    assert main(["explain", str(photo), *options, "--class", "2"]) == 0
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made == {f"photo-scenes_resnet{end}.png" for end in ("", "-eigencam", "-gradcam", "-cam")}
+    with Image.open(tmp_path / "out" / "photo-scenes_resnet-cam.png") as overlay:
+        assert overlay.size == (256, 256)
+    assert main(["explain", *options, "--pictures", "2", "dataset.count=5"]) == 0
+    assert (tmp_path / "out" / "grid-scenes_resnet.png").is_file()
+    capsys.readouterr()
+    assert main(["explain", str(tmp_path / "none.jpg")]) == 2
+    assert "no such picture" in capsys.readouterr().err
