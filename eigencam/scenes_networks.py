@@ -2,7 +2,7 @@
 
 `scenes_vgg` ends in fully connected layers, `scenes_resnet` in global average pooling and one linear layer: the two
 kinds of network that class-activation methods treat differently. Both have a last feature map of 14 x 14 whose units
-see about 66 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights; `results/scenes_networks.csv`
+see 82 and 65 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights; `results/scenes_networks.csv`
 is its log.
 
 Input: the whole picture squashed to 112 x 112 pixels (bilinear, antialiased), RGB in [0, 1], less `MEAN`, over `STD`.
@@ -107,7 +107,7 @@ class ScenesResNet(nn.Module):
 
 
 def scenes_vgg(weights: Path | str | None = WEIGHTS / "scenes_vgg.safetensors") -> ScenesVGG:
-    """The VGG-like network in evaluation mode; last convolution's output after its ReLU: `features.17`."""
+    """The VGG-like network in evaluation mode; last convolution's output after its ReLU: `features.18`."""
     return _loaded(ScenesVGG(), weights)
 
 

@@ -1,0 +1,258 @@
+"""Scenes: generated pictures with exact truth, so that nothing has to be downloaded.
+
+A picture is a function of (seed, split, index) alone. It shows one object of its class, sometimes two, anywhere on a
+textured and cluttered background, at 5 to 60 % of the picture, partly covered by clutter or by objects of other
+classes or cut off by the border. Objects of other classes are there in most pictures; they are always smaller, so that
+the label, the class of the largest object, is never in doubt. Boxes and masks are those of the *visible* pixels.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from eigencam.datasets.base import Truth, checksum
+from eigencam.datasets.scenes_backgrounds import Ground, Plane, noise, ramp
+from eigencam.datasets.scenes_objects import CLASSES, Layer, Palette, Pose, Sketch, draw, extent, hsv, window_of
+
+VERSION = 1
+"""Of the generator: raised whenever a change alters a picture or its truth."""
+
+Split = Literal["train", "test"]
+_SPLITS: dict[str, int] = {"train": 0, "test": 1}
+_SIZES = ((120, 160), (160, 120), (144, 144), (128, 192), (192, 128), (112, 168), (168, 112), (150, 180))
+"""Height and width of the pictures."""
+
+_SMALLEST, _LARGEST = 0.045, 0.62  # the main object's visible box, as a share of the picture
+_LEAST_VISIBLE = 0.6  # of an object's silhouette
+_DOMINANCE = 1.6  # visible area of the main object over that of any object of another class
+
+Pixels = NDArray[np.bool_]
+
+
+class _Scene(NamedTuple):
+    """A picture (H, W, 3) uint8, its mask (H, W) uint8, boxes (B, 4) and labels (B,), the main object first."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+class Scenes:
+    """The generated dataset.
+
+    Args:
+        count: number of pictures.
+        seed: another seed gives other pictures.
+        split: `train` and `test` share no picture.
+    """
+
+    name = "scenes"
+    class_space = "scenes"
+    classes = CLASSES
+
+    def __init__(self, count: int = 400, seed: int = 0, split: Split = "test") -> None:
+        if count < 1 or seed < 0:
+            raise ValueError(f"scenes need count >= 1 and seed >= 0, not count={count}, seed={seed}")
+        if split not in _SPLITS:
+            raise ValueError(f"split {split!r} of scenes is not one of {', '.join(_SPLITS)}")
+        self.count, self.seed, self.split = count, seed, split
+        self.ids = [f"scenes-{split}-{i:06d}" for i in range(count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB."""
+        return self._scene(i).image.copy()
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`: all objects have a box; the one sought is of the class of the largest."""
+        scene = self._scene(i)
+        height, width = scene.mask.shape
+        label = int(scene.labels[0])
+        return Truth(
+            self.ids[i], (height, width), label, scene.boxes.copy(), scene.labels.copy(), mask=scene.mask.copy()
+        )
+
+    def identity(self) -> dict[str, object]:
+        """Version, split, seed, n, and a checksum of the ids and of the truth of the first scenes.
+
+        The other scenes come from the same code; a checksum over all of them would cost as much as a run.
+        """
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "split": self.split,
+            "seed": self.seed,
+            "n": self.count,
+            "checksum": checksum([*self.ids, *self._facts(min(self.count, 8))]),
+        }
+
+    def _facts(self, n: int) -> Iterator[object]:
+        for scene in map(self._scene, range(n)):
+            counts = np.bincount(scene.mask.ravel(), minlength=len(self.classes) + 1)
+            yield [scene.mask.shape, scene.boxes.tolist(), scene.labels.tolist(), counts.tolist()]
+
+    def _scene(self, i: int) -> _Scene:
+        if not 0 <= i < self.count:
+            raise IndexError(f"scene {i} of {self.count}")
+        return _scene(self.seed, self.split, i)
+
+
+@lru_cache(maxsize=16)
+def _scene(seed: int, split: str, index: int) -> _Scene:
+    rng = np.random.default_rng([seed, _SPLITS[split], index])
+    size = _SIZES[rng.integers(len(_SIZES))]
+    ground = Ground.random(rng)
+    layers, visible = _arrange(rng, size, ground)
+    picture = ground.paint(rng, size)
+    grain = 1 + 0.22 * (noise(rng, size, 24, 2) - 0.5)
+    for layer in layers:
+        _composite(picture, layer, grain)
+    picture *= 1.08 - 0.25 * ramp(rng, size)
+    picture += 0.035 * (rng.random(size, np.float32) - 0.5)
+    image = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
+
+    mask = np.zeros(size, np.uint8)
+    objects = [(layer, seen) for layer, seen in zip(layers, visible, strict=True) if layer.label >= 0]
+    objects.sort(key=lambda pair: -int(pair[1].sum()))
+    for layer, seen in objects:
+        mask[layer.window][seen] = layer.label + 1
+    boxes = np.array([_box(layer, seen) for layer, seen in objects], np.float64)
+    return _Scene(np.ascontiguousarray(image), mask, boxes, np.array([layer.label for layer, _ in objects], np.int64))
+
+
+def _box(layer: Layer, seen: Pixels) -> tuple[int, int, int, int]:
+    """Tight box of an object's visible pixels: 0-based inclusive `x1 y1 x2 y2`."""
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    top, left = layer.window[0].start, layer.window[1].start
+    return int(left + columns[0]), int(top + rows[0]), int(left + columns[-1]), int(top + rows[-1])
+
+
+def _arrange(rng: np.random.Generator, size: tuple[int, int], ground: Ground) -> tuple[list[Layer], list[Pixels]]:
+    """Objects and clutter from back to front, and the visible pixels of each on its window.
+
+    An arrangement is drawn anew until the main object is large, small and visible enough; objects of other classes that
+    are too large or hardly visible are left out.
+    """
+    for _ in range(100):
+        label = int(rng.integers(len(CLASSES)))
+        share = 0.055 + 0.62 * rng.random() ** 1.2
+        palette = Palette.random(rng, ground.mean)
+        main = _place(rng, label, palette, size, share)
+        others: list[Layer] = []
+        if rng.random() < 0.2:
+            twin = palette if rng.random() < 0.5 else Palette.random(rng, ground.mean)
+            others.append(_place(rng, label, twin, size, share * (0.6 + 0.35 * rng.random())))
+        for _ in range((0, 1, 1, 2, 2, 3)[rng.integers(6)]):
+            other = int((label + rng.integers(1, len(CLASSES))) % len(CLASSES))
+            part = main.area * (0.15 + 0.4 * rng.random()) / (size[0] * size[1])
+            half_width, half_height, area = extent(other)
+            part *= 4 * half_width * half_height / area
+            others.append(_place(rng, other, Palette.random(rng, ground.mean), size, part))
+        layers = [_clutter(rng, size, behind=True) for _ in range(rng.integers(6, 20))]
+        objects = [main, *others]
+        layers += [objects[k] for k in rng.permutation(len(objects))]
+        layers += [_clutter(rng, size, behind=False) for _ in range(rng.integers(0, 4))]
+        kept = _keep(layers, main, size)
+        if kept is not None:
+            return kept
+    raise RuntimeError(f"no arrangement found for a picture of {size}")  # pragma: no cover
+
+
+def _place(rng: np.random.Generator, label: int, palette: Palette, size: tuple[int, int], share: float) -> Layer:
+    """An object whose box takes about `share` of the picture, more often near the border than a uniform law would."""
+    height, width = size
+    pose = Pose.random(label, rng)
+    half_width, half_height, _ = extent(label)
+    cosine, sine = abs(np.cos(pose.turn)), abs(np.sin(pose.turn))
+    reach_x, reach_y = half_width * cosine + half_height * sine, half_width * sine + half_height * cosine
+    scale = float(np.sqrt(share * height * width / (4 * reach_x * reach_y)))
+    scale = min(scale, 0.6 * width / reach_x, 0.6 * height / reach_y)
+    spread = 2 * rng.random(2) - 1
+    spread = np.sign(spread) * np.abs(spread) ** 0.6
+    room_x, room_y = max(width / 2 - 0.85 * scale * reach_x, 0), max(height / 2 - 0.85 * scale * reach_y, 0)
+    pose = pose._replace(x=width / 2 + spread[0] * room_x, y=height / 2 + spread[1] * room_y, scale=scale)
+    return draw(label, pose, palette, size, rng)
+
+
+def _seen(layers: list[Layer], size: tuple[int, int]) -> list[Pixels]:
+    """The pixels of each layer that no later layer covers."""
+    covered = np.zeros(size, bool)
+    seen = []
+    for layer in reversed(layers):
+        seen.append(layer.solid & ~covered[layer.window])
+        covered[layer.window] |= layer.solid
+    return seen[::-1]
+
+
+def _keep(layers: list[Layer], main: Layer, size: tuple[int, int]) -> tuple[list[Layer], list[Pixels]] | None:
+    """Layers without the unfit objects, and what is visible of each; None where the main object is unfit itself."""
+    while True:
+        seen = _seen(layers, size)
+        areas = [int(pixels.sum()) for pixels in seen]
+        mine = next(k for k, layer in enumerate(layers) if layer is main)
+        unfit = [
+            k
+            for k, layer in enumerate(layers)
+            if layer.label >= 0
+            and k != mine
+            and (
+                areas[k] < max(_LEAST_VISIBLE * layer.area, 40)
+                or areas[k] * (_DOMINANCE if layer.label != main.label else 1) > areas[mine]
+            )
+        ]
+        if not unfit:
+            break
+        del layers[unfit[-1]]
+    x1, y1, x2, y2 = _box(main, seen[mine]) if areas[mine] else (0, 0, -1, -1)
+    share = (x2 - x1 + 1) * (y2 - y1 + 1) / (size[0] * size[1])
+    if areas[mine] < _LEAST_VISIBLE * main.area or not _SMALLEST <= share <= _LARGEST:
+        return None
+    return layers, seen
+
+
+def _clutter(rng: np.random.Generator, size: tuple[int, int], behind: bool) -> Layer:
+    """A pebble, chip, stick or ring behind the objects, or a stalk in front of them; none is an object."""
+    height, width = size
+    x, y = width * rng.random(), height * rng.random()
+    kind = int(rng.integers(4)) if behind else 2
+    scale = (4 + 7 * rng.random()) if kind != 2 else (12 + 26 * rng.random())
+    rows, columns = window_of(x, y, 1.1 * scale, size)
+    v = (np.arange(rows.start, rows.stop, dtype=np.float64)[:, None] - y) / scale
+    u = (np.arange(columns.start, columns.stop, dtype=np.float64)[None] - x) / scale
+    colour = hsv(rng.random(), 0.15 + 0.5 * rng.random(), 0.25 + 0.6 * rng.random())
+    u, v = np.broadcast_arrays(u, v)
+    sketch = Sketch(u, v, 1 / scale, colour)
+    turn = np.pi * rng.random()
+    dx, dy = 0.9 * np.cos(turn), 0.9 * np.sin(turn)
+    if kind == 0:
+        sketch.part(sketch.ellipse(0, 0, 1, 0.45 + 0.5 * rng.random(), turn), colour)
+    elif kind == 1:
+        sketch.part(np.maximum(np.abs(u * dx + v * dy) - 0.5, np.abs(v * dx - u * dy) - 0.4 * (1 + u)), colour)
+    elif kind == 2:
+        sketch.part(sketch.line(-dx, -dy, dx, dy, 1.8 / scale, (1.0 + 2 * rng.random()) / scale), colour)
+    else:
+        sketch.part(np.abs(sketch.ellipse(0, 0, 0.8, 0.8)) - 0.17, colour)
+    light = (0.85 - 0.25 * (u + v)).astype(np.float32)
+    solid = sketch.d <= 0
+    alpha = np.clip(0.5 - sketch.d * scale, 0, 1).astype(np.float32)
+    return Layer(-1, (rows, columns), alpha, solid, sketch.rgb * light, int(solid.sum()))
+
+
+def _composite(picture: Plane, layer: Layer, grain: Plane) -> None:
+    """Lays a layer with its shadow over the picture (3, H, W), in place."""
+    height, width = layer.alpha.shape
+    if not height or not width:
+        return
+    target = picture[:, *layer.window]
+    soft = max(3, min(height, width) // 14) if layer.label >= 0 else 2
+    shadow = uniform_filter(layer.alpha, soft, mode="constant")
+    shift = max(soft // 2, 1)
+    target[:, shift:, shift:] *= 1 - 0.5 * shadow[: -shift or None, : -shift or None]
+    target += layer.alpha * (layer.rgb * grain[layer.window] - target)

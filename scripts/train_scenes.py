@@ -1,0 +1,199 @@
+"""Trains one of the two networks on generated scenes, on a CPU in about a quarter of an hour.
+
+    python scripts/train_scenes.py scenes_vgg
+    python scripts/train_scenes.py scenes_resnet
+
+writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
+`results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
+weights. Held-out scenes are of the test split; they choose nothing.
+"""
+
+import argparse
+import csv
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from eigencam import scenes_networks as nets
+from eigencam.datasets.scenes import VERSION, Scenes, Split
+
+ROOT = Path(__file__).parents[1]
+LOG = ROOT / "results" / "scenes_networks.csv"
+COLUMNS = ["network", "epoch", "train_loss", "held_out_top1_percent", "n", "seconds", "command"]
+
+
+def _squashed(job: tuple[int, Split, int, int]) -> tuple[NDArray[np.uint8], list[int]]:
+    seed, split, first, last = job
+    scenes = Scenes(last, seed, split)
+    size = (nets.INPUT_SIZE, nets.INPUT_SIZE)
+    pictures = np.empty((last - first, *size, 3), np.uint8)
+    labels = []
+    for i in range(first, last):
+        pictures[i - first] = np.asarray(Image.fromarray(scenes.image(i)).resize(size, Image.Resampling.BILINEAR))
+        labels.append(scenes.truth(i).label)
+    return pictures, labels
+
+
+def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor]:
+    """Pictures (count, 3, 112, 112) uint8 and labels (count,) int64 of the first scenes of a split."""
+    file = cache / f"scenes-v{VERSION}-{split}-{seed}-{count}-{nets.INPUT_SIZE}.npz"
+    if not file.is_file():
+        edges = np.linspace(0, count, 4 * workers + 1).astype(int).tolist()
+        jobs = [(seed, split, a, b) for a, b in pairwise(edges)]
+        with ProcessPoolExecutor(workers) as pool:
+            parts = list(pool.map(_squashed, jobs))
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(file, pictures=np.concatenate([p for p, _ in parts]), labels=np.concatenate([x for _, x in parts]))
+    with np.load(file) as data:
+        return torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(data["labels"])
+
+
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirrors, shifts, scales, recolours and cuts rectangles out of (N, 3, S, S) normalised pictures."""
+    n, _, size, _ = x.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(n, *shape, generator=generator)
+
+    scale, mirror = uniform(0.85, 1.2), torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = scale * mirror, scale * uniform(0.9, 1.1)
+    theta[:, :, 2] = uniform(-0.12, 0.12, 2)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    x = x * uniform(0.75, 1.25, 3, 1, 1) + uniform(-0.25, 0.25, 3, 1, 1)
+    x = x[:, torch.randperm(3, generator=generator)]
+    at, side = uniform(0, size, 2), uniform(0.05, 0.22, 2) * size
+    axis = torch.arange(size)
+    inside = ((axis - at[..., None]).abs() < side[..., None] / 2) & (uniform(0, 1) < 0.4)[:, None, None]
+    hole = inside[:, 0, :, None] & inside[:, 1, None, :]
+    return torch.where(hole[:, None], uniform(-1.5, 1.5, 3, 1, 1), x)
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """The network to ship: a `ScenesVGG` without its batch normalisations, anything else as it is."""
+    if not isinstance(network, nets.ScenesVGG):
+        return network
+    plain = nets.ScenesVGG()
+    convolutions = iter(m for m in plain.features if isinstance(m, nn.Conv2d))
+    for conv, norm in pairwise(network.features):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            target = next(convolutions)
+            fused = nn.utils.fuse_conv_bn_eval(conv.eval(), norm.eval())
+            target.load_state_dict(fused.state_dict())
+    plain.classifier.load_state_dict(network.classifier.state_dict())
+    return plain
+
+
+@torch.inference_mode()
+def top1(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
+    """Accuracy in percent, evaluation mode, float32."""
+    network.eval()
+    guesses = torch.cat([network(nets.normalise(batch)).argmax(1) for batch in pictures.split(200)])
+    return 100 * (guesses == labels).float().mean().item()
+
+
+def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
+    """Trains, saves the weights and returns the rows of the log."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    generator = torch.Generator().manual_seed(args.seed)
+    pictures, labels = scenes(args.seed, "train", args.train, args.cache, args.threads)
+    held_pictures, held_labels = scenes(args.seed, "test", args.held_out, args.cache, args.threads)
+    network = nets.ScenesVGG(batch_norm=True) if args.network == "scenes_vgg" else nets.ScenesResNet()
+    network = network.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.05)
+    steps = len(pictures) // args.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=steps * args.epochs, pct_start=0.2)
+    rows: list[dict[str, object]] = []
+    start = time.perf_counter()
+
+    def row(epoch: object, loss: float, accuracy: float, n: int) -> None:
+        seconds = f"{time.perf_counter() - start:.0f}"
+        values = (args.network, epoch, f"{loss:.4f}", f"{accuracy:.2f}", n, seconds, command)
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        print(", ".join(f"{key} {value}" for key, value in rows[-1].items() if key != "command"), flush=True)
+
+    loss_mean = float("nan")
+    for epoch in range(args.epochs):
+        network.train()
+        total = 0.0
+        for batch in torch.randperm(len(pictures), generator=generator)[: steps * args.batch].split(args.batch):
+            x = augment(nets.normalise(pictures[batch]), generator).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(x)
+            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.05)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.item()
+        loss_mean = total / steps
+        row(epoch + 1, loss_mean, top1(network, held_pictures[:500], held_labels[:500]), 500)
+
+    state = folded(network).state_dict()
+    rounded = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in state.items()}
+    file = args.weights / f"{args.network}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(rounded, file)
+    saved = getattr(nets, args.network)(file)
+    accuracy = top1(saved, held_pictures, held_labels)
+    row("saved", loss_mean, accuracy, len(held_pictures))
+    metadata = {
+        "network": args.network,
+        "top1_percent": f"{accuracy:.2f}",
+        "n": str(len(held_pictures)),
+        "command": command,
+        "seed": str(args.seed),
+        "scenes_version": str(VERSION),
+    }
+    save_file(rounded, file, metadata)
+    return rows
+
+
+def log(rows: list[dict[str, object]], network: str, file: Path) -> None:
+    """Replaces a network's rows in the log."""
+    kept: list[dict[str, object]] = []
+    if file.is_file():
+        with file.open(newline="") as stream:
+            kept = [dict(row) for row in csv.DictReader(stream) if row["network"] != network]
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept + rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=["scenes_vgg", "scenes_resnet"])
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--train", type=int, default=12000, help="scenes to train on")
+    parser.add_argument("--held-out", type=int, default=4000, help="scenes of the test split to measure on")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "eigencam-scenes")
+    parser.add_argument("--weights", type=Path, default=nets.WEIGHTS, help="folder of the weights")
+    parser.add_argument("--log", type=Path, default=LOG)
+    args = parser.parse_args()
+    # only what shapes the network: not where things are kept
+    options = [
+        f"--{name.replace('_', '-')}={getattr(args, name)}" for name in ("epochs", "train", "batch", "lr", "seed")
+    ]
+    command = " ".join(["python scripts/train_scenes.py", args.network, *options])
+    log(train(args, command), args.network, args.log)
+
+
+if __name__ == "__main__":
+    main()
