@@ -47,7 +47,8 @@ class Metric:
 class Evaluator(Protocol):
     """The contract of `evaluation/localization.py` and its siblings.
 
-    An optional class attribute `headline` names the metrics that a table shows unless others are asked for.
+    An optional class attribute `headline` names the metrics that a table shows unless others are asked for; `a|b` is b
+    where a is not defined.
     """
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:

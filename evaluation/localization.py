@@ -56,8 +56,7 @@ class Localization:
     headline: ClassVar[tuple[str, ...]] = (
         "top1_loc_error",
         "top5_loc_error",
-        "gt_known_error",
-        "box_error",
+        "gt_known_error|box_error",
         "mean_iou",
         "top1_cls_error",
         "top5_cls_error",

@@ -75,8 +75,10 @@ def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
     made = []
     for (_, _, evaluator), part in long.groupby(["dataset", "group", "evaluator"], sort=True):
         there = [name for name in part["metric"].unique() if name]
+        defined = set(part.loc[part["value"].notna(), "metric"])
         headline = next((names for names in part["headline"] if names), there)
-        chosen = [name for name in metrics or headline if name in there]
+        firsts = [next((n for n in name.split("|") if n in defined), name) for name in metrics or headline]
+        chosen = [name for name in firsts if name in there]
         if chosen:
             made.append(_table(part, str(evaluator), chosen))
     if not made:
@@ -216,7 +218,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
-    """The metrics that say something as columns: no undefined ones, none equal to an earlier one.
+    """The metrics that are defined anywhere as columns; `a|b` is b where a is not.
 
     What is the same for all methods of every network (a classification error) becomes a note.
     """
@@ -226,13 +228,11 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
     frame, best = keys.copy(), pd.DataFrame(index=keys.index)
     shown: list[str] = []
     notes: list[str] = []
-    seen: list[pd.Series] = []
     for metric in chosen:
         column = cells.loc[metric].reindex(pd.MultiIndex.from_frame(keys))
         value = column["value"].reset_index(drop=True)
-        if value.isna().all() or any(value.equals(other) for other in seen):
+        if value.isna().all():
             continue
-        seen.append(value)
         unit = next((u for u in column["unit"] if isinstance(u, str) and u), "")
         quads = zip(value, column["low"], column["high"], column["unit"], strict=True)
         text = pd.Series([_cell(*quad) for quad in quads])
@@ -280,8 +280,9 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
         said.setdefault(", threshold ".join([over, " / ".join(at)] if at else [over]), []).append(metric)
     notes += [f"{what}: {', '.join(metrics)}" for what, metrics in said.items()]
-    lines = part[part["metric"].isin(chosen)]
-    for note, of in lines[lines["note"] != ""].groupby("note", sort=False):
+    about_maps = part["note"].str.endswith(" maps").fillna(False)  # stands with one metric, concerns all
+    lines = part[part["metric"].isin(chosen) | about_maps]
+    for note, of in lines[lines["note"].fillna("") != ""].groupby("note", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         everyone = len(names) == len(lines[["network", "method"]].drop_duplicates())
         about = "" if note.endswith(" maps") else f"{', '.join(m for m in chosen if m in set(of['metric']))}: "
