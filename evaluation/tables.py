@@ -280,12 +280,12 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
         said.setdefault(", threshold ".join([over, " / ".join(at)] if at else [over]), []).append(metric)
     notes += [f"{what}: {', '.join(metrics)}" for what, metrics in said.items()]
-    about_maps = part["note"].str.endswith(" maps").fillna(False)  # stands with one metric, concerns all
+    about_maps = part["note"].map(lambda note: str(note).endswith(" maps"))  # stands with one metric, concerns all
     lines = part[part["metric"].isin(chosen) | about_maps]
     for note, of in lines[lines["note"].fillna("") != ""].groupby("note", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         everyone = len(names) == len(lines[["network", "method"]].drop_duplicates())
-        about = "" if note.endswith(" maps") else f"{', '.join(m for m in chosen if m in set(of['metric']))}: "
+        about = "" if str(note).endswith(" maps") else f"{', '.join(m for m in chosen if m in set(of['metric']))}: "
         notes.append(f"{about}{note}" if everyone else f"{about}{note}: {', '.join(names)}")
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")

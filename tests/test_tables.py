@@ -170,11 +170,11 @@ def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, caps
     options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam", "--out", str(tmp_path / "out")]
     assert main(["explain", str(photo), *options, "--class", "2"]) == 0
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {f"photo-scenes_resnet{end}.png" for end in ("", "-eigencam", "-gradcam", "-cam")}
+    assert made == {f"photo-scenes_resnet{end}" for end in (".jpg", "-eigencam.png", "-gradcam.png", "-cam.png")}
     with Image.open(tmp_path / "out" / "photo-scenes_resnet-cam.png") as overlay:
         assert overlay.size == (256, 256)
     assert main(["explain", *options, "--pictures", "2", "dataset.count=5"]) == 0
-    assert (tmp_path / "out" / "grid-scenes_resnet.png").is_file()
+    assert (tmp_path / "out" / "scenes-scenes_resnet.jpg").is_file()
     capsys.readouterr()
     assert main(["explain", str(tmp_path / "none.jpg")]) == 2
     assert "no such picture" in capsys.readouterr().err
