@@ -110,6 +110,6 @@ def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
 def save(picture: Image.Image | Picture, path: Path) -> Path:
     """Write a PNG or JPEG by the name's ending; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 92, "subsampling": 0} if path.suffix == ".jpg" else {}
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **options)
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    picture.save(path, quality=92, subsampling=0)  # what a format has no use for, Pillow ignores
     return path

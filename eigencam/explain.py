@@ -51,14 +51,13 @@ def main(args: argparse.Namespace) -> int:
         picked = spread(len(job.dataset.ids), args.pictures)
         named = [(job.dataset.ids[i], job.dataset.image(i), job.dataset.truth(i)) for i in picked]
     lines = [_line(job, name, image, truth, args.label) for name, image, truth in named]
+    title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
     for (name, _, _), line in zip(named, lines, strict=True):
         for method, score_map in line.maps.items() if photos else ():
             path = draw.save(draw.overlay(line.image, score_map), args.out / f"{name}-{job.network.name}-{method}.png")
             box = [round(x) for x in box_of(score_map, "max", 0.15).tolist() if x == x]
             print(f"{path}  {line.caption}, box {box}")
-    print(
-        draw.save(draw.grid(lines), args.out / f"{named[0][0] if len(photos) == 1 else 'grid'}-{job.network.name}.png")
-    )
+    print(draw.save(draw.grid(lines), args.out / f"{title}-{job.network.name}.jpg"))
     return 0
 
 
