@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ SUBCOMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # networks and methods of a person's own, by dotted name
     if argv[:1] == ["run"]:
         return _run(argv[1:])
     parser = _parser(argv[0] if argv else "")
@@ -75,14 +78,37 @@ def _run(argv: list[str]) -> int:
     sys.argv = ["eigencam run", *argv]
     try:
         task()
-    except (HydraException, OmegaConfBaseException, ValueError, FileNotFoundError) as error:
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(error, _valid_names(str(error)))
+    except (ValueError, FileNotFoundError) as error:
         return _refuse(error)
     return 0
 
 
-def _refuse(error: Exception) -> int:
+def _valid_names(message: str) -> str:
+    """What could stand where Hydra found a name that it does not know; "" if the message is about something else."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig, OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        if found := re.search(r"Could not (?:load|find) '(\w+)/", message):
+            options = GlobalHydra.instance().config_loader().get_group_options(found[1])
+            return f"{found[1]} is one of: {', '.join(options)}"
+        if found := re.search(r"Could not override '([\w.]+)'", message):
+            parent = found[1].rpartition(".")[0]
+            node = OmegaConf.select(compose("run"), parent) if parent else compose("run")
+            if isinstance(node, DictConfig):
+                return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
+    return ""
+
+
+def _refuse(error: Exception, hint: str = "") -> int:
     if os.environ.get("EIGENCAM_DEBUG"):
         raise error
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if hint:
+        lines = [lines[0], hint]
     print("eigencam: " + "\n  ".join(lines or [type(error).__name__]), file=sys.stderr)
     return 2

@@ -80,6 +80,8 @@ def prepare(composed: DictConfig) -> Job:
     nodes += [(f"method.{name}", node) for name, node in config.method.items()]
     nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
     built = {where: _attempt(where, faults, _build, where, node) for where, node in nodes}
+    if faults and faults[0].startswith("dataset: "):
+        faults[0] += " (where to look: dataset.root, or paths.* and the variables EIGENCAM_*)"
     faults += _model_faults(config.model)
     _stop(faults)
 

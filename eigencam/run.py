@@ -74,7 +74,9 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
                 if not isinstance(error, KeyboardInterrupt):
                     result.fail(error)
             raise
-    say(f"{title}: {len(todo)} results computed, {len(job.results) - len(todo)} were there")
+    say(
+        f"{title}: {len(todo)} results computed, {len(job.results) - len(todo)} were there; in {job.config.paths['results']}"
+    )
     for reason in bad.values():
         say(f"  left out: {reason}")
     return job
