@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
@@ -18,8 +19,7 @@ SUBCOMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # networks and methods of a person's own, by dotted name
+    sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
     if argv[:1] == ["run"]:
         return _run(argv[1:])
     parser = _parser(argv[0] if argv else "")

@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -182,7 +182,8 @@ def load_network(
     layer = description["layer"]
     check_layer(module, layer, f"model {name}")
     preprocess = Preprocess(**(description.get("preprocess") or {}))
-    identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer", "preprocess")} | {"sha256": sha256}
+    identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer", "classes")}
+    identity |= {"preprocess": asdict(preprocess), "sha256": sha256}
     return Network(
         name, module.eval().to(device, dtype), layer, description.get("classes"), sha256, preprocess, identity
     )

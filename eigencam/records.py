@@ -161,8 +161,19 @@ class Result:
 
     def _close_with(self, content: Mapping[str, Any]) -> None:
         names = dict(zip(("dataset", "network", "method", "evaluator"), self.names, strict=True))
-        write_text(self.folder / "metrics.json", json.dumps({**names, **content}, indent=1, default=list) + "\n")
+        write_text(
+            self.folder / "metrics.json", json.dumps(_strict({**names, **content}), indent=1, allow_nan=False) + "\n"
+        )
         (self.folder / "error.json").unlink(missing_ok=True)
+
+
+def _strict(value: Any) -> Any:
+    """The same with null for NaN and lists for tuples: what every JSON reader takes."""
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:

@@ -74,9 +74,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
                 if not isinstance(error, KeyboardInterrupt):
                     result.fail(error)
             raise
-    say(
-        f"{title}: {len(todo)} results computed, {len(job.results) - len(todo)} were there; in {job.config.paths['results']}"
-    )
+    there = len(job.results) - len(todo)
+    say(f"{title}: {len(todo)} results computed, {there} were there; folder {job.config.paths['results']}")
     for reason in bad.values():
         say(f"  left out: {reason}")
     return job
@@ -104,9 +103,10 @@ class Batch:
 def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]:
     """Fill the results' rows; returns the pictures that could not be decoded, by id, with the reason."""
     ids, size = job.dataset.ids, job.config.batch_size
-    done = {key: result.done() for key, result in todo.items()}
+    missing = {key: _missing(ids, result.done()) for key, result in todo.items()}
+    any_missing = np.any(list(missing.values()), axis=0)
     grid = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
-    batches = [list(batch) for batch in grid if any(ids[i] not in have for have in done.values() for i in batch)]
+    batches = [list(batch) for batch in grid if any_missing[batch].any()]
     bad: dict[str, str] = {}
     written = time.monotonic()
     with tqdm(total=len(ids), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar:
@@ -117,9 +117,10 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]
                     raise error
                 bad[ids[i]] = str(error)
             if batch.index:
-                wanted = {key for key in todo if any(ids[i] not in done[key] for i in batch.index)}
+                wanted = {key for key in todo if missing[key][batch.index].any()}
                 for key, rows in _rows(job, batch, wanted).items():
-                    todo[key].add(row for row in rows if row["image"] not in done[key])
+                    lacking = missing[key][batch.index]
+                    todo[key].add(row for row, lacks in zip(rows, lacking, strict=True) if lacks)
             if time.monotonic() - written > job.config.flush_s:
                 for result in todo.values():
                     result.flush()
@@ -128,6 +129,11 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]
     for result in todo.values():
         result.flush()
     return bad
+
+
+def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
+    """(n,) bool: the pictures without a row."""
+    return np.array([image not in done for image in ids], bool)
 
 
 def _load(job: Job, batches: Sequence[list[int]]) -> Iterator[Batch]:

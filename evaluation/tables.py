@@ -67,7 +67,7 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
         if not result["metrics"]:
             lines.append({**shared, "metric": "", "n": 0})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).astype({"value": float, "low": float, "high": float})
 
 
 def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:

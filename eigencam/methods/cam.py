@@ -59,7 +59,7 @@ class Head(NamedTuple):
     rectified: bool
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def find_head(module: nn.Module, layer: str, shape: tuple[int, int]) -> Head:
     """The head that reproduces the network's logits from the layer's output, tried on a seeded probe.
 
