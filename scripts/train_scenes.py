@@ -5,7 +5,7 @@
 
 writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
 `results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
-weights. Held-out scenes are of the test split; they choose nothing.
+weights. Held-out scenes are of the test split; no epoch and no weights are chosen by them.
 """
 
 import argparse
