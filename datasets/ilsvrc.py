@@ -9,6 +9,7 @@ download them: the user names a folder.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,8 @@ class Ilsvrc:
         """Find the pictures, read the truth, and check that each fits the other.
 
         Args:
-            root: folder with pictures and truth, or several, which are joined; see `read_truth` for the layouts.
+            root: folder with pictures and truth, or several, which are joined: a list, or one text with the separator
+                of the system's paths (`:`); see `read_truth` for the layouts.
             split: only `val` has public truth.
             source: which truth to read: text, xml, csv or devkit; by default the first that is there.
             images: folder of the pictures, flat or in class folders; by default looked for below `root`. False for
@@ -77,7 +79,8 @@ class Ilsvrc:
         """
         if split != "val":
             raise ValueError(f"split={split!r}: allowed is 'val' (test truth is secret, train is half without boxes)")
-        roots = [Path(root)] if isinstance(root, str | Path) else [Path(one) for one in root]
+        several = root.split(os.pathsep) if isinstance(root, str) else [root] if isinstance(root, Path) else root
+        roots = [Path(one).expanduser() for one in several if one]
         if not roots:
             raise ValueError("root: no folder is named")
         truth = merge([read_truth(one, source) for one in roots])

@@ -1,10 +1,12 @@
 """The console command `eigencam`. Nothing heavy is imported before a subcommand needs it."""
 
 import argparse
+import importlib
 import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 SUBCOMMANDS = {
@@ -20,12 +22,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
-    if argv[:1] == ["run"]:
+    chosen = argv[0] if argv else ""
+    if chosen == "run":
         return _run(argv[1:])
-    parser = _parser(argv[0] if argv else "")
-    args = parser.parse_args(argv)
+    if chosen not in SUBCOMMANDS:
+        return _top_level(argv)
+    module = importlib.import_module(f"eigencam.{chosen}")
+    parser = argparse.ArgumentParser(
+        prog=f"eigencam {chosen}",
+        description=SUBCOMMANDS[chosen],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    module.add_arguments(parser)
+    args = parser.parse_args(argv[1:])
     try:
-        return args.main(args)
+        return module.main(args)
     except (ValueError, FileNotFoundError) as error:
         return _refuse(error)
     except BrokenPipeError:  # `eigencam table | head`
@@ -33,31 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser(chosen: str) -> argparse.ArgumentParser:
-    """The parser; only the chosen subcommand's module is imported."""
+def _top_level(argv: list[str]) -> int:
+    """`eigencam --help`, `eigencam --version` and what is no subcommand."""
     parser = argparse.ArgumentParser(
         prog="eigencam",
         description="Benchmark and reproducibility harness for class-activation maps.",
         epilog="eigencam SUBCOMMAND --help tells more; run --help lists networks, datasets, methods, evaluators.",
     )
-    parser.add_argument("--version", action="store_true", help="print the version and stop")
-    subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=chosen != "--version")
+    parser.add_argument("--version", action="version", version=f"eigencam {version('eigencam-bench')}")
+    subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=True)
     for name, text in SUBCOMMANDS.items():
-        sub = subparsers.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        if name == chosen:
-            module = __import__(f"eigencam.{name}", fromlist=["main"])
-            module.add_arguments(sub)
-            sub.set_defaults(main=module.main)
-    parser.set_defaults(main=_version)
-    return parser
-
-
-def _version(_args: argparse.Namespace) -> int:
-    from importlib.metadata import version
-
-    print(f"eigencam {version('eigencam-bench')}")
+        subparsers.add_parser(name, help=text, add_help=False)
+    parser.parse_args(argv)
     return 0
 
 

@@ -100,7 +100,7 @@ class Preprocess:
             picture = picture.crop(box)
         return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), region
 
-    def normalize(self, pictures: Tensor, dtype: torch.dtype) -> Tensor:
+    def normalize(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(N, 3, H, W) uint8 to the network's input, on the tensor's device."""
         mean = torch.tensor(self.mean, device=pictures.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pictures.device).view(3, 1, 1)

@@ -50,7 +50,10 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     text = OmegaConf.to_yaml(composed, resolve=True)
     title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures"
     todo = {key: result for key, result in job.results.items() if not result.complete}
-    where = environment(str(job.network.device))
+    where = environment(str(job.network.device)) | {
+        "weights_sha256": job.network.sha256,
+        "dataset": job.dataset.identity(),
+    }
     with ExitStack() as stack:
         for result in todo.values():
             result.open(text, where)

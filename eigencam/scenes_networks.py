@@ -5,27 +5,17 @@ kinds of network that class-activation methods treat differently. Both have a la
 see 82 and 65 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights; `results/scenes_networks.csv`
 is its log.
 
-Input: the whole picture squashed to 112 x 112 pixels (bilinear, antialiased), RGB in [0, 1], less `MEAN`, over `STD`.
+Input: the whole picture squashed to 112 x 112 pixels (bilinear, antialiased), as `PREPROCESS` says.
 Output: (N, 12) float32 logits, in the order of `eigencam.datasets.scenes_objects.CLASSES`.
 """
 
-from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-INPUT_SIZE = 112
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.25, 0.25, 0.25)
-NUM_CLASSES = 12
-WEIGHTS = Path(__file__).parent / "weights"
+from eigencam.network import Preprocess
 
-Network = TypeVar("Network", bound=nn.Module)
+PREPROCESS = Preprocess(size=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+NUM_CLASSES = 12
 
 
 class ScenesVGG(nn.Module):
@@ -105,36 +95,3 @@ class ScenesResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(self.avgpool(x), 1))
-
-
-def scenes_vgg(weights: Path | str | None = WEIGHTS / "scenes_vgg.safetensors") -> ScenesVGG:
-    """The VGG-like network in evaluation mode; last convolution's output after its ReLU: `features.18`."""
-    return _loaded(ScenesVGG(), weights)
-
-
-def scenes_resnet(weights: Path | str | None = WEIGHTS / "scenes_resnet.safetensors") -> ScenesResNet:
-    """The residual network in evaluation mode; last feature map: `layer3`."""
-    return _loaded(ScenesResNet(), weights)
-
-
-def prepare(image: NDArray[np.uint8]) -> Tensor:
-    """Picture (H, W, 3) uint8 RGB to the networks' input (3, 112, 112) float32."""
-    squashed = Image.fromarray(image).resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
-    return normalise(torch.from_numpy(np.array(squashed)).permute(2, 0, 1))
-
-
-def normalise(pictures: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8 to float32 of about [-2, 2]."""
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    return (pictures.float() / 255 - mean) / std
-
-
-def _loaded(network: Network, weights: Path | str | None) -> Network:
-    """`network` with the weights of a file (halves are widened), in evaluation mode; None leaves it as initialised."""
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"no weights at {weights}: `python scripts/train_scenes.py {Path(weights).stem}` makes them"
-            )
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
-    return network.eval()

@@ -92,6 +92,10 @@ def render(table: Table, style: Format) -> str:
     frame = table.frame
     if style == "csv":
         return frame.to_csv(index=False)
+    if frame.shape[1] == 2 and style != "latex":  # no metric is defined
+        return "\n".join(
+            [("### " if style == "markdown" else "") + table.title, "", *[f"- {n}" for n in table.notes], ""]
+        )
     if style == "terminal":
         shown = frame.assign(network=frame["network"].mask(frame["network"].duplicated(), ""))
         text = tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
@@ -268,7 +272,7 @@ def _title(part: pd.DataFrame, evaluator: str) -> str:
 
 def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]:
     lines = part[part["metric"].isin(shown)]
-    notes = ["in brackets: 95 % intervals over pictures"]
+    notes = ["in brackets: 95 % intervals over pictures"] if shown else []
     senses = lines.groupby("better")["metric"].unique()
     notes += [
         f"{sense} is better: {', '.join(m for m in shown if m in set(ms))}" for sense, ms in senses.items() if sense

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -35,18 +34,17 @@ COLUMNS = ["network", "epoch", "train_loss", "held_out_top1_percent", "n", "seco
 def _squashed(job: tuple[int, Split, int, int]) -> tuple[NDArray[np.uint8], list[int]]:
     seed, split, first, last = job
     scenes = Scenes(last, seed, split)
-    size = (nets.INPUT_SIZE, nets.INPUT_SIZE)
-    pictures = np.empty((last - first, *size, 3), np.uint8)
+    pictures = np.empty((last - first, 3, *nets.PREPROCESS.shape), np.uint8)
     labels = []
     for i in range(first, last):
-        pictures[i - first] = np.asarray(Image.fromarray(scenes.image(i)).resize(size, Image.Resampling.BILINEAR))
+        pictures[i - first] = nets.PREPROCESS(scenes.image(i))[0]
         labels.append(scenes.truth(i).label)
     return pictures, labels
 
 
 def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor]:
     """Pictures (count, 3, 112, 112) uint8 and labels (count,) int64 of the first scenes of a split."""
-    file = cache / f"scenes-v{VERSION}-{split}-{seed}-{count}-{nets.INPUT_SIZE}.npz"
+    file = cache / f"scenes-v{VERSION}-{split}-{seed}-{count}-{nets.PREPROCESS.size}.npz"
     if not file.is_file():
         edges = np.linspace(0, count, 4 * workers + 1).astype(int).tolist()
         jobs = [(seed, split, a, b) for a, b in pairwise(edges)]
@@ -55,7 +53,7 @@ def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tu
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(file, pictures=np.concatenate([p for p, _ in parts]), labels=np.concatenate([x for _, x in parts]))
     with np.load(file) as data:
-        return torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(data["labels"])
+        return torch.from_numpy(data["pictures"]), torch.from_numpy(data["labels"])
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,7 +97,7 @@ def folded(network: nn.Module) -> nn.Module:
 def top1(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
     """Accuracy in percent, evaluation mode, float32."""
     network.eval()
-    guesses = torch.cat([network(nets.normalise(batch)).argmax(1) for batch in pictures.split(200)])
+    guesses = torch.cat([network(nets.PREPROCESS.normalize(batch)).argmax(1) for batch in pictures.split(200)])
     return 100 * (guesses == labels).float().mean().item()
 
 
@@ -129,7 +127,9 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
         network.train()
         total = 0.0
         for batch in torch.randperm(len(pictures), generator=generator)[: steps * args.batch].split(args.batch):
-            x = augment(nets.normalise(pictures[batch]), generator).contiguous(memory_format=torch.channels_last)
+            x = augment(nets.PREPROCESS.normalize(pictures[batch]), generator).contiguous(
+                memory_format=torch.channels_last
+            )
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(x)
             loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.05)
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "eigencam-scenes")
-    parser.add_argument("--weights", type=Path, default=nets.WEIGHTS, help="folder of the weights")
+    parser.add_argument("--weights", type=Path, default=ROOT / "eigencam" / "weights", help="folder of the weights")
     parser.add_argument("--log", type=Path, default=LOG)
     args = parser.parse_args()
     # only what shapes the network: not where things are kept

@@ -496,7 +496,7 @@ def test_several_roots_are_joined_by_id(tmp_path: Path) -> None:
         for name in set(IDS) - set(names):
             (tmp_path / place / "ILSVRC/Annotations/CLS-LOC/val" / f"{name}.xml").unlink()
             (tmp_path / place / "val" / f"{name}.JPEG").unlink()
-    data = Ilsvrc([tmp_path / "b/a", tmp_path / "b"])
+    data = Ilsvrc(f"{tmp_path / 'b/a'}:{tmp_path / 'b'}")
     assert data.ids == IDS
     expected(data.annotation)
     assert [data.truth(i).size for i in range(6)] == SIZES

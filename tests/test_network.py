@@ -20,7 +20,7 @@ needs_shared = pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set
 
 
 def describe(**changes: Any) -> dict[str, Any]:
-    description = {"name": "tiny", "_target_": "eigencam.scenes_networks.scenes_resnet", "args": {"weights": None}}
+    description = {"name": "tiny", "_target_": "eigencam.scenes_networks.ScenesResNet", "args": {}}
     return {**description, "weights": None, "layer": "layer3", "classes": "scenes", **changes}
 
 

@@ -1,8 +1,7 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from safetensors import safe_open
 from torch import nn
 
@@ -10,6 +9,7 @@ from eigencam import scenes_networks as nets
 from eigencam.datasets import scenes as module
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.scenes import Scenes
+from eigencam.network import load_network, weight_file
 
 N = 300
 
@@ -153,22 +153,19 @@ def test_the_generator_has_not_changed() -> None:
 
 @pytest.mark.parametrize("name", ["scenes_vgg", "scenes_resnet"])
 def test_networks_know_held_out_scenes(scenes: Scenes, truths: list[Truth], name: str) -> None:
-    network = getattr(nets, name)()
-    assert not network.training
-    layer = network.features if name == "scenes_vgg" else network.layer3
-    shapes: list[torch.Size] = []
-    layer.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape))
-    batch = torch.stack([nets.prepare(scenes.image(i)) for i in range(100)])
-    with torch.inference_mode():
-        guesses = network(batch).argmax(1)
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        network = load_network(compose("run", [f"model={name}"]).model)
+    assert network.preprocess == nets.PREPROCESS
+    batch = torch.from_numpy(np.stack([network.preprocess(scenes.image(i))[0] for i in range(100)]))
+    forward = network.forward(batch)
     labels = torch.tensor([t.label for t in truths[:100]])
-    assert (guesses == labels).float().mean().item() >= 0.9
-    assert shapes[0][-2:] == (14, 14)
+    assert (forward.logits.argmax(1) == labels).float().mean().item() >= 0.9
+    assert forward.activations().shape[-2:] == (14, 14)
 
 
 @pytest.mark.parametrize("name", ["scenes_vgg", "scenes_resnet"])
 def test_weight_files_are_small_and_say_what_they_are(name: str) -> None:
-    file = nets.WEIGHTS / f"{name}.safetensors"
+    file = weight_file(f"eigencam:{name}.safetensors")
     assert file.stat().st_size <= 2_000_000
     with safe_open(file, "pt") as opened:  # pyright: ignore[reportNoOverloadImplementation]
         metadata = opened.metadata()
@@ -179,14 +176,9 @@ def test_weight_files_are_small_and_say_what_they_are(name: str) -> None:
 
 
 def test_kinds_of_network() -> None:
-    vgg, resnet = nets.scenes_vgg(None), nets.scenes_resnet(None)
+    vgg, resnet = nets.ScenesVGG(), nets.ScenesResNet()
     assert not any(isinstance(m, nn.BatchNorm2d) for m in vgg.modules())
     assert all(m.inplace for m in vgg.modules() if isinstance(m, nn.ReLU))
     assert sum(isinstance(m, nn.Linear) for m in vgg.classifier) >= 2
     assert any(isinstance(m, nn.BatchNorm2d) for m in resnet.modules())
     assert isinstance(resnet.fc, nn.Linear)
-
-
-def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="train_scenes"):
-        nets.scenes_vgg(tmp_path / "scenes_vgg.safetensors")

@@ -160,8 +160,14 @@ def test_help_everywhere_and_wrong_words_name_the_right_ones(capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main(["tabel"])
     assert "choose from" in capsys.readouterr().err
-    assert main(["--version"]) == 0
+    with pytest.raises(SystemExit):
+        main(["--version"])
     assert capsys.readouterr().out.startswith("eigencam 0.")
+    with pytest.raises(SystemExit):
+        main(["table", "--metrik", "iou"])
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --metrik" in error
+    assert "[--metrics NAME" in error
 
 
 def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
