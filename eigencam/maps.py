@@ -47,7 +47,7 @@ def compute_maps(
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
 
     Raises:
-        ValueError: a method returns something else than one map a picture.
+        ValueError: a class that the network has not, or a method that returns something else than a map a picture.
     """
     forward = network.forward(
         pictures,
@@ -58,7 +58,10 @@ def compute_maps(
     n, classes = forward.logits.shape
     top5 = forward.logits.topk(min(5, classes)).indices
     if labels is not None:
-        targets = torch.tensor(list(labels), device=network.device)
+        asked = list(labels)
+        if classes and not 0 <= min(asked) <= max(asked) < classes:
+            raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
+        targets = torch.tensor(asked, device=network.device)
     else:
         targets = top5[:, 0] if classes else torch.zeros(n, dtype=torch.long, device=network.device)
     maps = {}

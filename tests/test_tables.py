@@ -182,5 +182,7 @@ def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, caps
     assert main(["explain", *options, "--pictures", "2", "dataset.count=5"]) == 0
     assert (tmp_path / "out" / "scenes-scenes_resnet.jpg").is_file()
     capsys.readouterr()
+    assert main(["explain", str(photo), *options, "--class", "12"]) == 2
+    assert "class 12 was asked of scenes_resnet; it has 0 to 11" in capsys.readouterr().err
     assert main(["explain", str(tmp_path / "none.jpg")]) == 2
     assert "no such picture" in capsys.readouterr().err
