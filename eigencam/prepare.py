@@ -198,7 +198,7 @@ def _unsupported(method: Method, network: Network) -> str:
     if layer is not None:
         check_layer(network.module, layer, network.name)
     if network.classes is None and is_class_specific(method):
-        return f"its map is for a class, and {network.name} has no classifier"
+        return "its map is for a class, and the network has no classifier"
     check = getattr(method, "unsupported", None)
     return check(network) if check else ""
 

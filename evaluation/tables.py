@@ -178,15 +178,16 @@ def _results(root: Path) -> Iterable[dict[str, Any]]:
         try:
             summary = json.loads(path.read_text())
             identity = json.loads((path.parent / "identity.json").read_text())
+            data = identity["dataset"]
             yield {
                 **{column: summary[column] for column in COLUMNS},
                 "target": summary.get("target", ""),
                 "pictures": summary["n"],
                 "left_out": len(summary.get("bad_images", ())),
                 "unsupported": summary.get("unsupported", ""),
+                "part": " ".join(str(data[key]) for key in ("task", "image_set", "split") if data.get(key)),
                 "headline": summary.get("headline") or [],
-                "hit": str(summary.get("protocol", {}).get("rule_in_words", "")),
-                "group": json.dumps([identity["dataset"], identity["target"], identity["dtype"]], sort_keys=True),
+                "group": json.dumps([data, identity["target"], identity["dtype"]], sort_keys=True),
                 "baseline": ".baselines." in identity["method"]["_target_"],
                 "folder": path.parent.name,
                 "metrics": summary["metrics"],
@@ -267,7 +268,8 @@ def _title(part: pd.DataFrame, evaluator: str) -> str:
     pictures = part.loc[part["unsupported"] == "", "pictures"]
     n = int(pictures.max()) if len(pictures) else 0
     target = next((t for t in part["target"] if t), "")
-    return f"{part['dataset'].iloc[0]}, {n} pictures: {evaluator} (maps for the class: {target})"
+    data = f"{part['dataset'].iloc[0]} {part['part'].iloc[0]}".strip()
+    return f"{data}, {n} pictures: {evaluator} (maps for the class: {target})"
 
 
 def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]:
@@ -293,8 +295,10 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         notes.append(f"{about}{note}" if everyone else f"{about}{note}: {', '.join(names)}")
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
-    unsupported = part[part["unsupported"] != ""][["network", "method", "unsupported"]].drop_duplicates()
-    return notes + [f"{network}/{method}: not run: {why}" for network, method, why in unsupported.to_numpy()]
+    for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
+        names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
+        notes.append(f"not run, {why}: {', '.join(names)}")
+    return notes
 
 
 def _escape(text: object) -> str:

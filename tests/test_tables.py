@@ -40,7 +40,7 @@ def test_collect_gives_a_line_for_each_metric_with_what_it_needs_to_be_read(resu
 
 def test_a_table_has_baselines_last_the_best_marked_and_says_what_was_not_run(results: Path) -> None:
     table = next(t for t in tables(collect(results)) if "localization" in t.title)
-    assert table.title == "scenes, 10 pictures: localization (maps for the class: ground_truth)"
+    assert table.title == "scenes test, 10 pictures: localization (maps for the class: ground_truth)"
     assert list(table.frame["method"]) == ["cam", "eigencam", "gradcam", "whole_picture"] * 2
     column = "gt_known_error %"
     for _, part in table.frame.groupby("network"):
@@ -50,7 +50,7 @@ def test_a_table_has_baselines_last_the_best_marked_and_says_what_was_not_run(re
         )
     assert "box_error %" not in table.frame  # equal to gt_known_error here
     notes = "\n".join(table.notes)
-    assert "scenes_vgg/cam: not run: CAM needs global average pooling" in notes
+    assert "not run, CAM needs global average pooling" in notes
     assert "10 constant of 10 maps: scenes_resnet/whole_picture, scenes_vgg/whole_picture" in notes
     assert "top1_cls_error %: scenes_resnet" in notes
     assert "n = 10, threshold 0.15 max" in notes
