@@ -18,7 +18,7 @@ VOID = 255
 """Value of a mask's pixels that no metric counts."""
 
 
-class BadImageError(Exception):
+class BadImageError(ValueError):
     """A picture that cannot be decoded; carries the file and the reason."""
 
     def __init__(self, path: Path | str, reason: str) -> None:

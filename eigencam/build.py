@@ -23,26 +23,31 @@ def instantiate(node: Mapping[str, Any]) -> Any:
         raise error.__cause__ or error from None
 
 
-def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
-    """One line for each fault of a node: a target that is not there, keys it does not take, arguments it lacks."""
+def find(name: str) -> Any:
+    """The class or function of a dotted name."""
     import hydra.utils
 
+    return hydra.utils.get_object(name)
+
+
+def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
+    """One line for each fault of a node: a target that is not there, keys it does not take, arguments it lacks."""
     target = node.get("_target_")
     if not target:
         yield f"{where}: no _target_ (the importable name of a class or function)"
         return
     try:
-        found = hydra.utils.get_object(target)
+        found = find(target)
     except Exception as error:  # whatever an import may raise is the user's message
         yield f"{where}: _target_={target}: {str(error).splitlines()[0]}"
         return
     parameters = inspect.signature(found).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
     given = set(node) - RESERVED
     taken = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for key in sorted(given - taken):
-        yield f"{where}.{key}: unknown; {target} takes: {', '.join(sorted(taken)) or 'nothing'}"
-    for key in sorted(taken - given):
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in sorted(given - taken):
+            yield f"{where}.{key}: unknown; {target} takes: {', '.join(sorted(taken)) or 'nothing'}"
+    for key in sorted(taken - given) if not node.get("_partial_") else ():
         if parameters[key].default is inspect.Parameter.empty:
-            yield f"{where}.{key}: missing; {target} needs it"
+            hint = "" if inspect.isclass(found) else " (a function that is itself the method: _partial_: true)"
+            yield f"{where}.{key}: missing; {target} needs it{hint}"

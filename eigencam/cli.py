@@ -63,7 +63,9 @@ def _run(argv: list[str]) -> int:
     """`eigencam run` is Hydra's: its overrides, its multirun, its --help."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
@@ -71,7 +73,13 @@ def _run(argv: list[str]) -> int:
     def task(config: DictConfig) -> None:
         from eigencam.run import run
 
-        run(config)
+        try:
+            run(config)
+        except (ValueError, FileNotFoundError) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
+                _refuse(error)
+                error.told = True  # type: ignore[union-attr]
+            raise
 
     sys.argv = ["eigencam run", *argv]
     try:
@@ -79,7 +87,7 @@ def _run(argv: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(error, _valid_names(str(error)))
     except (ValueError, FileNotFoundError) as error:
-        return _refuse(error)
+        return 2 if hasattr(error, "told") else _refuse(error)
     return 0
 
 

@@ -4,7 +4,7 @@
 
 A forward hook hands on `out.detach().requires_grad_()` at the first tapped layer, so no graph is built below it: a
 gradient method costs the forward pass plus the backward pass of the layers behind, in the memory of a forward pass.
-Without gradients the pass runs under `inference_mode`. Several classes share one forward pass.
+Several classes share one forward pass.
 
 The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite what
 was kept (VGG's `features.28` is followed by one).
@@ -50,7 +50,7 @@ class Forward:
             targets: (N,) int64 classes. All methods are given the same tensor and share one backward pass.
             layer: a tapped layer; the network's target layer when None.
         """
-        tap = self._tap(layer)
+        self._tap(layer)
         if not self._output.requires_grad:
             raise RuntimeError(
                 "gradients were asked of a pass made without them: set `needs_gradient = True` on the method"
@@ -64,7 +64,12 @@ class Forward:
                 for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
             }
             self._gradients = (targets, kept)
-        return self._gradients[1][layer or self.layer].to(tap.device).float()
+        return self._gradients[1][layer or self.layer].float()
+
+    def versions(self) -> list[int]:
+        """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""
+        gradients = self._gradients[1].values() if self._gradients else ()
+        return [t._version for t in (self.images, self.logits, *self._taps.values(), *gradients)]
 
     def _tap(self, layer: str | None) -> Tensor:
         name = layer or self.layer
@@ -116,12 +121,10 @@ def forward_pass(
         for name in wanted:
             stack.enter_context(_hook(modules[name], lambda _m, _a, out, name=name: keep(name, out)))
         stack.enter_context(_evaluating(module))
-        if gradients:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            images = images.clone() if images.is_inference() else images.detach()
-        else:
-            stack.enter_context(torch.inference_mode())
+        # Not inference mode: its tensors have no version counter, by which a method that changes them is found out.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        images = images.clone() if images.is_inference() else images.detach()
         output = _logits(module(images)) if classifier else module(images).flatten(1)[:, :0]
     if unreached := [name for name in wanted if name not in taps]:
         raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}")

@@ -66,8 +66,11 @@ def compute_maps(
         targets = top5[:, 0] if classes else torch.zeros(n, dtype=torch.long, device=network.device)
     maps = {}
     for name, method in methods.items():
+        before = forward.versions()
         with torch.no_grad():
             score_map = method(forward, targets)
+        if forward.versions()[: len(before)] != before:
+            raise ValueError(f"method {name} changes in place what all methods share; let it work on a copy (.clone())")
         if not isinstance(score_map, Tensor) or score_map.ndim != 3 or len(score_map) != n:
             shape = tuple(score_map.shape) if isinstance(score_map, Tensor) else type(score_map).__name__
             raise ValueError(f"method {name} returned {shape}; needed: a tensor ({n}, h, w), one map a picture")

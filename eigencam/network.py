@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eigencam.build import instantiate
 from eigencam.forward import Forward, forward_pass
+from eigencam.identity import own_source
 
 Region = tuple[float, float, float, float]
 """x0 y0 x1 y1, half-open, in pixels of the original picture: the part of it that the network sees."""
@@ -88,7 +90,7 @@ class Preprocess:
             size, box, region = (self.size, self.size), None, (0.0, 0.0, float(w), float(h))
         else:
             scale = self.short_side / min(h, w)
-            size = (round(w * scale), round(h * scale))
+            size = (max(int(w * scale + 1e-9), self.size), max(int(h * scale + 1e-9), self.size))  # as torchvision
             x, y = (round((side - self.size) / 2) for side in size)
             box = (x, y, x + self.size, y + self.size)
             fx, fy = w / size[0], h / size[1]
@@ -184,6 +186,8 @@ def load_network(
     preprocess = Preprocess(**(description.get("preprocess") or {}))
     identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer", "classes")}
     identity |= {"preprocess": asdict(preprocess), "sha256": sha256}
+    if own := own_source(description["_target_"]):
+        identity["own_source"] = own
     return Network(
         name, module.eval().to(device, dtype), layer, description.get("classes"), sha256, preprocess, identity
     )
@@ -217,12 +221,12 @@ def check_layer(module: nn.Module, layer: str, where: str) -> None:
 
 def _load_file(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str]) -> str:
     """Load a weight file into the module; returns the file's SHA-256."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # each format has its own; all mean the same to the user
+        reason = str(error).strip().splitlines()[:1]
+        raise ValueError(f"weights {path} cannot be read: {type(error).__name__}: {' '.join(reason)}") from None
+    if path.suffix != ".safetensors":
         for key in ("state_dict", "model", "model_state_dict"):
             if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
                 state = state[key]

@@ -1,7 +1,8 @@
 """From a composed config to a job: everything is checked, and all faults are told at once, before a picture is read."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import Evaluator
+from eigencam.identity import VERSION, describe
 from eigencam.maps import Method, is_class_specific
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
-from eigencam.records import VERSION, Result
+from eigencam.records import Result
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CHOICES = {
@@ -76,6 +78,16 @@ def prepare(composed: DictConfig) -> Job:
     faults: list[str] = []
     config = _checked(composed, faults)
     _stop(faults)
+    faults += [
+        f"{what} {name!r}: allowed in names: letters, digits, _ and ."
+        for what, names in (
+            ("model.name", [config.model.get("name", "")]),
+            ("method", config.method),
+            ("evaluator", config.evaluator),
+        )
+        for name in names
+        if not re.fullmatch(r"[\w.]+", str(name))
+    ]
     nodes = [("dataset", config.dataset)]
     nodes += [(f"method.{name}", node) for name, node in config.method.items()]
     nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
@@ -88,6 +100,8 @@ def prepare(composed: DictConfig) -> Job:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, on every machine
     network = _attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     _stop(faults)
     dataset = built["dataset"]
@@ -107,6 +121,8 @@ def prepare(composed: DictConfig) -> Job:
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
     faults += _target_faults(job)
     _stop(faults)
+    faults += _probe_faults(job)
+    _stop(faults)
     root = Path(config.paths["results"])
     shared = {
         "version": VERSION,
@@ -117,8 +133,10 @@ def prepare(composed: DictConfig) -> Job:
         "decoder": "pillow",
     }
     for m, method in methods.items():
-        for e, evaluator in evaluators.items():
-            identity = shared | {"method": _describe(method), "evaluator": _describe(evaluator)}
+        for e in evaluators:
+            flags = {"class_specific": is_class_specific(method), "layer": getattr(method, "layer", None)}
+            described = {"method": describe(config.method[m]) | flags, "evaluator": describe(config.evaluator[e])}
+            identity = shared | described
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
     return job
 
@@ -147,12 +165,12 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
         if not getattr(config, key):
             faults.append(f"{key}: none chosen; give {key}=[...]")
     try:
-        torch.device("cpu" if config.device == "auto" else config.device)
-    except RuntimeError:
-        faults.append(f"device={config.device}; allowed: auto, cpu, cuda, cuda:0, ...")
-    else:
-        if config.device.startswith("cuda") and not torch.cuda.is_available():
-            faults.append(f"device={config.device}: torch finds no CUDA device here; allowed: auto, cpu")
+        torch.empty(0, device="cpu" if config.device == "auto" else config.device)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        faults.append(
+            f"device={config.device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
+        )
     return config
 
 
@@ -203,6 +221,22 @@ def _unsupported(method: Method, network: Network) -> str:
     return check(network) if check else ""
 
 
+def _probe_faults(job: Job) -> Iterator[str]:
+    """What a forward pass of a black picture shows: layers that make no map, outputs that are not the classes."""
+    layers = [layer for m in job.methods.values() if (layer := getattr(m, "layer", None))]
+    picture = torch.zeros(1, 3, *job.network.preprocess.shape, dtype=torch.uint8)
+    try:
+        outputs = job.network.forward(picture, layers=layers).logits.shape[1]
+    except ValueError as error:
+        yield f"model: {error}"
+        return
+    if job.comparable and outputs != len(job.dataset.classes):
+        yield (
+            f"model.classes={job.network.classes}: {job.network.name} has {outputs} outputs, {job.dataset.name} "
+            f"{len(job.dataset.classes)} classes; name another class space and set target=predicted, or cut the outputs"
+        )
+
+
 def _target_faults(job: Job) -> Iterator[str]:
     specific = [n for n, m in job.methods.items() if is_class_specific(m) and n not in job.unsupported]
     if job.config.target == "ground_truth" and specific and not job.comparable:
@@ -211,14 +245,6 @@ def _target_faults(job: Job) -> Iterator[str]:
             f"{job.network.name} ({job.network.classes}), so {', '.join(specific)} cannot be asked for the true class; "
             "set target=predicted"
         )
-
-
-def _describe(thing: object) -> dict[str, Any]:
-    """A method or evaluator as what changes its numbers: its class and all its parameters, defaults included."""
-    kind = thing if callable(thing) and hasattr(thing, "__qualname__") else type(thing)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    parameters = asdict(thing) if is_dataclass(thing) and not isinstance(thing, type) else {}
-    return {"_target_": name, **parameters}
 
 
 def _stop(faults: list[str]) -> None:

@@ -2,8 +2,8 @@
 
     <results>/<dataset>-<network>-<method>-<evaluator>-<hash>/
         identity.json      what the hash is of
-        config.yaml        the whole resolved config of the run that began it
-        env.json           git commit, package versions, device, checksums, command
+        config.yaml        the whole resolved config of the last run that worked on it
+        env.json           for each such run: git commit, package versions, device, checksums, command
         parts/*.parquet    rows of finished batches, while the run goes on
         rows.parquet       one row per picture, in the dataset's order, once it is complete
         metrics.json       the summary; written last, so its presence means: complete
@@ -29,18 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigencam.evaluation.base import Metric, Row
-
-VERSION = 1
-"""Part of every identity; raised when a change of the code changes a number."""
-
-
-def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same content.
-
-    >>> canonical({"b": 1, "a": [1.0, None]})
-    '{"a":[1.0,null],"b":1}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
+from eigencam.identity import canonical, checksum
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,13 +58,19 @@ class Result:
     @property
     def folder(self) -> Path:
         """`<root>/<dataset>-<network>-<method>-<evaluator>-<hash>`."""
-        digest = hashlib.sha256(canonical(self.identity).encode()).hexdigest()[:10]
-        return self.root / "-".join([*self.names, digest])
+        return self.root / "-".join([*self.names, checksum(self.identity)])
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What `metrics.json` says; None until every picture has been scored and summed up."""
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else None
 
     @property
     def complete(self) -> bool:
-        """Whether every picture has been scored and summed up."""
-        return (self.folder / "metrics.json").is_file()
+        """Whether every picture has been scored and summed up; a method that was left out has not been run."""
+        summary = self.summary
+        return summary is not None and not summary.get("unsupported")
 
     def open(self, config: str, environment: Mapping[str, Any]) -> None:
         """Make the folder and take its lock.
@@ -90,10 +85,14 @@ class Result:
         except filelock.Timeout:
             raise ValueError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
         self._lock = lock
-        identity = json.dumps(self.identity, indent=1, sort_keys=True, default=list)
+        # A run that stopped between rows.parquet and metrics.json: the parts are the truth, and may still grow.
+        (self.folder / "rows.parquet").unlink(missing_ok=True)
+        sessions = self.folder / "env.json"
+        before = json.loads(sessions.read_text()) if sessions.is_file() else []
+        identity = json.dumps(json.loads(canonical(self.identity)), indent=1)
         write_text(self.folder / "identity.json", identity + "\n")
         write_text(self.folder / "config.yaml", config)
-        write_text(self.folder / "env.json", json.dumps(environment, indent=1, sort_keys=True) + "\n")
+        write_text(sessions, json.dumps([*before, environment], indent=1, sort_keys=True) + "\n")
 
     def close(self) -> None:
         """Release the lock; rows not yet written are lost."""

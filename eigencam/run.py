@@ -7,7 +7,10 @@ not, and ends in identical rows. A batch is computed when any result lacks one o
 results lack it.
 """
 
+import ctypes
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -49,7 +52,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     job = prepare(composed)
     text = OmegaConf.to_yaml(composed, resolve=True)
     title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures"
-    todo = {key: result for key, result in job.results.items() if not result.complete}
+    todo = _to_do(job)
     where = environment(str(job.network.device)) | {
         "weights_sha256": job.network.sha256,
         "dataset": job.dataset.identity(),
@@ -58,7 +61,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
         for result in todo.values():
             result.open(text, where)
             stack.callback(result.close)
-        for (method, _), result in list(todo.items()):
+        todo = _to_do(job)  # again: another run may have completed some before the locks were taken
+        for (method, _), result in todo.items():
             if method in job.unsupported:
                 result.leave_out(job.unsupported[method])
         todo = {key: result for key, result in todo.items() if key[0] not in job.unsupported}
@@ -84,6 +88,12 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     return job
 
 
+def _to_do(job: Job) -> dict[Key, Result]:
+    """The results that are not complete, but for those already noted as left out."""
+    noted = {key for key, result in job.results.items() if key[0] in job.unsupported and result.summary}
+    return {key: result for key, result in job.results.items() if key not in noted and not result.complete}
+
+
 @dataclass(slots=True)
 class Batch:
     """Decoded pictures of one batch.
@@ -100,7 +110,7 @@ class Batch:
     pictures: Tensor
     regions: list[Region]
     truths: list[Truth]
-    bad: dict[int, BadImageError]
+    bad: dict[int, Exception]
 
     def pin_memory(self) -> "Batch":
         """What the loader calls before a copy to a GPU."""
@@ -121,7 +131,7 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]
         bar.update(len(ids) - sum(map(len, batches)))
         for batch in _load(job, batches):
             for i, error in batch.bad.items():
-                if job.config.on_bad_image == "fail":
+                if job.config.on_bad_image == "fail" or not isinstance(error, BadImageError):
                     raise error
                 bad[ids[i]] = str(error)
             if batch.index:
@@ -151,7 +161,22 @@ def _load(job: Job, batches: Sequence[list[int]]) -> Iterator[Batch]:
         workers = min(8, os.cpu_count() or 1) if len(batches) > 4 else 0
     pictures = Pictures(job.dataset, job.network.preprocess)
     pin = job.network.device.type == "cuda"
-    return iter(DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate, pin_memory=pin))
+    return iter(
+        DataLoader(
+            pictures,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin,
+            worker_init_fn=_die_with_parent,
+        )
+    )
+
+
+def _die_with_parent(_worker: int) -> None:
+    """Have Linux end a loader process when the run is killed; it would wait for ever to hand over its last batch."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
@@ -164,16 +189,15 @@ class Pictures(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset.ids)
 
-    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, BadImageError]:
+    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, Exception]:
         try:
             image, truth = self.dataset.image(i), self.dataset.truth(i)
-        except BadImageError as error:
-            return i, error
+        except (ValueError, FileNotFoundError) as error:
+            return i, error  # raised by the loop: a loader process would bury the message in its traceback
         if image.shape[:2] != truth.size:
-            raise ValueError(
-                f"{truth.image_id}: the picture is {image.shape[1]} x {image.shape[0]} pixels, its boxes and masks are "
-                f"for {truth.size[1]} x {truth.size[0]}"
-            )
+            shown, said = (f"{w} x {h}" for h, w in (image.shape[:2], truth.size))
+            fault = f"{truth.image_id}: the picture is {shown} pixels, its boxes and masks are for {said}"
+            return i, ValueError(fault)
         return i, *self.preprocess(image), truth
 
 
@@ -187,7 +211,8 @@ def _collate(items: Sequence[tuple[Any, ...]]) -> Batch:
 def _rows(job: Job, batch: Batch, wanted: set[Key]) -> dict[Key, list[Row]]:
     """The rows of one batch: one forward pass, every wanted method's maps, every wanted evaluator's rows."""
     methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
-    labels = [max(truth.label, 0) for truth in batch.truths] if job.config.target == "ground_truth" else None
+    by_label = job.comparable and job.config.target == "ground_truth"
+    labels = [max(truth.label, 0) for truth in batch.truths] if by_label else None
     found = compute_maps(job.network, methods, batch.pictures, labels=labels, index=batch.index)
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     for name, method in methods.items():

@@ -12,7 +12,10 @@ from tabulate import tabulate
 from eigencam.evaluation.tables import FORMATS, Table, beside_published, collect, render, tables
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
-LONG = ("dataset", "network", "method", "evaluator", "metric", "value", "low", "high", "unit", "n", "threshold", "note")
+LONG = (
+    *("dataset", "part", "pictures", "network", "method", "evaluator", "target", "dtype"),
+    *("metric", "value", "low", "high", "unit", "n", "threshold", "note", "left_out", "folder"),
+)
 PUBLISHED = Path("results/published/published.csv")
 
 
@@ -68,13 +71,13 @@ def _header(root: Path, long: pd.DataFrame) -> list[str]:
     """Which commands made the results, on which code and machine."""
     seen: dict[str, None] = {}
     for folder in long["folder"].unique():
-        env = json.loads((root / folder / "env.json").read_text())
-        packages = env["packages"]
-        seen[f"command: {' '.join(env['command'])}"] = None
-        seen[
-            f"code: {env['git_commit']}{' (with changes)' if env['git_dirty'] else ''}; Python {env['python']}, "
-            f"torch {packages['torch']}, Pillow {packages['pillow']}; {env['gpu'] or 'CPU'}, {env['cpus']} cores"
-        ] = None
+        for env in json.loads((root / folder / "env.json").read_text()):
+            packages, dirty = env["packages"], " (with changes)" if env["git_dirty"] else ""
+            seen[f"command: {' '.join(env['command'])}"] = None
+            seen[
+                f"code: {env['git_commit']}{dirty}; Python {env['python']}, torch {packages['torch']}, "
+                f"Pillow {packages['pillow']}; {env['gpu'] or 'CPU'}, {env['cpus']} cores"
+            ] = None
     return [*seen, "printed by: eigencam table"]
 
 
@@ -88,7 +91,7 @@ def _published(args: argparse.Namespace, only: dict[str, list[str]]) -> str:
     try:
         long = collect(args.results, **only)
     except FileNotFoundError:
-        long = pd.DataFrame(columns=["dataset", "network", "method", "metric", "value", "n", "threshold"])
+        long = pd.DataFrame(columns=["dataset_name", "network_name", "method_name", "metric"])
     frame = beside_published(long, numbers[numbers["paper"] == args.published])
     if args.format == "csv":
         return frame.to_csv(index=False)

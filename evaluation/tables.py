@@ -4,6 +4,7 @@
 number needs to be read stands with it: n, the threshold, the 95 % interval, the protocol, what was left out.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from tabulate import tabulate
 Format = Literal["terminal", "markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv")
 COLUMNS = ("dataset", "network", "method", "evaluator")
-NOT_A_CHOICE = {"_target_", "version"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,11 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         ValueError: nothing is left, or a file cannot be read.
     """
     results = list(_results(Path(root)))
+    results = [r for r in results if r["version"] == max(r["version"] for r in results)]
     if not results:
         raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
+    for result in results:
+        result |= {f"{column}_name": result[column] for column in COLUMNS}
     for column, names in only.items():
         wanted, there = set(names), sorted({r[column] for r in results})
         if unknown := sorted(wanted - set(there)):
@@ -66,12 +69,19 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
         lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
         if not result["metrics"]:
-            lines.append({**shared, "metric": "", "n": 0})
-    return pd.DataFrame(lines).astype({"value": float, "low": float, "high": float})
+            lines.append({**shared, "metric": "", "n": 0, "unit": "", "threshold": "", "better": "", "note": ""})
+    frame = pd.DataFrame(lines)
+    numbers = ["value", "low", "high"]
+    return frame.reindex(columns=[*frame.columns.difference(numbers, sort=False), *numbers]).astype(
+        dict.fromkeys(numbers, float)
+    )
 
 
 def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
     """One table for each (dataset, evaluator); `metrics` chooses the columns, by default the evaluator's headline."""
+    if unknown := sorted(set(metrics) - set(long["metric"])):
+        names = ", ".join(sorted(set(long["metric"]) - {""}))
+        raise ValueError(f"no result has the metrics {', '.join(unknown)}; there are: {names or 'none'}")
     made = []
     for (_, _, evaluator), part in long.groupby(["dataset", "group", "evaluator"], sort=True):
         there = [name for name in part["metric"].unique() if name]
@@ -79,11 +89,8 @@ def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
         headline = next((names for names in part["headline"] if names), there)
         firsts = [next((n for n in name.split("|") if n in defined), name) for name in metrics or headline]
         chosen = [name for name in firsts if name in there]
-        if chosen:
+        if chosen or not metrics:
             made.append(_table(part, str(evaluator), chosen))
-    if not made:
-        names = ", ".join(sorted(set(long["metric"]) - {""}))
-        raise ValueError(f"no result has the metrics {', '.join(metrics)}; there are: {names}")
     return made
 
 
@@ -125,31 +132,27 @@ def beside_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFram
         published: columns paper, table, dataset, model, method, metric, value, unit, source, note.
 
     Returns:
-        The published lines with columns `published`, `ours`, `difference` (percentage points or plain), `n`,
-        `network` and `threshold`. Cells without a result of ours are NaN.
+        The published lines with columns `published`, `ours`, `difference` (percentage points or plain), `n` and what
+        ours was made with: `network`, `variant` of the method, `evaluator`, `target`, `threshold`. Cells without a
+        result of ours are NaN.
     """
     lines = []
     for line in published.to_dict("records"):
         scale = 100.0 if line["unit"] == "fraction" else 1.0
         ours = long[
-            (long["dataset"] == DATASETS.get(line["dataset"], line["dataset"]))
-            & long["network"].isin(NETWORKS.get(line["model"].lower(), (line["model"],)))
-            & (long["method"] == METHODS.get(line["method"], line["method"]))
+            (long["dataset_name"] == DATASETS.get(line["dataset"], line["dataset"]))
+            & long["network_name"].isin(NETWORKS.get(line["model"].lower(), (line["model"],)))
+            & (long["method_name"] == METHODS.get(line["method"], line["method"]))
             & (long["metric"] == METRICS.get(line["metric"], line["metric"]))
         ]
         start = {key: line[key] for key in ("paper", "dataset", "model", "method", "metric")}
         start["published"] = line["value"] * scale
         for mine in ours.to_dict("records") or [{}]:
             value = mine.get("value", np.nan)
+            found = {key: mine.get(key, "") for key in ("network", "method", "evaluator", "target", "threshold")}
+            found["variant"] = found.pop("method")
             lines.append(
-                {
-                    **start,
-                    "ours": value,
-                    "difference": value - start["published"],
-                    "n": mine.get("n", 0),
-                    "network": mine.get("network", ""),
-                    "threshold": mine.get("threshold", ""),
-                }
+                {**start, "ours": value, "difference": value - start["published"], "n": mine.get("n", 0), **found}
             )
     return pd.DataFrame(lines)
 
@@ -181,7 +184,9 @@ def _results(root: Path) -> Iterable[dict[str, Any]]:
             data = identity["dataset"]
             yield {
                 **{column: summary[column] for column in COLUMNS},
-                "target": summary.get("target", ""),
+                "version": identity["version"],
+                "target": identity["target"],
+                "dtype": identity["dtype"],
                 "pictures": summary["n"],
                 "left_out": len(summary.get("bad_images", ())),
                 "unsupported": summary.get("unsupported", ""),
@@ -198,20 +203,24 @@ def _results(root: Path) -> Iterable[dict[str, Any]]:
 
 
 def _tell_apart(results: list[dict[str, Any]]) -> None:
-    """Add to a method's or evaluator's name the parameters in which results of the same name differ."""
+    """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ."""
     for part in ("method", "evaluator", "network"):
         by_name: dict[str, list[dict[str, Any]]] = {}
         for result in results:
             by_name.setdefault(result[part], []).append(result)
         for same in by_name.values():
-            flat = [_flat(result["identity"][part]) for result in same]
-            differing = sorted(
-                {k for f in flat for k in f if len({json.dumps(g.get(k)) for g in flat}) > 1} - NOT_A_CHOICE
-            )
+            flat = [{k: json.dumps(v) for k, v in _flat(result["identity"][part]).items()} for result in same]
+            differing = sorted({k for f in flat for k in f if len({g.get(k) for g in flat}) > 1})
             for result, parameters in zip(same, flat, strict=True):
                 if differing:
-                    shown = ", ".join(f"{k}={str(parameters.get(k))[:12]}" for k in differing)
+                    shown = ", ".join(f"{k}={_short(parameters.get(k, 'null'))}" for k in differing)
                     result[part] += f" ({shown})"
+
+
+def _short(text: str) -> str:
+    """A parameter as it stands in a name; a long one by its beginning and four digits of its hash."""
+    text = text.strip('"')
+    return text if len(text) <= 40 else f"{text[:12]}~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -267,9 +276,10 @@ def _cell(value: float, low: float, high: float, unit: str) -> str:
 def _title(part: pd.DataFrame, evaluator: str) -> str:
     pictures = part.loc[part["unsupported"] == "", "pictures"]
     n = int(pictures.max()) if len(pictures) else 0
-    target = next((t for t in part["target"] if t), "")
+    target = part["target"].iloc[0]
     data = f"{part['dataset'].iloc[0]} {part['part'].iloc[0]}".strip()
-    return f"{data}, {n} pictures: {evaluator} (maps for the class: {target})"
+    dtype = "" if part["dtype"].iloc[0] == "float32" else f", {part['dtype'].iloc[0]}"
+    return f"{data}, {n} pictures: {evaluator} (maps for the class: {target}{dtype})"
 
 
 def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]:

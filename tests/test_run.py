@@ -1,5 +1,6 @@
 """The run loop: nothing is computed twice, faults are told first, a killed run ends as an undisturbed one."""
 
+import importlib
 import json
 import random
 import signal
@@ -16,11 +17,10 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
-from torch import Tensor
 
 import eigencam.run
 from eigencam.datasets.base import BadImageError
-from eigencam.forward import Forward
+from eigencam.identity import own_source
 from eigencam.records import Result
 from eigencam.run import run
 
@@ -65,7 +65,7 @@ def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) 
         assert {p.name for p in result.folder.iterdir()} - {".lock"} == {
             "config.yaml", "env.json", "identity.json", "metrics.json", "rows.parquet",
         }  # fmt: skip
-        environment = json.loads((result.folder / "env.json").read_text())
+        (environment,) = json.loads((result.folder / "env.json").read_text())
         assert torch.__version__.startswith(environment["packages"]["torch"])
         assert json.loads((result.folder / "metrics.json").read_text())["n"] == 20
 
@@ -168,26 +168,11 @@ def test_classes_of_another_kind_need_the_predicted_target(tmp_path: Path) -> No
     assert all(len(top) == 0 for top in rows["top5"])
 
 
-def wrong_shape(forward: Forward, targets: Tensor) -> Tensor:
-    return torch.zeros(1, 2)
-
-
-def mean_channel(forward: Forward, targets: Tensor) -> Tensor:
-    """A method of a user's own: any callable with a dotted name."""
-    assert forward.gradients(targets).shape == forward.activations().shape
-    return forward.activations().mean(1)
-
-
-def test_any_callable_is_a_method(tmp_path: Path) -> None:
-    sys.modules.setdefault("my_methods", sys.modules[__name__])
-
-    def mine(name: str) -> str:
-        return f"+method.mine={{_target_: hydra.utils.get_method, path: my_methods.{name}}}"
-
-    with pytest.raises(ValueError, match=r"method mine returned \(1, 2\); needed: a tensor \(8, h, w\)"):
-        run(config(tmp_path, "method=[eigencam]", mine("wrong_shape")))
-    job = run(config(tmp_path, "method=[eigencam]", mine("mean_channel")))
-    assert job.results["mine", "localization"].complete
+def test_a_method_that_returns_something_else_than_maps_is_named(mine: Path, tmp_path: Path) -> None:
+    mine.write_text("import torch\n\ndef wrong(forward, targets):\n    return torch.zeros(1, 2)\n")
+    with pytest.raises(ValueError, match=r"method wrong returned \(1, 2\); needed: a tensor \(8, h, w\)"):
+        run(config(tmp_path, "method=[eigencam]", "+method.wrong={_target_: my_module.wrong, _partial_: true}"))
+    forget("my_module")
 
 
 @pytest.fixture
@@ -214,7 +199,7 @@ def test_a_broken_picture_is_named_counted_and_left_out_or_stops_the_run(tmp_pat
         "dataset=ilsvrc",
         "dataset.count=null",
         f"paths.ilsvrc={ilsvrc}",
-        "model.classes=imagenet",
+        "target=predicted",
         "batch_size=2",
     ]
     overrides += ["method=[eigencam,random]", "evaluator=[localization]"]
@@ -267,3 +252,139 @@ def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> 
         assert part < 39
     assert kills == 5
     assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
+
+
+MINE = '''
+import torch
+from dataclasses import dataclass
+
+class Plain:
+    """Parameters without a dataclass."""
+    needs_gradient = class_specific = False
+    def __init__(self, power=1.0):
+        self.power = power
+    def __call__(self, forward, targets):
+        return forward.activations().clamp(min=0).pow(self.power).sum(1)
+
+class InPlace(Plain):
+    def __call__(self, forward, targets):
+        return forward.activations().pow_(2).sum(1)
+
+def function(forward, targets, power=1.0):
+    assert forward.gradients(targets).shape == forward.activations().shape
+    return forward.activations().pow(power).mean(1)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of a user's own, importable as `my_module`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "my_module.py"
+    path.write_text(MINE)
+    return path
+
+
+def forget(name: str) -> None:
+    sys.modules.pop(name, None)
+    own_source.cache_clear()
+    importlib.invalidate_caches()
+
+
+def test_parameters_and_source_of_a_users_method_are_identity(
+    mine: Path, tmp_path: Path, passes: list[list[str]]
+) -> None:
+    def again(power: float) -> int:
+        passes.clear()
+        forget("my_module")
+        node = f"{{_target_: my_module.Plain, power: {power}}}"
+        function = f"{{_target_: my_module.function, _partial_: true, power: {power}}}"
+        run(config(tmp_path / "r", "method=[]", f"+method.plain={node}", f"+method.function={function}"))
+        return len(passes)
+
+    assert again(1.0) == 3
+    assert again(1.0) == 0
+    assert again(2.0) == 3
+    mine.write_text(MINE + "\n# another version\n")
+    assert again(2.0) == 3
+    forget("my_module")
+
+
+def test_a_function_that_is_the_method_is_told_to_be_partial(mine: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"method\.f\.forward: missing.*_partial_: true"):
+        run(config(tmp_path, "method=[]", "+method.f={_target_: my_module.function}"))
+    forget("my_module")
+
+
+@pytest.mark.parametrize("others", ["[eigencam]", "[eigencam,gradcam]"])
+def test_a_method_that_changes_what_all_share_is_found_out(mine: Path, tmp_path: Path, others: str) -> None:
+    with pytest.raises(ValueError, match="method inplace changes in place what all methods share"):
+        run(config(tmp_path, f"method={others}", "+method.inplace={_target_: my_module.InPlace}"))
+    forget("my_module")
+
+
+def test_outputs_that_are_not_the_classes_said_are_refused_before_the_run(tmp_path: Path, ilsvrc: Path) -> None:
+    with pytest.raises(ValueError, match=r"scenes_resnet has 12 outputs, ilsvrc 1000 classes"):
+        run(
+            config(
+                tmp_path / "r",
+                "dataset=ilsvrc",
+                "dataset.count=null",
+                f"paths.ilsvrc={ilsvrc}",
+                "model.classes=imagenet",
+            )
+        )
+    with pytest.raises(ValueError, match=r"layer 'fc' gives \(1, 12\)"):
+        run(config(tmp_path / "r", "model.layer=fc", "method=[eigencam]"))
+    with pytest.raises(ValueError, match=r"model\.name 'a/b': allowed in names"):
+        run(config(tmp_path / "r", "model.name=a/b"))
+
+
+def test_a_baseline_needs_no_class_of_the_networks(tmp_path: Path, ilsvrc: Path) -> None:
+    overrides = ["dataset=ilsvrc", "dataset.count=null", f"paths.ilsvrc={ilsvrc}", "method=[center_box]"]
+    assert run(config(tmp_path / "r", *overrides)).results["center_box", "localization"].complete
+
+
+def test_rows_left_by_a_run_that_was_killed_while_finishing_do_not_win(tmp_path: Path) -> None:
+    options = ["method=[random]", "evaluator=[localization]"]
+    result = run(config(tmp_path, *options)).results["random", "localization"]
+    expected = (result.folder / "metrics.json").read_text()
+    rows = result.rows()
+    (result.folder / "metrics.json").unlink()
+    rows.assign(iou=1.0).to_parquet(result.folder / "rows.parquet")
+    run(config(tmp_path, *options))
+    assert (result.folder / "metrics.json").read_text() == expected
+
+
+def test_a_left_out_method_is_tried_again_when_it_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["method=[cam]", "evaluator=[localization]", "on_unsupported=skip"]
+    monkeypatch.setattr("eigencam.methods.cam.CAM.unsupported", lambda *_: "not today")
+    job = run(config(tmp_path, *options))
+    assert not job.results["cam", "localization"].complete
+    monkeypatch.undo()
+    assert run(config(tmp_path, *options)).results["cam", "localization"].complete
+
+
+def test_loader_processes_end_with_a_killed_run(tmp_path: Path) -> None:
+    options = [
+        *BASE[:1],
+        "dataset.count=400",
+        "workers=2",
+        "batch_size=4",
+        "flush_s=0",
+        "method=[center_box]",
+        "device=cpu",
+    ]
+    command = [sys.executable, "-m", "eigencam", "run", *options, f"paths.results={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("*/parts/*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)

@@ -76,22 +76,37 @@ def test_results_of_one_name_are_told_apart_by_what_differs(results: Path, tmp_p
         overrides += ["evaluator=[localization]", f"evaluator.localization.threshold={threshold}"]
         with initialize_config_module("eigencam.configs", version_base="1.3"):
             run(compose("run", overrides))
-    assert set(collect(tmp_path)["evaluator"]) == {"localization (threshold=0.1)", "localization (threshold=0.3)"}
+    long = collect(tmp_path)
+    assert set(long["evaluator"]) == {"localization (threshold=0.1)", "localization (threshold=0.3)"}
+    assert set(long["evaluator_name"]) == {"localization"}
+    assert len(tables(long)) == 2
+
+
+def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
+    for mean in ("[0.5000001,0.5,0.5]", "[0.5000001,0.5,0.4]"):
+        overrides = ["dataset.count=3", "workers=0", f"paths.results={tmp_path}", "method=[random]", "device=cpu"]
+        with initialize_config_module("eigencam.configs", version_base="1.3"):
+            run(compose("run", [*overrides, "evaluator=[proposals]", f"model.preprocess.mean={mean}"]))
+    assert len(set(collect(tmp_path)["network"])) == 2
+    assert len(tables(collect(tmp_path))[0].frame) == 2
+
+
+def test_results_that_were_all_left_out_make_a_table_that_says_so(tmp_path: Path) -> None:
+    overrides = ["model=scenes_vgg", "dataset.count=3", "workers=0", f"paths.results={tmp_path}", "method=[cam]"]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        run(compose("run", [*overrides, "on_unsupported=skip", "device=cpu", "evaluator=[localization]"]))
+    (table,) = tables(collect(tmp_path))
+    assert "not run, CAM needs" in render(table, "terminal")
 
 
 def test_published_numbers_stand_beside_ours_with_the_difference() -> None:
-    ours = pd.DataFrame(
-        [
-            {
-                "dataset": "ilsvrc",
-                "network": "googlenet_bvlc",
-                "method": "cam",
-                "metric": "top1_loc_error",
-                "value": 61.0,
-                "n": 99,
-            }
-        ]
-    )
+    names = {
+        "dataset_name": "ilsvrc",
+        "network_name": "googlenet_bvlc",
+        "method_name": "cam",
+        "method": "cam (layer=x)",
+    }
+    ours = pd.DataFrame([{**names, "metric": "top1_loc_error", "value": 61.0, "n": 99, "target": "ground_truth"}])
     shared = {"paper": "p", "dataset": "ilsvrc_val", "method": "cam", "metric": "loc_error_top1"}
     lines = [("GoogLeNet", 60.09, "%"), ("NIN", 0.6, "fraction")]
     published = pd.DataFrame([{**shared, "model": m, "value": v, "unit": u} for m, v, u in lines])
@@ -99,6 +114,7 @@ def test_published_numbers_stand_beside_ours_with_the_difference() -> None:
     assert frame["difference"].round(2).tolist()[0] == 0.91
     assert frame["published"].tolist() == [60.09, 60.0]
     assert frame["ours"].isna().tolist() == [False, True]
+    assert frame["variant"].tolist() == ["cam (layer=x)", ""]
 
 
 def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +130,7 @@ def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert r"\toprule" in (tmp_path / "tables.tex").read_text()
     status, out, _ = call("table", "--results", str(results), "--format", "csv", "--method", "gradcam")
     assert status == 0
-    assert out.splitlines()[0].startswith("dataset,network,method")
+    assert out.splitlines()[0].startswith("dataset,part,pictures,network,method")
     status, _, err = call("table", "--results", str(results), "--method", "gradcan")
     assert status == 2
     assert "gradcan: no results" in err

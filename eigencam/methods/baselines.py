@@ -6,6 +6,7 @@ the network's input resolution; `RandomMap` is uniform noise at the target layer
 position of the picture in the dataset) alone, so batches and resumed runs do not change it.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from eigencam.forward import Forward
 
 @dataclass(frozen=True, slots=True)
 class WholePicture:
-    """1 everywhere."""
+    """1 everywhere that the network sees: with `resize: crop`, the crop."""
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
@@ -80,7 +81,8 @@ class RandomMap:
         """(N, h, w) float32."""
         h, w = forward.activations(self.layer).shape[2:]
         device = forward.images.device
-        stream = _mix(forward.index.to(device) + (self.seed << 40))
+        key = int.from_bytes(hashlib.sha256(str(self.seed).encode()).digest()[:7])
+        stream = _mix(forward.index.to(device) + key)
         bits = _mix(stream[:, None] + torch.arange(h * w, device=device))
         return ((bits >> 40) & 0xFFFFFF).float().div(1 << 24).view(-1, h, w)
 
