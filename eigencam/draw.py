@@ -13,7 +13,7 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap, box_of
 
 Picture = NDArray[np.uint8]
-GREEN, WHITE, INK, PAPER = (40, 220, 90), (255, 255, 255), (25, 25, 30), (255, 255, 255)
+GREEN, BLUE, INK, PAPER = (40, 220, 90), (70, 200, 255), (25, 25, 30), (255, 255, 255)
 
 
 def overlay(image: Picture, score_map: ScoreMap, *, strength: float = 0.55) -> Picture:
@@ -63,7 +63,7 @@ class Line:
 
 
 def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Image:
-    """Picture, truth, then a column for each method: map, its box (15 % of the maximum) in white, the truth's in green.
+    """Picture, truth, then a column for each method: map, its box (15 % of the maximum) in blue, the truth's in green.
 
     Args:
         lines: of the same methods.
@@ -90,7 +90,7 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
             shown = overlay(line.image, score_map)
             if line.truth:
                 shown = with_boxes(shown, line.truth.boxes[line.truth.sought()], GREEN)
-            cells[name] = with_boxes(shown, box_of(score_map, "max", 0.15), WHITE)
+            cells[name] = with_boxes(shown, box_of(score_map, "max", 0.15), BLUE)
         for c, name in enumerate(columns):
             if name in cells:
                 cell = Image.fromarray(cells[name])
