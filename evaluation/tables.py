@@ -291,7 +291,7 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
     ]
     said: dict[str, list[str]] = {}
     for metric in shown:
-        of = lines[lines["metric"] == metric]
+        of = lines[(lines["metric"] == metric) & lines["value"].notna()]
         ns, at = sorted(set(of["n"])), sorted(set(of["threshold"]) - {""})
         over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
         said.setdefault(", threshold ".join([over, " / ".join(at)] if at else [over]), []).append(metric)

@@ -48,3 +48,14 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     assert shutil.which("make")
     for target in re.findall(r"^make ([a-z]+)", README, re.MULTILINE):
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def squeezed(line: str) -> str:
+    return " | ".join(cell.strip() for cell in line.strip("|").split("|"))
+
+
+def test_the_numbers_that_the_readme_quotes_are_those_of_the_committed_tables() -> None:
+    committed = {squeezed(line) for path in ROOT.glob("results/*/tables.md") for line in path.read_text().splitlines()}
+    quoted = [squeezed(line) for line in README.splitlines() if re.match(r"\| \w+ \| \w+ \| .*\[", line)]
+    assert len(quoted) > 20
+    assert set(quoted) <= committed
