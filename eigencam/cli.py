@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `eigencam table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # Hydra's, told apart without importing it where nothing else does
+        if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        return _refuse(error, _valid_names(str(error)))
 
 
 def _top_level(argv: list[str]) -> int:

@@ -1,6 +1,7 @@
 """`eigencam explain`: draw methods' maps over a person's own pictures, or over a dataset's."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def class_names(job: Job) -> Sequence[str]:
+    """Names of the network's classes, in order; none where they are not known."""
+    if job.comparable:
+        return job.dataset.classes
+    if job.network.classes == "imagenet":
+        from torchvision.models import ResNet50_Weights
+
+        return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    return ()
+
+
 def spread(n: int, k: int) -> list[int]:
     """At most `k` of 0..n-1, evenly spread.
 
@@ -79,7 +91,7 @@ def _line(job: Job, name: str, image: NDArray[np.uint8], truth: Truth | None, la
     found = compute_maps(job.network, methods, torch.from_numpy(resized)[None], labels=labels)
     size = (image.shape[0], image.shape[1])
     maps = {m: ScoreMap(values[0], size, region) for m, values in found.maps.items()}
-    known = job.dataset.classes if job.comparable else ()
+    known = class_names(job)
     words = [known[k] if k < len(known) else f"class {k}" for k in found.top5[0][:1]]
     if truth and truth.label >= 0:
         words = [f"{job.dataset.classes[truth.label]}", *(f"predicted {w}" for w in words)]

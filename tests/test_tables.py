@@ -202,3 +202,5 @@ def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, caps
     assert "class 12 was asked of scenes_resnet; it has 0 to 11" in capsys.readouterr().err
     assert main(["explain", str(tmp_path / "none.jpg")]) == 2
     assert "no such picture" in capsys.readouterr().err
+    assert main(["explain", str(photo), "--model", "resnet5"]) == 2
+    assert "model is one of: alexnet," in capsys.readouterr().err
