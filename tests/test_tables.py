@@ -190,7 +190,7 @@ def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, caps
     photo = tmp_path / "photo.png"
     Image.radial_gradient("L").convert("RGB").save(photo)
     options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam", "--out", str(tmp_path / "out")]
-    assert main(["explain", str(photo), *options, "--class", "2"]) == 0
+    assert main(["explain", str(photo), *options, "--class", "2", "model.preprocess.size=96"]) == 0
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert made == {f"photo-scenes_resnet{end}" for end in (".jpg", "-eigencam.png", "-gradcam.png", "-cam.png")}
     with Image.open(tmp_path / "out" / "photo-scenes_resnet-cam.png") as overlay:
