@@ -39,7 +39,7 @@ def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
     try:
         found = find(target)
     except Exception as error:  # whatever an import may raise is the user's message
-        yield f"{where}: _target_={target}: {str(error).splitlines()[0]}"
+        yield f"{where}: _target_={target}: {' '.join(str(error).split())}"
         return
     parameters = inspect.signature(found).parameters
     given = set(node) - RESERVED

@@ -236,7 +236,9 @@ def _load_file(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str])
         module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"weights {path} do not fit {type(module).__name__}: {reason[:600]}") from None
+        raise ValueError(
+            f"weights {path} do not fit {type(module).__name__} (model.weights=null: none): {reason[:400]}"
+        ) from None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -154,6 +154,9 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
         faults.append(f"{error.full_key}: {str(error).splitlines()[0]}")
         return RunConfig()
     assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    for node in (config.model, *config.method.values()):
+        if isinstance(node, dict) and isinstance(node.get("layer"), int):
+            node["layer"] = str(node["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
     for key, allowed in CHOICES.items():
         if getattr(config, key) not in allowed:
             faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,6 @@ def test_a_method_that_returns_something_else_than_maps_is_named(mine: Path, tmp
     mine.write_text("import torch\n\ndef wrong(forward, targets):\n    return torch.zeros(1, 2)\n")
     with pytest.raises(ValueError, match=r"method wrong returned \(1, 2\); needed: a tensor \(8, h, w\)"):
         run(config(tmp_path, "method=[eigencam]", "+method.wrong={_target_: my_module.wrong, _partial_: true}"))
-    forget("my_module")
 
 
 @pytest.fixture
@@ -276,19 +276,21 @@ def function(forward, targets, power=1.0):
 '''
 
 
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of a user's own, importable as `my_module`."""
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "my_module.py"
-    path.write_text(MINE)
-    return path
-
-
 def forget(name: str) -> None:
     sys.modules.pop(name, None)
     own_source.cache_clear()
     importlib.invalidate_caches()
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module of a user's own, importable as `my_module`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "my_module.py"
+    path.write_text(MINE)
+    forget("my_module")
+    yield path
+    forget("my_module")
 
 
 def test_parameters_and_source_of_a_users_method_are_identity(
@@ -307,20 +309,32 @@ def test_parameters_and_source_of_a_users_method_are_identity(
     assert again(2.0) == 3
     mine.write_text(MINE + "\n# another version\n")
     assert again(2.0) == 3
+
+
+def test_a_network_of_ones_own_with_numbered_layers(mine: Path, tmp_path: Path) -> None:
+    mine.write_text(
+        "from torch import nn\n\n\ndef build(width=8):\n"
+        "    conv, pool = nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1)\n"
+        "    return nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), nn.Linear(width, 12))\n"
+    )
+    own = ["model=custom", "model.name=own", "model._target_=my_module.build", "model.classes=scenes", "model.layer=1"]
+    job = run(config(tmp_path / "r", *own, "method=[eigencam,cam]", "+method.eigencam.layer=0"))
+    assert (job.network.layer, job.methods["eigencam"].layer) == ("1", "0")  # type: ignore[attr-defined]
+    assert job.network.identity["own_source"]
     forget("my_module")
+    with pytest.raises(ValueError, match="Are you sure that 'building' is importable"):
+        run(config(tmp_path / "r", *own, "model._target_=my_module.building"))
 
 
 def test_a_function_that_is_the_method_is_told_to_be_partial(mine: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"method\.f\.forward: missing.*_partial_: true"):
         run(config(tmp_path, "method=[]", "+method.f={_target_: my_module.function}"))
-    forget("my_module")
 
 
 @pytest.mark.parametrize("others", ["[eigencam]", "[eigencam,gradcam]"])
 def test_a_method_that_changes_what_all_share_is_found_out(mine: Path, tmp_path: Path, others: str) -> None:
     with pytest.raises(ValueError, match="method inplace changes in place what all methods share"):
         run(config(tmp_path, f"method={others}", "+method.inplace={_target_: my_module.InPlace}"))
-    forget("my_module")
 
 
 def test_outputs_that_are_not_the_classes_said_are_refused_before_the_run(tmp_path: Path, ilsvrc: Path) -> None:
