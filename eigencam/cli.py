@@ -90,6 +90,9 @@ def _run(argv: list[str]) -> int:
         task()
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(error, _valid_names(str(error)))
+    except KeyboardInterrupt:
+        print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     except (ValueError, FileNotFoundError) as error:
         return 2 if hasattr(error, "told") else _refuse(error)
     return 0
