@@ -53,6 +53,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     text = OmegaConf.to_yaml(composed, resolve=True)
     title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures"
     todo = _to_do(job)
+    if job.config.on_bad_image == "fail":
+        _refuse_gaps(job)
     where = environment(str(job.network.device)) | {
         "weights_sha256": job.network.sha256,
         "dataset": job.dataset.identity(),
@@ -92,6 +94,13 @@ def _to_do(job: Job) -> dict[Key, Result]:
     """The results that are not complete, but for those already noted as left out."""
     noted = {key for key, result in job.results.items() if key[0] in job.unsupported and result.summary}
     return {key: result for key, result in job.results.items() if key not in noted and not result.complete}
+
+
+def _refuse_gaps(job: Job) -> None:
+    """ValueError when results that are there were made without some pictures."""
+    summaries = [result.summary for result in job.results.values() if result.complete]
+    if reasons := {reason for summary in summaries if summary for reason in summary["bad_images"].values()}:
+        raise ValueError("\n".join(["results are there without pictures that could not be decoded:", *sorted(reasons)]))
 
 
 @dataclass(slots=True)
