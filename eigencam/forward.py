@@ -10,11 +10,16 @@ The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tappe
 was kept (VGG's `features.28` is followed by one).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import isqrt
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+Reshape = Literal["tokens", "channels_last"]
+RESHAPES: tuple[Reshape, ...] = ("tokens", "channels_last")
 
 
 class Forward:
@@ -26,13 +31,27 @@ class Forward:
         index: (N,) int64, the pictures' positions in the dataset: the seed of whatever is random.
         logits: (N, K) float32, K = 0 for a network without a classifier.
         layer: path of the network's target layer.
+        chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
+        progress: is told the number of inputs after each of these passes.
     """
 
     def __init__(
-        self, module: nn.Module, images: Tensor, index: Tensor, layer: str, output: Tensor, taps: dict[str, Tensor]
+        self,
+        module: nn.Module,
+        images: Tensor,
+        index: Tensor,
+        layer: str,
+        output: Tensor,
+        taps: dict[str, Tensor],
+        *,
+        reshape: Reshape | None = None,
+        chunk: int = 64,
+        progress: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self.module, self.images, self.index, self.layer = module, images, index, layer
+        self.chunk, self.progress = chunk, progress
         self._output, self._taps = output, taps
+        self._reshape: Reshape | None = reshape
         self.logits = output.detach().float()
         self._gradients: tuple[Tensor, dict[str, Tensor]] | None = None
 
@@ -41,7 +60,7 @@ class Forward:
 
     def activations(self, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32 output of the tapped layer; of its last call where the network calls it repeatedly."""
-        return self._tap(layer).detach().float()
+        return as_maps(self._tap(layer).detach(), self._reshape).float()
 
     def gradients(self, targets: Tensor, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32, the gradient of the target's logit by the layer's output.
@@ -64,7 +83,32 @@ class Forward:
                 for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
             }
             self._gradients = (targets, kept)
-        return self._gradients[1][layer or self.layer].float()
+        return as_maps(self._gradients[1][layer or self.layer], self._reshape).float()
+
+    def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
+        """(count, K) float32 logits of further inputs, `chunk` of them at a time, without a graph.
+
+        Args:
+            count: number of inputs.
+            inputs: gives those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
+                outputs of that layer: only what lies behind it runs then (see `eigencam.tail`).
+            layer: where the inputs enter the network; None: at its front.
+
+        Raises:
+            ValueError: the network cannot be cut at `layer`.
+        """
+        from eigencam.tail import tail
+
+        module = self.module if layer is None else tail(self.module, layer, tuple(self.images.shape[2:]))
+        parts = []
+        with evaluating(self.module), torch.no_grad():
+            for start in range(0, count, self.chunk):
+                batch = inputs(slice(start, min(start + self.chunk, count)))
+                if layer is not None and self._reshape == "channels_last":
+                    batch = batch.permute(0, 2, 3, 1)
+                parts.append(logits_of(module(batch.to(self.images.dtype))).float())
+                self.progress(len(batch))
+        return torch.cat(parts)
 
     def versions(self) -> list[int]:
         """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""
@@ -87,6 +131,8 @@ def forward_pass(
     layers: Iterable[str] = (),
     gradients: bool = False,
     index: Tensor | None = None,
+    reshape: Reshape | None = None,
+    chunk: int = 64,
 ) -> Forward:
     """Run `module` once and keep what methods read.
 
@@ -100,6 +146,8 @@ def forward_pass(
         layers: further layers to tap.
         gradients: whether `Forward.gradients` will be asked.
         index: (N,) int64 positions in the dataset; 0..N-1 when None.
+        reshape: how a transformer's layers become maps; see `as_maps`.
+        chunk: see `Forward`.
 
     Raises:
         ValueError: a tapped layer's output is not (N, C, h, w), or the layer was not reached.
@@ -109,9 +157,10 @@ def forward_pass(
     modules = dict(module.named_modules())
 
     def keep(name: str, out: Tensor) -> Tensor:
-        if not isinstance(out, Tensor) or out.ndim != 4:
+        if not isinstance(out, Tensor) or as_maps(out, reshape).ndim != 4:
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"layer {name!r} gives {shape}; a map needs an output of shape (N, C, h, w)")
+            hint = f"; for (N, T, C) or (N, h, w, C) set model.reshape ({', '.join(RESHAPES)})" if not reshape else ""
+            raise ValueError(f"layer {name!r} gives {shape}; a map needs an output of shape (N, C, h, w){hint}")
         if gradients and not out.requires_grad:
             out = out.detach().requires_grad_()
         taps[name] = out
@@ -120,20 +169,32 @@ def forward_pass(
     with ExitStack() as stack:
         for name in wanted:
             stack.enter_context(_hook(modules[name], lambda _m, _a, out, name=name: keep(name, out)))
-        stack.enter_context(_evaluating(module))
+        stack.enter_context(evaluating(module))
         # Not inference mode: its tensors have no version counter, by which a method that changes them is found out.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         images = images.clone() if images.is_inference() else images.detach()
-        output = _logits(module(images)) if classifier else module(images).flatten(1)[:, :0]
+        output = logits_of(module(images)) if classifier else module(images).flatten(1)[:, :0]
     if unreached := [name for name in wanted if name not in taps]:
         raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}")
     if index is None:
         index = torch.arange(len(images))
-    return Forward(module, images, index, layer, output, taps)
+    return Forward(module, images, index, layer, output, taps, reshape=reshape, chunk=chunk)
 
 
-def _logits(output: object) -> Tensor:
+def as_maps(x: Tensor, reshape: Reshape | None) -> Tensor:
+    """A transformer layer's output as (N, C, h, w); anything else as it is.
+
+    `tokens`: (N, T, C), the picture's positions last and in a square; what stands before them (class token, registers)
+    is dropped. `channels_last`: (N, h, w, C), as in Swin.
+    """
+    if reshape == "tokens" and x.ndim == 3:
+        side = isqrt(x.shape[1])
+        return x[:, x.shape[1] - side**2 :].mT.unflatten(2, (side, side))
+    return x.permute(0, 3, 1, 2) if reshape == "channels_last" and x.ndim == 4 else x
+
+
+def logits_of(output: object) -> Tensor:
     """The (N, K) logits in whatever the network returns."""
     output = getattr(output, "logits", output)
     if isinstance(output, tuple | list):
@@ -156,7 +217,7 @@ def _hook(module: nn.Module, hook: object) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode and frozen parameters, both restored: the graph behind the tap then keeps nothing for weights."""
     modes = [(m, m.training) for m in module.modules()]
     frozen = [(p, p.requires_grad) for p in module.parameters()]

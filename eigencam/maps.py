@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ def compute_maps(
     *,
     labels: Iterable[int] | None = None,
     index: Iterable[int] | None = None,
+    chunk: int = 64,
+    progress: Callable[[str, int], None] = lambda _method, _count: None,
 ) -> Maps:
     """Run all methods on one batch.
 
@@ -45,15 +48,18 @@ def compute_maps(
         pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
         labels: N classes the maps are for; the predicted classes when None (0 without a classifier).
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
+        chunk: inputs that go through the network at once in methods that need passes of their own.
+        progress: is told the method and the number of inputs after each such pass.
 
     Raises:
         ValueError: a class that the network has not, or a method that returns something else than a map a picture.
     """
     forward = network.forward(
         pictures,
-        layers=[layer for m in methods.values() if (layer := getattr(m, "layer", None))],
+        layers=[layer for m in methods.values() for layer in tapped(m)],
         gradients=any(needs_gradient(m) for m in methods.values()),
         index=None if index is None else torch.tensor(list(index)),
+        chunk=chunk,
     )
     n, classes = forward.logits.shape
     top5 = forward.logits.topk(min(5, classes)).indices
@@ -66,6 +72,7 @@ def compute_maps(
         targets = top5[:, 0] if classes else torch.zeros(n, dtype=torch.long, device=network.device)
     maps = {}
     for name, method in methods.items():
+        forward.progress = partial(progress, name)
         before = forward.versions()
         with torch.no_grad():
             score_map = method(forward, targets)
@@ -76,6 +83,11 @@ def compute_maps(
             raise ValueError(f"method {name} returned {shape}; needed: a tensor ({n}, h, w), one map a picture")
         maps[name] = score_map.detach().float().cpu().numpy()
     return Maps(maps, targets.tolist(), top5.tolist())
+
+
+def tapped(method: Method) -> list[str]:
+    """The layers that a method reads besides the network's target layer."""
+    return [layer for layer in (getattr(method, "layer", None), *getattr(method, "layers", ())) if layer]
 
 
 def needs_gradient(method: Method) -> bool:

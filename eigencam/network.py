@@ -2,12 +2,15 @@
 
 A network is described by a YAML of the `model` group:
 
-    name:        short name, part of a result's folder name _target_:    the constructor, any importable callable that
-    returns an `nn.Module` args:        its keyword arguments weights:     a name of torchvision's (IMAGENET1K_V1), a
-    .safetensors or .pth file, or null: what the constructor gives drop:        prefixes of the weight file's keys
-    that are left out (GoogLeNet's training heads) layer:       target layer, a `named_modules()` path classes:
-    what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier preprocess:  see
-    `Preprocess`
+    name:        short name, part of a result's folder name
+    _target_:    the constructor, any importable callable that returns an `nn.Module`
+    args:        its keyword arguments
+    weights:     a name of torchvision's (IMAGENET1K_V1), a .safetensors or .pth file, or null: the constructor's
+    drop:        prefixes of the weight file's keys that are left out (GoogLeNet's training heads)
+    layer:       target layer, a `named_modules()` path
+    reshape:     tokens | channels_last, for transformers; see `eigencam.forward.as_maps`
+    classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier
+    preprocess:  see `Preprocess`
 """
 
 import difflib
@@ -27,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eigencam.build import instantiate
-from eigencam.forward import Forward, forward_pass
+from eigencam.forward import RESHAPES, Forward, Reshape, forward_pass
 from eigencam.identity import own_source
 
 Region = tuple[float, float, float, float]
@@ -121,6 +124,7 @@ class Network:
         classes: class space of the outputs; None without a classifier.
         sha256: of the weight file, or of the parameters where the constructor gave them.
         preprocess: from picture to input.
+        reshape: how a transformer's layers become maps.
         identity: what of the description changes a number, with the checksum.
     """
 
@@ -130,6 +134,7 @@ class Network:
     classes: str | None
     sha256: str
     preprocess: Preprocess
+    reshape: Reshape | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -143,7 +148,13 @@ class Network:
         return next(self.module.parameters()).dtype
 
     def forward(
-        self, pictures: Tensor, *, layers: Iterable[str] = (), gradients: bool = False, index: Tensor | None = None
+        self,
+        pictures: Tensor,
+        *,
+        layers: Iterable[str] = (),
+        gradients: bool = False,
+        index: Tensor | None = None,
+        chunk: int = 64,
     ) -> Forward:
         """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
         images = self.preprocess.normalize(pictures.to(self.device, non_blocking=True), self.dtype)
@@ -155,6 +166,8 @@ class Network:
             layers=layers,
             gradients=gradients,
             index=index,
+            reshape=self.reshape,
+            chunk=chunk,
         )
 
 
@@ -184,12 +197,17 @@ def load_network(
     layer = description["layer"]
     check_layer(module, layer, f"model {name}")
     preprocess = Preprocess(**(description.get("preprocess") or {}))
+    reshape = description.get("reshape")
+    if reshape not in (None, *RESHAPES):
+        raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(RESHAPES)}")
     identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer", "classes")}
+    if reshape:
+        identity["reshape"] = reshape
     identity |= {"preprocess": asdict(preprocess), "sha256": sha256}
     if own := own_source(description["_target_"]):
         identity["own_source"] = own
     return Network(
-        name, module.eval().to(device, dtype), layer, description.get("classes"), sha256, preprocess, identity
+        name, module.eval().to(device, dtype), layer, description.get("classes"), sha256, preprocess, reshape, identity
     )
 
 

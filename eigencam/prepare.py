@@ -14,7 +14,7 @@ from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import Evaluator
 from eigencam.identity import VERSION, describe
-from eigencam.maps import Method, is_class_specific
+from eigencam.maps import Method, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
 from eigencam.records import Result
 
@@ -42,6 +42,7 @@ class RunConfig:
     dtype: str = "float32"
     device: str = "auto"
     batch_size: int = 16
+    chunk: int = 64
     workers: Any = "auto"
     flush_s: float = 10.0
 
@@ -160,8 +161,9 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
     for key, allowed in CHOICES.items():
         if getattr(config, key) not in allowed:
             faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")
-    if config.batch_size < 1:
-        faults.append(f"batch_size={config.batch_size}; allowed: 1 or more")
+    for key in ("batch_size", "chunk"):
+        if getattr(config, key) < 1:
+            faults.append(f"{key}={getattr(config, key)}; allowed: 1 or more")
     if config.workers != "auto" and not (isinstance(config.workers, int) and config.workers >= 0):
         faults.append(f"workers={config.workers}; allowed: auto, 0, 1, ...")
     for key in ("method", "evaluator"):
@@ -195,7 +197,7 @@ def _attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any
 
 
 def _model_faults(model: Mapping[str, Any]) -> Iterator[str]:
-    allowed = {"name", "_target_", "args", "weights", "drop", "layer", "classes", "preprocess"}
+    allowed = {"name", "_target_", "args", "weights", "drop", "layer", "reshape", "classes", "preprocess"}
     for key in model:
         if key not in allowed:
             names = ", ".join(sorted(allowed))
@@ -215,8 +217,7 @@ def _model_faults(model: Mapping[str, Any]) -> Iterator[str]:
 
 def _unsupported(method: Method, network: Network) -> str:
     """Why a method cannot run on a network, "" if it can. ValueError for a layer that is not there."""
-    layer = getattr(method, "layer", None)
-    if layer is not None:
+    for layer in tapped(method):
         check_layer(network.module, layer, network.name)
     if network.classes is None and is_class_specific(method):
         return "its map is for a class, and the network has no classifier"
@@ -226,7 +227,7 @@ def _unsupported(method: Method, network: Network) -> str:
 
 def _probe_faults(job: Job) -> Iterator[str]:
     """What a forward pass of a black picture shows: layers that make no map, outputs that are not the classes."""
-    layers = [layer for m in job.methods.values() if (layer := getattr(m, "layer", None))]
+    layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
     picture = torch.zeros(1, 3, *job.network.preprocess.shape, dtype=torch.uint8)
     try:
         outputs = job.network.forward(picture, layers=layers).logits.shape[1]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,13 +146,14 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]
                 bad[ids[i]] = str(error)
             if batch.index:
                 wanted = {key for key in todo if missing[key][batch.index].any()}
-                for key, rows in _rows(job, batch, wanted).items():
+                for key, rows in _rows(job, batch, wanted, partial(_show, bar)).items():
                     lacking = missing[key][batch.index]
                     todo[key].add(row for row, lacks in zip(rows, lacking, strict=True) if lacks)
             if time.monotonic() - written > job.config.flush_s:
                 for result in todo.values():
                     result.flush()
                 written = time.monotonic()
+            bar.set_postfix_str("", refresh=False)
             bar.update(len(batch.index) + len(batch.bad))
     for result in todo.values():
         result.flush()
@@ -217,12 +219,26 @@ def _collate(items: Sequence[tuple[Any, ...]]) -> Batch:
     return Batch([item[0] for item in good], pictures, [item[2] for item in good], [item[3] for item in good], bad)
 
 
-def _rows(job: Job, batch: Batch, wanted: set[Key]) -> dict[Key, list[Row]]:
+def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
+    """Count the inputs of a method's own passes beside the bar."""
+    before = bar.postfix.rpartition(": ")[2].split()[0] if (bar.postfix or "").startswith(f"{method}:") else "0"
+    bar.set_postfix_str(f"{method}: {int(before) + count} inputs")
+
+
+def _rows(job: Job, batch: Batch, wanted: set[Key], progress: Callable[[str, int], None]) -> dict[Key, list[Row]]:
     """The rows of one batch: one forward pass, every wanted method's maps, every wanted evaluator's rows."""
     methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
     by_label = job.comparable and job.config.target == "ground_truth"
     labels = [max(truth.label, 0) for truth in batch.truths] if by_label else None
-    found = compute_maps(job.network, methods, batch.pictures, labels=labels, index=batch.index)
+    found = compute_maps(
+        job.network,
+        methods,
+        batch.pictures,
+        labels=labels,
+        index=batch.index,
+        chunk=job.config.chunk,
+        progress=progress,
+    )
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     for name, method in methods.items():
         evaluators = {e: job.evaluators[e] for m, e in wanted if m == name}

@@ -3,18 +3,15 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import GapNet, make, network, random_activations
 
-from eigencam.forward import Forward, forward_pass
+from eigencam.forward import forward_pass
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
 from eigencam.methods.cam import CAM, find_head
 from eigencam.methods.eigencam import LANCZOS_FROM, EigenCAM, first_component, top_eigenvector
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus, plus_plus_weights
 
 METHODS = [EigenCAM(), EigenCAM(center=True, sign="energy"), CAM(), GradCAM(), GradCAMPlusPlus(), RandomMap()]
-
-
-def random_activations(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def svd_map(activations: Tensor, center: bool = False) -> Tensor:
@@ -112,42 +109,6 @@ def test_lanczos_whose_start_is_an_eigenvector_of_a_smaller_eigenvalue() -> None
     gram[0, 100:, 100:] = 1.5  # eigenvalue 150
     vector = top_eigenvector(gram)[0]
     torch.testing.assert_close(vector.abs(), torch.cat([torch.zeros(100), torch.full((100,), 0.1)]), atol=1e-5, rtol=0)
-
-
-class GapNet(nn.Module):
-    """conv, (optionally rectified), global average pooling, linear: the form CAM needs."""
-
-    def __init__(self, rectified: bool = False, hidden: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
-        self.rectified, self.hidden = rectified, nn.Linear(6, 6) if hidden else None
-        self.fc = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.conv(x)
-        pooled = (a.relu() if self.rectified else a).mean((2, 3))
-        return self.fc(pooled if self.hidden is None else self.hidden(pooled))
-
-
-class ConvNet(nn.Module):
-    """SqueezeNet's form: 1x1 convolution to classes, ReLU, global average pooling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
-        self.classifier = nn.Sequential(nn.Conv2d(6, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.conv(x)).flatten(1)
-
-
-def make(net: nn.Module, gradients: bool = False) -> Forward:
-    return forward_pass(net, random_activations(5, 3, 6, 7, seed=3), "conv", gradients=gradients)
-
-
-def network(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    return {"gap": GapNet, "rectified": lambda: GapNet(rectified=True), "conv": ConvNet}[kind]()
 
 
 @pytest.mark.parametrize("kind", ["gap", "rectified", "conv"])

@@ -6,5 +6,15 @@ never resizes, normalises or moves to the CPU. Attributes that the run loop read
     needs_gradient: bool = True   whether it asks `forward.gradients`
     class_specific: bool = True   whether the map depends on `targets` (such a method needs a network with a classifier)
     layer: str | None             a layer other than the network's target layer
+    layers: tuple[str, ...]       further layers that it reads
     unsupported(network) -> str   why it cannot run on this network, "" if it can
+
+and those that `eigencam methods` and `docs/methods.md` show:
+
+    paper: str      authors, venue and year; "" for a baseline
+    needs: str      the cost of a picture: "1 forward", "1 forward, 1 backward", "C + 1 forwards", "1 forward; training"
+    networks: str   the networks that it can run on; "any" where it is not said
+
+Passes of a method's own go through `forward.predict`, which bounds their memory and shows progress. What is random
+comes from `eigencam.methods.randomness`: a function of (seed, `forward.index`) alone.
 """

@@ -6,7 +6,6 @@ the network's input resolution; `RandomMap` is uniform noise at the target layer
 position of the picture in the dataset) alone, so batches and resumed runs do not change it.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eigencam.forward import Forward
+from eigencam.methods.randomness import uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class WholePicture:
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
+    needs: ClassVar[str] = "nothing"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, 1, 1) float32."""
@@ -36,6 +37,7 @@ class CenterBox:
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
+    needs: ClassVar[str] = "nothing"
 
     def __post_init__(self) -> None:
         if not 0 < self.area <= 1:
@@ -56,6 +58,7 @@ class CenterGaussian:
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
+    needs: ClassVar[str] = "nothing"
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
@@ -76,15 +79,12 @@ class RandomMap:
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
+    needs: ClassVar[str] = "nothing"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32."""
         h, w = forward.activations(self.layer).shape[2:]
-        device = forward.images.device
-        key = int.from_bytes(hashlib.sha256(str(self.seed).encode()).digest()[:7])
-        stream = _mix(forward.index.to(device) + key)
-        bits = _mix(stream[:, None] + torch.arange(h * w, device=device))
-        return ((bits >> 40) & 0xFFFFFF).float().div(1 << 24).view(-1, h, w)
+        return uniform(forward.index.to(forward.images.device), (h, w), self.seed)
 
 
 def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,11 +93,3 @@ def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
     y = (torch.arange(h, device=images.device) + 0.5) * 2 / h - 1
     x = (torch.arange(w, device=images.device) + 0.5) * 2 / w - 1
     return y[:, None], x[None, :]
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al. 2014), a hash: int64 wraps like uint64, on every device alike."""
-    x = x * -7046029254386353131
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)

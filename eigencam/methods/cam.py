@@ -31,6 +31,9 @@ class CAM:
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Zhou et al., CVPR 2016"
+    needs: ClassVar[str] = "1 forward"
+    networks: ClassVar[str] = "global average pooling and one linear layer behind the target layer"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 map of each picture's target class."""

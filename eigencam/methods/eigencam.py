@@ -56,6 +56,8 @@ class EigenCAM:
 
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
+    paper: ClassVar[str] = "Muhammad & Yeasin, IJCNN 2020"
+    needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:
         if self.sign not in SIGNS:

@@ -32,6 +32,8 @@ class GradCAM:
 
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Selvaraju et al., ICCV 2017"
+    needs: ClassVar[str] = "1 forward, 1 backward"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative unless `relu` is off."""
@@ -48,6 +50,8 @@ class GradCAMPlusPlus:
 
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Chattopadhay et al., WACV 2018"
+    needs: ClassVar[str] = "1 forward, 1 backward"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
