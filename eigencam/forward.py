@@ -33,6 +33,7 @@ class Forward:
         layer: path of the network's target layer.
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
+        ids: the pictures' names in the dataset; empty where they have none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Forward:
     ) -> None:
         self.module, self.images, self.index, self.layer = module, images, index, layer
         self.chunk, self.progress = chunk, progress
+        self.ids: tuple[str, ...] = ()
         self._output, self._taps = output, taps
         self._reshape: Reshape | None = reshape
         self.logits = output.detach().float()

@@ -37,6 +37,7 @@ def compute_maps(
     *,
     labels: Iterable[int] | None = None,
     index: Iterable[int] | None = None,
+    ids: Iterable[str] = (),
     chunk: int = 64,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
 ) -> Maps:
@@ -48,6 +49,7 @@ def compute_maps(
         pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
         labels: N classes the maps are for; the predicted classes when None (0 without a classifier).
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
+        ids: N names in the dataset, for methods that look a map up.
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
 
@@ -61,6 +63,7 @@ def compute_maps(
         index=None if index is None else torch.tensor(list(index)),
         chunk=chunk,
     )
+    forward.ids = tuple(ids)
     n, classes = forward.logits.shape
     top5 = forward.logits.topk(min(5, classes)).indices
     if labels is not None:

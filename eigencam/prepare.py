@@ -115,6 +115,8 @@ def prepare(composed: DictConfig) -> Job:
         except ValueError as error:
             faults.append(f"method.{name}.layer: {error}")
             continue
+        if (check := getattr(method, "lacking", None)) and (lack := check(dataset.ids)):
+            faults.append(f"method.{name}: {lack}")
         if reason and config.on_unsupported == "fail":
             faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
         elif reason:

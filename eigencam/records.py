@@ -148,6 +148,12 @@ class Result:
         self._close_with({**summary, "metrics": [asdict(m) for m in metrics]})
         shutil.rmtree(self.folder / "parts")
 
+    def measured(self, what: Mapping[str, Any]) -> None:
+        """Note what was measured in this session beside its environment; it is no part of the result."""
+        sessions = json.loads((self.folder / "env.json").read_text())
+        sessions[-1] |= what
+        write_text(self.folder / "env.json", json.dumps(sessions, indent=1, sort_keys=True) + "\n")
+
     def leave_out(self, reason: str) -> None:
         """Complete the result of a method that cannot run on the network."""
         self._close_with({"n": 0, "unsupported": reason, "metrics": []})

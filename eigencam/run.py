@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,13 +30,16 @@ from eigencam.datasets.base import BadImageError, Dataset, Truth
 from eigencam.environment import environment
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.maps import compute_maps, is_class_specific
+from eigencam.maps import Maps, Method, compute_maps, is_class_specific
 from eigencam.network import Preprocess, Region
 from eigencam.prepare import Job, prepare
 from eigencam.records import Result
 
 Key = tuple[str, str]
 """(method, evaluator)."""
+
+TIMED_BATCHES = 3
+"""In so many batches every method makes a pass of its own, timed beside a bare forward pass."""
 
 
 def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
@@ -75,9 +78,9 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
             say(f"{title}: nothing to compute, {len(job.results)} results are there")
             return job
         try:
-            bad = _compute(job, todo, title)
+            bad, costs = _compute(job, todo, title)
             for key, result in todo.items():
-                _finish(job, key, result, bad)
+                _finish(job, key, result, bad, costs[key[0]])
         except BaseException as error:
             for result in todo.values():
                 result.flush()
@@ -128,14 +131,20 @@ class Batch:
         return self
 
 
-def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]:
-    """Fill the results' rows; returns the pictures that could not be decoded, by id, with the reason."""
+def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> tuple[dict[str, str], dict[str, list[float]]]:
+    """Fill the results' rows.
+
+    Returns:
+        The pictures that could not be decoded, by id, with the reason; and what each method cost in the timed batches,
+        as multiples of a bare forward pass.
+    """
     ids, size = job.dataset.ids, job.config.batch_size
     missing = {key: _missing(ids, result.done()) for key, result in todo.items()}
     any_missing = np.any(list(missing.values()), axis=0)
     grid = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
     batches = [list(batch) for batch in grid if any_missing[batch].any()]
     bad: dict[str, str] = {}
+    costs: dict[str, list[float]] = {name: [] for name in job.methods}
     written = time.monotonic()
     with tqdm(total=len(ids), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar:
         bar.update(len(ids) - sum(map(len, batches)))
@@ -146,7 +155,7 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]
                 bad[ids[i]] = str(error)
             if batch.index:
                 wanted = {key for key in todo if missing[key][batch.index].any()}
-                for key, rows in _rows(job, batch, wanted, partial(_show, bar)).items():
+                for key, rows in _rows(job, batch, wanted, costs, partial(_show, bar)).items():
                     lacking = missing[key][batch.index]
                     todo[key].add(row for row, lacks in zip(rows, lacking, strict=True) if lacks)
             if time.monotonic() - written > job.config.flush_s:
@@ -157,7 +166,7 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> dict[str, str]
             bar.update(len(batch.index) + len(batch.bad))
     for result in todo.values():
         result.flush()
-    return bad
+    return bad, costs
 
 
 def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
@@ -225,20 +234,24 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
     bar.set_postfix_str(f"{method}: {int(before) + count} inputs")
 
 
-def _rows(job: Job, batch: Batch, wanted: set[Key], progress: Callable[[str, int], None]) -> dict[Key, list[Row]]:
+def _rows(
+    job: Job, batch: Batch, wanted: set[Key], costs: dict[str, list[float]], progress: Callable[[str, int], None]
+) -> dict[Key, list[Row]]:
     """The rows of one batch: one forward pass, every wanted method's maps, every wanted evaluator's rows."""
     methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
     by_label = job.comparable and job.config.target == "ground_truth"
-    labels = [max(truth.label, 0) for truth in batch.truths] if by_label else None
-    found = compute_maps(
+    maps_of = partial(
+        compute_maps,
         job.network,
-        methods,
-        batch.pictures,
-        labels=labels,
+        pictures=batch.pictures,
+        labels=[max(truth.label, 0) for truth in batch.truths] if by_label else None,
         index=batch.index,
+        ids=[truth.image_id for truth in batch.truths],
         chunk=job.config.chunk,
         progress=progress,
     )
+    timed = any(len(costs[name]) < TIMED_BATCHES for name in methods)
+    found = _timed(maps_of, methods, costs) if timed else maps_of(methods)
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     for name, method in methods.items():
         evaluators = {e: job.evaluators[e] for m, e in wanted if m == name}
@@ -255,6 +268,20 @@ def _rows(job: Job, batch: Batch, wanted: set[Key], progress: Callable[[str, int
     return rows
 
 
+def _timed(maps_of: Callable[..., Maps], methods: Mapping[str, Method], costs: dict[str, list[float]]) -> Maps:
+    """All methods' maps, each from a pass of its own that is timed beside a bare one; the maps are the same."""
+    if not any(costs.values()):
+        maps_of({})  # the first pass of all warms up
+    found: list[Maps] = []
+    for name, method in methods.items():
+        start = time.perf_counter()
+        maps_of({})
+        middle = time.perf_counter()
+        found.append(maps_of({name: method}))
+        costs[name].append((time.perf_counter() - middle) / (middle - start))
+    return replace(found[0], maps={name: score_map for part in found for name, score_map in part.maps.items()})
+
+
 def _target(job: Job, truth: Truth, target: int, specific: bool) -> int:
     """The class the map is for, in the dataset's classes; -1 where it is of others.
 
@@ -265,7 +292,7 @@ def _target(job: Job, truth: Truth, target: int, specific: bool) -> int:
     return target if job.comparable else -1
 
 
-def _finish(job: Job, key: Key, result: Result, bad: Mapping[str, str]) -> None:
+def _finish(job: Job, key: Key, result: Result, bad: Mapping[str, str], costs: Sequence[float]) -> None:
     evaluator = job.evaluators[key[1]]
     order = [i for i in job.dataset.ids if i not in bad]
     rows = result.rows().set_index("image", drop=False).reindex(order).reset_index(drop=True)
@@ -276,4 +303,6 @@ def _finish(job: Job, key: Key, result: Result, bad: Mapping[str, str]) -> None:
         "protocol": dict(evaluator.protocol()),
         "headline": list(getattr(evaluator, "headline", ())),
     }
+    if costs:
+        result.measured({"cost": float(np.median(costs)), "batches": len(costs)})
     result.finish(rows, summary, evaluator.summary(rows) if len(rows) else [])

@@ -14,7 +14,7 @@ from eigencam.evaluation.tables import FORMATS, Table, beside_published, collect
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 LONG = (
     *("dataset", "part", "pictures", "network", "method", "evaluator", "target", "dtype"),
-    *("metric", "value", "low", "high", "unit", "n", "threshold", "note", "left_out", "folder"),
+    *("metric", "value", "low", "high", "unit", "n", "threshold", "note", "left_out", "cost", "folder"),
 )
 PUBLISHED = Path("results/published/published.csv")
 

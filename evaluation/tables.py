@@ -46,7 +46,8 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
 
     Returns:
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
-        pictures, left_out, unsupported, headline, group (the dataset's identity) and folder.
+        pictures, left_out, unsupported, headline, cost (of the method, in bare forward passes), group (the dataset's
+        identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -71,7 +72,7 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         if not result["metrics"]:
             lines.append({**shared, "metric": "", "n": 0, "unit": "", "threshold": "", "better": "", "note": ""})
     frame = pd.DataFrame(lines)
-    numbers = ["value", "low", "high"]
+    numbers = ["value", "low", "high", "cost"]
     return frame.reindex(columns=[*frame.columns.difference(numbers, sort=False), *numbers]).astype(
         dict.fromkeys(numbers, float)
     )
@@ -181,6 +182,7 @@ def _results(root: Path) -> Iterable[dict[str, Any]]:
         try:
             summary = json.loads(path.read_text())
             identity = json.loads((path.parent / "identity.json").read_text())
+            environments = json.loads((path.parent / "env.json").read_text())
             data = identity["dataset"]
             yield {
                 **{column: summary[column] for column in COLUMNS},
@@ -189,6 +191,7 @@ def _results(root: Path) -> Iterable[dict[str, Any]]:
                 "dtype": identity["dtype"],
                 "pictures": summary["n"],
                 "left_out": len(summary.get("bad_images", ())),
+                "cost": next((e["cost"] for e in reversed(environments) if "cost" in e), None),
                 "unsupported": summary.get("unsupported", ""),
                 "part": " ".join(str(data[key]) for key in ("task", "image_set", "split") if data.get(key)),
                 "headline": summary.get("headline") or [],
@@ -261,7 +264,12 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
         sense = value * {"lower": -1, "higher": 1}.get(column["better"].dropna().iloc[0], np.nan)
         best[title] = (sense == sense.groupby(keys["network"]).transform("max")) & sense.notna()
         shown.append(metric)
-    return Table(_title(part, evaluator), frame, best, notes + _notes(part, shown, chosen))
+    notes += _notes(part, shown, chosen)
+    costs = part.drop_duplicates(["network", "method"]).set_index(["network", "method"])["cost"]
+    if shown and costs.notna().any():
+        frame["cost"] = [_cell(cost, np.nan, np.nan, "") for cost in costs.reindex(pd.MultiIndex.from_frame(keys))]
+        notes.append("cost: time of the method alone, as a multiple of a bare forward pass (median of three batches)")
+    return Table(_title(part, evaluator), frame, best, notes)
 
 
 def _cell(value: float, low: float, high: float, unit: str) -> str:

@@ -21,6 +21,8 @@ from PIL import Image
 
 import eigencam.run
 from eigencam.datasets.base import BadImageError
+from eigencam.evaluation.tables import collect
+from eigencam.evaluation.tables import tables as eigencam_tables
 from eigencam.identity import own_source
 from eigencam.records import Result
 from eigencam.run import run
@@ -54,7 +56,17 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return original(network, methods, *args, **kwargs)
 
     monkeypatch.setattr(eigencam.run, "compute_maps", counted)
+    monkeypatch.setattr(eigencam.run, "TIMED_BATCHES", 0)
     return seen
+
+
+def test_a_methods_cost_is_measured_and_shown(tmp_path: Path) -> None:
+    run(config(tmp_path, "method=[eigencam,gradcam]", "evaluator=[localization]"))
+    (environment,) = json.loads(next(tmp_path.glob("*/env.json")).read_text())
+    assert environment["batches"] == 3
+    assert environment["cost"] > 0.5
+    (table,) = eigencam_tables(collect(tmp_path))
+    assert (table.frame["cost"].astype(float) > 0.5).all()
 
 
 def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ never resizes, normalises or moves to the CPU. Attributes that the run loop read
     layer: str | None             a layer other than the network's target layer
     layers: tuple[str, ...]       further layers that it reads
     unsupported(network) -> str   why it cannot run on this network, "" if it can
+    lacking(ids) -> str           what it lacks for these pictures, "" if nothing
+    identity() -> dict            what changes its maps besides its parameters: the checksum of a file it reads
 
 and those that `eigencam methods` and `docs/methods.md` show:
 
