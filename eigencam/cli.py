@@ -14,8 +14,12 @@ SUBCOMMANDS = {
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
     "status": "what is done, partly done, failed or missing",
+    "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",
 }
+
+MODULES = {"methods": "catalogue"}
+"""Where a subcommand lives, unless the module has its name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv[1:])
     if chosen not in SUBCOMMANDS:
         return _top_level(argv)
-    module = importlib.import_module(f"eigencam.{chosen}")
+    module = importlib.import_module(f"eigencam.{MODULES.get(chosen, chosen)}")
     parser = argparse.ArgumentParser(
         prog=f"eigencam {chosen}",
         description=SUBCOMMANDS[chosen],

@@ -1,0 +1,122 @@
+"""The methods there are: what `eigencam methods` prints and `docs/methods.md` is made of.
+
+Everything comes from the configs and from the classes behind them, so that a method's file and its YAML are all there
+is to write.
+"""
+
+import argparse
+import inspect
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from tabulate import tabulate
+
+from eigencam.build import find
+
+HEADER = ("method", "paper", "needs", "for a class", "networks")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A method: its name in `method=[...]`, and what it says of itself; `module` holds its paper page."""
+
+    option: str
+    paper: str
+    needs: str
+    class_specific: bool
+    networks: str
+    module: str
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The cells of its line."""
+        return self.option, self.paper or "-", self.needs or "?", "yes" if self.class_specific else "no", self.networks
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam methods`."""
+    parser.add_argument("--format", choices=("terminal", "markdown"), default="terminal", help="of what is printed")
+    parser.add_argument("--pages", action="store_true", help="with the methods' paper pages (Markdown)")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table; returns 0."""
+    found = catalogue(args.config_dir)
+    if args.pages:
+        print(pages(found))
+    else:
+        style = "pipe" if args.format == "markdown" else "simple"
+        print(tabulate([entry.row for entry in found], HEADER, style, disable_numparse=True))
+    return 0
+
+
+def catalogue(own: Path | None = None) -> list[Entry]:
+    """Every method that has a YAML, by module and name.
+
+    Args:
+        own: a person's config folder; its `method/` comes on top.
+    """
+    folders: list[Traversable] = [files("eigencam.configs") / "method"]
+    if own:
+        if not (own / "method").is_dir():
+            raise FileNotFoundError(f"{own}: no folder `method` in it")
+        folders.append(own / "method")
+    entries = [_entry(name, node) for folder in folders for name, node in _nodes(folder)]
+    return sorted(entries, key=lambda entry: (entry.paper == "", entry.module, entry.option))
+
+
+def pages(entries: list[Entry]) -> str:
+    """The table and, below it, the docstring of each module once, as Markdown."""
+    import importlib
+
+    text = [
+        "# Methods",
+        "",
+        "Made by `eigencam methods --pages` from the methods' own files. *needs* is the cost of a picture, C a layer's "
+        "channels; *for a class* tells whether the map depends on the class asked for.",
+        "",
+        tabulate([entry.row for entry in entries], HEADER, "pipe", disable_numparse=True),
+        "",
+    ]
+    for module in dict.fromkeys(entry.module for entry in entries):
+        doc = inspect.getdoc(importlib.import_module(module)) or ""
+        title, _, rest = doc.partition("\n")
+        names = ", ".join(f"`{entry.option}`" for entry in entries if entry.module == module)
+        text += [f"## {title.rstrip('.:')}", "", f"{names} in `{module}`", "", rest.strip(), ""]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def _nodes(folder: Traversable, prefix: str = "") -> list[tuple[str, Any]]:
+    """(option, node) of every YAML in a config group and its subgroups."""
+    found: list[tuple[str, Any]] = []
+    for item in folder.iterdir():
+        if item.is_dir():
+            found += _nodes(item, f"{prefix}{item.name}/")
+        elif item.name.endswith(".yaml"):
+            nodes = OmegaConf.to_container(OmegaConf.create(item.read_text()), resolve=False)
+            assert isinstance(nodes, dict)  # a config group's file is a mapping
+            found += [(prefix + item.name.removesuffix(".yaml"), node) for node in nodes.values()]
+    return found
+
+
+def _entry(option: str, node: dict[str, Any]) -> Entry:
+    target = find(node["_target_"])
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    specific = inspect.getattr_static(target, "class_specific", True)
+    if isinstance(specific, property):  # it depends on the parameters
+        specific = target(**given).class_specific
+    elif not isinstance(specific, bool):  # it is one of them
+        specific = given.get("class_specific", True)
+    return Entry(
+        option,
+        getattr(target, "paper", ""),
+        getattr(target, "needs", ""),
+        specific,
+        getattr(target, "networks", "any"),
+        target.__module__,
+    )

@@ -1,0 +1,36 @@
+"""The list of methods says what each is, and the page in `docs/` is made of it."""
+
+from pathlib import Path
+
+import pytest
+
+from eigencam.catalogue import catalogue, pages
+from eigencam.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_method_says_what_it_is_and_needs() -> None:
+    for entry in catalogue():
+        assert entry.needs, entry
+        assert entry.paper or "baselines" in entry.module or entry.option == "files", entry
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert (ROOT / "docs/methods.md").read_text() == pages(catalogue())  # eigencam methods --pages > docs/methods.md
+
+
+def test_methods_of_ones_own_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/own.yaml").write_text("own:\n  _target_: eigencam.methods.gradcam.GradCAM\n")
+    assert main(["methods", "--config-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("own ") for line in lines) == 1
+    assert main(["methods", "--config-dir", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_methods_kind_may_depend_on_its_parameters() -> None:
+    kinds = {entry.option: entry.class_specific for entry in catalogue()}
+    assert kinds["gradcam"]
+    assert kinds["files"]
+    assert not kinds["eigencam"]
