@@ -18,7 +18,7 @@ foreground under `max` and `energy` (and under `mean` for t < 1), and nothing un
 array([2., 2., 3., 3.])
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -155,26 +155,32 @@ def check_rule(rule: str, threshold: float, component: str = "largest") -> None:
 
 def cut(score_map: ScoreMap, rule: Rule, threshold: float) -> np.float32:
     """The value above which (strictly) a pixel of `score_map.full` is foreground; infinite where none is."""
+    return cuts(score_map, rule, (threshold,))[0]
+
+
+def cuts(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Floats:
+    """(T,) float32: `cut` at several thresholds at once."""
     full, peak = score_map.full, score_map.peak
+    t = np.asarray(thresholds, np.float64)
     if rule == "range":
         low = float(full.min())
-        return _below(low + threshold * (peak - low))
+        return _below(low + t * (peak - low))
     if peak <= 0:
-        return np.float32(np.inf)
+        return np.full(len(t), np.inf, np.float32)
     if rule == "max":
-        return _below(threshold * peak)
+        return _below(t * peak)
     if rule == "mean":
-        return _below(threshold * float(np.maximum(full, 0).mean(dtype=np.float64)))
+        return _below(t * float(np.maximum(full, 0).mean(dtype=np.float64)))
     positive = np.sort(full[full > 0])[::-1]
     mass = np.cumsum(positive, dtype=np.float64)
-    last = positive[np.searchsorted(mass, threshold * mass[-1])]
-    return np.float32(np.nextafter(last, np.float32(-np.inf)))
+    last = positive[np.searchsorted(mass, t * mass[-1])]
+    return np.nextafter(last, np.float32(-np.inf))
 
 
-def _below(value: float) -> np.float32:
-    """The largest float32 that is not above `value`, so that comparing in float32 decides as in float64."""
-    rounded = np.float32(value)
-    return np.float32(np.nextafter(rounded, np.float32(-np.inf))) if float(rounded) > value else rounded
+def _below(values: NDArray[np.float64]) -> Floats:
+    """The largest float32 that are not above `values`, so that comparing in float32 decides as in float64."""
+    rounded = values.astype(np.float32)
+    return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
 def foreground(score_map: ScoreMap, rule: Rule, threshold: float) -> NDArray[np.bool_]:

@@ -1,0 +1,192 @@
+r"""The pointing game, the energy pointing game and Grad-CAM++'s overlap of map and box.
+
+Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016; protocol of TorchRay): a hit
+when a pixel of an object sought lies less than 15 px from the map's highest point, at the picture's original size. A
+picture whose objects sought are all flagged difficult is left out, otherwise difficult objects count as well. The
+accuracy is hits / (hits + misses) of each class, averaged over the classes. Objects are filled boxes, or the mask.
+Of several highest points each counts with its share, where TorchRay takes whichever argmax finds: the constant map
+then scores by chance, and not by the upper left corner. Distances are strictly below the tolerance, as in the code.
+
+Energy pointing game (Wang et al., "Score-CAM", CVPR Workshops 2020): the share of the map's sum inside the boxes.
+
+Overlap (Chattopadhay et al., "Grad-CAM++", WACV 2018): of a map m scaled to 0..1,
+
+$$\mathrm{Loc}(\delta) = \frac{\mathrm{Area}(m > \delta\ \text{inside})}{\mathrm{Area}(\text{box}) +
+\mathrm{Area}(m > \delta\ \text{outside})}$$
+
+with the boxes of the object sought taken together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from eigencam.datasets.base import Truth
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.boxes import Boxes
+from eigencam.evaluation.maps import ScoreMap, degenerate
+
+Objects = Literal["boxes", "mask"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pointing:
+    """Evaluator of the pointing game; see the module.
+
+    Attributes:
+        tolerance: pixels of the original picture.
+        objects: `boxes`, or `mask` where the dataset has masks.
+    """
+
+    tolerance: float = 15.0
+    objects: Objects = "boxes"
+
+    headline: ClassVar[tuple[str, ...]] = ("pointing_accuracy", "pointing_hits")
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance={self.tolerance}; allowed: more than 0 pixels")
+        if self.objects not in ("boxes", "mask"):
+            raise ValueError(f"objects={self.objects!r}; allowed: boxes, mask")
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """`x`, `y`, the mean highest point; `hit`, the share of the highest points that hit, NaN if left out."""
+        y, x = np.nonzero(score_map.full == score_map.peak)
+        sought = truth.sought()
+        if self.objects == "mask" and truth.mask is None:
+            raise ValueError(f"{truth.image_id}: the dataset has no masks; set objects=boxes")
+        if not sought.any() or truth.difficult[sought].all():
+            hit = float("nan")
+        elif score_map.state == "nonfinite":
+            hit = 0.0
+        elif self.objects == "boxes":
+            hit = float((_distance(x, y, truth.boxes[sought]) < self.tolerance).mean())
+        else:
+            hit = float(_near(x, y, _object_pixels(truth), self.tolerance).mean())
+        return {"x": float(x.mean()), "y": float(y.mean()), "hit": hit, "map_state": score_map.state}
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`pointing_accuracy`, the mean over classes, bootstrapped; `pointing_hits`, over pictures."""
+        counted = rows[rows["hit"].notna()]
+        left_out = f"{len(rows) - len(counted)} pictures without an object to hit left out"
+        note = "; ".join(
+            part for part in (degenerate(rows["map_state"]), left_out if len(counted) < len(rows) else "") if part
+        )
+        if counted.empty:
+            return [statistics.undefined(name, 0, left_out) for name in self.headline]
+        hits, classes = counted["hit"].to_numpy(np.float64), counted["label"].to_numpy(np.int64)
+        present, group = np.unique(classes, return_inverse=True)
+        rows_of, columns = np.tile(np.arange(len(hits)), 2), np.concatenate([group, len(present) + group])
+        counts = np.concatenate([hits, np.ones(len(hits))])
+        sums = sparse.csr_array((counts, (rows_of, columns)), shape=(len(hits), 2 * len(present)))
+        value, low, high = (100 * v for v in _over_classes(sums, len(present)))
+        of_classes = Metric("pointing_accuracy", value, low, high, len(hits), note=note)
+        return [of_classes, statistics.mean("pointing_hits", hits)]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        words = f"an object's pixel less than {self.tolerance:g} px from the highest point, original size; ties share"
+        return {"evaluator": "pointing", **asdict(self), "hit": words}
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Evaluator of the energy pointing game and of Grad-CAM++'s overlap; see the module.
+
+    Attributes:
+        deltas: thresholds of the overlap, of the map scaled to 0..1.
+    """
+
+    deltas: Sequence[float] = (0.0, 0.25, 0.5)
+
+    headline: ClassVar[tuple[str, ...]] = ("energy_inside", "overlap_0", "overlap_0.25", "overlap_0.5")
+
+    def __post_init__(self) -> None:
+        if not all(0 <= delta < 1 for delta in self.deltas):
+            raise ValueError(f"deltas={list(self.deltas)}; allowed: 0 <= delta < 1")
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """`energy`, 0..1: share of the scaled map's sum inside; `overlap_D` for each delta. NaN without a box."""
+        names = [f"overlap_{delta:g}" for delta in self.deltas]
+        boxes = truth.boxes[truth.sought()]
+        if not len(boxes):
+            return {"energy": np.nan, **dict.fromkeys(names, np.nan), "map_state": score_map.state}
+        inside = fill(boxes, truth.size)
+        low = float(score_map.full.min())
+        span = score_map.peak - low
+        scaled = (score_map.full - low) / span if score_map.state == "ok" and span > 0 else np.zeros(truth.size)
+        total = float(scaled.sum(dtype=np.float64))
+        row: Row = {"energy": float(scaled[inside].sum(dtype=np.float64)) / total if total > 0 else 0.0}
+        size = np.count_nonzero(inside)
+        for name, delta in zip(names, self.deltas, strict=True):
+            above = scaled > delta
+            within = np.count_nonzero(above & inside)
+            row[name] = within / (size + np.count_nonzero(above) - within)
+        return {**row, "map_state": score_map.state}
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`energy_inside` and `overlap_D`, means over pictures in percent."""
+        metrics = [statistics.mean("energy_inside", rows["energy"], note=degenerate(rows["map_state"]))]
+        for delta in self.deltas:
+            name = f"overlap_{delta:g}"
+            metrics.append(statistics.mean(name, rows[name], threshold=f"{delta:g} range"))
+        return metrics
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        words = "map scaled from its minimum and maximum to 0..1; a constant map has no energy and no overlap"
+        return {"evaluator": "energy", "deltas": list(self.deltas), "map": words}
+
+
+def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) bool: the pixels whose centres are in any of the boxes (B, 4) inclusive; fractions count as pixels."""
+    inside = np.zeros(size, bool)
+    for x1, y1, x2, y2 in np.rint(boxes).astype(int):
+        inside[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1] = True
+    return inside
+
+
+def _distance(x: NDArray[np.int64], y: NDArray[np.int64], boxes: Boxes) -> NDArray[np.float64]:
+    """(P,): distance in pixels of each point from the nearest pixel of any box (B, 4) inclusive; 0 inside."""
+    dx = np.maximum(np.maximum(boxes[:, 0] - x[:, None], x[:, None] - boxes[:, 2]), 0)
+    dy = np.maximum(np.maximum(boxes[:, 1] - y[:, None], y[:, None] - boxes[:, 3]), 0)
+    return np.hypot(dx, dy).min(axis=1)
+
+
+def _near(x: NDArray[np.int64], y: NDArray[np.int64], mask: NDArray[np.bool_], tolerance: float) -> NDArray[np.bool_]:
+    """(P,): whether a pixel of the mask (H, W) is nearer than the tolerance."""
+    if len(x) == 1:
+        reach = int(np.ceil(tolerance))
+        y0, x0 = max(int(y[0]) - reach, 0), max(int(x[0]) - reach, 0)
+        dy, dx = np.nonzero(mask[y0 : y[0] + reach + 1, x0 : x[0] + reach + 1])
+        return np.array([bool((np.hypot(dy + y0 - y[0], dx + x0 - x[0]) < tolerance).any())])
+    from scipy.ndimage import distance_transform_edt
+
+    if not mask.any():
+        return np.zeros(len(x), bool)
+    return np.asarray(distance_transform_edt(~mask))[y, x] < tolerance
+
+
+def _object_pixels(truth: Truth) -> NDArray[np.bool_]:
+    assert truth.mask is not None  # the caller's check
+    if truth.foreground == "any":
+        return (truth.mask > 0) & (truth.mask < 255)
+    return truth.mask == truth.label + 1
+
+
+def _over_classes(sums: sparse.csr_array, classes: int) -> tuple[float, float, float]:
+    """Mean over classes of hits / pictures, and its interval, from (N, 2 * classes) counts."""
+
+    def accuracy(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        hits, pictures = totals[..., :classes], totals[..., classes:]
+        rates = np.divide(hits, pictures, out=np.full_like(hits, np.nan), where=pictures > 0)
+        return np.nanmean(rates, axis=-1)
+
+    low, high = statistics.bootstrap_pooled(sums, accuracy)
+    return float(accuracy(np.asarray(sums.sum(axis=0)))), float(low), float(high)
