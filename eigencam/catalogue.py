@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
     """Print the table; returns 0."""
     found = catalogue(args.config_dir)
     if args.pages:
-        print(pages(found))
+        print(pages(found), end="")
     else:
         style = "pipe" if args.format == "markdown" else "simple"
         print(tabulate([entry.row for entry in found], HEADER, style, disable_numparse=True))
