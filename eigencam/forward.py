@@ -34,6 +34,7 @@ class Forward:
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
         ids: the pictures' names in the dataset; empty where they have none.
+        black: (3, 1, 1), what a black pixel is after normalisation.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Forward:
         self.module, self.images, self.index, self.layer = module, images, index, layer
         self.chunk, self.progress = chunk, progress
         self.ids: tuple[str, ...] = ()
+        self.black = torch.zeros(3, 1, 1, device=images.device, dtype=images.dtype)
         self._output, self._taps = output, taps
         self._reshape: Reshape | None = reshape
         self.logits = output.detach().float()
@@ -111,6 +113,21 @@ class Forward:
                 parts.append(logits_of(module(batch.to(self.images.dtype))).float())
                 self.progress(len(batch))
         return torch.cat(parts)
+
+    def repeat(self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool) -> "Forward":
+        """The same pass of other pictures (N, 3, H, W) in the place of these."""
+        again = forward_pass(
+            self.module,
+            images,
+            self.layer,
+            layers=layers,
+            gradients=gradients,
+            index=self.index,
+            reshape=self._reshape,
+            chunk=self.chunk,
+        )
+        again.ids, again.black, again.progress = self.ids, self.black, self.progress
+        return again
 
     def versions(self) -> list[int]:
         """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""

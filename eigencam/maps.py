@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eigencam.forward import Forward
 from eigencam.network import Network
 
 Method = Callable[..., Tensor]
@@ -23,11 +24,13 @@ class Maps:
         maps: (N, h, w) float32 raw score maps on the CPU, by method.
         targets: (N,) the classes that class-specific maps are for.
         top5: the network's classes by falling logit, up to five a picture; empty without a classifier.
+        forward: the pass that the maps were read from.
     """
 
     maps: dict[str, NDArray[np.float32]]
     targets: list[int]
     top5: list[list[int]]
+    forward: Forward
 
 
 def compute_maps(
@@ -85,7 +88,41 @@ def compute_maps(
             shape = tuple(score_map.shape) if isinstance(score_map, Tensor) else type(score_map).__name__
             raise ValueError(f"method {name} returned {shape}; needed: a tensor ({n}, h, w), one map a picture")
         maps[name] = score_map.detach().float().cpu().numpy()
-    return Maps(maps, targets.tolist(), top5.tolist())
+    return Maps(maps, targets.tolist(), top5.tolist(), forward)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProbe:
+    """`eigencam.evaluation.base.Probe` of one batch and one method."""
+
+    forward: Forward
+    method: Method
+    targets: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """(N, 3, H, W), normalised."""
+        return self.forward.images
+
+    @property
+    def black(self) -> Tensor:
+        """(3, 1, 1)."""
+        return self.forward.black
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, K) float32."""
+        return self.forward.logits
+
+    def predict(self, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
+        """(count, K) float32 logits."""
+        return self.forward.predict(count, inputs)
+
+    def explain(self, images: Tensor) -> Tensor:
+        """(N, h, w) maps of other pictures."""
+        again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
+        with torch.no_grad():
+            return self.method(again, self.targets)
 
 
 def tapped(method: Method) -> list[str]:

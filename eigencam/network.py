@@ -158,7 +158,8 @@ class Network:
     ) -> Forward:
         """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
         images = self.preprocess.normalize(pictures.to(self.device, non_blocking=True), self.dtype)
-        return forward_pass(
+        black = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=self.device)
+        forward = forward_pass(
             self.module,
             images,
             self.layer,
@@ -169,6 +170,8 @@ class Network:
             reshape=self.reshape,
             chunk=chunk,
         )
+        forward.black = self.preprocess.normalize(black, self.dtype)[0]
+        return forward
 
 
 def load_network(

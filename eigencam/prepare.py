@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
-from eigencam.evaluation.base import Evaluator
+from eigencam.evaluation.base import NetworkEvaluator
 from eigencam.identity import VERSION, describe
 from eigencam.maps import Method, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
@@ -60,7 +60,7 @@ class Job:
     network: Network
     dataset: Dataset
     methods: dict[str, Method]
-    evaluators: dict[str, Evaluator]
+    evaluators: dict[str, Any]
     results: dict[tuple[str, str], Result]
     unsupported: dict[str, str]
 
@@ -121,6 +121,12 @@ def prepare(composed: DictConfig) -> Job:
             faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
         elif reason:
             unsupported[name] = reason
+    if network.classes is None:
+        faults += [
+            f"evaluator.{name}: it asks the network for the class's probability, and {network.name} has no classifier"
+            for name, evaluator in evaluators.items()
+            if asks_network(evaluator)
+        ]
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
     faults += _target_faults(job)
     _stop(faults)
@@ -142,6 +148,11 @@ def prepare(composed: DictConfig) -> Job:
             identity = shared | described
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
     return job
+
+
+def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:
+    """Whether an evaluator puts changed pictures through the network."""
+    return hasattr(evaluator, "rows")
 
 
 def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:

@@ -30,9 +30,9 @@ from eigencam.datasets.base import BadImageError, Dataset, Truth
 from eigencam.environment import environment
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.maps import Maps, Method, compute_maps, is_class_specific
+from eigencam.maps import BatchProbe, Maps, Method, compute_maps, is_class_specific
 from eigencam.network import Preprocess, Region
-from eigencam.prepare import Job, prepare
+from eigencam.prepare import Job, asks_network, prepare
 from eigencam.records import Result
 
 Key = tuple[str, str]
@@ -230,8 +230,12 @@ def _collate(items: Sequence[tuple[Any, ...]]) -> Batch:
 
 def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
     """Count the inputs of a method's own passes beside the bar."""
-    before = bar.postfix.rpartition(": ")[2].split()[0] if (bar.postfix or "").startswith(f"{method}:") else "0"
-    bar.set_postfix_str(f"{method}: {int(before) + count} inputs")
+    name, _, before = (bar.postfix or "").partition(": ")
+    total = count + (int(before.split()[0]) if name == method else 0)
+    bar.set_postfix_str(f"{method}: {total} inputs", refresh=False)
+    if time.time() - bar.last_print_t > bar.mininterval:
+        bar.refresh()
+        bar.last_print_t = time.time()
 
 
 def _rows(
@@ -255,6 +259,9 @@ def _rows(
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     for name, method in methods.items():
         evaluators = {e: job.evaluators[e] for m, e in wanted if m == name}
+        probe = BatchProbe(found.forward, method, torch.tensor(found.targets, device=job.network.device))
+        found.forward.progress = partial(progress, name)
+        asked = {e: ev.rows(found.maps[name], probe) for e, ev in evaluators.items() if asks_network(ev)}
         for n, truth in enumerate(batch.truths):
             score_map = ScoreMap(found.maps[name][n], truth.size, batch.regions[n])
             start = {
@@ -264,7 +271,8 @@ def _rows(
                 "top5": found.top5[n] if job.comparable else [],
             }
             for e, evaluator in evaluators.items():
-                rows[name, e].append({**start, **evaluator.row(score_map, truth)})
+                own = asked[e][n] if e in asked else evaluator.row(score_map, truth)
+                rows[name, e].append({**start, **own})
     return rows
 
 

@@ -4,14 +4,19 @@ Rows are one per image and mergeable: shards, resumed runs, confidence intervals
 An evaluator never imports a method or a network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Row = dict[str, Any]
 """Column name to value: bool, int, float, str, or a 1-d array (stored as a Parquet list)."""
@@ -66,4 +71,51 @@ class Evaluator(Protocol):
 
     def protocol(self) -> Mapping[str, object]:
         """The protocol in words and numbers, for footnotes and JSON."""
+        ...
+
+
+class Probe(Protocol):
+    """What an evaluator may ask of the network: that of one batch and one method.
+
+    Attributes:
+        images: (N, 3, H, W), normalised.
+        black: (3, 1, 1), a black pixel, normalised.
+        logits: (N, K) float32 of the images.
+        targets: (N,) int64, the classes the maps are for.
+    """
+
+    @property
+    def images(self) -> "Tensor": ...  # noqa: D102
+
+    @property
+    def black(self) -> "Tensor": ...  # noqa: D102
+
+    @property
+    def logits(self) -> "Tensor": ...  # noqa: D102
+
+    @property
+    def targets(self) -> "Tensor": ...  # noqa: D102
+
+    def predict(self, count: int, inputs: "Callable[[slice], Tensor]") -> "Tensor":
+        """(count, K) float32 logits of further inputs, made and run a chunk at a time."""
+        ...
+
+    def explain(self, images: "Tensor") -> "Tensor":
+        """(N, h, w) maps of the same method for other pictures, the same classes."""
+        ...
+
+
+class NetworkEvaluator(Protocol):
+    """An evaluator that puts changed pictures through the network: `rows` of a batch in place of `row`."""
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """The rows of N pictures from their raw maps (N, h, w)."""
+        ...
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """As `Evaluator.summary`."""
+        ...
+
+    def protocol(self) -> Mapping[str, object]:
+        """As `Evaluator.protocol`."""
         ...

@@ -1,0 +1,333 @@
+r"""Does the network rely on what the map shows? Metrics that put changed pictures through the network again.
+
+Y and O are the softmax probabilities of the map's class for the picture and for the changed picture.
+
+* Average drop and increase in confidence (Chattopadhay et al., "Grad-CAM++", WACV 2018), of the picture weighted with
+  the map m, scaled to 0..1 and enlarged bilinearly, at shares p of its highest pixels as L-CAM evaluates them
+  (Gkartzonika et al., ECCV Workshops 2022): pixels below the p-th are set to 0 in m, the others stay soft.
+
+  $$AD_p = 100\,\operatorname{mean}\frac{\max(0, Y - O_p)}{Y}, \qquad IC_p = 100\,\operatorname{mean}[O_p > Y]$$
+
+  What m takes away is filled: `black` (the picture before normalisation, L-CAM), `mean` (0 after it, most libraries)
+  or `blur`.
+* Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): the area under the curve of the probability while pixels
+  go by falling m (to the mean colour), or come onto a blurred picture (11 x 11, sigma 5, zeros beyond the border, as in
+  the authors' code). Pixels of the same value go in raster order, the steps are equal shares, both ends count.
+* ROAD (Rong et al., ICML 2022): the same at four shares with the pixels taken away filled from their neighbours (the
+  solution of a linear system, weights 1/6 and 1/12 for the 8 neighbours, and noise of 0.01), most relevant first and
+  least relevant first; the number is half the mean difference (LeRF - MoRF), as pytorch-grad-cam combines them.
+* Coherency, complexity and ADCC (Poppi et al., CVPR Workshops 2021): coherency (r + 1) / 2 with Pearson's r of the map
+  and the same method's map of the picture weighted with it; complexity the mean of m; ADCC the harmonic mean of
+  coherency, 1 - complexity and 1 - average drop, of each picture.
+
+Maps that are constant or not finite keep everything (m = 1) and are counted in the table's note.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Probe, Row
+from eigencam.evaluation.maps import degenerate
+
+Fill = Literal["black", "mean", "blur"]
+FILLS: tuple[Fill, ...] = ("black", "mean", "blur")
+ROAD_SHARES = (0.2, 0.4, 0.6, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class AverageDrop:
+    """Evaluator of average drop and increase in confidence; see the module.
+
+    Attributes:
+        shares: of the pixels that are kept, in (0, 1].
+        fill: what the map takes away becomes `black`, `mean` or `blur`.
+    """
+
+    shares: Sequence[float] = (1.0, 0.5, 0.3, 0.15)
+    fill: Fill = "black"
+
+    headline: ClassVar[tuple[str, ...]] = (
+        *("drop_100", "increase_100", "drop_50", "increase_50", "drop_30", "increase_30", "drop_15", "increase_15"),
+    )
+
+    def __post_init__(self) -> None:
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares={list(self.shares)}; allowed: 0 < share <= 1")
+        if self.fill not in FILLS:
+            raise ValueError(f"fill={self.fill!r}; allowed: {', '.join(FILLS)}")
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """`confidence` Y, and `kept_P` O for each share P in percent; 0..1."""
+        m, states = scaled(maps, probe)
+        n, ranks = len(m), ranks_of(m)
+        base = _filling(probe, self.fill)
+
+        def inputs(part: slice) -> Tensor:
+            p, i = _pairs(part, n)
+            keep = torch.tensor(self.shares, device=m.device)[p][:, None, None]
+            weight = torch.where(ranks[i] < (keep * m[0].numel()).ceil(), m[i], 0.0)[:, None]
+            return base[i] + weight * (probe.images[i] - base[i])
+
+        kept = _probabilities(probe, len(self.shares) * n, inputs).view(len(self.shares), n)
+        before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
+        columns = {"confidence": before} | {
+            _name("kept", share): row for share, row in zip(self.shares, kept, strict=True)
+        }
+        return _rows(columns, states)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`drop_P` (average drop) and `increase_P` (increase in confidence) in percent."""
+        metrics = []
+        before = rows["confidence"].to_numpy(np.float64)
+        for share in self.shares:
+            after = rows[_name("kept", share)].to_numpy(np.float64)
+            drop = np.maximum(before - after, 0) / before
+            note = degenerate(rows["map_state"]) if share == self.shares[0] else ""
+            at = f"{100 * share:g} % of the pixels"
+            metrics.append(statistics.mean(_name("drop", share), drop, threshold=at, better="lower", note=note))
+            metrics.append(statistics.rate(_name("increase", share), after > before, threshold=at))
+        return metrics
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        words = "map scaled to 0..1, enlarged bilinearly; softmax of the map's class"
+        return {"evaluator": "average_drop", **asdict(self), "shares": list(self.shares), "map": words}
+
+
+@dataclass(frozen=True, slots=True)
+class InsertionDeletion:
+    """Evaluator of insertion and deletion; see the module. `steps`: equal shares of the pixels, both ends beside."""
+
+    steps: int = 28
+
+    headline: ClassVar[tuple[str, ...]] = ("deletion_auc", "insertion_auc")
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps}; allowed: 1 or more")
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """`deletion` and `insertion`: (steps + 1,) float32 probabilities."""
+        m, states = scaled(maps, probe)
+        n, ranks, points = len(m), ranks_of(m), self.steps + 1
+        gone = torch.linspace(0, m[0].numel(), points, device=m.device).round()
+        blurred = _filling(probe, "blur")
+
+        def inputs(part: slice) -> Tensor:
+            which, i = _pairs(part, n)
+            first = (ranks[i] < gone[which % points, None, None])[:, None]
+            deleting = (which < points)[:, None, None, None]
+            picture = probe.images[i]
+            return torch.where(first == deleting, torch.where(deleting, 0.0, blurred[i]), picture)
+
+        curves = _probabilities(probe, 2 * points * n, inputs).view(2, points, n)
+        return _rows({"deletion": curves[0].T, "insertion": curves[1].T}, states)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`deletion_auc` and `insertion_auc`, in percent."""
+        metrics = []
+        for name, better in (("deletion", "lower"), ("insertion", "higher")):
+            curve = np.stack(rows[name].to_numpy()).astype(np.float64)
+            area = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
+            note = degenerate(rows["map_state"]) if name == "deletion" else ""
+            metrics.append(statistics.mean(f"{name}_auc", area, better=better, note=note))
+        return metrics
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        words = "trapezoids over equal shares, both ends; to the mean colour; from a blur of 11 x 11, sigma 5"
+        return {"evaluator": "insertion_deletion", "steps": self.steps, "curve": words}
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """Evaluator of ROAD; see the module. `noise`: its standard deviation, in normalised values."""
+
+    noise: float = 0.01
+
+    headline: ClassVar[tuple[str, ...]] = ("road",)
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """`morf` and `lerf`: (4,) float32 probabilities after the most and the least relevant shares were removed."""
+        m, states = scaled(maps, probe)
+        n, ranks, pixels = len(m), ranks_of(m), m[0].numel()
+        shares = torch.tensor(ROAD_SHARES, device=m.device)
+        generator = torch.Generator().manual_seed(0)
+        noise = self.noise * torch.randn(probe.images.shape[1:], generator=generator).to(m.device)
+
+        def inputs(part: slice) -> Tensor:
+            which, i = _pairs(part, n)
+            removed = (shares[which % 4] * pixels).round()[:, None, None]
+            most = (which < 4)[:, None, None]
+            gone = torch.where(most, ranks[i] < removed, ranks[i] >= pixels - removed)
+            return impute(probe.images[i].float(), gone[:, None], noise)
+
+        curves = _probabilities(probe, 8 * n, inputs).view(2, 4, n)
+        return _rows({"morf": curves[0].T, "lerf": curves[1].T}, states)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`road`, half the mean of LeRF - MoRF, and both, in percent."""
+        morf, lerf = (np.stack(rows[name].to_numpy()).astype(np.float64).mean(axis=1) for name in ("morf", "lerf"))
+        return [
+            statistics.mean("road", (lerf - morf) / 2, note=degenerate(rows["map_state"])),
+            statistics.mean("road_morf", morf, better="lower"),
+            statistics.mean("road_lerf", lerf),
+        ]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        return {"evaluator": "road", "noise": self.noise, "shares": list(ROAD_SHARES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Adcc:
+    """Evaluator of coherency, complexity and ADCC; see the module. The map weights the normalised picture."""
+
+    headline: ClassVar[tuple[str, ...]] = ("adcc", "coherency", "complexity", "average_drop")
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """`coherency`, `complexity`, `drop`; 0..1."""
+        m, states = scaled(maps, probe)
+        weighted = (probe.images * m[:, None]).to(probe.images.dtype)
+        again, _ = scaled(probe.explain(weighted).float().cpu().numpy(), probe)
+        a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (m, again))
+        norms = a.norm(dim=1) * b.norm(dim=1)
+        r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0)
+        before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
+        after = _probabilities(probe, len(m), lambda part: weighted[part])
+        drop = (before - after).clamp(min=0) / before
+        return _rows({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, states)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`adcc`, the mean over pictures of each picture's, and its three parts, in percent."""
+        coherency, complexity, drop = (rows[c].to_numpy(np.float64) for c in ("coherency", "complexity", "drop"))
+        parts = np.stack([coherency, 1 - complexity, 1 - drop])
+        inverse = np.divide(1, parts, out=np.full_like(parts, np.inf), where=parts > 0)
+        return [
+            statistics.mean("adcc", 3 / inverse.sum(axis=0), note=degenerate(rows["map_state"])),
+            statistics.mean("coherency", coherency),
+            statistics.mean("complexity", complexity, better="lower"),
+            statistics.mean("average_drop", drop, better="lower"),
+        ]
+
+    def protocol(self) -> Mapping[str, object]:
+        """The rule in words."""
+        words = "map times the normalised picture; coherency of a constant map is 0; a part that is 0 makes ADCC 0"
+        return {"evaluator": "adcc", "rule": words}
+
+
+def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
+    """(N, H, W) float32 in 0..1: maps scaled from their minimum and maximum, then enlarged; and their states."""
+    m = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(probe.images.device)
+    low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
+    span = high - low
+    usable = span.isfinite() & (span > 0)
+    m = torch.where(usable, (m - low) / torch.where(usable, span, 1.0), 1.0)
+    if m.shape[1:] != probe.images.shape[2:]:
+        m = F.interpolate(m[:, None], probe.images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    states = ["ok" if u else "constant" if s == 0 else "nonfinite" for u, s in zip(usable, span, strict=True)]
+    return m, states
+
+
+def ranks_of(m: Tensor) -> Tensor:
+    """(N, H, W) int64: place of each pixel by falling value, 0 the first; equal values in raster order."""
+    order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    places = torch.arange(order.shape[1], device=m.device).expand_as(order)
+    return ranks.scatter_(1, order, places).view(m.shape)
+
+
+def impute(images: Tensor, gone: Tensor, noise: Tensor, iterations: int = 30) -> Tensor:
+    """Pixels that are gone filled from their neighbours: the solution of sum_j w_ij (x_i - x_j) = 0, plus noise.
+
+    Solved for all pictures and channels at once by preconditioned conjugate gradients, started from a pyramid of means
+    of what is left: after 30 steps the error is below the noise.
+
+    Args:
+        images: (B, C, H, W) float32.
+        gone: (B, 1, H, W) bool.
+        noise: (C, H, W), added where pixels are gone.
+        iterations: steps of the solver.
+    """
+    weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=images.device) / 12
+    kernel = weights.expand(images.shape[1], 1, 3, 3)
+
+    def around(x: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
+
+    degree = F.conv2d(torch.ones_like(images[:1, :1]), weights[None, None], padding=1)
+
+    def system(x: Tensor) -> Tensor:
+        return torch.where(gone, degree * x - around(x), 0.0)
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum((2, 3), keepdim=True)
+
+    x = torch.where(gone, _pyramid(images, ~gone), 0.0)
+    known = torch.where(gone, 0.0, images)
+    residual = torch.where(gone, around(known), 0.0) - system(x)
+    direction = preconditioned = residual / degree
+    energy = dot(residual, preconditioned)
+    for _ in range(iterations):
+        applied = system(direction)
+        step = energy / dot(direction, applied).clamp(min=torch.finfo(torch.float32).tiny)
+        x, residual = x + step * direction, residual - step * applied
+        preconditioned = residual / degree
+        before, energy = energy, dot(residual, preconditioned)
+        direction = preconditioned + energy / before.clamp(min=torch.finfo(torch.float32).tiny) * direction
+    return torch.where(gone, x + noise, images)
+
+
+def _pyramid(images: Tensor, known: Tensor) -> Tensor:
+    """(B, C, H, W): where a pixel is not known, the mean of the known ones around it, over the smallest square."""
+    if images.shape[2] == images.shape[3] == 1:
+        return images * known
+    share = F.avg_pool2d(known.float(), 2, ceil_mode=True)
+    mean = F.avg_pool2d(images * known, 2, ceil_mode=True) / share.clamp(min=1e-6)
+    below = torch.where(share > 0, mean, _pyramid(mean, share > 0))
+    return torch.where(known, images, F.interpolate(below, images.shape[2:], mode="bilinear", align_corners=False))
+
+
+def _filling(probe: Probe, fill: Fill) -> Tensor:
+    """(N, 3, H, W): what replaces a pixel that is taken away."""
+    if fill != "blur":
+        return (probe.black if fill == "black" else torch.zeros_like(probe.black)).expand_as(probe.images)
+    offsets = torch.arange(-5, 6, device=probe.images.device)
+    line = torch.exp(-offsets.square() / (2 * 5.0**2))
+    line = (line / line.sum()).expand(probe.images.shape[1], 1, 11)
+    blurred = F.conv2d(probe.images.float(), line[:, :, None], padding=(0, 5), groups=len(line))
+    return F.conv2d(blurred, line[..., None], padding=(5, 0), groups=len(line)).to(probe.images.dtype)
+
+
+def _pairs(part: slice, n: int) -> tuple[Tensor, Tensor]:
+    """Which variant and which picture each input of a slice is."""
+    which = torch.arange(part.start, part.stop)
+    return which // n, which % n
+
+
+def _probabilities(probe: Probe, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
+    """(count,) softmax probability of the map's class, inputs ordered variant by variant."""
+    logits = probe.predict(count, inputs)
+    targets = probe.targets.repeat(count // len(probe.targets))
+    return logits.softmax(1).gather(1, targets[:, None])[:, 0]
+
+
+def _rows(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
+    values: dict[str, Any] = {name: column.float().cpu().numpy() for name, column in columns.items()}
+    return [
+        {**{name: v[i].item() if v.ndim == 1 else v[i] for name, v in values.items()}, "map_state": state}
+        for i, state in enumerate(states)
+    ]
+
+
+def _name(what: str, share: float) -> str:
+    return f"{what}_{100 * share:g}"

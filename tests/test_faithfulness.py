@@ -1,0 +1,175 @@
+"""Faithfulness on a network whose answers are known, and ROAD's filling against a sparse solver."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
+from torch import Tensor
+
+from eigencam.evaluation.base import Metric, NetworkEvaluator
+from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road, impute, ranks_of, scaled
+
+SIDE = 8
+
+
+@dataclass
+class Sum:
+    """A network of two classes: logit 0 is the sum of the picture's first channel, logit 1 is 0."""
+
+    images: Tensor
+    targets: Tensor
+    black: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        return self.of(self.images)
+
+    @staticmethod
+    def of(x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0].sum((1, 2)), torch.zeros(len(x))], 1)
+
+    def predict(self, count, inputs) -> Tensor:  # type: ignore[no-untyped-def]
+        return torch.cat([self.of(inputs(slice(i, min(i + 3, count)))) for i in range(0, count, 3)])
+
+    def explain(self, images: Tensor) -> Tensor:
+        return images[:, 0]
+
+
+def probe(n: int = 2, black: float = 0.0) -> Sum:
+    images = torch.zeros(n, 3, SIDE, SIDE)
+    images[:, 0, 2:4, 2:6] = 0.25
+    return Sum(images, torch.zeros(n, dtype=torch.long), torch.full((3, 1, 1), black))
+
+
+def summary(evaluator: NetworkEvaluator, maps: Tensor, p: Sum) -> dict[str, Metric]:
+    rows = evaluator.rows(maps.numpy(), p)
+    assert len(rows) == len(maps)
+    return {metric.name: metric for metric in evaluator.summary(pd.DataFrame(rows))}
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
+
+
+def test_the_whole_picture_changes_nothing() -> None:
+    found = summary(AverageDrop(), torch.ones(2, 1, 1), probe())
+    assert found["drop_100"].value == found["increase_100"].value == 0
+    assert "2 constant of 2 maps" in found["drop_100"].note
+
+
+@pytest.mark.parametrize(("fill", "filler"), [("black", -1.0), ("mean", 0.0)])
+def test_average_drop_of_a_half_is_by_hand(fill: str, filler: float) -> None:
+    p = probe(black=-1.0)
+    maps = torch.zeros(2, SIDE, SIDE)
+    maps[:, 2:4, 2:4] = 2.0  # half of the object
+    found = summary(AverageDrop([1.0, 2 / 64], fill), maps, p)  # type: ignore[arg-type]
+    before = sigmoid(8 * 0.25)
+    for name, pixels in (("drop_100", 4), ("drop_3.125", 2)):
+        after = sigmoid(0.25 * pixels + filler * (64 - pixels))
+        assert found[name].value == pytest.approx(100 * (before - after) / before, rel=1e-5)
+
+
+def test_taking_away_what_speaks_against_the_class_increases_confidence() -> None:
+    p = probe()
+    p.images[:, 0, 7] = -1
+    maps = torch.zeros(2, SIDE, SIDE)
+    maps[:, 2:4, 2:6] = 1
+    assert summary(AverageDrop([1.0]), maps, p)["increase_100"].value == 100
+
+
+def test_ties_go_in_raster_order() -> None:
+    m = torch.tensor([[[1.0, 3.0], [1.0, 3.0]]])
+    assert ranks_of(m).tolist() == [[[2, 0], [3, 1]]]
+
+
+def test_deletion_and_insertion_curves_are_by_hand() -> None:
+    p = probe()
+    rows = InsertionDeletion(steps=64).rows(p.images[:, 0].numpy() + 1, p)
+    expected = [sigmoid(0.25 * max(8 - k, 0)) for k in range(65)]
+    np.testing.assert_allclose(rows[0]["deletion"], expected, rtol=1e-5)
+    area = np.trapezoid(expected, dx=1 / 64)
+    found = summary(InsertionDeletion(steps=64), p.images[:, 0] + 1, p)
+    assert found["deletion_auc"].value == pytest.approx(100 * area, rel=1e-5)
+    assert rows[0]["insertion"][-1] == pytest.approx(sigmoid(2))
+    assert found["insertion_auc"].value > found["deletion_auc"].value
+
+
+def test_road_prefers_the_map_that_finds_the_object() -> None:
+    p = probe()
+    right, wrong = p.images[:, 0], -p.images[:, 0]
+    assert summary(Road(), right, p)["road"].value > 0 > summary(Road(), wrong, p)["road"].value
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_the_filling_solves_roads_system(share: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
+    gone = torch.zeros(2, 1, 24, 20, dtype=torch.bool)
+    gone[0] = torch.rand(1, 24, 20, generator=generator) < share
+    gone[1, :, 4 : 4 + int(20 * share)] = True
+    found = impute(images, gone, torch.zeros(3, 24, 20))
+    assert torch.equal(found[~gone.expand_as(found)], images[~gone.expand_as(images)])
+    for n in range(2):
+        for c in range(3):
+            expected = solved(images[n, c].double().numpy(), gone[n, 0].numpy())
+            assert np.abs(found[n, c].numpy() - expected).max() < 0.01
+
+
+def solved(image: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    h, w = image.shape
+    matrix, right = sparse.lil_array((h * w, h * w)), np.zeros(h * w)
+    for y in range(h):
+        for x in range(w):
+            i = y * w + x
+            if not gone[y, x]:
+                matrix[i, i], right[i] = 1, image[y, x]
+                continue
+            for dy in (-1, 0, 1):
+                for dx in (-1, 0, 1):
+                    if (dy or dx) and 0 <= y + dy < h and 0 <= x + dx < w:
+                        weight = 1 / 12 if dy and dx else 1 / 6
+                        matrix[i, i] += weight
+                        matrix[i, i + dy * w + dx] -= weight
+    return np.asarray(spsolve(matrix.tocsr(), right)).reshape(h, w)
+
+
+def test_adcc_of_a_map_that_keeps_the_object() -> None:
+    p = probe()
+    found = summary(Adcc(), p.images[:, 0], p)
+    assert found["coherency"].value == pytest.approx(100)
+    assert found["complexity"].value == pytest.approx(100 * 8 / 64)
+    assert found["average_drop"].value == pytest.approx(0, abs=1e-4)
+    assert found["adcc"].value == pytest.approx(100 * 3 / (1 + 1 / (1 - 8 / 64) + 1), rel=1e-5)
+    nothing = summary(Adcc(), torch.ones(2, 2, 2), p)
+    assert nothing["adcc"].value == 0  # a constant map: complexity 1
+
+
+@pytest.mark.parametrize("maps", [torch.full((2, 3, 3), torch.nan), torch.zeros(2, 1, 1), torch.full((2, 2, 2), 1e38)])
+@pytest.mark.parametrize(
+    "evaluator", [AverageDrop(), InsertionDeletion(4), Road(), Adcc()], ids=lambda e: type(e).__name__
+)
+def test_degenerate_maps_are_counted_and_give_finite_numbers(evaluator: NetworkEvaluator, maps: Tensor) -> None:
+    found = summary(evaluator, maps, probe())
+    assert all(np.isfinite(metric.value) for metric in found.values())
+    assert "of 2 maps" in next(iter(found.values())).note
+
+
+def test_maps_are_scaled_before_they_are_enlarged() -> None:
+    m, states = scaled(np.array([[[0, 1e-30]], [[-5, 5]]], np.float32), probe())
+    assert states == ["ok", "ok"]
+    assert m.shape == (2, SIDE, SIDE)
+    assert (m.amin((1, 2)) == 0).all()
+    assert (m.amax((1, 2)) == 1).all()
+
+
+def test_parameters_are_checked() -> None:
+    with pytest.raises(ValueError, match="0 < share <= 1"):
+        AverageDrop([1.2])
+    with pytest.raises(ValueError, match="black, mean, blur"):
+        AverageDrop(fill="white")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 or more"):
+        InsertionDeletion(0)
