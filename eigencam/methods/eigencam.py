@@ -99,11 +99,11 @@ def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "
     else:
         vector = top_eigenvector(o.mT @ o)
         cam = vector * torch.einsum("np,ncp->nc", vector, o).norm(dim=1, keepdim=True)
-    cam = cam * _signs(cam, o, sign)[:, None] * scale[:, None]
+    cam = cam * sign_of(cam, o, sign)[:, None] * scale[:, None]
     return torch.where(finite[:, None], cam, torch.nan).view(n, h, w)
 
 
-def _signs(cam: Tensor, o: Tensor, sign: Sign) -> Tensor:
+def sign_of(cam: Tensor, o: Tensor, sign: Sign) -> Tensor:
     """(N,) of -1 or 1, what to multiply the (N, hw) map with."""
     if sign == "sum":
         measure = cam.sum(1)

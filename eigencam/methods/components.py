@@ -1,0 +1,118 @@
+r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
+
+* Eigen-Grad-CAM (pytorch-grad-cam): the first component of $g \odot A$, channels centred, g the gradient of the class's
+  logit by the activations A.
+* Seg-Eigen-CAM (Applied Sciences 15(13) 7562, 2025, eq. 13): of $|g| \odot A$, centred, the largest absolute value made
+  positive.
+* KPCA-CAM (Karmani et al., MMSP 2024, arXiv 2410.00267; computed as pytorch-grad-cam does): with X (hw x C) the
+  positions' centred activations, the kernel matrix K between positions is centred in feature space and the map is
+  $\sqrt{\lambda_1}\, u_1$ of its first eigenvector:
+
+  | kernel | K(x, y) |
+  |---|---|
+  | sigmoid | tanh(gamma x.y + coef0) |
+  | rbf | exp(-gamma ‖x - y‖^2) |
+  | poly | (gamma x.y + coef0)^degree |
+  | linear | x.y: centred Eigen-CAM |
+
+  gamma is 1 / C unless given. A sigmoid kernel need not be positive: where even the largest eigenvalue is not, the map
+  is zero.
+
+The sign of a component is arbitrary; `sign` and `clip` as in `eigencam.methods.eigencam`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from eigencam.forward import Forward
+from eigencam.methods.eigencam import SIGNS, Sign, first_component, sign_of
+
+Kernel = Literal["sigmoid", "rbf", "poly", "linear"]
+KERNELS: tuple[Kernel, ...] = ("sigmoid", "rbf", "poly", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class EigenGradCAM:
+    """Eigen-Grad-CAM, or with `absolute` Seg-Eigen-CAM."""
+
+    absolute: bool = False
+    sign: Sign = "energy"
+    clip: bool = True
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = True
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "pytorch-grad-cam; Seg-Eigen-CAM: Applied Sciences 2025"
+    needs: ClassVar[str] = "1 forward, 1 backward"
+
+    def __post_init__(self) -> None:
+        _check_sign(self.sign)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32."""
+        gradients = forward.gradients(targets, self.layer)
+        gradients = gradients.abs() if self.absolute else gradients
+        score_map = first_component(gradients * forward.activations(self.layer), center=True, sign=self.sign)
+        return score_map.clamp(min=0) if self.clip else score_map
+
+
+@dataclass(frozen=True, slots=True)
+class KPCACAM:
+    """KPCA-CAM; `gamma` None: 1 / number of channels."""
+
+    kernel: Kernel = "sigmoid"
+    gamma: float | None = None
+    degree: float = 3
+    coef0: float = 1
+    sign: Sign = "energy"
+    clip: bool = True
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+    paper: ClassVar[str] = "Karmani et al., MMSP 2024"
+    needs: ClassVar[str] = "1 forward"
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel={self.kernel!r}; allowed: {', '.join(KERNELS)}")
+        if self.gamma is not None and not self.gamma > 0:
+            raise ValueError(f"gamma={self.gamma}; allowed: null, more than 0")
+        _check_sign(self.sign)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32; NaN for a picture whose activations are not finite."""
+        activations = forward.activations(self.layer)
+        n, c, h, w = activations.shape
+        x = activations.flatten(2).mT.double()  # (N, hw, C): float64, as one eigenvector of an indefinite matrix
+        finite = x.isfinite().all(2).all(1)
+        x = torch.where(finite[:, None, None], x, 0.0)
+        x = x - x.mean(1, keepdim=True)
+        kernel = self._kernel(x, 1 / c if self.gamma is None else self.gamma)
+        rows = kernel.mean(2, keepdim=True)
+        centred = kernel - rows - rows.mT + rows.mean(1, keepdim=True)
+        values, vectors = torch.linalg.eigh(centred)
+        cam = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+        cam = cam * sign_of(cam, x.mT, self.sign)[:, None]
+        cam = torch.where(finite[:, None], cam.float(), torch.nan).view(n, h, w)
+        return cam.clamp(min=0) if self.clip else cam
+
+    def _kernel(self, x: Tensor, gamma: float) -> Tensor:
+        """(N, hw, hw) of (N, hw, C)."""
+        products = x @ x.mT
+        if self.kernel == "linear":
+            return products
+        if self.kernel == "sigmoid":
+            return torch.tanh(gamma * products + self.coef0)
+        if self.kernel == "poly":
+            return (gamma * products + self.coef0) ** self.degree
+        squares = products.diagonal(dim1=1, dim2=2)
+        return torch.exp(-gamma * (squares[:, :, None] + squares[:, None] - 2 * products).clamp(min=0))
+
+
+def _check_sign(sign: str) -> None:
+    if sign not in SIGNS[1:]:
+        raise ValueError(f"sign={sign!r}; allowed for a centred map: {', '.join(SIGNS[1:])}")
