@@ -1,0 +1,366 @@
+r"""Methods that look how the score changes: Score-CAM and its relatives, Ablation-CAM, Shap-CAM, RISE, occlusion.
+
+f is the network's answer for the class, X the normalised picture, so that 0 is the mean colour; $M_k = s(U(A_k))$ is
+channel k of the activations, enlarged bilinearly to the picture and scaled to 0..1.
+
+* Score-CAM (Wang et al., CVPR Workshops 2020): $\alpha = \operatorname{softmax}_k\, [f(X \odot M_k) - f(0)]$ with f the
+  logit, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. The public codes weight with the softmax probability of the
+  class instead, with no softmax over channels: `weights: probability`.
+* SS-CAM (Wang et al. 2020, arXiv 2006.14255): the mean of f over `samples` masks $s(M_k + \text{noise})$, noise of
+  standard deviation `sigma`.
+* IS-CAM (Naidu et al. 2020, arXiv 2010.03023): the mean of f over the masks $\frac{i}{n} M_k$, i = 1..n.
+* Ablation-CAM (Ramaswamy & Desai, WACV 2020): $\alpha_k = (f - f_{\setminus k}) / f$ with channel k set to zero; only
+  the layers behind the tapped one run again.
+* Shap-CAM (Zheng et al., ECCV 2022, arXiv 2208.03608; only its abstract could be read): the Shapley value of each
+  *position* of the activations, estimated over sampled permutations: positions are added in random order to the empty
+  activation map, and each gets the change of the logit. A permutation and its reverse are a pair, which lowers the
+  variance. The values of a picture sum up to f(A) - f(0) exactly.
+* RISE (Petsiuk et al., BMVC 2018): $S = \frac{1}{N p} \sum_i f(X \odot M_i)\, M_i$ with f the probability and random
+  masks: an s x s grid of Bernoulli(p) values, enlarged bilinearly to (s + 1) cells and cut at a random offset.
+* Occlusion (Zeiler & Fergus, ECCV 2014): the drop of f under a window of mean colour, averaged over the windows that
+  cover a pixel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam.forward import Forward
+from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.randomness import normal, uniform
+
+if TYPE_CHECKING:
+    from eigencam.network import Network
+
+Score = Literal["logit", "probability"]
+SCORES: tuple[Score, ...] = ("logit", "probability")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCAM:
+    """Score-CAM; `channels`: only so many, those of the largest sum (None: all)."""
+
+    weights: Score = "logit"
+    channels: int | None = None
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Wang et al., CVPR Workshops 2020"
+    needs: ClassVar[str] = "C + 1 forwards"
+
+    def __post_init__(self) -> None:
+        _check(self.weights, channels=self.channels)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+        activations = strongest(forward.activations(self.layer), self.channels)
+        scores = masked_scores(forward, targets, activations, lambda masks, _of: masks, 1, self.weights)
+        if self.weights == "logit":
+            black = forward.predict(1, lambda _part: torch.zeros_like(forward.images[:1]))
+            scores = (scores - black[0, targets][:, None]).softmax(1)
+        return weighted_sum(scores, activations).relu()
+
+
+@dataclass(frozen=True, slots=True)
+class SSCAM:
+    """SS-CAM with `samples` noisy masks a channel."""
+
+    samples: int = 10
+    sigma: float = 0.1
+    weights: Score = "logit"
+    seed: int = 0
+    channels: int | None = None
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Wang et al., arXiv 2020"
+    needs: ClassVar[str] = "S C + 1 forwards"
+
+    def __post_init__(self) -> None:
+        _check(self.weights, channels=self.channels, samples=self.samples)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+        activations = strongest(forward.activations(self.layer), self.channels)
+        index = forward.index.to(activations.device)
+
+        def noisy(masks: Tensor, of: Tensor) -> Tensor:
+            """Each input's noise is that of its picture, channel and sample."""
+            picture, place = of
+            noise = normal(index[picture] * 1_000_003 + place, tuple(masks.shape[1:]), self.seed)
+            return _unit(masks + self.sigma * noise)
+
+        scores = masked_scores(forward, targets, activations, noisy, self.samples, self.weights)
+        return weighted_sum(scores.softmax(1) if self.weights == "logit" else scores, activations).relu()
+
+
+@dataclass(frozen=True, slots=True)
+class ISCAM:
+    """IS-CAM with `samples` steps from the dark to the whole mask."""
+
+    samples: int = 10
+    weights: Score = "logit"
+    channels: int | None = None
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Naidu et al., arXiv 2020"
+    needs: ClassVar[str] = "S C + 1 forwards"
+
+    def __post_init__(self) -> None:
+        _check(self.weights, channels=self.channels, samples=self.samples)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+        activations = strongest(forward.activations(self.layer), self.channels)
+
+        def dimmed(masks: Tensor, of: Tensor) -> Tensor:
+            step = of[1] // activations.shape[1] + 1
+            return masks * (step / self.samples)[:, None, None]
+
+        scores = masked_scores(forward, targets, activations, dimmed, self.samples, self.weights)
+        return weighted_sum(scores.softmax(1) if self.weights == "logit" else scores, activations).relu()
+
+
+@dataclass(frozen=True, slots=True)
+class AblationCAM:
+    """Ablation-CAM."""
+
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Ramaswamy & Desai, WACV 2020"
+    needs: ClassVar[str] = "1 forward, C times what lies behind the layer"
+    networks: ClassVar[str] = "that `torch.fx` can trace"
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+        activations = forward.activations(self.layer)
+        n, c = activations.shape[:2]
+
+        def without(part: slice) -> Tensor:
+            place = torch.arange(part.start, part.stop, device=activations.device)
+            inputs = activations[place // c].clone()
+            inputs[torch.arange(len(place)), place % c] = 0
+            return inputs
+
+        logits = forward.predict(n * c, without, self.layer or forward.layer)
+        left = logits.view(n, c, -1).gather(2, targets[:, None, None].expand(-1, c, 1))[:, :, 0]
+        full = forward.logits.gather(1, targets[:, None])
+        weights = torch.where(full != 0, (full - left) / torch.where(full != 0, full, 1.0), 0.0)
+        return weighted_sum(weights, activations).relu()
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return _uncut(network, self.layer)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapCAM:
+    """Shap-CAM with `permutations` of the positions, in pairs of one and its reverse."""
+
+    permutations: int = 10
+    seed: int = 0
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Zheng et al., ECCV 2022"
+    needs: ClassVar[str] = "1 forward, P h w times what lies behind the layer"
+    networks: ClassVar[str] = "that `torch.fx` can trace"
+
+    def __post_init__(self) -> None:
+        if self.permutations < 1:
+            raise ValueError(f"permutations={self.permutations}; allowed: 1 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, signed; sums up to the logit less that of an empty activation map."""
+        activations = forward.activations(self.layer)
+        n, _, h, w = activations.shape
+        positions, count = h * w, self.permutations
+        keys = uniform(forward.index.to(activations.device), (ceil(count / 2), positions), self.seed)
+        order = keys.argsort(dim=2, stable=True)  # (N, P / 2, hw)
+        order = torch.stack([order, order.flip(2)], 2).flatten(1, 2)[:, :count]
+        rank = torch.empty_like(order).scatter_(2, order, torch.arange(positions, device=order.device).expand_as(order))
+        steps = positions + 1  # coalitions of a permutation, from none to all
+
+        def coalition(part: slice) -> Tensor:
+            place = torch.arange(part.start, part.stop, device=activations.device)
+            picture, permutation, size = place // (count * steps), place // steps % count, place % steps
+            present = rank[picture, permutation] < size[:, None]
+            return activations[picture] * present.view(-1, 1, h, w)
+
+        logits = forward.predict(n * count * steps, coalition, self.layer or forward.layer)
+        of = targets.repeat_interleave(count * steps)
+        values = logits.gather(1, of[:, None]).view(n, count, steps).diff(dim=2)  # by place in the permutation
+        return values.gather(2, rank).mean(1).view(n, h, w)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return _uncut(network, self.layer)
+
+
+@dataclass(frozen=True, slots=True)
+class RISE:
+    """RISE; the same masks serve all pictures."""
+
+    masks: int = 4000
+    cells: int = 7
+    p: float = 0.5
+    seed: int = 0
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Petsiuk et al., BMVC 2018"
+    needs: ClassVar[str] = "M forwards"
+
+    def __post_init__(self) -> None:
+        if self.masks < 1 or self.cells < 1 or not 0 < self.p < 1:
+            raise ValueError(
+                f"masks={self.masks}, cells={self.cells}, p={self.p}; allowed: 1 or more, 1 or more, 0 < p < 1"
+            )
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, non-negative."""
+        images = forward.images
+        n, size = len(images), tuple(images.shape[2:])
+        total = torch.zeros(n, *size, device=images.device)
+        step = max(1, forward.chunk // n)
+        for start in range(0, self.masks, step):
+            masks = self.make(start, min(start + step, self.masks), size, images.device)
+
+            def masked(part: slice, masks: Tensor = masks) -> Tensor:
+                place = torch.arange(part.start, part.stop, device=images.device)
+                return images[place % n] * masks[place // n, None].to(images.dtype)
+
+            logits = forward.predict(len(masks) * n, masked)
+            scores = logits.softmax(1).gather(1, targets.repeat(len(masks))[:, None]).view(len(masks), n)
+            total += torch.einsum("mn,mhw->nhw", scores, masks)
+        return total / (self.masks * self.p)
+
+    def make(self, start: int, stop: int, size: tuple[int, ...], device: torch.device) -> Tensor:
+        """(stop - start, H, W) float32 masks in 0..1; mask i depends on (seed, i) alone."""
+        index = torch.arange(start, stop, device=device)
+        grid = (uniform(index, (self.cells, self.cells), 2 * self.seed) < self.p).float()
+        cell = [ceil(side / self.cells) for side in size]
+        enlarged = [(self.cells + 1) * side for side in cell]
+        fine = F.interpolate(grid[:, None], enlarged, mode="bilinear", align_corners=False)[:, 0]
+        offset = (uniform(index, (2,), 2 * self.seed + 1) * torch.tensor(cell, device=device)).long()
+        rows = offset[:, :1] + torch.arange(size[0], device=device)
+        columns = offset[:, 1:] + torch.arange(size[1], device=device)
+        return fine[torch.arange(len(index), device=device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Occlusion:
+    """Occlusion by a square `window` that moves by `stride`, both in pixels of the network's input."""
+
+    window: int = 32
+    stride: int = 16
+    score: Score = "probability"
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Zeiler & Fergus, ECCV 2014"
+    needs: ClassVar[str] = "(H / stride)^2 forwards"
+
+    def __post_init__(self) -> None:
+        _check(self.score, window=self.window, stride=self.stride)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, signed: positive where hiding lowers the score."""
+        images = forward.images
+        n, _, h, w = images.shape
+        ys, xs = (torch.arange(0, max(side - self.window, 0) + self.stride, self.stride) for side in (h, w))
+        top, left = (corner.flatten().to(images.device) for corner in torch.meshgrid(ys, xs, indexing="ij"))
+        rows = torch.arange(h, device=images.device)
+        columns = torch.arange(w, device=images.device)
+        covered_rows = (rows >= top[:, None]) & (rows < top[:, None] + self.window)  # (M, H)
+        covered_columns = (columns >= left[:, None]) & (columns < left[:, None] + self.window)
+
+        def hidden(part: slice) -> Tensor:
+            place = torch.arange(part.start, part.stop, device=images.device)
+            window = place // n
+            covered = covered_rows[window, :, None] & covered_columns[window, None]
+            return images[place % n].masked_fill(covered[:, None], 0)
+
+        logits = forward.predict(len(top) * n, hidden)
+        before, after = forward.logits, logits
+        if self.score == "probability":
+            before, after = before.softmax(1), after.softmax(1)
+        after = after.gather(1, targets.repeat(len(top))[:, None]).view(-1, n)
+        drop = before.gather(1, targets[:, None])[:, 0] - after  # (M, N)
+        total = torch.einsum("mn,mh,mw->nhw", drop, covered_rows.float(), covered_columns.float())
+        times = torch.einsum("mh,mw->hw", covered_rows.float(), covered_columns.float())
+        return total / times.clamp(min=1)
+
+
+def masked_scores(
+    forward: Forward,
+    targets: Tensor,
+    activations: Tensor,
+    change: Callable[[Tensor, Tensor], Tensor],
+    samples: int,
+    score: Score,
+) -> Tensor:
+    """(N, C) mean score of the picture under each channel's mask, over `samples` changes of the mask.
+
+    Args:
+        forward: the pass.
+        targets: (N,) classes.
+        activations: (N, C, h, w).
+        change: (masks (B, H, W), of (2, B)) -> (B, H, W); `of` holds picture and sample * C + channel of each.
+        samples: changes of each mask.
+        score: `logit` or `probability`.
+    """
+    images = forward.images
+    (n, c), size = activations.shape[:2], images.shape[2:]
+
+    def masked(part: slice) -> Tensor:
+        place = torch.arange(part.start, part.stop, device=images.device)
+        picture, rest = place // (samples * c), place % (samples * c)
+        masks = F.interpolate(activations[picture, rest % c][:, None], size, mode="bilinear", align_corners=False)
+        masks = change(_unit(masks[:, 0]), torch.stack([picture, rest]))
+        return images[picture] * masks[:, None].to(images.dtype)
+
+    logits = forward.predict(n * samples * c, masked)
+    answers = logits if score == "logit" else logits.softmax(1)
+    of = targets.repeat_interleave(samples * c)
+    return answers.gather(1, of[:, None]).view(n, samples, c).mean(1)
+
+
+def strongest(activations: Tensor, channels: int | None) -> Tensor:
+    """(N, min(C, channels), h, w): each picture's channels of the largest sum of absolute values."""
+    if channels is None or channels >= activations.shape[1]:
+        return activations
+    kept = activations.abs().sum((2, 3)).topk(channels, dim=1).indices
+    return activations[torch.arange(len(activations), device=kept.device)[:, None], kept]
+
+
+def _unit(masks: Tensor) -> Tensor:
+    """(B, H, W) scaled to 0..1; a constant mask is 0."""
+    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (masks - low) / torch.where(high > low, high - low, 1.0), 0.0)
+
+
+def _check(score: str, **numbers: int | None) -> None:
+    if score not in SCORES:
+        raise ValueError(f"{score!r}; allowed: {', '.join(SCORES)}")
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more")
+
+
+def _uncut(network: "Network", layer: str | None) -> str:
+    from eigencam.tail import fault
+
+    return fault(network.module, layer or network.layer, network.preprocess.shape)

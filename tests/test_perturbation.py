@@ -1,0 +1,188 @@
+"""Perturbation methods: on paper, against plain loops, and against pytorch-grad-cam, torchcam and Captum."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from toys import make, network, random_activations
+
+from eigencam.forward import Forward, forward_pass
+from eigencam.methods.cam import CAM
+from eigencam.methods.peers import Captum, PytorchGradCAM
+from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
+
+TARGETS = torch.tensor([3, 2, 1, 0, 1])
+
+
+def unit(x: Tensor) -> Tensor:
+    return (x - x.min()) / (x.max() - x.min()) if x.max() > x.min() else torch.zeros_like(x)
+
+
+def answers(forward: Forward, picture: int, mask: Tensor) -> Tensor:
+    with torch.no_grad():
+        return forward.module.eval()(forward.images[picture : picture + 1] * mask)[0].double()
+
+
+@pytest.mark.parametrize("weights", ["logit", "probability"])
+def test_scorecam_is_the_papers_loop(weights: Any) -> None:
+    forward = make(network("rectified"))
+    found = ScoreCAM(weights)(forward, TARGETS)
+    for n, target in enumerate(TARGETS):
+        a = forward.activations()[n]
+        masks = [unit(F.interpolate(k[None, None], (6, 7), mode="bilinear")[0, 0]) for k in a]
+        scores = torch.stack([answers(forward, n, m) for m in masks])
+        if weights == "logit":
+            alpha = (scores[:, target] - answers(forward, n, torch.zeros(1))[target]).softmax(0)
+        else:
+            alpha = scores.softmax(1)[:, target]
+        expected = torch.einsum("c,chw->hw", alpha, a.double()).relu()
+        torch.testing.assert_close(found[n].double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_iscam_is_the_mean_over_dimmed_masks() -> None:
+    forward = make(network("rectified"))
+    found = ISCAM(samples=3, weights="probability")(forward, TARGETS)
+    a = forward.activations()[1]
+    masks = [unit(k) for k in a]
+    scores = [sum(answers(forward, 1, m * i / 3).softmax(0)[TARGETS[1]] for i in (1, 2, 3)) / 3 for m in masks]
+    expected = sum(s * k.double() for s, k in zip(scores, a, strict=True))
+    torch.testing.assert_close(found[1].double(), torch.as_tensor(expected).relu(), atol=1e-5, rtol=1e-4)
+
+
+def test_without_noise_sscam_is_scorecam() -> None:
+    forward = make(network("rectified"))
+    plain = SSCAM(samples=2, sigma=0, weights="probability")(forward, TARGETS)
+    torch.testing.assert_close(plain, ScoreCAM("probability")(forward, TARGETS))
+    noisy = SSCAM(samples=2, weights="probability")(forward, TARGETS)
+    assert not torch.allclose(noisy, plain)
+    torch.testing.assert_close(SSCAM(samples=2, weights="probability")(forward, TARGETS), noisy)
+
+
+def test_only_the_strongest_channels_are_asked() -> None:
+    forward = make(network("rectified"))
+    told: list[int] = []
+    forward.progress = told.append
+    ScoreCAM(channels=2)(forward, TARGETS)
+    assert sum(told) == 5 * 2 + 1
+    torch.testing.assert_close(ScoreCAM(channels=99)(forward, TARGETS), ScoreCAM()(forward, TARGETS))
+
+
+def test_ablationcam_behind_a_linear_head_is_known_and_pytorch_grad_cams() -> None:
+    net = network("gap")
+    forward = make(net)
+    a, w = forward.activations(), next(net.get_submodule("fc").parameters()).detach()
+    drop = a.mean((2, 3)) * w[TARGETS]
+    expected = torch.einsum("nc,nchw->nhw", drop / forward.logits.gather(1, TARGETS[:, None]), a).relu()
+    torch.testing.assert_close(AblationCAM()(forward, TARGETS), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_ablationcam_is_pytorch_grad_cams_where_activations_are_not_negative() -> None:
+    """Of signed activations it sets a channel to -1e7, not to zero."""
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), *head)
+    forward = forward_pass(net, random_activations(5, 3, 6, 7), "1")
+    ours = AblationCAM()(forward, TARGETS)
+    lows, peaks = ours.amin((1, 2), keepdim=True), ours.amax((1, 2), keepdim=True)
+    theirs = PytorchGradCAM("AblationCAM")(forward, TARGETS)
+    torch.testing.assert_close((ours - lows) / (peaks - lows).clamp(min=1e-12), theirs, atol=1e-3, rtol=0)
+
+
+def test_shapley_values_behind_a_linear_head_are_the_cam() -> None:
+    forward = make(network("gap"))
+    found = ShapCAM(permutations=3)(forward, TARGETS)
+    torch.testing.assert_close(found * 42, CAM()(forward, TARGETS), atol=1e-4, rtol=1e-4)
+
+
+def test_shapley_values_add_up_and_are_those_of_all_permutations() -> None:
+    net = network("conv")  # a ReLU behind each position: still additive by position, but not linear
+    forward = forward_pass(net, random_activations(5, 3, 6, 7), "conv")
+    found = ShapCAM(permutations=4)(forward, TARGETS)
+    nothing = forward.predict(1, lambda _: torch.zeros_like(forward.activations()[:1]), "conv")
+    gain = forward.logits.gather(1, TARGETS[:, None])[:, 0] - nothing[0, TARGETS]
+    torch.testing.assert_close(found.sum((1, 2)), gain, atol=1e-4, rtol=1e-4)
+
+
+class Product(torch.nn.Module):
+    """Logit 0 is the product of two positions, whose Shapley values are half of it each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Identity()
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return torch.stack([x[:, 0, 0, 0] * x[:, 0, 1, 1] + self.bias, x.sum((1, 2, 3))], 1)
+
+
+def test_an_interaction_is_shared_equally() -> None:
+    images = torch.full((1, 3, 2, 2), 3.0)
+    found = ShapCAM(permutations=2)(forward_pass(Product(), images, "conv"), torch.tensor([0]))
+    torch.testing.assert_close(found[0], torch.tensor([[4.5, 0.0], [0.0, 4.5]]))
+
+
+def test_rise_weights_masks_with_probabilities() -> None:
+    forward = make(network("rectified"))
+    method = RISE(masks=30, cells=3)
+    masks = torch.cat([method.make(i, i + 1, (6, 7), torch.device("cpu")) for i in range(30)])
+    torch.testing.assert_close(method.make(0, 30, (6, 7), torch.device("cpu")), masks)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    scores = torch.stack([answers(forward, 2, m).softmax(0)[TARGETS[2]] for m in masks])
+    expected = torch.einsum("m,mhw->hw", scores, masks.double()) / (30 * 0.5)
+    torch.testing.assert_close(method(forward, TARGETS)[2].double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rises_masks_are_half_open_on_average() -> None:
+    masks = RISE().make(0, 2000, (56, 70), torch.device("cpu"))
+    torch.testing.assert_close(masks.mean(0), torch.full((56, 70), 0.5), atol=0.05, rtol=0)
+
+
+def test_occlusion_is_captums() -> None:
+    forward = make(network("rectified"))
+    found = Occlusion(window=2, stride=2, score="logit")(forward, TARGETS)
+    theirs = Captum("Occlusion", {"sliding_window_shapes": [3, 2, 2], "strides": [3, 2, 2]})(forward, TARGETS) / 3
+    torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_occlusion_of_a_sum_is_the_pictures_own_values() -> None:
+    class Total(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 1, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).sum((2, 3))
+
+    net, x = Total(), random_activations(2, 3, 5, 6)
+    found = Occlusion(window=1, stride=1, score="logit")(forward_pass(net, x, "conv"), torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(found, net.conv(x)[:, 0].detach(), atol=1e-5, rtol=1e-4)
+
+
+METHODS = [ScoreCAM(), SSCAM(2), ISCAM(2), AblationCAM(), ShapCAM(3), RISE(9), Occlusion(3, 2)]
+
+
+@pytest.mark.parametrize("chunk", [3, 64])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
+    net, x = network("rectified"), random_activations(3, 3, 6, 7)
+    together = method(forward_pass(net, x, "conv"), TARGETS[:3])
+    for i in range(3):
+        told: list[int] = []
+        one = forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk)
+        one.progress = told.append
+        torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-4, rtol=1e-3)
+        assert max(told) <= chunk
+    half = forward_pass(net.bfloat16(), x.bfloat16(), "conv")
+    assert method(half, TARGETS[:3]).dtype == torch.float32
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="logit, probability"):
+        ScoreCAM("softmax")  # type: ignore[arg-type]
+    for make_one in (lambda: ScoreCAM(channels=0), lambda: RISE(p=1), lambda: Occlusion(0), lambda: ShapCAM(0)):
+        with pytest.raises(ValueError, match="allowed: 1 or more"):
+            make_one()
