@@ -35,6 +35,7 @@ class Forward:
         progress: is told the number of inputs after each of these passes.
         ids: the pictures' names in the dataset; empty where they have none.
         black: (3, 1, 1), what a black pixel is after normalisation.
+        white: (3, 1, 1), what a white one is.
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class Forward:
         self.module, self.images, self.index, self.layer = module, images, index, layer
         self.chunk, self.progress = chunk, progress
         self.ids: tuple[str, ...] = ()
-        self.black = torch.zeros(3, 1, 1, device=images.device, dtype=images.dtype)
+        self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
+        self.white = images.amax((0, 2, 3))[:, None, None]
         self._output, self._taps = output, taps
         self._reshape: Reshape | None = reshape
         self.logits = output.detach().float()
@@ -126,7 +128,7 @@ class Forward:
             reshape=self._reshape,
             chunk=self.chunk,
         )
-        again.ids, again.black, again.progress = self.ids, self.black, self.progress
+        again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
         return again
 
     def versions(self) -> list[int]:

@@ -158,7 +158,7 @@ class Network:
     ) -> Forward:
         """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
         images = self.preprocess.normalize(pictures.to(self.device, non_blocking=True), self.dtype)
-        black = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=self.device)
+        ends = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)[:, None, None, None].expand(2, 3, 1, 1)
         forward = forward_pass(
             self.module,
             images,
@@ -170,7 +170,7 @@ class Network:
             reshape=self.reshape,
             chunk=chunk,
         )
-        forward.black = self.preprocess.normalize(black, self.dtype)[0]
+        forward.black, forward.white = self.preprocess.normalize(ends, self.dtype)
         return forward
 
 

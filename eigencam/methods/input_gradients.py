@@ -1,0 +1,195 @@
+r"""Gradients by the picture: saliency, SmoothGrad, integrated gradients, guided backpropagation, deconvnet.
+
+With f the class's logit and x the normalised picture:
+
+* Gradient (Simonyan et al., ICLR Workshops 2014): $\max_c |\partial f / \partial x_c|$.
+* SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825): the mean gradient of noisy pictures, whose noise has `sigma`
+  times the picture's range as its standard deviation.
+* Integrated gradients (Sundararajan et al., ICML 2017): $(x - x_0) \int_0^1 \nabla f(x_0 + t (x - x_0))\, dt$ with
+  x_0 = 0, the mean colour, by Gauss-Legendre quadrature; sums up to f(x) - f(x_0).
+* Guided backpropagation (Springenberg et al., ICLR Workshops 2015) and the deconvnet (Zeiler & Fergus, ECCV 2014):
+  other rules for ReLU, see `eigencam.backward`.
+* Guided Grad-CAM (Selvaraju et al., ICCV 2017): guided backpropagation times Grad-CAM, enlarged bilinearly.
+
+`reduce` makes one number of the three channels: `max` of the absolute values (Simonyan), `sum` (signed) or `l2`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eigencam.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
+from eigencam.forward import Forward
+from eigencam.methods.gradcam import GradCAM
+from eigencam.methods.randomness import normal
+
+if TYPE_CHECKING:
+    from eigencam.network import Network
+
+Reduce = Literal["max", "sum", "l2"]
+REDUCES: tuple[Reduce, ...] = ("max", "sum", "l2")
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """The gradient; `times_input`: times the picture."""
+
+    reduce: Reduce = "max"
+    times_input: bool = False
+
+    needs_gradient: ClassVar[bool] = False  # not of a layer
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Simonyan et al., ICLR Workshops 2014"
+    needs: ClassVar[str] = "2 forwards, 1 backward"
+
+    def __post_init__(self) -> None:
+        _check(self.reduce)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        gradient = picture_gradients(forward, targets)
+        return reduced(gradient * forward.images.float() if self.times_input else gradient, self.reduce)
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothGrad:
+    """SmoothGrad with `samples` noisy pictures; `sigma` in parts of the picture's range."""
+
+    samples: int = 25
+    sigma: float = 0.15
+    reduce: Reduce = "max"
+    seed: int = 0
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Smilkov et al., arXiv 2017"
+    needs: ClassVar[str] = "S + 1 forwards, S backwards"
+
+    def __post_init__(self) -> None:
+        _check(self.reduce)
+        if self.samples < 1 or self.sigma < 0:
+            raise ValueError(f"samples={self.samples}, sigma={self.sigma}; allowed: 1 or more, 0 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        images, index = forward.images.float(), forward.index.to(forward.images.device)
+        spread = self.sigma * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
+        total = torch.zeros_like(images)
+        for sample in range(self.samples):
+            noise = normal(index, tuple(images.shape[1:]), self.seed * self.samples + sample)
+            total += picture_gradients(forward, targets, images + spread * noise)
+        return reduced(total / self.samples, self.reduce)
+
+
+@dataclass(frozen=True, slots=True)
+class IntegratedGradients:
+    """Integrated gradients with `steps` nodes."""
+
+    steps: int = 32
+    reduce: Reduce = "sum"
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Sundararajan et al., ICML 2017"
+    needs: ClassVar[str] = "S + 1 forwards, S backwards"
+
+    def __post_init__(self) -> None:
+        _check(self.reduce)
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps}; allowed: 1 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32; `sum` adds up to the logit's difference from that of the mean colour."""
+        images = forward.images.float()
+        nodes, weights = np.polynomial.legendre.leggauss(self.steps)
+        total = torch.zeros_like(images)
+        for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            total += float(weight) * picture_gradients(forward, targets, float(node) * images)
+        return reduced(total * images, self.reduce)
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedBackprop:
+    """Guided backpropagation, or with `deconvnet` the deconvnet."""
+
+    deconvnet: bool = False
+    reduce: Reduce = "max"
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Springenberg et al., ICLR Workshops 2015; deconvnet: Zeiler & Fergus, ECCV 2014"
+    needs: ClassVar[str] = "2 forwards, 1 backward"
+    networks: ClassVar[str] = "with ReLUs"
+
+    def __post_init__(self) -> None:
+        _check(self.reduce)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        rule = deconvnet_relu if self.deconvnet else guided_relu
+        return reduced(picture_gradients(forward, targets, rules={"relu": rule}), self.reduce)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return without_relu(network.module)
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedGradCAM:
+    """Guided Grad-CAM."""
+
+    reduce: Reduce = "max"
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = True
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Selvaraju et al., ICCV 2017"
+    needs: ClassVar[str] = "2 forwards, 2 backwards"
+    networks: ClassVar[str] = "with ReLUs"
+
+    def __post_init__(self) -> None:
+        _check(self.reduce)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        cam = GradCAM(layer=self.layer)(forward, targets)[:, None]
+        cam = F.interpolate(cam, forward.images.shape[2:], mode="bilinear", align_corners=False)
+        return reduced(picture_gradients(forward, targets, rules={"relu": guided_relu}) * cam, self.reduce)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return without_relu(network.module)
+
+
+def picture_gradients(
+    forward: Forward, targets: Tensor, images: Tensor | None = None, rules: Mapping[str, Rule] | None = None
+) -> Tensor:
+    """(N, 3, H, W) float32 gradients of the class's logit by the pictures of the pass, or by others in their place."""
+    pictures = forward.images if images is None else images.to(forward.images.dtype)
+
+    def make(x: Tensor, y: Tensor) -> Tensor:
+        return gradients(forward.module, x, y, rules=rules)[1]
+
+    return chunked(make, pictures, targets, forward.chunk, forward.progress)
+
+
+def reduced(x: Tensor, how: Reduce) -> Tensor:
+    """(N, H, W) of (N, 3, H, W)."""
+    return x.abs().amax(1) if how == "max" else x.sum(1) if how == "sum" else x.norm(dim=1)
+
+
+def without_relu(module: nn.Module) -> str:
+    """Why a rule for ReLU means nothing here; "" if it does."""
+    kinds = {type(m).__name__ for m in module.modules()}
+    other = kinds & {"GELU", "SiLU", "Hardswish", "ELU", "LeakyReLU"}
+    return f"its rule is for ReLU, and the network has {', '.join(sorted(other))}" if other else ""
+
+
+def _check(reduce: str) -> None:
+    if reduce not in REDUCES:
+        raise ValueError(f"reduce={reduce!r}; allowed: {', '.join(REDUCES)}")

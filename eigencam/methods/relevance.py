@@ -1,0 +1,269 @@
+r"""Layer-wise relevance: LRP, DeepLIFT, Excitation Backprop.
+
+LRP (Bach et al., PLOS ONE 2015; rules as in Montavon et al. 2019) sends the logit R back through each layer
+$z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
+
+| rule | share of input i |
+|---|---|
+| epsilon | $x_i w_{ij} / (z_j + \epsilon \operatorname{sign} z_j)$ |
+| zplus | $(x_i w_{ij})^+ / \sum (x w)^+$ |
+| alphabeta | $\alpha (x_i w_{ij})^+ / \sum^+ - \beta (x_i w_{ij})^- / \sum^-$, alpha - beta = 1 |
+| gamma | $x_i (w_{ij} + \gamma w_{ij}^+) / \sum$, for inputs that are not negative |
+| composite | epsilon for linear layers, zplus for convolutions, z^B for the layer that sees the picture |
+
+z^B shares by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black and the white pixel. A batch norm behind
+a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its divisor.
+
+DeepLIFT, Rescale rule (Shrikumar et al., ICML 2017): multipliers $\Delta y / \Delta x$ of every nonlinearity between
+the picture and a reference of mean colour; contributions add up to the difference of the logits. A max-pool's
+difference goes to the winners of both.
+
+Excitation Backprop (Zhang et al., ECCV 2016; IJCV 2018): the zplus rule with a unit of relevance at the class, summed
+over the channels of a *saliency layer*. Contrastive (c-MWP): minus the same with the last classifier's weights
+negated, positive part. Saliency layers of the paper: VGG-16 pool4, ResNet layer3, GoogLeNet pool2; else the target
+layer. Behind the contrast layer, which is the classifier's input, all is linear, so subtracting at the end is the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eigencam.backward import LinearRules, chunked, gradients, like
+from eigencam.forward import Forward
+
+if TYPE_CHECKING:
+    from eigencam.network import Network
+
+LrpRule = Literal["epsilon", "zplus", "alphabeta", "gamma", "composite"]
+RULES: tuple[LrpRule, ...] = ("epsilon", "zplus", "alphabeta", "gamma", "composite")
+Op = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LRP:
+    """LRP with one rule, or the composite of rules that is usual for convolutional networks."""
+
+    rule: LrpRule = "composite"
+    epsilon: float = 1e-6
+    alpha: float = 2.0
+    gamma: float = 0.25
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Bach et al., PLOS ONE 2015"
+    needs: ClassVar[str] = "2 forwards, 1 backward"
+    networks: ClassVar[str] = "convolutional, with ReLUs"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r}; allowed: {', '.join(RULES)}")
+        if self.epsilon < 0 or self.alpha < 1 or self.gamma < 0:
+            numbers = f"epsilon={self.epsilon}, alpha={self.alpha}, gamma={self.gamma}"
+            raise ValueError(f"{numbers}; allowed: 0 or more, 1 or more, 0 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, signed; the sum over a picture is the logit, less what biases and epsilon keep."""
+
+        def make(x: Tensor, y: Tensor) -> Tensor:
+            layers = LinearRules(self._rule)
+            if self.rule != "composite":
+                value, gradient = gradients(forward.module, x, y, rules=layers.rules)
+                return (value * gradient).sum(1)
+            value, gradient = gradients(forward.module, x, y, rules=layers.rules, by=lambda: _first(layers)[3])
+            op, _, weight, _ = _first(layers)
+            return _z_box(op, x, weight, value * gradient, (forward.black, forward.white)).sum(1)
+
+        return chunked(make, forward.images, targets, forward.chunk, forward.progress)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return _not_convolutional(network.module)
+
+    def _rule(self, kind: str, _first: bool) -> Callable[..., Tensor]:
+        rule = self.rule
+        if rule == "composite":
+            rule = "epsilon" if kind == "linear" else "zplus"
+        if rule == "epsilon" or kind == "batch_norm":
+            return self._epsilon
+        return {"zplus": z_plus, "alphabeta": self._alpha_beta, "gamma": self._gamma}[rule]
+
+    def _epsilon(self, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        z = op(x, weight, bias)
+        kept = torch.where(z == 0, 0.0, z / (z + self.epsilon * torch.where(z < 0, -1.0, 1.0))).to(z.dtype).detach()
+        return z * kept + (z - z * kept).detach()
+
+    def _alpha_beta(self, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        z = op(x, weight, bias).detach()
+        up, down = like(z, _parts(op, x, weight, 1)), like(z, _parts(op, x, weight, -1))
+        through = self.alpha * up - (self.alpha - 1) * down
+        return through + (z - through).detach()
+
+    def _gamma(self, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        more = None if bias is None else bias + self.gamma * bias.clamp(min=0)
+        return like(op(x, weight, bias).detach(), op(x, weight + self.gamma * weight.clamp(min=0), more))
+
+
+@dataclass(frozen=True, slots=True)
+class DeepLIFT:
+    """DeepLIFT, Rescale rule; the reference is the mean colour."""
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Shrikumar et al., ICML 2017"
+    needs: ClassVar[str] = "3 forwards, 1 backward"
+    networks: ClassVar[str] = "convolutional, with ReLUs"
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, signed; adds up to the logit less that of the reference."""
+
+        def make(x: Tensor, y: Tensor) -> Tensor:
+            both = torch.cat([x, torch.zeros_like(x)])
+            rules = {"relu": _rescaled, "local_response_norm": _rescaled, "max_pool2d": _rescaled_pool}
+            _, gradient = gradients(forward.module, both, y.repeat(2), rules=rules)
+            return (gradient[: len(x)] * x.float()).sum(1)
+
+        return chunked(make, forward.images, targets, max(1, forward.chunk // 2), forward.progress)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return _not_convolutional(network.module)
+
+
+@dataclass(frozen=True, slots=True)
+class ExcitationBackprop:
+    """Excitation Backprop (MWP), or `contrastive` (c-MWP); `layer`: the saliency layer, None: the paper's."""
+
+    contrastive: bool = False
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Zhang et al., ECCV 2016"
+    needs: ClassVar[str] = "2 forwards, 1 backward; contrastive: twice"
+    networks: ClassVar[str] = "convolutional, with ReLUs"
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+        layer = self.layer or saliency_layer(forward.module) or forward.layer
+
+        def winning(x: Tensor, y: Tensor, flip: int) -> tuple[Tensor, int]:
+            calls = _Calls(flip)
+            rules = LinearRules(calls.rule_of).rules
+            value, gradient = gradients(forward.module, x, y, rules=rules, layer=layer, normalize=True)
+            return (value * gradient).sum(1), calls.count
+
+        def make(x: Tensor, y: Tensor) -> Tensor:
+            probability, count = winning(x, y, -1)
+            if not self.contrastive:
+                return probability
+            return (probability - winning(x, y, count - 1)[0]).clamp(min=0)
+
+        return chunked(make, forward.images, targets, forward.chunk, forward.progress)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        layer = self.layer or saliency_layer(network.module) or network.layer
+        modules = list(network.module.modules())
+        if isinstance(network.module.get_submodule(layer), nn.Conv2d) and any(
+            isinstance(m, nn.BatchNorm2d) for m in modules
+        ):
+            return (
+                f"{layer} is a convolution, into which the batch norm behind it is merged; take the layer behind that"
+            )
+        return _not_convolutional(network.module)
+
+
+def z_plus(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Relevance in proportion to the positive parts x w, without the bias."""
+    return like(op(x, weight, bias).detach(), _parts(op, x, weight, 1))
+
+
+def saliency_layer(module: nn.Module) -> str | None:
+    """Excitation Backprop's saliency layer for the paper's networks; None for others."""
+    modules = dict(module.named_modules())
+    of = {"VGG": "features.23", "ResNet": "layer3", "GoogLeNet": "maxpool2"}.get(type(module).__name__)
+    if of == "features.23" and not isinstance(modules.get(of), nn.MaxPool2d):
+        return None
+    return of if of in modules else None
+
+
+class _Calls:
+    """Counts the linear operations of a pass; negates the weights of number `flip`."""
+
+    def __init__(self, flip: int) -> None:
+        self.flip, self.count = flip, 0
+
+    def rule_of(self, kind: str, _first: bool) -> Callable[..., Tensor]:
+        number, self.count = self.count, self.count + 1
+        if number != self.flip:
+            return z_plus
+        return lambda op, x, weight, bias: like(op(x, weight, bias).detach(), _parts(op, x, -weight, 1))
+
+
+def _parts(op: Op, x: Tensor, weight: Tensor, sign: int) -> Tensor:
+    """The sum of the positive (sign 1) or negative (sign -1) parts x w of an operation."""
+    plus, minus = x.clamp(min=0), x.clamp(max=0)
+    more, less = weight.clamp(min=0), weight.clamp(max=0)
+    if sign < 0:
+        more, less = less, more
+    return op(plus, more, None) + op(minus, less, None)
+
+
+def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """(N, 3, H, W): relevance of a convolution's output shared among pixels between `ends`."""
+    low, high = (end.float().expand_as(x).clone().requires_grad_() for end in ends)
+    picture, weight = x.detach().float().clone().requires_grad_(), weight.detach().float()
+    with torch.enable_grad():
+        less, more = op(low, weight.clamp(min=0), None), op(high, weight.clamp(max=0), None)
+        z = op(picture, weight, None) - less - more
+        share = torch.where(z != 0, relevance / torch.where(z != 0, z, 1.0), 0.0).detach()
+        grads = torch.autograd.grad((z * share).sum(), [picture, low, high])
+    return sum(
+        (value.detach() * grad for value, grad in zip((picture, low, high), grads, strict=True)), torch.zeros_like(x)
+    )
+
+
+def _first(layers: LinearRules) -> tuple[Op, Tensor, Tensor, Tensor]:
+    if layers.first is None:
+        raise ValueError("rule=composite needs a convolution that sees the picture; set another rule")
+    return layers.first
+
+
+def _rescaled(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A nonlinearity with the slope between the picture (first half of the batch) and the reference (second half)."""
+    out = original(x, *args, **kwargs)
+    (x1, x0), (y1, y0) = x.detach().chunk(2), out.detach().chunk(2)
+    difference = x1 - x0
+    flat = difference.abs() < 1e-6
+    slope = (y1 - y0) / torch.where(flat, 1.0, difference)
+    slope = torch.cat([slope, slope])
+    scaled = x * slope
+    return torch.where(torch.cat([flat, flat]), out, scaled + (out - scaled).detach())
+
+
+def _rescaled_pool(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A max-pool whose difference goes to the winners of the picture and of the reference."""
+    kwargs["return_indices"] = True
+    with torch.no_grad():
+        out, winners = F.max_pool2d(x, *args, **kwargs)
+    (y1, y0), (w1, w0) = out.chunk(2), winners.chunk(2)
+    x1, x0 = x.chunk(2)
+    top = torch.maximum(y1, y0)
+    parts = []
+    for winner, gain in ((w1, top - y0), (w0, y1 - top)):
+        mine, reference = (t.flatten(2).gather(2, winner.flatten(2)).view_as(winner) for t in (x1, x0))
+        difference = (mine - reference).detach()
+        flat = difference.abs() < 1e-6
+        parts.append(mine * torch.where(flat, 0.0, gain / torch.where(flat, 1.0, difference)))
+    through = parts[0] + parts[1]
+    return torch.cat([y1 + (through - through.detach()), y0])
+
+
+def _not_convolutional(module: nn.Module) -> str:
+    other = {type(m).__name__ for m in module.modules()}
+    other &= {"LayerNorm", "MultiheadAttention", "GELU", "SiLU", "Hardswish", "ELU"}
+    return f"it has no rule for {', '.join(sorted(other))}" if other else ""

@@ -1,0 +1,219 @@
+"""Input gradients and relevance: conservation, cases by hand, and Captum."""
+
+import copy
+import warnings
+from typing import Any
+
+import captum.attr
+import pytest
+import torch
+import torchvision
+from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
+from torch import Tensor, nn
+from toys import network, random_activations
+
+from eigencam.backward import gradients
+from eigencam.caffe import googlenet
+from eigencam.forward import Forward, forward_pass
+from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
+from eigencam.methods.relevance import LRP, RULES, DeepLIFT, ExcitationBackprop, LrpRule, saliency_layer
+from eigencam.network import Network, Preprocess
+
+TARGETS = torch.tensor([3, 2, 1, 0, 1])
+
+
+def plain(bias: bool = True, inplace: bool = False) -> nn.Sequential:
+    """A network that Captum understands."""
+    torch.manual_seed(0)
+    relu = [nn.ReLU(inplace=inplace) for _ in range(3)]
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=bias), relu[0], nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, bias=bias), relu[1],
+        nn.Flatten(), nn.Linear(8, 7, bias=bias), relu[2], nn.Linear(7, 4, bias=bias),
+    )  # fmt: skip
+
+
+def read(net: nn.Module, size: tuple[int, int] = (6, 6), n: int = 5, layer: str = "3") -> Forward:
+    return forward_pass(net, random_activations(n, 3, *size, seed=5), layer, gradients=True)
+
+
+def logit(forward: Forward, targets: Tensor = TARGETS) -> Tensor:
+    return forward.logits.gather(1, targets[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_gradients_are_captums(inplace: bool) -> None:
+    forward, net = read(plain(inplace=inplace)), plain()
+    x = forward.images.requires_grad_(True)
+    saliency = captum.attr.Saliency(net).attribute(x, target=TARGETS, abs=False)
+    torch.testing.assert_close(Gradient("sum")(forward, TARGETS), saliency.sum(1))
+    torch.testing.assert_close(Gradient()(forward, TARGETS), saliency.abs().amax(1))
+    for ours, theirs in (
+        (GuidedBackprop(), captum.attr.GuidedBackprop),
+        (GuidedBackprop(True), captum.attr.Deconvolution),
+    ):
+        with pytest.warns(UserWarning, match="backward hooks"):
+            expected = theirs(plain()).attribute(x, target=TARGETS)
+        torch.testing.assert_close(ours(forward, TARGETS), expected.abs().amax(1))
+    with pytest.warns(UserWarning, match="backward hooks"):
+        expected = captum.attr.GuidedGradCam(net, net[3]).attribute(x, target=TARGETS, interpolate_mode="bilinear")
+    torch.testing.assert_close(GuidedGradCAM()(forward, TARGETS), expected.abs().amax(1), atol=1e-6, rtol=1e-4)
+
+
+def test_integrated_gradients_add_up_and_are_captums() -> None:
+    forward = read(plain())
+    nothing = forward.predict(1, lambda _: torch.zeros_like(forward.images[:1]))[0, TARGETS]
+    found = IntegratedGradients(200)(forward, TARGETS)
+    torch.testing.assert_close(found.sum((1, 2)), logit(forward) - nothing, atol=2e-3, rtol=0)
+    theirs = captum.attr.IntegratedGradients(plain()).attribute(forward.images, target=TARGETS, n_steps=200)
+    torch.testing.assert_close(found, theirs.float().sum(1), atol=1e-4, rtol=1e-3)
+
+
+def test_smoothgrad_without_noise_is_the_gradient() -> None:
+    forward = read(plain())
+    torch.testing.assert_close(SmoothGrad(2, sigma=0)(forward, TARGETS), Gradient()(forward, TARGETS))
+    noisy = SmoothGrad(3)(forward, TARGETS)
+    torch.testing.assert_close(SmoothGrad(3)(forward, TARGETS), noisy)
+
+
+def test_lrp_by_hand() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        for parameter, values in zip(net.parameters(), ([[1.0, -1.0], [2.0, 1.0]], [[1.0, 3.0]]), strict=True):
+            parameter.copy_(torch.tensor(values))
+    x = torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)  # hidden 2, 7; logit 23 = 2 + 21
+    expected = {"epsilon": [2 * 3 / 2 + 21 * 6 / 7, 2 * -1 / 2 + 21 / 7], "zplus": [2 + 21 * 6 / 7, 21 / 7]}
+    for rule, relevance in expected.items():
+        layers = LRP(rule, epsilon=0)  # type: ignore[arg-type]
+        forward = Forward(net, x, torch.zeros(1), "", net(x), {})
+        torch.testing.assert_close(layers(forward, torch.tensor([0])), torch.tensor([[relevance]]))
+    alpha_beta = LRP("alphabeta", alpha=2)(Forward(net, x, torch.zeros(1), "", net(x), {}), torch.tensor([0]))
+    # z1 = 3 - 1, z2 = 6 + 1: positive parts 3; 6, 1 and negative -1; nothing
+    out = [2 * 2, 2 * 21]  # the last layer has positive parts only: beta finds nothing to take
+    by_hand = [2 * out[0] + 2 * out[1] * 6 / 7, 2 * out[1] / 7 - out[0]]
+    torch.testing.assert_close(alpha_beta, torch.tensor([[by_hand]]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_without_biases_relevance_is_conserved(rule: LrpRule) -> None:
+    forward = read(plain(bias=False))
+    found = LRP(rule, epsilon=0, alpha=1)(forward, TARGETS)
+    torch.testing.assert_close(found.sum((1, 2)), logit(forward), atol=1e-4, rtol=1e-3)
+
+
+def test_lrp_is_captums() -> None:
+    forward = read(plain())
+    for rule, theirs in (("epsilon", EpsilonRule(1e-9)), ("zplus", Alpha1_Beta0_Rule(set_bias_to_zero=True))):
+        net = plain()
+        for module in net:
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.Flatten):  # without biases a flattening shares as it is
+                rule_of = EpsilonRule(1e-9) if isinstance(module, nn.Flatten) else copy.copy(theirs)
+                module.rule = rule_of  # type: ignore[assignment]
+        images = forward.images.abs() if rule == "zplus" else forward.images
+        expected = captum.attr.LRP(net).attribute(images.requires_grad_(), target=TARGETS).detach().sum(1)
+        again = forward_pass(plain(), images.detach(), "3")
+        torch.testing.assert_close(LRP(rule, epsilon=1e-9)(again, TARGETS), expected, atol=1e-4, rtol=1e-3)  # type: ignore[arg-type]
+
+
+def test_batch_norm_is_merged_into_the_convolution_before_it() -> None:
+    torch.manual_seed(0)
+    conv, bn = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+    for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)  # type: ignore[arg-type]
+    tail = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    merged = torch.nn.utils.fuse_conv_bn_eval(copy.deepcopy(conv).eval(), copy.deepcopy(bn).eval())
+    for rule in RULES:
+        two = LRP(rule)(read(nn.Sequential(conv, bn, *tail).eval(), layer="0"), TARGETS)
+        one = LRP(rule)(read(nn.Sequential(merged, *tail).eval(), layer="0"), TARGETS)
+        torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_deeplift_adds_up_and_is_captums(pooled: bool) -> None:
+    def net() -> nn.Sequential:
+        return plain() if pooled else nn.Sequential(*[m if i != 2 else nn.AvgPool2d(2) for i, m in enumerate(plain())])
+
+    forward = read(net())
+    found = DeepLIFT()(forward, TARGETS)
+    nothing = forward.predict(1, lambda _: torch.zeros_like(forward.images[:1]))[0, TARGETS]
+    torch.testing.assert_close(found.sum((1, 2)), logit(forward) - nothing, atol=1e-4, rtol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of its hooks, and of reading `.grad` of what is no leaf
+        theirs = captum.attr.DeepLift(net()).attribute(forward.images, target=TARGETS)
+    # of a max-pool with two winners near each other it gives a little to another pixel
+    torch.testing.assert_close(found, theirs.detach().sum(1), atol=1e-2 if pooled else 1e-4, rtol=1e-2)
+
+
+def test_winning_probabilities_add_up_to_one_and_follow_the_positive_weights() -> None:
+    forward = read(plain(bias=False))
+    found = ExcitationBackprop(layer="4")(forward, TARGETS)
+    assert (found >= 0).all()
+    total = found.sum((1, 2))  # 0 where nothing that is active speaks for the class
+    torch.testing.assert_close(total, total.round(), atol=1e-4, rtol=0)
+    assert total.max() > 0.99
+    net = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(3, 2, bias=False))
+    with torch.no_grad():
+        next(net.parameters()).copy_(torch.tensor([[1.0, 2.0, -1.0], [0.0, -1.0, 4.0]]))
+    x = torch.tensor([2.0, 1.0, 1.0]).view(1, 1, 1, 3)
+    tapped = forward_pass(net, x, "0")
+    zero = torch.tensor([0])
+    torch.testing.assert_close(ExcitationBackprop(layer="0")(tapped, zero), torch.tensor([[[0.5, 0.5, 0.0]]]))
+    contrast = ExcitationBackprop(contrastive=True, layer="0")(tapped, zero)
+    torch.testing.assert_close(contrast, torch.tensor([[[0.5, 0.5, 0.0]]]))
+    other = ExcitationBackprop(contrastive=True, layer="0")(tapped, torch.tensor([1]))
+    torch.testing.assert_close(other, torch.tensor([[[0.0, 0.0, 1.0]]]))
+
+
+def test_saliency_layers_are_the_papers() -> None:
+    assert saliency_layer(torchvision.models.resnet18()) == "layer3"
+    assert saliency_layer(googlenet()) == "maxpool2"
+    assert saliency_layer(torchvision.models.vgg11()) is None
+    assert saliency_layer(plain()) is None
+
+
+METHODS: list[Any] = [LRP(rule) for rule in RULES]
+METHODS += [DeepLIFT(), ExcitationBackprop(), ExcitationBackprop(True), Gradient(), GuidedBackprop()]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "squeezenet1_1", "mobilenet_v2", "googlenet_bvlc"])
+def test_they_run_on_networks_of_every_kind(name: str) -> None:
+    torch.manual_seed(0)
+    net = googlenet() if name == "googlenet_bvlc" else getattr(torchvision.models, name)()
+    target = next(
+        n for n, m in reversed(list(net.named_modules())) if isinstance(m, nn.Conv2d) and "classifier" not in n
+    )
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    forward = forward_pass(net, random_activations(2, 3, 64, 64), target, gradients=True)
+    for method in METHODS:
+        with torch.no_grad():
+            found = method(forward, TARGETS[:2])
+        assert found.isfinite().all(), method
+        assert found.dtype == torch.float32
+        assert not found.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert net.training
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("method", [*METHODS, SmoothGrad(2), IntegratedGradients(2), GuidedGradCAM()], ids=repr)
+def test_batches_do_not_matter(method: Any) -> None:
+    net, x = network("rectified"), random_activations(3, 3, 6, 7)
+    together = method(forward_pass(net, x, "conv", gradients=True), TARGETS[:3])
+    for i in range(3):
+        one = forward_pass(net, x[i : i + 1], "conv", gradients=True, index=torch.tensor([i]), chunk=1)
+        if method == LRP("composite"):  # its bounds are the network's, here those of the pictures
+            one.black, one.white = x.amin((0, 2, 3))[:, None, None], x.amax((0, 2, 3))[:, None, None]
+        torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
+    half = forward_pass(net.bfloat16(), x.bfloat16(), "conv", gradients=True)
+    assert method(half, TARGETS[:3]).dtype == torch.float32
+
+
+def test_networks_without_rules_are_refused() -> None:
+    net = Network("vit", torchvision.models.vit_b_16(), "conv_proj", "imagenet", "", Preprocess())
+    assert "no rule for GELU, LayerNorm" in LRP().unsupported(net)
+    assert "GELU" in GuidedBackprop().unsupported(net)
+    with pytest.raises(ValueError, match="allowed"):
+        LRP("z")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max, sum, l2"):
+        Gradient("mean")  # type: ignore[arg-type]
+    value, gradient = gradients(plain(), random_activations(2, 3, 6, 6), TARGETS[:2])
+    assert value.shape == gradient.shape
