@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -19,6 +19,7 @@ from eigencam.network import Network, check_layer, is_file_name, load_network, w
 from eigencam.records import Result
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+T = TypeVar("T")
 CHOICES = {
     "target": ("ground_truth", "predicted"),
     "on_unsupported": ("fail", "skip"),
@@ -78,7 +79,7 @@ def prepare(composed: DictConfig) -> Job:
     """
     faults: list[str] = []
     config = _checked(composed, faults)
-    _stop(faults)
+    stop(faults)
     faults += [
         f"{what} {name!r}: allowed in names: letters, digits, _ and ."
         for what, names in (
@@ -92,19 +93,15 @@ def prepare(composed: DictConfig) -> Job:
     nodes = [("dataset", config.dataset)]
     nodes += [(f"method.{name}", node) for name, node in config.method.items()]
     nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
-    built = {where: _attempt(where, faults, _build, where, node) for where, node in nodes}
+    built = {where: attempt(where, faults, build_node, where, node) for where, node in nodes}
     if faults and faults[0].startswith("dataset: "):
         faults[0] += " (where to look: dataset.root, or paths.* and the variables EIGENCAM_*)"
-    faults += _model_faults(config.model)
-    _stop(faults)
+    faults += model_faults(config.model)
+    stop(faults)
 
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda"):
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, on every machine
-    network = _attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
-    _stop(faults)
+    device = chosen_device(config.device)
+    network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
+    stop(faults)
     dataset = built["dataset"]
     methods = {name: built[f"method.{name}"] for name in config.method}
     evaluators = {name: built[f"evaluator.{name}"] for name in config.evaluator}
@@ -129,9 +126,9 @@ def prepare(composed: DictConfig) -> Job:
         ]
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
     faults += _target_faults(job)
-    _stop(faults)
+    stop(faults)
     faults += _probe_faults(job)
-    _stop(faults)
+    stop(faults)
     root = Path(config.paths["results"])
     shared = {
         "version": VERSION,
@@ -144,7 +141,8 @@ def prepare(composed: DictConfig) -> Job:
     for m, method in methods.items():
         for e in evaluators:
             flags = {"class_specific": is_class_specific(method), "layer": getattr(method, "layer", None)}
-            described = {"method": describe(config.method[m]) | flags, "evaluator": describe(config.evaluator[e])}
+            own = method.identity() if hasattr(method, "identity") else {}
+            described = {"method": describe(config.method[m]) | flags | own, "evaluator": describe(config.evaluator[e])}
             identity = shared | described
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
     return job
@@ -155,51 +153,72 @@ def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:
     return hasattr(evaluator, "rows")
 
 
-def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
-    """The config as plain values; unknown keys, wrong types and choices go to `faults`."""
-    known = {f.name for f in fields(RunConfig)}
+def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
+    """The config as plain values of a dataclass; unknown keys and wrong types (then None) go to `faults`."""
+    known = {f.name for f in fields(form)}  # type: ignore[arg-type]
     faults += [
         f"{key}: unknown key; allowed: {', '.join(sorted(known))}" for key in composed if key not in known | {"hydra"}
     ]
     try:
         kept = OmegaConf.masked_copy(composed, [k for k in composed if k in known])
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), kept))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(form), kept))
     except OmegaConfBaseException as error:
         faults.append(f"{error.full_key}: {str(error).splitlines()[0]}")
+        return None
+    assert isinstance(config, form)  # what to_object makes of a structured config
+    model = getattr(config, "model", None)
+    if isinstance(model, dict) and isinstance(model.get("layer"), int):
+        model["layer"] = str(model["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
+    return config
+
+
+def machine_faults(device: str, workers: object) -> Iterator[str]:
+    """What is wrong with the two keys."""
+    if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
+        yield f"workers={workers}; allowed: auto, 0, 1, ..."
+    try:
+        torch.empty(0, device="cpu" if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        yield f"device={device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
+
+
+def chosen_device(device: str) -> str:
+    """The device that `auto` stands for; on a GPU, float32 means float32 from here on."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
+    """The config as plain values; unknown keys, wrong types and choices go to `faults`."""
+    config = typed(composed, RunConfig, faults)
+    if config is None:
         return RunConfig()
-    assert isinstance(config, RunConfig)  # what to_object makes of a structured config
-    for node in (config.model, *config.method.values()):
+    for node in config.method.values():
         if isinstance(node, dict) and isinstance(node.get("layer"), int):
             node["layer"] = str(node["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
     for key, allowed in CHOICES.items():
         if getattr(config, key) not in allowed:
             faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")
-    for key in ("batch_size", "chunk"):
-        if getattr(config, key) < 1:
-            faults.append(f"{key}={getattr(config, key)}; allowed: 1 or more")
-    if config.workers != "auto" and not (isinstance(config.workers, int) and config.workers >= 0):
-        faults.append(f"workers={config.workers}; allowed: auto, 0, 1, ...")
-    for key in ("method", "evaluator"):
-        if not getattr(config, key):
-            faults.append(f"{key}: none chosen; give {key}=[...]")
-    try:
-        torch.empty(0, device="cpu" if config.device == "auto" else config.device)
-    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
-        reason = str(error).splitlines()[0]
-        faults.append(
-            f"device={config.device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
-        )
+    sizes = {key: getattr(config, key) for key in ("batch_size", "chunk")}
+    faults += [f"{key}={size}; allowed: 1 or more" for key, size in sizes.items() if size < 1]
+    faults += [f"{key}: none chosen; give {key}=[...]" for key in ("method", "evaluator") if not getattr(config, key)]
+    faults += machine_faults(config.device, config.workers)
     return config
 
 
-def _build(where: str, node: Mapping[str, Any]) -> Any:
+def build_node(where: str, node: Mapping[str, Any]) -> Any:
+    """What a node with `_target_` describes; ValueError with one line for each of its faults."""
     errors = list(signature_errors(node, where))
     if errors:
         raise ValueError("\n".join(errors))
     return instantiate(node)
 
 
-def _attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`make(...)`, or None with the error's text added to `faults`."""
     try:
         return make(*args, **kwargs)
@@ -209,7 +228,8 @@ def _attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any
     return None
 
 
-def _model_faults(model: Mapping[str, Any]) -> Iterator[str]:
+def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a `model` node, before anything is built."""
     allowed = {"name", "_target_", "args", "weights", "drop", "layer", "reshape", "classes", "preprocess"}
     for key in model:
         if key not in allowed:
@@ -264,6 +284,7 @@ def _target_faults(job: Job) -> Iterator[str]:
         )
 
 
-def _stop(faults: list[str]) -> None:
+def stop(faults: list[str]) -> None:
+    """ValueError with the faults found so far, if there are any."""
     if faults:
         raise ValueError("\n".join(faults))
