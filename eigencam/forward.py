@@ -33,6 +33,7 @@ class Forward:
         layer: path of the network's target layer.
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
+        reshape: how a transformer's layers become maps; see `as_maps`.
         ids: the pictures' names in the dataset; empty where they have none.
         black: (3, 1, 1), what a black pixel is after normalisation.
         white: (3, 1, 1), what a white one is.
@@ -57,7 +58,7 @@ class Forward:
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
         self._output, self._taps = output, taps
-        self._reshape: Reshape | None = reshape
+        self.reshape: Reshape | None = reshape
         self.logits = output.detach().float()
         self._gradients: tuple[Tensor, dict[str, Tensor]] | None = None
 
@@ -66,7 +67,7 @@ class Forward:
 
     def activations(self, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32 output of the tapped layer; of its last call where the network calls it repeatedly."""
-        return as_maps(self._tap(layer).detach(), self._reshape).float()
+        return as_maps(self._tap(layer).detach(), self.reshape).float()
 
     def gradients(self, targets: Tensor, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32, the gradient of the target's logit by the layer's output.
@@ -89,7 +90,7 @@ class Forward:
                 for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
             }
             self._gradients = (targets, kept)
-        return as_maps(self._gradients[1][layer or self.layer], self._reshape).float()
+        return as_maps(self._gradients[1][layer or self.layer], self.reshape).float()
 
     def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
         """(count, K) float32 logits of further inputs, `chunk` of them at a time, without a graph.
@@ -110,7 +111,7 @@ class Forward:
         with evaluating(self.module), torch.no_grad():
             for start in range(0, count, self.chunk):
                 batch = inputs(slice(start, min(start + self.chunk, count)))
-                if layer is not None and self._reshape == "channels_last":
+                if layer is not None and self.reshape == "channels_last":
                     batch = batch.permute(0, 2, 3, 1)
                 parts.append(logits_of(module(batch.to(self.images.dtype))).float())
                 self.progress(len(batch))
@@ -125,7 +126,7 @@ class Forward:
             layers=layers,
             gradients=gradients,
             index=self.index,
-            reshape=self._reshape,
+            reshape=self.reshape,
             chunk=self.chunk,
         )
         again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress

@@ -1,7 +1,9 @@
-"""Trains one of the two networks on generated scenes, on a CPU in about a quarter of an hour.
+"""Trains one of the small networks on generated scenes, on a CPU in about a quarter of an hour.
 
     python scripts/train_scenes.py scenes_vgg
     python scripts/train_scenes.py scenes_resnet
+    python scripts/train_scenes.py scenes_vit --epochs 6 --lr 0.002 --threads 1
+    python scripts/train_scenes.py scenes_vig --epochs 6 --lr 0.002 --threads 1
 
 writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
 `results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
@@ -12,6 +14,7 @@ import argparse
 import csv
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -20,14 +23,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eigencam import scenes_networks as nets
 from eigencam.datasets.scenes import VERSION, Scenes, Split
+from eigencam.scenes_transformers import ScenesViG, ScenesViT
 
 ROOT = Path(__file__).parents[1]
 LOG = ROOT / "results" / "scenes_networks.csv"
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "scenes_vgg": lambda: nets.ScenesVGG(batch_norm=True),
+    "scenes_resnet": nets.ScenesResNet,
+    "scenes_vit": ScenesViT,
+    "scenes_vig": ScenesViG,
+}
 COLUMNS = ["network", "epoch", "train_loss", "held_out_top1_percent", "n", "seconds", "command"]
 
 
@@ -108,8 +118,7 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
     generator = torch.Generator().manual_seed(args.seed)
     pictures, labels = scenes(args.seed, "train", args.train, args.cache, args.threads)
     held_pictures, held_labels = scenes(args.seed, "test", args.held_out, args.cache, args.threads)
-    network = nets.ScenesVGG(batch_norm=True) if args.network == "scenes_vgg" else nets.ScenesResNet()
-    network = network.to(memory_format=torch.channels_last)
+    network = NETWORKS[args.network]().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.05)
     steps = len(pictures) // args.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=steps * args.epochs, pct_start=0.2)
@@ -141,12 +150,12 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
         loss_mean = total / steps
         row(epoch + 1, loss_mean, top1(network, held_pictures[:500], held_labels[:500]), 500)
 
-    state = folded(network).state_dict()
-    rounded = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in state.items()}
+    saved = folded(network)
+    rounded = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in saved.state_dict().items()}
     file = args.weights / f"{args.network}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(rounded, file)
-    saved = getattr(nets, args.network)(file)
+    saved.load_state_dict(load_file(file))
     accuracy = top1(saved, held_pictures, held_labels)
     row("saved", loss_mean, accuracy, len(held_pictures))
     metadata = {
@@ -175,7 +184,7 @@ def log(rows: list[dict[str, object]], network: str, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=["scenes_vgg", "scenes_resnet"])
+    parser.add_argument("network", choices=list(NETWORKS))
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--train", type=int, default=12000, help="scenes to train on")
     parser.add_argument("--held-out", type=int, default=4000, help="scenes of the test split to measure on")

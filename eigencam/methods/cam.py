@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eigencam.forward import Forward, forward_pass
+from eigencam.forward import Forward, Reshape, forward_pass
 
 if TYPE_CHECKING:
     from eigencam.network import Network
@@ -37,7 +37,7 @@ class CAM:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 map of each picture's target class."""
-        head = find_head(forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]))
+        head = find_head(forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]), forward.reshape)
         activations = forward.activations(self.layer)
         weight = head.classifier.weight.detach().flatten(1)[targets].float()
         maps = torch.einsum("nc,nchw->nhw", weight, activations.relu() if head.rectified else activations)
@@ -49,7 +49,7 @@ class CAM:
     def unsupported(self, network: "Network") -> str:
         """Why the network has no CAM at this layer; "" if it has one."""
         try:
-            find_head(network.module, self.layer or network.layer, network.preprocess.shape)
+            find_head(network.module, self.layer or network.layer, network.preprocess.shape, network.reshape)
         except ValueError as error:
             return str(error)
         return ""
@@ -63,20 +63,21 @@ class Head(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def find_head(module: nn.Module, layer: str, shape: tuple[int, int]) -> Head:
+def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reshape: Reshape | None = None) -> Head:
     """The head that reproduces the network's logits from the layer's output, tried on a seeded probe.
 
     Args:
         module: the network.
         layer: path of the layer.
         shape: (height, width) of an input.
+        reshape: how a transformer's layer becomes a map.
 
     Raises:
         ValueError: there is none.
     """
     weights = next(module.parameters())
     probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
-    forward = forward_pass(module, probe, layer)
+    forward = forward_pass(module, probe, layer, reshape=reshape)
     activations = forward.activations()
     linear = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     *_, classifier = linear
