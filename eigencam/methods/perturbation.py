@@ -7,7 +7,7 @@ channel k of the activations, enlarged bilinearly to the picture and scaled to 0
   logit, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. The public codes weight with the softmax probability of the
   class instead, with no softmax over channels: `weights: probability`.
 * SS-CAM (Wang et al. 2020, arXiv 2006.14255): the mean of f over `samples` masks $s(M_k + \text{noise})$, noise of
-  standard deviation `sigma`.
+  standard deviation `sigma`, the same for all channels so that they are compared under one noise.
 * IS-CAM (Naidu et al. 2020, arXiv 2010.03023): the mean of f over the masks $\frac{i}{n} M_k$, i = 1..n.
 * Ablation-CAM (Ramaswamy & Desai, WACV 2020): $\alpha_k = (f - f_{\setminus k}) / f$ with channel k set to zero; only
   the layers behind the tapped one run again.
@@ -89,13 +89,11 @@ class SSCAM:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
         activations = strongest(forward.activations(self.layer), self.channels)
-        index = forward.index.to(activations.device)
+        index, size = forward.index.to(activations.device), tuple(forward.images.shape[2:])
+        noise = self.sigma * normal(index, (self.samples, *size), self.seed)  # the same for all channels of a picture
 
         def noisy(masks: Tensor, of: Tensor) -> Tensor:
-            """Each input's noise is that of its picture, channel and sample."""
-            picture, place = of
-            noise = normal(index[picture] * 1_000_003 + place, tuple(masks.shape[1:]), self.seed)
-            return _unit(masks + self.sigma * noise)
+            return _unit(masks + noise[of[0], of[1] // activations.shape[1]])
 
         scores = masked_scores(forward, targets, activations, noisy, self.samples, self.weights)
         return weighted_sum(scores.softmax(1) if self.weights == "logit" else scores, activations).relu()
