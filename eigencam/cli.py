@@ -11,6 +11,7 @@ from pathlib import Path
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
+    "fit": "train the methods that learn: L-CAM, BroadCAM (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
     "status": "what is done, partly done, failed or missing",
@@ -27,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
     chosen = argv[0] if argv else ""
-    if chosen == "run":
-        return _run(argv[1:])
+    if chosen in ("run", "fit"):
+        return _hydra(chosen, argv[1:])
     if chosen not in SUBCOMMANDS:
         return _top_level(argv)
     module = importlib.import_module(f"eigencam.{MODULES.get(chosen, chosen)}")
@@ -67,8 +68,8 @@ def _top_level(argv: list[str]) -> int:
     return 0
 
 
-def _run(argv: list[str]) -> int:
-    """`eigencam run` is Hydra's: its overrides, its multirun, its --help."""
+def _hydra(chosen: str, argv: list[str]) -> int:
+    """`eigencam run` and `eigencam fit` are Hydra's: its overrides, its multirun, its --help."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -77,23 +78,22 @@ def _run(argv: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name="run")
+    @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:
-        from eigencam.run import run
-
+        command = getattr(importlib.import_module(f"eigencam.{chosen}"), chosen)
         try:
-            run(config)
+            command(config)
         except (ValueError, FileNotFoundError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
                 _refuse(error)
                 error.told = True  # type: ignore[union-attr]
             raise
 
-    sys.argv = ["eigencam run", *argv]
+    sys.argv = [f"eigencam {chosen}", *argv]
     try:
         task()
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(error, _valid_names(str(error)))
+        return _refuse(error, _valid_names(str(error), chosen))
     except KeyboardInterrupt:
         print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -102,7 +102,7 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def _valid_names(message: str) -> str:
+def _valid_names(message: str, config: str = "run") -> str:
     """What could stand where Hydra found a name that it does not know; "" if the message is about something else."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
@@ -115,7 +115,7 @@ def _valid_names(message: str) -> str:
             return f"{found[1]} is one of: {', '.join(options)}"
         if found := re.search(r"Could not override '([\w.]+)'", message):
             parent = found[1].rpartition(".")[0]
-            node = OmegaConf.select(compose("run"), parent) if parent else compose("run")
+            node = OmegaConf.select(compose(config), parent) if parent else compose(config)
             if isinstance(node, DictConfig):
                 return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
     return ""

@@ -186,14 +186,14 @@ def _load(job: Job, batches: Sequence[list[int]]) -> Iterator[Batch]:
             pictures,
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             pin_memory=pin,
-            worker_init_fn=_die_with_parent,
+            worker_init_fn=die_with_parent,
         )
     )
 
 
-def _die_with_parent(_worker: int) -> None:
+def die_with_parent(_worker: int) -> None:
     """Have Linux end a loader process when the run is killed; it would wait for ever to hand over its last batch."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -221,7 +221,8 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return i, *self.preprocess(image), truth
 
 
-def _collate(items: Sequence[tuple[Any, ...]]) -> Batch:
+def collate(items: Sequence[tuple[Any, ...]]) -> Batch:
+    """What the loader makes a batch of."""
     good = [item for item in items if len(item) == 4]
     pictures = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
     bad = {item[0]: item[1] for item in items if len(item) == 2}

@@ -1,0 +1,137 @@
+r"""L-CAM-Fm and L-CAM-Img (Gkartzonika, Gkalelis, Mezaris, ECCVW 2022): an attention that is trained for a network.
+
+A 1x1 convolution with bias makes a map for each class y of the frozen network's activations F; it is trained by
+`eigencam fit fit=lcam_fm` (or `lcam_img`) and is all that is stored:
+
+$$c_y = \sum_k w_{yk} F_k + b_y, \qquad a_y = \sigma(c_y)$$
+
+In training the attention of the network's own prediction y masks the activations (Fm), or, enlarged bilinearly, the
+picture x in [0, 1] before its normalisation (Img), and the rest of the network, or all of it, looks again:
+
+$$z = \operatorname{rest}(a_y \odot F) \quad\text{or}\quad z = \operatorname{network}(a_y \odot x)$$
+
+$$L = 1.5\, \operatorname{CE}(z, y) + 2 \operatorname{mean}\big((a_y + 0.0005)^{0.3}\big)
+  + \frac{0.01}{2B} \sum\Big(|\partial_x a_y|^2 + |\partial_y a_y|^2 + 0.3 \sum_{\text{border}} a_y^2\Big)$$
+
+for a batch of B pictures; a corner is in two borders and counts twice. The map is the linear $c_y$ of the class, before
+the sigmoid, signed, as in the authors' evaluation, which stretches it between its minimum and maximum; a rule that cuts
+at a share of the maximum (`localization`) cuts the logits. A run costs one forward pass and no gradient.
+
+Choices. The network is in evaluation mode throughout; the authors' script for VGG-16 trains with its dropout switched
+on. The area and variation terms are over a picture's own map; `quirk: true` takes them over each picture's maps of all
+labels in the batch, as the authors' indexing `a[:, labels]` does. Their labels are a list of the network's predictions,
+one a picture; here the network predicts the augmented picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam import fitted
+from eigencam.fitted import Fitted
+from eigencam.forward import Forward
+
+if TYPE_CHECKING:
+    from eigencam.network import Network
+
+KINDS = ("lcam_fm", "lcam_img")
+
+
+@dataclass(frozen=True, slots=True)
+class LCAM:
+    """The logits of a trained attention.
+
+    Attributes:
+        file: of the weights; of several the first that is there.
+        layer: the layer they were trained for; the network's target layer when None.
+        weights: the file's content; None where there is no file.
+    """
+
+    file: str | Sequence[str]
+    layer: str | None = None
+    weights: Fitted | None = field(init=False, repr=False, compare=False)
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Gkartzonika et al., ECCVW 2022"
+    needs: ClassVar[str] = "1 forward; training"
+    networks: ClassVar[str] = "those it was trained for"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", fitted.read_first(self.file, KINDS))
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, signed."""
+        if self.weights is None:
+            raise FileNotFoundError(f"no fitted weights: {self.file}")
+        activations = forward.activations(self.layer)
+        weight, bias = (self.weights.tensors[name].to(activations) for name in ("weight", "bias"))
+        return attention_logits(activations, weight, bias, targets)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why the weights are not for the network; "" if they are."""
+        if self.weights is None:
+            return fitted.missing(self.file, KINDS, network)
+        return self.weights.fault(network, [self.layer or network.layer])
+
+    def identity(self) -> dict[str, Any]:
+        """The weights' checksum in the place of their file's name."""
+        return {"file": self.weights and self.weights.sha256}
+
+
+def attention_logits(activations: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """(N, h, w): the 1x1 convolution's channel of each picture's class; weight (K, C), bias (K,)."""
+    return torch.einsum("nc,nchw->nhw", weight[targets], activations) + bias[targets, None, None]
+
+
+def masked_picture(images: Tensor, masks: Tensor, black: Tensor) -> Tensor:
+    """Pictures times masks, for pictures that are normalised already.
+
+    Args:
+        images: (N, 3, H, W), normalised.
+        masks: (N, h, w) in 0..1, enlarged bilinearly.
+        black: (3, 1, 1), what a black pixel is after normalisation.
+    """
+    large = F.interpolate(masks[:, None], list(images.shape[2:]), mode="bilinear")
+    return black + large * (images - black)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The factors of L-CAM's loss."""
+
+    ce: float = 1.5
+    area: float = 2.0
+    power: float = 0.3
+    variation: float = 0.01
+    border: float = 0.3
+
+    def __call__(self, logits: Tensor, labels: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """The three terms.
+
+        Args:
+            logits: (B, K) of the masked pictures.
+            labels: (B,) classes that the masks are for.
+            masks: (B, M, h, w) in 0..1; M maps a picture, one but for the authors' quirk.
+        """
+        return {
+            "ce": self.ce * F.cross_entropy(logits, labels),
+            "area": self.area * (masks + 0.0005).pow(self.power).mean(),
+            "variation": self.variation * variation(masks, self.border),
+        }
+
+
+def variation(masks: Tensor, border: float) -> Tensor:
+    """Half the squared differences of neighbours and `border` times the squared borders, summed, a picture.
+
+    >>> variation(torch.ones(2, 1, 2, 2), border=0.3)
+    tensor(1.2000)
+    """
+    down, right = masks.diff(dim=2).square().sum(), masks.diff(dim=3).square().sum()
+    edges = (masks[:, :, 0], masks[:, :, -1], masks[:, :, :, 0], masks[:, :, :, -1])
+    around = torch.stack([edge.square().sum() for edge in edges]).sum()
+    return (down + right + border * around) / (2 * len(masks))
