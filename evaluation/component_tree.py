@@ -1,0 +1,341 @@
+"""All connected components of a picture of levels, over all 255 thresholds, in one pass.
+
+With a picture of levels f in 0..255, the foreground at threshold v is f > v. As v falls, 8-connected components of the
+foreground are born, grow and merge: they are the nodes of a tree, and each node is there for an interval of thresholds
+[low, high). As v rises, so do the 4-connected components of the background; those that do not touch the frame are the
+holes of the foreground. Whatever is asked of the components at a threshold is answered by the nodes that are there.
+
+The tree is flooded from one pixel: always on to the highest pixel within reach, with a stack of the components that
+are not finished (D. Nister, H. Stewenius, "Linear time maximally stable extremal regions", ECCV 2008; there for MSER).
+A pixel is finished after all its higher neighbours, so what a pixel adds to its component follows from which of its
+eight neighbours are finished: area and Euler number by S. B. Gray, "Local properties of binary images in two
+dimensions", IEEE Trans. Computers 1971, as sums over the four 2 x 2 squares that hold the pixel.
+
+The area of a component is that of the polygon through the centres of its outermost pixels, with its holes filled; a
+square with three pixels of the component has 1/2 of it, one with four has 1. Holes are not seen by these sums. Where it
+matters, the polygon is followed. All areas are doubled, to be integers.
+
+Importing this module imports numba.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+LEVELS = 255
+"""Number of thresholds: v = 0 .. 254."""
+
+LOW, HIGH, X1, Y1, X2, Y2, PIXELS, AREA, HOLES, FIRST = range(10)
+"""Columns of nodes: thresholds low <= v < high; inclusive box; pixels; doubled area without that of the holes; number
+of holes; first pixel in raster order, y * width + x."""
+
+Nodes = NDArray[np.int32]
+Levels = NDArray[np.uint8]
+
+_RING = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+_SQUARES = ((0, 1, 3), (2, 1, 4), (5, 3, 6), (7, 4, 6))  # the diagonal neighbour first
+
+
+def _gains() -> NDArray[np.int32]:
+    """(256, 2): doubled area and Euler number that a pixel adds, by the bits of its finished neighbours."""
+    table = np.zeros((256, 2), np.int32)
+    for code in range(256):
+        area, euler = 0, 0
+        for diagonal, *sides in _SQUARES:
+            far, near = code >> diagonal & 1, [code >> side & 1 for side in sides]
+            others = far + sum(near)
+            area += others >= 2
+            # Gray: 4 E = squares with one pixel - with three - 2 with two on a diagonal.
+            before = (0, 1, -2 if all(near) else 0, -1)[others]
+            after = (1, -2 if far else 0, -1, 0)[others]
+            euler += after - before
+        table[code] = area, euler // 4
+    return table
+
+
+_GAINS = _gains()
+
+
+def outer(levels: Levels) -> Nodes:
+    """The 8-connected components of (H, W) levels > v for v = 0 .. 254: (K, 10), columns as above."""
+    return _flood(_padded(levels), levels.shape[1] + 2, np.array([dy * (levels.shape[1] + 2) + dx for dy, dx in _RING]))
+
+
+def holes(levels: Levels) -> Nodes:
+    """The 4-connected components of (H, W) levels <= v that do not touch the frame: (K, 10), LOW to PIXELS are set."""
+    stride = levels.shape[1] + 2
+    nodes = _flood(_padded(255 - levels), stride, np.array([-stride, -1, 1, stride]))
+    low, high = 255 - nodes[:, HIGH], 255 - nodes[:, LOW]
+    nodes[:, LOW], nodes[:, HIGH] = low, high
+    return nodes
+
+
+def _padded(levels: Levels) -> Levels:
+    padded = np.zeros((levels.shape[0] + 2, levels.shape[1] + 2), np.uint8)
+    padded[1:-1, 1:-1] = levels
+    return padded.ravel()
+
+
+@njit(cache=True, nogil=True)
+def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
+    """The tree of (n,) padded levels; 8-connected with all nodes, or 4-connected with those off the frame only."""
+    n, near = len(levels), len(reach)
+    height, width = n // stride - 2, stride - 2
+    eight = near == 8
+    state = np.zeros(n, np.uint8)  # 0 not seen, 1 seen, 2 finished; the padding counts as seen
+    state[:stride], state[-stride:], state[::stride], state[stride - 1 :: stride] = 1, 1, 1, 1
+    behind = np.empty(n, np.int32)  # the pixels seen and not finished: a linked list for each level
+    head = np.full(256, -1, np.int32)
+    done = np.zeros(n, np.uint8)  # neighbours looked at so far
+    nodes = np.empty((height * width, 10), np.int32)
+    count = 0
+    stack = np.empty((257, 10), np.int32)  # unfinished components, HIGH their level
+    top = 0
+    magic = (1 << 40) // stride + 1  # p // stride is p * magic >> 40 for p * stride < 2^40
+
+    pixel = stride + 1
+    state[pixel] = 1
+    level = int(levels[pixel])
+    _open(stack[0], level, height, width)
+    while True:
+        climbed = False
+        for i in range(done[pixel], near):
+            other = pixel + reach[i]
+            if state[other] == 0:
+                state[other] = 1
+                of_other = int(levels[other])
+                if of_other > level:
+                    done[pixel] = i + 1
+                    behind[pixel] = head[level]
+                    head[level] = pixel
+                    pixel, level = other, of_other
+                    top += 1
+                    _open(stack[top], level, height, width)
+                    climbed = True
+                    break
+                behind[other] = head[of_other]
+                head[of_other] = other
+        if climbed:
+            continue
+
+        state[pixel] = 2
+        row = pixel * magic >> 40
+        _add(stack[top], pixel - row * stride - 1, row - 1, width)
+        if eight:
+            code = 0
+            for i in range(8):
+                code |= (state[pixel + reach[i]] >> 1) << i
+            stack[top, AREA] += _GAINS[code, 0]
+            stack[top, HOLES] += _GAINS[code, 1]
+
+        following = level
+        while following >= 0 and head[following] < 0:
+            following -= 1
+        if following < level:
+            count = _close(stack, top, following, nodes, count, eight, height, width)
+            while top > 0 and stack[top, HIGH] < 0:
+                top -= 1
+        if following < 0:
+            break
+        pixel = int(head[following])
+        head[following] = behind[pixel]
+        level = following
+    return nodes[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _open(component: Nodes, level: int, height: int, width: int) -> None:
+    """An empty component."""
+    component[:] = 0
+    component[HIGH] = level
+    component[X1], component[Y1], component[X2], component[Y2] = width, height, -1, -1
+    component[FIRST] = height * width
+
+
+@njit(cache=True, nogil=True)
+def _add(component: Nodes, x: int, y: int, width: int) -> None:
+    """One pixel more."""
+    component[X1], component[X2] = min(component[X1], x), max(component[X2], x)
+    component[Y1], component[Y2] = min(component[Y1], y), max(component[Y2], y)
+    component[PIXELS] += 1
+    component[FIRST] = min(component[FIRST], y * width + x)
+
+
+@njit(cache=True, nogil=True)
+def _close(stack: Nodes, top: int, level: int, nodes: Nodes, count: int, eight: bool, height: int, width: int) -> int:
+    """Finish all components above `level`: into `nodes`, and into those below them. Merged ones get HIGH = -1."""
+    while stack[top, HIGH] > level:
+        component = stack[top]
+        below = max(level, 0)
+        if top > 0:
+            below = max(below, int(stack[top - 1, HIGH]))
+        inside = component[X1] > 0 and component[Y1] > 0 and component[X2] < width - 1 and component[Y2] < height - 1
+        if (eight or inside) and component[HIGH] > below:
+            nodes[count] = component
+            nodes[count, LOW] = below
+            nodes[count, HOLES] = 1 - component[HOLES]
+            count += 1
+        if top == 0 or stack[top - 1, HIGH] < level:
+            component[HIGH] = level
+            break
+        parent = stack[top - 1]
+        for i in (X1, Y1, FIRST):
+            parent[i] = min(parent[i], component[i])
+        for i in (X2, Y2):
+            parent[i] = max(parent[i], component[i])
+        for i in (PIXELS, AREA, HOLES):
+            parent[i] += component[i]
+        component[HIGH] = -1
+        top -= 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def overlaps_of_all(nodes: Nodes, grow: int, size: tuple[int, int], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The best overlap of any node's box with any of the boxes, at each threshold.
+
+    Args:
+        nodes: (K, 10).
+        grow: what is added to a node's box: 0 nothing; 1 one pixel to the right and below; 2 one pixel on every side
+            (a hole, in its border) and then as 1. The right and lower ends are cut at the picture's last pixel.
+        size: (height, width) of the picture.
+        boxes: (B, 4) half-open.
+
+    Returns:
+        (255,) in [0, 1]; -1 where no node is there.
+    """
+    best = np.full(LEVELS, -1.0)
+    for k in range(len(nodes)):
+        value = overlap(nodes[k], grow, size, boxes)
+        for v in range(nodes[k, LOW], nodes[k, HIGH]):
+            if value > best[v]:
+                best[v] = value
+    return best
+
+
+@njit(cache=True, nogil=True)
+def overlap(node: NDArray[np.int32], grow: int, size: tuple[int, int], boxes: NDArray[np.float64]) -> float:
+    """The best overlap of one node's box with any of the boxes; see `overlaps_of_all`."""
+    around, beyond = grow // 2, (grow + 1) // 2
+    x1, y1 = node[X1] - around, node[Y1] - around
+    x2, y2 = min(node[X2] + around + beyond, size[1] - 1) + 1, min(node[Y2] + around + beyond, size[0] - 1) + 1
+    best = 0.0
+    for b in range(len(boxes)):
+        width, height = min(boxes[b, 2], x2) - max(boxes[b, 0], x1), min(boxes[b, 3], y2) - max(boxes[b, 1], y1)
+        if width > 0 and height > 0:
+            common = width * height
+            own = float((x2 - x1) * (y2 - y1))
+            value = common / (own + (boxes[b, 2] - boxes[b, 0]) * (boxes[b, 3] - boxes[b, 1]) - common)
+            best = max(best, value)
+    return best
+
+
+@njit(cache=True, nogil=True)
+def overlaps_of_chosen(
+    nodes: Nodes, chosen: NDArray[np.int64], grow: int, size: tuple[int, int], boxes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(255,): the best overlap of the node chosen at each threshold; -1 where none is (chosen: -1)."""
+    best = np.full(LEVELS, -1.0)
+    for v in range(LEVELS):
+        if chosen[v] >= 0:
+            repeated = v > 0 and chosen[v] == chosen[v - 1]
+            best[v] = best[v - 1] if repeated else overlap(nodes[chosen[v]], grow, size, boxes)
+    return best
+
+
+@njit(cache=True, nogil=True)
+def largest_by_pixels(nodes: Nodes) -> NDArray[np.int64]:
+    """(255,): at each threshold the node of most pixels, of several the first in raster order; -1 where none is."""
+    chosen = np.full(LEVELS, -1)
+    for k in range(len(nodes)):
+        for v in range(nodes[k, LOW], nodes[k, HIGH]):
+            c = chosen[v]
+            if c < 0 or (nodes[k, PIXELS], -nodes[k, FIRST]) > (nodes[c, PIXELS], -nodes[c, FIRST]):
+                chosen[v] = k
+    return chosen
+
+
+def largest_by_area(nodes: Nodes, levels: Levels) -> NDArray[np.int64]:
+    """(255,): at each threshold the outer node of largest area, holes filled; -1 where none is.
+
+    Of several as large it is the one whose first pixel is the last in raster order: OpenCV lists the contours of the
+    outermost components in that order and the first of the largest is taken. A component inside another's hole is
+    smaller than that other.
+
+    Args:
+        nodes: (K, 10) of `outer(levels)`.
+        levels: (H, W) uint8.
+    """
+    return _largest(nodes, _padded(levels), levels.shape[1])
+
+
+@njit(cache=True, nogil=True)
+def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
+    """Most thresholds are settled by bounds; where several nodes can be the largest, polygons are followed."""
+    most, bound = _bounds(nodes)
+    rivals = np.zeros(LEVELS, np.int64)
+    chosen = np.full(LEVELS, -1)
+    for k in range(len(nodes)):
+        for v in range(nodes[k, LOW], nodes[k, HIGH]):
+            if most[k] >= bound[v]:
+                rivals[v] += 1
+                chosen[v] = k
+    exact = np.full(LEVELS, -1)
+    for k in range(len(nodes) - 1, -1, -1):  # a component after the one that it grows to: the large ones first
+        area = -1
+        for v in range(nodes[k, LOW], nodes[k, HIGH]):
+            if rivals[v] > 1 and most[k] >= max(bound[v], exact[v]):
+                if area < 0:
+                    area = _filled(padded, width, nodes[k, FIRST], v) if nodes[k, HOLES] > 0 else nodes[k, AREA]
+                if area > exact[v] or (area == exact[v] and nodes[k, FIRST] > nodes[chosen[v], FIRST]):
+                    exact[v], chosen[v] = area, k
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def _bounds(nodes: Nodes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(K,) the most that the filled area of each node can be, and (255,) the least that the largest one is.
+
+    The box bounds the area from above. From below: a hole has at least 4 half units.
+    """
+    most, bound = np.empty(len(nodes), np.int64), np.full(LEVELS, -1)
+    for k in range(len(nodes)):
+        most[k] = nodes[k, AREA]
+        if nodes[k, HOLES] > 0:
+            most[k] = 2 * (nodes[k, X2] - nodes[k, X1]) * (nodes[k, Y2] - nodes[k, Y1])
+        least = nodes[k, AREA] + 4 * nodes[k, HOLES]
+        for v in range(nodes[k, LOW], nodes[k, HIGH]):
+            bound[v] = max(bound[v], least)
+    return most, bound
+
+
+@njit(cache=True, nogil=True)
+def _filled(padded: Levels, width: int, first: int, v: int) -> int:
+    """Doubled area of the polygon around the component of `first`, its first pixel in raster order, at threshold v.
+
+    Border following (S. Suzuki, K. Abe, "Topological structural analysis of digitized binary images by border
+    following", CVGIP 1985): from each pixel on to the next of the component, counterclockwise from the one before.
+    """
+    stride = width + 2
+    dx = (1, 1, 0, -1, -1, -1, 0, 1)
+    dy = (0, -1, -1, -1, 0, 1, 1, 1)
+    y, x = first // width, first % width
+    place = (y + 1) * stride + x + 1
+    back = 4  # where the pixel before lies; to the left of the first one is background
+    while True:
+        back = (back - 1) & 7
+        if padded[place + dy[back] * stride + dx[back]] > v:
+            break
+        if back == 4:
+            return 0
+    start, last = place, place + dy[back] * stride + dx[back]
+    area = 0
+    while True:
+        ahead = (back + 1) & 7
+        while padded[place + dy[ahead] * stride + dx[ahead]] <= v:
+            ahead = (ahead + 1) & 7
+        following = place + dy[ahead] * stride + dx[ahead]
+        area += x * dy[ahead] - y * dx[ahead]
+        if following == start and place == last:
+            return abs(area)
+        place, x, y, back = following, x + dx[ahead], y + dy[ahead], (ahead + 4) & 7

@@ -1,0 +1,143 @@
+r"""PxAP: average precision of a map's pixels, pooled over the pictures.
+
+Map and mask are brought to 224 x 224, the map as in `wsol` (bicubic, scaled to 0..1), the mask by its nearest pixels.
+Void pixels are left out; those of the object sought are positive, all others negative. With precision and recall of
+the pixels at or above each edge t = 0, step, 2 step, ... of all pictures together,
+
+$$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
+
+the step rule of the authors' code, to the last bit; its last edge is 1 (the maximum of a map alone). A constant map is
+0 everywhere. No threshold is chosen.
+
+Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, Truth
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.evaluation.wsol import scaled
+
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PxAP:
+    """Evaluator; see the module.
+
+    Attributes:
+        step: of the edges, in (0, 1].
+        size: height and width that maps and masks are brought to, pixels.
+    """
+
+    step: float = 0.001
+    size: int = 224
+
+    headline: ClassVar[tuple[str, ...]] = ("pxap",)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= 1:
+            raise ValueError(f"step={self.step}; allowed: 0 < step <= 1")
+        if self.size < 1:
+            raise ValueError(f"size={self.size}; allowed: at least 1")
+
+    @property
+    def edges(self) -> Counts:
+        """Lower edges of the bins: 0, step, 2 step, ..., 1."""
+        return np.append(np.arange(0, 1, self.step), 1.0)
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """Pixels by bin.
+
+        Returns:
+            `hist_object`, `hist_background`: as many numbers as `edges`; none where the picture has no mask. uint16
+            at the default size: 4 KB a picture, about half of it in a Parquet file. `map_state`.
+        """
+        kind = np.uint16 if self.size**2 < 2**16 else np.uint32
+        if truth.mask is None:
+            none = np.zeros(0, kind)
+            return {"hist_object": none, "hist_background": none, "map_state": score_map.state}
+        mask = nearest(truth, truth.mask, score_map.region, self.size)
+        if truth.foreground == "any":
+            wanted = (mask > 0) & (mask < VOID)
+        else:
+            wanted = mask == truth.label + 1 if truth.label >= 0 else np.zeros_like(mask, bool)
+        edges = self.edges
+        bins = _bins(scaled(score_map, self.size), edges, self.step)
+        bins[wanted] += len(edges)
+        bins[mask == VOID] = 2 * len(edges)
+        counts = np.bincount(bins.ravel(), minlength=2 * len(edges))[: 2 * len(edges)].astype(kind)
+        return {
+            "hist_object": counts[len(edges) :],
+            "hist_background": counts[: len(edges)],
+            "map_state": score_map.state,
+        }
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`pxap`, bootstrapped over pictures."""
+        counted = rows[rows["hist_object"].map(len) > 0]
+        if counted.empty:
+            return [statistics.undefined("pxap", 0, "not defined: no picture has a mask")]
+        counts = np.concatenate([_stack(counted[f"hist_{kind}"]) for kind in ("object", "background")], axis=1)
+        value = float(average_precision(counts.sum(axis=0, keepdims=True))[0])
+        if np.isnan(value):
+            return [statistics.undefined("pxap", len(counted), "not defined: no pixel of an object sought")]
+        low, high = statistics.bootstrap_pooled(counts, average_precision)
+        missing = len(rows) - len(counted)
+        left_out = f"{missing} pictures without a mask left out" if missing else ""
+        note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
+        return [Metric("pxap", 100 * value, 100 * float(low), 100 * float(high), len(counted), note=note)]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rules in words."""
+        words = "map bicubic, minimum to maximum; mask nearest; void left out; pixels of all pictures pooled; step rule"
+        return {"evaluator": "pxap", **asdict(self), "pixels": words}
+
+
+def nearest(
+    truth: Truth, mask: NDArray[np.uint8], region: tuple[float, float, float, float] | None, size: int
+) -> NDArray[np.uint8]:
+    """(size, size): the mask where the map is, each pixel the one at its upper left corner; void beyond the picture."""
+    height, width = truth.size
+    if mask.shape != truth.size:
+        raise ValueError(f"{truth.image_id}: mask of {mask.shape}, picture of {truth.size}; allowed are equal ones")
+    x0, y0, x1, y1 = region or (0.0, 0.0, float(width), float(height))
+    x = np.floor(x0 + np.arange(size) * (1 / (size / (x1 - x0)))).astype(np.int64)
+    y = np.floor(y0 + np.arange(size) * (1 / (size / (y1 - y0)))).astype(np.int64)
+    found = mask[np.clip(y, 0, height - 1)[:, None], np.clip(x, 0, width - 1)]
+    if region is not None:
+        found[(y < 0) | (y >= height)] = VOID
+        found[:, (x < 0) | (x >= width)] = VOID
+    return found
+
+
+def average_precision(histograms: Counts) -> Counts:
+    """(R, 2 K) positive, then negative pixels by bin, lowest first -> (R,) in [0, 1]; NaN without a positive one."""
+    positive, negative = np.split(histograms, 2, axis=1)
+    # One more bin, [2, 3), as in the authors' code: the first point of the curve has a recall of 0.
+    tp, fp = (np.pad(np.cumsum(h[:, ::-1], axis=1), ((0, 0), (1, 0))) for h in (positive, negative))
+    found, total = tp + fp, tp[:, -1:]
+    precision = np.divide(tp, found, out=np.zeros_like(tp), where=found > 0)
+    recall = np.divide(tp, total, out=np.full_like(tp, np.nan), where=total > 0)
+    some = np.any(found[:, 1:] > 0, axis=0)
+    return (precision[:, 1:] * np.diff(recall, axis=1))[:, some].sum(axis=1)
+
+
+def _bins(values: Counts, edges: Counts, step: float) -> NDArray[np.int64]:
+    """The last edge not above each value in [0, 1]: guessed by a division, put right by a comparison."""
+    bins = np.minimum((values / step).astype(np.int64), len(edges) - 1)
+    bins -= edges[bins] > values
+    bins += np.append(edges[1:], np.inf)[bins] <= values
+    return bins
+
+
+def _stack(column: "pd.Series[Any]") -> Counts:
+    return np.stack(column.tolist()).astype(np.float64)
