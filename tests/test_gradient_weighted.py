@@ -1,22 +1,30 @@
-"""Gradient-weighted methods and components: on paper, and against pytorch-grad-cam, torchcam and scikit-learn."""
+"""Gradient-weighted methods: on paper, in float64, and against pytorch-grad-cam and torchcam."""
 
 from typing import Any
 
 import pytest
-import pytorch_grad_cam
 import torch
-import torchcam.methods
-from sklearn.decomposition import KernelPCA
+import torch.nn.functional as F
+import torchvision.models
+from pytorch_grad_cam import ShapleyCAM as TheirShapleyCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam.forward import forward_pass
+from eigencam.forward import Forward, evaluating, forward_pass
 from eigencam.methods.cam import CAM
-from eigencam.methods.components import KERNELS, KPCACAM, EigenGradCAM, Kernel
-from eigencam.methods.eigencam import first_component
-from eigencam.methods.gradcam import GradCAMPlusPlus
-from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
+from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
+from eigencam.methods.gradient_weighted import (
+    FullGrad,
+    HiResCAM,
+    LayerCAM,
+    ShapleyCAM,
+    SmoothGradCAMPlusPlus,
+    XGradCAM,
+    full_gradients,
+)
 from eigencam.methods.peers import PytorchGradCAM, TorchCAM
+from eigencam.methods.randomness import normal
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 
@@ -26,19 +34,40 @@ def scaled(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low).clamp(min=1e-30)
 
 
+def resnet(images: int = 3, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
+    """A ResNet-18 with running statistics and biases that are not 0 and 1, and pictures for it."""
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18(weights=None, num_classes=10).eval()
+    for i, norm in enumerate(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        for j, t in enumerate((norm.running_mean, norm.running_var, norm.weight, norm.bias)):
+            assert t is not None
+            noise = random_activations(*t.shape, seed=100 * i + j)
+            t.data.copy_(1 + 0.2 * noise.clamp(-2, 2) if j in (1, 2) else 0.1 * noise)
+    return net.to(dtype), random_activations(images, 3, 64, 64, seed=9).to(dtype)
+
+
+def enlarged(maps: Tensor, size: tuple[int, int] = (64, 64)) -> Tensor:
+    return scaled(F.interpolate(scaled(maps)[:, None], size, mode="bilinear", align_corners=False)[:, 0])
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer4"])
 @pytest.mark.parametrize("method", [XGradCAM(), HiResCAM(), LayerCAM()], ids=lambda m: type(m).__name__)
-def test_agrees_with_pytorch_grad_cam(method: Any) -> None:
-    forward = make(network("rectified"), gradients=True)
-    theirs = PytorchGradCAM(type(method).__name__)(forward, TARGETS)
-    torch.testing.assert_close(scaled(method(forward, TARGETS)), theirs, atol=2e-5, rtol=0)
+def test_agrees_with_pytorch_grad_cam(method: Any, layer: str) -> None:
+    net, x = resnet()
+    targets = torch.tensor([3, 7, 9])
+    forward = forward_pass(net, x, layer, gradients=True)
+    theirs = PytorchGradCAM(type(method).__name__)(forward, targets)
+    torch.testing.assert_close(enlarged(method(forward, targets)), theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("layer", ["layer2", "layer4"])
 @pytest.mark.parametrize("method", [XGradCAM(), LayerCAM()], ids=lambda m: type(m).__name__)
-def test_agrees_with_torchcam(method: Any) -> None:
-    forward = make(network("rectified"), gradients=True)
-    assert hasattr(torchcam.methods, type(method).__name__)
-    theirs = TorchCAM(type(method).__name__)(forward, TARGETS)
-    torch.testing.assert_close(method(forward, TARGETS), theirs.relu(), atol=1e-6, rtol=1e-4)
+def test_agrees_with_torchcam(method: Any, layer: str) -> None:
+    net, x = resnet()
+    targets = torch.tensor([3, 7, 9])
+    forward = forward_pass(net, x, layer, gradients=True)
+    theirs = TorchCAM(type(method).__name__)(forward, targets)
+    torch.testing.assert_close(scaled(method(forward, targets)), scaled(theirs.relu()), atol=1e-5, rtol=0)
 
 
 def test_behind_global_average_pooling_hirescam_and_xgradcam_are_the_rectified_cam() -> None:
@@ -73,61 +102,129 @@ def test_without_noise_smooth_gradcam_plus_plus_is_gradcam_plus_plus() -> None:
     torch.testing.assert_close(SmoothGradCAMPlusPlus(samples=3)(forward, TARGETS), noisy)
 
 
-def test_shapleycams_weights_are_the_second_order_taylor_term() -> None:
-    """With logits W·mean(A), the derivatives of log softmax are known: W_y - Σp W, and -Σ p (W - Wbar)(W - Wbar)ᵀ."""
+def test_smooth_gradcam_plus_plus_follows_its_equation_in_float64() -> None:
+    net, samples, sigma = network("rectified"), 3, 0.2
+    forward = make(net)
+    x = forward.images
+    spread = sigma * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))[:, None, None, None]
+    grads = []
+    for m in range(samples):
+        noisy = x + spread * normal(forward.index, (3, 6, 7), 5 * samples + m)
+        grads.append(forward_pass(net, noisy, "conv", gradients=True).gradients(TARGETS).double())
+    d1, d2, d3 = (torch.stack([g**p for g in grads]).mean(0) for p in (1, 2, 3))
+    a = forward.activations().double()
+    denominator = 2 * d2 + a.sum((2, 3), keepdim=True) * d3
+    alpha = torch.where(denominator == 0, 0, d2 / denominator)
+    expected = torch.einsum("nc,nchw->nhw", (alpha * d1.relu()).sum((2, 3)), a).relu()
+    for chunk in (2, 7, 64):  # pictures apart, samples apart, all at once
+        forward.chunk = chunk
+        found = SmoothGradCAMPlusPlus(samples, sigma, seed=5)(forward, TARGETS)
+        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_shapleycam_takes_the_second_order_taylor_term() -> None:
+    """With logits W·mean(A), the derivatives of ReST are known: 2 W_y - Σp W, and -Σ p (W - Wbar)(W - Wbar)ᵀ."""
     net = network("gap")
     forward = make(net)
     a, w = forward.activations().double(), next(net.get_submodule("fc").parameters()).detach().double()
     p = forward.logits.double().softmax(1)
     mean = p @ w  # (N, C)
-    gradient = (w[TARGETS] - mean) / 42
+    gradient = (2 * w[TARGETS] - mean) / 42
     pooled = a.mean((2, 3))
     spread = w[None] - mean[:, None]  # (N, K, C)
     curvature = -torch.einsum("nk,nkc,nkd,nd->nc", p, spread, spread, pooled) / 42
     expected = torch.einsum("nc,nchw->nhw", gradient - curvature / 2, a).relu()
-    torch.testing.assert_close(ShapleyCAM()(forward, TARGETS).double(), expected, atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(ShapleyCAM()(forward, TARGETS).double(), expected, atol=1e-6, rtol=1e-4)
 
 
-def test_eigengradcam_is_the_component_of_the_product() -> None:
-    forward = make(network("rectified"), gradients=True)
-    product = forward.activations() * forward.gradients(TARGETS)
-    expected = first_component(product, center=True, sign="energy")
-    torch.testing.assert_close(EigenGradCAM(clip=False)(forward, TARGETS), expected)
-    theirs = PytorchGradCAM("EigenGradCAM")(forward, TARGETS)
-    for ours, flipped, their in zip(scaled(expected.relu()), scaled((-expected).relu()), theirs, strict=True):
-        distance = min((ours - their).abs().max(), (flipped - their).abs().max())
-        assert distance < 1e-3
-    assert EigenGradCAM(absolute=True, sign="extreme")(forward, TARGETS).min() >= 0
+@pytest.mark.parametrize("kind", ["gap", "rectified", "conv"])
+def test_shapleycam_of_the_logit_of_a_piecewise_linear_network_is_gradcam(kind: str) -> None:
+    forward = make(network(kind), gradients=True)
+    torch.testing.assert_close(ShapleyCAM("logit")(forward, TARGETS), GradCAM()(forward, TARGETS))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_kpcacam_is_scikit_learns_kernel_pca_up_to_its_sign(kernel: Kernel) -> None:
-    forward = forward_pass(nn.Identity(), random_activations(3, 12, 6, 7).relu(), "", classifier=False)
-    found = KPCACAM(kernel, clip=False)(forward, TARGETS[:3])
-    for ours, activations in zip(found, forward.activations(), strict=True):
-        x = activations.flatten(1).T.double()
-        pca = KernelPCA(1, kernel=kernel, gamma=1 / 12, degree=3, coef0=1)
-        theirs = torch.from_numpy(pca.fit_transform((x - x.mean(0)).numpy())).view(6, 7)
-        theirs *= torch.sign((theirs * ours).sum())
-        torch.testing.assert_close(ours.double(), theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)
+@pytest.mark.parametrize("layer", ["layer2", "layer4"])
+def test_shapleycam_agrees_with_pytorch_grad_cam(layer: str) -> None:
+    net, x = resnet()
+    targets = torch.tensor([3, 7, 9])
+    forward = forward_pass(net, x, layer)
+    with (
+        evaluating(net),
+        torch.enable_grad(),
+        TheirShapleyCAM(net, [net.get_submodule(layer)]) as cam,
+    ):
+        of: list[Any] = [ClassifierOutputReST(t) for t in targets.tolist()]
+        theirs = torch.from_numpy(cam(x.clone(), of))
+    torch.testing.assert_close(enlarged(ShapleyCAM()(forward, targets)), theirs, atol=1e-4, rtol=0)
+    forward.chunk = 2
+    torch.testing.assert_close(enlarged(ShapleyCAM()(forward, targets)), theirs, atol=1e-4, rtol=0)
 
 
-def test_linear_kpcacam_is_centred_eigencam() -> None:
-    forward = forward_pass(nn.Identity(), random_activations(4, 30, 5, 5), "", classifier=False)
-    expected = first_component(forward.activations(), center=True, sign="energy")
-    torch.testing.assert_close(KPCACAM("linear", clip=False)(forward, TARGETS[:4]), expected, atol=1e-3, rtol=1e-3)
+def test_shapleycam_reads_tokens_and_attention() -> None:
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    nn.init.normal_(net.get_submodule("heads.head").weight)  # type: ignore[arg-type]
+    x, layer = random_activations(2, 3, 32, 32), "encoder.layers.encoder_layer_0"
+    forward = forward_pass(net, x, layer, gradients=True, reshape="tokens")
+    found, first = ShapleyCAM()(forward, TARGETS[:2]), ShapleyCAM("logit")(forward, TARGETS[:2])
+    assert found.shape == (2, 4, 4)
+    assert found.isfinite().all()
+    assert not torch.allclose(first, GradCAM()(forward, TARGETS[:2]))  # attention and GELU have a second derivative
 
 
-def test_kpcacam_of_constant_and_nonfinite_activations() -> None:
-    activations = random_activations(3, 8, 4, 4)
-    activations[1] = 7
-    activations[2, 0, 0, 0] = torch.inf
-    found = KPCACAM()(forward_pass(nn.Identity(), activations, "", classifier=False), TARGETS[:3])
-    assert found[1].abs().max() < 1e-6
-    assert found[2].isnan().all()
+@pytest.mark.parametrize("kind", ["resnet", "gap", "rectified", "conv"])
+def test_full_gradients_add_up_to_the_logit(kind: str) -> None:
+    """Of float64 networks to 1e-10, batch norms' implicit biases and in-place operations included."""
+    if kind == "resnet":
+        net, x = resnet(dtype=torch.float64)
+    else:
+        net, x = network(kind).double(), random_activations(3, 3, 6, 7).double()
+    targets = torch.tensor([0, 3, 2])
+    of_input, maps, rest = full_gradients(net, x, targets)
+    total = sum(part.flatten(1).sum(1) for part in (of_input, *maps, *rest))
+    assert isinstance(total, Tensor)
+    with torch.no_grad():
+        torch.testing.assert_close(total, net(x).gather(1, targets[:, None])[:, 0], atol=1e-10, rtol=1e-10)
+    assert len(maps) == {"resnet": 20, "conv": 2}.get(kind, 1)
 
 
-METHODS = [XGradCAM(), HiResCAM(), LayerCAM(), SmoothGradCAMPlusPlus(2), ShapleyCAM(), EigenGradCAM(), KPCACAM()]
+def test_fullgrad_agrees_with_pytorch_grad_cam() -> None:
+    """Once logits are large: it adds 1e-7 to each channel's maximum, and those are small."""
+    net, x = resnet()
+    net.get_submodule("fc").requires_grad_(False).weight.mul_(1e5)  # type: ignore[operator, union-attr]
+    targets = torch.tensor([3, 7, 9])
+    forward = forward_pass(net, x, "layer4")
+    theirs = their_fullgrad(forward, targets)
+    torch.testing.assert_close(scaled(FullGrad("channel")(forward, targets)), theirs, atol=1e-4, rtol=0)
+    forward.chunk = 2
+    torch.testing.assert_close(scaled(FullGrad("channel")(forward, targets)), theirs, atol=1e-4, rtol=0)
+
+
+def their_fullgrad(forward: Forward, targets: Tensor) -> Tensor:
+    from pytorch_grad_cam import FullGrad as Their
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with evaluating(forward.module), torch.enable_grad(), Their(forward.module, []) as cam:
+        of: list[Any] = [ClassifierOutputTarget(t) for t in targets.tolist()]
+        return torch.from_numpy(cam(forward.images.clone().requires_grad_(), of))
+
+
+def test_fullgrad_scales_a_layer_at_once() -> None:
+    """One 1x1 convolution, pooled: both parts are known."""
+    conv = nn.Conv2d(3, 2, 1)
+    net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x, targets = random_activations(2, 3, 4, 4), torch.tensor([0, 1])
+    part = (x * conv.weight.detach()[targets, :, :, 0, None]).abs() / 16
+    low, high = part.amin((1, 2, 3), keepdim=True), part.amax((1, 2, 3), keepdim=True)
+    expected = ((part - low) / (high - low)).sum(1)
+    expected = expected + 1  # of the bias: 1 for the class's channel, 0 for the other
+    torch.testing.assert_close(FullGrad()(forward_pass(net, x, "0"), targets), expected)
+    found = FullGrad("channel")(forward_pass(net, x, "0"), targets)
+    low, high = part.amin((2, 3), keepdim=True), part.amax((2, 3), keepdim=True)
+    torch.testing.assert_close(found, ((part - low) / (high - low)).sum(1))  # each bias channel is constant
+
+
+METHODS = [XGradCAM(), HiResCAM(), LayerCAM(), SmoothGradCAMPlusPlus(2), ShapleyCAM(), FullGrad()]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
@@ -141,13 +238,27 @@ def test_a_batch_equals_batches_of_one_and_half_precision_gives_float32(method: 
     assert method(half, TARGETS[:4]).dtype == torch.float32
 
 
-def test_options_are_checked_and_the_libraries_still_have_the_names() -> None:
-    assert hasattr(pytorch_grad_cam, "KPCA_CAM")
-    with pytest.raises(ValueError, match="sigmoid, rbf, poly, linear"):
-        KPCACAM("cosine")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="energy, extreme"):
-        EigenGradCAM(sign="sum")
+@pytest.mark.parametrize("method", [SmoothGradCAMPlusPlus(2), ShapleyCAM(), FullGrad()], ids=lambda m: type(m).__name__)
+def test_own_passes_leave_the_network_as_it_was(method: Any) -> None:
+    net = network("conv").train()
+    forward = make(net)
+    progress: list[int] = []
+    forward.progress, forward.chunk = progress.append, 2
+    with torch.inference_mode():
+        assert method(forward, TARGETS).isfinite().all()
+    assert max(progress) <= 2
+    with pytest.raises(RuntimeError):
+        method(forward, TARGETS + 7)  # no such classes
+    assert all(m.training and not m._forward_hooks for m in net.modules())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="more than 0"):
         LayerCAM(gamma=0)
     with pytest.raises(ValueError, match="allowed"):
         SmoothGradCAMPlusPlus(samples=0)
+    with pytest.raises(ValueError, match="rest, logit"):
+        ShapleyCAM("softmax")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="layer, channel"):
+        FullGrad("picture")  # type: ignore[arg-type]

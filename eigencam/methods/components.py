@@ -33,6 +33,9 @@ from eigencam.methods.eigencam import SIGNS, Sign, first_component, sign_of
 Kernel = Literal["sigmoid", "rbf", "poly", "linear"]
 KERNELS: tuple[Kernel, ...] = ("sigmoid", "rbf", "poly", "linear")
 
+CELLS = 1 << 24
+"""Numbers in the kernel matrices that are made at once: 128 MiB of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class EigenGradCAM:
@@ -86,8 +89,13 @@ class KPCACAM:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32; NaN for a picture whose activations are not finite."""
         activations = forward.activations(self.layer)
+        positions = activations.shape[2] * activations.shape[3]
+        return torch.cat([self._maps(part) for part in activations.split(max(1, CELLS // positions**2))])
+
+    def _maps(self, activations: Tensor) -> Tensor:
         n, c, h, w = activations.shape
-        x = activations.flatten(2).mT.double()  # (N, hw, C): float64, as one eigenvector of an indefinite matrix
+        wide = torch.float32 if activations.device.type == "mps" else torch.float64  # the device has no more
+        x = activations.flatten(2).mT.to(wide)  # (N, hw, C)
         finite = x.isfinite().all(2).all(1)
         x = torch.where(finite[:, None, None], x, 0.0)
         x = x - x.mean(1, keepdim=True)

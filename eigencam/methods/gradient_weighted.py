@@ -6,29 +6,48 @@ With A the activations (channel k) and g the gradient of the class's logit by A:
   weigh 0.
 * HiResCAM (Draelos & Carin 2020, arXiv 2011.08891): $\operatorname{ReLU}(\sum_k g_k \odot A_k)$.
 * LayerCAM (Jiang et al., TIP 2021): $\operatorname{ReLU}(\sum_k \operatorname{ReLU}(g_k) \odot A_k)$. Several layers
-  are fused by the maximum of their maps, each scaled by its own maximum and through $\tanh(\gamma M / \max M)$ as the
-  paper does for shallow layers ($\gamma = 2$), enlarged to the finest.
-* Smooth Grad-CAM++ (Omeiza et al. 2019, arXiv 1908.01224): Grad-CAM++ with powers of the gradient averaged over noisy
-  copies of the picture, whose noise has `sigma` times the picture's range as its standard deviation. Activations are
-  those of the picture itself.
-* ShapleyCAM (Cai 2025, arXiv 2501.06261): $\alpha_k = \operatorname{mean}_{xy}(g - \tfrac12 H A)_k$ with H the second
-  derivative of the score by A. Behind the last layer logits are piecewise linear, so their H is 0; the score is the
-  logarithm of the softmax probability, whose H is not.
+  are fused by the maximum of their maps, each scaled by its own maximum and through $\tanh(\gamma M / \max M)$, as the
+  paper does for shallow layers ($\gamma = 2$), and enlarged to the finest.
+* Smooth Grad-CAM++ (Omeiza et al. 2019, arXiv 1908.01224): with D1, D2, D3 the means of the gradient and of its second
+  and third power over noisy copies of the picture,
+
+  $$\alpha_k = \frac{D^2_k}{2 D^2_k + \sum_{ab} A_k(a,b)\, D^3_k}, \qquad
+    L = \operatorname{ReLU}\Big(\sum_k A_k \sum_{xy} \alpha_k \operatorname{ReLU}(D^1_k)\Big)$$
+
+  A is of the picture itself. The paper prints D1 in the numerator; D2 is what Grad-CAM++ has there, and what torchcam
+  computes, too. The noise has `sigma` times the picture's range as its standard deviation (chosen here).
+* ShapleyCAM (Cai 2025, arXiv 2501.06261): $\alpha_k = \operatorname{mean}_{xy}(g - \tfrac12 H A)_k$ with g and H the
+  first and second derivative of the score by A, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. Logits of a ReLU
+  network are piecewise linear: their H is 0, and the method is Grad-CAM (`score: logit`). The paper's score ReST, the
+  logit plus the logarithm of the softmax probability, has an H.
+* FullGrad (Srinivas & Fleuret, NeurIPS 2019): a piecewise linear network is
+
+  $$f(x) = x \cdot \nabla_x f + \sum_l b_l \cdot \nabla_{b_l} f$$
+
+  exactly, b with the implicit biases of batch norms, beta - mean gamma / sigma. The map is
+  $\psi(x \odot \nabla_x f) + \sum_{l,c} \psi(b_l \odot \nabla_{b_l} f)_c$ over convolutions and batch norms, psi: the
+  absolute value, from minimum to maximum scaled to 0..1, enlarged bilinearly. The scale is a layer's (`layer`: the
+  authors' code) or a channel's (`channel`: pytorch-grad-cam).
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eigencam.forward import Forward, evaluating, logits_of
+from eigencam.backward import chunked, relevance_rules
+from eigencam.forward import Forward, as_maps, evaluating, logits_of
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal
 
-if TYPE_CHECKING:
-    from eigencam.network import Network
+Score = Literal["rest", "logit"]
+SCORES: tuple[Score, ...] = ("rest", "logit")
+Rescale = Literal["layer", "channel"]
+RESCALES: tuple[Rescale, ...] = ("layer", "channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +90,11 @@ class HiResCAM:
 
 @dataclass(frozen=True, slots=True)
 class LayerCAM:
-    """LayerCAM of the target layer, or of `layers` fused with `gamma`."""
+    """LayerCAM of the target layer (or `layer`), or of `layers` fused with `gamma`."""
 
     layers: tuple[str, ...] | list[str] = ()
     gamma: float = 2.0
+    layer: str | None = None
 
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
@@ -89,7 +109,7 @@ class LayerCAM:
         """(N, h, w) float32, non-negative; in 0..1 where layers are fused."""
         maps = [
             (forward.gradients(targets, layer).relu() * forward.activations(layer)).sum(1).relu()
-            for layer in self.layers or (None,)
+            for layer in self.layers or (self.layer,)
         ]
         if not self.layers:
             return maps[0]
@@ -123,53 +143,168 @@ class SmoothGradCAMPlusPlus:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
         activations = forward.activations(self.layer)
-        sums = [torch.zeros_like(activations) for _ in range(3)]
-        images = forward.images.float()
+        n, images = len(forward), forward.images.float()
         spread = self.sigma * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
         index = forward.index.to(images.device)
-        for sample in range(self.samples):
-            noise = normal(index, tuple(images.shape[1:]), self.seed * self.samples + sample)
-            noisy = forward.repeat(
-                (images + spread * noise).to(forward.images.dtype), filter(None, [self.layer]), gradients=True
-            )
-            gradient = noisy.gradients(targets, self.layer)
-            forward.progress(len(images))
+        sums = [torch.zeros_like(activations) for _ in range(3)]
+        together = max(1, forward.chunk // n)
+        for start in range(0, self.samples, together):
+            samples = range(start, min(start + together, self.samples))
+            noise = [normal(index, tuple(images.shape[1:]), self.seed * self.samples + sample) for sample in samples]
+            noisy = torch.cat([images + spread * one for one in noise])
+            gradient = self._gradients(forward, noisy, targets.repeat(len(samples))).unflatten(0, (len(samples), n))
             for power, total in enumerate(sums, 1):
-                total += gradient**power
+                total += (gradient**power).sum(0)
         first, second, third = (total / self.samples for total in sums)
         denominator = 2 * second + activations.sum((2, 3), keepdim=True) * third
         alpha = torch.where(denominator != 0, second / torch.where(denominator != 0, denominator, 1.0), 0.0)
         return weighted_sum((alpha * first.relu()).sum((2, 3)), activations).relu()
+
+    def _gradients(self, forward: Forward, images: Tensor, targets: Tensor) -> Tensor:
+        """(B, C, h, w) float32."""
+        layers = [self.layer] if self.layer else []
+
+        def make(x: Tensor, y: Tensor) -> Tensor:
+            return forward.repeat(x, layers, gradients=True).gradients(y, self.layer)
+
+        return chunked(make, images.to(forward.images.dtype), targets, forward.chunk, forward.progress)
 
 
 @dataclass(frozen=True, slots=True)
 class ShapleyCAM:
     """ShapleyCAM; its pass of its own keeps a graph of second derivatives."""
 
+    score: Score = "rest"
     layer: str | None = None
 
-    needs_gradient: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = False  # not of the logit
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Cai, arXiv 2025"
-    needs: ClassVar[str] = "1 forward, 2 backwards"
-    networks: ClassVar[str] = "that `torch.fx` can trace"
+    needs: ClassVar[str] = "2 forwards, 2 backwards"
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ValueError(f"score={self.score!r}; allowed: {', '.join(SCORES)}")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
-        from eigencam.tail import tail
 
-        activations = forward.activations(self.layer)
-        behind = tail(forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]))
-        with evaluating(forward.module), torch.enable_grad():
-            a = activations.to(forward.images.dtype).requires_grad_()
-            score = logits_of(behind(a)).float().log_softmax(1).gather(1, targets[:, None]).sum()
-            (gradient,) = torch.autograd.grad(score, a, create_graph=True)
-            (curvature,) = torch.autograd.grad((gradient * a.detach()).sum(), a)
-        weights = (gradient.detach() - curvature / 2).float().mean((2, 3))
-        return weighted_sum(weights, activations).relu()
+        def make(x: Tensor, y: Tensor) -> Tensor:
+            taylor = self._taylor(forward.module, x, y, self.layer or forward.layer)
+            return as_maps(taylor, forward.reshape).float().mean((2, 3))
 
-    def unsupported(self, network: "Network") -> str:
-        """Why it cannot run on this network; "" if it can."""
-        from eigencam.tail import fault
+        weights = chunked(make, forward.images, targets, forward.chunk, forward.progress)
+        return weighted_sum(weights, forward.activations(self.layer)).relu()
 
-        return fault(network.module, self.layer or network.layer, network.preprocess.shape)
+    def _taylor(self, module: nn.Module, images: Tensor, targets: Tensor, layer: str) -> Tensor:
+        """Returns g - H A / 2 in the form of the layer's output."""
+        kept: list[Tensor] = []
+
+        def keep(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
+            kept.append(out if out.requires_grad else out.detach().requires_grad_())
+            return kept[-1].clone()
+
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(module))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others have no second derivative
+            handle = module.get_submodule(layer).register_forward_hook(keep)
+            stack.callback(handle.remove)
+            logits = logits_of(module(images.clone())).float()
+            score = logits.log_softmax(1) + logits if self.score == "rest" else logits
+            (gradient,) = torch.autograd.grad(
+                score.gather(1, targets[:, None].clone()).sum(), kept[-1], create_graph=True
+            )
+            if not gradient.requires_grad:  # linear from the layer on
+                return gradient
+            product = (gradient * kept[-1].detach()).sum()
+            (curvature,) = torch.autograd.grad(product, kept[-1], allow_unused=True)
+        return gradient.detach() if curvature is None else gradient.detach() - curvature / 2
+
+
+@dataclass(frozen=True, slots=True)
+class FullGrad:
+    """FullGrad; `rescale` tells what psi brings to 0..1 at once: a layer or a channel."""
+
+    rescale: Rescale = "layer"
+
+    needs_gradient: ClassVar[bool] = False  # not of a layer
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Srinivas & Fleuret, NeurIPS 2019"
+    needs: ClassVar[str] = "2 forwards, 1 backward"
+    networks: ClassVar[str] = "any; complete where piecewise linear"
+
+    def __post_init__(self) -> None:
+        if self.rescale not in RESCALES:
+            raise ValueError(f"rescale={self.rescale!r}; allowed: {', '.join(RESCALES)}")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, non-negative."""
+
+        def make(x: Tensor, y: Tensor) -> Tensor:
+            of_input, of_maps, _ = full_gradients(forward.module, x, y)
+            total = self._psi(of_input, x.shape)
+            for part in of_maps:
+                total += self._psi(part, x.shape)
+            return total
+
+        return chunked(make, forward.images, targets, forward.chunk, forward.progress)
+
+    def _psi(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """(N, H, W), the sum over channels of psi: enlarging is linear, so the sum goes first."""
+        x, dims = x.abs(), (1, 2, 3) if self.rescale == "layer" else (2, 3)
+        low = x.amin(dims, keepdim=True)
+        span = x.amax(dims, keepdim=True) - low
+        scaled = torch.where(span > 0, (x - low) / torch.where(span > 0, span, 1.0), 0.0).sum(1, keepdim=True)
+        return F.interpolate(scaled, shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The parts of each picture's class logit; on a piecewise linear network they add up to it.
+
+    Returns:
+        In float32, or float64 for such a network: x times its gradient (N, 3, H, W); bias times its gradient for each
+        call of a convolution or batch norm, (N, C, h, w); the same for linear layers, in the form of their output.
+    """
+    kept: list[tuple[Tensor, Tensor, bool]] = []
+
+    def keep(out: Tensor, bias: Tensor, is_map: bool) -> Tensor:
+        kept.append((out, bias.detach(), is_map))
+        return out.clone()
+
+    def conv2d(original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any) -> Tensor:
+        out = original(x, weight, bias, *args, **kw)
+        return out if bias is None else keep(out, bias[:, None, None], True)
+
+    def linear(original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        out = original(x, weight, bias)
+        return out if bias is None else keep(out, bias, False)
+
+    def batch_norm(original: Any, x: Tensor, mean: Tensor | None, var: Tensor | None, **options: Any) -> Tensor:
+        out = original(x, mean, var, **options)
+        if mean is None or var is None:  # of the batch: not linear
+            return out
+        shift = -_wide(mean) * (_wide(var) + options["eps"]).rsqrt()
+        shift = shift if options.get("weight") is None else shift * options["weight"]
+        shift = shift if options.get("bias") is None else shift + options["bias"]
+        return keep(out, shift.view(-1, *[1] * (out.ndim - 2)), out.ndim == 4)
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(module))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(relevance_rules({"conv2d": conv2d, "linear": linear, "batch_norm": batch_norm}))
+        x = images.detach().clone().requires_grad_()
+        score = logits_of(module(x)).gather(1, targets[:, None].clone()).sum()
+        found = torch.autograd.grad(score, [x, *(out for out, _, _ in kept)], allow_unused=True)
+    maps: list[Tensor] = []
+    rest: list[Tensor] = []
+    for (_, bias, is_map), grad in zip(kept, found[1:], strict=True):
+        if grad is not None:
+            (maps if is_map else rest).append(_wide(grad) * _wide(bias))
+    return _wide(x.detach()) * _wide(found[0]), maps, rest
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,101 @@
+r"""FAM, the feature activation map (Liao, Gao & Zhang, arXiv 2307.05017): for networks without a classifier.
+
+The abstract gives the idea: the channels' weights come from the similarity of two embeddings, and the activations A are
+combined linearly with the normalised weights. The paper's formulas were not at hand, so all of the following is chosen
+here. With e the picture's embedding, the mean of A over the positions, and r the reference:
+
+| similarity | weight w_k before normalisation | sum of the weights |
+|---|---|---|
+| cosine | $e_k r_k / (\lVert e\rVert \lVert r\rVert)$ | the cosine of e and r |
+| euclidean | $r_k^2 - (e_k - r_k)^2$ | $\lVert r\rVert^2 - \lVert e - r\rVert^2$ |
+
+The euclidean weight is by how much channel k brings e nearer to r, in squared distance, than a channel that is silent.
+
+$$L = \sum_k \frac{w_k}{\sum_j |w_j|}\, A_k$$
+
+The map has a sign: negative where channels that tell e from r are active. The reference is the picture itself, or the
+vector of a file, for instance the mean embedding of a class or of the picture that was searched for.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eigencam.forward import Forward
+from eigencam.methods.gradcam import weighted_sum
+
+Similarity = Literal["cosine", "euclidean"]
+SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")
+
+
+@dataclass(frozen=True, slots=True)
+class FAM:
+    """FAM to the picture itself, or to `reference`, a .npy file of (C,) numbers.
+
+    Raises:
+        ValueError: an unknown similarity, or a file that holds something else than a finite vector.
+        FileNotFoundError: no such file.
+    """
+
+    similarity: Similarity = "cosine"
+    reference: str | None = None
+    layer: str | None = None
+    vector: NDArray[np.float32] | None = field(init=False, repr=False, compare=False)
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+    paper: ClassVar[str] = "Liao et al., arXiv 2023"
+    needs: ClassVar[str] = "1 forward"
+
+    def __post_init__(self) -> None:
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(f"similarity={self.similarity!r}; allowed: {', '.join(SIMILARITIES)}")
+        vector = None if self.reference is None else np.load(Path(self.reference).expanduser(), allow_pickle=False)
+        if vector is not None:
+            real = np.issubdtype(vector.dtype, np.floating) or np.issubdtype(vector.dtype, np.integer)
+            if vector.ndim != 1 or not real or not np.isfinite(vector).all():
+                raise ValueError(
+                    f"reference={self.reference}: {vector.dtype} {vector.shape}; allowed: finite numbers of shape (C,)"
+                )
+            vector = vector.astype(np.float32)
+        object.__setattr__(self, "vector", vector)
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, signed."""
+        activations = forward.activations(self.layer)
+        embedding = activations.mean((2, 3))
+        reference = embedding
+        if self.vector is not None:
+            if len(self.vector) != embedding.shape[1]:
+                raise ValueError(
+                    f"reference={self.reference}: {len(self.vector)} numbers; allowed here: {embedding.shape[1]}, "
+                    f"one for each channel of {self.layer or forward.layer}"
+                )
+            reference = torch.from_numpy(self.vector).to(embedding.device).expand_as(embedding)
+        return weighted_sum(contributions(embedding, reference, self.similarity), activations)
+
+    def identity(self) -> dict[str, str]:
+        """A checksum of the reference: another one is another result."""
+        return {} if self.vector is None else {"reference": hashlib.sha256(self.vector.tobytes()).hexdigest()}
+
+
+def contributions(embedding: Tensor, reference: Tensor, similarity: Similarity) -> Tensor:
+    """(N, C) normalised weights of (N, C) embeddings and references; 0 where all weights are 0."""
+    euclidean = similarity == "euclidean"
+    e, r = (embedding, reference) if euclidean else (_unit(embedding), _unit(reference))
+    weights = e * (2 * r - e) if euclidean else e * r  # r^2 - (e - r)^2 without its cancellation
+    total = weights.abs().sum(1, keepdim=True)
+    return torch.where(total > 0, weights / torch.where(total > 0, total, 1.0), total)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Scaled to a norm of 1, so that a large or small scale leaves float32's range nowhere; 0 stays 0."""
+    peak = x.abs().amax(1, keepdim=True)
+    x = x / torch.where(peak == 0, 1.0, peak)
+    return x / torch.where(peak == 0, 1.0, x.norm(dim=1, keepdim=True))

@@ -1,0 +1,189 @@
+"""Components of the activations against pytorch-grad-cam and scikit-learn; FAM against what is known on paper."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import SegEigenCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from sklearn.decomposition import KernelPCA
+from torch import Tensor, nn
+from toys import make, network, random_activations
+
+from eigencam.forward import Forward, evaluating, forward_pass
+from eigencam.methods import components
+from eigencam.methods.components import KERNELS, KPCACAM, EigenGradCAM, Kernel
+from eigencam.methods.eigencam import first_component
+from eigencam.methods.fam import FAM, SIMILARITIES, Similarity, contributions
+from eigencam.methods.peers import PytorchGradCAM
+
+TARGETS = torch.tensor([3, 2, 1, 0, 1])
+
+
+def scaled(maps: Tensor) -> Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=1e-30)
+
+
+def pass_of(activations: Tensor) -> Forward:
+    return forward_pass(nn.Identity(), activations, "", classifier=False)
+
+
+def test_eigengradcam_is_the_component_of_the_product() -> None:
+    forward = make(network("rectified"), gradients=True)
+    product = forward.activations() * forward.gradients(TARGETS)
+    expected = first_component(product, center=True, sign="energy")
+    torch.testing.assert_close(EigenGradCAM(clip=False)(forward, TARGETS), expected)
+    theirs = PytorchGradCAM("EigenGradCAM")(forward, TARGETS)
+    for ours, flipped, their in zip(scaled(expected.relu()), scaled((-expected).relu()), theirs, strict=True):
+        distance = min((ours - their).abs().max(), (flipped - their).abs().max())
+        assert distance < 1e-3
+
+
+def test_seg_eigencam_is_pytorch_grad_cams() -> None:
+    forward = make(network("rectified"), gradients=True)
+    with (
+        evaluating(forward.module),
+        torch.enable_grad(),
+        SegEigenCAM(forward.module, [forward.module.get_submodule("conv")]) as cam,
+    ):
+        of: list[Any] = [ClassifierOutputTarget(t) for t in TARGETS.tolist()]
+        theirs = cam(forward.images.clone().requires_grad_(), of)
+    found = EigenGradCAM(absolute=True, sign="extreme")(forward, TARGETS)
+    torch.testing.assert_close(scaled(found), torch.from_numpy(theirs), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kpcacam_is_scikit_learns_kernel_pca_up_to_its_sign(kernel: Kernel) -> None:
+    forward = pass_of(random_activations(3, 12, 6, 7).relu())
+    found = KPCACAM(kernel, clip=False)(forward, TARGETS[:3])
+    for ours, activations in zip(found, forward.activations(), strict=True):
+        x = activations.flatten(1).T.double()
+        pca = KernelPCA(1, kernel=kernel, gamma=1 / 12, degree=3, coef0=1)
+        theirs = torch.from_numpy(pca.fit_transform((x - x.mean(0)).numpy())).view(6, 7)
+        theirs *= torch.sign((theirs * ours).sum())
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)
+
+
+def test_linear_kpcacam_is_centred_eigencam() -> None:
+    forward = pass_of(random_activations(4, 30, 5, 5))
+    expected = first_component(forward.activations(), center=True, sign="energy")
+    torch.testing.assert_close(KPCACAM("linear", clip=False)(forward, TARGETS[:4]), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_kpcacam_of_constant_and_nonfinite_activations() -> None:
+    activations = random_activations(3, 8, 4, 4)
+    activations[1] = 7
+    activations[2, 0, 0, 0] = torch.inf
+    found = KPCACAM()(pass_of(activations), TARGETS[:3])
+    assert found[1].abs().max() < 1e-6
+    assert found[2].isnan().all()
+
+
+def test_kpcacam_of_a_kernel_that_is_not_positive_takes_the_largest_eigenvalue_of_all() -> None:
+    """With coef0 = -1 some sigmoid matrices have their largest absolute eigenvalue below 0."""
+    activations = random_activations(3, 12, 5, 5) * 3
+    for ours, one in zip(
+        KPCACAM(coef0=-1, gamma=2, clip=False)(pass_of(activations), TARGETS), activations, strict=True
+    ):
+        x = one.flatten(1).T.double()
+        x = x - x.mean(0)
+        kernel = torch.tanh(2 * x @ x.T - 1)
+        h = torch.eye(25, dtype=torch.float64) - 1 / 25
+        values = torch.linalg.eigvalsh(h @ kernel @ h)
+        v = ours.double().flatten()
+        torch.testing.assert_close(v @ v, values[-1], atol=0, rtol=1e-4)
+        torch.testing.assert_close(h @ kernel @ h @ v, values[-1] * v, atol=1e-4 * float(values[-1]), rtol=0)
+
+
+def test_kpcacam_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = pass_of(random_activations(5, 8, 4, 4).relu())
+    whole = KPCACAM()(forward, TARGETS)
+    monkeypatch.setattr(components, "CELLS", 2 * 16**2)
+    torch.testing.assert_close(KPCACAM()(forward, TARGETS), whole)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_fams_weights_are_shares_of_the_similarity(similarity: Similarity) -> None:
+    e, r = random_activations(4, 9).double(), random_activations(4, 9, seed=1).double()
+    weights = contributions(e, r, similarity)
+    torch.testing.assert_close(weights.abs().sum(1), torch.ones(4).double())
+    if similarity == "cosine":
+        total = torch.cosine_similarity(e, r)
+        parts = e * r / (e.norm(dim=1) * r.norm(dim=1))[:, None]
+    else:
+        total = r.square().sum(1) - (e - r).square().sum(1)
+        parts = r.square() - (e - r).square()
+    torch.testing.assert_close(parts.sum(1), total)
+    torch.testing.assert_close(weights, parts / parts.abs().sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_fam_to_the_picture_itself_weights_channels_with_their_squared_means(similarity: Similarity) -> None:
+    activations = random_activations(3, 7, 5, 4)
+    squares = activations.mean((2, 3)).square()
+    expected = torch.einsum("nc,nchw->nhw", squares / squares.sum(1, keepdim=True), activations)
+    torch.testing.assert_close(FAM(similarity)(pass_of(activations), TARGETS[:3]), expected)
+
+
+def test_fam_to_a_reference(tmp_path: Path) -> None:
+    """A reference with one channel: the map is that channel, with its mean's sign."""
+    np.save(tmp_path / "one.npy", np.eye(6)[2] * 5)
+    method = FAM(reference=str(tmp_path / "one.npy"))
+    activations = random_activations(3, 6, 4, 4)
+    expected = activations[:, 2] * activations[:, 2].mean((1, 2)).sign()[:, None, None]
+    torch.testing.assert_close(method(pass_of(activations), TARGETS[:3]), expected)
+    np.save(tmp_path / "other.npy", np.eye(6)[3])
+    other = FAM(reference=str(tmp_path / "other.npy"))
+    assert method.identity() != other.identity()
+    assert FAM().identity() == {}
+    with pytest.raises(ValueError, match="6 numbers; allowed here: 8"):
+        method(pass_of(random_activations(1, 8, 4, 4)), TARGETS[:1])
+    for bad in (np.ones((2, 6)), np.full(6, np.nan), np.array(["a"])):
+        np.save(tmp_path / "bad.npy", bad)
+        with pytest.raises(ValueError, match="finite numbers"):
+            FAM(reference=str(tmp_path / "bad.npy"))
+    with pytest.raises(ValueError, match="cosine, euclidean"):
+        FAM("dot")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_fam_at_any_scale_and_of_silent_channels(scale: float) -> None:
+    activations = random_activations(2, 7, 4, 4).relu()
+    activations[1] = 0
+    expected = FAM()(pass_of(activations), TARGETS[:2])
+    found = FAM()(pass_of(activations * scale), TARGETS[:2]) / scale
+    torch.testing.assert_close(found, expected)
+    assert (found[1] == 0).all()
+
+
+METHODS = [
+    EigenGradCAM(),
+    EigenGradCAM(absolute=True, sign="extreme"),
+    KPCACAM(),
+    KPCACAM("rbf"),
+    FAM(),
+    FAM("euclidean"),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_batch_equals_batches_of_one_and_half_precision_gives_float32(method: Any) -> None:
+    net, x = network("rectified"), random_activations(4, 3, 6, 7)
+    together = method(forward_pass(net, x, "conv", gradients=True), TARGETS[:4])
+    for i in range(4):
+        one = forward_pass(net, x[i : i + 1], "conv", gradients=True, index=torch.tensor([i]))
+        torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
+    half = forward_pass(net.bfloat16(), x.bfloat16(), "conv", gradients=True)
+    assert method(half, TARGETS[:4]).dtype == torch.float32
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="sigmoid, rbf, poly, linear"):
+        KPCACAM("cosine")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="energy, extreme"):
+        EigenGradCAM(sign="sum")
+    with pytest.raises(ValueError, match="more than 0"):
+        KPCACAM(gamma=0)
