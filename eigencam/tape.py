@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -122,7 +121,7 @@ class Tape(TorchFunctionMode):
         if not windowed and not any(sources) and out.shape[-2:] == self.steps[0].shape[-2:]:
             return 0  # a picture in other colours
         step = Step(operation, name, sources, tuple(out.shape))
-        seen = tuple(t if self.steps[k].shown is None else self.steps[k].shown for t, k in zip(read, sources))
+        seen = tuple(_first(self.steps[k].shown, t) for t, k in zip(read, sources, strict=True))
         DESCRIBE.get(operation, _nothing)(self, step, seen, args, kwargs)
         self.steps.append(step)
         return len(self.steps) - 1
@@ -143,6 +142,10 @@ def record(module: nn.Module, images: Tensor) -> Tape:
     if fault := tape.fault():
         raise ValueError(fault)
     return tape
+
+
+def _first(shown: Tensor | None, out: Tensor) -> Tensor:
+    return out if shown is None else shown
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:

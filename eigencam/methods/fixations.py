@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eigencam.forward import Forward
 from eigencam.tape import Step, Tape, record
@@ -111,7 +111,7 @@ def fixations(forward: Forward, targets: Tensor) -> list[Tensor]:
 
 
 def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: float) -> Tensor:
-    """(P,) bool: points with more than `share` of their picture's points, themselves among them, nearer than `distance`.
+    """(P,) bool: points with more than `share` of their picture's points, themselves counted, nearer than `distance`.
 
     Args:
         owner: (P,) picture of each point, ascending.
@@ -199,7 +199,7 @@ def _residual(tape: Tape) -> int:
 
 
 def _class_maps(tape: Tape) -> tuple[int, int] | None:
-    """The 1x1 convolution to class maps and the pool over the whole map that end the network; None: it ends otherwise."""
+    """The 1x1 convolution to class maps and the pool over the whole map that end the network; None if others do."""
     pool = _through(tape, tape.output)
     step = tape.steps[pool]
     if step.operation != "avg_pool2d" or step.shape[2:] != (1, 1):
