@@ -15,8 +15,8 @@ r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
   | poly | (gamma x.y + coef0)^degree |
   | linear | x.y: centred Eigen-CAM |
 
-  gamma is 1 / C unless given. A sigmoid kernel need not be positive: where even the largest eigenvalue is not, the map
-  is zero.
+  gamma is 1 / C unless given. A sigmoid kernel need not be positive: where even the largest eigenvalue is not, or
+  is no more than rounding, the map is zero.
 
 The sign of a component is arbitrary; `sign` and `clip` as in `eigencam.methods.eigencam`.
 """
@@ -103,7 +103,9 @@ class KPCACAM:
         rows = kernel.mean(2, keepdim=True)
         centred = kernel - rows - rows.mT + rows.mean(1, keepdim=True)
         values, vectors = torch.linalg.eigh(centred)
-        cam = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+        rounding = torch.finfo(wide).eps * kernel.abs().amax((1, 2)) * (h * w)
+        top = torch.where(values[:, -1] > rounding, values[:, -1], 0.0)
+        cam = vectors[:, :, -1] * top.sqrt()[:, None]
         cam = cam * sign_of(cam, x.mT, self.sign)[:, None]
         cam = torch.where(finite[:, None], cam.float(), torch.nan).view(n, h, w)
         return cam.clamp(min=0) if self.clip else cam
