@@ -53,10 +53,10 @@ from eigencam.network import Network, load_network
 PIPELINES = ("method", "squash", "centre_crop", "five_crops", "five_crops_smooth", "all_five_crops")
 OUTLIERS = ((0.1, 0.05), (0.1, 0.0), (0.1, 0.02), (0.1, 0.1), (0.05, 0.05), (0.15, 0.05), (0.2, 0.05))
 """(radius, share); the first are the authors', a share of 0 keeps all."""
-COLUMNS = (
-    "pictures,pipeline,radius,share,class,n,same_class,mean_iou,median_iou,mean_iou_same_class,iou_50,iou_90,hit,"
-    "published_hit"
-).split(",")
+COLUMNS = [
+    *("pictures", "pipeline", "radius", "share", "class", "n", "same_class", "mean_iou", "median_iou"),
+    *("mean_iou_same_class", "iou_50", "iou_90", "hit", "published_hit"),
+]
 Points = NDArray[np.int64]
 
 
@@ -70,6 +70,7 @@ class Group:
     predicted: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, pipeline: str, kind: str, points: Points) -> None:
+        """Keep the points of the next picture."""
         self.points.setdefault((pipeline, kind), []).append(points)
 
 
@@ -214,9 +215,7 @@ def main() -> None:
     ]
     csv.writer(sys.stdout).writerows([COLUMNS, *lines])
     if args.out:
-        command = " ".join(
-            a if a.startswith("--") or not os.path.isabs(a) else "..." + a[-1 - len(Path(a).name) :] for a in sys.argv
-        )
+        command = " ".join(f".../{Path(a).name}" if Path(a).is_absolute() else a for a in sys.argv)
         counts = ", ".join(f"{len(group.rows)} {name}" for name, group in groups.items())
         with args.out.open("w", newline="") as file:
             file.write(f"# command: python {command}\n")
