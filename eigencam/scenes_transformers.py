@@ -1,4 +1,4 @@
-"""A vision transformer and a vision graph network, trained on the generated scenes as those of `scenes_networks`.
+"""A vision transformer and a vision graph network for the generated scenes; `scripts/train_scenes.py` trains them.
 
 `ScenesViT` is torchvision's vision transformer (Dosovitskiy et al., ICLR 2021) behind a convolutional stem (Xiao et
 al., NeurIPS 2021): a class token and 14 x 14 tokens. `ScenesViG` is the vision GNN (Han et al., NeurIPS 2022) in its
