@@ -164,8 +164,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
         if _fitted_already(job, file):
             say(f"{title}: nothing to do, {file} is there")
             return file
-        with evaluating(job.network.module):
-            tensors, log = job.fitter.fit(job)
+        tensors, log = job.fitter.fit(job)
         if bad := [job.bad[i] for i in sorted(job.bad)]:
             say("\n".join(["  left out:", *bad]))
         fitted.write(file, tensors, job.about | {"log": log, "bad_images": len(bad)})
@@ -342,7 +341,7 @@ class LCAMFit:
         (layer,) = self.layers_of(job.network)
         forward = job.network.forward(pictures, layers=[layer])
         labels = forward.logits.argmax(1)
-        with torch.enable_grad():
+        with evaluating(job.network.module), torch.enable_grad():
             terms = self._terms(job, forward, state, labels)
             loss = torch.stack(list(terms.values())).sum()
             state.optimizer.zero_grad()
@@ -406,6 +405,7 @@ class _State:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         state: dict[str, Any] = {"weight": self.weight.detach(), "bias": self.bias.detach()}
         state["optimizer"] = self.optimizer.state_dict()

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from eigencam.build import signature_errors
 
-GROUPS = ("model", "dataset", "method", "evaluator", "experiment")
+GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit")
 
 
 def options() -> list[tuple[str, str]]:
@@ -30,7 +30,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(("group", "name"), options(), ids=str)
 def test_every_option_composes_and_fits_its_target(group: str, name: str) -> None:
     with initialize_config_module("eigencam.configs", version_base="1.3"):
-        config = compose("run", [f"{group}={name}"])
+        config = compose("fit" if group == "fit" else "run", [f"{group}={name}"])
     if name == "custom":  # left for the user to fill in
         config.model._target_, config.model.layer = "torchvision.models.alexnet", "features.11"
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
