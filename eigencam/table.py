@@ -1,4 +1,4 @@
-"""`eigencam table`: the results as tables."""
+"""`eigencam table`: the results as tables, and the papers' tables with ours beside."""
 
 import argparse
 import json
@@ -7,16 +7,29 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
-from eigencam.evaluation.tables import FORMATS, Table, beside_published, collect, render, tables
+from eigencam.evaluation.papers import layouts, numbers, paper_table, papers
+from eigencam.evaluation.tables import FORMATS, Table, collect, render, tables
 
-SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
+SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 LONG = (
     *("dataset", "part", "pictures", "network", "method", "evaluator", "target", "dtype"),
     *("metric", "value", "low", "high", "unit", "n", "threshold", "note", "left_out", "cost", "folder"),
 )
-PUBLISHED = Path("results/published/published.csv")
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }}
+body {{ margin: 2rem auto; padding: 0 1rem; max-width: 80rem }}
+h2 {{ font-size: 1.1rem; margin-top: 2.5rem }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+th, td {{ padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884 }}
+td {{ font-variant-numeric: tabular-nums }}
+th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left }}
+ul {{ color: GrayText; font-size: .9em }}
+</style></head><body>
+{body}</body></html>
+"""
 
 
 def default_results() -> Path:
@@ -30,47 +43,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("dataset", "network", "method", "evaluator"):
         parser.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="columns; `all`: every one there is")
+    parser.add_argument(
+        "--paper", metavar="NAME", help=f"a paper's tables, ours beside the published numbers: {', '.join(papers())}"
+    )
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="of what is printed")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="also write tables.csv (every metric), tables.md, tables.tex"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="also write tables.csv (every metric), tables.md, .tex and .html; with --paper, under the paper's name",
     )
-    parser.add_argument("--published", metavar="PAPER", help="the numbers of a paper beside ours, e.g. gradcam2017")
-    parser.add_argument("--published-file", type=Path, default=PUBLISHED, metavar="CSV", help="the papers' numbers")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print tables; returns 0."""
     only = {name: getattr(args, name) for name in ("dataset", "network", "method", "evaluator")}
-    if args.published:
-        print(_published(args, only))
-        return 0
-    long = collect(args.results, **only)
-    metrics = list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics
-    made = tables(long, metrics)
-    if args.format == "csv":
+    if args.paper:
+        planned, published = layouts(args.paper), numbers()
+        try:
+            long = collect(args.results, **only)
+        except FileNotFoundError:  # the table then says what would make them
+            long = pd.DataFrame()
+        made = [paper_table(layout, published, long) for layout in planned]
+    else:
+        long = collect(args.results, **only)
+        made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
+    if args.format == "csv" and not args.paper:
         long[list(LONG)].to_csv(sys.stdout, index=False)
     else:
         print("\n".join(render(table, args.format) for table in made))
     if args.out:
-        write(args.out, long, made, _header(args.results, long))
-        print(f"written: {', '.join(str(args.out / f'tables.{SUFFIX[s]}') for s in ('csv', 'markdown', 'latex'))}")
+        lines = long[list(LONG)].to_csv(index=False, float_format="%.6g") if not args.paper else None
+        header = _header(args.results, long)
+        print("written:", *write(args.out, args.paper or "tables", made, header, lines))
     return 0
 
 
-def write(folder: Path, long: pd.DataFrame, made: list[Table], header: list[str]) -> None:
-    """`tables.csv` with every metric, `tables.md` and `tables.tex` with the tables; each begins with the header."""
+def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: str | None = None) -> list[Path]:
+    """The tables as STEM.csv, .md, .tex and .html, each beginning with the header.
+
+    Args:
+        folder: made where it is not there.
+        stem: of the files' names.
+        made: the tables.
+        header: sentences.
+        lines: what STEM.csv holds instead of the tables.
+
+    Returns:
+        The files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     comment = "".join(f"# {line}\n" for line in header)
-    (folder / "tables.csv").write_text(comment + long[list(LONG)].to_csv(index=False, float_format="%.6g"))
-    for style in ("markdown", "latex"):
-        head = f"<!-- {' | '.join(header)} -->\n\n" if style == "markdown" else comment.replace("#", "%")
-        (folder / f"tables.{SUFFIX[style]}").write_text(head + "\n".join(render(table, style) for table in made))
+    texts = {style: "\n".join(render(table, style) for table in made) for style in FORMATS if style != "terminal"}
+    texts["csv"] = comment + (lines or texts["csv"])
+    texts["latex"] = comment.replace("#", "%") + texts["latex"]
+    said = f"<!-- {' | '.join(header)} -->\n"
+    texts["markdown"] = said + "\n" + texts["markdown"]
+    texts["html"] = PAGE.format(title=stem, body=said + texts["html"])
+    paths = {style: folder / f"{stem}.{SUFFIX[style]}" for style in texts}
+    for style, path in paths.items():
+        path.write_text(texts[style])
+    return list(paths.values())
 
 
 def _header(root: Path, long: pd.DataFrame) -> list[str]:
     """Which commands made the results, on which code and machine."""
     seen: dict[str, None] = {}
-    for folder in long["folder"].unique():
+    for folder in long["folder"].unique() if len(long) else ():
         for env in json.loads((root / folder / "env.json").read_text()):
             packages, dirty = env["packages"], " (with changes)" if env["git_dirty"] else ""
             seen[f"command: {' '.join(env['command'])}"] = None
@@ -79,24 +118,3 @@ def _header(root: Path, long: pd.DataFrame) -> list[str]:
                 f"Pillow {packages['pillow']}; {env['gpu'] or 'CPU'}, {env['cpus']} cores"
             ] = None
     return [*seen, "printed by: eigencam table"]
-
-
-def _published(args: argparse.Namespace, only: dict[str, list[str]]) -> str:
-    if not args.published_file.is_file():
-        raise FileNotFoundError(f"{args.published_file}: not there; it is in the repository, or give --published-file")
-    numbers = pd.read_csv(args.published_file, comment="#")
-    papers = sorted(set(numbers["paper"]))
-    if args.published not in papers:
-        raise ValueError(f"--published {args.published}: not in {args.published_file}; there are: {', '.join(papers)}")
-    try:
-        long = collect(args.results, **only)
-    except FileNotFoundError:
-        long = pd.DataFrame(columns=["dataset_name", "network_name", "method_name", "metric"])
-    frame = beside_published(long, numbers[numbers["paper"] == args.published])
-    if args.format == "csv":
-        return frame.to_csv(index=False)
-    text = frame.astype(object).where(frame.notna(), "-")
-    if args.format == "latex":
-        return text.style.hide(axis="index").format(precision=2, escape="latex").to_latex(hrules=True)
-    style = "github" if args.format == "markdown" else "simple"
-    return tabulate(text.to_dict("list"), headers="keys", showindex=False, tablefmt=style, floatfmt=".2f")

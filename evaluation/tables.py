@@ -1,10 +1,11 @@
-"""Tables of results: collect, arrange, print as text, Markdown, LaTeX or CSV.
+"""Tables of results: collect, arrange, print as text, Markdown, LaTeX, CSV or HTML.
 
 `collect` makes one long frame, a line for each metric of each result; everything else is a view of it. Whatever a
 number needs to be read stands with it: n, the threshold, the 95 % interval, the protocol, what was left out.
 """
 
 import hashlib
+import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-Format = Literal["terminal", "markdown", "latex", "csv"]
-FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv")
+Format = Literal["terminal", "markdown", "latex", "csv", "html"]
+FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
 COLUMNS = ("dataset", "network", "method", "evaluator")
 
 
@@ -115,6 +116,13 @@ def render(table: Table, style: Format) -> str:
         return "\n".join(
             [f"### {table.title}", "", bold.to_markdown(index=False), "", *[f"- {n}" for n in table.notes], ""]
         )
+    if style == "html":
+        cells = frame.map(lambda text: html.escape(str(text)))
+        for column in table.best:
+            cells[column] = np.where(table.best[column], "<b>" + cells[column] + "</b>", cells[column])
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+        body = cells.to_html(index=False, escape=False, border=0)
+        return f"<h2>{html.escape(table.title)}</h2>\n{body}\n<ul>{notes}</ul>\n"
     shown = frame.map(_escape).rename(columns=_escape)
     marks = table.best.map(lambda best: "textbf:--rwrap;" if best else "").rename(columns=_escape)
     styler = shown.style.hide(axis="index").apply(
@@ -123,58 +131,6 @@ def render(table: Table, style: Format) -> str:
     columns = "ll" + "r" * len(table.best.columns)
     text = styler.to_latex(hrules=True, caption=_escape(table.title), column_format=columns)
     return "\n".join([*[f"% {note}" for note in table.notes], text])
-
-
-def beside_published(long: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """The papers' numbers, ours where there is one, and the difference.
-
-    Args:
-        long: of `collect`.
-        published: columns paper, table, dataset, model, method, metric, value, unit, source, note.
-
-    Returns:
-        The published lines with columns `published`, `ours`, `difference` (percentage points or plain), `n` and what
-        ours was made with: `network`, `variant` of the method, `evaluator`, `target`, `threshold`. Cells without a
-        result of ours are NaN.
-    """
-    lines = []
-    for line in published.to_dict("records"):
-        scale = 100.0 if line["unit"] == "fraction" else 1.0
-        ours = long[
-            (long["dataset_name"] == DATASETS.get(line["dataset"], line["dataset"]))
-            & long["network_name"].isin(NETWORKS.get(line["model"].lower(), (line["model"],)))
-            & (long["method_name"] == METHODS.get(line["method"], line["method"]))
-            & (long["metric"] == METRICS.get(line["metric"], line["metric"]))
-        ]
-        start = {key: line[key] for key in ("paper", "dataset", "model", "method", "metric")}
-        start["published"] = line["value"] * scale
-        for mine in ours.to_dict("records") or [{}]:
-            value = mine.get("value", np.nan)
-            found = {key: mine.get(key, "") for key in ("network", "method", "evaluator", "target", "threshold")}
-            found["variant"] = found.pop("method")
-            lines.append(
-                {**start, "ours": value, "difference": value - start["published"], "n": mine.get("n", 0), **found}
-            )
-    return pd.DataFrame(lines)
-
-
-# How the papers' names in `results/published/published.csv` are called here.
-DATASETS = {"ilsvrc_val": "ilsvrc", "voc12_val": "voc2012", "voc07_test": "voc2007"}
-NETWORKS = {
-    "alexnet": ("alexnet_bvlc", "alexnet"),
-    "googlenet": ("googlenet_bvlc", "googlenet"),
-    "resnet": ("resnet101",),
-    "vgg-16": ("vgg16",),
-    "vggnet": ("vgg16",),
-}
-METHODS = {"gradcam++": "gradcampp"}
-METRICS = {
-    "loc_error_top1": "top1_loc_error",
-    "loc_error_top5": "top5_loc_error",
-    "cls_error_top1": "top1_cls_error",
-    "cls_error_top5": "top5_cls_error",
-    "box_only_error": "box_error",
-}
 
 
 def _results(root: Path) -> Iterable[dict[str, Any]]:

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from PIL import Image
 
 from eigencam.cli import SUBCOMMANDS, main
-from eigencam.evaluation.tables import beside_published, collect, render, tables
+from eigencam.evaluation.tables import collect, render, tables
 from eigencam.run import run
 
 
@@ -62,6 +62,7 @@ def test_a_table_has_baselines_last_the_best_marked_and_says_what_was_not_run(re
         ("terminal", ["network"]),
         ("markdown", ["| network", "**"]),
         ("latex", [r"\toprule", r"\textbf{", r"gt\_known\_error \%"]),
+        ("html", ["<table", "<b>"]),
     ],
 )
 def test_rendering(results: Path, style: str, parts: list[str]) -> None:
@@ -99,24 +100,6 @@ def test_results_that_were_all_left_out_make_a_table_that_says_so(tmp_path: Path
     assert "not run, CAM needs" in render(table, "terminal")
 
 
-def test_published_numbers_stand_beside_ours_with_the_difference() -> None:
-    names = {
-        "dataset_name": "ilsvrc",
-        "network_name": "googlenet_bvlc",
-        "method_name": "cam",
-        "method": "cam (layer=x)",
-    }
-    ours = pd.DataFrame([{**names, "metric": "top1_loc_error", "value": 61.0, "n": 99, "target": "ground_truth"}])
-    shared = {"paper": "p", "dataset": "ilsvrc_val", "method": "cam", "metric": "loc_error_top1"}
-    lines = [("GoogLeNet", 60.09, "%"), ("NIN", 0.6, "fraction")]
-    published = pd.DataFrame([{**shared, "model": m, "value": v, "unit": u} for m, v, u in lines])
-    frame = beside_published(ours, published)
-    assert frame["difference"].round(2).tolist()[0] == 0.91
-    assert frame["published"].tolist() == [60.09, 60.0]
-    assert frame["ours"].isna().tolist() == [False, True]
-    assert frame["variant"].tolist() == ["cam (layer=x)", ""]
-
-
 def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(*argv: str) -> tuple[int, str, str]:
         status = main(argv)
@@ -137,9 +120,7 @@ def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "eigencam, gradcam" in err
     assert "no result has the metrics iou" in call("table", "--results", str(results), "--metrics", "iou")[2]
     assert "no complete results there" in call("table", "--results", str(tmp_path / "none"))[2]
-    status, out, _ = call("table", "--results", str(results), "--published", "gradcam2017")
-    assert "56.51" in out
-    assert "cam2016" in call("table", "--published", "nobody")[2]
+    assert "56.51" in call("table", "--results", str(results), "--paper", "gradcam2017")[1]
 
     status, out, _ = call("status", "--results", str(results))
     assert status == 0

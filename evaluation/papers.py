@@ -1,0 +1,231 @@
+"""The papers' tables: the published number, ours, the difference, n, and a mark where the two are not the same thing.
+
+A layout, one YAML a paper in `results/published/`, says how a published table is printed and what of ours stands beside
+it; the numbers are in `published.csv`, in the same folder. A number that is not there could not be read in any source:
+its cell stays empty and the table says so.
+
+    title:  the paper
+    tables:
+      - name:        of the table, `table` in published.csv
+        title:       what it shows
+        dataset:     `dataset` in published.csv
+        experiment:  what runs ours: eigencam run experiment=...
+        settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
+        ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
+        pictures:    the paper's number of pictures; null where it is not known
+        metrics:     column: {published: name, evaluator: name, metric: name, sign: +1 | -1}
+        models:      the paper's network: {networks: [ours, ...], differs: what differs}
+        methods:     the paper's method: ours, where the names differ
+        rows:        [[network, method], ...] that the paper has and published.csv has not
+        differs:     in what the protocols differ, one sentence each
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+
+from eigencam.evaluation.tables import Table
+
+EMPTY = ""
+"""The cell of a number that nobody has: neither published nor measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A metric of a published table and the one of ours that stands beside it."""
+
+    published: str
+    evaluator: str
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One published table; the attributes are the keys of the module's docstring."""
+
+    paper: str
+    name: str
+    title: str
+    dataset: str
+    experiment: str
+    ours: Mapping[str, str]
+    metrics: Mapping[str, Column]
+    models: Mapping[str, Mapping[str, Any]]
+    settings: tuple[str, ...] = ()
+    pictures: int | None = None
+    methods: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[tuple[str, str], ...] = ()
+    differs: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What makes our results."""
+        return " ".join(["eigencam run", f"experiment={self.experiment}", *self.settings])
+
+
+def folder() -> Traversable:
+    """Where the published numbers and the layouts lie."""
+    return files("eigencam.published")
+
+
+def papers() -> list[str]:
+    """The papers that have a layout."""
+    return sorted(item.name.removesuffix(".yaml") for item in folder().iterdir() if item.name.endswith(".yaml"))
+
+
+def numbers() -> pd.DataFrame:
+    """The published numbers: paper, table, dataset, model, method, metric, value, unit, source, note."""
+    with (folder() / "published.csv").open() as file:
+        return pd.read_csv(file, comment="#")
+
+
+def layouts(paper: str) -> list[Layout]:
+    """The tables of a paper.
+
+    Raises:
+        ValueError: there is no such paper.
+    """
+    if paper not in papers():
+        raise ValueError(f"--paper {paper}: not known; there are: {', '.join(papers())}")
+    content = OmegaConf.to_container(OmegaConf.create((folder() / f"{paper}.yaml").read_text()))
+    assert isinstance(content, dict)  # the file is ours
+    made = []
+    for node in content["tables"]:
+        columns = {title: Column(**column) for title, column in node["metrics"].items()}
+        tuples = {key: tuple(node.get(key, ())) for key in ("settings", "differs")}
+        rows = tuple((model, method) for model, method in node.get("rows", ()))
+        made.append(Layout(**{**node, **tuples, "paper": paper, "metrics": columns, "rows": rows}))
+    return made
+
+
+def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> Table:
+    """A published table with ours beside it.
+
+    Args:
+        layout: of the table.
+        published: of `numbers`.
+        long: of `eigencam.evaluation.tables.collect`; may be empty.
+
+    Returns:
+        Columns network (the paper's), method (the paper's), and of each metric the published value, ours and the
+        difference, then `ours of` (our network and method), n and marks; the notes explain the marks. Rows of ours that
+        the paper has not come last.
+    """
+    published = published[
+        (published["paper"] == layout.paper)
+        & (published["table"] == layout.name)
+        & (published["dataset"] == layout.dataset)
+    ]
+    keys = list(dict.fromkeys([*zip(published["model"], published["method"], strict=True), *layout.rows]))
+    values = {
+        (model, method, metric): (value * (100 if unit == "fraction" else 1), unit)
+        for model, method, metric, value, unit in zip(
+            *(published[c] for c in ("model", "method", "metric", "value", "unit")), strict=True
+        )
+    }
+    mine = _ours(layout, long)
+    marks = _Marks()
+    lines, used = [], set[tuple[str, str]]()
+    for model, method in keys:
+        about = layout.models.get(model, {"networks": [], "differs": "no network of ours"})
+        ours = [key for key in mine if key[2] in about["networks"] and key[3] == layout.methods.get(method, method)]
+        used |= {key[:2] for key in ours}
+        for key in ours or [None]:
+            shown = {title: values.get((model, method, column.published)) for title, column in layout.metrics.items()}
+            found = mine[key] if key else {}
+            mark = marks.of(_differences(layout, about, found))
+            lines.append(_line(layout, (model, method), shown, key, found) | {"differs": mark})
+    for key, found in mine.items():
+        if key[:2] not in used:
+            mark = marks.of(_differences(layout, {}, found))
+            lines.append(_line(layout, (EMPTY, EMPTY), {}, key, found) | {"differs": mark})
+    frame = pd.DataFrame(lines)
+    best = pd.DataFrame(False, index=frame.index, columns=frame.columns[2:])
+    return Table(f"{layout.paper}: {layout.title}", frame, best, _notes(layout, frame, marks))
+
+
+Key = tuple[str, str, str, str]
+"""Our network and method as the tables name them, and their plain names."""
+
+
+def _ours(layout: Layout, long: pd.DataFrame) -> dict[Key, dict[str, Mapping[Any, Any]]]:
+    """Our metrics, by (network, method), then by the layout's column."""
+    found: dict[Key, dict[str, Mapping[Any, Any]]] = {}
+    if long.empty:
+        return found
+    here = (long["dataset_name"] == layout.ours["dataset"]) & (long["target"] == layout.ours["target"])
+    if "part" in layout.ours:
+        here &= long["part"] == layout.ours["part"]
+    for title, column in layout.metrics.items():
+        of = long[here & (long["evaluator_name"] == column.evaluator) & (long["metric"] == column.metric)]
+        for line in of[of["value"].notna()].to_dict("records"):
+            key = (line["network"], line["method"], line["network_name"], line["method_name"])
+            found.setdefault(key, {}).setdefault(title, line)
+    return dict(sorted(found.items()))
+
+
+@dataclass(slots=True)
+class _Marks:
+    """Numbers of sentences, in the order of their first use."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def of(self, texts: Iterable[str]) -> str:
+        return ", ".join(str(self.numbers.setdefault(text, len(self.numbers) + 1)) for text in texts)
+
+
+def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """In what one line's numbers differ from the paper's, or why there are none of ours."""
+    texts = []
+    if about.get("differs"):
+        texts.append(f"network: {about['differs']}")
+    if found:
+        ns = {line["n"] for line in found.values()}
+        if layout.pictures is None:
+            texts.append("n: the paper's number of pictures is not known")
+        elif ns != {layout.pictures}:
+            texts.append(f"n: the paper has {layout.pictures:,}")
+    elif about.get("networks"):
+        texts.append(f"not run yet: {layout.command} model={about['networks'][0]}")
+    return [*texts, *(layout.differs if found else ())]
+
+
+def _line(
+    layout: Layout,
+    names: tuple[str, str],
+    shown: Mapping[str, tuple[float, str] | None],
+    key: Key | None,
+    found: Mapping[str, Mapping[Any, Any]],
+) -> dict[str, str]:
+    """One line of the printed table."""
+    line: dict[str, str] = {"network": names[0], "method": names[1]}
+    for title in layout.metrics:
+        theirs, ours = shown.get(title), found.get(title)
+        line[f"{title} published"] = f"{theirs[0]:.2f}" if theirs else EMPTY
+        line[f"{title} ours"] = _measured(ours) if ours else EMPTY
+        line[f"{title} diff."] = f"{ours['value'] - theirs[0]:+.2f}" if ours and theirs else EMPTY
+    line["ours of"] = f"{key[0]}, {key[1]}" if key else EMPTY
+    line["n"] = "/".join(sorted({f"{ours['n']:,}" for ours in found.values()}))
+    return line
+
+
+def _measured(ours: Mapping[str, Any]) -> str:
+    interval = "" if np.isnan(ours["low"]) else f" [{ours['low']:.1f}, {ours['high']:.1f}]"
+    return f"{ours['value']:.2f}{interval}"
+
+
+def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks) -> list[str]:
+    notes = [f"{number}: {text}" for text, number in marks.numbers.items()]
+    theirs = frame.loc[frame["network"] != EMPTY, [f"{title} published" for title in layout.metrics]]
+    if (theirs == EMPTY).to_numpy().all():
+        notes.append("the published values could not be read in any source: their cells are empty")
+    elif (theirs == EMPTY).to_numpy().any():
+        notes.append("empty cells under `published`: not in the paper, or not readable in any source")
+    notes.append("numbers in percent; in brackets: 95 % intervals over pictures; diff.: ours less the published")
+    return [*notes, f"made by: {layout.command}"]

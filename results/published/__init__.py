@@ -1,0 +1,1 @@
+"""The papers' numbers and the layouts of their tables; see `eigencam.evaluation.papers`."""
