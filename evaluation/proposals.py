@@ -1,4 +1,4 @@
-"""Class-agnostic object proposals from a score map, and their recall.
+"""Class-agnostic object proposals from a score map or made elsewhere, and their recall.
 
 Proposals are the boxes of the 8-connected components of the map's foreground at several thresholds, duplicates removed.
 They are ranked by a score made of two fractions of the positive map p = max(m, 0) inside the box:
@@ -8,15 +8,20 @@ They are ranked by a score made of two fractions of the positive map p = max(m, 
     f1    = 2 share mean / (share + mean)         (default) both; `mean` alone prefers the smallest peak
 
 Ties (to 6 decimals) go to the larger area, then to the first upper left corner in raster order. All objects of the
-picture are sought, whatever their class; with o the overlap (inclusive IoU) that a proposal has with an object,
+picture are sought, whatever their class; with o the overlap (inclusive IoU) that a proposal has with an object, over
+`objects`:
 
     recall50_k, recall70_k   share of the objects that one of the first k proposals explains with o >= 0.5, 0.7
-    ar_k       average recall of Hosang et al.: 2 * integral of the recall over o from 0.5 to 1; in closed form the mean
-               of 2 max(o - 0.5, 0) over objects
+    ar_k       average recall of Hosang et al.: 2 * integral of the recall over o from 0.5 to 1, by trapezoids of 0.001
     ar_coco_k  average recall of COCO: mean of the recall at o = 0.5, 0.55, ..., 0.95, by COCO's own matching
     abo, mabo  best overlap of any of the proposals with each object, without matching (one proposal may serve several
                objects): mean over objects; mean over classes of the mean over the class's objects (Uijlings et al.)
     boxes      proposals a picture, mean
+
+and over `classes`, as Bazzani et al. count:
+
+    mean_recall50_k, mean_recall70_k   for each class the share of its objects with which any of the first k proposals
+               has o >= 0.5, 0.7, without matching; the mean over the classes that occur
 
 A proposal explains one object. `recall`, `ar`: as in Hosang's code, the pair with the largest overlap is matched, then
 the largest among the rest, and so on; the matching knows neither a threshold nor the order of the proposals. COCO goes
@@ -27,13 +32,20 @@ Objects flagged `difficult` are removed before the matching, unless asked for: t
 proposal on one is an ordinary proposal that explains nothing and uses up its place among the k. (COCO's ignored objects
 give the same recall, since a proposal prefers an object that counts.) A picture without proposals misses its objects.
 
+Presets: `proposals_hosang`, the protocol of detection-proposals on VOC 2007 test (budgets 1 to 10,000 in half decades,
+difficult objects included: 14,976 objects in 4,952 pictures, equal boxes once), and `proposals_stl`, mean recall over
+classes at 1, 5, 10, 100 and 1,000 boxes. The code that counted the latter is not public: that it has no matching and
+leaves difficult objects out is taken, not read.
+
 References: J. Hosang et al., "What makes for effective detection proposals?", PAMI 2016; T.-Y. Lin et al., ECCV 2014;
-J. Uijlings et al., "Selective search for object recognition", IJCV 2013.
+J. Uijlings et al., "Selective search for object recognition", IJCV 2013; L. Bazzani et al., "Self-taught object
+localization with deep networks", WACV 2016.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -45,10 +57,10 @@ from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut, degenerate
+from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 
-BUDGETS = (1, 10, 100)
-IOUS = np.linspace(0.5, 0.95, 10)
 Score = Literal["f1", "mean"]
+Over = Literal["objects", "classes"]
 Floats = NDArray[np.float64]
 
 
@@ -63,6 +75,9 @@ class Proposals:
         max_boxes: proposals kept a picture.
         difficult: whether objects flagged `difficult` count.
         nms: drop a box that overlaps a better one by more than this; None: keep all.
+        budgets: the numbers k of proposals, rising.
+        over: what recall is a mean over, `objects` or `classes`.
+        unique: count boxes that are equal to the pixel once; those made from a map are.
     """
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -71,11 +86,13 @@ class Proposals:
     max_boxes: int = 100
     difficult: bool = False
     nms: float | None = None
-
-    headline: ClassVar[tuple[str, ...]] = ("recall50_1", "recall50_10", "ar_1", "ar_10", "abo", "boxes")
+    budgets: Sequence[int] = (1, 10, 100)
+    over: Over = "objects"
+    unique: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        object.__setattr__(self, "budgets", tuple(self.budgets))
         if not self.thresholds:
             raise ValueError("thresholds (): allowed is at least one")
         for threshold in self.thresholds:
@@ -86,6 +103,18 @@ class Proposals:
             raise ValueError(f"max_boxes {self.max_boxes}: allowed is >= 1")
         if self.nms is not None and not 0 <= self.nms <= 1:
             raise ValueError(f"nms {self.nms}: allowed are None and 0 <= nms <= 1")
+        if not self.budgets or any(a >= b for a, b in pairwise((0, *self.budgets))):
+            raise ValueError(f"budgets {list(self.budgets)}: allowed are rising numbers from 1")
+        if self.over not in get_args(Over):
+            raise ValueError(f"over {self.over!r}: allowed are {', '.join(get_args(Over))}")
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Mean recall at every budget; over objects recall and average recall at all decades but the last."""
+        if self.over == "classes":
+            return *(f"mean_recall50_{k}" for k in self.budgets), "mabo", "boxes"
+        decades = [k for k in self.budgets if k in (1, 10, 100, 1000, 10000)][:-1] or self.budgets
+        return *(f"{name}_{k}" for name in ("recall50", "ar") for k in decades), "abo", "boxes"
 
     def propose(self, score_map: ScoreMap) -> Boxes:
         """(P, 4) boxes, best first, P <= max_boxes, in inclusive pixels; none where the map has no foreground."""
@@ -118,48 +147,65 @@ class Proposals:
         """The row of proposals (P, 4), best first, made here or elsewhere.
 
         Returns:
-            `n_boxes`, `n_objects`; lists over the objects: `object_class`, `best` (overlap with any proposal),
-            `matched_k` (overlap with the one of the first k proposals matched to it, 0 for none); `coco_k` (10,)
-            objects found at each of COCO's thresholds by the first k; `map_state` `box`.
+            `n_boxes`, `n_objects`; lists over the objects: `object_class`, `best` (overlap with any proposal), over
+            classes `best_k` (with any of the first k), over objects `matched_k` (with the one of the first k that is
+            matched to it, 0 for none) and `coco_k` (10,) objects found at each of COCO's thresholds by the first k;
+            `map_state` `box`.
         """
-        boxes = as_boxes(boxes)[: self.max_boxes]
+        boxes = as_boxes(boxes)
+        if self.unique:
+            boxes = boxes[first_of_equal(boxes)]
+        boxes = boxes[: self.max_boxes]
         keep = np.ones(len(truth.boxes), bool) if self.difficult else ~truth.difficult
         overlap = iou(boxes, truth.boxes[keep])
-        return {
+        row: Row = {
             "n_boxes": len(boxes),
             "n_objects": int(keep.sum()),
             "object_class": truth.box_labels[keep].astype(np.int64),
             "best": overlap.max(axis=0, initial=0.0),
-            **{f"matched_{k}": match_best_pairs(overlap[:k]) for k in BUDGETS},
-            **{f"coco_{k}": hits for k, hits in zip(BUDGETS, match_coco(overlap, BUDGETS), strict=True)},
-            "map_state": "box",
         }
+        if self.over == "classes":
+            row |= {f"best_{k}": overlap[:k].max(axis=0, initial=0.0) for k in self.budgets}
+        else:
+            row |= {f"matched_{k}": match_best_pairs(overlap[:k]) for k in self.budgets}
+            coco = match_coco(overlap, tuple(self.budgets))
+            row |= {f"coco_{k}": hits for k, hits in zip(self.budgets, coco, strict=True)}
+        return {**row, "map_state": "box"}
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring in percent of objects, with bootstrap intervals over pictures."""
+        """The metrics of the module's docstring in percent, with bootstrap intervals over pictures."""
         objects = rows["n_objects"].to_numpy(np.int64)
         note = degenerate(rows["map_state"])
-        columns: dict[str, Floats] = {}
-        for k in BUDGETS:
-            matched = _flat(rows[f"matched_{k}"])
-            columns[f"recall50_{k}"] = _per_picture(matched >= 0.5, objects)
-            columns[f"recall70_{k}"] = _per_picture(matched >= 0.7, objects)
-            columns[f"ar_{k}"] = _per_picture(2 * np.maximum(matched - 0.5, 0), objects)
-            columns[f"ar_coco_{k}"] = np.array([np.mean(hits) for hits in rows[f"coco_{k}"]], np.float64)
         best, classes = _flat(rows["best"]), _flat(rows["object_class"]).astype(np.int64)
-        columns["abo"] = _per_picture(best, objects)
-        counts = np.stack([objects.astype(np.float64), *columns.values()], axis=1)
-        values = _shares(counts.sum(axis=0, keepdims=True))[0]
-        low, high = statistics.bootstrap_pooled(counts, _shares)
-        n = int(objects.sum())
-        metrics = [
-            Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note if name == "abo" else "")
-            for name, value, lo, hi in zip(columns, values, low, high, strict=True)
-        ]
+        columns: dict[str, Floats] = {}
+        if self.over == "classes":
+            reached = {k: _flat(rows[f"best_{k}"]) for k in self.budgets}
+            for k, o in reached.items():
+                columns[f"mean_recall50_{k}"] = (o >= 0.5).astype(np.float64)
+                columns[f"mean_recall70_{k}"] = (o >= 0.7).astype(np.float64)
+            metrics = _means_over_classes({**columns, "mabo": best}, classes, objects)
+            metrics[-1] = replace(metrics[-1], note="; ".join(part for part in (metrics[-1].note, note) if part))
+        else:
+            for k in self.budgets:
+                matched = _flat(rows[f"matched_{k}"])
+                columns[f"recall50_{k}"] = _per_picture(matched >= 0.5, objects)
+                columns[f"recall70_{k}"] = _per_picture(matched >= 0.7, objects)
+                columns[f"ar_{k}"] = _per_picture(recall_integral(matched), objects)
+                columns[f"ar_coco_{k}"] = np.array([np.mean(hits) for hits in rows[f"coco_{k}"]], np.float64)
+            columns["abo"] = _per_picture(best, objects)
+            counts = np.stack([objects.astype(np.float64), *columns.values()], axis=1)
+            values = _shares(counts.sum(axis=0, keepdims=True))[0]
+            low, high = statistics.bootstrap_pooled(counts, _shares)
+            n = int(objects.sum())
+            metrics = [
+                Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note * (name == "abo"))
+                for name, value, lo, hi in zip(columns, values, low, high, strict=True)
+            ]
+            metrics += _means_over_classes({"mabo": best}, classes, objects)
         boxes = rows["n_boxes"].to_numpy(np.float64)
         average = float(boxes.mean()) if len(boxes) else float("nan")
         made = Metric("boxes", average, *statistics.bootstrap_mean(boxes), len(boxes), unit="", better="")
-        return [*metrics, _mean_over_classes(best, classes, objects), made]
+        return [*metrics, made]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
@@ -167,14 +213,18 @@ class Proposals:
             "evaluator": "proposals",
             **asdict(self),
             "overlap": "inclusive IoU, original pixels, all objects of the picture, class-agnostic",
-            "matching": "greedy one-to-one, best pair first (recall, ar); COCO's (ar_coco); none (abo, mabo)",
+            "budgets": list(self.budgets),
+            "matching": "none: any of the first k boxes"
+            if self.over == "classes"
+            else "greedy one-to-one, best pair first (recall, ar); COCO's (ar_coco); none (abo, mabo)",
         }
 
 
 def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
     """Recall of the first `budget` proposals against overlap: columns `iou` (0.5, 0.55, ... 1), `recall` in [0, 1]."""
-    if budget not in BUDGETS:
-        raise ValueError(f"budget {budget}: allowed are {', '.join(map(str, BUDGETS))}")
+    if f"matched_{budget}" not in rows:
+        there = [name.removeprefix("matched_") for name in map(str, rows) if name.startswith("matched_")]
+        raise ValueError(f"budget {budget}: allowed are {', '.join(there)}")
     matched = _flat(rows[f"matched_{budget}"])
     ious = np.round(np.append(IOUS, 1.0), 2)
     return pd.DataFrame({"iou": ious, "recall": [(matched >= o).mean() if len(matched) else np.nan for o in ious]})
@@ -210,52 +260,35 @@ def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
     return boxes[kept]
 
 
-def match_best_pairs(overlap: Floats) -> Floats:
-    """One-to-one matching, largest overlap first: (P, G) of proposals with objects -> (G,), 0 for objects without."""
-    matched = np.zeros(overlap.shape[1])
-    rest = overlap.copy()
-    for _ in range(min(overlap.shape)):
-        proposal, thing = np.unravel_index(np.argmax(rest), rest.shape)
-        if rest[proposal, thing] <= 0:
-            break
-        matched[thing] = rest[proposal, thing]
-        rest[proposal], rest[:, thing] = 0, 0
-    return matched
-
-
-def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int64]]:
-    """COCO's matching: (P, G), proposals by falling score -> for each budget (10,) objects found at `IOUS`.
-
-    Source: `evaluateImg` in pycocotools/cocoeval.py, without crowds; among equal overlaps the last object is taken.
-    """
-    free = np.ones((len(IOUS), overlap.shape[1]), bool)
-    found_by = np.zeros((len(IOUS), len(overlap)), np.int64)
-    for p in np.flatnonzero(overlap.max(axis=1, initial=0.0) >= IOUS[0]):
-        allowed = np.where(free & (overlap[p] >= IOUS[:, None]), overlap[p], -1.0)
-        taken = overlap.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
-        hit = allowed[np.arange(len(IOUS)), taken] >= 0
-        free[hit, taken[hit]] = False
-        found_by[hit, p] = 1
-    return [found_by[:, :k].sum(axis=1) for k in budgets]
-
-
-def _mean_over_classes(best: Floats, classes: NDArray[np.int64], objects: NDArray[np.int64]) -> Metric:
+def _means_over_classes(
+    columns: Mapping[str, Floats], classes: NDArray[np.int64], objects: NDArray[np.int64]
+) -> list[Metric]:
+    """Of each column, a value an object, the mean over classes of the mean over the class's objects."""
     names, index = np.unique(classes, return_inverse=True)
     picture = np.repeat(np.arange(len(objects)), objects)
-    # One row a picture, columns: number of objects of each class, then their overlaps summed. Most are 0.
     shape = (len(objects), len(names))
-    number = sparse.csr_array((np.ones(len(best)), (picture, index)), shape)
-    counts = sparse.csr_array(sparse.hstack([number, sparse.csr_array((best, (picture, index)), shape)]))
+
+    def per_class(values: Floats) -> sparse.csr_array:
+        return sparse.csr_array((values, (picture, index)), shape)
+
+    # One row a picture, columns: number of objects of each class, then each column summed by class. Most are 0.
+    parts = [per_class(np.ones(len(classes))), *map(per_class, columns.values())]
+    counts = sparse.csr_array(sparse.hstack(parts))
 
     def statistic(sums: Floats) -> Floats:
-        n, total = np.split(sums, 2, axis=1)
-        ratio = np.where(n > 0, total, 0) / np.maximum(n, 1)
+        n, *totals = np.split(sums, len(parts), axis=1)
         occurring = (n > 0).sum(axis=1)
-        return np.divide(ratio.sum(axis=1), occurring, out=np.full(len(n), np.nan), where=occurring > 0)
+        ratios = [(np.where(n > 0, total, 0) / np.maximum(n, 1)).sum(axis=1) for total in totals]
+        nan = np.full((len(n), len(totals)), np.nan)
+        return np.divide(np.stack(ratios, axis=1), occurring[:, None], out=nan, where=occurring[:, None] > 0)
 
-    value = float(statistic(counts.sum(axis=0)[None])[0]) if len(best) else float("nan")
+    values = statistic(counts.sum(axis=0)[None])[0]
     low, high = statistics.bootstrap_pooled(counts, statistic)
-    return Metric("mabo", 100 * value, 100 * float(low), 100 * float(high), len(best), note=f"{len(names)} classes")
+    note = f"{len(names)} classes"
+    return [
+        Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), len(classes), note=note)
+        for name, value, lo, hi in zip(columns, values, low, high, strict=True)
+    ]
 
 
 def _shares(sums: Floats) -> Floats:

@@ -15,16 +15,12 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.boxes import iou, to_xywh
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.proposals import (
-    BUDGETS,
-    IOUS,
-    Proposals,
-    match_best_pairs,
-    match_coco,
-    recall_curve,
-    sums_inside,
-    suppress,
-)
+from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
+from eigencam.evaluation.proposals import Proposals, recall_curve, sums_inside, suppress
+
+BUDGETS = (1, 10, 100)
+HOSANG = Proposals(max_boxes=10000, difficult=True, budgets=(1, 3, 10, 32, 100, 316, 1000, 3162, 10000), unique=True)
+STL = Proposals(max_boxes=1000, budgets=(1, 5, 10, 100, 1000), over="classes")
 
 
 def truth_of(boxes: object, classes: list[int] | None = None, difficult: list[bool] | None = None) -> Truth:
@@ -111,11 +107,101 @@ def test_recall_against_brute_force() -> None:
         array = np.array(matched)
         assert metrics[f"recall50_{k}"].value == pytest.approx(100 * (array >= 0.5).mean())
         assert metrics[f"recall70_{k}"].value == pytest.approx(100 * (array >= 0.7).mean())
-        # Hosang's own sum: trapezoids of 0.001
-        steps = np.arange(0.5, 1.0005, 0.001)
-        curve = [(array >= o).mean() for o in steps]
-        assert metrics[f"ar_{k}"].value == pytest.approx(100 * 2 * np.trapezoid(curve, steps), abs=0.2)
+        curve = [(array >= step / 1000).mean() for step in range(500, 1001)]
+        assert metrics[f"ar_{k}"].value == pytest.approx(100 * 2 * 0.001 * np.trapezoid(curve))
+        assert metrics[f"ar_{k}"].value == pytest.approx(100 * 2 * np.maximum(array - 0.5, 0).mean(), abs=0.1)
         assert metrics[f"ar_{k}"].n == len(array)
+
+
+def plain_overlap(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def plain_matching(objects: list[list[float]], boxes: list[list[float]]) -> list[float]:
+    """detection-proposals' steps: the largest entry row by row, rows being whichever are fewer."""
+    rows, columns = (objects, boxes) if len(objects) <= len(boxes) else (boxes, objects)
+    left_rows, left_columns, matched = list(range(len(rows))), list(range(len(columns))), [0.0] * len(objects)
+    while left_rows:
+        best, chosen = -1.0, (0, 0)
+        for r in left_rows:
+            for c in left_columns:
+                if (o := plain_overlap(rows[r], columns[c])) > best:
+                    best, chosen = o, (r, c)
+        left_rows.remove(chosen[0])
+        left_columns.remove(chosen[1])
+        matched[chosen[0] if rows is objects else chosen[1]] = best
+    return matched
+
+
+def test_hosangs_protocol_in_plain_loops() -> None:
+    """Budgets in half decades, equal boxes once, difficult objects in; objects without boxes are missed."""
+    pairs = [*random_set(25, seed=4), (np.zeros((0, 4)), truth_of([[0, 0, 9, 9], [3, 3, 20, 20]]))]
+    pairs = [(np.concatenate([boxes[:40], boxes]), truth) for boxes, truth in pairs]
+    assert HOSANG.budgets == tuple(round(10 ** (e / 2)) for e in range(9))
+    metrics = summary(HOSANG, pairs)
+    for k in HOSANG.budgets:
+        found: list[float] = []
+        for boxes, truth in pairs:
+            once: list[list[float]] = []
+            for box in boxes.tolist():
+                if box not in once:
+                    once.append(box)
+            found += plain_matching(truth.boxes.tolist(), once[:k])
+        recall = [sum(o >= step / 1000 for o in found) / len(found) for step in range(500, 1001)]
+        assert metrics[f"recall50_{k}"].value == pytest.approx(100 * recall[0])
+        assert metrics[f"recall70_{k}"].value == pytest.approx(100 * recall[200])
+        average = 2 * 0.001 * sum((a + b) / 2 for a, b in itertools.pairwise(recall))
+        assert metrics[f"ar_{k}"].value == pytest.approx(100 * average)
+        assert metrics[f"ar_{k}"].n == sum(len(truth.boxes) for _, truth in pairs)
+    assert HOSANG.headline[:2] == ("recall50_1", "recall50_10")
+
+
+def test_ties_are_matched_as_in_the_authors_code() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        boxes, objects = (rng.integers(0, 3, (rng.integers(1, 7), 2)).astype(float) for _ in range(2))
+        boxes, objects = (np.concatenate([corner, corner + 2], axis=1) for corner in (boxes, objects))
+        wanted = plain_matching(objects.tolist(), boxes.tolist())
+        np.testing.assert_allclose(match_best_pairs(iou(boxes, objects)), wanted)
+
+
+def test_mean_recall_over_classes_in_plain_loops() -> None:
+    pairs = [*random_set(25, seed=5), (np.zeros((0, 4)), truth_of([[0, 0, 9, 9]], [2]))]
+    metrics = summary(STL, pairs)
+    for k in STL.budgets:
+        for share in (0.5, 0.7):
+            hits: dict[int, list[bool]] = {}
+            for boxes, truth in pairs:
+                for box, kind, flag in zip(truth.boxes.tolist(), truth.box_labels, truth.difficult, strict=True):
+                    if not flag:
+                        found = any(plain_overlap(box, proposal) >= share for proposal in boxes[:k].tolist())
+                        hits.setdefault(int(kind), []).append(found)
+            metric = metrics[f"mean_recall{round(100 * share)}_{k}"]
+            assert metric.value == pytest.approx(100 * np.mean([np.mean(found) for found in hits.values()]))
+            assert metric.low <= metric.value <= metric.high
+            assert (metric.n, metric.note) == (sum(map(len, hits.values())), "4 classes")
+    assert set(STL.headline) <= set(metrics)
+    assert metrics["mabo"].value == pytest.approx(summary(Proposals(max_boxes=1000), pairs)["mabo"].value)
+
+
+def test_equal_boxes_are_counted_once() -> None:
+    boxes = np.array([[0, 0, 9, 9], [5, 5, 9, 9], [0.4, 0, 9, 8.2], [5, 5, 9, 9.1]])
+    assert first_of_equal(boxes).tolist() == [0, 1, 3]
+    truth = truth_of([[20, 20, 29, 29]])
+    twice = np.array([[0.0, 0, 9, 9]] * 2 + [[20, 20, 29, 29]])
+    found = [Proposals(budgets=(1, 2, 3), unique=unique).row_of_boxes(twice, truth) for unique in (False, True)]
+    assert [[row[f"matched_{k}"].tolist() for k in (1, 2, 3)] for row in found] == [[[0], [0], [1]], [[0], [1], [1]]]
+    assert [row["n_boxes"] for row in found] == [3, 2]
+
+
+def test_the_integral_is_that_of_a_step() -> None:
+    for o in (0.0, 0.4999, 0.5, 0.50049, 0.777, 0.9999, 1.0):
+        steps = [float(o >= step / 1000) for step in range(500, 1001)]
+        assert recall_integral(np.array([o]))[0] == pytest.approx(2 * 0.001 * np.trapezoid(steps))
 
 
 def test_best_overlap_against_brute_force() -> None:
@@ -267,7 +353,17 @@ def test_recall_curve() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"thresholds": ()}, {"thresholds": (0.5, 1.0)}, {"score": "area"}, {"max_boxes": 0}, {"nms": 2}, {"rule": "x"}],
+    [
+        *(
+            {"thresholds": ()},
+            {"thresholds": (0.5, 1.0)},
+            {"score": "area"},
+            {"max_boxes": 0},
+            {"nms": 2},
+            {"rule": "x"},
+        ),
+        *({"budgets": ()}, {"budgets": (0, 1)}, {"budgets": (10, 1)}, {"over": "pictures"}),
+    ],
 )
 def test_faults_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="allowed"):

@@ -1,0 +1,72 @@
+"""Which proposal explains which object: the rules that recall is counted by.
+
+Overlaps come as (P, G): of P proposals, best first, with G objects.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+IOUS = np.linspace(0.5, 0.95, 10)
+"""COCO's thresholds."""
+
+_GRID = np.arange(500, 1001) / 1000
+"""Thresholds at which the recall is integrated."""
+
+
+def match_best_pairs(overlap: Floats) -> Floats:
+    """One-to-one matching, largest overlap first: (P, G) -> (G,), 0 for objects without a proposal.
+
+    Source: `closest_candidates.m` of detection-proposals. Of pairs as large it takes the first by object, then by
+    proposal; by proposal first where there are more objects than proposals.
+    """
+    by_object = overlap.shape[1] <= overlap.shape[0]
+    matched = np.zeros(overlap.shape[1])
+    rest = overlap[(overlap > 0).any(axis=1)]
+    rest = rest.T.copy() if by_object else rest.copy()
+    for _ in range(min(rest.shape)):
+        row, column = np.unravel_index(np.argmax(rest), rest.shape)
+        if rest[row, column] <= 0:
+            break
+        matched[row if by_object else column] = rest[row, column]
+        rest[row], rest[:, column] = 0, 0
+    return matched
+
+
+def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int64]]:
+    """COCO's matching: (P, G), proposals by falling score -> for each budget (10,) objects found at `IOUS`.
+
+    Source: `evaluateImg` in pycocotools/cocoeval.py, without crowds; among equal overlaps the last object is taken.
+    """
+    free = np.ones((len(IOUS), overlap.shape[1]), bool)
+    found_by = np.zeros((len(IOUS), len(overlap)), np.int64)
+    for p in np.flatnonzero(overlap.max(axis=1, initial=0.0) >= IOUS[0]):
+        allowed = np.where(free & (overlap[p] >= IOUS[:, None]), overlap[p], -1.0)
+        taken = overlap.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
+        hit = allowed[np.arange(len(IOUS)), taken] >= 0
+        free[hit, taken[hit]] = False
+        found_by[hit, p] = 1
+    return [found_by[:, :k].sum(axis=1) for k in budgets]
+
+
+def recall_integral(matched: Floats) -> Floats:
+    """What each object adds to the average recall: twice the integral over 0.5..1 of its recall, 0 or 1 at each o.
+
+    By trapezoids of 0.001, as `compute_average_recall.m` of detection-proposals. Exact would be 2 max(o - 0.5, 0).
+
+    >>> recall_integral(np.array([0.4999, 0.5, 0.75, 1.0])).round(3)
+    array([0.   , 0.001, 0.501, 1.   ])
+    """
+    steps = np.searchsorted(_GRID, matched, side="right")  # thresholds that are reached
+    whole = steps - 0.5 * (steps > 0) - 0.5 * (steps == len(_GRID))
+    return 0.002 * whole
+
+
+def first_of_equal(boxes: Floats) -> NDArray[np.int64]:
+    """Indices, in order, of those of (P, 4) boxes that no earlier one equals to the pixel.
+
+    Source: `deduplicate_proposals.m` of detection-proposals: left and upper ends are rounded, the others rounded up.
+    """
+    whole = np.concatenate([np.floor(boxes[:, :2] + 0.5), np.ceil(boxes[:, 2:])], axis=1)
+    return np.sort(np.unique(whole, axis=0, return_index=True)[1])
