@@ -17,11 +17,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from toys import make, network, random_activations
 
-import eigencam.fit
+import eigencam.fit_lcam
 from eigencam import fitted
 from eigencam.datasets.base import BadImageError, Truth
 from eigencam.datasets.scenes import Scenes
-from eigencam.fit import BroadCAMFit, LCAMFit, _State, augmented, fit, multi_hot, prepare, widened
+from eigencam.fit import fit, prepare
+from eigencam.fit_broadcam import BroadCAMFit
+from eigencam.fit_lcam import LCAMFit, _State
+from eigencam.fit_pictures import augmented, multi_hot, widened
 from eigencam.forward import forward_pass
 from eigencam.methods.broadcam import BroadCAM, broad_weights, enhancement, ridge
 from eigencam.methods.lcam import LCAM, Loss, attention_logits, masked_picture, variation
@@ -100,7 +103,9 @@ def test_a_results_key_changes_with_the_files_content_and_not_with_its_name(tmp_
 
     packaged = folders()
     own = tmp_path / "own.safetensors"
-    own.write_bytes((Path(eigencam.fit.__file__).parent / "weights/lcam_fm-scenes_resnet.safetensors").read_bytes())
+    own.write_bytes(
+        (Path(eigencam.fit_lcam.__file__).parent / "weights/lcam_fm-scenes_resnet.safetensors").read_bytes()
+    )
     assert folders(f"method.lcam_fm.file={own}") == packaged
     read = fitted.read(own)
     fitted.write(own, {**read.tensors, "bias": read.tensors["bias"] + 1}, read.about)
@@ -288,7 +293,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
         return original(*args)
 
     monkeypatch.setattr(LCAMFit, "_step", stopped)
-    monkeypatch.setattr(eigencam.fit, "SAVE_S", 0.0)  # a checkpoint after every step; the 5th is in the 2nd epoch
+    monkeypatch.setattr(eigencam.fit_lcam, "SAVE_S", 0.0)  # a checkpoint after every step; the 5th is in the 2nd epoch
     with pytest.raises(KeyboardInterrupt):
         fit(config(tmp_path, "fit.epochs=2", "fit.lr=0.1"), say=quiet)
     assert len(list((tmp_path / "fitted").glob("*.checkpoint"))) == 1
