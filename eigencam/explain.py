@@ -12,7 +12,7 @@ from eigencam import draw
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.evaluation.maps import ScoreMap, box_of
-from eigencam.maps import compute_maps
+from eigencam.maps import compute_maps, gives_boxes
 from eigencam.prepare import Job, prepare
 
 
@@ -42,6 +42,8 @@ def main(args: argparse.Namespace) -> int:
     settings = ["target=predicted", "on_unsupported=skip", *(item for item in args.inputs if "=" in item)]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         job = prepare(compose("run", chosen + settings))
+    if boxy := [name for name, method in job.methods.items() if gives_boxes(method)]:
+        raise ValueError(f"--method {','.join(boxy)}: gives boxes; allowed are methods that give maps")
     if args.label is not None and not job.network.classes:
         raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
     for name, reason in job.unsupported.items():

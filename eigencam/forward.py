@@ -15,7 +15,9 @@ from contextlib import ExitStack, contextmanager
 from math import isqrt
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Reshape = Literal["tokens", "channels_last"]
@@ -35,6 +37,8 @@ class Forward:
         progress: is told the number of inputs after each of these passes.
         reshape: how a transformer's layers become maps; see `as_maps`.
         ids: the pictures' names in the dataset; empty where they have none.
+        original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
+        regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
         black: (3, 1, 1), what a black pixel is after normalisation.
         white: (3, 1, 1), what a white one is.
     """
@@ -55,6 +59,8 @@ class Forward:
         self.module, self.images, self.index, self.layer = module, images, index, layer
         self.chunk, self.progress = chunk, progress
         self.ids: tuple[str, ...] = ()
+        self.original: Callable[[int], NDArray[np.uint8]] | None = None
+        self.regions: tuple[tuple[float, float, float, float], ...] = ()
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
         self._output, self._taps = output, taps

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eigencam.forward import Forward
-from eigencam.network import Network
+from eigencam.network import Network, Region
 
-Method = Callable[..., Tensor]
-"""`(forward, targets) -> (N, h, w)`; see `eigencam.methods`."""
+Method = Callable[..., Any]
+"""`(forward, targets) -> (N, h, w)`, or boxes; see `eigencam.methods`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class Maps:
 
     Attributes:
         maps: (N, h, w) float32 raw score maps on the CPU, by method.
+        boxes: by method that gives boxes, for each picture (K, 5) float64 `x1 y1 x2 y2 score`, best first.
         targets: (N,) the classes that class-specific maps are for.
         top5: the network's classes by falling logit, up to five a picture; empty without a classifier.
         forward: the pass that the maps were read from.
     """
 
     maps: dict[str, NDArray[np.float32]]
+    boxes: dict[str, list[NDArray[np.float64]]]
     targets: list[int]
     top5: list[list[int]]
     forward: Forward
@@ -41,6 +44,8 @@ def compute_maps(
     labels: Iterable[int] | None = None,
     index: Iterable[int] | None = None,
     ids: Iterable[str] = (),
+    original: Callable[[int], NDArray[np.uint8]] | None = None,
+    regions: Iterable[Region] = (),
     chunk: int = 64,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
 ) -> Maps:
@@ -53,11 +58,14 @@ def compute_maps(
         labels: N classes the maps are for; the predicted classes when None (0 without a classifier).
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
         ids: N names in the dataset, for methods that look a map up.
+        original: decodes the n-th picture as it is in the dataset, for methods that give boxes.
+        regions: N parts of the original pictures that the network sees.
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
 
     Raises:
-        ValueError: a class that the network has not, or a method that returns something else than a map a picture.
+        ValueError: a class that the network has not, or a method that returns something else than a map a picture, or
+            boxes of each where it says that it gives boxes.
     """
     forward = network.forward(
         pictures,
@@ -66,7 +74,7 @@ def compute_maps(
         index=None if index is None else torch.tensor(list(index)),
         chunk=chunk,
     )
-    forward.ids = tuple(ids)
+    forward.ids, forward.original, forward.regions = tuple(ids), original, tuple(regions)
     n, classes = forward.logits.shape
     top5 = forward.logits.topk(min(5, classes)).indices
     if labels is not None:
@@ -76,7 +84,8 @@ def compute_maps(
         targets = torch.tensor(asked, device=network.device)
     else:
         targets = top5[:, 0] if classes else torch.zeros(n, dtype=torch.long, device=network.device)
-    maps = {}
+    maps: dict[str, NDArray[np.float32]] = {}
+    boxes: dict[str, list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
         forward.progress = partial(progress, name)
         before = forward.versions()
@@ -84,11 +93,16 @@ def compute_maps(
             score_map = method(forward, targets)
         if forward.versions()[: len(before)] != before:
             raise ValueError(f"method {name} changes in place what all methods share; let it work on a copy (.clone())")
+        if gives_boxes(method):
+            boxes[name] = [np.asarray(found, np.float64) for found in score_map]
+            if shapes := [found.shape for found in boxes[name] if found.ndim != 2 or found.shape[1] != 5]:
+                raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each picture")
+            continue
         if not isinstance(score_map, Tensor) or score_map.ndim != 3 or len(score_map) != n:
             shape = tuple(score_map.shape) if isinstance(score_map, Tensor) else type(score_map).__name__
             raise ValueError(f"method {name} returned {shape}; needed: a tensor ({n}, h, w), one map a picture")
         maps[name] = score_map.detach().float().cpu().numpy()
-    return Maps(maps, targets.tolist(), top5.tolist(), forward)
+    return Maps(maps, boxes, targets.tolist(), top5.tolist(), forward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +147,11 @@ def tapped(method: Method) -> list[str]:
 def needs_gradient(method: Method) -> bool:
     """Whether a method asks `forward.gradients`; a method that does not say is taken to."""
     return getattr(method, "needs_gradient", True)
+
+
+def gives_boxes(method: Method) -> bool:
+    """Whether a method returns boxes, not maps."""
+    return getattr(method, "gives_boxes", False)
 
 
 def is_class_specific(method: Method) -> bool:

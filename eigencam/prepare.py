@@ -14,7 +14,7 @@ from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import NetworkEvaluator
 from eigencam.identity import VERSION, describe
-from eigencam.maps import Method, is_class_specific, tapped
+from eigencam.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
 from eigencam.records import Result
 
@@ -124,6 +124,12 @@ def prepare(composed: DictConfig) -> Job:
             for name, evaluator in evaluators.items()
             if asks_network(evaluator)
         ]
+    faults += [
+        f"evaluator.{e}: it takes maps, and method {m} gives boxes; leave one of them out"
+        for m, method in methods.items()
+        for e, evaluator in evaluators.items()
+        if gives_boxes(method) and not hasattr(evaluator, "row_of_boxes")
+    ]
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
     faults += _target_faults(job)
     stop(faults)

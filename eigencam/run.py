@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from tqdm import tqdm
 from eigencam.datasets.base import BadImageError, Dataset, Truth
 from eigencam.environment import environment
 from eigencam.evaluation.base import Row
+from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.maps import BatchProbe, Maps, Method, compute_maps, is_class_specific
 from eigencam.network import Preprocess, Region
@@ -252,6 +253,8 @@ def _rows(
         labels=[max(truth.label, 0) for truth in batch.truths] if by_label else None,
         index=batch.index,
         ids=[truth.image_id for truth in batch.truths],
+        original=lru_cache(lambda n: job.dataset.image(batch.index[n])),
+        regions=batch.regions,
         chunk=job.config.chunk,
         progress=progress,
     )
@@ -264,7 +267,10 @@ def _rows(
         found.forward.progress = partial(progress, name)
         asked = {e: ev.rows(found.maps[name], probe) for e, ev in evaluators.items() if asks_network(ev)}
         for n, truth in enumerate(batch.truths):
-            score_map = ScoreMap(found.maps[name][n], truth.size, batch.regions[n])
+            if name in found.boxes:
+                scored = found.boxes[name][n][:, :4]
+            else:
+                scored = ScoreMap(found.maps[name][n], truth.size, batch.regions[n])
             start = {
                 "image": truth.image_id,
                 "label": truth.label,
@@ -272,9 +278,14 @@ def _rows(
                 "top5": found.top5[n] if job.comparable else [],
             }
             for e, evaluator in evaluators.items():
-                own = asked[e][n] if e in asked else evaluator.row(score_map, truth)
+                own = asked[e][n] if e in asked else _row(evaluator, scored, truth)
                 rows[name, e].append({**start, **own})
     return rows
+
+
+def _row(evaluator: Any, scored: ScoreMap | Boxes, truth: Truth) -> Row:
+    """An evaluator's row of a map, or of boxes (K, 4), best first."""
+    return evaluator.row(scored, truth) if isinstance(scored, ScoreMap) else evaluator.row_of_boxes(scored, truth)
 
 
 def _timed(maps_of: Callable[..., Maps], methods: Mapping[str, Method], costs: dict[str, list[float]]) -> Maps:
@@ -288,7 +299,8 @@ def _timed(maps_of: Callable[..., Maps], methods: Mapping[str, Method], costs: d
         middle = time.perf_counter()
         found.append(maps_of({name: method}))
         costs[name].append((time.perf_counter() - middle) / (middle - start))
-    return replace(found[0], maps={name: score_map for part in found for name, score_map in part.maps.items()})
+    maps = {name: score_map for part in found for name, score_map in part.maps.items()}
+    return replace(found[0], maps=maps, boxes={name: boxes for part in found for name, boxes in part.boxes.items()})
 
 
 def _target(job: Job, truth: Truth, target: int, specific: bool) -> int:

@@ -52,7 +52,10 @@ class Metric:
 class Evaluator(Protocol):
     """The contract of `evaluation/localization.py` and its siblings.
 
-    An optional class attribute `headline` names the metrics that a table shows unless others are asked for; `a|b` is b
+    An evaluator that also takes boxes, of methods that give these in place of maps, has `row_of_boxes(boxes, truth)`,
+    boxes (K, 4) inclusive pixels of the original picture, best first.
+
+    An optional attribute `headline` names the metrics that a table shows unless others are asked for; `a|b` is b
     where a is not defined.
     """
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric, Row
-from eigencam.evaluation.boxes import NO_BOX, as_boxes, iou
+from eigencam.evaluation.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule, degenerate
 
 _CLASSES = "class prediction in the dataset's classes"
@@ -76,6 +76,10 @@ class Localization:
         """
         box = box_of(score_map, self.rule, self.threshold, self.component)
         return _row(box, truth, score_map.state)
+
+    def row_of_boxes(self, boxes: Boxes, truth: Truth) -> Row:
+        """The row of boxes (K, 4), best first: that of the first one."""
+        return row_of_boxes(boxes, truth)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The errors of the module's docstring, `top1_cls_error`, `top5_cls_error` and `mean_iou`.
