@@ -61,6 +61,12 @@ class Truth:
         """(B,) bool: the boxes of the objects that count as the object sought."""
         return np.ones(len(self.boxes), bool) if self.foreground == "any" else self.box_labels == self.label
 
+    def objects(self) -> list[int]:
+        """The classes among the picture's objects, ascending: of the boxes, without any those of the mask."""
+        if len(self.box_labels) or self.mask is None:
+            return np.unique(self.box_labels).tolist()
+        return [k - 1 for k in np.flatnonzero(np.bincount(self.mask.ravel(), minlength=VOID)[:VOID]).tolist() if k]
+
 
 @runtime_checkable
 class Dataset(Protocol):

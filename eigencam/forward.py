@@ -10,10 +10,10 @@ The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tappe
 was kept (VGG's `features.28` is followed by one).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import isqrt
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 Reshape = Literal["tokens", "channels_last"]
 RESHAPES: tuple[Reshape, ...] = ("tokens", "channels_last")
+T = TypeVar("T")
 
 
 class Forward:
@@ -67,6 +68,8 @@ class Forward:
         self.reshape: Reshape | None = reshape
         self.logits = output.detach().float()
         self._gradients: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._source: tuple[Forward, Tensor] | None = None
+        self._shared: dict[Hashable, object] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,15 +91,68 @@ class Forward:
                 "gradients were asked of a pass made without them: set `needs_gradient = True` on the method"
             )
         if self._gradients is None or self._gradients[0] is not targets:
-            with torch.inference_mode(False), torch.enable_grad():
-                score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
-                grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
-            kept = {
-                name: torch.zeros_like(tap) if grad is None else grad
-                for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
-            }
-            self._gradients = (targets, kept)
+            self._gradients = (targets, self._backward(targets))
         return as_maps(self._gradients[1][layer or self.layer], self.reshape).float()
+
+    def _backward(self, targets: Tensor) -> dict[str, Tensor]:
+        """The gradients by every tapped layer; of a picture that was picked k times from k backward passes."""
+        if self._source is not None:
+            source, rows = self._source
+            found = {name: torch.empty_like(tap) for name, tap in self._taps.items()}
+            for places in rounds(rows):
+                full = torch.zeros(len(source), dtype=torch.long, device=targets.device)
+                full[rows[places]] = targets[places]
+                for name, gradient in source._backward(full).items():
+                    found[name][places] = gradient[rows[places]]
+            return found
+        with torch.inference_mode(False), torch.enable_grad():
+            score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
+            grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
+        return {
+            name: torch.zeros_like(tap) if grad is None else grad
+            for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
+        }
+
+    def pick(self, rows: Tensor) -> "Forward":
+        """This pass with some pictures left out or repeated, for maps of several classes of a picture.
+
+        It has the activations of this one, no pass of its own; a picture that occurs k times costs k backward passes.
+
+        Args:
+            rows: (M,) int64 positions in this pass.
+        """
+        rows = rows.to(self.images.device)
+        taps = {name: tap.detach()[rows] for name, tap in self._taps.items()}
+        index = self.index[rows.to(self.index.device)]
+        images, output = self.images[rows], self._output.detach()[rows].requires_grad_(self._output.requires_grad)
+        picked = Forward(
+            self.module,
+            images,
+            index,
+            self.layer,
+            output,
+            taps,
+            reshape=self.reshape,
+            chunk=self.chunk,
+            progress=self.progress,
+        )
+        picked.ids = tuple(self.ids[i] for i in rows.tolist()) if self.ids else ()
+        if original := self.original:
+            picked.original = lambda k: original(int(rows[k]))
+        picked.regions = tuple(self.regions[i] for i in rows.tolist()) if self.regions else ()
+        picked.black, picked.white, picked._source = self.black, self.white, (self, rows)
+        return picked
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once in this pass: what several methods or evaluators need of its pictures.
+
+        >>> forward = forward_pass(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), torch.zeros(1, 3, 1, 1), "0")
+        >>> forward.shared("size", lambda: 1), forward.shared("size", lambda: 2)
+        (1, 1)
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]  # type: ignore[return-value]
 
     def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
         """(count, K) float32 logits of further inputs, `chunk` of them at a time, without a graph.
@@ -208,6 +264,21 @@ def forward_pass(
     if index is None:
         index = torch.arange(len(images))
     return Forward(module, images, index, layer, output, taps, reshape=reshape, chunk=chunk)
+
+
+def rounds(rows: Tensor) -> Iterator[Tensor]:
+    """Places of a list that may repeat, in groups without a repetition: the first of each, the second, ...
+
+    >>> [places.tolist() for places in rounds(torch.tensor([4, 4, 7, 4]))]
+    [[0, 2], [1], [3]]
+    """
+    order = rows.argsort(stable=True)
+    _, counts = rows[order].unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    nth = torch.empty_like(rows)
+    nth[order] = torch.arange(len(rows), device=rows.device) - starts
+    for r in range(int(counts.max()) if len(rows) else 0):
+        yield (nth == r).nonzero()[:, 0]
 
 
 def as_maps(x: Tensor, reshape: Reshape | None) -> Tensor:

@@ -1,18 +1,21 @@
 """Maps of a batch: one forward pass, every method, ready for the evaluators."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eigencam.datasets.base import Truth
+from eigencam.evaluation.maps import ScoreMap
 from eigencam.forward import Forward
 from eigencam.network import Network, Region
 
+T = TypeVar("T")
 Method = Callable[..., Any]
 """`(forward, targets) -> (N, h, w)`, or boxes; see `eigencam.methods`."""
 
@@ -22,11 +25,11 @@ class Maps:
     """What one forward pass gave.
 
     Attributes:
-        maps: (N, h, w) float32 raw score maps on the CPU, by method.
-        boxes: by method that gives boxes, for each picture (K, 5) float64 `x1 y1 x2 y2 score`, best first.
-        targets: (N,) the classes that class-specific maps are for.
-        top5: the network's classes by falling logit, up to five a picture; empty without a classifier.
-        forward: the pass that the maps were read from.
+        maps: (M, h, w) float32 raw score maps on the CPU, by method; M is N but for `compute_maps(rows=...)`.
+        boxes: by method that gives boxes, for each of M (K, 5) float64 `x1 y1 x2 y2 score`, best first.
+        targets: (M,) the classes that class-specific maps are for.
+        top5: (M,) the network's classes by falling logit, up to five a picture; empty without a classifier.
+        forward: the pass that the maps were read from, of length M.
     """
 
     maps: dict[str, NDArray[np.float32]]
@@ -42,6 +45,7 @@ def compute_maps(
     pictures: Tensor,
     *,
     labels: Iterable[int] | None = None,
+    rows: Sequence[int] | None = None,
     index: Iterable[int] | None = None,
     ids: Iterable[str] = (),
     original: Callable[[int], NDArray[np.uint8]] | None = None,
@@ -56,6 +60,8 @@ def compute_maps(
         methods: by name.
         pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
         labels: N classes the maps are for; the predicted classes when None (0 without a classifier).
+        rows: M positions in the batch, for maps of several classes of a picture: `labels` are then M. All come from one
+            forward pass; a method's map that is of no class is computed once a picture.
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
         ids: N names in the dataset, for methods that look a map up.
         original: decodes the n-th picture as it is in the dataset, for methods that give boxes.
@@ -75,33 +81,39 @@ def compute_maps(
         chunk=chunk,
     )
     forward.ids, forward.original, forward.regions = tuple(ids), original, tuple(regions)
-    n, classes = forward.logits.shape
+    whole, classes = forward, forward.logits.shape[1]
+    if rows is not None and list(rows) != list(range(len(forward))):
+        forward = forward.pick(torch.tensor(rows, device=network.device))
     top5 = forward.logits.topk(min(5, classes)).indices
     if labels is not None:
         asked = list(labels)
-        if classes and not 0 <= min(asked) <= max(asked) < classes:
+        if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
             raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
         targets = torch.tensor(asked, device=network.device)
     else:
-        targets = top5[:, 0] if classes else torch.zeros(n, dtype=torch.long, device=network.device)
+        targets = top5[:, 0] if classes else torch.zeros(len(forward), dtype=torch.long, device=network.device)
     maps: dict[str, NDArray[np.float32]] = {}
     boxes: dict[str, list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
-        forward.progress = partial(progress, name)
-        before = forward.versions()
+        of = forward if is_class_specific(method) else whole
+        of.progress = partial(progress, name)
+        before = of.versions()
         with torch.no_grad():
-            score_map = method(forward, targets)
-        if forward.versions()[: len(before)] != before:
+            score_map = method(of, targets if of is forward else targets.new_zeros(len(of)))
+        if of.versions()[: len(before)] != before:
             raise ValueError(f"method {name} changes in place what all methods share; let it work on a copy (.clone())")
         if gives_boxes(method):
-            boxes[name] = [np.asarray(found, np.float64) for found in score_map]
-            if shapes := [found.shape for found in boxes[name] if found.ndim != 2 or found.shape[1] != 5]:
+            found = [np.asarray(boxes_of, np.float64) for boxes_of in score_map]
+            if shapes := [b.shape for b in found if b.ndim != 2 or b.shape[1] != 5]:
                 raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each picture")
+            boxes[name] = found if of is forward else [found[n] for n in rows or ()]
             continue
-        if not isinstance(score_map, Tensor) or score_map.ndim != 3 or len(score_map) != n:
+        if not isinstance(score_map, Tensor) or score_map.ndim != 3 or len(score_map) != len(of):
             shape = tuple(score_map.shape) if isinstance(score_map, Tensor) else type(score_map).__name__
-            raise ValueError(f"method {name} returned {shape}; needed: a tensor ({n}, h, w), one map a picture")
+            raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(of)}, h, w), one map a picture")
         maps[name] = score_map.detach().float().cpu().numpy()
+        if of is not forward:
+            maps[name] = maps[name][rows]
     return Maps(maps, boxes, targets.tolist(), top5.tolist(), forward)
 
 
@@ -112,6 +124,8 @@ class BatchProbe:
     forward: Forward
     method: Method
     targets: Tensor
+    score_maps: Sequence[ScoreMap] = ()
+    truths: Sequence[Truth] = ()
 
     @property
     def images(self) -> Tensor:
@@ -131,6 +145,10 @@ class BatchProbe:
     def predict(self, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
         """(count, K) float32 logits."""
         return self.forward.predict(count, inputs)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once for all methods."""
+        return self.forward.shared(key, make)
 
     def explain(self, images: Tensor) -> Tensor:
         """(N, h, w) maps of other pictures."""

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
-from eigencam.evaluation.base import NetworkEvaluator
+from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
 from eigencam.identity import VERSION, describe
 from eigencam.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
@@ -21,7 +21,7 @@ from eigencam.records import Result
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 T = TypeVar("T")
 CHOICES = {
-    "target": ("ground_truth", "predicted"),
+    "target": ("ground_truth", "predicted", "each"),
     "on_unsupported": ("fail", "skip"),
     "on_bad_image": ("skip", "fail"),
     "dtype": tuple(DTYPES),
@@ -159,6 +159,11 @@ def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:
     return hasattr(evaluator, "rows")
 
 
+def is_joint(evaluator: object) -> TypeGuard[JointEvaluator]:
+    """Whether an evaluator needs the maps of all of a picture's classes at once."""
+    return hasattr(evaluator, "joint_row")
+
+
 def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
     """The config as plain values of a dataclass; unknown keys and wrong types (then None) go to `faults`."""
     known = {f.name for f in fields(form)}  # type: ignore[arg-type]
@@ -282,11 +287,11 @@ def _probe_faults(job: Job) -> Iterator[str]:
 
 def _target_faults(job: Job) -> Iterator[str]:
     specific = [n for n, m in job.methods.items() if is_class_specific(m) and n not in job.unsupported]
-    if job.config.target == "ground_truth" and specific and not job.comparable:
+    if job.config.target != "predicted" and specific and not job.comparable:
         yield (
-            f"target=ground_truth: the classes of {job.dataset.name} ({job.dataset.class_space}) are not those of "
-            f"{job.network.name} ({job.network.classes}), so {', '.join(specific)} cannot be asked for the true class; "
-            "set target=predicted"
+            f"target={job.config.target}: the classes of {job.dataset.name} ({job.dataset.class_space}) are not those "
+            f"of {job.network.name} ({job.network.classes}), so {', '.join(specific)} cannot be asked for a true "
+            "class; set target=predicted"
         )
 
 

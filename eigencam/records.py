@@ -5,7 +5,7 @@
         config.yaml        the whole resolved config of the last run that worked on it
         env.json           for each such run: git commit, package versions, device, checksums, command
         parts/*.parquet    rows of finished batches, while the run goes on
-        rows.parquet       one row per picture, in the dataset's order, once it is complete
+        rows.parquet       one row per picture (with `target=each`: per picture and class), in the dataset's order
         metrics.json       the summary; written last, so its presence means: complete
         error.json         the first line and the traceback of a failed run, until a later run succeeds
 
@@ -135,15 +135,10 @@ class Result:
         """Write all rows as `rows.parquet`, then the summary, and drop the parts.
 
         Args:
-            rows: one for each picture, in the dataset's order.
+            rows: of every picture, in the dataset's order.
             summary: what goes into `metrics.json` beside the metrics.
             metrics: the evaluator's.
-
-        Raises:
-            ValueError: a picture has no row.
         """
-        if rows["image"].isna().any():
-            raise ValueError(f"{self.folder}: rows are missing; run again")
         _write_parquet(rows, self.folder / "rows.parquet")
         self._close_with({**summary, "metrics": [asdict(m) for m in metrics]})
         shutil.rmtree(self.folder / "parts")

@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError, Dataset, Truth
 from eigencam.environment import environment
-from eigencam.evaluation.base import Row
+from eigencam.evaluation.base import JointEvaluator, Row
 from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.maps import BatchProbe, Maps, Method, compute_maps, is_class_specific
 from eigencam.network import Preprocess, Region
-from eigencam.prepare import Job, asks_network, prepare
+from eigencam.prepare import Job, asks_network, is_joint, prepare
 from eigencam.records import Result
 
 Key = tuple[str, str]
@@ -155,10 +155,10 @@ def _compute(job: Job, todo: Mapping[Key, Result], title: str) -> tuple[dict[str
                     raise error
                 bad[ids[i]] = str(error)
             if batch.index:
-                wanted = {key for key in todo if missing[key][batch.index].any()}
+                lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
+                wanted = {key for key in todo if lacking[key]}
                 for key, rows in _rows(job, batch, wanted, costs, partial(_show, bar)).items():
-                    lacking = missing[key][batch.index]
-                    todo[key].add(row for row, lacks in zip(rows, lacking, strict=True) if lacks)
+                    todo[key].add(row for row in rows if row["image"] in lacking[key])
             if time.monotonic() - written > job.config.flush_s:
                 for result in todo.values():
                     result.flush()
@@ -245,12 +245,14 @@ def _rows(
 ) -> dict[Key, list[Row]]:
     """The rows of one batch: one forward pass, every wanted method's maps, every wanted evaluator's rows."""
     methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
-    by_label = job.comparable and job.config.target == "ground_truth"
+    pairs = [(n, label) for n, truth in enumerate(batch.truths) for label in _labels(job, truth)]
+    by_label = job.comparable and job.config.target != "predicted"
     maps_of = partial(
         compute_maps,
         job.network,
         pictures=batch.pictures,
-        labels=[max(truth.label, 0) for truth in batch.truths] if by_label else None,
+        labels=[max(label, 0) for _, label in pairs] if by_label else None,
+        rows=[n for n, _ in pairs],
         index=batch.index,
         ids=[truth.image_id for truth in batch.truths],
         original=lru_cache(lambda n: job.dataset.image(batch.index[n])),
@@ -260,32 +262,74 @@ def _rows(
     )
     timed = any(len(costs[name]) < TIMED_BATCHES for name in methods)
     found = _timed(maps_of, methods, costs) if timed else maps_of(methods)
-    rows: dict[Key, list[Row]] = {key: [] for key in wanted}
+    truths = [replace(batch.truths[n], label=label) for n, label in pairs]
+    regions = [batch.regions[n] for n, _ in pairs]
+    targets = torch.tensor(found.targets, device=job.network.device)
+    rows: dict[Key, list[Row]] = {}
     for name, method in methods.items():
-        evaluators = {e: job.evaluators[e] for m, e in wanted if m == name}
-        probe = BatchProbe(found.forward, method, torch.tensor(found.targets, device=job.network.device))
+        scored = _scored(found, name, truths, regions)
+        score_maps = [one for one in scored if isinstance(one, ScoreMap)]
+        probe = BatchProbe(found.forward, method, targets, score_maps, truths)
         found.forward.progress = partial(progress, name)
-        asked = {e: ev.rows(found.maps[name], probe) for e, ev in evaluators.items() if asks_network(ev)}
-        for n, truth in enumerate(batch.truths):
-            if name in found.boxes:
-                scored = found.boxes[name][n][:, :4]
-            else:
-                scored = ScoreMap(found.maps[name][n], truth.size, batch.regions[n])
-            start = {
+        starts = [
+            {
                 "image": truth.image_id,
                 "label": truth.label,
-                "target": _target(job, truth, found.targets[n], is_class_specific(method)),
-                "top5": found.top5[n] if job.comparable else [],
+                "target": _target(job, truth, target, is_class_specific(method)),
+                "top5": top5 if job.comparable else [],
             }
-            for e, evaluator in evaluators.items():
-                own = asked[e][n] if e in asked else _row(evaluator, scored, truth)
-                rows[name, e].append({**start, **own})
+            for truth, target, top5 in zip(truths, found.targets, found.top5, strict=True)
+        ]
+        for e in (e for m, e in wanted if m == name):
+            evaluator = job.evaluators[e]
+            if is_joint(evaluator):
+                rows[name, e] = _joint(evaluator, batch.truths, [n for n, _ in pairs], starts, score_maps, truths)
+                continue
+            if asks_network(evaluator):
+                own = evaluator.rows(found.maps[name], probe)
+            else:
+                own = [_row(evaluator, one, truth) for one, truth in zip(scored, truths, strict=True)]
+            rows[name, e] = [{**start, **row} for start, row in zip(starts, own, strict=True)]
     return rows
+
+
+def _labels(job: Job, truth: Truth) -> list[int]:
+    """The classes that a picture has rows for."""
+    return (truth.objects() if job.config.target == "each" else []) or [truth.label]
+
+
+def _scored(found: Maps, method: str, truths: Sequence[Truth], regions: Sequence[Region]) -> list[ScoreMap | Boxes]:
+    """What is evaluated for each row; the same object where a picture's rows have the same map: enlarged once."""
+    if method in found.boxes:
+        return [boxes[:, :4] for boxes in found.boxes[method]]
+    made: list[ScoreMap | Boxes] = []
+    values = found.maps[method]
+    for k, (truth, region) in enumerate(zip(truths, regions, strict=True)):
+        again = k and truths[k - 1].image_id == truth.image_id and np.array_equal(values[k], values[k - 1])
+        made.append(made[-1] if again else ScoreMap(values[k], truth.size, region))
+    return made
 
 
 def _row(evaluator: Any, scored: ScoreMap | Boxes, truth: Truth) -> Row:
     """An evaluator's row of a map, or of boxes (K, 4), best first."""
     return evaluator.row(scored, truth) if isinstance(scored, ScoreMap) else evaluator.row_of_boxes(scored, truth)
+
+
+def _joint(
+    evaluator: JointEvaluator,
+    pictures: Sequence[Truth],
+    picture: Sequence[int],
+    starts: Sequence[Row],
+    score_maps: Sequence[ScoreMap],
+    truths: Sequence[Truth],
+) -> list[Row]:
+    """One row for each picture, from the maps of all its classes; `picture`: which one each map is of."""
+    rows: list[Row] = []
+    for n, truth in enumerate(pictures):
+        own = [k for k, of in enumerate(picture) if of == n]
+        row = evaluator.joint_row([score_maps[k] for k in own], [truths[k] for k in own])
+        rows.append({**starts[own[0]], "label": truth.label, "target": -1, **row})
+    return rows
 
 
 def _timed(maps_of: Callable[..., Maps], methods: Mapping[str, Method], costs: dict[str, list[float]]) -> Maps:
@@ -315,8 +359,12 @@ def _target(job: Job, truth: Truth, target: int, specific: bool) -> int:
 
 def _finish(job: Job, key: Key, result: Result, bad: Mapping[str, str], costs: Sequence[float]) -> None:
     evaluator = job.evaluators[key[1]]
-    order = [i for i in job.dataset.ids if i not in bad]
-    rows = result.rows().set_index("image", drop=False).reindex(order).reset_index(drop=True)
+    order = {image: k for k, image in enumerate(i for i in job.dataset.ids if i not in bad)}
+    rows = result.rows()
+    rows = rows.assign(order=rows["image"].map(order)).dropna(subset="order")
+    if len(gone := order.keys() - set(rows["image"])):
+        raise ValueError(f"{result.folder}: rows of {len(gone)} pictures are missing; run again")
+    rows = rows.sort_values(["order", "label"], kind="stable", ignore_index=True).drop(columns="order")
     summary = {
         "n": len(order),
         "bad_images": dict(bad),

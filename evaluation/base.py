@@ -1,12 +1,15 @@
 """What an evaluator is: a pure function of (map, truth) to a row, and one of rows to a summary.
 
-Rows are one per image and mergeable: shards, resumed runs, confidence intervals and paired tests all come from them.
-An evaluator never imports a method or a network.
+Rows are mergeable: shards, resumed runs, confidence intervals and paired tests all come from them. There is one a
+picture, or, with `target=each`, one for each class among the picture's objects: the evaluator is then given the map for
+that class, and the truth with that class as its `label`; rows are unique by (`image`, `label`). Classes whose objects
+are all difficult are among them. A picture without objects has one row, of its own label. An evaluator that needs the
+maps of all these classes at once has `joint_row` in place of `row`. An evaluator never imports a method or a network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ from eigencam.evaluation.maps import ScoreMap
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 Row = dict[str, Any]
 """Column name to value: bool, int, float, str, or a 1-d array (stored as a Parquet list)."""
 
@@ -77,14 +81,34 @@ class Evaluator(Protocol):
         ...
 
 
+class JointEvaluator(Protocol):
+    """An evaluator that needs the maps of all of a picture's classes at once: `joint_row` in place of `row`."""
+
+    def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
+        """The row of one picture, from a map and a truth (of that `label`) for each class; of one without `each`."""
+        ...
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """As `Evaluator.summary`; `label` is the picture's own, `target` -1."""
+        ...
+
+    def protocol(self) -> Mapping[str, object]:
+        """As `Evaluator.protocol`."""
+        ...
+
+
 class Probe(Protocol):
     """What an evaluator may ask of the network: that of one batch and one method.
+
+    With `target=each` a picture occurs as often as it has classes, and N counts these.
 
     Attributes:
         images: (N, 3, H, W), normalised.
         black: (3, 1, 1), a black pixel, normalised.
         logits: (N, K) float32 of the images.
         targets: (N,) int64, the classes the maps are for.
+        score_maps: N, of the pictures' size.
+        truths: N, with the class that a row is for as `label`.
     """
 
     @property
@@ -98,6 +122,21 @@ class Probe(Protocol):
 
     @property
     def targets(self) -> "Tensor": ...  # noqa: D102
+
+    @property
+    def score_maps(self) -> Sequence[ScoreMap]: ...  # noqa: D102
+
+    @property
+    def truths(self) -> Sequence[Truth]: ...  # noqa: D102
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once for all methods and evaluators of these pictures, as their attacked versions are.
+
+        Args:
+            key: names what is made, with all its parameters; never a method.
+            make: makes it; it must not depend on maps or targets.
+        """
+        ...
 
     def predict(self, count: int, inputs: "Callable[[slice], Tensor]") -> "Tensor":
         """(count, K) float32 logits of further inputs, made and run a chunk at a time."""

@@ -165,3 +165,19 @@ def test_the_pass_on_a_gpu_agrees_with_the_cpu(net: Net) -> None:
     torch.testing.assert_close(
         forward.gradients(torch.ones(3, dtype=torch.long, device="cuda")).cpu(), expected[1], atol=1e-4, rtol=1e-3
     )
+
+
+def test_picked_pictures_have_the_gradients_of_their_own_classes_from_one_forward_pass(net: Net) -> None:
+    rows, classes = torch.tensor([2, 0, 2, 2, 1]), torch.tensor([1, 3, 0, 2, 1])
+    forward = forward_pass(net, images(), "conv1", layers=["conv2"], gradients=True)
+    picked = forward.pick(rows)
+    found, deeper = picked.gradients(classes), picked.gradients(classes, "conv2")
+    assert deeper.shape == (5, 7, 6, 8)
+    for k, (row, label) in enumerate(zip(rows.tolist(), classes.tolist(), strict=True)):
+        activations, gradients, logits = by_hand(net, images()[row : row + 1], label)
+        torch.testing.assert_close(picked.activations()[k], activations[0])
+        torch.testing.assert_close(found[k], gradients[0])
+        torch.testing.assert_close(picked.logits[k], logits[0])
+    assert picked.index.tolist() == rows.tolist()
+    torch.testing.assert_close(picked.pick(torch.tensor([4, 1])).gradients(torch.tensor([0, 0])), forward.pick(
+        torch.tensor([1, 0])).gradients(torch.tensor([0, 0])))  # fmt: skip
