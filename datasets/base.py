@@ -40,7 +40,8 @@ class Truth:
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels of the original picture.
         box_labels: (B,) int64, index into `classes` of each box.
         difficult: (B,) bool, VOC's flag.
-        mask: (height, width) uint8, 0 background, 1 + class for objects, 255 void; None where there is none.
+        mask: (height, width) uint8, 0 background, 1 + class for objects, 255 void; None where there is none; of the
+            whole picture, and of its size unless the dataset says otherwise.
         foreground: which objects count as the object sought: those of class `label`, or `any`.
     """
 

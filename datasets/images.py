@@ -85,6 +85,18 @@ def read_mask(path: Path | str) -> NDArray[np.uint8]:
     return np.array(image)
 
 
+def read_grey(path: Path | str) -> NDArray[np.uint8]:
+    """Decode a picture as grey, (H, W) uint8: the weighted sum of the colours, alpha dropped; 1 bit becomes 0 and 255.
+
+    Raises:
+        BadImageError: the file cannot be decoded.
+        FileNotFoundError: there is no such file.
+    """
+    image = _decode(path)
+    image.info.pop("transparency", None)
+    return np.array(image if image.mode == "L" else (image if image.mode == "1" else image.convert("RGB")).convert("L"))
+
+
 def _decode(path: Path | str) -> Image.Image:
     data = Path(path).read_bytes()  # beforehand, so that a fault of the disk is not taken for a bad picture
     if not data:

@@ -12,7 +12,7 @@ the step rule of the authors' code, to the last bit; its last edge is 1 (the max
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -103,20 +103,38 @@ class PxAP:
 
 
 def nearest(
-    truth: Truth, mask: NDArray[np.uint8], region: tuple[float, float, float, float] | None, size: int
+    truth: Truth,
+    mask: NDArray[np.uint8],
+    region: tuple[float, float, float, float] | None,
+    size: int,
+    places: Callable[[float, float, int], Counts] | None = None,
 ) -> NDArray[np.uint8]:
-    """(size, size): the mask where the map is, each pixel the one at its upper left corner; void beyond the picture."""
-    height, width = truth.size
-    if mask.shape != truth.size:
-        raise ValueError(f"{truth.image_id}: mask of {mask.shape}, picture of {truth.size}; allowed are equal ones")
-    x0, y0, x1, y1 = region or (0.0, 0.0, float(width), float(height))
-    x = np.floor(x0 + np.arange(size) * (1 / (size / (x1 - x0)))).astype(np.int64)
-    y = np.floor(y0 + np.arange(size) * (1 / (size / (y1 - y0)))).astype(np.int64)
+    """(size, size): the mask where the map is, void beyond the picture.
+
+    Args:
+        truth: of the picture.
+        mask: (h, w), of the whole picture, at any resolution.
+        region: what the map covers, pixels of the picture.
+        size: of the result.
+        places: start, stop, n -> (n,) where between them the pixels are taken from; by default each takes the one at
+            its upper left corner.
+    """
+    (height, width), places = mask.shape, places or corners
+    x0, y0, x1, y1 = region or (0.0, 0.0, float(truth.size[1]), float(truth.size[0]))
+    x, y = (
+        np.floor(places(start * inside / whole, stop * inside / whole, size)).astype(np.int64)
+        for start, stop, inside, whole in ((x0, x1, width, truth.size[1]), (y0, y1, height, truth.size[0]))
+    )
     found = mask[np.clip(y, 0, height - 1)[:, None], np.clip(x, 0, width - 1)]
     if region is not None:
         found[(y < 0) | (y >= height)] = VOID
         found[:, (x < 0) | (x >= width)] = VOID
     return found
+
+
+def corners(start: float, stop: float, n: int) -> Counts:
+    """(n,): left ends of n equal parts, with OpenCV's rounding."""
+    return (start + np.arange(n) * (1 / (n / (stop - start)))).astype(np.float64)
 
 
 def average_precision(histograms: Counts) -> Counts:

@@ -1,0 +1,163 @@
+"""COCO's instances: pictures with masks and boxes of objects of 80 classes, several in most pictures.
+
+    data = Coco("coco")     # annotations/instances_val2014.json, val2014/COCO_val2014_000000000042.jpg
+
+The 80 categories have ids from 1 to 90 with gaps; classes are counted 0 ... 79 in the order of the ids. A mask gives
+every pixel to one class: of overlapping objects the smaller is on top, as a small object in front of a large one mostly
+is. Crowds, which no one counted, are void where no object is, and `difficult` boxes.
+
+All objects count as what is sought (`foreground="any"`), and the label is the class with the largest area, the first of
+equal ones, -1 without an object; `target=each` makes a row of every class that a picture has.
+
+Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.completeness import Expect, check_count, present
+from eigencam.datasets.images import image_size, read_rgb
+from eigencam.evaluation.boxes import from_xywh
+
+FULL = {"val2014": 40_504, "train2014": 82_783, "val2017": 5_000, "train2017": 118_287}
+HOW_TO_GET = (
+    "val2014.zip and annotations_trainval2014.zip are at cocodataset.org (Download); unpack both into one folder and "
+    "name it by paths.coco or EIGENCAM_COCO"
+)
+
+
+class Coco:
+    """Pictures of one split and their objects; an `eigencam.datasets.base.Dataset`."""
+
+    class_space = "coco"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "val2014",
+        annotations: str | Path | None = None,
+        images: str | Path | None = None,
+        expect: Expect | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        """Read the annotations and find the pictures.
+
+        Args:
+            root: folder with `annotations` and the folder of the split's pictures.
+            split: val2014, val2017, ... of `annotations/instances_<split>.json`.
+            annotations: that file, by default looked for below `root`.
+            images: folder of the pictures, by default `root/<split>`.
+            expect: `full`: an error unless all pictures of the split are there.
+            allow_missing: take the pictures that are there.
+
+        Raises:
+            FileNotFoundError: annotations or pictures are missing.
+            ValueError: the file is not COCO's, or pycocotools is not installed.
+        """
+        try:
+            import pycocotools.mask  # noqa: F401
+        except ImportError as error:
+            raise ValueError("COCO's polygons need pycocotools: pip install 'eigencam-bench[datasets]'") from error
+        top = Path(root).expanduser()
+        path = Path(annotations) if annotations else top / "annotations" / f"instances_{split}.json"
+        if not path.is_file():
+            there = sorted(one.stem.removeprefix("instances_") for one in path.parent.glob("instances_*.json"))
+            others = f"; the splits there are {', '.join(there)}" if there else ""
+            raise FileNotFoundError(f"{path}: no such file{others}. {HOW_TO_GET}")
+        self.name, self.split = f"coco_{split}", split
+        pictures, self.classes, objects = _read(path)
+        folder = Path(images) if images else top / split
+        files = [folder / str(picture["file_name"]) for picture in pictures]
+        kept = present(files, f"COCO {split}", HOW_TO_GET, allow_missing)
+        check_count(f"COCO {split}", len(kept), FULL.get(split), expect)
+        self.files = [files[i] for i in kept]
+        self.ids = [path.stem for path in self.files]
+        self._sizes = [(int(pictures[i]["height"]), int(pictures[i]["width"])) for i in kept]
+        self._objects = [objects[i] for i in kept]
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        return read_rgb(self.files[i])
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`.
+
+        Raises:
+            ValueError: the picture's size is not the one that its objects refer to.
+        """
+        size, objects = self._sizes[i], self._objects[i]
+        if (found := image_size(self.files[i])) != size:
+            raise ValueError(f"{self.files[i]} has {found[::-1]} pixels, its objects are for {size[::-1]}")
+        mask = paint(objects, size)
+        areas = np.bincount(mask.ravel(), minlength=VOID + 1)[1 : len(self.classes) + 1]
+        label = int(areas.argmax()) if areas.any() else -1
+        boxes = from_xywh(np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4))
+        labels = np.array([one["class"] for one in objects], np.int64)
+        crowds = np.array([one["crowd"] for one in objects], bool)
+        return Truth(self.ids[i], size, label, boxes, labels, crowds, mask, foreground="any")
+
+    def identity(self) -> dict[str, object]:
+        """Split, n, and checksums of truth and picture files."""
+        return {
+            "name": self.name,
+            "split": self.split,
+            "n": len(self.ids),
+            "truth": checksum(zip(self.ids, self._sizes, self._objects, strict=True)),
+            "pictures": checksum(path.stat().st_size for path in self.files),
+        }
+
+
+def paint(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) uint8: crowds as void, over them the objects, large ones first, as 1 + class."""
+    mask = np.zeros(size, np.uint8)
+    for one in sorted(objects, key=lambda one: (not one["crowd"], -one["area"])):
+        mask[decode(one["segmentation"], size)] = VOID if one["crowd"] else 1 + one["class"]
+    return mask
+
+
+def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) bool of COCO's polygons (lists of x y), or run lengths, compressed or not."""
+    from pycocotools import mask as coco
+
+    if isinstance(segmentation, list):
+        if not segmentation:
+            return np.zeros(size, bool)
+        runs = coco.merge(coco.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        runs = coco.frPyObjects(segmentation, *size)
+    else:
+        runs = segmentation
+    with warnings.catch_warnings():  # numpy's, about how pycocotools hands its memory over
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return coco.decode(runs).astype(bool)
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], list[list[dict[str, Any]]]]:
+    """Pictures by file name, names of the classes, and each picture's objects."""
+    try:
+        data = json.loads(path.read_text())
+        pictures = sorted(data["images"], key=lambda picture: picture["file_name"])
+        categories = sorted(data["categories"], key=lambda category: category["id"])
+        index = {category["id"]: k for k, category in enumerate(categories)}
+        objects: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
+        for one in data["annotations"]:
+            objects[one["image_id"]].append(
+                {
+                    "class": index[one["category_id"]],
+                    "crowd": bool(one.get("iscrowd", 0)),
+                    "bbox": one["bbox"],
+                    "area": float(one["area"]),
+                    "segmentation": one["segmentation"],
+                }
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not COCO's instances (images, annotations, categories): {error!r}") from None
+    if len(categories) >= VOID - 1:
+        raise ValueError(f"{path}: {len(categories)} categories; a mask of bytes has room for {VOID - 2}")
+    return pictures, tuple(category["name"] for category in categories), [objects[p["id"]] for p in pictures]

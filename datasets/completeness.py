@@ -1,0 +1,59 @@
+"""Is all of a dataset there? How many pictures a full copy has, and which files are missing."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+Expect = Literal["full"]
+LOG = logging.getLogger(__name__)
+
+
+def check_count(what: str, n: int, full: int | None, expect: Expect | None) -> None:
+    """Say when a copy is not the full one: a warning in the log, an error where `expect` is `full`.
+
+    Args:
+        what: the dataset and its part, for the message.
+        n: pictures that are there.
+        full: pictures of a full copy; None where that is not known.
+        expect: `full`, or None for whatever is there.
+
+    Raises:
+        ValueError: `expect` is something else, or it is `full` and the copy is not.
+    """
+    if expect not in (None, "full"):
+        raise ValueError(f"expect={expect!r}: allowed are null (whatever is there) and full")
+    if full is None or n == full:
+        return
+    words = f"{what}: {n} pictures, where a full copy has {full}"
+    if expect == "full":
+        raise ValueError(f"{words}; dataset.expect=null evaluates what is there")
+    LOG.warning("%s", words)
+
+
+def present(files: Sequence[Path], what: str, how_to_get: str, allow_missing: bool) -> list[int]:
+    """The indices of the files that are there.
+
+    Raises:
+        FileNotFoundError: none is, or some are not and `allow_missing` is false.
+    """
+    there = [i for i, path in enumerate(files) if path.is_file()]
+    if len(there) == len(files) and files:
+        return there
+    missing = [path for path in files if not path.is_file()]
+    if allow_missing and there:
+        return there
+    proceed = f"; dataset.allow_missing=true evaluates the {len(there)} that are there" if there else ""
+    raise FileNotFoundError(
+        f"{len(missing)} of {len(files)} files of {what} are missing, e.g. {some(missing)}. {how_to_get}{proceed}"
+    )
+
+
+def first_folder(folders: Iterable[Path], file: str) -> Path | None:
+    """The first folder that has the file."""
+    return next((folder for folder in folders if (folder / file).is_file()), None)
+
+
+def some(names: Iterable[object], n: int = 3) -> str:
+    """The first `n` names, for messages."""
+    return ", ".join(str(name) for name in list(names)[:n])

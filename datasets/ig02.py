@@ -1,0 +1,170 @@
+"""INRIA's annotations for Graz-02 (IG02): bikes, cars and people, with a mask for every object.
+
+    data = Ig02("ig02", category="cars")     # cars/carsgraz_001.image.png, .mask.0.png, ...; cars_test.txt
+
+A mask is painted: red where the object is seen, green where something in front of it hides it, black elsewhere; some
+are empty. `occluded` says what the green pixels are: `background` (only what is seen counts), `object` (the whole
+object) or `void` (counted nowhere). A pixel that is red in one of a picture's masks and green in another is of the
+object.
+
+The lists `<category>_test.txt` and `<category>_train.txt` are the suggested split; the protocol evaluates each category
+on its own test pictures, so that a dataset here is one category, named `ig02_cars`, unless `category` is `all`.
+
+Reference: M. Marszalek, C. Schmid, "Accurate object localization with shape masks", CVPR 2007; pictures: A. Opelt et
+al., "Generic object recognition with boosting", PAMI 2006.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.completeness import Expect, check_count, first_folder, present
+from eigencam.datasets.images import image_size, read_rgb
+
+CATEGORIES = ("bikes", "cars", "people")
+Split = Literal["test", "train", "all"]
+Occluded = Literal["background", "object", "void"]
+FULL = {
+    "bikes": {"test": 162, "train": 162, "all": 365},
+    "cars": {"test": 177, "train": 177, "all": 420},
+    "people": {"test": 140, "train": 140, "all": 311},
+}
+HOW_TO_GET = (
+    "The archives are ig02-v1.0-bikes.zip (MD5 13266fdf968176fa3aebdd439184254f), ig02-v1.0-cars.zip "
+    "(34de933832755ee009c6f0e9d9c6426e) and ig02-v1.0-people.zip (f80d8d21f018197979c72b977986fd2f) of "
+    "lear.inrialpes.fr/people/marszalek/data/ig02, unpacked into one folder; name it by paths.ig02 or EIGENCAM_IG02"
+)
+
+
+class Ig02:
+    """Pictures of a category, or of all, and their masks; an `eigencam.datasets.base.Dataset`."""
+
+    class_space = "ig02"
+    classes: tuple[str, ...] = CATEGORIES
+
+    def __init__(
+        self,
+        root: str | Path,
+        category: str = "bikes",
+        split: Split = "test",
+        occluded: Occluded = "background",
+        expect: Expect | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        """Read the lists and find the files.
+
+        Args:
+            root: the folder with `bikes`, `cars`, `people` and the lists, or with one folder an archive.
+            category: bikes, cars, people, or all.
+            split: test, train, or all pictures of the category's folder.
+            occluded: what hidden parts of objects are.
+            expect: `full`: an error unless all pictures of the split are there.
+            allow_missing: take the pictures that are there.
+
+        Raises:
+            FileNotFoundError: a list, a picture, or all masks of a picture are missing.
+            ValueError: an option is not one of those allowed.
+        """
+        for key, value, allowed in (
+            ("category", category, (*CATEGORIES, "all")),
+            ("split", split, get_args(Split)),
+            ("occluded", occluded, get_args(Occluded)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{key}={value!r}: allowed are {', '.join(allowed)}")
+        self.name = f"ig02_{category}"
+        self.split, self.occluded = split, occluded
+        self.files: list[Path] = []
+        self._masks: list[list[Path]] = []
+        self._labels: list[int] = []
+        for label, name in enumerate(CATEGORIES):
+            if category not in (name, "all"):
+                continue
+            folder, listed = _listed(Path(root).expanduser(), name, split)
+            files = [folder / name / f"{stem}.image.png" for stem in listed]
+            masks = _masks(folder / name)
+            whole = [i for i in present(files, f"IG02 {name}", HOW_TO_GET, allow_missing) if listed[i] in masks]
+            if len(whole) < len(files) and not allow_missing:
+                bare = next(stem for stem in listed if stem not in masks)
+                raise FileNotFoundError(f"{folder / name}: no {bare}.mask.0.png beside its picture. {HOW_TO_GET}")
+            check_count(f"IG02 {name} {split}", len(whole), FULL[name][split], expect)
+            self.files += [files[i] for i in whole]
+            self._masks += [masks[listed[i]] for i in whole]
+            self._labels += [label] * len(whole)
+        self.ids = [path.name.removesuffix(".image.png") for path in self.files]
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        return read_rgb(self.files[i])
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`; a box is the tightest around what counts of an object.
+
+        Raises:
+            ValueError: a mask is not of the picture's size.
+        """
+        size, label = image_size(self.files[i]), self._labels[i]
+        seen, hidden = np.zeros(size, bool), np.zeros(size, bool)
+        boxes = []
+        for path in self._masks[i]:
+            red, green = painted(read_rgb(path))
+            if red.shape != size:
+                raise ValueError(f"{path}: a mask of {red.shape[::-1]} pixels, the picture has {size[::-1]}")
+            seen |= red
+            hidden |= green
+            counts = red | green if self.occluded == "object" else red
+            if counts.any():
+                rows, columns = np.flatnonzero(counts.any(axis=1)), np.flatnonzero(counts.any(axis=0))
+                boxes.append([columns[0], rows[0], columns[-1], rows[-1]])
+        value = {"background": 0, "object": 1 + label, "void": VOID}[self.occluded]
+        mask = np.where(seen, 1 + label, np.where(hidden, value, 0)).astype(np.uint8)
+        corners = np.array(boxes, np.float64).reshape(-1, 4)
+        return Truth(self.ids[i], size, label, corners, np.full(len(corners), label, np.int64), mask=mask)
+
+    def identity(self) -> dict[str, object]:
+        """Split, what is done with hidden parts, n, and checksums of ids and of the files' sizes."""
+        masks = ([path.stat().st_size for path in paths] for paths in self._masks)
+        return {
+            "name": self.name,
+            "split": self.split,
+            "occluded": self.occluded,
+            "n": len(self.ids),
+            "truth": checksum(zip(self.ids, self._labels, masks, strict=True)),
+            "pictures": checksum(path.stat().st_size for path in self.files),
+        }
+
+
+def painted(colours: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(H, W, 3) RGB -> two (H, W) bool: seen (red at least as strong as green, not black) and hidden (green)."""
+    red, green = colours[..., 0], colours[..., 1]
+    return (red > 0) & (red >= green), green > red
+
+
+def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:
+    """The folder that has a category's pictures and lists, and the names of the split's pictures, sorted."""
+    list_name = f"{category}_{'test' if split == 'all' else split}.txt"
+    places = (root, root / f"ig02-v1.0-{category}", root / f"ig02-{category}", root / category)
+    folder = first_folder(places, list_name)
+    if folder is None:
+        looked = ", ".join(str(place) for place in places)
+        raise FileNotFoundError(f"no {list_name} in {looked}. {HOW_TO_GET}")
+    if split == "all":
+        stems = [path.name.removesuffix(".image.png") for path in (folder / category).glob("*.image.png")]
+    else:
+        stems = (folder / list_name).read_text().split()
+    if not stems:
+        raise ValueError(f"{folder / list_name}: no picture is listed")
+    return folder, sorted(Path(stem).name.removesuffix(".image.png") for stem in stems)
+
+
+def _masks(folder: Path) -> dict[str, list[Path]]:
+    """The masks of each picture, by its name."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.mask.*.png")):
+        if match := re.fullmatch(r"(.+)\.mask\.\d+\.png", path.name):
+            found.setdefault(match[1], []).append(path)
+    return found

@@ -1,0 +1,119 @@
+"""ImageNet-Segmentation: 4,276 pictures of ImageNet with a mask of what the picture is of.
+
+    data = ImageNetSegmentation("gtsegs_ijcv.mat")
+
+One file of 2014, MATLAB's version 7.3, which is HDF5: `/value/img` and `/value/gt` are rows of references, an image
+(3, W, H) uint8 and a cell with one mask (W, H) of 0 and 1. MATLAB counts axes the other way round, so both are
+transposed. The file is opened by each process when it first reads from it: an HDF5 handle must not cross a fork.
+
+The masks have no class: there is one, `object`, whatever it is, and maps are for the predicted class. The box is the
+tightest around the mask.
+
+Reference: M. Guillaumin, D. Kuettel, V. Ferrari, "ImageNet auto-annotation with segmentation propagation", IJCV 2014.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import BadImageError, Truth, checksum
+from eigencam.datasets.completeness import Expect, check_count
+
+FULL = 4276
+FILE = "gtsegs_ijcv.mat"
+HOW_TO_GET = (
+    f"{FILE} is at calvin-vision.net/bigstuff/proj-imagenet/data; name it, or its folder, by "
+    "paths.imagenet_segmentation or EIGENCAM_IMAGENET_SEGMENTATION"
+)
+
+
+class ImageNetSegmentation:
+    """All pictures of the file; an `eigencam.datasets.base.Dataset`."""
+
+    name = "imagenet_segmentation"
+    class_space = "foreground"
+    classes: tuple[str, ...] = ("object",)
+
+    def __init__(self, root: str | Path, expect: Expect | None = None) -> None:
+        """Open the file and look at what every picture is.
+
+        Args:
+            root: the file, or the folder that it is in.
+            expect: `full`: an error unless there are 4,276 pictures.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not of the form described above, or h5py is not installed.
+        """
+        path = Path(root).expanduser()
+        self.path = path / FILE if path.is_dir() else path
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such file. {HOW_TO_GET}")
+        self._opened: tuple[int, Any] | None = None
+        try:
+            self._count = len(self._file["value/img"])
+            stored = [self._stored(i) for i in range(self._count)]
+        except (OSError, KeyError, IndexError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: not MATLAB 7.3 with /value/img and /value/gt: {error}. {HOW_TO_GET}"
+            ) from None
+        finally:
+            self._close()
+        check_count("ImageNet-Segmentation", self._count, FULL, expect)
+        self.ids = [f"{i:05d}" for i in range(self._count)]
+        self._checksum = checksum(stored)
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
+        stored = np.asarray(self._file[self._file["value/img"][i, 0]])
+        picture = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise BadImageError(
+                self.path, f"picture {i}: an array of {stored.shape}, {stored.dtype}; (3, W, H) uint8 is due"
+            )
+        return np.ascontiguousarray(picture)
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`: mask, and the box around it."""
+        mask = np.ascontiguousarray(np.asarray(self._mask(i)).T)
+        if mask.max(initial=0) > 1 or mask.min(initial=0) < 0:
+            raise ValueError(f"{self.path}: mask {i} has values up to {mask.max()}; 0 and 1 are expected")
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        boxes = np.array([[columns[0], rows[0], columns[-1], rows[-1]]] if len(rows) else [], np.float64).reshape(-1, 4)
+        size = (mask.shape[0], mask.shape[1])
+        mask = mask.astype(np.uint8)
+        return Truth(self.ids[i], size, -1, boxes, np.zeros(len(boxes), np.int64), mask=mask, foreground="any")
+
+    def identity(self) -> dict[str, object]:
+        """n, and a checksum of the shapes and the stored sizes of pictures and masks."""
+        return {"name": self.name, "n": self._count, "truth": self._checksum}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def _file(self) -> Any:
+        """The open file, this process' own."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            try:
+                import h5py
+            except ImportError as error:
+                raise ValueError(f"{self.path} needs h5py: pip install 'eigencam-bench[datasets]'") from error
+            self._opened = (os.getpid(), h5py.File(self.path, "r"))
+        return self._opened[1]
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened[1].close()
+        self._opened = None
+
+    def _mask(self, i: int) -> Any:
+        file = self._file
+        return file[file[file["value/gt"][i, 0]][0, 0]]
+
+    def _stored(self, i: int) -> list[object]:
+        picture, mask = self._file[self._file["value/img"][i, 0]], self._mask(i)
+        return [list(picture.shape), picture.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()]

@@ -1,0 +1,81 @@
+"""ImageNetV2 with wsolevaluation's boxes: 10,000 pictures of ImageNet's 1000 classes, which thresholds are tuned on.
+
+    data = read_imagenetv2("wsolevaluation")     # metadata/ILSVRC/val and dataset/ILSVRC/val2/<class>/<k>.jpeg
+
+The folders' *numbers* are the classes, indices of the sorted WordNet ids. Sorted as texts (0, 1, 10, 100, ...), as an
+image-folder loader sorts them, they give other classes; here the label is read from class_labels.txt, and has to be the
+folder's number.
+
+Reference: B. Recht et al., "Do ImageNet classifiers generalize to ImageNet?", ICML 2019; boxes: J. Choe et al., CVPR
+2020. The pictures are those of the set `threshold-0.7`.
+"""
+
+from pathlib import Path
+
+from eigencam.datasets.boxed import Boxed
+from eigencam.datasets.completeness import Expect, check_count, present
+from eigencam.datasets.devkit import N_CLASSES, find_synsets
+from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
+
+FULL = 10_000
+PICTURES = ("dataset/ILSVRC", "ILSVRC", ".")
+UNPACKED = ("imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", "val2", ".")
+HOW_TO_GET = (
+    "The pictures are imagenetv2-threshold0.7.tar.gz of github.com/modestyachts/ImageNetV2, the metadata "
+    "metadata/ILSVRC/val of github.com/clovaai/wsolevaluation; name the folder by paths.imagenetv2 or "
+    "EIGENCAM_IMAGENETV2"
+)
+
+
+def read_imagenetv2(
+    root: str | Path, images: str | Path | None = None, expect: Expect | None = None, allow_missing: bool = False
+) -> Boxed:
+    """Read the truth and find the pictures.
+
+    Args:
+        root: folder with `metadata/ILSVRC/val` (or those files themselves) and the pictures.
+        images: folder of the class folders 0 ... 999; by default looked for below `root`.
+        expect: `full`: an error unless all 10,000 are there and localization.txt is wsolevaluation's.
+        allow_missing: take the pictures that are there.
+
+    Raises:
+        FileNotFoundError: no truth, or pictures are missing.
+        ValueError: a file is wrong, or a folder's number is not its class.
+    """
+    top = Path(root).expanduser()
+    metadata = find_metadata(top, "ILSVRC", "val")
+    if metadata is None:
+        raise FileNotFoundError(f"{top} has no metadata/ILSVRC/val/class_labels.txt. {HOW_TO_GET}")
+    found = read_metadata(metadata, "ILSVRC", "val", expect)
+    for path, label in zip(found.paths, found.labels.tolist(), strict=True):
+        if not 0 <= label < N_CLASSES or Path(path).parent.name != str(label):
+            raise ValueError(
+                f"{metadata / 'class_labels.txt'}: {path} has the class {label}; its folder's number is due"
+            )
+    folder = Path(images) if images else _pictures(top, found.paths)
+    files = [folder / _inside(path) for path in found.paths]
+    kept = present(files, "ImageNetV2", HOW_TO_GET, allow_missing)
+    check_count("ImageNetV2", len(kept), FULL, expect)
+    synsets, boxes = find_synsets([top, metadata]), found.boxes(metadata)
+    return Boxed(
+        "imagenetv2",
+        "imagenet",
+        synsets.words or synsets.wnids or tuple(map(str, range(N_CLASSES))),
+        [f"{files[i].parent.name}_{files[i].stem}" for i in kept],
+        "threshold-0.7",
+        [files[i] for i in kept],
+        found.labels[kept],
+        [boxes[i] for i in kept],
+        found.sizes[kept],
+    )
+
+
+def _inside(path: str) -> str:
+    """`val2/7/3.jpeg` -> `7/3.jpeg`."""
+    return "/".join(path.split("/")[-2:])
+
+
+def _pictures(top: Path, paths: list[str]) -> Path:
+    """The first folder that has any of the pictures in its class folders."""
+    places = [top / place / unpacked for place in PICTURES for unpacked in UNPACKED]
+    return next((place for place in places if any((place / _inside(path)).is_file() for path in paths)), top / "val2")

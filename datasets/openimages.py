@@ -1,0 +1,154 @@
+"""OpenImages30k, wsolevaluation's part of Open Images V5: pictures of 100 classes with masks, and regions to ignore.
+
+    data = OpenImages("wsolevaluation")     # metadata/OpenImages/test and dataset/OpenImages/test/<class>/<picture>.jpg
+
+Beside each picture lie a mask for every object of its class, `<picture>_m<class>_<hash>.png`, and
+`<picture>_ignore.png` with the boxes of objects that have none. The object is the union of the masks, void what else is
+in the ignored region. A mask's pixel counts where its grey value is not 0, of whatever kind the PNG is (1 bit, RGB,
+RGBA).
+
+Masks can be of another resolution than their pictures. They are kept as they are, as PxAP brings them to its own size
+in one step; `masks=picture` brings them to the picture's size, for evaluators that count its pixels.
+"""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.completeness import Expect, check_count, present
+from eigencam.datasets.images import image_size, read_grey, read_rgb
+from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
+
+Split = Literal["test", "val"]
+Masks = Literal["own", "picture"]
+FULL = {"test": 5000, "val": 2500}
+N_CLASSES = 100
+PICTURES = ("dataset/OpenImages", "OpenImages", ".")
+HOW_TO_GET = (
+    "The pictures and masks are the two archives of OpenImages30k that github.com/clovaai/wsolevaluation links to, "
+    "unpacked into one folder, the metadata its metadata/OpenImages; name the folder by paths.openimages or "
+    "EIGENCAM_OPENIMAGES"
+)
+
+
+class OpenImages:
+    """Pictures of one split and their masks; an `eigencam.datasets.base.Dataset`."""
+
+    name = "openimages30k"
+    class_space = "openimages"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split = "test",
+        images: str | Path | None = None,
+        masks: Masks = "own",
+        expect: Expect | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        """Read the lists and find the files.
+
+        Args:
+            root: folder with wsolevaluation's `metadata` and the pictures.
+            split: test or val; the training split has no masks.
+            images: folder of `test` and `val`, pictures and masks; by default looked for below `root`.
+            masks: resolution of the masks: their `own`, or the `picture`'s.
+            expect: `full`: an error unless all pictures are there and localization.txt is wsolevaluation's.
+            allow_missing: take the pictures that are there with all their masks.
+
+        Raises:
+            FileNotFoundError: no metadata, or pictures or masks are missing.
+            ValueError: an option or a line of a file is wrong.
+        """
+        if split not in get_args(Split):
+            raise ValueError(f"split={split!r}: allowed are {', '.join(get_args(Split))} (train has no masks)")
+        if masks not in get_args(Masks):
+            raise ValueError(f"masks={masks!r}: allowed are {', '.join(get_args(Masks))}")
+        top = Path(root).expanduser()
+        metadata = find_metadata(top, "OpenImages", split)
+        if metadata is None:
+            raise FileNotFoundError(f"{top} has no metadata/OpenImages/{split}/class_labels.txt. {HOW_TO_GET}")
+        found = read_metadata(metadata, "OpenImages", split, expect)
+        if bare := [path for path, lines in zip(found.paths, found.localization, strict=True) if not lines]:
+            raise ValueError(f"{metadata / 'localization.txt'}: no mask for {len(bare)} pictures, e.g. {bare[0]}")
+        folder = Path(images) if images else _pictures(top, found.paths)
+        pictures = [folder / path for path in found.paths]
+        kept = present(pictures, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
+        parts = {i: _masks(folder, found.localization[i]) for i in kept}
+        needed = [path for of_picture in parts.values() for path in of_picture if path]
+        there = present(needed, f"OpenImages30k {split}'s masks", HOW_TO_GET, allow_missing)
+        if len(there) < len(needed):
+            kept = [i for i in kept if all(path.is_file() for path in parts[i] if path)]
+        check_count(f"OpenImages30k {split}", len(kept), FULL[split], expect)
+        self.split, self.masks = split, masks
+        self.files = [pictures[i] for i in kept]
+        self.ids = [path.stem for path in self.files]
+        self.labels = found.labels[kept]
+        names = {int(label): Path(path).parent.name for path, label in zip(found.paths, found.labels, strict=True)}
+        self.classes = tuple(names.get(k, str(k)) for k in range(N_CLASSES))
+        self._masks = [parts[i] for i in kept]
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        return read_rgb(self.files[i])
+
+    def truth(self, i: int) -> Truth:
+        """The truth about picture `i`; its boxes are the tightest around each mask."""
+        size, label = image_size(self.files[i]), int(self.labels[i])
+        ignored, *paths = self._masks[i]
+        parts = [read_grey(path) > 0 for path in paths if path]
+        shape = size if self.masks == "picture" else parts[0].shape
+        parts = [resized(part, shape) for part in parts]
+        thing = np.any(parts, axis=0)
+        mask = np.where(thing, np.uint8(1 + label), np.uint8(0))
+        if ignored:
+            mask[resized(read_grey(ignored) > 0, shape) & ~thing] = VOID
+        boxes = np.array([box for part in parts if (box := _tight(part, size)) is not None]).reshape(-1, 4)
+        return Truth(self.ids[i], size, label, boxes, np.full(len(boxes), label, np.int64), mask=mask)
+
+    def identity(self) -> dict[str, object]:
+        """Split, masks' resolution, n, and checksums of the lists and of the files' sizes."""
+        masks = [[(path.name, path.stat().st_size) for path in paths if path] for paths in self._masks]
+        return {
+            "name": self.name,
+            "split": self.split,
+            "masks": self.masks,
+            "n": len(self.ids),
+            "truth": checksum(zip(self.ids, self.labels.tolist(), masks, strict=True)),
+            "pictures": checksum(path.stat().st_size for path in self.files),
+        }
+
+
+def _masks(folder: Path, lines: list[tuple[str, ...]]) -> list[Path | None]:
+    """The ignored region's file, or None, then the objects' masks."""
+    ignored = next((folder / name for _, name in lines if name), None)
+    return [ignored, *(folder / mask for mask, _ in lines)]
+
+
+def resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W) bool -> `shape`, each pixel the one at its upper left corner, as OpenCV's nearest."""
+    if mask.shape == shape:
+        return mask
+    rows, columns = (
+        np.minimum(np.floor(np.arange(n) * (1 / (n / old))).astype(np.int64), old - 1)
+        for n, old in zip(shape, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
+
+
+def _tight(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64] | None:
+    """The inclusive box of a mask of any resolution in the picture's pixels: all that it touches."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    y, x = size[0] / mask.shape[0], size[1] / mask.shape[1]
+    ends = np.ceil([(columns[-1] + 1) * x - 1, (rows[-1] + 1) * y - 1])
+    return np.array([np.floor(columns[0] * x), np.floor(rows[0] * y), *ends])
+
+
+def _pictures(top: Path, paths: list[str]) -> Path:
+    """The first folder that has any of the pictures; `top` where none has."""
+    return next((top / place for place in PICTURES if any((top / place / path).is_file() for path in paths)), top)
