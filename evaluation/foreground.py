@@ -1,0 +1,162 @@
+r"""Foreground against background, by the protocol that the vision transformers' papers use on ImageNet-Segmentation.
+
+Map and mask are brought to 224 x 224: the map bilinearly and scaled to 0..1, R; the mask by nearest pixels. With TP,
+FP, FN, TN the pixels above the mean of R or not, of the object or not,
+
+    pixel_accuracy   (TP + TN) / all, pixels summed over the set
+    miou             mean over {background, object} of the IoU, pixels summed over the set
+    mean_ap          average precision of the 2 x 224 x 224 values [1 - R, R] together, a value being right where the
+                     pixel is background, of the object; mean over pictures
+    mean_f1          2 TP / (2 TP + FP + FN) of each picture, 0 where that is 0/0; mean over pictures
+
+so `mean_ap` of a picture is 50 % for a map that says nothing, and counts the background as much as the object. A map
+that is constant or not finite is 0/0 in the authors' code, which then makes all of R and 1 - R zero: all is background
+and the average precision is that of chance, 50 %. Void pixels count nowhere; no metric has a threshold to choose.
+
+Reference: H. Chefer, S. Gur, L. Wolf, "Transformer interpretability beyond attention visualization", CVPR 2021, and
+their code. The average precision is exact, from one sort of 32-bit keys that hold value and truth.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, Truth
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.evaluation.pxap import nearest
+
+Counts = NDArray[np.float64]
+_PIXELS = ("tp", "fp", "fn", "tn")
+
+
+@dataclass(frozen=True, slots=True)
+class Foreground:
+    """Evaluator; see the module.
+
+    Attributes:
+        size: height and width that maps and masks are brought to, pixels.
+    """
+
+    size: int = 224
+
+    headline: ClassVar[tuple[str, ...]] = ("pixel_accuracy", "miou", "mean_ap", "mean_f1")
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size}; allowed: at least 1")
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """Pixel counts and scores of one picture.
+
+        Returns:
+            `has_mask`; `tp`, `fp`, `fn`, `tn`, pixels; `ap` and `f1` in [0, 1], NaN without a mask; `map_state`.
+        """
+        if truth.mask is None:
+            nothing = {**dict.fromkeys(_PIXELS, 0), "ap": float("nan"), "f1": float("nan")}
+            return {"has_mask": False, **nothing, "map_state": score_map.state}
+        mask = nearest(truth, truth.mask, score_map.region, self.size, middles)
+        thing = (mask > 0) if truth.foreground == "any" else (mask == truth.label + 1) & (truth.label >= 0)
+        counted = mask != VOID
+        scaled, found = self._scaled(score_map)
+        wanted, said = thing[counted], found[counted]
+        both = int(np.count_nonzero(wanted & said))
+        tp, fp, fn = both, int(np.count_nonzero(said)) - both, int(np.count_nonzero(wanted)) - both
+        errors = 2 * tp + fp + fn
+        return {
+            "has_mask": True,
+            **dict(zip(_PIXELS, (tp, fp, fn, len(wanted) - tp - fp - fn), strict=True)),
+            "ap": two_channel_ap(scaled[counted], wanted, score_map.state == "ok"),
+            "f1": 2 * tp / errors if errors else 0.0,
+            "map_state": score_map.state,
+        }
+
+    def _scaled(self, score_map: ScoreMap) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(size, size): R as float32, and where it is above its mean."""
+        if score_map.state != "ok":
+            return np.zeros((self.size, self.size), np.float32), np.zeros((self.size, self.size), bool)
+        # Enlarged over what the map covers, which is what the network saw.
+        full = ScoreMap(score_map.values, (self.size, self.size)).full
+        scaled = (full - full.min()) / (full.max() - full.min())
+        return scaled, scaled > np.float32(scaled.mean(dtype=np.float64))
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The four metrics, bootstrapped over pictures."""
+        counted = rows[rows["has_mask"].to_numpy(bool)]
+        missing = len(rows) - len(counted)
+        if counted.empty:
+            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
+        left_out = f"{missing} pictures without a mask left out" if missing else ""
+        note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
+        pixels = counted[list(_PIXELS)].to_numpy(np.float64)
+        return [
+            _pooled("pixel_accuracy", pixels, _accuracy, note),
+            _pooled("miou", pixels, _mean_iou),
+            statistics.mean("mean_ap", counted["ap"], threshold="none"),
+            statistics.mean("mean_f1", counted["f1"], threshold="> mean"),
+        ]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rules in words."""
+        words = "map bilinear, minimum to maximum, object where above its mean; mask nearest; void left out"
+        pooled = "pixel_accuracy, miou: pixels of all pictures; mean_ap, mean_f1: means over pictures"
+        return {"evaluator": "foreground", **asdict(self), "pixels": words, "sums": pooled}
+
+
+def middles(start: float, stop: float, n: int) -> Counts:
+    """(n,): middles of n equal parts, with Pillow's rounding, which adds up one step after the other."""
+    step = (stop - start) / n
+    return np.cumsum(np.concatenate([[start + step * 0.5], np.full(n - 1, step)]))
+
+
+def two_channel_ap(scaled: NDArray[np.float32], wanted: NDArray[np.bool_], usable: bool = True) -> float:
+    """Average precision of the values [1 - R, R] against [not wanted, wanted].
+
+    Args:
+        scaled: (P,) float32 in 0..1, R.
+        wanted: (P,) bool.
+        usable: False: all values are equal, whatever R is.
+
+    Returns:
+        In [0, 1]: the sum over the distinct values of precision times what is gained in recall; NaN for no pixels.
+    """
+    if not len(scaled):
+        return float("nan")
+    if not usable:
+        return 0.5
+    # A float in 0..1 orders as its bits do, and these leave two bits free: the lowest becomes the truth.
+    values = np.concatenate([np.float32(1) - scaled, scaled])
+    keys = (values.view(np.uint32) << 1) | np.concatenate([~wanted, wanted])
+    keys.sort()
+    keys = keys[::-1]
+    right = np.cumsum(keys & 1)
+    ends = np.append(np.flatnonzero(keys[1:] >> 1 != keys[:-1] >> 1), len(keys) - 1)
+    right = right[ends]
+    gained = np.diff(right, prepend=0)
+    return float((gained * (right / (ends + 1))).sum() / len(scaled))
+
+
+def _accuracy(sums: Counts) -> Counts:
+    return _ratio(sums[:, 0] + sums[:, 3], sums.sum(axis=1))
+
+
+def _mean_iou(sums: Counts) -> Counts:
+    """(R, 4) tp, fp, fn, tn -> (R,); a class that is neither there nor found has IoU 0, as in the authors' code."""
+    tp, fp, fn, tn = sums.T
+    ious = [np.divide(a, a + fp + fn, out=np.zeros_like(a), where=a + fp + fn > 0) for a in (tp, tn)]
+    return np.where(sums.sum(axis=1) > 0, np.mean(ious, axis=0), np.nan)
+
+
+def _ratio(a: Counts, b: Counts) -> Counts:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+def _pooled(name: str, pixels: Counts, statistic: Callable[[Counts], Counts], note: str = "") -> Metric:
+    value = float(statistic(pixels.sum(axis=0, keepdims=True))[0])
+    low, high = statistics.bootstrap_pooled(pixels, statistic)
+    return Metric(name, 100 * value, 100 * float(low), 100 * float(high), len(pixels), "%", "> mean", note=note)
