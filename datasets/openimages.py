@@ -22,15 +22,15 @@ from eigencam.datasets.completeness import Expect, check_count, present
 from eigencam.datasets.images import image_size, read_grey, read_rgb
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
 
-Split = Literal["test", "val"]
+Split = Literal["test", "val", "train"]
 Masks = Literal["own", "picture"]
-FULL = {"test": 5000, "val": 2500}
+FULL = {"test": 5000, "val": 2500, "train": 29_819}
 N_CLASSES = 100
 PICTURES = ("dataset/OpenImages", "OpenImages", ".")
 HOW_TO_GET = (
     "The pictures and masks are the two archives of OpenImages30k that github.com/clovaai/wsolevaluation links to, "
-    "unpacked into one folder, the metadata its metadata/OpenImages; name the folder by paths.openimages or "
-    "EIGENCAM_OPENIMAGES"
+    "unpacked into one folder, the metadata its metadata/OpenImages; name the folder by paths.openimages30k or "
+    "EIGENCAM_OPENIMAGES30K"
 )
 
 
@@ -53,8 +53,8 @@ class OpenImages:
 
         Args:
             root: folder with wsolevaluation's `metadata` and the pictures.
-            split: test or val; the training split has no masks.
-            images: folder of `test` and `val`, pictures and masks; by default looked for below `root`.
+            split: test, val, or train, which has no masks.
+            images: folder of `test`, `val` and `train`, pictures and masks; by default looked for below `root`.
             masks: resolution of the masks: their `own`, or the `picture`'s.
             expect: `full`: an error unless all pictures are there and localization.txt is wsolevaluation's.
             allow_missing: take the pictures that are there with all their masks.
@@ -64,7 +64,7 @@ class OpenImages:
             ValueError: an option or a line of a file is wrong.
         """
         if split not in get_args(Split):
-            raise ValueError(f"split={split!r}: allowed are {', '.join(get_args(Split))} (train has no masks)")
+            raise ValueError(f"split={split!r}: allowed are {', '.join(get_args(Split))}")
         if masks not in get_args(Masks):
             raise ValueError(f"masks={masks!r}: allowed are {', '.join(get_args(Masks))}")
         top = Path(root).expanduser()
@@ -72,7 +72,9 @@ class OpenImages:
         if metadata is None:
             raise FileNotFoundError(f"{top} has no metadata/OpenImages/{split}/class_labels.txt. {HOW_TO_GET}")
         found = read_metadata(metadata, "OpenImages", split, expect)
-        if bare := [path for path, lines in zip(found.paths, found.localization, strict=True) if not lines]:
+        if split != "train" and (
+            bare := [path for path, lines in zip(found.paths, found.localization, strict=True) if not lines]
+        ):
             raise ValueError(f"{metadata / 'localization.txt'}: no mask for {len(bare)} pictures, e.g. {bare[0]}")
         folder = Path(images) if images else _pictures(top, found.paths)
         pictures = [folder / path for path in found.paths]
@@ -100,6 +102,8 @@ class OpenImages:
         size, label = image_size(self.files[i]), int(self.labels[i])
         ignored, *paths = self._masks[i]
         parts = [read_grey(path) > 0 for path in paths if path]
+        if not parts:
+            return Truth(self.ids[i], size, label, np.zeros((0, 4)), np.zeros(0, np.int64))
         shape = size if self.masks == "picture" else parts[0].shape
         parts = [resized(part, shape) for part in parts]
         thing = np.any(parts, axis=0)

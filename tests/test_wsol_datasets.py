@@ -233,16 +233,25 @@ def test_a_picture_without_ignored_region(tmp_path: Path) -> None:
     assert set(np.unique(truth.mask)) == {0, 1}
 
 
+def test_the_training_split_of_openimages_has_no_masks(tmp_path: Path) -> None:
+    folder = tmp_path / "metadata/OpenImages/train"
+    files.lines(folder / "class_labels.txt", "train/0138tl/5.jpg,1")
+    (folder / "localization.txt").touch()
+    files.picture(tmp_path / "dataset/OpenImages/train/0138tl/5.jpg", (10, 20))
+    truth = OpenImages(tmp_path, "train").truth(0)
+    assert (truth.mask, truth.label, truth.size, len(truth.boxes)) == (None, 1, (10, 20), 0)
+
+
 def test_missing_files_of_openimages_say_where_they_come_from(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"metadata/OpenImages/test.*wsolevaluation.*EIGENCAM_OPENIMAGES"):
+    with pytest.raises(FileNotFoundError, match=r"metadata/OpenImages/test.*wsolevaluation.*EIGENCAM_OPENIMAGES30K"):
         OpenImages(tmp_path)
     root = files.write_openimages(tmp_path)
     next(root.glob("dataset/OpenImages/test/0138tl/*_m*.png")).unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 6 files of OpenImages30k test's masks"):
         OpenImages(root)
     assert OpenImages(root, allow_missing=True).ids == ["7af766bd43da900b"]
-    with pytest.raises(ValueError, match="train has no masks"):
-        OpenImages(root, "train")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="allowed are test, val, train"):
+        OpenImages(root, "dev")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="own, picture"):
         OpenImages(root, masks="224")  # type: ignore[arg-type]
     place = root / "metadata/OpenImages/test/localization.txt"
