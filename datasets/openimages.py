@@ -81,8 +81,8 @@ class OpenImages:
         kept = present(pictures, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
         parts = {i: _masks(folder, found.localization[i]) for i in kept}
         needed = [path for of_picture in parts.values() for path in of_picture if path]
-        there = present(needed, f"OpenImages30k {split}'s masks", HOW_TO_GET, allow_missing)
-        if len(there) < len(needed):
+        what = f"OpenImages30k {split}'s masks"
+        if needed and len(present(needed, what, HOW_TO_GET, allow_missing)) < len(needed):
             kept = [i for i in kept if all(path.is_file() for path in parts[i] if path)]
         check_count(f"OpenImages30k {split}", len(kept), FULL[split], expect)
         self.split, self.masks = split, masks
