@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from eigencam.derived import by_prediction, with_wins
 from eigencam.evaluation.papers import layouts, numbers, paper_table, papers
 from eigencam.evaluation.tables import FORMATS, Table, collect, render, tables
 
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="columns; `all`: every one there is")
     parser.add_argument(
+        "--by",
+        choices=("prediction",),
+        help="every metric twice: where the first class is right, and where not",
+    )
+    parser.add_argument(
+        "--win", action="store_true", help="average drop: the share of pictures in which a method's drop is smallest"
+    )
+    parser.add_argument(
         "--paper", metavar="NAME", help=f"a paper's tables, ours beside the published numbers: {', '.join(papers())}"
     )
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="of what is printed")
@@ -64,9 +73,12 @@ def main(args: argparse.Namespace) -> int:
             long = collect(args.results, **only)
         except FileNotFoundError:  # the table then says what would make them
             long = pd.DataFrame()
+        long = with_wins(args.results, long) if len(long) else long
         made = [paper_table(layout, published, long) for layout in planned]
     else:
         long = collect(args.results, **only)
+        long = with_wins(args.results, long) if args.win else long
+        long = by_prediction(args.results, long) if args.by else long
         made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
     if args.format == "csv" and not args.paper:
         long[list(LONG)].to_csv(sys.stdout, index=False)

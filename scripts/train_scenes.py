@@ -4,10 +4,16 @@
     python scripts/train_scenes.py scenes_resnet
     python scripts/train_scenes.py scenes_vit --epochs 6 --lr 0.002 --threads 1
     python scripts/train_scenes.py scenes_vig --epochs 6 --lr 0.002 --threads 1
+    python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 40 --batch 32 --lr 0.002
 
 writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
 `results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
 weights. Held-out scenes are of the test split; no epoch and no weights are chosen by them.
+
+`--permuted` trains on labels that were dealt out anew among the scenes, for the sanity check of J. Adebayo et al.
+("Sanity Checks for Saliency Maps", NeurIPS 2018, section 3.3): there is nothing to learn, only to memorise, so scenes
+are not augmented, labels not smoothed and weights do not decay. NAME is then `NETWORK_permuted`; the last row has the
+accuracy on the scenes trained on.
 """
 
 import argparse
@@ -38,7 +44,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "scenes_vit": ScenesViT,
     "scenes_vig": ScenesViG,
 }
-COLUMNS = ["network", "epoch", "train_loss", "held_out_top1_percent", "n", "seconds", "command"]
+COLUMNS = ["network", "epoch", "train_loss", "held_out_top1_percent", "n", "seconds", "command", "train_top1_percent"]
 
 
 def _squashed(job: tuple[int, Split, int, int]) -> tuple[NDArray[np.uint8], list[int]]:
@@ -117,17 +123,20 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(args.seed)
     pictures, labels = scenes(args.seed, "train", args.train, args.cache, args.threads)
+    if args.permuted:
+        labels = labels[torch.randperm(len(labels), generator=generator)]
+    name, smoothing, decay = (f"{args.network}_permuted", 0, 0) if args.permuted else (args.network, 0.05, 0.05)
     held_pictures, held_labels = scenes(args.seed, "test", args.held_out, args.cache, args.threads)
     network = NETWORKS[args.network]().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=decay)
     steps = len(pictures) // args.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=steps * args.epochs, pct_start=0.2)
     rows: list[dict[str, object]] = []
     start = time.perf_counter()
 
-    def row(epoch: object, loss: float, accuracy: float, n: int) -> None:
+    def row(epoch: object, loss: float, accuracy: float, n: int, memorised: str = "") -> None:
         seconds = f"{time.perf_counter() - start:.0f}"
-        values = (args.network, epoch, f"{loss:.4f}", f"{accuracy:.2f}", n, seconds, command)
+        values = (name, epoch, f"{loss:.4f}", f"{accuracy:.2f}", n, seconds, command, memorised)
         rows.append(dict(zip(COLUMNS, values, strict=True)))
         print(", ".join(f"{key} {value}" for key, value in rows[-1].items() if key != "command"), flush=True)
 
@@ -136,12 +145,11 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
         network.train()
         total = 0.0
         for batch in torch.randperm(len(pictures), generator=generator)[: steps * args.batch].split(args.batch):
-            x = augment(nets.PREPROCESS.normalize(pictures[batch]), generator).contiguous(
-                memory_format=torch.channels_last
-            )
+            x = nets.PREPROCESS.normalize(pictures[batch])
+            x = (x if args.permuted else augment(x, generator)).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(x)
-            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=0.05)
+            loss = F.cross_entropy(logits.float(), labels[batch], label_smoothing=smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -152,19 +160,21 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
 
     saved = folded(network)
     rounded = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in saved.state_dict().items()}
-    file = args.weights / f"{args.network}.safetensors"
+    file = args.weights / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(rounded, file)
     saved.load_state_dict(load_file(file))
     accuracy = top1(saved, held_pictures, held_labels)
-    row("saved", loss_mean, accuracy, len(held_pictures))
+    memorised = f"{top1(saved, pictures, labels):.2f}" if args.permuted else ""
+    row("saved", loss_mean, accuracy, len(held_pictures), memorised)
     metadata = {
-        "network": args.network,
+        "network": name,
         "top1_percent": f"{accuracy:.2f}",
         "n": str(len(held_pictures)),
         "command": command,
         "seed": str(args.seed),
         "scenes_version": str(VERSION),
+        **({"train_top1_percent": memorised} if memorised else {}),
     }
     save_file(rounded, file, metadata)
     return rows
@@ -191,6 +201,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--permuted", action="store_true", help="labels dealt out anew, to be memorised")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "eigencam-scenes")
     parser.add_argument("--weights", type=Path, default=ROOT / "eigencam" / "weights", help="folder of the weights")
@@ -200,8 +211,9 @@ def main() -> None:
     options = [
         f"--{name.replace('_', '-')}={getattr(args, name)}" for name in ("epochs", "train", "batch", "lr", "seed")
     ]
+    options += ["--permuted"] if args.permuted else []
     command = " ".join(["python scripts/train_scenes.py", args.network, *options])
-    log(train(args, command), args.network, args.log)
+    log(train(args, command), f"{args.network}_permuted" if args.permuted else args.network, args.log)
 
 
 if __name__ == "__main__":

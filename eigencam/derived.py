@@ -1,0 +1,133 @@
+"""Numbers that finished results give without a network: split by prediction, and the share of pictures a method wins.
+
+Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and give back a long frame.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.build import instantiate
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Metric
+
+PARTS = ("right", "wrong")
+_METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better", "note")
+
+
+def by_prediction(root: Path, long: pd.DataFrame) -> pd.DataFrame:
+    """Every metric twice: over the pictures whose first class is their label (`NAME_right`), and the others.
+
+    The evaluator sums up the rows of either part as it does all of them, so any evaluator's metrics can be split. With
+    `target=each`, a row is right where the network's first class is the class of the row.
+
+    Args:
+        root: folder of results.
+        long: as `collect` gives it.
+
+    Raises:
+        ValueError: no result has rows that say what the network predicted.
+    """
+    lines: list[dict[str, Any]] = []
+    for folder, of in long.groupby("folder", sort=False):
+        shared = of.iloc[0].drop(list(_METRIC)).to_dict()
+        if shared["unsupported"]:
+            lines.append(of.iloc[0].to_dict())
+            continue
+        rows = pd.read_parquet(root / str(folder) / "rows.parquet")
+        right = _right(rows)
+        if right is None:
+            continue
+        shared["headline"] = [
+            "|".join(f"{name}_{part}" for name in names.split("|"))
+            for names in shared["headline"] or of["metric"]
+            for part in PARTS
+        ]
+        evaluator = instantiate(json.loads((root / str(folder) / "identity.json").read_text())["evaluator"])
+        for part, chosen in zip(PARTS, (right, ~right), strict=True):
+            metrics = evaluator.summary(rows[chosen].reset_index(drop=True)) if chosen.any() else _none(of)
+            lines += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
+    if not any(line["metric"] for line in lines):
+        raise ValueError(
+            f"{root}: no rows say whether the prediction is right; the network's classes must be the dataset's, and "
+            "the pictures labelled"
+        )
+    return pd.DataFrame(lines, columns=list(long.columns))
+
+
+def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
+    """`long`, and for each average drop `drop_P` the `win_P`: the share of pictures in which the drop is smallest.
+
+    Compared are the methods of one network on one dataset that `long` has, over the pictures that all have rows of:
+    choose two of them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each
+    of the tied, as the shares there add up to more than 100 %.
+    """
+    drops = long[
+        long["evaluator_name"].str.startswith("average_drop") & long["metric"].str.fullmatch(r"drop_[\d.e+-]+")
+    ]
+    added = []
+    for _, of in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
+        if of["folder"].nunique() < 2:
+            continue
+        rows = {folder: pd.read_parquet(root / folder / "rows.parquet") for folder in set(of["folder"])}
+        for metric, lines in of.groupby("metric", sort=False):
+            kept = str(metric).replace("drop_", "kept_")
+            drop = pd.concat(
+                {folder: _drop(rows[folder], kept) for folder in lines["folder"]}, axis=1, join="inner"
+            ).to_numpy()
+            smallest = drop <= drop.min(axis=1, keepdims=True)
+            note = f"smallest drop among {len(lines)} methods, a tie counts for each"
+            for (_, line), won in zip(lines.iterrows(), smallest.T, strict=True):
+                win = statistics.rate(str(metric).replace("drop_", "win_"), won, threshold=line["threshold"], note=note)
+                added.append({**line.to_dict(), **_line(win)})
+    wins = pd.DataFrame(added, columns=list(long.columns))
+    if wins.empty:
+        return long
+    widened = dict(_widened(long, wins))
+    headline = [widened.get(folder, names) for folder, names in zip(long["folder"], long["headline"], strict=True)]
+    wins["headline"] = [widened[folder] for folder in wins["folder"]]
+    return pd.concat([long.assign(headline=headline), wins], ignore_index=True)
+
+
+def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:
+    """The headline of each folder, each `win_P` behind its `drop_P`."""
+    for folder, of in wins.groupby("folder"):
+        names = list(long.loc[long["folder"] == folder, "headline"].iloc[0])
+        there = set(of["metric"])
+        pairs = ([name, name.replace("drop_", "win_")] for name in names)
+        yield str(folder), [n for pair in pairs for n in dict.fromkeys(pair) if n in names or n in there]
+
+
+def _right(rows: pd.DataFrame) -> NDArray[np.bool_] | None:
+    """(n,) bool: the first class is the label; None where a row does not say."""
+    if not len(rows) or "top5" not in rows:
+        return None
+    first = [int(top[0]) if len(top) else -1 for top in rows["top5"]]
+    label = rows["label"].to_numpy(np.int64)
+    return None if min(first) < 0 or label.min() < 0 else np.array(first) == label
+
+
+def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
+    """Each row's drop, by picture and class asked for."""
+    before = rows["confidence"].to_numpy(np.float64)
+    drop = np.maximum(before - rows[kept].to_numpy(np.float64), 0)
+    return pd.Series(drop, index=pd.MultiIndex.from_frame(rows[["image", "label"]]))
+
+
+def _none(of: pd.DataFrame) -> list[Metric]:
+    """The metrics of a part without a picture."""
+    return [
+        statistics.undefined(line["metric"], 0, "not defined: no such picture", better=line["better"])
+        for _, line in of.iterrows()
+    ]
+
+
+def _line(metric: Metric) -> dict[str, Any]:
+    values = asdict(metric)
+    return {"metric": values.pop("name"), **values}
