@@ -78,9 +78,7 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
         rows = {folder: pd.read_parquet(root / folder / "rows.parquet") for folder in set(of["folder"])}
         for metric, lines in of.groupby("metric", sort=False):
             kept = str(metric).replace("drop_", "kept_")
-            drop = pd.concat(
-                {folder: _drop(rows[folder], kept) for folder in lines["folder"]}, axis=1, join="inner"
-            ).to_numpy()
+            drop = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner").to_numpy()
             smallest = drop <= drop.min(axis=1, keepdims=True)
             note = f"smallest drop among {len(lines)} methods, a tie counts for each"
             for (_, line), won in zip(lines.iterrows(), smallest.T, strict=True):
@@ -92,7 +90,7 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
     widened = dict(_widened(long, wins))
     headline = [widened.get(folder, names) for folder, names in zip(long["folder"], long["headline"], strict=True)]
     wins["headline"] = [widened[folder] for folder in wins["folder"]]
-    return pd.concat([long.assign(headline=headline), wins], ignore_index=True)
+    return pd.concat([long.assign(headline=pd.Series(headline, long.index, object)), wins], ignore_index=True)
 
 
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:
