@@ -249,7 +249,7 @@ def sums_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
 
 
 def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
-    """Greedy suppression: those of `boxes` (P, 4), best first, that overlap no better one by more, at most `limit`."""
+    """Greedy suppression: those of `boxes` (P, 4 or more columns), best first, that overlap no better one by more."""
     kept: list[int] = []
     alive = np.ones(len(boxes), bool)
     while alive.any() and len(kept) < limit:

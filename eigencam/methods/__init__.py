@@ -5,7 +5,7 @@ never resizes, normalises or moves to the CPU. Attributes that the run loop read
 
     needs_gradient: bool = True   whether it asks `forward.gradients`
     class_specific: bool = True   whether the map depends on `targets` (such a method needs a network with a classifier)
-    gives_boxes: bool = False     whether it returns, for each picture, not a map but boxes (K, 5) `x1 y1 x2 y2 score`, best
+    gives_boxes: bool = False     whether it returns no map but for each picture boxes (K, 5) `x1 y1 x2 y2 score`, best
                                   first, in inclusive pixels of the original picture (`forward.original`): a proposer
     layer: str | None             a layer other than the network's target layer
     layers: tuple[str, ...]       further layers that it reads

@@ -1,0 +1,231 @@
+r"""Self-taught localization (Bazzani et al., Self-taught Object Localization with Deep Networks, WACV 2016).
+
+What the network needs to see is an object: a box is as good as the class's probability falls when the box is painted
+over with the mean colour. Boxes come from grouping segments (`eigencam.methods.regions`) from small to large. With
+$d_i$ the drop of region i's box, |r| its pixels, BB the box around two regions and $f_i$ the features of its crop, of
+sum 1, the two regions that are most alike are merged, neighbours or not:
+
+$$s = \tfrac14 \big(s_{obf} + s_{size} + s_{fill} + s_{fc7}\big), \qquad
+  s_{obf} = 1 - \max(1 - d_i,\ 1 - d_j)\, |d_i - d_j|, \qquad s_{fc7} = \sum_k \min(f_i^k, f_j^k)$$
+$$s_{size} = 1 - \frac{|r_i| + |r_j|}{|I|}, \qquad s_{fill} = 1 - \frac{|BB_{ij}| - |r_i| - |r_j|}{|I|}$$
+$$d = \max\Big(0, \sum_{c} p_c(x) - p_c(x \text{ without the box})\Big)$$
+
+The sum is over the five classes of highest probability (`classes: top5`, STL-WL) or over the class asked for (`target`,
+STL-CL: the true one where `target=ground_truth`). All boxes of all hierarchies are ranked by d; those that overlap a
+better one by more than 0.5 are left out.
+
+n segments need 4 n - 2 passes, two for each region: without its box, and of its crop. The hierarchies of a batch are
+merged in step, so that the network sees `chunk` inputs at a time.
+
+Differences. Features are the target layer's channel averages, rectified, where the authors have fc7 of a finetuned
+AlexNet; the mean colour is that of the network's normalisation. The authors' quality mode has 20 hierarchies, five
+colour spaces and four scales; one is the default here, as in their `single_color_space`. Boxes include their last row
+and column. Segments are scikit-image's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from eigencam.evaluation.proposals import suppress
+from eigencam.forward import Forward
+from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
+from eigencam.network import Network
+
+Floats = NDArray[np.float64]
+Classes = Literal["top5", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTaught:
+    """Boxes by the drop of the probability of `classes`; regions start from segments of `spaces` and `scales`.
+
+    Attributes:
+        classes: `top5` (STL-WL) or `target` (STL-CL).
+        spaces: colour spaces.
+        scales: of the segments, in pixels of the network's input.
+        min_side: segments whose box is narrower or lower, in pixels of the input, are left out.
+        nms: boxes that overlap a better one by more are left out.
+        layer: where the features are read; the network's target layer when None.
+    """
+
+    classes: Classes = "top5"
+    spaces: Sequence[str] = ("hsv",)
+    scales: Sequence[float] = (150,)
+    min_side: int = 5
+    nms: float = 0.5
+    layer: str | None = None
+
+    needs_gradient: ClassVar[bool] = False
+    gives_boxes: ClassVar[bool] = True
+    paper: ClassVar[str] = "Bazzani et al., WACV 2016"
+    needs: ClassVar[str] = "4 n - 1 forwards for n segments"
+
+    def __post_init__(self) -> None:
+        check_segments(self.spaces, self.scales)
+        if self.classes not in get_args(Classes):
+            raise ValueError(f"classes={self.classes!r}; allowed: {', '.join(get_args(Classes))}")
+        if not 0 <= self.nms <= 1:
+            raise ValueError(f"nms={self.nms}; allowed: 0 to 1")
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether the boxes depend on the class asked for."""
+        return self.classes == "target"
+
+    def unsupported(self, network: Network) -> str:
+        """Boxes are ranked by probabilities."""
+        return "" if network.classes else "it asks for probabilities, and the network has no classifier"
+
+    def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
+        """N of (K, 5) `x1 y1 x2 y2 score`."""
+        shares = (forward.images - forward.black) / (forward.white - forward.black)
+        pictures = shares.float().clamp(0, 1).permute(0, 2, 3, 1).cpu().double().numpy()
+        trees: list[Tree] = []
+        for n, picture in enumerate(pictures):
+            for space in self.spaces:
+                converted = SPACES[space](picture)
+                trees += [Tree(n, segments(converted, scale), self.min_side) for scale in self.scales]
+        asked = forward.logits.topk(min(5, forward.logits.shape[1])).indices
+        asked = asked if self.classes == "top5" else targets[:, None]
+        grow(trees, lambda of, boxes: self._measure(forward, asked, of, boxes))
+        found = []
+        for n in range(len(pictures)):
+            boxes = np.concatenate([t.ranked() for t in trees if t.picture == n])
+            order = np.argsort(-boxes[:, 4], kind="stable")
+            kept = suppress(boxes[order], self.nms, len(boxes))
+            kept[:, :4] = to_original(kept[:, :4], forward, n)
+            found.append(kept)
+        return found
+
+    def _measure(self, forward: Forward, asked: Tensor, of: Labels, boxes: Labels) -> tuple[Floats, Floats]:
+        """(B,) drops and (B, C) features of (B, 4) boxes in the pictures `of` (B,)."""
+        drops = drop(forward, asked, torch.as_tensor(of, device=forward.images.device), boxes)
+        features = []
+        for start in range(0, len(boxes), forward.chunk):
+            rows = range(start, min(start + forward.chunk, len(boxes)))
+            again = forward.repeat(crops(forward.images, of[rows], boxes[rows]), self._layers(), gradients=False)
+            features.append(again.activations(self.layer).mean((2, 3)).clamp(min=0).cpu())
+            forward.progress(len(rows))
+        values = torch.cat(features).double().numpy()
+        return drops, values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
+
+    def _layers(self) -> list[str]:
+        return [self.layer] if self.layer else []
+
+
+class Tree:
+    """One hierarchy: its regions so far, those of the segments first.
+
+    Attributes:
+        picture: in the batch.
+        count: regions so far.
+        boxes: (2 n, 4) int64 inclusive; drops: (2 n,); the first `count` are set.
+    """
+
+    def __init__(self, picture: int, labels: Labels, min_side: int) -> None:
+        boxes = boxes_of(labels)
+        large = (boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1)
+        if not large.any():
+            labels = np.zeros_like(labels)
+            boxes, large = boxes_of(labels), np.array([True])
+        self.picture, self.area, self.count = picture, labels.size, int(large.sum())
+        n = self.count
+        self.boxes, self.pixels = np.zeros((2 * n, 4), np.int64), np.zeros(2 * n, np.int64)
+        self.boxes[:n], self.pixels[:n] = boxes[large], np.bincount(labels.ravel(), minlength=len(boxes))[large]
+        self.drops, self.features = np.zeros(2 * n), np.zeros((2 * n, 0))
+        self.similar = np.full((2 * n, 2 * n), -np.inf)
+        self.alive = list(range(n))
+
+    def ranked(self) -> Floats:
+        """(count, 5) `x1 y1 x2 y2 drop`, in the order of making."""
+        return np.concatenate([self.boxes.astype(np.float64), self.drops[:, None]], axis=1)[: self.count]
+
+    def measured(self, first: int, drops: Floats, features: Floats) -> None:
+        """Take the drops and features of the regions from `first` on, and compare these with all that are left."""
+        if not first:
+            self.features = np.zeros((len(self.boxes), features.shape[1]))
+        self.drops[first : self.count], self.features[first : self.count] = drops, features
+        for i in range(first, self.count):
+            others = np.array([k for k in self.alive if k < i], np.int64)
+            self.similar[i, others] = self.similar[others, i] = self._similarity(i, others)
+
+    def _similarity(self, i: int, others: Labels) -> Floats:
+        a, b = self.drops[i], self.drops[others]
+        obfuscation = 1 - np.maximum(1 - a, 1 - b) * np.abs(a - b)
+        both = self.pixels[i] + self.pixels[others]
+        low = np.minimum(self.boxes[i, :2], self.boxes[others, :2])
+        around = (np.maximum(self.boxes[i, 2:], self.boxes[others, 2:]) - low + 1).prod(axis=1)
+        features = np.minimum(self.features[i], self.features[others]).sum(axis=1)
+        return (obfuscation + (1 - both / self.area) + (1 - (around - both) / self.area) + features) / 4
+
+    def merge(self) -> bool:
+        """Make a region of the two most alike; False where one is left."""
+        if len(self.alive) < 2:
+            return False
+        i, j = np.unravel_index(np.argmax(self.similar), self.similar.shape)
+        new = self.count
+        self.pixels[new] = self.pixels[i] + self.pixels[j]
+        self.boxes[new, :2] = np.minimum(self.boxes[i, :2], self.boxes[j, :2])
+        self.boxes[new, 2:] = np.maximum(self.boxes[i, 2:], self.boxes[j, 2:])
+        for k in (i, j):
+            self.similar[k], self.similar[:, k] = -np.inf, -np.inf
+        self.alive = [k for k in self.alive if k not in (i, j)] + [new]
+        self.count += 1
+        return True
+
+
+def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats, Floats]]) -> None:
+    """Merge all hierarchies to the end, in step: `measure` gets the new regions of all of them at once.
+
+    Args:
+        trees: the hierarchies.
+        measure: (B,) pictures and (B, 4) boxes -> (B,) drops and (B, C) features.
+    """
+    firsts = dict.fromkeys(range(len(trees)), 0)
+    while firsts:
+        of = np.concatenate([np.full(trees[t].count - first, trees[t].picture) for t, first in firsts.items()])
+        drops, features = measure(of, np.concatenate([trees[t].boxes[f : trees[t].count] for t, f in firsts.items()]))
+        start = 0
+        for t, first in firsts.items():
+            stop = start + trees[t].count - first
+            trees[t].measured(first, drops[start:stop], features[start:stop])
+            start = stop
+        firsts = {t: trees[t].count - 1 for t in firsts if trees[t].merge()}
+
+
+def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Labels) -> Floats:
+    """(B,) >= 0: by how much the summed probability of the classes `asked` (N, k) falls without each box."""
+
+    def without(part: slice) -> Tensor:
+        pictures = forward.images[of[part]]
+        for picture, (x1, y1, x2, y2) in zip(pictures, boxes[part].tolist(), strict=True):
+            picture[:, y1 : y2 + 1, x1 : x2 + 1] = 0
+        return pictures
+
+    seen = forward.logits.softmax(1).gather(1, asked).sum(1)[of]
+    rest = forward.predict(len(boxes), without).softmax(1).gather(1, asked[of]).sum(1)
+    return (seen - rest).clamp(min=0).double().cpu().numpy()
+
+
+def crops(images: Tensor, of: Labels, boxes: Labels) -> Tensor:
+    """(B, 3, H, W): the boxes cut out of their pictures and enlarged, bilinear."""
+    size = (images.shape[2], images.shape[3])
+    parts = [
+        images[n : n + 1, :, y1 : y2 + 1, x1 : x2 + 1] for n, (x1, y1, x2, y2) in zip(of, boxes.tolist(), strict=True)
+    ]
+    return torch.cat([F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts])
+
+
+def to_original(boxes: Floats, forward: Forward, n: int) -> Floats:
+    """(K, 4) inclusive boxes in picture n of the network's input as inclusive boxes in the original picture."""
+    height, width = forward.images.shape[2:]
+    x0, y0, x1, y1 = forward.regions[n] if forward.regions else (0.0, 0.0, float(width), float(height))
+    scale = np.array([(x1 - x0) / width, (y1 - y0) / height] * 2)
+    return (boxes + np.array([0, 0, 1, 1])) * scale + np.array([x0, y0, x0 - 1, y0 - 1])
