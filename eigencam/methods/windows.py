@@ -40,6 +40,7 @@ class SlidingWindows:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
+    paper: ClassVar[str] = "after Zitnick & Dollar, ECCV 2014"
     needs: ClassVar[str] = "nothing"
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class RandomWindows:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
+    paper: ClassVar[str] = "Hosang et al., PAMI 2016"
     needs: ClassVar[str] = "nothing"
 
     def __post_init__(self) -> None:
