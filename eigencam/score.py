@@ -2,6 +2,7 @@
 
     eigencam score boxes.txt.gz --format devkit --truth ILSVRC           # ILSVRC's localization errors
     eigencam score boxes.json --format coco --truth instances_val.json   # proposals; localization by the first box
+    eigencam score EdgeBoxes/mat --format mat --truth VOCdevkit --set 2007/Main/test --protocol hosang
     eigencam score maps/ --format maps --truth VOCdevkit --set 2012/Segmentation/val
 
 Nothing here needs torch.
@@ -11,12 +12,14 @@ import argparse
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -26,8 +29,10 @@ from eigencam.datasets.ilsvrc_truth import read_truth
 from eigencam.datasets.voc import Task, Voc
 from eigencam.evaluation import predictions
 from eigencam.evaluation.base import Evaluator, Metric, Row
+from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.localization import Localization, row_of_boxes
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
+from eigencam.evaluation.proposal_files import READERS, Order
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.segmentation import Segmentation
 
@@ -60,8 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,  # or --help would show a default of None
         choices=tuple(_SCORERS),
-        help="devkit: line k for picture k, up to five times `label x1 y1 x2 y2`; coco: JSON list of results; maps: "
-        "folder of <image id>.npy or .png",
+        help="devkit: line k for picture k, up to five times `label x1 y1 x2 y2`; coco: JSON list of results; "
+        "mat: folder of <image id>.mat as detection-proposals has it; txt: lines `image x1 y1 x2 y2 score`, or a "
+        "folder of <image id>.txt without the image; maps: folder of <image id>.npy or .png",
     )
     add(
         "--truth",
@@ -85,6 +91,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mask-threshold", type=float, default=0.2, help="where a map is cut for segmentation")
     add("--component", default="largest", choices=get_args(ComponentRule), help="part of the foreground that is boxed")
     add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are to be proposed, too")
+    add(
+        "--protocol",
+        default="coco",
+        choices=tuple(_PROTOCOLS),
+        help="of proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, to "
+        "10,000 boxes and with difficult objects; self-taught localization's mean recall over classes",
+    )
+    add("--order", default="falling", choices=get_args(Order), help="which scores of a mat or txt file are good")
+    add(
+        "--origin",
+        type=int,
+        choices=(0, 1),
+        help="what a mat or txt file calls the first pixel; the default is 1 for mat, 0 for txt",
+    )
     add("--allow-missing", action="store_true", help="leave out pictures whose files or maps are missing")
 
 
@@ -110,8 +130,19 @@ def _score_devkit(args: argparse.Namespace) -> Scored:
 
 def _score_coco(args: argparse.Namespace) -> Scored:
     pictures = open_truth(args)
-    boxes = predictions.read_coco_boxes(args.predictions, pictures.ids)
-    proposals = Proposals(difficult=args.difficult)
+    return _score_boxes(args, pictures, predictions.read_coco_boxes(args.predictions, pictures.ids))
+
+
+def _score_files(args: argparse.Namespace) -> Scored:
+    pictures = open_truth(args)
+    read, first = READERS[args.format]
+    origin = first if args.origin is None else args.origin
+    return _score_boxes(args, pictures, read(args.predictions, pictures.ids, args.order, origin))
+
+
+def _score_boxes(args: argparse.Namespace, pictures: Pictures, boxes: dict[str, Boxes]) -> Scored:
+    """Boxes by picture, best first, as proposals and, the first of them, as localization."""
+    proposals = _proposals(args)
     rows: list[list[Row]] = [[], []]
     for i, name in enumerate(pictures.ids):
         truth, found = pictures.truth(i), boxes.get(name, np.zeros((0, 4)))
@@ -128,24 +159,24 @@ def _score_coco(args: argparse.Namespace) -> Scored:
 def _score_maps(args: argparse.Namespace) -> Scored:
     evaluators: list[Evaluator] = [
         Localization(args.rule, args.threshold, args.component),
-        Proposals(rule=args.rule, difficult=args.difficult),
+        _proposals(args),
     ]
-    files = predictions.find_maps(args.predictions)
+    found = predictions.find_maps(args.predictions)
     pictures = open_truth(args)
     if pictures.masks:
         evaluators.insert(1, Segmentation(args.rule, args.mask_threshold))
-    missing = [name for name in pictures.ids if name not in files]
+    missing = [name for name in pictures.ids if name not in found]
     if missing and (len(missing) == len(pictures.ids) or not args.allow_missing):
         raise FileNotFoundError(
             f"{args.predictions}: {len(missing)} of {len(pictures.ids)} pictures of {pictures.name} have no map, e.g. "
-            f"{predictions.some(missing)}; there are {predictions.some(files)}; --allow-missing leaves pictures out"
+            f"{predictions.some(missing)}; there are {predictions.some(found)}; --allow-missing leaves pictures out"
         )
-    extra = sorted(files.keys() - set(pictures.ids))
+    extra = sorted(found.keys() - set(pictures.ids))
     rows: list[list[Row]] = [[] for _ in evaluators]
     for i, name in enumerate(tqdm(pictures.ids, unit="maps", disable=None)):
-        if name in files:
+        if name in found:
             truth = pictures.truth(i)
-            score_map = ScoreMap(predictions.read_map(files[name]), truth.size)
+            score_map = ScoreMap(predictions.read_map(found[name]), truth.size)
             for evaluator, own in zip(evaluators, rows, strict=True):
                 own.append(_row(truth, evaluator.row(score_map, truth)))
     protocol = {
@@ -155,6 +186,15 @@ def _score_maps(args: argparse.Namespace) -> Scored:
         "box_error": "any object sought; the gt-known error if the maps are for the true class",
     }
     return _scored(evaluators, rows, protocol)
+
+
+def _proposals(args: argparse.Namespace) -> Proposals:
+    """The evaluator of `configs/evaluator` that `--protocol` names; `--difficult` and a map's rule on top."""
+    name = _PROTOCOLS[args.protocol]
+    text = (files("eigencam.configs") / "evaluator" / f"{name}.yaml").read_text()
+    node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))[name]
+    chosen = {key: value for key, value in node.items() if key != "_target_"}
+    return replace(Proposals(**chosen), rule=args.rule, difficult=args.difficult or chosen["difficult"])
 
 
 def open_truth(args: argparse.Namespace) -> Pictures:
@@ -258,8 +298,11 @@ def _scored(evaluators: list[Evaluator], rows: list[list[Row]], protocol: dict[s
     return Scored(metrics, len(rows[0]), {**protocol, **{str(own.pop("evaluator")): own for own in words}})
 
 
+_PROTOCOLS = {"coco": "proposals", "hosang": "proposals_hosang", "stl": "proposals_stl"}
 _SCORERS: dict[str, Callable[[argparse.Namespace], Scored]] = {
     "devkit": _score_devkit,
     "coco": _score_coco,
+    "mat": _score_files,
+    "txt": _score_files,
     "maps": _score_maps,
 }
