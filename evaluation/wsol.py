@@ -108,7 +108,9 @@ class MaxBoxAcc:
         counted = rows[rows[_column(self.ious[0])].map(len) > 0]
         n, boxless = len(counted), len(rows) - len(counted)
         if n == 0:
-            return [statistics.undefined(self.name, 0, "not defined: no picture has a box of an object sought")]
+            names = [self.name, *(f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1)]
+            why = "not defined: no picture has a box of an object sought"
+            return [statistics.undefined(name, 0, why) for name in names]
         visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
         at: list[int] = []
         chosen: list[NDArray[np.bool_]] = []
