@@ -16,7 +16,8 @@ GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit")
 def options() -> list[tuple[str, str]]:
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        return [(group, name) for group in GROUPS for name in loader.get_group_options(group)]
+        found = [(group, name) for group in GROUPS for name in loader.get_group_options(group)]
+        return found + [("experiment", f"paper/{name}") for name in loader.get_group_options("experiment/paper")]
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

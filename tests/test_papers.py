@@ -1,0 +1,159 @@
+"""The papers' tables: layouts fit the published numbers and the configs; cells, differences and marks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+
+from eigencam.cli import main
+from eigencam.evaluation.papers import Column, Layout, layouts, numbers, paper_table, papers
+from eigencam.evaluation.tables import FORMATS, render
+
+ALL = [layout for paper in papers() for layout in layouts(paper)]
+
+
+def ids(layout: Layout) -> str:
+    return f"{layout.paper}-{layout.name}-{layout.dataset}"
+
+
+def test_every_published_number_is_in_a_table() -> None:
+    shown = {
+        (layout.paper, layout.name, layout.dataset, column.published)
+        for layout in ALL
+        for column in layout.metrics.values()
+    }
+    published = numbers()
+    there = set(published[["paper", "table", "dataset", "metric"]].itertuples(index=False, name=None))
+    left = {key for key in there - shown if key[0] in papers()}
+    # The Eigen-CAM paper's three claims are gains over others, not a table; average drop in deletion has no evaluator.
+    assert {key[:2] for key in left} <= {("eigencam2021", "claim"), ("shapleycam2025", "faithfulness")}
+    assert {key[3] for key in left if key[0] == "shapleycam2025"} == {"average_drop_in_deletion"}
+    assert set(published["paper"]) <= set(papers())
+
+
+@pytest.mark.parametrize("layout", ALL, ids=ids)
+def test_a_layout_fits_the_numbers_and_its_experiment(layout: Layout) -> None:
+    published = numbers()
+    of = published[(published["paper"] == layout.paper) & (published["table"] == layout.name)]
+    of = of[of["dataset"] == layout.dataset]
+    assert set(of["model"]) <= set(layout.models)
+    assert {model for model, _ in layout.rows} <= set(layout.models)
+    assert len(of) or layout.rows
+    assert of[["model", "method", "metric"]].duplicated().sum() == 0
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        config = compose("run", [f"experiment={layout.experiment}"], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+    assert config.target == layout.ours["target"]
+    assert config.dataset["_target_"]
+    assert {column.evaluator for column in layout.metrics.values()} <= set(config.evaluator)
+    networks = {name for about in layout.models.values() for name in about["networks"]}
+    assert networks.intersection(str(config.hydra.sweeper.params.model).split(","))
+    methods = {layout.methods.get(m, m) for m in [*of["method"], *(m for _, m in layout.rows)]}
+    assert methods.intersection(config.method)
+
+
+LAYOUT = Layout(
+    paper="p2020",
+    name="localization",
+    title="errors",
+    dataset="ilsvrc_val",
+    experiment="paper/p2020",
+    ours={"dataset": "ilsvrc", "target": "ground_truth"},
+    metrics={"top-1": Column("loc", "localization", "top1_loc_error"), "cls": Column("c", "localization", "cls")},
+    models={
+        "GoogLeNet": {"networks": ["googlenet"], "differs": ""},
+        "NIN": {"networks": [], "differs": "no weights"},
+        "VGG": {"networks": ["vgg16"], "differs": "other weights"},
+    },
+    settings=("paths.ilsvrc=FOLDER",),
+    pictures=50000,
+    methods={"backprop": "gradient"},
+    rows=(("VGG", "cam"),),
+    differs=("another box rule",),
+)
+SHARED = {"paper": "p2020", "table": "localization", "dataset": "ilsvrc_val"}
+PUBLISHED = pd.DataFrame(
+    [
+        {**SHARED, "model": "GoogLeNet", "method": "backprop", "metric": "loc", "value": 0.6, "unit": "fraction"},
+        {**SHARED, "model": "NIN", "method": "backprop", "metric": "loc", "value": 65.47, "unit": "%"},
+        {**SHARED, "dataset": "other", "model": "X", "method": "backprop", "metric": "loc", "value": 1.0, "unit": "%"},
+    ]
+)
+
+
+def result(network: str, method: str, value: float, n: int = 99, **changes: object) -> dict[str, object]:
+    line = {"dataset_name": "ilsvrc", "target": "ground_truth", "evaluator_name": "localization", "part": "val"}
+    line |= {"metric": "top1_loc_error", "network": network, "network_name": network, "method": method}
+    return {**line, "method_name": method.split(" ")[0], "value": value, "low": 60.0, "high": 63.0, "n": n, **changes}
+
+
+def test_published_ours_difference_n_and_marks() -> None:
+    long = pd.DataFrame(
+        [
+            result("googlenet", "gradient (layer=x)", 61.5),
+            result("resnet50", "cam", 40.0, 50000, low=np.nan),
+            result("googlenet", "gradient (layer=x)", 1.0, evaluator_name="localization_cam"),
+            result("googlenet", "gradient (layer=x)", 2.0, target="predicted"),
+            result("vgg16", "cam", np.nan),
+        ]
+    )
+    table = paper_table(LAYOUT, PUBLISHED, long)
+    lines = {(line["network"], line["method"]): line for line in table.frame.to_dict("records")}
+    assert list(lines) == [("GoogLeNet", "backprop"), ("NIN", "backprop"), ("VGG", "cam"), ("", "")]
+    first = lines["GoogLeNet", "backprop"]
+    assert [first[f"top-1 {what}"] for what in ("published", "ours", "diff.")] == [
+        "60.00",
+        "61.50 [60.0, 63.0]",
+        "+1.50",
+    ]
+    assert (first["ours of"], first["n"], first["differs"]) == ("googlenet, gradient (layer=x)", "99", "1, 2")
+    assert [lines["NIN", "backprop"][k] for k in ("top-1 published", "top-1 ours", "n", "differs")] == [
+        "65.47",
+        "",
+        "",
+        "3",
+    ]
+    assert [lines["VGG", "cam"][k] for k in ("top-1 published", "top-1 ours", "differs")] == ["", "", "4, 5"]
+    assert [lines["", ""][k] for k in ("top-1 ours", "ours of", "differs")] == ["40.00", "resnet50, cam", "2"]
+    assert first["cls published"] == first["cls ours"] == ""
+    notes = "\n".join(table.notes)
+    assert "1: n: the paper has 50,000\n2: another box rule\n3: network: no weights\n4: network: other weights" in notes
+    assert "5: not run yet: eigencam run experiment=paper/p2020 paths.ilsvrc=FOLDER model=vgg16" in notes
+    assert "not readable in any source" in notes
+
+
+def test_without_results_every_line_says_what_would_make_it() -> None:
+    table = paper_table(LAYOUT, PUBLISHED, pd.DataFrame())
+    assert (table.frame["top-1 ours"] == "").all()
+    assert list(table.frame["differs"]) == ["1", "2", "3, 4"]
+    assert "1: not run yet: eigencam run experiment=paper/p2020 paths.ilsvrc=FOLDER model=googlenet" in table.notes
+
+
+def test_a_table_without_any_published_value_says_so() -> None:
+    table = paper_table(LAYOUT, PUBLISHED[:0], pd.DataFrame())
+    assert (table.frame["top-1 published"] == "").all()
+    assert "the published values could not be read in any source: their cells are empty" in table.notes
+
+
+@pytest.mark.parametrize("paper", papers())
+def test_every_paper_prints_in_every_format(
+    paper: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, none = tmp_path_factory.mktemp(paper), tmp_path_factory.mktemp("none")
+    for style in FORMATS:
+        assert main(["table", "--paper", paper, "--results", str(none), "--format", style, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"experiment=paper/{paper}" in printed
+    assert {path.name for path in out.iterdir()} == {f"{paper}.{end}" for end in ("csv", "md", "tex", "html")}
+
+
+def test_html_is_escaped() -> None:
+    text = render(paper_table(LAYOUT, PUBLISHED, pd.DataFrame([result("<b>", "cam", 1.0)])), "html")
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+
+
+def test_an_unknown_paper_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "--paper", "nobody"]) == 2
+    assert "cam2016" in capsys.readouterr().err
