@@ -1,20 +1,33 @@
-"""What a method costs, as a multiple of a bare forward pass, in one run.
+"""What a method costs in time and memory, as multiples of a bare forward pass, beside other libraries, in one run.
 
     python scripts/benchmark_methods.py --out results/cost_of_methods.csv
 
-Every measured call stands between two bare passes of the same process; its ratio is its time over their mean. Printed
-are the median, the smallest and the largest ratio: machines are shared and noisy, and seconds mean nothing across
-them. Weights are random: the cost does not depend on them (Lanczos stops after a fixed number of steps either way).
+Time: every measured call stands between two bare passes of the same process; its ratio is its time over their mean.
+Median, smallest and largest ratio are given: machines are shared and noisy, and seconds mean nothing across them.
+
+Memory: what a call's peak lies above the resident memory before it, over the same of a bare pass; each in a process of
+its own in which a call went before (`VmHWM`, Linux; on a GPU the allocator's own count). The C library is told to give
+freed blocks back at once.
+
+Methods with passes of their own (`forwards`): their time over the number of inputs that they put through the network
+times a bare pass's time an input, in batches of the same size. Of Score-CAM 64 channels, of RISE 256 masks are run: the
+ratio does not depend on how many.
+
+Weights are random: the cost does not depend on them.
 """
 
 import argparse
 import csv
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,16 +36,44 @@ from eigencam.maps import Method, compute_maps
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
+from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
+from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
 from eigencam.network import Network, load_network
 
 NETWORKS = {"vgg16": "features.29", "resnet50": "layer4", "googlenet": "inception5b"}
-SETS: dict[str, dict[str, Method]] = {
-    "eigencam": {"eigencam": EigenCAM()},
-    "gradcam": {"gradcam": GradCAM()},
-    "eigencam + gradcam": {"eigencam": EigenCAM(), "gradcam": GradCAM()},
-    "eigencam + gradcam + gradcampp": {"eigencam": EigenCAM(), "gradcam": GradCAM(), "gradcampp": GradCAMPlusPlus()},
-    "cam": {"cam": CAM()},
+FIVE: dict[str, Method] = {
+    "eigencam": EigenCAM(),
+    "gradcam": GradCAM(),
+    "gradcampp": GradCAMPlusPlus(),
+    "xgradcam": XGradCAM(),
+    "layercam": LayerCAM(),
 }
+OURS: dict[str, dict[str, Method]] = {name: {name: method} for name, method in FIVE.items()} | {
+    "cam": {"cam": CAM()},
+    "five": FIVE,
+    "ablationcam": {"ablationcam": AblationCAM()},
+}
+PEERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "pytorch-grad-cam": {
+        "eigencam": ("EigenCAM",),
+        "gradcam": ("GradCAM",),
+        "gradcampp": ("GradCAMPlusPlus",),
+        "five": ("EigenCAM", "GradCAM", "GradCAMPlusPlus", "XGradCAM", "LayerCAM"),
+    },
+    "torchcam": {
+        "gradcam": ("GradCAM",),
+        "gradcampp": ("GradCAMpp",),
+        "four of the five": ("GradCAM", "GradCAMpp", "XGradCAM", "LayerCAM"),
+    },
+    "captum": {"gradcam": ("LayerGradCam",)},
+}
+MANY: dict[str, Method] = {
+    "scorecam": ScoreCAM(channels=64),
+    "rise": RISE(masks=256),
+    "shapcam": ShapCAM(permutations=2),
+}
+SMALL_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+Call = Callable[[], object]
 
 
 def load(name: str, device: str) -> Network:
@@ -41,7 +82,62 @@ def load(name: str, device: str) -> Network:
     return load_network({**description, "classes": "imagenet"}, device=device)
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
+def bare(network: Network, pictures: torch.Tensor) -> Call:
+    """One forward pass under inference mode, preprocessing included."""
+
+    def call() -> None:
+        with torch.inference_mode():
+            network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
+
+    return call
+
+
+def ours(network: Network, methods: Mapping[str, Method], pictures: torch.Tensor) -> Call:
+    return lambda: compute_maps(network, methods, pictures)
+
+
+def peer(library: str, names: tuple[str, ...], network: Network, pictures: torch.Tensor) -> Call:
+    """Another library's own calls for the same maps, as its documentation shows them."""
+    images = network.preprocess.normalize(pictures.to(network.device), network.dtype)
+    module, layer = network.module, network.module.get_submodule(network.layer)
+    classes = [0] * len(images)
+
+    def pytorch_grad_cam() -> None:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        for name in names:
+            with getattr(pytorch_grad_cam, name)(model=module, target_layers=[layer]) as cam:
+                cam(input_tensor=images, targets=[ClassifierOutputTarget(k) for k in classes])
+
+    def torchcam() -> None:
+        import torchcam.methods
+
+        for name in names:
+            with getattr(torchcam.methods, name)(module, target_layer=network.layer) as cam:
+                cam(classes, module(images))
+
+    def captum() -> None:
+        import captum.attr
+
+        for name in names:
+            getattr(captum.attr, name)(module, layer).attribute(images, target=classes)
+
+    return {"pytorch-grad-cam": pytorch_grad_cam, "torchcam": torchcam, "captum": captum}[library]
+
+
+def calls_of(network: Network, pictures: torch.Tensor) -> dict[tuple[str, str], Call]:
+    """By (library, methods): what is measured."""
+    found: dict[tuple[str, str], Call] = {}
+    for label, methods in OURS.items():
+        if not any(getattr(m, "unsupported", lambda _: "")(network) for m in methods.values()):
+            found["this", label] = ours(network, methods, pictures)
+    for library, sets in PEERS.items():
+        found |= {(library, label): peer(library, names, network, pictures) for label, names in sets.items()}
+    return found
+
+
+def seconds(call: Call, device: str) -> float:
     start = time.perf_counter()
     call()
     if device != "cpu":
@@ -49,49 +145,107 @@ def seconds(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def ratios(network: Network, methods: dict[str, Method], pictures: torch.Tensor, repeats: int) -> list[float]:
-    device = network.device.type
-
-    def bare() -> None:
-        with torch.inference_mode():
-            network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
-
-    def measured() -> None:
-        compute_maps(network, methods, pictures)
-
-    measured()
-    times = [seconds(bare, device)]
+def ratios(call: Call, base: Call, repeats: int, device: str, scale: float = 1.0) -> list[float]:
+    """Time over that of the bare passes before and after, divided by `scale`."""
+    call()
+    base()
+    times = [seconds(base, device)]
     for _ in range(repeats):
-        times += [seconds(measured, device), seconds(bare, device)]
-    return [2 * times[i] / (times[i - 1] + times[i + 1]) for i in range(1, len(times), 2)]
+        times += [seconds(call, device), seconds(base, device)]
+    return [2 * times[i] / (times[i - 1] + times[i + 1]) / scale for i in range(1, len(times), 2)]
+
+
+def peak(call: Call, device: str) -> int:
+    """Bytes that a second call's peak lies above what was held before it."""
+    call()
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return 1024 * int(line.split()[1])
+
+
+def peak_elsewhere(args: argparse.Namespace, network: str, library: str, label: str) -> int:
+    """`peak` in a process of its own."""
+    options = ["--networks", network, "--batch-size", str(args.batch_size), "--device", args.device]
+    command = [sys.executable, __file__, *options, "--peak", library, label]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **SMALL_BLOCKS})
+    return int(done.stdout.split()[-1])
+
+
+def many(network: Network, method: Method, label: str, repeats: int) -> list[float]:
+    """Time over the number of inputs times a bare pass's time an input."""
+    chunk, count = 32, [0]
+    pictures = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+
+    def call() -> None:
+        count[0] = len(pictures)
+        compute_maps(
+            network,
+            {label: method},
+            pictures,
+            chunk=chunk,
+            progress=lambda _name, n: count.__setitem__(0, count[0] + n),
+        )
+
+    call()
+    batch = torch.randint(0, 256, (chunk, 3, 224, 224), dtype=torch.uint8)
+    return ratios(call, bare(network, batch), repeats, network.device.type, count[0] / chunk)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet50"], choices=NETWORKS)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    warnings.simplefilter("ignore")
     pictures = torch.randint(0, 256, (args.batch_size, 3, 224, 224), dtype=torch.uint8)
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    lines = []
+    if args.peak:
+        network = load(args.networks[0], args.device)
+        calls = calls_of(network, pictures) | {("bare", "bare"): bare(network, pictures)}
+        print(peak(calls[args.peak[0], args.peak[1]], args.device))
+        return
+    lines: list[list[Any]] = []
+
+    def add(*line: object) -> None:
+        print(*line, sep="\t", flush=True)
+        lines.append(list(line))
+
     for name in args.networks:
         network = load(name, args.device)
-        for label, methods in SETS.items():
-            if any(getattr(m, "unsupported", lambda _: "")(network) for m in methods.values()):
-                continue
-            found = ratios(network, methods, pictures, args.repeats)
-            line = [name, label, *(f"{f(found):.3f}" for f in (statistics.median, min, max)), args.repeats]
-            print(f"{name:10} {label:32} {line[2]}  ({line[3]} to {line[4]})", flush=True)
-            lines.append(line)
+        base, memory = bare(network, pictures), peak_elsewhere(args, name, "bare", "bare")
+        for (library, label), call in calls_of(network, pictures).items():
+            found = ratios(call, base, args.repeats, args.device)
+            held = peak_elsewhere(args, name, library, label) / memory
+            add(
+                name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), f"{held:.2f}"
+            )
+        for label, method in MANY.items():
+            found = many(network, method, label, 2)
+            add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
     if args.out:
+        machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         with args.out.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
             file.write(f"# {machine}, {platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}; ")
-            file.write(f"batch {args.batch_size}, 224 px, float32; time as a multiple of a bare forward pass\n")
-            csv.writer(file).writerows([["network", "methods", "median", "min", "max", "repeats"], *lines])
+            file.write(
+                f"batch {args.batch_size}, 224 px, float32, n = {args.repeats}; multiples of a bare forward pass\n"
+            )
+            header = ["network", "library", "methods", "unit", "time", "time_min", "time_max", "memory"]
+            csv.writer(file).writerows([header, *lines])
 
 
 if __name__ == "__main__":

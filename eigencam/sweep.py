@@ -1,0 +1,100 @@
+"""The jobs of a sweep: what a command's overrides stand for, and those that failed once more."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+PLACES = ("launcher", "shard", "device")
+"""Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
+
+
+def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, DictConfig]]:
+    """Every job of `eigencam run OVERRIDES`, a sweep that the experiment declares included.
+
+    Args:
+        overrides: as on the command line; `launcher=` and `shard=` are left out, since they change no result.
+        config: name of the primary config.
+
+    Yields:
+        The job's own overrides as text, and its composed config.
+
+    Raises:
+        HydraException: an unknown group, option or key.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # what `hydra.sweeper` is here
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    kept = [item for item in overrides if item.split("=")[0].lstrip("+~") not in PLACES and item != "-m"]
+    parser = OverridesParser.create()
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        fixed = [o.input_line for o in parser.parse_overrides(list(kept)) if not o.is_sweep_override()]
+        declared = compose(config, [str(o) for o in fixed], return_hydra_config=True).hydra.sweeper.params or {}
+        everything = parser.parse_overrides([*(f"{key}={value}" for key, value in declared.items()), *kept])
+        for chosen in BasicSweeper.split_arguments(everything, None)[0]:
+            yield " ".join(chosen), compose(config, chosen)
+
+
+def failed(root: Path) -> list[DictConfig]:
+    """The configs of the jobs that left a failed result below `root`, each once."""
+    found = {
+        (path.parent / "config.yaml").read_text(): path
+        for path in sorted(root.glob("*/error*.json"))
+        if not (path.parent / "metrics.json").is_file()
+    }
+    configs = [OmegaConf.create(text) for text in found]
+    return [config for config in configs if isinstance(config, DictConfig)]
+
+
+def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Exception], int]) -> int:
+    """Run the failed jobs again, one after another; one that fails again does not stop the others.
+
+    Returns:
+        The exit status: 0 when none failed again.
+    """
+    todo = failed(root)
+    print(f"{len(todo)} failed jobs in {root}")
+    status = 0
+    for config in todo:
+        try:
+            run(config)
+        except Exception as error:
+            status = refuse(error)
+    return status
+
+
+@contextmanager
+def free_gpu() -> Iterator[str]:
+    """The name of a CUDA device that no other job of this machine holds, until the block ends; `cpu` without any.
+
+    A job takes the lock of the first free device; where all are taken it waits for one.
+    """
+    import tempfile
+    import time
+
+    import filelock
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "cpu"
+        return
+    folder = Path(tempfile.gettempdir())
+    locks = {
+        f"cuda:{k}": filelock.FileLock(folder / f"eigencam-{torch.cuda.get_device_properties(k).uuid}.lock")
+        for k in range(torch.cuda.device_count())
+    }
+    while True:
+        for device, lock in locks.items():
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                continue
+            try:
+                yield device
+            finally:
+                lock.release()
+            return
+        time.sleep(1.0)
