@@ -1,10 +1,12 @@
 """What an evaluator costs for a picture, beside an implementation of the same with the usual libraries, in one run.
 
-    python scripts/benchmark_evaluators.py --out results/cost_of_evaluators.csv
+    python scripts/benchmark_evaluators.py --out results/evaluator_speed.csv
 
 Both take turns on the same maps, from the raw map to the picture's row. The ratio of two times of one map is what
-counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation are written
-here with OpenCV as they are there, `authors`; `lean` has them without what is computed again for each threshold.
+counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
+detection-proposals, TorchRay and RISE are written here as they are there, `authors`; `lean` has wsolevaluation's
+without what is computed again for each threshold. Of insertion and deletion it is the ranks and the masks of all points:
+the network, which takes nearly all of the time, is the same for both.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -31,8 +34,8 @@ from sklearn.metrics import jaccard_score, precision_recall_curve
 
 from eigencam.datasets.base import Truth
 from eigencam.environment import git
-from eigencam.evaluation.base import Evaluator
 from eigencam.evaluation.boxes import to_xywh
+from eigencam.evaluation.faithfulness import ranks_of
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pointing import Energy, Pointing
@@ -49,10 +52,10 @@ IOUS = (0.3, 0.5, 0.7)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line: an evaluator, the maps it gets, and what it is held against; `most` maps, where that is slow."""
+    """One line: an evaluator's row, the maps it gets, and what it is held against; `most` maps, where that is slow."""
 
     name: str
-    evaluator: Evaluator
+    row: Callable[[ScoreMap, Truth], object]
     kind: str
     reference: str = ""
     call: Callable[[ScoreMap, Truth], object] | None = None
@@ -188,26 +191,143 @@ def coco(score_map: ScoreMap, truth: Truth) -> object:
     return evaluation.evalImgs
 
 
+def meshgrid(score_map: ScoreMap, truth: Truth) -> object:
+    """TorchRay's test: the distance of every pixel of the picture, and the mask of filled boxes."""
+    full, mask = torch.from_numpy(enlarged(score_map)), torch.zeros(SIZE, dtype=torch.bool)
+    for x1, y1, x2, y2 in truth.boxes.astype(np.int64).tolist():
+        mask[y1 : y2 + 1, x1 : x2 + 1] = True
+    peak = int(full.argmax())
+    v, u = torch.meshgrid(*(torch.arange(side) for side in SIZE), indexing="ij")
+    return bool((mask & ((u - peak % SIZE[1]) ** 2 + (v - peak // SIZE[1]) ** 2 < 15**2)).any())
+
+
+def sums_in_masks(score_map: ScoreMap, truth: Truth) -> object:
+    full, mask = enlarged(score_map), np.zeros(SIZE, bool)
+    for x1, y1, x2, y2 in truth.boxes.astype(np.int64).tolist():
+        mask[y1 : y2 + 1, x1 : x2 + 1] = True
+    full = (full - full.min()) / (full.max() - full.min())
+    cuts = [full > delta for delta in (0, 0.25, 0.5)]
+    return full[mask].sum() / full.sum(), [(c & mask).sum() / (mask.sum() + (c & ~mask).sum()) for c in cuts]
+
+
+def sums_of_classes(score_map: ScoreMap, truth: Truth) -> object:
+    """TP, P and T of 21 classes by np.sum, as VOC's calculators have it; no curve."""
+    assert truth.mask is not None
+    full = enlarged(score_map)
+    found, counted = np.where(full > 0.2 * full.max(), 4, 0), truth.mask < 255
+    return [
+        (np.sum((truth.mask == k) & (found == k) & counted), np.sum((found == k) & counted), np.sum(truth.mask == k))
+        for k in range(21)
+    ]
+
+
+def greedy_loops(overlap: NDArray[np.float64]) -> list[float]:
+    """detection-proposals' matching of (P, G), a loop over the rows."""
+    rest, matched = overlap.T.copy(), [0.0] * overlap.shape[1]
+    for _ in range(min(rest.shape)):
+        row, column = divmod(int(rest.argmax()), rest.shape[1])
+        matched[row] = float(rest[row, column])
+        rest[row], rest[:, column] = -np.inf, -np.inf
+    return matched
+
+
+def proposals_loops(score_map: ScoreMap, truth: Truth) -> object:
+    """Boxes of the components at nine thresholds one by one, sums in each box, overlaps pair by pair."""
+    full = enlarged(score_map)
+    found = set()
+    for t in np.arange(0.1, 1, 0.1):
+        stats = cv2.connectedComponentsWithStats((full > t * full.max()).astype(np.uint8))[2][1:, :4]
+        found |= {tuple(box) for box in stats.tolist()}
+    positive = np.maximum(full, 0)
+    total, peak, ranked = positive.sum(), positive.max(), []
+    for x, y, w, h in found:
+        inside = positive[y : y + h, x : x + w].sum()
+        share, mean = inside / total, inside / (w * h * peak)
+        ranked.append((2 * share * mean / (share + mean), (x, y, x + w - 1, y + h - 1)))
+    boxes = np.array([box for _, box in sorted(ranked, reverse=True)[:100]])
+    overlap = ious(boxes, truth.boxes.astype(np.int64))
+    return [greedy_loops(overlap[:k]) for k in (1, 10, 100)]
+
+
+def many_boxes(score_map: ScoreMap) -> NDArray[np.float64]:
+    """(3000, 4) boxes that belong to the map."""
+    rng = np.random.default_rng(int(1e6 * abs(float(score_map.values.ravel()[0]))))
+    x, y = (np.sort(rng.integers(0, end, (3000, 2)), axis=1) for end in (SIZE[1], SIZE[0]))
+    return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.float64)
+
+
+def hosang(score_map: ScoreMap, truth: Truth) -> object:
+    """detection-proposals' steps for one picture: the overlaps of each object, again for each budget."""
+    boxes = many_boxes(score_map)
+    _, first = np.unique(boxes, axis=0, return_index=True)
+    boxes = boxes[np.sort(first)].astype(np.int64)
+    wanted, found = truth.boxes.astype(np.int64), []
+    for k in HOSANG.budgets:
+        overlap = np.stack([ious(boxes[:k], wanted[g : g + 1])[:, 0] for g in range(len(wanted))], axis=1)
+        found.append(greedy_loops(overlap))
+    return found
+
+
+def removed(score_map: ScoreMap, _truth: Truth) -> object:
+    """The pixels that are gone at each of 29 points of an insertion or deletion, as the evaluator has them."""
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear", align_corners=False
+    )
+    ranks, gone = ranks_of(enlarged[0]), torch.linspace(0, 224 * 224, 29).round()
+    return ranks < gone[:, None, None]
+
+
+def removed_step_by_step(score_map: ScoreMap, _truth: Truth) -> object:
+    """RISE's steps: argsort, then the next pixels of a copy at each point."""
+    full = cv2.resize(score_map.values, (224, 224), interpolation=cv2.INTER_LINEAR)
+    order = np.flip(np.argsort(full.reshape(1, -1), axis=1), axis=-1)
+    state, states = np.zeros((1, 224 * 224), bool), []
+    for i in range(29):
+        states.append(state.copy())
+        state[0, order[:, 224 * 8 * i : 224 * 8 * (i + 1)]] = True
+    return np.stack(states)
+
+
+HOSANG = Proposals(max_boxes=10000, difficult=True, budgets=(1, 3, 10, 32, 100, 316, 1000, 3162, 10000), unique=True)
+
+
 def cases() -> list[Case]:
     v1, v2 = MaxBoxAcc(), MaxBoxAcc("all", IOUS)
-    lines = [
-        Case("localization", Localization(), "blobs 14", "cv2 components", one_box),
-        Case("localization_fong", TunedLocalization(), "blobs 14", "cv2 boundingRect, 20 thresholds", boxes_of_a_grid),
-        Case("segmentation", Segmentation(), "blobs 14", "sklearn curve + jaccard", curve, 20),
-        Case("proposals", Proposals(), "blobs 14", "cv2 components + pycocotools", coco),
-        Case("pointing", Pointing(), "blobs 14"),
-        Case("energy", Energy(), "blobs 14"),
-        Case("pxap", PxAP(), "blobs 14", "authors", pxap),
-        Case("maxboxacc_plain", MaxBoxAcc(form="plain"), "blobs 14"),
+    lines = []
+    for kind in KINDS:
+        lines += [
+            Case("localization", Localization().row, kind, "cv2 components", one_box),
+            Case(
+                "localization_fong", TunedLocalization().row, kind, "cv2 boundingRect, 20 thresholds", boxes_of_a_grid
+            ),
+            Case("segmentation", Segmentation().row, kind, "sklearn curve + jaccard", curve, 8),
+            Case("segmentation", Segmentation().row, kind, "np.sum of 21 classes, no curve", sums_of_classes, 8),
+            Case("pointing", Pointing().row, kind, "authors (TorchRay), meshgrid", meshgrid),
+            Case("energy", Energy().row, kind, "numpy masks", sums_in_masks),
+            Case("pxap", PxAP().row, kind, "authors", pxap),
+            Case("proposals", Proposals().row, kind, "cv2 components + plain loops", proposals_loops, 8),
+            Case("insertion_deletion", removed, kind, "authors (RISE)", removed_step_by_step),
+            Case("maxboxacc_plain", MaxBoxAcc(form="plain").row, kind),
+        ]
+    lines += [
+        Case("proposals", Proposals().row, "blobs 14", "cv2 components + pycocotools", coco),
+        Case(
+            "proposals_hosang",
+            lambda score_map, truth: HOSANG.row_of_boxes(many_boxes(score_map), truth),
+            "blobs 14",
+            "authors, 3000 boxes",
+            hosang,
+        ),
     ]
     for kind in KINDS:
         few = {"random 28": 5, "smooth 224": 5, "noise 224": 2}.get(kind, 12)
         for name, evaluator, every in (("maxboxacc", v1, False), ("maxboxacc_v2", v2, True)):
             noise = kind == "noise 224"  # the authors' step takes minutes a map
             if not noise:
-                lines.append(Case(name, evaluator, kind, "authors, step 0.001", max_box_acc(0.001, every), few))
-                lines.append(Case(name, evaluator, kind, "lean, step 0.001", max_box_acc(0.001, every, True), few))
-            lines.append(Case(name, evaluator, kind, "authors, step 0.01", max_box_acc(0.01, every), few))
+                authors, lean = max_box_acc(0.001, every), max_box_acc(0.001, every, True)
+                lines.append(Case(name, evaluator.row, kind, "authors, step 0.001", authors, few))
+                lines.append(Case(name, evaluator.row, kind, "lean, step 0.001", lean, few))
+            lines.append(Case(name, evaluator.row, kind, "authors, step 0.01", max_box_acc(0.01, every), few))
     return lines
 
 
@@ -225,10 +345,10 @@ def milliseconds(call: Callable[[ScoreMap, Truth], object], values: Values, trut
 def measure(case: Case, count: int, repeats: int) -> list[str]:
     rng = np.random.default_rng(0)
     own, other = [], []
-    case.evaluator.row(ScoreMap(KINDS[case.kind](rng), SIZE), truth_of(rng))  # compiles
+    case.row(ScoreMap(KINDS[case.kind](rng), SIZE), truth_of(rng))  # compiles
     for _ in range(min(count, case.most)):
         values, truth = KINDS[case.kind](rng), truth_of(rng)
-        own.append(milliseconds(case.evaluator.row, values, truth, repeats))
+        own.append(milliseconds(case.row, values, truth, repeats))
         if case.call:
             other.append(milliseconds(case.call, values, truth, 1 if case.most < 10 else repeats))
     line = [case.name, case.kind, f"{statistics.median(own):.2f}", f"{max(own):.2f}", case.reference]
@@ -240,6 +360,13 @@ def measure(case: Case, count: int, repeats: int) -> list[str]:
     return [*line, str(len(own))]
 
 
+def processor() -> str:
+    """The CPU's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=30, help="of each kind; fewer where the other side is slow")
@@ -248,6 +375,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     times = ["median_ms", "max_ms", "reference", "reference_median_ms"]
     names = ["evaluator", "maps", *times, "ratio_median", "ratio_min", "ratio_max", "n"]
     lines = []
@@ -255,16 +383,14 @@ def main() -> None:
         if case.name.startswith(args.only):
             lines.append(measure(case, args.maps, args.repeats))
             print(
-                "  ".join(f"{cell:>{w}}" for cell, w in zip(lines[-1], (16, 10, 7, 7, 32, 9, 7, 7, 7, 3), strict=True))
+                "  ".join(f"{cell:>{w}}" for cell, w in zip(lines[-1], (18, 10, 7, 7, 32, 9, 7, 7, 7, 3), strict=True))
             )
             sys.stdout.flush()
     if args.out:
         with args.out.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
-            file.write(f"# CPU, {os.cpu_count()} cores, one thread, {platform.machine()}, OpenCV {cv2.__version__}, ")
-            file.write(
-                f"code {git()['git_commit']}; {SIZE[0]} x {SIZE[1]} pictures, map to row; ratio: reference / own\n"
-            )
+            file.write(f"# {processor()}, {os.cpu_count()} cores, one thread used, OpenCV {cv2.__version__}, ")
+            file.write(f"code {git()['git_commit']}; {SIZE[0]} x {SIZE[1]} pictures; n: maps; ratio: reference / own\n")
             csv.writer(file).writerows([names, *lines])
 
 
