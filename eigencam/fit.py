@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from eigencam import fitted
 from eigencam.datasets.base import BadImageError, Dataset
 from eigencam.identity import VERSION, canonical, checksum, describe
+from eigencam.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.network import Network, Preprocess, check_layer, load_network
 from eigencam.prepare import attempt, build_node, chosen_device, machine_faults, model_faults, stop, typed
-from eigencam.run import Batch, Pictures, collate, die_with_parent
 
 
 @dataclass

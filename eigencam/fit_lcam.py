@@ -17,9 +17,9 @@ from eigencam.datasets.base import Dataset
 from eigencam.fit import Job
 from eigencam.fit_pictures import augmented, seed_of, shuffled, widened
 from eigencam.forward import Forward, evaluating, logits_of
+from eigencam.loading import Batch
 from eigencam.methods.lcam import Loss, attention_logits, masked_picture
 from eigencam.network import Network
-from eigencam.run import Batch
 
 SAVE_S = 300.0
 """Seconds between two checkpoints within an epoch."""

@@ -194,6 +194,10 @@ class Forward:
         again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
         return again
 
+    def forget_gradients(self) -> None:
+        """Have the next `gradients` make a backward pass of its own, so that its time can be taken."""
+        self._gradients = None
+
     def versions(self) -> list[int]:
         """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""
         gradients = self._gradients[1].values() if self._gradients else ()

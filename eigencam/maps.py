@@ -1,7 +1,8 @@
 """Maps of a batch: one forward pass, every method, ready for the evaluators."""
 
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ class Maps:
         targets: (M,) the classes that class-specific maps are for.
         top5: (M,) the network's classes by falling logit, up to five a picture; empty without a classifier.
         forward: the pass that the maps were read from, of length M.
+        seconds: with `clock`: of the forward pass (under "") and of each method alone.
     """
 
     maps: dict[str, NDArray[np.float32]]
@@ -37,6 +39,7 @@ class Maps:
     targets: list[int]
     top5: list[list[int]]
     forward: Forward
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def compute_maps(
@@ -52,6 +55,7 @@ def compute_maps(
     regions: Iterable[Region] = (),
     chunk: int = 64,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
+    clock: bool = False,
 ) -> Maps:
     """Run all methods on one batch.
 
@@ -68,11 +72,13 @@ def compute_maps(
         regions: N parts of the original pictures that the network sees.
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
+        clock: whether to take the time of every method alone; none then shares a backward pass with another.
 
     Raises:
         ValueError: a class that the network has not, or a method that returns something else than a map a picture, or
             boxes of each where it says that it gives boxes.
     """
+    start = _now(network) if clock else 0.0
     forward = network.forward(
         pictures,
         layers=[layer for m in methods.values() for layer in tapped(m)],
@@ -80,6 +86,7 @@ def compute_maps(
         index=None if index is None else torch.tensor(list(index)),
         chunk=chunk,
     )
+    seconds = {"": _now(network) - start} if clock else {}
     forward.ids, forward.original, forward.regions = tuple(ids), original, tuple(regions)
     whole, classes = forward, forward.logits.shape[1]
     if rows is not None and list(rows) != list(range(len(forward))):
@@ -92,29 +99,54 @@ def compute_maps(
         targets = torch.tensor(asked, device=network.device)
     else:
         targets = top5[:, 0] if classes else torch.zeros(len(forward), dtype=torch.long, device=network.device)
-    maps: dict[str, NDArray[np.float32]] = {}
+    on_device: dict[str, Tensor] = {}
+    repeated: set[str] = set()
     boxes: dict[str, list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
         of = forward if is_class_specific(method) else whole
         of.progress = partial(progress, name)
-        before = of.versions()
-        with torch.no_grad():
-            score_map = method(of, targets if of is forward else targets.new_zeros(len(of)))
-        if of.versions()[: len(before)] != before:
-            raise ValueError(f"method {name} changes in place what all methods share; let it work on a copy (.clone())")
-        if gives_boxes(method):
-            found = [np.asarray(boxes_of, np.float64) for boxes_of in score_map]
-            if shapes := [b.shape for b in found if b.ndim != 2 or b.shape[1] != 5]:
-                raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each picture")
-            boxes[name] = found if of is forward else [found[n] for n in rows or ()]
+        if clock:
+            of.forget_gradients()
+        start = _now(network) if clock else 0.0
+        result = _called(name, method, of, targets if of is forward else targets.new_zeros(len(of)))
+        if clock:
+            seconds[name] = _now(network) - start
+        if not isinstance(result, Tensor):
+            boxes[name] = result if of is forward else [result[n] for n in rows or ()]
             continue
-        if not isinstance(score_map, Tensor) or score_map.ndim != 3 or len(score_map) != len(of):
-            shape = tuple(score_map.shape) if isinstance(score_map, Tensor) else type(score_map).__name__
-            raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(of)}, h, w), one map a picture")
-        maps[name] = score_map.detach().float().cpu().numpy()
+        # Into pinned memory where it comes from a GPU: the only wait for all of them is the one below.
+        on_device[name] = result.detach().float().to("cpu", non_blocking=True)
         if of is not forward:
-            maps[name] = maps[name][rows]
-    return Maps(maps, boxes, targets.tolist(), top5.tolist(), forward)
+            repeated.add(name)
+    if network.device.type == "cuda":
+        torch.cuda.current_stream(network.device).synchronize()
+    maps = {name: m.numpy()[rows] if name in repeated else m.numpy() for name, m in on_device.items()}
+    return Maps(maps, boxes, targets.tolist(), top5.tolist(), forward, seconds)
+
+
+def _called(name: str, method: Method, forward: Forward, targets: Tensor) -> Tensor | list[NDArray[np.float64]]:
+    """What a method returns, checked: maps (N, h, w), or N times boxes (K, 5)."""
+    before = forward.versions()
+    with torch.no_grad():
+        result = method(forward, targets)
+    if forward.versions()[: len(before)] != before:
+        raise ValueError(f"method {name} changes in place what all methods share; let it work on a copy (.clone())")
+    if gives_boxes(method):
+        found = [np.asarray(boxes, np.float64) for boxes in result]
+        if shapes := [boxes.shape for boxes in found if boxes.ndim != 2 or boxes.shape[1] != 5]:
+            raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each picture")
+        return found
+    if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != len(forward):
+        shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map a picture")
+    return result
+
+
+def _now(network: Network) -> float:
+    """Seconds, once the device has done all that it was told to do."""
+    if network.device.type == "cuda":
+        torch.cuda.synchronize(network.device)
+    return time.perf_counter()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
 from eigencam.identity import VERSION, describe
 from eigencam.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
-from eigencam.records import Result
+from eigencam.records import Result, Shard
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 T = TypeVar("T")
@@ -46,6 +46,8 @@ class RunConfig:
     chunk: int = 64
     workers: Any = "auto"
     flush_s: float = 10.0
+    shard: str = "1/1"
+    timing: bool = True
 
 
 @dataclass(slots=True)
@@ -133,8 +135,6 @@ def prepare(composed: DictConfig) -> Job:
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
     faults += _target_faults(job)
     stop(faults)
-    faults += _probe_faults(job)
-    stop(faults)
     root = Path(config.paths["results"])
     shared = {
         "version": VERSION,
@@ -151,6 +151,8 @@ def prepare(composed: DictConfig) -> Job:
             described = {"method": describe(config.method[m]) | flags | own, "evaluator": describe(config.evaluator[e])}
             identity = shared | described
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
+    if not all(result.complete for result in job.results.values()):
+        stop(list(_probe_faults(job)))
     return job
 
 
@@ -217,6 +219,10 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
     sizes = {key: getattr(config, key) for key in ("batch_size", "chunk")}
     faults += [f"{key}={size}; allowed: 1 or more" for key, size in sizes.items() if size < 1]
     faults += [f"{key}: none chosen; give {key}=[...]" for key in ("method", "evaluator") if not getattr(config, key)]
+    try:
+        Shard.parse(config.shard)
+    except ValueError as error:
+        faults.append(str(error))
     faults += machine_faults(config.device, config.workers)
     return config
 

@@ -54,12 +54,13 @@ def _state(folder: Path) -> dict[str, Any]:
     dataset, network = identity["dataset"]["name"], identity["network"]["name"]
     method, evaluator = folder.name.removeprefix(f"{dataset}-{network}-").rsplit("-", 1)[0].rsplit("-", 1)
     line = {"dataset": dataset, "network": network, "method": method, "evaluator": evaluator}
-    done, error = folder / "metrics.json", folder / "error.json"
+    done, errors = folder / "metrics.json", sorted(folder.glob("error*.json"))
     if done.is_file():
         summary = json.loads(done.read_text())
         state = "left out" if summary.get("unsupported") else "done"
         return {**line, "state": state, "rows": summary["n"], "error": summary.get("unsupported", "")}
     rows = sum(pq.read_metadata(part).num_rows for part in (folder / "parts").glob("*.parquet"))
-    if error.is_file():
-        return {**line, "state": "failed", "rows": rows, "error": json.loads(error.read_text())["error"].split("\n")[0]}
+    if errors:
+        error = json.loads(errors[0].read_text())["error"]
+        return {**line, "state": "failed", "rows": rows, "error": error.split("\n")[0]}
     return {**line, "state": "partial", "rows": rows, "error": ""}

@@ -1,0 +1,132 @@
+"""From the maps of one batch to rows: numpy alone, so that threads do it while the network has the next batch."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import Truth
+from eigencam.evaluation.base import Row
+from eigencam.evaluation.maps import ScoreMap
+from eigencam.loading import Batch
+from eigencam.maps import BatchProbe, Maps, is_class_specific
+from eigencam.network import Region
+from eigencam.prepare import Job, asks_network, is_joint
+
+Key = tuple[str, str]
+"""(method, evaluator)."""
+
+
+def pairs_of(job: Job, batch: Batch) -> list[tuple[int, int]]:
+    """(position in the batch, class) of each row, by position."""
+    each = job.config.target == "each"
+    return [
+        (n, label)
+        for n, truth in enumerate(batch.truths)
+        for label in (truth.objects() if each else []) or [truth.label]
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the rows of one batch are made of; all but `batch` of length M, the number of rows.
+
+    Attributes:
+        batch: its pictures are not needed any more.
+        picture: positions in the batch.
+        truths: with the class that a row is for as `label`.
+        regions: the part of each original picture that its map covers.
+        maps: (M, h, w) by method.
+        boxes: M times (K, 5) by method.
+        targets: classes that class-specific maps are for.
+        top5: the network's first classes.
+        asked: the rows of evaluators that ask the network.
+    """
+
+    batch: Batch
+    picture: Sequence[int]
+    truths: Sequence[Truth]
+    regions: Sequence[Region]
+    maps: Mapping[str, NDArray[np.float32]]
+    boxes: Mapping[str, Sequence[NDArray[np.float64]]]
+    targets: Sequence[int]
+    top5: Sequence[Sequence[int]]
+    asked: Mapping[Key, Sequence[Row]]
+
+
+def score(
+    job: Job,
+    batch: Batch,
+    pairs: Sequence[tuple[int, int]],
+    found: Maps,
+    wanted: Iterable[Key],
+    progress: Callable[[str, int], None],
+) -> Scored:
+    """Maps with the pictures that they belong to, after all that needs the network has been asked."""
+    picture = [n for n, _ in pairs]
+    truths, regions = [replace(batch.truths[n], label=label) for n, label in pairs], [batch.regions[n] for n in picture]
+    asked: dict[Key, Sequence[Row]] = {}
+    for name, e in wanted:
+        if asks_network(evaluator := job.evaluators[e]):
+            targets = torch.tensor(found.targets, device=job.network.device)
+            of = zip(found.maps[name], truths, regions, strict=True)
+            score_maps = [ScoreMap(values, truth.size, region) for values, truth, region in of]
+            found.forward.progress = partial(progress, name)
+            probe = BatchProbe(found.forward, job.methods[name], targets, score_maps, truths)
+            asked[name, e] = evaluator.rows(found.maps[name], probe)
+    return Scored(batch, picture, truths, regions, found.maps, found.boxes, found.targets, found.top5, asked)
+
+
+def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> dict[Key, list[Row]]:
+    """The rows of one batch: map by map, so that one is at the size of its picture at a time."""
+    rows: dict[Key, list[Row]] = {key: [] for key in wanted}
+    for name in dict.fromkeys(name for name, _ in rows):
+        evaluators = {e: job.evaluators[e] for m, e in rows if m == name}
+        for n, group in groupby(range(len(scored.picture)), scored.picture.__getitem__):
+            own = list(group)
+            starts = [_start(job, scored, name, k) for k in own]
+            truths = [scored.truths[k] for k in own]
+            boxes = [scored.boxes[name][k][:, :4] for k in own] if name in scored.boxes else None
+            score_maps = _score_maps(scored, name, own) if boxes is None else []
+            for e, evaluator in evaluators.items():
+                if is_joint(evaluator):
+                    joint = {"label": scored.batch.truths[n].label, "target": -1}
+                    rows[name, e].append({**starts[0], **joint, **evaluator.joint_row(score_maps, truths)})
+                    continue
+                if (name, e) in scored.asked:
+                    found = [scored.asked[name, e][k] for k in own]
+                elif boxes is not None:
+                    found = [evaluator.row_of_boxes(b, truth) for b, truth in zip(boxes, truths, strict=True)]
+                else:
+                    found = [evaluator.row(m, truth) for m, truth in zip(score_maps, truths, strict=True)]
+                rows[name, e] += [{**start, **row} for start, row in zip(starts, found, strict=True)]
+    return rows
+
+
+def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
+    """The columns that all evaluators' rows have.
+
+    `target` is the class the map is for, in the dataset's classes, -1 where it is of others. A map without a class
+    serves for every class, so for the true one, unless the dataset seeks objects of any class.
+    """
+    truth = scored.truths[k]
+    if not is_class_specific(job.methods[method]) and truth.foreground == "label":
+        target = truth.label
+    else:
+        target = scored.targets[k] if job.comparable else -1
+    top5 = scored.top5[k] if job.comparable else []
+    return {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
+
+
+def _score_maps(scored: Scored, method: str, own: Sequence[int]) -> list[ScoreMap]:
+    """Those of one picture; the same object where the values are the same: it is enlarged once."""
+    values = scored.maps[method]
+    made: list[ScoreMap] = []
+    for k in own:
+        again = made and np.array_equal(values[k], values[k - 1])
+        made.append(made[-1] if again else ScoreMap(values[k], scored.truths[k].size, scored.regions[k]))
+    return made
