@@ -94,7 +94,7 @@ def read_grey(path: Path | str) -> NDArray[np.uint8]:
     """
     image = _decode(path)
     image.info.pop("transparency", None)
-    return np.array(image if image.mode == "L" else (image if image.mode == "1" else image.convert("RGB")).convert("L"))
+    return np.array(image if image.mode == "L" else image.convert("L"))
 
 
 def _decode(path: Path | str) -> Image.Image:

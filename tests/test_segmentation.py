@@ -222,3 +222,21 @@ def test_faults_are_named() -> None:
         Segmentation().row(score_map, truth_of([[0, 1]]))
     with pytest.raises(ValueError, match="threshold 2"):
         Segmentation(threshold=2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_error_rate_is_that_of_all_pixels_ranked_together(seed: int) -> None:
+    # Graz-02's protocol on the pixels themselves, each as a share of its map's maximum: precision and recall meet where
+    # as many pixels are predicted as are object. Levels blur the order within the one level where that happens.
+    rng = np.random.default_rng(seed)
+    pairs = random_set(20, seed)
+    pairs = [(ScoreMap(m.full + 0.001 * rng.random(m.size), m.size), t) for m, t in pairs]  # no ties
+    kept = [(m, t, t.mask != VOID) for m, t in pairs if t.mask is not None]
+    wanted = np.concatenate([(t.mask == t.label + 1)[k] for _, t, k in kept])
+    values = np.concatenate([np.maximum(m.full / m.peak, 0)[k] for m, _, k in kept])
+    found = np.argsort(-values, kind="stable")[: wanted.sum()]
+    exact = wanted[found].mean()
+    level = np.floor(255 * values) == np.floor(255 * values[found[-1]])
+    bound = (level & wanted).sum() / wanted.sum()
+    assert bound < 0.01
+    assert abs(summary(Segmentation(), pairs)["precision_eer"].value - 100 * exact) <= 100 * bound
