@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "fit": "train the methods that learn: L-CAM, BroadCAM (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
+    "compare": "methods against each other on the same pictures: differences, tests, ranks",
     "status": "what is done, partly done, failed or missing",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",

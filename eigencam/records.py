@@ -25,7 +25,7 @@ import socket
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,7 +210,7 @@ class Result:
             metrics: the evaluator's.
         """
         _write_parquet(rows, self.folder / "rows.parquet")
-        self._close_with({**summary, "metrics": [asdict(m) for m in metrics]})
+        self._close_with({**summary, "metrics": [m.stored() for m in metrics]})
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
 
     def measured(self, what: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ maps of all these classes at once has `joint_row` in place of `row`. An evaluato
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,11 +19,28 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
 
 if TYPE_CHECKING:
+    from scipy import sparse
     from torch import Tensor
 
 T = TypeVar("T")
 Row = dict[str, Any]
 """Column name to value: bool, int, float, str, or a 1-d array (stored as a Parquet list)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a metric is made of, picture by picture: from it two methods are compared in pairs.
+
+    Which pictures are left out may depend on the truth only, so that the samples of two methods are of the same ones.
+
+    Attributes:
+        parts: (N,) a value of each picture whose mean is the metric, NaN where it has none; or (N, K) what each adds to
+            the K sums that the metric is a statistic of, sparse where K is large.
+        statistic: (R, K) sums -> (R,) the metric; None for a mean.
+    """
+
+    parts: "NDArray[np.float64] | sparse.csr_array"
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,8 @@ class Metric:
         threshold: the threshold the value was obtained at, with its rule, e.g. `0.15 max`; "" where there is none.
         better: `lower` or `higher`; "" for a number that is neither.
         note: what a reader must know beside the number: a class count, degenerate maps, why it is not defined.
+        sample: a value of each picture, or what each adds to sums, both as fractions where `unit` is `%`; None where
+            methods cannot be compared in it. Not stored: rows are.
     """
 
     name: str
@@ -51,6 +70,11 @@ class Metric:
     threshold: str = ""
     better: str = "higher"
     note: str = ""
+    sample: Sample | None = field(default=None, repr=False, compare=False)
+
+    def stored(self) -> dict[str, Any]:
+        """The attributes that are kept in `metrics.json`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sample"}
 
 
 class Evaluator(Protocol):

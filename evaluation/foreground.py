@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Metric, Row, Sample
 from eigencam.evaluation.maps import ScoreMap, degenerate
 from eigencam.evaluation.pxap import nearest
 
@@ -159,4 +159,5 @@ def _ratio(a: Counts, b: Counts) -> Counts:
 def _pooled(name: str, pixels: Counts, statistic: Callable[[Counts], Counts], note: str = "") -> Metric:
     value = float(statistic(pixels.sum(axis=0, keepdims=True))[0])
     low, high = statistics.bootstrap_pooled(pixels, statistic)
-    return Metric(name, 100 * value, 100 * float(low), 100 * float(high), len(pixels), "%", "> mean", note=note)
+    ends, sample = (100 * float(low), 100 * float(high)), Sample(pixels, statistic)
+    return Metric(name, 100 * value, *ends, len(pixels), "%", "> mean", note=note, sample=sample)

@@ -19,6 +19,7 @@ with the boxes of the object sought taken together.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from scipy import sparse
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.maps import ScoreMap, degenerate
 
@@ -85,8 +86,11 @@ class Pointing:
         rows_of, columns = np.tile(np.arange(len(hits)), 2), np.concatenate([group, len(present) + group])
         counts = np.concatenate([hits, np.ones(len(hits))])
         sums = sparse.csr_array((counts, (rows_of, columns)), shape=(len(hits), 2 * len(present)))
-        value, low, high = (100 * v for v in _over_classes(sums, len(present)))
-        of_classes = Metric("pointing_accuracy", value, low, high, len(hits), note=note)
+        accuracy = partial(_mean_over_classes, classes=len(present))
+        value = float(accuracy(np.asarray(sums.sum(axis=0))))
+        low, high = (100 * float(end) for end in statistics.bootstrap_pooled(sums, accuracy))
+        sample = Sample(sums, accuracy)
+        of_classes = Metric("pointing_accuracy", 100 * value, low, high, len(hits), note=note, sample=sample)
         return [of_classes, statistics.mean("pointing_hits", hits)]
 
     def protocol(self) -> Mapping[str, object]:
@@ -180,13 +184,8 @@ def _object_pixels(truth: Truth) -> NDArray[np.bool_]:
     return truth.mask == truth.label + 1
 
 
-def _over_classes(sums: sparse.csr_array, classes: int) -> tuple[float, float, float]:
-    """Mean over classes of hits / pictures, and its interval, from (N, 2 * classes) counts."""
-
-    def accuracy(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        hits, pictures = totals[..., :classes], totals[..., classes:]
-        rates = np.divide(hits, pictures, out=np.full_like(hits, np.nan), where=pictures > 0)
-        return np.nanmean(rates, axis=-1)
-
-    low, high = statistics.bootstrap_pooled(sums, accuracy)
-    return float(accuracy(np.asarray(sums.sum(axis=0)))), float(low), float(high)
+def _mean_over_classes(totals: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    """(..., 2 * classes) sums of hits, then of pictures -> (...): mean of the classes' accuracies."""
+    hits, pictures = totals[..., :classes], totals[..., classes:]
+    rates = np.divide(hits, pictures, out=np.full_like(hits, np.nan), where=pictures > 0)
+    return np.nanmean(rates, axis=-1)

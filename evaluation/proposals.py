@@ -42,8 +42,9 @@ J. Uijlings et al., "Selective search for object recognition", IJCV 2013; L. Baz
 localization with deep networks", WACV 2016.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -54,7 +55,7 @@ from scipy import sparse
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut, degenerate
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
@@ -198,8 +199,8 @@ class Proposals:
             low, high = statistics.bootstrap_pooled(counts, _shares)
             n = int(objects.sum())
             metrics = [
-                Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), n, note=note * (name == "abo"))
-                for name, value, lo, hi in zip(columns, values, low, high, strict=True)
+                _metric(name, value, lo, hi, n, note * (name == "abo"), Sample(counts[:, [0, k]], _share))
+                for k, (name, value, lo, hi) in enumerate(zip(columns, values, low, high, strict=True), 1)
             ]
             metrics += _means_over_classes({"mabo": best}, classes, objects)
         boxes = rows["n_boxes"].to_numpy(np.float64)
@@ -286,9 +287,22 @@ def _means_over_classes(
     low, high = statistics.bootstrap_pooled(counts, statistic)
     note = f"{len(names)} classes"
     return [
-        Metric(name, 100 * float(value), 100 * float(lo), 100 * float(hi), len(classes), note=note)
-        for name, value, lo, hi in zip(columns, values, low, high, strict=True)
+        _metric(name, value, lo, hi, len(classes), note, Sample(counts, partial(_column_of, statistic, k)))
+        for k, (name, value, lo, hi) in enumerate(zip(columns, values, low, high, strict=True))
     ]
+
+
+def _metric(name: str, value: float, low: float, high: float, n: int, note: str, sample: Sample) -> Metric:
+    return Metric(name, 100 * float(value), 100 * float(low), 100 * float(high), n, note=note, sample=sample)
+
+
+def _column_of(statistic: Callable[[Floats], Floats], k: int, sums: Floats) -> Floats:
+    return statistic(sums)[:, k]
+
+
+def _share(sums: Floats) -> Floats:
+    """(R, 2) -> (R,): the second column as share of the first."""
+    return _shares(sums)[:, 0]
 
 
 def _shares(sums: Floats) -> Floats:

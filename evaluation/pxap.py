@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Metric, Row, Sample
 from eigencam.evaluation.maps import ScoreMap, degenerate
 from eigencam.evaluation.wsol import scaled
 
@@ -94,7 +94,8 @@ class PxAP:
         missing = len(rows) - len(counted)
         left_out = f"{missing} pictures without a mask left out" if missing else ""
         note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
-        return [Metric("pxap", 100 * value, 100 * float(low), 100 * float(high), len(counted), note=note)]
+        ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, average_precision)
+        return [Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""

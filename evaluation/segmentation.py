@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Metric, Row, Sample
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, degenerate, foreground
 
 LEVELS = 256
@@ -233,7 +233,8 @@ def equal_error_rate(histograms: Counts) -> Counts:
 def _pooled(name: str, counts: Counts, statistic: Callable[[Counts], Counts], threshold: str, note: str = "") -> Metric:
     value = float(statistic(counts.sum(axis=0, keepdims=True))[0])
     low, high = statistics.bootstrap_pooled(counts, statistic)
-    return Metric(name, 100 * value, 100 * float(low), 100 * float(high), len(counts), "%", threshold, note=note)
+    ends = 100 * float(low), 100 * float(high)
+    return Metric(name, 100 * value, *ends, len(counts), "%", threshold, note=note, sample=Sample(counts, statistic))
 
 
 def _stack(rows: pd.DataFrame, column: str) -> Counts:

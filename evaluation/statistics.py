@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from eigencam.evaluation.base import Metric
+from eigencam.evaluation.base import Metric, Sample
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
 RESAMPLES = 1000
-_DISTINCT, _ALONE = 256, 32
+_DISTINCT = 256
 _WEIGHTS = 4_000_000
 
 Interval = tuple[float, float]
@@ -42,18 +42,19 @@ def wilson(k: int, n: int) -> Interval:
     return 0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half)
 
 
-def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, distinct: int = _DISTINCT) -> Interval:
     """Percentile bootstrap interval of a mean over pictures; NaN values are left out, NaNs come back for none.
 
-    Up to 256 distinct values the resampling is exact. Beyond, the sorted values are cut into 256 groups: the 32 lowest
-    and the 32 highest alone, so that outliers are exact, the others in 192 groups of equal size. The groups' counts
-    are resampled exactly; the sum of a group given its count is drawn from the normal distribution with the group's
-    mean and variance, which is small, since neighbours in rank are together.
+    Up to `distinct` values the resampling is exact. Beyond, the sorted values are cut into as many groups: an eighth
+    are the lowest and an eighth the highest alone, so that outliers are exact, the others are of equal size. The
+    groups' counts are resampled exactly; the sum of a group given its count is drawn from the normal distribution with
+    the group's mean and variance, which is small, since neighbours in rank are together.
 
     Args:
         values: (N,) one value a picture.
         resamples: number of resamples.
         seed: of the random numbers.
+        distinct: number of groups; the time grows with it.
 
     Returns:
         The 2.5 % and 97.5 % quantiles of the resampled means, in the unit of `values`.
@@ -66,9 +67,10 @@ def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0)
     rng = np.random.default_rng(seed)
     means, counts = np.unique(array, return_counts=True)
     variances = np.zeros_like(means)
-    if len(means) > _DISTINCT:
-        inner = np.linspace(_ALONE, n - _ALONE, _DISTINCT - 2 * _ALONE, endpoint=False).astype(np.int64)
-        starts = np.concatenate([np.arange(_ALONE), inner, np.arange(n - _ALONE, n)])
+    if len(means) > distinct:
+        alone = distinct // 8
+        inner = np.linspace(alone, n - alone, distinct - 2 * alone, endpoint=False).astype(np.int64)
+        starts = np.concatenate([np.arange(alone), inner, np.arange(n - alone, n)])
         counts = np.diff(starts, append=n)
         array = np.sort(array)
         means = np.add.reduceat(array, starts) / counts
@@ -120,16 +122,16 @@ def rate(name: str, hits: ArrayLike, *, note: str = "", threshold: str = "", bet
     k, n = int(array.sum()), len(array)
     low, high = wilson(k, n)
     value = 100 * k / n if n else float("nan")
-    return Metric(name, value, 100 * low, 100 * high, n, "%", threshold, better, note)
+    return Metric(name, value, 100 * low, 100 * high, n, "%", threshold, better, note, Sample(array.astype(np.float64)))
 
 
 def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
     """The metric `name`: 100 times the mean of `values` (N,), NaNs left out, with the bootstrap's interval."""
-    array = np.asarray(values, np.float64)
-    array = array[~np.isnan(array)]
+    sample = np.asarray(values, np.float64)
+    array = sample[~np.isnan(sample)]
     low, high = bootstrap_mean(array)
     value = 100 * float(array.mean()) if len(array) else float("nan")
-    return Metric(name, value, 100 * low, 100 * high, len(array), "%", threshold, better, note)
+    return Metric(name, value, 100 * low, 100 * high, len(array), "%", threshold, better, note, Sample(sample))
 
 
 def undefined(name: str, n: int, note: str, *, threshold: str = "", better: str = "higher") -> Metric:

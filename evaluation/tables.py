@@ -7,7 +7,7 @@ number needs to be read stands with it: n, the threshold, the 95 % interval, the
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,7 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         FileNotFoundError: there are no complete results.
         ValueError: nothing is left, or a file cannot be read.
     """
-    results = list(_results(Path(root)))
+    results = list(read_results(Path(root)))
     results = [r for r in results if r["version"] == max(r["version"] for r in results)]
     if not results:
         raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
@@ -106,7 +106,9 @@ def render(table: Table, style: Format) -> str:
             [("### " if style == "markdown" else "") + table.title, "", *[f"- {n}" for n in table.notes], ""]
         )
     if style == "terminal":
-        shown = frame.assign(network=frame["network"].mask(frame["network"].duplicated(), ""))
+        shown = frame
+        if "network" in frame and frame.columns[0] == "network":
+            shown = frame.assign(network=frame["network"].mask(frame["network"].duplicated(), ""))
         text = tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
         return "\n".join([table.title, "", text, *[f"  {note}" for note in table.notes], ""])
     if style == "markdown":
@@ -133,8 +135,11 @@ def render(table: Table, style: Format) -> str:
     return "\n".join([*[f"% {note}" for note in table.notes], text])
 
 
-def _results(root: Path) -> Iterable[dict[str, Any]]:
+def read_results(root: Path, folders: Container[str] | None = None) -> Iterable[dict[str, Any]]:
+    """What is known of each complete result below `root`, or of those in `folders` only."""
     for path in sorted(root.glob("*/metrics.json")):
+        if folders is not None and path.parent.name not in folders:
+            continue
         try:
             summary = json.loads(path.read_text())
             identity = json.loads((path.parent / "identity.json").read_text())

@@ -1,8 +1,8 @@
-"""Maps made elsewhere: a folder of `<picture id>.npy` or `.png` files as a method of its own.
+"""Maps or boxes made elsewhere: a folder of `<picture id>.npy` or `.png` files, or a file, as a method of its own.
 
 A map covers what the network sees of the picture (all of it with `resize: squash`), in any resolution; a .npy file
 holds (h, w) numbers, a .png file 8 or 16 bit grey levels. So a method in another language, or one too slow to run
-again, is a row of the same table. Boxes made elsewhere: `eigencam score`.
+again, is a row of the same table. Boxes go to the evaluators that take boxes; `eigencam score` needs no network.
 """
 
 import hashlib
@@ -14,9 +14,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from eigencam.evaluation.predictions import find_maps, read_map
+from eigencam.evaluation.predictions import find_maps, read_coco_boxes, read_devkit, read_map, read_text
 from eigencam.forward import Forward
 
 
@@ -63,3 +64,50 @@ class MapFiles:
         for name, path in sorted(self.files.items()):
             digest.update(f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         return {"files": digest.hexdigest()}
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFiles:
+    """The boxes of a file: COCO's results (.json), or the ILSVRC devkit's lines (`label x1 y1 x2 y2`, any other name).
+
+    Line k of the devkit's form is the dataset's picture k; a label is not read. Pictures without a box have none.
+
+    Attributes:
+        file: plain or gzipped; see `eigencam.evaluation.predictions`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+
+    file: str
+    _found: dict[str, NDArray[np.float64]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = False
+    gives_boxes: ClassVar[bool] = True
+    paper: ClassVar[str] = ""
+    needs: ClassVar[str] = "a file of boxes"
+
+    def __post_init__(self) -> None:
+        read_text(Path(self.file).expanduser())
+
+    def __call__(self, forward: Forward, targets: Tensor) -> list[NDArray[np.float64]]:
+        """For each picture (K, 5), the score falling with the place in the file's order."""
+        return [self._found.get(name, np.zeros((0, 5))) for name in forward.ids]
+
+    def lacking(self, ids: Iterable[str]) -> str:
+        """Read the file for these pictures; the fault, if it is of others."""
+        names, path = list(ids), Path(self.file).expanduser()
+        if path.name.endswith((".json", ".json.gz")):
+            boxes = dict(read_coco_boxes(path, names))
+        else:
+            lines = read_devkit(path).boxes
+            if len(lines) != len(names):
+                return f"{path}: {len(lines)} lines for {len(names)} pictures; allowed is a line a picture"
+            boxes = {name: line[~np.isnan(line[:, 0])] for name, line in zip(names, lines, strict=True)}
+        self._found.update({n: np.column_stack([b, -np.arange(len(b), dtype=float)]) for n, b in boxes.items()})
+        return ""
+
+    def identity(self) -> dict[str, str]:
+        """The file's SHA-256."""
+        return {"sha256": hashlib.sha256(Path(self.file).expanduser().read_bytes()).hexdigest()}

@@ -1,0 +1,99 @@
+"""What a person may write where a method is named: an option of the group, a function, a file, a folder.
+
+eigencam                     an option of the `method` group (`--config-dir` adds a person's own)
+my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
+my_method.py[:NAME]          the same in a file; NAME is the file's name where it is left out
+my_method.yaml               a config as in `configs/method/`: name, below it `_target_` and parameters
+maps/                        a folder of maps, `<picture id>.npy` or `.png`
+boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; the evaluators are then those of boxes
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eigencam.build import find
+
+Nodes = dict[str, dict[str, Any]]
+
+
+def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
+    """Tell options of the group from methods of a person's own.
+
+    Returns:
+        The options; nodes with `_target_` of the others, by name; and the names of all in the order given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a name that is none of these, or two of one name.
+    """
+    options: list[str] = []
+    nodes: Nodes = {}
+    order: list[str] = []
+    for name in names:
+        if _is_option(name):
+            options.append(name)
+            order.append(name.rsplit("/", 1)[-1])
+            continue
+        made = node(name)
+        nodes |= made
+        order += list(made)
+    if len(set(order)) < len(order):
+        twice = sorted({name for name in order if order.count(name) > 1})
+        raise ValueError(f"named twice: {', '.join(twice)}; every method once, under a name of its own")
+    return options, nodes, order
+
+
+def node(name: str) -> Nodes:
+    """The config of a method that is no option of the group, by its short name."""
+    path = Path(name)
+    if path.is_dir():
+        return {_short(path.resolve().name): _files("MapFiles", folder=str(path.resolve()))}
+    if name.endswith((".json", ".json.gz", ".txt", ".txt.gz")):
+        return {_short(path.name.split(".")[0]): _files("BoxFiles", file=str(_there(path)))}
+    if name.endswith((".yaml", ".yml")):
+        return _yaml(_there(path))
+    file, _, inner = name.partition(":")
+    if file.endswith(".py"):
+        found = _there(Path(file))
+        sys.path.insert(0, str(found.parent))
+        name = f"{found.stem}.{inner or found.stem}"
+    if "." not in name:
+        raise ValueError(f"method {name}: no option, dotted name, .py, .yaml, .json or .txt file, or folder of maps")
+    try:
+        target = find(name)
+    except Exception as error:  # whatever an import may raise is the user's message
+        raise ValueError(f"method {name}: {' '.join(str(error).split())}") from None
+    short = name.rsplit(".", 1)[-1]
+    return {short: {"_target_": name, **({} if inspect.isclass(target) else {"_partial_": True})}}
+
+
+def _is_option(name: str) -> bool:
+    return bool(re.fullmatch(r"[\w-]+(/[\w-]+)*", name)) and not Path(name).is_dir()
+
+
+def _files(kind: str, **parameters: str) -> dict[str, Any]:
+    return {"_target_": f"eigencam.methods.files.{kind}", **parameters}
+
+
+def _yaml(path: Path) -> Nodes:
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(content, dict) or not all(isinstance(v, dict) and "_target_" in v for v in content.values()):
+        raise ValueError(f"{path}: not a method; needed: its name, below it _target_ and parameters")
+    sys.path.insert(0, str(path.parent))
+    return {str(key): dict(value) for key, value in content.items()}
+
+
+def _there(path: Path) -> Path:
+    if not path.expanduser().is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path.expanduser().resolve()
+
+
+def _short(text: str) -> str:
+    return re.sub(r"[^\w.]", "_", text)

@@ -1,0 +1,203 @@
+r"""Two methods on the same pictures: the difference, its interval, and whether it is more than chance.
+
+The difference of a metric is that of two samples of the same pictures (`eigencam.evaluation.base.Sample`).
+
+interval        percentile bootstrap over pictures: both methods lose and gain the same ones
+McNemar, exact  for hit or miss. Of the pictures where one hits and the other misses, b + c, as many should go either
+                way: twice the tail of Binomial(b + c, 1/2) at min(b, c). Q. McNemar, "Note on the sampling error of the
+                difference between correlated proportions or percentages", Psychometrika 12 (1947)
+sign flips      for everything else. Were the methods exchangeable, each difference d_i could as well have the other
+                sign: the share of sign vectors s with |sum s_i d_i| >= |sum d_i|. R. A. Fisher, "The design of
+                experiments" (1935), section 21. All of them up to 13 pictures, else (1 + count) / (1 + resamples). In
+                a metric of sums over the set the methods change places in a picture, which is the same test
+Holm            p times the number of tests still open, in rising order. S. Holm, "A simple sequentially rejective
+                multiple test procedure", Scand. J. Statist. 6 (1979)
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from scipy.stats import binomtest
+
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Sample
+
+Floats = NDArray[np.float64]
+Test = Literal["mcnemar", "sign flips", ""]
+
+RESAMPLES = 9999
+EXACT = 13
+"""Pictures up to which all 2^n sign vectors are visited."""
+_GROUPS, _ALONE = 64, 16
+_PRODUCT = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Method b less method a, as fractions.
+
+    Attributes:
+        a: the metric of a over the common pictures.
+        b: of b.
+        value: b - a.
+        low: lower end of the 95 % interval of `value`.
+        high: upper end.
+        n: pictures that both have a value for.
+        larger: pictures where b's value is the larger one; -1 for a metric of sums.
+        smaller: where a's is.
+        p: two-sided p-value; NaN where there is nothing to test.
+        test: which one.
+    """
+
+    a: float
+    b: float
+    value: float
+    low: float
+    high: float
+    n: int
+    larger: int
+    smaller: int
+    p: float
+    test: Test
+
+
+def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
+    """Compare two samples of the same pictures in the same order.
+
+    Args:
+        a: of the reference.
+        b: of the other method.
+        resamples: of the bootstrap and of the sign flips.
+        seed: of the random numbers.
+
+    Raises:
+        ValueError: the samples are not of the same form.
+    """
+    if a.parts.shape != b.parts.shape or (a.statistic is None) != (b.statistic is None):
+        raise ValueError(f"samples of {a.parts.shape} and {b.parts.shape} cannot be paired: not the same pictures")
+    if a.statistic is not None:
+        return _of_sums(a, b, resamples, seed)
+    first, second = np.asarray(a.parts), np.asarray(b.parts)
+    both = ~(np.isnan(first) | np.isnan(second))
+    first, second = first[both], second[both]
+    if not len(first):
+        nan = float("nan")
+        return Difference(nan, nan, nan, nan, nan, 0, 0, 0, nan, "")
+    change = second - first
+    larger, smaller = int((change > 0).sum()), int((change < 0).sum())
+    binary = np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()
+    p = mcnemar(larger, smaller) if binary else sign_flips(change, resamples, seed)
+    ends = statistics.bootstrap_mean(change, resamples, seed, _GROUPS)
+    means = float(first.mean()), float(second.mean())
+    return Difference(
+        *means, float(change.mean()), *ends, len(first), larger, smaller, p, "mcnemar" if binary else "sign flips"
+    )
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Exact two-sided p-value of `b` pictures that changed one way and `c` the other; 1 where none changed.
+
+    >>> mcnemar(9, 1)
+    0.021484375
+    """
+    return float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+
+
+def sign_flips(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Two-sided p-value of a mean of (N,) paired differences being zero.
+
+    Equal sizes are drawn together: of m differences of one size, Binomial(m, 1/2) keep their sign. Beyond 64 sizes
+    the 16 largest stand alone and the others are cut into groups of neighbours; the number of kept signs in a group is
+    drawn exactly, what the group's sum still varies given that number from the normal distribution with its variance.
+    """
+    array = np.asarray(values, np.float64)
+    observed, sizes = abs(float(array.sum())), np.abs(array[array != 0])
+    if not len(sizes):
+        return 1.0
+    bar = observed * (1 - 1e-12) - 1e-300  # sums that are equal but for rounding count
+    if len(sizes) <= EXACT:
+        signs = 1 - 2 * (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1)
+        return float((np.abs(signs @ sizes) >= bar).mean())
+    means, counts = np.unique(sizes, return_counts=True)
+    variances = np.zeros_like(means)
+    if len(means) > _GROUPS:
+        sizes.sort()
+        n = len(sizes)
+        inner = np.linspace(0, n - _ALONE, _GROUPS - _ALONE, endpoint=False).astype(np.int64)
+        starts = np.concatenate([inner, np.arange(n - _ALONE, n)])
+        starts = np.unique(starts)
+        counts = np.diff(starts, append=n)
+        means = np.add.reduceat(sizes, starts) / counts
+        variances = np.add.reduceat((sizes - np.repeat(means, counts)) ** 2, starts)
+    rng = np.random.default_rng(seed)
+    kept = np.stack([rng.binomial(int(m), 0.5, resamples) for m in counts], axis=1).astype(np.float64)
+    sums = (2 * kept - counts) @ means
+    if variances.any():
+        # k of m signs are +: the sum of s_i (a_i - mean) has the variance 4 k (m - k) / (m (m - 1)) sum (a_i - mean)^2.
+        share = variances / np.maximum(counts * (counts - 1.0), 1)
+        sums += np.sqrt(4 * (kept * (counts - kept)) @ share) * rng.standard_normal(resamples)
+    return float((1 + (np.abs(sums) >= bar).sum()) / (1 + resamples))
+
+
+def holm(p: ArrayLike) -> Floats:
+    """(M,) p-values adjusted for M tests, in the order given; NaNs are no tests.
+
+    >>> holm([0.01, 0.04, 0.03, 0.005]).tolist()
+    [0.03, 0.06, 0.06, 0.02]
+    """
+    array = np.asarray(p, np.float64)
+    adjusted = np.full_like(array, np.nan)
+    order = np.argsort(array)[: int((~np.isnan(array)).sum())]
+    factors = len(order) - np.arange(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * array[order]), 1)
+    return adjusted
+
+
+def _of_sums(a: Sample, b: Sample, resamples: int, seed: int) -> Difference:
+    """The same for metrics of sums over the set."""
+    first, second = a.statistic, b.statistic
+    assert first is not None  # the caller's check
+    assert second is not None
+    parts: list[Any] = [a.parts, b.parts]
+    n, k = parts[0].shape
+    both = sparse.csr_array(sparse.hstack(parts)) if sparse.issparse(parts[0]) else np.hstack(parts)
+
+    def change(sums: Floats) -> Floats:
+        return second(sums[:, k:]) - first(sums[:, :k])
+
+    sums = np.asarray(both.sum(axis=0), np.float64).reshape(1, -1)
+    values = float(first(sums[:, :k])[0]), float(second(sums[:, k:])[0])
+    low, high = statistics.bootstrap_pooled(both, change, min(resamples, statistics.RESAMPLES), seed)
+    p = _exchanged(a, b, sums, values[1] - values[0], resamples, seed)
+    return Difference(*values, values[1] - values[0], float(low), float(high), n, -1, -1, p, "sign flips")
+
+
+def _exchanged(a: Sample, b: Sample, sums: Floats, observed: float, resamples: int, seed: int) -> float:
+    """p-value of a difference of statistics of sums when the methods may change places in each picture."""
+    assert a.statistic is not None  # the caller's check
+    assert b.statistic is not None
+    gain: Any = b.parts - a.parts
+    k, n = gain.shape[1], gain.shape[0]
+    moved = np.flatnonzero(np.asarray(abs(gain).sum(axis=1)).ravel())
+    if np.isnan(observed) or not len(moved):
+        return float("nan") if np.isnan(observed) else 1.0
+    gain = gain[moved]
+    n = len(moved)
+    rng = np.random.default_rng(seed)
+    exact = n <= EXACT
+    total, extreme = (2**n if exact else resamples), 0
+    step = max(1, _PRODUCT // n)
+    for start in range(0, total, step):
+        stop = min(start + step, total)
+        if exact:
+            swap = np.arange(start, stop)[:, None] >> np.arange(n) & 1
+        else:
+            bits = np.frombuffer(rng.bytes((stop - start) * -(-n // 8)), np.uint8)
+            swap = np.unpackbits(bits.reshape(stop - start, -1), axis=1, count=n)
+        moves = np.asarray((gain.T @ swap.T.astype(np.float64)).T)
+        changes = b.statistic(sums[:, k:] - moves) - a.statistic(sums[:, :k] + moves)
+        extreme += int((np.abs(changes) >= abs(observed) * (1 - 1e-9) - 1e-15).sum())
+    return extreme / total if exact else (1 + extreme) / (1 + total)

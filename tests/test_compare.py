@@ -1,0 +1,144 @@
+"""`eigencam compare`: the same numbers as the rows give by hand, for every form that a method may come in."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eigencam import cli, named
+from eigencam.evaluation.paired import mcnemar, sign_flips
+
+SMALL = ["dataset.count=12", "workers=0", "device=cpu", "batch_size=12"]
+MINE = "def mine(forward, targets):\n    return forward.activations().clamp(min=0).square().sum(1)\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("eigencam.run.TIMED_BATCHES", 0)
+    return tmp_path
+
+
+def compare(*arguments: str) -> int:
+    return cli.main(["compare", *arguments, *SMALL, "--results", "runs"])
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    capsys.readouterr()
+    assert compare(*arguments, "--format", "json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_numbers_are_those_of_the_rows(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "eigencam", "gradcam", "random", "--evaluator", "localization")
+    assert {c["reference"] for c in found["comparisons"]} == {"eigencam"}
+    rows = {m: pd.read_parquet(next(here.glob(f"runs/*-{m}-*/rows.parquet"))) for m in ("eigencam", "random")}
+    a, b = (rows[m]["iou"].to_numpy() for m in ("eigencam", "random"))
+    (iou,) = [c for c in found["comparisons"] if (c["metric"], c["method"]) == ("mean_iou", "random")]
+    assert iou["value"] == pytest.approx((b - a).mean())
+    assert iou["p"] == pytest.approx(sign_flips(b - a))
+    assert iou["n"] == 12
+    (error,) = [c for c in found["comparisons"] if (c["metric"], c["method"]) == ("gt_known_error", "random")]
+    worse, better = ((b < 0.5) & (a >= 0.5)).sum(), ((b >= 0.5) & (a < 0.5)).sum()
+    assert (error["larger"], error["smaller"]) == (worse, better)
+    assert error["p"] == pytest.approx(mcnemar(int(worse), int(better)))
+    assert all(c["holm"] >= c["p"] for c in found["comparisons"])
+
+
+def test_nothing_is_run_with_no_run_and_nothing_twice(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare("eigencam", "gradcam", "--no-run", "--evaluator", "localization") == 2
+    assert "without --no-run" in capsys.readouterr().err
+    assert compare("eigencam", "gradcam", "--evaluator", "localization") == 0
+    monkeypatch.setattr("eigencam.run.compute_maps", None)
+    assert compare("eigencam", "gradcam", "--no-run", "--evaluator", "localization") == 0
+    assert compare("gradcam", "eigencam", "--evaluator", "localization") == 0
+
+
+def test_only_pictures_that_both_have_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ("eigencam", "gradcam", "--evaluator", "localization,segmentation")
+    assert compare(*pair) == 0
+    for path in here.glob("runs/*-gradcam-*/rows.parquet"):
+        pd.read_parquet(path).iloc[3:].iloc[::-1].to_parquet(path)
+    found = as_json(capsys, *pair, "--no-run")
+    assert {c["n"] for c in found["comparisons"]} == {9}
+    rows = [pd.read_parquet(next(here.glob(f"runs/*-{m}-loc*/rows.parquet"))).set_index("image") for m in pair[:2]]
+    change = (rows[1]["iou"] - rows[0]["iou"]).dropna()
+    (iou,) = [c for c in found["comparisons"] if c["metric"] == "mean_iou"]
+    assert iou["value"] == pytest.approx(change.mean())
+
+
+def test_a_method_may_come_as_a_file_a_config_or_a_dotted_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.py").write_text(MINE)
+    (here / "listed.yaml").write_text("listed:\n  _target_: mine.mine\n  _partial_: true\n")
+    found = as_json(capsys, "eigencam", "mine.py", "listed.yaml", "--evaluator", "localization")
+    by_method = {m: [c["value"] for c in found["comparisons"] if c["method"] == m] for m in ("mine", "listed")}
+    assert by_method["mine"] == by_method["listed"]
+    assert any(by_method["mine"])
+    identity = json.loads(next(here.glob("runs/*-mine-*/identity.json")).read_text())
+    assert len(identity["method"]["own_source"]["mine.mine"]) == 64
+    assert named.node("mine.mine") == {"mine": {"_target_": "mine.mine", "_partial_": True}}
+
+
+def test_a_method_may_come_as_maps_or_boxes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("eigencam", "whole_picture", "--evaluator", "localization") == 0
+    rows = pd.read_parquet(next(here.glob("runs/*-eigencam-*/rows.parquet")))
+    (here / "theirs").mkdir()
+    results = []
+    for i, row in enumerate(rows.to_dict("records")):
+        np.save(here / f"theirs/{row['image']}.npy", np.ones((4, 4)))
+        xywh = [row["x1"], row["y1"], row["x2"] - row["x1"] + 1, row["y2"] - row["y1"] + 1]
+        results.append({"image_id": row["image"], "category_id": i, "bbox": xywh, "score": 1.0})
+    (here / "theirs.json").write_text(json.dumps(results))
+    (here / "kit.txt").write_text(
+        "".join(f"1 {r['x1']} {r['y1']} {r['x2']} {r['y2']}\n" for r in rows.to_dict("records"))
+    )
+    found = as_json(capsys, "eigencam", "./theirs.json", "kit.txt", "--evaluator", "localization")
+    # Boxes that are Eigen-CAM's own are not different from it.
+    assert {c["method"] for c in found["comparisons"]} == {"theirs", "kit"}
+    assert all(c["value"] == pytest.approx(0) and c["p"] == 1 for c in found["comparisons"])
+    found = as_json(capsys, "whole_picture", "theirs/", "--evaluator", "localization")
+    assert all(c["n"] == 12 for c in found["comparisons"])
+
+
+def test_ranks_pictures_and_all_formats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = ["eigencam", "gradcam", "random"]
+    models = ["--model", "scenes_resnet,scenes_vgg", "--evaluator", "localization"]
+    assert compare(*methods, *models, "--all-pairs", "--out", "out") == 0
+    written = {p.name for p in (here / "out").iterdir()}
+    assert {f"compare.{s}" for s in ("md", "tex", "csv", "html", "json")} < written
+    assert {f"ranks-localization-mean_iou.{s}" for s in ("svg", "pdf", "png")} < written
+    content = json.loads((here / "out/compare.json").read_text())
+    assert len({(c["reference"], c["method"]) for c in content["comparisons"]}) == 3
+    assert all(r["blocks"] == 2 for r in content["ranks"])
+    shown = pd.read_csv(here / "out/compare.csv", comment="#", nrows=len(content["comparisons"]))
+    assert list(shown["metric"]) == [c["metric"] for c in content["comparisons"]]
+    for style in ("markdown", "latex", "csv", "html"):
+        assert compare(*methods, *models, "--no-run", "--format", style) == 0
+        assert "mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eigencam"], "two methods or more"),
+        (["eigencam", "eigencam"], "named twice: eigencam"),
+        (["eigencam", "nowhere.py"], "nowhere.py: no such file"),
+        (["eigencam", "no.module.mine"], "method no.module.mine:"),
+        (["eigencam", "gradcan"], "method is one of"),
+        (["eigencam", "gradcam", "--metrics", "nothing"], "nothing can be compared"),
+    ],
+)
+def test_faults_are_told(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert compare(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_not_defined_for_one_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ("eigencam", "gradcam", "target=predicted", "--model", "scenes_vgg")
+    found = as_json(capsys, *pair, "--evaluator", "localization", "--metrics", "all", "model.weights=null")
+    assert any("gt_known_error of gradcam not defined" in note for note in found["notes"])
+    assert "box_error" in {c["metric"] for c in found["comparisons"]}
