@@ -18,10 +18,10 @@ foreground under `max` and `energy` (and under `mean` for t < 1), and nothing un
 array([2., 2., 3., 3.])
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ Rule = Literal["max", "range", "mean", "energy"]
 ComponentRule = Literal["largest", "all"]
 State = Literal["ok", "constant", "nonfinite"]
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +51,7 @@ class ScoreMap:
     values: NDArray[Any]
     size: tuple[int, int]
     region: tuple[float, float, float, float] | None = None
-    _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -95,6 +96,12 @@ class ScoreMap:
         if "peak" not in self._memo:
             self._memo["peak"] = float(self.full.max())
         return self._memo["peak"]
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once: what several evaluators need of this map, and none of them changes."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
 
     def _resized(self) -> Floats:
         height, width = self.size

@@ -99,7 +99,9 @@ class MaxBoxAcc:
         names = [_column(iou) for iou in self.ious]
         if not len(boxes):
             return {**{name: np.zeros(0, np.uint8) for name in names}, "map_state": score_map.state}
-        best = overlaps(levels(score_map, self.size), boxes, self.contours, self.form)
+        image = levels(score_map, self.size)
+        nodes = score_map.shared(("wsol.outer", self.size), lambda: outer(image))
+        best = overlaps(image, boxes, self.contours, self.form, nodes)
         hits = {name: np.packbits(best >= iou) for name, iou in zip(names, self.ious, strict=True)}
         return {**hits, "map_state": score_map.state}
 
@@ -149,19 +151,29 @@ def scaled(score_map: ScoreMap, size: int) -> NDArray[np.float64]:
     """(size, size) float64: the map enlarged and scaled to 0..1; zeros if it is constant or not finite."""
     from eigencam.evaluation.bicubic import resize  # numba takes its time to import
 
-    if score_map.state != "ok":
-        return np.zeros((size, size))
-    full = resize(score_map.values, size)
-    full -= full.min()
-    high = full.max()
-    if high > 0:
-        full /= high
-    return full
+    def make() -> NDArray[np.float64]:
+        if score_map.state != "ok":
+            return np.zeros((size, size))
+        full = resize(score_map.values, size)
+        full -= full.min()
+        high = full.max()
+        if high > 0:
+            full /= high
+        return full
+
+    return score_map.shared(("wsol.scaled", size), make)
 
 
 def levels(score_map: ScoreMap, size: int) -> NDArray[np.uint8]:
     """(size, size): the levels of a map, 0 its minimum and 255 its maximum."""
-    return (scaled(score_map, size) * 255).astype(np.uint8)
+    return score_map.shared(("wsol.levels", size), lambda: (scaled(score_map, size) * 255).astype(np.uint8))
+
+
+def outer(image: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The tree of components of (H, W) levels; see `component_tree`."""
+    from eigencam.evaluation import component_tree as tree  # numba takes its time to import
+
+    return tree.outer(image)
 
 
 def truth_boxes(
@@ -177,7 +189,11 @@ def truth_boxes(
 
 
 def overlaps(
-    image: NDArray[np.uint8], boxes: Boxes, contours: Contours = "largest", form: Form = "reference"
+    image: NDArray[np.uint8],
+    boxes: Boxes,
+    contours: Contours = "largest",
+    form: Form = "reference",
+    nodes: NDArray[np.int32] | None = None,
 ) -> NDArray[np.float64]:
     """The best overlap at each threshold.
 
@@ -186,6 +202,7 @@ def overlaps(
         boxes: (B, 4) of the truth, half-open, in pixels of `image`.
         contours: whose boxes count.
         form: how boxes are made.
+        nodes: `outer(image)`, where it is there already.
 
     Returns:
         (255,) in [0, 1], v = 0 first.
@@ -193,7 +210,7 @@ def overlaps(
     from eigencam.evaluation import component_tree as tree  # numba takes its time to import
 
     size = (image.shape[0], image.shape[1])
-    nodes, grow = tree.outer(image), int(form == "reference")
+    nodes, grow = outer(image) if nodes is None else nodes, int(form == "reference")
     if contours == "all":
         best = tree.overlaps_of_all(nodes, grow, size, boxes)
         if form == "reference":

@@ -186,3 +186,11 @@ def test_faults_are_named() -> None:
 def test_degenerate() -> None:
     assert degenerate(["ok", "ok"]) == ""
     assert degenerate(["ok", "constant", "nonfinite", "constant"]) == "2 constant, 1 nonfinite of 4 maps"
+
+
+def test_what_evaluators_share_is_computed_once_a_map() -> None:
+    made: list[int] = []
+    score_map = ScoreMap(np.eye(3), (6, 6))
+    assert [score_map.shared("key", lambda: made.append(1) or len(made)) for _ in range(3)] == [1, 1, 1]
+    assert score_map.shared("other", lambda: 7) == 7
+    assert ScoreMap(np.eye(3), (6, 6)).shared("key", lambda: 5) == 5

@@ -18,7 +18,7 @@ from PIL import Image
 from eigencam.records import Result, Shard
 from eigencam.run import run
 
-BASE = ["dataset.count=60", "workers=0", "batch_size=4", "device=cpu", "flush_s=0", "method=[gradcam,random]"]
+BASE = ["dataset.count=40", "workers=0", "batch_size=4", "device=cpu", "flush_s=0", "method=[gradcam,random]"]
 BASE += ["evaluator=[localization,pointing]"]
 
 
