@@ -12,7 +12,7 @@ the picture are the fixations. Duplicates are removed at every layer. Rules, as 
 | concatenation | the point in the branch that its channel belongs to |
 | residual sum | the larger addend, the shortcut on a tie |
 | convolution on one side of a residual sum | c*, then the place of its largest value in the window |
-| ReLU, batch norm, dropout, LRN | itself; layers behind an LRN are judged by the values before it |
+| ReLU, batch norm, dropout, LRN | itself; a layer right behind an LRN is judged by the values before it |
 
 S i is the window's centre for a kernel of 2 P + 1; for AlexNet's first layer (no padding) it is the corner, as in the
 authors' code. Chosen here, where their code does not say or has no case: a batch norm with a negative weight behind a
@@ -292,7 +292,7 @@ def _conv_rule(step: Step, points: Tensor, *, locate: bool) -> Found:
 
 
 def _pool_rule(step: Step, points: Tensor) -> Found:
-    (values,), size = step.inputs, step.shape[2:]
+    (values,), size = step.inputs, (*step.shape, 1, 1)[2:4]
     if "output_size" in step.options:
         _, winners = F.adaptive_max_pool2d(values, step.options["output_size"], return_indices=True)
     else:
