@@ -69,4 +69,6 @@ def first_of_equal(boxes: Floats) -> NDArray[np.int64]:
     Source: `deduplicate_proposals.m` of detection-proposals: left and upper ends are rounded, the others rounded up.
     """
     whole = np.concatenate([np.floor(boxes[:, :2] + 0.5), np.ceil(boxes[:, 2:])], axis=1)
-    return np.sort(np.unique(whole, axis=0, return_index=True)[1])
+    order = np.lexsort(whole.T)  # stable: of equal ones the first stays the first
+    new = np.append(True, (whole[order][1:] != whole[order][:-1]).any(axis=1))[: len(order)]
+    return np.sort(order[new])

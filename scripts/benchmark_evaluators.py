@@ -2,10 +2,10 @@
 
     python scripts/benchmark_evaluators.py --out results/evaluator_speed.csv
 
-Both take turns on the same maps, from the raw map to the picture's row. The ratio of two times of one map is what
-counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
+Both take turns on the same maps, from the raw map to the picture's row. The ratio of two CPU times of one map is
+what counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
 detection-proposals, TorchRay and RISE are written here as they are there, `authors`; `lean` has wsolevaluation's
-without what is computed again for each threshold. Of insertion and deletion it is the ranks and the masks of all points:
+without what is computed again for each threshold. Of insertion and deletion it is the ranks and masks of all points:
 the network, which takes nearly all of the time, is the same for both.
 """
 
@@ -121,7 +121,7 @@ def max_box_acc(step: float, every: bool, lean: bool = False) -> Callable[[Score
 
     def call(score_map: ScoreMap, truth: Truth) -> object:
         image = (normalised(score_map) * 255).astype(np.uint8)[:, :, None]
-        wanted = (truth.boxes * 224 / np.array([SIZE[1], SIZE[0]] * 2)).astype(np.int64)
+        wanted = (truth.boxes[truth.sought()] * 224.0 / np.array(truth.size[::-1] * 2)).astype(np.int64)
         found = [boxes_at(image, int(t * (255 if lean else np.max(image)))) for t in thresholds]
         overlap = ious(np.array([box for boxes in found for box in boxes]), wanted)
         ends = np.cumsum([len(boxes) for boxes in found])
@@ -332,13 +332,13 @@ def cases() -> list[Case]:
 
 
 def milliseconds(call: Callable[[ScoreMap, Truth], object], values: Values, truth: Truth, repeats: int) -> float:
-    """The fastest of some calls, each with a map of its own: nothing is remembered between them."""
+    """CPU time of the fastest of some calls, each with a map of its own: nothing is remembered between them."""
     best = float("inf")
     for _ in range(repeats):
         score_map = ScoreMap(values, SIZE)
-        start = time.perf_counter()
+        start = time.process_time()
         call(score_map, truth)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return 1000 * best
 
 
@@ -389,7 +389,7 @@ def main() -> None:
     if args.out:
         with args.out.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
-            file.write(f"# {processor()}, {os.cpu_count()} cores, one thread used, OpenCV {cv2.__version__}, ")
+            file.write(f"# {processor()}, {os.cpu_count()} cores, one thread, CPU time, OpenCV {cv2.__version__}, ")
             file.write(f"code {git()['git_commit']}; {SIZE[0]} x {SIZE[1]} pictures; n: maps; ratio: reference / own\n")
             csv.writer(file).writerows([names, *lines])
 
