@@ -52,23 +52,23 @@ class ImageNetSegmentation:
         self.path = path / FILE if path.is_dir() else path
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file. {HOW_TO_GET}")
-        self._opened: tuple[int, Any] | None = None
+        self._opened: tuple[int, Any, NDArray[Any], NDArray[Any]] | None = None
         try:
-            self._count = len(self._file["value/img"])
-            stored = [self._stored(i) for i in range(self._count)]
+            _, _, pictures, _ = self._open()
+            stored = [self._stored(i) for i in range(len(pictures))]
         except (OSError, KeyError, IndexError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{self.path}: not MATLAB 7.3 with /value/img and /value/gt: {error}. {HOW_TO_GET}"
             ) from None
         finally:
             self._close()
-        check_count("ImageNet-Segmentation", self._count, FULL, expect)
-        self.ids = [f"{i:05d}" for i in range(self._count)]
+        check_count("ImageNet-Segmentation", len(stored), FULL, expect)
+        self.ids = [f"{i:05d}" for i in range(len(stored))]
         self._checksum = checksum(stored)
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
-        stored = np.asarray(self._file[self._file["value/img"][i, 0]])
+        stored = np.asarray(self._picture(i))
         picture = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise BadImageError(
@@ -89,31 +89,35 @@ class ImageNetSegmentation:
 
     def identity(self) -> dict[str, object]:
         """n, and a checksum of the shapes and the stored sizes of pictures and masks."""
-        return {"name": self.name, "n": self._count, "truth": self._checksum}
+        return {"name": self.name, "n": len(self.ids), "truth": self._checksum}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    @property
-    def _file(self) -> Any:
-        """The open file, this process' own."""
+    def _open(self) -> tuple[int, Any, NDArray[Any], NDArray[Any]]:
+        """This process, its own open file, and the references to pictures and to the cells of masks."""
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 import h5py
             except ImportError as error:
                 raise ValueError(f"{self.path} needs h5py: pip install 'eigencam-bench[datasets]'") from error
-            self._opened = (os.getpid(), h5py.File(self.path, "r"))
-        return self._opened[1]
+            file: Any = h5py.File(self.path, "r")
+            self._opened = (os.getpid(), file, file["value/img"][:, 0], file["value/gt"][:, 0])
+        return self._opened
 
     def _close(self) -> None:
         if self._opened is not None:
             self._opened[1].close()
         self._opened = None
 
+    def _picture(self, i: int) -> Any:
+        _, file, pictures, _ = self._open()
+        return file[pictures[i]]
+
     def _mask(self, i: int) -> Any:
-        file = self._file
-        return file[file[file["value/gt"][i, 0]][0, 0]]
+        _, file, _, cells = self._open()
+        return file[file[cells[i]][0, 0]]
 
     def _stored(self, i: int) -> list[object]:
-        picture, mask = self._file[self._file["value/img"][i, 0]], self._mask(i)
+        picture, mask = self._picture(i), self._mask(i)
         return [list(picture.shape), picture.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()]
