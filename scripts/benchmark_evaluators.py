@@ -26,16 +26,19 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
-from sklearn.metrics import jaccard_score, precision_recall_curve
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score, precision_recall_curve
 
 from eigencam.datasets.base import Truth
 from eigencam.environment import git
 from eigencam.evaluation.boxes import to_xywh
 from eigencam.evaluation.faithfulness import ranks_of
+from eigencam.evaluation.foreground import Foreground
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pointing import Energy, Pointing
@@ -141,6 +144,17 @@ def pxap(score_map: ScoreMap, truth: Truth) -> object:
     mask = cv2.resize(truth.mask, (224, 224), interpolation=cv2.INTER_NEAREST)
     full = normalised(score_map)
     return [np.histogram(full[mask == value], bins=edges)[0] for value in (4, 0)]
+
+
+def two_channels(score_map: ScoreMap, truth: Truth) -> object:
+    """The steps of Chefer et al. for one picture, with scikit-learn's scores."""
+    assert truth.mask is not None
+    target = np.asarray(Image.fromarray(truth.mask).resize((224, 224), Image.Resampling.NEAREST)) == 4
+    full = F.interpolate(torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear")[0, 0].numpy()
+    full = (full - full.min()) / (full.max() - full.min())
+    found = full > full.mean()
+    values, hot = np.stack([1 - full, full]).ravel(), np.stack([~target, target]).ravel()
+    return average_precision_score(hot, values), f1_score(target.ravel(), found.ravel()), (found == target).sum()
 
 
 def enlarged(score_map: ScoreMap) -> Values:
@@ -305,6 +319,7 @@ def cases() -> list[Case]:
             Case("pointing", Pointing().row, kind, "authors (TorchRay), meshgrid", meshgrid),
             Case("energy", Energy().row, kind, "numpy masks", sums_in_masks),
             Case("pxap", PxAP().row, kind, "authors", pxap),
+            Case("foreground", Foreground().row, kind, "authors (Chefer), sklearn", two_channels),
             Case("proposals", Proposals().row, kind, "cv2 components + plain loops", proposals_loops, 8),
             Case("insertion_deletion", removed, kind, "authors (RISE)", removed_step_by_step),
             Case("maxboxacc_plain", MaxBoxAcc(form="plain").row, kind),
