@@ -38,7 +38,7 @@ def by_prediction(root: Path, long: pd.DataFrame) -> pd.DataFrame:
     for folder, of in long.groupby("folder", sort=False):
         shared = of.iloc[0].drop(list(_METRIC)).to_dict()
         if shared["unsupported"]:
-            lines.append(of.iloc[0].to_dict())
+            lines.append({str(key): value for key, value in of.iloc[0].items()})
             continue
         rows = pd.read_parquet(root / str(folder) / "rows.parquet")
         right = _right(rows)
@@ -49,7 +49,8 @@ def by_prediction(root: Path, long: pd.DataFrame) -> pd.DataFrame:
             for names in shared["headline"] or of["metric"]
             for part in PARTS
         ]
-        evaluator = instantiate(json.loads((root / str(folder) / "identity.json").read_text())["evaluator"])
+        described = json.loads((root / str(folder) / "identity.json").read_text())["evaluator"]
+        evaluator = instantiate({key: value for key, value in described.items() if key != "own_source"})
         for part, chosen in zip(PARTS, (right, ~right), strict=True):
             metrics = evaluator.summary(rows[chosen].reset_index(drop=True)) if chosen.any() else _none(of)
             lines += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]

@@ -179,10 +179,12 @@ class Forward:
                 self.progress(len(batch))
         return torch.cat(parts)
 
-    def repeat(self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool) -> "Forward":
-        """The same pass of other pictures (N, 3, H, W) in the place of these."""
+    def repeat(
+        self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
+    ) -> "Forward":
+        """The same pass of other pictures (N, 3, H, W) in the place of these, or in another network of this form."""
         again = forward_pass(
-            self.module,
+            module or self.module,
             images,
             self.layer,
             layers=layers,

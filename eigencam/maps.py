@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from eigencam import variants
 from eigencam.datasets.base import Truth
+from eigencam.evaluation.base import Again
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.forward import Forward
+from eigencam.forward import Forward, evaluating, logits_of
 from eigencam.network import Network, Region
 
 T = TypeVar("T")
@@ -158,6 +160,8 @@ class BatchProbe:
     targets: Tensor
     score_maps: Sequence[ScoreMap] = ()
     truths: Sequence[Truth] = ()
+    beside: Sequence[Method] = ()  # the batch's methods, which share further passes
+    follows: bool = False  # whether the classes are those predicted
 
     @property
     def images(self) -> Tensor:
@@ -168,6 +172,11 @@ class BatchProbe:
     def black(self) -> Tensor:
         """(3, 1, 1)."""
         return self.forward.black
+
+    @property
+    def white(self) -> Tensor:
+        """(3, 1, 1)."""
+        return self.forward.white
 
     @property
     def logits(self) -> Tensor:
@@ -187,6 +196,51 @@ class BatchProbe:
         again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
         with torch.no_grad():
             return self.method(again, self.targets)
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """(B, K) float32 logits with a graph."""
+        with evaluating(self.forward.module):
+            return logits_of(self.forward.module(images.to(self.images.dtype))).float()
+
+    def again(self, key: Hashable, images: Tensor) -> Again:
+        """Maps of changed pictures from a pass that all methods share."""
+        other = self._other(key, images=images)
+        targets = self.targets
+        if self.follows:  # the same tensor for all methods: they share its backward pass
+            targets = other.shared("predicted", lambda: other.logits.argmax(1))
+        return Again(self._maps(other, targets), other.logits)
+
+    def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
+        """Maps in networks with layers initialised anew, each a pass that all methods share."""
+        found = []
+        shape = tuple(self.images.shape[2:])
+        made = variants.randomised(self.forward.module, order, stages, seed, shape)
+        for stage, (name, module) in enumerate(made):
+            other = self._other((order, stages, seed, stage), module=module)
+            found.append((name, self._maps(other, self.targets)))
+        return found
+
+    def reweighted(self, weights: str) -> NDArray[np.float32]:
+        """Maps in the network with the weights of another file, from a pass that all methods share."""
+        other = self._other((weights,), module=variants.reweighted(self.forward.module, weights))
+        return self._maps(other, self.targets)
+
+    def _other(self, key: Hashable, images: Tensor | None = None, module: nn.Module | None = None) -> Forward:
+        """A further pass of the batch, with what any of its methods needs."""
+        methods = (self.method, *self.beside)
+
+        def make() -> Forward:
+            layers = [layer for method in methods for layer in tapped(method)]
+            gradients = any(needs_gradient(method) for method in methods)
+            pictures = self.images if images is None else images.to(self.images.dtype)
+            return self.forward.repeat(pictures, layers, gradients=gradients, module=module)
+
+        return self.forward.shared(("pass", key), make)
+
+    def _maps(self, forward: Forward, targets: Tensor) -> NDArray[np.float32]:
+        forward.progress = self.forward.progress
+        with torch.no_grad():
+            return self.method(forward, targets).detach().float().cpu().numpy()
 
 
 def tapped(method: Method) -> list[str]:

@@ -193,7 +193,7 @@ def load_network(
             raise ValueError(
                 f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module"
             )
-        sha256 = "" if weights is None else _load_file(module, weight_file(weights), description.get("drop") or ())
+        sha256 = "" if weights is None else load_weights(module, weight_file(weights), description.get("drop") or ())
     else:
         module, sha256 = _torchvision(constructor, str(weights))
     sha256 = sha256 or _hash_parameters(module)
@@ -240,7 +240,7 @@ def check_layer(module: nn.Module, layer: str, where: str) -> None:
         raise ValueError(f"{where}: no layer {layer!r}; near matches: {', '.join(near)} ({len(names)} in all)")
 
 
-def _load_file(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str]) -> str:
+def load_weights(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str]) -> str:
     """Load a weight file into the module; returns the file's SHA-256."""
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

@@ -1,5 +1,6 @@
 """From a composed config to a job: everything is checked, and all faults are told at once, before a picture is read."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,7 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eigencam import variants
 from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
@@ -120,6 +122,11 @@ def prepare(composed: DictConfig) -> Job:
             faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
         elif reason:
             unsupported[name] = reason
+    compared = {
+        name: {"own_source": attempt(f"evaluator.{name}", faults, _other_weights, network, evaluator)}
+        for name, evaluator in evaluators.items()
+        if hasattr(evaluator, "weights")
+    }
     if network.classes is None:
         faults += [
             f"evaluator.{name}: it asks the network for the class's probability, and {network.name} has no classifier"
@@ -144,16 +151,23 @@ def prepare(composed: DictConfig) -> Job:
         "dtype": config.dtype,
         "decoder": "pillow",
     }
+    asked = {name: describe(config.evaluator[name]) | compared.get(name, {}) for name in evaluators}
     for m, method in methods.items():
         for e in evaluators:
             flags = {"class_specific": is_class_specific(method), "layer": getattr(method, "layer", None)}
             own = method.identity() if hasattr(method, "identity") else {}
-            described = {"method": describe(config.method[m]) | flags | own, "evaluator": describe(config.evaluator[e])}
+            described = {"method": describe(config.method[m]) | flags | own, "evaluator": asked[e]}
             identity = shared | described
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
     if not all(result.complete for result in job.results.values()):
         stop(list(_probe_faults(job)))
     return job
+
+
+def _other_weights(network: Network, evaluator: Any) -> dict[str, str]:
+    """Checksum of the weights that an evaluator compares with. ValueError where they do not fit the network."""
+    variants.reweighted(network.module, evaluator.weights)
+    return {evaluator.weights: hashlib.sha256(weight_file(evaluator.weights).read_bytes()).hexdigest()}
 
 
 def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:

@@ -69,14 +69,16 @@ def score(
     """Maps with the pictures that they belong to, after all that needs the network has been asked."""
     picture = [n for n, _ in pairs]
     truths, regions = [replace(batch.truths[n], label=label) for n, label in pairs], [batch.regions[n] for n in picture]
+    targets = torch.tensor(found.targets, device=job.network.device)  # one tensor: methods share its backward pass
+    beside = tuple(job.methods[name] for name in found.maps)
+    follows = not job.comparable or job.config.target == "predicted"
     asked: dict[Key, Sequence[Row]] = {}
     for name, e in wanted:
         if asks_network(evaluator := job.evaluators[e]):
-            targets = torch.tensor(found.targets, device=job.network.device)
             of = zip(found.maps[name], truths, regions, strict=True)
             score_maps = [ScoreMap(values, truth.size, region) for values, truth, region in of]
             found.forward.progress = partial(progress, name)
-            probe = BatchProbe(found.forward, job.methods[name], targets, score_maps, truths)
+            probe = BatchProbe(found.forward, job.methods[name], targets, score_maps, truths, beside, follows)
             asked[name, e] = evaluator.rows(found.maps[name], probe)
     return Scored(batch, picture, truths, regions, found.maps, found.boxes, found.targets, found.top5, asked)
 

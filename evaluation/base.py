@@ -129,6 +129,7 @@ class Probe(Protocol):
     Attributes:
         images: (N, 3, H, W), normalised.
         black: (3, 1, 1), a black pixel, normalised.
+        white: (3, 1, 1), a white one.
         logits: (N, K) float32 of the images.
         targets: (N,) int64, the classes the maps are for.
         score_maps: N, of the pictures' size.
@@ -140,6 +141,9 @@ class Probe(Protocol):
 
     @property
     def black(self) -> "Tensor": ...  # noqa: D102
+
+    @property
+    def white(self) -> "Tensor": ...  # noqa: D102
 
     @property
     def logits(self) -> "Tensor": ...  # noqa: D102
@@ -169,6 +173,51 @@ class Probe(Protocol):
     def explain(self, images: "Tensor") -> "Tensor":
         """(N, h, w) maps of the same method for other pictures, the same classes."""
         ...
+
+    def differentiable(self, images: "Tensor") -> "Tensor":
+        """(B, K) float32 logits of further inputs, differentiable by them."""
+        ...
+
+    def again(self, key: Hashable, images: "Tensor") -> "Again":
+        """The same method on changed versions of all N pictures, in one pass that serves all methods.
+
+        The classes asked for follow the run's rule: the same ones, or with `target=predicted` those predicted now.
+
+        Args:
+            key: names the pictures, as in `shared`.
+            images: (N, 3, H, W), normalised.
+        """
+        ...
+
+    def randomised(self, order: str, stages: int, seed: int) -> "Sequence[tuple[str, NDArray[np.float32]]]":
+        """The same method on the same pictures and classes, in networks with layers initialised anew.
+
+        Args:
+            order: `cascading`: of the layers from the output on, more and more; `independent`: one stage's at a time.
+            stages: groups of layers, the output layer alone the first; 0: every layer a stage.
+            seed: of the weights.
+
+        Returns:
+            For each stage the layer nearest to the input that it reaches, and the maps (N, h, w).
+        """
+        ...
+
+    def reweighted(self, weights: str) -> NDArray[np.float32]:
+        """(N, h, w) maps of the same method for the same pictures and classes, with the weights of another file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a method shows of other pictures.
+
+    Attributes:
+        maps: (N, h, w) float32, raw.
+        logits: (N, K) float32.
+    """
+
+    maps: NDArray[np.float32]
+    logits: "Tensor"
 
 
 class NetworkEvaluator(Protocol):

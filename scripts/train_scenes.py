@@ -4,7 +4,7 @@
     python scripts/train_scenes.py scenes_resnet
     python scripts/train_scenes.py scenes_vit --epochs 6 --lr 0.002 --threads 1
     python scripts/train_scenes.py scenes_vig --epochs 6 --lr 0.002 --threads 1
-    python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 40 --batch 32 --lr 0.002
+    python scripts/train_scenes.py scenes_resnet --permuted --train 200 --epochs 60 --batch 20 --lr 0.002
 
 writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
 `results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded

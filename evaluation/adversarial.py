@@ -1,0 +1,148 @@
+"""Do maps survive adversarial noise? The claim of Eigen-CAM for pictures changed by DeepFool.
+
+M. B. Muhammad, M. Yeasin ("Eigen-CAM: Visual Explanations for Deep Convolutional Neural Networks", SN Computer Science
+2021) argue that a map that asks no class of the network withstands noise that changes the class. Each picture is
+attacked once, for all methods (see `evaluation/attacks.py`); the same method then explains the attacked picture:
+
+    box_error_before, box_error_after    localization of both maps, over the same pictures
+    box_error_change                     their difference, paired
+    ..._fooled                           the same over the pictures whose prediction has changed
+    rank_correlation, cosine             of the two raw maps (see `evaluation/similarity.py`)
+    fooling_rate                         share of the pictures whose prediction has changed
+
+The attack is on the class that the network predicts, right or wrong. The class asked for after the attack follows the
+run's `target`: the true class remains the true class; with `predicted` it is the class that is predicted now.
+
+Lengths of the noise are in the picture before normalisation, where black is 0 and white is 1: `l2`; `linf`, in steps of
+1/255; and `relative_l2`, the length over that of the picture, in percent, which the paper of DeepFool averages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from eigencam.evaluation import similarity, statistics
+from eigencam.evaluation.attacks import Attack, Attacked
+from eigencam.evaluation.base import Metric, Probe, Row
+from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, degenerate
+
+
+@dataclass(frozen=True, slots=True)
+class Adversarial:
+    """Evaluator of maps under an attack; see the module.
+
+    Attributes:
+        attack: what changes the pictures.
+        rule: how a map is cut, see `evaluation/maps.py`.
+        threshold: the rule's parameter.
+        component: `largest` connected component of the foreground, or `all` of it.
+        iou: overlap from which on a box is right, in (0, 1].
+    """
+
+    attack: Attack
+    rule: Rule = "max"
+    threshold: float = 0.15
+    component: ComponentRule = "largest"
+    iou: float = 0.5
+
+    headline: ClassVar[tuple[str, ...]] = (
+        *("box_error_before", "box_error_after", "box_error_change", "box_error_change_fooled"),
+        *("rank_correlation", "cosine", "fooling_rate", "relative_l2", "linf"),
+    )
+
+    def __post_init__(self) -> None:
+        self._boxes()
+
+    def _boxes(self) -> Localization:
+        return Localization(self.rule, self.threshold, self.component, self.iou)
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """Each picture before and after.
+
+        Returns:
+            `iou_before`, `iou_after`, NaN without a box to find; `fooled`, `prediction`, `prediction_after`;
+            `iterations`, `l2`, `linf`, `relative_l2` (0..1 units); `rank_correlation`, `cosine`, NaN where a map has
+            no variation; `map_state`, `map_state_after`.
+        """
+        attacked = probe.shared((self.attack, "attacked"), lambda: self._attacked(probe))
+        scale = probe.white.float() - probe.black.float()
+        again = probe.again((self.attack, "pass"), attacked.images * scale + probe.black)
+        plain = (probe.images.float() - probe.black) / scale
+        columns = _lengths(plain, attacked.images) | {
+            "iterations": attacked.iterations.cpu().numpy(),
+            "prediction": probe.logits.argmax(1).cpu().numpy(),
+            "prediction_after": again.logits.argmax(1).cpu().numpy(),
+            "rank_correlation": similarity.rank_correlation(maps, again.maps),
+            "cosine": similarity.cosine(maps, again.maps),
+        }
+        rows: list[Row] = []
+        for n, (before, truth) in enumerate(zip(probe.score_maps, probe.truths, strict=True)):
+            after = ScoreMap(again.maps[n], before.size, before.region)
+            own = {name: column[n].item() for name, column in columns.items()}
+            rows.append(
+                {
+                    "iou_before": self._boxes().row(before, truth)["iou"],
+                    "iou_after": self._boxes().row(after, truth)["iou"],
+                    "fooled": own["prediction"] != own["prediction_after"],
+                    **own,
+                    "map_state": before.state,
+                    "map_state_after": after.state,
+                }
+            )
+        return rows
+
+    def _attacked(self, probe: Probe) -> Attacked:
+        black = probe.black.float()
+        scale = probe.white.float() - black
+        names = [truth.image_id for truth in probe.truths]
+        images = (probe.images.float() - black) / scale
+        return self.attack(lambda x: probe.differentiable(x * scale + black), images, scale, names)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of the module's docstring, `l2` and `iterations`."""
+        boxed = rows.loc[rows["iou_before"].notna()]
+        metrics = []
+        for suffix, part in (("", boxed), ("_fooled", boxed.loc[boxed["fooled"].astype(bool)])):
+            wrong = [part[f"iou_{when}"].to_numpy(np.float64) < self.iou for when in ("before", "after")]
+            note = degenerate(rows["map_state_after"]) if not suffix else ""
+            note = f"attacked: {note}" if note else ""
+            at = f"{self.threshold:g} {self.rule}"
+            for when, hits in zip(("before", "after"), wrong, strict=True):
+                name = f"box_error_{when}{suffix}"
+                metrics.append(statistics.rate(name, hits, threshold=at, better="lower", note=note))
+                note = ""
+            change = wrong[1].astype(np.float64) - wrong[0]
+            metrics.append(statistics.mean(f"box_error_change{suffix}", change, threshold=at, better="lower"))
+        metrics += [plain_mean(name, rows[name]) for name in ("rank_correlation", "cosine")]
+        metrics.append(replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)), better=""))
+        metrics.append(statistics.mean("relative_l2", rows["relative_l2"], better=""))
+        metrics.append(plain_mean("linf", 255 * rows["linf"], unit="/255", better=""))
+        metrics += [plain_mean(name, rows[name], better="") for name in ("l2", "iterations")]
+        return metrics
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        attack = {"name": type(self.attack).__name__, **asdict(self.attack)}  # type: ignore[call-overload]
+        asked = "on the predicted class; after it the true class remains, `target=predicted` asks for the new one"
+        return {**self._boxes().protocol(), "evaluator": "adversarial", "attack": attack, "class": asked}
+
+
+def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "higher") -> Metric:
+    """The mean as a plain number, with the bootstrap's interval."""
+    metric = statistics.mean(name, values, better=better)
+    return replace(metric, value=metric.value / 100, low=metric.low / 100, high=metric.high / 100, unit=unit)
+
+
+def _lengths(before: Tensor, after: Tensor) -> dict[str, NDArray[Any]]:
+    noise = (after - before).flatten(1)
+    length = noise.norm(dim=1)
+    whole = before.flatten(1).norm(dim=1)
+    relative = length / whole.clamp(min=1e-12)
+    values: Sequence[tuple[str, Tensor]] = (("l2", length), ("linf", noise.abs().amax(1)), ("relative_l2", relative))
+    return {name: value.cpu().numpy() for name, value in values}

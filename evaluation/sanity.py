@@ -1,0 +1,148 @@
+"""Sanity checks: does a map depend on what the network has learnt?
+
+J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018. A map of the trained network is compared with the
+same method's map, of the same picture and class,
+
+* `Randomization` (section 3.2): in networks whose layers are initialised anew, from the output down, more with each
+  stage (`cascading`), or one stage at a time (`independent`);
+* `LabelRandomization` (section 3.3): in a network trained on labels that were dealt out anew.
+
+The rank correlation is over the raw maps, once as they are and once of absolute values, as in the paper; SSIM and HOG
+are of maps enlarged to the network's input where they are asked for (see `evaluation/similarity.py`). A map that stays
+alike says more of the picture than of the network: lower is better. A method that reads a layer in front of all that
+was changed has not changed at all; for a map of no class this is by construction, not a fault found.
+
+A picture of which one of the maps has no variation is left out of a stage's mean; n says how many count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from eigencam.evaluation import similarity
+from eigencam.evaluation.adversarial import plain_mean
+from eigencam.evaluation.base import Metric, Probe, Row
+from eigencam.evaluation.maps import degenerate
+
+Order = Literal["cascading", "independent"]
+ORDERS: tuple[Order, ...] = ("cascading", "independent")
+RANKS = ("rank", "rank_abs")
+
+
+@dataclass(frozen=True, slots=True)
+class Randomization:
+    """Evaluator of parameter randomisation; see the module.
+
+    Attributes:
+        order: `cascading` or `independent`.
+        stages: groups of layers, the output layer alone the first, the others about equal; 0: every layer a stage.
+        seed: of the new weights.
+        structure: whether SSIM and HOG are computed, too.
+    """
+
+    order: Order = "cascading"
+    stages: int = 6
+    seed: int = 0
+    structure: bool = False
+
+    headline: ClassVar[tuple[str, ...]] = (
+        *("rank_output", "rank_mean", "rank_last", "rank_abs_output", "rank_abs_mean", "rank_abs_last"),
+        *("ssim_mean", "hog_mean"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"order={self.order!r}; allowed: {', '.join(ORDERS)}")
+        if self.stages < 0:
+            raise ValueError(f"stages={self.stages}; allowed: 0 (every layer), 1, 2, ...")
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """`rank`, `rank_abs` and with `structure` `ssim`, `hog`: (stages,) float64; `stages`, the layers' names."""
+        found = probe.randomised(self.order, self.stages, self.seed)
+        alike = [_alike(maps, other, self.structure, tuple(probe.images.shape[2:])) for _, other in found]
+        stages = " ".join(name for name, _ in found)
+        return [
+            {
+                **{measure: np.array([stage[measure][n] for stage in alike]) for measure in alike[0]},
+                "stages": stages,
+                "map_state": score_map.state,
+            }
+            for n, score_map in enumerate(probe.score_maps)
+        ]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """Of each measure: `_output` (only the output layer is new), `_last`, `_mean` over stages, `_1`, `_2`, ..."""
+        names = str(rows["stages"].iloc[0]).split(" ")
+        metrics: list[Metric] = []
+        for measure in [m for m in (*RANKS, "ssim", "hog") if m in rows]:
+            values = np.stack(rows[measure].to_numpy()).astype(np.float64)
+            defined = ~np.isnan(values).all(axis=1)
+            means = np.full(len(values), np.nan)
+            means[defined] = np.nanmean(values[defined], axis=1)
+            to = "down to" if self.order == "cascading" else "at"
+            stages = [(str(k + 1), values[:, k], f"{to} {name}") for k, name in enumerate(names)]
+            ends = [("output", values[:, 0], f"at {names[0]}"), ("mean", means, ""), ("last", *stages[-1][1:])]
+            for suffix, column, at in ends + stages:
+                metric = plain_mean(f"{measure}_{suffix}", column, better="lower")
+                metrics.append(replace(metric, threshold=f"new weights {at}" if at else ""))
+        note = degenerate(rows["map_state"])
+        return [replace(metrics[0], note=note), *metrics[1:]]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        words = "each layer's own initialisation, running statistics too; the class of the trained network's map"
+        return {"evaluator": "randomization", **asdict(self), "weights": words}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRandomization:
+    """Evaluator of label randomisation; see the module.
+
+    Attributes:
+        weights: file of a network of the same form that was trained on permuted labels.
+        structure: whether SSIM and HOG are computed, too.
+    """
+
+    weights: str
+    structure: bool = False
+
+    headline: ClassVar[tuple[str, ...]] = ("rank", "rank_abs", "ssim", "hog")
+
+    def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
+        """`rank`, `rank_abs` and with `structure` `ssim`, `hog`."""
+        other = probe.reweighted(self.weights)
+        alike = _alike(maps, other, self.structure, tuple(probe.images.shape[2:]))
+        return [
+            {**{measure: float(values[n]) for measure, values in alike.items()}, "map_state": score_map.state}
+            for n, score_map in enumerate(probe.score_maps)
+        ]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The mean of each measure."""
+        there = [measure for measure in self.headline if measure in rows]
+        metrics = [plain_mean(measure, rows[measure], better="lower") for measure in there]
+        return [replace(metrics[0], note=degenerate(rows["map_state"])), *metrics[1:]]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        return {"evaluator": "label_randomization", **asdict(self), "class": "that of the trained network's map"}
+
+
+def _alike(
+    a: NDArray[np.float32], b: NDArray[np.float32], structure: bool, size: tuple[int, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """(N,) of each measure."""
+    found = {name: similarity.rank_correlation(a, b, absolute=name == "rank_abs") for name in RANKS}
+    if structure:
+        x, y = (
+            F.interpolate(torch.from_numpy(m)[:, None], size, mode="bilinear", align_corners=False)[:, 0].numpy()
+            for m in (a, b)
+        )
+        found |= {"ssim": similarity.ssim(x, y), "hog": similarity.hog(x, y)}
+    return found
