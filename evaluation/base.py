@@ -77,6 +77,29 @@ class Metric:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sample"}
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of a plot: what the rows of one result say along a threshold, an overlap, a number of boxes.
+
+    Attributes:
+        name: of the plot, stable: curves of the same name, of several methods, share one.
+        x: what `xs` are, e.g. `overlap (IoU)`.
+        y: what `ys` are, with the unit: `recall %`.
+        xs: (K,) in the order of the line.
+        ys: (K,).
+        mark: the point at which a metric of the summary is read off, if there is one.
+        log: whether x is shown by its logarithm.
+    """
+
+    name: str
+    x: str
+    y: str
+    xs: NDArray[np.float64]
+    ys: NDArray[np.float64]
+    mark: tuple[float, float] | None = None
+    log: bool = False
+
+
 class Evaluator(Protocol):
     """The contract of `evaluation/localization.py` and its siblings.
 
@@ -85,6 +108,9 @@ class Evaluator(Protocol):
 
     An optional attribute `headline` names the metrics that a table shows unless others are asked for; `a|b` is b
     where a is not defined.
+
+    An optional `curves(rows) -> list[Curve]`, of the rows that `summary` takes, is what plots are made of: a pure
+    function, too; no curve where the rows do not define it.
     """
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Probe, Row
+from eigencam.evaluation.base import Curve, Metric, Probe, Row
 from eigencam.evaluation.maps import degenerate
 
 Fill = Literal["black", "mean", "blur"]
@@ -97,6 +97,21 @@ class AverageDrop:
             metrics.append(statistics.rate(_name("increase", share), after > before, threshold=at))
         return metrics
 
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """Average drop and increase in confidence against the share of the pixels that is kept."""
+        shares = sorted(self.shares)
+        if len(shares) < 2 or not len(rows):
+            return []
+        before = rows["confidence"].to_numpy(np.float64)[:, None]
+        after = np.stack([rows[_name("kept", share)].to_numpy(np.float64) for share in shares], axis=1)
+        at, x = 100 * np.array(shares), "pixels kept %"
+        drop = 100 * (np.maximum(before - after, 0) / before).mean(axis=0)
+        increase = 100 * (after > before).mean(axis=0)
+        return [
+            Curve("average drop against pixels kept", x, "average drop %", at, drop),
+            Curve("increase in confidence against pixels kept", x, "increase in confidence %", at, increase),
+        ]
+
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = "map scaled to 0..1, enlarged bilinearly; softmax of the map's class"
@@ -142,6 +157,13 @@ class InsertionDeletion:
             metrics.append(statistics.mean(f"{name}_auc", area, better=better, note=note))
         return metrics
 
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """The mean probability of the map's class while pixels go, and while they come."""
+        at = np.linspace(0, 100, self.steps + 1)
+        x = {"deletion": "pixels deleted %", "insertion": "pixels inserted %"}
+        means = {name: _mean_curve(rows, name) for name in (x if len(rows) else ())}
+        return [Curve(name, x[name], "probability %", at, values) for name, values in means.items()]
+
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = "trapezoids over equal shares, both ends; to the mean colour; from a blur of 11 x 11, sigma 5"
@@ -182,6 +204,12 @@ class Road:
             statistics.mean("road_morf", morf, better="lower"),
             statistics.mean("road_lerf", lerf),
         ]
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """The mean probability of the map's class at each share taken away."""
+        at, x = 100 * np.array(ROAD_SHARES), "pixels taken away %"
+        names = {"morf": "most relevant first", "lerf": "least relevant first"} if len(rows) else {}
+        return [Curve(name, x, "probability %", at, _mean_curve(rows, key)) for key, name in names.items()]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -327,6 +355,11 @@ def _rows(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
         {**{name: v[i].item() if v.ndim == 1 else v[i] for name, v in values.items()}, "map_state": state}
         for i, state in enumerate(states)
     ]
+
+
+def _mean_curve(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column of lists of probabilities, averaged over the pictures, in percent."""
+    return 100 * np.stack(rows[column].to_numpy()).astype(np.float64).mean(axis=0)
 
 
 def _name(what: str, share: float) -> str:

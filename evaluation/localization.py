@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule, degenerate
 
@@ -118,6 +118,16 @@ class Localization:
             metrics.append(error(f"top{k}_cls_error", wrong, int((all_ranks < 0).sum()), _CLASSES, ""))
         metrics.append(statistics.mean("mean_iou", rows["iou"], threshold=at))
         return metrics
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """The share of pictures whose box overlaps the object by at least x; marked at the overlap asked for."""
+        ious = rows["iou"].dropna().to_numpy(np.float64)
+        if not len(ious):
+            return []
+        at = np.linspace(0, 1, 51)
+        mark = self.iou, 100 * float((ious >= self.iou).mean())
+        hits = 100 * (ious >= at[:, None]).mean(axis=1)
+        return [Curve("localized against overlap", "overlap (IoU) asked for", "pictures localized %", at, hits, mark)]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""

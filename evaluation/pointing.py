@@ -29,7 +29,7 @@ from scipy import sparse
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.maps import ScoreMap, degenerate
 
@@ -141,6 +141,14 @@ class Energy:
             name = f"overlap_{delta:g}"
             metrics.append(statistics.mean(name, rows[name], threshold=f"{delta:g} range"))
         return metrics
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """The overlap at each delta."""
+        at = sorted(self.deltas)
+        values = np.array([100 * rows[f"overlap_{delta:g}"].mean() for delta in at], np.float64)
+        if len(at) < 2 or np.isnan(values).any():
+            return []
+        return [Curve("overlap against threshold", "threshold (range)", "overlap %", np.array(at), values)]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""

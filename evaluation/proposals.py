@@ -55,7 +55,7 @@ from scipy import sparse
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut, degenerate
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
@@ -208,6 +208,24 @@ class Proposals:
         made = Metric("boxes", average, *statistics.bootstrap_mean(boxes), len(boxes), unit="", better="")
         return [*metrics, made]
 
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """Recall against overlap for each number of boxes; recall at two overlaps against the number of boxes."""
+        if not rows["n_objects"].sum():
+            return []
+        classes = _flat(rows["object_class"]) if self.over == "classes" else None
+        column = "matched" if classes is None else "best"
+        overlap = {k: _flat(rows[f"{column}_{k}"]) for k in self.budgets}
+        at, name, made = np.linspace(0.5, 1, 51), "recall" if classes is None else "mean recall", []
+        for k, o in overlap.items():
+            recall = np.array([_recall(o >= x, classes) for x in at])
+            made.append(Curve(f"{name} of the first {k}", "overlap (IoU) asked for", f"{name} %", at, recall))
+        boxes = np.array(self.budgets, np.float64)
+        for iou_asked in (0.5, 0.7) if len(boxes) > 1 else ():
+            recall = np.array([_recall(o >= iou_asked, classes) for o in overlap.values()])
+            title = f"{name} at IoU {iou_asked:g} against boxes"
+            made.append(Curve(title, "boxes", f"{name} %", boxes, recall, log=True))
+        return made
+
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
         return {
@@ -310,6 +328,11 @@ def _shares(sums: Floats) -> Floats:
     return np.divide(
         sums[:, 1:], sums[:, :1], out=np.full((len(sums), sums.shape[1] - 1), np.nan), where=sums[:, :1] > 0
     )
+
+
+def _recall(found: NDArray[np.bool_], classes: Floats | None) -> float:
+    """Percent of the objects found, or the mean over classes of that."""
+    return 100 * float(found.mean() if classes is None else pd.Series(found).groupby(classes).mean().mean())
 
 
 def _flat(column: "pd.Series") -> Floats:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.maps import ScoreMap, degenerate
 from eigencam.evaluation.wsol import scaled
 
@@ -97,6 +97,13 @@ class PxAP:
         ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, average_precision)
         return [Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)]
 
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """Precision against recall of the pixels of all pictures, at every edge."""
+        counted = rows[rows["hist_object"].map(len) > 0]
+        if counted.empty:
+            return []
+        return precision_recall(*(_stack(counted[f"hist_{kind}"]).sum(axis=0) for kind in ("object", "background")))
+
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
         words = "map bicubic, minimum to maximum; mask nearest; void left out; pixels of all pictures pooled; step rule"
@@ -148,6 +155,16 @@ def average_precision(histograms: Counts) -> Counts:
     recall = np.divide(tp, total, out=np.full_like(tp, np.nan), where=total > 0)
     some = np.any(found[:, 1:] > 0, axis=0)
     return (precision[:, 1:] * np.diff(recall, axis=1))[:, some].sum(axis=1)
+
+
+def precision_recall(positive: Counts, negative: Counts) -> list[Curve]:
+    """The curve of (K,) positive and (K,) negative pixels by bin, lowest first; none without a positive pixel."""
+    tp, fp = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
+    some = tp + fp > 0
+    if not tp[-1]:
+        return []
+    recall, precision = 100 * tp[some] / tp[-1], 100 * tp[some] / (tp + fp)[some]
+    return [Curve("precision against recall", "pixel recall %", "pixel precision %", recall, precision)]
 
 
 def _bins(values: Counts, edges: Counts, step: float) -> NDArray[np.int64]:

@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, degenerate, foreground
+from eigencam.evaluation.pxap import precision_recall
 
 LEVELS = 256
 _KINDS = ("label", "other", "background")
@@ -131,12 +132,9 @@ class Segmentation:
         n = len(rows)
         if n == 0:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
-        histograms = np.stack([_stack(rows, f"hist_{kind}") for kind in _KINDS], axis=1)
+        histograms, wanted, rest = _by_level(rows)
         above = _stack(rows, "above")
-        whole = rows["any_foreground"].to_numpy(bool)
-        hit, found = above[:, 0] + whole * above[:, 1], above.sum(axis=1)
-        wanted = histograms[:, 0] + whole[:, None] * histograms[:, 1]
-        rest = histograms.sum(axis=1) - wanted
+        hit, found = above[:, 0] + rows["any_foreground"].to_numpy(bool) * above[:, 1], above.sum(axis=1)
         classes = _Classes.of(rows)
 
         total, both = wanted.sum(axis=1), histograms.sum(axis=(1, 2))
@@ -152,6 +150,20 @@ class Segmentation:
             _pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
             *_sweep(wanted, rest, histograms, classes),
         ]
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """Pixel precision against recall; `fg_iou` at all thresholds, marked where it is largest."""
+        rows = rows.loc[rows["has_mask"].to_numpy(bool)]
+        if not len(rows):
+            return []
+        _, wanted, rest = _by_level(rows)
+        made, ious = precision_recall(wanted.sum(axis=0), rest.sum(axis=0)), _ious(wanted, rest)
+        if len(ious):
+            at, values = np.arange(LEVELS) / 255, 100 * ious.mean(axis=0)
+            best = int(values.argmax())
+            mark = float(at[best]), float(values[best])
+            made.append(Curve("foreground IoU against threshold", "threshold (max)", "fg_iou %", at, values, mark))
+        return made
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
@@ -202,15 +214,27 @@ def mean_iou(sums: Counts) -> Counts:
 
 def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> list[Metric]:
     """`fg_iou_best`, `miou_best` from pixels by level: foreground and rest (N, 256), all by kind (N, 3, 256)."""
-    tp, fp, above = _from_above(wanted), _from_above(rest), _from_above(kinds)
-    ious = _ratio(tp, np.where(tp[:, :1] > 0, tp[:, :1] + fp, 0))  # tp[:, 0]: all foreground, found or not
-    some = ious[tp[:, 0] > 0]
+    above, some = _from_above(kinds), _ious(wanted, rest)
     best = int(np.argmax(some.mean(axis=0))) if len(some) else 0
     fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=_ORACLE)
     sums = [classes.counts(above[:, :, v]).sum(axis=0) for v in range(LEVELS)]
     best = int(np.argmax(mean_iou(np.stack(sums))))
     counts = classes.counts(above[:, :, best])
     return [fg_iou, _pooled("miou_best", counts, mean_iou, _level(best), f"{_ORACLE}; {classes.note}")]
+
+
+def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
+    """Pixels by level: all by kind (N, 3, 256), foreground and the rest (N, 256)."""
+    kinds = np.stack([_stack(rows, f"hist_{kind}") for kind in _KINDS], axis=1)
+    wanted = kinds[:, 0] + rows["any_foreground"].to_numpy(bool)[:, None] * kinds[:, 1]
+    return kinds, wanted, kinds.sum(axis=1) - wanted
+
+
+def _ious(wanted: Counts, rest: Counts) -> Counts:
+    """(M, 256) IoU of the foreground at each level, of the M pictures that have any."""
+    some = wanted.sum(axis=1) > 0
+    tp, fp = _from_above(wanted[some]), _from_above(rest[some])
+    return tp / (tp[:, :1] + fp)  # tp[:, 0]: all foreground, found or not
 
 
 def equal_error_rate(histograms: Counts) -> Counts:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.boxes import Boxes, iou
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts, degenerate
 
@@ -97,6 +97,17 @@ class TunedLocalization:
             statistics.rate("error_best", wrong[:, best], threshold=f"{low:g} {self.rule}", better="lower"),
             Metric("best_threshold", low, np.nan, np.nan, len(wrong), "", better=""),
         ]
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """The error at each threshold; marked where it is smallest."""
+        ious = np.stack(rows["ious"].to_numpy()).astype(np.float64)
+        ious = ious[~np.isnan(ious).any(axis=1)]
+        if not len(ious):
+            return []
+        at, error = np.array(self.grid), 100 * (ious < self.iou).mean(axis=0)
+        best = int(error.argmin())
+        mark = float(at[best]), float(error[best])
+        return [Curve("error against threshold", f"threshold ({self.rule})", "error %", at, error, mark)]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""

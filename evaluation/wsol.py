@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import statistics
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.boxes import Boxes, to_half_open
 from eigencam.evaluation.maps import ScoreMap, degenerate
 
@@ -133,6 +133,20 @@ class MaxBoxAcc:
         words = ", ".join(f"{_level(v)} for {iou:g}" for v, iou in zip(at, self.ious, strict=True))
         mean = statistics.mean(self.name, np.mean(chosen, axis=0), threshold=words, note=note)
         return [replace(mean, value=float(np.average([metric.value for metric in single]))), *single]
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""
+        counted = rows[rows[_column(self.ious[0])].map(len) > 0]
+        if counted.empty:
+            return []
+        at, made = np.arange(255) / 255, []
+        for iou in self.ious:
+            packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
+            accuracy = 100 * np.unpackbits(packed, axis=1, count=255).mean(axis=0)
+            best = int(accuracy.argmax())
+            name, mark = f"accuracy at IoU {iou:g} against threshold", (float(at[best]), float(accuracy[best]))
+            made.append(Curve(name, "threshold (range)", "pictures localized %", at, accuracy, mark))
+        return made
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
