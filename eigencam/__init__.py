@@ -1,1 +1,19 @@
 """Benchmark and reproducibility harness for class-activation maps: Eigen-CAM and the methods around it."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eigencam.explainer import Explained as Explained
+    from eigencam.explainer import Explainer as Explainer
+    from eigencam.explainer import Explanation as Explanation
+
+__all__ = ["Explained", "Explainer", "Explanation"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported when it is asked for."""
+    if name in __all__:
+        from eigencam import explainer
+
+        return getattr(explainer, name)
+    raise AttributeError(f"module 'eigencam' has no attribute {name!r}")

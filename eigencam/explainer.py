@@ -1,0 +1,246 @@
+"""Maps from Python, for a person's own network and picture: several methods, one forward pass.
+
+    from eigencam import Explainer
+
+    explainer = Explainer(module, layer="layer4")
+    found = explainer("photo.jpg", ["eigencam", "gradcam"])
+    found["gradcam"].save("gradcam.png")
+
+Hooks live for the pass only; train or eval mode, `requires_grad` and `.grad` are as before. Nothing is cached.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from eigencam import draw
+from eigencam.datasets.images import read_rgb
+from eigencam.evaluation.maps import ScoreMap, box_of
+from eigencam.forward import Reshape
+from eigencam.maps import Method, compute_maps, gives_boxes
+from eigencam.network import Network, Preprocess, check_layer
+
+Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One method's map of one picture.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        score_map: the raw map, and where of the picture it lies.
+        target: the class it was asked for.
+    """
+
+    image: NDArray[np.uint8]
+    score_map: ScoreMap
+    target: int
+
+    @property
+    def raw(self) -> NDArray[np.float32]:
+        """(h, w) what the method returned."""
+        return np.asarray(self.score_map.values, np.float32)
+
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """(H, W) float32 at the picture's size, any range."""
+        return self.score_map.full
+
+    def box(self, threshold: float = 0.15) -> tuple[float, float, float, float] | None:
+        """`x1 y1 x2 y2`, inclusive pixels: around the largest component above a share of the maximum; None: none."""
+        x1, y1, x2, y2 = box_of(self.score_map, "max", threshold).tolist()
+        return None if x1 != x1 else (x1, y1, x2, y2)
+
+    def overlay(self, *, box: bool = True, threshold: float = 0.15) -> Image.Image:
+        """The map's heat over the picture, its box drawn in."""
+        shown = draw.overlay(self.image, self.score_map)
+        if box:
+            shown = draw.with_boxes(shown, box_of(self.score_map, "max", threshold), draw.BLUE)
+        return Image.fromarray(shown)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the overlay; PNG or JPEG by the name's ending."""
+        return draw.save(self.overlay(), Path(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(Mapping[str, Explained]):
+    """The maps of one picture, by method.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        logits: (K,) float32; K = 0 without a classifier.
+        target: the class that the maps are for.
+        by_method: the maps.
+    """
+
+    image: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    target: int
+    by_method: Mapping[str, Explained]
+
+    def __getitem__(self, method: str) -> Explained:
+        return self.by_method[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_method)
+
+    def __len__(self) -> int:
+        return len(self.by_method)
+
+    def grid(self, caption: str = "") -> Image.Image:
+        """The picture and every method's map, side by side."""
+        maps = {name: found.score_map for name, found in self.items()}
+        return draw.grid([draw.Line(self.image, None, maps, caption)])
+
+
+class Explainer:
+    """Makes maps of a network; see the module.
+
+    Args:
+        network: an `nn.Module` that returns (N, K) logits, on any device; or a loaded `Network`.
+        layer: target layer, a `named_modules()` path; the last one whose output is (N, C, h, w) with more than one
+            position where it is None.
+        preprocess: from picture to input; ImageNet's, 224 x 224, the whole picture, where it is None.
+        reshape: `tokens` or `channels_last` for transformers.
+
+    Raises:
+        ValueError: there is no such layer, or none that makes maps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Network,
+        layer: str | None = None,
+        *,
+        preprocess: Preprocess | None = None,
+        reshape: Reshape | None = None,
+    ) -> None:
+        if isinstance(network, Network):
+            self.network = network
+            return
+        shaped = preprocess or Preprocess()
+        name = type(network).__name__
+        layer = layer or last_layer(network, shaped)
+        check_layer(network, layer, name)
+        self.network = Network(name, network, layer, "", "", shaped, reshape)
+
+    def __call__(
+        self,
+        picture: Picture,
+        methods: Sequence[str | Method] | Mapping[str, Method] = ("eigencam", "gradcam"),
+        *,
+        target: int | None = None,
+    ) -> Explanation:
+        """The maps of one picture.
+
+        Args:
+            picture: a file, a PIL picture, (H, W, 3) uint8 or (3, H, W) uint8 or float 0..1, RGB, of any size.
+            methods: names as `eigencam methods` lists them, or callables `(forward, targets) -> (N, h, w)`.
+            target: the class that the maps are for; the predicted one where it is None.
+
+        Raises:
+            ValueError: a picture of another form, an unknown method or one that gives boxes, a class that is not there.
+        """
+        image = as_rgb(picture)
+        resized, region = self.network.preprocess(image)
+        built = as_methods(methods, self.network.name)
+        if boxy := [name for name, method in built.items() if gives_boxes(method)]:
+            raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
+        found = compute_maps(
+            self.network, built, torch.from_numpy(resized)[None], labels=None if target is None else [target]
+        )
+        size = (image.shape[0], image.shape[1])
+        asked = found.targets[0]
+        maps = {m: Explained(image, ScoreMap(values[0], size, region), asked) for m, values in found.maps.items()}
+        return Explanation(image, found.forward.logits[0].cpu().numpy(), asked, maps)
+
+
+def as_rgb(picture: Picture) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of whatever a picture comes as."""
+    if isinstance(picture, str | Path):
+        return read_rgb(Path(picture))
+    if isinstance(picture, Image.Image):
+        return np.asarray(picture.convert("RGB"))
+    if isinstance(picture, Tensor):
+        values = picture.detach().cpu()
+        values = values[0] if values.ndim == 4 and len(values) == 1 else values
+        if values.is_floating_point() and values.numel() and 0 <= values.min() <= values.max() <= 1:
+            values = (values.float() * 255).round().byte()
+        if values.ndim == 3 and len(values) == 3 and values.dtype == torch.uint8:
+            return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
+    elif picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8:
+        return np.ascontiguousarray(picture)
+    kind = f"{type(picture).__name__} of {tuple(picture.shape)}, {picture.dtype}"
+    raise ValueError(
+        f"a picture as {kind}; allowed: a file, a PIL picture, an array (H, W, 3) uint8, a tensor (3, H, W) uint8 or "
+        "float 0..1, not normalised"
+    )
+
+
+def as_methods(methods: Sequence[str | Method] | Mapping[str, Method], model: str = "") -> dict[str, Method]:
+    """Methods by name; options of the `method` group are built with their own defaults."""
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    built: dict[str, Method] = {}
+    for method in [methods] if isinstance(methods, str) else methods:
+        if isinstance(method, str):
+            built |= _option(method, model)
+        else:
+            built[getattr(method, "__name__", type(method).__name__)] = method
+    return built
+
+
+def last_layer(module: nn.Module, preprocess: Preprocess) -> str:
+    """The last layer to run whose output is (N, C, h, w) with more than one position; classifiers behind it are not."""
+    from eigencam.forward import evaluating
+
+    seen: list[str] = []
+
+    def note(name: str, out: object) -> None:
+        if isinstance(out, Tensor) and out.ndim == 4 and out.shape[2] * out.shape[3] > 1:
+            seen.append(name)
+
+    handles = [
+        inner.register_forward_hook(lambda _m, _a, out, name=name: note(name, out))
+        for name, inner in module.named_modules()
+        if name
+    ]
+    parameter = next(module.parameters())
+    try:
+        with evaluating(module), torch.no_grad():
+            module(torch.zeros(1, 3, *preprocess.shape, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise ValueError(f"{type(module).__name__}: no layer's output is (N, C, h, w); set layer, and reshape")
+    return seen[-1]
+
+
+def _option(name: str, model: str) -> dict[str, Method]:
+    from omegaconf import OmegaConf
+
+    from eigencam.catalogue import catalogue
+    from eigencam.named import node
+    from eigencam.prepare import build_node
+
+    path = files("eigencam.configs") / "method" / f"{name}.yaml"
+    if not path.is_file():
+        if "." in name or Path(name).is_dir():
+            return {short: build_node(short, described) for short, described in node(name).items()}
+        raise ValueError(f"method {name!r}; allowed: {', '.join(e.option for e in catalogue())}, a callable, a file")
+    paths = (files("eigencam.configs") / "paths" / "default.yaml").read_text()
+    whole = OmegaConf.create({"paths": OmegaConf.create(paths), "model": {"name": model}, "method": {}})
+    whole.method = OmegaConf.create(path.read_text())
+    content: Any = OmegaConf.to_container(whole, resolve=True)
+    return {short: build_node(f"method.{short}", described) for short, described in content["method"].items()}

@@ -1,0 +1,111 @@
+"""The Python API: the same maps as the run loop's, of any form of picture, and a network left as it was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from eigencam import Explainer
+from eigencam.explainer import as_rgb
+from eigencam.network import Preprocess
+
+SMALL = Preprocess(size=16)
+PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+def test_the_map_is_the_formulas_and_the_network_is_as_before() -> None:
+    module = net().train()
+    module[5].weight.grad = torch.ones(4, 6)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    found = Explainer(module, "1", preprocess=SMALL)(PICTURE, ["gradcam", "eigencam"], target=2)
+    assert module.training
+    assert module[1].training
+    assert all(p.requires_grad for p in module.parameters())
+    assert torch.equal(module[5].weight.grad, torch.ones(4, 6))
+    assert not any(m._forward_hooks for m in module.modules())
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+    module.eval()
+    x = SMALL.normalize(torch.from_numpy(SMALL(PICTURE)[0])[None])
+    a = module[:2](x).detach().requires_grad_()
+    logits = module[2:](a.clone())
+    (gradient,) = torch.autograd.grad(logits[0, 2], a)
+    expected = (gradient.mean((2, 3), keepdim=True) * a).sum(1).clamp(min=0)[0].detach()
+    np.testing.assert_allclose(found["gradcam"].raw, expected, atol=1e-6)
+    np.testing.assert_allclose(found.logits, logits[0].detach(), atol=1e-5)
+    assert (found.target, found["eigencam"].target) == (2, 2)
+    assert list(found) == ["gradcam", "eigencam"]
+
+
+def test_sizes_boxes_overlays(tmp_path: Path) -> None:
+    def left(forward, targets):
+        half = torch.zeros(len(forward), 8, 8)
+        half[:, :, :4] = 1
+        return half
+
+    found = Explainer(net(), preprocess=SMALL)(PICTURE, [left])
+    assert found["left"].map.shape == (20, 30)
+    x1, y1, x2, y2 = found["left"].box(0.5) or (0, 0, 0, 0)
+    assert (x1, y1, y2) == (0, 0, 19)
+    assert 13 <= x2 <= 15
+    assert found["left"].overlay().size == (30, 20)
+    plain, boxed = (np.asarray(found["left"].overlay(box=b)) for b in (False, True))
+    assert (plain != boxed).any()
+    assert found["left"].save(tmp_path / "a/b.png").is_file()
+    assert found.grid("words").width > 300
+    assert (
+        Explainer(net(), preprocess=SMALL)(PICTURE, {"zero": lambda f, t: torch.zeros(1, 2, 2)})["zero"].box() is None
+    )
+
+
+def test_a_picture_may_come_in_any_form(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "p.png")
+    tensor = torch.from_numpy(PICTURE).permute(2, 0, 1)
+    forms = [tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(PICTURE), tensor, tensor[None], tensor / 255]
+    for form in forms:
+        np.testing.assert_array_equal(as_rgb(form), PICTURE)
+    for wrong in (tensor.float(), PICTURE[..., 0], PICTURE.astype(np.float32), torch.zeros(2, 3, 4, 4)):
+        with pytest.raises(ValueError, match="allowed: a file"):
+            as_rgb(wrong)  # type: ignore[arg-type]
+
+
+def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:
+    module = net()
+    assert Explainer(module, preprocess=SMALL).network.layer == "2"
+    assert not any(m._forward_hooks for m in module.modules())
+    with pytest.raises(ValueError, match="set layer"):
+        Explainer(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), preprocess=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("methods", "target", "message"),
+    [(["gradcan"], None, "allowed: .*gradcam"), (["gradcam"], 9, "it has 0 to 3"), (["no.where"], None, "no.where")],
+)
+def test_faults_are_told(methods: list[str], target: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Explainer(net(), "0", preprocess=SMALL)(PICTURE, methods, target=target)
+
+
+def test_an_unknown_layer_names_near_ones() -> None:
+    with pytest.raises(ValueError, match="no layer 'conv'"):
+        Explainer(net(), "conv")
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, eigencam; early = 'torch' in sys.modules; eigencam.Explainer; sys.exit(early)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="nothing"):
+        __import__("eigencam").nothing  # noqa: B018
