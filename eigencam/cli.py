@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
     chosen = argv[0] if argv else ""
+    if chosen == "run" and "--retry-failed" in argv:
+        return _retry(argv[1:])
     if chosen in ("run", "fit"):
         return _hydra(chosen, argv[1:])
     if chosen not in SUBCOMMANDS:
@@ -76,14 +79,20 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+
+    from eigencam.sweep import free_gpu, gpus
+
+    OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:
         command = getattr(importlib.import_module(f"eigencam.{chosen}"), chosen)
         try:
-            command(config)
+            with free_gpu() if config.device == "free" else nullcontext(config.device) as device:
+                config.device = device
+                command(config)
         except (ValueError, FileNotFoundError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
                 _refuse(error)
@@ -101,6 +110,18 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         return 2 if hasattr(error, "told") else _refuse(error)
     return 0
+
+
+def _retry(argv: list[str]) -> int:
+    """`eigencam run --retry-failed`: the failed jobs of a folder of results once more."""
+    from eigencam.run import run
+    from eigencam.sweep import retry
+    from eigencam.table import default_results
+
+    parser = argparse.ArgumentParser(prog="eigencam run", description="Run the failed jobs of a folder again.")
+    parser.add_argument("--retry-failed", action="store_true")
+    parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    return retry(parser.parse_args(argv).results, run, _refuse)
 
 
 def _valid_names(message: str, config: str = "run") -> str:

@@ -77,11 +77,11 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
         work = _Work(job, todo)
         try:
             _compute(work, shard, title, say)
-            finished = sum([_finish(job, key, result, work.costs) for key, result in todo.items()])
+            finished = sum([_finish(work, key, result) for key, result in todo.items()])
         except BaseException as error:
             for result in todo.values():
                 result.flush()
-                if not isinstance(error, KeyboardInterrupt):
+                if not isinstance(error, KeyboardInterrupt | SystemExit):  # the latter when a scheduler stops the job
                     result.fail(error)
             raise
     there = len(job.results) - len(todo)
@@ -114,6 +114,7 @@ class _Work:
         bad: pictures that could not be decoded, by id, with the reason.
         costs: of each method in the timed batches, in multiples of a forward pass.
         size: pictures that go through the network at once; halved where memory runs out, as is `chunk`.
+        pictures: how many were scored, in so many seconds.
     """
 
     job: Job
@@ -123,6 +124,8 @@ class _Work:
     size: int = 0
     chunk: int = 0
     batches: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.size, self.chunk = self.job.config.batch_size, self.job.config.chunk
@@ -139,7 +142,7 @@ def _compute(work: _Work, shard: Shard, title: str, say: Callable[[str], None]) 
     batches = [list(batch) for batch in grid if any_missing[batch].any()]
     pictures = Pictures(job.dataset, job.network.preprocess)
     loaded = load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda")
-    written = time.monotonic()
+    start = written = time.monotonic()
     waiting: deque[tuple[int, Future[dict[Key, list[Row]]], dict[Key, set[str]]]] = deque()
     with (
         tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
@@ -155,6 +158,7 @@ def _compute(work: _Work, shard: Shard, title: str, say: Callable[[str], None]) 
                     todo[key].add(row for row in rows if row["image"] in lacking[key])
                 bar.set_postfix_str("", refresh=False)
                 bar.update(count)
+                work.pictures += count
 
         for batch in loaded:
             _note_bad(work, batch)
@@ -172,6 +176,7 @@ def _compute(work: _Work, shard: Shard, title: str, say: Callable[[str], None]) 
                     result.flush()
                 written = time.monotonic()
         collect(0)
+    work.seconds = time.monotonic() - start
     for result in todo.values():
         result.flush()
         result.succeed()
@@ -268,11 +273,13 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
         bar.last_print_t = time.time()
 
 
-def _finish(job: Job, key: Key, result: Result, costs: Mapping[str, Sequence[float]]) -> bool:
+def _finish(work: _Work, key: Key, result: Result) -> bool:
     """Sum a result up once all pictures are done, by this process or another; whether they are."""
-    taken = costs[key[0]][1:] or costs[key[0]]
-    if taken:
-        result.measured({"cost": float(np.median(taken)), "batches": len(taken)})
+    job, costs = work.job, work.costs[key[0]]
+    measured: dict[str, float] = {"seconds": round(work.seconds, 2), "pictures": work.pictures}
+    if taken := costs[1:] or costs:
+        measured |= {"cost": float(np.median(taken)), "batches": len(taken)}
+    result.measured(measured)
     with result.finishing():
         if result.complete:
             return True

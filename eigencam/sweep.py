@@ -66,6 +66,13 @@ def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Except
     return status
 
 
+def gpus() -> int:
+    """How many CUDA devices this machine has; 1 without any."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 @contextmanager
 def free_gpu() -> Iterator[str]:
     """The name of a CUDA device that no other job of this machine holds, until the block ends; `cpu` without any.

@@ -1,0 +1,208 @@
+"""How near a run comes to the limits set by decoding and by the network, measured in turn in one process.
+
+    python scripts/benchmark_run.py --generate 600 --model googlenet --out results/speed_of_runs.csv
+    python scripts/benchmark_run.py --pictures /data/ILSVRC --model resnet50 --evaluators localization --out FILE
+
+In turn, `--repeats` times: *decode*, the loader alone (read, decode, resize, hand over; the run's own workers);
+*forward*, the network alone on batches that are there, under inference mode; *run*, `eigencam run` from JPEG files to
+summed-up results, in an empty folder. Printed are pictures a second of each, and the run's over its limit: on a CPU,
+where both share the cores, 1 / (1 / decode + 1 / forward); on a GPU the slower of the two.
+
+`--generate N` writes N JPEGs in the layout of ILSVRC: random textures of 500 x 375, or of the sizes in `--sizes`, a
+file `name,width,height` a line. Memory: by how much the main process's largest resident size exceeds that of the first
+tenth of the run.
+"""
+
+import argparse
+import csv
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+from PIL import Image
+
+from eigencam.environment import git
+from eigencam.loading import Pictures, load
+from eigencam.prepare import Job, prepare
+from eigencam.run import run
+
+METHODS = "eigencam,gradcam,gradcampp,xgradcam,layercam"
+XML = """<annotation><filename>{name}</filename><size><width>{w}</width><height>{h}</height><depth>3</depth></size>
+<object><name>{wnid}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>
+</annotation>
+"""
+
+
+def generate(root: Path, count: int, sizes: Path | None) -> None:
+    """Pictures and boxes in the layout of ILSVRC's validation set."""
+    from torchvision.models import ResNet50_Weights
+
+    names = [f"ILSVRC2012_val_{i + 1:08d}" for i in range(count)]
+    shapes = [(500, 375)] * count
+    if sizes:
+        lines = [line.split(",") for line in sizes.read_text().split()]
+        shapes = [(int(w), int(h)) for _, w, h in (lines[k % len(lines)] for k in range(count))]
+    pictures, boxes = root / "Data/CLS-LOC/val", root / "Annotations/CLS-LOC/val"
+    for folder in (pictures, boxes, root / "ImageSets/CLS-LOC"):
+        folder.mkdir(parents=True, exist_ok=True)
+    draw, wnids = (
+        np.random.default_rng(0),
+        [f"n{k:08d}" for k in range(len(ResNet50_Weights.DEFAULT.meta["categories"]))],
+    )
+    (root / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} class\n" for wnid in wnids))
+    (root / "ImageSets/CLS-LOC/val.txt").write_text("".join(f"{name} {i + 1}\n" for i, name in enumerate(names)))
+    textures = [_texture(draw) for _ in range(16)]
+    for name, (w, h) in zip(names, shapes, strict=True):
+        x1, y1 = random.randrange(w // 2), random.randrange(h // 2)
+        content = XML.format(
+            name=name, w=w, h=h, wnid=random.choice(wnids), x1=x1, y1=y1, x2=x1 + w // 2, y2=y1 + h // 2
+        )
+        (boxes / f"{name}.xml").write_text(content)
+        texture = random.choice(textures).resize((w, h), Image.Resampling.BILINEAR) if max(w, h) > 1024 else None
+        x, y = random.randrange(1025 - min(w, 1024)), random.randrange(1025 - min(h, 1024))
+        picture = texture or random.choice(textures).crop((x, y, x + w, y + h))
+        picture.save(pictures / f"{name}.JPEG", quality=90)
+
+
+def _texture(draw: np.random.Generator) -> Image.Image:
+    """1024 x 1024, with the spectrum of a photograph: amplitude falls as 1 / frequency."""
+    f = np.hypot(np.fft.fftfreq(1024)[:, None], np.fft.rfftfreq(1024))
+    f[0, 0] = np.inf
+    grey = np.fft.irfft2(draw.normal(size=(4, *f.shape)) * np.exp(2j * np.pi * draw.random((4, *f.shape))) / f)
+    rgb = grey[0] + 0.4 * grey[1:]
+    return Image.fromarray((128 + 48 * rgb / rgb.std()).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def composed(args: argparse.Namespace, root: str, results: Path) -> DictConfig:
+    overrides = [f"model={args.model}", "dataset=ilsvrc", f"paths.ilsvrc={root}", f"paths.results={results}"]
+    overrides += [f"method=[{args.methods}]", f"evaluator=[{args.evaluators}]", f"batch_size={args.batch_size}"]
+    overrides += [f"device={args.device}", "timing=false", *args.settings]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        return compose("run", overrides)
+
+
+def decode(job: Job) -> float:
+    size, n = job.config.batch_size, len(job.dataset.ids)
+    batches = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
+    start = time.perf_counter()
+    pictures = Pictures(job.dataset, job.network.preprocess)
+    for _ in load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda"):
+        pass
+    return n / (time.perf_counter() - start)
+
+
+def forward(job: Job) -> float:
+    network, size, n = job.network, job.config.batch_size, len(job.dataset.ids)
+    pictures = torch.randint(0, 256, (size, 3, *network.preprocess.shape), dtype=torch.uint8)
+    with torch.inference_mode():
+        network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
+        start, done = time.perf_counter(), 0
+        while done < n:
+            network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
+            done += size
+        if network.device.type == "cuda":
+            torch.cuda.synchronize()
+    return done / (time.perf_counter() - start)
+
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """The main process's resident size in bytes, ten times a second."""
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.1):
+            seen.append(4096 * int(Path("/proc/self/statm").read_text().split()[1]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield seen
+    stop.set()
+    thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pictures", metavar="ROOT", help="ILSVRC folders, A:B")
+    source.add_argument("--generate", type=int, metavar="N")
+    parser.add_argument("--sizes", type=Path, metavar="FILE")
+    parser.add_argument("--model", default="googlenet")
+    parser.add_argument("--methods", default=METHODS, metavar="A,B")
+    parser.add_argument("--evaluators", default="localization", metavar="A,B")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="append a line here")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.pictures or f"{folder}/ilsvrc"
+        if args.generate:
+            random.seed(0)
+            generate(Path(root), args.generate, args.sizes)
+        job = prepare(composed(args, root, Path(folder, "none")))
+        n, rates, memory = len(job.dataset.ids), [], 0.0
+        for repeat in range(args.repeats):
+            alone = decode(job), forward(job)
+            with watched() as seen:
+                start = time.perf_counter()
+                run(composed(args, root, Path(folder, str(repeat))), say=lambda _: None)
+                rates.append((*alone, n / (time.perf_counter() - start)))
+            early = max(seen[: max(1, len(seen) // 10)])
+            memory = max(seen) / early - 1
+            print("pictures a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
+        gpu = job.network.device.type == "cuda"
+        limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, _ in rates]
+        ratios = [r / limit for (_, _, r), limit in zip(rates, limits, strict=True)]
+        print(f"run over its limit: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {n}")
+        print(f"resident memory: {100 * memory:+.1f} % from the first tenth on")
+        if args.out:
+            new = not args.out.is_file()
+            with args.out.open("a", newline="") as file:
+                if new:
+                    file.write(
+                        "# python scripts/benchmark_run.py; pictures a second, medians; ratio: run over its limit\n"
+                    )
+                    csv.writer(file).writerow(
+                        [
+                            "machine",
+                            "command",
+                            "code",
+                            "n",
+                            "decode",
+                            "forward",
+                            "run",
+                            "ratio",
+                            "ratio_min",
+                            "ratio_max",
+                            "memory",
+                        ]
+                    )
+                medians = [f"{statistics.median(column):.1f}" for column in zip(*rates, strict=True)]
+                machine = (
+                    torch.cuda.get_device_name()
+                    if gpu
+                    else f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+                )
+                shown = [f"{f(ratios):.3f}" for f in (statistics.median, min, max)]
+                command = " ".join(sys.argv[1:])
+                csv.writer(file).writerow(
+                    [machine, command, git()["git_commit"], n, *medians, *shown, f"{memory:+.3f}"]
+                )
+
+
+if __name__ == "__main__":
+    main()

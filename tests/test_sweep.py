@@ -1,0 +1,189 @@
+"""Sweeps: their jobs, launchers, what is done and missing, failed jobs once more."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import filelock
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from eigencam import sweep
+from eigencam.cli import main
+from eigencam.run import run
+from eigencam.status import duration, planned, states
+
+ONE = "evaluator=[localization]"
+SMALL = ["dataset.count=6", "batch_size=2", "workers=0", "device=cpu", "method=[eigencam,random]", ONE]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        return compose("run", list(overrides))
+
+
+def call(*argv: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "eigencam", *argv]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def same_results(one: Path, other: Path) -> None:
+    names = sorted(path.parent.name for path in one.glob("*/metrics.json"))
+    assert names
+    assert names == sorted(path.parent.name for path in other.glob("*/metrics.json"))
+    for name in names:
+        left, right = (pd.read_parquet(root / name / "rows.parquet") for root in (one, other))
+        pd.testing.assert_frame_equal(left, right)
+        assert (one / name / "metrics.json").read_text() == (other / name / "metrics.json").read_text()
+
+
+def test_the_jobs_of_a_command_are_those_that_hydra_would_start() -> None:
+    models = [(config.model.name, config.dataset.count) for _, config in sweep.jobs(["experiment=demo"])]
+    assert models == [("scenes_vgg", 240), ("scenes_resnet", 240)]
+    found = dict(
+        sweep.jobs(["experiment=demo", "model=scenes_vgg", "dataset.count=3,4", "launcher=slurm", "shard=1/2,2/2"])
+    )
+    assert [(c.model.name, c.dataset.count, c.shard) for c in found.values()] == [
+        ("scenes_vgg", 3, "1/1"),
+        ("scenes_vgg", 4, "1/1"),
+    ]
+    assert next(iter(found)) == "model=scenes_vgg experiment=demo dataset.count=3"
+
+
+def test_status_of_an_experiment_tells_done_missing_left_out_and_refused(tmp_path: Path) -> None:
+    run(composed(*SMALL, f"paths.results={tmp_path}", "model=scenes_vgg"))
+    settings = [*SMALL[:4], ONE, "method=[eigencam,random,cam]", "on_unsupported=skip"]
+    frame = planned([*settings, "model=scenes_vgg,scenes_resnet"], tmp_path)
+    got = {(line.network, line.method): line.state for line in frame.itertuples()}
+    assert got == {
+        ("scenes_vgg", "eigencam"): "done",
+        ("scenes_vgg", "random"): "done",
+        ("scenes_vgg", "cam"): "left out",
+        ("scenes_resnet", "eigencam"): "missing",
+        ("scenes_resnet", "random"): "missing",
+        ("scenes_resnet", "cam"): "missing",
+    }
+    missing = frame[frame["state"] == "missing"]
+    assert (missing["pictures"] == 6).all()
+    (session,) = json.loads(next(tmp_path.glob("*eigencam*/env.json")).read_text())
+    assert session["pictures"] == 6
+    assert missing["left_s"].to_list() == pytest.approx([session["seconds"]] * 3, rel=0.2)
+    refused = planned([*settings, "model=scenes_vgg", "model.weights=none.safetensors"], tmp_path)
+    assert list(refused["state"]) == ["refused"]
+    assert "none.safetensors: no such file" in refused["error"].item()
+
+
+def test_a_result_whose_lock_is_held_is_running_with_the_time_left(tmp_path: Path) -> None:
+    run(composed(*SMALL, f"paths.results={tmp_path}"))
+    folder = next(tmp_path.glob("*eigencam*"))
+    (folder / "metrics.json").unlink()
+    rows = pd.read_parquet(folder / "rows.parquet")
+    (folder / "parts").mkdir()
+    for k, start in enumerate((0, 2)):
+        path = folder / "parts" / f"{k}.parquet"
+        rows[start : start + 2].to_parquet(path)
+        now = path.stat().st_mtime
+        os.utime(path, (now, now - 20 + 10 * k))
+    with filelock.FileLock(folder / ".lock-2of4"):
+        frame = states(tmp_path).set_index("method")
+    line = frame.loc["eigencam"].to_dict()
+    assert [line[key] for key in ("state", "rows", "pictures")] == ["running", 4, 6]
+    assert line["left_s"] == pytest.approx(20, rel=0.2)  # two rows in 20 seconds, two to come
+    assert states(tmp_path).set_index("method")["state"].to_dict() == {"eigencam": "partial", "random": "done"}
+
+
+def test_the_command_prints_counts_errors_and_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(composed(*SMALL, f"paths.results={tmp_path}"))
+    assert main(["status", *SMALL, "model=scenes_resnet,scenes_vgg", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "missing" in out
+    assert "time left, one job after another: " in out
+    assert main(["status", "experiment=nothing", "--results", str(tmp_path)]) == 2
+    assert "experiment is one of:" in capsys.readouterr().err
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (float("nan"), 0.4, 59.4, 61, 7260)] == ["", "0 s", "59 s", "1 min", "2 h 1 min"]
+
+
+def test_failed_jobs_run_once_more_and_one_that_fails_again_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flaky_methods.py").write_text(
+        "from pathlib import Path\n"
+        "class Flaky:\n"
+        "    needs_gradient = class_specific = False\n"
+        "    def __init__(self, marker=''): self.marker = marker\n"
+        "    def __call__(self, forward, targets):\n"
+        "        if not Path(self.marker).is_file(): raise RuntimeError('no marker')\n"
+        "        return forward.activations().sum(1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    results = tmp_path / "results"
+    for k in (1, 2):
+        method = f"+method.flaky={{_target_: flaky_methods.Flaky, marker: '{tmp_path}/marker{k}'}}"
+        with pytest.raises(RuntimeError, match="no marker"):
+            run(composed(*SMALL[:4], ONE, "method=[random]", method, f"paths.results={results}"))
+    assert len(sweep.failed(results)) == 2
+    (tmp_path / "marker2").touch()
+    assert main(["run", "--retry-failed", "--results", str(results)]) == 2
+    printed = capsys.readouterr()
+    assert "2 failed jobs" in printed.out
+    assert "no marker" in printed.err
+    assert len(sweep.failed(results)) == 1
+    (tmp_path / "marker1").touch()
+    assert main(["run", "--retry-failed", "--results", str(results)]) == 0
+    assert set(states(results)["state"]) == {"done"}
+
+
+@pytest.mark.parametrize("launcher", ["local", "joblib"])
+def test_launchers_give_the_results_of_a_plain_run(launcher: str, tmp_path: Path) -> None:
+    shards = "shard=1/3,2/3,3/3" if launcher == "local" else "shard=1/1"
+    model = "model=scenes_vgg" if launcher == "local" else "model=scenes_vgg,scenes_resnet"
+    settings = [item for item in SMALL if launcher == "local" or not item.startswith("device")]  # joblib: device=free
+    swept = call("run", "-m", f"launcher={launcher}", *settings, model, shards, f"paths.results={tmp_path / 'swept'}")
+    assert swept.returncode == 0, swept.stderr
+    for name in model.removeprefix("model=").split(","):
+        run(composed(*SMALL, f"model={name}", f"paths.results={tmp_path / 'plain'}"))
+    same_results(tmp_path / "plain", tmp_path / "swept")
+
+
+def test_a_failed_job_of_a_sweep_does_not_stop_the_others(tmp_path: Path) -> None:
+    settings = [*SMALL, "model=scenes_vgg", "dataset.count=-1,4", f"paths.results={tmp_path}"]
+    done = call("run", "-m", *settings)
+    assert done.returncode == 2
+    assert "count" in done.stderr
+    assert set(states(tmp_path)["state"]) == {"done"}
+
+
+def test_each_job_holds_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    names = [SimpleNamespace(uuid=f"test-{os.getpid()}-{k}") for k in range(2)]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", names.__getitem__)
+
+    def third() -> str:
+        with sweep.free_gpu() as device:
+            return device
+
+    with ThreadPoolExecutor(1) as threads, sweep.free_gpu() as one:
+        with sweep.free_gpu() as other:
+            assert (one, other) == ("cuda:0", "cuda:1")
+            waiting = threads.submit(third)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+        assert waiting.result(timeout=20) == "cuda:1"
+
+
+def test_without_a_gpu_the_processor_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with sweep.free_gpu() as device:
+        assert device == "cpu"
