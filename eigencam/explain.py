@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="*", metavar="PHOTO|key=value", help="picture files; settings (model.layer=layer3)"
     )
-    parser.add_argument("--model", default="resnet50", metavar="NAME", help="a network of the `model` group")
+    parser.add_argument(
+        "--model",
+        default="resnet50",
+        metavar="NAME",
+        help="an option of `model`, or my_module.build with model.layer=...",
+    )
     parser.add_argument("--method", default="eigencam,gradcam", metavar="A,B", help="methods of the `method` group")
     parser.add_argument(
         "--class", dest="label", type=int, metavar="K", help="class the maps are for; else the predicted"
@@ -38,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     photos = [Path(item) for item in args.inputs if "=" not in item]
     if missing := [str(path) for path in photos if not path.is_file()]:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
-    chosen = [f"model={args.model}", f"dataset={args.dataset}", f"method=[{args.method}]"]
+    chosen = [*_model(args.model), f"dataset={args.dataset}", f"method=[{args.method}]"]
     settings = ["target=predicted", "on_unsupported=skip", *(item for item in args.inputs if "=" in item)]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         job = prepare(compose("run", chosen + settings))
@@ -57,11 +62,21 @@ def main(args: argparse.Namespace) -> int:
     title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
     for (name, _, _), line in zip(named, lines, strict=True):
         for method, score_map in line.maps.items() if photos else ():
-            path = draw.save(draw.overlay(line.image, score_map), args.out / f"{name}-{job.network.name}-{method}.png")
-            box = [round(x) for x in box_of(score_map, "max", 0.15).tolist() if x == x]
+            found = box_of(score_map, "max", 0.15)
+            shown = draw.with_boxes(draw.overlay(line.image, score_map), found, draw.BLUE)
+            path = draw.save(shown, args.out / f"{name}-{job.network.name}-{method}.png")
+            box = [round(x) for x in found.tolist() if x == x]
             print(f"{path}  {line.caption}, box {box}")
     print(draw.save(draw.grid(lines), args.out / f"{title}-{job.network.name}.jpg"))
     return 0
+
+
+def _model(name: str) -> list[str]:
+    """Overrides for a network of the group, or of a person's own by dotted name; its classes have no names."""
+    if "." not in name:
+        return [f"model={name}"]
+    short = name.rsplit(".", 1)[-1]
+    return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own"]
 
 
 def class_names(job: Job) -> Sequence[str]:
