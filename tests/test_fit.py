@@ -17,13 +17,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from toys import make, network, random_activations
 
-import eigencam.fit_lcam
+import eigencam.fit_sgd
 from eigencam import fitted
 from eigencam.datasets.base import BadImageError, Truth
 from eigencam.datasets.scenes import Scenes
 from eigencam.fit import fit, prepare
 from eigencam.fit_broadcam import BroadCAMFit
-from eigencam.fit_lcam import LCAMFit, _State
+from eigencam.fit_lcam import LCAMFit
 from eigencam.fit_pictures import augmented, multi_hot, widened
 from eigencam.forward import forward_pass
 from eigencam.methods.broadcam import BroadCAM, broad_weights, enhancement, ridge
@@ -283,17 +283,17 @@ def test_weights_are_made_once_and_found_by_the_networks_name(tmp_path: Path, ki
 
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted.read(fit(config(tmp_path / "whole", "fit.epochs=2", "fit.lr=0.1"), say=quiet))
-    steps, original = 0, LCAMFit._step
+    steps, original = 0, LCAMFit.terms
 
-    def stopped(*args: Any) -> dict[str, float]:
+    def stopped(*args: Any) -> dict[str, Tensor]:
         nonlocal steps
         steps += 1
         if steps == 5:
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(LCAMFit, "_step", stopped)
-    monkeypatch.setattr(eigencam.fit_lcam, "SAVE_S", 0.0)  # a checkpoint after every step; the 5th is in the 2nd epoch
+    monkeypatch.setattr(LCAMFit, "terms", stopped)
+    monkeypatch.setattr(eigencam.fit_sgd, "SAVE_S", 0.0)  # a checkpoint after every step; the 5th is in the 2nd epoch
     with pytest.raises(KeyboardInterrupt):
         fit(config(tmp_path, "fit.epochs=2", "fit.lr=0.1"), say=quiet)
     assert len(list((tmp_path / "fitted").glob("*.checkpoint"))) == 1
@@ -361,15 +361,16 @@ def test_the_command_refuses_in_one_piece(tmp_path: Path) -> None:
 def test_the_quirk_takes_the_maps_of_all_labels(tmp_path: Path) -> None:
     job = prepare(config(tmp_path, "fit.quirk=true", "dataset.count=3"))
     assert isinstance(job.fitter, LCAMFit)
-    state = _State.first(job.fitter, job)
+    state = job.fitter.first(job)
+    weight, bias = state.tensors["weight"], state.tensors["bias"]
     (batch,) = job.batches([range(3)], job.network.preprocess)
     forward = job.network.forward(batch.pictures)
     labels = torch.tensor([4, 1, 9])
     terms = job.fitter._terms(job, forward, state, labels)
-    every = F.conv2d(forward.activations(), state.weight[:, :, None, None], state.bias).sigmoid()[:, labels]
+    every = F.conv2d(forward.activations(), weight[:, :, None, None], bias).sigmoid()[:, labels]
     assert every.shape[:2] == (3, 3)
     torch.testing.assert_close(terms["area"], 2 * ((every + 0.0005) ** 0.3).mean())
     torch.testing.assert_close(terms["variation"], 0.01 * variation(every, 0.3))
-    own = attention_logits(forward.activations(), state.weight, state.bias, labels).sigmoid()[:, None]
+    own = attention_logits(forward.activations(), weight, bias, labels).sigmoid()[:, None]
     torch.testing.assert_close(every[[0, 1, 2], [0, 1, 2]], own[:, 0])
     assert variation(every, 0.3) > 2 * variation(own, 0.3)
