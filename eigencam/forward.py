@@ -76,7 +76,7 @@ class Forward:
 
     def activations(self, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32 output of the tapped layer; of its last call where the network calls it repeatedly."""
-        return as_maps(self._tap(layer).detach(), self.reshape).float()
+        return as_maps(self._tap(layer).detach(), self.reshape).float().contiguous()
 
     def gradients(self, targets: Tensor, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32, the gradient of the target's logit by the layer's output.
@@ -92,7 +92,7 @@ class Forward:
             )
         if self._gradients is None or self._gradients[0] is not targets:
             self._gradients = (targets, self._backward(targets))
-        return as_maps(self._gradients[1][layer or self.layer], self.reshape).float()
+        return as_maps(self._gradients[1][layer or self.layer], self.reshape).float().contiguous()
 
     def _backward(self, targets: Tensor) -> dict[str, Tensor]:
         """The gradients by every tapped layer; of a picture that was picked k times from k backward passes."""

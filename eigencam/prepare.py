@@ -43,6 +43,7 @@ class RunConfig:
     on_unsupported: str = "fail"
     on_bad_image: str = "skip"
     dtype: str = "float32"
+    channels_last: bool = False
     device: str = "auto"
     batch_size: int = 16
     chunk: int = 64
@@ -106,6 +107,8 @@ def prepare(composed: DictConfig) -> Job:
     device = chosen_device(config.device)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
+    if config.channels_last:
+        network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset = built["dataset"]
     methods = {name: built[f"method.{name}"] for name in config.method}
     evaluators = {name: built[f"evaluator.{name}"] for name in config.evaluator}
@@ -150,6 +153,7 @@ def prepare(composed: DictConfig) -> Job:
         "target": config.target,
         "dtype": config.dtype,
         "decoder": "pillow",
+        **({"channels_last": True} if config.channels_last else {}),  # other kernels: other rounding
     }
     asked = {name: describe(config.evaluator[name]) | compared.get(name, {}) for name in evaluators}
     for m, method in methods.items():

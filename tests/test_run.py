@@ -113,6 +113,7 @@ def test_what_changes_a_number_is_identity_and_defaults_are_not_special(
         "+dataset.seed=1",
         "target=predicted",
         "dtype=bfloat16",
+        "channels_last=true",
     ):
         passes.clear()
         run(config(tmp_path, "method=[eigencam]", "evaluator=[localization]", change))
@@ -128,6 +129,19 @@ def test_batch_size_changes_no_number_beyond_rounding(tmp_path: Path) -> None:
                 left = np.concatenate([np.atleast_1d(v) for v in one[column]]).astype(float)
                 right = np.concatenate([np.atleast_1d(v) for v in other[column]]).astype(float)
                 np.testing.assert_allclose(left, right, atol=0.02)
+
+
+def test_channels_last_gives_the_same_maps_but_for_rounding(tmp_path: Path) -> None:
+    options = ["dataset.count=6", "method=[eigencam,cam,gradcampp]", "evaluator=[localization]"]
+    runs = [run(config(tmp_path / kind, *options, f"channels_last={kind}")) for kind in ("true", "false")]
+    for key, result in runs[0].results.items():
+        np.testing.assert_allclose(result.rows()["iou"], runs[1].results[key].rows()["iou"], atol=0.02)
+
+
+def test_without_timing_no_cost_is_noted(tmp_path: Path) -> None:
+    run(config(tmp_path, "dataset.count=6", "method=[cam]", "evaluator=[localization]", "timing=false"))
+    (environment,) = json.loads(next(tmp_path.glob("*/env.json")).read_text())
+    assert "cost" not in environment
 
 
 def test_faults_are_told_all_at_once_before_anything_is_computed(tmp_path: Path) -> None:
