@@ -20,6 +20,9 @@ Y and O are the softmax probabilities of the map's class for the picture and for
   and the same method's map of the picture weighted with it; complexity the mean of m; ADCC the harmonic mean of
   coherency, 1 - complexity and 1 - average drop, of each picture.
 
+A picture whose class has the probability 0 to begin with has nothing to lose: its drop is 0. The share of pictures in
+which a method's drop is the smallest, "win" of Grad-CAM++, needs the rows of several methods: `eigencam table --win`.
+
 Maps that are constant or not finite keep everything (m = 1) and are counted in the table's note.
 """
 
@@ -90,7 +93,8 @@ class AverageDrop:
         before = rows["confidence"].to_numpy(np.float64)
         for share in self.shares:
             after = rows[_name("kept", share)].to_numpy(np.float64)
-            drop = np.maximum(before - after, 0) / before
+            lost = np.maximum(before - after, 0)
+            drop = np.divide(lost, before, out=np.zeros_like(lost), where=before > 0)
             note = degenerate(rows["map_state"]) if share == self.shares[0] else ""
             at = f"{100 * share:g} % of the pixels"
             metrics.append(statistics.mean(_name("drop", share), drop, threshold=at, better="lower", note=note))
@@ -232,7 +236,7 @@ class Adcc:
         r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0)
         before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
         after = _probabilities(probe, len(m), lambda part: weighted[part])
-        drop = (before - after).clamp(min=0) / before
+        drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
         return _rows({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:

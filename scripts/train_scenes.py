@@ -4,7 +4,7 @@
     python scripts/train_scenes.py scenes_resnet
     python scripts/train_scenes.py scenes_vit --epochs 6 --lr 0.002 --threads 1
     python scripts/train_scenes.py scenes_vig --epochs 6 --lr 0.002 --threads 1
-    python scripts/train_scenes.py scenes_resnet --permuted --train 200 --epochs 60 --batch 20 --lr 0.002
+    python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 60 --batch 32 --lr 0.002
 
 writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
 `results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
@@ -156,7 +156,8 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
             schedule.step()
             total += loss.item()
         loss_mean = total / steps
-        row(epoch + 1, loss_mean, top1(network, held_pictures[:500], held_labels[:500]), 500)
+        few = held_labels[:500]
+        row(epoch + 1, loss_mean, top1(network, held_pictures[: len(few)], few), len(few))
 
     saved = folded(network)
     rounded = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in saved.state_dict().items()}

@@ -1,6 +1,7 @@
 """Faithfulness on a network whose answers are known, and ROAD's filling against a sparse solver."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,13 +40,13 @@ class Sum:
         return images[:, 0]
 
 
-def probe(n: int = 2, black: float = 0.0) -> Sum:
+def probe(n: int = 2, black: float = 0.0) -> Any:
     images = torch.zeros(n, 3, SIDE, SIDE)
     images[:, 0, 2:4, 2:6] = 0.25
     return Sum(images, torch.zeros(n, dtype=torch.long), torch.full((3, 1, 1), black))
 
 
-def summary(evaluator: NetworkEvaluator, maps: Tensor, p: Sum) -> dict[str, Metric]:
+def summary(evaluator: NetworkEvaluator, maps: Tensor, p: Any) -> dict[str, Metric]:
     rows = evaluator.rows(maps.numpy(), p)
     assert len(rows) == len(maps)
     return {metric.name: metric for metric in evaluator.summary(pd.DataFrame(rows))}
@@ -164,6 +165,91 @@ def test_maps_are_scaled_before_they_are_enlarged() -> None:
     assert m.shape == (2, SIDE, SIDE)
     assert (m.amin((1, 2)) == 0).all()
     assert (m.amax((1, 2)) == 1).all()
+
+
+def blurred(picture: Tensor) -> Tensor:
+    """11 x 11, sigma 5, zeros beyond the border, as a plain double sum."""
+    line = np.exp(-(np.arange(-5, 6) ** 2) / 50)
+    kernel = np.outer(line, line) / line.sum() ** 2
+    padded = np.pad(picture.numpy(), ((0, 0), (5, 5), (5, 5)))
+    out = np.zeros_like(picture)
+    for y in range(SIDE):
+        for x in range(SIDE):
+            out[:, y, x] = (padded[:, y : y + 11, x : x + 11] * kernel).sum((1, 2))
+    return torch.from_numpy(out)
+
+
+@pytest.mark.parametrize("fill", ["black", "mean", "blur"])
+def test_kept_probabilities_are_those_of_a_plain_loop_over_pixels(fill: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    p = probe(n=3, black=-0.1)
+    p.images += 0.05 * torch.randn(p.images.shape, generator=generator)
+    maps = (4 * torch.rand(3, SIDE, SIDE, generator=generator)).round()  # many ties
+    rows = AverageDrop(fill=fill).rows(maps.numpy(), p)  # type: ignore[arg-type]
+    for n, row in enumerate(rows):
+        base = {"black": torch.full_like(p.images[n], -0.1), "mean": 0 * p.images[n], "blur": blurred(p.images[n])}[
+            fill
+        ]
+        m = (maps[n] - maps[n].min()) / (maps[n].max() - maps[n].min())
+        order = sorted(((y, x) for y in range(SIDE) for x in range(SIDE)), key=lambda at: -m[at].item())
+        for share in (1.0, 0.5, 0.3, 0.15):
+            picture = base.clone()
+            for y, x in order[: int(np.ceil(share * SIDE**2))]:
+                picture[:, y, x] = m[y, x] * p.images[n, :, y, x] + (1 - m[y, x]) * base[:, y, x]
+            expected = Sum.of(picture[None]).softmax(1)[0, 0].item()
+            assert row[f"kept_{100 * share:g}"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_curves_are_those_of_a_plain_loop_over_steps() -> None:
+    generator = torch.Generator().manual_seed(6)
+    p = probe(n=2)
+    p.images += 0.05 * torch.randn(p.images.shape, generator=generator)
+    maps = (3 * torch.rand(2, SIDE, SIDE, generator=generator)).round()
+    for n, row in enumerate(InsertionDeletion(steps=7).rows(maps.numpy(), p)):
+        order = sorted(((y, x) for y in range(SIDE) for x in range(SIDE)), key=lambda at: -maps[n][at].item())
+        for k in range(8):
+            gone, come = p.images[n].clone(), blurred(p.images[n])
+            for y, x in order[: round(64 * k / 7)]:
+                gone[:, y, x], come[:, y, x] = 0, p.images[n, :, y, x]
+            for name, picture in (("deletion", gone), ("insertion", come)):
+                assert row[name][k] == pytest.approx(Sum.of(picture[None]).softmax(1)[0, 0].item(), abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_the_filling_is_that_of_pytorch_grad_cam() -> None:
+    road = pytest.importorskip("pytorch_grad_cam.metrics.road", reason="extra `peers`")
+    generator = torch.Generator().manual_seed(7)
+    picture = torch.rand(3, 16, 16, generator=generator)
+    gone = torch.rand(1, 16, 16, generator=generator) < 0.5
+    found = impute(picture[None], gone[None], torch.zeros(3, 16, 16))[0]
+    theirs = road.NoisyLinearImputer(noise=0.0)(picture.clone(), (~gone).float())
+    torch.testing.assert_close(found, torch.as_tensor(theirs).view(3, 16, 16), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("evaluator", [AverageDrop(), Adcc()], ids=lambda e: type(e).__name__)
+def test_a_class_of_probability_zero_has_nothing_to_lose(evaluator: NetworkEvaluator) -> None:
+    p = probe()
+    p.images[:, 0] = -200.0
+    assert p.logits.softmax(1)[:, 0].tolist() == [0, 0]
+    found = summary(evaluator, torch.rand(2, SIDE, SIDE), p)
+    assert next(found[name].value for name in ("drop_100", "average_drop") if name in found) == 0
+    assert all(np.isfinite(metric.value) for metric in found.values())
+
+
+def test_chunks_are_full_of_pictures_and_steps() -> None:
+    sizes: list[int] = []
+
+    @dataclass
+    class Counting(Sum):
+        def predict(self, count, inputs) -> Tensor:  # type: ignore[no-untyped-def]
+            found = [self.of(inputs(slice(i, min(i + 16, count)))) for i in range(0, count, 16)]
+            sizes.extend(len(part) for part in found)
+            return torch.cat(found)
+
+    p = probe(n=5)
+    counting: Any = Counting(p.images, p.targets, p.black)
+    InsertionDeletion(steps=9).rows(torch.rand(5, 4, 4).numpy(), counting)
+    assert sizes == [16] * 6 + [4]  # 2 curves x 10 points x 5 pictures
 
 
 def test_parameters_are_checked() -> None:

@@ -205,9 +205,11 @@ def test_parameters_are_checked() -> None:
 
 
 def test_weights_that_do_not_fit_are_told_before_the_run(tmp_path: Path) -> None:
+    save_file(resnet().state_dict(), tmp_path / "other.safetensors")
     overrides = ["model=scenes_vgg", "dataset.count=3", "workers=0", f"paths.results={tmp_path}", "device=cpu"]
+    overrides += [f"evaluator.label_randomization.weights={tmp_path}/other.safetensors"]
     with (
         initialize_config_module("eigencam.configs", version_base="1.3"),
         pytest.raises(ValueError, match=r"evaluator\.label_randomization: .* do not fit ScenesVGG"),
     ):
-        run(compose("run", [*overrides, "method=[eigencam]", "evaluator=[label_randomization]"]))
+        run(compose("run", ["evaluator=[label_randomization]", *overrides, "method=[eigencam]"]))
