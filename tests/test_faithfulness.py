@@ -215,17 +215,6 @@ def test_curves_are_those_of_a_plain_loop_over_steps() -> None:
                 assert row[name][k] == pytest.approx(Sum.of(picture[None]).softmax(1)[0, 0].item(), abs=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-def test_the_filling_is_that_of_pytorch_grad_cam() -> None:
-    road = pytest.importorskip("pytorch_grad_cam.metrics.road", reason="extra `peers`")
-    generator = torch.Generator().manual_seed(7)
-    picture = torch.rand(3, 16, 16, generator=generator)
-    gone = torch.rand(1, 16, 16, generator=generator) < 0.5
-    found = impute(picture[None], gone[None], torch.zeros(3, 16, 16))[0]
-    theirs = road.NoisyLinearImputer(noise=0.0)(picture.clone(), (~gone).float())
-    torch.testing.assert_close(found, torch.as_tensor(theirs).view(3, 16, 16), atol=2e-3, rtol=0)
-
-
 @pytest.mark.parametrize("evaluator", [AverageDrop(), Adcc()], ids=lambda e: type(e).__name__)
 def test_a_class_of_probability_zero_has_nothing_to_lose(evaluator: NetworkEvaluator) -> None:
     p = probe()
