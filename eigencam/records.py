@@ -184,6 +184,8 @@ class Result:
     def flush(self) -> None:
         """Write the kept rows as one part, and what could not be decoded."""
         parts = self.folder / "parts"
+        if self._bad or self._buffer:
+            parts.mkdir(exist_ok=True)  # a run cut into other shards may just have finished the result
         if self._bad:
             write_text(parts / f"bad-{_hash(self._bad)}.json", json.dumps(self._bad))
             self._bad.clear()
