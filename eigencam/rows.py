@@ -68,7 +68,11 @@ def score(
 ) -> Scored:
     """Maps with the pictures that they belong to, after all that needs the network has been asked."""
     picture = [n for n, _ in pairs]
-    truths, regions = [replace(batch.truths[n], label=label) for n, label in pairs], [batch.regions[n] for n in picture]
+    # With `each` a row is about one class, also where the dataset seeks objects of any class (VOC).
+    truths = [replace(batch.truths[n], label=label) for n, label in pairs]
+    if job.config.target == "each":
+        truths = [replace(truth, foreground="label") for truth in truths]
+    regions = [batch.regions[n] for n in picture]
     targets = torch.tensor(found.targets, device=job.network.device)  # one tensor: methods share its backward pass
     beside = tuple(job.methods[name] for name in found.maps)
     follows = not job.comparable or job.config.target == "predicted"

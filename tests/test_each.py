@@ -184,3 +184,16 @@ def test_a_picture_without_objects_has_one_row(tmp_path: Path, monkeypatch: pyte
 def test_another_class_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"target=each: the classes of scenes .* gradcam"):
         run(config(tmp_path, "model.classes=imagenet", "method=[gradcam]"))
+
+
+def test_only_objects_of_the_row_s_class_are_sought_where_the_dataset_seeks_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = Scenes.truth
+    monkeypatch.setattr(Scenes, "truth", lambda self, i: replace(truth(self, i), foreground="any"))
+    chosen = ["method=[gradcam]", "evaluator=[pointing]"]
+    rows = run(config(tmp_path / "any", *chosen)).results["gradcam", "pointing"].rows()
+    monkeypatch.setattr(Scenes, "truth", truth)
+    expected = run(config(tmp_path / "label", *chosen)).results["gradcam", "pointing"].rows()
+    assert rows.duplicated("image").any()
+    pd.testing.assert_frame_equal(rows, expected)
