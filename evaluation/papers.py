@@ -14,7 +14,7 @@ its cell stays empty and the table says so.
         ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
         pictures:    the paper's number of pictures; null where it is not known
         metrics:     column: {published: name, evaluator: name, metric: name, sign: +1 | -1}
-        models:      the paper's network: {networks: [ours, ...], differs: what differs}
+        models:      the paper's network: {networks: [ours, ...] or [any], differs: what differs}
         methods:     the paper's method: ours, where the names differ
         rows:        [[network, method], ...] that the paper has and published.csv has not
         differs:     in what the protocols differ, one sentence each
@@ -31,6 +31,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from eigencam.evaluation.tables import Table
+
+ANY = "any"
+"""Stands for every network of ours, where the paper's number does not depend on one."""
 
 EMPTY = ""
 """The cell of a number that nobody has: neither published nor measured."""
@@ -134,7 +137,12 @@ def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> 
     lines, used = [], set[tuple[str, str]]()
     for model, method in keys:
         about = layout.models.get(model, {"networks": [], "differs": "no network of ours"})
-        ours = [key for key in mine if key[2] in about["networks"] and key[3] == layout.methods.get(method, method)]
+        networks = about["networks"]
+        ours = [
+            key
+            for key in mine
+            if (key[2] in networks or networks == [ANY]) and key[3] == layout.methods.get(method, method)
+        ]
         used |= {key[:2] for key in ours}
         for key in ours or [None]:
             shown = {title: values.get((model, method, column.published)) for title, column in layout.metrics.items()}
@@ -192,7 +200,8 @@ def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, A
         elif ns != {layout.pictures}:
             texts.append(f"n: the paper has {layout.pictures:,}")
     elif about.get("networks"):
-        texts.append(f"not run yet: {layout.command} model={about['networks'][0]}")
+        model = "" if about["networks"] == [ANY] else f" model={about['networks'][0]}"
+        texts.append(f"not run yet: {layout.command}{model}")
     return [*texts, *(layout.differs if found else ())]
 
 
