@@ -116,7 +116,7 @@ def test_what_another_shard_could_not_decode_is_left_out(tmp_path: Path) -> None
 
 
 def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ["dataset.count=5", "batch_size=4", "timing=false", "method=[gradcam,scorecam]", "evaluator=[pointing]"]
+    whole = ["dataset.count=9", "batch_size=8", "timing=false", "method=[gradcam,scorecam]", "evaluator=[pointing]"]
     alone = run(config(tmp_path / "two", *whole, "batch_size=2", "chunk=16"))
     original = torch.nn.Conv2d.forward
 
