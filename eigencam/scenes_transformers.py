@@ -19,12 +19,15 @@ from eigencam.scenes_networks import NUM_CLASSES, PREPROCESS
 SIDE = PREPROCESS.size // 8
 """Tokens, or vertices, along a side."""
 
+STEM = ((16, 2), (32, 2), (48, 1))
+"""Channels and stride of both networks' first convolutions; two of the network's own width follow."""
+
 
 class ScenesViT(VisionTransformer):
     """Five convolutions, then `layers` blocks of attention and MLP on 197 tokens."""
 
-    def __init__(self, width: int = 96, layers: int = 3, heads: int = 3) -> None:
-        stem = [ConvStemConfig(out, 3, stride) for out, stride in ((24, 2), (48, 2), (48, 1), (width, 2), (width, 1))]
+    def __init__(self, width: int = 64, layers: int = 3, heads: int = 2) -> None:
+        stem = [ConvStemConfig(out, 3, stride) for out, stride in (*STEM, (width, 2), (width, 1))]
         super().__init__(
             image_size=PREPROCESS.size,
             patch_size=8,
@@ -102,7 +105,7 @@ class ScenesViG(nn.Module):
         super().__init__()
         stem: list[nn.Module] = []
         channels = 3
-        for out, stride in ((24, 2), (48, 2), (48, 1), (width, 2), (width, 1)):
+        for out, stride in (*STEM, (width, 2), (width, 1)):
             stem += [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
             channels = out
         self.stem = nn.Sequential(*stem)

@@ -15,7 +15,7 @@ from eigencam.forward import evaluating, forward_pass, logits_of
 
 
 @lru_cache(maxsize=2)
-def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> nn.Module:
+def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModule:
     """What takes the output of `layer`, (B, C, h, w), to the logits, (B, K).
 
     Args:
@@ -59,25 +59,41 @@ def _cut(module: nn.Module, layer: str) -> fx.GraphModule:
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
     if not calls:
         raise ValueError(f"the network cannot be cut at {layer!r}: its forward function does not call it")
-    behind = fx.Graph()
-    copies: dict[fx.Node, Any] = {calls[-1]: behind.call_method("clone", (behind.placeholder("x"),))}
-    for node in _needed(graph, calls[-1]):
-        if node.op == "placeholder":
-            raise ValueError(f"the network cannot be cut at {layer!r}: what follows reads from before the layer, too")
-        copies[node] = behind.node_copy(node, lambda n: copies[n])
-    return fx.GraphModule(module, behind)
-
-
-def _needed(graph: fx.Graph, start: fx.Node) -> list[fx.Node]:
-    """The nodes that the output depends on by a way not through `start`, in order."""
     (output,) = (node for node in graph.nodes if node.op == "output")
-    needed, stack = set(), [output]
+    cut = between(module, calls[-1], output)
+    if cut is None:
+        raise ValueError(f"the network cannot be cut at {layer!r}: what follows reads from before the layer, too")
+    return cut
+
+
+def between(module: nn.Module, start: fx.Node, end: fx.Node) -> fx.GraphModule | None:
+    """What takes the value of `start` to that of `end` in a traced graph; None where it needs more than that value.
+
+    Args:
+        module: whose graph it is; its modules and parameters are shared.
+        start: a node; its value is cloned, as what follows may work in place.
+        end: a node behind it, or the graph's output.
+    """
+    part = fx.Graph()
+    copies: dict[fx.Node, Any] = {start: part.call_method("clone", (part.placeholder("x"),))}
+    for node in _needed(start, end):
+        if node.op == "placeholder":
+            return None
+        copies[node] = part.node_copy(node, lambda n: copies[n])
+    if end.op != "output":
+        part.output(copies[end])
+    return fx.GraphModule(module, part)
+
+
+def _needed(start: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """The nodes that `end` depends on by a way not through `start`, `end` among them, in order."""
+    needed, stack = set(), [end]
     while stack:
         node = stack.pop()
         if node is not start and node not in needed:
             needed.add(node)
             stack += node.all_input_nodes
-    return [node for node in graph.nodes if node in needed]
+    return [node for node in end.graph.nodes if node in needed]
 
 
 def fault(module: nn.Module, layer: str, shape: tuple[int, int]) -> str:

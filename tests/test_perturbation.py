@@ -5,15 +5,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
+from eigencam import ablation
 from eigencam.forward import Forward, forward_pass
 from eigencam.methods.cam import CAM
 from eigencam.methods.peers import Captum, PytorchGradCAM
 from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
+by_columns = ablation._by_columns
 
 
 def unit(x: Tensor) -> Tensor:
@@ -105,6 +108,47 @@ def test_shapley_values_add_up_and_are_those_of_all_permutations() -> None:
     torch.testing.assert_close(found.sum((1, 2)), gain, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "short"),
+    [
+        ("alexnet", "features.11", True),
+        ("resnet18", "layer4", True),
+        ("densenet121", "features.denseblock4", False),  # a batch norm lies between
+        ("mobilenet_v2", "features.18", True),
+        ("squeezenet1_1", "features", False),  # a convolution
+        ("resnet18", "layer3", False),
+    ],
+)
+def test_ablation_by_columns_of_the_classifier_is_ablation_of_channels(
+    name: str, layer: str, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)()
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.bias)
+    forward = forward_pass(net, random_activations(2, 3, 64, 64), layer)
+    activations = forward.activations()
+    used: list[object] = []
+    monkeypatch.setattr(ablation, "_by_columns", lambda *given: used.append(given) or by_columns(*given))
+    found = ablation.logits_without(forward, layer)
+    assert bool(used) == short
+    assert forward.module.training
+    for k in (0, 7, activations.shape[1] - 1):
+        without = activations.clone()
+        without[:, k] = 0
+        expected = forward.predict(2, lambda part, x=without: x[part], layer)
+        torch.testing.assert_close(found[:, k], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_ablation_by_passes_is_chunked_and_agrees() -> None:
+    forward, told = make(network("gap")), []
+    forward.chunk, forward.progress = 4, told.append
+    found = ablation._by_passes(forward, forward.activations(), "conv")
+    torch.testing.assert_close(found, ablation.logits_without(make(network("gap")), "conv"), atol=1e-5, rtol=1e-4)
+    assert told == [4] * 7 + [2]
+
+
 class Product(torch.nn.Module):
     """Logit 0 is the product of two positions, whose Shapley values are half of it each."""
 
@@ -175,7 +219,8 @@ def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
         one = forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk)
         one.progress = told.append
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-4, rtol=1e-3)
-        assert max(told) <= chunk
+        # Ablation-CAM's inputs are the classifier's vectors here: as many as fill a chunk of pictures go at once
+        assert max(told) <= (chunk * x[i].numel() // 4 if isinstance(method, AblationCAM) else chunk)
     half = forward_pass(net.bfloat16(), x.bfloat16(), "conv")
     assert method(half, TARGETS[:3]).dtype == torch.float32
 
