@@ -11,9 +11,10 @@ help:  ## this list
 
 setup: .venv/.ready  ## the virtual environment .venv: locked packages and the command .venv/bin/eigencam
 
-demo: setup  ## all methods and evaluators on the embedded scenes: tables, CSV files, a picture grid
+demo: setup  ## all methods and evaluators on the embedded scenes: tables, a report, a picture grid
 	EIGENCAM_RESULTS=$(DEMO)/runs $(BIN)/eigencam run experiment=demo
 	$(BIN)/eigencam table --results $(DEMO)/runs --out $(DEMO)
+	$(BIN)/eigencam report --results $(DEMO)/runs --out $(DEMO)/report.html
 	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --pictures 6 \
 		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
 

@@ -16,6 +16,7 @@ SUBCOMMANDS = {
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
     "compare": "methods against each other on the same pictures: differences, tests, ranks",
+    "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
     "status": "what is done, partly done, failed or missing",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",

@@ -1,0 +1,158 @@
+"""The curves of results: gathered into plots, a line for each method, and written as figures for papers."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.evaluation.base import Curve
+
+KINDS = ("pdf", "svg", "png")
+COLOURS = ("#4a86c5", "#ee7733", "#2a9d47", "#cc4c93", "#66ccee", "#ccaa33", "#ee6677", "#009988", "#8a6fd1", "#a8683c")
+"""Told apart by most colour-blind eyes, on white and on black; then again, dashed otherwise."""
+
+GREY = "#8a8a8a"
+DASHES = ("", "6 2", "2 2", "7 2 2 2")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a method's line is drawn, the same in every plot: a CSS colour and a dash pattern, "" for none."""
+
+    colour: str
+    dash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Curves of one name: of all methods of a network on a dataset.
+
+    Attributes:
+        dataset: with its split.
+        network: name.
+        evaluator: name.
+        lines: by method, baselines last.
+    """
+
+    dataset: str
+    network: str
+    evaluator: str
+    name: str
+    lines: dict[str, Curve] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Curve:
+        """Any of the curves: they have the same axes."""
+        return next(iter(self.lines.values()))
+
+
+def styles(long: pd.DataFrame) -> dict[str, Style]:
+    """A style for each method; baselines are grey."""
+    methods = long.drop_duplicates("method").sort_values(["baseline", "method"])
+    chosen: dict[str, Style] = {}
+    places = {False: 0, True: 0}
+    for method, baseline in zip(methods["method"], methods["baseline"].astype(bool), strict=True):
+        k = places[baseline]
+        places[baseline] += 1
+        if baseline:
+            chosen[method] = Style(GREY, DASHES[1:][k % 3])
+        else:
+            chosen[method] = Style(COLOURS[k % len(COLOURS)], DASHES[k // len(COLOURS) % len(DASHES)])
+    return chosen
+
+
+def plots(results: Iterable[tuple[dict[str, Any], Any, pd.DataFrame]]) -> list[Plot]:
+    """Gather the curves of results, each with its evaluator and its rows, in the order in which they come."""
+    made: dict[tuple[str, ...], Plot] = {}
+    for result, evaluator, rows in results:
+        if not len(rows) or not hasattr(evaluator, "curves"):
+            continue
+        dataset = f"{result['dataset']} {result['part']}".strip()
+        for curve in evaluator.curves(rows):
+            names = (dataset, result["network"], result["evaluator"], curve.name)
+            key = (*names[:3], result["group"], curve.name)
+            made.setdefault(key, Plot(*names)).lines[result["method"]] = curve
+    return list(made.values())
+
+
+def top(plot: Plot) -> float:
+    """Upper end of a plot's y axis, percent: the next full 20 above all lines."""
+    return max(20.0, 20.0 * np.ceil(max(float(curve.ys.max()) for curve in plot.lines.values()) / 20 - 1e-9))
+
+
+def place(curve: Curve, xs: Any, ys: Any, size: tuple[float, float], high: float) -> NDArray[np.float64]:
+    """(K, 2) points in a box of (width, height), y downwards: x over the curve's range, y from 0 to `high`."""
+    scale: Any = np.log if curve.log else np.asarray
+    low, up = float(scale(curve.xs.min())), float(scale(curve.xs.max()))
+    x = (scale(np.asarray(xs, np.float64)) - low) / (up - low or 1.0)
+    return np.stack([x * size[0], (1 - np.asarray(ys, np.float64) / high) * size[1]], axis=-1)
+
+
+def thinned(points: NDArray[np.float64], tolerance: float = 0.25) -> NDArray[np.float64]:
+    """(K, 2) points of a line without those that lie within `tolerance` of the line between those kept.
+
+    Douglas & Peucker, "Algorithms for the reduction of the number of points", Cartographica 10 (1973).
+
+    >>> thinned(np.array([[0, 0], [1, 0.1], [2, 0], [2, 5]])).tolist()
+    [[0.0, 0.0], [2.0, 0.0], [2.0, 5.0]]
+    """
+    kept, stack = np.zeros(len(points), bool), [(0, len(points) - 1)]
+    kept[[0, -1]] = True
+    while stack:
+        a, b = stack.pop()
+        if b - a < 2:
+            continue
+        (dx, dy), between = points[b] - points[a], points[a + 1 : b] - points[a]
+        length = float(np.hypot(dx, dy))
+        off = np.abs(dx * between[:, 1] - dy * between[:, 0]) / length if length else np.hypot(*between.T)
+        k = a + 1 + int(off.argmax())
+        if off.max() > tolerance:
+            kept[k] = True
+            stack += [(a, k), (k, b)]
+    return np.asarray(points[kept], np.float64)
+
+
+def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
+    """Write a plot; SVG, PDF or PNG by the name's ending. The same curves make the same bytes."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings: Any = {"svg.hashsalt": "eigencam", "svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 8}
+    with rc_context(settings):
+        figure = Figure(figsize=(3.4, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for method, curve in plot.lines.items():
+            dash = [float(n) / 1.2 for n in look[method].dash.split()]
+            style: Any = (0, dash) if dash else "-"
+            axes.plot(curve.xs, curve.ys, color=look[method].colour, linestyle=style, lw=1.2, label=method)
+            if curve.mark:
+                axes.plot(*curve.mark, "o", color=look[method].colour, ms=3)
+        axes.set(xlabel=plot.first.x, ylabel=plot.first.y, ylim=(0, top(plot)))
+        if plot.first.log:
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3, lw=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=6, ncols=2 if len(plot.lines) > 6 else 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+        figure.savefig(path, dpi=300, metadata=dates[path.suffix.removeprefix(".")])
+    return path
+
+
+def save_all(made: Sequence[Plot], look: dict[str, Style], folder: Path, kind: str) -> list[Path]:
+    """Write every plot as `<dataset>-<network>-<evaluator>-<name>.<kind>`."""
+    if kind not in KINDS:
+        raise ValueError(f"--figure-format {kind}; allowed: {', '.join(KINDS)}")
+    paths = [folder / f"{_stem(p.dataset, p.network, p.evaluator, p.name)}.{kind}" for p in made]
+    if len(set(paths)) < len(paths):  # the same dataset with several targets or checksums
+        paths = [path.with_stem(f"{path.stem}-{k}") for k, path in enumerate(paths, 1)]
+    return [save(plot, look, path) for plot, path in zip(made, paths, strict=True)]
+
+
+def _stem(*names: str) -> str:
+    return "-".join(re.sub(r"[^\w.]+", "_", name).strip("_") for name in names)

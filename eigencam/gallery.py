@@ -1,0 +1,360 @@
+"""Pictures for a report: which, and every method's map of them, computed again from the results' own configs.
+
+Of thousands of pictures a few dozen are shown: for each method those that it wins and loses most, hits and misses
+evenly spread, and those that the network got wrong. Their maps are computed again, from the `config.yaml` beside each
+result, and only if network, dataset and method still are what the result says. A map travels as it comes out of the
+network, a few hundred bytes, and the page enlarges and colours it.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from eigencam.datasets.base import VOID, BadImageError, Truth
+from eigencam.evaluation.base import Metric
+
+Item = tuple[str, int]
+"""(image id, class that the row is for)."""
+
+SIDE, CELLS, BOXES = 256, 32, 5
+"""Longest side of a picture and of a map in the report, pixels; boxes shown of a method that gives boxes."""
+
+
+@dataclass(slots=True)
+class Scores:
+    """What the rows of the results of one dataset say of each picture.
+
+    Attributes:
+        graded: by (network, method), then by `evaluator metric`: a value of each item, percent where it is one.
+        better: `lower` or `higher`, by `evaluator metric`.
+        boxes: by (network, method): (x1, y1, x2, y2) of each item, where rows have them.
+        right: by network: whether its first class is the label, of each item, where rows say.
+        folders: by (network, method): a result's folder.
+    """
+
+    graded: dict[tuple[str, str], dict[str, pd.Series]] = field(default_factory=dict)
+    better: dict[str, str] = field(default_factory=dict)
+    boxes: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+    right: dict[str, pd.Series] = field(default_factory=dict)
+    folders: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, result: Mapping[str, Any], evaluator: Any, rows: pd.DataFrame) -> None:
+        """Take in the rows of one result."""
+        key = result["network"], result["method"]
+        index = pd.MultiIndex.from_frame(rows[["image", "label"]])
+        self.folders.setdefault(key, result["folder"])
+        if "x1" in rows:
+            self.boxes.setdefault(key, rows[["x1", "y1", "x2", "y2"]].set_axis(index))
+        if result["network"] not in self.right and len(rows) and all(len(top) for top in rows["top5"]):
+            first = np.array([top[0] for top in rows["top5"]])
+            self.right[result["network"]] = pd.Series(first == rows["label"].to_numpy(), index)
+        metrics = {m.name: m for m in evaluator.summary(rows)}
+        for names in getattr(evaluator, "headline", ()):
+            metric = next(
+                (metrics[n] for n in names.split("|") if n in metrics and metrics[n].value == metrics[n].value), None
+            )
+            if metric is None or metric.better not in ("lower", "higher") or metric.name.endswith("_cls_error"):
+                continue
+            values = of_pictures(metric, rows)
+            if values is not None:
+                name = f"{result['evaluator']} {metric.name}"
+                self.better[name] = metric.better
+                self.graded.setdefault(key, {})[name] = pd.Series(values, index)
+
+    @property
+    def hit(self) -> str:
+        """The metric that says of each picture hit or miss; "" if there is none."""
+        for name in sorted(self.better, key=lambda n: ("loc_error" in n, "error" not in n, n)):
+            of = [values[name] for values in self.graded.values() if name in values]
+            if all(s.dropna().isin([0, 100]).all() for s in of):
+                return name
+        return ""
+
+    @property
+    def main(self) -> str:
+        """The metric by which pictures are chosen: a graded one if there is one."""
+        return next((name for name in sorted(self.better) if "error" not in name and name != self.hit), "") or self.hit
+
+    def frame(self, metric: str) -> pd.DataFrame:
+        """Items x (network, method): larger is better."""
+        sense = -1 if self.better[metric] == "lower" else 1
+        columns = {key: sense * values[metric] for key, values in self.graded.items() if metric in values}
+        return pd.DataFrame(columns)
+
+
+def of_pictures(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
+    """(N,) the metric of each row, percent where it is one, NaN where a row has none; None where rows do not say.
+
+    An evaluator may leave rows out. Which it left out is told by the one column that has nothing in as many.
+    """
+    if metric.sample is None or metric.sample.statistic is not None:
+        return None
+    parts = np.asarray(metric.sample.parts, np.float64) * (100 if metric.unit == "%" else 1)
+    if len(parts) == len(rows):
+        return parts
+    present = {tuple(_present(rows[name])) for name in rows.columns.difference(["image", "label", "target", "top5"])}
+    fitting = [mask for mask in present if sum(mask) == len(parts)]
+    if len(fitting) != 1:
+        return None
+    values = np.full(len(rows), np.nan)
+    values[np.array(fitting[0])] = parts
+    return values
+
+
+def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[Item]:
+    """At most `count` items, the most telling first.
+
+    In turn: what each method wins most over the mean of the others, and loses most; hits and misses evenly spread; what
+    the network got wrong.
+    """
+    if not scores.better:
+        return []
+    frame = scores.frame(scores.main)
+    queues: list[list[Item]] = []
+    for network in frame.columns.unique(0):
+        of = pd.DataFrame(frame[network])
+        for method in of.columns.difference(list(baselines), sort=False) if of.shape[1] > 1 else ():
+            others = of.drop(columns=method).mean(axis="columns")
+            lead = (of[method] - others).dropna().sort_values(kind="stable")
+            queues += [list(lead.index[::-1]), list(lead.index)]
+    ranked = frame.mean(axis="columns").dropna().sort_values(kind="stable").index
+    few = min(count, len(ranked))
+    spread = [ranked[(2 * k + 1) * len(ranked) // (2 * few)] for k in range(few)]
+    queues.append(spread)
+    queues += [list(right.index[~right.to_numpy(bool)]) for right in scores.right.values()]
+    # The even spread has a say as often as all the others together.
+    turns = zip_longest(*queues, spread[::-1])
+    return list(dict.fromkeys(item for item in chain.from_iterable(turns) if item is not None))[:count]
+
+
+def pictures(
+    root: Path, scores: Scores, items: Sequence[Item], settings: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The chosen pictures with every network's and method's map: what the page's gallery is made of, JSON-ready.
+
+    Args:
+        root: folder of the results.
+        scores: of one dataset.
+        items: the most telling first, which is the order they are given back in.
+        settings: `key=value` that take the place of what the configs say, e.g. where the pictures are now.
+        say: gets what could not be shown, and why.
+    """
+    found: dict[Item, dict[str, Any]] = {}
+    metrics = list(scores.better)
+    for network in dict.fromkeys(network for network, _ in scores.folders):
+        folders = {method: folder for (net, method), folder in scores.folders.items() if net == network}
+        try:
+            job, names = _job(root, folders, settings, say)
+        except (ValueError, FileNotFoundError) as error:
+            say(f"no pictures of {network}: {str(error).splitlines()[0]}")
+            continue
+        place = {image: i for i, image in enumerate(job.dataset.ids)}
+        for item in items:
+            image, label = item
+            try:
+                seen = _seen(job, place[image], label)
+            except (BadImageError, KeyError) as error:
+                say(f"{image}: {error}")
+                continue
+            picture = found.setdefault(item, seen.picture(job))
+            right = scores.right.get(network, pd.Series(dtype=object)).get(item)
+            methods = {}
+            for key, method in names.items():
+                values = scores.graded.get((network, method), {})
+                methods[method] = seen.of_method(key, scores.boxes.get((network, method)), item) | {
+                    "scores": [_number(values[m].get(item)) if m in values else None for m in metrics]
+                }
+            picture["networks"][network] = {
+                "predicted": seen.predicted,
+                "right": None if right is None else bool(right),
+                "methods": methods,
+            }
+    return {
+        "metrics": [{"name": m, "better": scores.better[m]} for m in metrics],
+        "hit": metrics.index(scores.hit) if scores.hit else None,
+        "main": metrics.index(scores.main) if metrics else None,
+        "pictures": [found[item] for item in items if item in found],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One picture through one network."""
+
+    image: NDArray[np.uint8]
+    truth: Truth
+    region: tuple[float, float, float, float]
+    maps: Mapping[str, NDArray[np.float32]]
+    boxes: Mapping[str, NDArray[np.float64]]
+    predicted: str
+
+    def picture(self, job: Any) -> dict[str, Any]:
+        """What is the same for all networks."""
+        height, width = self.truth.size
+        scale = min(1.0, SIDE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        shown = Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS)
+        label = self.truth.label
+        made: dict[str, Any] = {
+            "id": self.truth.image_id,
+            "class": job.dataset.classes[label] if label >= 0 else "",
+            "size": [width, height],
+            "src": _uri(shown, "webp", quality=62, method=6),
+            "boxes": _rounded(self.truth.boxes[self.truth.sought()]),
+            "networks": {},
+        }
+        if (mask := self.truth.mask) is not None and mask.shape == self.truth.size:
+            thing = (mask > 0) & (mask < VOID) if self.truth.foreground == "any" else mask == label + 1
+            veil = Image.fromarray(thing.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+            veil.putpalette([0, 0, 0, 0, 0, 0])
+            made["veil"] = _uri(veil, "png", transparency=bytes([170, 0]), bits=1, optimize=True)
+        return made
+
+    def of_method(self, key: str, rows: pd.DataFrame | None, item: Item) -> dict[str, Any]:
+        """A method's map, or its boxes."""
+        from eigencam.evaluation.maps import ScoreMap, box_of
+
+        if key in self.boxes:
+            return {"boxes": _rounded(self.boxes[key][:BOXES, :4])}
+        score_map = ScoreMap(self.maps[key], self.truth.size, self.region)
+        if rows is not None and item in rows.index:
+            box = rows.loc[[item]].to_numpy(np.float64)[:1]
+        else:
+            box = box_of(score_map, "max", 0.15)[None]
+        values = _shrunk(score_map.values) / max(score_map.peak, np.finfo(np.float32).tiny)
+        levels = (np.clip(np.nan_to_num(values, posinf=0, neginf=0), 0, 1) * 255).round().astype(np.uint8)
+        made = {
+            "boxes": _rounded(box),
+            "map": base64.b64encode(levels.tobytes()).decode(),
+            "cells": [levels.shape[1], levels.shape[0]],
+        }
+        height, width = self.truth.size
+        whole = self.region == (0.0, 0.0, float(width), float(height))
+        return made if whole else made | {"region": [round(x, 1) for x in self.region]}
+
+
+def _job(
+    root: Path, folders: Mapping[str, str], settings: Sequence[str], say: Callable[[str], None]
+) -> tuple[Any, dict[str, str]]:
+    """The job that makes maps of one network's methods, and the method of each of its names.
+
+    Raises:
+        ValueError: the config is at fault, or network or dataset are not those of the results any more.
+    """
+    from omegaconf import OmegaConf
+
+    from eigencam.identity import canonical
+    from eigencam.prepare import prepare
+
+    configs: dict[str, Any] = {}
+    identities: dict[str, Any] = {}
+    for method, folder in folders.items():
+        configs[method] = OmegaConf.load(root / folder / "config.yaml")
+        identities[method] = json.loads((root / folder / "identity.json").read_text())
+    names = {f"m{k}": method for k, method in enumerate(folders)}
+    nodes = {}
+    for key, method in names.items():
+        name = json.loads((root / folders[method] / "metrics.json").read_text())["method"]
+        nodes[key] = OmegaConf.to_container(configs[method].method[name])
+    config = next(iter(configs.values()))
+    config.method, config.on_unsupported, config.device = nodes, "skip", "auto"
+    config.evaluator = {"localization": {"_target_": "eigencam.evaluation.localization.Localization"}}
+    job = prepare(OmegaConf.merge(config, OmegaConf.from_dotlist(list(settings))))  # type: ignore[arg-type]
+    expected = next(iter(identities.values()))
+    for what in ("network", "dataset"):
+        now = next(iter(job.results.values())).identity[what]
+        if canonical(now) != canonical(expected[what]):
+            raise ValueError(f"the {what} is not that of the results any more")
+    for key, method in list(names.items()):
+        same = canonical(job.results[key, "localization"].identity["method"]) == canonical(identities[method]["method"])
+        if key in job.unsupported or not same:
+            say(f"no pictures of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
+            del names[key], job.methods[key]
+    return job, names
+
+
+def _seen(job: Any, i: int, label: int) -> _Seen:
+    """Picture `i` through the network, every method's map of it for the class of its row."""
+    from dataclasses import replace
+
+    import torch
+
+    from eigencam.explain import class_names
+    from eigencam.maps import compute_maps
+
+    image, truth = job.dataset.image(i), replace(job.dataset.truth(i), label=label)
+    resized, region = job.network.preprocess(image)
+    by_label = job.comparable and job.config.target != "predicted"
+    found = compute_maps(
+        job.network,
+        job.methods,
+        torch.from_numpy(resized)[None],
+        labels=[max(label, 0)] if by_label else None,
+        index=[i],
+        ids=[truth.image_id],
+        original=lambda _n: image,
+        regions=[region],
+        chunk=job.config.chunk,
+    )
+    known, first = class_names(job), found.top5[0][:1]
+    predicted = next((known[k].split(",")[0] if k < len(known) else f"class {k}" for k in first), "")
+    maps = {name: of[0] for name, of in found.maps.items()}
+    boxes = {name: of[0] for name, of in found.boxes.items()}
+    return _Seen(image, truth, region, maps, boxes, predicted)
+
+
+def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
+    """Drop the least telling pictures until all are below a number of bytes of JSON; how many were dropped."""
+    sizes = [[len(json.dumps(picture)) for picture in gallery["pictures"]] for gallery in galleries]
+    dropped, total = 0, sum(map(sum, sizes))
+    while total > limit and any(sizes):
+        k = max(range(len(sizes)), key=lambda k: len(sizes[k]))
+        total -= sizes[k].pop()
+        galleries[k]["pictures"].pop()
+        dropped += 1
+    return dropped
+
+
+def _present(column: "pd.Series[Any]") -> NDArray[np.bool_]:
+    """(N,) bool: rows where a column has something: True, a number, a list that is not empty."""
+    if column.dtype == bool:
+        return column.to_numpy(bool)
+    if column.dtype == object:
+        return np.array([len(value) > 0 for value in column], bool)
+    return column.notna().to_numpy(bool)
+
+
+def _shrunk(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A map of at most `CELLS` a side, by means of its cells; a smaller one as it is."""
+    height, width = values.shape
+    if max(height, width) <= CELLS or not np.isfinite(values).all():
+        return values[:CELLS, :CELLS]
+    scale = CELLS / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX), np.float32)
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    partial(picture.save, buffer, kind)(**options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _rounded(boxes: NDArray[np.float64]) -> list[list[float]]:
+    """Boxes without those that are none."""
+    return [[round(x, 1) for x in box] for box in boxes.tolist() if np.isfinite(box).all()]
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else round(float(value), 2)

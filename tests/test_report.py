@@ -1,0 +1,260 @@
+"""`eigencam report`: what the page and the figures hold, without a browser."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eigencam import curves, gallery, report
+from eigencam.cli import main
+from eigencam.evaluation import statistics
+from eigencam.evaluation.base import Curve
+
+RUN = ["dataset.count=24", "workers=0", "device=cpu", "batch_size=24", "timing=false", "hydra.run.dir=."]
+VOID = {"meta", "link", "img", "input", "br", "hr", "circle", "line", "path"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report") / "runs"
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    from eigencam.run import run
+
+    GlobalHydra.instance().clear()
+    chosen = ["method=[eigencam,gradcam,center_box,random]", "evaluator=[localization,segmentation]"]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        run(compose("run", [*RUN[:-1], *chosen, f"paths.results={root}"]), say=lambda _line: None)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(results: Path) -> Path:
+    path = results.parent / "page.html"
+    assert main(["report", "--results", str(results), "--out", str(path), "--pictures", "10"]) == 0
+    return path
+
+
+class Reader(HTMLParser):
+    """Which tags are open, and what is wrong with that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids += [given["id"] or ""] if "id" in given else []
+        if tag == "a":
+            self.links.append(given["href"] or "")
+        self.outside += [v or "" for k, v in attrs if k in ("src", "href", "data", "action") and not _inside(v or "")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"{tag} at {self.getpos()}")
+
+
+def _inside(address: str) -> bool:
+    return address.startswith(("#", "data:"))
+
+
+def parsed(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    return reader
+
+
+def data_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_the_page_is_whole_and_asks_for_nothing(page: Path) -> None:
+    text = page.read_text()
+    reader = parsed(text)
+    assert reader.faults == []
+    assert reader.open == []
+    assert reader.outside == []
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert {link[1:] for link in reader.links} <= set(reader.ids)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.stat().st_size < 1e6
+
+
+def test_the_numbers_are_those_of_the_results(page: Path, results: Path) -> None:
+    text = page.read_text()
+    for path in results.glob("*-localization-*/metrics.json"):
+        (iou,) = [m for m in json.loads(path.read_text())["metrics"] if m["name"] == "mean_iou"]
+        assert f"<b>{iou['value']:.1f}</b>" in text
+        assert f"[{iou['low']:.1f}, {iou['high']:.1f}]" in text
+    assert "scenes test: n = 24" in text
+    commit = json.loads(next(results.glob("*/env.json")).read_text())[0]["git_commit"]
+    assert commit[:12] in text
+
+
+def test_scores_of_the_gallery_are_those_of_the_rows(page: Path, results: Path) -> None:
+    shown = data_of(page.read_text())["sets"]["scenes test"]
+    names = [m["name"] for m in shown["metrics"]]
+    assert names[shown["main"]] == "localization mean_iou"
+    assert names[shown["hit"]] == "localization gt_known_error"
+    rows = pd.read_parquet(next(results.glob("*-eigencam-localization-*/rows.parquet"))).set_index("image")
+    assert len(shown["pictures"]) == 10
+    for picture in shown["pictures"]:
+        method = picture["networks"]["scenes_resnet"]["methods"]["eigencam"]
+        row = rows.loc[picture["id"]]
+        assert method["scores"][shown["main"]] == pytest.approx(100 * row["iou"], abs=0.006)
+        assert method["scores"][shown["hit"]] == 100 * (row["iou"] < 0.5)
+        assert method["boxes"] == [pytest.approx(row[["x1", "y1", "x2", "y2"]].tolist(), abs=0.06)]
+        assert picture["networks"]["scenes_resnet"]["right"] == (row["top5"][0] == row["label"])
+        assert picture["src"].startswith("data:image/webp;base64,")
+
+
+def test_names_cannot_break_out_of_the_page(results: Path, tmp_path: Path) -> None:
+    evil = '</script><img src=x onerror="alert(1)">&amp;\u2028'
+    copy = tmp_path / "runs"
+    shutil.copytree(results, copy)
+    for path in copy.glob("*-eigencam-*/metrics.json"):
+        summary = json.loads(path.read_text())
+        summary["method"] = evil
+        summary["metrics"][0]["note"] = evil
+        path.write_text(json.dumps(summary))
+    out = tmp_path / "page.html"
+    assert main(["report", "--results", str(copy), "--out", str(out), "--no-pictures", "--title", evil]) == 0
+    text = out.read_text()
+    assert "<img src=x" not in text
+    assert parsed(text).faults == []
+    assert data_of(text)["sets"] == {}
+    packed = report.in_script({"a": evil})
+    assert not set("<>&\u2028") & set(packed)
+    assert json.loads(packed) == {"a": evil}
+
+
+def test_the_budget_drops_pictures_and_says_so(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    arguments = ["report", "--results", str(results), "--out", str(out), "--pictures", "10"]
+    assert main([*arguments, "--max-mb", "0.09"]) == 0
+    assert out.stat().st_size <= 90_000
+    data = data_of(out.read_text())
+    left = len(data["sets"]["scenes test"]["pictures"])
+    assert 0 < left < 10
+    assert data["dropped"] == 10 - left
+    assert f"{10 - left} of 10 pictures left out" in capsys.readouterr().out
+    assert main([*arguments, "--max-mb", "0.01"]) == 2
+    assert "the page without pictures has" in capsys.readouterr().err
+
+
+def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    arguments = ["report", "--results", str(results), "--out", str(out), "--pictures", "4"]
+    assert main([*arguments, "dataset.count=20"]) == 0
+    assert "no pictures of scenes_resnet: the dataset is not that of the results" in capsys.readouterr().out
+    assert "the dataset is not that of the results any more" in out.read_text()
+    assert data_of(out.read_text())["sets"] == {}
+    assert main([*arguments, "model.weights=/nowhere.pth"]) == 0
+    assert "/nowhere.pth: no such file" in capsys.readouterr().out
+    assert main([*arguments, "nonsense"]) == 2
+    assert main([*arguments[:-1], "-1"]) == 2
+    assert main(["report", "--results", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize("kind", curves.KINDS)
+def test_figures_are_the_same_bytes_each_time(results: Path, tmp_path: Path, kind: str) -> None:
+    arguments = ["report", "--results", str(results), "--out", str(tmp_path / "p.html"), "--no-pictures"]
+    for folder in ("a", "b"):
+        assert main([*arguments, "--figures", str(tmp_path / folder), "--figure-format", kind]) == 0
+    first = sorted((tmp_path / "a").iterdir())
+    assert [p.name for p in first] == [
+        f"scenes_test-scenes_resnet-{name}.{kind}"
+        for name in (
+            "localization-localized_against_overlap",
+            "segmentation-foreground_IoU_against_threshold",
+            "segmentation-precision_against_recall",
+        )
+    ]
+    assert all(p.read_bytes() == (tmp_path / "b" / p.name).read_bytes() for p in first)
+
+
+def test_items_are_won_lost_and_spread() -> None:
+    index = pd.MultiIndex.from_tuples([(f"p{k}", 0) for k in range(20)], names=["image", "label"])
+    scores = gallery.Scores(better={"loc mean_iou": "higher", "loc box_error": "lower"})
+    a, b = np.linspace(0, 100, 20), np.full(20, 50.0)
+    for method, values in (("a", a), ("b", b)):
+        hits = pd.Series(np.where(values < 50, 100.0, 0.0), index)
+        scores.graded["net", method] = {"loc mean_iou": pd.Series(values, index), "loc box_error": hits}
+    scores.right["net"] = pd.Series([k != 7 for k in range(20)], index)
+    assert (scores.main, scores.hit) == ("loc mean_iou", "loc box_error")
+    chosen = [image for image, _ in gallery.choose(scores, 5)]
+    # What `a` wins most, loses most (which are what `b` loses and wins), the first of the spread, the wrong one.
+    assert chosen[:4] == ["p19", "p0", "p2", "p7"]
+    assert len(set(chosen)) == 5
+    assert len(gallery.choose(scores, 100)) == 20
+    scores.better = {}
+    assert gallery.choose(scores, 5) == []
+
+
+def test_rows_that_an_evaluator_leaves_out_have_no_score() -> None:
+    rows = pd.DataFrame({"image": list("abcd"), "label": 0, "iou": [0.1, np.nan, 0.3, np.nan], "x": 1.0})
+    metric = statistics.mean("mean_iou", [0.1, 0.3])
+    np.testing.assert_allclose(gallery.of_pictures(metric, rows), [10, np.nan, 30, np.nan])  # type: ignore[arg-type]
+    rows["other"] = [np.nan, 1, 1, np.nan]  # which two were left out is not told any more
+    assert gallery.of_pictures(metric, rows) is None
+    assert gallery.of_pictures(statistics.undefined("m", 0, ""), rows) is None
+
+
+def test_a_table_cell_knows_its_number_and_where_it_lies() -> None:
+    cells = report._spans([report._cell(text) for text in ("20.0 [10.0, 30.0]", "-", "60.0 [50.0, 110.0]", "1.00")])
+    assert [c.order for c in cells] == [20, None, 60, 1]
+    assert [c.span for c in cells] == [(0, 10, 20), None, (40, 50, 100), None]
+    assert [c.interval for c in cells] == ["[10.0, 30.0]", "", "[50.0, 110.0]", ""]
+
+
+def test_a_thinned_line_is_nowhere_off_by_more_than_said() -> None:
+    x = np.linspace(0, 300, 256)
+    line = np.stack([x, 80 + 60 * np.sin(x / 40)], axis=1)
+    thin = curves.thinned(line)
+    assert 5 < len(thin) < 80
+    assert np.abs(np.interp(x, thin[:, 0], thin[:, 1]) - line[:, 1]).max() < 0.5
+    flat = np.stack([x, np.full_like(x, 3)], axis=1)
+    assert curves.thinned(flat).tolist() == [[0, 3], [300, 3]]
+    one = np.zeros((1, 2))
+    assert curves.thinned(one).tolist() == [[0, 0]]
+
+
+def test_a_plot_reaches_above_its_lines_and_logs_its_boxes() -> None:
+    xs = np.array([1.0, 10, 100])
+    curve = Curve("n", "boxes", "recall %", xs, np.array([1.0, 20, 41]), log=True)
+    plot = curves.Plot("d", "n", "e", "n", {"m": curve})
+    assert curves.top(plot) == 60
+    np.testing.assert_allclose(curves.place(curve, xs, curve.ys, (200, 60), 60), [[0, 59], [100, 40], [200, 19]])
+    assert report._ticks(curve) == [1, 10, 100]
+    flat = Curve("n", "x", "y", np.array([0.0, 1]), np.zeros(2))
+    assert curves.top(curves.Plot("d", "n", "e", "n", {"m": flat})) == 20
+
+
+def test_methods_have_styles_of_their_own() -> None:
+    names = [f"m{k:02}" for k in range(25)]
+    long = pd.DataFrame({"method": [*names, "random", "center"], "baseline": [False] * 25 + [True] * 2})
+    look = curves.styles(long)
+    assert len({(s.colour, s.dash) for s in look.values()}) == 27
+    assert look["random"].colour == look["center"].colour == curves.GREY

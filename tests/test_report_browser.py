@@ -1,0 +1,235 @@
+"""The page in a real browser: sorting, curves, filters, keys, light and dark, a phone, and a silent console."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import chromium
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from eigencam.cli import main
+from eigencam.run import run
+
+pytestmark = pytest.mark.skipif(
+    chromium.find() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser")
+    GlobalHydra.instance().clear()
+    chosen = ["method=[eigencam,gradcam,random]", "evaluator=[localization,segmentation]", "timing=false"]
+    small = ["dataset.count=24", "workers=0", "device=cpu", "batch_size=24", f"paths.results={folder / 'runs'}"]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        run(compose("run", [*chosen, *small]), say=lambda _line: None)
+    out = folder / "page.html"
+    assert main(["report", "--results", str(folder / "runs"), "--out", str(out), "--pictures", "12"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
+    with chromium.page(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture
+def there(browser: chromium.Page, page: Path) -> Iterator[chromium.Page]:
+    """The page, newly loaded; at the end the console has said nothing and nothing was asked for."""
+    browser.size(1200, 900)
+    browser.open(page)
+    yield browser
+    assert browser.faults == []
+
+
+def column(browser: chromium.Page, k: int) -> list[str]:
+    return browser.ask(f"[...document.querySelectorAll('table')[0].tBodies[0].rows].map(r => r.cells[{k}].innerText)")
+
+
+def sorts(browser: chromium.Page) -> list[str]:
+    return browser.ask(
+        "[...document.querySelectorAll('table')[0].querySelectorAll('th[scope=col]')].map(h => h.ariaSort)"
+    )
+
+
+def cards(browser: chromium.Page) -> list[str]:
+    return browser.ask("[...document.querySelectorAll('#cards h3')].map(h => h.textContent)")
+
+
+def choose(browser: chromium.Page, **fields: str) -> None:
+    for name, value in fields.items():
+        browser.ask(
+            f"(() => {{ const e = document.querySelector('[name={name}]'); e.value = {json.dumps(value)};"
+            "e.dispatchEvent(new Event('input', {bubbles: true})) })()"
+        )
+
+
+def data(browser: chromium.Page) -> dict[str, Any]:
+    found = json.loads(browser.ask("document.getElementById('data').textContent"))["sets"]
+    return found["scenes test"]
+
+
+def method(picture: dict[str, Any], name: str) -> dict[str, Any]:
+    return picture["networks"]["scenes_resnet"]["methods"][name]
+
+
+def test_a_table_sorts_by_mouse_and_by_keyboard(there: chromium.Page, page: Path) -> None:
+    before = column(there, 2)
+    assert sorts(there) == ["none"] * len(sorts(there))
+    there.click("table th:nth-child(3) button")
+    numbers = [float(text.split()[0]) for text in column(there, 2)]
+    assert numbers == sorted(numbers)
+    assert sorts(there)[2] == "ascending"
+    there.key("Enter")  # the button has the focus
+    numbers = [float(text.split()[0]) for text in column(there, 2)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert sorts(there)[2] == "descending"
+    there.click("table th:nth-child(2) button")
+    names = column(there, 1)
+    assert names == sorted(names)
+    assert [s for s in sorts(there) if s != "none"] == ["ascending"]
+    there.click("table th:nth-child(3) button")
+    fragment = there.ask("location.hash")
+    there.open(page, fragment)
+    assert sorts(there)[2] == "ascending"
+    assert sorted(column(there, 2)) == sorted(before)
+
+
+def test_the_gallery_filters(there: chromium.Page, page: Path) -> None:
+    pictures = data(there)["pictures"]
+    hit, main_score = data(there)["hit"], data(there)["main"]
+    ids = [p["id"] for p in pictures]
+    assert cards(there) == ids
+    chosen_class = pictures[0]["class"]
+    choose(there, **{"class": chosen_class})
+    assert cards(there) == [p["id"] for p in pictures if p["class"] == chosen_class]
+    choose(there, **{"class": ""}, method="gradcam", show="hit")
+    assert cards(there) == [p["id"] for p in pictures if method(p, "gradcam")["scores"][hit] == 0]
+    choose(there, show="miss")
+    assert cards(there) == [p["id"] for p in pictures if method(p, "gradcam")["scores"][hit] == 100]
+    choose(there, show="wrong")
+    assert cards(there) == [p["id"] for p in pictures if not p["networks"]["scenes_resnet"]["right"]]
+
+    def lead(p: dict[str, Any]) -> float:
+        return method(p, "eigencam")["scores"][main_score] - method(p, "gradcam")["scores"][main_score]
+
+    choose(there, show="", method="eigencam", against="gradcam", order="wins")
+    assert cards(there) == [p["id"] for p in sorted(pictures, key=lead, reverse=True)]
+    choose(there, order="loses")
+    assert cards(there) == [p["id"] for p in sorted(pictures, key=lead)]
+    fragment, shown = there.ask("location.hash"), cards(there)
+    assert fragment.startswith("#pictures?")
+    there.open(page, fragment)
+    assert cards(there) == shown
+    choose(there, q="nothing is called so")
+    assert cards(there) == []
+    assert "No picture of 12" in there.ask("document.getElementById('status').textContent")
+    there.click("#filters button[type=reset]")
+    assert cards(there) == ids
+    assert "?" not in there.ask("location.hash")
+
+
+def test_keys_walk_find_enlarge_and_leave(there: chromium.Page) -> None:
+    focus = "[...document.querySelectorAll('.card')].indexOf(document.activeElement)"
+    there.key("j")
+    assert there.ask(focus) == 0
+    there.key("j")
+    there.key("ArrowRight")
+    there.key("ArrowDown")
+    assert there.ask(focus) == 3
+    there.key("k")
+    there.key("ArrowLeft")
+    assert there.ask(focus) == 1
+    there.key("Enter")
+    assert there.ask("document.getElementById('large').open")
+    assert there.ask("document.querySelector('#inside h3').textContent") == cards(there)[1]
+    there.key("ArrowRight")
+    assert there.ask("document.querySelector('#inside h3').textContent") == cards(there)[2]
+    there.key("Escape")
+    there.wait("!document.getElementById('large').open")
+    there.wait(f"({focus}) === 2")
+    there.key("/")
+    assert there.ask("document.activeElement.name") == "q"
+    assert there.ask("document.activeElement.value") == ""
+    wanted = data(there)["pictures"][4]
+    for letter in wanted["id"][-3:]:
+        there.key(letter)
+    assert wanted["id"] in cards(there)
+    assert len(cards(there)) < 12
+    there.key("Escape")
+    assert there.ask(focus) == 0
+
+
+def test_a_map_is_painted_as_the_evaluators_enlarge_it(there: chromium.Page) -> None:
+    there.key("j")
+    there.wait("[...document.querySelectorAll('.card canvas')].some(c => c.width !== 300)")
+    alike = there.ask("""(() => {
+        const c = document.querySelector('.card canvas'), [w, h] = c.what.cells;
+        const raw = atob(c.what.map), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        const heat = JSON.parse(document.getElementById('data').textContent).heat;
+        const hex = (x, y) => [0, 1, 2].map(i => d[4 * (y * c.width + x) + i].toString(16).padStart(2, '0')).join('');
+        const of = v => heat[Math.round(v / 255 * (heat.length - 1))];
+        return hex(0, 0) === of(raw.charCodeAt(0))
+            && hex(c.width - 1, c.height - 1) === of(raw.charCodeAt(w * h - 1));
+    })()""")
+    assert alike
+
+
+def test_light_and_dark(there: chromium.Page, page: Path) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = there.ask(paper)
+    there.size(1200, 900, dark=True)
+    dark = there.ask(paper)
+    assert light == "rgb(255, 255, 255)"
+    assert dark != light
+    there.click("#theme")
+    assert there.ask(paper) == light
+    fragment = there.ask("location.hash")
+    there.open(page, fragment)
+    assert there.ask(paper) == light
+    there.click("#theme")
+    assert there.ask(paper) == dark
+
+
+def test_lines_of_a_method_go_and_come_back(there: chromium.Page, page: Path) -> None:
+    shown = "[...document.querySelectorAll('.plots g[data-m=random]')].filter(g => g.getClientRects().length).length"
+    number = there.ask(shown)
+    assert number > 0
+    there.click(".chips button[data-method=random]")
+    assert there.ask(shown) == 0
+    there.open(page, there.ask("location.hash"))
+    assert there.ask(shown) == 0
+    there.click(".chips button[data-method=random]")
+    assert there.ask(shown) == number
+
+
+def test_contents_lead_there_and_keep_the_state(there: chromium.Page) -> None:
+    there.click("table th:nth-child(3) button")
+    there.ask("document.querySelector('.toc a[href=\"#table-2\"]').click()")
+    there.wait("location.hash.startsWith('#table-2?')")
+    assert "t1=2a" in there.ask("location.hash")
+    assert sorts(there)[2] == "ascending"
+
+
+def test_a_phone_needs_no_scrolling_sideways(there: chromium.Page, page: Path) -> None:
+    there.size(360, 740, phone=True)
+    there.open(page)
+    assert there.ask("document.documentElement.scrollWidth <= innerWidth")
+    there.ask("document.getElementById('pictures').scrollIntoView()")
+    widths = there.ask("[...document.querySelectorAll('.card .tile')].map(t => t.getBoundingClientRect().right)")
+    assert max(widths) <= 360
+
+
+def test_what_a_reader_by_ear_needs(there: chromium.Page) -> None:
+    unnamed = there.ask("""[...document.querySelectorAll('button, select, input, a, dialog')].filter(e =>
+        !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title)).map(e => e.outerHTML)""")
+    assert unnamed == []
+    assert there.ask("document.documentElement.lang") == "en"
+    levels = there.ask("[...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])")
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
