@@ -103,6 +103,7 @@ class Voc:
         difficult: bool = True,
         allow_missing: bool = False,
         download: bool = False,
+        without: str | Path | None = None,
     ) -> None:
         """Find the files and read all annotations.
 
@@ -115,9 +116,10 @@ class Voc:
             difficult: keep the boxes flagged difficult (`Truth.difficult` tells them apart).
             allow_missing: take the pictures whose files are all there.
             download: let torchvision download the archive into `root` unless the image set is there already.
+            without: a text file of ids, one a line, that are left out; others than the image set's may be among them.
 
         Raises:
-            FileNotFoundError: the folder, the image set, or some of its files are missing.
+            FileNotFoundError: the folder, the image set, some of its files, or `without` are missing.
             ValueError: an option is not one of those allowed, or an annotation is wrong.
         """
         if year not in YEARS:
@@ -130,6 +132,10 @@ class Voc:
             _download(Path(root), year, image_set)
         self.folder = _folder(Path(root), year, image_set, task) or _complain(Path(root), year, image_set, task)
         listed = _listed(self.folder / "ImageSets" / task / f"{image_set}.txt")
+        every = len(listed)
+        if without:
+            listed = _rest(listed, Path(without).expanduser())
+        self.without = every - len(listed)
         self.ids = self._complete(listed, allow_missing)
         self._annotations = [self._annotation(name) for name in self.ids]
 
@@ -181,6 +187,7 @@ class Voc:
             "task": self.task,
             "image_set": self.image_set,
             "difficult": self.difficult,
+            **({"without": self.without} if self.without else {}),
             "n": len(self.ids),
             "truth": checksum(truth),
             "masks": checksum(masks) if self.task == "Segmentation" else None,
@@ -263,6 +270,17 @@ def _listed(path: Path) -> list[str]:
     if not names:
         raise ValueError(f"{path}: no picture is listed")
     return names
+
+
+def _rest(listed: list[str], path: Path) -> list[str]:
+    """Those of the listed pictures that a file does not name."""
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset.without={path}: no such file; one picture's id a line is expected")
+    left_out = set(path.read_text().split())
+    rest = [name for name in listed if name not in left_out]
+    if not rest:
+        raise ValueError(f"dataset.without={path}: it names all {len(listed)} pictures")
+    return rest
 
 
 def _some(names: Iterable[str], n: int = 3) -> str:

@@ -10,6 +10,7 @@ A network is described by a YAML of the `model` group:
     layer:       target layer, a `named_modules()` path
     reshape:     tokens | channels_last, for transformers; see `eigencam.forward.as_maps`
     classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier
+    head:        a file of `eigencam fit fit=classifier`, which replaces last layer and classes; see `eigencam.head`
     preprocess:  see `Preprocess`
 """
 
@@ -19,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -32,6 +33,9 @@ from torch import Tensor, nn
 from eigencam.build import instantiate
 from eigencam.forward import RESHAPES, Forward, Reshape, forward_pass
 from eigencam.identity import own_source
+
+if TYPE_CHECKING:
+    from eigencam.head import Head
 
 Region = tuple[float, float, float, float]
 """x0 y0 x1 y1, half-open, in pixels of the original picture: the part of it that the network sees."""
@@ -126,6 +130,7 @@ class Network:
         preprocess: from picture to input.
         reshape: how a transformer's layers become maps.
         identity: what of the description changes a number, with the checksum.
+        head: the classifier that replaced the network's own.
     """
 
     name: str
@@ -136,6 +141,7 @@ class Network:
     preprocess: Preprocess
     reshape: Reshape | None = None
     identity: dict[str, Any] = field(default_factory=dict)
+    head: "Head | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -181,9 +187,13 @@ def load_network(
 
     Raises:
         FileNotFoundError: no such weight file, or torchvision's cannot be downloaded.
-        ValueError: weights that do not fit, or a layer that is not there.
+        ValueError: weights or a head that do not fit, or a layer that is not there.
     """
-    name, weights = description["name"], description.get("weights")
+    from eigencam.head import read_head  # here: its files are for networks
+
+    name, classes = description["name"], description.get("classes")
+    head = read_head(description["head"]) if description.get("head") else None
+    weights = None if head and head.whole else description.get("weights")
     constructor = {"_target_": description["_target_"], **(description.get("args") or {})}
     if weights is None or is_file_name(weights):
         with torch.random.fork_rng(devices=[]):
@@ -197,21 +207,22 @@ def load_network(
     else:
         module, sha256 = _torchvision(constructor, str(weights))
     sha256 = sha256 or _hash_parameters(module)
+    if head:
+        sha256, classes = head.attach(module, sha256, description), head.class_space
     layer = description["layer"]
     check_layer(module, layer, f"model {name}")
     preprocess = Preprocess(**(description.get("preprocess") or {}))
     reshape = description.get("reshape")
     if reshape not in (None, *RESHAPES):
         raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(RESHAPES)}")
-    identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer", "classes")}
+    identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer")} | {"classes": classes}
     if reshape:
         identity["reshape"] = reshape
     identity |= {"preprocess": asdict(preprocess), "sha256": sha256}
     if own := own_source(description["_target_"]):
         identity["own_source"] = own
-    return Network(
-        name, module.eval().to(device, dtype), layer, description.get("classes"), sha256, preprocess, reshape, identity
-    )
+    module = module.eval().to(device, dtype)
+    return Network(name, module, layer, classes, sha256, preprocess, reshape, identity, head)
 
 
 def is_file_name(weights: object) -> bool:

@@ -15,6 +15,7 @@ from eigencam import variants
 from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
+from eigencam.head import read_head
 from eigencam.identity import VERSION, describe
 from eigencam.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
@@ -265,7 +266,7 @@ def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any,
 
 def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a `model` node, before anything is built."""
-    allowed = {"name", "_target_", "args", "weights", "drop", "layer", "reshape", "classes", "preprocess"}
+    allowed = {"name", "_target_", "args", "weights", "drop", "layer", "reshape", "classes", "head", "preprocess"}
     for key in model:
         if key not in allowed:
             names = ", ".join(sorted(allowed))
@@ -276,6 +277,11 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
     if model.get("_target_"):
         yield from signature_errors({"_target_": model["_target_"], **(model.get("args") or {})}, "model.args")
     weights = model.get("weights")
+    if model.get("head"):
+        try:
+            weights = None if read_head(model["head"]).whole else weights
+        except (ValueError, FileNotFoundError) as error:
+            yield str(error)
     if weights is not None and is_file_name(weights):
         try:
             weight_file(weights)

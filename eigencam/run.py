@@ -51,7 +51,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     """
     job = prepare(composed)
     text = OmegaConf.to_yaml(composed, resolve=True)
-    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures"
+    seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""
+    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{seen}"
     todo = _to_do(job)
     if job.config.on_bad_image == "fail":
         _refuse_gaps(job)
@@ -97,6 +98,11 @@ def _to_do(job: Job) -> dict[Key, Result]:
     """The results that are not complete, but for those already noted as left out."""
     noted = {key for key, result in job.results.items() if key[0] in job.unsupported and result.summary}
     return {key: result for key, result in job.results.items() if key not in noted and not result.complete}
+
+
+def _fitted_on(job: Job) -> frozenset[str]:
+    """The pictures that the network's classifier was fitted on."""
+    return job.network.head.seen(job.dataset) if job.network.head else frozenset()
 
 
 def _refuse_gaps(job: Job) -> None:
@@ -300,5 +306,7 @@ def _finish(work: _Work, key: Key, result: Result) -> bool:
             "protocol": dict(evaluator.protocol()),
             "headline": list(getattr(evaluator, "headline", ())),
         }
+        if seen := len(_fitted_on(job) & order.keys()):
+            summary["fitted_on"] = seen
         result.finish(rows, summary, evaluator.summary(rows) if len(rows) else [])
     return True

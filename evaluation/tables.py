@@ -47,8 +47,8 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
 
     Returns:
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
-        pictures, left_out, unsupported, headline, cost (of the method, in bare forward passes), group (the dataset's
-        identity) and folder.
+        pictures, left_out, fitted_on, unsupported, headline, cost (of the method, in bare forward passes), group (the
+        dataset's identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -152,6 +152,7 @@ def read_results(root: Path, folders: Container[str] | None = None) -> Iterable[
                 "dtype": identity["dtype"],
                 "pictures": summary["n"],
                 "left_out": len(summary.get("bad_images", ())),
+                "fitted_on": summary.get("fitted_on", 0),
                 "cost": next((e["cost"] for e in reversed(environments) if "cost" in e), None),
                 "unsupported": summary.get("unsupported", ""),
                 "part": " ".join(str(data[key]) for key in ("task", "image_set", "split") if data.get(key)),
@@ -274,6 +275,9 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         notes.append(f"{about}{note}" if everyone else f"{about}{note}: {', '.join(names)}")
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
+    for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):
+        names = ", ".join(sorted(set(of["network"])))
+        notes.append(f"the classifier was fitted on {seen} of these pictures, whose classes it has seen: {names}")
     for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         notes.append(f"not run, {why}: {', '.join(names)}")

@@ -139,6 +139,22 @@ def test_the_set_of_a_class_has_the_pictures_with_that_class(root: Path) -> None
     assert Voc(root, image_set="cat_val").ids == ["2008_000001", "2009_000003"]
 
 
+def test_listed_pictures_can_be_left_out(root: Path) -> None:
+    file = root / "fitted.txt"
+    file.write_text("2008_000002\n1999_000001\n")
+    for task in ("Main", "Segmentation"):
+        data = Voc(root, task=task, without=file)  # type: ignore[arg-type]
+        assert data.ids == ["2008_000001", "2009_000003"]
+        assert data.identity()["without"] == 1
+        assert str(root) not in str(data.identity())
+    assert "without" not in Voc(root).identity()
+    with pytest.raises(FileNotFoundError, match=r"dataset\.without=.*no\.txt: no such file"):
+        Voc(root, without=root / "no.txt")
+    file.write_text("\n".join(PICTURES))
+    with pytest.raises(ValueError, match="it names all 3 pictures"):
+        Voc(root, without=file)
+
+
 def test_wrong_options_name_the_allowed_ones(root: Path) -> None:
     with pytest.raises(ValueError, match="2007 and 2012"):
         Voc(root, year=2010)

@@ -5,9 +5,10 @@ $$M_c(x, y) = \sum_k w_k^c\, A_k(x, y)$$
 A_k is channel k of the last convolutional layer and w_k^c the weight of class c on its global average. It exists only
 for networks whose logits are that linear function, which is checked with numbers, not by name: on a probe the mean of
 the maps plus the bias must be the logits. A ReLU between the layer and the pooling (DenseNet) is found the same way,
-and so is a 1x1 convolution as classifier (SqueezeNet), whose class maps M_c are rectified before the pooling.
+and so is a 1x1 convolution as classifier (SqueezeNet), whose class maps M_c, with their bias, are rectified before the
+pooling, unless a head of other classes was put in their place (`eigencam.head`).
 
-The map is signed and without the bias, as in the paper; nothing is rectified after the sum.
+Elsewhere the map is signed and without the bias, as in the paper; nothing is rectified after the sum.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class CAM:
         activations = forward.activations(self.layer)
         weight = head.classifier.weight.detach().flatten(1)[targets].float()
         maps = torch.einsum("nc,nchw->nhw", weight, activations.relu() if head.rectified else activations)
-        if isinstance(head.classifier, nn.Conv2d):
+        if head.positive:
             bias = head.classifier.bias
             maps = (maps if bias is None else maps + bias.detach().float()[targets, None, None]).relu()
         return maps
@@ -56,10 +57,11 @@ class CAM:
 
 
 class Head(NamedTuple):
-    """The classifier on the pooled activations, and whether these are rectified first."""
+    """The classifier on the pooled activations; whether these, or the class maps, are rectified before the pooling."""
 
     classifier: nn.Linear | nn.Conv2d
     rectified: bool
+    positive: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -84,21 +86,24 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reshape: Re
     # half precision rounds each of the sums; a wrong form misses by the size of the logits
     tolerance = (1e-3 if weights.dtype == torch.float32 else 5e-2) * forward.logits.abs().max()
     if classifier.weight.flatten(1).shape[1] == activations.shape[1]:
-        for rectified in (False, True):
-            logits = _logits(classifier, activations.relu() if rectified else activations)
+        forms = [Head(classifier, False), Head(classifier, True)]
+        forms += [Head(classifier, False, True)] if isinstance(classifier, nn.Conv2d) else []
+        for head in forms:
+            logits = _logits(head, activations)
             if logits.shape == forward.logits.shape and bool((logits - forward.logits).abs().max() <= tolerance):
-                return Head(classifier, rectified)
+                return head
     raise ValueError(
         f"CAM needs global average pooling and one linear layer behind {layer!r}; the logits are no such function of it"
     )
 
 
-def _logits(classifier: nn.Linear | nn.Conv2d, activations: Tensor) -> Tensor:
+def _logits(head: Head, activations: Tensor) -> Tensor:
     """(N, K) logits of a linear layer on the means, or of a rectified 1x1 convolution averaged over the positions."""
+    classifier = head.classifier
     weight = classifier.weight.detach().flatten(1).float()
     bias = (
         torch.zeros(len(weight), device=weight.device) if classifier.bias is None else classifier.bias.detach().float()
     )
-    if isinstance(classifier, nn.Linear):
-        return activations.mean((2, 3)) @ weight.T + bias
-    return (torch.einsum("kc,nchw->nkhw", weight, activations) + bias[:, None, None]).relu().mean((2, 3))
+    if head.positive:
+        return (torch.einsum("kc,nchw->nkhw", weight, activations) + bias[:, None, None]).relu().mean((2, 3))
+    return (activations.relu() if head.rectified else activations).mean((2, 3)) @ weight.T + bias
