@@ -11,7 +11,7 @@ ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,6 @@ def _folders(
 ) -> list[Path]:
     """The folders of the results, computed where they are not there yet."""
     from hydra import compose, initialize_config_module
-    from omegaconf import open_dict
 
     from eigencam.prepare import prepare
     from eigencam.run import run
@@ -124,10 +123,7 @@ def _folders(
         for model in args.model.split(","):
             for dataset in args.dataset.split(","):
                 chosen = [f"model={model}", f"dataset={dataset}", "on_unsupported=skip"]
-                config = compose("run", [*chosen, *overrides, *settings])
-                with open_dict(config):
-                    config.method = {**(config.get("method") or {}), **nodes}
-                configs.append(config)
+                configs.append(named.with_methods(compose("run", [*chosen, *overrides, *settings]), nodes))
     found: list[Path] = []
     for config in configs:
         job = prepare(config) if args.no_run else run(config, say=lambda _line: None)
@@ -171,7 +167,7 @@ def compare(
     for place, of in places.items():
         evaluator = instantiate(_buildable(next(iter(of.values()))["identity"]["evaluator"]))
         rows = {name: _keyed(of[name]["path"]) for name in order if name in of}
-        full = {name: {m.name: m for m in evaluator.summary(frame.reset_index())} for name, frame in rows.items()}
+        full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
         chosen = _chosen(full, getattr(evaluator, "headline", ()), metrics)
         values += [
             {"place": place, "method": name, "metric": m, "value": found[m].value, "better": found[m].better}
@@ -179,33 +175,24 @@ def compare(
             for m in chosen
             if m in found
         ]
-        pairs = combinations(rows, 2) if all_pairs else ((order[0], b) for b in rows if b != order[0])
-        for a, b in pairs:
-            if a not in rows:
+        for a, b in combinations(rows, 2):
+            if not all_pairs and a != order[0]:
                 continue
             common = rows[a].index.intersection(rows[b].index, sort=False)
-            if len(common) == len(rows[a]) == len(rows[b]) and rows[b].index.equals(common):
-                first, second = full[a], full[b]
-            else:
-                first, second = (
-                    {m.name: m for m in evaluator.summary(rows[x].loc[common].reset_index())} for x in (a, b)
-                )
+            if common.empty:
+                notes[f"{place.evaluator}: {a} and {b} have no picture in common"] = None
+            first, second = (
+                full[x] if rows[x].index.equals(common) else _metrics(evaluator, rows[x].loc[common]) for x in (a, b)
+            )
             for metric in chosen:
-                left, right = first.get(metric), second.get(metric)
-                why = _reason(metric, {a: left, b: right})
-                if left is None or right is None or left.sample is None or right.sample is None or why:
-                    if why:
-                        notes[f"{place.evaluator}: {why}"] = None
-                    continue
-                found = difference(left.sample, right.sample)
-                lines.append(Compared(place, metric, left.better, left.unit, a, b, found))
+                if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
+                    notes[f"{place.evaluator}: {why}"] = None
+                elif found := _compared(place, a, b, first.get(metric), second.get(metric)):
+                    lines.append(found)
     if not lines:
         raise ValueError("\n".join(["nothing can be compared", *notes]))
     corrected = holm([line.found.p for line in lines])
-    done = [
-        Compared(line.place, line.metric, line.better, line.unit, line.reference, line.method, line.found, float(p))
-        for line, p in zip(lines, corrected, strict=True)
-    ]
+    done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
     return done, pd.DataFrame(values), list(notes)
 
 
@@ -326,6 +313,18 @@ def _buildable(node: Mapping[str, Any]) -> dict[str, Any]:
 def _keyed(folder: Path) -> pd.DataFrame:
     """The rows by (image, label): with `target=each` a picture has several."""
     return pd.read_parquet(folder / "rows.parquet").set_index(["image", "label"])
+
+
+def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
+    """The summary of rows, by name; nothing where there are no rows."""
+    return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+
+
+def _compared(place: Place, a: str, b: str, first: Metric | None, second: Metric | None) -> Compared | None:
+    """None where one of the two has no such metric, or one that is not made of pictures."""
+    if not (first and second and first.sample and second.sample):
+        return None
+    return Compared(place, first.name, first.better, first.unit, a, b, difference(first.sample, second.sample))
 
 
 def _chosen(full: Mapping[str, Mapping[str, Metric]], headline: Sequence[str], asked: Sequence[str]) -> list[str]:

@@ -4,15 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from eigencam import draw
+from eigencam import draw, named
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
-from eigencam.evaluation.maps import ScoreMap, box_of
-from eigencam.maps import compute_maps, gives_boxes
+from eigencam.explainer import Explainer, Explanation
 from eigencam.prepare import Job, prepare
 
 
@@ -27,7 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="an option of `model`, or my_module.build with model.layer=...",
     )
-    parser.add_argument("--method", default="eigencam,gradcam", metavar="A,B", help="methods of the `method` group")
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a name of torchvision's"
+    )
+    parser.add_argument(
+        "--method",
+        default="eigencam,gradcam",
+        metavar="A,B",
+        help="options of `method`, a dotted name, a .py or .yaml file, a folder of maps",
+    )
     parser.add_argument(
         "--class", dest="label", type=int, metavar="K", help="class the maps are for; else the predicted"
     )
@@ -43,40 +46,44 @@ def main(args: argparse.Namespace) -> int:
     photos = [Path(item) for item in args.inputs if "=" not in item]
     if missing := [str(path) for path in photos if not path.is_file()]:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
-    chosen = [*_model(args.model), f"dataset={args.dataset}", f"method=[{args.method}]"]
+    options, nodes, _ = named.split(args.method.split(","))
+    chosen = [*_model(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
     settings = ["target=predicted", "on_unsupported=skip", *(item for item in args.inputs if "=" in item)]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
-        job = prepare(compose("run", chosen + settings))
-    if boxy := [name for name, method in job.methods.items() if gives_boxes(method)]:
-        raise ValueError(f"--method {','.join(boxy)}: gives boxes; allowed are methods that give maps")
+        job = prepare(named.with_methods(compose("run", chosen + settings), nodes))
     if args.label is not None and not job.network.classes:
         raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
     for name, reason in job.unsupported.items():
         print(f"{name} left out: {reason}")
     if photos:
-        named = [(path.stem, read_rgb(path), None) for path in photos]
+        pictures = [(path.stem, read_rgb(path), None) for path in photos]
     else:
         picked = spread(len(job.dataset.ids), args.pictures)
-        named = [(job.dataset.ids[i], job.dataset.image(i), job.dataset.truth(i)) for i in picked]
-    lines = [_line(job, name, image, truth, args.label) for name, image, truth in named]
+        pictures = [(job.dataset.ids[i], job.dataset.image(i), job.dataset.truth(i)) for i in picked]
+    methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
+    lines = []
+    with Explainer(job.network) as explain:
+        for name, image, truth in pictures:
+            found = explain(image, methods, target=args.label, name=name)
+            caption = _caption(job, name, truth, found)
+            lines.append(found.line(caption, truth))
+            for method, made in found.items() if photos else ():
+                box = made.box()
+                path = made.save(args.out / f"{name}-{job.network.name}-{method}.png")
+                print(f"{path}  {caption}, box {[round(x) for x in box] if box else 'none'}")
     title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
-    for (name, _, _), line in zip(named, lines, strict=True):
-        for method, score_map in line.maps.items() if photos else ():
-            found = box_of(score_map, "max", 0.15)
-            shown = draw.with_boxes(draw.overlay(line.image, score_map), found, draw.BLUE)
-            path = draw.save(shown, args.out / f"{name}-{job.network.name}-{method}.png")
-            box = [round(x) for x in found.tolist() if x == x]
-            print(f"{path}  {line.caption}, box {box}")
     print(draw.save(draw.grid(lines), args.out / f"{title}-{job.network.name}.jpg"))
     return 0
 
 
-def _model(name: str) -> list[str]:
+def _model(name: str, weights: str) -> list[str]:
     """Overrides for a network of the group, or of a person's own by dotted name; its classes have no names."""
+    quoted = weights.replace("\\", "\\\\").replace("'", "\\'")
+    chosen = [f"model.weights='{quoted}'"] if weights else []
     if "." not in name:
-        return [f"model={name}"]
+        return [f"model={name}", *chosen]
     short = name.rsplit(".", 1)[-1]
-    return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own"]
+    return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own", *chosen]
 
 
 def class_names(job: Job) -> Sequence[str]:
@@ -100,16 +107,10 @@ def spread(n: int, k: int) -> list[int]:
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]
 
 
-def _line(job: Job, name: str, image: NDArray[np.uint8], truth: Truth | None, label: int | None) -> draw.Line:
-    """One picture's maps of every method that can run, with what the network says in words."""
-    resized, region = job.network.preprocess(image)
-    methods = {m: method for m, method in job.methods.items() if m not in job.unsupported}
-    labels = None if label is None else [label]
-    found = compute_maps(job.network, methods, torch.from_numpy(resized)[None], labels=labels)
-    size = (image.shape[0], image.shape[1])
-    maps = {m: ScoreMap(values[0], size, region) for m, values in found.maps.items()}
+def _caption(job: Job, name: str, truth: Truth | None, found: Explanation) -> str:
+    """What the picture is, and what the network says it is."""
     known = class_names(job)
-    words = [known[k] if k < len(known) else f"class {k}" for k in found.top5[0][:1]]
+    words = [str(known[k]) if k < len(known) else f"class {k}" for k in found.logits.argsort()[:-2:-1].tolist()]
     if truth and truth.label >= 0:
-        words = [f"{job.dataset.classes[truth.label]}", *(f"predicted {w}" for w in words)]
-    return draw.Line(image, truth, maps, ", ".join([name, *words]))
+        words = [job.dataset.classes[truth.label], *(f"predicted {w}" for w in words)]
+    return ", ".join([name, *words])

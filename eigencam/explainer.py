@@ -2,18 +2,19 @@
 
     from eigencam import Explainer
 
-    explainer = Explainer(module, layer="layer4")
-    found = explainer("photo.jpg", ["eigencam", "gradcam"])
+    with Explainer(module, layer="layer4") as explain:
+        found = explain("photo.jpg", ["eigencam", "gradcam"])
     found["gradcam"].save("gradcam.png")
 
-Hooks live for the pass only; train or eval mode, `requires_grad` and `.grad` are as before. Nothing is cached.
+Hooks live for the pass only; train or eval mode, `requires_grad` and `.grad` are as before. An `Explainer` holds the
+network, until the block is left; what it found holds arrays only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eigencam import draw
+from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.forward import Reshape
@@ -97,14 +99,17 @@ class Explanation(Mapping[str, Explained]):
     def __len__(self) -> int:
         return len(self.by_method)
 
+    def line(self, caption: str = "", truth: Truth | None = None) -> draw.Line:
+        """A line of a grid of several pictures."""
+        return draw.Line(self.image, truth, {name: found.score_map for name, found in self.items()}, caption)
+
     def grid(self, caption: str = "") -> Image.Image:
         """The picture and every method's map, side by side."""
-        maps = {name: found.score_map for name, found in self.items()}
-        return draw.grid([draw.Line(self.image, None, maps, caption)])
+        return draw.grid([self.line(caption)])
 
 
 class Explainer:
-    """Makes maps of a network; see the module.
+    """Makes maps of a network; see the module. In a `with` block or without.
 
     Args:
         network: an `nn.Module` that returns (N, K) logits, on any device; or a loaded `Network`.
@@ -125,14 +130,28 @@ class Explainer:
         preprocess: Preprocess | None = None,
         reshape: Reshape | None = None,
     ) -> None:
+        self._network: Network | None
         if isinstance(network, Network):
-            self.network = network
+            self._network = network
             return
         shaped = preprocess or Preprocess()
         name = type(network).__name__
         layer = layer or last_layer(network, shaped)
         check_layer(network, layer, name)
-        self.network = Network(name, network, layer, "", "", shaped, reshape)
+        self._network = Network(name, network, layer, "", "", shaped, reshape)
+
+    @property
+    def network(self) -> Network:
+        """The network with its target layer. ValueError once the `with` block has been left."""
+        if self._network is None:
+            raise ValueError("the `with` block of this Explainer has been left; call it inside, or make another")
+        return self._network
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._network = None
 
     def __call__(
         self,
@@ -140,6 +159,7 @@ class Explainer:
         methods: Sequence[str | Method] | Mapping[str, Method] = ("eigencam", "gradcam"),
         *,
         target: int | None = None,
+        name: str = "",
     ) -> Explanation:
         """The maps of one picture.
 
@@ -147,18 +167,23 @@ class Explainer:
             picture: a file, a PIL picture, (H, W, 3) uint8 or (3, H, W) uint8 or float 0..1, RGB, of any size.
             methods: names as `eigencam methods` lists them, or callables `(forward, targets) -> (N, h, w)`.
             target: the class that the maps are for; the predicted one where it is None.
+            name: of the picture, for methods that look their map up; else the file's, without its ending.
 
         Raises:
-            ValueError: a picture of another form, an unknown method or one that gives boxes, a class that is not there.
+            ValueError: a picture of another form, an unknown method or one that gives boxes or has no map of the
+                picture, a class that is not there, or the `with` block has been left.
         """
-        image = as_rgb(picture)
-        resized, region = self.network.preprocess(image)
-        built = as_methods(methods, self.network.name)
+        network, image = self.network, as_rgb(picture)
+        resized, region = network.preprocess(image)
+        built = as_methods(methods, network.name)
         if boxy := [name for name, method in built.items() if gives_boxes(method)]:
             raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
-        found = compute_maps(
-            self.network, built, torch.from_numpy(resized)[None], labels=None if target is None else [target]
-        )
+        ids = [name or (Path(picture).stem if isinstance(picture, str | Path) else "picture")]
+        for method, check in ((m, getattr(made, "lacking", None)) for m, made in built.items()):
+            if check and (lack := check(ids)):
+                raise ValueError(f"method {method}: {lack}")
+        labels = None if target is None else [target]
+        found = compute_maps(network, built, torch.from_numpy(resized)[None], labels=labels, ids=ids, regions=[region])
         size = (image.shape[0], image.shape[1])
         asked = found.targets[0]
         maps = {m: Explained(image, ScoreMap(values[0], size, region), asked) for m, values in found.maps.items()}
@@ -194,9 +219,12 @@ def as_methods(methods: Sequence[str | Method] | Mapping[str, Method], model: st
     built: dict[str, Method] = {}
     for method in [methods] if isinstance(methods, str) else methods:
         if isinstance(method, str):
-            built |= _option(method, model)
+            made = _option(method, model)
         else:
-            built[getattr(method, "__name__", type(method).__name__)] = method
+            made = {getattr(method, "__name__", type(method).__name__): method}
+        if twice := sorted(built.keys() & made.keys()):
+            raise ValueError(f"named twice: {', '.join(twice)}; give callables of one name in a mapping, by name")
+        built |= made
     return built
 
 

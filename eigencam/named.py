@@ -4,18 +4,22 @@ eigencam                     an option of the `method` group (`--config-dir` add
 my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
 my_method.py[:NAME]          the same in a file; NAME is the file's name where it is left out
 my_method.yaml               a config as in `configs/method/`: name, below it `_target_` and parameters
-maps/                        a folder of maps, `<picture id>.npy` or `.png`
+maps/                        a folder of maps, `<picture id>.npy` or `.png`; its name with a slash
 boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; the evaluators are then those of boxes
 """
 
+import importlib
 import inspect
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eigencam.build import find
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 Nodes = dict[str, dict[str, Any]]
 
@@ -47,6 +51,15 @@ def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
     return options, nodes, order
 
 
+def with_methods(config: "DictConfig", nodes: Nodes) -> "DictConfig":
+    """A composed config with further methods."""
+    from omegaconf import open_dict
+
+    with open_dict(config):
+        config.method = {**(config.get("method") or {}), **nodes}
+    return config
+
+
 def node(name: str) -> Nodes:
     """The config of a method that is no option of the group, by its short name."""
     path = Path(name)
@@ -58,9 +71,7 @@ def node(name: str) -> Nodes:
         return _yaml(_there(path))
     file, _, inner = name.partition(":")
     if file.endswith(".py"):
-        found = _there(Path(file))
-        sys.path.insert(0, str(found.parent))
-        name = f"{found.stem}.{inner or found.stem}"
+        name = _in_file(_there(Path(file)), inner)
     if "." not in name:
         raise ValueError(f"method {name}: no option, dotted name, .py, .yaml, .json or .txt file, or folder of maps")
     try:
@@ -72,7 +83,20 @@ def node(name: str) -> Nodes:
 
 
 def _is_option(name: str) -> bool:
-    return bool(re.fullmatch(r"[\w-]+(/[\w-]+)*", name)) and not Path(name).is_dir()
+    """A bare word is one, whatever folders there are; `a/b` unless it is a folder."""
+    return bool(re.fullmatch(r"[\w-]+(/[\w-]+)*", name)) and not ("/" in name and Path(name).is_dir())
+
+
+def _in_file(file: Path, inner: str) -> str:
+    """The dotted name of what a file defines. ValueError where the name means another module."""
+    sys.path.insert(0, str(file.parent))
+    try:
+        module = importlib.import_module(file.stem)
+    except Exception as error:  # whatever an import may raise is the user's message
+        raise ValueError(f"method {file}: {' '.join(str(error).split())}") from None
+    if Path(getattr(module, "__file__", None) or "").resolve() != file:
+        raise ValueError(f"method {file}: another module is called {file.stem}; give the file a name of its own")
+    return f"{file.stem}.{inner or file.stem}"
 
 
 def _files(kind: str, **parameters: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
 from eigencam.head import read_head
 from eigencam.identity import VERSION, describe
+from eigencam.loggers import Logger
 from eigencam.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
 from eigencam.records import Result, Shard
@@ -40,6 +41,7 @@ class RunConfig:
     dataset: Any = MISSING
     method: dict[str, Any] = field(default_factory=dict)
     evaluator: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
     target: str = "ground_truth"
     on_unsupported: str = "fail"
     on_bad_image: str = "skip"
@@ -61,6 +63,7 @@ class Job:
     Attributes:
         results: by (method, evaluator), of every method that can run.
         unsupported: reason by method, of those that cannot.
+        loggers: that are told of finished results.
     """
 
     config: RunConfig
@@ -70,6 +73,7 @@ class Job:
     evaluators: dict[str, Any]
     results: dict[tuple[str, str], Result]
     unsupported: dict[str, str]
+    loggers: dict[str, Logger] = field(default_factory=dict)
 
     @property
     def comparable(self) -> bool:
@@ -99,6 +103,7 @@ def prepare(composed: DictConfig) -> Job:
     nodes = [("dataset", config.dataset)]
     nodes += [(f"method.{name}", node) for name, node in config.method.items()]
     nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
+    nodes += [(f"logger.{name}", node) for name, node in config.logger.items()]
     built = {where: attempt(where, faults, build_node, where, node) for where, node in nodes}
     if faults and faults[0].startswith("dataset: "):
         faults[0] += " (where to look: dataset.root, or paths.* and the variables EIGENCAM_*)"
@@ -143,7 +148,8 @@ def prepare(composed: DictConfig) -> Job:
         for e, evaluator in evaluators.items()
         if gives_boxes(method) and not hasattr(evaluator, "row_of_boxes")
     ]
-    job = Job(config, network, dataset, methods, evaluators, {}, unsupported)
+    loggers = {name: built[f"logger.{name}"] for name in config.logger}
+    job = Job(config, network, dataset, methods, evaluators, {}, unsupported, loggers)
     faults += _target_faults(job)
     stop(faults)
     root = Path(config.paths["results"])

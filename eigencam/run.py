@@ -26,6 +26,7 @@ from eigencam.datasets.base import BadImageError
 from eigencam.environment import environment
 from eigencam.evaluation.base import Row
 from eigencam.loading import Batch, Pictures, load
+from eigencam.loggers import tell
 from eigencam.maps import compute_maps
 from eigencam.prepare import Job, prepare
 from eigencam.records import Result, Shard
@@ -78,7 +79,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
         work = _Work(job, todo)
         try:
             _compute(work, shard, title, say)
-            finished = sum([_finish(work, key, result) for key, result in todo.items()])
+            finished = sum([_finish(work, key, result, say) for key, result in todo.items()])
         except BaseException as error:
             for result in todo.values():
                 result.flush()
@@ -279,7 +280,7 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
         bar.last_print_t = time.time()
 
 
-def _finish(work: _Work, key: Key, result: Result) -> bool:
+def _finish(work: _Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
     """Sum a result up once all pictures are done, by this process or another; whether they are."""
     job, costs = work.job, work.costs[key[0]]
     measured: dict[str, float] = {"seconds": round(work.seconds, 2), "pictures": work.pictures}
@@ -308,5 +309,7 @@ def _finish(work: _Work, key: Key, result: Result) -> bool:
         }
         if seen := len(_fitted_on(job) & order.keys()):
             summary["fitted_on"] = seen
-        result.finish(rows, summary, evaluator.summary(rows) if len(rows) else [])
+        metrics = evaluator.summary(rows) if len(rows) else []
+        result.finish(rows, summary, metrics)
+    tell(job.loggers, result, metrics, say)
     return True

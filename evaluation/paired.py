@@ -31,7 +31,8 @@ Test = Literal["mcnemar", "sign flips", ""]
 RESAMPLES = 9999
 EXACT = 13
 """Pictures up to which all 2^n sign vectors are visited."""
-_GROUPS, _ALONE = 64, 16
+_DISTINCT = 64
+"""Different values, or sizes of them, up to which each is drawn for itself."""
 _PRODUCT = 4_000_000
 
 
@@ -90,7 +91,7 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
     larger, smaller = int((change > 0).sum()), int((change < 0).sum())
     binary = np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()
     p = mcnemar(larger, smaller) if binary else sign_flips(change, resamples, seed)
-    ends = statistics.bootstrap_mean(change, resamples, seed, _GROUPS)
+    ends = statistics.bootstrap_mean(change, resamples, seed, _DISTINCT, _from_both_ends)
     means = float(first.mean()), float(second.mean())
     return Difference(
         *means, float(change.mean()), *ends, len(first), larger, smaller, p, "mcnemar" if binary else "sign flips"
@@ -110,28 +111,23 @@ def sign_flips(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> 
     """Two-sided p-value of a mean of (N,) paired differences being zero.
 
     Equal sizes are drawn together: of m differences of one size, Binomial(m, 1/2) keep their sign. Beyond 64 sizes
-    the 16 largest stand alone and the others are cut into groups of neighbours; the number of kept signs in a group is
-    drawn exactly, what the group's sum still varies given that number from the normal distribution with its variance.
+    they are cut into groups of neighbours, the largest alone, the smallest in the largest groups; the number of kept
+    signs in a group is drawn exactly, what its sum still varies given that number from the normal distribution with its
+    variance.
     """
     array = np.asarray(values, np.float64)
     observed, sizes = abs(float(array.sum())), np.abs(array[array != 0])
     if not len(sizes):
         return 1.0
-    bar = observed * (1 - 1e-12) - 1e-300  # sums that are equal but for rounding count
+    bar = observed - 1e-12 * float(sizes.sum())  # sums that are equal but for rounding count
     if len(sizes) <= EXACT:
         signs = 1 - 2 * (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1)
         return float((np.abs(signs @ sizes) >= bar).mean())
     means, counts = np.unique(sizes, return_counts=True)
     variances = np.zeros_like(means)
-    if len(means) > _GROUPS:
-        sizes.sort()
-        n = len(sizes)
-        inner = np.linspace(0, n - _ALONE, _GROUPS - _ALONE, endpoint=False).astype(np.int64)
-        starts = np.concatenate([inner, np.arange(n - _ALONE, n)])
-        starts = np.unique(starts)
-        counts = np.diff(starts, append=n)
-        means = np.add.reduceat(sizes, starts) / counts
-        variances = np.add.reduceat((sizes - np.repeat(means, counts)) ** 2, starts)
+    if len(means) > _DISTINCT:
+        starts = np.unique(np.append(0, len(sizes) - _from_the_end(len(sizes))[1:]))
+        means, counts, variances = statistics.grouped(np.sort(sizes), starts)
     rng = np.random.default_rng(seed)
     kept = np.stack([rng.binomial(int(m), 0.5, resamples) for m in counts], axis=1).astype(np.float64)
     sums = (2 * kept - counts) @ means
@@ -154,6 +150,19 @@ def holm(p: ArrayLike) -> Floats:
     factors = len(order) - np.arange(len(order))
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * array[order]), 1)
     return adjusted
+
+
+def _from_the_end(n: int, groups: int = 24) -> NDArray[np.int64]:
+    """Distances from the end of n sorted values to cut at: a quarter of the groups single, the others ever larger."""
+    alone = groups // 4
+    growing = np.geomspace(alone, n, groups - alone, endpoint=False).astype(np.int64)
+    return np.unique(np.concatenate([np.arange(alone), growing]))
+
+
+def _from_both_ends(n: int) -> NDArray[np.int64]:
+    """Where to cut n sorted values into 23 groups."""
+    ends = _from_the_end(n // 2, 12)
+    return np.unique(np.concatenate([ends, n - ends[1:]]))
 
 
 def _of_sums(a: Sample, b: Sample, resamples: int, seed: int) -> Difference:

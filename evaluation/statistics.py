@@ -42,11 +42,16 @@ def wilson(k: int, n: int) -> Interval:
     return 0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half)
 
 
-def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, distinct: int = _DISTINCT) -> Interval:
+def bootstrap_mean(
+    values: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    distinct: int = _DISTINCT,
+    cut: Callable[[int], NDArray[np.int64]] | None = None,
+) -> Interval:
     """Percentile bootstrap interval of a mean over pictures; NaN values are left out, NaNs come back for none.
 
-    Up to `distinct` values the resampling is exact. Beyond, the sorted values are cut into as many groups: an eighth
-    are the lowest and an eighth the highest alone, so that outliers are exact, the others are of equal size. The
+    Up to `distinct` values the resampling is exact. Beyond, the sorted values are cut into groups of neighbours. The
     groups' counts are resampled exactly; the sum of a group given its count is drawn from the normal distribution with
     the group's mean and variance, which is small, since neighbours in rank are together.
 
@@ -54,7 +59,9 @@ def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0,
         values: (N,) one value a picture.
         resamples: number of resamples.
         seed: of the random numbers.
-        distinct: number of groups; the time grows with it.
+        distinct: number of values up to which none are grouped; the time grows with the number of groups.
+        cut: from N to where the sorted values are cut, the first at 0. By default into 256 groups: an eighth are the
+            lowest and an eighth the highest alone, so that outliers are exact, the others are of equal size.
 
     Returns:
         The 2.5 % and 97.5 % quantiles of the resampled means, in the unit of `values`.
@@ -68,17 +75,27 @@ def bootstrap_mean(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0,
     means, counts = np.unique(array, return_counts=True)
     variances = np.zeros_like(means)
     if len(means) > distinct:
-        alone = distinct // 8
-        inner = np.linspace(alone, n - alone, distinct - 2 * alone, endpoint=False).astype(np.int64)
-        starts = np.concatenate([np.arange(alone), inner, np.arange(n - alone, n)])
-        counts = np.diff(starts, append=n)
-        array = np.sort(array)
-        means = np.add.reduceat(array, starts) / counts
-        variances = np.add.reduceat((array - np.repeat(means, counts)) ** 2, starts) / counts
+        means, counts, squares = grouped(np.sort(array), (cut or _evenly)(n))
+        variances = squares / counts
     weights = rng.multinomial(n, counts / n, resamples)
     spread = np.sqrt(weights @ variances) * rng.standard_normal(resamples) if variances.any() else 0.0
     low, high = np.quantile((weights @ means + spread) / n, [0.025, 0.975])
     return float(low), float(high)
+
+
+def grouped(
+    values: NDArray[np.float64], starts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Means, sizes and sums of squared deviations of neighbours in (N,) sorted values, cut at `starts`."""
+    counts = np.diff(starts, append=len(values))
+    means = np.add.reduceat(values, starts) / counts
+    return means, counts, np.add.reduceat((values - np.repeat(means, counts)) ** 2, starts)
+
+
+def _evenly(n: int) -> NDArray[np.int64]:
+    alone = _DISTINCT // 8
+    inner = np.linspace(alone, n - alone, _DISTINCT - 2 * alone, endpoint=False).astype(np.int64)
+    return np.concatenate([np.arange(alone), inner, np.arange(n - alone, n)])
 
 
 def bootstrap_pooled(

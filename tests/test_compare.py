@@ -83,6 +83,34 @@ def test_a_method_may_come_as_a_file_a_config_or_a_dotted_name(here: Path, capsy
     assert named.node("mine.mine") == {"mine": {"_target_": "mine.mine", "_partial_": True}}
 
 
+def test_an_option_is_one_also_beside_a_folder_of_its_name(here: Path) -> None:
+    (here / "eigencam").mkdir()
+    (here / "out/maps").mkdir(parents=True)
+    np.save(here / "out/maps/a.npy", np.ones((2, 2)))
+    options, nodes, order = named.split(["eigencam", "torchcam/gradcam", "out/maps"])
+    assert (options, list(nodes), order) == (
+        ["eigencam", "torchcam/gradcam"],
+        ["maps"],
+        ["eigencam", "gradcam", "maps"],
+    )
+
+
+def test_a_file_with_the_name_of_another_module_is_refused(here: Path) -> None:
+    (here / "random.py").write_text("def random(forward, targets):\n    return None\n")
+    with pytest.raises(ValueError, match="another module is called random"):
+        named.node("random.py")
+
+
+def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("eigencam", "gradcam", "random", "--evaluator", "localization") == 0
+    for path in here.glob("runs/*-gradcam-*/rows.parquet"):
+        rows = pd.read_parquet(path)
+        rows.assign(image=rows["image"] + "x").to_parquet(path)
+    found = as_json(capsys, "eigencam", "gradcam", "random", "--no-run", "--evaluator", "localization")
+    assert {c["method"] for c in found["comparisons"]} == {"random"}
+    assert found["notes"] == ["localization: eigencam and gradcam have no picture in common"]
+
+
 def test_a_method_may_come_as_maps_or_boxes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("eigencam", "whole_picture", "--evaluator", "localization") == 0
     rows = pd.read_parquet(next(here.glob("runs/*-eigencam-*/rows.parquet")))

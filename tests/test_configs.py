@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from eigencam.build import signature_errors
 
-GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit")
+GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit", "logger")
 
 
 def options() -> list[tuple[str, str]]:
@@ -40,7 +40,7 @@ def test_every_option_composes_and_fits_its_target(group: str, name: str) -> Non
     model = plain["model"]
     errors += signature_errors({"_target_": model["_target_"], **(model["args"] or {})}, "model.args")
     assert not errors
-    if group in ("method", "evaluator"):
+    if group in ("method", "evaluator", "logger"):
         assert list(plain[group]) == [name]
     if group == "model":
         assert model["name"] == name.removesuffix("_local")

@@ -1,7 +1,9 @@
 """The Python API: the same maps as the run loop's, of any form of picture, and a network left as it was."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,39 @@ def test_the_map_is_the_formulas_and_the_network_is_as_before() -> None:
     assert list(found) == ["gradcam", "eigencam"]
 
 
+def fail(forward, targets):
+    raise RuntimeError("mine")
+
+
+def test_the_block_lets_the_network_go_also_where_it_fails() -> None:
+    module = net()
+    alive = weakref.ref(module)
+    with Explainer(module, "1", preprocess=SMALL) as explain:
+        found = explain(PICTURE)
+    with pytest.raises(RuntimeError, match="mine"), Explainer(module, "1", preprocess=SMALL) as failing:
+        failing(PICTURE, [fail])
+    with pytest.raises(ValueError, match="block of this Explainer has been left"):
+        explain(PICTURE)
+    assert not any(m._forward_hooks or m._backward_hooks for m in module.modules())
+    del module
+    gc.collect()
+    assert alive() is None
+    assert found["gradcam"].overlay().size == (30, 20)
+
+
+def test_maps_of_a_folder_are_found_by_the_pictures_name(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    theirs = np.random.default_rng(1).random((16, 16), np.float32)
+    np.save(tmp_path / "maps/photo.npy", theirs)
+    Image.fromarray(PICTURE).save(tmp_path / "photo.png")
+    explain = Explainer(net(), preprocess=SMALL)
+    found = explain(tmp_path / "photo.png", [f"{tmp_path}/maps/"])
+    np.testing.assert_allclose(found["maps"].raw, theirs, atol=1e-6)
+    assert list(explain(PICTURE, [f"{tmp_path}/maps/"], name="photo")) == ["maps"]
+    with pytest.raises(ValueError, match="no map for 1 pictures"):
+        explain(PICTURE, [f"{tmp_path}/maps/"])
+
+
 def test_sizes_boxes_overlays(tmp_path: Path) -> None:
     def left(forward, targets):
         half = torch.zeros(len(forward), 8, 8)
@@ -92,7 +127,13 @@ def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:
 
 @pytest.mark.parametrize(
     ("methods", "target", "message"),
-    [(["gradcan"], None, "allowed: .*gradcam"), (["gradcam"], 9, "it has 0 to 3"), (["no.where"], None, "no.where")],
+    [
+        (["gradcam", "gradcam"], None, "named twice: gradcam"),
+        (["center_windows"], None, "center_windows: gives boxes"),
+        (["gradcan"], None, "allowed: .*gradcam"),
+        (["gradcam"], 9, "it has 0 to 3"),
+        (["no.where"], None, "no.where"),
+    ],
 )
 def test_faults_are_told(methods: list[str], target: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):

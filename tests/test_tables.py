@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
-from PIL import Image
 
 from eigencam.cli import SUBCOMMANDS, main
 from eigencam.evaluation.tables import collect, render, tables
@@ -165,23 +164,3 @@ def test_help_everywhere_and_wrong_words_name_the_right_ones(capsys: pytest.Capt
     error = capsys.readouterr().err
     assert "unrecognized arguments: --metrik" in error
     assert "[--metrics NAME" in error
-
-
-def test_explain_draws_a_persons_own_picture_and_a_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo = tmp_path / "photo.png"
-    Image.radial_gradient("L").convert("RGB").save(photo)
-    options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam", "--out", str(tmp_path / "out")]
-    assert main(["explain", str(photo), *options, "--class", "2", "model.preprocess.size=96"]) == 0
-    made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made == {f"photo-scenes_resnet{end}" for end in (".jpg", "-eigencam.png", "-gradcam.png", "-cam.png")}
-    with Image.open(tmp_path / "out" / "photo-scenes_resnet-cam.png") as overlay:
-        assert overlay.size == (256, 256)
-    assert main(["explain", *options, "--pictures", "2", "dataset.count=5"]) == 0
-    assert (tmp_path / "out" / "scenes-scenes_resnet.jpg").is_file()
-    capsys.readouterr()
-    assert main(["explain", str(photo), *options, "--class", "12"]) == 2
-    assert "class 12 was asked of scenes_resnet; it has 0 to 11" in capsys.readouterr().err
-    assert main(["explain", str(tmp_path / "none.jpg")]) == 2
-    assert "no such picture" in capsys.readouterr().err
-    assert main(["explain", str(photo), "--model", "resnet5"]) == 2
-    assert "model is one of: alexnet," in capsys.readouterr().err

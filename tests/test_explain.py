@@ -1,0 +1,96 @@
+"""`eigencam explain`: a person's own pictures and network, and a dataset's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eigencam import Explainer
+from eigencam.cli import main
+from eigencam.explain import spread
+from eigencam.network import Preprocess, weight_file
+
+OWN = """from torch import nn
+import torch
+
+def build():
+    torch.manual_seed(3)
+    parts = nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    return nn.Sequential(*parts)
+"""
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Image.radial_gradient("L").convert("RGB").save("photo.png")
+    return "photo.png"
+
+
+def explain(*arguments: str) -> int:
+    return main(["explain", *arguments, "device=cpu"])
+
+
+def made(folder: str = "explained") -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
+
+
+def test_a_persons_own_pictures(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam"]
+    assert explain(photo, *options, "--class", "2", "model.preprocess.size=96") == 0
+    assert made() == {f"photo-scenes_resnet{end}" for end in (".jpg", "-eigencam.png", "-gradcam.png", "-cam.png")}
+    with Image.open("explained/photo-scenes_resnet-cam.png") as overlay:
+        assert overlay.size == (256, 256)
+    assert "photo-scenes_resnet-cam.png  photo, " in capsys.readouterr().out
+    assert explain(photo, photo, *options, "--out", "two") == 0
+    assert "grid-scenes_resnet.jpg" in made("two")
+
+
+def test_a_datasets_pictures(photo: str) -> None:
+    assert explain("--model", "scenes_resnet", "--pictures", "2", "dataset.count=5") == 0
+    assert made() == {"scenes-scenes_resnet.jpg"}
+    assert [spread(n, 3) for n in (0, 2, 6)] == [[], [0, 1], [1, 3, 5]]
+
+
+def test_weights_of_a_file(photo: str) -> None:
+    file = weight_file("eigencam:scenes_vgg.safetensors")
+    shown = []
+    for given in (["--weights", str(file)], [f"model.weights={file}"], ["model.weights=null"], []):
+        assert explain(photo, "--model", "scenes_vgg", "--method", "eigencam", *given) == 0
+        shown.append(Path("explained/photo-scenes_vgg-eigencam.png").read_bytes())
+    assert shown[0] == shown[1] == shown[3] != shown[2]
+
+
+def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
+    Path("explain_own.py").write_text(OWN)
+    Path("explain_norm.py").write_text("def explain_norm(f, targets):\n    return f.activations().square().sum(1)\n")
+    own = ["--model", "explain_own.build", "model.layer=1", "model.preprocess.size=32"]
+    assert explain(photo, *own, "--method", "eigencam,explain_norm.py") == 0
+    assert made() == {"photo-build.jpg", "photo-build-eigencam.png", "photo-build-explain_norm.png"}
+    from explain_own import build  # pyright: ignore[reportMissingImports]
+
+    found = Explainer(build(), "1", preprocess=Preprocess(size=32))(photo, ["eigencam"])
+    with Image.open("explained/photo-build-eigencam.png") as shown:
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(found["eigencam"].overlay()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["photo.png", "--model", "scenes_resnet", "--class", "12"],
+            "class 12 was asked of scenes_resnet; it has 0 to",
+        ),
+        (["none.jpg"], "no such picture: none.jpg"),
+        (["photo.png", "--model", "resnet5"], "model is one of: alexnet,"),
+        (
+            ["photo.png", "--model", "scenes_vgg", "--weights", "it's not, there.pth"],
+            "it's not, there.pth: no such file",
+        ),
+        (["photo.png", "--model", "scenes_vgg", "--method", "center_windows"], "gives boxes"),
+    ],
+)
+def test_faults_are_told(photo: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert explain(*arguments) == 2
+    assert message in capsys.readouterr().err
