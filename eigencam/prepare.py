@@ -131,10 +131,9 @@ def prepare(composed: DictConfig) -> Job:
             faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
         elif reason:
             unsupported[name] = reason
-    compared = {
-        name: {"own_source": attempt(f"evaluator.{name}", faults, _other_weights, network, evaluator)}
+    sources = {
+        name: attempt(f"evaluator.{name}", faults, _sources, network, dataset, evaluator)
         for name, evaluator in evaluators.items()
-        if hasattr(evaluator, "weights")
     }
     if network.classes is None:
         faults += [
@@ -162,7 +161,7 @@ def prepare(composed: DictConfig) -> Job:
         "decoder": "pillow",
         **({"channels_last": True} if config.channels_last else {}),  # other kernels: other rounding
     }
-    asked = {name: describe(config.evaluator[name]) | compared.get(name, {}) for name in evaluators}
+    asked = {name: describe(config.evaluator[name]) | sources[name] for name in evaluators}
     for m, method in methods.items():
         for e in evaluators:
             flags = {"class_specific": is_class_specific(method), "layer": getattr(method, "layer", None)}
@@ -175,10 +174,14 @@ def prepare(composed: DictConfig) -> Job:
     return job
 
 
-def _other_weights(network: Network, evaluator: Any) -> dict[str, str]:
-    """Checksum of the weights that an evaluator compares with. ValueError where they do not fit the network."""
-    variants.reweighted(network.module, evaluator.weights)
-    return {evaluator.weights: hashlib.sha256(weight_file(evaluator.weights).read_bytes()).hexdigest()}
+def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, dict[str, str]]:
+    """Checksums of the files that an evaluator names. ValueError where one does not fit the network or the dataset."""
+    if hasattr(evaluator, "weights"):
+        variants.reweighted(network.module, evaluator.weights)
+        digest = hashlib.sha256(weight_file(evaluator.weights).read_bytes()).hexdigest()
+        return {"own_source": {evaluator.weights: digest}}
+    found = evaluator.sources(dataset) if hasattr(evaluator, "sources") else {}
+    return {"own_source": found} if found else {}
 
 
 def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:

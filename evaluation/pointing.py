@@ -3,9 +3,14 @@ r"""The pointing game, the energy pointing game and Grad-CAM++'s overlap of map 
 Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016; protocol of TorchRay): a hit
 when a pixel of an object sought lies less than 15 px from the map's highest point, at the picture's original size. A
 picture whose objects sought are all flagged difficult is left out, otherwise difficult objects count as well. The
-accuracy is hits / (hits + misses) of each class, averaged over the classes. Objects are filled boxes, or the mask.
-Of several highest points each counts with its share, where TorchRay takes whichever argmax finds: the constant map
-then scores by chance, and not by the upper left corner. Distances are strictly below the tolerance, as in the code.
+accuracy is hits / (hits + misses) of each class, averaged over the classes that have a picture counted. Objects are
+filled boxes, or the mask. Of several highest points each counts with its share, where TorchRay takes whichever argmax
+finds: the constant map then scores by chance, and not by the upper left corner. Distances are strictly below the
+tolerance, as in the code. A map that is not finite misses.
+
+The difficult subset is a list of the paper's authors, of which TorchRay has copies for VOC and COCO, the files
+`pointing_game_ebp_{voc07,coco}_difficult.txt`: a picture's id and a 0 or 1 for each class, between tabs. A pair of
+picture and class whose flag is 0 is left out; a picture that is not listed stays with all its classes.
 
 Energy pointing game (Wang et al., "Score-CAM", CVPR Workshops 2020): the share of the map's sum inside the boxes.
 
@@ -17,9 +22,11 @@ $$\mathrm{Loc}(\delta) = \frac{\mathrm{Area}(m > \delta\ \text{inside})}{\mathrm
 with the boxes of the object sought taken together.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -27,7 +34,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from eigencam.datasets.base import Truth
+from eigencam.datasets.base import Dataset, Truth
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes
@@ -43,12 +50,14 @@ class Pointing:
     Attributes:
         tolerance: pixels of the original picture.
         objects: `boxes`, or `mask` where the dataset has masks.
+        difficult: file of the difficult subset, for which there are metrics of their own then; None: without.
     """
 
     tolerance: float = 15.0
     objects: Objects = "boxes"
+    difficult: str | None = None
 
-    headline: ClassVar[tuple[str, ...]] = ("pointing_accuracy", "pointing_hits")
+    headline: ClassVar[tuple[str, ...]] = ("pointing_accuracy", "pointing_hits", "pointing_accuracy_difficult")
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
@@ -56,8 +65,30 @@ class Pointing:
         if self.objects not in ("boxes", "mask"):
             raise ValueError(f"objects={self.objects!r}; allowed: boxes, mask")
 
+    def sources(self, dataset: Dataset) -> dict[str, str]:
+        """SHA-256 of the list, if there is one. ValueError where it is not of this dataset."""
+        if self.difficult is None:
+            return {}
+        flags, n = read_flags(self.difficult), len(dataset.classes)
+        if wrong := next((name for name, own in flags.items() if len(own) != n), None):
+            raise ValueError(
+                f"difficult={self.difficult}: {len(flags[wrong])} flags for {wrong}; allowed is one for each of the "
+                f"{n} classes of {dataset.name}"
+            )
+        if not flags.keys() & set(dataset.ids):
+            raise ValueError(
+                f"difficult={self.difficult}: lists none of the pictures of {dataset.name}, e.g. {dataset.ids[0]}, but "
+                f"{', '.join(list(flags)[:3])}"
+            )
+        return {self.difficult: hashlib.sha256(Path(self.difficult).expanduser().read_bytes()).hexdigest()}
+
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """`x`, `y`, the mean highest point; `hit`, the share of the highest points that hit, NaN if left out."""
+        """What the metrics are made of.
+
+        Returns:
+            `x`, `y`, the mean highest point; `hit`, the share of the highest points that hit, NaN if left out;
+            `map_state`; with a list `in_difficult`, whether the pair is in the difficult subset.
+        """
         y, x = np.nonzero(score_map.full == score_map.peak)
         sought = truth.sought()
         if self.objects == "mask" and truth.mask is None:
@@ -70,28 +101,23 @@ class Pointing:
             hit = float((_distance(x, y, truth.boxes[sought]) < self.tolerance).mean())
         else:
             hit = float(_near(x, y, _object_pixels(truth), self.tolerance).mean())
-        return {"x": float(x.mean()), "y": float(y.mean()), "hit": hit, "map_state": score_map.state}
+        row: Row = {"x": float(x.mean()), "y": float(y.mean()), "hit": hit, "map_state": score_map.state}
+        if self.difficult is not None:
+            flags = read_flags(self.difficult).get(truth.image_id)
+            row["in_difficult"] = flags is None or truth.label < 0 or bool(flags[truth.label])
+        return row
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`pointing_accuracy`, the mean over classes, bootstrapped; `pointing_hits`, over pictures."""
-        counted = rows[rows["hit"].notna()]
-        left_out = f"{len(rows) - len(counted)} pictures without an object to hit left out"
-        note = "; ".join(
-            part for part in (degenerate(rows["map_state"]), left_out if len(counted) < len(rows) else "") if part
-        )
-        if counted.empty:
-            return [statistics.undefined(name, 0, left_out) for name in self.headline]
-        hits, classes = counted["hit"].to_numpy(np.float64), counted["label"].to_numpy(np.int64)
-        present, group = np.unique(classes, return_inverse=True)
-        rows_of, columns = np.tile(np.arange(len(hits)), 2), np.concatenate([group, len(present) + group])
-        counts = np.concatenate([hits, np.ones(len(hits))])
-        sums = sparse.csr_array((counts, (rows_of, columns)), shape=(len(hits), 2 * len(present)))
-        accuracy = partial(_mean_over_classes, classes=len(present))
-        value = float(accuracy(np.asarray(sums.sum(axis=0))))
-        low, high = (100 * float(end) for end in statistics.bootstrap_pooled(sums, accuracy))
-        sample = Sample(sums, accuracy)
-        of_classes = Metric("pointing_accuracy", 100 * value, low, high, len(hits), note=note, sample=sample)
-        return [of_classes, statistics.mean("pointing_hits", hits)]
+        """`pointing_accuracy`, the mean over classes, bootstrapped; `pointing_hits`, over pictures.
+
+        With a list both of the difficult subset, too: `pointing_accuracy_difficult`, `pointing_hits_difficult`.
+        """
+        metrics = _accuracies(rows, "", "")
+        if self.difficult is not None:
+            chosen = rows["in_difficult"].to_numpy(bool)
+            note = f"the {chosen.sum()} of {len(rows)} in the difficult subset"
+            metrics += _accuracies(rows[chosen], "_difficult", note)
+        return metrics
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -154,6 +180,52 @@ class Energy:
         """Parameters and the rule in words."""
         words = "map scaled from its minimum and maximum to 0..1; a constant map has no energy and no overlap"
         return {"evaluator": "energy", "deltas": list(self.deltas), "map": words}
+
+
+@lru_cache(maxsize=4)
+def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
+    """The list of a difficult subset: (C,) flags by picture, in the order of the classes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not an id and flags of 0 or 1 with tabs between.
+    """
+    path, flags = Path(file).expanduser(), dict[str, NDArray[np.bool_]]()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"difficult={file}: no such file; TorchRay has pointing_game_ebp_voc07_difficult.txt and "
+            "pointing_game_ebp_coco_difficult.txt in torchray/benchmark"
+        )
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        name, *values = line.split("\t")
+        if not values or not set(values) <= {"0", "1"}:
+            raise ValueError(f"{path}, line {number}: {line[:60]!r}; allowed: an id and flags 0 or 1, tabs between")
+        flags[name] = np.array(values) == "1"
+    if not flags:
+        raise ValueError(f"{path}: empty; allowed: a line for each picture")
+    return flags
+
+
+def _accuracies(rows: pd.DataFrame, suffix: str, subset: str) -> list[Metric]:
+    """The mean over classes and the share of hits; `subset` says in words which rows these are."""
+    names = f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"
+    counted = rows[rows["hit"].notna()]
+    left_out = f"{len(rows) - len(counted)} pictures without an object to hit left out"
+    parts = (subset, degenerate(rows["map_state"]), left_out if len(counted) < len(rows) else "")
+    note = "; ".join(part for part in parts if part)
+    if counted.empty:
+        return [statistics.undefined(name, 0, note or "no picture") for name in names]
+    hits, classes = counted["hit"].to_numpy(np.float64), counted["label"].to_numpy(np.int64)
+    present, group = np.unique(classes, return_inverse=True)
+    rows_of, columns = np.tile(np.arange(len(hits)), 2), np.concatenate([group, len(present) + group])
+    counts = np.concatenate([hits, np.ones(len(hits))])
+    sums = sparse.csr_array((counts, (rows_of, columns)), shape=(len(hits), 2 * len(present)))
+    accuracy = partial(_mean_over_classes, classes=len(present))
+    value = float(accuracy(np.asarray(sums.sum(axis=0))))
+    low, high = (100 * float(end) for end in statistics.bootstrap_pooled(sums, accuracy))
+    sample = Sample(sums, accuracy)
+    of_classes = Metric(names[0], 100 * value, low, high, len(hits), note=note, sample=sample)
+    return [of_classes, statistics.mean(names[1], hits)]
 
 
 def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:

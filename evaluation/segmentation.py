@@ -51,7 +51,7 @@ _NAMES = (
     "miou_best",
 )
 
-_ORACLE = "oracle: threshold chosen with the truth"
+ORACLE = "oracle: threshold chosen with the truth"
 
 Counts = NDArray[np.float64]
 
@@ -143,11 +143,11 @@ class Segmentation:
         pixels = np.stack([hit, found, total], axis=1)
         return [
             statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=degenerate(rows["map_state"])),
-            _pooled("miou", classes.counts(above), mean_iou, at, classes.note),
-            _pooled("miou_binary", binary, mean_iou, at),
-            _pooled("pixel_precision", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 1]), at),
-            _pooled("pixel_recall", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 2]), at),
-            _pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
+            pooled("miou", classes.counts(above), mean_iou, at, classes.note),
+            pooled("miou_binary", binary, mean_iou, at),
+            pooled("pixel_precision", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 1]), at),
+            pooled("pixel_recall", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 2]), at),
+            pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
             *_sweep(wanted, rest, histograms, classes),
         ]
 
@@ -216,11 +216,11 @@ def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> li
     """`fg_iou_best`, `miou_best` from pixels by level: foreground and rest (N, 256), all by kind (N, 3, 256)."""
     above, some = _from_above(kinds), _ious(wanted, rest)
     best = int(np.argmax(some.mean(axis=0))) if len(some) else 0
-    fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=_ORACLE)
+    fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=ORACLE)
     sums = [classes.counts(above[:, :, v]).sum(axis=0) for v in range(LEVELS)]
     best = int(np.argmax(mean_iou(np.stack(sums))))
     counts = classes.counts(above[:, :, best])
-    return [fg_iou, _pooled("miou_best", counts, mean_iou, _level(best), f"{_ORACLE}; {classes.note}")]
+    return [fg_iou, pooled("miou_best", counts, mean_iou, _level(best), f"{ORACLE}; {classes.note}")]
 
 
 def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
@@ -254,7 +254,8 @@ def equal_error_rate(histograms: Counts) -> Counts:
     return _ratio(tp[pictures, before] + share * (tp[pictures, after] - tp[pictures, before]), foreground_pixels)
 
 
-def _pooled(name: str, counts: Counts, statistic: Callable[[Counts], Counts], threshold: str, note: str = "") -> Metric:
+def pooled(name: str, counts: Counts, statistic: Callable[[Counts], Counts], threshold: str, note: str = "") -> Metric:
+    """The metric `name`: 100 times a statistic of the sums of `counts` (N, K), with the bootstrap's interval."""
     value = float(statistic(counts.sum(axis=0, keepdims=True))[0])
     low, high = statistics.bootstrap_pooled(counts, statistic)
     ends = 100 * float(low), 100 * float(high)

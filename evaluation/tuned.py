@@ -15,7 +15,7 @@ The boxes at all thresholds come from the highest value of each row and column o
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -80,7 +80,7 @@ class TunedLocalization:
         wrong, ids = ious[counted] < self.iou, rows["image"].to_numpy()[counted]
         if not len(wrong):
             return [statistics.undefined(name, 0, "no picture has a box", better="lower") for name in self.headline]
-        half = np.array([hashlib.sha256(str(i).encode()).digest()[0] & 1 for i in ids], bool)
+        half = halves(ids)
         chosen = np.full(len(wrong), int(wrong.mean(axis=0).argmin()))
         best = chosen[0]
         if half.any() and not half.all():
@@ -118,6 +118,11 @@ class TunedLocalization:
             "hit": f"inclusive IoU >= {self.iou:g} of the box around all foreground with any box of the object sought",
             "threshold": "two-fold cross-fitted; error_best: chosen on the same pictures",
         }
+
+
+def halves(ids: Iterable[object]) -> NDArray[np.bool_]:
+    """(N,) bool: the half that each picture is in, by a hash of its id."""
+    return np.array([hashlib.sha256(str(i).encode()).digest()[0] & 1 for i in ids], bool)
 
 
 def boxes_around(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Boxes:

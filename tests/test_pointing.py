@@ -1,15 +1,25 @@
 """Pointing, energy and tuned localization against brute force, and at their edges."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
+from eigencam.datasets.scenes import Scenes
+from eigencam.derived import by_prediction
 from eigencam.evaluation.boxes import iou
 from eigencam.evaluation.maps import Rule, ScoreMap, box_of, cut, cuts
-from eigencam.evaluation.pointing import Energy, Pointing, fill
+from eigencam.evaluation.pointing import Energy, Pointing, fill, read_flags
+from eigencam.evaluation.tables import collect
 from eigencam.evaluation.tuned import DEFAULT, TunedLocalization, boxes_around
+from eigencam.records import Result
+from eigencam.run import run
 
 SIZE = (60, 80)
 
@@ -78,6 +88,167 @@ def test_the_accuracy_is_the_mean_over_classes() -> None:
     assert accuracy.low <= 50 <= accuracy.high
 
 
+@dataclass(frozen=True)
+class Pair:
+    """One class of one picture."""
+
+    score_map: ScoreMap
+    truth: Truth
+
+
+def protocol_by_hand(
+    pairs: Sequence[Pair], objects: str, flags: dict[str, list[bool]] | None, classes: int
+) -> tuple[float, float, int]:
+    """The whole protocol pixel by pixel: mean over the classes with a pair, share of hits, pairs counted."""
+    hits, misses = np.zeros(classes), np.zeros(classes)
+    for pair in pairs:
+        t, full = pair.truth, pair.score_map.full
+        own = [k for k in range(len(t.boxes)) if t.box_labels[k] == t.label]
+        if flags is not None and t.image_id in flags and not flags[t.image_id][t.label]:
+            continue
+        if all(t.difficult[k] for k in own):
+            continue
+        height, width = t.size
+        target = np.zeros(t.size, bool)
+        for v in range(height):
+            for u in range(width):
+                boxed = any(t.boxes[k][0] <= u <= t.boxes[k][2] and t.boxes[k][1] <= v <= t.boxes[k][3] for k in own)
+                assert t.mask is not None
+                target[v, u] = boxed if objects == "boxes" else t.mask[v, u] == t.label + 1
+        share = 0.0
+        if np.isfinite(pair.score_map.values).all():
+            highest = [(v, u) for v in range(height) for u in range(width) if full[v, u] == full.max()]
+            vs, us = np.nonzero(target)
+            share = float(np.mean([((vs - v) ** 2 + (us - u) ** 2 < 15**2).any() for v, u in highest]))
+        hits[t.label] += share
+        misses[t.label] += 1 - share
+    counted = hits + misses
+    accuracies = [hits[k] / counted[k] for k in range(classes) if counted[k]]
+    return 100 * float(np.mean(accuracies)), 100 * hits.sum() / counted.sum(), round(counted.sum())
+
+
+def random_pairs(n: int, classes: int, seed: int) -> list[Pair]:
+    """Pictures with boxes at the border, difficult objects, several of a class; maps of one pixel, with ties or NaN."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for i in range(n):
+        height, width = (int(side) for side in rng.integers(1, 70, 2))
+        number = int(rng.integers(1, 5))
+        x, y = (np.sort(rng.integers(0, side, (number, 2)), axis=1) for side in (width, height))
+        boxes = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(float)
+        labels, difficult = rng.integers(0, classes, number), rng.random(number) < 0.4
+        mask = np.zeros((height, width), np.uint8)
+        for box, label in zip(boxes, labels, strict=True):
+            mask[fill(box[None], mask.shape)] = label + 1
+        mask[rng.random(mask.shape) < 0.1] = 255
+        shape = (1, 1) if i % 7 == 0 else tuple(rng.integers(1, 9, 2))
+        whole = Truth(str(i), (height, width), 0, boxes, labels, difficult, mask)
+        for label in whole.objects():
+            values = rng.integers(-2, 3, shape).astype(float)
+            if rng.random() < 0.1:
+                values[0, 0] = np.nan
+            pairs.append(Pair(ScoreMap(values, whole.size), replace(whole, label=label)))
+    return pairs
+
+
+@pytest.mark.parametrize("objects", ["boxes", "mask"])
+def test_the_whole_protocol_against_pixel_by_pixel(tmp_path: Path, objects: str) -> None:
+    classes, pairs = 6, random_pairs(40, 5, seed=3)  # the last class never occurs
+    rng = np.random.default_rng(0)
+    flags = {str(i): (rng.random(classes) < 0.5).tolist() for i in range(0, 40, 2)}
+    path = tmp_path / "difficult.txt"
+    path.write_text("".join("\t".join([name, *(str(int(f)) for f in own)]) + "\n" for name, own in flags.items()))
+    evaluator = Pointing(objects=objects, difficult=str(path))  # type: ignore[arg-type]
+    rows = [{"label": pair.truth.label, **evaluator.row(pair.score_map, pair.truth)} for pair in pairs]
+    found = {metric.name: metric for metric in evaluator.summary(pd.DataFrame(rows))}
+    for suffix, chosen in (("", None), ("_difficult", flags)):
+        accuracy, hits, n = protocol_by_hand(pairs, objects, chosen, classes)
+        assert found[f"pointing_accuracy{suffix}"].value == pytest.approx(accuracy)
+        assert found[f"pointing_hits{suffix}"].value == pytest.approx(hits)
+        assert found[f"pointing_accuracy{suffix}"].n == found[f"pointing_hits{suffix}"].n == n
+        assert "nonfinite of" in found[f"pointing_accuracy{suffix}"].note
+    assert 0 < found["pointing_hits_difficult"].n < found["pointing_hits"].n < len(pairs)
+    plain = [Pointing(objects=objects).row(pair.score_map, pair.truth) for pair in pairs]  # type: ignore[arg-type]
+    assert [row["hit"] for row in plain] == pytest.approx([row["hit"] for row in rows], nan_ok=True)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_picture_that_is_not_listed_is_in_the_difficult_subset(tmp_path: Path) -> None:
+    evaluator = Pointing(difficult=write(tmp_path / "list", "a\t0\nb\t1\n"))
+    chosen = [evaluator.row(peak_at(0, 0), truth((0, 0, 9, 9), name=name))["in_difficult"] for name in "abc"]
+    assert chosen == [False, True, True]
+    frame = pd.DataFrame([{"label": 0, **evaluator.row(peak_at(0, 0), truth((0, 0, 9, 9)))}])
+    metrics = evaluator.summary(frame)
+    assert [(metric.name, metric.n) for metric in metrics[2:]] == [
+        ("pointing_accuracy_difficult", 0),
+        ("pointing_hits_difficult", 0),
+    ]
+    assert np.isnan(metrics[2].value)
+    assert metrics[2].note == "the 0 of 1 in the difficult subset"
+
+
+class Few:
+    name, class_space, ids, classes = "few", "few", ["a", "b"], ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a\t0\t1\nb\t0\n", "1 flags for b; allowed is one for each of the 2 classes of few"),
+        ("c\t0\t1\n", "lists none of the pictures of few, e.g. a, but c"),
+        ("a 0 1\n", "line 1: 'a 0 1'; allowed: an id and flags"),
+        ("a\t0\t1\nb\t0\t2\n", "line 2"),
+        ("", "empty"),
+    ],
+)
+def test_a_list_of_other_pictures_or_classes_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        Pointing(difficult=write(tmp_path / "list", text)).sources(Few())  # type: ignore[arg-type]
+
+
+def test_the_list_is_part_of_the_identity(tmp_path: Path) -> None:
+    names = [write(tmp_path / name, text) for name, text in (("x", "a\t0\t1\n"), ("y", "a\t1\t1\n"))]
+    digests = [Pointing(difficult=name).sources(Few())[name] for name in names]  # type: ignore[arg-type]
+    assert len(set(digests)) == 2
+    assert Pointing().sources(Few()) == {}  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="pointing_game_ebp_voc07_difficult"):
+        Pointing(difficult=str(tmp_path / "none")).sources(Few())  # type: ignore[arg-type]
+
+
+def test_a_run_with_a_list_has_both_and_its_rows_need_the_file_no_more(tmp_path: Path) -> None:
+    base = ["dataset.count=5", "workers=0", "device=cpu", "target=each", f"paths.results={tmp_path / 'runs'}"]
+    chosen = ["method=[gradcam]", "evaluator=[pointing]", f"evaluator.pointing.difficult={tmp_path / 'list'}"]
+
+    def results() -> Result:
+        with initialize_config_module("eigencam.configs", version_base="1.3"):
+            return run(compose("run", [*base, *chosen])).results["gradcam", "pointing"]
+
+    data = Scenes(count=5)
+    ones, n = "\t1" * len(data.classes), sum(len(data.truth(i).objects()) for i in range(5))
+    write(
+        tmp_path / "list",
+        "".join(f"{name}{ones if k else ones.replace('1', '0')}\n" for k, name in enumerate(data.ids)),
+    )
+    first = results()
+    rows = first.rows()
+    assert len(rows) == n
+    assert (rows["in_difficult"] == (rows["image"] != data.ids[0])).all()
+    assert first.summary is not None
+    counts = {metric["name"]: metric["n"] for metric in first.summary["metrics"]}
+    assert counts["pointing_hits"] == n
+    assert counts["pointing_hits_difficult"] == rows["in_difficult"].sum() < n
+    write(tmp_path / "list", "".join(f"{name}{ones}\n" for name in data.ids))
+    read_flags.cache_clear()  # as in another process
+    assert results().folder != first.folder
+    (tmp_path / "list").unlink()
+    long = by_prediction(tmp_path / "runs", collect(tmp_path / "runs"))
+    assert any(name.startswith("pointing_accuracy_difficult_") for name in long["metric"])
+
+
 def by_hand(score_map: ScoreMap, inside: NDArray[np.bool_], delta: float) -> tuple[float, float]:
     m = score_map.full.astype(float)
     m = (m - m.min()) / (m.max() - m.min())
@@ -92,6 +263,17 @@ def test_energy_and_overlap_follow_their_formulas(seed: int) -> None:
     for delta in (0, 0.25, 0.5):
         expected = by_hand(noise(seed), fill(t.boxes, SIZE), delta)
         assert (row["energy"], row[f"overlap_{delta:g}"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_energy_is_that_in_the_boxes_of_the_rows_class() -> None:
+    """Boxes of the class together, each pixel once; those of other classes do not count."""
+    boxes = np.array([[0, 0, 9, 9], [5, 5, 14, 14], [70, 50, 79, 59]], float)
+    several = Truth("a", SIZE, 0, boxes, np.array([0, 0, 1]))
+    for label, inside in ((0, fill(boxes[:2], SIZE)), (1, fill(boxes[2:], SIZE))):
+        row = Energy().row(noise(5), replace(several, label=label))
+        assert (row["energy"], row["overlap_0.25"]) == pytest.approx(by_hand(noise(5), inside, 0.25), rel=1e-5)
+    assert fill(boxes[:2], SIZE).sum() == 175
+    assert np.isnan(Energy().row(noise(5), replace(several, label=2))["energy"])
 
 
 @pytest.mark.parametrize("values", [np.zeros((1, 1)), np.full((3, 3), 7.0), np.full((2, 2), np.nan)], ids=str)
