@@ -93,11 +93,11 @@ class ClassSegmentation:
         own = np.bincount(mask.ravel(), minlength=VOID + 1)[:VOID]
         classes = np.union1d(np.flatnonzero(own), [0, *(t.label + 1 for t in truths)])
         kinds, levels = len(classes), len(grid) + 1
-        place = np.full(VOID + 1, kinds, np.int32)  # void: one more column
+        place = np.full(VOID + 1, kinds, np.intp)  # void: one more column
         place[classes] = np.arange(kinds)
         code = (place * ((kinds + 1) * levels))[winner]
         code += (place * levels)[mask]
-        code += np.searchsorted(grid, score.ravel()).reshape(score.shape).astype(np.int32)
+        code += np.searchsorted(grid, score.ravel()).reshape(score.shape)
         pixels = np.bincount(code.ravel(), minlength=kinds * (kinds + 1) * levels)
         pixels = pixels.reshape(kinds, kinds + 1, levels)[:, :kinds]  # (class found, class of the truth, level)
         right, predicted = pixels[np.arange(kinds), np.arange(kinds)], pixels.sum(axis=1)
@@ -170,7 +170,7 @@ def _highest(
         above = own > score
         tied = (tied & ~above) | ((own == score) & (own > 0))
         winner[above] = truth.label + 1
-        score = np.maximum(score, own)
+        np.maximum(score, own, out=score)
     return score, winner, tied
 
 
