@@ -41,6 +41,7 @@ class Scores:
         boxes: by (network, method): (x1, y1, x2, y2) of each item, where rows have them.
         right: by network: whether its first class is the label, of each item, where rows say.
         folders: by (network, method): a result's folder.
+        items: those of the first result.
     """
 
     graded: dict[tuple[str, str], dict[str, pd.Series]] = field(default_factory=dict)
@@ -48,12 +49,14 @@ class Scores:
     boxes: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
     right: dict[str, pd.Series] = field(default_factory=dict)
     folders: dict[tuple[str, str], str] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
 
     def add(self, result: Mapping[str, Any], evaluator: Any, rows: pd.DataFrame) -> None:
         """Take in the rows of one result."""
         key = result["network"], result["method"]
         index = pd.MultiIndex.from_frame(rows[["image", "label"]])
         self.folders.setdefault(key, result["folder"])
+        self.items = self.items or index.tolist()
         if "x1" in rows:
             self.boxes.setdefault(key, rows[["x1", "y1", "x2", "y2"]].set_axis(index))
         if result["network"] not in self.right and len(rows) and all(len(top) for top in rows["top5"]):
@@ -116,10 +119,12 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
     """At most `count` items, the most telling first.
 
     In turn: what each method wins most over the mean of the others, and loses most; hits and misses evenly spread; what
-    the network got wrong.
+    the network got wrong. All evenly spread where metrics are of the set as a whole only.
     """
-    if not scores.better:
-        return []
+    from eigencam.explain import spread
+
+    if not scores.better:  # metrics of the set as a whole only
+        return [scores.items[k] for k in spread(len(scores.items), count)]
     frame = scores.frame(scores.main)
     queues: list[list[Item]] = []
     for network in frame.columns.unique(0):
@@ -129,12 +134,11 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
             lead = (of[method] - others).dropna().sort_values(kind="stable")
             queues += [list(lead.index[::-1]), list(lead.index)]
     ranked = frame.mean(axis="columns").dropna().sort_values(kind="stable").index
-    few = min(count, len(ranked))
-    spread = [ranked[(2 * k + 1) * len(ranked) // (2 * few)] for k in range(few)]
-    queues.append(spread)
+    even = [ranked[k] for k in spread(len(ranked), count)]
+    queues.append(even)
     queues += [list(right.index[~right.to_numpy(bool)]) for right in scores.right.values()]
     # The even spread has a say as often as all the others together.
-    turns = zip_longest(*queues, spread[::-1])
+    turns = zip_longest(*queues, even[::-1])
     return list(dict.fromkeys(item for item in chain.from_iterable(turns) if item is not None))[:count]
 
 
@@ -160,7 +164,11 @@ def pictures(
             say(f"no pictures of {network}: {str(error).splitlines()[0]}")
             continue
         place = {image: i for i, image in enumerate(job.dataset.ids)}
-        for item in items:
+        index = pd.MultiIndex.from_tuples(items, names=["image", "label"])
+        graded = {m: pd.DataFrame(scores.graded.get((network, m), {}), index).reindex(columns=metrics) for m in folders}
+        boxes = {m: frame.reindex(index).to_numpy(np.float64) for (n, m), frame in scores.boxes.items() if n == network}
+        right = scores.right[network].reindex(index).tolist() if network in scores.right else [None] * len(items)
+        for k, item in enumerate(items):
             image, label = item
             try:
                 seen = _seen(job, place[image], label)
@@ -168,17 +176,14 @@ def pictures(
                 say(f"{image}: {error}")
                 continue
             picture = found.setdefault(item, seen.picture(job))
-            right = scores.right.get(network, pd.Series(dtype=object)).get(item)
-            methods = {}
-            for key, method in names.items():
-                values = scores.graded.get((network, method), {})
-                methods[method] = seen.of_method(key, scores.boxes.get((network, method)), item) | {
-                    "scores": [_number(values[m].get(item)) if m in values else None for m in metrics]
-                }
             picture["networks"][network] = {
                 "predicted": seen.predicted,
-                "right": None if right is None else bool(right),
-                "methods": methods,
+                "right": bool(right[k]) if right[k] in (True, False) else None,
+                "methods": {
+                    method: seen.of_method(key, boxes[method][k : k + 1] if method in boxes else None)
+                    | {"scores": [_number(value) for value in graded[method].iloc[k]]}
+                    for key, method in names.items()
+                },
             }
     return {
         "metrics": [{"name": m, "better": scores.better[m]} for m in metrics],
@@ -221,17 +226,14 @@ class _Seen:
             made["veil"] = _uri(veil, "png", transparency=bytes([170, 0]), bits=1, optimize=True)
         return made
 
-    def of_method(self, key: str, rows: pd.DataFrame | None, item: Item) -> dict[str, Any]:
-        """A method's map, or its boxes."""
+    def of_method(self, key: str, box: NDArray[np.float64] | None) -> dict[str, Any]:
+        """A method's map and its box (1, 4), as rows have it or, for None, at 15 % of the maximum; or its boxes."""
         from eigencam.evaluation.maps import ScoreMap, box_of
 
         if key in self.boxes:
             return {"boxes": _rounded(self.boxes[key][:BOXES, :4])}
         score_map = ScoreMap(self.maps[key], self.truth.size, self.region)
-        if rows is not None and item in rows.index:
-            box = rows.loc[[item]].to_numpy(np.float64)[:1]
-        else:
-            box = box_of(score_map, "max", 0.15)[None]
+        box = box_of(score_map, "max", 0.15)[None] if box is None else box
         values = _shrunk(score_map.values) / max(score_map.peak, np.finfo(np.float32).tiny)
         levels = (np.clip(np.nan_to_num(values, posinf=0, neginf=0), 0, 1) * 255).round().astype(np.uint8)
         made = {
@@ -356,5 +358,5 @@ def _rounded(boxes: NDArray[np.float64]) -> list[list[float]]:
     return [[round(x, 1) for x in box] for box in boxes.tolist() if np.isfinite(box).all()]
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or value != value else round(float(value), 2)
+def _number(value: float) -> float | None:
+    return None if value != value else round(float(value), 2)

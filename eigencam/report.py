@@ -119,9 +119,12 @@ def _galleries(
 ) -> dict[str, Any]:
     """What the gallery shows of each dataset."""
     scores: dict[tuple[str, str], gallery.Scores] = {}
+    names = long.drop_duplicates("group").groupby(["dataset", "part"]).size()
     for result, evaluator, rows in results:
         if len(rows):
-            scores.setdefault((_dataset(result), result["group"]), gallery.Scores()).add(result, evaluator, rows)
+            several = names[result["dataset"], result["part"]] > 1
+            name = f"{_dataset(result)}, class: {result['target']}" if several else _dataset(result)
+            scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows)
     baselines = set(long.loc[long["baseline"].astype(bool), "method"])
     sets: dict[str, Any] = {}
     for (name, _), of in scores.items():

@@ -209,8 +209,9 @@ def test_items_are_won_lost_and_spread() -> None:
     assert chosen[:4] == ["p19", "p0", "p2", "p7"]
     assert len(set(chosen)) == 5
     assert len(gallery.choose(scores, 100)) == 20
-    scores.better = {}
-    assert gallery.choose(scores, 5) == []
+    known = gallery.Scores(items=index.tolist())
+    assert [image for image, _ in gallery.choose(known, 4)] == ["p2", "p7", "p12", "p17"]
+    assert gallery.choose(gallery.Scores(), 5) == []
 
 
 def test_rows_that_an_evaluator_leaves_out_have_no_score() -> None:
