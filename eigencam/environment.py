@@ -33,7 +33,7 @@ def environment(device: str) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "platform": platform.platform(),
-        "processor": platform.machine(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
@@ -41,6 +41,13 @@ def environment(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda if gpu else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def processor() -> str:
+    """The CPU's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def git() -> dict[str, Any]:

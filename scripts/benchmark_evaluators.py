@@ -14,7 +14,6 @@ import contextlib
 import csv
 import io
 import os
-import platform
 import statistics
 import sys
 import time
@@ -35,7 +34,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, precision_recall_curve
 
 from eigencam.datasets.base import Truth
-from eigencam.environment import git
+from eigencam.environment import git, processor
 from eigencam.evaluation.boxes import to_xywh
 from eigencam.evaluation.faithfulness import ranks_of
 from eigencam.evaluation.foreground import Foreground
@@ -373,13 +372,6 @@ def measure(case: Case, count: int, repeats: int) -> list[str]:
     else:
         line += [""] * 4
     return [*line, str(len(own))]
-
-
-def processor() -> str:
-    """The CPU's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
