@@ -10,7 +10,7 @@ ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -150,7 +150,7 @@ def compare(
         value, better; sentences on what could not be compared.
 
     Raises:
-        ValueError: nothing can be compared.
+        ValueError: nothing can be compared, or an unknown metric.
     """
     places: dict[Place, dict[str, dict[str, Any]]] = {}
     notes: dict[str, None] = {}
@@ -164,10 +164,12 @@ def compare(
             places.setdefault(place, {})[result["method"]] = {**result, "path": root / result["folder"]}
     lines: list[Compared] = []
     values: list[dict[str, Any]] = []
+    known: dict[str, None] = {}
     for place, of in places.items():
         evaluator = instantiate(_buildable(next(iter(of.values()))["identity"]["evaluator"]))
         rows = {name: _keyed(of[name]["path"]) for name in order if name in of}
         full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
+        known |= {metric: None for found in full.values() for metric in found}
         chosen = _chosen(full, getattr(evaluator, "headline", ()), metrics)
         values += [
             {"place": place, "method": name, "metric": m, "value": found[m].value, "better": found[m].better}
@@ -189,8 +191,7 @@ def compare(
                     notes[f"{place.evaluator}: {why}"] = None
                 elif found := _compared(place, a, b, first.get(metric), second.get(metric)):
                     lines.append(found)
-    if not lines:
-        raise ValueError("\n".join(["nothing can be compared", *notes]))
+    _check(lines, metrics, known, notes)
     corrected = holm([line.found.p for line in lines])
     done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
     return done, pd.DataFrame(values), list(notes)
@@ -318,6 +319,14 @@ def _keyed(folder: Path) -> pd.DataFrame:
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
     """The summary of rows, by name; nothing where there are no rows."""
     return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+
+
+def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str], notes: Iterable[str]) -> None:
+    """ValueError for metrics that are not there, and where nothing could be compared."""
+    if unknown := [name for name in asked if name not in (*known, "all")]:
+        raise ValueError(f"--metrics {','.join(unknown)}: unknown; allowed: all, {', '.join(known)}")
+    if not lines:
+        raise ValueError("\n".join(["nothing can be compared", *notes]))
 
 
 def _compared(place: Place, a: str, b: str, first: Metric | None, second: Metric | None) -> Compared | None:

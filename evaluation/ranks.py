@@ -83,31 +83,33 @@ def draw(found: Ranking, path: Path) -> Path:
 
     count, half = len(found.methods), -(-len(found.methods) // 2)
     groups = cliques(found.ranks, found.critical) if not np.isnan(found.critical) else []
-    deep = 0.35 + 0.16 * len(groups)
+    deep = 0.35 + 0.32 * len(groups)
+    low, high = deep + half, -1.7
     with rc_context({"svg.hashsalt": "eigencam", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6.5, 0.9 + 0.28 * (half + deep)), layout="constrained")
+        figure = Figure(figsize=(6.5, 0.3 + 0.26 * (low - high)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.set_xlim(0.2 - 0.25 * count, 0.8 + 1.25 * count)
-        axes.set_ylim(half + deep + 0.6, -1.8)
+        axes.set_ylim(low, high)
         axes.plot([1, max(count, 2)], [0, 0], "k", lw=1)
         for tick in range(1, max(count, 2) + 1):
             axes.plot([tick, tick], [0, -0.15], "k", lw=1)
             axes.text(tick, -0.25, str(tick), ha="center", va="bottom")
         for i, (name, rank) in enumerate(zip(found.methods, found.ranks, strict=True)):
             left = i < half
-            y = deep + 0.5 + (i if left else count - 1 - i)
+            y = deep + 0.4 + (i if left else count - 1 - i)
             edge = 0.8 if left else count + 0.2
-            axes.plot([rank, rank, edge], [0, y, y], "k", lw=0.8)
+            axes.plot([rank, rank, edge], [0, y, y], "0.45", lw=0.8)
             text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
             axes.text(edge, y, f" {text} ", ha="right" if left else "left", va="center")
         for level, (i, j) in enumerate(groups):
             y = 0.35 + 0.32 * level
-            axes.plot([found.ranks[i] - 0.03, found.ranks[j] + 0.03], [y, y], "k", lw=3, solid_capstyle="butt")
+            over = 0.006 * count
+            axes.plot([found.ranks[i] - over, found.ranks[j] + over], [y, y], "k", lw=3, solid_capstyle="butt")
         if not np.isnan(found.critical):
-            axes.plot([1, 1 + found.critical], [-1.2, -1.2], "k", lw=1.5)
-            axes.text(1 + found.critical, -1.2, f"  CD {found.critical:.2f}", va="center")
-        axes.set_title(f"{found.metric}, average rank in {found.blocks} pairs of dataset and network", fontsize=9)
+            axes.plot([1, 1 + found.critical], [-1.25, -1.25], "k", lw=1, marker="|", ms=5)
+            axes.text(1 + found.critical, -1.25, f"  CD {found.critical:.2f}", va="center")
+        figure.suptitle(f"{found.metric}, average rank in {found.blocks} pairs of dataset and network", fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a date the same ranks make the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix.removeprefix("."))

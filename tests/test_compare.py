@@ -157,7 +157,11 @@ def test_ranks_pictures_and_all_formats(here: Path, capsys: pytest.CaptureFixtur
         (["eigencam", "nowhere.py"], "nowhere.py: no such file"),
         (["eigencam", "no.module.mine"], "method no.module.mine:"),
         (["eigencam", "gradcan"], "method is one of"),
-        (["eigencam", "gradcam", "--metrics", "nothing"], "nothing can be compared"),
+        (["eigencam", "gradcam", "--metrics", "mean_iou,nothing"], "--metrics nothing: unknown; allowed: all, "),
+        (
+            ["eigencam", "gradcam", "--metrics", "top1_cls_error", "model.classes=own", "target=predicted"],
+            "not defined",
+        ),
     ],
 )
 def test_faults_are_told(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
