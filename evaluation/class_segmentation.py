@@ -11,7 +11,8 @@ says nothing about the second. The note counts such pixels. A map without a posi
 nothing.
 
     class_miou            VOC's mean IoU at a fixed t: pixels right, predicted and of the truth are summed over the set,
-                          IoU of each class, mean over the classes, background included, that occur in the truth
+                          IoU of each class, mean over the classes, background included, that occur in the truth (the
+                          interval's resamples: over those that occur in the resample)
     class_miou_tuned      the same where each half of the pictures, by a hash of their ids, is read at the t that is
                           best on the other half
     class_miou_best       at the best t on the pictures themselves: an oracle's number
@@ -248,5 +249,5 @@ def _maps(rows: pd.DataFrame) -> str:
 def _ties(rows: pd.DataFrame, counts: Counts) -> str:
     """The share of the pixels found that classes tie for."""
     found = np.split(counts, 3, axis=1)[1][:, 1:].sum()
-    tied = rows["tied"].sum()
-    return f"{100 * tied / found:.1f} % of the pixels found are a tie, the first class's" if tied else ""
+    percent = 100 * rows["tied"].sum() / found if found else 0.0
+    return f"{percent:.1f} % of the pixels found are a tie, the first class's" if percent >= 0.05 else ""
