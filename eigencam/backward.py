@@ -109,6 +109,31 @@ def chunked(
     return torch.cat(parts)
 
 
+class _Entered(Exception):  # noqa: N818 - no error, it ends a pass
+    def __init__(self, entering: Tensor) -> None:
+        self.entering = entering
+
+
+def entering(module: nn.Module, images: Tensor) -> Tensor:
+    """(N, C, H', W') what a network's first convolution sees of (N, 3, H, W) pictures, with its graph.
+
+    Most see the picture itself; some pad it first, or normalise it in another way (GoogLeNet's `transform_input`).
+
+    Raises:
+        ValueError: the network has no convolution.
+    """
+
+    def stop(_original: Any, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        raise _Entered(x)
+
+    try:
+        with evaluating(module), torch.inference_mode(False), torch.enable_grad(), relevance_rules({"conv2d": stop}):
+            module(images)
+    except _Entered as found:
+        return found.entering
+    raise ValueError("the network has no convolution")
+
+
 def like(value: Tensor, through: Tensor) -> Tensor:
     """A tensor with the value of `value` and the gradient of `through`, scaled so that relevance is conserved.
 
@@ -144,13 +169,13 @@ class LinearRules:
     Args:
         rule_of: (kind, is_first) -> what makes the output: `(op, x, weight, bias) -> Tensor`, where `op(x, weight,
             bias)` applies the layer, `kind` is `conv2d`, `linear` or `batch_norm` (one without a convolution before
-            it) and `is_first` tells whether the layer sees the picture.
+            it) and `is_first` tells whether the layer sees the picture, or is the first convolution behind it.
     """
 
     def __init__(self, rule_of: Callable[[str, bool], Callable[..., Tensor]]) -> None:
         self.rule_of = rule_of
         self.first: tuple[Callable[..., Tensor], Tensor, Tensor, Tensor] | None = None
-        """op, input, weight and output of the layer that sees the picture."""
+        """op, input, weight and output of the first convolution."""
         self._convolution: tuple[Tensor, Tensor, Tensor, Tensor | None, tuple[Any, ...], bool] | None = None
 
     @property
@@ -164,7 +189,7 @@ class LinearRules:
         }
 
     def _conv2d(self, _original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any) -> Tensor:
-        first = x.is_leaf
+        first = self.first is None
         out = self._convolve(x, weight, bias, geometry, first)
         self._convolution = (out, x, weight, bias, geometry, first)
         return out

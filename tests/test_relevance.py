@@ -7,6 +7,7 @@ from typing import Any
 import captum.attr
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from torch import Tensor, nn
@@ -168,6 +169,53 @@ def test_saliency_layers_are_the_papers() -> None:
     assert saliency_layer(googlenet()) == "maxpool2"
     assert saliency_layer(torchvision.models.vgg11()) is None
     assert saliency_layer(plain()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "linear", "norms"),  # DenseNet-121: 58 layers' first norms, 3 of transitions and the last one
+    [("vgg11_bn", 3, 0), ("resnet18", 1, 0), ("mobilenet_v2", 1, 0), ("densenet121", 1, 62), ("squeezenet1_1", 0, 0)],
+)
+def test_the_preset_of_lrp_is_as_its_table_says(
+    name: str, linear: int, norms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    rule_of = LRP._rule
+    monkeypatch.setattr(LRP, "_rule", lambda self, kind, first: seen.append(kind) or rule_of(self, kind, first))
+    torch.manual_seed(0)
+    layer = {"resnet18": "conv1", "densenet121": "features.conv0"}.get(name, "features.0")
+    forward = forward_pass(getattr(torchvision.models, name)(), random_activations(1, 3, 64, 64), layer)
+    assert LRP()(forward, TARGETS[:1]).isfinite().all()
+    assert (seen.count("linear"), seen.count("batch_norm")) == (linear, norms)
+
+
+class Entered(nn.Module):
+    """Channels normalised anew and a border put around, as torchvision's GoogLeNet and TensorFlow's networks do it."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.own, self.net = own, plain(bias=False)
+        self.scale = nn.Parameter(torch.tensor([0.5, 2.0, 1.0]).view(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(F.pad(self.scale * x + 0.25, (0, 1, 0, 1)) if self.own else x)
+
+
+def test_lrp_goes_to_the_pixels_that_the_first_convolution_sees_changed() -> None:
+    net = Entered(own=True)
+    pictures, ends = random_activations(5, 3, 5, 5), torch.tensor([-3.0, 3.0])
+    forward = forward_pass(net, pictures, "net.3")
+    forward.black, forward.white = (end.expand(3, 1, 1) for end in ends)
+    found = LRP()(forward, TARGETS)
+    changed = F.pad(net.scale * pictures + 0.25, (0, 1, 0, 1)).detach()
+    same = forward_pass(Entered(own=False), changed, "net.3")
+    # the border is the same in all pictures: nothing of it lies between black and white, and it gets nothing
+    same.black, same.white = (
+        F.pad(net.scale * end + torch.full((3, 5, 5), 0.25), (0, 1, 0, 1)).detach() for end in ends
+    )
+    expected = LRP()(same, TARGETS)
+    torch.testing.assert_close(found, expected[:, :5, :5], atol=1e-5, rtol=1e-4)
+    assert not expected[:, 5].any()
+    torch.testing.assert_close(found.sum((1, 2)), logit(forward), atol=1e-4, rtol=1e-3)
 
 
 METHODS: list[Any] = [LRP(rule) for rule in RULES]

@@ -355,4 +355,6 @@ def _check(score: str, **numbers: int | None) -> None:
 def _uncut(network: "Network", layer: str | None) -> str:
     from eigencam.tail import fault
 
+    if network.reshape == "tokens":
+        return "it gives changed activations back to the network, and a map of tokens is without the class token"
     return fault(network.module, layer or network.layer, network.preprocess.shape)

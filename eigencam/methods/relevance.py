@@ -11,6 +11,16 @@ $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 | gamma | $x_i (w_{ij} + \gamma w_{ij}^+) / \sum$, for inputs that are not negative |
 | composite | epsilon for linear layers, zplus for convolutions, z^B for the layer that sees the picture |
 
+`composite` is the preset. What it comes to on a network is read off its operations, with nothing to set:
+
+| network | merged or kept | rules |
+|---|---|---|
+| AlexNet, VGG | local response normalisation keeps its divisor | z^B, zplus for convolutions, epsilon for fc6 to fc8 |
+| ResNet, MobileNetV2 | batch norms into the convolutions before them | the same; a residual sum shares in proportion |
+| GoogLeNet | batch norms so, or local response normalisation | the same; a concatenation hands on each branch's part |
+| DenseNet | a norm behind a convolution likewise; one behind a concatenation | the same; such a norm takes epsilon |
+| SqueezeNet | - | the same; its classifier is a convolution: zplus |
+
 z^B shares by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black and the white pixel. A batch norm behind
 a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its divisor.
 
@@ -32,7 +42,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.backward import LinearRules, chunked, gradients, like
+from eigencam.backward import LinearRules, chunked, entering, gradients, like
 from eigencam.forward import Forward
 
 if TYPE_CHECKING:
@@ -74,13 +84,17 @@ class LRP:
                 value, gradient = gradients(forward.module, x, y, rules=layers.rules)
                 return (value * gradient).sum(1)
             value, gradient = gradients(forward.module, x, y, rules=layers.rules, by=lambda: _first(layers)[3])
-            op, _, weight, _ = _first(layers)
-            return _z_box(op, x, weight, value * gradient, (forward.black, forward.white)).sum(1)
+            op, seen, weight, _ = _first(layers)
+            ends = (end.to(x).expand_as(x[:1]) for end in (forward.black, forward.white))
+            low, high = (entering(forward.module, end).detach() for end in ends)
+            return _to_picture(forward.module, x, _z_box(op, seen, weight, value * gradient, (low, high))).sum(1)
 
         return chunked(make, forward.images, targets, forward.chunk, forward.progress)
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
+        if self.rule == "composite" and not any(isinstance(m, nn.Conv2d) for m in network.module.modules()):
+            return "rule=composite needs a convolution that sees the picture; set another rule"
         return _not_convolutional(network.module)
 
     def _rule(self, kind: str, _first: bool) -> Callable[..., Tensor]:
@@ -214,7 +228,7 @@ def _parts(op: Op, x: Tensor, weight: Tensor, sign: int) -> Tensor:
 
 
 def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
-    """(N, 3, H, W): relevance of a convolution's output shared among pixels between `ends`."""
+    """Relevance of a convolution's output shared among what it sees, which lies between `ends`."""
     low, high = (end.float().expand_as(x).clone().requires_grad_() for end in ends)
     picture, weight = x.detach().float().clone().requires_grad_(), weight.detach().float()
     with torch.enable_grad():
@@ -223,8 +237,20 @@ def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Ten
         share = torch.where(z != 0, relevance / torch.where(z != 0, z, 1.0), 0.0).detach()
         grads = torch.autograd.grad((z * share).sum(), [picture, low, high])
     return sum(
-        (value.detach() * grad for value, grad in zip((picture, low, high), grads, strict=True)), torch.zeros_like(x)
+        (value.detach() * grad for value, grad in zip((picture, low, high), grads, strict=True)),
+        torch.zeros_like(picture),
     )
+
+
+def _to_picture(module: nn.Module, images: Tensor, relevance: Tensor) -> Tensor:
+    """(N, 3, H, W): relevance of what the first convolution sees, at the pixels that its values were made of."""
+    picture = images.detach().clone().requires_grad_()
+    seen = entering(module, picture)
+    if seen is picture:
+        return relevance
+    (share,) = torch.autograd.grad(seen, picture, relevance.to(seen.dtype), retain_graph=True)
+    (whole,) = torch.autograd.grad(seen, picture, torch.ones_like(seen))
+    return torch.where(whole != 0, share / torch.where(whole != 0, whole, 1.0), 0.0).float()
 
 
 def _first(layers: LinearRules) -> tuple[Op, Tensor, Tensor, Tensor]:

@@ -1,0 +1,125 @@
+"""Every method on every kind of network: it runs, or says in a sentence why not, before anything is computed."""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from torch import nn
+
+from eigencam.build import instantiate
+from eigencam.maps import compute_maps
+from eigencam.network import Network, load_network
+from eigencam.prepare import _unsupported
+
+NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ in numbers alone
+    "alexnet": (),
+    "alexnet_bvlc": (),
+    "alexnet_bvlc_features": (),
+    "densenet121": (),
+    "googlenet": (),
+    "googlenet_bvlc": (),
+    "mobilenet_v2": (),
+    "mobilenet_v2_tf": (),
+    "resnet18_trunk": (),
+    "resnet50": ("resnet101",),
+    "scenes_resnet": (),
+    "scenes_vgg": (),
+    "scenes_vig": (),
+    "scenes_vit": (),
+    "squeezenet1_0": ("squeezenet1_0_local",),
+    "squeezenet1_1": ("squeezenet1_1_local",),
+    "swin_t": ("swin_s",),
+    "vgg16": (),
+    "vit_b_16": ("vit_l_16",),
+}
+FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "window": 64, "stride": 64, "count": 20}
+"""Parameters that only say how often something is done."""
+NO_RANDOM = ("broadcam", "lcam_fm", "lcam_img")  # they need weights that were fitted for the network's own
+
+
+@lru_cache(maxsize=1)
+def methods() -> dict[str, Any]:
+    """Every method of `configs/method`, with few repetitions; but for `files`, which needs a folder."""
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        names = GlobalHydra.instance().config_loader().get_group_options("method")
+        names = [name for name in names if name != "files"]
+        nodes = OmegaConf.to_container(compose("run", [f"method=[{','.join(names)}]"]).method, resolve=False)
+    assert isinstance(nodes, dict)
+    assert len(nodes) == len(names) > 50
+    found = {}
+    for name, node in nodes.items():
+        if "file" in node:
+            node["file"] = "nowhere.safetensors"
+        if name in ("sscam", "iscam"):
+            node["channels"] = None
+        found[str(name)] = instantiate({key: FEW.get(str(key), value) for key, value in node.items()})
+    return found
+
+
+def random_network(name: str) -> Network:
+    """With random weights that do not vanish, for pictures of 64 pixels where the architecture allows it."""
+    torch.manual_seed(0)
+    changes = [f"model={name}", "model.weights=null"]
+    if not name.startswith("scenes"):
+        changes.append(f"model.preprocess.size={227 if name == 'alexnet_bvlc' else 96 if 'alexnet' in name else 64}")
+    if name.startswith("vit"):
+        changes.append("+model.args.image_size=64")
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        network = load_network(compose("run", changes).model)
+    for module in network.module.modules():  # torchvision starts some heads at zero
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.1)
+    return network
+
+
+def test_the_list_of_networks_is_complete() -> None:
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        names = set(GlobalHydra.instance().config_loader().get_group_options("model"))
+    assert names - {"custom"} == set(NETWORKS) | {other for others in NETWORKS.values() for other in others}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_method_runs_or_says_why_not(name: str) -> None:
+    network = random_network(name)
+    picture = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    small, region = network.preprocess(picture)
+    reasons = {m: _unsupported(method, network) for m, method in methods().items()}
+    for m, reason in reasons.items():
+        assert not reason or re.fullmatch(r"(\S+ ){3,}[^\n]+\S", reason), (m, reason)
+    assert all(reasons[m] for m in NO_RANDOM)
+    ran = {m: method for m, method in methods().items() if not reasons[m]}
+    assert {"eigencam", "random", "center_box", "selective_search"} <= ran.keys()
+    found = compute_maps(
+        network,
+        ran,
+        torch.from_numpy(small)[None],
+        labels=None if network.classes is None else [3],
+        original=lambda _: picture,
+        regions=[region],
+    )
+    assert found.maps.keys() | found.boxes.keys() == ran.keys()
+    for m, maps in found.maps.items():
+        assert maps.dtype == np.float32
+        assert np.isfinite(maps).all(), m
+    for m, boxes in found.boxes.items():
+        assert boxes[0].shape[1:] == (5,), m
+
+
+def test_what_runs_where() -> None:
+    """By name, what a person would look for."""
+    runs = {
+        name: {m for m, method in methods().items() if not _unsupported(method, random_network(name))}
+        for name in ("scenes_vgg", "scenes_resnet", "scenes_vit", "scenes_vig")
+    }
+    both = runs["scenes_vgg"] & runs["scenes_resnet"]
+    assert {"cnn_fixations", "lrp", "deeplift", "cmwp", "guided_backprop", "ablationcam", "shapcam", "lime"} <= both
+    assert "cam" in runs["scenes_resnet"] & runs["scenes_vig"] - runs["scenes_vgg"] - runs["scenes_vit"]
+    assert "rollout" in runs["scenes_vit"] - runs["scenes_vig"] - both
+    assert "vscam" in runs["scenes_vig"] - runs["scenes_vit"] - both
+    assert {"eigencam", "gradcam", "scorecam", "rise", "fullgrad", "shapleycam"} <= set.intersection(*runs.values())
