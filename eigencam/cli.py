@@ -12,7 +12,7 @@ from pathlib import Path
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
-    "fit": "train the methods that learn: L-CAM, BroadCAM (Hydra)",
+    "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
     "compare": "methods against each other on the same pictures: differences, tests, ranks",

@@ -26,6 +26,7 @@ from eigencam.identity import VERSION, canonical, checksum, describe
 from eigencam.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.network import Network, Preprocess, check_layer, load_network
 from eigencam.prepare import attempt, build_node, chosen_device, machine_faults, model_faults, stop, typed
+from eigencam.records import write_text
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Job:
         workers: processes that decode pictures.
         say: gets the few lines meant for a person.
         bad: by position, pictures that could not be decoded.
+        notes: what the fitter adds to `about` once it is done.
     """
 
     network: Network
@@ -61,6 +63,12 @@ class Job:
     workers: Any
     say: Callable[[str], None]
     bad: dict[int, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Where the weights go."""
+        return Path(self.fitter.file.replace("{dataset}", self.dataset.name))
 
     @property
     def key(self) -> str:
@@ -70,8 +78,7 @@ class Job:
     @property
     def checkpoint(self) -> Path:
         """Beside the file."""
-        file = Path(self.fitter.file)
-        return file.with_name(f"{file.stem}-{self.key}.checkpoint")
+        return self.file.with_name(f"{self.file.stem}-{self.key}.checkpoint")
 
     def batches(self, positions: Iterable[Sequence[int]], preprocess: Preprocess) -> Iterator[Batch]:
         """Decoded pictures, batch by batch; those that cannot be decoded are left out and noted.
@@ -102,7 +109,7 @@ class Job:
 
 
 class Fitter(Protocol):
-    """What learns. `file` is where the weights go."""
+    """What learns. `file` is where the weights go; `{dataset}` in it is the dataset's name."""
 
     file: str
 
@@ -138,7 +145,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
         ValueError: the config's faults, one a line, before anything is computed.
     """
     job = prepare(composed, say)
-    file = Path(job.fitter.file)
+    file = job.file
     title = f"{job.fitter.kind} for {job.network.name} on {len(job.dataset.ids)} pictures of {job.dataset.name}"
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(file.with_name(f".{file.name}.lock"), blocking=False)
@@ -153,7 +160,9 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
         tensors, log = job.fitter.fit(job)
         if bad := [job.bad[i] for i in sorted(job.bad)]:
             say("\n".join(["  left out:", *bad]))
-        fitted.write(file, tensors, job.about | {"log": log, "bad_images": len(bad)})
+        fitted.write(file, tensors, job.about | job.notes | {"log": log, "bad_images": len(bad)})
+        if ids := job.notes.get("head", {}).get("fitted_on"):
+            write_text(file.with_suffix(".txt"), "\n".join([*ids, ""]))
         job.checkpoint.unlink(missing_ok=True)
     say(f"{title}: {file}")
     return file
@@ -173,7 +182,8 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
     dataset = attempt("dataset", faults, build_node, "dataset", config.dataset)
     if dataset and "test" in (identity := dataset.identity()).values():
         part = next(key for key, value in identity.items() if value == "test")
-        faults.append(f"dataset.{part}=test: these pictures are for evaluation; fit on others (dataset=scenes_train)")
+        others = f"dataset=scenes_train, dataset.{part}=train"
+        faults.append(f"dataset.{part}=test: these pictures are for evaluation; fit on others ({others})")
     fitter = attempt("fit", faults, build_node, "fit", config.fit)
     faults += model_faults(config.model)
     stop(faults)
@@ -198,13 +208,14 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
 
 
 def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:
-    for layer in fitter.layers_of(network):
-        try:
-            check_layer(network.module, layer, f"fit: model {network.name}")
-        except ValueError as error:
-            yield str(error)
     if network.classes is None:
-        yield f"fit: its maps are for classes, and {network.name} has no classifier"
+        yield f"fit: what is fitted is for classes, and {network.name} has no classifier"
+        return
+    try:
+        for layer in fitter.layers_of(network):
+            check_layer(network.module, layer, f"fit: model {network.name}")
+    except ValueError as error:
+        yield str(error)
 
 
 def _fitted_already(job: Job, file: Path) -> bool:

@@ -54,3 +54,19 @@ def multi_hot(truth: Truth, classes: int) -> Tensor:
     labels = torch.zeros(classes, dtype=torch.float64)
     labels[torch.from_numpy(present[present >= 0])] = 1
     return labels
+
+
+def class_labels(truth: Truth, classes: int) -> Tensor:
+    """(classes,) int64: 1 for the picture's classes, -1 for those of which all objects are difficult, 0 for the others.
+
+    The classes are as in `multi_hot`; where a picture has no boxes, those of its mask.
+    """
+    labels = torch.zeros(classes, dtype=torch.int64)
+    if truth.foreground == "label":
+        labels[[truth.label] if truth.label >= 0 else []] = 1
+    elif len(truth.box_labels):
+        labels[torch.from_numpy(truth.box_labels[truth.difficult])] = -1
+        labels[torch.from_numpy(truth.box_labels[~truth.difficult])] = 1
+    else:
+        labels[truth.objects()] = 1
+    return labels

@@ -148,5 +148,9 @@ def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) 
         loss = torch.stack(list(terms.values())).sum()
         state.optimizer.zero_grad()
         loss.backward()
+    if not loss.isfinite():
+        raise ValueError(
+            f"the loss is {loss.item()} in epoch {epoch + 1}; a lower fit.lr than {learner.rate(0)} may do"
+        )
     state.optimizer.step()
     return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}

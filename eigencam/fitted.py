@@ -2,12 +2,13 @@
 
 The metadata has one key, `about`, a JSON text:
 
-    kind      lcam_fm, lcam_img or broadcam
+    kind      lcam_fm, lcam_img, broadcam or classifier
     network   the network's identity, with the checksum of its weights
     layers    the layers whose activations the weights are for
     dataset   the identity of the pictures it was fitted on
     fit       the options of `eigencam fit`
     log       what was measured on the way, one entry an epoch
+    head      of a classifier; see `eigencam.head`
 
 Weights are of use for the one network, with the weights, that they were fitted for: `Fitted.fault` tells of any other.
 """

@@ -1,0 +1,108 @@
+r"""Logistic regression with an l2 penalty, to its minimum: one problem a class, or one softmax over exclusive classes.
+
+With z the standardised features of n pictures, weights W (K, D) and an unpenalised bias b:
+
+$$\min_{W, b}\; \sum_k \frac{1}{n_k} \sum_i \log(1 + e^{-y_{ik} (W_k z_i + b_k)}) + \frac{\lambda}{2} \|W\|^2$$
+
+over the $n_k$ pictures that count for class k (y = 1 or -1); for exclusive classes the first term is the mean
+cross-entropy. The minimum is unique up to a constant of all biases of a softmax, and is found by L-BFGS in float64 from
+zero, so the result does not depend on a seed. scikit-learn's `C` is $1 / (n \lambda)$. Standardising is folded back:
+the weights returned are for the features as they come.
+
+A class without a positive or without a negative picture has no minimum: its weights are 0, and its bias is the log-odds
+of (positives + 0.5) among (n + 1).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ITERATIONS = 2000
+GRADIENT = 1e-7
+"""Largest entry of the gradient at which the search ends."""
+
+
+class Regression(NamedTuple):
+    """What was found.
+
+    Attributes:
+        weight: (K, D) float64.
+        bias: (K,) float64.
+        fitted: (K,) bool: the classes that could be fitted.
+        loss: the objective.
+        gradient: its largest entry.
+        evaluations: how often both were computed.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    fitted: Tensor
+    loss: float
+    gradient: float
+    evaluations: int
+
+
+def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Regression:
+    """Fit all classes.
+
+    Args:
+        features: (n, D).
+        labels: (n, K) int64: 1, 0, or -1 where a picture does not count for a class; one 1 a row where exclusive.
+        l2: the factor lambda.
+        exclusive: whether a picture is of one class.
+    """
+    x = features.double()
+    mean, scale = x.mean(0), x.std(0, correction=0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    z = (x - mean) / scale
+    positives, negatives = ((labels == value).sum(0).double() for value in (1, 0))
+    bias = ((positives + 0.5) / (negatives + 0.5)).log()
+    fitted = (positives > 0) & (negatives > 0)
+    weight = z.new_zeros(labels.shape[1], z.shape[1])
+    w, b = weight[fitted].requires_grad_(), bias[fitted].requires_grad_()
+    of = labels[:, fitted]
+    search = torch.optim.LBFGS(
+        [w, b],
+        max_iter=ITERATIONS,
+        max_eval=2 * ITERATIONS,
+        tolerance_grad=GRADIENT,
+        tolerance_change=0.0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+    evaluations = 0
+
+    def objective() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        search.zero_grad()
+        value = loss(z @ w.T + b, of, exclusive) + l2 / 2 * w.square().sum()
+        value.backward()
+        return value
+
+    value = torch.tensor(0.0)
+    if len(of.T):
+        with torch.enable_grad():
+            search.step(objective)  # type: ignore[arg-type]
+            value = objective()
+    gradient = max([g.abs().max().item() for g in (w.grad, b.grad) if g is not None], default=0.0)
+    weight[fitted], bias[fitted] = w.detach(), b.detach()
+    weight = weight / scale
+    return Regression(weight, bias - weight @ mean, fitted, value.item(), gradient, evaluations)
+
+
+def loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
+    """Mean cross-entropy over the pictures; of classes that do not exclude each other, summed over the classes.
+
+    Args:
+        logits: (n, K).
+        labels: (n, K) int64, see `regress`.
+        exclusive: whether a picture is of one class.
+    """
+    if exclusive:
+        return F.cross_entropy(logits, labels.argmax(1))
+    counts = labels >= 0
+    each = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits), reduction="none")
+    return ((each * counts).sum(0) / counts.sum(0).clamp(min=1)).sum()
