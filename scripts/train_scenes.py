@@ -2,8 +2,8 @@
 
     python scripts/train_scenes.py scenes_vgg
     python scripts/train_scenes.py scenes_resnet
-    python scripts/train_scenes.py scenes_vit --epochs 6 --lr 0.002 --threads 1
-    python scripts/train_scenes.py scenes_vig --epochs 6 --lr 0.002 --threads 1
+    python scripts/train_scenes.py scenes_vit --epochs 8 --train 10000 --held-out 2000 --batch 32 --lr 0.0015
+    python scripts/train_scenes.py scenes_vig --epochs 5 --train 10000 --held-out 2000 --batch 32 --lr 0.002
     python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 60 --batch 32 --lr 0.002
 
 writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of

@@ -8,7 +8,7 @@ from toys import ConvNet, network, random_activations
 
 from eigencam.build import signature_errors
 from eigencam.forward import forward_pass
-from eigencam.methods.gradcam import GradCAM
+from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.peers import Captum, PytorchGradCAM, TorchCAM
 from eigencam.network import Network, Preprocess
 
@@ -33,6 +33,37 @@ def test_their_gradcam_is_ours_and_the_network_is_as_before(method: PytorchGradC
     assert net.training
     assert all(p.requires_grad for p in net.parameters())
     assert not any(m._forward_hooks or m._backward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
+def test_gradcam_plus_plus_of_small_gradients_is_float64s_and_not_pytorch_grad_cams(scale: float) -> None:
+    """Its denominator has 1e-6 added, which is nothing beside large gradients alone."""
+    net = network("gap")
+    with torch.no_grad():
+        net.get_parameter("fc.weight").mul_(scale)
+    forward = forward_pass(net, random_activations(5, 3, 6, 7, seed=3), "conv", gradients=True)
+    a, g = forward.activations().double(), forward.gradients(TARGETS).double()
+    alpha = torch.where(g != 0, g**2 / (2 * g**2 + a.sum((2, 3), keepdim=True) * g**3), 0.0)
+    exact = scaled(torch.einsum("nc,nchw->nhw", (alpha * g.relu()).sum((2, 3)), a).relu())
+    ours = scaled(GradCAMPlusPlus()(forward, TARGETS)).double()
+    torch.testing.assert_close(ours, exact, atol=1e-5, rtol=0)
+    theirs = PytorchGradCAM("GradCAMPlusPlus")(forward, TARGETS)
+    assert (scaled(theirs).double() - exact).abs().max() > 0.02
+
+
+def test_behind_an_inplace_relu_gradcam_is_float64s_and_not_pytorch_grad_cams() -> None:
+    """It keeps the tensor that the ReLU then overwrites."""
+    torch.manual_seed(0)
+    conv, fc = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+    net = nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)
+    pictures = random_activations(5, 3, 6, 7, seed=3)
+    forward = forward_pass(net, pictures, "0", gradients=True)
+    a = nn.functional.conv2d(pictures.double(), conv.weight.double(), conv.bias.double(), padding=1)  # type: ignore[union-attr]
+    weights = fc.weight.double()[TARGETS] * (a > 0).double().mean((2, 3)) / 42
+    exact = torch.einsum("nc,nchw->nhw", weights, a).relu().detach()
+    torch.testing.assert_close(GradCAM()(forward, TARGETS).double(), exact, atol=1e-6, rtol=1e-4)
+    theirs = PytorchGradCAM()(forward, TARGETS)
+    assert (scaled(theirs).double() - scaled(exact)).abs().max() > 0.05
 
 
 def test_captums_occlusion_takes_lists_for_tuples() -> None:
