@@ -27,7 +27,7 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_CPU
 ReturnToService=2
 JobRequeue=1
 MinJobAge=3600
@@ -50,8 +50,8 @@ slurmctld; slurmd
 for _ in $(seq 30); do sinfo -h -o %T 2>/dev/null | grep -q idle && break; sleep 1; done
 sinfo
 
-run() { "$eigencam" run dataset.count=400 "method=[eigencam,gradcam,random]" workers=0 batch_size=8 flush_s=1 timing=false "$@"; }
-run paths.results="$work/whole"
+run() { "$eigencam" run "$@" dataset.count=400 "method=[eigencam,gradcam,random]" workers=0 batch_size=8 flush_s=1 timing=false; }
+run paths.results="$work/whole" 2> "$work/whole.log"
 sharded() {
     run -m launcher=slurm shard=1/4,2/4,3/4,4/4 paths.results="$work/shards" hydra.launcher.gpus_per_node=null \
         hydra.launcher.cpus_per_task=1 hydra.launcher.mem_gb=4 hydra.launcher.timeout_min=10 hydra.launcher.signal_delay_s=20
@@ -59,13 +59,16 @@ sharded() {
 sharded > "$work/first.log" 2>&1 &
 first=$!
 for _ in $(seq 120); do ls "$work"/shards/*/parts/*.parquet > /dev/null 2>&1 && break; sleep 0.5; done
-job=$(squeue -h -t RUNNING -o %A | head -n 1)
-echo "preempting job $job"; scancel --signal=USR2 "$job"
-sleep 3
-victim=$(squeue -h -t RUNNING -o %A | grep -v "^$job$" | head -n 1 || true)
-if [ -n "$victim" ]; then echo "killing job $victim"; scancel --signal=KILL --full "$victim"; fi
-wait $first || echo "the first command failed, as it should: one of its jobs was killed"
-sharded
+signal() {  # SIGNAL JOB: SLURM refuses while a job's step is starting
+    for _ in $(seq 30); do scancel --signal="$1" "$2" && return; sleep 1; done; return 1
+}
+running() { squeue -h -t RUNNING -o %i | sort; }
+job=$(running | head -n 1)
+echo "preempting job $job"; signal USR2 "$job"
+for _ in $(seq 60); do victim=$(running | grep -vx "$job" | head -n 1); [ -n "$victim" ] && break; sleep 1; done
+echo "killing job $victim"; signal KILL "$victim"
+wait $first && echo "the first command should have failed: one of its jobs was killed" && exit 1
+sharded > "$work/second.log" 2>&1
 "$eigencam" status --results "$work/shards"
 .venv/bin/python - "$work/whole" "$work/shards" <<'PY'
 import json, sys
