@@ -19,7 +19,7 @@ demo: setup  ## all methods and evaluators on the embedded scenes: tables, a rep
 		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
 
 test: setup lint types  ## lint, types, tests; EIGENCAM_SHARED=FOLDER adds the tests on real pictures and weights
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .
