@@ -65,7 +65,7 @@ signal() {  # SIGNAL JOB: SLURM refuses while a job's step is starting
 running() { squeue -h -t RUNNING -o %i | sort; }
 job=$(running | head -n 1)
 echo "preempting job $job"; signal USR2 "$job"
-for _ in $(seq 60); do victim=$(running | grep -vx "$job" | head -n 1); [ -n "$victim" ] && break; sleep 1; done
+for _ in $(seq 60); do victim=$(running | grep -vx "$job" | head -n 1 || true); [ -n "$victim" ] && break; sleep 1; done
 echo "killing job $victim"; signal KILL "$victim"
 wait $first && echo "the first command should have failed: one of its jobs was killed" && exit 1
 sharded > "$work/second.log" 2>&1
