@@ -23,7 +23,7 @@ A point is an outlier unless more than `share` of a picture's points, itself cou
 picture's diagonal. The map is an impulse at each point left, blurred by a Gaussian of `sigma` pixels of the input, cut
 at the largest odd kernel that fits into the picture; or the tight box around these points, filled.
 
-MEASURED
+`scripts/fixations_agreement.py` measures the agreement of the boxes with those that the authors published.
 """
 
 from collections.abc import Callable, Iterator, Mapping
