@@ -50,7 +50,7 @@ slurmctld; slurmd
 for _ in $(seq 30); do sinfo -h -o %T 2>/dev/null | grep -q idle && break; sleep 1; done
 sinfo
 
-run() { "$eigencam" run "$@" dataset.count=400 "method=[eigencam,gradcam,random]" workers=0 batch_size=8 flush_s=1 timing=false; }
+run() { "$eigencam" run "$@" dataset.count=200 "method=[eigencam,smoothgrad,random]" workers=0 batch_size=8 flush_s=1 timing=false; }
 run paths.results="$work/whole" 2> "$work/whole.log"
 sharded() {
     run -m launcher=slurm shard=1/4,2/4,3/4,4/4 paths.results="$work/shards" hydra.launcher.gpus_per_node=null \
@@ -59,14 +59,17 @@ sharded() {
 sharded > "$work/first.log" 2>&1 &
 first=$!
 for _ in $(seq 120); do ls "$work"/shards/*/parts/*.parquet > /dev/null 2>&1 && break; sleep 0.5; done
-signal() {  # SIGNAL JOB: SLURM refuses while a job's step is starting
-    for _ in $(seq 30); do scancel --signal="$1" "$2" && return; sleep 1; done; return 1
+signal() {  # to a running job other than $2; SLURM refuses while a job's step is starting
+    for _ in $(seq 120); do
+        for job in $(squeue -h -t RUNNING -o %i | grep -vx "$2" || true); do
+            if scancel --signal="$1" "$job" 2> /dev/null; then echo "$job"; return; fi
+        done
+        sleep 1
+    done
+    return 1
 }
-running() { squeue -h -t RUNNING -o %i | sort; }
-job=$(running | head -n 1)
-echo "preempting job $job"; signal USR2 "$job"
-for _ in $(seq 60); do victim=$(running | grep -vx "$job" | head -n 1 || true); [ -n "$victim" ] && break; sleep 1; done
-echo "killing job $victim"; signal KILL "$victim"
+preempted=$(signal USR2 none); echo "preempted job $preempted"
+killed=$(signal KILL "$preempted"); echo "killed job $killed"
 wait $first && echo "the first command should have failed: one of its jobs was killed" && exit 1
 sharded > "$work/second.log" 2>&1
 "$eigencam" status --results "$work/shards"
