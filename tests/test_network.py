@@ -3,11 +3,13 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -103,6 +105,21 @@ def test_torchvisions_weights_offline_say_where_to_put_the_file(
     description = describe(_target_="torchvision.models.alexnet", args={}, weights="IMAGENET1K_V1", layer="features.11")
     with pytest.raises(FileNotFoundError, match=r"could not be downloaded.*put alexnet-owt-.*\.pth into"):
         load_network(description)
+
+
+def test_torchvisions_weights_with_training_heads_load_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    trained = torchvision.models.googlenet(aux_logits=True, init_weights=False)
+    torch.save(trained.state_dict(), tmp_path / "checkpoints/googlenet-1378be20.pth")
+    description = OmegaConf.to_container(OmegaConf.load("configs/model/googlenet.yaml"))
+    module = load_network(cast("dict[str, Any]", description)).module
+    assert isinstance(module, torchvision.models.GoogLeNet)
+    assert module.transform_input
+    assert module.aux1 is None
+    assert torch.equal(module.fc.weight, trained.fc.weight)
 
 
 def test_squash_shows_the_whole_picture_and_crop_the_middle() -> None:
