@@ -15,7 +15,7 @@ from toys import make, network, random_activations
 from eigencam.forward import Forward, evaluating, forward_pass
 from eigencam.methods import components
 from eigencam.methods.components import KERNELS, KPCACAM, EigenGradCAM, Kernel
-from eigencam.methods.eigencam import first_component
+from eigencam.methods.eigencam import EigenCAM, first_component
 from eigencam.methods.fam import FAM, SIMILARITIES, Similarity, contributions
 from eigencam.methods.peers import PytorchGradCAM
 
@@ -53,6 +53,31 @@ def test_seg_eigencam_is_pytorch_grad_cams() -> None:
         theirs = cam(forward.images.clone().requires_grad_(), of)
     found = EigenGradCAM(absolute=True, sign="extreme")(forward, TARGETS)
     torch.testing.assert_close(scaled(found), torch.from_numpy(theirs), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_sign_is_the_one_known_on_paper_and_pytorch_grad_cams_eigencam_is_lapacks(mirrored: bool) -> None:
+    """Rank one: channels c_k m of gradients g_k have the component (m - mean m) ‖g c‖, mirrored with the picture.
+
+    The energy is at m's peak, so that is positive. LAPACK's sign follows the first pixel: mirroring flips it.
+    """
+    m = torch.tensor([[8, 2, 0, 0], [2, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    m = m.flip(1) if mirrored else m
+    c, g = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in ((3, -2, 6), (1, 2, -2)))
+    known = (m - m.mean()) * (g * c).norm()
+    net = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(36, 1, bias=False)).double()
+    with torch.no_grad():
+        net.get_parameter("2.weight").copy_(g.expand(3, 3, 4).reshape(1, 36))
+    forward, target = forward_pass(net, (c * m)[None], "0", gradients=True), torch.zeros(1, dtype=torch.long)
+    ours = [EigenGradCAM(clip=False), EigenGradCAM(clip=False, absolute=True, sign="extreme")]
+    for method in ours:
+        torch.testing.assert_close(method(forward, target)[0].double(), known, atol=1e-5, rtol=1e-6)
+    plain = EigenCAM(center=True, sign="energy")(forward, target)[0].double()
+    torch.testing.assert_close(plain, (m - m.mean()) * c.norm(), atol=1e-5, rtol=1e-6)
+    for name, right in (("SegEigenCAM", True), ("EigenGradCAM", mirrored), ("EigenCAM", mirrored)):
+        theirs = PytorchGradCAM(name)(forward, target).double()
+        expected = (known if right else -known).relu()[None]
+        torch.testing.assert_close(theirs, scaled(expected), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
