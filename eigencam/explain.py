@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     for name, reason in job.unsupported.items():
         print(f"{name} left out: {reason}")
     if photos:
-        pictures = [(path.stem, read_rgb(path), None) for path in photos]
+        pictures = [(name, read_rgb(path), None) for name, path in zip(distinct(photos), photos, strict=True)]
     else:
         picked = spread(len(job.dataset.ids), args.pictures)
         pictures = [(job.dataset.ids[i], job.dataset.image(i), job.dataset.truth(i)) for i in picked]
@@ -105,6 +105,19 @@ def spread(n: int, k: int) -> list[int]:
     """
     k = min(k, n)
     return [(2 * i + 1) * n // (2 * k) for i in range(k)]
+
+
+def distinct(photos: Sequence[Path]) -> list[str]:
+    """The files' names without folder and suffix; numbered where they would be the same.
+
+    >>> distinct([Path("a/cat.jpg"), Path("b/cat.jpg")])
+    ['cat', 'cat-2']
+    """
+    names: list[str] = []
+    for path in photos:
+        again = (f"{path.stem}-{k}" for k in range(2, len(photos) + 2))
+        names.append(next(name for name in (path.stem, *again) if name not in names))
+    return names
 
 
 def _caption(job: Job, name: str, truth: Truth | None, found: Explanation) -> str:
