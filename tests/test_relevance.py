@@ -115,6 +115,43 @@ def test_lrp_is_captums() -> None:
         torch.testing.assert_close(LRP(rule, epsilon=1e-9)(again, TARGETS), expected, atol=1e-4, rtol=1e-3)  # type: ignore[arg-type]
 
 
+def squeezed(rectified: bool, averaged_first: bool = False) -> nn.Sequential:
+    """SqueezeNet's form: the class scores of the positions are averaged; without the ReLU as with a fitted head."""
+    torch.manual_seed(0)
+    trunk = [nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU()]
+    scores, average = nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1)
+    if averaged_first:
+        return nn.Sequential(*trunk, average, scores, nn.Flatten())
+    return nn.Sequential(*trunk, scores, *([nn.ReLU()] if rectified else []), average, nn.Flatten())
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_the_preset_of_lrp_is_captums_where_the_classifier_is_a_convolution(rectified: bool) -> None:
+    """In float64; between black and white that are both 0, z^B of a convolution without bias is epsilon."""
+    net = squeezed(rectified).double()
+    of = {0: EpsilonRule(1e-9), 3: Alpha1_Beta0_Rule(set_bias_to_zero=True), 5: EpsilonRule(1e-6)}
+    for i, module in enumerate(net):
+        if isinstance(module, nn.Conv2d | nn.Flatten):
+            module.rule = of.get(i, EpsilonRule(1e-9))  # type: ignore[assignment]
+    pictures = random_activations(5, 3, 10, 10, seed=5).double()
+    expected = captum.attr.LRP(net).attribute(pictures.requires_grad_(), target=TARGETS).detach().sum(1)
+    forward = forward_pass(squeezed(rectified).double(), pictures.detach(), "4")
+    forward.black = forward.white = torch.zeros(3, 1, 1)
+    found = LRP()(forward, TARGETS)
+    assert (logit(forward) < 0).any() != rectified
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_classifier_is_the_same_before_and_behind_the_average() -> None:
+    maps = []
+    for averaged_first in (False, True):
+        forward = read(squeezed(False, averaged_first), (10, 10))
+        maps.append(LRP()(forward, TARGETS))
+        bias = forward.module.get_parameter("6.bias" if averaged_first else "5.bias")[TARGETS].detach()
+        torch.testing.assert_close(maps[-1].sum((1, 2)), logit(forward) - bias, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(*maps, atol=1e-5, rtol=1e-4)
+
+
 def test_batch_norm_is_merged_into_the_convolution_before_it() -> None:
     torch.manual_seed(0)
     conv, bn = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
@@ -172,20 +209,21 @@ def test_saliency_layers_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "linear", "norms"),  # DenseNet-121: 58 layers' first norms, 3 of transitions and the last one
-    [("vgg11_bn", 3, 0), ("resnet18", 1, 0), ("mobilenet_v2", 1, 0), ("densenet121", 1, 62), ("squeezenet1_1", 0, 0)],
+    (
+        "name",
+        "epsilons",
+    ),  # DenseNet-121: 58 layers' first norms, 3 of transitions and the last one
+    [("vgg11_bn", 3), ("resnet18", 1), ("mobilenet_v2", 1), ("densenet121", 1 + 62), ("squeezenet1_1", 1)],
 )
-def test_the_preset_of_lrp_is_as_its_table_says(
-    name: str, linear: int, norms: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-    rule_of = LRP._rule
-    monkeypatch.setattr(LRP, "_rule", lambda self, kind, first: seen.append(kind) or rule_of(self, kind, first))
+def test_the_preset_of_lrp_is_as_its_table_says(name: str, epsilons: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[None] = []
+    epsilon = LRP._epsilon
+    monkeypatch.setattr(LRP, "_epsilon", lambda self, *args: seen.append(None) or epsilon(self, *args))
     torch.manual_seed(0)
     layer = {"resnet18": "conv1", "densenet121": "features.conv0"}.get(name, "features.0")
     forward = forward_pass(getattr(torchvision.models, name)(), random_activations(1, 3, 64, 64), layer)
     assert LRP()(forward, TARGETS[:1]).isfinite().all()
-    assert (seen.count("linear"), seen.count("batch_norm")) == (linear, norms)
+    assert len(seen) == epsilons
 
 
 class Entered(nn.Module):

@@ -9,7 +9,7 @@ $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 | zplus | $(x_i w_{ij})^+ / \sum (x w)^+$ |
 | alphabeta | $\alpha (x_i w_{ij})^+ / \sum^+ - \beta (x_i w_{ij})^- / \sum^-$, alpha - beta = 1 |
 | gamma | $x_i (w_{ij} + \gamma w_{ij}^+) / \sum$, for inputs that are not negative |
-| composite | epsilon for linear layers, zplus for convolutions, z^B for the layer that sees the picture |
+| composite | epsilon for linear layers and the classifier, zplus for convolutions, z^B for the picture's |
 
 `composite` is the preset. What it comes to on a network is read off its operations, with nothing to set:
 
@@ -19,7 +19,10 @@ $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 | ResNet, MobileNetV2 | batch norms into the convolutions before them | the same; a residual sum shares in proportion |
 | GoogLeNet | batch norms so, or local response normalisation | the same; a concatenation hands on each branch's part |
 | DenseNet | a norm behind a convolution likewise; one behind a concatenation | the same; such a norm takes epsilon |
-| SqueezeNet | - | the same; its classifier is a convolution: zplus |
+| SqueezeNet | - | the same; its classifier is a convolution: epsilon |
+
+A classifier's outputs are negative in places where no ReLU is behind it, as with a fitted head; zplus would there take
+relevance from what speaks for the class. By epsilon, one before the average gives the map of one behind it.
 
 z^B shares by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black and the white pixel. A batch norm behind
 a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its divisor.
@@ -42,8 +45,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.backward import LinearRules, chunked, entering, gradients, like
-from eigencam.forward import Forward
+from eigencam.backward import LinearRules, chunked, entering, gradients, like, relevance_rules
+from eigencam.forward import Forward, evaluating
 
 if TYPE_CHECKING:
     from eigencam.network import Network
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 LrpRule = Literal["epsilon", "zplus", "alphabeta", "gamma", "composite"]
 RULES: tuple[LrpRule, ...] = ("epsilon", "zplus", "alphabeta", "gamma", "composite")
 Op = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LinearRule = Callable[[Op, Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,10 @@ class LRP:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed; the sum over a picture is the logit, less what biases and epsilon keep."""
+        last = _count(forward.module, forward.images[:1]) - 1 if self.rule == "composite" else None
 
         def make(x: Tensor, y: Tensor) -> Tensor:
-            layers = LinearRules(self._rule)
+            layers = LinearRules(_Calls(self._rule, self._epsilon, last))
             if self.rule != "composite":
                 value, gradient = gradients(forward.module, x, y, rules=layers.rules)
                 return (value * gradient).sum(1)
@@ -97,7 +102,7 @@ class LRP:
             return "rule=composite needs a convolution that sees the picture; set another rule"
         return _not_convolutional(network.module)
 
-    def _rule(self, kind: str, _first: bool) -> Callable[..., Tensor]:
+    def _rule(self, kind: str, _first: bool) -> LinearRule:
         rule = self.rule
         if rule == "composite":
             rule = "epsilon" if kind == "linear" else "zplus"
@@ -164,14 +169,14 @@ class ExcitationBackprop:
         """(N, h, w) float32, non-negative."""
         layer = self.layer or saliency_layer(forward.module) or forward.layer
 
-        def winning(x: Tensor, y: Tensor, flip: int) -> tuple[Tensor, int]:
-            calls = _Calls(flip)
-            rules = LinearRules(calls.rule_of).rules
+        def winning(x: Tensor, y: Tensor, flip: int | None = None) -> tuple[Tensor, int]:
+            calls = _Calls(lambda _kind, _first: z_plus, _z_plus_negated, flip)
+            rules = LinearRules(calls).rules
             value, gradient = gradients(forward.module, x, y, rules=rules, layer=layer, normalize=True)
             return (value * gradient).sum(1), calls.count
 
         def make(x: Tensor, y: Tensor) -> Tensor:
-            probability, count = winning(x, y, -1)
+            probability, count = winning(x, y)
             if not self.contrastive:
                 return probability
             return (probability - winning(x, y, count - 1)[0]).clamp(min=0)
@@ -206,16 +211,30 @@ def saliency_layer(module: nn.Module) -> str | None:
 
 
 class _Calls:
-    """Counts the linear operations of a pass; negates the weights of number `flip`."""
+    """Rules of a pass's linear operations, counted; number `chosen` takes `other`."""
 
-    def __init__(self, flip: int) -> None:
-        self.flip, self.count = flip, 0
+    def __init__(self, rule_of: Callable[[str, bool], LinearRule], other: LinearRule, chosen: int | None) -> None:
+        self.rule_of, self.other, self.chosen, self.count = rule_of, other, chosen, 0
 
-    def rule_of(self, kind: str, _first: bool) -> Callable[..., Tensor]:
+    def __call__(self, kind: str, first: bool) -> LinearRule:
         number, self.count = self.count, self.count + 1
-        if number != self.flip:
-            return z_plus
-        return lambda op, x, weight, bias: like(op(x, weight, bias).detach(), _parts(op, x, -weight, 1))
+        return self.other if number == self.chosen else self.rule_of(kind, first)
+
+
+def _count(module: nn.Module, images: Tensor) -> int:
+    """The linear operations of a pass; the last one is the classifier."""
+    calls = _Calls(lambda _kind, _first: _plain, _plain, None)
+    with evaluating(module), torch.inference_mode(False), torch.no_grad(), relevance_rules(LinearRules(calls).rules):
+        module(images)
+    return calls.count
+
+
+def _plain(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return op(x, weight, bias)
+
+
+def _z_plus_negated(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return like(op(x, weight, bias).detach(), _parts(op, x, -weight, 1))
 
 
 def _parts(op: Op, x: Tensor, weight: Tensor, sign: int) -> Tensor:
