@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from eigencam import fitted
 from eigencam.datasets.base import BadImageError, Dataset
+from eigencam.environment import keep_freed_memory
 from eigencam.identity import VERSION, canonical, checksum, describe
 from eigencam.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.network import Network, Preprocess, check_layer, load_network
@@ -144,6 +145,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
     Raises:
         ValueError: the config's faults, one a line, before anything is computed.
     """
+    keep_freed_memory()
     job = prepare(composed, say)
     file = job.file
     title = f"{job.fitter.kind} for {job.network.name} on {len(job.dataset.ids)} pictures of {job.dataset.name}"

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError
-from eigencam.environment import environment
+from eigencam.environment import environment, keep_freed_memory
 from eigencam.evaluation.base import Row
 from eigencam.loading import Batch, Pictures, load
 from eigencam.loggers import tell
@@ -50,6 +50,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
         ValueError: the config's faults, one a line, before anything is computed.
         BadImageError: with `on_bad_image=fail`.
     """
+    keep_freed_memory()
     job = prepare(composed)
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""

@@ -32,7 +32,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
-from eigencam.environment import git
+from eigencam.environment import git, keep_freed_memory
 from eigencam.loading import Pictures, load
 from eigencam.prepare import Job, prepare
 from eigencam.run import run
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="append a line here")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
     args = parser.parse_args()
+    keep_freed_memory()  # as a run does, so that the bare passes have it, too
     with tempfile.TemporaryDirectory() as folder:
         root = args.pictures or f"{folder}/ilsvrc"
         if args.generate:
