@@ -110,6 +110,15 @@ def _hydra(chosen: str, argv: list[str]) -> int:
         return 130
     except (ValueError, FileNotFoundError) as error:
         return 2 if hasattr(error, "told") else _refuse(error)
+    except Exception as error:  # submitit's, told apart without importing it: it is optional
+        if type(error).__name__ != "UncompletedJobError":
+            raise
+        told = " ".join(str(error).splitlines()[:2])  # what follows is all that the job printed
+        print(
+            f"eigencam: {told}\n  Its array's other jobs go on; after them, the same command computes what is missing",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+from submitit.core.utils import UncompletedJobError
+from submitit.slurm.slurm import SlurmJob
 
 from eigencam import sweep
 from eigencam.cli import main
 from eigencam.run import run
+from eigencam.slurm import WatchQueue
 from eigencam.status import duration, planned, states
 
 ONE = "evaluator=[localization]"
@@ -154,6 +158,44 @@ def test_launchers_give_the_results_of_a_plain_run(launcher: str, tmp_path: Path
     for name in model.removeprefix("model=").split(","):
         run(composed(*SMALL, f"model={name}", f"paths.results={tmp_path / 'plain'}"))
     same_results(tmp_path / "plain", tmp_path / "swept")
+
+
+@pytest.mark.parametrize("accounting", [False, True])
+def test_a_killed_job_of_slurm_is_seen_in_the_queue_where_there_is_no_accounting(
+    accounting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = tmp_path / "queue"
+    programs = {"squeue": f"cat {queue}", "sacct": f"exit {0 if accounting else 1}"}
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    before = SlurmJob.watcher
+    monkeypatch.setattr(SlurmJob, "watcher", before)  # put back afterwards
+    WatchQueue().on_multirun_start(composed())
+    assert (SlurmJob.watcher is before) == accounting
+    if accounting:
+        return
+    jobs = [SlurmJob[None](tmp_path, f"7_{k}") for k in range(3)]
+    queue.write_text("7_0|RUNNING|node\n7_1|PENDING|\n7_2|COMPLETING|node\n")
+    assert [job.done(force_check=True) for job in jobs] == [False] * 3
+    time.sleep(0.01)  # submitit asks once in a millisecond
+    queue.write_text("7_0|RUNNING|node\n7_1|PENDING|\n")
+    assert [job.done(force_check=True) for job in jobs] == [False, False, True]
+
+
+def test_a_killed_job_of_slurm_is_told_in_two_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise UncompletedJobError("Job 7_1 (task: 0)\nhas not produced any output\nError stream produced:\n...")
+
+    monkeypatch.setattr("eigencam.run.run", killed)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert main(["run", f"paths.results={tmp_path}"]) == 1
+    *_, told, then = capsys.readouterr().err.splitlines()  # Hydra names the overrides before them
+    assert told == "eigencam: Job 7_1 (task: 0) has not produced any output"
+    assert "the same command computes what is missing" in then
 
 
 def test_a_failed_job_of_a_sweep_does_not_stop_the_others(tmp_path: Path) -> None:
