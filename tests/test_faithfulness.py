@@ -1,4 +1,4 @@
-"""Faithfulness on a network whose answers are known, and ROAD's filling against a sparse solver."""
+"""Faithfulness on a network whose answers are known; ROAD is pytorch-grad-cam's, average drop torchcam's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,14 +7,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pytorch_grad_cam.metrics.perturbation_confidence import (
+    PerturbationConfidenceMetric,
+    RemoveLeastRelevantFirst,
+    RemoveMostRelevantFirst,
+)
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
-from torch import Tensor
+from torch import Tensor, nn
+from torchcam.methods import GradCAM
+from torchcam.metrics import ClassificationMetric
 
 from eigencam.evaluation.base import Metric, NetworkEvaluator
 from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road, impute, ranks_of, scaled
 
 SIDE = 8
+THEIR_NUMPY = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of numpy before 2
 
 
 @dataclass
@@ -74,6 +83,37 @@ def test_average_drop_of_a_half_is_by_hand(fill: str, filler: float) -> None:
         assert found[name].value == pytest.approx(100 * (before - after) / before, rel=1e-5)
 
 
+@dataclass
+class Small(Sum):
+    """The same of a network of layers."""
+
+    net: nn.Module
+
+    def of(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        with torch.no_grad():
+            return self.net(x)
+
+
+def test_average_drop_and_increase_are_torchcams() -> None:
+    """Of the same maps: torchcam explains what its metric looks at, the probability, where ours are of the logit."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    ).eval()
+    images = 2 * torch.randn(32, 3, 12, 10) + 0.2
+    targets = torch.arange(32) % 4
+    with GradCAM(net, "1", input_shape=(3, 12, 10)) as cam:
+        metric = ClassificationMetric(cam, lambda logits: logits.softmax(1))
+        metric.update(images, targets.tolist())
+        (maps,) = cam(targets.tolist(), net(images).softmax(1), normalized=False)
+    theirs = metric.summary()
+    found = summary(AverageDrop([1.0], "mean"), maps.detach(), Small(images, targets, torch.zeros(3, 1, 1), net))
+    assert 0 < found["increase_100"].value < 100
+    assert found["drop_100"].value > 1
+    assert found["drop_100"].value == pytest.approx(100 * theirs["avg_drop"], rel=1e-4)
+    assert found["increase_100"].value == pytest.approx(100 * theirs["conf_increase"])
+
+
 def test_taking_away_what_speaks_against_the_class_increases_confidence() -> None:
     p = probe()
     p.images[:, 0, 7] = -1
@@ -118,6 +158,48 @@ def test_the_filling_solves_roads_system(share: float) -> None:
         for c in range(3):
             expected = solved(images[n, c].double().numpy(), gone[n, 0].numpy())
             assert np.abs(found[n, c].numpy() - expected).max() < 0.01
+
+
+@THEIR_NUMPY
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> None:
+    """Theirs is solved directly, in float64; their noise is drawn anew at each call, ours is one for all pictures."""
+    generator = torch.Generator().manual_seed(4)
+    pictures = nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
+    gone = torch.rand(2, 1, 24, 20, generator=generator) < share
+    gone[1] = False
+    gone[1, :, 2 : 2 + int(22 * share), 3:18] = True  # one hole
+    nothing = torch.zeros(3, 24, 20)
+    theirs = torch.stack(
+        [NoisyLinearImputer(noise=0)(x, 1 - hole[0].float()) for x, hole in zip(pictures, gone, strict=True)]
+    )
+    torch.testing.assert_close(impute(pictures, gone, nothing), theirs, atol=1e-5, rtol=0)
+
+
+@THEIR_NUMPY
+def test_a_wide_hole_is_filled_as_well() -> None:
+    generator = torch.Generator().manual_seed(4)
+    pictures = nn.functional.interpolate(torch.randn(1, 3, 8, 8, generator=generator), (224, 224), mode="bilinear")
+    gone = torch.zeros(1, 1, 224, 224, dtype=torch.bool)
+    gone[..., 10:210, 20:200] = True  # 72 %, as the lowest of a class map are
+    theirs = NoisyLinearImputer(noise=0)(pictures[0], 1 - gone[0, 0].float())
+    error = (impute(pictures, gone, torch.zeros(3, 224, 224))[0] - theirs)[:, gone[0, 0]]
+    assert error.abs().max() < 0.001
+
+
+@THEIR_NUMPY
+def test_road_is_pytorch_grad_cams_without_noise_at_the_same_shares() -> None:
+    generator = torch.Generator().manual_seed(8)
+    p = probe()
+    p.images = 0.3 * torch.randn(2, 3, SIDE, SIDE, generator=generator)
+    maps = torch.rand(2, SIDE, SIDE, generator=generator)
+    rows = Road(noise=0).rows(maps.numpy(), p)
+    of: list[Any] = [lambda logits: logits.softmax(0)[0]] * 2
+    for name, remove in (("morf", RemoveMostRelevantFirst), ("lerf", RemoveLeastRelevantFirst)):
+        for k, percentile in enumerate((80, 60, 40, 20)):
+            metric = PerturbationConfidenceMetric(remove(percentile, NoisyLinearImputer(noise=0)))
+            theirs = metric(p.images, maps.numpy(), of, p.of, return_diff=False)  # type: ignore[arg-type]
+            np.testing.assert_allclose([row[name][k] for row in rows], theirs, atol=2e-6)
 
 
 def solved(image: np.ndarray, gone: np.ndarray) -> np.ndarray:
