@@ -23,7 +23,12 @@ A point is an outlier unless more than `share` of a picture's points, itself cou
 picture's diagonal. The map is an impulse at each point left, blurred by a Gaussian of `sigma` pixels of the input, cut
 at the largest odd kernel that fits into the picture; or the tight box around these points, filled.
 
-`scripts/fixations_agreement.py` measures the agreement of the boxes with those that the authors published.
+Agreement with the boxes that the authors published for GoogLeNet, on 99 pictures of ILSVRC validation at their original
+sizes (`scripts/fixations_agreement.py`, `results/cnn_fixations_agreement.csv`): with the authors' ten crops 98 % have
+their class, the mean IoU of our box with theirs is 0.86, every IoU is above 0.5, and 70.7 % of our boxes are right, of
+theirs 69.7 %. Each change of the outlier rule lowers the mean IoU to 0.70 or less. What is left is their framework's
+resize and the rule from points to a box, which is not in their code. The method itself, as in all rows here, sees the
+whole picture once: mean IoU 0.67. A centred box of half the area reaches 0.68.
 """
 
 from collections.abc import Callable, Iterator, Mapping
