@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="+", metavar="METHODS", help="of the sets: eigencam five scorecam; else all")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -218,6 +219,9 @@ def main() -> None:
         calls = calls_of(network, pictures) | {("bare", "bare"): bare(network, pictures)}
         print(peak(calls[args.peak[0], args.peak[1]], args.device))
         return
+    known = [*OURS, *(label for sets in PEERS.values() for label in sets), *MANY]
+    if unknown := [label for label in args.only or () if label not in known]:
+        parser.error(f"--only {' '.join(unknown)}: allowed are {', '.join(dict.fromkeys(known))}")
     lines: list[list[Any]] = []
 
     def add(*line: object) -> None:
@@ -228,12 +232,16 @@ def main() -> None:
         network = load(name, args.device)
         base, memory = bare(network, pictures), peak_elsewhere(args, name, "bare", "bare")
         for (library, label), call in calls_of(network, pictures).items():
+            if label not in (args.only or known):
+                continue
             found = ratios(call, base, args.repeats, args.device)
             held = peak_elsewhere(args, name, library, label) / memory
             add(
                 name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), f"{held:.2f}"
             )
         for label, method in MANY.items():
+            if label not in (args.only or known):
+                continue
             found = many(network, method, label, 2)
             add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
     if args.out:
