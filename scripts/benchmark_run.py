@@ -2,6 +2,7 @@
 
     python scripts/benchmark_run.py --generate 600 --model googlenet --out results/speed_of_runs.csv
     python scripts/benchmark_run.py --pictures /data/ILSVRC --model resnet50 --evaluators localization --out FILE
+    python scripts/benchmark_run.py --scenes 10000 --model scenes_resnet --methods eigencam,gradcam --repeats 1
 
 In turn, `--repeats` times: *decode*, the loader alone (read, decode, resize, hand over; the run's own workers);
 *forward*, the network alone on batches that are there, under inference mode; *run*, `eigencam run` from JPEG files to
@@ -85,7 +86,8 @@ def _texture(draw: np.random.Generator) -> Image.Image:
 
 
 def composed(args: argparse.Namespace, root: str, results: Path) -> DictConfig:
-    overrides = [f"model={args.model}", "dataset=ilsvrc", f"paths.ilsvrc={root}", f"paths.results={results}"]
+    dataset = ["dataset=scenes", f"dataset.count={args.scenes}"] if args.scenes else ["dataset=ilsvrc"]
+    overrides = [f"model={args.model}", *dataset, f"paths.ilsvrc={root}", f"paths.results={results}"]
     overrides += [f"method=[{args.methods}]", f"evaluator=[{args.evaluators}]", f"batch_size={args.batch_size}"]
     overrides += [f"device={args.device}", "timing=false", *args.settings]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
@@ -138,6 +140,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pictures", metavar="ROOT", help="ILSVRC folders, A:B")
     source.add_argument("--generate", type=int, metavar="N")
+    source.add_argument("--scenes", type=int, metavar="N", help="generated scenes, drawn instead of decoded")
     parser.add_argument("--sizes", type=Path, metavar="FILE")
     parser.add_argument("--model", default="googlenet")
     parser.add_argument("--methods", default=METHODS, metavar="A,B")
