@@ -14,8 +14,8 @@ The sum is over the five classes of highest probability (`classes: top5`, STL-WL
 STL-CL: the true one where `target=ground_truth`). All boxes of all hierarchies are ranked by d; those that overlap a
 better one by more than 0.5 are left out.
 
-n segments need 4 n - 2 passes, two for each region: without its box, and of its crop. The hierarchies of a batch are
-merged in step, so that the network sees `chunk` inputs at a time.
+n segments need 4 n - 2 passes beside the shared one, two for each region: without its box, and of its crop. The
+hierarchies of a batch are merged in step, so that the network sees `chunk` inputs at a time.
 
 Differences. Features are the target layer's channel averages, rectified, where the authors have fc7 of a finetuned
 AlexNet; the mean colour is that of the network's normalisation. The authors' quality mode has 20 hierarchies, five

@@ -1,11 +1,11 @@
 """Windows that have not seen the picture: the baselines of object proposals.
 
-    sliding_windows   all positions, sizes and shapes of a sliding window whose neighbours overlap by `alpha`; large
-                      ones first, of equal size the nearest to the centre of the picture
-    random_windows    Hosang et al.'s `Uniform`: centre, square root of the relative area and logarithm of the aspect
-                      ratio are uniform between the extremes of VOC 2007's training set
-    center_windows    windows of the picture's shape about its centre, the whole picture first, each next one smaller by
-                      a factor of `shrink` in each side
+* `sliding_windows`: all positions, sizes and shapes of a sliding window whose neighbours overlap by `alpha`; large ones
+  first, of equal size the nearest to the centre of the picture.
+* `random_windows`: Hosang et al.'s `Uniform`: centre, square root of the relative area and logarithm of the aspect
+  ratio are uniform between the extremes of VOC 2007's training set.
+* `center_windows`: windows of the picture's shape about its centre, the whole picture first, each next one smaller by a
+  factor of `shrink` in each side.
 
 Boxes are inclusive pixels of the original picture; the score falls with the rank. The steps of a sliding window follow
 from the overlap alpha of neighbours, as in C. Zitnick, P. Dollar, "Edge boxes: locating object proposals from edges",
