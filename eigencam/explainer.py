@@ -31,6 +31,7 @@ from eigencam.maps import Method, compute_maps, gives_boxes
 from eigencam.network import Network, Preprocess, check_layer
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
+Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class Explainer:
     def __call__(
         self,
         picture: Picture,
-        methods: Sequence[str | Method] | Mapping[str, Method] = ("eigencam", "gradcam"),
+        methods: Methods = ("eigencam", "gradcam"),
         *,
         target: int | None = None,
         name: str = "",
@@ -165,7 +166,8 @@ class Explainer:
 
         Args:
             picture: a file, a PIL picture, (H, W, 3) uint8 or (3, H, W) uint8 or float 0..1, RGB, of any size.
-            methods: names as `eigencam methods` lists them, or callables `(forward, targets) -> (N, h, w)`.
+            methods: names as `eigencam methods` lists them, or callables `(forward, targets) -> (N, h, w)`; one, or
+                several, callables also in a mapping with names.
             target: the class that the maps are for; the predicted one where it is None.
             name: of the picture, for methods that look their map up; else the file's, without its ending.
 
@@ -212,12 +214,12 @@ def as_rgb(picture: Picture) -> NDArray[np.uint8]:
     )
 
 
-def as_methods(methods: Sequence[str | Method] | Mapping[str, Method], model: str = "") -> dict[str, Method]:
+def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
     """Methods by name; options of the `method` group are built with their own defaults."""
     if isinstance(methods, Mapping):
         return dict(methods)
     built: dict[str, Method] = {}
-    for method in [methods] if isinstance(methods, str) else methods:
+    for method in [methods] if isinstance(methods, str) or callable(methods) else methods:
         if isinstance(method, str):
             made = _option(method, model)
         else:

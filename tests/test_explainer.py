@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +139,13 @@ def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:
 def test_faults_are_told(methods: list[str], target: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Explainer(net(), "0", preprocess=SMALL)(PICTURE, methods, target=target)
+
+
+def test_a_callable_alone_is_a_method() -> None:
+    def norm(forward: Any, _targets: object) -> torch.Tensor:
+        return forward.activations().square().sum(1)
+
+    assert list(Explainer(net(), "0", preprocess=SMALL)(PICTURE, norm)) == ["norm"]
 
 
 def test_an_unknown_layer_names_near_ones() -> None:
