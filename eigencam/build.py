@@ -1,6 +1,9 @@
 """The one place where a config's `_target_` becomes an object."""
 
 import inspect
+import logging
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +30,12 @@ def find(name: str) -> Any:
     """The class or function of a dotted name."""
     import hydra.utils
 
-    return hydra.utils.get_object(name)
+    log = logging.getLogger("hydra.utils")  # it would print what the exception says as well
+    before, log.disabled = log.disabled, True
+    try:
+        return hydra.utils.get_object(name)
+    finally:
+        log.disabled = before
 
 
 def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -42,12 +50,38 @@ def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
         yield f"{where}: _target_={target}: {' '.join(str(error).split())}"
         return
     parameters = inspect.signature(found).parameters
+    forms = _annotations(found)
     given = set(node) - RESERVED
     taken = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in sorted(given - taken):
             yield f"{where}.{key}: unknown; {target} takes: {', '.join(sorted(taken)) or 'nothing'}"
+    for key in sorted(given & taken):
+        if allowed := _not_a_number(node[key], forms.get(key)):
+            yield f"{where}.{key}={node[key]}; allowed: {allowed}"
     for key in sorted(taken - given) if not node.get("_partial_") else ():
         if parameters[key].default is inspect.Parameter.empty:
             hint = "" if inspect.isclass(found) else " (a function that is itself the method: _partial_: true)"
             yield f"{where}.{key}: missing; {target} needs it{hint}"
+
+
+def _annotations(found: Any) -> dict[str, Any]:
+    """The parameters' annotations as types; none where they cannot be told."""
+    try:
+        return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    except Exception:  # names for type checkers only, or no annotations at all
+        return {}
+
+
+def _not_a_number(value: object, form: Any) -> str:
+    """What is allowed where a text stands and only numbers are taken, else "".
+
+    >>> _not_a_number("abc", int | None), _not_a_number("abc", int | str), _not_a_number(3, int)
+    ('an integer or null', '', '')
+    """
+    union = isinstance(form, types.UnionType) or typing.get_origin(form) is typing.Union
+    kinds = typing.get_args(form) if union else (form,)
+    names = {int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
+    if not isinstance(value, str) or not all(kind in names for kind in kinds):
+        return ""
+    return " or ".join(names[kind] for kind in kinds)

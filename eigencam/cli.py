@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # Hydra's, told apart without importing it where nothing else does
         if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
             raise
-        return _refuse(error, _valid_names(str(error)))
+        return _refuse(error, _valid_names(str(error), overrides=_overrides(args)))
 
 
 def _top_level(argv: list[str]) -> int:
@@ -85,6 +85,8 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
     from eigencam.sweep import free_gpu, gpus
 
+    faults: list[Exception] = []
+
     OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
@@ -98,13 +100,16 @@ def _hydra(chosen: str, argv: list[str]) -> int:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
                 _refuse(error)
                 error.told = True  # type: ignore[union-attr]
-            raise
+                raise
+            faults.append(error)  # past Hydra, which would print the overrides, too
 
     sys.argv = [f"eigencam {chosen}", *argv]
     try:
         task()
+        if faults:
+            return _refuse(faults[0])
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(error, _valid_names(str(error), chosen))
+        return _refuse(error, _valid_names(str(error), chosen, [item for item in argv if "=" in item]))
     except KeyboardInterrupt:
         print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -134,20 +139,44 @@ def _retry(argv: list[str]) -> int:
     return retry(parser.parse_args(argv).results, run, _refuse)
 
 
-def _valid_names(message: str, config: str = "run") -> str:
-    """What could stand where Hydra found a name that it does not know; "" if the message is about something else."""
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """The groups' options that a command's arguments choose, and its settings."""
+    named = {group: getattr(args, group, None) for group in ("model", "dataset")}
+    chosen = [f"{group}={name}" for group, name in named.items() if isinstance(name, str) and "." not in name]
+    return [*chosen, *(item for item in getattr(args, "inputs", ()) if "=" in item)]
+
+
+def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = ()) -> str:
+    """What could stand where Hydra found a name that it does not know; "" if the message is about something else.
+
+    Args:
+        message: Hydra's.
+        config: the primary config.
+        overrides: what was asked for, of which the groups' options tell the keys there are.
+    """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.object_type import ObjectType
     from omegaconf import DictConfig, OmegaConf
 
     GlobalHydra.instance().clear()
     with initialize_config_module("eigencam.configs", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
         if found := re.search(r"Could not (?:load|find) '(\w+)/", message):
-            options = GlobalHydra.instance().config_loader().get_group_options(found[1])
-            return f"{found[1]} is one of: {', '.join(options)}"
+            group = found[1]
+            below = loader.get_group_options(group, ObjectType.GROUP)
+            options = [*loader.get_group_options(group)]
+            options += [f"{inner}/{name}" for inner in below for name in loader.get_group_options(f"{group}/{inner}")]
+            return f"{group} is one of: {', '.join(options)}"
         if found := re.search(r"Could not override '([\w.]+)'", message):
             parent = found[1].rpartition(".")[0]
-            node = OmegaConf.select(compose(config), parent) if parent else compose(config)
+            groups = loader.list_groups("")
+            chosen = [o for o in overrides if o.partition("=")[0] in groups and ("," not in o or "=[" in o)]
+            try:
+                whole = compose(config, chosen)
+            except Exception:  # a second fault, of which the next command tells
+                return ""
+            node = OmegaConf.select(whole, parent) if parent else whole
             if isinstance(node, DictConfig):
                 return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
     return ""

@@ -43,6 +43,8 @@ def main(args: argparse.Namespace) -> int:
     """Write a grid, and for a person's own pictures each overlay; returns 0."""
     from hydra import compose, initialize_config_module
 
+    if args.pictures < 1:
+        raise ValueError(f"--pictures {args.pictures}; allowed: 1 or more")
     photos = [Path(item) for item in args.inputs if "=" not in item]
     if missing := [str(path) for path in photos if not path.is_file()]:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")

@@ -63,6 +63,8 @@ def with_methods(config: "DictConfig", nodes: Nodes) -> "DictConfig":
 def node(name: str) -> Nodes:
     """The config of a method that is no option of the group, by its short name."""
     path = Path(name)
+    if name.endswith("/") and not path.is_dir():
+        raise FileNotFoundError(f"method {name}: no such folder")
     if path.is_dir():
         return {_short(path.resolve().name): _files("MapFiles", folder=str(path.resolve()))}
     if name.endswith((".json", ".json.gz", ".txt", ".txt.gz")):
@@ -96,6 +98,10 @@ def _in_file(file: Path, inner: str) -> str:
         raise ValueError(f"method {file}: {' '.join(str(error).split())}") from None
     if Path(getattr(module, "__file__", None) or "").resolve() != file:
         raise ValueError(f"method {file}: another module is called {file.stem}; give the file a name of its own")
+    if not hasattr(module, inner or file.stem):
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        has = f"it has {', '.join(own)}: {file.name}:{own[0]}" if own else "it defines nothing"
+        raise ValueError(f"method {file.name}: no {inner or file.stem} in it; {has}")
     return f"{file.stem}.{inner or file.stem}"
 
 

@@ -105,8 +105,6 @@ def prepare(composed: DictConfig) -> Job:
     nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
     nodes += [(f"logger.{name}", node) for name, node in config.logger.items()]
     built = {where: attempt(where, faults, build_node, where, node) for where, node in nodes}
-    if faults and faults[0].startswith("dataset: "):
-        faults[0] += " (where to look: dataset.root, or paths.* and the variables EIGENCAM_*)"
     faults += model_faults(config.model)
     stop(faults)
 
@@ -269,6 +267,8 @@ def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any,
         return make(*args, **kwargs)
     except (ValueError, FileNotFoundError, TypeError) as error:
         text = str(error)
+        if where == "dataset" and isinstance(error, FileNotFoundError):
+            text += " (where to look: dataset.root, or paths.* and the variables EIGENCAM_*)"
     faults.append(text if text.startswith(where) else f"{where}: {text}")
     return None
 

@@ -53,8 +53,10 @@ def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Except
     """Run the failed jobs again, one after another; one that fails again does not stop the others.
 
     Returns:
-        The exit status: 0 when none failed again.
+        The exit status: 0 when none failed again, 2 where there is no such folder.
     """
+    if not root.is_dir():
+        return refuse(FileNotFoundError(f"{root}: no such folder; `eigencam run` makes it"))
     todo = failed(root)
     print(f"{len(todo)} failed jobs in {root}")
     status = 0

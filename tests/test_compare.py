@@ -101,6 +101,15 @@ def test_a_file_with_the_name_of_another_module_is_refused(here: Path) -> None:
         named.node("random.py")
 
 
+def test_a_file_without_the_method_tells_what_it_has(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (here / "file_of_norm.py").write_text("def norm(forward, targets):\n    return forward.activations().sum(1)\n")
+    assert compare("eigencam", "file_of_norm.py") == 2
+    expected = "method file_of_norm.py: no file_of_norm in it; it has norm: file_of_norm.py:norm"
+    assert capfd.readouterr().err == f"eigencam: {expected}\n"
+    assert compare("eigencam", "nowhere_at_all.norm") == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
 def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("eigencam", "gradcam", "random", "--evaluator", "localization") == 0
     for path in here.glob("runs/*-gradcam-*/rows.parquet"):
@@ -156,7 +165,12 @@ def test_ranks_pictures_and_all_formats(here: Path, capsys: pytest.CaptureFixtur
         (["eigencam", "eigencam"], "named twice: eigencam"),
         (["eigencam", "nowhere.py"], "nowhere.py: no such file"),
         (["eigencam", "no.module.mine"], "method no.module.mine:"),
+        (["eigencam", "no_maps/"], "method no_maps/: no such folder"),
         (["eigencam", "gradcan"], "method is one of"),
+        (
+            ["eigencam", "gradcam", "--dataset", "voc2012_seg", "dataset.size=8"],
+            "keys of dataset: _target_, root, year",
+        ),
         (["eigencam", "gradcam", "--metrics", "mean_iou,nothing"], "--metrics nothing: unknown; allowed: all, "),
         (
             ["eigencam", "gradcam", "--metrics", "top1_cls_error", "model.classes=own", "target=predicted"],

@@ -83,6 +83,7 @@ def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
             "class 12 was asked of scenes_resnet; it has 0 to",
         ),
         (["none.jpg"], "no such picture: none.jpg"),
+        (["--model", "scenes_resnet", "--pictures", "0"], "--pictures 0; allowed: 1 or more"),
         (["photo.png", "--model", "resnet5"], "model is one of: alexnet,"),
         (
             ["photo.png", "--model", "scenes_vgg", "--weights", "it's not, there.pth"],

@@ -111,11 +111,30 @@ def test_the_command_prints_counts_errors_and_the_time_left(tmp_path: Path, caps
     assert "missing" in out
     assert "time left, one job after another: " in out
     assert main(["status", "experiment=nothing", "--results", str(tmp_path)]) == 2
-    assert "experiment is one of:" in capsys.readouterr().err
+    assert "experiment is one of:" in (printed := capsys.readouterr().err)
+    assert "paper/cam2016" in printed
 
 
 def test_durations() -> None:
     assert [duration(s) for s in (float("nan"), 0.4, 59.4, 61, 7260)] == ["", "0 s", "59 s", "1 min", "2 h 1 min"]
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--retry-failed", "--results", str(tmp_path / "none")]) == 2
+    assert "none: no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset.count=many", "dataset.count=many; allowed: an integer"),
+        ("dataset.count=0", "dataset: scenes need count >= 1 and seed >= 0, not count=0, seed=0"),
+        ("shard=5/4", "shard=5/4; allowed: 1/1, or k/n with 1 <= k <= n, as 3/16"),
+    ],
+)
+def test_a_fault_is_told_in_one_line(override: str, message: str, tmp_path: Path) -> None:
+    done = call("run", override, f"paths.results={tmp_path}")
+    assert (done.returncode, done.stderr) == (2, f"eigencam: {message}\n")
 
 
 def test_failed_jobs_run_once_more_and_one_that_fails_again_stops_no_other(
