@@ -85,9 +85,8 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
     from eigencam.sweep import free_gpu, gpus
 
-    faults: list[Exception] = []
-
     OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
+    faults: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:

@@ -28,8 +28,8 @@ PACKAGES = (
 def keep_freed_memory() -> None:
     """Have glibc keep what large tensors leave for the next ones, in this process and those that it starts.
 
-    By default every block above 32 MiB at most is fetched from the system when it is needed and given back right after.
-    Its pages are then zeroed again for each layer of each batch, which takes a quarter of a CPU's time.
+    By default a block above a threshold of 32 MiB or less is fetched from the system when it is needed and given back
+    right after, so that its pages are zeroed anew for each layer of each batch (`scripts/benchmark_allocator.py`).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt:

@@ -195,13 +195,18 @@ def load_network(
     head = read_head(description["head"]) if description.get("head") else None
     weights = None if head and head.whole else description.get("weights")
     constructor = {"_target_": description["_target_"], **(description.get("args") or {})}
-    path = weights if weights is None else _weight_file_of(str(weights), description["_target_"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a constructor without weights of its own gives the same ones each time
-        module = instantiate(constructor)
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module")
-    sha256 = load_weights(module, path, description.get("drop") or ()) if path else _hash_parameters(module)
+    if weights is None or is_file_name(weights):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a constructor without weights of its own gives the same ones each time
+            module = instantiate(constructor)
+        if not isinstance(module, nn.Module):
+            raise ValueError(
+                f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module"
+            )
+        sha256 = "" if weights is None else load_weights(module, weight_file(weights), description.get("drop") or ())
+    else:
+        module, sha256 = _torchvision(constructor, str(weights))
+    sha256 = sha256 or _hash_parameters(module)
     if head:
         sha256, classes = head.attach(module, sha256, description), head.class_space
     layer = description["layer"]
@@ -275,12 +280,15 @@ def _current_key(key: str) -> str:
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key.removeprefix("module."))
 
 
-def _weight_file_of(weights: str, target: str) -> Path:
-    """The file that `weights` names; torchvision's own is downloaded into torch's cache where it is not there yet."""
-    if is_file_name(weights):
-        return weight_file(weights)
+def _torchvision(constructor: dict[str, Any], weights: str) -> tuple[nn.Module, str]:
+    """A torchvision network with torchvision's own weights, downloaded into torch's cache when not there yet.
+
+    torchvision sets what its weights need (`transform_input`, the size of a ViT's pictures). `aux_logits` is left to
+    it: it loads the heads for training and drops them, and takes no other value.
+    """
     from torchvision.models import get_model_weights
 
+    target = constructor["_target_"]
     try:
         options = get_model_weights(target.rsplit(".", 1)[-1])
     except ValueError:
@@ -294,17 +302,15 @@ def _weight_file_of(weights: str, target: str) -> Path:
         )
     url = options[weights].url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = path.stem.rsplit("-", 1)[-1]  # torchvision's names end in the first digits of the file's SHA-256
-        try:
-            torch.hub.download_url_to_file(url, str(path), prefix)
-        except (URLError, OSError, RuntimeError) as error:  # the last: another checksum
-            raise FileNotFoundError(
-                f"torchvision's weights {weights} could not be downloaded ({error}); put {path.name} into "
-                f"{path.parent}, or set model.weights to a local .safetensors or .pth file"
-            ) from None
-    return path
+    try:
+        module = instantiate({**{k: v for k, v in constructor.items() if k != "aux_logits"}, "weights": weights})
+    except (URLError, OSError) as error:
+        raise FileNotFoundError(
+            f"torchvision's weights {weights} could not be downloaded ({error}); put {path.name} into {path.parent}, "
+            "or set model.weights to a local .safetensors or .pth file"
+        ) from None
+    with path.open("rb") as file:
+        return module, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_parameters(module: nn.Module) -> str:

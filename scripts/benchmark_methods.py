@@ -222,6 +222,7 @@ def main() -> None:
     known = [*OURS, *(label for sets in PEERS.values() for label in sets), *MANY]
     if unknown := [label for label in args.only or () if label not in known]:
         parser.error(f"--only {' '.join(unknown)}: allowed are {', '.join(dict.fromkeys(known))}")
+    chosen = args.only or known
     lines: list[list[Any]] = []
 
     def add(*line: object) -> None:
@@ -232,7 +233,7 @@ def main() -> None:
         network = load(name, args.device)
         base, memory = bare(network, pictures), peak_elsewhere(args, name, "bare", "bare")
         for (library, label), call in calls_of(network, pictures).items():
-            if label not in (args.only or known):
+            if label not in chosen:
                 continue
             found = ratios(call, base, args.repeats, args.device)
             held = peak_elsewhere(args, name, library, label) / memory
@@ -240,7 +241,7 @@ def main() -> None:
                 name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), f"{held:.2f}"
             )
         for label, method in MANY.items():
-            if label not in (args.only or known):
+            if label not in chosen:
                 continue
             found = many(network, method, label, 2)
             add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")

@@ -158,21 +158,22 @@ def main() -> None:
             random.seed(0)
             generate(Path(root), args.generate, args.sizes)
         job = prepare(composed(args, root, Path(folder, "none")))
-        n, rates, memory = len(job.dataset.ids), [], 0.0
+        n, rates, memory, tenths = len(job.dataset.ids), [], 0.0, [0.0]
         for repeat in range(args.repeats):
             alone = decode(job), forward(job)
             with watched() as seen:
                 start = time.perf_counter()
                 run(composed(args, root, Path(folder, str(repeat))), say=lambda _: None)
                 rates.append((*alone, n / (time.perf_counter() - start)))
-            early = max(seen[: max(1, len(seen) // 10)])
-            memory = max(seen) / early - 1
+            tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
+            memory = max(tenths) / tenths[0] - 1
             print("pictures a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
         gpu = job.network.device.type == "cuda"
         limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, _ in rates]
         ratios = [r / limit for (_, _, r), limit in zip(rates, limits, strict=True)]
         print(f"run over its limit: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {n}")
-        print(f"resident memory: {100 * memory:+.1f} % from the first tenth on")
+        print(f"resident memory: {100 * memory:+.1f} % from the first tenth on; MiB at most in each tenth:", end=" ")
+        print(*(f"{most:.0f}" for most in tenths))
         if args.out:
             new = not args.out.is_file()
             with args.out.open("a", newline="") as file:

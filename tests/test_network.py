@@ -107,15 +107,16 @@ def test_torchvisions_weights_offline_say_where_to_put_the_file(
         load_network(description)
 
 
+@pytest.mark.parametrize("args", [None, {}])
 def test_torchvisions_weights_with_training_heads_load_from_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: dict[str, Any] | None
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     trained = torchvision.models.googlenet(aux_logits=True, init_weights=False)
     torch.save(trained.state_dict(), tmp_path / "checkpoints/googlenet-1378be20.pth")
-    description = OmegaConf.to_container(OmegaConf.load("configs/model/googlenet.yaml"))
-    module = load_network(cast("dict[str, Any]", description)).module
+    description = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load("configs/model/googlenet.yaml")))
+    module = load_network(description if args is None else {**description, "args": args}).module
     assert isinstance(module, torchvision.models.GoogLeNet)
     assert module.transform_input
     assert module.aux1 is None

@@ -1,63 +1,24 @@
 """The run loop: nothing is computed twice, faults are told first, a killed run ends as an undisturbed one."""
 
-import importlib
 import json
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
 from PIL import Image
+from runs import BASE, config, tables
 
-import eigencam.run
 from eigencam.datasets.base import BadImageError
 from eigencam.evaluation.tables import collect
 from eigencam.evaluation.tables import tables as eigencam_tables
-from eigencam.identity import own_source
 from eigencam.records import Result
 from eigencam.run import run
-
-BASE = ["model=scenes_resnet", "dataset.count=20", "workers=0", "batch_size=8", "device=cpu"]
-
-
-def config(results: Path, *overrides: str) -> DictConfig:
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        return compose("run", [*BASE, f"paths.results={results}", *overrides])
-
-
-def tables(results: Path) -> dict[str, Any]:
-    """Rows and metrics of every result, by folder name."""
-    found: dict[str, Any] = {}
-    for folder in sorted(results.glob("*/")):
-        if (folder / "metrics.json").is_file():
-            rows = pd.read_parquet(folder / "rows.parquet") if (folder / "rows.parquet").is_file() else None
-            found[folder.name] = (None if rows is None else rows.to_json(), (folder / "metrics.json").read_text())
-    return found
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Records the methods of every forward pass."""
-    seen: list[list[str]] = []
-    original = eigencam.run.compute_maps
-
-    def counted(network: Any, methods: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.append(list(methods))
-        return original(network, methods, *args, **kwargs)
-
-    monkeypatch.setattr(eigencam.run, "compute_maps", counted)
-    monkeypatch.setattr(eigencam.run, "TIMED_BATCHES", 0)
-    return seen
 
 
 def test_a_methods_cost_is_measured_and_shown(tmp_path: Path) -> None:
@@ -195,12 +156,6 @@ def test_classes_of_another_kind_need_the_predicted_target(tmp_path: Path) -> No
     assert all(len(top) == 0 for top in rows["top5"])
 
 
-def test_a_method_that_returns_something_else_than_maps_is_named(mine: Path, tmp_path: Path) -> None:
-    mine.write_text("import torch\n\ndef wrong(forward, targets):\n    return torch.zeros(1, 2)\n")
-    with pytest.raises(ValueError, match=r"method wrong returned \(1, 2\); needed: a tensor \(8, h, w\)"):
-        run(config(tmp_path, "method=[eigencam]", "+method.wrong={_target_: my_module.wrong, _partial_: true}"))
-
-
 @pytest.fixture
 def ilsvrc(tmp_path: Path) -> Path:
     """A tiny ILSVRC tree: 6 pictures, one of them cut off."""
@@ -280,89 +235,6 @@ def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> 
         assert part < 39
     assert kills == 5
     assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
-
-
-MINE = '''
-import torch
-from dataclasses import dataclass
-
-class Plain:
-    """Parameters without a dataclass."""
-    needs_gradient = class_specific = False
-    def __init__(self, power=1.0):
-        self.power = power
-    def __call__(self, forward, targets):
-        return forward.activations().clamp(min=0).pow(self.power).sum(1)
-
-class InPlace(Plain):
-    def __call__(self, forward, targets):
-        return forward.activations().pow_(2).sum(1)
-
-def function(forward, targets, power=1.0):
-    assert forward.gradients(targets).shape == forward.activations().shape
-    return forward.activations().pow(power).mean(1)
-'''
-
-
-def forget(name: str) -> None:
-    sys.modules.pop(name, None)
-    own_source.cache_clear()
-    importlib.invalidate_caches()
-
-
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module of a user's own, importable as `my_module`."""
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "my_module.py"
-    path.write_text(MINE)
-    forget("my_module")
-    yield path
-    forget("my_module")
-
-
-def test_parameters_and_source_of_a_users_method_are_identity(
-    mine: Path, tmp_path: Path, passes: list[list[str]]
-) -> None:
-    def again(power: float) -> int:
-        passes.clear()
-        forget("my_module")
-        node = f"{{_target_: my_module.Plain, power: {power}}}"
-        function = f"{{_target_: my_module.function, _partial_: true, power: {power}}}"
-        run(config(tmp_path / "r", "method=[]", f"+method.plain={node}", f"+method.function={function}"))
-        return len(passes)
-
-    assert again(1.0) == 3
-    assert again(1.0) == 0
-    assert again(2.0) == 3
-    mine.write_text(MINE + "\n# another version\n")
-    assert again(2.0) == 3
-
-
-def test_a_network_of_ones_own_with_numbered_layers(mine: Path, tmp_path: Path) -> None:
-    mine.write_text(
-        "from torch import nn\n\n\ndef build(width=8):\n"
-        "    conv, pool = nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1)\n"
-        "    return nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), nn.Linear(width, 12))\n"
-    )
-    own = ["model=custom", "model.name=own", "model._target_=my_module.build", "model.classes=scenes", "model.layer=1"]
-    job = run(config(tmp_path / "r", *own, "method=[eigencam,cam]", "+method.eigencam.layer=0"))
-    assert (job.network.layer, job.methods["eigencam"].layer) == ("1", "0")  # type: ignore[attr-defined]
-    assert job.network.identity["own_source"]
-    forget("my_module")
-    with pytest.raises(ValueError, match="Are you sure that 'building' is importable"):
-        run(config(tmp_path / "r", *own, "model._target_=my_module.building"))
-
-
-def test_a_function_that_is_the_method_is_told_to_be_partial(mine: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"method\.f\.forward: missing.*_partial_: true"):
-        run(config(tmp_path, "method=[]", "+method.f={_target_: my_module.function}"))
-
-
-@pytest.mark.parametrize("others", ["[eigencam]", "[eigencam,gradcam]"])
-def test_a_method_that_changes_what_all_share_is_found_out(mine: Path, tmp_path: Path, others: str) -> None:
-    with pytest.raises(ValueError, match="method inplace changes in place what all methods share"):
-        run(config(tmp_path, f"method={others}", "+method.inplace={_target_: my_module.InPlace}"))
 
 
 def test_outputs_that_are_not_the_classes_said_are_refused_before_the_run(tmp_path: Path, ilsvrc: Path) -> None:

@@ -1,9 +1,9 @@
-"""MaxBoxAcc and PxAP against the protocol's own steps, written with OpenCV: bicubic, contours at every threshold."""
+"""MaxBoxAcc against the protocol's own steps, written with OpenCV: bicubic, contours at every threshold."""
 
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,28 +11,27 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy import ndimage
+from wsol_maps import (
+    KINDS,
+    Floats,
+    frame,
+    oracle_map,
+    pictures,
+    square,
+    truth_224,
+    truth_of,
+)
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import wsol
-from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.bicubic import resize
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.wsol import MaxBoxAcc
 
 V1, V2 = MaxBoxAcc(), MaxBoxAcc("all", (0.3, 0.5, 0.7))
+
+
 PLAIN = MaxBoxAcc(form="plain")
-Floats = NDArray[np.float64]
-
-
-def oracle_map(values: NDArray[np.float32], size: int = 224) -> Floats:
-    """(size, size) in [0, 1]: float64, bicubic, minimum and maximum; zeros for a map that is constant or has a NaN."""
-    if np.isnan(values).any() or values.min() == values.max():
-        return np.zeros((size, size))
-    full = cv2.resize(values.astype(np.float64), (size, size), interpolation=cv2.INTER_CUBIC)
-    full = full - full.min()
-    return full / full.max()
 
 
 def oracle_truth(truth: Truth, size: int = 224) -> NDArray[np.int64]:
@@ -78,72 +77,6 @@ def oracle(
         largest.append(ious[which])
         every.append(ious.max())
     return {"largest": np.array(largest), "all": np.array(every)}
-
-
-def truth_of(rng: np.random.Generator, size: tuple[int, int] | None = None, count: int | None = None) -> Truth:
-    """A picture with some boxes of its class and one of another."""
-    height, width = size or tuple(rng.integers(100, 500, 2).tolist())
-    n = (count if count is not None else int(rng.integers(1, 4))) + 1
-    x, y = np.sort(rng.integers(0, width, (n, 2)), axis=1), np.sort(rng.integers(0, height, (n, 2)), axis=1)
-    boxes = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.float64)
-    return Truth("a", (height, width), 3, boxes, np.array([3] * (n - 1) + [4]))
-
-
-def cam(rng: np.random.Generator, n: int, noise: float = 0.05) -> NDArray[np.float32]:
-    """(n, n): one to three blobs and some noise."""
-    y, x = np.mgrid[:n, :n] / n
-    blobs = [
-        rng.uniform(0.3, 1)
-        * np.exp(-((x - rng.uniform()) ** 2 + (y - rng.uniform()) ** 2) / (2 * rng.uniform(0.08, 0.25) ** 2))
-        for _ in range(rng.integers(1, 4))
-    ]
-    return (sum(blobs) + noise * rng.normal(size=(n, n))).astype(np.float32)
-
-
-def one_pixel(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
-    values = np.zeros((n, n), np.float32)
-    values[tuple(rng.integers(0, n, 2))] = 1
-    return values
-
-
-def rings(rng: np.random.Generator) -> NDArray[np.float32]:
-    """224 x 224 of few levels: frames of rectangles, nested and side by side, some at the border."""
-    values = np.zeros((224, 224), np.float32)
-    for _ in range(rng.integers(2, 12)):
-        (x, y), (w, h) = rng.integers(0, 200, 2), rng.integers(1, 90, 2)
-        values[y : y + h, x : x + w] = rng.integers(1, 5)
-        values[y + 1 : y + h - 1, x + 1 : x + w - 1] = rng.integers(0, 5)
-    return values
-
-
-def blocks(rng: np.random.Generator) -> NDArray[np.float32]:
-    """224 x 224: components of equal areas, on one or two levels."""
-    values = np.zeros((224, 224), np.float32)
-    side = int(rng.integers(1, 7))
-    for y in range(0, 224 - side, 2 * side + 3):
-        for x in rng.choice(np.arange(0, 224 - side, 2 * side + 1), 2, replace=False):
-            values[y : y + side, x : x + side] = rng.integers(1, 3)
-    return values
-
-
-KINDS: dict[str, tuple[int, Callable[[np.random.Generator], NDArray[np.float32]]]] = {
-    "cam 14": (50, lambda rng: cam(rng, 14)),
-    "cam 7": (50, lambda rng: cam(rng, 7)),
-    "relu": (30, lambda rng: np.maximum(cam(rng, 14, 0.2) - 0.3, 0)),
-    "random 14": (30, lambda rng: rng.random((14, 14), np.float32)),
-    "random 28": (10, lambda rng: rng.random((28, 28), np.float32)),
-    "random 5 x 9": (20, lambda rng: rng.normal(size=(5, 9)).astype(np.float32)),
-    "smooth 224": (10, lambda rng: ndimage.gaussian_filter(rng.normal(size=(224, 224)), 5).astype(np.float32)),
-    "border": (20, lambda rng: np.pad(rng.random((2, 14), np.float32), ((0, 12), (0, 0)))[:: rng.choice([-1, 1])]),
-    "one cell": (20, lambda rng: one_pixel(rng, 14)),
-    "one pixel": (20, lambda rng: one_pixel(rng, 224)),
-    "one cell in all": (5, lambda rng: rng.random((1, 1), np.float32)),
-    "rings": (20, rings),
-    "ties": (20, blocks),
-    "constant": (10, lambda rng: np.full((14, 14), rng.normal(), np.float32)),
-    "nan": (10, lambda rng: np.where(rng.random((14, 14)) < 0.1, np.nan, cam(rng, 14)).astype(np.float32)),
-    "two values": (20, lambda rng: rng.integers(0, 2, (14, 14)).astype(np.float32)),
-}
 
 
 def bits(ious: Floats, iou: float) -> list[int]:
@@ -205,17 +138,6 @@ def test_enlarging_is_opencvs() -> None:
             np.testing.assert_array_equal(resize(values, 224), wanted)
 
 
-def frame(rows: list[Row]) -> pd.DataFrame:
-    return pd.DataFrame([{"image": f"i{i}", "label": 3, **row} for i, row in enumerate(rows)])
-
-
-def pictures(n: int = 25) -> list[tuple[ScoreMap, Truth]]:
-    rng = np.random.default_rng(7)
-    truths = [truth_of(rng) for _ in range(n)]
-    makers = [make for _, make in KINDS.values()]
-    return [(ScoreMap(makers[i % 5](rng), truth.size), truth) for i, truth in enumerate(truths)]
-
-
 @pytest.mark.parametrize("step", [0.001, 0.01, 0.3])
 def test_the_metric_is_the_protocols(step: float) -> None:
     data = pictures(10)
@@ -247,19 +169,6 @@ def test_names_thresholds_and_notes() -> None:
         assert evaluator.headline == (names[0],)
         assert all("oracle" in metric.note and "/255" in metric.threshold for metric in metrics)
         assert set(evaluator.protocol()) >= {"contours", "ious", "form", "step", "size", "evaluator"}
-
-
-def square(x1: int, y1: int, x2: int, y2: int) -> ScoreMap:
-    values = np.zeros((224, 224), np.float32)
-    values[y1 : y2 + 1, x1 : x2 + 1] = 1
-    return ScoreMap(values, (224, 224))
-
-
-def truth_224(
-    *boxes: Sequence[float], size: tuple[int, int] = (224, 224), mask: NDArray[np.uint8] | None = None
-) -> Truth:
-    array = np.array(boxes, float).reshape(-1, 4)
-    return Truth("a", size, 3, array, np.full(len(array), 3), mask=mask)
 
 
 def test_on_paper() -> None:
@@ -346,103 +255,6 @@ def test_rows_are_small_and_come_back_from_disk(evaluator: MaxBoxAcc, most: int,
     assert sum(rows[f"hits_{100 * iou:g}"][0].nbytes for iou in evaluator.ious) <= 96
     many.to_parquet(tmp_path / "many.parquet", compression="zstd")
     assert (tmp_path / "many.parquet").stat().st_size / len(many) < most
-
-
-def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric | float, list[tuple[Floats, Floats]]]:
-    """The protocol's steps: histograms of the pixels of all pictures, then the sum over its bins."""
-    edges = np.append(list(np.arange(0, 1, step)), [1.0, 2.0, 3.0])
-    histograms = []
-    for score_map, truth in data:
-        assert truth.mask is not None
-        full = oracle_map(score_map.values)
-        kinds = (truth.mask == 4, truth.mask == 255)
-        wanted, void = (
-            cv2.resize(k.astype(np.float32), (224, 224), interpolation=cv2.INTER_NEAREST) > 0.5 for k in kinds
-        )
-        rest = ~wanted & ~void
-        histograms.append(tuple(np.histogram(full[k], bins=edges)[0].astype(float) for k in (wanted, rest)))
-    positive, negative = (np.sum([h[k] for h in histograms], axis=0) for k in (0, 1))
-    tp, fp = positive[::-1].cumsum(), negative[::-1].cumsum()
-    there = tp + fp != 0
-    with np.errstate(invalid="ignore"):
-        precision, recall = tp / (tp + fp), tp / positive.sum()
-    return (precision[1:] * np.diff(recall))[there[1:]].sum() * 100, histograms
-
-
-def masked(n: int) -> list[tuple[ScoreMap, Truth]]:
-    rng = np.random.default_rng(3)
-    data = []
-    for i in range(n):
-        score_map, truth = pictures(n)[i]
-        smooth = ndimage.gaussian_filter(rng.normal(size=truth.size), 20)
-        mask = np.select([smooth > 0.02, smooth > 0.01, smooth < -0.03], [4, 255, 7], 0).astype(np.uint8)
-        data.append((score_map, dataclasses.replace(truth, mask=mask)))
-    constant = ScoreMap(np.full((7, 7), 0.3), data[0][1].size)
-    return [*data, (constant, data[0][1]), (ScoreMap(np.full((7, 7), np.nan), data[1][1].size), data[1][1])]
-
-
-@pytest.mark.parametrize("step", [0.001, 0.01, 0.3])
-def test_pxap_is_the_protocols(step: float) -> None:
-    data = masked(8)
-    evaluator = PxAP(step)
-    rows = frame([evaluator.row(*pair) for pair in data])
-    wanted, histograms = oracle_pxap(data, step)
-    for kind, column in enumerate(("hist_object", "hist_background")):
-        for histogram, counts in zip(histograms, rows[column], strict=True):
-            assert [*counts, 0] == histogram[kind].tolist()  # no value is in [2, 3)
-    metric = evaluator.summary(rows)[0]
-    assert metric.value == wanted
-    assert metric.low < metric.value < metric.high
-    assert metric.note == "1 constant, 1 nonfinite of 10 maps"
-
-
-def test_pxap_of_masks_of_all_sizes() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        height, width = rng.integers(1, 700, 2).tolist()
-        mask = rng.integers(0, 2, (height, width)).astype(np.uint8) * 4
-        truth = truth_224(size=(height, width), mask=mask)
-        row = PxAP().row(ScoreMap(cam(rng, 14), truth.size), truth)
-        nearest = cv2.resize(mask, (224, 224), interpolation=cv2.INTER_NEAREST)
-        assert row["hist_object"].sum(dtype=int) == (nearest == 4).sum()
-
-
-def test_pxap_on_paper() -> None:
-    mask = np.zeros((224, 224), np.uint8)
-    mask[:, :112] = 4
-    truth = truth_224(mask=mask)
-
-    def pxap(*maps: NDArray[np.float64]) -> Metric:
-        return PxAP().summary(frame([PxAP().row(ScoreMap(m, truth.size), truth) for m in maps]))[0]
-
-    assert pxap((mask == 4).astype(float)).value == 100
-    assert pxap((mask == 0).astype(float)).value == 50  # all found at once, with all others
-    assert pxap(np.zeros((7, 7))).value == 50
-    # One picture is right, one is all background: half of the pixels found at 1, at precision 1; the rest at 1/2.
-    assert pxap((mask == 4).astype(float), np.zeros((7, 7))).value == 75
-    void = dataclasses.replace(truth, mask=np.where(mask == 0, 255, 4).astype(np.uint8))
-    assert PxAP().summary(frame([PxAP().row(ScoreMap(np.zeros((7, 7)), truth.size), void)]))[0].value == 100
-
-
-def test_pxap_that_is_not_defined() -> None:
-    without, empty = truth_224(), truth_224(mask=np.zeros((224, 224), np.uint8))
-    rows = [PxAP().row(square(0, 0, 9, 9), truth) for truth in (without, empty)]
-    assert rows[0].keys() == rows[1].keys()
-    for chosen in (rows[:1], rows):
-        metric = PxAP().summary(frame(chosen))[0]
-        assert np.isnan(metric.value)
-        assert "not defined" in metric.note
-    with pytest.raises(ValueError, match="allowed"):
-        PxAP(0)
-    with pytest.raises(ValueError, match="allowed"):
-        PxAP(size=0)
-
-
-def test_pxap_rows_come_back_from_disk(tmp_path: Path) -> None:
-    data = [*masked(8), (square(0, 0, 9, 9), truth_224())]
-    rows = frame([PxAP().row(*pair) for pair in data])
-    rows.to_parquet(tmp_path / "rows.parquet", compression="zstd")
-    assert PxAP().summary(pd.read_parquet(tmp_path / "rows.parquet")) == PxAP().summary(rows)
 
 
 def test_nothing_of_this_imports_numba_before_it_is_used() -> None:
