@@ -24,6 +24,7 @@ from eigencam.build import instantiate
 from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.paired import Difference, difference, holm
+from eigencam.evaluation.statistics import by_picture
 from eigencam.evaluation.tables import FORMATS, Table, read_results, render
 from eigencam.table import default_results, write
 
@@ -240,9 +241,11 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     frame = pd.DataFrame(cells)
     bold = pd.DataFrame(False, index=frame.index, columns=["method", "difference"])
     bold["method"] = bold["difference"] = best
+    hits = "McNemar's exact test for hit or miss, sign flips for all other metrics"
+    tests = hits if any(line.found.test == "mcnemar" for line in lines) else "sign flips"
     words = [
         "difference: method less reference, over the pictures that both have; in brackets: 95 % intervals (bootstrap)",
-        "p: McNemar's exact test for hit or miss, sign flips for all other metrics; Holm's correction over the table",
+        f"p: {tests}; Holm's correction over the table",
         "bold: better than the reference, corrected p below 0.05",
     ]
     senses = sorted({(line.better, line.metric) for line in lines if line.better})
@@ -317,8 +320,9 @@ def _keyed(folder: Path) -> pd.DataFrame:
 
 
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
-    """The summary of rows, by name; nothing where there are no rows."""
-    return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+    """The summary of rows over their pictures, by name; nothing where there are no rows."""
+    rows = rows.reset_index()
+    return {metric.name: metric for metric in by_picture(evaluator.summary(rows), rows)} if len(rows) else {}
 
 
 def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str], notes: Iterable[str]) -> None:

@@ -52,7 +52,8 @@ def by_prediction(root: Path, long: pd.DataFrame) -> pd.DataFrame:
         described = json.loads((root / str(folder) / "identity.json").read_text())["evaluator"]
         evaluator = instantiate({key: value for key, value in described.items() if key != "own_source"})
         for part, chosen in zip(PARTS, (right, ~right), strict=True):
-            metrics = evaluator.summary(rows[chosen].reset_index(drop=True)) if chosen.any() else _none(of)
+            own = rows[chosen].reset_index(drop=True)
+            metrics = statistics.by_picture(evaluator.summary(own), own) if len(own) else _none(of)
             lines += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
     if not any(line["metric"] for line in lines):
         raise ValueError(
@@ -79,12 +80,13 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
         rows = {folder: pd.read_parquet(root / folder / "rows.parquet") for folder in set(of["folder"])}
         for metric, lines in of.groupby("metric", sort=False):
             kept = str(metric).replace("drop_", "kept_")
-            drop = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner").to_numpy()
+            frame = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner")
+            drop, images = frame.to_numpy(), frame.index.to_frame()
             smallest = drop <= drop.min(axis=1, keepdims=True)
             note = f"smallest drop among {len(lines)} methods, a tie counts for each"
             for (_, line), won in zip(lines.iterrows(), smallest.T, strict=True):
                 win = statistics.rate(str(metric).replace("drop_", "win_"), won, threshold=line["threshold"], note=note)
-                added.append({**line.to_dict(), **_line(win)})
+                added += [{**line.to_dict(), **_line(metric)} for metric in statistics.by_picture([win], images)]
     wins = pd.DataFrame(added, columns=list(long.columns))
     if wins.empty:
         return long

@@ -99,19 +99,17 @@ class Scores:
 def of_pictures(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
     """(N,) the metric of each row, percent where it is one, NaN where a row has none; None where rows do not say.
 
-    An evaluator may leave rows out. Which it left out is told by the one column that has nothing in as many.
+    Of an evaluator that left rows out, its samples say which (`eigencam.evaluation.statistics.of_rows`).
     """
     if metric.sample is None or metric.sample.statistic is not None:
         return None
     parts = np.asarray(metric.sample.parts, np.float64) * (100 if metric.unit == "%" else 1)
     if len(parts) == len(rows):
         return parts
-    present = {tuple(_present(rows[name])) for name in rows.columns.difference(["image", "label", "target", "top5"])}
-    fitting = [mask for mask in present if sum(mask) == len(parts)]
-    if len(fitting) != 1:
+    if metric.sample.rows is None:
         return None
     values = np.full(len(rows), np.nan)
-    values[np.array(fitting[0])] = parts
+    values[metric.sample.rows] = parts
     return values
 
 
@@ -326,15 +324,6 @@ def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
         galleries[k]["pictures"].pop()
         dropped += 1
     return dropped
-
-
-def _present(column: "pd.Series[Any]") -> NDArray[np.bool_]:
-    """(N,) bool: rows where a column has something: True, a number, a list that is not empty."""
-    if column.dtype == bool:
-        return column.to_numpy(bool)
-    if column.dtype == object:
-        return np.array([len(value) > 0 for value in column], bool)
-    return column.notna().to_numpy(bool)
 
 
 def _shrunk(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from eigencam.datasets.base import BadImageError
 from eigencam.environment import environment, keep_freed_memory
 from eigencam.evaluation.base import Row
+from eigencam.evaluation.statistics import by_picture
 from eigencam.loading import Batch, Pictures, load
 from eigencam.loggers import tell
 from eigencam.maps import compute_maps
@@ -310,7 +311,7 @@ def _finish(work: _Work, key: Key, result: Result, say: Callable[[str], None]) -
         }
         if seen := len(_fitted_on(job) & order.keys()):
             summary["fitted_on"] = seen
-        metrics = evaluator.summary(rows) if len(rows) else []
+        metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
         result.finish(rows, summary, metrics)
     tell(job.loggers, result, metrics, say)
     return True

@@ -106,19 +106,20 @@ class Adversarial:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, `l2` and `iterations`."""
-        boxed = rows.loc[rows["iou_before"].notna()]
-        metrics = []
-        for suffix, part in (("", boxed), ("_fooled", boxed.loc[boxed["fooled"].astype(bool)])):
+        boxed, metrics = rows["iou_before"].notna(), list[Metric]()
+        for suffix, chosen in (("", boxed), ("_fooled", boxed & rows["fooled"].astype(bool))):
+            part, errors = rows.loc[chosen], list[Metric]()
             wrong = [part[f"iou_{when}"].to_numpy(np.float64) < self.iou for when in ("before", "after")]
             note = degenerate(rows["map_state_after"]) if not suffix else ""
             note = f"attacked: {note}" if note else ""
             at = f"{self.threshold:g} {self.rule}"
             for when, hits in zip(("before", "after"), wrong, strict=True):
                 name = f"box_error_{when}{suffix}"
-                metrics.append(statistics.rate(name, hits, threshold=at, better="lower", note=note))
+                errors.append(statistics.rate(name, hits, threshold=at, better="lower", note=note))
                 note = ""
             change = wrong[1].astype(np.float64) - wrong[0]
-            metrics.append(statistics.mean(f"box_error_change{suffix}", change, threshold=at, better="lower"))
+            errors.append(statistics.mean(f"box_error_change{suffix}", change, threshold=at, better="lower"))
+            metrics += statistics.of_rows(errors, chosen)
         metrics += [plain_mean(name, rows[name]) for name in ("rank_correlation", "cosine")]
         metrics.append(replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)), better=""))
         metrics.append(statistics.mean("relative_l2", rows["relative_l2"], better=""))

@@ -29,18 +29,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a metric is made of, picture by picture: from it two methods are compared in pairs.
+    """What a metric is made of, row by row: from it two methods are compared in pairs.
 
     Which pictures are left out may depend on the truth only, so that the samples of two methods are of the same ones.
 
     Attributes:
-        parts: (N,) a value of each picture whose mean is the metric, NaN where it has none; or (N, K) what each adds to
+        parts: (N,) a value of each row whose mean is the metric, NaN where it has none; or (N, K) what each adds to
             the K sums that the metric is a statistic of, sparse where K is large.
         statistic: (R, K) sums -> (R,) the metric; None for a mean.
+        rows: (M,) which of the rows summed up the N parts are of, in their order; None: of all of them.
     """
 
     parts: "NDArray[np.float64] | sparse.csr_array"
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
+    rows: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,8 @@ class ClassSegmentation:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, with bootstrap intervals over pictures."""
-        rows = rows[rows["has_mask"].to_numpy(bool)]
-        n = len(rows)
+        masked = rows["has_mask"].to_numpy(bool)
+        rows, n = rows[masked], int(masked.sum())
         if n == 0:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
         grid, pixels = self.grid, _Pixels.of(rows, len(self.grid))
@@ -136,7 +136,8 @@ class ClassSegmentation:
             metrics.append(pooled("class_miou_tuned", pixels.at(chosen), mean_iou, at))
         value = float(f"{grid[best]:g}")
         oracle = pooled("class_miou_best", pixels.at(np.full(n, best)), mean_iou, f"{value:g} max", ORACLE)
-        return [*metrics, oracle, Metric("class_best_threshold", value, np.nan, np.nan, n, "", better="")]
+        metrics += [oracle, Metric("class_best_threshold", value, np.nan, np.nan, n, "", better="")]
+        return statistics.of_rows(metrics, masked)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean IoU at every threshold; marked where it is largest."""

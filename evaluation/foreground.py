@@ -87,19 +87,21 @@ class Foreground:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The four metrics, bootstrapped over pictures."""
-        counted = rows[rows["has_mask"].to_numpy(bool)]
+        masked = rows["has_mask"].to_numpy(bool)
+        counted = rows[masked]
         missing = len(rows) - len(counted)
         if counted.empty:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
         left_out = f"{missing} pictures without a mask left out" if missing else ""
         note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
         pixels = counted[list(_PIXELS)].to_numpy(np.float64)
-        return [
+        metrics = [
             _pooled("pixel_accuracy", pixels, _accuracy, note),
             _pooled("miou", pixels, _mean_iou),
             statistics.mean("mean_ap", counted["ap"], threshold="none"),
             statistics.mean("mean_f1", counted["f1"], threshold="> mean"),
         ]
+        return statistics.of_rows(metrics, masked)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""

@@ -86,7 +86,8 @@ class Localization:
 
         Errors have Wilson's interval and `mean_iou` the bootstrap's. NaN where the rows do not define a metric.
         """
-        everything, rows = rows, rows.loc[rows["iou"].notna()]
+        boxed = rows["iou"].notna()
+        everything, rows = rows, rows.loc[boxed]
         wrong_box = rows["iou"].to_numpy(np.float64) < self.iou
         label = rows["label"].to_numpy(np.int64)
         known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
@@ -117,7 +118,7 @@ class Localization:
             wrong = (all_ranks < 1) | (all_ranks > k)
             metrics.append(error(f"top{k}_cls_error", wrong, int((all_ranks < 0).sum()), _CLASSES, ""))
         metrics.append(statistics.mean("mean_iou", rows["iou"], threshold=at))
-        return metrics
+        return statistics.of_rows(metrics, boxed)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The share of pictures whose box overlaps the object by at least x; marked at the overlap asked for."""

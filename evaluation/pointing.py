@@ -112,11 +112,11 @@ class Pointing:
 
         With a list both of the difficult subset, too: `pointing_accuracy_difficult`, `pointing_hits_difficult`.
         """
-        metrics = _accuracies(rows, "", "")
+        metrics = _accuracies(rows, np.ones(len(rows), bool))
         if self.difficult is not None:
             chosen = rows["in_difficult"].to_numpy(bool)
             note = f"the {chosen.sum()} of {len(rows)} in the difficult subset"
-            metrics += _accuracies(rows[chosen], "_difficult", note)
+            metrics += _accuracies(rows, chosen, "_difficult", note)
         return metrics
 
     def protocol(self) -> Mapping[str, object]:
@@ -206,12 +206,13 @@ def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
     return flags
 
 
-def _accuracies(rows: pd.DataFrame, suffix: str, subset: str) -> list[Metric]:
-    """The mean over classes and the share of hits; `subset` says in words which rows these are."""
+def _accuracies(rows: pd.DataFrame, chosen: NDArray[np.bool_], suffix: str = "", subset: str = "") -> list[Metric]:
+    """The mean over classes and the share of hits of the `chosen` rows; `subset` says in words which these are."""
     names = f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"
-    counted = rows[rows["hit"].notna()]
-    left_out = f"{len(rows) - len(counted)} pictures without an object to hit left out"
-    parts = (subset, degenerate(rows["map_state"]), left_out if len(counted) < len(rows) else "")
+    hit = chosen & rows["hit"].notna().to_numpy()
+    counted, missing = rows[hit], int((chosen & ~hit).sum())
+    left_out = f"{missing} pictures without an object to hit left out" if missing else ""
+    parts = (subset, degenerate(rows.loc[chosen, "map_state"]), left_out)
     note = "; ".join(part for part in parts if part)
     if counted.empty:
         return [statistics.undefined(name, 0, note or "no picture") for name in names]
@@ -225,7 +226,7 @@ def _accuracies(rows: pd.DataFrame, suffix: str, subset: str) -> list[Metric]:
     low, high = (100 * float(end) for end in statistics.bootstrap_pooled(sums, accuracy))
     sample = Sample(sums, accuracy)
     of_classes = Metric(names[0], 100 * value, low, high, len(hits), note=note, sample=sample)
-    return [of_classes, statistics.mean(names[1], hits)]
+    return statistics.of_rows([of_classes, statistics.mean(names[1], hits)], hit)
 
 
 def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:

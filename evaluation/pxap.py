@@ -83,7 +83,8 @@ class PxAP:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`pxap`, bootstrapped over pictures."""
-        counted = rows[rows["hist_object"].map(len) > 0]
+        masked = rows["hist_object"].map(len) > 0
+        counted = rows[masked]
         if counted.empty:
             return [statistics.undefined("pxap", 0, "not defined: no picture has a mask")]
         counts = np.concatenate([_stack(counted[f"hist_{kind}"]) for kind in ("object", "background")], axis=1)
@@ -95,7 +96,8 @@ class PxAP:
         left_out = f"{missing} pictures without a mask left out" if missing else ""
         note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
         ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, average_precision)
-        return [Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)]
+        metric = Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)
+        return statistics.of_rows([metric], masked)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Precision against recall of the pixels of all pictures, at every edge."""

@@ -128,7 +128,8 @@ class Segmentation:
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, with bootstrap intervals over pictures."""
         at = f"{self.threshold:g} {self.rule}"
-        rows = rows.loc[rows["has_mask"].to_numpy(bool)]
+        masked = rows["has_mask"].to_numpy(bool)
+        rows = rows.loc[masked]
         n = len(rows)
         if n == 0:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
@@ -141,7 +142,7 @@ class Segmentation:
         right = [both - total - found + hit, hit]
         binary = np.stack([*right, both - found, found, both - total, total], axis=1)
         pixels = np.stack([hit, found, total], axis=1)
-        return [
+        metrics = [
             statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=degenerate(rows["map_state"])),
             pooled("miou", classes.counts(above), mean_iou, at, classes.note),
             pooled("miou_binary", binary, mean_iou, at),
@@ -150,6 +151,7 @@ class Segmentation:
             pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
             *_sweep(wanted, rest, histograms, classes),
         ]
+        return statistics.of_rows(metrics, masked)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Pixel precision against recall; `fg_iou` at all thresholds, marked where it is largest."""
@@ -158,7 +160,7 @@ class Segmentation:
             return []
         _, wanted, rest = _by_level(rows)
         made, ious = precision_recall(wanted.sum(axis=0), rest.sum(axis=0)), _ious(wanted, rest)
-        if len(ious):
+        if len(ious := ious[~np.isnan(ious[:, 0])]):
             at, values = np.arange(LEVELS) / 255, 100 * ious.mean(axis=0)
             best = int(values.argmax())
             mark = float(at[best]), float(values[best])
@@ -215,7 +217,8 @@ def mean_iou(sums: Counts) -> Counts:
 def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> list[Metric]:
     """`fg_iou_best`, `miou_best` from pixels by level: foreground and rest (N, 256), all by kind (N, 3, 256)."""
     above, some = _from_above(kinds), _ious(wanted, rest)
-    best = int(np.argmax(some.mean(axis=0))) if len(some) else 0
+    there = ~np.isnan(some[:, 0])
+    best = int(np.argmax(some[there].mean(axis=0))) if there.any() else 0
     fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=ORACLE)
     sums = [classes.counts(above[:, :, v]).sum(axis=0) for v in range(LEVELS)]
     best = int(np.argmax(mean_iou(np.stack(sums))))
@@ -231,10 +234,10 @@ def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
 
 
 def _ious(wanted: Counts, rest: Counts) -> Counts:
-    """(M, 256) IoU of the foreground at each level, of the M pictures that have any."""
-    some = wanted.sum(axis=1) > 0
-    tp, fp = _from_above(wanted[some]), _from_above(rest[some])
-    return tp / (tp[:, :1] + fp)  # tp[:, 0]: all foreground, found or not
+    """(N, 256) IoU of the foreground at each level; NaN for a picture that has none."""
+    tp, fp = _from_above(wanted), _from_above(rest)
+    some = wanted.sum(axis=1, keepdims=True) > 0  # tp[:, 0]: all foreground, found or not
+    return np.divide(tp, tp[:, :1] + fp, out=np.full_like(tp, np.nan), where=some)
 
 
 def equal_error_rate(histograms: Counts) -> Counts:

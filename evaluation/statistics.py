@@ -4,12 +4,18 @@ All intervals are 95 % and two-sided. The bootstrap is the percentile one (Efron
 of n pictures is a multinomial vector of weights, which is what makes it fast: a mean needs weights for the *distinct*
 values only, and a statistic of sums over the set (pooled IoU, recall) is a product of weights and per-picture counts.
 Everything is deterministic in its seed.
+
+With `target=each` a picture has several rows, which have its object sizes, its light, its clutter in common: they are
+resampled together (the cluster bootstrap; Davison & Hinkley, "Bootstrap methods and their application", 1997, section
+3.8), see `by_picture`.
 """
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
@@ -155,3 +161,61 @@ def undefined(name: str, n: int, note: str, *, threshold: str = "", better: str 
     """The metric `name` where it is not defined: NaN, with the reason in `note`."""
     nan = float("nan")
     return Metric(name, nan, nan, nan, n, "%", threshold, better, note)
+
+
+def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
+    """The metrics, whose samples say which rows they are of: where `chosen` (M,) of the M rows is true.
+
+    A sample with another number of parts than rows are chosen is of all rows, and stays.
+    """
+    mask = np.asarray(chosen, bool)
+    if mask.all():
+        return list(metrics)
+    return [
+        replace(m, sample=replace(m.sample, rows=mask)) if m.sample and _parts(m.sample) == mask.sum() else m
+        for m in metrics
+    ]
+
+
+def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
+    """The metrics with intervals and samples over pictures, where pictures have several rows; otherwise as they are.
+
+    In the sample of a mean each picture then adds the sum and the number of its values. Intervals are the bootstrap's,
+    rates' included. A sample that has not a part for each of its rows stays.
+
+    Args:
+        metrics: of `Evaluator.summary`.
+        rows: what they sum up, with `image`.
+    """
+    picture, ids = pd.factorize(rows["image"])
+    return list(metrics) if len(ids) == len(rows) else [_clustered(metric, picture) for metric in metrics]
+
+
+def _clustered(metric: Metric, picture: NDArray[np.int64]) -> Metric:
+    """The metric of rows whose pictures are `picture` (M,)."""
+    sample = metric.sample
+    if sample is None:
+        return metric
+    of = picture if sample.rows is None else picture[sample.rows]
+    if len(of) != _parts(sample):
+        return metric
+    parts: Any = sample.parts
+    statistic = sample.statistic
+    if statistic is None:
+        has = ~np.isnan(parts)
+        parts, statistic = np.stack([np.where(has, parts, 0.0), has.astype(np.float64)], axis=1), _mean_of_sums
+    there, of = np.unique(of, return_inverse=True)
+    member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape=(len(there), len(of)))
+    summed = Sample(member @ parts, statistic)
+    low, high = bootstrap_pooled(summed.parts, statistic)
+    scale = 100 if metric.unit == "%" else 1
+    return replace(metric, low=scale * float(low), high=scale * float(high), sample=summed)
+
+
+def _parts(sample: Sample) -> int:
+    return cast(tuple[int, ...], sample.parts.shape)[0]
+
+
+def _mean_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R, 2) sums of values and their numbers -> (R,)."""
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)

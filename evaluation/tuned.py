@@ -92,11 +92,12 @@ class TunedLocalization:
         note = "; ".join(part for part in (degenerate(rows["map_state"]), boxless) if part)
         fitted = wrong[np.arange(len(wrong)), chosen]
         low = float(self.grid[best])
-        return [
+        metrics = [
             statistics.rate("error", fitted, threshold=f"{at} {self.rule}", better="lower", note=note),
             statistics.rate("error_best", wrong[:, best], threshold=f"{low:g} {self.rule}", better="lower"),
             Metric("best_threshold", low, np.nan, np.nan, len(wrong), "", better=""),
         ]
+        return statistics.of_rows(metrics, counted)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The error at each threshold; marked where it is smallest."""

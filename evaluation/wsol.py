@@ -107,7 +107,8 @@ class MaxBoxAcc:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
-        counted = rows[rows[_column(self.ious[0])].map(len) > 0]
+        boxed = rows[_column(self.ious[0])].map(len) > 0
+        counted = rows[boxed]
         n, boxless = len(counted), len(rows) - len(counted)
         if n == 0:
             names = [self.name, *(f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1)]
@@ -125,14 +126,16 @@ class MaxBoxAcc:
         left_out = f"{boxless} pictures without a box left out" if boxless else ""
         note = "; ".join(part for part in (ORACLE, degenerate(rows["map_state"]), left_out) if part)
         if len(self.ious) == 1:
-            return [statistics.rate(self.name, chosen[0], threshold=_level(at[0]), note=note)]
+            metric = statistics.rate(self.name, chosen[0], threshold=_level(at[0]), note=note)
+            return statistics.of_rows([metric], boxed)
         single = [
             statistics.rate(f"{self.name}_{100 * iou:g}", hits, threshold=_level(v), note=ORACLE)
             for iou, v, hits in zip(self.ious, at, chosen, strict=True)
         ]
         words = ", ".join(f"{_level(v)} for {iou:g}" for v, iou in zip(at, self.ious, strict=True))
         mean = statistics.mean(self.name, np.mean(chosen, axis=0), threshold=words, note=note)
-        return [replace(mean, value=float(np.average([metric.value for metric in single]))), *single]
+        mean = replace(mean, value=float(np.average([metric.value for metric in single])))
+        return statistics.of_rows([mean, *single], boxed)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""

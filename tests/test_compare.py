@@ -47,6 +47,23 @@ def test_the_numbers_are_those_of_the_rows(here: Path, capsys: pytest.CaptureFix
     assert all(c["holm"] >= c["p"] for c in found["comparisons"])
 
 
+def test_the_classes_of_a_picture_are_compared_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "eigencam", "gradcam", "--evaluator", "localization", "target=each")
+    a, b = (
+        pd.read_parquet(next(here.glob(f"runs/*-{m}-*/rows.parquet"))).set_index(["image", "label"])
+        for m in ("eigencam", "gradcam")
+    )
+    change = b["iou"] - a["iou"]
+    assert len(change) > 12
+    by_metric = {c["metric"]: c for c in found["comparisons"]}
+    iou, error = by_metric["mean_iou"], by_metric["gt_known_error"]
+    assert (iou["n"], error["n"], error["test"]) == (12, 12, "sign flips")
+    assert iou["value"] == pytest.approx(change.mean())
+    assert iou["p"] == pytest.approx(sign_flips(change.groupby("image").sum()))
+    wrong = (b["iou"] < 0.5).astype(float) - (a["iou"] < 0.5)
+    assert error["p"] == pytest.approx(sign_flips(wrong.groupby("image").sum()))
+
+
 def test_nothing_is_run_with_no_run_and_nothing_twice(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,3 +197,36 @@ def test_only_objects_of_the_row_s_class_are_sought_where_the_dataset_seeks_any(
     expected = run(config(tmp_path / "label", *chosen)).results["gradcam", "pointing"].rows()
     assert rows.duplicated("image").any()
     pd.testing.assert_frame_equal(rows, expected)
+
+
+MEASURES = "localization,localization_fong_range,maxboxacc_v2,pointing,energy,segmentation,foreground,pxap,average_drop"
+
+
+def test_the_rows_of_a_picture_are_resampled_together(tmp_path: Path) -> None:
+    job = run(config(tmp_path, "dataset.count=16", "method=[gradcam]", f"evaluator=[{MEASURES}]"))
+    compared = 0
+    for (_, name), result in job.results.items():
+        evaluator, rows = job.evaluators[name], result.rows()
+        again = pd.concat([rows] * 3, ignore_index=True)
+        once, thrice = (by_name(statistics.by_picture(evaluator.summary(r), r)) for r in (rows, again))
+        alone = by_name(evaluator.summary(again))
+        assert len(set(rows["image"])) < len(rows)
+        for metric in once.values():
+            if metric.sample is None or np.isnan(metric.low):
+                continue
+            same = thrice[metric.name]
+            assert same.value == pytest.approx(metric.value)
+            assert (same.low, same.high) == pytest.approx((metric.low, metric.high), abs=1e-9)
+            assert same.sample is not None
+            assert same.sample.parts.shape[0] <= len(set(rows["image"]))
+            # Three times the same rows tell no more, and as pictures of their own they would seem to.
+            apart = alone[metric.name]
+            assert apart.high - apart.low < metric.high - metric.low or metric.value in (0, 100)
+            stored = next(m for m in result.summary["metrics"] if m["name"] == metric.name)  # type: ignore[index]
+            assert (stored["low"], stored["high"]) == pytest.approx((metric.low, metric.high), abs=1e-9)
+            compared += 1
+    assert compared > 25
+
+
+def by_name(metrics: list[Metric]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}

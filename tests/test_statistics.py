@@ -1,6 +1,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -95,3 +96,40 @@ def test_metrics() -> None:
     assert (metric.value, metric.n) == (75, 2)
     assert np.isnan(statistics.mean("mean_iou", []).value)
     assert statistics.undefined("x", 3, "why").note == "why"
+
+
+def test_a_picture_s_rows_count_as_one_picture() -> None:
+    rng = np.random.default_rng(5)
+    images, values = np.repeat(np.arange(40), rng.integers(1, 6, 40)), rng.random(40)
+    rows = pd.DataFrame({"image": images, "value": values[images] + 0.01 * rng.random(len(images))})
+    rows.loc[::7, "value"] = np.nan
+    [metric] = statistics.by_picture([statistics.mean("m", rows["value"])], rows)
+    by = rows.groupby("image")["value"]
+    sums, counts = by.sum().to_numpy(), by.count().to_numpy()
+    expected = scipy.stats.bootstrap(
+        (sums, counts),
+        lambda s, c, axis=-1: s.sum(axis) / c.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (metric.low / 100, metric.high / 100) == pytest.approx(tuple(expected), abs=0.012)
+    assert metric.n == rows["value"].count()
+    before = statistics.mean("m", rows["value"])
+    assert metric.high - metric.low > 1.3 * (before.high - before.low)
+    assert statistics.by_picture([before], rows.assign(image=range(len(rows)))) == [before]
+
+
+def test_rows_that_are_left_out_are_told() -> None:
+    rows = pd.DataFrame({"image": list("aabbc"), "value": [0.1, 0.2, 0.3, 0.4, 0.5]})
+    kept = [True, True, False, False, True]
+    short = statistics.mean("m", [0.1, 0.2, 0.5])
+    [told], [untold] = (statistics.by_picture(m, rows) for m in (statistics.of_rows([short], kept), [short]))
+    assert told.sample is not None
+    np.testing.assert_allclose(np.asarray(told.sample.parts), [[0.3, 2], [0.5, 1]])
+    assert untold is short
+    [other] = statistics.of_rows([statistics.mean("m", rows["value"])], kept)  # of all rows: it stays
+    assert other.sample is not None
+    assert other.sample.rows is None
