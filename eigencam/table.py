@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from eigencam.derived import by_prediction, with_wins
-from eigencam.evaluation.papers import layouts, numbers, paper_table, papers
+from eigencam.evaluation.papers import layouts, numbers, paper_table, papers, shown_beside
 from eigencam.evaluation.tables import FORMATS, Table, collect, render, tables
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
@@ -75,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
             long = pd.DataFrame()
         long = with_wins(args.results, long) if len(long) else long
         made = [paper_table(layout, published, long) for layout in planned]
+        long = pd.concat([shown_beside(layout, long) for layout in planned])  # of which the header tells
     else:
         long = collect(args.results, **only)
         long = with_wins(args.results, long) if args.win else long

@@ -50,7 +50,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One published table; the attributes are the keys of the module's docstring."""
+    """One published table; the attributes are the keys of the module's docstring, `runs` our experiment's methods."""
 
     paper: str
     name: str
@@ -63,6 +63,7 @@ class Layout:
     settings: tuple[str, ...] = ()
     pictures: int | None = None
     methods: Mapping[str, str] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
     rows: tuple[tuple[str, str], ...] = ()
     differs: tuple[str, ...] = ()
 
@@ -103,8 +104,15 @@ def layouts(paper: str) -> list[Layout]:
         columns = {title: Column(**column) for title, column in node["metrics"].items()}
         tuples = {key: tuple(node.get(key, ())) for key in ("settings", "differs")}
         rows = tuple((model, method) for model, method in node.get("rows", ()))
-        made.append(Layout(**{**node, **tuples, "paper": paper, "metrics": columns, "rows": rows}))
+        runs = _methods_of(node["experiment"])
+        made.append(Layout(**{**node, **tuples, "paper": paper, "metrics": columns, "rows": rows, "runs": runs}))
     return made
+
+
+def _methods_of(experiment: str) -> tuple[str, ...]:
+    """The methods that an experiment of ours runs."""
+    content = OmegaConf.create((files("eigencam.configs") / "experiment" / f"{experiment}.yaml").read_text())
+    return tuple(next(part["override /method"] for part in content.defaults if "override /method" in part))
 
 
 def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> Table:
@@ -147,34 +155,42 @@ def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> 
         for key in ours or [None]:
             shown = {title: values.get((model, method, column.published)) for title, column in layout.metrics.items()}
             found = mine[key] if key else {}
-            mark = marks.of(_differences(layout, about, found))
+            mark = marks.of(_differences(layout, about, layout.methods.get(method, method), found))
             lines.append(_line(layout, (model, method), shown, key, found) | {"differs": mark})
     for key, found in mine.items():
         if key[:2] not in used:
-            mark = marks.of(_differences(layout, {}, found))
+            mark = marks.of(_differences(layout, {}, key[3], found))
             lines.append(_line(layout, (EMPTY, EMPTY), {}, key, found) | {"differs": mark})
     frame = pd.DataFrame(lines)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns[2:])
     return Table(f"{layout.paper}: {layout.title}", frame, best, _notes(layout, frame, marks))
 
 
+KEY = ("network", "method", "network_name", "method_name")
 Key = tuple[str, str, str, str]
 """Our network and method as the tables name them, and their plain names."""
+
+
+def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `long` that the table shows, with the layout's `column`; of several that of most pictures."""
+    if long.empty:
+        return long.assign(column=())
+    here = (long["dataset_name"] == layout.ours["dataset"]) & (long["target"] == layout.ours["target"])
+    if "part" in layout.ours:
+        here &= long["part"] == layout.ours["part"]
+    titles = {(column.evaluator, column.metric): title for title, column in layout.metrics.items()}
+    pairs = zip(long["evaluator_name"], long["metric"], strict=True)
+    lines = long.assign(column=[titles.get(pair) for pair in pairs])[here & long["value"].notna()]
+    lines = lines.dropna(subset="column").sort_values("n", ascending=False, kind="stable")
+    return lines.drop_duplicates([*KEY, "column"])
 
 
 def _ours(layout: Layout, long: pd.DataFrame) -> dict[Key, dict[str, Mapping[Any, Any]]]:
     """Our metrics, by (network, method), then by the layout's column."""
     found: dict[Key, dict[str, Mapping[Any, Any]]] = {}
-    if long.empty:
-        return found
-    here = (long["dataset_name"] == layout.ours["dataset"]) & (long["target"] == layout.ours["target"])
-    if "part" in layout.ours:
-        here &= long["part"] == layout.ours["part"]
-    for title, column in layout.metrics.items():
-        of = long[here & (long["evaluator_name"] == column.evaluator) & (long["metric"] == column.metric)]
-        for line in of[of["value"].notna()].to_dict("records"):
-            key = (line["network"], line["method"], line["network_name"], line["method_name"])
-            found.setdefault(key, {}).setdefault(title, line)
+    for line in shown_beside(layout, long).to_dict("records"):
+        network, method, network_name, method_name = (line[name] for name in KEY)
+        found.setdefault((network, method, network_name, method_name), {})[line["column"]] = line
     return dict(sorted(found.items()))
 
 
@@ -188,7 +204,7 @@ class _Marks:
         return ", ".join(str(self.numbers.setdefault(text, len(self.numbers) + 1)) for text in texts)
 
 
-def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: Mapping[str, Any]) -> list[str]:
     """In what one line's numbers differ from the paper's, or why there are none of ours."""
     texts = []
     if about.get("differs"):
@@ -199,6 +215,8 @@ def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, A
             texts.append("n: the paper's number of pictures is not known")
         elif ns != {layout.pictures}:
             texts.append(f"n: the paper has {layout.pictures:,}")
+    elif method not in layout.runs:
+        texts.append("method: none of ours")
     elif about.get("networks"):
         model = "" if about["networks"] == [ANY] else f" model={about['networks'][0]}"
         texts.append(f"not run yet: {layout.command}{model}")

@@ -206,7 +206,8 @@ def test_the_rows_of_a_picture_are_resampled_together(tmp_path: Path) -> None:
     job = run(config(tmp_path, "dataset.count=16", "method=[gradcam]", f"evaluator=[{MEASURES}]"))
     compared = 0
     for (_, name), result in job.results.items():
-        evaluator, rows = job.evaluators[name], result.rows()
+        evaluator, rows, summary = job.evaluators[name], result.rows(), result.summary
+        assert summary is not None
         again = pd.concat([rows] * 3, ignore_index=True)
         once, thrice = (by_name(statistics.by_picture(evaluator.summary(r), r)) for r in (rows, again))
         alone = by_name(evaluator.summary(again))
@@ -222,7 +223,7 @@ def test_the_rows_of_a_picture_are_resampled_together(tmp_path: Path) -> None:
             # Three times the same rows tell no more, and as pictures of their own they would seem to.
             apart = alone[metric.name]
             assert apart.high - apart.low < metric.high - metric.low or metric.value in (0, 100)
-            stored = next(m for m in result.summary["metrics"] if m["name"] == metric.name)  # type: ignore[index]
+            stored = next(m for m in summary["metrics"] if m["name"] == metric.name)
             assert (stored["low"], stored["high"]) == pytest.approx((metric.low, metric.high), abs=1e-9)
             compared += 1
     assert compared > 25

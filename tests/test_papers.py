@@ -1,5 +1,7 @@
 """The papers' tables: layouts fit the published numbers and the configs; cells, differences and marks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 
 from eigencam.cli import main
-from eigencam.evaluation.papers import Column, Layout, layouts, numbers, paper_table, papers
+from eigencam.evaluation.papers import Column, Layout, layouts, numbers, paper_table, papers, shown_beside
 from eigencam.evaluation.tables import FORMATS, render
 
 ALL = [layout for paper in papers() for layout in layouts(paper)]
@@ -69,6 +71,7 @@ LAYOUT = Layout(
     settings=("paths.ilsvrc=FOLDER",),
     pictures=50000,
     methods={"backprop": "gradient"},
+    runs=("gradient", "cam"),
     rows=(("VGG", "cam"),),
     differs=("another box rule",),
 )
@@ -121,6 +124,27 @@ def test_published_ours_difference_n_and_marks() -> None:
     assert "1: n: the paper has 50,000\n2: another box rule\n3: network: no weights\n4: network: other weights" in notes
     assert "5: not run yet: eigencam run experiment=paper/p2020 paths.ilsvrc=FOLDER model=vgg16" in notes
     assert "not readable in any source" in notes
+
+
+def test_of_several_numbers_that_of_most_pictures_is_shown() -> None:
+    long = pd.DataFrame([result("googlenet", "gradient", 1.0, 9), result("googlenet", "gradient", 2.0, 10)])
+    for lines in (long, long[::-1]):
+        table = paper_table(LAYOUT, PUBLISHED, lines)
+        assert table.frame.loc[0, "n"] == "10"
+        assert list(shown_beside(LAYOUT, lines)["value"]) == [2.0]
+    assert shown_beside(LAYOUT, pd.DataFrame()).empty
+
+
+def test_a_method_that_no_experiment_runs_is_not_promised() -> None:
+    table = paper_table(replace(LAYOUT, runs=("cam",)), PUBLISHED, pd.DataFrame())
+    assert "1: method: none of ours" in table.notes
+    [stl, _] = layouts("stl2016")
+    frame = paper_table(stl, numbers(), pd.DataFrame())
+    marks = dict(zip(frame.frame["method"], frame.frame["differs"], strict=True))
+    texts = dict(note.split(": ", 1) for note in frame.notes if note[0].isdigit())
+    said = {method: [texts[mark] for mark in marks[method].split(", ")][-1] for method in marks}
+    assert said["bing"] == said["mcg"] == "method: none of ours"
+    assert said["stl_wl"].startswith("not run yet: eigencam run experiment=paper/stl2016_voc07")
 
 
 def test_without_results_every_line_says_what_would_make_it() -> None:
