@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -219,7 +219,7 @@ def test_the_rows_of_a_picture_are_resampled_together(tmp_path: Path) -> None:
             assert same.value == pytest.approx(metric.value)
             assert (same.low, same.high) == pytest.approx((metric.low, metric.high), abs=1e-9)
             assert same.sample is not None
-            assert same.sample.parts.shape[0] <= len(set(rows["image"]))
+            assert cast(tuple[int, ...], same.sample.parts.shape)[0] <= len(set(rows["image"]))
             # Three times the same rows tell no more, and as pictures of their own they would seem to.
             apart = alone[metric.name]
             assert apart.high - apart.low < metric.high - metric.low or metric.value in (0, 100)
