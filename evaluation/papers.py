@@ -180,7 +180,8 @@ def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
         here &= long["part"] == layout.ours["part"]
     titles = {(column.evaluator, column.metric): title for title, column in layout.metrics.items()}
     pairs = zip(long["evaluator_name"], long["metric"], strict=True)
-    lines = long.assign(column=[titles.get(pair) for pair in pairs])[here & long["value"].notna()]
+    columns = pd.Series([titles.get(pair) for pair in pairs], long.index, object)
+    lines = long.assign(column=columns)[here & long["value"].notna()]
     lines = lines.dropna(subset="column").sort_values("n", ascending=False, kind="stable")
     return lines.drop_duplicates([*KEY, "column"])
 
