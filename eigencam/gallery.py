@@ -270,7 +270,7 @@ def _job(
     config = next(iter(configs.values()))
     config.method, config.on_unsupported, config.device = nodes, "skip", "auto"
     config.evaluator = {"localization": {"_target_": "eigencam.evaluation.localization.Localization"}}
-    job = prepare(OmegaConf.merge(config, OmegaConf.from_dotlist(list(settings))))  # type: ignore[arg-type]
+    job = prepare(_changed(config, settings))
     expected = next(iter(identities.values()))
     for what in ("network", "dataset"):
         now = next(iter(job.results.values())).identity[what]
@@ -282,6 +282,27 @@ def _job(
             say(f"no pictures of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
             del names[key], job.methods[key]
     return job, names
+
+
+def _changed(config: Any, settings: Sequence[str]) -> Any:
+    """The resolved config with settings in place; what lies below a `paths.NAME` moves with it."""
+    from omegaconf import OmegaConf
+
+    given, content = OmegaConf.from_dotlist(list(settings)), OmegaConf.to_container(config)
+    for name, new in (given.get("paths") or {}).items():
+        if old := config.paths.get(name):
+            content = _moved(content, str(old), str(new))
+    return OmegaConf.merge(content, given)
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """A config whose texts that are `old`, or a path below it, begin with `new` instead."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    is_below = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
+    return f"{new}{node.removeprefix(old)}" if is_below else node
 
 
 def _seen(job: Any, i: int, label: int) -> _Seen:

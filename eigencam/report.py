@@ -59,7 +59,7 @@ class Column:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam report`."""
     add = parser.add_argument
-    add("settings", nargs="*", metavar="key=value", help="in place of what the results' configs say: dataset.root=DIR")
+    add("settings", nargs="*", metavar="key=value", help="in place of what the results' configs say: paths.voc=DIR")
     add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
     for name in COLUMNS:

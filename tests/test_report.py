@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dataset_files import write_coco, write_cub
 
 from eigencam import curves, gallery, report
 from eigencam.cli import main
@@ -176,6 +177,20 @@ def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
     assert main([*arguments, "nonsense"]) == 2
     assert main([*arguments[:-1], "-1"]) == 2
     assert main(["report", "--results", str(tmp_path / "nowhere")]) == 2
+
+
+def test_datasets_that_have_moved_are_found_by_their_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {"cub": write_cub(tmp_path / "cub"), "coco": write_coco(tmp_path / "coco")}
+    runs, out = tmp_path / "runs", tmp_path / "page.html"
+    for name, folder in old.items():
+        chosen = [f"dataset={name}", f"paths.{name}={folder}", "method=[eigencam]", "evaluator=[localization]"]
+        assert main(["run", *RUN[1:], *chosen, "target=predicted", f"paths.results={runs}"]) == 0
+    now = {name: folder.rename(tmp_path / f"{name} of today") for name, folder in old.items()}
+    arguments = ["report", "--results", str(runs), "--out", str(out)]
+    assert main(arguments) == 0
+    assert data_of(out.read_text())["sets"] == {}
+    assert main([*arguments, *(f"paths.{name}={folder}" for name, folder in now.items())]) == 0
+    assert len(data_of(out.read_text())["sets"]) == 2
 
 
 @pytest.mark.parametrize("kind", curves.KINDS)
