@@ -1,11 +1,13 @@
 """What the pages tell a reader to type works as written, in an empty folder."""
 
+import json
 import re
 import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -59,10 +61,47 @@ def test_the_worked_example_makes_rows_and_a_comparison(here: Path, capsys: pyte
     assert len(list(here.glob("runs/*-my_method-localization-*"))) == 2  # power 2 and 3
 
 
+def test_a_dataset_a_network_and_an_evaluator_of_one_s_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, lines = np.random.default_rng(1), ["file,label,x1,y1,x2,y2"]
+    (here / "birds").mkdir()
+    for k, label in enumerate(["crane", "heron", "crane"]):
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(here / f"birds/{k}.png")
+        lines += [f"{k}.png,{label},10,5,50,40", f"{k}.png,{label},60,5,70,40"]
+    (here / "birds/boxes.csv").write_text("\n".join(lines))
+    torch.manual_seed(1)
+    torch.save(squeezenet1_1(num_classes=2).state_dict(), "birds_squeezenet.pth")
+    execute("extending.md")
+    printed = capsys.readouterr().out
+    assert "birds, 3 pictures: peak_distance" in printed
+    assert re.search(r"peak_distance +gradcam +eigencam", printed)
+    [folder] = here.glob("runs/birds-birds_squeezenet-gradcam-peak_distance-*")
+    metrics = {m["name"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}
+    assert metrics["peak_distance"]["n"] == metrics["peak_near"]["n"] == 3
+    assert 0 < metrics["peak_distance"]["value"] < 100
+
+
 def test_the_commands_of_compare(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     execute("compare.md")
     assert "critical difference" in capsys.readouterr().out
     assert (here / "compared/ranks-localization-mean_iou.svg").is_file()
+
+
+def test_the_page_of_results(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute("results.md")
+    scope: dict[str, object] = {}
+    for language, _, text in blocks("results.md"):
+        if language == "python":
+            exec(text, scope)
+    assert 0 <= scope["better"] <= 1  # type: ignore[operator]
+    assert re.search(r"\| scenes_resnet +\| \*?\*?gradcam", capsys.readouterr().out)
+    columns = pd.read_csv(here / "tables/tables.csv", comment="#").columns
+    assert {"metric", "value", "low", "high", "unit", "n", "threshold", "note", "cost", "folder"} <= set(columns)
+    [folder] = here.glob("runs/*-gradcam-localization-*")
+    stored = json.loads((folder / "metrics.json").read_text())
+    page = (DOCS / "results.md").read_text()
+    named = {word for words in re.findall(r"`([\w. ]+)/?`", page) for word in words.split()}
+    assert {*stored, *stored["metrics"][0], *pd.read_parquet(folder / "rows.parquet").columns} <= named
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} <= named
 
 
 def test_the_python_page(here: Path) -> None:
