@@ -122,4 +122,5 @@ def test_what_runs_where() -> None:
     assert "cam" in runs["scenes_resnet"] & runs["scenes_vig"] - runs["scenes_vgg"] - runs["scenes_vit"]
     assert "rollout" in runs["scenes_vit"] - runs["scenes_vig"] - both
     assert "vscam" in runs["scenes_vig"] - runs["scenes_vit"] - both
-    assert {"eigencam", "gradcam", "scorecam", "rise", "fullgrad", "shapleycam"} <= set.intersection(*runs.values())
+    everywhere = {"eigencam", "gradcam", "scorecam", "rise", "mask", "extremal_perturbation", "fullgrad", "shapleycam"}
+    assert everywhere <= set.intersection(*runs.values())

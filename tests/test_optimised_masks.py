@@ -1,0 +1,399 @@
+"""Optimised masks: each part on paper, the descent against one by hand, what they find where the answer is known."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from test_every_method import random_network
+from torch import Tensor, nn
+from toys import network, random_activations
+
+from eigencam.datasets.scenes import Scenes
+from eigencam.forward import Forward, forward_pass
+from eigencam.methods import optimised_masks as om
+from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
+from eigencam.methods.randomness import uniform
+
+Floats = NDArray[np.float64]
+TARGETS = torch.tensor([3, 2, 1])
+
+
+class Texture(nn.Module):
+    """Class 0 is contrast in rows 8 to 24 and columns 24 to 40; class 1 is always the same; class 2 the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = self.conv(x).abs().mean(1)
+        inside = energy[:, 8:24, 24:40].mean((1, 2))
+        rest = energy.mean((1, 2)) - inside * 256 / energy[0].numel()
+        return torch.stack([6 * inside, torch.full_like(inside, 3), 2 * rest], 1)
+
+
+def texture(count: int = 2) -> Forward:
+    return forward_pass(Texture(), random_activations(count, 3, 48, 64), "conv")
+
+
+def box() -> Tensor:
+    inside = torch.zeros(48, 64, dtype=torch.bool)
+    inside[8:24, 24:40] = True
+    return inside
+
+
+@pytest.fixture(scope="module")
+def scenes() -> tuple[Forward, Tensor]:
+    """The embedded network and two scenes that it is sure of."""
+    from hydra import compose, initialize_config_module
+
+    from eigencam.network import load_network
+
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        net = load_network(compose("run", ["model=scenes_vgg"]).model)
+    data = Scenes(count=400, split="test")
+    pictures = torch.from_numpy(np.stack([net.preprocess(data.image(i))[0] for i in (3, 40)]))
+    labels = torch.tensor([data.truth(i).label for i in (3, 40)])
+    return net.forward(pictures), labels
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 10.0])
+@pytest.mark.parametrize(("edge", "mode"), [("zero", "constant"), ("repeat", "nearest")])
+def test_the_blur_is_scipys(sigma: float, edge: Any, mode: Any) -> None:
+    x = random_activations(2, 3, 11, 17)
+    expected = gaussian_filter(x.double().numpy(), sigma, mode=mode, axes=(2, 3))
+    found = om.gaussian_blur(x, sigma, edge)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+def test_no_blur_is_none() -> None:
+    x = random_activations(1, 5, 7)
+    for edge in ("zero", "repeat"):
+        assert torch.equal(om.gaussian_blur(x, 0, edge), x)
+
+
+def test_enlarging_repeats_and_blurs() -> None:
+    mask = torch.rand(3, 3)
+    expected = gaussian_filter(np.kron(mask.double().numpy(), np.ones((8, 8)))[:20, :23], 5, mode="nearest")
+    found = om.enlarger(20, 8, 5) @ mask @ om.enlarger(23, 8, 5).mT
+    # beyond the last pixel there is the last pixel, which here is within a cell that is cut
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
+def test_variation_is_the_sum_over_positions(beta: float) -> None:
+    mask = torch.rand(2, 4, 5, dtype=torch.float64)
+    expected = torch.zeros(2, dtype=torch.float64)
+    for y in range(4):
+        for x in range(5):
+            down = mask[:, y + 1, x] - mask[:, y, x] if y < 3 else 0 * expected
+            right = mask[:, y, x + 1] - mask[:, y, x] if x < 4 else 0 * expected
+            expected += (down**2 + right**2) ** (beta / 2)
+    torch.testing.assert_close(om.variation(mask, beta), expected, atol=1e-4, rtol=0)
+    flat = torch.ones(1, 3, 3, requires_grad=True)
+    om.variation(flat, beta).sum().backward()
+    assert flat.grad is not None
+    assert not flat.grad.any()
+
+
+def test_the_smooth_maximum_is_the_loop_over_pixels_and_parameters() -> None:
+    cell, sigma, size = 3, 4.0, (7, 10)
+    parameters = torch.rand(2, 3, 4, dtype=torch.float64)
+    pool = om.SmoothMax(size, cell, sigma, parameters)
+    found = pool(parameters)
+    assert found.shape[1:] == pool.size == (13, 16)
+    for u in range(13):
+        for v in range(16):
+            values = []
+            for i in range(u // cell - pool.padding, u // cell - pool.padding + pool.window):
+                for j in range(v // cell - pool.padding, v // cell - pool.padding + pool.window):
+                    away = np.hypot(u - sigma - cell * i, v - sigma - cell * j) / sigma
+                    inside = 0 <= i < 3 and 0 <= j < 4
+                    value = parameters[:, i, j] if inside else torch.zeros(2, dtype=torch.float64)
+                    values.append(value * np.exp(-2 * max(away - 0.5, 0) ** 2))
+            stacked = torch.stack(values, 1)
+            expected = (stacked * (20 * stacked).softmax(1)).sum(1)
+            torch.testing.assert_close(found[:, u, v], expected)
+    assert torch.autograd.gradcheck(pool, parameters.requires_grad_())
+
+
+def test_a_single_parameter_makes_a_round_hill_where_it_lies() -> None:
+    parameters = torch.zeros(1, 7, 7)
+    parameters[0, 3, 2] = 1
+    pool = om.SmoothMax((49, 49), 7, 21, parameters)
+    hill = pool(parameters)[0, pool.margin :, pool.margin :][:49, :49]
+    assert hill[21, 14] == hill.max()
+    assert hill[21, 14] > 0.99
+    torch.testing.assert_close(hill[21:42, 14], hill[21, 14:35])  # as far down as to the right
+    torch.testing.assert_close(hill[21:36, 14], hill[7:22, 14].flip(0))
+
+
+def test_misfit_of_areas() -> None:
+    masks = torch.zeros(3, 10, 10)
+    masks[:, :2, :5] = 1  # a tenth
+    found = om.misfit(masks, [0.1, 0.3, 0.04])
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.2, 0.06]))
+    torch.testing.assert_close(om.misfit(torch.full((1, 10, 10), 0.5), [0.25]), torch.tensor([0.25]))
+
+
+def test_levels_of_perturbation() -> None:
+    x = random_activations(2, 3, 9, 12)
+    blurred, faded = om.pyramid(x, "blur"), om.pyramid(x, "fade")
+    assert torch.equal(blurred[:, -1], x)
+    torch.testing.assert_close(blurred[:, 0], om.gaussian_blur(x, 20, "zero"))
+    masks = torch.rand(2, 9, 12)
+    torch.testing.assert_close(om.perturbed(faded, masks), masks[:, None] * x)
+    for level, share in enumerate(np.arange(8) / 7):
+        torch.testing.assert_close(om.perturbed(blurred, torch.full((2, 9, 12), share)), blurred[:, level])
+    ramp = torch.zeros(1, 9, 12, requires_grad=True)  # at the most changed end the way back is open
+    om.perturbed(blurred[:1], ramp).sum().backward()
+    assert ramp.grad is not None
+    torch.testing.assert_close(ramp.grad, 7 * (blurred[:1, 1] - blurred[:1, 0]).sum(1))
+
+
+def test_it_starts_from_the_smallest_disc_that_is_enough() -> None:
+    forward, targets = texture(), torch.tensor([0, 2])
+    blurred = om.gaussian_blur(forward.images, 3, "repeat")
+    found = MeaningfulPerturbation(blur=3).start(forward, targets)
+    y, x = np.mgrid[-24:24, -32:32]
+    for n, target in enumerate(targets.tolist()):
+        radii = np.arange(0, 40 + 3 + 5, 5)
+        discs = [gaussian_filter((y**2 + x**2 <= r**2) * 1.0, 3, mode="nearest") for r in radii]
+        tensors = [torch.from_numpy(disc).float() for disc in discs]
+        shown = torch.stack([forward.images[n] * (1 - d) + blurred[n] * d for d in tensors])
+        scores = forward.module(shown).softmax(1)[:, target].double()
+        left = (scores - scores[-1]) / (forward.logits.softmax(1)[n, target] - scores[-1])
+        first = next(k for k in range(len(radii)) if left[k] < 0.01)
+        assert 0 < first < len(radii) - 1 or target == 2
+        torch.testing.assert_close(found[n], tensors[first], atol=1e-5, rtol=0)
+
+
+def test_where_nothing_is_taken_away_it_starts_from_the_whole_picture() -> None:
+    forward = forward_pass(Texture(), torch.zeros(1, 3, 48, 64), "conv")
+    assert (MeaningfulPerturbation().start(forward, torch.tensor([0])) > 0.5).all()
+
+
+# ----------------------------------------------------------------------------------------------------------- descent
+
+
+def by_hand(forward: Forward, n: int, target: int, steps: int, beta: float) -> Floats:
+    """Adam on the objective whose gradient is written out, in NumPy and float64; the network's alone is torch's."""
+    image = forward.images[n : n + 1].double()
+    h, w = image.shape[2:]
+    blur = [gaussian_filter1d(np.eye(side), 10, axis=0, mode="nearest") for side in (h, w)]
+    dull = torch.from_numpy(blur[0] @ image.numpy() @ blur[1].T)
+    lines = [gaussian_filter1d(np.eye(side), 5, axis=0, mode="nearest") for side in (h, w)]
+    rows, columns = (m @ np.kron(np.eye(len(m) // 8), np.ones((8, 1))) for m in lines)
+    start = 1 - MeaningfulPerturbation().start(forward, torch.full((len(forward),), target))
+    mask = start[n, 4::8, 4::8].double().numpy()
+    net = forward.module.double()
+    wide, wide_dull = (F.interpolate(x, (h + 4, w + 4), mode="bilinear") for x in (image, dull))
+    shifts = (uniform(forward.index, (steps, 2), 0)[n] * 4).long().tolist()
+    first, second = np.zeros_like(mask), np.zeros_like(mask)
+    for step, (top, left) in enumerate(shifts, 1):
+        clear, smooth = (x[:, :, top : top + h, left : left + w] for x in (wide, wide_dull))
+        enlarged = torch.from_numpy(rows @ mask @ columns.T)
+        shown = (enlarged * clear + (1 - enlarged) * smooth).requires_grad_()
+        (g,) = torch.autograd.grad(net(shown).softmax(1)[0, target], shown)
+        gradient = rows.T @ (g * (clear - smooth))[0].sum(0).numpy() @ columns - 1e-3 * (mask < 1)
+        for y in range(mask.shape[0]):
+            for x in range(mask.shape[1]):
+                down = mask[y + 1, x] - mask[y, x] if y + 1 < mask.shape[0] else 0
+                right = mask[y, x + 1] - mask[y, x] if x + 1 < mask.shape[1] else 0
+                factor = 0.01 * beta * np.hypot(down, right) ** (beta - 2)
+                gradient[y, x] -= factor * (down + right)
+                if down:
+                    gradient[y + 1, x] += factor * down
+                if right:
+                    gradient[y, x + 1] += factor * right
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        unbiased = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        mask = np.clip(mask - 0.1 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8), 0, 1)
+    forward.module.float()
+    return 1 - rows @ mask @ columns.T
+
+
+@pytest.mark.parametrize("beta", [2.0, 3.0])
+def test_meaningful_perturbation_is_the_descent_by_hand(beta: float) -> None:
+    net = network("rectified")
+    with torch.no_grad():
+        net.get_submodule("fc").weight.mul_(40)  # type: ignore[operator]
+    forward = forward_pass(net, random_activations(2, 3, 40, 48, seed=5), "conv")
+    targets = torch.tensor([1, 2])
+    found = MeaningfulPerturbation(steps=12, beta=beta, l1=1e-3)(forward, targets)
+    for n in range(2):
+        expected = by_hand(forward, n, int(targets[n]), 12, beta)
+        assert expected.std() > 0.02
+        torch.testing.assert_close(found[n].double(), torch.from_numpy(expected), atol=2e-3, rtol=0)
+
+
+def test_extremal_perturbations_first_steps_are_gradient_ascent() -> None:
+    """The energy's gradient by central differences in float64, and momentum as the first two steps have it.
+
+    The area is a single pixel: at the start many have the same value, and which of them count as ones is open.
+    """
+    forward = texture(1)
+    levels, pool = om.pyramid(forward.images.double(), "blur"), om.SmoothMax((48, 64), 8, 8, torch.zeros(0).double())
+
+    def energy(parameters: Tensor, step: int) -> Tensor:
+        full = pool(parameters[None])
+        x = om.perturbed(levels, full[:, 8:56, 8:72])
+        return forward.module(x.flip(3) if step % 2 == 0 else x)[0, 0] - 300 * 1.0035**step * om.misfit(full, [1e-6])[0]
+
+    def slope(at: Tensor, step: int) -> Tensor:
+        found = torch.zeros_like(at)
+        for k in range(at.numel()):
+            shift = torch.zeros(at.numel(), dtype=at.dtype)
+            shift[k] = 1e-6
+            ends = [energy(at + sign * shift.view_as(at), step) for sign in (1, -1)]
+            found.view(-1)[k] = (ends[0] - ends[1]) / 2e-6
+        return found
+
+    start = torch.ones(6, 8, dtype=torch.float64)
+    speed = slope(start, 0)
+    one = (start + 0.01 * speed).clamp(0, 1)
+    speed = 0.9 * speed + 0.1 * slope(one, 1)
+    two = (one + 0.01 * speed).clamp(0, 1)
+    assert (two - start).abs().max() > 0.05
+    expected = pool(two[None])[:, 8:56, 8:72]
+    found = ExtremalPerturbation([1e-6], steps=2, cell=8, sigma=8).masks(forward, torch.tensor([0]))
+    torch.testing.assert_close(found[0].double(), expected, atol=3e-3, rtol=0)  # one pixel of the area
+
+
+# -------------------------------------------------------------------------------------------------- what they find
+
+
+def test_the_region_that_a_network_looks_at_is_found() -> None:
+    forward, targets = texture(), torch.tensor([0, 0])
+    methods = [
+        MeaningfulPerturbation(steps=60, cell=4, smooth=2, blur=3, l1=1e-3),
+        ExtremalPerturbation([0.1], steps=60, cell=4, sigma=8, smooth=0),
+        ExtremalPerturbation([0.1], steps=60, cell=4, sigma=8, smooth=0, variant="delete", perturbation="fade"),
+        ExtremalPerturbation([0.1], steps=60, cell=4, sigma=8, smooth=0, variant="dual", perturbation="fade"),
+    ]
+    for method in methods:
+        for found in method(forward, targets):
+            top = found.flatten().topk(256).indices
+            assert box().flatten()[top].float().mean() > 0.6, method  # of the box's area; by chance a twelfth
+
+
+def test_a_sum_over_all_classes_cannot_fall_so_nothing_is_deleted() -> None:
+    forward = forward_pass(network("gap"), random_activations(1, 3, 40, 40), "conv")
+    found = MeaningfulPerturbation(steps=40, top=9)(forward, torch.tensor([0]))
+    assert found.abs().max() < 1e-3
+
+
+def test_on_scenes_it_deletes_and_keeps_better_than_the_same_mask_elsewhere(
+    scenes: tuple[Forward, Tensor],
+) -> None:
+    forward, labels = scenes
+    deleted = MeaningfulPerturbation(steps=40)(forward, labels)
+    kept = ExtremalPerturbation([0.1], steps=40).masks(forward, labels)[:, 0]
+    dull, levels = om.gaussian_blur(forward.images, 10, "repeat"), om.pyramid(forward.images, "blur")
+
+    def answers(masks: Tensor, delete: bool) -> Tensor:
+        x = torch.lerp(forward.images, dull, masks[:, None]) if delete else om.perturbed(levels, masks)
+        logits = forward.predict(len(x), lambda part: x[part])
+        return (logits.softmax(1) if delete else logits).gather(1, labels[:, None])[:, 0]
+
+    def moved(masks: Tensor, seed: int) -> Tensor:
+        down, right = np.random.default_rng(seed).integers(0, 112, 2).tolist()
+        return masks.roll((down, right), (1, 2))
+
+    others = [(answers(moved(deleted, k), True), answers(moved(kept, k), False)) for k in range(8)]
+    assert (answers(deleted, True) < torch.stack([a for a, _ in others]).mean(0)).all()
+    assert (answers(kept, False) > torch.stack([b for _, b in others]).mean(0)).all()
+
+
+# ---------------------------------------------------------------------------------------------------- as all methods
+
+METHODS = [
+    MeaningfulPerturbation(5),
+    MeaningfulPerturbation(5, top=2, jitter=0),
+    ExtremalPerturbation((0.1, 0.3), 4),
+    ExtremalPerturbation((0.1, 0.3), 4, variant="dual", perturbation="fade"),
+]
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
+    net, x = network("rectified"), random_activations(3, 3, 20, 27)
+    with torch.inference_mode():
+        together = method(forward_pass(net, x, "conv"), TARGETS)
+    assert together.shape == (3, 20, 27)
+    for i in range(3):
+        told: list[int] = []
+        one = forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk)
+        one.progress = told.append
+        torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-6, rtol=0)
+        assert max(told) <= 2 * chunk
+        assert sum(told) >= method.steps
+    half = forward_pass(net.bfloat16(), x.bfloat16(), "conv")
+    found = method(half, TARGETS)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_masks_that_descend_together_are_those_alone(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator, where only rounding may differ."""
+    forward = forward_pass(network("rectified"), random_activations(3, 3, 20, 27), "conv", chunk=2)
+    alone = method(forward, TARGETS)
+    told: list[int] = []
+    forward.progress = told.append
+    monkeypatch.setattr(om, "together", lambda forward, count: torch.arange(count).split(forward.chunk))
+    torch.testing.assert_close(method(forward, TARGETS), alone, atol=1e-4, rtol=1e-3)
+    assert 2 <= max(told) <= 4  # the two halves of `dual` count
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_the_network_and_the_pass_are_left_as_they_were(method: Any) -> None:
+    net = network("rectified").train()
+    forward = forward_pass(net, random_activations(3, 3, 20, 27), "conv")
+    before, versions = {k: v.clone() for k, v in net.state_dict().items()}, forward.versions()
+    method(forward, TARGETS)
+    assert forward.versions() == versions
+    assert net.training
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_shifts_depend_on_the_seed_and_the_place_alone() -> None:
+    forward = forward_pass(network("rectified"), random_activations(2, 3, 20, 27), "conv")
+    found = [MeaningfulPerturbation(3, seed=seed)(forward, TARGETS[:2]) for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_they_run_on_any_network() -> None:
+    for name in ("scenes_vit", "scenes_vig"):
+        net = random_network(name)
+        for method in METHODS[0], METHODS[2]:
+            forward = net.forward(torch.randint(0, 255, (1, 3, *net.preprocess.shape), dtype=torch.uint8))
+            assert method(forward, torch.tensor([1])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MeaningfulPerturbation(steps=0), "steps=0; allowed: 1 or more"),
+        (lambda: MeaningfulPerturbation(l1=-1), "l1=-1; allowed: 0 or more"),
+        (lambda: MeaningfulPerturbation(beta=0.5), "beta=0.5; allowed: 1 or more"),
+        (lambda: ExtremalPerturbation(steps=0), "steps=0; allowed: 1 or more"),
+        (lambda: ExtremalPerturbation([]), r"areas=\[\]; allowed: one or more, each 0 < a < 1"),
+        (lambda: ExtremalPerturbation([0.5, 1]), r"areas=\[0.5, 1\]"),
+        (lambda: ExtremalPerturbation(variant="keep"), "variant='keep'; allowed: preserve, delete, dual"),  # type: ignore[arg-type]
+        (lambda: ExtremalPerturbation(perturbation="noise"), "perturbation='noise'; allowed: blur, fade"),  # type: ignore[arg-type]
+    ],
+)
+def test_options_are_checked(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
