@@ -113,9 +113,8 @@ class MeaningfulPerturbation:
 
     def start(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W): the smallest of growing discs that leaves less than 1 % of the score that blurring takes away."""
-        images, size = forward.images.float(), tuple(forward.images.shape[2:])
-        blurred = gaussian_blur(images, self.blur, "repeat")
-        n, side = len(images), hypot(*size) / 2 + self.blur + RADII
+        images, n, size = forward.images.float(), len(forward), tuple(forward.images.shape[2:])
+        blurred, side = gaussian_blur(images, self.blur, "repeat"), hypot(*size) / 2 + self.blur + RADII
         discs = gaussian_blur(circles(size, torch.arange(0, side, RADII, device=images.device)), self.blur, "repeat")
 
         def deleted(part: slice) -> Tensor:
@@ -185,12 +184,9 @@ class ExtremalPerturbation:
     needs: ClassVar[str] = "A S forwards, A S backwards for A areas"
 
     def __post_init__(self) -> None:
-        for name, value, kinds in (
-            ("perturbation", self.perturbation, get_args(Perturbation)),
-            ("variant", self.variant, get_args(Variant)),
-        ):
-            if value not in kinds:
-                raise ValueError(f"{name}={value!r}; allowed: {', '.join(kinds)}")
+        for name, kinds in (("perturbation", Perturbation), ("variant", Variant)):
+            if (value := getattr(self, name)) not in get_args(kinds):
+                raise ValueError(f"{name}={value!r}; allowed: {', '.join(get_args(kinds))}")
         if not self.areas or not all(0 < area < 1 for area in self.areas):
             raise ValueError(f"areas={list(self.areas)}; allowed: one or more, each 0 < a < 1")
         _at_least(1, steps=self.steps, cell=self.cell, sigma=self.sigma)
@@ -224,13 +220,10 @@ class ExtremalPerturbation:
         def energy(parameters: Tensor, step: int) -> Tensor:
             masks = pool(parameters)
             inside = masks[:, inner, inner][:, :h, :w]
-            missed = misfit(masks, sought).sum()
-            reward = torch.zeros_like(missed)
+            total = 300 * 1.0035**step * misfit(masks, sought).sum()
             if self.variant != "delete":
-                reward = reward + score(inside, step)
-            if self.variant != "preserve":
-                reward = reward - score(1 - inside, step)
-            return 300 * 1.0035**step * missed - reward
+                total = total - score(inside, step)
+            return total if self.variant == "preserve" else total + score(1 - inside, step)
 
         found = descend(
             forward,
@@ -249,8 +242,8 @@ def together(forward: Forward, count: int) -> Sequence[Tensor]:
     A batch's size changes the network's rounding, and hundreds of steps let that grow. Alone a map does not depend on
     the batch at all.
     """
-    device = forward.images.device
-    return torch.arange(count, device=device).split(1 if device.type == "cpu" else forward.chunk)
+    places = torch.arange(count, device=forward.images.device)
+    return places.split(1 if places.device.type == "cpu" else forward.chunk)
 
 
 def descend(
@@ -277,9 +270,8 @@ def descend(
 def misfit(masks: Tensor, areas: Sequence[float]) -> Tensor:
     """(N,): mean squared difference of each mask's (N, h, w) sorted values from zeros, then a share of ones."""
     values = masks.flatten(1).sort(1).values
-    count = values.shape[1]
-    zeros = torch.tensor([int(count * (1 - area)) for area in areas], device=masks.device)
-    ideal = torch.arange(count, device=masks.device) >= zeros[:, None]
+    zeros = torch.tensor([int(values.shape[1] * (1 - area)) for area in areas], device=masks.device)
+    ideal = torch.arange(values.shape[1], device=masks.device) >= zeros[:, None]
     return (values - ideal.to(values)).square().mean(1)
 
 
@@ -317,8 +309,7 @@ def gaussian_blur(x: Tensor, sigma: float, edge: Edge) -> Tensor:
 
 def enlarger(side: int, cell: int, sigma: float) -> Tensor:
     """(side, cells): the matrix that repeats each value `cell` times and smooths."""
-    cells = torch.arange(side) // cell
-    return gaussian(side, sigma, "repeat") @ F.one_hot(cells).float()
+    return gaussian(side, sigma, "repeat") @ F.one_hot(torch.arange(side) // cell).float()
 
 
 def pyramid(images: Tensor, how: Perturbation) -> Tensor:
@@ -364,8 +355,8 @@ class SmoothMax:
         """The masks, without what overhangs on the far sides."""
         around = F.unfold(parameters[:, None], self.window, padding=self.padding)  # N, window^2, cells
         pooled: Tensor = _Pooled.apply(around, self.weight)  # type: ignore[assignment]
-        pooled = pooled.unflatten(2, self.cells)  # N, cell^2, cells, cells
-        return F.pixel_shuffle(pooled, self.cell)[:, 0, : self.size[0], : self.size[1]]
+        pooled = F.pixel_shuffle(pooled.unflatten(2, self.cells), self.cell)
+        return pooled[:, 0, : self.size[0], : self.size[1]]
 
 
 class _Pooled(torch.autograd.Function):
@@ -400,8 +391,7 @@ class _Pooled(torch.autograd.Function):
 
 
 def _crop(x: Tensor, corners: Sequence[Sequence[int]], size: tuple[int, int]) -> Tensor:
-    (h, w) = size
-    return torch.stack([part[:, top : top + h, left : left + w] for part, (top, left) in zip(x, corners, strict=True)])
+    return torch.stack([p[:, y : y + size[0], x0 : x0 + size[1]] for p, (y, x0) in zip(x, corners, strict=True)])
 
 
 def _at_least(limit: int, **numbers: float) -> None:
