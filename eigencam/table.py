@@ -4,12 +4,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from eigencam.derived import by_prediction, with_wins
-from eigencam.evaluation.papers import layouts, numbers, paper_table, papers, shown_beside
+from eigencam.evaluation.papers import Layout, layouts, numbers, paper_table, papers, shown_beside
 from eigencam.evaluation.tables import FORMATS, Table, collect, render, tables
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
@@ -69,13 +70,9 @@ def main(args: argparse.Namespace) -> int:
     only = {name: getattr(args, name) for name in ("dataset", "network", "method", "evaluator")}
     if args.paper:
         planned, published = layouts(args.paper), numbers()
-        try:
-            long = collect(args.results, **only)
-        except FileNotFoundError:  # the table then says what would make them
-            long = pd.DataFrame()
-        long = with_wins(args.results, long) if len(long) else long
-        made = [paper_table(layout, published, long) for layout in planned]
-        long = pd.concat([shown_beside(layout, long) for layout in planned])  # of which the header tells
+        ours = [_beside(args.results, layout, only) for layout in planned]
+        made = [paper_table(layout, published, long) for layout, long in zip(planned, ours, strict=True)]
+        long = pd.concat(ours)
     else:
         long = collect(args.results, **only)
         long = with_wins(args.results, long) if args.win else long
@@ -90,6 +87,20 @@ def main(args: argparse.Namespace) -> int:
         header = _header(args.results, long)
         print("written:", *write(args.out, args.paper or "tables", made, header, lines))
     return 0
+
+
+def _beside(root: Path, layout: Layout, only: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """What a published table shows of the results; names are told apart among these alone."""
+    try:
+        long = collect(root, **only)
+    except FileNotFoundError:  # the table then says what would make them
+        return pd.DataFrame()
+    dataset, wanted = layout.ours["dataset"], {column.evaluator for column in layout.metrics.values()}
+    there = wanted.intersection(long.loc[long["dataset_name"] == dataset, "evaluator_name"])
+    if not there:
+        return pd.DataFrame()
+    chosen = {**only, "dataset": [dataset], "evaluator": there}
+    return shown_beside(layout, with_wins(root, collect(root, **chosen)))
 
 
 def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: str | None = None) -> list[Path]:

@@ -1,6 +1,7 @@
 """The papers' tables: layouts fit the published numbers and the configs; cells, differences and marks."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from eigencam.cli import main
 from eigencam.evaluation.papers import Column, Layout, layouts, numbers, paper_table, papers, shown_beside
-from eigencam.evaluation.tables import FORMATS, render
+from eigencam.evaluation.tables import FORMATS, collect, render
+from eigencam.run import run
 
 ALL = [layout for paper in papers() for layout in layouts(paper)]
 
@@ -170,6 +172,23 @@ def test_every_paper_prints_in_every_format(
     printed = capsys.readouterr().out
     assert f"experiment=paper/{paper}" in printed
     assert {path.name for path in out.iterdir()} == {f"{paper}.{end}" for end in ("csv", "md", "tex", "html")}
+
+
+def test_names_are_told_apart_among_what_a_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = ["workers=0", "device=cpu", "timing=false", "target=ground_truth", f"paths.results={tmp_path}"]
+    shared = [*some, "method=[center_box]", "dataset.count=4"]
+    for changes in (["evaluator=[localization]"], ["evaluator=[energy]", "model.preprocess.size=96"]):
+        with initialize_config_module("eigencam.configs", version_base="1.3"):
+            config = compose("run", [*shared, *changes])
+        run(config, say=lambda _line: None)
+    for path in tmp_path.glob("*/metrics.json"):  # as if the scenes were ILSVRC
+        path.write_text(path.read_text().replace('"dataset": "scenes"', '"dataset": "ilsvrc"'))
+    networks = set(collect(tmp_path)["network"])
+    assert len(networks) == 2
+    assert main(["table", "--paper", "gradcam2017", "--results", str(tmp_path)]) == 0
+    assert "scenes_resnet, center_box" in capsys.readouterr().out
+    assert main(["table", "--paper", "gradcampp2018", "--results", str(tmp_path)]) == 0  # neither has its evaluator
+    assert "center_box" not in capsys.readouterr().out
 
 
 def test_html_is_escaped() -> None:
