@@ -12,7 +12,7 @@ its cell stays empty and the table says so.
         experiment:  what runs ours: eigencam run experiment=...
         settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
         ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
-        pictures:    the paper's number of pictures; null where it is not known
+        pictures:    the paper's number of pictures, or of pairs of picture and class; null where it is not known
         metrics:     column: {published: name, evaluator: name, metric: name, sign: +1 | -1}
         models:      the paper's network: {networks: [ours, ...] or [any], differs: what differs}
         methods:     the paper's method: ours, where the names differ
@@ -211,10 +211,9 @@ def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: M
     if about.get("differs"):
         texts.append(f"network: {about['differs']}")
     if found:
-        ns = {line["n"] for line in found.values()}
         if layout.pictures is None:
             texts.append("n: the paper's number of pictures is not known")
-        elif ns != {layout.pictures}:
+        elif not all(layout.pictures in (line["n"], line["pictures"]) for line in found.values()):
             texts.append(f"n: the paper has {layout.pictures:,}")
     elif method not in layout.runs:
         texts.append("method: none of ours")

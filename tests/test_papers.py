@@ -90,14 +90,15 @@ PUBLISHED = pd.DataFrame(
 def result(network: str, method: str, value: float, n: int = 99, **changes: object) -> dict[str, object]:
     line = {"dataset_name": "ilsvrc", "target": "ground_truth", "evaluator_name": "localization", "part": "val"}
     line |= {"metric": "top1_loc_error", "network": network, "network_name": network, "method": method}
-    return {**line, "method_name": method.split(" ")[0], "value": value, "low": 60.0, "high": 63.0, "n": n, **changes}
+    line |= {"method_name": method.split(" ")[0], "value": value, "low": 60.0, "high": 63.0, "n": n, "pictures": n}
+    return {**line, **changes}
 
 
 def test_published_ours_difference_n_and_marks() -> None:
     long = pd.DataFrame(
         [
             result("googlenet", "gradient (layer=x)", 61.5),
-            result("resnet50", "cam", 40.0, 50000, low=np.nan),
+            result("resnet50", "cam", 40.0, 80477, low=np.nan, pictures=50000),  # n may be objects
             result("googlenet", "gradient (layer=x)", 1.0, evaluator_name="localization_cam"),
             result("googlenet", "gradient (layer=x)", 2.0, target="predicted"),
             result("vgg16", "cam", np.nan),
