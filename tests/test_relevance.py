@@ -272,6 +272,25 @@ def test_winning_probabilities_are_those_of_the_papers_recursion_in_float64(kind
         torch.testing.assert_close(found, by_paper, atol=2e-8, rtol=1e-4)
 
 
+@pytest.mark.parametrize("contrastive", [False, True])
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_a_classifier_before_the_average_excites_as_the_same_one_behind_it(contrastive: bool, layer: str) -> None:
+    torch.manual_seed(3)
+    shared = [nn.Conv2d(3, 6, 3), nn.ReLU()]
+    before, pool = nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1)
+    behind = nn.Linear(6, 4)
+    with torch.no_grad():
+        behind.weight.copy_(before.weight[:, :, 0, 0])
+        behind.bias.copy_(before.bias)  # type: ignore[arg-type]
+    nets = [nn.Sequential(*shared, *rest) for rest in ([before, pool, nn.Flatten()], [pool, nn.Flatten(), behind])]
+    pictures = random_activations(len(TARGETS), 3, 9, 9, seed=2)
+    first, second = (
+        ExcitationBackprop(contrastive, layer)(forward_pass(net.eval(), pictures, layer), TARGETS) for net in nets
+    )
+    assert (second.amax((1, 2)) > 1e-3).all()
+    torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-4)
+
+
 def test_saliency_layers_are_the_papers() -> None:
     assert saliency_layer(torchvision.models.resnet18()) == "layer3"
     assert saliency_layer(googlenet()) == "maxpool2"

@@ -35,6 +35,9 @@ Excitation Backprop (Zhang et al., ECCV 2016; IJCV 2018): the zplus rule with a 
 over the channels of a *saliency layer*. Contrastive (c-MWP): minus the same with the last classifier's weights
 negated, positive part. Saliency layers of the paper: VGG-16 pool4, ResNet layer3, GoogLeNet pool2; else the target
 layer. Behind the contrast layer, which is the classifier's input, all is linear, so subtracting at the end is the same.
+Where the classifier is a convolution with an average behind it (SqueezeNet), the two count as one linear layer: a place
+gets its share by what there speaks for the class, as it does where the average comes first. Place by place the class
+and its contrast would otherwise share alike, and their difference be nothing but rounding.
 """
 
 from collections.abc import Callable
@@ -168,18 +171,16 @@ class ExcitationBackprop:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
         layer = self.layer or saliency_layer(forward.module) or forward.layer
+        last = _count(forward.module, forward.images[:1]) - 1
 
-        def winning(x: Tensor, y: Tensor, flip: int | None = None) -> tuple[Tensor, int]:
-            calls = _Calls(lambda _kind, _first: z_plus, _z_plus_negated, flip)
-            rules = LinearRules(calls).rules
+        def winning(x: Tensor, y: Tensor, classifier: LinearRule) -> Tensor:
+            rules = LinearRules(_Calls(lambda _kind, _first: z_plus, classifier, last)).rules
             value, gradient = gradients(forward.module, x, y, rules=rules, layer=layer, normalize=True)
-            return (value * gradient).sum(1), calls.count
+            return (value * gradient).sum(1)
 
         def make(x: Tensor, y: Tensor) -> Tensor:
-            probability, count = winning(x, y)
-            if not self.contrastive:
-                return probability
-            return (probability - winning(x, y, count - 1)[0]).clamp(min=0)
+            probability = winning(x, y, _speaks_for)
+            return (probability - winning(x, y, _speaks_against)).clamp(min=0) if self.contrastive else probability
 
         return chunked(make, forward.images, targets, forward.chunk, forward.progress)
 
@@ -233,8 +234,12 @@ def _plain(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return op(x, weight, bias)
 
 
-def _z_plus_negated(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return like(op(x, weight, bias).detach(), _parts(op, x, -weight, 1))
+def _speaks_for(op: Op, x: Tensor, weight: Tensor, _bias: Tensor | None) -> Tensor:
+    return _parts(op, x, weight, 1)
+
+
+def _speaks_against(op: Op, x: Tensor, weight: Tensor, _bias: Tensor | None) -> Tensor:
+    return _parts(op, x, -weight, 1)
 
 
 def _parts(op: Op, x: Tensor, weight: Tensor, sign: int) -> Tensor:
