@@ -190,7 +190,7 @@ def compare(
             for metric in chosen:
                 if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
                     notes[f"{place.evaluator}: {why}"] = None
-                elif found := _compared(place, a, b, first.get(metric), second.get(metric)):
+                elif found := _compared(place, a, b, first.get(metric), second.get(metric), common):
                     lines.append(found)
     _check(lines, metrics, known, notes)
     corrected = holm([line.found.p for line in lines])
@@ -320,9 +320,8 @@ def _keyed(folder: Path) -> pd.DataFrame:
 
 
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
-    """The summary of rows over their pictures, by name; nothing where there are no rows."""
-    rows = rows.reset_index()
-    return {metric.name: metric for metric in by_picture(evaluator.summary(rows), rows)} if len(rows) else {}
+    """The summary of rows, by name; nothing where there are no rows."""
+    return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
 
 
 def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str], notes: Iterable[str]) -> None:
@@ -333,11 +332,26 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
         raise ValueError("\n".join(["nothing can be compared", *notes]))
 
 
-def _compared(place: Place, a: str, b: str, first: Metric | None, second: Metric | None) -> Compared | None:
-    """None where one of the two has no such metric, or one that is not made of pictures."""
+def _compared(
+    place: Place, a: str, b: str, first: Metric | None, second: Metric | None, keys: pd.Index
+) -> Compared | None:
+    """None where one of the two has no such metric, or one that is not made of pictures; `keys`: of their rows."""
     if not (first and second and first.sample and second.sample):
         return None
-    return Compared(place, first.name, first.better, first.unit, a, b, difference(first.sample, second.sample))
+    one, other = by_picture(_in_both(first, second), keys.to_frame())
+    assert one.sample is not None  # as before
+    assert other.sample is not None
+    return Compared(place, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))
+
+
+def _in_both(first: Metric, second: Metric) -> tuple[Metric, Metric]:
+    """Two means of the rows that both have a value in; other metrics as they are."""
+    a, b = first.sample, second.sample
+    if a is None or b is None or a.statistic or b.statistic or a.parts.shape != b.parts.shape:
+        return first, second
+    values = np.stack([np.asarray(s.parts, np.float64) for s in (a, b)])
+    values[:, np.isnan(values).any(axis=0)] = np.nan
+    return replace(first, sample=replace(a, parts=values[0])), replace(second, sample=replace(b, parts=values[1]))
 
 
 def _chosen(full: Mapping[str, Mapping[str, Metric]], headline: Sequence[str], asked: Sequence[str]) -> list[str]:

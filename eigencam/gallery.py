@@ -289,16 +289,19 @@ def _changed(config: Any, settings: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
     given, content = OmegaConf.from_dotlist(list(settings)), OmegaConf.to_container(config)
-    for name, new in (given.get("paths") or {}).items():
-        if old := config.paths.get(name):
+    paths = {} if given.get("paths") is None else given.paths
+    if not isinstance(paths, Mapping):
+        raise ValueError(f"paths={paths}; allowed: paths.NAME=FOLDER")
+    for name, new in paths.items():
+        if (old := config.paths.get(name)) and new is not None:
             content = _moved(content, str(old), str(new))
     return OmegaConf.merge(content, given)
 
 
 def _moved(node: Any, old: str, new: str) -> Any:
-    """A config whose texts that are `old`, or a path below it, begin with `new` instead."""
+    """A config whose texts that are `old`, or a path below it, begin with `new` instead; a name is no path."""
     if isinstance(node, dict):
-        return {key: _moved(value, old, new) for key, value in node.items()}
+        return {key: value if key in ("name", "classes") else _moved(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
         return [_moved(value, old, new) for value in node]
     is_below = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))

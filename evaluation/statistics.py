@@ -203,7 +203,8 @@ def _clustered(metric: Metric, picture: NDArray[np.int64]) -> Metric:
     statistic = sample.statistic
     if statistic is None:
         has = ~np.isnan(parts)
-        parts, statistic = np.stack([np.where(has, parts, 0.0), has.astype(np.float64)], axis=1), _mean_of_sums
+        of, values = of[has], np.asarray(parts[has], np.float64)
+        parts, statistic = np.stack([values, np.ones_like(values)], axis=1), _mean_of_sums
     there, of = np.unique(of, return_inverse=True)
     member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape=(len(there), len(of)))
     summed = Sample(member @ parts, statistic)

@@ -47,6 +47,20 @@ def test_the_numbers_are_those_of_the_rows(here: Path, capsys: pytest.CaptureFix
     assert all(c["holm"] >= c["p"] for c in found["comparisons"])
 
 
+def test_rows_that_one_of_the_two_has_no_value_in_count_for_neither(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--evaluator", "randomization", "--metrics", "rank_last", "target=each"]
+    (found,) = as_json(capsys, "eigencam", "gradcam", *asked)["comparisons"]
+    rows = {m: pd.read_parquet(next(here.glob(f"runs/*-{m}-*/rows.parquet"))) for m in ("eigencam", "gradcam")}
+    a, b = (np.stack(rows[m]["rank"].tolist())[:, -1] for m in ("eigencam", "gradcam"))
+    both = ~np.isnan(a + b)
+    assert not both.all()  # some maps of Grad-CAM are constant
+    assert not np.isnan(a).any()
+    assert (found["a"], found["b"]) == pytest.approx((a[both].mean(), b[both].mean()))
+    assert found["n"] == rows["eigencam"].loc[both, "image"].nunique()
+
+
 def test_the_classes_of_a_picture_are_compared_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, "eigencam", "gradcam", "--evaluator", "localization", "target=each")
     a, b = (

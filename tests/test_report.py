@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from dataset_files import write_coco, write_cub
+from omegaconf import OmegaConf
 
 from eigencam import curves, gallery, report
 from eigencam.cli import main
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Curve
 
-RUN = ["dataset.count=24", "workers=0", "device=cpu", "batch_size=24", "timing=false", "hydra.run.dir=."]
+RUN = ["dataset.count=24", "workers=0", "device=cpu", "batch_size=24", "timing=false"]
 VOID = {"meta", "link", "img", "input", "br", "hr", "circle", "line", "path"}
 
 
@@ -191,6 +192,15 @@ def test_datasets_that_have_moved_are_found_by_their_paths(tmp_path: Path, capsy
     assert data_of(out.read_text())["sets"] == {}
     assert main([*arguments, *(f"paths.{name}={folder}" for name, folder in now.items())]) == 0
     assert len(data_of(out.read_text())["sets"]) == 2
+
+
+def test_a_folder_of_a_class_space_s_name_moves_alone() -> None:
+    said = {"paths": {"coco": "coco"}, "dataset": {"root": "coco", "list": "coco/a.txt"}, "model": {"classes": "coco"}}
+    made = gallery._changed(OmegaConf.create(said), ["paths.coco=/now"])
+    assert made.dataset == {"root": "/now", "list": "/now/a.txt"}
+    assert made.model.classes == "coco"
+    with pytest.raises(ValueError, match=r"paths=3; allowed: paths.NAME=FOLDER"):
+        gallery._changed(OmegaConf.create(said), ["paths=3"])
 
 
 @pytest.mark.parametrize("kind", curves.KINDS)

@@ -120,6 +120,10 @@ def test_a_picture_s_rows_count_as_one_picture() -> None:
     before = statistics.mean("m", rows["value"])
     assert metric.high - metric.low > 1.3 * (before.high - before.low)
     assert statistics.by_picture([before], rows.assign(image=range(len(rows)))) == [before]
+    some = pd.DataFrame({"image": list("aabb")})
+    [metric] = statistics.by_picture([statistics.mean("m", [0.1, 0.3, np.nan, np.nan])], some)  # b has no value
+    assert metric.sample is not None
+    np.testing.assert_allclose(np.asarray(metric.sample.parts), [[0.4, 2]])
 
 
 def test_rows_that_are_left_out_are_told() -> None:

@@ -190,6 +190,9 @@ class ExtremalPerturbation:
         if not self.areas or not all(0 < area < 1 for area in self.areas):
             raise ValueError(f"areas={list(self.areas)}; allowed: one or more, each 0 < a < 1")
         _at_least(1, steps=self.steps, cell=self.cell, sigma=self.sigma)
+        near, far = ceil(self.sigma / self.cell), ceil(2 * self.sigma / self.cell)
+        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # where the cells fit the picture's side
+            raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: a cell below 2/3 of sigma")
         _at_least(0, smooth=self.smooth)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
