@@ -4,7 +4,7 @@ import inspect
 import logging
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -57,7 +57,7 @@ def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
         for key in sorted(given - taken):
             yield f"{where}.{key}: unknown; {target} takes: {', '.join(sorted(taken)) or 'nothing'}"
     for key in sorted(given & taken):
-        if allowed := _not_a_number(node[key], forms.get(key)):
+        if allowed := _allowed(node[key], forms.get(key)):
             yield f"{where}.{key}={node[key]}; allowed: {allowed}"
     for key in sorted(taken - given) if not node.get("_partial_") else ():
         if parameters[key].default is inspect.Parameter.empty:
@@ -73,15 +73,18 @@ def _annotations(found: Any) -> dict[str, Any]:
         return {}
 
 
-def _not_a_number(value: object, form: Any) -> str:
-    """What is allowed where a text stands and only numbers are taken, else "".
+def _allowed(value: object, form: Any) -> str:
+    """What is allowed where only numbers, or lists, are taken and something else stands, else "".
 
-    >>> _not_a_number("abc", int | None), _not_a_number("abc", int | str), _not_a_number(3, int)
-    ('an integer or null', '', '')
+    >>> _allowed("abc", int | None), _allowed(2.5, int), _allowed(0.1, Sequence[float])
+    ('an integer or null', 'an integer', 'a list')
+    >>> _allowed("abc", int | str), _allowed(3, int), _allowed(3, float), _allowed([3], Sequence[int])
+    ('', '', '', '')
     """
     union = isinstance(form, types.UnionType) or typing.get_origin(form) is typing.Union
-    kinds = typing.get_args(form) if union else (form,)
-    names = {int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
-    if not isinstance(value, str) or not all(kind in names for kind in kinds):
+    kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(form) if union else (form,))]
+    names = {int: "an integer", float: "a number", bool: "true or false", type(None): "null", Sequence: "a list"}
+    if not isinstance(value, str | int | float) or not all(kind in names for kind in kinds):
         return ""
-    return " or ".join(names[kind] for kind in kinds)
+    fits = not isinstance(value, str) and (float in kinds or type(value) in kinds or isinstance(value, bool))
+    return "" if fits else " or ".join(names[kind] for kind in kinds)

@@ -69,6 +69,8 @@ def main(args: argparse.Namespace) -> int:
     """Print tables; returns 0."""
     only = {name: getattr(args, name) for name in ("dataset", "network", "method", "evaluator")}
     if args.paper:
+        if unused := [f"--{name}" for name in ("by", "win", "metrics") if getattr(args, name)]:
+            raise ValueError(f"{', '.join(unused)}: not with --paper, whose tables have their own columns")
         planned, published = layouts(args.paper), numbers()
         ours = [_beside(args.results, layout, only) for layout in planned]
         made = [paper_table(layout, published, long) for layout, long in zip(planned, ours, strict=True)]

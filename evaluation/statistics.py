@@ -180,8 +180,9 @@ def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
 def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
     """The metrics with intervals and samples over pictures, where pictures have several rows; otherwise as they are.
 
-    In the sample of a mean each picture then adds the sum and the number of its values. Intervals are the bootstrap's,
-    rates' included. A sample that has not a part for each of its rows stays.
+    In the sample of a mean each picture then adds the sum and the number of its values. Intervals are the bootstrap's;
+    of a rate of 0 or 1, which tells it nothing, Wilson's with the number of pictures. A sample that has not a part for
+    each of its rows stays.
 
     Args:
         metrics: of `Evaluator.summary`.
@@ -209,6 +210,8 @@ def _clustered(metric: Metric, picture: NDArray[np.int64]) -> Metric:
     member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape=(len(there), len(of)))
     summed = Sample(member @ parts, statistic)
     low, high = bootstrap_pooled(summed.parts, statistic)
+    if sample.statistic is None and metric.unit == "%" and metric.value in (0, 100):
+        low, high = wilson(len(there) * (metric.value == 100), len(there))
     scale = 100 if metric.unit == "%" else 1
     return replace(metric, low=scale * float(low), high=scale * float(high), sample=summed)
 

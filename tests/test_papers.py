@@ -201,3 +201,5 @@ def test_html_is_escaped() -> None:
 def test_an_unknown_paper_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["table", "--paper", "nobody"]) == 2
     assert "cam2016" in capsys.readouterr().err
+    assert main(["table", "--paper", "cam2016", "--win", "--metrics", "win_50"]) == 2
+    assert "--win, --metrics: not with --paper" in capsys.readouterr().err

@@ -137,3 +137,11 @@ def test_rows_that_are_left_out_are_told() -> None:
     [other] = statistics.of_rows([statistics.mean("m", rows["value"])], kept)  # of all rows: it stays
     assert other.sample is not None
     assert other.sample.rows is None
+
+
+@pytest.mark.parametrize("hit", [0, 1])
+def test_a_rate_of_nothing_or_all_has_an_interval_over_pictures(hit: int) -> None:
+    rows = pd.DataFrame({"image": list("aabbccdd"), "hit": float(hit)})
+    [metric] = statistics.by_picture([statistics.rate("r", rows["hit"])], rows)
+    assert (metric.value, metric.n) == (100 * hit, 8)
+    assert (metric.low / 100, metric.high / 100) == pytest.approx(statistics.wilson(4 * hit, 4))
