@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -236,6 +237,7 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
     config = typed(composed, RunConfig, faults)
     if config is None:
         return RunConfig()
+    config.method, config.evaluator = (_chosen(group, getattr(config, group)) for group in ("method", "evaluator"))
     for node in config.method.values():
         if isinstance(node, dict) and isinstance(node.get("layer"), int):
             node["layer"] = str(node["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
@@ -251,6 +253,13 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
         faults.append(str(error))
     faults += machine_faults(config.device, config.workers)
     return config
+
+
+def _chosen(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes, without an experiment's settings of options that were not chosen: those have no `_target_`."""
+    options = files("eigencam.configs") / group
+    left = {name for name, node in nodes.items() if "_target_" not in node and (options / f"{name}.yaml").is_file()}
+    return {name: node for name, node in nodes.items() if name not in left}
 
 
 def build_node(where: str, node: Mapping[str, Any]) -> Any:

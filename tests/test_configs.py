@@ -1,6 +1,7 @@
 """Every option of every group composes, and every `_target_` takes the keys it is given, without building anything."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from eigencam.build import signature_errors
+from eigencam.prepare import prepare
 
 GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit", "logger")
 
@@ -56,3 +58,15 @@ def test_signature_errors_name_the_key_and_what_is_allowed() -> None:
     assert "missing" in errors(_target_="eigencam.network.load_network")[0]
     assert "nowhere" in errors(_target_="eigencam.nowhere.X")[0]
     assert "no _target_" in errors()[0]
+
+
+def test_an_experiment_s_settings_of_what_is_not_chosen_are_left_out(tmp_path: Path) -> None:
+    chosen = ["experiment=paper/rise2018", "model=scenes_vgg", "dataset=scenes", "dataset.count=2", "device=cpu"]
+    chosen += ["method=[gradcam]", f"paths.results={tmp_path}"]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        config = compose("run", chosen)
+    assert "rise" in config.method
+    assert list(prepare(config).methods) == ["gradcam"]
+    config.method = {"mine": {"power": 2}}
+    with pytest.raises(ValueError, match=r"method\.mine: no _target_"):
+        prepare(config)
