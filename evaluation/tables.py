@@ -19,6 +19,8 @@ from tabulate import tabulate
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
 COLUMNS = ("dataset", "network", "method", "evaluator")
+LONG = 40
+"""Characters from which on a parameter in a name is cut, or left out where the others tell enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +178,24 @@ def _tell_apart(results: list[dict[str, Any]]) -> None:
         for same in by_name.values():
             flat = [{k: json.dumps(v) for k, v in _flat(result["identity"][part]).items()} for result in same]
             differing = sorted({k for f in flat for k in f if len({g.get(k) for g in flat}) > 1})
+            told = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in flat)]
+            if _kinds(flat, told) == _kinds(flat, differing):  # a checksum tells nothing more
+                differing = told
             for result, parameters in zip(same, flat, strict=True):
                 if differing:
                     shown = ", ".join(f"{k}={_short(parameters.get(k, 'null'))}" for k in differing)
                     result[part] += f" ({shown})"
 
 
+def _kinds(flat: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """How many results differ in some of the keys."""
+    return len({tuple(f.get(k) for k in keys) for f in flat})
+
+
 def _short(text: str) -> str:
     """A parameter as it stands in a name; a long one by its beginning and four digits of its hash."""
     text = text.strip('"')
-    return text if len(text) <= 40 else f"{text[:12]}~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    return text if len(text) <= LONG else f"{text[:12]}~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from eigencam.cli import SUBCOMMANDS, main
-from eigencam.evaluation.tables import collect, render, tables
+from eigencam.evaluation.tables import _tell_apart, collect, render, tables
 from eigencam.run import run
 
 
@@ -89,6 +89,13 @@ def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
             run(compose("run", [*overrides, "evaluator=[proposals]", f"model.preprocess.mean={mean}"]))
     assert len(set(collect(tmp_path)["network"])) == 2
     assert len(tables(collect(tmp_path))[0].frame) == 2
+    three = [
+        {"network": "n", "method": "m", "evaluator": "e", "identity": {"method": {}, "evaluator": {}}} for _ in "abc"
+    ]
+    for result, classes in zip(three, ["imagenet", "voc", "coco"], strict=True):
+        result["identity"] = {**result["identity"], "network": {"classes": classes, "sha256": classes * 20}}  # type: ignore[dict-item]
+    _tell_apart(three)  # a checksum that tells nothing more stays away
+    assert [r["network"] for r in three] == ["n (classes=imagenet)", "n (classes=voc)", "n (classes=coco)"]
 
 
 def test_results_that_were_all_left_out_make_a_table_that_says_so(tmp_path: Path) -> None:
