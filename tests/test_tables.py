@@ -90,10 +90,12 @@ def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
     assert len(set(collect(tmp_path)["network"])) == 2
     assert len(tables(collect(tmp_path))[0].frame) == 2
     three = [
-        {"network": "n", "method": "m", "evaluator": "e", "identity": {"method": {}, "evaluator": {}}} for _ in "abc"
+        {
+            **{"network": "n", "method": "m", "evaluator": "e"},
+            "identity": {"method": {}, "evaluator": {}, "network": {"classes": classes, "sha256": classes * 20}},
+        }
+        for classes in ("imagenet", "voc", "coco")
     ]
-    for result, classes in zip(three, ["imagenet", "voc", "coco"], strict=True):
-        result["identity"] = {**result["identity"], "network": {"classes": classes, "sha256": classes * 20}}  # type: ignore[dict-item]
     _tell_apart(three)  # a checksum that tells nothing more stays away
     assert [r["network"] for r in three] == ["n (classes=imagenet)", "n (classes=voc)", "n (classes=coco)"]
 
