@@ -91,7 +91,9 @@ def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
     assert len(tables(collect(tmp_path))[0].frame) == 2
     three = [
         {
-            **{"network": "n", "method": "m", "evaluator": "e"},
+            "network": "n",
+            "method": "m",
+            "evaluator": "e",
             "identity": {"method": {}, "evaluator": {}, "network": {"classes": classes, "sha256": classes * 20}},
         }
         for classes in ("imagenet", "voc", "coco")
