@@ -6,12 +6,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from eigencam.derived import by_prediction, with_wins
 from eigencam.evaluation.papers import Layout, layouts, numbers, paper_table, papers, shown_beside
 from eigencam.evaluation.tables import FORMATS, Table, collect, render, tables
+from eigencam.identity import describe
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 LONG = (
@@ -102,7 +105,26 @@ def _beside(root: Path, layout: Layout, only: Mapping[str, Sequence[str]]) -> pd
     if not there:
         return pd.DataFrame()
     chosen = {**only, "dataset": [dataset], "evaluator": there}
-    return shown_beside(layout, with_wins(root, collect(root, **chosen)))
+    long = with_wins(root, collect(root, **chosen))
+    planned = _planned(layout)
+    found = {folder: json.loads((root / folder / "identity.json").read_text()) for folder in long["folder"].unique()}
+    names = dict(zip(long["folder"], long["evaluator_name"], strict=True))
+    others = {folder: _others(of["evaluator"], planned.get(names[folder], {})) for folder, of in found.items()}
+    return shown_beside(layout, long.assign(parameters=long["folder"].map(others)))
+
+
+def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
+    """The evaluators of a layout's experiment, with all their parameters."""
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        nodes: Any = OmegaConf.to_container(compose("run", [f"experiment={layout.experiment}"]).evaluator, resolve=True)
+    return {name: describe(node) for name, node in nodes.items()}
+
+
+def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    """In which parameters an evaluator is not the one that was planned; "" where it is."""
+    return ", ".join(f"{key}={found[key]}" for key in found if planned and found[key] != planned.get(key, found[key]))
 
 
 def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: str | None = None) -> list[Path]:

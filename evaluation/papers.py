@@ -172,7 +172,11 @@ Key = tuple[str, str, str, str]
 
 
 def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
-    """The lines of `long` that the table shows, with the layout's `column`; of several that of most pictures."""
+    """The lines of `long` that the table shows, with the layout's `column`.
+
+    Of several numbers that of an evaluator as the experiment has it, then that of most pictures. `parameters` of
+    `long`, where it is there, says in what an evaluator is another.
+    """
     if long.empty:
         return long.assign(column=())
     here = (long["dataset_name"] == layout.ours["dataset"]) & (long["target"] == layout.ours["target"])
@@ -183,6 +187,8 @@ def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
     columns = pd.Series([titles.get(pair) for pair in pairs], long.index, object)
     lines = long.assign(column=columns)[here & long["value"].notna()]
     lines = lines.dropna(subset="column").sort_values("n", ascending=False, kind="stable")
+    if "parameters" in lines:
+        lines = lines.sort_values("parameters", key=lambda texts: texts != "", kind="stable")
     return lines.drop_duplicates([*KEY, "column"])
 
 
@@ -215,6 +221,7 @@ def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: M
             texts.append("n: the paper's number of pictures is not known")
         elif not all(layout.pictures in (line["n"], line["pictures"]) for line in found.values()):
             texts.append(f"n: the paper has {layout.pictures:,}")
+        texts += dict.fromkeys(f"evaluator: {p}" for line in found.values() if (p := line.get("parameters")))
     elif method not in layout.runs:
         texts.append("method: none of ours")
     elif about.get("networks"):

@@ -138,6 +138,15 @@ def test_of_several_numbers_that_of_most_pictures_is_shown() -> None:
     assert shown_beside(LAYOUT, pd.DataFrame()).empty
 
 
+def test_the_experiment_s_own_evaluator_comes_first_and_another_is_marked() -> None:
+    own = result("googlenet", "gradient", 1.0, 9, parameters="")
+    other = result("googlenet", "gradient", 2.0, 10, parameters="threshold=0.3")
+    assert list(shown_beside(LAYOUT, pd.DataFrame([other, own]))["value"]) == [1.0]
+    notes = {p: paper_table(LAYOUT, PUBLISHED, pd.DataFrame([line])).notes for p, line in ((0, own), (1, other))}
+    assert not any("evaluator:" in note for note in notes[0])
+    assert "2: evaluator: threshold=0.3" in notes[1]
+
+
 def test_a_method_that_no_experiment_runs_is_not_promised() -> None:
     table = paper_table(replace(LAYOUT, runs=("cam",)), PUBLISHED, pd.DataFrame())
     assert "1: method: none of ours" in table.notes
@@ -188,6 +197,10 @@ def test_names_are_told_apart_among_what_a_table_shows(tmp_path: Path, capsys: p
     assert len(networks) == 2
     assert main(["table", "--paper", "gradcam2017", "--results", str(tmp_path)]) == 0
     assert "scenes_resnet, center_box" in capsys.readouterr().out
+    for path in tmp_path.glob("*-localization-*/identity.json"):
+        path.write_text(path.read_text().replace('"threshold": 0.15', '"threshold": 0.2'))
+    assert main(["table", "--paper", "gradcam2017", "--results", str(tmp_path)]) == 0
+    assert "evaluator: threshold=0.2" in capsys.readouterr().out
     assert main(["table", "--paper", "gradcampp2018", "--results", str(tmp_path)]) == 0  # neither has its evaluator
     assert "center_box" not in capsys.readouterr().out
 
