@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from eigencam.derived import by_prediction, with_wins
 from eigencam.evaluation.papers import Layout, layouts, numbers, paper_table, papers, shown_beside
-from eigencam.evaluation.tables import FORMATS, Table, collect, render, tables
+from eigencam.evaluation.tables import FORMATS, Table, collect, long_of, render, selected, tables
 from eigencam.identity import describe
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
@@ -75,7 +75,11 @@ def main(args: argparse.Namespace) -> int:
         if unused := [f"--{name}" for name in ("by", "win", "metrics") if getattr(args, name)]:
             raise ValueError(f"{', '.join(unused)}: not with --paper, whose tables have their own columns")
         planned, published = layouts(args.paper), numbers()
-        ours = [_beside(args.results, layout, only) for layout in planned]
+        try:
+            results = selected(args.results, **only)
+        except FileNotFoundError:  # the table then says what would make them
+            results = []
+        ours = [_beside(args.results, layout, results) for layout in planned]
         made = [paper_table(layout, published, long) for layout, long in zip(planned, ours, strict=True)]
         long = pd.concat(ours)
     else:
@@ -94,22 +98,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _beside(root: Path, layout: Layout, only: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def _beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """What a published table shows of the results; names are told apart among these alone."""
-    try:
-        long = collect(root, **only)
-    except FileNotFoundError:  # the table then says what would make them
+    wanted = {column.evaluator for column in layout.metrics.values()}
+    chosen = [r for r in results if r["dataset"] == layout.ours["dataset"] and r["evaluator"] in wanted]
+    if not chosen:
         return pd.DataFrame()
-    dataset, wanted = layout.ours["dataset"], {column.evaluator for column in layout.metrics.values()}
-    there = wanted.intersection(long.loc[long["dataset_name"] == dataset, "evaluator_name"])
-    if not there:
-        return pd.DataFrame()
-    chosen = {**only, "dataset": [dataset], "evaluator": there}
-    long = with_wins(root, collect(root, **chosen))
-    planned = _planned(layout)
-    found = {folder: json.loads((root / folder / "identity.json").read_text()) for folder in long["folder"].unique()}
-    names = dict(zip(long["folder"], long["evaluator_name"], strict=True))
-    others = {folder: _others(of["evaluator"], planned.get(names[folder], {})) for folder, of in found.items()}
+    planned, long = _planned(layout), with_wins(root, long_of(chosen))
+    others = {r["folder"]: _others(r["identity"]["evaluator"], planned.get(r["evaluator"], {})) for r in chosen}
     return shown_beside(layout, long.assign(parameters=long["folder"].map(others)))
 
 

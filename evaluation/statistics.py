@@ -6,8 +6,7 @@ values only, and a statistic of sums over the set (pooled IoU, recall) is a prod
 Everything is deterministic in its seed.
 
 With `target=each` a picture has several rows, which have its object sizes, its light, its clutter in common: they are
-resampled together (the cluster bootstrap; Davison & Hinkley, "Bootstrap methods and their application", 1997, section
-3.8), see `by_picture`.
+resampled together (the cluster bootstrap), see `by_picture`.
 """
 
 from collections.abc import Callable, Sequence

@@ -56,6 +56,11 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         FileNotFoundError: there are no complete results.
         ValueError: nothing is left, or a file cannot be read.
     """
+    return long_of(selected(root, **only))
+
+
+def selected(root: Path | str, **only: Iterable[str]) -> list[dict[str, Any]]:
+    """The complete results below a folder that `collect` makes its frame of, with their identities."""
     results = list(read_results(Path(root)))
     results = [r for r in results if r["version"] == max(r["version"] for r in results)]
     if not results:
@@ -67,6 +72,12 @@ def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
         if unknown := sorted(wanted - set(there)):
             raise ValueError(f"{column} {', '.join(unknown)}: no results in {root}; there are: {', '.join(there)}")
         results = [r for r in results if not wanted or r[column] in wanted]
+    return results
+
+
+def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The frame of `collect` of some results of `selected`; names are told apart among these alone."""
+    results = [dict(result) for result in results]
     _tell_apart(results)
     lines = []
     for result in results:

@@ -37,7 +37,7 @@ n = 3. A mask of TorchRay's is as far from the same one computed without the oth
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, hypot
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +45,8 @@ from torch import Tensor, nn
 
 from eigencam.forward import Forward, evaluating, logits_of
 from eigencam.methods.randomness import uniform
+from eigencam.smooth_masks import SmoothMax, enlarger, gaussian_blur
 
-Edge = Literal["zero", "repeat"]
 Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]
 
@@ -55,9 +55,6 @@ RADII = 5.0
 
 LEVELS, STRONGEST = 8, 20.0
 """Extremal Perturbations: pictures between the most changed and the intact one; the strongest blur in pixels."""
-
-COLDNESS = 20.0
-"""Of its smooth maximum; infinite is the maximum itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,30 +288,6 @@ def circles(size: tuple[int, ...], radii: Tensor) -> Tensor:
     return ((y**2)[:, None] + x**2 <= (radii**2)[:, None, None]).float()
 
 
-def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
-    """(side, side): the matrix that smooths a line of pixels; beyond its ends is 0, or the last pixel repeated."""
-    reach = ceil(4 * sigma)
-    away = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (away / max(sigma, 1e-6)) ** 2)
-    matrix = torch.zeros(side, side + 2 * reach, dtype=torch.float64)
-    matrix.as_strided((side, len(kernel)), (side + 2 * reach + 1, 1)).copy_(kernel / kernel.sum())
-    if edge == "zero":
-        return matrix[:, reach : reach + side].float()
-    inside = (torch.arange(side + 2 * reach) - reach).clamp(0, side - 1)
-    return torch.zeros(side, side, dtype=torch.float64).index_add_(1, inside, matrix).float()
-
-
-def gaussian_blur(x: Tensor, sigma: float, edge: Edge) -> Tensor:
-    """(..., H, W) smoothed. As products with two matrices: the kernels here are about as long as the picture."""
-    down, right = (gaussian(side, sigma, edge).to(x) for side in x.shape[-2:])
-    return down @ x @ right.mT
-
-
-def enlarger(side: int, cell: int, sigma: float) -> Tensor:
-    """(side, cells): the matrix that repeats each value `cell` times and smooths."""
-    return gaussian(side, sigma, "repeat") @ F.one_hot(torch.arange(side) // cell).float()
-
-
 def pyramid(images: Tensor, how: Perturbation) -> Tensor:
     """(N, levels, 3, H, W): from the most changed picture to the intact one."""
     shares = [level / (LEVELS - 1) for level in range(LEVELS)]
@@ -330,67 +303,6 @@ def perturbed(levels: Tensor, masks: Tensor) -> Tensor:
     index = below.long()[:, None].expand(-1, 1, *levels.shape[2:])
     low, high = levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0]
     return torch.lerp(low, high, height - below)
-
-
-class SmoothMax:
-    """Smooth maximum of parameters around a pixel, weighted by distance: (N, h, w) in 0..1 to (N, H', W').
-
-    The parameters lie `cell` pixels apart. The masks surround the picture (H, W) by a margin of about `sigma`, where
-    its border's parameters work as well; the picture starts at pixel `margin` along each side.
-
-    The weights depend on the pixel's place within a cell alone: all cells are pooled alike, and `pixel_shuffle` lays
-    the places side by side.
-    """
-
-    def __init__(self, picture: tuple[int, int], cell: int, sigma: float, like: Tensor) -> None:
-        reach = 1 + ceil(sigma / cell)
-        self.cell, self.window, self.margin = cell, 2 * reach + 1, round(sigma)
-        self.padding = 1 + ceil(2 * sigma / cell)
-        self.cells = tuple(ceil(side / cell) + 2 * self.padding - self.window + 1 for side in picture)
-        self.size = tuple(cell * cells - cell + 1 for cells in self.cells)
-        place, parameter = torch.arange(cell), torch.arange(self.window) - self.padding
-        away = place - (sigma + cell * parameter[:, None])  # along a side: (window, cell)
-        distance = (away.square()[:, None, :, None] + away.square()[None, :, None]).sqrt().flatten(2).flatten(0, 1)
-        weight = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2)
-        self.weight = weight[:, :, None].to(like)  # window^2, cell^2, 1
-
-    def __call__(self, parameters: Tensor) -> Tensor:
-        """The masks, without what overhangs on the far sides."""
-        around = F.unfold(parameters[:, None], self.window, padding=self.padding)  # N, window^2, cells
-        pooled: Tensor = _Pooled.apply(around, self.weight)  # type: ignore[assignment]
-        pooled = F.pixel_shuffle(pooled.unflatten(2, self.cells), self.cell)
-        return pooled[:, 0, : self.size[0], : self.size[1]]
-
-
-class _Pooled(torch.autograd.Function):
-    """Smooth maximum of parameters (N, window^2, cells) times weights: (N, cell^2, cells).
-
-    Of a few parameters of the window at a time, and again on the way back: all 81 products would take many times the
-    memory of the masks.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, around: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
-        above = below = around.new_zeros(())
-        for a, w in zip(around.split(9, 1), weight.split(9), strict=True):
-            values = a[:, :, None] * w
-            heat = (COLDNESS * values).exp_()
-            below = below + heat.sum(1)
-            above = above + heat.mul_(values).sum(1)
-        pooled = above / below
-        ctx.save_for_backward(around, weight, pooled, below)
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        around, weight, pooled, below = ctx.saved_tensors
-        slopes = []
-        for a, w in zip(around.split(9, 1), weight.split(9), strict=True):
-            values = a[:, :, None] * w
-            slope = (values - pooled[:, None]).mul_(COLDNESS).add_(1).mul_((grad / below)[:, None])
-            slope.mul_(values.mul_(COLDNESS).exp_()).mul_(w)  # dp / dv = heat / sum of heat (1 + 20 (v - p))
-            slopes.append(slope.sum(2))
-        return torch.cat(slopes, 1), None
 
 
 def _crop(x: Tensor, corners: Sequence[Sequence[int]], size: tuple[int, int]) -> Tensor:
