@@ -14,6 +14,9 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+VERSIONS = {"truth": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 VOID = 255
 """Value of a mask's pixels that no metric counts."""
 

@@ -35,6 +35,8 @@ HOW_TO_GET = (
 class Coco:
     """Pictures of one split and their objects; an `eigencam.datasets.base.Dataset`."""
 
+    version = 1
+
     class_space = "coco"
 
     def __init__(

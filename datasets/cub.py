@@ -83,6 +83,9 @@ def read_cub(
     )
 
 
+read_cub.version = 1  # type: ignore[attr-defined]
+
+
 def _pictures(top: Path, paths: list[str]) -> Path:
     """The first folder that has any of the pictures; `top` where none has."""
     return next((top / place for place in PICTURES if any((top / place / path).is_file() for path in paths)), top)

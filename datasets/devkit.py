@@ -18,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+VERSIONS = {"devkit": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 N_CLASSES = 1000
 MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt")
 METAS = ("meta_clsloc.mat", "meta.mat")

@@ -46,6 +46,8 @@ class Ig02:
     class_space = "ig02"
     classes: tuple[str, ...] = CATEGORIES
 
+    version = 1
+
     def __init__(
         self,
         root: str | Path,

@@ -41,6 +41,8 @@ class Ilsvrc:
         paths: the chosen pictures' files, row by row; empty for `images=False`.
     """
 
+    version = 1
+
     name = "ilsvrc"
     class_space = "imagenet"
 

@@ -18,6 +18,9 @@ import numpy as np
 from eigencam.datasets import devkit
 from eigencam.datasets.devkit import Synsets
 
+VERSIONS = {"ilsvrc_sources": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Source = Literal["text", "xml", "csv", "devkit"]
 Box = tuple[float, float, float, float]
 

@@ -29,6 +29,9 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.devkit import N_CLASSES, Synsets
 from eigencam.datasets.ilsvrc_sources import Parsed, Source
 
+VERSIONS = {"ilsvrc_truth": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 HOW_TO_GET = (
     "One of these is needed: ILSVRC2012_bbox_val_v3.tgz with ILSVRC2012_devkit_t12.tar.gz from image-net.org (free "
     "account); Annotations or LOC_val_solution.csv with LOC_synset_mapping.txt from Kaggle's "

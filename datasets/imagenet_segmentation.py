@@ -37,6 +37,8 @@ class ImageNetSegmentation:
     class_space = "foreground"
     classes: tuple[str, ...] = ("object",)
 
+    version = 1
+
     def __init__(self, root: str | Path, expect: Expect | None = None) -> None:
         """Open the file and look at what every picture is.
 

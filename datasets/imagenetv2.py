@@ -70,6 +70,9 @@ def read_imagenetv2(
     )
 
 
+read_imagenetv2.version = 1  # type: ignore[attr-defined]
+
+
 def _inside(path: str) -> str:
     """`val2/7/3.jpeg` -> `7/3.jpeg`."""
     return "/".join(path.split("/")[-2:])

@@ -16,6 +16,9 @@ from PIL import Image
 
 from eigencam.datasets.base import BadImageError
 
+VERSIONS = {"decoding": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 _OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of the whole process
 
 

@@ -37,6 +37,8 @@ HOW_TO_GET = (
 class OpenImages:
     """Pictures of one split and their masks; an `eigencam.datasets.base.Dataset`."""
 
+    version = 1
+
     name = "openimages30k"
     class_space = "openimages"
 

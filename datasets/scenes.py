@@ -51,6 +51,7 @@ class Scenes:
         split: `train` and `test` share no picture.
     """
 
+    version = 1
     name = "scenes"
     class_space = "scenes"
     classes = CLASSES

@@ -91,6 +91,7 @@ def read_annotation(path: Path) -> Annotation:
 class Voc:
     """Pictures of one of VOC's image sets and their truth; an `eigencam.datasets.base.Dataset`."""
 
+    version = 1
     class_space = "voc"
     classes = CLASSES
 

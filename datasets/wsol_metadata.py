@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.completeness import Expect, first_folder
 
+VERSIONS = {"wsol_metadata": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 MD5 = {
     ("CUB", "test"): "3192e07cdb04e003ae396482bdf8d83e",
     ("CUB", "val"): "4d8cd4975ecdd3bccb8bfae1df01fddc",

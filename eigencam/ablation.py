@@ -17,6 +17,9 @@ from torch import Tensor, fx, nn
 from eigencam.forward import Forward, evaluating, logits_of
 from eigencam.tail import between, tail
 
+VERSIONS = {"ablation": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -20,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from eigencam.forward import evaluating, logits_of
 
+VERSIONS = {"backward": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Rule = Callable[..., Tensor]
 """`(original, *args, **kwargs) -> Tensor`, called as the operation is."""
 

@@ -31,6 +31,9 @@ def googlenet(num_classes: int = 1000) -> GoogLeNet:
     return net
 
 
+googlenet.version = 1  # type: ignore[attr-defined]
+
+
 def alexnet(num_classes: int = 1000) -> nn.Module:
     """BVLC AlexNet with its classifier: `features.0..14`, `classifier.0..6`; input 227x227."""
     classifier = nn.Sequential(
@@ -39,6 +42,9 @@ def alexnet(num_classes: int = 1000) -> nn.Module:
         nn.Linear(4096, num_classes),
     )  # fmt: skip
     return _AlexNet(alexnet_features(), classifier)
+
+
+alexnet.version = 1  # type: ignore[attr-defined]
 
 
 def alexnet_features() -> nn.Sequential:
@@ -52,6 +58,9 @@ def alexnet_features() -> nn.Sequential:
     )  # fmt: skip
 
 
+alexnet_features.version = 1  # type: ignore[attr-defined]
+
+
 def mobilenet_v2_tf(num_classes: int = 1000) -> MobileNetV2:
     """MobileNetV2 with TensorFlow's padding: 3x3 convolutions of stride 2 pad at the bottom and right only."""
     net = mobilenet_v2(num_classes=num_classes)
@@ -62,11 +71,17 @@ def mobilenet_v2_tf(num_classes: int = 1000) -> MobileNetV2:
     return net
 
 
+mobilenet_v2_tf.version = 1  # type: ignore[attr-defined]
+
+
 def resnet18_trunk() -> nn.Module:
     """ResNet-18 up to `layer3`, without layer4 and classifier."""
     net = resnet18()
     net.layer4, net.fc = nn.Identity(), nn.Identity()  # type: ignore[assignment]
     return net
+
+
+resnet18_trunk.version = 1  # type: ignore[attr-defined]
 
 
 def _lrn() -> nn.LocalResponseNorm:

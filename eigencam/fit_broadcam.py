@@ -39,6 +39,8 @@ class BroadCAMFit:
     batch_size: int = 64
     seed: int = 0
 
+    version = 1
+
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"fit.share={self.share}; allowed: above 0, up to 1")

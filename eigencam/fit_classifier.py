@@ -66,6 +66,8 @@ class ClassifierFit:
     augment: bool = True
     seed: int = 0
 
+    version = 1
+
     def __post_init__(self) -> None:
         if self.train not in ("last", "all"):
             raise ValueError(f"fit.train={self.train}; allowed: last, all")

@@ -51,6 +51,8 @@ class LCAMFit:
     augment: bool = True
     seed: int = 0
 
+    version = 1
+
     def __post_init__(self) -> None:
         if self.masked not in ("features", "image"):
             raise ValueError(f"fit.masked={self.masked!r}; allowed: features, image")

@@ -20,6 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+VERSIONS = {"forward": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Reshape = Literal["tokens", "channels_last"]
 RESHAPES: tuple[Reshape, ...] = ("tokens", "channels_last")
 T = TypeVar("T")

@@ -65,6 +65,8 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     bgr: bool = False
 
+    version = 1
+
     def __post_init__(self) -> None:
         if self.resize not in ("squash", "crop"):
             raise ValueError(f"preprocess.resize={self.resize!r}; allowed: squash, crop")

@@ -29,6 +29,8 @@ class ScenesVGG(nn.Module):
             it folded into the convolutions.
     """
 
+    version = 1
+
     def __init__(self, batch_norm: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -78,6 +80,8 @@ class Block(nn.Module):
 
 class ScenesResNet(nn.Module):
     """Four residual blocks in three stages, global average pooling and one linear layer."""
+
+    version = 1
 
     def __init__(self) -> None:
         super().__init__()

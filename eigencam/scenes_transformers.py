@@ -26,6 +26,8 @@ STEM = ((16, 2), (32, 2), (48, 1))
 class ScenesViT(VisionTransformer):
     """Five convolutions, then `layers` blocks of attention and MLP on 197 tokens."""
 
+    version = 1
+
     def __init__(self, width: int = 64, layers: int = 3, heads: int = 2) -> None:
         stem = [ConvStemConfig(out, 3, stride) for out, stride in (*STEM, (width, 2), (width, 1))]
         super().__init__(
@@ -100,6 +102,8 @@ class Grapher(nn.Module):
 
 class ScenesViG(nn.Module):
     """Five convolutions to 14 x 14 vertices, a learned position, Grapher blocks, average pooling, one linear layer."""
+
+    version = 1
 
     def __init__(self, width: int = 64, layers: int = 3, k: int = 9) -> None:
         super().__init__()

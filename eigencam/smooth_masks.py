@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+VERSIONS = {"smooth_masks": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Edge = Literal["zero", "repeat"]
 
 COLDNESS = 20.0

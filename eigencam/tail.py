@@ -13,6 +13,9 @@ from torch import fx, nn
 
 from eigencam.forward import evaluating, forward_pass, logits_of
 
+VERSIONS = {"tail": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 
 @lru_cache(maxsize=2)
 def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModule:

@@ -17,6 +17,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from eigencam.forward import evaluating, logits_of
 
+VERSIONS = {"tape": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 OPERATIONS: Mapping[str, str] = {
     **{name: name for name in ("conv2d", "linear", "batch_norm", "mean", "pad")},
     **dict.fromkeys(("max_pool2d", "boolean_dispatch.<locals>.fn"), "max_pool2d"),

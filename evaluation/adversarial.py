@@ -51,6 +51,8 @@ class Adversarial:
     component: ComponentRule = "largest"
     iou: float = 0.5
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = (
         *("box_error_before", "box_error_after", "box_error_change", "box_error_change_fooled"),
         *("rank_correlation", "cosine", "fooling_rate", "relative_l2", "linf"),

@@ -178,6 +178,8 @@ class DeepFool:
     space: Space = "network"
     clip: bool = False
 
+    version = 1
+
     def __post_init__(self) -> None:
         if self.num_classes < 2 or self.max_iter < 1 or self.overshoot < 0:
             seen = f"num_classes={self.num_classes}, max_iter={self.max_iter}, overshoot={self.overshoot}"
@@ -205,6 +207,8 @@ class FGSM:
 
     eps: float = 8 / 255
 
+    version = 1
+
     def __post_init__(self) -> None:
         _check_eps(self.eps)
 
@@ -230,6 +234,8 @@ class PGD:
     steps: int = 10
     random_start: bool = True
     seed: int = 0
+
+    version = 1
 
     def __post_init__(self) -> None:
         _check_eps(self.eps)

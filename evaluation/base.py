@@ -116,6 +116,9 @@ class Evaluator(Protocol):
 
     An optional `curves(rows) -> list[Curve]`, of the rows that `summary` takes, is what plots are made of: a pure
     function, too; no curve where the rows do not define it.
+
+    Ours have `version = 1`, raised when a change moves a number in a row or a default, and `summary_version = 1`,
+    raised when one moves what `summary` makes of the same rows (`eigencam.versions`).
     """
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:

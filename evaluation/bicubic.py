@@ -13,6 +13,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+VERSIONS = {"bicubic": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 _A = np.float32(-0.75)
 
 

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+VERSIONS = {"boxes": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Boxes = NDArray[np.float64]
 
 NO_BOX: Boxes = np.full(4, np.nan)

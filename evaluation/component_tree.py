@@ -22,6 +22,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+VERSIONS = {"component_tree": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 LEVELS = 255
 """Number of thresholds: v = 0 .. 254."""
 

@@ -58,6 +58,8 @@ class AverageDrop:
     shares: Sequence[float] = (1.0, 0.5, 0.3, 0.15)
     fill: Fill = "black"
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = (
         *("drop_100", "increase_100", "drop_50", "increase_50", "drop_30", "increase_30", "drop_15", "increase_15"),
     )
@@ -128,6 +130,8 @@ class InsertionDeletion:
 
     steps: int = 28
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("deletion_auc", "insertion_auc")
 
     def __post_init__(self) -> None:
@@ -180,6 +184,8 @@ class Road:
 
     noise: float = 0.01
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("road",)
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
@@ -224,6 +230,8 @@ class Road:
 class Adcc:
     """Evaluator of coherency, complexity and ADCC; see the module. The map weights the normalised picture."""
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("adcc", "coherency", "complexity", "average_drop")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:

@@ -53,6 +53,8 @@ class Localization:
     component: ComponentRule = "largest"
     iou: float = 0.5
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = (
         "top1_loc_error",
         "top5_loc_error",

@@ -30,6 +30,9 @@ from scipy.sparse import csgraph
 
 from eigencam.evaluation.boxes import NO_BOX
 
+VERSIONS = {"score_map": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Rule = Literal["max", "range", "mean", "energy"]
 ComponentRule = Literal["largest", "all"]
 State = Literal["ok", "constant", "nonfinite"]

@@ -6,6 +6,9 @@ Overlaps come as (P, G): of P proposals, best first, with G objects.
 import numpy as np
 from numpy.typing import NDArray
 
+VERSIONS = {"matching": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Floats = NDArray[np.float64]
 
 IOUS = np.linspace(0.5, 0.95, 10)

@@ -57,6 +57,8 @@ class Pointing:
     objects: Objects = "boxes"
     difficult: str | None = None
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("pointing_accuracy", "pointing_hits", "pointing_accuracy_difficult")
 
     def __post_init__(self) -> None:
@@ -135,6 +137,8 @@ class Energy:
 
     deltas: Sequence[float] = (0.0, 0.25, 0.5)
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("energy_inside", "overlap_0", "overlap_0.25", "overlap_0.5")
 
     def __post_init__(self) -> None:

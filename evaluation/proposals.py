@@ -91,6 +91,9 @@ class Proposals:
     over: Over = "objects"
     unique: bool = False
 
+    version = 1
+    summary_version = 1
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))
         object.__setattr__(self, "budgets", tuple(self.budgets))

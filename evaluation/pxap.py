@@ -41,6 +41,8 @@ class PxAP:
     step: float = 0.001
     size: int = 224
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("pxap",)
 
     def __post_init__(self) -> None:

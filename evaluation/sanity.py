@@ -51,6 +51,8 @@ class Randomization:
     seed: int = 0
     structure: bool = False
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = (
         *("rank_output", "rank_mean", "rank_last", "rank_abs_output", "rank_abs_mean", "rank_abs_last"),
         *("ssim_mean", "hog_mean"),
@@ -112,6 +114,8 @@ class LabelRandomization:
     weights: str
     structure: bool = False
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("rank", "rank_abs", "ssim", "hog")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:

@@ -68,6 +68,8 @@ class Segmentation:
     rule: Rule = "max"
     threshold: float = 0.2
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer")
 
     def __post_init__(self) -> None:

@@ -15,6 +15,9 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import rankdata
 from skimage.feature import hog as hog_of
 
+VERSIONS = {"similarity": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Floats = NDArray[np.float64]
 WINDOW = 7
 

@@ -20,6 +20,9 @@ from scipy import sparse
 
 from eigencam.evaluation.base import Metric, Sample
 
+SUMMARY_VERSIONS = {"statistics": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 

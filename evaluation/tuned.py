@@ -52,6 +52,8 @@ class TunedLocalization:
     thresholds: Sequence[float] = ()
     iou: float = 0.5
 
+    version = 1
+    summary_version = 1
     headline: ClassVar[tuple[str, ...]] = ("error", "error_best", "best_threshold")
 
     def __post_init__(self) -> None:

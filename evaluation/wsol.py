@@ -65,6 +65,9 @@ class MaxBoxAcc:
     step: float = 0.001
     size: int = 224
 
+    version = 1
+    summary_version = 1
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "ious", tuple(self.ious))
         if self.contours not in get_args(Contours):

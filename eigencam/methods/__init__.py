@@ -19,6 +19,8 @@ and those that `eigencam methods` and `docs/methods.md` show:
     needs: str      the cost of a picture: "1 forward", "1 forward, 1 backward", "C + 1 forwards", "1 forward; training"
     networks: str   the networks that it can run on; "any" where it is not said
 
+Ours also have `version = 1`, raised when a change moves a number or a default (`eigencam.versions`).
+
 Passes of a method's own go through `forward.predict`, which bounds their memory and shows progress. What is random
 comes from `eigencam.methods.randomness`: a function of (seed, `forward.index`) alone.
 """

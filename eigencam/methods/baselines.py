@@ -20,6 +20,7 @@ from eigencam.methods.randomness import uniform
 class WholePicture:
     """1 everywhere that the network sees: with `resize: crop`, the crop."""
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"
@@ -35,6 +36,7 @@ class CenterBox:
 
     area: float = 0.5
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"
@@ -56,6 +58,7 @@ class CenterGaussian:
 
     sigma: float = 0.5
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"
@@ -77,6 +80,7 @@ class RandomMap:
     seed: int = 0
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"

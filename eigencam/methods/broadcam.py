@@ -56,6 +56,7 @@ class BroadCAM:
     layers: Sequence[str] = ()
     weights: Fitted | None = field(init=False, repr=False, compare=False)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Lin et al., arXiv 2023"

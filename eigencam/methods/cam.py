@@ -30,6 +30,7 @@ class CAM:
 
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhou et al., CVPR 2016"

@@ -46,6 +46,7 @@ class EigenGradCAM:
     clip: bool = True
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "pytorch-grad-cam; Seg-Eigen-CAM: Applied Sciences 2025"
@@ -74,6 +75,7 @@ class KPCACAM:
     clip: bool = True
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Karmani et al., MMSP 2024"

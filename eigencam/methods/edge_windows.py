@@ -62,6 +62,7 @@ class EdgeWindows:
     max_aspect: float = 3.0
     limit: int = 1000
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True

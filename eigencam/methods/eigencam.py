@@ -54,6 +54,7 @@ class EigenCAM:
     clip: bool = False
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Muhammad & Yeasin, IJCNN 2020"

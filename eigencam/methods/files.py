@@ -38,6 +38,7 @@ class MapFiles:
     class_specific: bool = True
     files: Mapping[str, Path] = field(init=False, repr=False, compare=False)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     paper: ClassVar[str] = ""
     needs: ClassVar[str] = "a folder of maps"
@@ -82,6 +83,7 @@ class BoxFiles:
     file: str
     _found: dict[str, NDArray[np.float64]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True

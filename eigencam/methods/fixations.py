@@ -64,6 +64,7 @@ class CNNFixations:
     radius: float = 0.1
     share: float = 0.05
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Mopuri et al., TIP 2019"

@@ -30,6 +30,7 @@ class GradCAM:
     relu: bool = True
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Selvaraju et al., ICCV 2017"
@@ -48,6 +49,7 @@ class GradCAMPlusPlus:
 
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Chattopadhay et al., WACV 2018"

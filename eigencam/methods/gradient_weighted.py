@@ -56,6 +56,7 @@ class XGradCAM:
 
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Fu et al., BMVC 2020"
@@ -77,6 +78,7 @@ class HiResCAM:
     relu: bool = True
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Draelos & Carin, arXiv 2020"
@@ -96,6 +98,7 @@ class LayerCAM:
     gamma: float = 2.0
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Jiang et al., TIP 2021"
@@ -131,6 +134,7 @@ class SmoothGradCAMPlusPlus:
     seed: int = 0
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False  # its gradients are of other pictures
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Omeiza et al., arXiv 2019"
@@ -177,6 +181,7 @@ class ShapleyCAM:
     score: Score = "rest"
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False  # not of the logit
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Cai, arXiv 2025"
@@ -229,6 +234,7 @@ class FullGrad:
 
     rescale: Rescale = "layer"
 
+    version = 1
     needs_gradient: ClassVar[bool] = False  # not of a layer
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Srinivas & Fleuret, NeurIPS 2019"

@@ -42,6 +42,7 @@ class Gradient:
     reduce: Reduce = "max"
     times_input: bool = False
 
+    version = 1
     needs_gradient: ClassVar[bool] = False  # not of a layer
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Simonyan et al., ICLR Workshops 2014"
@@ -65,6 +66,7 @@ class SmoothGrad:
     reduce: Reduce = "max"
     seed: int = 0
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Smilkov et al., arXiv 2017"
@@ -93,6 +95,7 @@ class IntegratedGradients:
     steps: int = 32
     reduce: Reduce = "sum"
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Sundararajan et al., ICML 2017"
@@ -120,6 +123,7 @@ class GuidedBackprop:
     deconvnet: bool = False
     reduce: Reduce = "max"
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Springenberg et al., ICLR Workshops 2015; deconvnet: Zeiler & Fergus, ECCV 2014"
@@ -146,6 +150,7 @@ class GuidedGradCAM:
     reduce: Reduce = "max"
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Selvaraju et al., ICCV 2017"

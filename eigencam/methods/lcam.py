@@ -59,6 +59,7 @@ class LCAM:
     layer: str | None = None
     weights: Fitted | None = field(init=False, repr=False, compare=False)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Gkartzonika et al., ECCVW 2022"

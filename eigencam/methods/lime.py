@@ -57,6 +57,7 @@ class LIME:
     seed: int = 0
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     paper: ClassVar[str] = "Ribeiro et al., KDD 2016"
     needs: ClassVar[str] = "S forwards; superpixels on the CPU"

@@ -85,6 +85,7 @@ class MeaningfulPerturbation:
     top: int = 0
     seed: int = 0
 
+    version = 1
     needs_gradient: ClassVar[bool] = False  # not of a layer
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Fong & Vedaldi, ICCV 2017"
@@ -175,6 +176,7 @@ class ExtremalPerturbation:
     sigma: float = 21.0
     smooth: float = 0.09
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Fong et al., ICCV 2019"

@@ -34,6 +34,7 @@ class PytorchGradCAM:
     name: str = "GradCAM"
     options: dict[str, Any] = field(default_factory=dict)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False  # it makes its own passes
     paper: ClassVar[str] = "pytorch-grad-cam"
     needs: ClassVar[str] = "its own passes"
@@ -69,6 +70,7 @@ class TorchCAM:
     name: str = "GradCAM"
     options: dict[str, Any] = field(default_factory=dict)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "torchcam"
@@ -99,6 +101,7 @@ class Captum:
     name: str = "Occlusion"
     options: dict[str, Any] = field(default_factory=dict)
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Captum"

@@ -51,6 +51,7 @@ class ScoreCAM:
     channels: int | None = None
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Wang et al., CVPR Workshops 2020"
@@ -80,6 +81,7 @@ class SSCAM:
     channels: int | None = None
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Wang et al., arXiv 2020"
@@ -110,6 +112,7 @@ class ISCAM:
     channels: int | None = None
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Naidu et al., arXiv 2020"
@@ -136,6 +139,7 @@ class AblationCAM:
 
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Ramaswamy & Desai, WACV 2020"
@@ -164,6 +168,7 @@ class ShapCAM:
     seed: int = 0
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zheng et al., ECCV 2022"
@@ -210,6 +215,7 @@ class RISE:
     p: float = 0.5
     seed: int = 0
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Petsiuk et al., BMVC 2018"
@@ -260,6 +266,7 @@ class Occlusion:
     stride: int = 16
     score: Score = "probability"
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zeiler & Fergus, ECCV 2014"

@@ -9,6 +9,9 @@ from math import prod, tau
 import torch
 from torch import Tensor
 
+VERSIONS = {"randomness": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 
 def uniform(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
     """Uniform numbers in [0, 1).

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import color, segmentation
 
+VERSIONS = {"regions": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 

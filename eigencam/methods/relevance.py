@@ -69,6 +69,7 @@ class LRP:
     alpha: float = 2.0
     gamma: float = 0.25
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Bach et al., PLOS ONE 2015"
@@ -133,6 +134,7 @@ class LRP:
 class DeepLIFT:
     """DeepLIFT, Rescale rule; the reference is the mean colour."""
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Shrikumar et al., ICML 2017"
@@ -162,6 +164,7 @@ class ExcitationBackprop:
     contrastive: bool = False
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhang et al., ECCV 2016"

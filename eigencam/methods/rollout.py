@@ -51,6 +51,7 @@ class AttentionRollout:
     head_fusion: HeadFusion = "mean"
     discard: float = 0.0
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Abnar & Zuidema, ACL 2020"

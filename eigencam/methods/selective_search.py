@@ -48,6 +48,7 @@ class SelectiveSearch:
     min_side: int = 20
     seed: int = 0
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True

@@ -62,6 +62,7 @@ class SelfTaught:
     nms: float = 0.5
     layer: str | None = None
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
     paper: ClassVar[str] = "Bazzani et al., WACV 2016"

@@ -37,6 +37,7 @@ class SlidingWindows:
     max_aspect: float = 3.0
     limit: int = 10000
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
@@ -65,6 +66,7 @@ class RandomWindows:
     count: int = 1000
     seed: int = 0
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
@@ -101,6 +103,7 @@ class CenterWindows:
     count: int = 10
     shrink: float = 0.84
 
+    version = 1
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True

@@ -1,0 +1,142 @@
+"""Which versions of our code a number depends on.
+
+Every method, evaluator, dataset reader, attack, fit and packaged network has a plain class attribute `version` (a
+function: an attribute of the function), an integer. It is raised when a change moves a number that it gives with the
+same parameters, or changes a default. An evaluator's `version` is about its rows; its `summary_version` is about what
+`summary` makes of equal rows.
+
+Code that several of these share (enlarging maps, backward rules, random numbers, ...) has a version of its own, under a
+name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, and `SUMMARY_VERSIONS` where only summaries
+depend on it. What uses such a module is not declared, so it cannot be forgotten: it is read off the compiled code, from
+the class to all the functions and classes of ours that it refers to, and to the types of their arguments.
+
+`tests/golden.json` holds numbers by name and versions: a test fails where a number moves and no version does.
+"""
+
+import functools
+import importlib.util
+import re
+import sys
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+ROOT = __name__.partition(".")[0]
+
+
+def versions_of(thing: Any) -> dict[str, int]:
+    """The versions that what `thing` computes depends on: of an evaluator, its rows.
+
+    Args:
+        thing: a class or function of ours.
+
+    Returns:
+        `version`, its own, and the version of each shared part by the part's name, sorted.
+
+    >>> from eigencam.methods.baselines import CenterBox, RandomMap
+    >>> versions_of(CenterBox), versions_of(RandomMap)
+    ({'version': 1, 'forward': 1}, {'version': 1, 'forward': 1, 'randomness': 1})
+    """
+    return {"version": getattr(thing, "version", 1), **_shared(thing, "VERSIONS")}
+
+
+def summary_versions_of(evaluator: Any) -> dict[str, int]:
+    """What an evaluator's `summary` of given rows depends on: `summary_version` and the versions of shared parts."""
+    return {"summary_version": getattr(evaluator, "summary_version", 1), **_shared(evaluator, "SUMMARY_VERSIONS")}
+
+
+class _ModuleName(str):
+    """A module that is only named: what it refers to itself is not followed."""
+
+    __slots__ = ()
+
+
+@functools.cache
+def _shared(thing: Any, constant: str) -> dict[str, int]:
+    """Name and version of each shared part that is reached."""
+    found: dict[str, int] = {}
+    for module in _modules(thing):
+        found |= _constant(module, constant)
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _modules(thing: Any) -> frozenset[str]:
+    """Names of the modules of ours that a class or function refers to, directly or by others of ours."""
+    modules, seen, stack = set[str](), set[int](), [thing]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, _ModuleName):
+            modules.add(part)
+        elif id(part) not in seen and _is_ours(part):
+            seen.add(id(part))
+            modules.add(part.__module__)
+            stack += _references(part)
+    return frozenset(modules)
+
+
+def _is_ours(part: Any) -> bool:
+    return isinstance(getattr(part, "__module__", None), str) and part.__module__.partition(".")[0] == ROOT
+
+
+def _references(part: Any) -> Iterator[Any]:
+    """What the code of a class or function refers to."""
+    if isinstance(part, type):
+        yield from part.__bases__
+        for value in vars(part).values():
+            yield from (getattr(value, "fget", None), getattr(value, "__func__", value))
+        return
+    function = getattr(part, "py_func", None) or getattr(part, "__wrapped__", part)  # numba's and functools' wrappers
+    if isinstance(function, FunctionType):
+        for annotation in function.__annotations__.values():
+            yield from (_ModuleName(kind.__module__) for kind in _kinds(annotation) if _is_ours(kind))
+        yield from _globals(function.__code__, function.__globals__)
+    elif not callable(part):
+        yield type(part)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The classes of an annotation, those in brackets too."""
+    yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _kinds(inner)
+
+
+def _globals(code: CodeType, names: Mapping[str, Any]) -> Iterator[Any]:
+    """Values of the names that code refers to, and names of the modules of ours that it imports."""
+    for name in code.co_names:
+        value = names.get(name)
+        if name.partition(".")[0] == ROOT:
+            yield from _imported(name, code.co_names)
+        elif isinstance(value, ModuleType):
+            yield from (getattr(value, inner, None) for inner in code.co_names if value.__name__.startswith(ROOT))
+        elif isinstance(value, dict | list | tuple):
+            yield from value.values() if isinstance(value, dict) else value
+        else:
+            yield value
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _globals(constant, names)
+
+
+def _imported(name: str, names: Sequence[str]) -> Iterator[_ModuleName]:
+    """A module, or those of a package that are named."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        yield _ModuleName(name)
+    else:
+        inside = [f"{name}.{inner}" for inner in names if inner.isidentifier()]
+        yield from (_ModuleName(module) for module in inside if importlib.util.find_spec(module))
+
+
+@functools.cache
+def _constant(module: str, constant: str) -> dict[str, int]:
+    """A module's constant of names and versions; of one that is not loaded yet, from its text."""
+    if module in sys.modules:
+        return getattr(sys.modules[module], constant, {})
+    spec = importlib.util.find_spec(module)
+    text = Path(spec.origin).read_text() if spec and spec.origin else ""
+    found = re.search(rf'^{constant} = {{"(\w+)": (\d+)}}$', text, re.M)
+    return {found[1]: int(found[2])} if found else {}

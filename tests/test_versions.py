@@ -1,0 +1,138 @@
+"""Versions of our code: who has one, and what enters them by itself."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+import eigencam.datasets
+import eigencam.evaluation
+from eigencam.build import find
+from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.wsol import MaxBoxAcc
+from eigencam.methods.files import BoxFiles
+from eigencam.methods.perturbation import AblationCAM, Occlusion
+from eigencam.methods.relevance import LRP
+from eigencam.network import Preprocess
+from eigencam.versions import _constant, summary_versions_of, versions_of
+
+GROUPS = ("method", "evaluator", "dataset", "model", "fit")
+NAMES = ("VERSIONS", "SUMMARY_VERSIONS")
+
+
+def targets(group: str) -> dict[str, Any]:
+    """The classes and functions of ours that a group's YAMLs name, attacks of evaluators among them."""
+    found: dict[str, Any] = {}
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            if str(node.get("_target_")).startswith("eigencam."):
+                found[node["_target_"]] = find(node["_target_"])
+            for value in node.values():
+                visit(value)
+
+    def walk(folder: Traversable) -> None:
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                walk(entry)
+            elif entry.name.endswith(".yaml"):
+                visit(OmegaConf.to_container(OmegaConf.create(entry.read_text()), resolve=False))
+
+    walk(files("eigencam.configs") / group)
+    return found
+
+
+def modules() -> list[str]:
+    """All modules of ours; an editable installation has two of the packages in folders of their own."""
+    packages = (eigencam, eigencam.datasets, eigencam.evaluation)
+    found = [one.name for p in packages for one in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
+    return sorted(set(found) - {"eigencam.__main__"})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_a_config_names_has_versions_of_its_own(group: str) -> None:
+    found = targets(group)
+    assert len(found) > 2
+    for name, thing in found.items():
+        own = vars(thing)  # not a base class's
+        assert isinstance(own.get("version"), int), f"{name} has no `version = 1`"
+        assert own["version"] >= 1
+        if group == "evaluator" and hasattr(thing, "summary"):
+            assert isinstance(own.get("summary_version"), int), f"{name} has no `summary_version = 1`"
+    names = [thing.__name__ for thing in found.values()]
+    assert len(set(names)) == len(names), f"a result's identity names the class alone: {sorted(names)}"
+
+
+@pytest.mark.parametrize("thing", [BoxFiles, Preprocess])
+def test_what_no_config_names_has_one_too(thing: Any) -> None:
+    assert vars(thing)["version"] == 1
+
+
+def test_names_of_shared_parts_are_used_once_and_are_read_without_importing() -> None:
+    for constant in NAMES:
+        loaded = {name: getattr(importlib.import_module(name), constant, {}) for name in modules()}
+        parts = [part for found in loaded.values() for part in found]
+        assert parts
+        assert len(set(parts)) == len(parts)
+        for name, found in loaded.items():
+            for part, version in found.items():
+                assert f'\n{constant} = {{"{part}": {version}}}\n' in inspect.getsource(sys.modules[name]), name
+
+
+@pytest.mark.parametrize(
+    ("thing", "uses", "not_uses"),
+    [
+        (LRP, {"backward", "forward"}, {"score_map", "tape", "randomness"}),
+        (AblationCAM, {"ablation", "tail"}, {"randomness", "backward"}),  # tail: through ablation
+        (Occlusion, {"forward"}, {"ablation", "randomness"}),  # of other methods in the same file
+        (
+            MaxBoxAcc,
+            {"bicubic", "component_tree", "boxes", "score_map"},
+            {"statistics", "forward"},
+        ),  # imported when called
+        (Localization, {"boxes", "score_map", "truth"}, {"bicubic"}),
+    ],
+)
+def test_shared_parts_enter_by_themselves(thing: Any, uses: set[str], not_uses: set[str]) -> None:
+    found = versions_of(thing)
+    assert found["version"] == thing.version
+    assert uses <= found.keys()
+    assert not not_uses & found.keys()
+
+
+def test_a_summary_has_versions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert summary_versions_of(Localization) == {"summary_version": Localization.summary_version, "statistics": 1}
+    monkeypatch.setattr(Localization, "summary_version", 7)
+    monkeypatch.setattr(Localization, "version", 8)
+    assert summary_versions_of(Localization)["summary_version"] == 7
+    assert versions_of(Localization)["version"] == 8
+
+
+def test_reading_versions_imports_nothing() -> None:
+    program = """if True:
+        import sys
+        from eigencam.evaluation.wsol import MaxBoxAcc
+        before = set(sys.modules)
+        from eigencam.versions import versions_of
+        found = versions_of(MaxBoxAcc)
+        assert {"bicubic", "component_tree"} <= found.keys(), found
+        new = {name for name in set(sys.modules) - before if name.startswith(("eigencam", "torch", "numba"))}
+        assert new == {"eigencam.versions"}, new
+        from eigencam.evaluation import bicubic, component_tree
+        versions_of.__globals__["_shared"].cache_clear()
+        versions_of.__globals__["_constant"].cache_clear()
+        assert versions_of(MaxBoxAcc) == found
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_module_without_versions_has_none() -> None:
+    assert _constant("eigencam.build", "VERSIONS") == {}
+    assert _constant("eigencam.nowhere", "VERSIONS") == {}
