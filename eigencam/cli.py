@@ -10,6 +10,9 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
+from eigencam.files import one_line
+from eigencam.streams import outlive_readers
+
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
     "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes (Hydra)",
@@ -29,6 +32,7 @@ MODULES = {"methods": "catalogue"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    outlive_readers()
     sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
     chosen = argv[0] if argv else ""
     if chosen == "run" and "--retry-failed" in argv:
@@ -47,15 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv[1:])
     try:
         return module.main(args)
-    except (ValueError, FileNotFoundError) as error:
-        return _refuse(error)
-    except BrokenPipeError:  # `eigencam table | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:  # Hydra's, told apart without importing it where nothing else does
-        if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
-            raise
-        return _refuse(error, _valid_names(str(error), overrides=_overrides(args)))
+    except Exception as error:
+        # Hydra's, told apart without importing it where nothing else does; some of them are OSErrors.
+        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+            return _refuse(error, _valid_names(str(error), overrides=_overrides(args)))
+        if isinstance(error, ValueError | OSError):
+            return _refuse(error)
+        raise
 
 
 def _top_level(argv: list[str]) -> int:
@@ -90,12 +92,13 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:
+        outlive_readers()  # in a launcher's process, too
         command = getattr(importlib.import_module(f"eigencam.{chosen}"), chosen)
         try:
             with free_gpu() if config.device == "free" else nullcontext(config.device) as device:
                 config.device = device
                 command(config)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
                 _refuse(error)
                 error.told = True  # type: ignore[union-attr]
@@ -112,8 +115,8 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError) as error:
-        return 2 if hasattr(error, "told") else _refuse(error)
+    except (ValueError, OSError) as error:
+        return _status(error) if hasattr(error, "told") else _refuse(error)
     except Exception as error:  # submitit's, told apart without importing it: it is optional
         if type(error).__name__ != "UncompletedJobError":
             raise
@@ -184,8 +187,14 @@ def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = (
 def _refuse(error: Exception, hint: str = "") -> int:
     if os.environ.get("EIGENCAM_DEBUG"):
         raise error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = one_line(error) if isinstance(error, OSError) and error.errno else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if hint:
         lines = [lines[0], hint]
     print("eigencam: " + "\n  ".join(lines or [type(error).__name__]), file=sys.stderr)
-    return 2
+    return _status(error)
+
+
+def _status(error: Exception) -> int:
+    """1 where a machine failed (a full disk, no permission), 2 where the input was wrong."""
+    return 1 if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError) else 2

@@ -23,9 +23,11 @@ from eigencam import named
 from eigencam.build import instantiate
 from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric
+from eigencam.evaluation.escaping import file_name
 from eigencam.evaluation.paired import Difference, difference, holm
 from eigencam.evaluation.statistics import by_picture
 from eigencam.evaluation.tables import FORMATS, Table, read_results, render
+from eigencam.files import write_text
 from eigencam.table import default_results, write
 
 PLACES = ("dataset", "network", "evaluator", "metric")
@@ -97,12 +99,12 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(render(item, args.format) for item in made))
     if args.out:
         written = write(args.out, "compare", made, ["printed by: eigencam compare"])
-        (args.out / "compare.json").write_text(as_json(lines, found, notes) + "\n")
+        write_text(args.out / "compare.json", as_json(lines, found, notes) + "\n")
         written.append(args.out / "compare.json")
         for ranking in found:
             if len(ranking.methods) > 2 and not np.isnan(ranking.critical):
-                stem = ranking.metric.replace(" ", "-")
-                written += [ranks.draw(ranking, args.out / f"ranks-{stem}.{kind}") for kind in ("svg", "pdf", "png")]
+                stem = file_name("ranks", *ranking.metric.split(" "))
+                written += [ranks.draw(ranking, args.out / f"{stem}.{kind}") for kind in ("svg", "pdf", "png")]
         print("written:", *written)
     return 0
 

@@ -1,6 +1,5 @@
 """The curves of results: gathered into plots, a line for each method, and written as figures for papers."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.evaluation.base import Curve
+from eigencam.evaluation.escaping import figure as figure_text
+from eigencam.evaluation.escaping import file_name
+from eigencam.files import replacing
 
 KINDS = ("pdf", "svg", "png")
 COLOURS = ("#4a86c5", "#ee7733", "#2a9d47", "#cc4c93", "#66ccee", "#ccaa33", "#ee6677", "#009988", "#8a6fd1", "#a8683c")
@@ -129,18 +131,20 @@ def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
         for method, curve in plot.lines.items():
             dash = [float(n) / 1.2 for n in look[method].dash.split()]
             style: Any = (0, dash) if dash else "-"
-            axes.plot(curve.xs, curve.ys, color=look[method].colour, linestyle=style, lw=1.2, label=method)
+            axes.plot(curve.xs, curve.ys, color=look[method].colour, linestyle=style, lw=1.2, label="method")
             if curve.mark:
                 axes.plot(*curve.mark, "o", color=look[method].colour, ms=3)
-        axes.set(xlabel=plot.first.x, ylabel=plot.first.y, ylim=(0, top(plot)))
+        axes.set(xlabel=figure_text(plot.first.x), ylabel=figure_text(plot.first.y), ylim=(0, top(plot)))
         if plot.first.log:
             axes.set_xscale("log")
         axes.grid(alpha=0.3, lw=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=6, ncols=2 if len(plot.lines) > 6 else 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        legend = axes.legend(frameon=False, fontsize=6, ncols=2 if len(plot.lines) > 6 else 1)
+        for text, method in zip(legend.get_texts(), plot.lines, strict=True):  # a label `_a` would not be shown
+            text.set_text(figure_text(method))
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-        figure.savefig(path, dpi=300, metadata=dates[path.suffix.removeprefix(".")])
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=300, metadata=dates[path.suffix.removeprefix(".")])
     return path
 
 
@@ -148,11 +152,7 @@ def save_all(made: Sequence[Plot], look: dict[str, Style], folder: Path, kind: s
     """Write every plot as `<dataset>-<network>-<evaluator>-<name>.<kind>`."""
     if kind not in KINDS:
         raise ValueError(f"--figure-format {kind}; allowed: {', '.join(KINDS)}")
-    paths = [folder / f"{_stem(p.dataset, p.network, p.evaluator, p.name)}.{kind}" for p in made]
+    paths = [folder / f"{file_name(p.dataset, p.network, p.evaluator, p.name)}.{kind}" for p in made]
     if len(set(paths)) < len(paths):  # the same dataset with several targets or checksums
         paths = [path.with_stem(f"{path.stem}-{k}") for k, path in enumerate(paths, 1)]
     return [save(plot, look, path) for plot, path in zip(made, paths, strict=True)]
-
-
-def _stem(*names: str) -> str:
-    return "-".join(re.sub(r"[^\w.]+", "_", name).strip("_") for name in names)

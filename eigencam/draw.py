@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap, box_of
+from eigencam.files import replacing
 
 Picture = NDArray[np.uint8]
 GREEN, BLUE, INK, PAPER = (40, 220, 90), (70, 200, 255), (25, 25, 30), (255, 255, 255)
@@ -109,7 +110,7 @@ def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
 
 def save(picture: Image.Image | Picture, path: Path) -> Path:
     """Write a PNG or JPEG by the name's ending; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(path, quality=92, subsampling=0)  # what a format has no use for, Pillow ignores
+    with replacing(path) as beside:
+        picture.save(beside, quality=92, subsampling=0)  # what a format has no use for, Pillow ignores
     return path

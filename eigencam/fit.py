@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader
 from eigencam import fitted
 from eigencam.datasets.base import BadImageError, Dataset
 from eigencam.environment import keep_freed_memory
+from eigencam.files import write_text
 from eigencam.identity import VERSION, canonical, checksum, describe
 from eigencam.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.network import Network, Preprocess, check_layer, load_network
 from eigencam.prepare import attempt, build_node, chosen_device, machine_faults, model_faults, stop, typed
-from eigencam.records import write_text
 
 
 @dataclass

@@ -5,7 +5,6 @@ one that was not. The network stays in evaluation mode: batch normalisation keep
 """
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from eigencam.files import replacing
 from eigencam.fit import Job
 from eigencam.fit_pictures import augmented, seed_of, shuffled, widened
 from eigencam.forward import evaluating
@@ -55,14 +55,12 @@ class Descent:
         self.step, self.sums, self.pictures, self.log = (state[k] for k in ("step", "sums", "pictures", "log"))
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        """Write a checkpoint as a whole."""
         state: dict[str, Any] = {"tensors": {name: tensor.detach() for name, tensor in self.tensors.items()}}
         state["optimizer"] = self.optimizer.state_dict()
         state |= {k: getattr(self, k) for k in ("step", "sums", "pictures", "log")}
-        torch.save(state, beside)
-        beside.replace(path)
+        with replacing(path) as beside:
+            torch.save(state, beside)
 
     def note(self, terms: dict[str, float], pictures: int) -> None:
         """Add a step's terms to the epoch's."""

@@ -15,7 +15,6 @@ Weights are of use for the one network, with the weights, that they were fitted 
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from eigencam.files import write_bytes
 from eigencam.network import weight_file
 
 if TYPE_CHECKING:
@@ -98,12 +98,9 @@ def read(path: Path) -> Fitted:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file as a whole."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    beside.write_bytes(save(plain, {"about": json.dumps(about, sort_keys=True)}))
-    beside.replace(path)
+    write_bytes(path, save(plain, {"about": json.dumps(about, sort_keys=True)}), sync=True)
 
 
 def missing(files: str | Sequence[str], kinds: Sequence[str], network: "Network") -> str:

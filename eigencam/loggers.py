@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from eigencam.evaluation.base import Metric
+from eigencam.evaluation.escaping import markdown
 from eigencam.identity import checksum
 from eigencam.records import Result
 
@@ -48,7 +49,7 @@ class TensorBoard:
         with SummaryWriter(str(self.folder / "-".join([*names.values(), identity]))) as writer:
             for name, value in metrics.items():
                 writer.add_scalar(f"{names['evaluator']}/{name}", value)
-            lines = [f"{key}: {value}  " for key, value in {**names, "identity": identity}.items()]
+            lines = [f"{key}: {markdown(value)}  " for key, value in {**names, "identity": identity}.items()]
             writer.add_text("result", "\n".join(lines))
 
 

@@ -14,7 +14,9 @@ import pandas as pd
 
 from eigencam import curves, gallery
 from eigencam.build import instantiate
+from eigencam.evaluation import escaping
 from eigencam.evaluation.tables import COLUMNS, Table, collect, tables
+from eigencam.files import write_text
 from eigencam.table import default_results
 
 PLOT = (300.0, 170.0)
@@ -94,8 +96,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.no_pictures and args.pictures:
         sets = _galleries(args, results, long, say)
     page = render(args, long, made, plots, look, sets, list(said))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page, encoding="utf-8")
+    write_text(args.out, page)
     shown = sum(len(of["pictures"]) for of in sets.values())
     print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} pictures, {len(page.encode()) / 1e6:.2f} MB")
     if args.figures:
@@ -146,11 +147,13 @@ def render(
 ) -> str:
     """The page; of pictures as many as fit."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("eigencam", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: escaping.one_line(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -169,7 +172,8 @@ def render(
 
     def filled(dropped: int) -> str:
         data = {"sets": sets, "heat": _heat(), "dropped": dropped}
-        return template.render(**fixed, data=in_script(data), count={k: len(v["pictures"]) for k, v in sets.items()})
+        count = {name: len(of["pictures"]) for name, of in sets.items()}
+        return template.render(**fixed, data=Markup(escaping.script(data)), count=count)
 
     limit, page = int(args.max_mb * 1e6), filled(0)
     if (over := len(page.encode()) - limit) > 0 and sets:
@@ -180,16 +184,6 @@ def render(
     if len(page.encode()) > limit:
         raise ValueError(f"--max-mb {args.max_mb}: the page without pictures has {len(page.encode()) / 1e6:.2f} MB")
     return page
-
-
-def in_script(data: object) -> str:
-    """JSON that may stand in a `<script>`: what HTML would read as its own is escaped."""
-    from markupsafe import Markup
-
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def facts(root: Path, long: pd.DataFrame) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
+from eigencam.evaluation.escaping import one_line
 from eigencam.table import default_results
 
 STATES = ("done", "running", "partial", "failed", "left out", "missing", "refused")
@@ -38,7 +39,8 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
     elif args.all:
         shown = frame.assign(left=frame.pop("left_s").map(duration)).fillna("")
-        print(tabulate(shown.to_dict("list"), headers="keys", showindex=False, tablefmt="simple"))
+        shown = shown.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+        print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1, 2, 3]))
     else:
         _print_counts(frame)
         print(f"{len(frame)} results in {args.results}; --all lists them")
@@ -112,9 +114,10 @@ def _print_counts(frame: pd.DataFrame) -> None:
         index=["dataset", "network"], columns="state", values="error", aggfunc="size", fill_value=0
     )
     counts = counts.reindex(columns=[state for state in STATES if state in counts])
-    print(tabulate(counts.reset_index().to_dict("list"), headers="keys", showindex=False, tablefmt="simple"))
+    shown = counts.reset_index().map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+    print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1]))
     for line in frame[frame["state"].isin(["failed", "refused"])].itertuples():
-        print(f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}")
+        print(one_line(f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}"))
     # The results of one network on one dataset are made together, so the longest counts; jobs come one after another.
     left = frame.groupby(["dataset", "network"])["left_s"].max().sum(min_count=1)
     if left == left:

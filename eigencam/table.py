@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-import sys
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from eigencam.derived import by_prediction, with_wins
+from eigencam.evaluation import escaping
 from eigencam.evaluation.papers import Layout, layouts, numbers, paper_table, papers, shown_beside
 from eigencam.evaluation.tables import FORMATS, Table, collect, long_of, render, selected, tables
+from eigencam.files import write_text
 from eigencam.identity import describe
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
@@ -88,11 +90,11 @@ def main(args: argparse.Namespace) -> int:
         long = by_prediction(args.results, long) if args.by else long
         made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
     if args.format == "csv" and not args.paper:
-        long[list(LONG)].to_csv(sys.stdout, index=False)
+        print(_csv(long), end="")
     else:
         print("\n".join(render(table, args.format) for table in made))
     if args.out:
-        lines = long[list(LONG)].to_csv(index=False, float_format="%.6g") if not args.paper else None
+        lines = _csv(long, digits=6) if not args.paper else None
         header = _header(args.results, long)
         print("written:", *write(args.out, args.paper or "tables", made, header, lines))
     return 0
@@ -123,6 +125,16 @@ def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={found[key]}" for key in found if planned and found[key] != planned.get(key, found[key]))
 
 
+def _csv(long: pd.DataFrame, digits: int | None = None) -> str:
+    """Every metric of every result, numbers with so many digits; with all of them by default."""
+    lines = long[list(LONG)].itertuples(index=False)
+    return escaping.csv_table([LONG, *([_rounded(cell, digits) for cell in line] for line in lines)])
+
+
+def _rounded(cell: Any, digits: int | None) -> Any:
+    return f"{cell:.{digits}g}" if digits and isinstance(cell, float) and cell == cell else cell
+
+
 def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: str | None = None) -> list[Path]:
     """The tables as STEM.csv, .md, .tex and .html, each beginning with the header.
 
@@ -136,17 +148,16 @@ def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: 
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    comment = "".join(f"# {line}\n" for line in header)
     texts = {style: "\n".join(render(table, style) for table in made) for style in FORMATS if style != "terminal"}
-    texts["csv"] = comment + (lines or texts["csv"])
-    texts["latex"] = comment.replace("#", "%") + texts["latex"]
-    said = f"<!-- {' | '.join(header)} -->\n"
+    plain = [escaping.one_line(line) for line in header]
+    texts["csv"] = "".join(f"# {line}\n" for line in plain) + (lines or texts["csv"])
+    texts["latex"] = "".join(f"% {line}\n" for line in plain) + texts["latex"]
+    said = f"<!-- {' | '.join(map(escaping.comment, header))} -->\n"
     texts["markdown"] = said + "\n" + texts["markdown"]
-    texts["html"] = PAGE.format(title=stem, body=said + texts["html"])
+    texts["html"] = PAGE.format(title=escaping.html(stem), body=said + texts["html"])
     paths = {style: folder / f"{stem}.{SUFFIX[style]}" for style in texts}
     for style, path in paths.items():
-        path.write_text(texts[style])
+        write_text(path, texts[style])
     return list(paths.values())
 
 
@@ -156,7 +167,7 @@ def _header(root: Path, long: pd.DataFrame) -> list[str]:
     for folder in long["folder"].unique() if len(long) else ():
         for env in json.loads((root / folder / "env.json").read_text()):
             packages, dirty = env["packages"], " (with changes)" if env["git_dirty"] else ""
-            seen[f"command: {' '.join(env['command'])}"] = None
+            seen[f"command: {shlex.join(env['command'])}"] = None
             seen[
                 f"code: {env['git_commit']}{dirty}; Python {env['python']}, torch {packages['torch']}, "
                 f"Pillow {packages['pillow']}; {env['gpu'] or 'CPU'}, {env['cpus']} cores"

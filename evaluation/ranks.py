@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
+from eigencam.evaluation.escaping import figure as figure_text
+from eigencam.files import replacing
+
 Floats = NDArray[np.float64]
 
 
@@ -100,7 +103,8 @@ def draw(found: Ranking, path: Path) -> Path:
             y = deep + 0.4 + (i if left else count - 1 - i)
             edge = 0.8 if left else count + 0.2
             axes.plot([rank, rank, edge], [0, y, y], "0.45", lw=0.8)
-            text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
+            shown = figure_text(name)
+            text = f"{shown}  {rank:.2f}" if left else f"{rank:.2f}  {shown}"
             axes.text(edge, y, f" {text} ", ha="right" if left else "left", va="center")
         for level, (i, j) in enumerate(groups):
             y = 0.35 + 0.32 * level
@@ -109,9 +113,10 @@ def draw(found: Ranking, path: Path) -> Path:
         if not np.isnan(found.critical):
             axes.plot([1, 1 + found.critical], [-1.25, -1.25], "k", lw=1, marker="|", ms=5)
             axes.text(1 + found.critical, -1.25, f"  CD {found.critical:.2f}", va="center")
-        figure.suptitle(f"{found.metric}, average rank in {found.blocks} pairs of dataset and network", fontsize=9)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        title = figure_text(found.metric)
+        figure.suptitle(f"{title}, average rank in {found.blocks} pairs of dataset and network", fontsize=9)
         # Without a date the same ranks make the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix.removeprefix("."))
-        figure.savefig(path, dpi=200, metadata=metadata)
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=200, metadata=metadata)
     return path

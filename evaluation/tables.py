@@ -5,9 +5,8 @@ number needs to be read stands with it: n, the threshold, the 95 % interval, the
 """
 
 import hashlib
-import html
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
+
+from eigencam.evaluation import escaping
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
@@ -110,42 +111,90 @@ def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
 
 
 def render(table: Table, style: Format) -> str:
-    """A table as text, footnotes included."""
-    frame = table.frame
-    if style == "csv":
-        return frame.to_csv(index=False)
-    if frame.shape[1] == 2 and style != "latex":  # no metric is defined
-        return "\n".join(
-            [("### " if style == "markdown" else "") + table.title, "", *[f"- {n}" for n in table.notes], ""]
-        )
-    if style == "terminal":
-        shown = frame
-        if "network" in frame and frame.columns[0] == "network":
-            shown = frame.assign(network=frame["network"].mask(frame["network"].duplicated(), ""))
-        text = tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
-        return "\n".join([table.title, "", text, *[f"  {note}" for note in table.notes], ""])
-    if style == "markdown":
-        bold = frame.copy()
-        for column in table.best:
-            bold[column] = np.where(table.best[column], "**" + bold[column] + "**", bold[column])
-        return "\n".join(
-            [f"### {table.title}", "", bold.to_markdown(index=False), "", *[f"- {n}" for n in table.notes], ""]
-        )
-    if style == "html":
-        cells = frame.map(lambda text: html.escape(str(text)))
-        for column in table.best:
-            cells[column] = np.where(table.best[column], "<b>" + cells[column] + "</b>", cells[column])
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
-        body = cells.to_html(index=False, escape=False, border=0)
-        return f"<h2>{html.escape(table.title)}</h2>\n{body}\n<ul>{notes}</ul>\n"
-    shown = frame.map(_escape).rename(columns=_escape)
-    marks = table.best.map(lambda best: "textbf:--rwrap;" if best else "").rename(columns=_escape)
-    styler = shown.style.hide(axis="index").apply(
-        lambda _: marks.reindex(columns=shown.columns, fill_value=""), axis=None
-    )
-    columns = "ll" + "r" * len(table.best.columns)
-    text = styler.to_latex(hrules=True, caption=_escape(table.title), column_format=columns)
-    return "\n".join([*[f"% {note}" for note in table.notes], text])
+    """A table as text, footnotes included; names are escaped by the format's rules."""
+    return _WRITERS[style](table)
+
+
+def _terminal(table: Table) -> str:
+    shown = table.frame.map(escaping.one_line).rename(columns=escaping.one_line)
+    if "network" in shown and shown.columns[0] == "network":
+        shown = shown.assign(network=shown["network"].mask(shown["network"].duplicated(), ""))
+    text = tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
+    notes = [f"  {escaping.one_line(note)}" for note in table.notes]
+    return "\n".join([escaping.one_line(table.title), "", *([text] if _has_metrics(table) else []), *notes, ""])
+
+
+def _markdown(table: Table) -> str:
+    heads = [escaping.markdown(name) for name in table.frame.columns]
+    lines = _lines(table, escaping.markdown, "**{}**")
+    sides = ["right" if number else "left" for number in _numeric(table.frame)]
+    text = tabulate(lines, headers=heads, tablefmt="pipe", disable_numparse=True, colalign=sides)
+    notes = [f"- {escaping.markdown(note, starts_line=True)}" for note in table.notes]
+    title = f"### {escaping.markdown(table.title)}"
+    return "\n".join([title, "", *([text, ""] if _has_metrics(table) else []), *notes, ""])
+
+
+def _html(table: Table) -> str:
+    heads = "".join(f"<th>{escaping.html(name)}</th>" for name in table.frame.columns)
+    lines = ["".join(f"<td>{cell}</td>" for cell in line) for line in _lines(table, escaping.html, "<b>{}</b>")]
+    rows = "\n".join(f"<tr>{cells}</tr>" for cells in lines)
+    body = f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n"
+    notes = "".join(f"<li>{escaping.html(note)}</li>" for note in table.notes)
+    return f"<h2>{escaping.html(table.title)}</h2>\n{body if _has_metrics(table) else ''}<ul>{notes}</ul>\n"
+
+
+def _latex(table: Table) -> str:
+    heads = [escaping.latex(name) for name in table.frame.columns]
+    lines = [" & ".join(cells) + r" \\" for cells in _lines(table, escaping.latex, r"\textbf{{{}}}")]
+    right = [name in table.best or number for name, number in zip(table.frame, _numeric(table.frame), strict=True)]
+    text = [
+        *[f"% {escaping.one_line(note)}" for note in table.notes],
+        r"\begin{table}",
+        rf"\caption{{{escaping.latex(table.title)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if side else 'l' for side in right)}}}",
+        r"\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([*text, ""])
+
+
+def _csv(table: Table) -> str:
+    return escaping.csv_table([table.frame.columns, *table.frame.itertuples(index=False)])
+
+
+_WRITERS: Mapping[Format, Callable[[Table], str]] = {
+    "terminal": _terminal,
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "html": _html,
+}
+
+
+def _lines(table: Table, escape: Callable[[object], str], bold: str) -> list[list[str]]:
+    """The cells, escaped, the best in bold."""
+    columns = []
+    for name in table.frame.columns:
+        best = table.best[name] if name in table.best else [False] * len(table.frame)
+        cells = map(escape, table.frame[name])
+        columns.append([bold.format(cell) if mark else cell for cell, mark in zip(cells, best, strict=True)])
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def _numeric(frame: pd.DataFrame) -> list[bool]:
+    """Which columns hold numbers, or nothing."""
+    filled = [[cell for cell in frame[name].astype(str) if cell] for name in frame.columns]
+    return [bool(cells) and all(map(escaping.is_number, cells)) for cells in filled]
+
+
+def _has_metrics(table: Table) -> bool:
+    """Whether any metric is defined."""
+    return table.frame.shape[1] > 2
 
 
 def read_results(root: Path, folders: Container[str] | None = None) -> Iterable[dict[str, Any]]:
@@ -303,7 +352,3 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         notes.append(f"not run, {why}: {', '.join(names)}")
     return notes
-
-
-def _escape(text: object) -> str:
-    return str(text).replace("%", r"\%").replace("_", r"\_")

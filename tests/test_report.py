@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from eigencam import curves, gallery, report
 from eigencam.cli import main
-from eigencam.evaluation import statistics
+from eigencam.evaluation import escaping, statistics
 from eigencam.evaluation.base import Curve
 
 RUN = ["dataset.count=24", "workers=0", "device=cpu", "batch_size=24", "timing=false"]
@@ -143,7 +143,7 @@ def test_names_cannot_break_out_of_the_page(results: Path, tmp_path: Path) -> No
     assert "<img src=x" not in text
     assert parsed(text).faults == []
     assert data_of(text)["sets"] == {}
-    packed = report.in_script({"a": evil})
+    packed = escaping.script({"a": evil})
     assert not set("<>&\u2028") & set(packed)
     assert json.loads(packed) == {"a": evil}
 

@@ -1,0 +1,41 @@
+"""Output that nobody reads any more stops nothing: `eigencam run | head`, a terminal that was closed."""
+
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class _Outliving(io.FileIO):
+    """A stream's file, which becomes the null device where its reader has gone."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return memoryview(data).nbytes
+
+
+def outlive_readers() -> None:
+    """Let what this process prints from here on outlive its readers; a closed stream takes and drops it."""
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__") and type(stream) is io.TextIOWrapper:
+            stream.flush()
+            buffer = io.BufferedWriter(_Outliving(stream.fileno(), "w", closefd=False))
+            made = io.TextIOWrapper(
+                buffer,
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, made)
