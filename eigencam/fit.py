@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import filelock
 import torch
 from omegaconf import MISSING, DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eigencam import fitted
+from eigencam import fitted, locks
 from eigencam.datasets.base import BadImageError, Dataset
 from eigencam.environment import keep_freed_memory
 from eigencam.files import write_text
@@ -150,10 +149,9 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
     file = job.file
     title = f"{job.fitter.kind} for {job.network.name} on {len(job.dataset.ids)} pictures of {job.dataset.name}"
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(file.with_name(f".{file.name}.lock"), blocking=False)
     try:
-        lock.acquire()
-    except filelock.Timeout:
+        lock = locks.take(file.with_name(f".{file.name}.lock"))
+    except locks.HeldError:
         raise ValueError(f"{file}: another process is fitting it") from None
     with lock:
         if _fitted_already(job, file):

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
 from eigencam.evaluation.escaping import one_line
+from eigencam.locks import is_held
 from eigencam.table import default_results
 
 STATES = ("done", "running", "partial", "failed", "left out", "missing", "refused")
@@ -153,14 +153,7 @@ def _state(folder: Path) -> dict[str, Any]:
 
 def _running(folder: Path) -> bool:
     """Whether a process holds the lock of the result, or of one of its shards."""
-    for path in folder.glob(".lock*"):
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return True
-        lock.release()
-    return False
+    return any(map(is_held, folder.glob(".lock*")))
 
 
 def _paces(root: Path) -> Iterator[tuple[str, float]]:

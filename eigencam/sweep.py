@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from eigencam.locks import HeldError, take
+
 PLACES = ("launcher", "shard", "device")
 """Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
 
@@ -84,26 +86,23 @@ def free_gpu() -> Iterator[str]:
     import tempfile
     import time
 
-    import filelock
     import torch
 
     if not torch.cuda.is_available():
         yield "cpu"
         return
     folder = Path(tempfile.gettempdir())
-    locks = {
-        f"cuda:{k}": filelock.FileLock(folder / f"eigencam-{torch.cuda.get_device_properties(k).uuid}.lock")
+    files = {
+        f"cuda:{k}": folder / f"eigencam-{torch.cuda.get_device_properties(k).uuid}.lock"
         for k in range(torch.cuda.device_count())
     }
     while True:
-        for device, lock in locks.items():
+        for device, file in files.items():
             try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
+                lock = take(file, for_everybody=True)
+            except HeldError:
                 continue
-            try:
+            with lock:
                 yield device
-            finally:
-                lock.release()
             return
         time.sleep(1.0)

@@ -1,0 +1,134 @@
+"""Locks that end with their process: one process at a time writes a result, or uses a GPU.
+
+The kernel holds them (`flock`), so that nothing of a killed process stays locked, whatever its machine is called by
+then. Where a file system has none (NFS without lockd, some FUSE mounts), that is said; nothing else is used in their
+place, since a file that only stands for a lock outlives its process.
+"""
+
+import errno
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+"""What file systems answer where somebody else has the lock."""
+
+MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+"""What file systems answer that have no such locks, or none for a file that may only be read."""
+
+TRIES = 10
+"""Attempts, 20 ms apart, before a lock counts as held: who asks whether it is (`is_held`) has it for a moment."""
+
+
+class HeldError(ValueError):
+    """Another process has the lock."""
+
+
+class NoLocksError(ValueError):
+    """The file system has no locks."""
+
+
+@dataclass(slots=True)
+class Lock:
+    """A lock that this process has, until it is released or the process ends."""
+
+    path: Path
+    _number: int | None
+
+    def release(self) -> None:
+        """Give it back; a second time does nothing."""
+        if self._number is not None:
+            os.close(self._number)
+            self._number = None
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def take(path: Path, *, wait: bool = False, for_everybody: bool = False) -> Lock:
+    """Take the lock of a file, which is made where it is missing, and stays.
+
+    Args:
+        path: the file.
+        wait: whether to wait for whoever has it.
+        for_everybody: whether other users of the machine may take it too.
+
+    Raises:
+        HeldError: another process has it.
+        NoLocksError: the file system has no locks.
+        OSError: the file cannot be made or opened.
+    """
+    number = _opened(path, for_everybody=for_everybody)
+    try:
+        for left in reversed(range(TRIES)):
+            try:
+                _flock(number, shared=False, wait=wait)
+            except OSError as error:
+                if error.errno in MISSING:
+                    raise NoLocksError(_without(path, error)) from None
+                if error.errno not in HELD:
+                    raise OSError(error.errno, error.strerror, str(path)) from error
+                if not left:
+                    raise HeldError(f"{path}: another process has this lock") from None
+                time.sleep(0.02)
+            else:
+                return Lock(path, number)
+    except BaseException:
+        os.close(number)
+        raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has the lock of a file; needs the permission to read it only, and False where that is denied."""
+    with suppress(OSError):
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _flock(number, shared=True, wait=False)
+        except OSError as error:
+            return error.errno in HELD
+        finally:
+            os.close(number)
+    return False
+
+
+def _flock(number: int, *, shared: bool, wait: bool) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, "no file locks on this system")
+    fcntl.flock(number, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+
+
+def _opened(path: Path, *, for_everybody: bool) -> int:
+    """The file's descriptor; another user's file is opened for reading, which is enough on a local disk."""
+    common = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | common, 0o666)
+    except FileExistsError:  # in a folder such as /tmp, O_CREAT would refuse another user's file
+        try:
+            return os.open(path, os.O_RDWR | common)
+        except PermissionError:
+            return os.open(path, os.O_RDONLY | common)
+    if for_everybody:
+        os.fchmod(number, 0o666)
+    return number
+
+
+def _without(path: Path, error: OSError) -> str:
+    return (
+        f"{path.parent}: this file system has no file locks ({error.strerror}), which keep two processes from writing "
+        "one result; let every process write a folder of its own, on a disk with locks (paths.results=DIR), and merge "
+        "the folders afterwards"
+    )
