@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 try:
     import fcntl
@@ -52,9 +51,7 @@ class Lock:
     def __enter__(self) -> "Lock":
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -93,7 +90,7 @@ def take(path: Path, *, wait: bool = False, for_everybody: bool = False) -> Lock
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has the lock of a file; needs the permission to read it only, and False where that is denied."""
+    """Whether a process has the lock of a file; False where it may not be read."""
     with suppress(OSError):
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -108,14 +108,10 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes two users")
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_two_users_share_the_lock_of_a_gpu(tmp_path: Path, umask: int) -> None:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    folder.chmod(0o1777)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    path = folder / "gpu.lock"
+def test_two_users_share_the_lock_of_a_gpu(tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o1777)
+    monkeypatch.chdir(tmp_path)  # the folders above are root's alone
+    path = Path("gpu.lock")
 
     def as_user(user: int, what: str) -> int:
         if (pid := os.fork()) == 0:
