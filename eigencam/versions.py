@@ -10,7 +10,8 @@ name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, and
 depend on it. What uses such a module is not declared, so it cannot be forgotten: it is read off the compiled code, from
 the class to all the functions and classes of ours that it refers to, and to the types of their arguments.
 
-`tests/golden.json` holds numbers by name and versions: a test fails where a number moves and no version does.
+`tests/golden.json` holds numbers by name and version: a test fails where a number moves, or a default changes, and no
+version does. `scripts/golden.py` writes the file and refuses the same.
 """
 
 import functools

@@ -1,0 +1,50 @@
+"""All golden numbers as they are now; see `golden_file.py` for what is kept of them."""
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+from golden_evaluators import evaluator_entries
+from golden_file import Entry
+from golden_methods import method_entries
+from golden_parts import part_entries
+
+Makers = Mapping[str, Callable[[], Entry]]
+
+
+def makers() -> dict[str, Callable[[], Entry]]:
+    """What makes each entry, by its name: parts, methods, evaluators."""
+    found = [*part_entries(), *method_entries(), *evaluator_entries()]
+    made = dict(found)
+    if len(made) < len(found):
+        names = [name for name, _ in found]
+        raise ValueError(f"two of one name: {sorted({name for name in names if names.count(name) > 1})}")
+    return made
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One thread, and no warnings of other libraries."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Print entries as JSON: `python golden.py onednn|plain [NAME ...]`, the latter without oneDNN; all, or those."""
+    library, *names = sys.argv[1:]
+    with alone(), torch.backends.mkldnn.flags(enabled=library == "onednn"):
+        json.dump({name: asdict(make()) for name, make in makers().items() if not names or name in names}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

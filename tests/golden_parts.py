@@ -1,0 +1,363 @@
+"""What golden numbers of shared parts are of (the modules with `VERSIONS`), of networks, attacks and the scenes."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from golden_evaluators import boxes, probe, samples, score_map
+from golden_file import Case, Entry, numbers
+from golden_methods import LABELS, entry, inputs, network, nodes, originals
+from PIL import Image
+from torch import Tensor, nn
+
+from eigencam import ablation, backward, forward, smooth_masks, tail, tape
+from eigencam.build import find, instantiate
+from eigencam.datasets import base, images
+from eigencam.datasets.scenes import Scenes
+from eigencam.evaluation import bicubic, component_tree, matching, similarity, statistics
+from eigencam.evaluation import boxes as box
+from eigencam.evaluation import maps as score_maps
+from eigencam.methods import randomness, regions
+from eigencam.network import Preprocess
+
+RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))
+
+
+def _score_map() -> Case:
+    case: Case = {}
+    for k, (score, _) in enumerate(samples()[:6]):
+        case[f"full {k}"] = numbers(score.full)
+        for rule, t in RULES:
+            case[f"cut {k} {rule}"] = numbers(score_maps.cut(score, rule, t))
+            found = score_maps.components(score_maps.foreground(score, rule, t)[None])
+            case[f"components {k} {rule}"] = [*numbers(found.boxes), *numbers(found.pixels)]
+            each = [score_maps.box_of(score, rule, t, component) for component in ("largest", "all")]
+            case[f"box {k} {rule}"] = numbers(np.stack(each))
+    return case
+
+
+def _boxes() -> Case:
+    a, b = boxes(2), boxes(3)[:, [1, 0, 3, 2]] + 0.5
+    offsets = np.array([0, 2, 2, 5, 7, 8, 9, 10, 11, 12, 13, 16])
+    made = {"from_half_open": box.from_half_open, "to_half_open": box.to_half_open, "from_xywh": box.from_xywh}
+    made |= {"to_xywh": box.to_xywh, "clip": partial(box.clip, size=(30, 25)), "area": box.area}
+    case = {name: numbers(function(a)) for name, function in made.items()}
+    return case | {"iou": numbers(box.iou(a, b)), "best": numbers(box.best_iou(a, b, offsets))}
+
+
+def _matching() -> Case:
+    overlap = box.iou(boxes(3), boxes(2))
+    case = {f"{n} proposals": numbers(matching.match_best_pairs(overlap[:n])) for n in (4, 16)}
+    case["coco"] = numbers(np.stack(matching.match_coco(overlap, (1, 5, 16))))
+    case["integral"] = numbers(matching.recall_integral(np.array([0.2, 0.5, 0.61, 0.749, 0.75, 0.999, 1.0])))
+    fractions = np.concatenate([boxes(2) + 0.4, boxes(2) + 0.6, boxes(2) - 0.3])
+    return case | {"first": numbers(matching.first_of_equal(fractions))}
+
+
+def _similarity() -> Case:
+    a, b = (np.stack([score_map(k + d, 24, 30) for k in range(4)]) for d in (0, 2))
+    a[3] = 1.0
+    measures = (similarity.rank_correlation, similarity.cosine, similarity.ssim, similarity.hog)
+    case = {measure.__name__: numbers(measure(a, b - 0.1)) for measure in measures}
+    return case | {"absolute": numbers(similarity.rank_correlation(a - 0.3, b - 0.2, absolute=True))}
+
+
+def _statistics() -> Case:
+    values = np.sin(np.arange(40.0)) ** 2
+    many = np.sin(np.arange(900.0)) ** 2
+    counts = np.stack([values, 1 + values[::-1]], axis=1)
+    ends = statistics.bootstrap_pooled(counts, lambda sums: sums[:, 0] / sums[:, 1])
+    case: Case = {f"wilson {k}": numbers(statistics.wilson(k, 20)) for k in (0, 7, 20)}
+    case |= {"mean": numbers(statistics.bootstrap_mean(values)), "pooled": numbers(np.array(ends))}
+    case |= {"many": numbers(statistics.bootstrap_mean(many))}
+    metrics = [statistics.mean("m", values), statistics.rate("r", values > 0.4), statistics.rate("all", values >= 0)]
+    import pandas as pd
+
+    rows = pd.DataFrame({"image": np.arange(40) // 3})
+    for metric in (*metrics, *statistics.by_picture(metrics, rows)):
+        case.setdefault(metric.name, []).extend(numbers(np.array([metric.value, metric.low, metric.high, metric.n])))
+    return case
+
+
+def _bicubic() -> Case:
+    return {f"size {size}": numbers(bicubic.resize(score_map(1, 9, 7), size)) for size in (7, 20, 33)}
+
+
+def _component_tree() -> Case:
+    case: Case = {}
+    for k in range(2):
+        levels = (np.clip(score_map(k, 20, 26), 0, 1) * 255).astype(np.uint8)
+        levels[4:9, 5:12], levels[6, 7:10] = 200, 20
+        nodes, inner = component_tree.outer(levels), component_tree.holes(levels)
+        targets = np.array([[3.0, 4, 12, 14], [10, 2, 22, 19]])
+        case[f"outer {k}"], case[f"holes {k}"] = numbers(nodes), numbers(inner[:, :7])
+        for name, chosen in (
+            ("pixels", component_tree.largest_by_pixels(nodes)),
+            ("area", component_tree.largest_by_area(nodes, levels)),
+        ):
+            case[f"largest {name} {k}"] = numbers(chosen)
+            for grow in (0, 1):
+                found = component_tree.overlaps_of_chosen(nodes, chosen, grow, (20, 26), targets)
+                case[f"chosen {name} {k} {grow}"] = numbers(found)
+        for grow in (0, 1, 2):
+            case[f"all {k} {grow}"] = numbers(component_tree.overlaps_of_all(nodes, grow, (20, 26), targets))
+    return case
+
+
+def _randomness() -> Case:
+    index = torch.tensor([0, 1, 70000])
+    return {
+        f"{draw.__name__} {seed}": numbers(draw(index, (3, 5), seed))
+        for draw in (randomness.uniform, randomness.normal)
+        for seed in (0, 3)
+    }
+
+
+def _regions() -> Case:
+    image = originals()[0] / 255.0
+    case: Case = {}
+    for name, convert in regions.SPACES.items():
+        space = convert(image)
+        labels = regions.segments(space, 40)
+        case[name] = numbers(space)
+        case[f"boxes {name}"] = numbers(regions.boxes_of(labels))
+    return case
+
+
+def _forward() -> Case:
+    case: Case = {}
+    for name in ("scenes_vgg", "scenes_vit"):
+        used, targets = network(name), torch.tensor(LABELS[name])
+        made = used.forward(inputs(used.preprocess.size), gradients=True)
+        case |= {f"{name} logits": numbers(made.logits), f"{name} black": numbers(made.black)}
+        case |= {f"{name} activations": numbers(made.activations())}
+        case |= {f"{name} gradients": numbers(made.gradients(targets))}
+        picked = made.pick(torch.tensor([1, 0, 1]))
+        case |= {f"{name} picked": numbers(picked.gradients(torch.tensor([3, 0, 7])))}
+    channels_last = forward.as_maps(torch.arange(24.0).view(1, 2, 3, 4), "channels_last")
+    return case | {"channels_last": numbers(channels_last)}
+
+
+def _backward() -> Case:
+    """The gradient under each rule, and relevance shared out by a plain one."""
+    case: Case = {}
+    for name in ("scenes_vgg", "scenes_resnet"):
+        module, targets = network(name).module, torch.tensor(LABELS[name])
+        pictures = network(name).forward(inputs(64)).images
+        shared = backward.LinearRules(
+            lambda kind, first: (
+                lambda op, x, w, b: backward.like(
+                    op(x, w, b),
+                    op(x.abs(), w.abs(), None) + (0.5 if first else 0.0) + (0.1 if kind == "linear" else 0.0),
+                )
+            )
+        )
+        for what, rules in (
+            ("plain", None),
+            ("guided", {"relu": backward.guided_relu}),
+            ("deconvnet", {"relu": backward.deconvnet_relu}),
+            ("shared", shared.rules),
+        ):
+            for normalize in (False, True):
+                found = backward.gradients(module, pictures, targets, rules=rules, normalize=normalize)[1]
+                case[f"{name} {what}{' normalized' if normalize else ''}"] = numbers(found)
+        layer = network(name).layer
+        case[f"{name} layer"] = numbers(backward.gradients(module, pictures, targets, layer=layer)[1])
+        case[f"{name} entering"] = numbers(backward.entering(module, pictures).detach())
+    normed = nn.LocalResponseNorm(3, alpha=0.5, beta=0.6)
+    x = torch.linspace(-1, 2, 36, dtype=torch.float64).view(1, 4, 3, 3).requires_grad_()
+    with backward.relevance_rules({"local_response_norm": backward.fixed_normalization}):
+        out = normed(x)
+    return case | {"normalization": numbers(torch.autograd.grad(out.square().sum(), x)[0])}
+
+
+def _tape() -> Case:
+    case: Case = {}
+    for name in ("scenes_vgg", "scenes_resnet"):
+        kept = tape.record(network(name).module, network(name).forward(inputs(64)).images)
+        for n, step in enumerate(kept.steps):
+            case[f"{name} {n} {step.operation}"] = [str(step.sources), *map(float, step.shape)]
+            case[f"{name} {n} {step.operation}"] += [float(x.double().mean()) for x in step.inputs]
+        case[f"{name} ancestors"] = [str(sets) for sets in kept.ancestors()]
+    padded = tape.record(_Odd(), torch.ones(1, 3, 8, 8))
+    case["odd"] = [f"{step.operation} {_options(step.options)}" for step in padded.steps]
+    return case
+
+
+class _Odd(nn.Module):
+    """Operations that the scenes' networks have not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Padding, a strided and dilated convolution, pools, a concatenation, a mean."""
+        x = nn.functional.pad(x, (1, 2, 3, 0))
+        x = nn.functional.conv2d(x, torch.ones(4, 3, 3, 3), stride=(2, 1), padding=1, dilation=(1, 2))
+        y = nn.functional.max_pool2d(x, 3, 1, 1)
+        z = nn.functional.avg_pool2d(x, 3, 1, 1)
+        return nn.functional.conv2d(torch.cat([y, z], 1), torch.ones(6, 4, 1, 1), padding="same", groups=2).mean((2, 3))
+
+
+def _options(options: dict[str, Any]) -> str:
+    return str({key: tuple(v.shape) if isinstance(v, Tensor) else v for key, v in options.items()})
+
+
+def _tail() -> Case:
+    case: Case = {}
+    for name in ("scenes_vgg", "scenes_resnet"):
+        used = network(name)
+        activations = used.forward(inputs(64)).activations().double()
+        cut = tail.tail(used.module, used.layer, (64, 64))
+        case[name] = numbers(cut(1.1 * activations).detach())
+    return case
+
+
+def _ablation() -> Case:
+    return {
+        name: numbers(ablation.logits_without(network(name).forward(inputs(64), chunk=16), network(name).layer))
+        for name in ("scenes_vgg", "scenes_resnet")
+    }
+
+
+def _smooth_masks() -> Case:
+    masks = smooth_masks.SmoothMax((40, 33), 8, 5.0, torch.zeros(1))
+    height, width = (cells + masks.window - 1 - 2 * masks.padding for cells in masks.cells)
+    parameters = torch.linspace(0, 1, height * width).view(1, height, width).requires_grad_()
+    made = masks(parameters)
+    (slope,) = torch.autograd.grad(made.square().sum(), parameters)
+    case = {"masks": numbers(made.detach()), "slope": numbers(slope), "enlarger": [], "margin": [float(masks.margin)]}
+    case["enlarger"] = numbers(smooth_masks.enlarger(30, 7, 3.0))
+    image = torch.linspace(0, 1, 20 * 30).view(20, 30).square()
+    for edge in ("zero", "repeat"):
+        case[edge] = numbers(smooth_masks.gaussian_blur(image, 2.5, edge))
+    return case
+
+
+def _decoding() -> Case:
+    """Of files without loss."""
+    case: Case = {}
+    colours = Image.fromarray(originals()[0])
+    wide = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 109)
+    kinds = {"RGB": colours, "L": colours.convert("L"), "P": colours.quantize(16), "wide": wide}
+    kinds |= {"RGBA": colours.convert("RGBA"), "LA": colours.convert("LA"), "1": colours.convert("1")}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, image in kinds.items():
+            path = Path(folder) / f"{kind}.png"
+            image.save(path)
+            case[kind] = numbers(images.read_rgb(path))
+            case[f"{kind} size"] = numbers(np.array(images.image_size(path)))
+            if kind in ("P", "L"):
+                case[f"{kind} mask"] = numbers(images.read_mask(path))
+            if kind != "wide":
+                case[f"{kind} grey"] = numbers(images.read_grey(path))
+    return case
+
+
+def _truth() -> Case:
+    case: Case = {}
+    for k, (_, truth) in enumerate(samples()):
+        case[str(k)] = [*map(float, truth.objects()), "sought", *map(float, truth.sought())]
+    case["checksum"] = [base.checksum([1, "a", [2.5]])]
+    return case
+
+
+PARTS: tuple[tuple[ModuleType, Callable[[], Case]], ...] = (
+    (score_maps, _score_map),
+    (box, _boxes),
+    (matching, _matching),
+    (similarity, _similarity),
+    (bicubic, _bicubic),
+    (component_tree, _component_tree),
+    (randomness, _randomness),
+    (regions, _regions),
+    (forward, _forward),
+    (backward, _backward),
+    (tape, _tape),
+    (tail, _tail),
+    (ablation, _ablation),
+    (smooth_masks, _smooth_masks),
+    (images, _decoding),
+    (base, _truth),
+    (statistics, _statistics),
+)
+
+
+def _logits(name: str) -> Case:
+    used = network(name)
+    return {"logits": numbers(used.forward(inputs(used.preprocess.size)).logits)}
+
+
+def _waves(name: str) -> Case:
+    """Logits with weights that are waves: of networks whose weights are not in the package."""
+    node = nodes("model")[name]
+    module = instantiate({"_target_": node["_target_"]}).eval()
+    with torch.no_grad():
+        for k, tensor in enumerate(t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()):
+            flat = torch.arange(tensor.numel())
+            spread = 1.0 if tensor.ndim == 1 else (2.0 / tensor[0].numel()) ** 0.5
+            tensor.copy_(spread * (torch.cos((flat % 1009) + k) + (1.1 if tensor.ndim == 1 else 0.0)).view_as(tensor))
+        size = node["preprocess"]["size"]
+        out = module((inputs(size).float() / 255 - 0.5).to(next(module.parameters()).dtype))
+    return {"output": numbers(out / out.abs().max())}
+
+
+def _preprocess() -> Case:
+    case: Case = {}
+    for name, options in (
+        ("squash", {}),
+        ("crop", {"resize": "crop", "short_side": 64}),
+        ("bgr", {"bgr": True, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}),
+    ):
+        for n, image in enumerate((originals()[0], originals()[1].transpose(1, 0, 2))):
+            small, region = Preprocess(size=48, **options)(image)
+            normalized = Preprocess(size=48, **options).normalize(torch.from_numpy(small)[None], torch.float64)
+            case |= {f"{name} {n}": numbers(small), f"{name} {n} region": numbers(np.array(region))}
+            case |= {f"{name} {n} normalized": numbers(normalized)}
+    return case
+
+
+def _scenes(split: Any) -> Case:
+    data, case = Scenes(count=4, split=split), Case()
+    for k in range(4):
+        truth = data.truth(k)
+        assert truth.mask is not None
+        case |= {f"image {k}": numbers(data.image(k)), f"boxes {k}": numbers(truth.boxes)}
+        case |= {f"mask {k}": numbers(truth.mask), f"labels {k}": numbers(truth.box_labels)}
+    return case
+
+
+def _attack(node: dict[str, Any]) -> Case:
+    asked = probe()[1]()
+    scale = asked.white.float() - asked.black.float()
+    plain = (asked.images.float() - asked.black) / scale
+    found = instantiate(node)(lambda x: asked.differentiable(x * scale + asked.black), plain, scale, ["a", "b"])
+    return {"images": numbers(found.images - plain), "iterations": numbers(found.iterations)}
+
+
+def part_entries() -> Iterator[tuple[str, Callable[[], Entry]]]:
+    """Name and maker of an entry for each shared part, network, attack, reader and fit."""
+    for module, make in PARTS:
+        for constant in ("VERSIONS", "SUMMARY_VERSIONS"):
+            for name, version in getattr(module, constant, {}).items():
+                yield f"{name}@{version}", lambda n=name, v=version, m=make: Entry({n: v}, {}, {"numbers": m()})
+    yield f"Preprocess@{Preprocess.version}", partial(entry, Preprocess, {"images": _preprocess})
+    things: dict[Any, dict[str, Callable[[], Case]]] = {}
+    for name, node in nodes("model").items():
+        if node["_target_"].startswith("eigencam."):
+            make = partial(_logits if name.startswith("scenes") else _waves, name)
+            things[find(node["_target_"])] = {name: make} if name != "alexnet_bvlc" else {}
+    for node in nodes("dataset").values():
+        things[find(node["_target_"])] = {}
+    things[Scenes] = {split: partial(_scenes, split) for split in ("test", "train")}
+    for node in nodes("fit").values():
+        things[find(node["_target_"])] = {}
+    for node in nodes("evaluator").values():
+        if attack := node.get("attack"):
+            few = {"max_iter": 3, "num_classes": 3, "steps": 3}
+            made = {key: few.get(key, value) for key, value in attack.items()}
+            things[find(attack["_target_"])] = {"packaged": partial(_attack, made)}
+    for thing, cases in things.items():
+        yield f"{thing.__name__}@{thing.version}", partial(entry, thing, cases)
