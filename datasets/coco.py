@@ -24,6 +24,7 @@ from eigencam.datasets.base import VOID, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, present
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.evaluation.boxes import from_xywh
+from eigencam.files import regular
 
 FULL = {"val2014": 40_504, "train2014": 82_783, "val2017": 5_000, "train2017": 118_287}
 HOW_TO_GET = (
@@ -143,7 +144,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 def _read(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], list[list[dict[str, Any]]]]:
     """Pictures by file name, names of the classes, and each picture's objects."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(regular(path).read_text())
         pictures = sorted(data["images"], key=lambda picture: picture["file_name"])
         categories = sorted(data["categories"], key=lambda category: category["id"])
         index = {category["id"]: k for k, category in enumerate(categories)}

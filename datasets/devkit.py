@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from eigencam.files import regular
+
 VERSIONS = {"devkit": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
@@ -87,7 +89,9 @@ def find_synsets(folders: Sequence[Path], class_folders: Sequence[Path] = ()) ->
 
 def read_mapping(path: Path) -> Synsets:
     """Read `n01440764 tench, Tinca tinca`, a line a class in any order."""
-    lines = [line.strip().partition(" ") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [
+        line.strip().partition(" ") for line in regular(path).read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     return _synsets(path, [(wnid, words, None) for wnid, _, words in lines])
 
 
@@ -110,7 +114,7 @@ def read_meta(path: Path) -> Synsets:
 
 def read_permutation(path: Path) -> NDArray[np.int64]:
     """Read a JSON list of 1000: the devkit id of each sorted index. Returns (1000,) int64."""
-    order = np.asarray(json.loads(path.read_text()))
+    order = np.asarray(json.loads(regular(path).read_text()))
     if order.shape != (N_CLASSES,) or not np.array_equal(np.sort(order), np.arange(1, N_CLASSES + 1)):
         raise ValueError(f"{path}: not a list of the devkit ids 1..{N_CLASSES}, each once")
     return order.astype(np.int64)
@@ -119,7 +123,7 @@ def read_permutation(path: Path) -> NDArray[np.int64]:
 def read_ground_truth(path: Path) -> NDArray[np.int64]:
     """Read `ILSVRC2012_validation_ground_truth.txt`: line k is the devkit id of image k. Returns (N,) int64."""
     try:
-        ids = np.array([int(line) for line in path.read_text().split()], np.int64)
+        ids = np.array([int(line) for line in regular(path).read_text().split()], np.int64)
     except ValueError as error:
         raise ValueError(f"{path}: one devkit id a line is expected: {error}") from error
     return _checked_ids(path, ids)
@@ -190,7 +194,7 @@ def _wnids_of_folders(folders: Iterable[Path]) -> tuple[str, ...] | None:
 
 def _struct(path: Path, variable: str) -> NDArray[Any]:
     try:
-        content = loadmat(path, variable_names=[variable])
+        content = loadmat(regular(path), variable_names=[variable])
     except Exception as error:  # scipy raises ValueError, TypeError, NotImplementedError, zlib.error, ...
         raise ValueError(f"{path}: not a readable MATLAB file (version 4 to 7): {error}") from error
     if variable not in content or content[variable].dtype.names is None:

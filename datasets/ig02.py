@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import VOID, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
 from eigencam.datasets.images import image_size, read_rgb
+from eigencam.files import regular
 
 CATEGORIES = ("bikes", "cars", "people")
 Split = Literal["test", "train", "all"]
@@ -157,7 +158,7 @@ def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:
     if split == "all":
         stems = [path.name.removesuffix(".image.png") for path in (folder / category).glob("*.image.png")]
     else:
-        stems = (folder / list_name).read_text().split()
+        stems = regular(folder / list_name).read_text().split()
     if not stems:
         raise ValueError(f"{folder / list_name}: no picture is listed")
     return folder, sorted(Path(stem).name.removesuffix(".image.png") for stem in stems)

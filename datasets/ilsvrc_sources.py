@@ -17,6 +17,7 @@ import numpy as np
 
 from eigencam.datasets import devkit
 from eigencam.datasets.devkit import Synsets
+from eigencam.files import regular
 
 VERSIONS = {"ilsvrc_sources": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -179,7 +180,7 @@ def _read_text(files: Sequence[Path], synsets: Synsets) -> Parsed:
 
 
 def _numbers(path: Path, columns: str) -> Iterator[tuple[str, list[float]]]:
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+    with gzip.open(regular(path), "rt") if path.suffix == ".gz" else regular(path).open() as lines:
         for number, line in enumerate(lines, start=1):
             name, *words = line.strip().split(",")
             try:
@@ -195,7 +196,7 @@ def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
     parsed, index = Parsed(), _index_by_wnid(synsets, files[0].parent)
     for path in files:
         try:
-            root = ET.fromstring(path.read_bytes())
+            root = ET.fromstring(regular(path).read_bytes())
             objects = root.findall("object")
             wnids = [found.findtext("name", "") for found in objects]
             corners = [[float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects]
@@ -210,7 +211,7 @@ def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
 def _read_csv(files: Sequence[Path], synsets: Synsets) -> Parsed:
     (path,) = files
     parsed, index = Parsed(), _index_by_wnid(synsets, path)
-    with path.open(newline="") as file:
+    with regular(path).open(newline="") as file:
         rows = csv.reader(file)
         if (header := next(rows, [])) != ["ImageId", "PredictionString"]:
             raise ValueError(f"{path}: the header is {header}; ImageId,PredictionString is expected")

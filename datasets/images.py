@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eigencam.datasets.base import BadImageError
+from eigencam.files import regular
 
 VERSIONS = {"decoding": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -61,7 +62,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
         BadImageError: the header is not that of a picture.
         FileNotFoundError: there is no such file.
     """
-    with Path(path).open("rb") as file, _open(path, file) as image:
+    with _regular(path).open("rb") as file, _open(path, file) as image:
         return image.height, image.width
 
 
@@ -101,7 +102,7 @@ def read_grey(path: Path | str) -> NDArray[np.uint8]:
 
 
 def _decode(path: Path | str) -> Image.Image:
-    data = Path(path).read_bytes()  # beforehand, so that a fault of the disk is not taken for a bad picture
+    data = _regular(path).read_bytes()  # beforehand, so that a fault of the disk is not taken for a bad picture
     if not data:
         raise BadImageError(path, "the file is empty")
     with _open(path, io.BytesIO(data)) as image:
@@ -112,6 +113,14 @@ def _decode(path: Path | str) -> Image.Image:
         except Exception as error:  # decoders raise OSError, SyntaxError, IndexError, struct.error, ...
             raise BadImageError(path, _reason(error)) from error
         return image
+
+
+def _regular(path: Path | str) -> Path:
+    """The path, where it is not a pipe, which would be waited for, or a device, which never ends."""
+    try:
+        return regular(Path(path))
+    except ValueError as error:
+        raise BadImageError(path, str(error).removeprefix(f"{path}: ")) from None
 
 
 def _open(path: Path | str, file: IO[bytes]) -> Image.Image:

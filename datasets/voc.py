@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import VOID, BadImageError, Truth, checksum
 from eigencam.datasets.images import image_size, read_mask, read_rgb
 from eigencam.evaluation import boxes as box
+from eigencam.files import regular
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -65,7 +66,7 @@ def read_annotation(path: Path) -> Annotation:
         ValueError: the file is not such an annotation, or it names an unknown class.
     """
     try:
-        root = ET.fromstring(path.read_bytes())
+        root = ET.fromstring(regular(path).read_bytes())
         objects = root.findall("object")  # not `iter`: parts have boxes too
         names = [found.findtext("name", "").strip() for found in objects]
         corners = [
@@ -266,7 +267,7 @@ def _complain(root: Path, year: int, image_set: str, task: str) -> NoReturn:
 
 
 def _listed(path: Path) -> list[str]:
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in regular(path).read_text().splitlines() if line.strip()]
     names = sorted({row[0] for row in rows if row[1:2] != ["-1"]})
     if not names:
         raise ValueError(f"{path}: no picture is listed")

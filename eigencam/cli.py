@@ -85,6 +85,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from eigencam.named import quoted
     from eigencam.sweep import free_gpu, gpus
 
     OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
@@ -105,7 +106,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
                 raise
             faults.append(error)  # past Hydra, which would print the overrides, too
 
-    sys.argv = [f"eigencam {chosen}", *argv]
+    sys.argv = [f"eigencam {chosen}", *quoted(argv)]
     try:
         task()
         if faults:
@@ -196,5 +197,6 @@ def _refuse(error: Exception, hint: str = "") -> int:
 
 
 def _status(error: Exception) -> int:
-    """1 where a machine failed (a full disk, no permission), 2 where the input was wrong."""
-    return 1 if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError) else 2
+    """1 where a machine failed (a full disk, no permission) or a part of a run, 2 where the input was wrong."""
+    machine = isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError)
+    return getattr(error, "status", 1 if machine else 2)

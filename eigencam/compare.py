@@ -126,7 +126,8 @@ def _folders(
         for model in args.model.split(","):
             for dataset in args.dataset.split(","):
                 chosen = [f"model={model}", f"dataset={dataset}", "on_unsupported=skip"]
-                configs.append(named.with_methods(compose("run", [*chosen, *overrides, *settings]), nodes))
+                every = named.quoted([*chosen, *overrides, *settings])
+                configs.append(named.with_methods(compose("run", every), nodes))
     found: list[Path] = []
     for config in configs:
         job = prepare(config) if args.no_run else run(config, say=lambda _line: None)

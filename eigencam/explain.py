@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     chosen = [*_model(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
     settings = ["target=predicted", "on_unsupported=skip", *(item for item in args.inputs if "=" in item)]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
-        job = prepare(named.with_methods(compose("run", chosen + settings), nodes))
+        job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
     if args.label is not None and not job.network.classes:
         raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
     for name, reason in job.unsupported.items():

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from eigencam.datasets.base import Dataset, Truth
+from eigencam.faults import blame
 from eigencam.network import Preprocess, Region
 
 
@@ -60,8 +61,10 @@ class Pictures(torch.utils.data.Dataset[Any]):
     def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, Exception]:
         try:
             image, truth = self.dataset.image(i), self.dataset.truth(i)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             return i, error  # raised by the loop: a loader process would bury the message in its traceback
+        except Exception as error:  # whatever a person's dataset may raise
+            return i, ValueError(str(blame(f"dataset {self.dataset.name}", error, [self.dataset.ids[i]])))
         if image.shape[:2] != truth.size:
             shown, said = (f"{w} x {h}" for h, w in (image.shape[:2], truth.size))
             fault = f"{truth.image_id}: the picture is {shown} pixels, its boxes and masks are for {said}"

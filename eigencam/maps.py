@@ -15,6 +15,7 @@ from eigencam import variants
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Again
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.faults import SharedChangedError
 from eigencam.forward import Forward, evaluating, logits_of
 from eigencam.network import Network, Region
 
@@ -58,6 +59,7 @@ def compute_maps(
     chunk: int = 64,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
     clock: bool = False,
+    failed: Callable[[str, Exception], None] | None = None,
 ) -> Maps:
     """Run all methods on one batch.
 
@@ -75,8 +77,10 @@ def compute_maps(
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
         clock: whether to take the time of every method alone; none then shares a backward pass with another.
+        failed: is told the method that raised, and what; its maps are left out. Without it the error passes through.
 
     Raises:
+        SharedChangedError: a method changed in place what all methods share.
         ValueError: a class that the network has not, or a method that returns something else than a map a picture, or
             boxes of each where it says that it gives boxes.
     """
@@ -110,7 +114,9 @@ def compute_maps(
         if clock:
             of.forget_gradients()
         start = _now(network) if clock else 0.0
-        result = _called(name, method, of, targets if of is forward else targets.new_zeros(len(of)))
+        result = _called(name, method, of, targets if of is forward else targets.new_zeros(len(of)), failed)
+        if result is None:
+            continue
         if clock:
             seconds[name] = _now(network) - start
         if not isinstance(result, Tensor):
@@ -126,13 +132,30 @@ def compute_maps(
     return Maps(maps, boxes, targets.tolist(), top5.tolist(), forward, seconds)
 
 
-def _called(name: str, method: Method, forward: Forward, targets: Tensor) -> Tensor | list[NDArray[np.float64]]:
-    """What a method returns, checked: maps (N, h, w), or N times boxes (K, 5)."""
+def _called(
+    name: str, method: Method, forward: Forward, targets: Tensor, failed: Callable[[str, Exception], None] | None
+) -> Tensor | list[NDArray[np.float64]] | None:
+    """What a method returns, checked; None where it raised and `failed` has been told."""
+    try:
+        return _checked(name, method, forward, targets)
+    except SharedChangedError:
+        raise
+    except Exception as error:  # whatever a method may raise
+        if failed is None:
+            raise
+        failed(name, error)
+        return None
+
+
+def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Tensor | list[NDArray[np.float64]]:
+    """What a method returns: maps (N, h, w), or N times boxes (K, 5)."""
     before = forward.versions()
-    with torch.no_grad():
-        result = method(forward, targets)
-    if forward.versions()[: len(before)] != before:
-        raise ValueError(f"method {name} changes in place what all methods share; let it work on a copy (.clone())")
+    try:
+        with torch.no_grad():
+            result = method(forward, targets)
+    finally:  # whether it returned or raised
+        if forward.versions()[: len(before)] != before:
+            raise SharedChangedError(name)
     if gives_boxes(method):
         found = [np.asarray(boxes, np.float64) for boxes in result]
         if shapes := [boxes.shape for boxes in found if boxes.ndim != 2 or boxes.shape[1] != 5]:

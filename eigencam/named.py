@@ -21,7 +21,26 @@ from eigencam.build import find
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+NAMED_GROUPS = ("method", "evaluator", "logger")
+_VALUE = re.compile(
+    r"(?<![\w.'\"/+-])(?:[+-]?(?:nan|inf|\d[\d_]*(?:\.\d*)?(?:e[+-]?\d+)?)|true|false)(?![\w.'\"/-])", re.IGNORECASE
+)
+"""What Hydra's overrides read as a number or a truth value."""
+
 Nodes = dict[str, dict[str, Any]]
+
+
+def quoted(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which names of methods, evaluators and loggers are names, whatever they look like.
+
+    >>> quoted(["method=[nan,cam]", "method=1e5", "dataset.count=3"])
+    ["method=['nan',cam]", "method='1e5'", 'dataset.count=3']
+    """
+    return [
+        f"{key}={_VALUE.sub(lambda found: repr(found[0]), value)}" if sign and key.lstrip("+") in NAMED_GROUPS else item
+        for item in overrides
+        for key, sign, value in [item.partition("=")]
+    ]
 
 
 def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:

@@ -203,7 +203,9 @@ def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
         kept = OmegaConf.masked_copy(composed, [k for k in composed if k in known])
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(form), kept))
     except OmegaConfBaseException as error:
-        faults.append(f"{error.full_key}: {str(error).splitlines()[0]}")
+        text = str(error).splitlines()[0]
+        hint = "; a name that YAML reads as a value stands in quotes in its file" if text.startswith("Key ") else ""
+        faults.append(f"{error.full_key}: {text}{hint}")
         return None
     assert isinstance(config, form)  # what to_object makes of a structured config
     model = getattr(config, "model", None)

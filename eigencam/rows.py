@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.faults import PartError, blame
 from eigencam.loading import Batch
 from eigencam.maps import BatchProbe, Maps, is_class_specific
 from eigencam.network import Region
@@ -65,8 +66,12 @@ def score(
     found: Maps,
     wanted: Iterable[Key],
     progress: Callable[[str, int], None],
+    failed: Callable[[Key, Exception], None],
 ) -> Scored:
-    """Maps with the pictures that they belong to, after all that needs the network has been asked."""
+    """Maps with the pictures that they belong to, after all that needs the network has been asked.
+
+    `failed` is told the results whose evaluator raised.
+    """
     picture = [n for n, _ in pairs]
     # With `each` a row is about one class, also where the dataset seeks objects of any class (VOC).
     truths = [replace(batch.truths[n], label=label) for n, label in pairs]
@@ -83,34 +88,50 @@ def score(
             score_maps = [ScoreMap(values, truth.size, region) for values, truth, region in of]
             found.forward.progress = partial(progress, name)
             probe = BatchProbe(found.forward, job.methods[name], targets, score_maps, truths, beside, follows)
-            asked[name, e] = evaluator.rows(found.maps[name], probe)
+            try:
+                asked[name, e] = evaluator.rows(found.maps[name], probe)
+            except Exception as error:  # whatever an evaluator may raise
+                failed((name, e), error)
     return Scored(batch, picture, truths, regions, found.maps, found.boxes, found.targets, found.top5, asked)
 
 
-def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> dict[Key, list[Row]]:
-    """The rows of one batch: map by map, so that one is at the size of its picture at a time."""
+def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:
+    """The rows of one batch, and what went wrong: map by map, so that one is at the size of its picture at a time."""
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
+    faults: dict[Key, PartError] = {}
     for name in dict.fromkeys(name for name, _ in rows):
-        evaluators = {e: job.evaluators[e] for m, e in rows if m == name}
+        evaluators = [e for m, e in rows if m == name]
         for n, group in groupby(range(len(scored.picture)), scored.picture.__getitem__):
             own = list(group)
-            starts = [_start(job, scored, name, k) for k in own]
-            truths = [scored.truths[k] for k in own]
-            boxes = [scored.boxes[name][k][:, :4] for k in own] if name in scored.boxes else None
-            score_maps = _score_maps(scored, name, own) if boxes is None else []
-            for e, evaluator in evaluators.items():
-                if is_joint(evaluator):
-                    joint = {"label": scored.batch.truths[n].label, "target": -1}
-                    rows[name, e].append({**starts[0], **joint, **evaluator.joint_row(score_maps, truths)})
+            score_maps = _score_maps(scored, name, own) if name in scored.maps else []
+            for e in evaluators:
+                if (name, e) in faults:
                     continue
-                if (name, e) in scored.asked:
-                    found = [scored.asked[name, e][k] for k in own]
-                elif boxes is not None:
-                    found = [evaluator.row_of_boxes(b, truth) for b, truth in zip(boxes, truths, strict=True)]
-                else:
-                    found = [evaluator.row(m, truth) for m, truth in zip(score_maps, truths, strict=True)]
-                rows[name, e] += [{**start, **row} for start, row in zip(starts, found, strict=True)]
-    return rows
+                try:
+                    rows[name, e] += _rows_of_one(job, scored, (name, e), own, score_maps)
+                except Exception as error:  # whatever an evaluator may raise
+                    image = scored.batch.truths[n].image_id
+                    faults[name, e] = blame(f"evaluator {e}, of method {name}", error, [image])
+    return {key: made for key, made in rows.items() if key not in faults}, faults
+
+
+def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_maps: Sequence[ScoreMap]) -> list[Row]:
+    """The rows of one evaluator about one picture; `own`: their positions."""
+    name, e = key
+    evaluator = job.evaluators[e]
+    starts = [_start(job, scored, name, k) for k in own]
+    truths = [scored.truths[k] for k in own]
+    if is_joint(evaluator):
+        joint = {"label": scored.batch.truths[scored.picture[own[0]]].label, "target": -1}
+        return [{**starts[0], **joint, **evaluator.joint_row(score_maps, truths)}]
+    if key in scored.asked:
+        found = [scored.asked[key][k] for k in own]
+    elif name in scored.boxes:
+        boxes = [scored.boxes[name][k][:, :4] for k in own]
+        found = [evaluator.row_of_boxes(b, truth) for b, truth in zip(boxes, truths, strict=True)]
+    else:
+        found = [evaluator.row(m, truth) for m, truth in zip(score_maps, truths, strict=True)]
+    return [{**start, **row} for start, row in zip(starts, found, strict=True)]
 
 
 def _start(job: Job, scored: Scored, method: str, k: int) -> Row:

@@ -8,15 +8,14 @@ results lack it.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -24,14 +23,15 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError
 from eigencam.environment import environment, keep_freed_memory
-from eigencam.evaluation.base import Row
 from eigencam.evaluation.statistics import by_picture
+from eigencam.faults import PartlyFailedError, SharedChangedError
 from eigencam.loading import Batch, Pictures, load
 from eigencam.loggers import tell
 from eigencam.maps import compute_maps
 from eigencam.prepare import Job, prepare
 from eigencam.records import Result, Shard
 from eigencam.rows import Key, Scored, pairs_of, rows_of, score
+from eigencam.work import Work
 
 TIMED_BATCHES = 3
 """In so many batches, from the second on, the time of every method is taken alone."""
@@ -50,6 +50,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     Raises:
         ValueError: the config's faults, one a line, before anything is computed.
         BadImageError: with `on_bad_image=fail`.
+        PartlyFailedError: a method or evaluator raised. Its results are left out, the others are whole.
     """
     keep_freed_memory()
     job = prepare(composed)
@@ -78,22 +79,25 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
         if not todo:
             say(f"{title}: nothing to compute, {len(job.results)} results are there")
             return job
-        work = _Work(job, todo)
+        work = Work(job, todo)
         try:
             _compute(work, shard, title, say)
             finished = sum([_finish(work, key, result, say) for key, result in todo.items()])
         except BaseException as error:
-            for result in todo.values():
-                result.flush()
+            with suppress(OSError):  # a full disk: the first error says so
+                work.flush()
                 if not isinstance(error, KeyboardInterrupt | SystemExit):  # the latter when a scheduler stops the job
-                    result.fail(error)
+                    work.fail(work.alive(todo), error)
             raise
     there = len(job.results) - len(todo)
     say(f"{title}: {finished} results completed, {there} were there; folder {job.config.paths['results']}")
-    if finished < len(todo):
-        say(f"  shard {job.config.shard} is done; {len(todo) - finished} results wait for the other shards")
+    if waiting := len(todo) - finished - len(work.failed):
+        say(f"  shard {job.config.shard} is done; {waiting} results wait for the other shards")
     for reason in work.bad.values():
         say(f"  left out: {reason}")
+    if work.failed:
+        reasons = dict.fromkeys(work.failed.values())
+        raise PartlyFailedError("\n".join([f"{title}: {len(work.failed)} results failed", *reasons]))
     return job
 
 
@@ -115,33 +119,7 @@ def _refuse_gaps(job: Job) -> None:
         raise ValueError("\n".join(["results are there without pictures that could not be decoded:", *sorted(reasons)]))
 
 
-@dataclass(slots=True)
-class _Work:
-    """What a run computes, and what it finds out on the way.
-
-    Attributes:
-        bad: pictures that could not be decoded, by id, with the reason.
-        costs: of each method in the timed batches, in multiples of a forward pass.
-        size: pictures that go through the network at once; halved where memory runs out, as is `chunk`.
-        pictures: how many were scored, in so many seconds.
-    """
-
-    job: Job
-    todo: Mapping[Key, Result]
-    bad: dict[str, str] = field(default_factory=dict)
-    costs: dict[str, list[float]] = field(default_factory=dict)
-    size: int = 0
-    chunk: int = 0
-    batches: int = 0
-    pictures: int = 0
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.size, self.chunk = self.job.config.batch_size, self.job.config.chunk
-        self.costs = {name: [] for name in self.job.methods}
-
-
-def _compute(work: _Work, shard: Shard, title: str, say: Callable[[str], None]) -> None:
+def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -> None:
     """Fill the results' rows: the network has one batch while threads make rows of those before."""
     job, todo = work.job, work.todo
     ids, size = job.dataset.ids, job.config.batch_size
@@ -152,43 +130,34 @@ def _compute(work: _Work, shard: Shard, title: str, say: Callable[[str], None]) 
     pictures = Pictures(job.dataset, job.network.preprocess)
     loaded = load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda")
     start = written = time.monotonic()
-    waiting: deque[tuple[int, Future[dict[Key, list[Row]]], dict[Key, set[str]]]] = deque()
     with (
         tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
         ThreadPoolExecutor(EVALUATING) as threads,
     ):
         bar.update(bar.total - sum(map(len, batches)))
-
-        def collect(limit: int) -> None:
-            """Take the oldest rows until at most so many batches are waiting."""
-            while len(waiting) > limit:
-                count, future, lacking = waiting.popleft()
-                for key, rows in future.result().items():
-                    todo[key].add(row for row in rows if row["image"] in lacking[key])
-                bar.set_postfix_str("", refresh=False)
-                bar.update(count)
-                work.pictures += count
-
-        for batch in loaded:
-            _note_bad(work, batch)
-            lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
-            wanted = [key for key in todo if lacking[key]]
-            if timed := _timed(work):
-                collect(0)  # nothing else runs beside what is timed
-            for scored in _scored(work, batch, wanted, timed, partial(_show, bar), say):
-                future = threads.submit(rows_of, job, scored, wanted)
-                waiting.append((len(scored.batch.index), future, lacking))
-            bar.update(len(batch.bad))
-            collect(2 * EVALUATING)
-            if time.monotonic() - written > job.config.flush_s:
-                for result in todo.values():
-                    result.flush()
-                written = time.monotonic()
-        collect(0)
+        try:
+            for batch in loaded:
+                if len(work.failed) == len(todo):
+                    break
+                _note_bad(work, batch)
+                lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
+                wanted = [key for key in work.alive(todo) if lacking[key]]
+                if timed := _timed(work):
+                    work.collect(0, bar)  # nothing else runs beside what is timed
+                for scored in _scored(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
+                    future = threads.submit(rows_of, job, scored, work.alive(wanted))
+                    work.waiting.append((len(scored.batch.index), future, lacking))
+                bar.update(len(batch.bad))
+                work.collect(2 * EVALUATING, bar)
+                if time.monotonic() - written > job.config.flush_s:
+                    work.flush()
+                    written = time.monotonic()
+        finally:
+            work.collect(0, bar)  # whatever stops the run, the batches before are kept
     work.seconds = time.monotonic() - start
-    for result in todo.values():
-        result.flush()
-        result.succeed()
+    work.flush()
+    for key in work.alive(todo):
+        todo[key].succeed()
 
 
 def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
@@ -196,7 +165,7 @@ def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
     return np.array([image not in done for image in ids], bool)
 
 
-def _note_bad(work: _Work, batch: Batch) -> None:
+def _note_bad(work: Work, batch: Batch) -> None:
     for i, error in batch.bad.items():
         if work.job.config.on_bad_image == "fail" or not isinstance(error, BadImageError):
             raise error
@@ -206,13 +175,13 @@ def _note_bad(work: _Work, batch: Batch) -> None:
             result.add_bad(image, str(error))
 
 
-def _timed(work: _Work) -> bool:
+def _timed(work: Work) -> bool:
     """Whether the next batch is timed; the first one warms up, and counts where it is the only one."""
     return work.job.config.timing and work.batches <= TIMED_BATCHES and TIMED_BATCHES > 0
 
 
 def _scored(
-    work: _Work,
+    work: Work,
     batch: Batch,
     wanted: Sequence[Key],
     timed: bool,
@@ -225,6 +194,9 @@ def _scored(
         part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)
         try:
             scored = _through_network(work, part, wanted, timed, progress)
+        except SharedChangedError as error:  # the others' maps of this pass are not theirs
+            work.fail_method(error.method, error, [truth.image_id for truth in part.truths])
+            continue
         except torch.OutOfMemoryError:
             if work.size == work.chunk == 1:
                 raise
@@ -244,13 +216,15 @@ def _scored(
 
 
 def _through_network(
-    work: _Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
+    work: Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
 ) -> Scored:
     """One forward pass, every wanted method's maps, and what evaluators ask the network."""
     job = work.job
+    wanted = work.alive(wanted)
     methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
     pairs = pairs_of(job, batch)
     by_label = job.comparable and job.config.target != "predicted"
+    images = [truth.image_id for truth in batch.truths]
     found = compute_maps(
         job.network,
         methods,
@@ -258,16 +232,25 @@ def _through_network(
         labels=[max(label, 0) for _, label in pairs] if by_label else None,
         rows=[n for n, _ in pairs],
         index=batch.index,
-        ids=[truth.image_id for truth in batch.truths],
+        ids=images,
         original=lru_cache(lambda n: job.dataset.image(batch.index[n])),
         regions=batch.regions,
         chunk=work.chunk,
         progress=progress,
         clock=timed,
+        failed=lambda name, error: work.fail_method(name, error, images),
     )
-    scored = score(job, batch, pairs, found, wanted, progress)
+    scored = score(
+        job,
+        batch,
+        pairs,
+        found,
+        work.alive(wanted),
+        progress,
+        lambda key, error: work.fail_evaluator(key, error, images),
+    )
     if timed:
-        for name in methods:
+        for name in set(methods) & set(found.seconds):
             work.costs[name].append(1 + found.seconds[name] / found.seconds[""])
     return scored
 
@@ -282,8 +265,19 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
         bar.last_print_t = time.time()
 
 
-def _finish(work: _Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
+def _in_order(rows: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:
+    """The rows of these pictures, once each, in this order; without any, the columns that all results have."""
+    if not order:
+        return pd.DataFrame({"image": pd.Series(dtype=str), "label": pd.Series(dtype=int)})
+    rows = rows.assign(order=rows["image"].map(order)).dropna(subset="order")
+    rows = rows.sort_values(["order", "label"], kind="stable", ignore_index=True).drop(columns="order")
+    return rows.drop_duplicates(["image", "label"], ignore_index=True)
+
+
+def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
     """Sum a result up once all pictures are done, by this process or another; whether they are."""
+    if key in work.failed:
+        return False
     job, costs = work.job, work.costs[key[0]]
     measured: dict[str, float] = {"seconds": round(work.seconds, 2), "pictures": work.pictures}
     if taken := costs[1:] or costs:
@@ -297,10 +291,7 @@ def _finish(work: _Work, key: Key, result: Result, say: Callable[[str], None]) -
         order = {image: k for k, image in enumerate(i for i in job.dataset.ids if i not in bad)}
         if not order.keys() <= there:
             return False
-        rows = result.rows()
-        rows = rows.assign(order=rows["image"].map(order)).dropna(subset="order")
-        rows = rows.sort_values(["order", "label"], kind="stable", ignore_index=True).drop(columns="order")
-        rows = rows.drop_duplicates(["image", "label"], ignore_index=True)
+        rows = _in_order(result.rows(), order)
         evaluator = job.evaluators[key[1]]
         summary = {
             "n": len(order),
@@ -311,7 +302,11 @@ def _finish(work: _Work, key: Key, result: Result, say: Callable[[str], None]) -
         }
         if seen := len(_fitted_on(job) & order.keys()):
             summary["fitted_on"] = seen
-        metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
+        try:
+            metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
+        except Exception as error:  # whatever an evaluator may raise
+            work.fail_evaluator(key, error, [])
+            return False
         result.finish(rows, summary, metrics)
     tell(job.loggers, result, metrics, say)
     return True

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from eigencam.locks import HeldError, take
+from eigencam.named import quoted
 
 PLACES = ("launcher", "shard", "device")
 """Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
@@ -30,7 +31,7 @@ def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, D
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # what `hydra.sweeper` is here
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    kept = [item for item in overrides if item.split("=")[0].lstrip("+~") not in PLACES and item != "-m"]
+    kept = [item for item in quoted(overrides) if item.split("=")[0].lstrip("+~") not in PLACES and item != "-m"]
     parser = OverridesParser.create()
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         fixed = [o.input_line for o in parser.parse_overrides(list(kept)) if not o.is_sweep_override()]

@@ -39,6 +39,7 @@ from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.files import regular
 
 Objects = Literal["boxes", "mask"]
 
@@ -82,7 +83,7 @@ class Pointing:
                 f"difficult={self.difficult}: lists none of the pictures of {dataset.name}, e.g. {dataset.ids[0]}, but "
                 f"{', '.join(list(flags)[:3])}"
             )
-        return {self.difficult: hashlib.sha256(Path(self.difficult).expanduser().read_bytes()).hexdigest()}
+        return {self.difficult: hashlib.sha256(regular(Path(self.difficult).expanduser()).read_bytes()).hexdigest()}
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """What the metrics are made of.

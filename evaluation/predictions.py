@@ -25,6 +25,7 @@ from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.boxes import Boxes, best_iou, from_xywh
+from eigencam.files import regular
 
 GUESSES = 5
 MAP_SUFFIXES = (".npy", ".png")
@@ -202,9 +203,9 @@ def read_map(path: Path) -> NDArray[Any]:
     """A score map (h, w), as stored: `.npy`, where further axes of length one are dropped, or a grey picture."""
     try:
         if path.suffix.lower() == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values = np.load(regular(path), allow_pickle=False)
         else:
-            with Image.open(path) as image:
+            with Image.open(regular(path)) as image:
                 if image.mode not in ("L", "I", "I;16", "I;16B", "F", "1"):
                     raise ValueError(f"a picture of mode {image.mode}")
                 values = np.asarray(image)

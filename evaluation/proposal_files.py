@@ -19,6 +19,7 @@ from scipy.io.matlab import MatReadError
 
 from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.predictions import read_text, some
+from eigencam.files import regular
 
 Order = Literal["falling", "rising", "file"]
 Floats = NDArray[np.float64]
@@ -72,7 +73,7 @@ def _files(folder: Path, suffix: str, ids: Sequence[str]) -> dict[str, Path]:
 
 def _mat(path: Path, order: Order, origin: int) -> Boxes:
     try:
-        content = loadmat(path)
+        content = loadmat(regular(path))
     except (ValueError, OSError, MatReadError, NotImplementedError) as error:
         raise ValueError(f"{path}: {error}; allowed are MATLAB files up to version 7") from None
     boxes, scores = content.get("boxes"), content.get("scores")

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eigencam.files import regular
 from eigencam.forward import Forward
 from eigencam.methods.gradcam import weighted_sum
 
@@ -57,7 +58,9 @@ class FAM:
     def __post_init__(self) -> None:
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity={self.similarity!r}; allowed: {', '.join(SIMILARITIES)}")
-        vector = None if self.reference is None else np.load(Path(self.reference).expanduser(), allow_pickle=False)
+        vector = (
+            None if self.reference is None else np.load(regular(Path(self.reference).expanduser()), allow_pickle=False)
+        )
         if vector is not None:
             real = np.issubdtype(vector.dtype, np.floating) or np.issubdtype(vector.dtype, np.integer)
             if vector.ndim != 1 or not real or not np.isfinite(vector).all():

@@ -1,0 +1,74 @@
+"""What raised while results were made: which part, on which images, at which line of whose code."""
+
+import sysconfig
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import eigencam
+
+NAMED = 3
+"""Images that are named; of more, their number."""
+
+
+class PartError(Exception):
+    """A method or evaluator raised; its results fail, those of the others do not."""
+
+
+class PartlyFailedError(ValueError):
+    """Some results of a run failed; the others are whole."""
+
+    status = 1
+
+
+class SharedChangedError(ValueError):
+    """A method changed in place what all methods read: what came after it in the pass is worth nothing."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"method {method} changes in place what all methods share; let it work on a copy (.clone())")
+        self.method = method
+
+
+def blame(part: str, error: Exception, images: Sequence[str] = ()) -> PartError:
+    """Return the error that names the part, the images and the line, with the original as its cause.
+
+    Args:
+        part: `method NAME`, `evaluator NAME of method NAME`.
+        error: what it raised.
+        images: those that it was given.
+    """
+    kind, text = type(error).__name__, str(error)
+    if not isinstance(error, ValueError) or not text.strip():
+        text = f"{kind}: {text}" if text.strip() else kind
+    if not text.startswith(f"{part} "):
+        text = f"{part}: {text}"
+    shown = ", ".join(images[:NAMED]) + (f", ... ({len(images)} images)" if len(images) > NAMED else "")
+    made = PartError(f"{text}{where(error)}{f'; images: {shown}' if images else ''}")
+    made.__cause__ = error
+    return made
+
+
+def where(error: BaseException) -> str:
+    """Return ` (FILE, line N)`: the innermost line of a person's code, else of this package's, else of any; or "".
+
+    >>> where(ValueError())
+    ''
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if not _is_library(frame.filename)]
+    persons = [frame for frame in inside if not _is_ours(frame.filename)]
+    for frame in reversed(persons or inside or frames):
+        return f" ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+def _is_library(file: str) -> bool:
+    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+    return file.startswith(("<", *folders)) or "site-packages" in Path(file).parts
+
+
+def _is_ours(file: str) -> bool:
+    from eigencam import datasets, evaluation
+
+    tops = (eigencam, evaluation, datasets)
+    return any(Path(file).is_relative_to(Path(top.__path__[0]).resolve()) for top in tops)
