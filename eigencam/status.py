@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tabulate import tabulate
 
 from eigencam.evaluation.escaping import one_line
+from eigencam.files import folders
 from eigencam.locks import is_held
 from eigencam.table import default_results
 
@@ -55,7 +56,8 @@ def states(root: Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError: there is no result folder.
     """
-    lines = [_state(path.parent) for path in sorted(Path(root).glob("*/identity.json"))]
+    there, denied = folders(root) if root.exists() else ([], [])
+    lines = [_state(path) for path in there if (path / "identity.json").is_file()] + [_denied(path) for path in denied]
     if not lines:
         raise FileNotFoundError(f"{root}: no results there; `eigencam run` makes them")
     return pd.DataFrame(lines)
@@ -126,6 +128,13 @@ def _print_counts(frame: pd.DataFrame) -> None:
 
 def _line(network: str, method: str, evaluator: str, dataset: str) -> dict[str, Any]:
     return {"dataset": dataset, "network": network, "method": method, "evaluator": evaluator}
+
+
+def _denied(folder: Path) -> dict[str, Any]:
+    """The line of a result that another user keeps to himself."""
+    names = dict(zip(("evaluator", "method", "network", "dataset"), folder.name.rsplit("-", 4)[-2:0:-1], strict=False))
+    refused = {"state": "refused", "rows": 0, "pictures": None, "left_s": float("nan")}
+    return {**_line("", "", "", folder.name), **names, **refused, "error": f"{folder}: no permission"}
 
 
 def _state(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 number needs to be read stands with it: n, the threshold, the 95 % interval, the protocol, what was left out.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from eigencam.evaluation import escaping
+from eigencam.files import folders
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
@@ -65,6 +67,8 @@ def selected(root: Path | str, **only: Iterable[str]) -> list[dict[str, Any]]:
     results = list(read_results(Path(root)))
     results = [r for r in results if r["version"] == max(r["version"] for r in results)]
     if not results:
+        for path in folders(Path(root))[1] if Path(root).exists() else ():
+            raise PermissionError(errno.EACCES, "no permission", str(path))
         raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
     for result in results:
         result |= {f"{column}_name": result[column] for column in COLUMNS}

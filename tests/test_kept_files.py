@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -132,3 +134,34 @@ def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path: Pat
     os.utime(old, (time.time() - 90000, time.time() - 90000))
     assert {path.name for path in files.remove_leftovers(tmp_path)} == {f".writing-{host}-{dead}-0.json", old.name}
     assert len(_hidden(tmp_path)) == 2
+
+
+AS_ANOTHER = """
+import os, sys
+from eigencam.cli import main
+main([sys.argv[1], "--results", "none"])  # imports what it needs while that may be read
+os.setuid(4001)
+sys.exit(main([sys.argv[1], "--results", "results"]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("command", ["status", "table"])
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_what_another_user_keeps_to_himself_is_said(tmp_path: Path, umask: int, command: str) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
+    for name in ("scenes-net-a-localization-1", "scenes-net-b-localization-2"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+    os.umask(before)
+    (tmp_path / "results").chmod(0o755)
+    call = [sys.executable, "-c", AS_ANOTHER, command]  # in the folder, since those above are root's alone
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    if umask == 0o077:
+        assert "scenes-net-a-localization-1: no permission" in said
+        assert "results: no results there" not in said
+        assert done.returncode == 1
+    else:
+        assert "eigencam: results: no " in said
