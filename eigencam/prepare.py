@@ -16,6 +16,8 @@ from eigencam import variants
 from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
+from eigencam.faults import blame
+from eigencam.files import one_line
 from eigencam.head import read_head
 from eigencam.identity import VERSION, describe
 from eigencam.loggers import Logger
@@ -123,6 +125,9 @@ def prepare(composed: DictConfig) -> Job:
             reason = _unsupported(method, network)
         except ValueError as error:
             faults.append(f"method.{name}.layer: {error}")
+            continue
+        except Exception as error:  # whatever a person's method may raise
+            faults.append(str(blame(f"method.{name}", error)))
             continue
         if (check := getattr(method, "lacking", None)) and (lack := check(dataset.ids)):
             faults.append(f"method.{name}: {lack}")
@@ -276,8 +281,10 @@ def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any,
     """`make(...)`, or None with the error's text added to `faults`."""
     try:
         return make(*args, **kwargs)
-    except (ValueError, FileNotFoundError, TypeError) as error:
-        text = str(error)
+    except Exception as error:  # whatever a person's class may raise
+        text = one_line(error) if isinstance(error, OSError) and error.errno else str(error)
+        if not isinstance(error, ValueError | OSError | TypeError):
+            text = str(blame(where, error))
         if where == "dataset" and isinstance(error, FileNotFoundError):
             text += " (where to look: dataset.root, or paths.* and the variables EIGENCAM_*)"
     faults.append(text if text.startswith(where) else f"{where}: {text}")

@@ -8,7 +8,7 @@ results lack it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError
 from eigencam.environment import environment, keep_freed_memory
+from eigencam.evaluation.base import Metric
 from eigencam.evaluation.statistics import by_picture
 from eigencam.faults import PartlyFailedError, SharedChangedError
 from eigencam.loading import Batch, Pictures, load
@@ -89,6 +90,13 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
                 if not isinstance(error, KeyboardInterrupt | SystemExit):  # the latter when a scheduler stops the job
                     work.fail(work.alive(todo), error)
             raise
+    _report(work, title, finished, say)
+    return job
+
+
+def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -> None:
+    """Say what has become of the results. PartlyFailedError where some failed."""
+    job, todo = work.job, work.todo
     there = len(job.results) - len(todo)
     say(f"{title}: {finished} results completed, {there} were there; folder {job.config.paths['results']}")
     if waiting := len(todo) - finished - len(work.failed):
@@ -98,7 +106,6 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     if work.failed:
         reasons = dict.fromkeys(work.failed.values())
         raise PartlyFailedError("\n".join([f"{title}: {len(work.failed)} results failed", *reasons]))
-    return job
 
 
 def _to_do(job: Job) -> dict[Key, Result]:
@@ -274,6 +281,23 @@ def _in_order(rows: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:
     return rows.drop_duplicates(["image", "label"], ignore_index=True)
 
 
+def _summary(
+    job: Job, name: str, rows: pd.DataFrame, bad: Mapping[str, str], images: Set[str]
+) -> tuple[dict[str, Any], list[Metric]]:
+    """What an evaluator says of the rows of all images but the bad ones, and its metrics."""
+    evaluator = job.evaluators[name]
+    summary = {
+        "n": len(images),
+        "bad_images": bad,
+        "target": job.config.target,
+        "protocol": dict(evaluator.protocol()),
+        "headline": list(getattr(evaluator, "headline", ())),
+    }
+    if seen := len(_fitted_on(job) & images):
+        summary["fitted_on"] = seen
+    return summary, by_picture(evaluator.summary(rows), rows) if len(rows) else []
+
+
 def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
     """Sum a result up once all pictures are done, by this process or another; whether they are."""
     if key in work.failed:
@@ -292,18 +316,8 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
         if not order.keys() <= there:
             return False
         rows = _in_order(result.rows(), order)
-        evaluator = job.evaluators[key[1]]
-        summary = {
-            "n": len(order),
-            "bad_images": bad,
-            "target": job.config.target,
-            "protocol": dict(evaluator.protocol()),
-            "headline": list(getattr(evaluator, "headline", ())),
-        }
-        if seen := len(_fitted_on(job) & order.keys()):
-            summary["fitted_on"] = seen
         try:
-            metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
+            summary, metrics = _summary(job, key[1], rows, bad, order.keys())
         except Exception as error:  # whatever an evaluator may raise
             work.fail_evaluator(key, error, [])
             return False
