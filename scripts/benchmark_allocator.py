@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from eigencam.environment import git, keep_freed_memory, processor
+from eigencam.files import replacing
 
 PASSES = 4
 
@@ -57,7 +58,7 @@ def main() -> None:
             rows.append([how, f"{user:.2f}", f"{system:.2f}", f"{pages:.0f}", f"{peak:.0f}"])
             print(*rows[-1], sep="\t", flush=True)
     if args.out:
-        with args.out.open("w", newline="") as file:
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
             file.write(
                 f"# {processor()}, {platform.libc_ver()}, code {git()['git_commit']}; a pass, {PASSES} passes each\n"

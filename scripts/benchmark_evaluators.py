@@ -56,6 +56,7 @@ from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.tuned import TunedLocalization
 from eigencam.evaluation.wsol import MaxBoxAcc
+from eigencam.files import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def main() -> None:
             )
             sys.stdout.flush()
     if args.out:
-        with args.out.open("w", newline="") as file:
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
             file.write(f"# {processor()}, {os.cpu_count()} cores, one thread, CPU time, OpenCV {cv2.__version__}, ")
             file.write(f"code {git()['git_commit']}; {SIZE[0]} x {SIZE[1]} pictures; n: maps; ratio: reference / own\n")

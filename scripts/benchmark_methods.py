@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from eigencam.environment import git
+from eigencam.files import replacing
 from eigencam.maps import Method, compute_maps
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
@@ -247,7 +248,7 @@ def main() -> None:
             add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
     if args.out:
         machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        with args.out.open("w", newline="") as file:
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
             file.write(f"# {machine}, {platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}; ")
             file.write(

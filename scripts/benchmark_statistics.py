@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from eigencam.environment import git, processor
 from eigencam.evaluation.base import Sample
 from eigencam.evaluation.paired import RESAMPLES, difference, interval, mcnemar, sign_flips
+from eigencam.files import replacing
 
 Floats = NDArray[np.float64]
 KINDS: dict[str, Callable[[np.random.Generator, int], Floats]] = {
@@ -128,7 +129,7 @@ def main() -> None:
             )
             sys.stdout.flush()
     if args.out:
-        with args.out.open("w", newline="") as file:
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n")
             file.write(f"# {processor()}, {os.cpu_count()} cores, one thread, CPU time, fastest of {args.repeats}, ")
             file.write(f"numpy {np.__version__}, scipy {scipy.__version__}, code {git()['git_commit']}; ")

@@ -46,6 +46,7 @@ from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.environment import git
 from eigencam.evaluation.boxes import iou_paired
 from eigencam.evaluation.predictions import read_devkit
+from eigencam.files import replacing
 from eigencam.forward import Forward, forward_pass
 from eigencam.methods.fixations import CNNFixations, crowded, fixations
 from eigencam.network import Network, load_network
@@ -217,7 +218,7 @@ def main() -> None:
     if args.out:
         command = " ".join(f".../{Path(a).name}" if Path(a).is_absolute() else a for a in sys.argv)
         counts = ", ".join(f"{len(group.rows)} {name}" for name, group in groups.items())
-        with args.out.open("w", newline="") as file:
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {command}\n")
             file.write(f"# n: {counts}; {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, ")
             file.write(f"{platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}\n")

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from eigencam import scenes_networks as nets
 from eigencam.datasets.scenes import VERSION, Scenes, Split
+from eigencam.files import replacing
 from eigencam.scenes_transformers import ScenesViG, ScenesViT
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +188,7 @@ def log(rows: list[dict[str, object]], network: str, file: Path) -> None:
     if file.is_file():
         with file.open(newline="") as stream:
             kept = [dict(row) for row in csv.DictReader(stream) if row["network"] != network]
-    with file.open("w", newline="") as stream:
+    with replacing(file) as beside, beside.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept + rows)

@@ -30,6 +30,7 @@ from eigencam.environment import git
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.files import replacing
 from eigencam.records import Result
 
 INDEX = 50_000
@@ -128,7 +129,7 @@ def main() -> None:
     plan(args, size, notes.append)
     print("\n".join(notes))
     if args.out:
-        with args.out.open("w", newline="") as file:
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {' '.join(sys.argv)}\n# {platform.machine()}, code {git()['git_commit']}\n")
             file.writelines(f"# {note}\n" for note in notes)
             writer = csv.writer(file)
