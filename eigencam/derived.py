@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.build import instantiate
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Metric
 
 PARTS = ("right", "wrong")
@@ -68,7 +68,8 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
 
     Compared are the methods of one network on one dataset that `long` has, over the pictures that all have rows of:
     choose two of them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each
-    of the tied, as the shares there add up to more than 100 %.
+    of the tied, as the shares there add up to more than 100 %. A drop that is not defined, for want of a map or of the
+    network's answer, wins nothing; see `evaluation/faithfulness.py`.
     """
     drops = long[
         long["evaluator_name"].str.startswith("average_drop") & long["metric"].str.fullmatch(r"drop_[\d.e+-]+")
@@ -82,10 +83,14 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
             kept = str(metric).replace("drop_", "kept_")
             frame = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner")
             drop, images = frame.to_numpy(), frame.index.to_frame()
-            smallest = drop <= drop.min(axis=1, keepdims=True)
+            defined = ~np.isnan(drop)
+            smallest = defined & (drop <= np.fmin.reduce(drop, axis=1, keepdims=True))
             note = f"smallest drop among {len(lines)} methods, a tie counts for each"
             for (_, line), won in zip(lines.iterrows(), smallest.T, strict=True):
-                win = statistics.rate(str(metric).replace("drop_", "win_"), won, threshold=line["threshold"], note=note)
+                name = str(metric).replace("drop_", "win_")
+                win = statistics.rate(name, won, threshold=line["threshold"], note=note)
+                if not defined.any():
+                    win = statistics.undefined(name, 0, states.UNANSWERED, threshold=line["threshold"])
                 added += [{**line.to_dict(), **_line(metric)} for metric in statistics.by_picture([win], images)]
     wins = pd.DataFrame(added, columns=list(long.columns))
     if wins.empty:
@@ -106,18 +111,22 @@ def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list
 
 
 def _right(rows: pd.DataFrame) -> NDArray[np.bool_] | None:
-    """(n,) bool: the first class is the label; None where a row does not say."""
+    """(n,) bool: the first class is the label, which it is not without an answer; None where a row does not say."""
     if not len(rows) or "top5" not in rows:
         return None
-    first = [int(top[0]) if len(top) else -1 for top in rows["top5"]]
+    answered = ~states.no_answer(rows)
+    first = np.array([int(top[0]) if len(top) else -1 for top in rows["top5"]])
     label = rows["label"].to_numpy(np.int64)
-    return None if min(first) < 0 or label.min() < 0 else np.array(first) == label
+    if not answered.any() or first[answered].min() < 0 or label.min() < 0:
+        return None
+    return answered & (first == label)
 
 
 def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
-    """Each row's drop, by picture and class asked for."""
-    before = rows["confidence"].to_numpy(np.float64)
-    drop = np.maximum(before - rows[kept].to_numpy(np.float64), 0)
+    """Each row's drop, by picture and class asked for; NaN where it is not defined."""
+    before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
+    undefined = states.no_answer(rows) | states.no_map(rows, meant=False) | ~(before > 0)
+    drop = np.where(undefined, np.nan, np.maximum(before - after, 0))
     return pd.Series(drop, index=pd.MultiIndex.from_frame(rows[["image", "label"]]))
 
 

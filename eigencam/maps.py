@@ -15,6 +15,7 @@ from eigencam import variants
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Again
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.states import DEGENERATE
 from eigencam.faults import SharedChangedError
 from eigencam.forward import Forward, evaluating, logits_of
 from eigencam.network import Network, Region
@@ -32,7 +33,9 @@ class Maps:
         maps: (M, h, w) float32 raw score maps on the CPU, by method; M is N but for `compute_maps(rows=...)`.
         boxes: by method that gives boxes, for each of M (K, 5) float64 `x1 y1 x2 y2 score`, best first.
         targets: (M,) the classes that class-specific maps are for.
-        top5: (M,) the network's classes by falling logit, up to five a picture; empty without a classifier.
+        top5: (M,) the network's classes by falling logit, up to five a picture; none for a picture that the network has
+            no answer for, or without a classifier.
+        answers: (M,) states of the network's answers; see `answer_states`.
         forward: the pass that the maps were read from, of length M.
         seconds: with `clock`: of the forward pass (under "") and of each method alone.
     """
@@ -41,6 +44,7 @@ class Maps:
     boxes: dict[str, list[NDArray[np.float64]]]
     targets: list[int]
     top5: list[list[int]]
+    answers: list[str]
     forward: Forward
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -67,7 +71,8 @@ def compute_maps(
         network: the network.
         methods: by name.
         pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
-        labels: N classes the maps are for; the predicted classes when None (0 without a classifier).
+        labels: N classes the maps are for; the predicted classes when None (0 without a classifier). A picture that the
+            network has no answer for has no predicted class: maps that depend on one are NaN, and boxes none.
         rows: M positions in the batch, for maps of several classes of a picture: `labels` are then M. All come from one
             forward pass; a method's map that is of no class is computed once a picture.
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
@@ -129,7 +134,45 @@ def compute_maps(
     if network.device.type == "cuda":
         torch.cuda.current_stream(network.device).synchronize()
     maps = {name: m.numpy()[rows] if name in repeated else m.numpy() for name, m in on_device.items()}
-    return Maps(maps, boxes, targets.tolist(), top5.tolist(), forward, seconds)
+    answers = answer_states(forward.logits)
+    lost = [n for n, state in enumerate(answers) if state in DEGENERATE]
+    for name, method in methods.items() if labels is None and lost else ():
+        if is_class_specific(method) and (name in maps or name in boxes):
+            _lose(name, maps, boxes, lost)
+    first = [[] if n in lost else top for n, top in enumerate(top5.tolist())]
+    return Maps(maps, boxes, targets.tolist(), first, answers, forward, seconds)
+
+
+def answer_states(logits: Tensor) -> list[str]:
+    """(N,) states of the network's answers, logits (N, K): as a map's, `none` without a classifier.
+
+    `nonfinite` where a logit is not finite; `constant` where all of K > 1 are equal, so that no class is preferred.
+
+    >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
+    ['ok', 'constant', 'nonfinite', 'nonfinite']
+    """
+    if not logits.shape[1]:
+        return ["none"] * len(logits)
+    finite = logits.isfinite().all(1)
+    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
+    return [
+        "nonfinite" if not f else "ok" if v else "constant"
+        for f, v in zip(finite.tolist(), varies.tolist(), strict=True)
+    ]
+
+
+def _lose(
+    name: str,
+    maps: dict[str, NDArray[np.float32]],
+    boxes: dict[str, list[NDArray[np.float64]]],
+    lost: Sequence[int],
+) -> None:
+    """Make a method's maps NaN, and take its boxes away, at the positions `lost`."""
+    if name in boxes:
+        boxes[name] = [found[:0] if n in lost else found for n, found in enumerate(boxes[name])]
+    else:
+        maps[name] = maps[name].copy()  # it may be the very tensor that the method returned
+        maps[name][lost] = np.nan
 
 
 def _called(
@@ -228,10 +271,16 @@ class BatchProbe:
     def again(self, key: Hashable, images: Tensor) -> Again:
         """Maps of changed pictures from a pass that all methods share."""
         other = self._other(key, images=images)
-        targets = self.targets
-        if self.follows:  # the same tensor for all methods: they share its backward pass
-            targets = other.shared("predicted", lambda: other.logits.argmax(1))
-        return Again(self._maps(other, targets), other.logits)
+        if not self.follows:
+            return Again(self._maps(other, self.targets), other.logits)
+        # The same tensor for all methods: they share its backward pass.
+        targets, states = other.shared("predicted", lambda: (other.logits.argmax(1), answer_states(other.logits)))
+        lost = [n for n, state in enumerate(states) if state in DEGENERATE and is_class_specific(self.method)]
+        maps = self._maps(other, targets)
+        if lost:
+            maps = maps.copy()
+            maps[lost] = np.nan
+        return Again(maps, other.logits)
 
     def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
         """Maps in networks with layers initialised anew, each a pass that all methods share."""

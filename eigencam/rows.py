@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.states import DEGENERATE
 from eigencam.faults import PartError, blame
 from eigencam.loading import Batch
 from eigencam.maps import BatchProbe, Maps, is_class_specific
@@ -45,6 +46,7 @@ class Scored:
         boxes: M times (K, 5) by method.
         targets: classes that class-specific maps are for.
         top5: the network's first classes.
+        answers: states of the network's answers.
         asked: the rows of evaluators that ask the network.
     """
 
@@ -56,6 +58,7 @@ class Scored:
     boxes: Mapping[str, Sequence[NDArray[np.float64]]]
     targets: Sequence[int]
     top5: Sequence[Sequence[int]]
+    answers: Sequence[str]
     asked: Mapping[Key, Sequence[Row]]
 
 
@@ -92,7 +95,8 @@ def score(
                 asked[name, e] = evaluator.rows(found.maps[name], probe)
             except Exception as error:  # whatever an evaluator may raise
                 failed((name, e), error)
-    return Scored(batch, picture, truths, regions, found.maps, found.boxes, found.targets, found.top5, asked)
+    of_pass = (found.maps, found.boxes, found.targets, found.top5, found.answers)
+    return Scored(batch, picture, truths, regions, *of_pass, asked)
 
 
 def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:
@@ -137,16 +141,22 @@ def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_m
 def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
     """The columns that all evaluators' rows have.
 
-    `target` is the class the map is for, in the dataset's classes, -1 where it is of others. A map without a class
-    serves for every class, so for the true one, unless the dataset seeks objects of any class.
+    `target` is the class the map is for, in the dataset's classes, -1 where it is of others, or where it should be of
+    the predicted class and the network has no answer. A map without a class serves for every class, so for the true
+    one, unless the dataset seeks objects of any class. `answer_state` is the state of the network's answer, `constant_by_design`
+    whether the method means a constant map; see `evaluation/states.py`.
     """
-    truth = scored.truths[k]
-    if not is_class_specific(job.methods[method]) and truth.foreground == "label":
+    truth, of, answer = scored.truths[k], job.methods[method], scored.answers[k]
+    specific = is_class_specific(of)
+    if not specific and truth.foreground == "label":
         target = truth.label
+    elif specific and job.config.target == "predicted" and answer in DEGENERATE:
+        target = -1
     else:
         target = scored.targets[k] if job.comparable else -1
     top5 = scored.top5[k] if job.comparable else []
-    return {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
+    shared = {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
+    return {**shared, "answer_state": answer, "constant_by_design": bool(getattr(of, "constant_by_design", False))}
 
 
 def _score_maps(scored: Scored, method: str, own: Sequence[int]) -> list[ScoreMap]:

@@ -13,6 +13,12 @@ attacked once, for all methods (see `evaluation/attacks.py`); the same method th
 The attack is on the class that the network predicts, right or wrong. The class asked for after the attack follows the
 run's `target`: the true class remains the true class; with `predicted` it is the class that is predicted now.
 
+Before and after, an image whose map is constant or not finite is missed; the two have no similarity then, so that the
+image is left out of `rank_correlation` and `cosine`. Where the network's answer to the image, or to the attacked one,
+is not finite there is no prediction to change: `prediction` is -1, and the image is in no fooling rate. An attack
+on an answer that is constant or not finite is none: the lengths and iterations leave such an image out. Notes and n
+say how many.
+
 Lengths of the noise are in the picture before normalisation, where black is 0 and white is 1: `l2`; `linf`, in steps of
 1/255; and `relative_l2`, the length over that of the picture, in percent, which the paper of DeepFool averages.
 """
@@ -23,14 +29,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from eigencam.evaluation import similarity, statistics
+from eigencam.evaluation import similarity, states, statistics
 from eigencam.evaluation.attacks import Attack, Attacked
 from eigencam.evaluation.base import Metric, Probe, Row
 from eigencam.evaluation.localization import Localization
-from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, degenerate
+from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,8 @@ class Adversarial:
         plain = (probe.images.float() - probe.black) / scale
         columns = _lengths(plain, attacked.images) | {
             "iterations": attacked.iterations.cpu().numpy(),
-            "prediction": probe.logits.argmax(1).cpu().numpy(),
-            "prediction_after": again.logits.argmax(1).cpu().numpy(),
+            "prediction": _first(probe.logits),
+            "prediction_after": _first(again.logits),
             "rank_correlation": similarity.rank_correlation(maps, again.maps),
             "cosine": similarity.cosine(maps, again.maps),
         }
@@ -87,11 +94,12 @@ class Adversarial:
         for n, (before, truth) in enumerate(zip(probe.score_maps, probe.truths, strict=True)):
             after = ScoreMap(again.maps[n], before.size, before.region)
             own = {name: column[n].item() for name, column in columns.items()}
+            predicted = own["prediction"], own["prediction_after"]
             rows.append(
                 {
                     "iou_before": self._boxes().row(before, truth)["iou"],
                     "iou_after": self._boxes().row(after, truth)["iou"],
-                    "fooled": own["prediction"] != own["prediction_after"],
+                    "fooled": min(predicted) >= 0 and predicted[0] != predicted[1],
                     **own,
                     "map_state": before.state,
                     "map_state_after": after.state,
@@ -109,11 +117,11 @@ class Adversarial:
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, `l2` and `iterations`."""
         boxed, metrics = rows["iou_before"].notna(), list[Metric]()
+        rows = states.at_worst(states.at_worst(rows, iou_before=0.0), "map_state_after", iou_after=0.0)
+        note = _note(rows)
         for suffix, chosen in (("", boxed), ("_fooled", boxed & rows["fooled"].astype(bool))):
             part, errors = rows.loc[chosen], list[Metric]()
             wrong = [part[f"iou_{when}"].to_numpy(np.float64) < self.iou for when in ("before", "after")]
-            note = degenerate(rows["map_state_after"]) if not suffix else ""
-            note = f"attacked: {note}" if note else ""
             at = f"{self.threshold:g} {self.rule}"
             for when, hits in zip(("before", "after"), wrong, strict=True):
                 name = f"box_error_{when}{suffix}"
@@ -123,23 +131,52 @@ class Adversarial:
             errors.append(statistics.mean(f"box_error_change{suffix}", change, threshold=at, better="lower"))
             metrics += statistics.of_rows(errors, chosen)
         metrics += [plain_mean(name, rows[name]) for name in ("rank_correlation", "cosine")]
-        metrics.append(replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)), better=""))
-        metrics.append(statistics.mean("relative_l2", rows["relative_l2"], better=""))
-        metrics.append(plain_mean("linf", 255 * rows["linf"], unit="/255", better=""))
-        metrics += [plain_mean(name, rows[name], better="") for name in ("l2", "iterations")]
+        predicted = _predicted(rows, "prediction") & _predicted(rows, "prediction_after")
+        fooled = replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)[predicted]), better="")
+        metrics += statistics.of_rows([fooled], predicted)
+        noise = rows[["relative_l2", "linf", "l2", "iterations"]].astype(np.float64)
+        noise[states.no_answer(rows) | ~_predicted(rows, "prediction")] = np.nan
+        metrics.append(statistics.mean("relative_l2", noise["relative_l2"], better=""))
+        metrics.append(plain_mean("linf", 255 * noise["linf"], unit="/255", better=""))
+        metrics += [plain_mean(name, noise[name], better="") for name in ("l2", "iterations")]
         return metrics
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         attack = {"name": type(self.attack).__name__, **asdict(self.attack)}  # type: ignore[call-overload]
         asked = "on the predicted class; after it the true class remains, `target=predicted` asks for the new one"
-        return {**self._boxes().protocol(), "evaluator": "adversarial", "attack": attack, "class": asked}
+        rule = "map constant or not finite: a miss, no similarity; no finite answer: neither fooled nor attacked"
+        return {
+            **self._boxes().protocol(),
+            "evaluator": "adversarial",
+            "attack": attack,
+            "class": asked,
+            "undefined": rule,
+        }
 
 
 def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "higher") -> Metric:
     """The mean as a plain number, with the bootstrap's interval."""
     metric = statistics.mean(name, values, better=better)
     return replace(metric, value=metric.value / 100, low=metric.low / 100, high=metric.high / 100, unit=unit)
+
+
+def _first(logits: Tensor) -> NDArray[np.int64]:
+    """(N,): the first class of each answer (N, K); -1 where it is not finite."""
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu().numpy()
+
+
+def _predicted(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
+    """(N,): whether the network predicts a class."""
+    return np.asarray(rows.get(column, np.zeros(len(rows))), np.int64) >= 0
+
+
+def _note(rows: pd.DataFrame) -> str:
+    """Maps and answers without a value, before and after the attack."""
+    attacked = [states.count(rows["map_state_after"], "maps")]
+    if lost := int((~_predicted(rows, "prediction_after")).sum()):
+        attacked.append(f"{lost} nonfinite of {len(rows)} answers")
+    return "; ".join(part for part in (states.note(rows), *(f"attacked: {p}" for p in attacked if p)) if part)
 
 
 def _lengths(before: Tensor, after: Tensor) -> dict[str, NDArray[Any]]:

@@ -7,8 +7,11 @@ $$\hat y = \arg\max_c\ s_c, \qquad s_c = \max(m_c, 0) / \max m_c, \quad s_\text{
 
 so a class has a pixel only where it is above t. Of equal classes the first in the order of labels has it, as argmax
 does in the authors' code; a method that knows no classes has equal maps everywhere, and with two classes in a picture
-says nothing about the second. The note counts such pixels. A map without a positive value, or not finite, finds
-nothing.
+says nothing about the second. The note counts such pixels. A map without a positive value finds nothing.
+
+A picture of which the map of one class is constant or not finite is wrong at every pixel: nothing is right, and each
+class, background included, is found in all pixels that are not its own. Only a baseline's constant map that is meant
+counts as any other.
 
     class_miou            VOC's mean IoU at a fixed t: pixels right, predicted and of the truth are summed over the set,
                           IoU of each class, mean over the classes, background included, that occur in the truth (the
@@ -33,9 +36,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
-from eigencam.evaluation.maps import Floats, ScoreMap, degenerate
+from eigencam.evaluation.maps import Floats, ScoreMap
 from eigencam.evaluation.segmentation import ORACLE, Counts, mean_iou, pooled
 from eigencam.evaluation.tuned import halves
 
@@ -78,8 +81,8 @@ class ClassSegmentation:
             threshold at which classes tie; `maps`, `constant`, `nonfinite`, numbers of maps.
         """
         truth = truths[0]
-        states = [score_map.state for score_map in score_maps]
-        counts = {"maps": len(states), "constant": states.count("constant"), "nonfinite": states.count("nonfinite")}
+        seen = [score_map.state for score_map in score_maps]
+        counts = {"maps": len(seen), "constant": seen.count("constant"), "nonfinite": seen.count("nonfinite")}
         if (mask := truth.mask) is None:
             none = np.zeros(0, np.uint32)
             return {"has_mask": False, "classes": none.astype(np.uint8), "right": none, "predicted": none} | {
@@ -158,7 +161,8 @@ class ClassSegmentation:
         """Parameters and the rules in words."""
         words = "the picture's classes are given; each map over its maximum; the highest above the background's score"
         counts = "void ignored, original pixels, summed over the set; mean over the classes that occur"
-        return {"evaluator": "class_segmentation", **asdict(self), "pixel": words, "counts": counts}
+        rule = "a class's map constant or not finite: the picture is wrong at every pixel"
+        return {"evaluator": "class_segmentation", **asdict(self), "pixel": words, "counts": counts, "undefined": rule}
 
 
 def _highest(
@@ -211,6 +215,9 @@ class _Pixels:
             for levels in (right, predicted)
         )
         right, predicted = (np.where(background, upto, upto[:, -1:] - upto)[:, :-1] for upto in (right, predicted))
+        wrong = _without_map(rows)[picture]
+        pixels = np.bincount(picture, truth, len(rows))
+        right[wrong], predicted[wrong] = 0, (pixels[picture] - truth)[wrong, None]
         occur, given = set(label[truth > 0].tolist()), set(label.tolist()) - {0}
         note = f"{len(occur)} classes occur, with background"
         if absent := given - occur:
@@ -244,9 +251,18 @@ class _Pixels:
         return int(np.argmax(mean_iou(self.total(chosen))))
 
 
+def _without_map(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,): the images with a class whose map has no value; a baseline's constant map that is meant has one."""
+    bad = rows["nonfinite"].to_numpy(np.int64) + rows["constant"].to_numpy(np.int64)
+    if "constant_by_design" in rows:
+        bad = np.where(rows["constant_by_design"].to_numpy(bool), rows["nonfinite"].to_numpy(np.int64), bad)
+    return (bad > 0) & np.array([max(classes) > 0 for classes in rows["classes"]])  # of no class, no map is needed
+
+
 def _maps(rows: pd.DataFrame) -> str:
     constant, nonfinite, maps = (int(rows[name].sum()) for name in ("constant", "nonfinite", "maps"))
-    return degenerate(["constant"] * constant + ["nonfinite"] * nonfinite + ["ok"] * (maps - constant - nonfinite))
+    seen = ["constant"] * constant + ["nonfinite"] * nonfinite + ["ok"] * (maps - constant - nonfinite)
+    return states.count(seen, "maps")
 
 
 def _ties(rows: pd.DataFrame, counts: Counts) -> str:

@@ -20,10 +20,18 @@ Y and O are the softmax probabilities of the map's class for the picture and for
   and the same method's map of the picture weighted with it; complexity the mean of m; ADCC the harmonic mean of
   coherency, 1 - complexity and 1 - average drop, of each picture.
 
-A picture whose class has the probability 0 to begin with has nothing to lose: its drop is 0. The share of pictures in
-which a method's drop is the smallest, "win" of Grad-CAM++, needs the rows of several methods: `eigencam table --win`.
+The share of images in which a method's drop is the smallest, "win" of Grad-CAM++, needs the rows of several methods:
+`eigencam table --win`.
 
-Maps that are constant or not finite keep everything (m = 1) and are counted in the table's note.
+Where a number is not defined the image counts at the metric's worst value, for every method alike, and is counted in
+the table's note: a drop of 100 %, no increase, a probability of 1 throughout the deletion and of 0 throughout the
+insertion, ROAD's shares likewise, coherency and ADCC of 0, complexity of 100 %. That is so where
+
+* the map is constant or not finite (also where its method means it: such a map says nothing about what to take away);
+* the network's answer to the image is constant or not finite, or its answer to a changed image is not finite;
+* of the drop alone, the class has the probability 0 to begin with: 0/0.
+
+Where the network has no answer for any image, or the drop is 0/0 in all of them, the metric is not defined.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,13 +45,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Probe, Row
-from eigencam.evaluation.maps import degenerate
+from eigencam.evaluation.imputation import impute
 
 Fill = Literal["black", "mean", "blur"]
 FILLS: tuple[Fill, ...] = ("black", "mean", "blur")
 ROAD_SHARES = (0.2, 0.4, 0.6, 0.8)
+UNDEFINED = "map constant or not finite, or no finite answer of the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class AverageDrop:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`confidence` Y, and `kept_P` O for each share P in percent; 0..1."""
-        m, states = scaled(maps, probe)
+        m, map_states = scaled(maps, probe)
         n, ranks = len(m), ranks_of(m)
         base = _filling(probe, self.fill)
 
@@ -87,20 +96,17 @@ class AverageDrop:
         columns = {"confidence": before} | {
             _name("kept", share): row for share, row in zip(self.shares, kept, strict=True)
         }
-        return _rows(columns, states)
+        return _rows(columns, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`drop_P` (average drop) and `increase_P` (increase in confidence) in percent."""
-        metrics = []
-        before = rows["confidence"].to_numpy(np.float64)
+        metrics, note = list[Metric](), _note(rows, rows["confidence"].to_numpy(np.float64))
         for share in self.shares:
-            after = rows[_name("kept", share)].to_numpy(np.float64)
-            lost = np.maximum(before - after, 0)
-            drop = np.divide(lost, before, out=np.zeros_like(lost), where=before > 0)
-            note = degenerate(rows["map_state"]) if share == self.shares[0] else ""
             at = f"{100 * share:g} % of the pixels"
-            metrics.append(statistics.mean(_name("drop", share), drop, threshold=at, better="lower", note=note))
-            metrics.append(statistics.rate(_name("increase", share), after > before, threshold=at))
+            drop, increase = drop_and_increase(rows, _name("kept", share))
+            metrics.append(_mean(_name("drop", share), drop, threshold=at, better="lower", note=note))
+            metrics.append(_rate(_name("increase", share), increase, threshold=at))
+            note = ""
         return metrics
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
@@ -108,20 +114,21 @@ class AverageDrop:
         shares = sorted(self.shares)
         if len(shares) < 2 or not len(rows):
             return []
-        before = rows["confidence"].to_numpy(np.float64)[:, None]
-        after = np.stack([rows[_name("kept", share)].to_numpy(np.float64) for share in shares], axis=1)
+        points = [drop_and_increase(rows, _name("kept", share)) for share in shares]
         at, x = 100 * np.array(shares), "pixels kept %"
-        drop = 100 * (np.maximum(before - after, 0) / before).mean(axis=0)
-        increase = 100 * (after > before).mean(axis=0)
-        return [
+        drop, increase = 100 * np.array(points).mean(axis=2).T
+        lines = (
             Curve("average drop against pixels kept", x, "average drop %", at, drop),
             Curve("increase in confidence against pixels kept", x, "increase in confidence %", at, increase),
-        ]
+        )
+        return [line for line in lines if not np.isnan(line.ys).any()]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = "map scaled to 0..1, enlarged bilinearly; softmax of the map's class"
-        return {"evaluator": "average_drop", **asdict(self), "shares": list(self.shares), "map": words}
+        rule = f"{UNDEFINED}: drop 100 %, no increase; probability 0 to begin with: drop 100 %"
+        shares = list(self.shares)
+        return {"evaluator": "average_drop", **asdict(self), "shares": shares, "map": words, "undefined": rule}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ class InsertionDeletion:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`deletion` and `insertion`: (steps + 1,) float32 probabilities."""
-        m, states = scaled(maps, probe)
+        m, map_states = scaled(maps, probe)
         n, ranks, points = len(m), ranks_of(m), self.steps + 1
         gone = torch.linspace(0, m[0].numel(), points, device=m.device).round()
         blurred = _filling(probe, "blur")
@@ -153,29 +160,31 @@ class InsertionDeletion:
             return torch.where(first == deleting, torch.where(deleting, 0.0, blurred[i]), picture)
 
         curves = _probabilities(probe, 2 * points * n, inputs).view(2, points, n)
-        return _rows({"deletion": curves[0].T, "insertion": curves[1].T}, states)
+        return _rows({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`deletion_auc` and `insertion_auc`, in percent."""
         metrics = []
         for name, better in (("deletion", "lower"), ("insertion", "higher")):
-            curve = np.stack(rows[name].to_numpy()).astype(np.float64)
+            curve = _column(rows, name, 1 if name == "deletion" else 0)
             area = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
-            note = degenerate(rows["map_state"]) if name == "deletion" else ""
-            metrics.append(statistics.mean(f"{name}_auc", area, better=better, note=note))
+            note = _note(rows, np.stack(rows[name].to_numpy())) if name == "deletion" else ""
+            metrics.append(_mean(f"{name}_auc", area, better=better, note=note))
         return metrics
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean probability of the map's class while pixels go, and while they come."""
         at = np.linspace(0, 100, self.steps + 1)
         x = {"deletion": "pixels deleted %", "insertion": "pixels inserted %"}
-        means = {name: _mean_curve(rows, name) for name in (x if len(rows) else ())}
-        return [Curve(name, x[name], "probability %", at, values) for name, values in means.items()]
+        means = {name: 100 * _column(rows, name, name == "deletion").mean(axis=0) for name in (x if len(rows) else ())}
+        lines = [Curve(name, x[name], "probability %", at, values) for name, values in means.items()]
+        return [line for line in lines if not np.isnan(line.ys).any()]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = "trapezoids over equal shares, both ends; to the mean colour; from a blur of 11 x 11, sigma 5"
-        return {"evaluator": "insertion_deletion", "steps": self.steps, "curve": words}
+        rule = f"{UNDEFINED}: deletion 100 %, insertion 0"
+        return {"evaluator": "insertion_deletion", "steps": self.steps, "curve": words, "undefined": rule}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,7 @@ class Road:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`morf` and `lerf`: (4,) float32 probabilities after the most and the least relevant shares were removed."""
-        m, states = scaled(maps, probe)
+        m, map_states = scaled(maps, probe)
         n, ranks, pixels = len(m), ranks_of(m), m[0].numel()
         shares = torch.tensor(ROAD_SHARES, device=m.device)
         generator = torch.Generator().manual_seed(0)
@@ -204,26 +213,30 @@ class Road:
             return impute(probe.images[i].float(), gone[:, None], noise)
 
         curves = _probabilities(probe, 8 * n, inputs).view(2, 4, n)
-        return _rows({"morf": curves[0].T, "lerf": curves[1].T}, states)
+        return _rows({"morf": curves[0].T, "lerf": curves[1].T}, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`road`, half the mean of LeRF - MoRF, and both, in percent."""
-        morf, lerf = (np.stack(rows[name].to_numpy()).astype(np.float64).mean(axis=1) for name in ("morf", "lerf"))
+        morf, lerf = (_column(rows, name, name == "morf").mean(axis=1) for name in ("morf", "lerf"))
+        note = _note(rows, np.stack(rows["morf"].to_numpy()))
         return [
-            statistics.mean("road", (lerf - morf) / 2, note=degenerate(rows["map_state"])),
-            statistics.mean("road_morf", morf, better="lower"),
-            statistics.mean("road_lerf", lerf),
+            _mean("road", (lerf - morf) / 2, note=note),
+            _mean("road_morf", morf, better="lower"),
+            _mean("road_lerf", lerf),
         ]
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean probability of the map's class at each share taken away."""
         at, x = 100 * np.array(ROAD_SHARES), "pixels taken away %"
         names = {"morf": "most relevant first", "lerf": "least relevant first"} if len(rows) else {}
-        return [Curve(name, x, "probability %", at, _mean_curve(rows, key)) for key, name in names.items()]
+        means = {name: 100 * _column(rows, key, key == "morf").mean(axis=0) for key, name in names.items()}
+        lines = [Curve(name, x, "probability %", at, values) for name, values in means.items()]
+        return [line for line in lines if not np.isnan(line.ys).any()]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
-        return {"evaluator": "road", "noise": self.noise, "shares": list(ROAD_SHARES)}
+        rule = f"{UNDEFINED}: LeRF 0, MoRF 100 %"
+        return {"evaluator": "road", "noise": self.noise, "shares": list(ROAD_SHARES), "undefined": rule}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +248,8 @@ class Adcc:
     headline: ClassVar[tuple[str, ...]] = ("adcc", "coherency", "complexity", "average_drop")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """`coherency`, `complexity`, `drop`; 0..1."""
-        m, states = scaled(maps, probe)
+        """`coherency`, `complexity`, `drop`; 0..1, the drop NaN where it is not defined."""
+        m, map_states = scaled(maps, probe)
         weighted = (probe.images * m[:, None]).to(probe.images.dtype)
         again, _ = scaled(probe.explain(weighted).float().cpu().numpy(), probe)
         a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (m, again))
@@ -244,25 +257,28 @@ class Adcc:
         r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0)
         before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
         after = _probabilities(probe, len(m), lambda part: weighted[part])
-        drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
-        return _rows({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, states)
+        drop = torch.where(before > 0, (before - after).clamp(min=0) / before, torch.nan)
+        return _rows({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`adcc`, the mean over pictures of each picture's, and its three parts, in percent."""
-        coherency, complexity, drop = (rows[c].to_numpy(np.float64) for c in ("coherency", "complexity", "drop"))
+        worst = {"coherency": 0, "complexity": 1, "drop": 1}
+        coherency, complexity, drop = (_column(rows, name, value) for name, value in worst.items())
         parts = np.stack([coherency, 1 - complexity, 1 - drop])
         inverse = np.divide(1, parts, out=np.full_like(parts, np.inf), where=parts > 0)
+        adcc = np.where(np.isnan(parts).any(axis=0), np.nan, 3 / inverse.sum(axis=0))
         return [
-            statistics.mean("adcc", 3 / inverse.sum(axis=0), note=degenerate(rows["map_state"])),
-            statistics.mean("coherency", coherency),
-            statistics.mean("complexity", complexity, better="lower"),
-            statistics.mean("average_drop", drop, better="lower"),
+            _mean("adcc", adcc, note=_note(rows, rows["drop"].to_numpy(np.float64))),
+            _mean("coherency", coherency),
+            _mean("complexity", complexity, better="lower"),
+            _mean("average_drop", drop, better="lower"),
         ]
 
     def protocol(self) -> Mapping[str, object]:
         """The rule in words."""
         words = "map times the normalised picture; coherency of a constant map is 0; a part that is 0 makes ADCC 0"
-        return {"evaluator": "adcc", "rule": words}
+        rule = f"{UNDEFINED}: coherency 0, complexity 100 %, drop 100 %; probability 0 to begin with: drop 100 %"
+        return {"evaluator": "adcc", "rule": words, "undefined": rule}
 
 
 def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
@@ -284,75 +300,6 @@ def ranks_of(m: Tensor) -> Tensor:
     ranks = torch.empty_like(order)
     places = torch.arange(order.shape[1], device=m.device).expand_as(order)
     return ranks.scatter_(1, order, places).view(m.shape)
-
-
-def impute(images: Tensor, gone: Tensor, noise: Tensor, cycles: int = 6) -> Tensor:
-    """Pixels that are gone filled from their neighbours: the solution of sum_j w_ij (x_i - x_j) = 0, plus noise.
-
-    Solved for all pictures and channels at once: what is left of the right side is solved for on small pictures first
-    (multigrid), so that a wide hole needs no more cycles than a small one. The error is below the noise.
-
-    Args:
-        images: (B, C, H, W) float32.
-        gone: (B, 1, H, W) bool.
-        noise: (C, H, W), added where pixels are gone.
-        cycles: times that all sizes are gone through.
-    """
-    known = torch.where(gone, 0.0, images)
-    mean = known.sum((2, 3), keepdim=True) / (~gone).sum((2, 3), keepdim=True).clamp(min=1)
-    x = torch.where(gone, mean, known)
-    residual = torch.where(gone, _around(x) - _around(torch.ones_like(x)) * x, 0.0)
-    for _ in range(cycles):
-        correction, residual = _corrected(residual, gone)
-        x = x + correction
-    return torch.where(gone, x + noise, images)
-
-
-def _corrected(residual: Tensor, gone: Tensor, steps: int = 5) -> tuple[Tensor, Tensor]:
-    """What to add where pixels are gone, from small pictures to large ones, and the residual that it leaves.
-
-    Args:
-        residual: (B, C, H, W), 0 where pixels are known.
-        gone: (B, 1, H, W); of a small picture, where all of a pixel is.
-        steps: of preconditioned conjugate gradients at each size.
-    """
-    x = torch.zeros_like(residual)
-    if max(residual.shape[2:]) > 2:
-        below = F.avg_pool2d(gone.float(), 2, ceil_mode=True) == 1
-        right = torch.where(below, 4 * F.avg_pool2d(residual, 2, ceil_mode=True), 0.0)
-        x = F.interpolate(_corrected(right, below, steps)[0], residual.shape[2:], mode="bilinear", align_corners=False)
-        x = torch.where(gone, x, 0.0)
-    degree = _around(torch.ones_like(residual[:1]))
-
-    def system(x: Tensor) -> Tensor:
-        return torch.where(gone, degree * x - _around(x), 0.0)
-
-    residual = residual - system(x)
-    direction = preconditioned = residual / degree
-    energy = _dot(residual, preconditioned)
-    for _ in range(steps):
-        applied = system(direction)
-        step = _ratio(energy, _dot(direction, applied))
-        x, residual = x + step * direction, residual - step * applied
-        preconditioned = residual / degree
-        before, energy = energy, _dot(residual, preconditioned)
-        direction = preconditioned + _ratio(energy, before) * direction
-    return x, residual
-
-
-def _around(x: Tensor) -> Tensor:
-    """(B, C, H, W): the weighted sum of each pixel's 8 neighbours, those beyond the border 0."""
-    weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=x.device) / 12
-    return F.conv2d(x, weights.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((2, 3), keepdim=True)
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    tiny = torch.finfo(torch.float32).tiny
-    return torch.where(b > tiny, a / b.clamp(min=tiny), 0.0)
 
 
 def _filling(probe: Probe, fill: Fill) -> Tensor:
@@ -387,9 +334,64 @@ def _rows(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
     ]
 
 
-def _mean_curve(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """A column of lists of probabilities, averaged over the pictures, in percent."""
-    return 100 * np.stack(rows[column].to_numpy()).astype(np.float64).mean(axis=0)
+def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) in 0..1 each: by how much of itself the probability drops, and whether (1) it increases or not (0).
+
+    Args:
+        rows: of `AverageDrop`.
+        kept: the column of the probability after.
+    """
+    before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
+    drop = np.divide(np.maximum(before - after, 0), before, out=np.full_like(before, np.nan), where=before > 0)
+    increase = np.where(np.isnan(before) | np.isnan(after), np.nan, after > before)
+    return _at_worst(rows, drop, 1), _at_worst(rows, increase, 0)
+
+
+def _column(rows: pd.DataFrame, name: str, worst: float) -> NDArray[np.float64]:
+    """(N,), or (N, P) of a column of lists, with the worst value where an image has none."""
+    return _at_worst(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
+
+
+def _at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
+    """Values (N,) or (N, P), the worst in place of an image's that are not defined; NaN if no image has an answer."""
+    missing = _unanswered(rows, values)
+    if missing.all():
+        return np.full_like(values, np.nan)
+    bad = missing | states.no_map(rows, meant=False)
+    return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
+
+
+def _unanswered(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """(N,): the images for which the network, asked for the image or for a changed one, has no answer."""
+    return states.no_answer(rows) | np.isnan(values).reshape(len(rows), -1).any(axis=1)
+
+
+def _note(rows: pd.DataFrame, values: NDArray[np.floating]) -> str:
+    """The footnote: maps and answers without a value, and further images at the worst; of average drop also 0/0."""
+    known = states.no_answer(rows) | states.no_map(rows, meant=False)
+    changed = [name for name in rows if str(name).startswith("kept_")]
+    values = np.concatenate([values.reshape(len(rows), -1), rows[changed].to_numpy(np.float64)], axis=1)
+    parts = [states.note(rows)]
+    if count := int((_unanswered(rows, values) & ~known).sum()):
+        parts.append(f"{count} images more without a value, at the worst")
+    if changed and (count := int((values[:, 0] == 0).sum())):
+        parts.append(f"{count} images of probability 0 to begin with")
+    return "; ".join(part for part in parts if part)
+
+
+def _mean(
+    name: str, values: NDArray[np.float64], *, note: str = "", threshold: str = "", better: str = "higher"
+) -> Metric:
+    if np.isnan(values).all():
+        why = "; ".join(part for part in (states.UNANSWERED, note) if part)
+        return statistics.undefined(name, 0, why, threshold=threshold, better=better)
+    return statistics.mean(name, values, note=note, threshold=threshold, better=better)
+
+
+def _rate(name: str, values: NDArray[np.float64], *, threshold: str) -> Metric:
+    if np.isnan(values).all():
+        return statistics.undefined(name, 0, states.UNANSWERED, threshold=threshold)
+    return statistics.rate(name, values == 1, threshold=threshold)
 
 
 def _name(what: str, share: float) -> str:

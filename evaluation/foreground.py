@@ -10,8 +10,10 @@ FP, FN, TN the pixels above the mean of R or not, of the object or not,
     mean_f1          2 TP / (2 TP + FP + FN) of each picture, 0 where that is 0/0; mean over pictures
 
 so `mean_ap` of a picture is 50 % for a map that says nothing, and counts the background as much as the object. A map
-that is constant or not finite is 0/0 in the authors' code, which then makes all of R and 1 - R zero: all is background
-and the average precision is that of chance, 50 %. Void pixels count nowhere; no metric has a threshold to choose.
+that is constant or not finite is 0/0 in the authors' code, which then makes all of R and 1 - R zero: all is background,
+which is right of most pixels where objects are small, and the average precision is that of chance, 50 %. Here only the
+constant map that a baseline means counts so; any other such map is wrong at every pixel, with an average precision and
+F1 of 0. Void pixels count nowhere; no metric has a threshold to choose.
 
 Reference: H. Chefer, S. Gur, L. Wolf, "Transformer interpretability beyond attention visualization", CVPR 2021, and
 their code. The average precision is exact, from one sort of 32-bit keys that hold value and truth.
@@ -26,9 +28,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Metric, Row, Sample
-from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pxap import nearest
 
 Counts = NDArray[np.float64]
@@ -90,12 +92,12 @@ class Foreground:
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The four metrics, bootstrapped over pictures."""
         masked = rows["has_mask"].to_numpy(bool)
-        counted = rows[masked]
+        counted = _at_worst(rows[masked])
         missing = len(rows) - len(counted)
         if counted.empty:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
         left_out = f"{missing} pictures without a mask left out" if missing else ""
-        note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
+        note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
         pixels = counted[list(_PIXELS)].to_numpy(np.float64)
         metrics = [
             _pooled("pixel_accuracy", pixels, _accuracy, note),
@@ -109,7 +111,16 @@ class Foreground:
         """Parameters and the rules in words."""
         words = "map bilinear, minimum to maximum, object where above its mean; mask nearest; void left out"
         pooled = "pixel_accuracy, miou: pixels of all pictures; mean_ap, mean_f1: means over pictures"
-        return {"evaluator": "foreground", **asdict(self), "pixels": words, "sums": pooled}
+        rule = "map constant or not finite: wrong at every pixel"
+        return {"evaluator": "foreground", **asdict(self), "pixels": words, "sums": pooled, "undefined": rule}
+
+
+def _at_worst(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, wrong at every pixel where the map has no value."""
+    bad = states.no_map(rows)
+    tp, fp, fn, tn = (rows[name].to_numpy(np.int64) for name in _PIXELS)
+    wrong = {"tp": np.where(bad, 0, tp), "fp": fp + bad * tn, "fn": fn + bad * tp, "tn": np.where(bad, 0, tn)}
+    return states.at_worst(rows, ap=0.0, f1=0.0).assign(**wrong)
 
 
 def middles(start: float, stop: float, n: int) -> Counts:

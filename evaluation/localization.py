@@ -15,6 +15,11 @@ class; they give `top5_loc_error` and `gt_known_error` only if no needed map is 
 there is NaN and its note says why; nothing is approximated. A picture whose truth has no box of an object sought (VOC
 has masks of pictures that it has no boxes for) is left out of every metric that needs one, and counted in the note.
 
+An image whose map is constant or not finite is missed, whatever box the threshold would make of it; only a baseline's
+constant map that is meant gives its box, the whole image. Where the network's answer is constant or not finite it has
+no first class: the label is wrong. Both are counted in the note. Of a network without any answer no error that needs
+one is defined.
+
 Reference: `eval_localization_flat.m` of the ILSVRC2014 development kit; O. Russakovsky et al., "ImageNet Large Scale
 Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is Grad-CAM's (R. R. Selvaraju et al., ICCV
 2017: 15 % of the maximum, the single largest segment); CAM's is 0.2 (B. Zhou et al., CVPR 2016).
@@ -29,10 +34,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.boxes import NO_BOX, Boxes, as_boxes, iou
-from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule, degenerate
+from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule
 
 _CLASSES = "class prediction in the dataset's classes"
 
@@ -89,13 +94,16 @@ class Localization:
         Errors have Wilson's interval and `mean_iou` the bootstrap's. NaN where the rows do not define a metric.
         """
         boxed = rows["iou"].notna()
-        everything, rows = rows, rows.loc[boxed]
+        everything, rows = rows, states.at_worst(rows, iou=0.0).loc[boxed]
         wrong_box = rows["iou"].to_numpy(np.float64) < self.iou
         label = rows["label"].to_numpy(np.int64)
         known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
         at = f"{self.threshold:g} {self.rule}"
 
         def error(name: str, wrong: NDArray[np.bool_], missing: int, what: str, threshold: str = at) -> Metric:
+            asked = everything if name.endswith("cls_error") else rows
+            if name.startswith("top") and len(asked) and states.no_answer(asked).all():
+                return statistics.undefined(name, 0, states.UNANSWERED, threshold=threshold, better="lower")
             if missing:
                 note = f"not defined: {missing} of {len(wrong)} pictures have no {what}"
                 return statistics.undefined(name, len(wrong) - missing, note, threshold=threshold, better="lower")
@@ -104,7 +112,7 @@ class Localization:
         boxless = (
             f"{len(everything) - len(rows)} pictures without a box left out" if len(rows) < len(everything) else ""
         )
-        note = "; ".join(part for part in (degenerate(everything["map_state"]), boxless) if part)
+        note = "; ".join(part for part in (states.note(everything), boxless) if part)
         metrics = [
             statistics.rate("box_error", wrong_box, note=note, threshold=at, better="lower"),
             error("gt_known_error", wrong_box, int((~known).sum()), "map for the true class"),
@@ -124,7 +132,7 @@ class Localization:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The share of pictures whose box overlaps the object by at least x; marked at the overlap asked for."""
-        ious = rows["iou"].dropna().to_numpy(np.float64)
+        ious = states.at_worst(rows, iou=0.0)["iou"].dropna().to_numpy(np.float64)
         if not len(ious):
             return []
         at = np.linspace(0, 1, 51)
@@ -135,7 +143,8 @@ class Localization:
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = f"inclusive IoU >= {self.iou:g} with any box of the object sought, original pixels, no blacklist"
-        return {"evaluator": "localization", **asdict(self), "hit": words}
+        rule = "map constant or not finite: a miss; answer constant or not finite: a wrong label"
+        return {"evaluator": "localization", **asdict(self), "hit": words, "undefined": rule}
 
 
 def row_of_boxes(boxes: NDArray[np.float64], truth: Truth) -> Row:
@@ -168,4 +177,6 @@ def _rank_of_label(rows: pd.DataFrame) -> NDArray[np.int64]:
         if wanted >= 0 and len(top):
             found = np.flatnonzero(np.asarray(top) == wanted)
             ranks[i] = found[0] + 1 if len(found) else 0
+    # Without an answer there is no first class: the label is not among them, where others can be compared.
+    ranks[states.no_answer(rows) & (rows["label"].to_numpy(np.int64) >= 0)] = 0 if (ranks >= 0).any() else -1
     return ranks

@@ -11,7 +11,8 @@ evaluators, and cut at a threshold by one of the rules of the field:
             pixels that tie with the last one are all in
 
 A map whose maximum is not positive has no foreground under `max`, `mean` and `energy`; a constant positive map is all
-foreground under `max` and `energy` (and under `mean` for t < 1), and nothing under `range`.
+foreground under `max` and `energy` (and under `mean` for t < 1), and nothing under `range`. How an image counts whose
+map is constant or not finite is the evaluators' rule, see `evaluation/states.py`.
 
 >>> score_map = ScoreMap(np.array([[0.0, 0.0], [0.0, 1.0]]), size=(4, 4))
 >>> box_of(score_map, "max", 0.5)
@@ -29,13 +30,13 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from eigencam.evaluation.boxes import NO_BOX
+from eigencam.evaluation.states import State, count
 
 VERSIONS = {"score_map": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
 Rule = Literal["max", "range", "mean", "energy"]
 ComponentRule = Literal["largest", "all"]
-State = Literal["ok", "constant", "nonfinite"]
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 
@@ -280,7 +281,4 @@ def box_of(
 
 def degenerate(states: Iterable[str]) -> str:
     """Footnote on maps that are not `ok`: `2 constant, 1 nonfinite of 50 maps`; empty where there is none."""
-    seen = list(states)
-    counts = {state: seen.count(state) for state in ("constant", "nonfinite")}
-    parts = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    return f"{parts} of {len(seen)} maps" if parts else ""
+    return count(states, "maps")

@@ -5,8 +5,9 @@ when a pixel of an object sought lies less than 15 px from the map's highest poi
 picture whose objects sought are all flagged difficult is left out, otherwise difficult objects count as well. The
 accuracy is hits / (hits + misses) of each class, averaged over the classes that have a picture counted. Objects are
 filled boxes, or the mask. Of several highest points each counts with its share, where TorchRay takes whichever argmax
-finds: the constant map then scores by chance, and not by the upper left corner. Distances are strictly below the
-tolerance, as in the code. A map that is not finite misses.
+finds: a constant map then scores by chance, and not by the upper left corner. So counts the baseline whose constant map
+is meant; any other map that is constant or not finite misses. Distances are strictly below the tolerance, as in the
+code.
 
 The difficult subset is a list of the paper's authors, of which TorchRay has copies for VOC and COCO, the files
 `pointing_game_ebp_{voc07,coco}_difficult.txt`: a picture's id and a 0 or 1 for each class, between tabs. A pair of
@@ -19,7 +20,7 @@ Overlap (Chattopadhay et al., "Grad-CAM++", WACV 2018): of a map m scaled to 0..
 $$\mathrm{Loc}(\delta) = \frac{\mathrm{Area}(m > \delta\ \text{inside})}{\mathrm{Area}(\text{box}) +
 \mathrm{Area}(m > \delta\ \text{outside})}$$
 
-with the boxes of the object sought taken together.
+with the boxes of the object sought taken together. A map that is constant or not finite has no energy and no overlap.
 """
 
 import hashlib
@@ -35,10 +36,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from eigencam.datasets.base import Dataset, Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes
-from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.evaluation.maps import ScoreMap
 from eigencam.files import regular
 
 Objects = Literal["boxes", "mask"]
@@ -125,7 +126,12 @@ class Pointing:
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = f"an object's pixel less than {self.tolerance:g} px from the highest point, original size; ties share"
-        return {"evaluator": "pointing", **asdict(self), "hit": words}
+        return {
+            "evaluator": "pointing",
+            **asdict(self),
+            "hit": words,
+            "undefined": "map constant or not finite: a miss",
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,7 @@ class Energy:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`energy_inside` and `overlap_D`, means over pictures in percent."""
-        metrics = [statistics.mean("energy_inside", rows["energy"], note=degenerate(rows["map_state"]))]
+        metrics = [statistics.mean("energy_inside", rows["energy"], note=states.count(rows["map_state"], "maps"))]
         for delta in self.deltas:
             name = f"overlap_{delta:g}"
             metrics.append(statistics.mean(name, rows[name], threshold=f"{delta:g} range"))
@@ -183,8 +189,11 @@ class Energy:
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
-        words = "map scaled from its minimum and maximum to 0..1; a constant map has no energy and no overlap"
-        return {"evaluator": "energy", "deltas": list(self.deltas), "map": words}
+        words, rule = (
+            "map scaled from its minimum and maximum to 0..1",
+            "map constant or not finite: no energy, no overlap",
+        )
+        return {"evaluator": "energy", "deltas": list(self.deltas), "map": words, "undefined": rule}
 
 
 @lru_cache(maxsize=4)
@@ -213,11 +222,12 @@ def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
 
 def _accuracies(rows: pd.DataFrame, chosen: NDArray[np.bool_], suffix: str = "", subset: str = "") -> list[Metric]:
     """The mean over classes and the share of hits of the `chosen` rows; `subset` says in words which these are."""
+    rows = states.at_worst(rows, hit=0.0)
     names = f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"
     hit = chosen & rows["hit"].notna().to_numpy()
     counted, missing = rows[hit], int((chosen & ~hit).sum())
     left_out = f"{missing} pictures without an object to hit left out" if missing else ""
-    parts = (subset, degenerate(rows.loc[chosen, "map_state"]), left_out)
+    parts = (subset, states.count(rows.loc[chosen, "map_state"], "maps"), left_out)
     note = "; ".join(part for part in parts if part)
     if counted.empty:
         return [statistics.undefined(name, 0, note or "no picture") for name in names]

@@ -30,7 +30,8 @@ recall can be lower, where a proposal takes an object that a later one fits bett
 
 Objects flagged `difficult` are removed before the matching, unless asked for: they are neither found nor missed, and a
 proposal on one is an ordinary proposal that explains nothing and uses up its place among the k. (COCO's ignored objects
-give the same recall, since a proposal prefers an object that counts.) A picture without proposals misses its objects.
+give the same recall, since a proposal prefers an object that counts.) A picture without proposals misses its objects,
+and so does one whose map is constant or not finite, whatever is proposed.
 
 Presets: `proposals_hosang`, the protocol of detection-proposals on VOC 2007 test (budgets 1 to 10,000 in half decades,
 difficult objects included: 14,976 objects in 4,952 pictures, equal boxes once), and `proposals_stl`, mean recall over
@@ -54,10 +55,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.boxes import Boxes, area, as_boxes, iou
-from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut, degenerate
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 
 Score = Literal["f1", "mean"]
@@ -178,8 +179,9 @@ class Proposals:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring in percent, with bootstrap intervals over pictures."""
+        rows = _missed(rows)
         objects = rows["n_objects"].to_numpy(np.int64)
-        note = degenerate(rows["map_state"])
+        note = states.count(rows["map_state"], "maps")
         best, classes = _flat(rows["best"]), _flat(rows["object_class"]).astype(np.int64)
         columns: dict[str, Floats] = {}
         if self.over == "classes":
@@ -215,6 +217,7 @@ class Proposals:
         """Recall against overlap for each number of boxes; recall at two overlaps against the number of boxes."""
         if not rows["n_objects"].sum():
             return []
+        rows = _missed(rows)
         classes = _flat(rows["object_class"]) if self.over == "classes" else None
         column = "matched" if classes is None else "best"
         overlap = {k: _flat(rows[f"{column}_{k}"]) for k in self.budgets}
@@ -236,10 +239,17 @@ class Proposals:
             **asdict(self),
             "overlap": "inclusive IoU, original pixels, all objects of the picture, class-agnostic",
             "budgets": list(self.budgets),
+            "undefined": "map constant or not finite: all objects missed",
             "matching": "none: any of the first k boxes"
             if self.over == "classes"
             else "greedy one-to-one, best pair first (recall, ar); COCO's (ar_coco); none (abo, mabo)",
         }
+
+
+def _missed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, with all objects missed where the map has no value."""
+    found = [str(name) for name in rows if name == "best" or str(name).startswith(("best_", "matched_", "coco_"))]
+    return states.at_worst(rows, **dict.fromkeys(found, 0.0))
 
 
 def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
@@ -247,7 +257,7 @@ def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
     if f"matched_{budget}" not in rows:
         there = [name.removeprefix("matched_") for name in map(str, rows) if name.startswith("matched_")]
         raise ValueError(f"budget {budget}: allowed are {', '.join(there)}")
-    matched = _flat(rows[f"matched_{budget}"])
+    matched = _flat(_missed(rows)[f"matched_{budget}"])
     ious = np.round(np.append(IOUS, 1.0), 2)
     return pd.DataFrame({"iou": ious, "recall": [(matched >= o).mean() if len(matched) else np.nan for o in ious]})
 

@@ -6,8 +6,9 @@ the pixels at or above each edge t = 0, step, 2 step, ... of all pictures togeth
 
 $$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
 
-the step rule of the authors' code, to the last bit; its last edge is 1 (the maximum of a map alone). A constant map is
-0 everywhere. No threshold is chosen.
+the step rule of the authors' code, to the last bit; its last edge is 1 (the maximum of a map alone). No
+threshold is chosen. A map that is constant or not finite, 0 everywhere in the authors' code, counts as the worst one: 0
+on the object and 1 on all else; a baseline's constant map that is meant is 0 everywhere.
 
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
 """
@@ -21,9 +22,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
-from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.wsol import scaled
 
 Counts = NDArray[np.float64]
@@ -89,14 +90,14 @@ class PxAP:
         counted = rows[masked]
         if counted.empty:
             return [statistics.undefined("pxap", 0, "not defined: no picture has a mask")]
-        counts = np.concatenate([_stack(counted[f"hist_{kind}"]) for kind in ("object", "background")], axis=1)
+        counts = np.concatenate(_histograms(counted), axis=1)
         value = float(average_precision(counts.sum(axis=0, keepdims=True))[0])
         if np.isnan(value):
             return [statistics.undefined("pxap", len(counted), "not defined: no pixel of an object sought")]
         low, high = statistics.bootstrap_pooled(counts, average_precision)
         missing = len(rows) - len(counted)
         left_out = f"{missing} pictures without a mask left out" if missing else ""
-        note = "; ".join(part for part in (degenerate(counted["map_state"]), left_out) if part)
+        note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
         ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, average_precision)
         metric = Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)
         return statistics.of_rows([metric], masked)
@@ -106,12 +107,24 @@ class PxAP:
         counted = rows[rows["hist_object"].map(len) > 0]
         if counted.empty:
             return []
-        return precision_recall(*(_stack(counted[f"hist_{kind}"]).sum(axis=0) for kind in ("object", "background")))
+        return precision_recall(*(histogram.sum(axis=0) for histogram in _histograms(counted)))
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
         words = "map bicubic, minimum to maximum; mask nearest; void left out; pixels of all pictures pooled; step rule"
-        return {"evaluator": "pxap", **asdict(self), "pixels": words}
+        rule = "map constant or not finite: wrong at every pixel"
+        return {"evaluator": "pxap", **asdict(self), "pixels": words, "undefined": rule}
+
+
+def _histograms(rows: pd.DataFrame) -> tuple[Counts, Counts]:
+    """(N, K) pixels by bin of the object and of the background; in the wrong end's where the map has no value."""
+    wanted, rest = (_stack(rows[f"hist_{kind}"]) for kind in ("object", "background"))
+    bad = states.no_map(rows)
+    for histogram, end in ((wanted, 0), (rest, -1)):
+        total = histogram[bad].sum(axis=1)
+        histogram[bad] = 0
+        histogram[bad, end] = total
+    return wanted, rest
 
 
 def nearest(

@@ -12,7 +12,10 @@ are of maps enlarged to the network's input where they are asked for (see `evalu
 alike says more of the picture than of the network: lower is better. A method that reads a layer in front of all that
 was changed has not changed at all; for a map of no class this is by construction, not a fault found.
 
-A picture of which one of the maps has no variation is left out of a stage's mean; n says how many count.
+A picture of which one of the maps has no variation, or is not finite, has no similarity there, and is left out of that
+stage's mean; `_mean` is, for each picture, over the stages that it is left in. n says how many count, and a method that
+misses pictures that others have is not marked as best. The maps are of classes that the run asks for, whatever a
+network with new weights answers; of a class that is to be the predicted one, where there is no answer, there is no map.
 """
 
 from collections.abc import Mapping
@@ -25,14 +28,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from eigencam.evaluation import similarity
+from eigencam.evaluation import similarity, states
 from eigencam.evaluation.adversarial import plain_mean
 from eigencam.evaluation.base import Metric, Probe, Row
-from eigencam.evaluation.maps import degenerate
 
 Order = Literal["cascading", "independent"]
 ORDERS: tuple[Order, ...] = ("cascading", "independent")
 RANKS = ("rank", "rank_abs")
+LEFT_OUT = "a pair with a map that is constant or not finite: left out, n says of how many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,13 @@ class Randomization:
             for suffix, column, at in ends + stages:
                 metric = plain_mean(f"{measure}_{suffix}", column, better="lower")
                 metrics.append(replace(metric, threshold=f"new weights {at}" if at else ""))
-        note = degenerate(rows["map_state"])
+        note = states.count(rows["map_state"], "maps")
         return [replace(metrics[0], note=note), *metrics[1:]]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         words = "each layer's own initialisation, running statistics too; the class of the trained network's map"
-        return {"evaluator": "randomization", **asdict(self), "weights": words}
+        return {"evaluator": "randomization", **asdict(self), "weights": words, "undefined": LEFT_OUT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,12 @@ class LabelRandomization:
         """The mean of each measure."""
         there = [measure for measure in self.headline if measure in rows]
         metrics = [plain_mean(measure, rows[measure], better="lower") for measure in there]
-        return [replace(metrics[0], note=degenerate(rows["map_state"])), *metrics[1:]]
+        return [replace(metrics[0], note=states.count(rows["map_state"], "maps")), *metrics[1:]]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
-        return {"evaluator": "label_randomization", **asdict(self), "class": "that of the trained network's map"}
+        whose = "that of the trained network's map"
+        return {"evaluator": "label_randomization", **asdict(self), "class": whose, "undefined": LEFT_OUT}
 
 
 def _alike(

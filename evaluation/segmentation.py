@@ -21,6 +21,9 @@ The sweep is over the value as a fraction of the map's maximum, in 256 levels, f
 a pixel foreground if its level is at least v; all levels are 0 where the maximum is not positive. Pictures without a
 mask are not counted. A picture without a foreground pixel has no `fg_iou`, and counts in the sums.
 
+A picture whose map is constant or not finite is wrong at every pixel: its foreground is not found, all else is. Only a
+baseline's constant map that is meant is cut as any other.
+
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.3.
 """
 
@@ -33,9 +36,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
-from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, degenerate, foreground
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, foreground
 from eigencam.evaluation.pxap import precision_recall
 
 LEVELS = 256
@@ -131,12 +134,11 @@ class Segmentation:
         """The metrics of the module's docstring, with bootstrap intervals over pictures."""
         at = f"{self.threshold:g} {self.rule}"
         masked = rows["has_mask"].to_numpy(bool)
-        rows = rows.loc[masked]
+        rows = states.at_worst(rows.loc[masked], fg_iou=0.0)
         n = len(rows)
         if n == 0:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
-        histograms, wanted, rest = _by_level(rows)
-        above = _stack(rows, "above")
+        histograms, above, wanted, rest = _by_level(rows)
         hit, found = above[:, 0] + rows["any_foreground"].to_numpy(bool) * above[:, 1], above.sum(axis=1)
         classes = _Classes.of(rows)
 
@@ -145,7 +147,7 @@ class Segmentation:
         binary = np.stack([*right, both - found, found, both - total, total], axis=1)
         pixels = np.stack([hit, found, total], axis=1)
         metrics = [
-            statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=degenerate(rows["map_state"])),
+            statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=states.count(rows["map_state"], "maps")),
             pooled("miou", classes.counts(above), mean_iou, at, classes.note),
             pooled("miou_binary", binary, mean_iou, at),
             pooled("pixel_precision", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 1]), at),
@@ -160,7 +162,7 @@ class Segmentation:
         rows = rows.loc[rows["has_mask"].to_numpy(bool)]
         if not len(rows):
             return []
-        _, wanted, rest = _by_level(rows)
+        _, _, wanted, rest = _by_level(rows)
         made, ious = precision_recall(wanted.sum(axis=0), rest.sum(axis=0)), _ious(wanted, rest)
         if len(ious := ious[~np.isnan(ious[:, 0])]):
             at, values = np.arange(LEVELS) / 255, 100 * ious.mean(axis=0)
@@ -177,6 +179,7 @@ class Segmentation:
             **asdict(self),
             "sweep": "256 levels of the map's maximum",
             "counts": words,
+            "undefined": "map constant or not finite: wrong at every pixel",
         }
 
 
@@ -228,11 +231,22 @@ def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> li
     return [fg_iou, pooled("miou_best", counts, mean_iou, _level(best), f"{ORACLE}; {classes.note}")]
 
 
-def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
-    """Pixels by level: all by kind (N, 3, 256), foreground and the rest (N, 256)."""
-    kinds = np.stack([_stack(rows, f"hist_{kind}") for kind in _KINDS], axis=1)
-    wanted = kinds[:, 0] + rows["any_foreground"].to_numpy(bool)[:, None] * kinds[:, 1]
-    return kinds, wanted, kinds.sum(axis=1) - wanted
+def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts, Counts]:
+    """Pixels of each image; wrong at every one where the map has no value.
+
+    Returns:
+        By kind and level (N, 3, 256); by kind, above the fixed threshold (N, 3); foreground, and the rest, by level
+        (N, 256).
+    """
+    kinds, above = np.stack([_stack(rows, f"hist_{kind}") for kind in _KINDS], axis=1), _stack(rows, "above")
+    whole, bad = rows["any_foreground"].to_numpy(bool), states.no_map(rows)
+    rest_kinds = np.stack([np.zeros(len(rows), bool), ~whole, np.ones(len(rows), bool)], axis=1)
+    totals = kinds[bad].sum(axis=2)
+    kinds[bad] = 0
+    kinds[bad, :, 0], kinds[bad, :, -1] = totals * ~rest_kinds[bad], totals * rest_kinds[bad]
+    above[bad] = totals * rest_kinds[bad]
+    wanted = kinds[:, 0] + whole[:, None] * kinds[:, 1]
+    return kinds, above, wanted, kinds.sum(axis=1) - wanted
 
 
 def _ious(wanted: Counts, rest: Counts) -> Counts:

@@ -11,6 +11,9 @@ pictures are halved by a hash of their ids, each half is measured at the thresho
 is the mean of the two halves. The best threshold on the pictures themselves gives `error_best`, an oracle's number, and
 `best_threshold` names it, for use on another split by `localization`.
 
+A picture whose map is constant or not finite is an error at every threshold, though without foreground, too: the whole
+picture would be right where the object is large.
+
 The boxes at all thresholds come from the highest value of each row and column of the map: no mask is made.
 """
 
@@ -24,10 +27,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.boxes import Boxes, iou
-from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts, degenerate
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts
 
 DEFAULT: Mapping[str, tuple[float, ...]] = {
     "range": tuple(np.arange(0, 1, 0.05).round(2).tolist()),
@@ -77,7 +80,7 @@ class TunedLocalization:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`error`, `error_best` (both with Wilson's interval) and `best_threshold`."""
-        ious = np.stack(rows["ious"].to_numpy()).astype(np.float64)
+        ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
         counted = ~np.isnan(ious).any(axis=1)
         wrong, ids = ious[counted] < self.iou, rows["image"].to_numpy()[counted]
         if not len(wrong):
@@ -91,7 +94,7 @@ class TunedLocalization:
         used = sorted({self.grid[i] for i in chosen})
         at, left_out = " / ".join(f"{t:g}" for t in used), len(ious) - len(wrong)
         boxless = f"{left_out} pictures without a box left out" if left_out else ""
-        note = "; ".join(part for part in (degenerate(rows["map_state"]), boxless) if part)
+        note = "; ".join(part for part in (states.count(rows["map_state"], "maps"), boxless) if part)
         fitted = wrong[np.arange(len(wrong)), chosen]
         low = float(self.grid[best])
         metrics = [
@@ -103,7 +106,7 @@ class TunedLocalization:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The error at each threshold; marked where it is smallest."""
-        ious = np.stack(rows["ious"].to_numpy()).astype(np.float64)
+        ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
         ious = ious[~np.isnan(ious).any(axis=1)]
         if not len(ious):
             return []
@@ -119,6 +122,7 @@ class TunedLocalization:
             "rule": self.rule,
             "thresholds": list(self.grid),
             "hit": f"inclusive IoU >= {self.iou:g} of the box around all foreground with any box of the object sought",
+            "undefined": "map constant or not finite: an error",
             "threshold": "two-fold cross-fitted; error_best: chosen on the same pictures",
         }
 

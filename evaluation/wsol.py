@@ -21,7 +21,8 @@ order), and no box without a component.
 Instead of a search for contours at each of 1000 thresholds there is one tree of components for all (`component_tree`);
 `step` picks the thresholds that a step of the authors' code visits, floor(255 t) for t = 0, step, 2 step, ... Their
 default 0.001 visits all 255. Maps of 224 x 224 are taken as they are. One thing is different in both forms: a constant
-map has no foreground, where the authors' code scales up the rounding of its enlargement, unless the constant is 0.
+map has no foreground, where the authors' code scales up the rounding of its enlargement, unless the constant is 0. An
+image whose map is constant or not finite is not localized at any threshold, not even if the first pixel is the object.
 
 References: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020; J. Choe et al.,
 "Evaluation for weakly supervised object localization: protocol, metrics, and datasets", PAMI 2022.
@@ -36,10 +37,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation import statistics
+from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.boxes import Boxes, to_half_open
-from eigencam.evaluation.maps import ScoreMap, degenerate
+from eigencam.evaluation.maps import ScoreMap
 
 Contours = Literal["largest", "all"]
 Form = Literal["reference", "plain"]
@@ -111,7 +112,7 @@ class MaxBoxAcc:
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
         boxed = rows[_column(self.ious[0])].map(len) > 0
-        counted = rows[boxed]
+        counted = self._counted(rows)
         n, boxless = len(counted), len(rows) - len(counted)
         if n == 0:
             names = [self.name, *(f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1)]
@@ -127,7 +128,7 @@ class MaxBoxAcc:
             at.append(int(visited[best]))
             chosen.append(hits[:, best].astype(bool))
         left_out = f"{boxless} pictures without a box left out" if boxless else ""
-        note = "; ".join(part for part in (ORACLE, degenerate(rows["map_state"]), left_out) if part)
+        note = "; ".join(part for part in (ORACLE, states.count(rows["map_state"], "maps"), left_out) if part)
         if len(self.ious) == 1:
             metric = statistics.rate(self.name, chosen[0], threshold=_level(at[0]), note=note)
             return statistics.of_rows([metric], boxed)
@@ -140,9 +141,13 @@ class MaxBoxAcc:
         mean = replace(mean, value=float(np.average([metric.value for metric in single])))
         return statistics.of_rows([mean, *single], boxed)
 
+    def _counted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows with a box to find; without a hit where the map has no value."""
+        return states.at_worst(rows[rows[_column(self.ious[0])].map(len) > 0], **{_column(i): 0.0 for i in self.ious})
+
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""
-        counted = rows[rows[_column(self.ious[0])].map(len) > 0]
+        counted = self._counted(rows)
         if counted.empty:
             return []
         at, made = np.arange(255) / 255, []
@@ -163,6 +168,7 @@ class MaxBoxAcc:
             **asdict(self),
             "ious": list(self.ious),
             "hit": f"{what} overlaps any box of the object sought; class given; {overlap}",
+            "undefined": "map constant or not finite: not localized",
             "threshold": "of 255 levels the best on these pictures, for each IoU its own",
         }
 

@@ -141,6 +141,7 @@ def test_the_summary_is_by_hand() -> None:
             "linf": [1 / 255] * 4,
             "relative_l2": [0.01] * 4,
             "iterations": [1, 2, 3, 2],
+            "map_state": "ok",
             "map_state_after": ["ok", "ok", "ok", "constant"],
         }
     )

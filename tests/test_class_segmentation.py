@@ -24,11 +24,17 @@ Masks = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Picture:
-    """A mask and a map (h, w) for each of some classes."""
+    """A mask and a map (h, w) for each of some classes; `meant`: whether those that are constant are."""
 
     name: str
     mask: Masks
     maps: dict[int, NDArray[np.float64]]
+    meant: bool = True
+
+    @property
+    def broken(self) -> bool:
+        """Whether the map of a class has no value."""
+        return any(not np.isfinite(m).all() or (np.ptp(m) == 0 and not self.meant) for m in self.maps.values())
 
     def row(self, evaluator: ClassSegmentation, order: int = 1) -> Row:
         height, width = self.mask.shape
@@ -36,7 +42,8 @@ class Picture:
         start = Truth(self.name, (height, width), -1, np.zeros((0, 4)), np.zeros(0, np.int64), mask=self.mask)
         truths = [replace(start, label=label) for label in labels]
         score_maps = [ScoreMap(self.maps[label], (height, width)) for label in labels]
-        return {"image": self.name, "label": labels[0], **evaluator.joint_row(score_maps, truths)}
+        start_of_row = {"image": self.name, "label": labels[0], "constant_by_design": self.meant}
+        return {**start_of_row, **evaluator.joint_row(score_maps, truths)}
 
 
 def by_hand(picture: Picture, threshold: float) -> Masks:
@@ -55,14 +62,25 @@ def by_hand(picture: Picture, threshold: float) -> Masks:
 
 
 def miou(pictures: Sequence[Picture], found: Sequence[Masks]) -> float:
-    """From a confusion matrix, over the classes with a pixel in the truth, in percent."""
-    confusion = np.zeros((VOID, VOID))
+    """From a confusion matrix, over the classes with a pixel in the truth, in percent.
+
+    In a picture without a map each class is found wherever it is not.
+    """
+    confusion, elsewhere = np.zeros((VOID, VOID)), np.zeros(VOID)
     for picture, own in zip(pictures, found, strict=True):
+        if picture.broken:
+            counted = picture.mask[picture.mask != VOID]
+            for c in {0, *(k + 1 for k in picture.maps), *counted.tolist()}:
+                elsewhere[c] += (counted != c).sum()
+                confusion[c, VOID - 1] += (counted == c).sum()
+            continue
         for wanted, predicted in zip(picture.mask.ravel().tolist(), own.ravel().tolist(), strict=True):
             if wanted != VOID:
                 confusion[wanted, predicted] += 1
     there = [c for c in range(VOID) if confusion[c].any()]
-    ious = [confusion[c, c] / (confusion[c].sum() + confusion[:, c].sum() - confusion[c, c]) for c in there]
+    ious = [
+        confusion[c, c] / (confusion[c].sum() + confusion[:, c].sum() + elsewhere[c] - confusion[c, c]) for c in there
+    ]
     return 100 * float(np.mean(ious))
 
 
@@ -177,23 +195,24 @@ def test_a_third_class_above_two_that_tie_is_no_tie() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("values", "meant"),
     [
-        (np.full((2, 2), np.nan), 50 * 5 / 6),
+        (np.full((2, 2), np.nan), 0),
         (np.zeros((2, 2)), 50 * 5 / 6),
         (-np.ones((2, 2)), 50 * 5 / 6),
         (np.ones((2, 2)), 50 * 1 / 6),
     ],
     ids=["nan", "zero", "negative", "constant"],
 )
-def test_a_map_of_one_value_is_all_background_or_all_object(values: NDArray[np.float64], expected: float) -> None:
+def test_a_map_of_one_value_is_wrong_everywhere_unless_it_is_meant(values: NDArray[np.float64], meant: float) -> None:
     mask = halved(0)
     mask[:, 0] = 1
-    row = Picture("a", mask, {0: values}).row(ClassSegmentation())
-    assert row["constant"] + row["nonfinite"] == row["maps"] == 1
-    metric = ClassSegmentation().summary(pd.DataFrame([row]))[0]
-    assert metric.value == pytest.approx(expected)
-    assert "of 1 maps" in metric.note
+    for given, expected in ((True, meant), (False, 0)):
+        row = Picture("a", mask, {0: values}, given).row(ClassSegmentation())
+        assert row["constant"] + row["nonfinite"] == row["maps"] == 1
+        metric = ClassSegmentation().summary(pd.DataFrame([row]))[0]
+        assert metric.value == pytest.approx(expected)
+        assert "of 1 maps" in metric.note
 
 
 def test_void_no_mask_no_class_and_one_pixel() -> None:
@@ -207,7 +226,7 @@ def test_void_no_mask_no_class_and_one_pixel() -> None:
     )
     truth = Truth("a", (4, 6), 0, np.zeros((0, 4)), np.zeros(0, np.int64))
     rows = [{"image": "a", **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [truth])}]
-    assert rows[0].keys() == Picture("a", halved(1), {0: LEFT}).row(evaluator).keys() - {"label"}
+    assert rows[0].keys() == Picture("a", halved(1), {0: LEFT}).row(evaluator).keys() - {"label", "constant_by_design"}
     assert all(np.isnan(m.value) and "no picture has a mask" in m.note for m in evaluator.summary(pd.DataFrame(rows)))
     assert evaluator.curves(pd.DataFrame(rows)) == []
     both = pd.DataFrame([*rows, Picture("b", halved(1), {0: LEFT}).row(evaluator)])

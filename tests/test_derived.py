@@ -81,9 +81,12 @@ def test_wins_are_counted_picture_by_picture(results: Path, methods: tuple[str, 
     for share in ("100", "15"):
         won = dict.fromkeys(methods, 0)
         for i in range(40):
-            drop = {m: max(0, r["confidence"][i] - r[f"kept_{share}"][i]) for m, r in own.items()}
+            drop = {
+                m: max(0, r["confidence"][i] - r[f"kept_{share}"][i]) if r["map_state"][i] == "ok" else np.inf
+                for m, r in own.items()
+            }
             for m in methods:
-                won[m] += drop[m] == min(drop.values())
+                won[m] += np.isfinite(drop[m]) and drop[m] == min(drop.values())
         for m in methods:
             line = value(long, m, f"win_{share}")
             assert line["value"] == pytest.approx(100 * won[m] / 40)

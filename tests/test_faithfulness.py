@@ -65,9 +65,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + np.exp(-x))
 
 
-def test_the_whole_picture_changes_nothing() -> None:
+def test_the_whole_picture_changes_nothing_and_counts_at_the_worst() -> None:
+    rows = AverageDrop().rows(torch.ones(2, 1, 1).numpy(), probe())
+    assert rows[0]["kept_100"] == rows[0]["confidence"]
     found = summary(AverageDrop(), torch.ones(2, 1, 1), probe())
-    assert found["drop_100"].value == found["increase_100"].value == 0
+    assert (found["drop_100"].value, found["increase_100"].value) == (100, 0)
     assert "2 constant of 2 maps" in found["drop_100"].note
 
 
@@ -298,13 +300,18 @@ def test_curves_are_those_of_a_plain_loop_over_steps() -> None:
 
 
 @pytest.mark.parametrize("evaluator", [AverageDrop(), Adcc()], ids=lambda e: type(e).__name__)
-def test_a_class_of_probability_zero_has_nothing_to_lose(evaluator: NetworkEvaluator) -> None:
+def test_the_drop_of_a_class_of_probability_zero_is_not_defined(evaluator: NetworkEvaluator) -> None:
     p = probe()
     p.images[:, 0] = -200.0
     assert p.logits.softmax(1)[:, 0].tolist() == [0, 0]
+    name = "drop_100" if isinstance(evaluator, AverageDrop) else "average_drop"
     found = summary(evaluator, torch.rand(2, SIDE, SIDE), p)
-    assert next(found[name].value for name in ("drop_100", "average_drop") if name in found) == 0
-    assert all(np.isfinite(metric.value) for metric in found.values())
+    assert np.isnan(found[name].value)
+    assert found[name].n == 0
+    assert found[name].note.startswith("not defined")
+    assert all(np.isfinite(found[other].value) for other in found.keys() & {"increase_100", "coherency", "complexity"})
+    p.images[1, 0] = 0
+    assert summary(evaluator, p.images[:, 1] + torch.rand(2, SIDE, SIDE), p)[name].value >= 50  # one of two at 100 %
 
 
 def test_chunks_are_full_of_pictures_and_steps() -> None:

@@ -93,16 +93,16 @@ def test_the_four_numbers_are_those_of_the_protocol(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, np.nan, np.inf])
-def test_a_map_that_says_nothing_is_all_background(value: float) -> None:
+def test_a_map_that_says_nothing_is_wrong_everywhere_or_background_if_it_is_meant(value: float) -> None:
     mask = np.zeros((50, 60), np.uint8)
     mask[:, :30] = 1
     data = [(ScoreMap(np.full((14, 14), value), (50, 60)), truth_of(mask))]
-    metrics = summary(data)
-    found = {name: metric.value for name, metric in metrics.items()}
-    assert found == {"pixel_accuracy": 50, "miou": 25, "mean_ap": 50, "mean_f1": 0}
-    assert found == pytest.approx(reference(data))
+    assert {name: metric.value for name, metric in summary(data).items()} == dict.fromkeys(Foreground.headline, 0)
     kind = "constant" if np.isfinite(value) else "nonfinite"
-    assert metrics["pixel_accuracy"].note == f"1 {kind} of 1 maps"
+    assert summary(data)["pixel_accuracy"].note == f"1 {kind} of 1 maps"
+    meant = {metric.name: metric.value for metric in Foreground().summary(frame(data).assign(constant_by_design=True))}
+    assert reference(data) == pytest.approx({"pixel_accuracy": 50, "miou": 25, "mean_ap": 50, "mean_f1": 0})
+    assert meant == pytest.approx(reference(data) if kind == "constant" else dict.fromkeys(meant, 0))
 
 
 def test_perfect_and_inverted_maps() -> None:

@@ -116,7 +116,7 @@ def protocol_by_hand(
                 assert t.mask is not None
                 target[v, u] = boxed if objects == "boxes" else t.mask[v, u] == t.label + 1
         share = 0.0
-        if np.isfinite(pair.score_map.values).all():
+        if np.isfinite(pair.score_map.values).all() and np.ptp(pair.score_map.values):
             highest = [(v, u) for v in range(height) for u in range(width) if full[v, u] == full.max()]
             vs, us = np.nonzero(target)
             share = float(np.mean([((vs - v) ** 2 + (us - u) ** 2 < 15**2).any() for v, u in highest]))

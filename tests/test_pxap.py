@@ -26,7 +26,10 @@ from eigencam.evaluation.pxap import PxAP
 
 
 def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric | float, list[tuple[Floats, Floats]]]:
-    """The protocol's steps: histograms of the pixels of all pictures, then the sum over its bins."""
+    """The protocol's steps: histograms of the pixels of all pictures, then the sum over its bins.
+
+    A map with a NaN, which is zero in the histograms, is summed up as the worst one.
+    """
     edges = np.append(list(np.arange(0, 1, step)), [1.0, 2.0, 3.0])
     histograms = []
     for score_map, truth in data:
@@ -38,7 +41,11 @@ def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric
         )
         rest = ~wanted & ~void
         histograms.append(tuple(np.histogram(full[k], bins=edges)[0].astype(float) for k in (wanted, rest)))
-    positive, negative = (np.sum([h[k] for h in histograms], axis=0) for k in (0, 1))
+    summed = [tuple(h.copy() for h in pair) for pair in histograms]
+    for (score_map, _), (_, rest) in zip(data, summed, strict=True):
+        if np.isnan(score_map.values).any():
+            rest[-2], rest[0] = rest[0], 0  # in the bin of the largest value
+    positive, negative = (np.sum([h[k] for h in summed], axis=0) for k in (0, 1))
     tp, fp = positive[::-1].cumsum(), negative[::-1].cumsum()
     there = tp + fp != 0
     with np.errstate(invalid="ignore"):
@@ -62,7 +69,7 @@ def masked(n: int) -> list[tuple[ScoreMap, Truth]]:
 def test_pxap_is_the_protocols(step: float) -> None:
     data = masked(8)
     evaluator = PxAP(step)
-    rows = frame([evaluator.row(*pair) for pair in data])
+    rows = frame([evaluator.row(*pair) for pair in data]).assign(constant_by_design=True)
     wanted, histograms = oracle_pxap(data, step)
     for kind, column in enumerate(("hist_object", "hist_background")):
         for histogram, counts in zip(histograms, rows[column], strict=True):
@@ -89,14 +96,17 @@ def test_pxap_on_paper() -> None:
     mask[:, :112] = 4
     truth = truth_224(mask=mask)
 
-    def pxap(*maps: NDArray[np.float64]) -> Metric:
-        return PxAP().summary(frame([PxAP().row(ScoreMap(m, truth.size), truth) for m in maps]))[0]
+    def pxap(*maps: NDArray[np.float64], meant: bool = True) -> Metric:
+        rows = frame([PxAP().row(ScoreMap(m, truth.size), truth) for m in maps])
+        return PxAP().summary(rows.assign(constant_by_design=meant))[0]
 
     assert pxap((mask == 4).astype(float)).value == 100
     assert pxap((mask == 0).astype(float)).value == 50  # all found at once, with all others
     assert pxap(np.zeros((7, 7))).value == 50
     # One picture is right, one is all background: half of the pixels found at 1, at precision 1; the rest at 1/2.
     assert pxap((mask == 4).astype(float), np.zeros((7, 7))).value == 75
+    # The other is wrong everywhere: at 1, half of what is found is right, and so it is below.
+    assert pxap((mask == 4).astype(float), np.zeros((7, 7)), meant=False).value == 50
     void = dataclasses.replace(truth, mask=np.where(mask == 0, 255, 4).astype(np.uint8))
     assert PxAP().summary(frame([PxAP().row(ScoreMap(np.zeros((7, 7)), truth.size), void)]))[0].value == 100
 

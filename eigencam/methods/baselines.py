@@ -18,9 +18,13 @@ from eigencam.methods.randomness import uniform
 
 @dataclass(frozen=True, slots=True)
 class WholePicture:
-    """1 everywhere that the network sees: with `resize: crop`, the crop."""
+    """1 everywhere that the network sees: with `resize: crop`, the crop.
+
+    `constant_by_design`: the constant map is meant, and compared with the truth as any other.
+    """
 
     version = 1
+    constant_by_design: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"

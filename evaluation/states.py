@@ -1,0 +1,88 @@
+"""What has no value, and how it counts: the states of maps and of the network's answers.
+
+A map, and the network's answer to an image (its logits), is `ok`, `constant` (all values are equal: it prefers nothing)
+or `nonfinite`. The state is a column of each row; the rule is applied where rows are summed up, by every evaluator:
+
+* An image whose map is not `ok` counts at the metric's worst value, so that no method gains by having no map: a miss,
+  no overlap, wrong at every pixel, a drop of 100 %. A baseline that means its constant map (the whole image) is exempt
+  where the map is compared with the truth, and nowhere else.
+* An image without an answer counts at the worst value of every metric that is made of answers. A network without any
+  answer has no value: the metric is not defined.
+* Two maps that have no similarity, since one of them does not vary, have no worst value that would not be made up: such
+  an image is left out, and a table names the methods that miss images and does not mark them as best.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+State = Literal["ok", "constant", "nonfinite"]
+DEGENERATE: tuple[State, ...] = ("constant", "nonfinite")
+UNANSWERED = "not defined: the network has no usable answer for any image"
+SHARED = (" maps", " answers")
+"""How the parts of a note end that concern all metrics of a result."""
+
+
+def no_map(rows: pd.DataFrame, column: str = "map_state", *, meant: bool = True) -> NDArray[np.bool_]:
+    """(N,): the rows whose map has no value.
+
+    Args:
+        rows: of an evaluator.
+        column: the maps' states.
+        meant: whether a constant map that its method means is a map; `constant_by_design` says which rows have one.
+    """
+    degenerate = _is(rows, column, DEGENERATE)
+    if meant and "constant_by_design" in rows:
+        return degenerate & ~(rows["constant_by_design"].to_numpy(bool) & _is(rows, column, ("constant",)))
+    return degenerate
+
+
+def no_answer(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,): the rows of images for which the network has no answer; none where the rows do not say."""
+    return _is(rows, "answer_state", DEGENERATE)
+
+
+def at_worst(rows: pd.DataFrame, column: str = "map_state", **worst: float) -> pd.DataFrame:
+    """The rows, with the worst value in place of that of each row without a map.
+
+    Args:
+        rows: of an evaluator.
+        column: the maps' states.
+        worst: by column; in a column of lists each of the list's numbers becomes that. NaN remains NaN.
+    """
+    bad = no_map(rows, column)
+    if not bad.any():
+        return rows
+    replaced = {}
+    for name, value in worst.items():
+        values = rows[name].tolist()
+        for i in np.flatnonzero(bad):
+            values[i] = np.where(np.isnan(own := np.asarray(values[i], np.float64)), np.nan, value)
+            values[i] = values[i] if own.ndim else float(values[i])
+        replaced[name] = pd.Series(values, rows.index)
+    return rows.assign(**replaced)
+
+
+def note(rows: pd.DataFrame) -> str:
+    """The footnote on maps and answers: `2 constant of 50 maps; 1 nonfinite of 50 answers`; empty where all are ok."""
+    columns = {"map_state": "maps", "answer_state": "answers"}
+    return "; ".join(part for column, what in columns.items() if (part := count(rows.get(column, ()), what)))
+
+
+def count(states: Iterable[str], what: str) -> str:
+    """How many have no value: `2 constant, 1 nonfinite of 50 maps`; empty where all have.
+
+    >>> count(["ok", "constant", "nonfinite", "constant"], "maps")
+    '2 constant, 1 nonfinite of 4 maps'
+    """
+    seen = list(states)
+    parts = ", ".join(f"{n} {state}" for state in DEGENERATE if (n := seen.count(state)))
+    return f"{parts} of {len(seen)} {what}" if parts else ""
+
+
+def _is(rows: pd.DataFrame, column: str, kinds: Iterable[str]) -> NDArray[np.bool_]:
+    """(N,): whether the state is one of these; nowhere in rows that have no such column."""
+    return rows[column].isin(list(kinds)).to_numpy(bool) if column in rows else np.zeros(len(rows), bool)
