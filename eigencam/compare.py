@@ -176,7 +176,8 @@ def compare(
         known |= {metric: None for found in full.values() for metric in found}
         chosen = _chosen(full, getattr(evaluator, "headline", ()), metrics)
         values += [
-            {"place": place, "method": name, "metric": m, "value": found[m].value, "better": found[m].better}
+            {"place": place, "method": name, "metric": m, "value": found[m].value, "n": found[m].n}
+            | {"better": found[m].better}
             for name, found in full.items()
             for m in chosen
             if m in found
@@ -202,10 +203,12 @@ def compare(
 
 
 def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
-    """Ranks of every metric over the (dataset, network) pairs that all methods have a value in."""
+    """Ranks of every metric over the (dataset, network) pairs that all methods have a value in, over as many images."""
     found = []
     values = values[values["better"].isin(["lower", "higher"])]
-    values = values.assign(evaluator=[place.evaluator for place in values["place"]])
+    most = values.groupby(["place", "metric"], sort=False)["n"].transform("max")
+    evaluators = [place.evaluator for place in values["place"]]
+    values = values.assign(evaluator=evaluators, value=values["value"].where(values["n"] == most))
     for (evaluator, metric), part in values.groupby(["evaluator", "metric"], sort=False):
         wide = part.set_index(["place", "method"])["value"].unstack("method")  # noqa: PD010
         wide = wide.reindex(columns=[name for name in order if name in wide]).dropna()
@@ -281,7 +284,8 @@ def rank_table(found: Sequence[ranks.Ranking]) -> Table:
     methods = [c for c in frame if c not in ("metric", "pairs", *last)]
     ordered = pd.DataFrame([dict(zip(r.methods, r.ranks, strict=True)) for r in found])[methods]
     best = ordered.eq(ordered.min(axis=1), axis=0)
-    notes = ["average rank over (dataset, network) pairs, 1 the best; Nemenyi's critical difference at 5 %"]
+    pairs = "(dataset, network) pairs in which all methods have as many images"
+    notes = [f"average rank over {pairs}, 1 the best; Nemenyi's critical difference at 5 %"]
     return Table("ranks", frame, best, notes)
 
 

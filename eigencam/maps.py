@@ -136,9 +136,8 @@ def compute_maps(
     maps = {name: m.numpy()[rows] if name in repeated else m.numpy() for name, m in on_device.items()}
     answers = answer_states(forward.logits)
     lost = [n for n, state in enumerate(answers) if state in DEGENERATE]
-    for name, method in methods.items() if labels is None and lost else ():
-        if is_class_specific(method) and (name in maps or name in boxes):
-            _lose(name, maps, boxes, lost)
+    if labels is None:
+        _lose([name for name, method in methods.items() if is_class_specific(method)], maps, boxes, lost)
     first = [[] if n in lost else top for n, top in enumerate(top5.tolist())]
     return Maps(maps, boxes, targets.tolist(), first, answers, forward, seconds)
 
@@ -162,17 +161,18 @@ def answer_states(logits: Tensor) -> list[str]:
 
 
 def _lose(
-    name: str,
+    names: Sequence[str],
     maps: dict[str, NDArray[np.float32]],
     boxes: dict[str, list[NDArray[np.float64]]],
     lost: Sequence[int],
 ) -> None:
-    """Make a method's maps NaN, and take its boxes away, at the positions `lost`."""
-    if name in boxes:
-        boxes[name] = [found[:0] if n in lost else found for n, found in enumerate(boxes[name])]
-    else:
-        maps[name] = maps[name].copy()  # it may be the very tensor that the method returned
-        maps[name][lost] = np.nan
+    """Make the maps of these methods NaN, and take their boxes away, at the positions `lost`."""
+    for name in names if lost else ():
+        if name in boxes:
+            boxes[name] = [found[:0] if n in lost else found for n, found in enumerate(boxes[name])]
+        elif name in maps:  # not where the method has failed
+            maps[name] = maps[name].copy()  # it may be the very tensor that the method returned
+            maps[name][lost] = np.nan
 
 
 def _called(

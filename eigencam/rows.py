@@ -143,8 +143,8 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
 
     `target` is the class the map is for, in the dataset's classes, -1 where it is of others, or where it should be of
     the predicted class and the network has no answer. A map without a class serves for every class, so for the true
-    one, unless the dataset seeks objects of any class. `answer_state` is the state of the network's answer, `constant_by_design`
-    whether the method means a constant map; see `evaluation/states.py`.
+    one, unless the dataset seeks objects of any class. `answer_state` is the state of the network's answer,
+    `constant_by_design` whether the method means a constant map; see `evaluation/states.py`.
     """
     truth, of, answer = scored.truths[k], job.methods[method], scored.answers[k]
     specific = is_class_specific(of)

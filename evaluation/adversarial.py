@@ -13,11 +13,11 @@ attacked once, for all methods (see `evaluation/attacks.py`); the same method th
 The attack is on the class that the network predicts, right or wrong. The class asked for after the attack follows the
 run's `target`: the true class remains the true class; with `predicted` it is the class that is predicted now.
 
-Before and after, an image whose map is constant or not finite is missed; the two have no similarity then, so that the
-image is left out of `rank_correlation` and `cosine`. Where the network's answer to the image, or to the attacked one,
-is not finite there is no prediction to change: `prediction` is -1, and the image is in no fooling rate. An attack
-on an answer that is constant or not finite is none: the lengths and iterations leave such an image out. Notes and n
-say how many.
+Before and after, an image whose map is constant or not finite is missed, and its change is from a hit to a miss; so are
+change and the box afterwards where the network's answer to the image is constant or not finite, which is no answer to
+attack. Such images have no similarity and no length of noise, and are left out there. Where the answer to the image, or
+to the attacked one, is not finite, there is no prediction to change: it is -1, and the image is in no fooling rate.
+Notes and n say how many.
 
 Lengths of the noise are in the picture before normalisation, where black is 0 and white is 1: `l2`; `linf`, in steps of
 1/255; and `relative_l2`, the length over that of the picture, in percent, which the paper of DeepFool averages.
@@ -58,8 +58,8 @@ class Adversarial:
     component: ComponentRule = "largest"
     iou: float = 0.5
 
-    version = 1
-    summary_version = 1
+    version = 2
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = (
         *("box_error_before", "box_error_after", "box_error_change", "box_error_change_fooled"),
         *("rank_correlation", "cosine", "fooling_rate", "relative_l2", "linf"),
@@ -116,36 +116,47 @@ class Adversarial:
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, `l2` and `iterations`."""
-        boxed, metrics = rows["iou_before"].notna(), list[Metric]()
+        attacked = ~states.no_answer(rows) & _predicted(rows, "prediction")
+        no_map = states.no_map(rows), states.no_map(rows, "map_state_after")
         rows = states.at_worst(states.at_worst(rows, iou_before=0.0), "map_state_after", iou_after=0.0)
-        note = _note(rows)
+        rows = rows.assign(lost=no_map[0] | no_map[1] | ~attacked, attacked=attacked)
+        boxed, metrics, note = rows["iou_before"].notna(), list[Metric](), _note(rows)
         for suffix, chosen in (("", boxed), ("_fooled", boxed & rows["fooled"].astype(bool))):
-            part, errors = rows.loc[chosen], list[Metric]()
-            wrong = [part[f"iou_{when}"].to_numpy(np.float64) < self.iou for when in ("before", "after")]
-            at = f"{self.threshold:g} {self.rule}"
-            for when, hits in zip(("before", "after"), wrong, strict=True):
-                name = f"box_error_{when}{suffix}"
-                errors.append(statistics.rate(name, hits, threshold=at, better="lower", note=note))
-                note = ""
-            change = wrong[1].astype(np.float64) - wrong[0]
-            errors.append(statistics.mean(f"box_error_change{suffix}", change, threshold=at, better="lower"))
-            metrics += statistics.of_rows(errors, chosen)
-        metrics += [plain_mean(name, rows[name]) for name in ("rank_correlation", "cosine")]
+            metrics += statistics.of_rows(self._errors(rows.loc[chosen], suffix, "" if suffix else note), chosen)
+        without = ~attacked | states.no_map(rows, meant=False) | states.no_map(rows, "map_state_after", meant=False)
+        alike = rows[["rank_correlation", "cosine"]].mask(pd.Series(without, rows.index))
+        metrics += [plain_mean(name, alike[name]) for name in alike]
         predicted = _predicted(rows, "prediction") & _predicted(rows, "prediction_after")
         fooled = replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)[predicted]), better="")
         metrics += statistics.of_rows([fooled], predicted)
         noise = rows[["relative_l2", "linf", "l2", "iterations"]].astype(np.float64)
-        noise[states.no_answer(rows) | ~_predicted(rows, "prediction")] = np.nan
+        noise[~attacked] = np.nan
         metrics.append(statistics.mean("relative_l2", noise["relative_l2"], better=""))
         metrics.append(plain_mean("linf", 255 * noise["linf"], unit="/255", better=""))
         metrics += [plain_mean(name, noise[name], better="") for name in ("l2", "iterations")]
         return metrics
 
+    def _errors(self, rows: pd.DataFrame, suffix: str, note: str) -> list[Metric]:
+        """The box errors of rows that have a box to find; `lost`: those whose change is at the worst."""
+        at, attacked = f"{self.threshold:g} {self.rule}", rows["attacked"].to_numpy(bool)
+        before, after = (rows[f"iou_{when}"].to_numpy(np.float64) < self.iou for when in ("before", "after"))
+        change = np.where(rows["lost"], 1.0, after.astype(np.float64) - before)
+        names = [f"box_error_{what}{suffix}" for what in ("before", "after", "change")]
+        first = statistics.rate(names[0], before, threshold=at, better="lower", note=note)
+        if len(rows) and not attacked.any():
+            why = states.UNANSWERED
+            return [first, *(statistics.undefined(n, 0, why, threshold=at, better="lower") for n in names[1:])]
+        return [
+            first,
+            statistics.rate(names[1], after | ~attacked, threshold=at, better="lower"),
+            statistics.mean(names[2], change, threshold=at, better="lower"),
+        ]
+
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
         attack = {"name": type(self.attack).__name__, **asdict(self.attack)}  # type: ignore[call-overload]
         asked = "on the predicted class; after it the true class remains, `target=predicted` asks for the new one"
-        rule = "map constant or not finite: a miss, no similarity; no finite answer: neither fooled nor attacked"
+        rule = "map constant or not finite, or no usable answer to attack: a miss, from a hit to a miss, no similarity"
         return {
             **self._boxes().protocol(),
             "evaluator": "adversarial",

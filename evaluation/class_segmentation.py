@@ -56,7 +56,7 @@ class ClassSegmentation:
     step: float = 0.01
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("class_miou", "class_miou_tuned", "class_miou_best", "class_best_threshold")
 
     def __post_init__(self) -> None:

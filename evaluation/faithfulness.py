@@ -68,7 +68,7 @@ class AverageDrop:
     fill: Fill = "black"
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = (
         *("drop_100", "increase_100", "drop_50", "increase_50", "drop_30", "increase_30", "drop_15", "increase_15"),
     )
@@ -138,7 +138,7 @@ class InsertionDeletion:
     steps: int = 28
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("deletion_auc", "insertion_auc")
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class Road:
     noise: float = 0.01
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("road",)
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
@@ -243,8 +243,8 @@ class Road:
 class Adcc:
     """Evaluator of coherency, complexity and ADCC; see the module. The map weights the normalised picture."""
 
-    version = 1
-    summary_version = 1
+    version = 2
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("adcc", "coherency", "complexity", "average_drop")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:

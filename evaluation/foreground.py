@@ -48,7 +48,7 @@ class Foreground:
     size: int = 224
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("pixel_accuracy", "miou", "mean_ap", "mean_f1")
 
     def __post_init__(self) -> None:

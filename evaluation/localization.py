@@ -59,7 +59,7 @@ class Localization:
     iou: float = 0.5
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = (
         "top1_loc_error",
         "top5_loc_error",

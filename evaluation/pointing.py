@@ -60,7 +60,7 @@ class Pointing:
     difficult: str | None = None
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("pointing_accuracy", "pointing_hits", "pointing_accuracy_difficult")
 
     def __post_init__(self) -> None:

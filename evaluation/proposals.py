@@ -93,7 +93,7 @@ class Proposals:
     unique: bool = False
 
     version = 1
-    summary_version = 1
+    summary_version = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "thresholds", tuple(self.thresholds))

@@ -7,8 +7,8 @@ the pixels at or above each edge t = 0, step, 2 step, ... of all pictures togeth
 $$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
 
 the step rule of the authors' code, to the last bit; its last edge is 1 (the maximum of a map alone). No
-threshold is chosen. A map that is constant or not finite, 0 everywhere in the authors' code, counts as the worst one: 0
-on the object and 1 on all else; a baseline's constant map that is meant is 0 everywhere.
+threshold is chosen. A map that is constant or not finite, 0 everywhere in the authors' code, counts as worse than any:
+all else is 1 and the object is never found; a baseline's constant map that is meant is 0 everywhere.
 
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
 """
@@ -43,7 +43,7 @@ class PxAP:
     size: int = 224
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("pxap",)
 
     def __post_init__(self) -> None:
@@ -91,14 +91,14 @@ class PxAP:
         if counted.empty:
             return [statistics.undefined("pxap", 0, "not defined: no picture has a mask")]
         counts = np.concatenate(_histograms(counted), axis=1)
-        value = float(average_precision(counts.sum(axis=0, keepdims=True))[0])
+        value = float(_share_found(counts.sum(axis=0, keepdims=True))[0])
         if np.isnan(value):
             return [statistics.undefined("pxap", len(counted), "not defined: no pixel of an object sought")]
-        low, high = statistics.bootstrap_pooled(counts, average_precision)
+        low, high = statistics.bootstrap_pooled(counts, _share_found)
         missing = len(rows) - len(counted)
         left_out = f"{missing} pictures without a mask left out" if missing else ""
         note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
-        ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, average_precision)
+        ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, _share_found)
         metric = Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)
         return statistics.of_rows([metric], masked)
 
@@ -107,24 +107,34 @@ class PxAP:
         counted = rows[rows["hist_object"].map(len) > 0]
         if counted.empty:
             return []
-        return precision_recall(*(histogram.sum(axis=0) for histogram in _histograms(counted)))
+        wanted, rest, lost = (part.sum(axis=0) for part in _histograms(counted))
+        return precision_recall(wanted, rest, float(lost[0]))
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
         words = "map bicubic, minimum to maximum; mask nearest; void left out; pixels of all pictures pooled; step rule"
-        rule = "map constant or not finite: wrong at every pixel"
+        rule = "map constant or not finite: all else before the object, which is never found"
         return {"evaluator": "pxap", **asdict(self), "pixels": words, "undefined": rule}
 
 
-def _histograms(rows: pd.DataFrame) -> tuple[Counts, Counts]:
-    """(N, K) pixels by bin of the object and of the background; in the wrong end's where the map has no value."""
+def _histograms(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
+    """(N, K) pixels by bin of the object and of the background, (N, 1) of objects that are never found.
+
+    Where the map has no value, all of the background is in the last bin and the object is not found.
+    """
     wanted, rest = (_stack(rows[f"hist_{kind}"]) for kind in ("object", "background"))
     bad = states.no_map(rows)
-    for histogram, end in ((wanted, 0), (rest, -1)):
-        total = histogram[bad].sum(axis=1)
-        histogram[bad] = 0
-        histogram[bad, end] = total
-    return wanted, rest
+    lost = np.where(bad, wanted.sum(axis=1), 0)[:, None]
+    rest[bad, -1] = rest[bad].sum(axis=1)
+    rest[bad, :-1] = wanted[bad] = 0
+    return wanted, rest, lost
+
+
+def _share_found(sums: Counts) -> Counts:
+    """(R, 2 K + 1) of `_histograms` -> (R,): `average_precision`, of recall among all pixels of objects."""
+    found, lost = sums[:, : sums.shape[1] // 2].sum(axis=1), sums[:, -1]
+    value = average_precision(sums[:, :-1]) * np.divide(found, found + lost, out=np.zeros_like(found), where=found > 0)
+    return np.where((found == 0) & (lost > 0), 0.0, value)
 
 
 def nearest(
@@ -174,13 +184,16 @@ def average_precision(histograms: Counts) -> Counts:
     return (precision[:, 1:] * np.diff(recall, axis=1))[:, some].sum(axis=1)
 
 
-def precision_recall(positive: Counts, negative: Counts) -> list[Curve]:
-    """The curve of (K,) positive and (K,) negative pixels by bin, lowest first; none without a positive pixel."""
+def precision_recall(positive: Counts, negative: Counts, lost: float = 0.0) -> list[Curve]:
+    """The curve of (K,) positive and (K,) negative pixels by bin, lowest first; none without a positive pixel.
+
+    `lost` further positive ones are never found.
+    """
     tp, fp = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
     some = tp + fp > 0
     if not tp[-1]:
         return []
-    recall, precision = 100 * tp[some] / tp[-1], 100 * tp[some] / (tp + fp)[some]
+    recall, precision = 100 * tp[some] / (tp[-1] + lost), 100 * tp[some] / (tp + fp)[some]
     return [Curve("precision against recall", "pixel recall %", "pixel precision %", recall, precision)]
 
 

@@ -72,7 +72,7 @@ class Segmentation:
     threshold: float = 0.2
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer")
 
     def __post_init__(self) -> None:

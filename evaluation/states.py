@@ -19,6 +19,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+SUMMARY_VERSIONS = {"states": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
 State = Literal["ok", "constant", "nonfinite"]
 DEGENERATE: tuple[State, ...] = ("constant", "nonfinite")
 UNANSWERED = "not defined: the network has no usable answer for any image"

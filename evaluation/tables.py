@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from eigencam.evaluation import escaping
+from eigencam.evaluation import escaping, states
 from eigencam.files import folders
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
@@ -298,6 +298,8 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
         title = f"{metric} {unit}".strip()
         frame[title] = text
         sense = value * {"lower": -1, "higher": 1}.get(column["better"].dropna().iloc[0], np.nan)
+        n = column["n"].reset_index(drop=True)
+        sense[n < n.groupby(keys["network"]).transform("max")] = np.nan  # over fewer images than another's
         best[title] = (sense == sense.groupby(keys["network"]).transform("max")) & sense.notna()
         shown.append(metric)
     notes += _notes(part, shown, chosen)
@@ -326,6 +328,18 @@ def _title(part: pd.DataFrame, evaluator: str) -> str:
     return f"{data}, {n} pictures: {evaluator} (maps for the class: {target}{dtype})"
 
 
+def _fewer(lines: pd.DataFrame, shown: Sequence[str]) -> list[str]:
+    """Which methods have a metric over fewer images than others of their network."""
+    said: dict[str, list[str]] = {}
+    for metric in shown:
+        of = lines[(lines["metric"] == metric) & lines["value"].notna()]
+        most = of.groupby("network")["n"].transform("max")
+        counts = zip(of["network"], of["method"], of["n"], most, strict=True)
+        if fewer := [f"{network}/{method} {n} of {whole}" for network, method, n, whole in counts if n < whole]:
+            said.setdefault(", ".join(fewer), []).append(metric)
+    return [f"over fewer images, not marked as best: {', '.join(ms)}: {which}" for which, ms in said.items()]
+
+
 def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]:
     lines = part[part["metric"].isin(shown)]
     notes = ["in brackets: 95 % intervals over pictures"] if shown else []
@@ -340,13 +354,15 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
         said.setdefault(", threshold ".join([over, " / ".join(at)] if at else [over]), []).append(metric)
     notes += [f"{what}: {', '.join(metrics)}" for what, metrics in said.items()]
-    about_maps = part["note"].map(lambda note: str(note).endswith(" maps"))  # stands with one metric, concerns all
-    lines = part[part["metric"].isin(chosen) | about_maps]
-    for note, of in lines[lines["note"].fillna("") != ""].groupby("note", sort=False):
+    notes += _fewer(lines, shown)
+    each = part.assign(note=part["note"].fillna("").str.split("; ")).explode("note", ignore_index=True)
+    general = each["note"].str.endswith(states.SHARED)  # stands with one metric, concerns all
+    lines = each[each["metric"].isin(chosen) | general]
+    for note, of in lines[lines["note"] != ""].groupby("note", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         everyone = len(names) == len(lines[["network", "method"]].drop_duplicates())
-        about = "" if str(note).endswith(" maps") else f"{', '.join(m for m in chosen if m in set(of['metric']))}: "
-        notes.append(f"{about}{note}" if everyone else f"{about}{note}: {', '.join(names)}")
+        metrics = "" if general[of.index].any() else f"{', '.join(m for m in chosen if m in set(of['metric']))}: "
+        notes.append(f"{metrics}{note}" if everyone else f"{metrics}{note}: {', '.join(names)}")
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
     for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):

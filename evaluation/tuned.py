@@ -56,7 +56,7 @@ class TunedLocalization:
     iou: float = 0.5
 
     version = 1
-    summary_version = 1
+    summary_version = 2
     headline: ClassVar[tuple[str, ...]] = ("error", "error_best", "best_threshold")
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class MaxBoxAcc:
     size: int = 224
 
     version = 1
-    summary_version = 1
+    summary_version = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ious", tuple(self.ious))

@@ -127,7 +127,7 @@ EXPECTED: dict[str, Values] = {
         table("mabo", NAN, 50, 50, 0, 100, 100, 100, 100, 100),
     ),
     # Where all pixels are in one bin, the share of the object.
-    "pxap": table("pxap", NAN, 100, 50, 50, 100, 100, 50, 100, 100),
+    "pxap": table("pxap", NAN, 100, 50, 0, 100, 100, 50, 100, 100),
     "segmentation": joined(
         table("fg_iou", NAN, 50, 50, 0, 100, 100, 50, 100, 100),
         table("pixel_precision", 0, 100, 50, 0, 100, 100, 50, 100, 100),

@@ -28,7 +28,7 @@ from eigencam.evaluation.pxap import PxAP
 def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric | float, list[tuple[Floats, Floats]]]:
     """The protocol's steps: histograms of the pixels of all pictures, then the sum over its bins.
 
-    A map with a NaN, which is zero in the histograms, is summed up as the worst one.
+    A map with a NaN, which is zero in the histograms, is summed up as the worst one, its object never found.
     """
     edges = np.append(list(np.arange(0, 1, step)), [1.0, 2.0, 3.0])
     histograms = []
@@ -41,15 +41,18 @@ def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric
         )
         rest = ~wanted & ~void
         histograms.append(tuple(np.histogram(full[k], bins=edges)[0].astype(float) for k in (wanted, rest)))
+    lost = 0.0
     summed = [tuple(h.copy() for h in pair) for pair in histograms]
-    for (score_map, _), (_, rest) in zip(data, summed, strict=True):
+    for (score_map, _), (wanted, rest) in zip(data, summed, strict=True):
         if np.isnan(score_map.values).any():
             rest[-2], rest[0] = rest[0], 0  # in the bin of the largest value
+            lost += wanted.sum()
+            wanted[:] = 0
     positive, negative = (np.sum([h[k] for h in summed], axis=0) for k in (0, 1))
     tp, fp = positive[::-1].cumsum(), negative[::-1].cumsum()
     there = tp + fp != 0
     with np.errstate(invalid="ignore"):
-        precision, recall = tp / (tp + fp), tp / positive.sum()
+        precision, recall = tp / (tp + fp), tp / positive.sum() * (positive.sum() / (positive.sum() + lost))
     return (precision[1:] * np.diff(recall))[there[1:]].sum() * 100, histograms
 
 
@@ -75,7 +78,7 @@ def test_pxap_is_the_protocols(step: float) -> None:
         for histogram, counts in zip(histograms, rows[column], strict=True):
             assert [*counts, 0] == histogram[kind].tolist()  # no value is in [2, 3)
     metric = evaluator.summary(rows)[0]
-    assert metric.value == wanted
+    assert metric.value == pytest.approx(wanted, rel=1e-12)
     assert metric.low < metric.value < metric.high
     assert metric.note == "1 constant, 1 nonfinite of 10 maps"
 
@@ -105,10 +108,11 @@ def test_pxap_on_paper() -> None:
     assert pxap(np.zeros((7, 7))).value == 50
     # One picture is right, one is all background: half of the pixels found at 1, at precision 1; the rest at 1/2.
     assert pxap((mask == 4).astype(float), np.zeros((7, 7))).value == 75
-    # The other is wrong everywhere: at 1, half of what is found is right, and so it is below.
-    assert pxap((mask == 4).astype(float), np.zeros((7, 7)), meant=False).value == 50
+    # Of the other nothing is found, and all that is not the object comes first: half of the pixels at precision 1/2.
+    assert pxap((mask == 4).astype(float), np.zeros((7, 7)), meant=False).value == 25
     void = dataclasses.replace(truth, mask=np.where(mask == 0, 255, 4).astype(np.uint8))
-    assert PxAP().summary(frame([PxAP().row(ScoreMap(np.zeros((7, 7)), truth.size), void)]))[0].value == 100
+    rows = frame([PxAP().row(ScoreMap(np.zeros((7, 7)), truth.size), void)]).assign(constant_by_design=True)
+    assert PxAP().summary(rows)[0].value == 100
 
 
 def test_pxap_that_is_not_defined() -> None:
