@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from tabulate import tabulate
 
-from eigencam.build import find
+from eigencam.store.build import find
 
 HEADER = ("method", "paper", "needs", "for a class", "networks")
 

@@ -21,6 +21,8 @@ SUBCOMMANDS = {
     "compare": "methods against each other on the same pictures: differences, tests, ranks",
     "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
     "status": "what is done, partly done, failed or missing",
+    "summarize": "metrics of stored rows once more, without data or network",
+    "prune": "list, and remove, results that are superseded, damaged or left over",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",
 }
@@ -49,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
+    if hasattr(args, "results"):
+        from eigencam.store.trust import keep_out
+
+        keep_out(args.results)
     try:
         return module.main(args)
     except Exception as error:
@@ -86,6 +92,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from eigencam.named import quoted
+    from eigencam.store.trust import keep_out
     from eigencam.sweep import free_gpu, gpus
 
     OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
@@ -94,6 +101,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:
         outlive_readers()  # in a launcher's process, too
+        keep_out(Path(config.paths.results))
         command = getattr(importlib.import_module(f"eigencam.{chosen}"), chosen)
         try:
             with free_gpu() if config.device == "free" else nullcontext(config.device) as device:
@@ -133,13 +141,17 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 def _retry(argv: list[str]) -> int:
     """`eigencam run --retry-failed`: the failed jobs of a folder of results once more."""
     from eigencam.run import run
+    from eigencam.store.trust import keep_out
     from eigencam.sweep import retry
-    from eigencam.table import default_results
+    from eigencam.table import add_trust, default_results, trust_of
 
     parser = argparse.ArgumentParser(prog="eigencam run", description="Run the failed jobs of a folder again.")
     parser.add_argument("--retry-failed", action="store_true")
     parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
-    return retry(parser.parse_args(argv).results, run, _refuse)
+    add_trust(parser)
+    args = parser.parse_args(argv)
+    keep_out(args.results)
+    return retry(args.results, run, _refuse, trust_of(args))
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:

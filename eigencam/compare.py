@@ -18,16 +18,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from eigencam import named
-from eigencam.build import instantiate
 from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.escaping import file_name
 from eigencam.evaluation.paired import Difference, difference, holm
 from eigencam.evaluation.statistics import by_picture
-from eigencam.evaluation.tables import FORMATS, Table, read_results, render
+from eigencam.evaluation.tables import FORMATS, Table, render
 from eigencam.files import write_text
+from eigencam.store.canonical import canonical
+from eigencam.store.reader import Stored, as_lines, read
+from eigencam.store.trust import PACKAGED, Trust
 from eigencam.table import default_results, write
 
 PLACES = ("dataset", "network", "evaluator", "metric")
@@ -89,8 +92,9 @@ def main(args: argparse.Namespace) -> int:
     options, nodes, order = named.split(methods)
     if len(order) < 2:
         raise ValueError(f"compare {' '.join(methods)}: two methods or more are needed, the reference first")
-    folders = _folders(args, options, nodes, settings)
-    lines, values, notes = compare(folders, order, [m for m in args.metrics.split(",") if m], all_pairs=args.all_pairs)
+    metrics = [m for m in args.metrics.split(",") if m]
+    folders, trust = _folders(args, options, nodes, settings)
+    lines, values, notes = compare(folders, order, metrics, all_pairs=args.all_pairs, trust=trust)
     found = rankings(values, order)
     made = [table(lines, notes, DIGITS), *([rank_table(found)] if found else [])]
     if args.format == "json":
@@ -111,8 +115,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _folders(
     args: argparse.Namespace, options: Sequence[str], nodes: named.Nodes, settings: Sequence[str]
-) -> list[Path]:
-    """The folders of the results, computed where they are not there yet."""
+) -> tuple[list[Path], Trust]:
+    """The folders of the results, computed where they are not there yet, and what this command trusts."""
     from hydra import compose, initialize_config_module
 
     from eigencam.prepare import prepare
@@ -131,15 +135,23 @@ def _folders(
     found: list[Path] = []
     for config in configs:
         job = prepare(config) if args.no_run else run(config, say=lambda _line: None)
-        missing = [r.folder.name for r in job.results.values() if r.summary is None]
+        missing = [r.folder for r in job.results.values() if r.summary is None]
         if missing:
-            raise FileNotFoundError(f"not there yet: {', '.join(missing)}; without --no-run they are computed")
+            damaged = as_lines(stored for folder in missing if (stored := read(folder, hashed=True)))
+            names = ", ".join(folder.name for folder in missing)
+            lines = [f"not there yet: {names}; without --no-run they are computed", *damaged]
+            raise FileNotFoundError("\n".join(lines))
         found += [result.folder for result in job.results.values()]
-    return found
+    return found, Trust.of(args.config_dir, configs=[OmegaConf.to_container(config) for config in configs])
 
 
 def compare(
-    folders: Sequence[Path], order: Sequence[str], metrics: Sequence[str] = (), *, all_pairs: bool = False
+    folders: Sequence[Path],
+    order: Sequence[str],
+    metrics: Sequence[str] = (),
+    *,
+    all_pairs: bool = False,
+    trust: Trust = PACKAGED,
 ) -> tuple[list[Compared], pd.DataFrame, list[str]]:
     """Compare complete results.
 
@@ -148,6 +160,7 @@ def compare(
         order: the methods, the reference first.
         metrics: names; the evaluators' headlines where there are none; `all`: every one.
         all_pairs: every pair, not only with the reference.
+        trust: what may be built from stored results.
 
     Returns:
         The comparisons, p-values corrected over all of them; the metrics of each method, columns place, method, metric,
@@ -156,22 +169,22 @@ def compare(
     Raises:
         ValueError: nothing can be compared, or an unknown metric.
     """
-    places: dict[Place, dict[str, dict[str, Any]]] = {}
+    places: dict[Place, dict[str, Stored]] = {}
     notes: dict[str, None] = {}
-    for root in dict.fromkeys(folder.parent for folder in folders):
-        wanted = {folder.name for folder in folders if folder.parent == root}
-        for result in read_results(root, wanted):
-            if result["unsupported"]:
-                notes[f"{result['method']} on {result['network']}: not run, {result['unsupported']}"] = None
-                continue
-            place = _place(result)
-            places.setdefault(place, {})[result["method"]] = {**result, "path": root / result["folder"]}
+    for stored in filter(None, (read(folder, hashed=True) for folder in sorted(folders))):
+        if stored.summary is None:
+            raise ValueError("\n".join([f"{stored.folder}: {stored.state}", *stored.faults]))
+        _, network, method, _ = stored.names
+        if stored.summary.unsupported:
+            notes[f"{method} on {network}: not run, {stored.summary.unsupported}"] = None
+            continue
+        places.setdefault(_place(stored), {})[method] = stored
     lines: list[Compared] = []
     values: list[dict[str, Any]] = []
     known: dict[str, None] = {}
     for place, of in places.items():
-        evaluator = instantiate(_buildable(next(iter(of.values()))["identity"]["evaluator"]))
-        rows = {name: _keyed(of[name]["path"]) for name in order if name in of}
+        evaluator = next(iter(of.values())).evaluator(trust)
+        rows = {name: _keyed(of[name]) for name in order if name in of}
         full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
         known |= {metric: None for found in full.values() for metric in found}
         chosen = _chosen(full, getattr(evaluator, "headline", ()), metrics)
@@ -311,19 +324,15 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _place(result: Mapping[str, Any]) -> Place:
-    identity = {k: result["identity"][k] for k in ("dataset", "network", "evaluator", "target", "dtype")}
-    names = (result[k] for k in ("dataset", "network", "evaluator", "target"))
-    return Place(*names, identity=json.dumps(identity, sort_keys=True))
+def _place(stored: Stored) -> Place:
+    identity = {k: stored.identity[k] for k in ("dataset", "network", "evaluator", "target", "dtype")}
+    dataset, network, _, evaluator = stored.names
+    return Place(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
 
 
-def _buildable(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "own_source"}
-
-
-def _keyed(folder: Path) -> pd.DataFrame:
+def _keyed(stored: Stored) -> pd.DataFrame:
     """The rows by (image, label): with `target=each` a picture has several."""
-    return pd.read_parquet(folder / "rows.parquet").set_index(["image", "label"])
+    return stored.rows().set_index(["image", "label"])
 
 
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:

@@ -3,7 +3,7 @@
 Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and give back a long frame.
 """
 
-import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.build import instantiate
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Metric
+from eigencam.store.reader import Stored, read_all
+from eigencam.store.trust import PACKAGED, Trust, UntrustedError
 
 PARTS = ("right", "wrong")
 _METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better", "note")
 
 
-def by_prediction(root: Path, long: pd.DataFrame) -> pd.DataFrame:
+def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd.DataFrame:
     """Every metric twice: over the pictures whose first class is their label (`NAME_right`), and the others.
 
     The evaluator sums up the rows of either part as it does all of them, so any evaluator's metrics can be split. With
@@ -30,27 +31,32 @@ def by_prediction(root: Path, long: pd.DataFrame) -> pd.DataFrame:
     Args:
         root: folder of results.
         long: as `collect` gives it.
+        trust: what may be built; a result whose evaluator is not trusted is left out, with a line on stderr.
 
     Raises:
         ValueError: no result has rows that say what the network predicted.
     """
     lines: list[dict[str, Any]] = []
+    stored = by_folder(root, long)
     for folder, of in long.groupby("folder", sort=False):
         shared = of.iloc[0].drop(list(_METRIC)).to_dict()
         if shared["unsupported"]:
             lines.append({str(key): value for key, value in of.iloc[0].items()})
             continue
-        rows = pd.read_parquet(root / str(folder) / "rows.parquet")
+        rows = stored[str(folder)].rows()
         right = _right(rows)
         if right is None:
+            continue
+        try:
+            evaluator = stored[str(folder)].evaluator(trust)
+        except UntrustedError as error:
+            print(f"left out: {folder}: {error}", file=sys.stderr)
             continue
         shared["headline"] = [
             "|".join(f"{name}_{part}" for name in names.split("|"))
             for names in shared["headline"] or of["metric"]
             for part in PARTS
         ]
-        described = json.loads((root / str(folder) / "identity.json").read_text())["evaluator"]
-        evaluator = instantiate({key: value for key, value in described.items() if key != "own_source"})
         for part, chosen in zip(PARTS, (right, ~right), strict=True):
             own = rows[chosen].reset_index(drop=True)
             metrics = statistics.by_picture(evaluator.summary(own), own) if len(own) else _none(of)
@@ -75,10 +81,11 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
         long["evaluator_name"].str.startswith("average_drop") & long["metric"].str.fullmatch(r"drop_[\d.e+-]+")
     ]
     added = []
+    stored = by_folder(root, drops)
     for _, of in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
         if of["folder"].nunique() < 2:
             continue
-        rows = {folder: pd.read_parquet(root / folder / "rows.parquet") for folder in set(of["folder"])}
+        rows = {folder: stored[folder].rows() for folder in set(of["folder"])}
         for metric, lines in of.groupby("metric", sort=False):
             kept = str(metric).replace("drop_", "kept_")
             frame = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner")
@@ -99,6 +106,11 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
     headline = [widened.get(folder, names) for folder, names in zip(long["folder"], long["headline"], strict=True)]
     wins["headline"] = [widened[folder] for folder in wins["folder"]]
     return pd.concat([long.assign(headline=pd.Series(headline, long.index, object)), wins], ignore_index=True)
+
+
+def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
+    """Return the results behind the lines of a frame, by the folder's name."""
+    return {stored.folder.name: stored for stored in read_all(root, set(long["folder"]))}
 
 
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:

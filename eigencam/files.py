@@ -134,18 +134,6 @@ def regular(path: Path) -> Path:
     return path
 
 
-def folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders in a folder that may be read, and those that another user keeps to himself; hidden ones not.
-
-    Raises:
-        OSError: the folder itself is missing or may not be read.
-    """
-    with os.scandir(root) as entries:
-        found = sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    denied = [path for path in found if not os.access(path, os.R_OK | os.X_OK)]
-    return [path for path in found if path not in denied], denied
-
-
 def remove_leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
     """Remove what killed processes left half-written in a folder, and return its names.
 

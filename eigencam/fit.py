@@ -7,7 +7,6 @@ the order of the pictures and their augmentation depend on (seed, epoch, positio
 a random generator has to be kept. Training goes on from the last checkpoint, which lies beside the file.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +20,13 @@ from torch.utils.data import DataLoader
 
 from eigencam import fitted, locks
 from eigencam.datasets.base import BadImageError, Dataset
-from eigencam.environment import keep_freed_memory
 from eigencam.files import write_text
-from eigencam.identity import VERSION, canonical, checksum, describe
 from eigencam.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.network import Network, Preprocess, check_layer, load_network
 from eigencam.prepare import attempt, build_node, chosen_device, machine_faults, model_faults, stop, typed
+from eigencam.store.canonical import checksum, plain
+from eigencam.store.environment import keep_freed_memory
+from eigencam.store.identity import describe, describe_dataset
 
 
 @dataclass
@@ -194,17 +194,15 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
     stop(faults)
     faults += fitter.faults(network, dataset)
     stop(faults)
-    options = describe(config.fit)
-    del options["file"], options["_target_"]  # `kind` says what learned, wherever its class is
+    options = describe({key: value for key, value in config.fit.items() if key != "file"})
     about = {
-        "version": VERSION,
         "kind": fitter.kind,
         "network": network.identity,
         "layers": fitter.layers_of(network),
-        "dataset": {"name": dataset.name, **dataset.identity()},
+        "dataset": describe_dataset(config.dataset, dataset),
         "fit": options,
     }
-    return Job(network, dataset, fitter, json.loads(canonical(about)), config.workers, say)
+    return Job(network, dataset, fitter, plain(about), config.workers, say)
 
 
 def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:
@@ -226,5 +224,4 @@ def _fitted_already(job: Job, file: Path) -> bool:
         about = fitted.read(file).about
     except ValueError:
         return False
-    about["fit"] = {key: value for key, value in about.get("fit", {}).items() if key != "_target_"}
     return checksum({name: about.get(name) for name in job.about}) == job.key

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from eigencam.datasets.base import Truth
-from eigencam.identity import checksum
 from eigencam.methods.randomness import uniform
 from eigencam.network import Preprocess
+from eigencam.store.canonical import checksum
 
 MARGIN = 8 / 7
 """Side of the picture that is decoded over the side of a random crop: 256 over 224."""

@@ -23,6 +23,10 @@ from PIL import Image
 
 from eigencam.datasets.base import VOID, BadImageError, Truth
 from eigencam.evaluation.base import Metric
+from eigencam.store.canonical import canonical
+from eigencam.store.reader import read_all
+from eigencam.store.schema import CONFIG
+from eigencam.store.trust import Trust, packaged_target
 
 Item = tuple[str, int]
 """(image id, class that the row is for)."""
@@ -141,7 +145,12 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
 
 
 def pictures(
-    root: Path, scores: Scores, items: Sequence[Item], settings: Sequence[str], say: Callable[[str], None]
+    root: Path,
+    scores: Scores,
+    items: Sequence[Item],
+    settings: Sequence[str],
+    trust: Trust,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The chosen pictures with every network's and method's map: what the page's gallery is made of, JSON-ready.
 
@@ -150,6 +159,7 @@ def pictures(
         scores: of one dataset.
         items: the most telling first, which is the order they are given back in.
         settings: `key=value` that take the place of what the configs say, e.g. where the pictures are now.
+        trust: what the results' configs may have built.
         say: gets what could not be shown, and why.
     """
     found: dict[Item, dict[str, Any]] = {}
@@ -157,8 +167,8 @@ def pictures(
     for network in dict.fromkeys(network for network, _ in scores.folders):
         folders = {method: folder for (net, method), folder in scores.folders.items() if net == network}
         try:
-            job, names = _job(root, folders, settings, say)
-        except (ValueError, FileNotFoundError) as error:
+            job, names = _job(root, folders, settings, trust, say)
+        except (ValueError, FileNotFoundError, KeyError) as error:
             say(f"no pictures of {network}: {str(error).splitlines()[0]}")
             continue
         place = {image: i for i, image in enumerate(job.dataset.ids)}
@@ -245,39 +255,36 @@ class _Seen:
 
 
 def _job(
-    root: Path, folders: Mapping[str, str], settings: Sequence[str], say: Callable[[str], None]
+    root: Path, folders: Mapping[str, str], settings: Sequence[str], trust: Trust, say: Callable[[str], None]
 ) -> tuple[Any, dict[str, str]]:
     """The job that makes maps of one network's methods, and the method of each of its names.
 
     Raises:
-        ValueError: the config is at fault, or network or dataset are not those of the results any more.
+        ValueError: the config is at fault or names code that is not trusted, or network or dataset are not those of
+            the results any more.
     """
     from omegaconf import OmegaConf
 
-    from eigencam.identity import canonical
     from eigencam.prepare import prepare
 
-    configs: dict[str, Any] = {}
-    identities: dict[str, Any] = {}
-    for method, folder in folders.items():
-        configs[method] = OmegaConf.load(root / folder / "config.yaml")
-        identities[method] = json.loads((root / folder / "identity.json").read_text())
+    by_name = {stored.folder.name: stored for stored in read_all(root, set(folders.values()))}
+    found = {method: by_name[folder] for method, folder in folders.items()}
+    configs = {method: stored.config() for method, stored in found.items()}
     names = {f"m{k}": method for k, method in enumerate(folders)}
-    nodes = {}
-    for key, method in names.items():
-        name = json.loads((root / folders[method] / "metrics.json").read_text())["method"]
-        nodes[key] = OmegaConf.to_container(configs[method].method[name])
-    config = next(iter(configs.values()))
-    config.method, config.on_unsupported, config.device = nodes, "skip", "auto"
-    config.evaluator = {"localization": {"_target_": "eigencam.evaluation.localization.Localization"}}
-    job = prepare(_changed(config, settings))
-    expected = next(iter(identities.values()))
+    nodes = {key: configs[method]["method"][found[method].names[2]] for key, method in names.items()}
+    content = next(iter(configs.values()))
+    content |= {"method": nodes, "logger": {}, "on_unsupported": "skip", "device": "auto"}
+    content["evaluator"] = {"localization": {"_target_": packaged_target("evaluator", "Localization")}}
+    trust.check(content, CONFIG)
+    job = prepare(_changed(OmegaConf.create(content), settings))
+    expected = next(iter(found.values())).identity
     for what in ("network", "dataset"):
         now = next(iter(job.results.values())).identity[what]
         if canonical(now) != canonical(expected[what]):
             raise ValueError(f"the {what} is not that of the results any more")
     for key, method in list(names.items()):
-        same = canonical(job.results[key, "localization"].identity["method"]) == canonical(identities[method]["method"])
+        now = job.results[key, "localization"].identity["method"]
+        same = canonical(now) == canonical(found[method].identity["method"])
         if key in job.unsupported or not same:
             say(f"no pictures of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
             del names[key], job.methods[key]

@@ -31,7 +31,8 @@ from eigencam import fitted
 from eigencam.datasets.base import Dataset
 from eigencam.fitted import Fitted
 from eigencam.forward import evaluating, logits_of
-from eigencam.identity import canonical
+from eigencam.store.canonical import canonical
+from eigencam.store.identity import describe
 
 KIND = "classifier"
 
@@ -163,11 +164,10 @@ class Head:
             ValueError: the head was fitted for another network, or for other weights.
         """
         path, base, tensors = self.fitted.path, self.fitted.about["network"], self.fitted.tensors
-        made, asked = ((d["_target_"], canonical(d.get("args") or {})) for d in (base, description))
+        asked = canonical(_constructor(description))
+        made = canonical(base["constructor"] if "constructor" in base else _constructor(base))
         if made != asked:
-            raise ValueError(
-                _other(path, f"{base['name']}, {' '.join(made)}", f"{description['name']}, {' '.join(asked)}")
-            )
+            raise ValueError(_other(path, f"{base['name']} ({made})", f"{description['name']} ({asked})"))
         if not self.whole and base["sha256"] != sha256:
             name = f"{base['name']} with the weights"
             raise ValueError(_other(path, f"{name} {base['sha256'][:10]}", sha256[:10]))
@@ -204,6 +204,10 @@ def read_head(name: str) -> Head:
     if found.about["kind"] != KIND:
         raise ValueError(f"model.head: {path} holds {found.about['kind']}; allowed: {KIND}")
     return Head(found)
+
+
+def _constructor(description: Mapping[str, Any]) -> dict[str, Any]:
+    return describe({"_target_": description["_target_"], **(description.get("args") or {})}, computes=False)
 
 
 def _other(path: Path, fitted_for: str, this: str) -> str:

@@ -17,8 +17,8 @@ from typing import Protocol
 
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.escaping import markdown
-from eigencam.identity import checksum
-from eigencam.records import Result
+from eigencam.store.canonical import checksum
+from eigencam.store.records import Result
 
 
 class Logger(Protocol):

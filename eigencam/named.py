@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigencam.build import find
+from eigencam.store.build import find
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -18,7 +18,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
@@ -30,9 +30,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eigencam.build import instantiate
 from eigencam.forward import RESHAPES, Forward, Reshape, forward_pass
-from eigencam.identity import own_source
+from eigencam.store.build import instantiate
+from eigencam.store.identity import describe, describe_object
 
 if TYPE_CHECKING:
     from eigencam.head import Head
@@ -217,12 +217,15 @@ def load_network(
     reshape = description.get("reshape")
     if reshape not in (None, *RESHAPES):
         raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(RESHAPES)}")
-    identity = {k: description.get(k) for k in ("name", "_target_", "args", "layer")} | {"classes": classes}
-    if reshape:
-        identity["reshape"] = reshape
-    identity |= {"preprocess": asdict(preprocess), "sha256": sha256}
-    if own := own_source(description["_target_"]):
-        identity["own_source"] = own
+    identity = {
+        "name": name,
+        "constructor": describe(constructor, computes=False),
+        "layer": layer,
+        "classes": classes,
+        **({"reshape": reshape} if reshape else {}),
+        "preprocess": describe_object(preprocess),
+        "sha256": sha256,
+    }
     module = module.eval().to(device, dtype)
     return Network(name, module, layer, classes, sha256, preprocess, reshape, identity, head)
 

@@ -13,17 +13,17 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eigencam import variants
-from eigencam.build import instantiate, signature_errors
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
 from eigencam.faults import blame
 from eigencam.files import one_line
 from eigencam.head import read_head
-from eigencam.identity import VERSION, describe
 from eigencam.loggers import Logger
 from eigencam.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.network import Network, check_layer, is_file_name, load_network, weight_file
-from eigencam.records import Result, Shard
+from eigencam.store.build import instantiate, signature_errors
+from eigencam.store.identity import describe, describe_dataset, identity_of
+from eigencam.store.records import Result, Shard
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 T = TypeVar("T")
@@ -156,36 +156,34 @@ def prepare(composed: DictConfig) -> Job:
     faults += _target_faults(job)
     stop(faults)
     root = Path(config.paths["results"])
-    shared = {
-        "version": VERSION,
-        "network": network.identity,
-        "dataset": {"name": dataset.name, **dataset.identity()},
-        "target": config.target,
-        "dtype": config.dtype,
-        "decoder": "pillow",
-        **({"channels_last": True} if config.channels_last else {}),  # other kernels: other rounding
-    }
-    asked = {name: describe(config.evaluator[name]) | sources[name] for name in evaluators}
+    shared = identity_of(
+        network=network.identity,
+        dataset=describe_dataset(config.dataset, dataset),
+        target=config.target,
+        dtype=config.dtype,
+        channels_last=config.channels_last,
+    )
+    asked = {name: describe(config.evaluator[name], content=sources[name]) for name in evaluators}
     for m, method in methods.items():
+        content = method.identity() if hasattr(method, "identity") else {}
+        described = describe(config.method[m], content=content)
         for e in evaluators:
-            flags = {"class_specific": is_class_specific(method), "layer": getattr(method, "layer", None)}
-            own = method.identity() if hasattr(method, "identity") else {}
-            described = {"method": describe(config.method[m]) | flags | own, "evaluator": asked[e]}
-            identity = shared | described
+            identity = shared | {"method": described, "evaluator": asked[e]}
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
     if not all(result.complete for result in job.results.values()):
         stop(list(_probe_faults(job)))
     return job
 
 
-def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, dict[str, str]]:
-    """Checksums of the files that an evaluator names. ValueError where one does not fit the network or the dataset."""
+def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, str]:
+    """Checksums in the place of the files that an evaluator's parameters name, by parameter.
+
+    ValueError where one does not fit the network or the dataset.
+    """
     if hasattr(evaluator, "weights"):
         variants.reweighted(network.module, evaluator.weights)
-        digest = hashlib.sha256(weight_file(evaluator.weights).read_bytes()).hexdigest()
-        return {"own_source": {evaluator.weights: digest}}
-    found = evaluator.sources(dataset) if hasattr(evaluator, "sources") else {}
-    return {"own_source": found} if found else {}
+        return {"weights": hashlib.sha256(weight_file(evaluator.weights).read_bytes()).hexdigest()}
+    return evaluator.sources(dataset) if hasattr(evaluator, "sources") else {}
 
 
 def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:

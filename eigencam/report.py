@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from eigencam import curves, gallery
-from eigencam.build import instantiate
+from eigencam.derived import by_folder
 from eigencam.evaluation import escaping
-from eigencam.evaluation.tables import COLUMNS, Table, collect, tables
+from eigencam.evaluation.tables import COLUMNS, Table, tables
 from eigencam.files import write_text
-from eigencam.table import default_results
+from eigencam.reporting.collect import collect, provenance
+from eigencam.store.trust import Trust, UntrustedError
+from eigencam.table import add_trust, default_results, trust_of
 
 PLOT = (300.0, 170.0)
 """Width and height of a plot's inside, CSS pixels."""
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pictures", type=int, default=48, metavar="N", help="of each dataset")
     add("--no-pictures", action="store_true", help="numbers and curves only; no network, no data")
     add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; pictures are left out until it fits")
+    add_trust(parser)
     add("--title", default="", metavar="TEXT", help="of the page")
     add("--figures", type=Path, metavar="DIR", help="also write every plot as a file")
     add("--figure-format", choices=curves.KINDS, default="pdf", help="of these files")
@@ -83,7 +86,8 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--pictures {args.pictures} --max-mb {args.max_mb}: allowed are 0 or more, and above 0")
     long = collect(args.results, **{name: getattr(args, name) for name in COLUMNS})
     made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
-    results = list(_loaded(args.results, long))
+    trust = trust_of(args)
+    results = list(_loaded(args.results, long, trust))
     plots, look = curves.plots(results), curves.styles(long)
     said: dict[str, None] = {}
 
@@ -94,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
 
     sets = {}
     if not args.no_pictures and args.pictures:
-        sets = _galleries(args, results, long, say)
+        sets = _galleries(args, results, long, trust, say)
     page = render(args, long, made, plots, look, sets, list(said))
     write_text(args.out, page)
     shown = sum(len(of["pictures"]) for of in sets.values())
@@ -105,18 +109,24 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _loaded(root: Path, long: pd.DataFrame) -> Iterator[Loaded]:
-    """Every result that was run, baselines last."""
+def _loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
+    """Every result that was run and whose evaluator is trusted, baselines last."""
+    stored = by_folder(root, long)
     for result in long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records"):
         if not result["unsupported"]:
-            folder = root / result["folder"]
-            node = json.loads((folder / "identity.json").read_text())["evaluator"]
-            evaluator = instantiate({key: value for key, value in node.items() if key != "own_source"})
-            yield {str(k): v for k, v in result.items()}, evaluator, pd.read_parquet(folder / "rows.parquet")
+            one = stored[result["folder"]]
+            try:
+                yield {str(k): v for k, v in result.items()}, one.evaluator(trust), one.rows()
+            except UntrustedError as error:
+                print(f"no curves and no images of {one.folder.name}: {error}", file=sys.stderr)
 
 
 def _galleries(
-    args: argparse.Namespace, results: Sequence[Loaded], long: pd.DataFrame, say: Callable[[str], None]
+    args: argparse.Namespace,
+    results: Sequence[Loaded],
+    long: pd.DataFrame,
+    trust: Trust,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """What the gallery shows of each dataset."""
     scores: dict[tuple[str, str], gallery.Scores] = {}
@@ -130,7 +140,7 @@ def _galleries(
     sets: dict[str, Any] = {}
     for (name, _), of in scores.items():
         items = gallery.choose(of, args.pictures, baselines)
-        found = gallery.pictures(args.results, of, items, args.settings, say)
+        found = gallery.pictures(args.results, of, items, args.settings, trust, say)
         if found["pictures"]:
             sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = found
     return sets
@@ -188,22 +198,13 @@ def render(
 
 def facts(root: Path, long: pd.DataFrame) -> dict[str, list[str]]:
     """What stands at the head: data, networks, and from which code and commands the numbers are."""
-    commands: dict[str, None] = {}
-    code: dict[str, None] = {}
-    machines: dict[str, None] = {}
-    for folder in long["folder"].unique():
-        for env in json.loads((root / folder / "env.json").read_text()):
-            packages, dirty = env["packages"], " with changes" if env["git_dirty"] else ""
-            program, *words = env["command"]
-            commands[f"{Path(program).name} {shlex.join(words)}"] = None
-            code[f"{str(env['git_commit'])[:12]}{dirty}, torch {packages['torch']}, Python {env['python']}"] = None
-            machines[f"{env['gpu'] or 'CPU'}, {env['cpus']} cores"] = None
+    origins = provenance(root, long["folder"].unique())
     of = long[long["unsupported"] == ""].drop_duplicates(["dataset", "group"])
     places = zip(of["dataset"], of["part"], of["pictures"], of["target"], strict=True)
     data = [f"{f'{name} {part}'.strip()}: n = {n}, maps for the class: {target}" for name, part, n, target in places]
     found = {"Data": data}
     found |= {f"{name.title()}s": sorted(set(long[name])) for name in ("network", "method", "evaluator")}
-    return found | {"Code": list(code), "Machine": list(machines), "Command": list(commands)}
+    return found | {key.title(): origins[key] for key in ("code", "machine", "command")}
 
 
 def shown(table: Table, better: Mapping[str, str]) -> tuple[str, list[Column], list[list[Cell]], list[str]]:

@@ -8,7 +8,7 @@ results lack it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
@@ -22,16 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError
-from eigencam.environment import environment, keep_freed_memory
-from eigencam.evaluation.base import Metric
-from eigencam.evaluation.statistics import by_picture
 from eigencam.faults import PartlyFailedError, SharedChangedError
 from eigencam.loading import Batch, Pictures, load
 from eigencam.loggers import tell
 from eigencam.maps import compute_maps
 from eigencam.prepare import Job, prepare
-from eigencam.records import Result, Shard
 from eigencam.rows import Key, Scored, pairs_of, rows_of, score
+from eigencam.store.environment import environment, keep_freed_memory
+from eigencam.store.records import Result, Shard, summed_up
 from eigencam.work import Work
 
 TIMED_BATCHES = 3
@@ -55,6 +53,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     """
     keep_freed_memory()
     job = prepare(composed)
+    for result in job.results.values():
+        result.sum_up_again(job.evaluators[result.names[-1]])
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""
     title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{seen}"
@@ -64,7 +64,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {
         "weights_sha256": job.network.sha256,
-        "dataset": job.dataset.identity(),
+        "dataset": next(iter(job.results.values())).identity["dataset"],
     }
     with ExitStack() as stack:
         for result in todo.values():
@@ -101,6 +101,8 @@ def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -
     say(f"{title}: {finished} results completed, {there} were there; folder {job.config.paths['results']}")
     if waiting := len(todo) - finished - len(work.failed):
         say(f"  shard {job.config.shard} is done; {waiting} results wait for the other shards")
+    for line in dict.fromkeys(line for result in todo.values() for line in result.repaired):
+        say(f"  {line}")
     for reason in work.bad.values():
         say(f"  left out: {reason}")
     if work.failed:
@@ -122,7 +124,7 @@ def _fitted_on(job: Job) -> frozenset[str]:
 def _refuse_gaps(job: Job) -> None:
     """ValueError when results that are there were made without some pictures."""
     summaries = [result.summary for result in job.results.values() if result.complete]
-    if reasons := {reason for summary in summaries if summary for reason in summary["bad_images"].values()}:
+    if reasons := {reason for summary in summaries if summary for reason in summary.bad_images.values()}:
         raise ValueError("\n".join(["results are there without pictures that could not be decoded:", *sorted(reasons)]))
 
 
@@ -281,29 +283,12 @@ def _in_order(rows: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:
     return rows.drop_duplicates(["image", "label"], ignore_index=True)
 
 
-def _summary(
-    job: Job, name: str, rows: pd.DataFrame, bad: Mapping[str, str], images: Set[str]
-) -> tuple[dict[str, Any], list[Metric]]:
-    """What an evaluator says of the rows of all images but the bad ones, and its metrics."""
-    evaluator = job.evaluators[name]
-    summary = {
-        "n": len(images),
-        "bad_images": bad,
-        "target": job.config.target,
-        "protocol": dict(evaluator.protocol()),
-        "headline": list(getattr(evaluator, "headline", ())),
-    }
-    if seen := len(_fitted_on(job) & images):
-        summary["fitted_on"] = seen
-    return summary, by_picture(evaluator.summary(rows), rows) if len(rows) else []
-
-
 def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
     """Sum a result up once all pictures are done, by this process or another; whether they are."""
     if key in work.failed:
         return False
     job, costs = work.job, work.costs[key[0]]
-    measured: dict[str, float] = {"seconds": round(work.seconds, 2), "pictures": work.pictures}
+    measured: dict[str, float] = {"seconds": round(work.seconds, 2), "images": work.pictures}
     if taken := costs[1:] or costs:
         measured |= {"cost": float(np.median(taken)), "batches": len(taken)}
     result.measured(measured)
@@ -316,11 +301,18 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
         if not order.keys() <= there:
             return False
         rows = _in_order(result.rows(), order)
+        fixed = {
+            "n": len(order),
+            "bad_images": bad,
+            "target": job.config.target,
+            "fitted_on": len(_fitted_on(job) & order.keys()),
+            "baseline": getattr(job.methods[key[0]], "baseline", False),
+        }
         try:
-            summary, metrics = _summary(job, key[1], rows, bad, order.keys())
+            told, metrics = summed_up(job.evaluators[key[1]], rows)
         except Exception as error:  # whatever an evaluator may raise
             work.fail_evaluator(key, error, [])
             return False
-        result.finish(rows, summary, metrics)
+        result.finish(rows, fixed | told)
     tell(job.loggers, result, metrics, say)
     return True

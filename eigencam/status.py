@@ -7,20 +7,22 @@ results that the run would give: what is not there is `missing`; a job whose con
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 from tabulate import tabulate
 
 from eigencam.evaluation.escaping import one_line
-from eigencam.files import folders
-from eigencam.locks import is_held
+from eigencam.store.reader import Stored, as_lines, read, read_all
 from eigencam.table import default_results
 
-STATES = ("done", "running", "partial", "failed", "left out", "missing", "refused")
+STATES = ("done", "running", "partial", "failed", "damaged", "old", "left out", "missing", "refused")
+
+BAD = ("failed", "damaged", "refused")
+"""States that need a person."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the state of every result; returns 1 if any has failed or was refused."""
+    """Print the state of every result; returns 1 if any has failed, is damaged or was refused."""
     frame = planned(args.settings, args.results) if args.settings else states(args.results)
     if args.json:
         print(json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
@@ -45,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         _print_counts(frame)
         print(f"{len(frame)} results in {args.results}; --all lists them")
-    return int(frame["state"].isin(["failed", "refused"]).any())
+    return int(frame["state"].isin(BAD).any())
 
 
 def states(root: Path) -> pd.DataFrame:
@@ -56,8 +58,7 @@ def states(root: Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError: there is no result folder.
     """
-    there, denied = folders(root) if root.exists() else ([], [])
-    lines = [_state(path) for path in there if (path / "identity.json").is_file()] + [_denied(path) for path in denied]
+    lines = [_state(stored) for stored in read_all(root)] if Path(root).is_dir() else []
     if not lines:
         raise FileNotFoundError(f"{root}: no results there; `eigencam run` makes them")
     return pd.DataFrame(lines)
@@ -87,11 +88,11 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
             continue
         for (method, evaluator), result in job.results.items():
             line = _line(job.network.name, method, evaluator, job.dataset.name)
-            there = (result.folder / "identity.json").is_file()
+            there = read(result.folder)
             missing = {**line, "state": "missing", "rows": 0, "pictures": len(job.dataset.ids), "error": ""}
-            if method in job.unsupported and not there:
+            if method in job.unsupported and there is None:
                 missing |= {"state": "left out", "error": job.unsupported[method]}
-            lines.append(_state(result.folder) if there else missing)
+            lines.append(_state(there) if there else missing)
     frame = pd.DataFrame(lines)
     return _estimated(frame, root)
 
@@ -118,7 +119,7 @@ def _print_counts(frame: pd.DataFrame) -> None:
     counts = counts.reindex(columns=[state for state in STATES if state in counts])
     shown = counts.reset_index().map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
     print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1]))
-    for line in frame[frame["state"].isin(["failed", "refused"])].itertuples():
+    for line in frame[frame["state"].isin([*BAD, "old"])].itertuples():
         print(one_line(f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}"))
     # The results of one network on one dataset are made together, so the longest counts; jobs come one after another.
     left = frame.groupby(["dataset", "network"])["left_s"].max().sum(min_count=1)
@@ -130,48 +131,38 @@ def _line(network: str, method: str, evaluator: str, dataset: str) -> dict[str, 
     return {"dataset": dataset, "network": network, "method": method, "evaluator": evaluator}
 
 
-def _denied(folder: Path) -> dict[str, Any]:
-    """The line of a result that another user keeps to himself."""
-    names = dict(zip(("evaluator", "method", "network", "dataset"), folder.name.rsplit("-", 4)[-2:0:-1], strict=False))
-    refused = {"state": "refused", "rows": 0, "pictures": None, "left_s": float("nan")}
-    return {**_line("", "", "", folder.name), **names, **refused, "error": f"{folder}: no permission"}
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    identity = json.loads((folder / "identity.json").read_text())
-    dataset, network = identity["dataset"]["name"], identity["network"]["name"]
-    method, evaluator = folder.name.removeprefix(f"{dataset}-{network}-").rsplit("-", 1)[0].rsplit("-", 1)
-    line = {**_line(network, method, evaluator, dataset), "state": "partial", "rows": 0, "pictures": None}
+def _state(stored: Stored) -> dict[str, Any]:
+    dataset, network, method, evaluator = stored.names
+    line = {**_line(network, method, evaluator, dataset), "state": stored.state, "rows": 0, "pictures": None}
     line |= {"left_s": float("nan"), "error": ""}
-    if (folder / "metrics.json").is_file():
-        summary = json.loads((folder / "metrics.json").read_text())
-        reason = summary.get("unsupported", "")
-        return {**line, "state": "left out" if reason else "done", "rows": summary["n"], "error": reason}
-    parts = sorted((folder / "parts").glob("*.parquet"), key=lambda part: part.stat().st_mtime)
-    sizes = [pq.read_metadata(part).num_rows for part in parts]
-    line |= {"rows": sum(sizes), "pictures": identity["dataset"].get("n")}
-    if _running(folder):
-        span = time.time() - parts[0].stat().st_mtime if len(parts) > 1 else 0.0
-        rate = sum(sizes[1:]) / span if span else 0.0
-        left = (line["pictures"] - line["rows"]) / rate if rate and line["pictures"] else float("nan")
-        return {**line, "state": "running", "left_s": max(0.0, left)}
-    if errors := sorted(folder.glob("error*.json")):
-        return {**line, "state": "failed", "error": json.loads(errors[0].read_text())["error"].split("\n")[0]}
+    if stored.summary is not None:
+        return {**line, "rows": stored.summary.n, "error": stored.summary.unsupported}
+    if stored.state != "partial":
+        return {**line, "error": "; ".join(as_lines([stored]))}
+    parts = stored.parts()
+    line |= {"rows": sum(rows for _, rows in parts), "pictures": stored.identity["dataset"].get("n")}
+    if stored.running:
+        return {**line, "state": "running", "left_s": _left(stored, line)}
+    if errors := stored.errors():
+        return {**line, "state": "failed", "error": errors[0]}
     return line
 
 
-def _running(folder: Path) -> bool:
-    """Whether a process holds the lock of the result, or of one of its shards."""
-    return any(map(is_held, folder.glob(".lock*")))
+def _left(stored: Stored, line: Mapping[str, Any]) -> float:
+    """Seconds until a running result is done, from the rows since its run began; NaN where that is not known."""
+    started = datetime.fromisoformat(stored.updated).timestamp() if stored.updated else time.time()
+    span = time.time() - started
+    before = max((run.rows_before for run in stored.runs if run.started == stored.updated), default=0)
+    rate = (line["rows"] - before) / span if span > 0 else 0.0
+    return max(0.0, (line["pictures"] - line["rows"]) / rate) if rate and line["pictures"] else float("nan")
 
 
 def _paces(root: Path) -> Iterator[tuple[str, float]]:
-    """(network, seconds a picture) of the sessions that results below `root` note."""
-    for path in root.glob("*/env.json"):
-        network = json.loads((path.parent / "identity.json").read_text())["network"]["name"]
-        for session in json.loads(path.read_text()):
-            if session.get("pictures"):
-                yield network, session["seconds"] / session["pictures"]
+    """(network, seconds per image) of the runs that results below `root` note."""
+    for stored in read_all(root) if root.is_dir() else ():
+        for run in stored.runs:
+            if run.images:
+                yield stored.names[1], run.seconds / run.images
 
 
 def _estimated(frame: pd.DataFrame, root: Path) -> pd.DataFrame:

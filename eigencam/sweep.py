@@ -9,6 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from eigencam.locks import HeldError, take
 from eigencam.named import quoted
+from eigencam.store.canonical import canonical
+from eigencam.store.reader import read_all
+from eigencam.store.schema import CONFIG
+from eigencam.store.trust import Trust
 
 PLACES = ("launcher", "shard", "device")
 """Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
@@ -41,19 +45,20 @@ def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, D
             yield " ".join(chosen), compose(config, chosen)
 
 
-def failed(root: Path) -> list[DictConfig]:
-    """The configs of the jobs that left a failed result below `root`, each once."""
-    found = {
-        (path.parent / "config.yaml").read_text(): path
-        for path in sorted(root.glob("*/error*.json"))
-        if not (path.parent / "metrics.json").is_file()
-    }
-    configs = [OmegaConf.create(text) for text in found]
-    return [config for config in configs if isinstance(config, DictConfig)]
+def failed(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The configs of the jobs that left a failed result below `root`, each once, with the file of one result."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for stored in read_all(root):
+        if stored.summary is None and stored.errors():
+            config = stored.config()
+            found.setdefault(canonical(config), (stored.folder / CONFIG, config))
+    return list(found.values())
 
 
-def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Exception], int]) -> int:
+def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Exception], int], trust: Trust) -> int:
     """Run the failed jobs again, one after another; one that fails again does not stop the others.
+
+    A stored config is data: it is run where all that it names is trusted, and writes below `root` only.
 
     Returns:
         The exit status: 0 when none failed again, 2 where there is no such folder.
@@ -63,9 +68,12 @@ def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Except
     todo = failed(root)
     print(f"{len(todo)} failed jobs in {root}")
     status = 0
-    for config in todo:
+    for path, content in todo:
         try:
-            run(config)
+            trust.check(content, str(path))
+            paths = content.get("paths")
+            content["paths"] = {**(paths if isinstance(paths, dict) else {}), "results": str(root)}
+            run(OmegaConf.create(content))
         except Exception as error:
             status = refuse(error)
     return status

@@ -1,9 +1,7 @@
 """`eigencam table`: the results as tables, and the papers' tables with ours beside."""
 
 import argparse
-import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ from omegaconf import OmegaConf
 from eigencam.derived import by_prediction, with_wins
 from eigencam.evaluation import escaping
 from eigencam.evaluation.papers import Layout, layouts, numbers, paper_table, papers, shown_beside
-from eigencam.evaluation.tables import FORMATS, Table, collect, long_of, render, selected, tables
+from eigencam.evaluation.tables import FORMATS, Table, render, tables
 from eigencam.files import write_text
-from eigencam.identity import describe
+from eigencam.reporting.collect import collect, long_of, provenance, selected
+from eigencam.store.identity import describe
+from eigencam.store.trust import Trust
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 LONG = (
@@ -61,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--paper", metavar="NAME", help=f"a paper's tables, ours beside the published numbers: {', '.join(papers())}"
     )
+    parser.add_argument(
+        "--all-versions", action="store_true", help="also results that a later version of the same code supersedes"
+    )
+    add_trust(parser)
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="of what is printed")
     parser.add_argument(
         "--out",
@@ -68,6 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also write tables.csv (every metric), tables.md, .tex and .html; with --paper, under the paper's name",
     )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The options that say which code of a person's own stored results may have built."""
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="a module of your own that results may use"
+    )
+
+
+def trust_of(args: argparse.Namespace) -> Trust:
+    """What a command trusts beside this package's own code."""
+    return Trust.of(args.config_dir, args.trust)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -85,9 +102,9 @@ def main(args: argparse.Namespace) -> int:
         made = [paper_table(layout, published, long) for layout, long in zip(planned, ours, strict=True)]
         long = pd.concat(ours)
     else:
-        long = collect(args.results, **only)
+        long = collect(args.results, all_versions=args.all_versions, **only)
         long = with_wins(args.results, long) if args.win else long
-        long = by_prediction(args.results, long) if args.by else long
+        long = by_prediction(args.results, long, trust_of(args)) if args.by else long
         made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
     if args.format == "csv" and not args.paper:
         print(_csv(long), end="")
@@ -122,7 +139,11 @@ def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
 
 def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     """In which parameters an evaluator is not the one that was planned; "" where it is."""
-    return ", ".join(f"{key}={found[key]}" for key in found if planned and found[key] != planned.get(key, found[key]))
+    if not planned:
+        return ""
+    theirs, ours = found.get("parameters", {}), planned.get("parameters", {})
+    differing = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
+    return ", ".join(f"{key}={theirs.get(key, 'default')}" for key in differing)
 
 
 def _csv(long: pd.DataFrame, digits: int | None = None) -> str:
@@ -163,13 +184,5 @@ def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: 
 
 def _header(root: Path, long: pd.DataFrame) -> list[str]:
     """Which commands made the results, on which code and machine."""
-    seen: dict[str, None] = {}
-    for folder in long["folder"].unique() if len(long) else ():
-        for env in json.loads((root / folder / "env.json").read_text()):
-            packages, dirty = env["packages"], " (with changes)" if env["git_dirty"] else ""
-            seen[f"command: {shlex.join(env['command'])}"] = None
-            seen[
-                f"code: {env['git_commit']}{dirty}; Python {env['python']}, torch {packages['torch']}, "
-                f"Pillow {packages['pillow']}; {env['gpu'] or 'CPU'}, {env['cpus']} cores"
-            ] = None
-    return [*seen, "printed by: eigencam table"]
+    found = provenance(root, long["folder"].unique()) if len(long) else {}
+    return [*(f"{key}: {line}" for key, lines in found.items() for line in lines), "printed by: eigencam table"]

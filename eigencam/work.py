@@ -12,8 +12,8 @@ from tqdm import tqdm
 from eigencam.evaluation.base import Row
 from eigencam.faults import PartError, blame
 from eigencam.prepare import Job
-from eigencam.records import Result
 from eigencam.rows import Key
+from eigencam.store.records import Result
 
 Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
 """The rows of a batch by result, and what raised."""

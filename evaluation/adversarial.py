@@ -125,7 +125,7 @@ class Adversarial:
             metrics += statistics.of_rows(self._errors(rows.loc[chosen], suffix, "" if suffix else note), chosen)
         without = ~attacked | states.no_map(rows, meant=False) | states.no_map(rows, "map_state_after", meant=False)
         alike = rows[["rank_correlation", "cosine"]].mask(pd.Series(without, rows.index))
-        metrics += [plain_mean(name, alike[name]) for name in alike]
+        metrics += [plain_mean(str(name), alike[name]) for name in alike]
         predicted = _predicted(rows, "prediction") & _predicted(rows, "prediction_after")
         fooled = replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)[predicted]), better="")
         metrics += statistics.of_rows([fooled], predicted)

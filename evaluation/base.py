@@ -111,8 +111,8 @@ class Evaluator(Protocol):
     An optional attribute `headline` names the metrics that a table shows unless others are asked for; `a|b` is b
     where a is not defined.
 
-    An optional `sources(dataset)` gives the SHA-256 of files that it names, for the result's identity, and raises
-    ValueError where one is not of the dataset, before a picture is read.
+    An optional `sources(dataset)` gives the SHA-256 of the files that its parameters name, by parameter, for the
+    result's identity, and raises ValueError where one is not of the dataset, before an image is read.
 
     An optional `curves(rows) -> list[Curve]`, of the rows that `summary` takes, is what plots are made of: a pure
     function, too; no curve where the rows do not define it.

@@ -84,7 +84,7 @@ class Pointing:
                 f"difficult={self.difficult}: lists none of the pictures of {dataset.name}, e.g. {dataset.ids[0]}, but "
                 f"{', '.join(list(flags)[:3])}"
             )
-        return {self.difficult: hashlib.sha256(regular(Path(self.difficult).expanduser()).read_bytes()).hexdigest()}
+        return {"difficult": hashlib.sha256(regular(Path(self.difficult).expanduser()).read_bytes()).hexdigest()}
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """What the metrics are made of.

@@ -48,7 +48,7 @@ def no_answer(rows: pd.DataFrame) -> NDArray[np.bool_]:
     return _is(rows, "answer_state", DEGENERATE)
 
 
-def at_worst(rows: pd.DataFrame, column: str = "map_state", **worst: float) -> pd.DataFrame:
+def at_worst(rows: pd.DataFrame, column: str = "map_state", /, **worst: float) -> pd.DataFrame:
     """The rows, with the worst value in place of that of each row without a map.
 
     Args:

@@ -1,29 +1,22 @@
-"""Tables of results: collect, arrange, print as text, Markdown, LaTeX, CSV or HTML.
+"""Tables of numbers: arrange a long frame, print it as text, Markdown, LaTeX, CSV or HTML.
 
-`collect` makes one long frame, a line for each metric of each result; everything else is a view of it. Whatever a
-number needs to be read stands with it: n, the threshold, the 95 % interval, the protocol, what was left out.
+The frame has a line for each metric of each result. Whatever a number needs to be read stands with it: n, the
+threshold, the 95 % interval, the protocol, what was left out, and whether results come from different code.
 """
 
-import errno
-import hashlib
-import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from eigencam.evaluation import escaping, states
-from eigencam.files import folders
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
 COLUMNS = ("dataset", "network", "method", "evaluator")
-LONG = 40
-"""Characters from which on a parameter in a name is cut, or left out where the others tell enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,60 +34,6 @@ class Table:
     frame: pd.DataFrame
     best: pd.DataFrame
     notes: list[str]
-
-
-def collect(root: Path | str, **only: Iterable[str]) -> pd.DataFrame:
-    """All complete results below a folder, one line for each metric.
-
-    Args:
-        root: folder of result folders.
-        only: names to keep, by `dataset`, `network`, `method` or `evaluator`; empty: all.
-
-    Returns:
-        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
-        pictures, left_out, fitted_on, unsupported, headline, cost (of the method, in bare forward passes), group (the
-        dataset's identity) and folder.
-
-    Raises:
-        FileNotFoundError: there are no complete results.
-        ValueError: nothing is left, or a file cannot be read.
-    """
-    return long_of(selected(root, **only))
-
-
-def selected(root: Path | str, **only: Iterable[str]) -> list[dict[str, Any]]:
-    """The complete results below a folder that `collect` makes its frame of, with their identities."""
-    results = list(read_results(Path(root)))
-    results = [r for r in results if r["version"] == max(r["version"] for r in results)]
-    if not results:
-        for path in folders(Path(root))[1] if Path(root).exists() else ():
-            raise PermissionError(errno.EACCES, "no permission", str(path))
-        raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
-    for result in results:
-        result |= {f"{column}_name": result[column] for column in COLUMNS}
-    for column, names in only.items():
-        wanted, there = set(names), sorted({r[column] for r in results})
-        if unknown := sorted(wanted - set(there)):
-            raise ValueError(f"{column} {', '.join(unknown)}: no results in {root}; there are: {', '.join(there)}")
-        results = [r for r in results if not wanted or r[column] in wanted]
-    return results
-
-
-def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The frame of `collect` of some results of `selected`; names are told apart among these alone."""
-    results = [dict(result) for result in results]
-    _tell_apart(results)
-    lines = []
-    for result in results:
-        shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
-        lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
-        if not result["metrics"]:
-            lines.append({**shared, "metric": "", "n": 0, "unit": "", "threshold": "", "better": "", "note": ""})
-    frame = pd.DataFrame(lines)
-    numbers = ["value", "low", "high", "cost"]
-    return frame.reindex(columns=[*frame.columns.difference(numbers, sort=False), *numbers]).astype(
-        dict.fromkeys(numbers, float)
-    )
 
 
 def tables(long: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Table]:
@@ -201,75 +140,6 @@ def _has_metrics(table: Table) -> bool:
     return table.frame.shape[1] > 2
 
 
-def read_results(root: Path, folders: Container[str] | None = None) -> Iterable[dict[str, Any]]:
-    """What is known of each complete result below `root`, or of those in `folders` only."""
-    for path in sorted(root.glob("*/metrics.json")):
-        if folders is not None and path.parent.name not in folders:
-            continue
-        try:
-            summary = json.loads(path.read_text())
-            identity = json.loads((path.parent / "identity.json").read_text())
-            environments = json.loads((path.parent / "env.json").read_text())
-            data = identity["dataset"]
-            yield {
-                **{column: summary[column] for column in COLUMNS},
-                "version": identity["version"],
-                "target": identity["target"],
-                "dtype": identity["dtype"],
-                "pictures": summary["n"],
-                "left_out": len(summary.get("bad_images", ())),
-                "fitted_on": summary.get("fitted_on", 0),
-                "cost": next((e["cost"] for e in reversed(environments) if "cost" in e), None),
-                "unsupported": summary.get("unsupported", ""),
-                "part": " ".join(str(data[key]) for key in ("task", "image_set", "split") if data.get(key)),
-                "headline": summary.get("headline") or [],
-                "group": json.dumps([data, identity["target"], identity["dtype"]], sort_keys=True),
-                "baseline": ".baselines." in identity["method"]["_target_"],
-                "folder": path.parent.name,
-                "metrics": summary["metrics"],
-                "identity": identity,
-            }
-        except (KeyError, json.JSONDecodeError, FileNotFoundError) as error:
-            raise ValueError(f"{path}: not a result of this program ({error!r}); remove the folder") from None
-
-
-def _tell_apart(results: list[dict[str, Any]]) -> None:
-    """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ."""
-    for part in ("method", "evaluator", "network"):
-        by_name: dict[str, list[dict[str, Any]]] = {}
-        for result in results:
-            by_name.setdefault(result[part], []).append(result)
-        for same in by_name.values():
-            flat = [{k: json.dumps(v) for k, v in _flat(result["identity"][part]).items()} for result in same]
-            differing = sorted({k for f in flat for k in f if len({g.get(k) for g in flat}) > 1})
-            told = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in flat)]
-            if _kinds(flat, told) == _kinds(flat, differing):  # a checksum tells nothing more
-                differing = told
-            for result, parameters in zip(same, flat, strict=True):
-                if differing:
-                    shown = ", ".join(f"{k}={_short(parameters.get(k, 'null'))}" for k in differing)
-                    result[part] += f" ({shown})"
-
-
-def _kinds(flat: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """How many results differ in some of the keys."""
-    return len({tuple(f.get(k) for k in keys) for f in flat})
-
-
-def _short(text: str) -> str:
-    """A parameter as it stands in a name; a long one by its beginning and four digits of its hash."""
-    text = text.strip('"')
-    return text if len(text) <= LONG else f"{text[:12]}~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
 def _table(part: pd.DataFrame, evaluator: str, chosen: list[str]) -> Table:
     """The metrics that are defined anywhere as columns; `a|b` is b where a is not.
 
@@ -368,7 +238,43 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
     for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):
         names = ", ".join(sorted(set(of["network"])))
         notes.append(f"the classifier was fitted on {seen} of these pictures, whose classes it has seen: {names}")
+    notes += _origins(part)
     for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         notes.append(f"not run, {why}: {', '.join(names)}")
     return notes
+
+
+def _origins(part: pd.DataFrame) -> list[str]:
+    """Where the results of one table come from different code: commits, or versions of a package."""
+    if "commits" not in part:
+        return []
+    of = part.drop_duplicates("folder")
+    names = [f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)]
+    commits = dict(zip(names, of["commits"], strict=True))
+    notes = []
+    if len({commit for found in commits.values() for commit in found}) > 1:
+        notes.append(f"made by different commits: {_by_origin(commits)}")
+    packages: dict[str, dict[str, list[str]]] = {}
+    for name, pairs in zip(names, of["packages"], strict=True):
+        for package, version in pairs:
+            packages.setdefault(package, {}).setdefault(name, []).append(version)
+    for package, found in sorted(packages.items()):
+        if len({version for versions in found.values() for version in versions}) > 1:
+            notes.append(f"made with different versions of {package}: {_by_origin(found)}")
+    return notes
+
+
+def _by_origin(found: Mapping[str, Sequence[str]]) -> str:
+    """`3f2a81c (resnet50/cam, resnet50/gradcam), 81bc02e (resnet50/eigencam)`."""
+    names: dict[str, list[str]] = {}
+    for name, origins in found.items():
+        for origin in origins:
+            names.setdefault(origin or "no clone", []).append(name)
+    return ", ".join(f"{_commit(origin)} ({', '.join(of)})" for origin, of in names.items())
+
+
+def _commit(origin: str) -> str:
+    """A commit by its first digits; a version as it is."""
+    digits, space, rest = origin.partition(" ")
+    return f"{digits[:10]}{space}{rest}" if len(digits) == 40 else origin

@@ -3,8 +3,9 @@
     python scripts/benchmark_allocator.py --out results/cost_of_allocation.csv
 
 Forward passes of ResNet-50, 16 pictures of 224 x 224, one thread, in processes of their own, by turns with and without
-`eigencam.environment.keep_freed_memory`. CPU seconds, which other jobs disturb less than the clock: of the program, of
-the system on its behalf, and the pages that the system had to fetch, a pass; the largest resident size in MiB.
+`keep_freed_memory` of eigencam.store.environment. CPU seconds, which other jobs disturb less than the clock: of the
+program, of the system on its behalf, and the pages that the system had to fetch, a pass; the largest resident size in
+MiB.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from eigencam.environment import git, keep_freed_memory, processor
 from eigencam.files import replacing
+from eigencam.store.environment import git, keep_freed_memory, processor
 
 PASSES = 4
 

@@ -46,7 +46,6 @@ from reference_evaluators import (
 from scipy import ndimage
 
 from eigencam.datasets.base import Truth
-from eigencam.environment import git, processor
 from eigencam.evaluation.foreground import Foreground
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
@@ -57,6 +56,7 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.tuned import TunedLocalization
 from eigencam.evaluation.wsol import MaxBoxAcc
 from eigencam.files import replacing
+from eigencam.store.environment import git, processor
 
 
 @dataclass(frozen=True, slots=True)

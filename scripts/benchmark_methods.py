@@ -31,7 +31,6 @@ from typing import Any
 
 import torch
 
-from eigencam.environment import git
 from eigencam.files import replacing
 from eigencam.maps import Method, compute_maps
 from eigencam.methods.cam import CAM
@@ -40,6 +39,7 @@ from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
 from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
 from eigencam.network import Network, load_network
+from eigencam.store.environment import git
 
 NETWORKS = {"vgg16": "features.29", "resnet50": "layer4", "googlenet": "inception5b"}
 FIVE: dict[str, Method] = {

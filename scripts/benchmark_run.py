@@ -33,10 +33,10 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
-from eigencam.environment import git, keep_freed_memory
 from eigencam.loading import Pictures, load
 from eigencam.prepare import Job, prepare
 from eigencam.run import run
+from eigencam.store.environment import git, keep_freed_memory
 
 METHODS = "eigencam,gradcam,gradcampp,xgradcam,layercam"
 XML = """<annotation><filename>{name}</filename><size><width>{w}</width><height>{h}</height><depth>3</depth></size>

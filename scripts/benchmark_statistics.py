@@ -24,10 +24,10 @@ import scipy
 import scipy.stats
 from numpy.typing import NDArray
 
-from eigencam.environment import git, processor
 from eigencam.evaluation.base import Sample
 from eigencam.evaluation.paired import RESAMPLES, difference, interval, mcnemar, sign_flips
 from eigencam.files import replacing
+from eigencam.store.environment import git, processor
 
 Floats = NDArray[np.float64]
 KINDS: dict[str, Callable[[np.random.Generator, int], Floats]] = {

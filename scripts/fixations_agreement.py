@@ -43,13 +43,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eigencam.datasets.ilsvrc import Ilsvrc
-from eigencam.environment import git
 from eigencam.evaluation.boxes import iou_paired
 from eigencam.evaluation.predictions import read_devkit
 from eigencam.files import replacing
 from eigencam.forward import Forward, forward_pass
 from eigencam.methods.fixations import CNNFixations, crowded, fixations
 from eigencam.network import Network, load_network
+from eigencam.store.environment import git
 
 PIPELINES = ("method", "squash", "centre_crop", "five_crops", "five_crops_smooth", "all_five_crops")
 OUTLIERS = ((0.1, 0.05), (0.1, 0.0), (0.1, 0.02), (0.1, 0.1), (0.05, 0.05), (0.15, 0.05), (0.2, 0.05))

@@ -139,8 +139,8 @@ for name in results:
     pd.testing.assert_frame_equal(rows, pd.read_parquet(shards / name / "rows.parquet"), check_exact=True)
     if (whole / name / "metrics.json").read_bytes() != (shards / name / "metrics.json").read_bytes():
         sys.exit(f"{name}: metrics differ")
-    sessions = len(json.loads((shards / name / "env.json").read_text()))
-    print(f"{name}: {len(rows)} rows and the metrics identical; {sessions} sessions")
+    runs = len(list((shards / name / "runs").iterdir()))
+    print(f"{name}: {len(rows)} rows and the metrics identical; {runs} runs")
 PY
 for kind in whole shards; do "$eigencam" table --results "$work/$kind" --format csv > "$work/$kind.csv"; done
 cmp "$work/whole.csv" "$work/shards.csv"

@@ -26,12 +26,12 @@ import numpy as np
 
 from eigencam.datasets.base import Truth
 from eigencam.datasets.ilsvrc_truth import read_truth
-from eigencam.environment import git
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.files import replacing
-from eigencam.records import Result
+from eigencam.store.environment import git
+from eigencam.store.records import Result, summed_up
 
 INDEX = 50_000
 PART = 50_000
@@ -99,7 +99,8 @@ def rows_on_disk(root: Path, n: int) -> float:
     with measured("sum up", n):
         rows = result.rows()
         rows = rows.assign(order=rows["image"].map(order)).sort_values("order", ignore_index=True).drop(columns="order")
-        result.finish(rows, {"n": n}, Localization().summary(rows))
+        told, _ = summed_up(Localization(), rows)
+        result.finish(rows, {"n": n, **told})
     result.close()
     return (result.folder / "rows.parquet").stat().st_size / n
 

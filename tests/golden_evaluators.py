@@ -14,12 +14,12 @@ from golden_methods import LABELS, entry, inputs, network, network_versions, nod
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eigencam.build import find, instantiate
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.forward import Forward
 from eigencam.maps import BatchProbe
+from eigencam.store.build import find, instantiate
 from eigencam.versions import summary_versions_of, versions_of
 
 FEW: dict[str, Any] = {"size": 48, "steps": 5, "max_iter": 3, "num_classes": 3, "stages": 3, "structure": True}

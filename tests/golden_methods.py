@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
-from eigencam.build import find, instantiate
 from eigencam.maps import compute_maps, gives_boxes, is_class_specific
 from eigencam.methods.files import BoxFiles, MapFiles
 from eigencam.network import Network, Preprocess, load_network
+from eigencam.store.build import find, instantiate
 from eigencam.versions import versions_of
 
 NETWORKS = ("scenes_vgg", "scenes_resnet")

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eigencam import ablation, backward, forward, smooth_masks, tail, tape
-from eigencam.build import find, instantiate
 from eigencam.datasets import base, images
 from eigencam.datasets.scenes import Scenes
 from eigencam.evaluation import bicubic, component_tree, matching, similarity, statistics
@@ -24,6 +23,7 @@ from eigencam.evaluation import boxes as box
 from eigencam.evaluation import maps as score_maps
 from eigencam.methods import randomness, regions
 from eigencam.network import Preprocess
+from eigencam.store.build import find, instantiate
 
 RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))
 

@@ -262,5 +262,5 @@ def test_a_run_has_one_row_a_picture(tmp_path: Path) -> None:
             assert row["truth"].sum() == (truth.mask != VOID).sum()
             assert row["predicted"].sum() >= row["truth"].sum()  # the background once more, for every threshold
         assert result.summary is not None
-        values = {m["name"]: m["value"] for m in result.summary["metrics"]}
+        values = {m["name"]: m["value"] for m in result.summary.metrics}
         assert values["class_miou"] <= values["class_miou_best"] <= 100

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from stored import reseal, rows_of
 
 from eigencam import cli, named
 from eigencam.evaluation.paired import mcnemar, sign_flips
@@ -92,8 +93,8 @@ def test_nothing_is_run_with_no_run_and_nothing_twice(
 def test_only_pictures_that_both_have_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = ("eigencam", "gradcam", "--evaluator", "localization,segmentation")
     assert compare(*pair) == 0
-    for path in here.glob("runs/*-gradcam-*/rows.parquet"):
-        pd.read_parquet(path).iloc[3:].iloc[::-1].to_parquet(path)
+    for folder in here.glob("runs/*-gradcam-*"):
+        reseal(folder, rows_of(folder).iloc[3:].iloc[::-1])
     found = as_json(capsys, *pair, "--no-run")
     assert {c["n"] for c in found["comparisons"]} == {9}
     rows = [pd.read_parquet(next(here.glob(f"runs/*-{m}-loc*/rows.parquet"))).set_index("image") for m in pair[:2]]
@@ -110,7 +111,7 @@ def test_a_method_may_come_as_a_file_a_config_or_a_dotted_name(here: Path, capsy
     assert by_method["mine"] == by_method["listed"]
     assert any(by_method["mine"])
     identity = json.loads(next(here.glob("runs/*-mine-*/identity.json")).read_text())
-    assert len(identity["method"]["own_source"]["mine.mine"]) == 64
+    assert (identity["method"]["target"], len(identity["method"]["source"])) == ("mine.mine", 64)
     assert named.node("mine.mine") == {"mine": {"_target_": "mine.mine", "_partial_": True}}
 
 
@@ -143,9 +144,9 @@ def test_a_file_without_the_method_tells_what_it_has(here: Path, capfd: pytest.C
 
 def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("eigencam", "gradcam", "random", "--evaluator", "localization") == 0
-    for path in here.glob("runs/*-gradcam-*/rows.parquet"):
-        rows = pd.read_parquet(path)
-        rows.assign(image=rows["image"] + "x").to_parquet(path)
+    for folder in here.glob("runs/*-gradcam-*"):
+        rows = rows_of(folder)
+        reseal(folder, rows.assign(image=rows["image"] + "x"))
     found = as_json(capsys, "eigencam", "gradcam", "random", "--no-run", "--evaluator", "localization")
     assert {c["method"] for c in found["comparisons"]} == {"random"}
     assert found["notes"] == ["localization: eigencam and gradcam have no picture in common"]

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from eigencam.build import signature_errors
 from eigencam.prepare import prepare
+from eigencam.store.build import signature_errors
 
 GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit", "logger")
 

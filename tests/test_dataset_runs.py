@@ -48,6 +48,6 @@ def test_a_preset_runs_on_files_of_its_dataset(tmp_path: Path, preset: str) -> N
     for result in job.results.values():
         assert len(result.rows()) == n
         assert result.summary is not None
-        found |= {metric["name"]: metric["n"] for metric in result.summary["metrics"]}
-        assert all(np.isfinite(m["value"]) for m in result.summary["metrics"] if m["name"] in wanted)
+        found |= {metric["name"]: metric["n"] for metric in result.summary.metrics}
+        assert all(np.isfinite(m["value"]) for m in result.summary.metrics if m["name"] in wanted)
     assert wanted.items() <= found.items()

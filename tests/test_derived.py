@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_module
 
 from eigencam.cli import main
 from eigencam.derived import by_prediction, with_wins
-from eigencam.evaluation.tables import collect, tables
+from eigencam.evaluation.tables import tables
+from eigencam.reporting.collect import collect
 from eigencam.run import run
 
 METHODS = ("eigencam", "gradcam", "random")

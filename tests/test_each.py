@@ -223,7 +223,7 @@ def test_the_rows_of_a_picture_are_resampled_together(tmp_path: Path) -> None:
             # Three times the same rows tell no more, and as pictures of their own they would seem to.
             apart = alone[metric.name]
             assert apart.high - apart.low < metric.high - metric.low or metric.value in (0, 100)
-            stored = next(m for m in summary["metrics"] if m["name"] == metric.name)
+            stored = next(m for m in summary.metrics if m["name"] == metric.name)
             assert (stored["low"], stored["high"]) == pytest.approx((metric.low, metric.high), abs=1e-9)
             compared += 1
     assert compared > 25

@@ -18,9 +18,9 @@ from hydra.core.global_hydra import GlobalHydra
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from eigencam.build import instantiate
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.store.build import instantiate
 
 NAN = math.nan
 N = 224 * 224

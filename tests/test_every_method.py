@@ -12,10 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from eigencam.build import instantiate
 from eigencam.maps import compute_maps
 from eigencam.network import Network, load_network
 from eigencam.prepare import _unsupported
+from eigencam.store.build import instantiate
 
 NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ in numbers alone
     "alexnet": (),

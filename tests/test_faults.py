@@ -178,7 +178,7 @@ def test_results_without_any_image_that_can_be_decoded(
     monkeypatch.setattr("eigencam.datasets.scenes.Scenes.image", bad)
     root = tmp_path / "r"
     job = run(config(root, *SMALL, "dataset.count=3", "evaluator=[localization,pointing]"))
-    assert all(result.complete and result.summary["n"] == 0 for result in job.results.values() if result.summary)
+    assert all(result.complete and result.summary.n == 0 for result in job.results.values() if result.summary)
     for command in (["table"], ["status"], ["report", "--no-pictures", "--out", str(tmp_path / "page.html")]):
         assert main([*command, "--results", str(root)]) == 0, capsys.readouterr().err
     assert "3 pictures could not be decoded" in (tmp_path / "page.html").read_text()

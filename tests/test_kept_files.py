@@ -151,7 +151,7 @@ sys.exit(main([sys.argv[1], "--results", "results"]))
 def test_what_another_user_keeps_to_himself_is_said(tmp_path: Path, umask: int, command: str) -> None:
     tmp_path.chmod(0o755)
     before = os.umask(umask)
-    for name in ("scenes-net-a-localization-1", "scenes-net-b-localization-2"):
+    for name in ("scenes-net-a-localization-0123456789", "scenes-net-b-localization-abcdef0123"):
         (tmp_path / "results" / name).mkdir(parents=True)
     os.umask(before)
     (tmp_path / "results").chmod(0o755)
@@ -160,7 +160,7 @@ def test_what_another_user_keeps_to_himself_is_said(tmp_path: Path, umask: int, 
     said = done.stdout + done.stderr
     assert "Traceback" not in said
     if umask == 0o077:
-        assert "scenes-net-a-localization-1: no permission" in said
+        assert "scenes-net-a-localization-0123456789: no permission" in said
         assert "results: no results there" not in said
         assert done.returncode == 1
     else:

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_module
 
 from eigencam.evaluation.base import Metric
 from eigencam.loggers import MLflow, TensorBoard, tell
-from eigencam.records import Result
 from eigencam.run import run
+from eigencam.store.records import Result
 
 NAMES = {"dataset": "scenes", "network": "net", "method": "cam", "evaluator": "pointing"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from runs import config
 
-from eigencam.identity import own_source
 from eigencam.run import run
+from eigencam.store.identity import own_source
 
 MINE = '''
 import torch
@@ -77,7 +77,7 @@ def test_a_network_of_ones_own_with_numbered_layers(mine: Path, tmp_path: Path) 
     own = ["model=custom", "model.name=own", "model._target_=my_module.build", "model.classes=scenes", "model.layer=1"]
     job = run(config(tmp_path / "r", *own, "method=[eigencam,cam]", "+method.eigencam.layer=0"))
     assert (job.network.layer, job.methods["eigencam"].layer) == ("1", "0")  # type: ignore[attr-defined]
-    assert job.network.identity["own_source"]
+    assert job.network.identity["constructor"]["source"]
     forget("my_module")
     with pytest.raises(ValueError, match="Are you sure that 'building' is importable"):
         run(config(tmp_path / "r", *own, "model._target_=my_module.building"))

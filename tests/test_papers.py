@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
+from stored import restated
 
 from eigencam.cli import main
 from eigencam.evaluation.papers import Column, Layout, layouts, numbers, paper_table, papers, shown_beside
-from eigencam.evaluation.tables import FORMATS, collect, render
+from eigencam.evaluation.tables import FORMATS, render
+from eigencam.reporting.collect import collect
 from eigencam.run import run
 
 ALL = [layout for paper in papers() for layout in layouts(paper)]
@@ -191,14 +193,14 @@ def test_names_are_told_apart_among_what_a_table_shows(tmp_path: Path, capsys: p
         with initialize_config_module("eigencam.configs", version_base="1.3"):
             config = compose("run", [*shared, *changes])
         run(config, say=lambda _line: None)
-    for path in tmp_path.glob("*/metrics.json"):  # as if the scenes were ILSVRC
-        path.write_text(path.read_text().replace('"dataset": "scenes"', '"dataset": "ilsvrc"'))
+    for folder in list(tmp_path.glob("*-*-*-*-*")):  # as if the scenes were ILSVRC
+        restated(folder, lambda identity: identity["dataset"].update(name="ilsvrc"), dataset="ilsvrc")
     networks = set(collect(tmp_path)["network"])
     assert len(networks) == 2
     assert main(["table", "--paper", "gradcam2017", "--results", str(tmp_path)]) == 0
     assert "scenes_resnet, center_box" in capsys.readouterr().out
-    for path in tmp_path.glob("*-localization-*/identity.json"):
-        path.write_text(path.read_text().replace('"threshold": 0.15', '"threshold": 0.2'))
+    for folder in list(tmp_path.glob("*-localization-*")):
+        restated(folder, lambda identity: identity["evaluator"].update(parameters={"threshold": 0.2}))
     assert main(["table", "--paper", "gradcam2017", "--results", str(tmp_path)]) == 0
     assert "evaluator: threshold=0.2" in capsys.readouterr().out
     assert main(["table", "--paper", "gradcampp2018", "--results", str(tmp_path)]) == 0  # neither has its evaluator

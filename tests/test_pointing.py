@@ -16,10 +16,10 @@ from eigencam.derived import by_prediction
 from eigencam.evaluation.boxes import iou
 from eigencam.evaluation.maps import Rule, ScoreMap, box_of, cut, cuts
 from eigencam.evaluation.pointing import Energy, Pointing, fill, read_flags
-from eigencam.evaluation.tables import collect
 from eigencam.evaluation.tuned import DEFAULT, TunedLocalization, boxes_around
-from eigencam.records import Result
+from eigencam.reporting.collect import collect
 from eigencam.run import run
+from eigencam.store.records import Result
 
 SIZE = (60, 80)
 
@@ -238,7 +238,7 @@ def test_a_run_with_a_list_has_both_and_its_rows_need_the_file_no_more(tmp_path:
     assert len(rows) == n
     assert (rows["in_difficult"] == (rows["image"] != data.ids[0])).all()
     assert first.summary is not None
-    counts = {metric["name"]: metric["n"] for metric in first.summary["metrics"]}
+    counts = {metric["name"]: metric["n"] for metric in first.summary.metrics}
     assert counts["pointing_hits"] == n
     assert counts["pointing_hits_difficult"] == rows["in_difficult"].sum() < n
     write(tmp_path / "list", "".join(f"{name}{ones}\n" for name in data.ids))

@@ -321,7 +321,7 @@ def test_maps_and_boxes_stand_in_one_table(tmp_path: Path) -> None:
         assert list(rows["image"]) == job.dataset.ids
         assert set(rows["map_state"]) == ({"ok"} if method == "eigencam" else {"box"})
         assert result.summary is not None
-        values = pd.DataFrame(result.summary["metrics"]).set_index("name")["value"]
+        values = pd.DataFrame(result.summary.metrics).set_index("name")["value"]
         assert values.between(0, 100).drop("boxes").all()
     again = run(composed, say=(said := []).append)
     assert len(again.results) == 8

@@ -15,15 +15,15 @@ from PIL import Image
 from runs import BASE, config, tables
 
 from eigencam.datasets.base import BadImageError
-from eigencam.evaluation.tables import collect
 from eigencam.evaluation.tables import tables as eigencam_tables
-from eigencam.records import Result
+from eigencam.reporting.collect import collect
 from eigencam.run import run
+from eigencam.store.records import Result
 
 
 def test_a_methods_cost_is_measured_and_shown(tmp_path: Path) -> None:
     run(config(tmp_path, "method=[eigencam,gradcam]", "evaluator=[localization]"))
-    (environment,) = json.loads(next(tmp_path.glob("*/env.json")).read_text())
+    environment = json.loads(next(tmp_path.glob("*/runs/*.json")).read_text())
     assert environment["batches"] == 2
     assert environment["cost"] > 1
     (table,) = eigencam_tables(collect(tmp_path))
@@ -37,9 +37,10 @@ def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) 
         rows = result.rows()
         assert list(rows["image"]) == job.dataset.ids
         assert {p.name for p in result.folder.iterdir()} - {".lock", ".lock-finish"} == {
-            "config.yaml", "env.json", "identity.json", "metrics.json", "rows.parquet",
+            "config.yaml", "runs", "identity.json", "metrics.json", "rows.parquet",
         }  # fmt: skip
-        (environment,) = json.loads((result.folder / "env.json").read_text())
+        (file,) = (result.folder / "runs").iterdir()
+        environment = json.loads(file.read_text())
         assert torch.__version__.startswith(environment["packages"]["torch"])
         assert json.loads((result.folder / "metrics.json").read_text())["n"] == 20
 
@@ -101,7 +102,7 @@ def test_channels_last_gives_the_same_maps_but_for_rounding(tmp_path: Path) -> N
 
 def test_without_timing_no_cost_is_noted(tmp_path: Path) -> None:
     run(config(tmp_path, "dataset.count=6", "method=[cam]", "evaluator=[localization]", "timing=false"))
-    (environment,) = json.loads(next(tmp_path.glob("*/env.json")).read_text())
+    environment = json.loads(next(tmp_path.glob("*/runs/*.json")).read_text())
     assert "cost" not in environment
 
 
@@ -220,10 +221,11 @@ def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> 
     rng = random.Random(0)
     kills = 0
     for part in range(1, 40):
+        there = set((tmp_path / "killed").glob("*/parts/*.parquet"))
+        seen, wanted = set(there), len(there) + rng.randint(1, 18)  # of 9 results x 12 batches; parts are merged
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        have = len(list((tmp_path / "killed").glob("*/parts/*.parquet")))
-        wanted = have + rng.randint(1, 18)  # of 9 results x 12 batches
-        while process.poll() is None and len(list((tmp_path / "killed").glob("*/parts/*.parquet"))) < wanted:
+        while process.poll() is None and len(seen) < wanted:
+            seen |= set((tmp_path / "killed").glob("*/parts/*.parquet"))
             time.sleep(0.001)
         if process.poll() is None and kills < 5:
             process.send_signal(signal.SIGKILL)

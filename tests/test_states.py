@@ -18,15 +18,16 @@ from scipy import ndimage
 from torch import Tensor
 
 import eigencam.forward
-from eigencam.build import instantiate
 from eigencam.datasets.base import Truth
 from eigencam.derived import by_prediction, with_wins
 from eigencam.evaluation.base import Again, Metric
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import UNANSWERED, at_worst, no_answer, no_map
-from eigencam.evaluation.tables import collect, tables
+from eigencam.evaluation.tables import tables
 from eigencam.maps import answer_states
+from eigencam.reporting.collect import collect
 from eigencam.run import run
+from eigencam.store.build import instantiate
 from tests.runs import config
 
 N, SIDE, BROKEN = 8, 16, 3

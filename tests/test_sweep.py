@@ -6,23 +6,28 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-import filelock
 import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+from stored import rows_of
 from submitit.core.utils import UncompletedJobError
 from submitit.slurm.slurm import SlurmJob
 
 from eigencam import sweep
 from eigencam.cli import main
+from eigencam.faults import PartlyFailedError
+from eigencam.locks import take
 from eigencam.run import run
 from eigencam.slurm import WatchQueue
 from eigencam.status import duration, planned, states
+from eigencam.store.parts import Parts
+from eigencam.store.seal import read_json, write_json
 
 ONE = "evaluator=[localization]"
 SMALL = ["dataset.count=6", "batch_size=2", "workers=0", "device=cpu", "method=[eigencam,random]", ONE]
@@ -77,8 +82,8 @@ def test_status_of_an_experiment_tells_done_missing_left_out_and_refused(tmp_pat
     }
     missing = frame[frame["state"] == "missing"]
     assert (missing["pictures"] == 6).all()
-    (session,) = json.loads(next(tmp_path.glob("*eigencam*/env.json")).read_text())
-    assert session["pictures"] == 6
+    session = json.loads(next(tmp_path.glob("*eigencam*/runs/*.json")).read_text())
+    assert session["images"] == 6
     assert missing["left_s"].to_list() == pytest.approx([session["seconds"]] * 3, rel=0.2)
     refused = planned([*settings, "model=scenes_vgg", "model.weights=none.safetensors"], tmp_path)
     assert list(refused["state"]) == ["refused"]
@@ -88,15 +93,13 @@ def test_status_of_an_experiment_tells_done_missing_left_out_and_refused(tmp_pat
 def test_a_result_whose_lock_is_held_is_running_with_the_time_left(tmp_path: Path) -> None:
     run(composed(*SMALL, f"paths.results={tmp_path}"))
     folder = next(tmp_path.glob("*eigencam*"))
+    rows = rows_of(folder)
     (folder / "metrics.json").unlink()
-    rows = pd.read_parquet(folder / "rows.parquet")
-    (folder / "parts").mkdir()
-    for k, start in enumerate((0, 2)):
-        path = folder / "parts" / f"{k}.parquet"
-        rows[start : start + 2].to_parquet(path)
-        now = path.stat().st_mtime
-        os.utime(path, (now, now - 20 + 10 * k))
-    with filelock.FileLock(folder / ".lock-2of4"):
+    Parts(folder / "parts", folder.name.rsplit("-", 1)[-1]).write(rows[:4])
+    (run_file,) = folder.glob("runs/*.json")
+    started = datetime.fromtimestamp(time.time() - 20, UTC).isoformat()
+    write_json(run_file, read_json(run_file) | {"started": started, "rows_before": 2})
+    with take(folder / ".lock-2of4"):
         frame = states(tmp_path).set_index("method")
     line = frame.loc["eigencam"].to_dict()
     assert [line[key] for key in ("state", "rows", "pictures")] == ["running", 4, 6]
@@ -153,17 +156,19 @@ def test_failed_jobs_run_once_more_and_one_that_fails_again_stops_no_other(
     results = tmp_path / "results"
     for k in (1, 2):
         method = f"+method.flaky={{_target_: flaky_methods.Flaky, marker: '{tmp_path}/marker{k}'}}"
-        with pytest.raises(RuntimeError, match="no marker"):
+        with pytest.raises(PartlyFailedError, match="no marker"):
             run(composed(*SMALL[:4], ONE, "method=[random]", method, f"paths.results={results}"))
     assert len(sweep.failed(results)) == 2
     (tmp_path / "marker2").touch()
     assert main(["run", "--retry-failed", "--results", str(results)]) == 2
+    assert "flaky_methods.Flaky is not trusted; --trust flaky_methods" in capsys.readouterr().err
+    assert main(["run", "--retry-failed", "--results", str(results), "--trust", "flaky_methods"]) == 1
     printed = capsys.readouterr()
     assert "2 failed jobs" in printed.out
     assert "no marker" in printed.err
     assert len(sweep.failed(results)) == 1
     (tmp_path / "marker1").touch()
-    assert main(["run", "--retry-failed", "--results", str(results)]) == 0
+    assert main(["run", "--retry-failed", "--results", str(results), "--trust", "flaky_methods"]) == 0
     assert set(states(results)["state"]) == {"done"}
 
 

@@ -6,10 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from stored import ENVIRONMENT
 
 from eigencam.cli import SUBCOMMANDS, main
-from eigencam.evaluation.tables import _tell_apart, collect, render, tables
+from eigencam.evaluation.tables import render, tables
+from eigencam.reporting.collect import _tell_apart, collect
 from eigencam.run import run
+from eigencam.store.records import Result
+from eigencam.store.seal import read_json
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +148,16 @@ def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_status_shows_partial_and_failed_results(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = next(results.glob("*gradcam-localization*"))
-    for name in ("scenes-scenes_vgg-gradcam-localization-0", "scenes-scenes_vgg-random-localization-0"):
-        (tmp_path / name / "parts").mkdir(parents=True)
-        (tmp_path / name / "identity.json").write_text((whole / "identity.json").read_text().replace("resnet", "vgg"))
-    pd.DataFrame({"image": ["a", "b"]}).to_parquet(
-        tmp_path / "scenes-scenes_vgg-random-localization-0" / "parts" / "x.parquet"
-    )
-    (tmp_path / "scenes-scenes_vgg-gradcam-localization-0" / "error.json").write_text('{"error": "boom\\nmore"}')
+    identity = read_json(next(results.glob("*gradcam-localization*/identity.json")))
+    for method in ("gradcam", "random"):
+        unfinished = Result(tmp_path, ("scenes", identity["network"]["name"], method, "localization"), identity)
+        unfinished.open("", ENVIRONMENT)
+        if method == "random":
+            unfinished.add([{"image": "a"}, {"image": "b"}])
+            unfinished.flush()
+        else:
+            unfinished.fail(ValueError("boom\nmore"))
+        unfinished.close()
     assert main(["status", "--results", str(tmp_path), "--json"]) == 1
     states = {s["method"]: s for s in json.loads(capsys.readouterr().out)}
     assert (states["random"]["state"], states["random"]["rows"]) == ("partial", 2)

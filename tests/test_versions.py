@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 
 import eigencam.datasets
 import eigencam.evaluation
-from eigencam.build import find
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.wsol import MaxBoxAcc
 from eigencam.methods.files import BoxFiles
 from eigencam.methods.perturbation import AblationCAM, Occlusion
 from eigencam.methods.relevance import LRP
 from eigencam.network import Preprocess
+from eigencam.store.build import find
 from eigencam.versions import _constant, summary_versions_of, versions_of
 
 GROUPS = ("method", "evaluator", "dataset", "model", "fit")
@@ -135,5 +135,5 @@ def test_reading_versions_imports_nothing() -> None:
 
 
 def test_a_module_without_versions_has_none() -> None:
-    assert _constant("eigencam.build", "VERSIONS") == {}
+    assert _constant("eigencam.store.build", "VERSIONS") == {}
     assert _constant("eigencam.nowhere", "VERSIONS") == {}

@@ -24,6 +24,7 @@ class WholePicture:
     """
 
     version = 1
+    baseline = True
     constant_by_design: ClassVar[bool] = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
@@ -41,6 +42,7 @@ class CenterBox:
     area: float = 0.5
 
     version = 1
+    baseline = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"
@@ -63,6 +65,7 @@ class CenterGaussian:
     sigma: float = 0.5
 
     version = 1
+    baseline = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"
@@ -85,6 +88,7 @@ class RandomMap:
     layer: str | None = None
 
     version = 1
+    baseline = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs: ClassVar[str] = "nothing"

@@ -38,6 +38,7 @@ class SlidingWindows:
     limit: int = 10000
 
     version = 1
+    baseline = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
@@ -67,6 +68,7 @@ class RandomWindows:
     seed: int = 0
 
     version = 1
+    baseline = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
@@ -104,6 +106,7 @@ class CenterWindows:
     shrink: float = 0.84
 
     version = 1
+    baseline = True
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True

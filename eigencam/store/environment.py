@@ -5,24 +5,12 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """glibc's malloc.h."""
-
-PACKAGES = (
-    "eigencam-bench",
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "pandas",
-    "pillow",
-    "hydra-core",
-)
 
 
 def keep_freed_memory() -> None:
@@ -46,7 +34,7 @@ def environment(device: str) -> dict[str, Any]:
     return {
         **git(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages(),
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "platform": platform.platform(),
         "processor": processor(),
@@ -82,8 +70,9 @@ def git() -> dict[str, Any]:
     return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": bool(ask("status", "--porcelain", "-uno"))}
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def packages() -> dict[str, str]:
+    """Return the version of every installed package that this process has imported a part of, by name in lower case."""
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    of_module = packages_distributions()
+    names = sorted({distribution for module in loaded for distribution in of_module.get(module, ())})
+    return {name.lower(): version(name) for name in names}

@@ -1,0 +1,1 @@
+"""From stored results to what a person reads: tables, comparisons, reports."""

@@ -1,0 +1,179 @@
+"""Stored results as one long frame, a line for each metric of each result; every table and report is a view of it."""
+
+import errno
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eigencam.store.reader import Stored, as_lines, newest, read_all
+from eigencam.store.schema import NAMES
+
+LONG = 40
+"""Characters from which on a parameter in a name is cut, or left out where the others tell enough."""
+
+
+def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[str]) -> pd.DataFrame:
+    """Return all complete results below a folder, one line for each metric.
+
+    Args:
+        root: folder of result folders.
+        all_versions: whether results that a later version of the same code supersedes are in it, too.
+        only: names to keep, by `dataset`, `network`, `method` or `evaluator`; empty: all.
+
+    Returns:
+        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
+        pictures, left_out, fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward passes),
+        commits, packages, group (the dataset's identity) and folder.
+
+    Raises:
+        FileNotFoundError: there are no complete results.
+        ValueError: nothing is left.
+    """
+    return long_of(selected(root, all_versions=all_versions, **only))
+
+
+def selected(root: Path | str, *, all_versions: bool = False, **only: Collection[str]) -> list[dict[str, Any]]:
+    """Return the complete results that `collect` makes its frame of; what is damaged is named on stderr."""
+    latest, superseded = complete(root)
+    results = [_line(stored) for stored in latest]
+    if all_versions:
+        results += [_line(stored, f" ({stored.updated[:10]})") for stored in superseded]
+    if not results:
+        raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
+    for column, names in only.items():
+        wanted, there = set(names), sorted({r[f"{column}_name"] for r in results})
+        if unknown := sorted(wanted - set(there)):
+            raise ValueError(f"{column} {', '.join(unknown)}: no results in {root}; there are: {', '.join(there)}")
+        results = [r for r in results if not wanted or r[f"{column}_name"] in wanted]
+    return results
+
+
+def complete(root: Path | str) -> tuple[list[Stored], list[Stored]]:
+    """Return the complete results below a folder: the newest versions, and those that a newer one supersedes.
+
+    What is damaged, of an old format or not readable is named on stderr and left out.
+
+    Raises:
+        PermissionError: none of the results may be read.
+    """
+    try:
+        everything = read_all(Path(root))
+    except FileNotFoundError:
+        everything = []
+    if everything and all(stored.state == "refused" for stored in everything):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(everything[0].folder))
+    for line in as_lines(everything):
+        print(f"left out: {line}", file=sys.stderr)
+    return newest(stored for stored in everything if stored.state in ("done", "left out"))
+
+
+def read_results(root: Path, folders: Container[str] | None = None) -> list[dict[str, Any]]:
+    """Return what is known of each complete result below `root`, or of those in `folders` only."""
+    return [_line(stored) for stored in read_all(root, folders) if stored.state in ("done", "left out")]
+
+
+def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the frame of `collect` of some results of `selected`; names are told apart among these alone."""
+    results = [dict(result) for result in results]
+    _tell_apart(results)
+    lines = []
+    for result in results:
+        shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
+        lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
+        if not result["metrics"]:
+            lines.append({**shared, "metric": "", "n": 0, "unit": "", "threshold": "", "better": "", "note": ""})
+    frame = pd.DataFrame(lines)
+    numbers = ["value", "low", "high", "cost"]
+    return frame.reindex(columns=[*frame.columns.difference(numbers, sort=False), *numbers]).astype(
+        dict.fromkeys(numbers, float)
+    )
+
+
+def provenance(root: Path, folders: Collection[str]) -> dict[str, list[str]]:
+    """Return which commands made results, on which code and machines: `command`, `code` and `machine`, each once."""
+    runs = [run for stored in read_all(root, set(folders)) for run in stored.runs]
+    told = {
+        "command": [shlex.join(run.command) for run in runs],
+        "code": [run.code for run in runs],
+        "machine": [run.machine for run in runs],
+    }
+    return {key: list(dict.fromkeys(lines)) for key, lines in told.items()}
+
+
+def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
+    """What is known of one complete result; `suffix` comes to its method's name."""
+    summary, identity = stored.summary, stored.identity
+    if summary is None:
+        raise ValueError(f"{stored.folder}: not complete")
+    data = identity["dataset"]
+    names = dict(zip(NAMES, stored.names, strict=True))
+    return {
+        **names,
+        "method": names["method"] + suffix,
+        **{f"{column}_name": name for column, name in names.items()},
+        "target": identity["target"],
+        "dtype": identity["dtype"],
+        "pictures": summary.n,
+        "left_out": len(summary.bad_images),
+        "fitted_on": summary.fitted_on,
+        "cost": stored.cost,
+        "unsupported": summary.unsupported,
+        "part": " ".join(str(data[key]) for key in ("task", "image_set", "split") if data.get(key)),
+        "headline": list(summary.headline),
+        "group": json.dumps([data, identity["target"], identity["dtype"]], sort_keys=True),
+        "baseline": summary.baseline,
+        "folder": stored.folder.name,
+        "commits": tuple(sorted({run.commit for run in stored.runs})),
+        "packages": tuple(sorted({pair for run in stored.runs for pair in run.packages.items()})),
+        "metrics": summary.metrics,
+        "identity": identity,
+    }
+
+
+def _tell_apart(results: list[dict[str, Any]]) -> None:
+    """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ.
+
+    A parameter that stands in no identity has its default, and is not shown.
+    """
+    for part in ("method", "evaluator", "network"):
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for result in results:
+            by_name.setdefault(result[part], []).append(result)
+        for same in by_name.values():
+            flat = [{k: json.dumps(v) for k, v in _flat(result["identity"][part]).items()} for result in same]
+            differing = sorted({k for f in flat for k in f if len({g.get(k) for g in flat}) > 1})
+            short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in flat)]
+            if _kinds(flat, short) == _kinds(flat, differing):  # a checksum tells nothing more
+                differing = short
+            for result, parameters in zip(same, flat, strict=True):
+                shown = [
+                    f"{k.removeprefix('parameters.')}={_short(parameters[k])}" for k in differing if k in parameters
+                ]
+                if shown:
+                    result[part] += f" ({', '.join(shown)})"
+
+
+def _kinds(flat: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """How many results differ in some of the keys."""
+    return len({tuple(f.get(k) for k in keys) for f in flat})
+
+
+def _short(text: str) -> str:
+    """A parameter as it stands in a name; a long one by its beginning and four digits of its hash."""
+    text = text.strip('"')
+    return text if len(text) <= LONG else f"{text[:12]}~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

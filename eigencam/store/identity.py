@@ -1,0 +1,153 @@
+"""What changes a number, as JSON: the key of a result.
+
+Code of this package is described by its name and its integer `version`, with the versions of the shared code that it
+uses (`eigencam.versions`), and by the parameters that differ from the defaults. So modules can be moved, an option can
+be added, and a default can be spelled out without a new result; whoever changes a default or a number raises the
+version. A person's own code is described by its dotted name and the checksum of its file; code of another library that
+computes by the library's version. Weights and data are described by checksums.
+
+Identity is about rows. Summaries are made from rows again, and have a version of their own (`Summary`).
+"""
+
+import functools
+import hashlib
+import inspect
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from eigencam.store.build import RESERVED, find
+from eigencam.store.canonical import canonical
+from eigencam.store.schema import FORMAT
+from eigencam.versions import versions_of
+
+PACKAGE = "eigencam"
+OBJECT = "object"
+"""Key of a parameter that is an object itself; below it stands what `describe` says of that."""
+
+INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+
+
+def identity_of(
+    *, network: Mapping[str, Any], dataset: Mapping[str, Any], target: str, dtype: str, channels_last: bool = False
+) -> dict[str, Any]:
+    """Return what all results of a job have in common; `method` and `evaluator` come to it.
+
+    Args:
+        network: `Network.identity`.
+        dataset: as `describe_dataset` gives it.
+        target: the class that maps are for.
+        dtype: of the network.
+        channels_last: whether convolutions have channels innermost: other kernels, other rounding.
+    """
+    shared = {"format": FORMAT, "network": network, "dataset": dataset, "target": target, "dtype": dtype}
+    return shared | {"decoder": "pillow"} | ({"channels_last": True} if channels_last else {})
+
+
+def describe(
+    node: Mapping[str, Any], *, computes: bool = True, content: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what a config's node stands for: the code, its version, and the parameters that are not the defaults.
+
+    Args:
+        node: with `_target_`.
+        computes: whether the target's own code makes numbers, so that the version of its library counts. That of a
+            network's constructor does not: its weights have a checksum.
+        content: checksums of files by the parameter that names them; they stand in the place of the names.
+    """
+    target = find(node["_target_"])
+    given = {key: value for key, value in node.items() if key not in RESERVED} | dict(content or {})
+    return _code(target, node["_target_"], computes) | _parameters(given, _defaults(target))
+
+
+def describe_dataset(node: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
+    """Return what changes a number of a dataset: its name, the code that reads it, and what it says of its content."""
+    reader = _code(find(node["_target_"]), node["_target_"], computes=True)
+    return {"name": dataset.name, "reader": reader, **dataset.identity()}
+
+
+def describe_object(value: Any) -> dict[str, Any]:
+    """Return the version of a dataclass of ours, and its fields that are not the defaults."""
+    defaults = _defaults(type(value))
+    given = {f.name: getattr(value, f.name) for f in fields(value)}
+    return versions(type(value)) | _parameters(given, defaults)
+
+
+def versions(found: Any) -> dict[str, Any]:
+    """Return `version`, and under `shared` the versions of the shared code that a class or function of ours uses."""
+    told: dict[str, Any] = dict(versions_of(found))
+    own = told.pop("version")
+    return {"version": own} | ({"shared": told} if told else {})
+
+
+@functools.cache
+def own_source(name: str) -> str:
+    """Return the SHA-256 of the file that defines a dotted name; "" for anything that is not a person's own code."""
+    if "." not in name or not name.replace(".", "").isidentifier():
+        return ""
+    try:
+        found = inspect.unwrap(find(name))
+    except (ImportError, ValueError, TypeError, AttributeError):
+        return ""
+    return _checksum_of_file(found)
+
+
+def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
+    """What a class or function is, whichever import path it was found by."""
+    found = inspect.unwrap(target)
+    module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", spelled)
+    if module.split(".")[0] == PACKAGE:
+        libraries = {library: _library(library) for library in getattr(found, "libraries", ())}
+        return {"name": name, **versions(found), **({"libraries": libraries} if libraries else {})}
+    if source := _checksum_of_file(found):
+        return {"target": f"{module}.{name}", "source": source}
+    root = (module or spelled).split(".")[0]
+    return {"library": root, "name": name, **({"library_version": _library(root)} if computes else {})}
+
+
+def _defaults(target: Any) -> dict[str, Any]:
+    """The parameters that have a default, with it."""
+    parameters = inspect.signature(target).parameters
+    made = {f.name: f.default_factory for f in fields(target)} if is_dataclass(target) else {}
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    return {name: made[name]() if made.get(name, MISSING) is not MISSING else d for name, d in defaults.items()}  # type: ignore[operator]
+
+
+def _parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are not the defaults, and the checksums of a person's files that they name."""
+    told = {key: _plainly(value) for key, value in given.items()}
+    differing = {k: v for k, v in told.items() if k not in defaults or canonical(v) != canonical(_plainly(defaults[k]))}
+    sources = {v: digest for v in differing.values() if isinstance(v, str) and (digest := own_source(v))}
+    return ({"parameters": differing} if differing else {}) | ({"own_source": sources} if sources else {})
+
+
+def _plainly(value: Any) -> Any:
+    """The same with 2 in the place of 2.0, which spell one parameter, and with an object in the place of its node."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return {OBJECT: describe(value)}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_plainly(item) for item in value]
+    return {key: _plainly(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _library(name: str) -> str:
+    """The version of the distribution that a top-level module is of; "" where it is not known."""
+    names = packages_distributions().get(name, ())
+    return version(names[0]) if names else ""
+
+
+def _checksum_of_file(found: Any) -> str:
+    """SHA-256 of the file that defines something; "" where it is ours, an installed package's, or has no file."""
+    try:
+        file = inspect.getsourcefile(found)
+    except TypeError:
+        return ""
+    ours = (getattr(found, "__module__", None) or "").split(".")[0] == PACKAGE
+    if file is None or ours or any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED):
+        return ""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

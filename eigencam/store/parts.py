@@ -1,0 +1,184 @@
+"""Rows of finished batches on disk, while a run goes through the images.
+
+A part is a Parquet file whose name ends with the checksum of its bytes and that names the result it belongs to: a torn,
+damaged or foreign part is known for what it is, set aside, and its rows are computed again. Parts are not synced.
+
+    parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
+    parts/bad-8277e0910d750195b448797616e091ad.json           images that could not be decoded
+
+A shard's parts are merged geometrically: a new part takes the last one in as long as that has at most twice its rows,
+so that there are about log2(rows) of them however long a run takes.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eigencam.files import write_bytes
+from eigencam.store.schema import DAMAGED
+from eigencam.store.seal import DamagedError, digest, read_json, write_json
+
+_OWNER = b"eigencam.result"
+"""Key of a part's metadata: the checksum of the identity it belongs to."""
+
+
+class Parts:
+    """The parts of one result, as one process sees them.
+
+    Args:
+        folder: `parts` of the result.
+        owner: checksum of the result's identity.
+        shard: prefix of the parts that this process writes, e.g. `3of16`.
+    """
+
+    def __init__(self, folder: Path, owner: str, shard: str = "1of1") -> None:
+        self.folder, self.owner, self.shard = folder, owner, shard
+        self._own: list[tuple[int, Path]] | None = None
+
+    def write(self, frame: pd.DataFrame) -> None:
+        """Add rows, merged with parts that are not larger than twice as many."""
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        own = self._own_parts()
+        absorbed: list[Path] = []
+        while own and own[-1][0] <= 2 * len(table):
+            path = own.pop()[1]
+            try:
+                table = joined([self._read(path), table])
+            except (DamagedError, FileNotFoundError):  # `tables` sets it aside
+                continue
+            absorbed.append(path)
+        content = as_bytes(table, {_OWNER: self.owner.encode()})
+        path = self.folder / f"{self.shard}-{digest(content)}.parquet"
+        write_bytes(path, content)
+        own.append((len(table), path))
+        for old in absorbed:
+            if old != path:
+                old.unlink(missing_ok=True)
+
+    def write_bad(self, bad: Mapping[str, str]) -> None:
+        """Add images that could not be decoded, with the reasons."""
+        write_json(self.folder / f"bad-{digest(chr(10).join(bad).encode())}.json", {"bad_images": dict(bad)})
+
+    def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:
+        """Return what the parts hold, and a line for each that was set aside because it is damaged."""
+        found, said = [], []
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                found.append(self._read(path, columns))
+            except FileNotFoundError:  # merged by its shard, or the result was just finished by another
+                continue
+            except DamagedError as error:
+                said += set_aside(error)
+        return found, said
+
+    def bad(self) -> tuple[dict[str, str], list[str]]:
+        """Return images that could not be decoded, with the reasons; and lines as `tables`."""
+        found: dict[str, str] = {}
+        said: list[str] = []
+        for path in sorted(self.folder.glob("bad-*.json")):
+            try:
+                found |= {str(k): str(v) for k, v in read_json(path).get("bad_images", {}).items()}
+            except FileNotFoundError:
+                continue
+            except DamagedError as error:
+                said += set_aside(error)
+        return found, said
+
+    def damage(self) -> Iterator[str]:
+        """Yield a line for each part that is damaged; nothing is moved."""
+        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
+            try:
+                if path.suffix == ".parquet":
+                    self._read(path, ["image"])
+                elif path.suffix == ".json":
+                    read_json(path)
+            except FileNotFoundError:
+                continue
+            except DamagedError as error:
+                yield str(error)
+
+    def counts(self) -> list[tuple[float, int]]:
+        """Return (time written, rows) of each part by time; parts that cannot be read are left out."""
+        found = []
+        for path in self.folder.glob("*.parquet"):
+            try:
+                found.append((path.stat().st_mtime, pq.read_metadata(path).num_rows))
+            except (OSError, pa.ArrowException):
+                continue
+        return sorted(found)
+
+    def _own_parts(self) -> list[tuple[int, Path]]:
+        """The parts of this shard, the largest first."""
+        if self._own is None:
+            self._own = []
+            for path in self.folder.glob(f"{self.shard}-*.parquet"):
+                try:
+                    self._own.append((len(self._read(path, ["image"])), path))
+                except (DamagedError, FileNotFoundError):
+                    continue
+            self._own.sort(key=lambda part: -part[0])
+        return self._own
+
+    def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        content = path.read_bytes()
+        if digest(content) != path.stem.rsplit("-", 1)[-1]:
+            raise DamagedError(path, "its content does not match the checksum in its name")
+        try:
+            table = pq.read_table(io.BytesIO(content), columns=columns)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedError(path, f"no Parquet file ({type(error).__name__})") from None
+        if (table.schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in table.column_names:
+            raise DamagedError(path, "it holds rows of another result")
+        return table
+
+
+def joined(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return the rows of several tables; a column that is empty in one takes the type that it has in another."""
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def as_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Return a table as the bytes of a Parquet file."""
+    if metadata:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def set_aside(error: DamagedError) -> list[str]:
+    """Move a damaged file into `damaged/` of its result, and return the line that names it."""
+    path = error.path
+    root = path.parent.parent if path.parent.name in ("parts", "runs") else path.parent
+    place = root / DAMAGED
+    try:
+        place.mkdir(exist_ok=True)
+        k = 0
+        while (target := place / (f"{path.name}.{k}" if k else path.name)).exists():
+            k += 1
+        path.rename(target)
+    except FileNotFoundError:  # another process has just done it
+        return []
+    return [f"{error}; set aside in {place}, and computed again"]
+
+
+def frame_of(tables: list[pa.Table]) -> pd.DataFrame:
+    """Return the rows of several tables as a frame; without any, an empty one with the column `image`."""
+    return joined(tables).to_pandas() if tables else pd.DataFrame({"image": []})
+
+
+def images_of(tables: Iterable[pa.Table]) -> set[str]:
+    """Return the ids of the images that tables have rows of."""
+    found: set[str] = set()
+    for table in tables:
+        found.update(_texts(table["image"]))
+    return found
+
+
+def _texts(column: Any) -> Iterator[str]:
+    return (str(value) for value in column.to_pylist())

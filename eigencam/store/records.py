@@ -1,0 +1,358 @@
+"""Writing results: one folder for each (dataset, network, method, evaluator), keyed by what changes a number.
+
+`schema` lists the files. Several processes may fill one result at a time, on machines that share the folder: the shards
+of a run. Each holds the lock of its shard; whichever finds all images done takes the lock of finishing, which ends with
+its process. Every file is written beside its place and renamed into it, so a killed run leaves whole files only. Rows
+that are there are not computed again. Batch size, device, worker count and shard are not identity.
+
+A result is published in this order, each on the disk before the next: rows, summary, names of the folder's files.
+"""
+
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.statistics import by_picture
+from eigencam.files import remove_leftovers, sync_folder, write_bytes
+from eigencam.locks import HeldError, Lock, take
+from eigencam.store.canonical import checksum, plain
+from eigencam.store.parts import Parts, as_bytes, frame_of, images_of, set_aside
+from eigencam.store.schema import (
+    CONFIG,
+    IDENTITY,
+    PARTS,
+    ROWS,
+    RUNS,
+    SUMMARY,
+    OldFormatError,
+    Run,
+    Seal,
+    Summary,
+    read_identity,
+)
+from eigencam.store.seal import DamagedError, digest, file_digest, read_json, read_yaml, write_json, write_yaml
+from eigencam.versions import summary_versions_of
+
+S = TypeVar("S", bound=Sequence[Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `k` of `of`, from 1 on, of a run's batches.
+
+    >>> Shard.parse("3/16").pick(range(32))
+    range(4, 6)
+    """
+
+    k: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """ValueError for what is not `k/n` with 1 <= k <= n."""
+        k, slash, of = text.partition("/")
+        if not (slash and k.isdecimal() and of.isdecimal() and 1 <= int(k) <= int(of)):
+            raise ValueError(f"shard={text}; allowed: 1/1, or k/n with 1 <= k <= n, as 3/16")
+        return cls(int(k), int(of))
+
+    def pick(self, batches: S) -> S:
+        """A contiguous part."""
+        n = len(batches)
+        return batches[n * (self.k - 1) // self.of : n * self.k // self.of]  # type: ignore[return-value]
+
+    @property
+    def name(self) -> str:
+        """As it stands in the names of files, `3of16`."""
+        return f"{self.k}of{self.of}"
+
+    @property
+    def suffix(self) -> str:
+        """Of its files' names; "" for the whole."""
+        return f"-{self.name}" if self.of > 1 else ""
+
+
+@dataclass(slots=True)
+class Result:
+    """One result folder, as a run writes it.
+
+    Attributes:
+        root: folder of all results.
+        names: dataset, network, method, evaluator: the readable part of the folder's name.
+        identity: JSON-ready content that the hash is of.
+        repaired: lines that name what was damaged and set aside since `open`.
+    """
+
+    root: Path
+    names: tuple[str, str, str, str]
+    identity: Mapping[str, Any]
+    repaired: list[str] = field(default_factory=list)
+    _buffer: list[Row] = field(default_factory=list)
+    _bad: dict[str, str] = field(default_factory=dict)
+    _lock: Lock | None = None
+    _shard: Shard = field(default_factory=Shard)
+    _run: str = ""
+    _environment: dict[str, Any] = field(default_factory=dict)
+    _parts: Parts | None = None
+
+    @property
+    def folder(self) -> Path:
+        """`<root>/<dataset>-<network>-<method>-<evaluator>-<hash>`."""
+        return self.root / "-".join([*self.names, checksum(self.identity)])
+
+    @property
+    def summary(self) -> Summary | None:
+        """What `metrics.json` says; None until every image has been scored and summed up, and where it is damaged."""
+        try:
+            return published(self.folder)
+        except (FileNotFoundError, DamagedError):
+            return None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has been scored and summed up; a method that was left out has not been run."""
+        summary = self.summary
+        return summary is not None and not summary.unsupported
+
+    def open(self, config: str, environment: Mapping[str, Any], shard: Shard | None = None) -> None:
+        """Make the folder, take the shard's lock, set aside what is damaged, and note the run.
+
+        Args:
+            config: resolved, as YAML.
+            environment: as `environment` gives it.
+            shard: that this process computes.
+
+        Raises:
+            ValueError: another process is writing this shard of the result.
+        """
+        self._shard = shard or Shard()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = take(self.folder / f".lock{self._shard.suffix}")
+        except HeldError:
+            raise ValueError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
+        for folder in (self.folder, self.folder / PARTS, self.folder / RUNS):
+            remove_leftovers(folder)
+        with self.finishing():
+            self._set_aside()
+            write_json(self.folder / IDENTITY, plain(self.identity))
+            write_yaml(self.folder / CONFIG, config)
+        now = time.gmtime()
+        self._run = f"{time.strftime('%Y%m%dT%H%M%S', now)}-{socket.gethostname()}-{os.getpid()}{self._shard.suffix}"
+        self._environment = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
+            "host": socket.gethostname(),
+            "rows_before": sum(rows for _, rows in self.parts.counts()),
+            **environment,
+        }
+        self._write_run()
+
+    def close(self) -> None:
+        """Release the lock; rows not yet written are lost."""
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """One process at a time does what all share: it sets aside what is damaged, or finishes the result."""
+        with take(self.folder / ".lock-finish", wait=True):
+            yield
+
+    def done(self) -> set[str]:
+        """Return the ids of the images whose rows are on disk; damaged parts are set aside."""
+        tables, said = self.parts.tables(["image"])
+        self.repaired += said
+        return images_of(tables)
+
+    def bad(self) -> dict[str, str]:
+        """Return images that could not be decoded, by id, with the reason, as far as is noted on disk."""
+        found, said = self.parts.bad()
+        self.repaired += said
+        return found
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep rows until the next `flush`."""
+        self._buffer += rows
+
+    def add_bad(self, image: str, reason: str) -> None:
+        """Keep, until the next `flush`, that an image could not be decoded."""
+        self._bad[image] = reason
+
+    def flush(self) -> None:
+        """Write the kept rows as one part, and what could not be decoded."""
+        if self._bad:
+            self.parts.write_bad(self._bad)
+            self._bad.clear()
+        if self._buffer:
+            self.parts.write(pd.DataFrame(self._buffer))
+            self._buffer.clear()
+
+    def rows(self) -> pd.DataFrame:
+        """Return all rows on disk, in the dataset's order once complete; until then the parts are the truth."""
+        if self.complete:
+            return pd.read_parquet(self.folder / ROWS)
+        tables, said = self.parts.tables()
+        self.repaired += said
+        return frame_of(tables)
+
+    def finish(self, rows: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+        """Publish all rows and the summary, and drop the parts.
+
+        Args:
+            rows: of every image, in the dataset's order.
+            summary: the fields of `Summary` but for names and seals, those of `summed_up` among them.
+        """
+        publish(self.folder, self._summary(summary), rows)
+        self._forget()
+
+    def sum_up_again(self, evaluator: Any) -> None:
+        """Make the summary again from the stored rows, where another version of the evaluator's `summary` made it."""
+        summary = self.summary
+        if summary is None or summary.unsupported or summary.summary_versions == summary_versions_of(type(evaluator)):
+            return
+        with self.finishing():
+            told, _ = summed_up(evaluator, self.rows())
+            publish(self.folder, replace(summary, **told))
+
+    def measured(self, what: Mapping[str, Any]) -> None:
+        """Note what this run measured beside its environment; it is no part of the result."""
+        self._environment |= what
+        self._write_run()
+
+    def leave_out(self, reason: str) -> None:
+        """Complete the result of a method that cannot run on the network."""
+        publish(self.folder, self._summary({"n": 0, "unsupported": reason}))
+        self._forget()
+
+    def fail(self, error: BaseException) -> None:
+        """Note why the run stopped; the next run continues from the rows that are there."""
+        text = "".join(traceback.format_exception(error))
+        write_json(self.folder / f"error{self._shard.suffix}.json", {"error": str(error), "traceback": text})
+
+    def succeed(self) -> None:
+        """Forget why an earlier run of this shard stopped."""
+        (self.folder / f"error{self._shard.suffix}.json").unlink(missing_ok=True)
+
+    @property
+    def parts(self) -> Parts:
+        """The rows of finished batches."""
+        if self._parts is None:
+            self._parts = Parts(self.folder / PARTS, checksum(self.identity), self._shard.name)
+        return self._parts
+
+    def _summary(self, content: Mapping[str, Any]) -> Summary:
+        return Summary(*self.names, result=checksum(self.identity), **content)
+
+    def _write_run(self) -> None:
+        write_json(self.folder / RUNS / f"{self._run}.json", self._environment)
+
+    def _forget(self) -> None:
+        """Remove what only an unfinished result has."""
+        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        for path in self.folder.glob("error*.json"):
+            path.unlink(missing_ok=True)
+
+    def _set_aside(self) -> None:
+        """Move every damaged file out of the way; what it held is computed or written again."""
+        for error in damage(self.folder):
+            self.repaired += set_aside(error)
+            if error.path.name == SUMMARY:  # rows that no summary vouches for are not believed
+                (self.folder / ROWS).unlink(missing_ok=True)
+            if error.path.name == ROWS:
+                (self.folder / SUMMARY).unlink(missing_ok=True)
+        if not (self.folder / SUMMARY).exists():
+            (self.folder / ROWS).unlink(missing_ok=True)  # a run was killed between rows and summary
+
+
+def summed_up(evaluator: Any, rows: pd.DataFrame) -> tuple[dict[str, Any], list[Metric]]:
+    """Return the fields of `Summary` that an evaluator makes of rows, and its metrics."""
+    metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
+    told = {
+        "protocol": plain(dict(evaluator.protocol())),
+        "headline": tuple(getattr(evaluator, "headline", ())),
+        "summary_versions": summary_versions_of(type(evaluator)),
+        "metrics": tuple(metric.stored() for metric in metrics),
+    }
+    return told, metrics
+
+
+def publish(folder: Path, summary: Summary, rows: pd.DataFrame | None = None) -> None:
+    """Write rows, then the summary that seals them, then sync the folder's names.
+
+    Args:
+        folder: of the result.
+        summary: its `rows` are set here where rows are given.
+        rows: of every image; None: `rows.parquet` stays, as the summary names it.
+    """
+    if rows is not None:
+        content = as_bytes(pa.Table.from_pandas(rows, preserve_index=False))
+        write_bytes(folder / ROWS, content, sync=True)
+        summary = replace(summary, rows=Seal(len(content), digest(content)))
+    write_json(folder / SUMMARY, summary.stored(), sync=True)
+    sync_folder(folder)
+
+
+def published(folder: Path, *, hashed: bool = True) -> Summary:
+    """Return the summary of a complete result, checked.
+
+    Args:
+        folder: of the result.
+        hashed: whether the rows' checksum is compared too, not their size alone.
+
+    Raises:
+        FileNotFoundError: the result is not complete.
+        DamagedError: the summary, or the rows that it names, are not what was written.
+    """
+    summary = Summary.read(folder / SUMMARY)
+    if summary.result != folder.name.rsplit("-", 1)[-1]:
+        raise DamagedError(folder / SUMMARY, f"it is the summary of a folder …-{summary.result}")
+    if summary.rows is None and not summary.unsupported:
+        raise DamagedError(folder / SUMMARY, "rows: nothing in the place of dict")
+    if summary.rows is not None:
+        path = folder / ROWS
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise DamagedError(folder / SUMMARY, f"the {ROWS} that it names is not there") from None
+        if size != summary.rows.bytes:
+            raise DamagedError(path, f"{size} bytes; {summary.rows.bytes} were written")
+        if hashed and file_digest(path) != summary.rows.blake2b:
+            raise DamagedError(path, "its content does not match the checksum in the summary")
+    return summary
+
+
+def damage(folder: Path, *, hashed: bool = True) -> Iterator[DamagedError]:
+    """Yield what is damaged in a result folder, but for its parts; nothing is moved."""
+    checks = [
+        (folder / IDENTITY, read_identity),
+        (folder / CONFIG, read_yaml),
+        (folder / SUMMARY, lambda _path: published(folder, hashed=hashed)),
+        *((path, Run.read) for path in sorted((folder / RUNS).glob("*.json"))),
+        *((path, read_error) for path in sorted(folder.glob("error*.json"))),
+    ]
+    for path, check in checks:
+        try:
+            if path.exists():
+                check(path)
+        except FileNotFoundError:  # another process has just finished the result
+            continue
+        except DamagedError as error:
+            yield error
+        except OldFormatError as error:
+            yield DamagedError(path, f"format {error.version}")
+
+
+def read_error(path: Path) -> str:
+    """Return why a run stopped. DamagedError where the file is not what was written."""
+    return str(read_json(path).get("error", ""))

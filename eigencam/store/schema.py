@@ -1,0 +1,286 @@
+"""The files of a result folder, and what stands in them.
+
+    <results>/<dataset>-<network>-<method>-<evaluator>-<hash>/
+        identity.json       what the hash is of; see `identity`
+        config.yaml         the resolved config of the last run that worked on it
+        runs/<run>.json     for each such run: command, commit, packages, machine, checksums; what it measured
+        parts/              rows of finished batches, and images that could not be decoded, while a run goes on
+        rows.parquet        one row per image (with `target=each`: per image and class), in the dataset's order
+        metrics.json        the summary; written last, so its presence means: complete. It names the size and the
+                            checksum of the rows that it sums up
+        error.json          the first line and the traceback of a failed run, until a later run succeeds; a shard's is
+                            error-3of16.json
+        damaged/            files that were not what had been written; computed again, kept to be looked at
+
+Every JSON and YAML file is sealed (`seal`), the rows by the summary, a part by its name, the identity by the name of
+the folder. What is read here is data: names, numbers and texts, of the stated types or refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from eigencam.store.canonical import checksum
+from eigencam.store.seal import DamagedError, read_json
+
+FORMAT = 2
+"""Of identities and folders; a folder of another one is recognised, and never mixed in."""
+
+IDENTITY, CONFIG, ROWS, SUMMARY = "identity.json", "config.yaml", "rows.parquet", "metrics.json"
+RUNS, PARTS, DAMAGED = "runs", "parts", "damaged"
+NAMES = ("dataset", "network", "method", "evaluator")
+
+_METRIC = {
+    "name": str,
+    "value": float,
+    "low": float,
+    "high": float,
+    "n": int,
+    "unit": str,
+    "threshold": str,
+    "better": str,
+    "note": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Size in bytes and BLAKE2b checksum of a file."""
+
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `metrics.json` says.
+
+    Attributes:
+        dataset: name, as are `network`, `method` and `evaluator`.
+        n: images with a row.
+        unsupported: why the method cannot run on the network; "" where it ran.
+        metrics: for each the keys of `eigencam.evaluation.base.Metric`, null for a number that is not defined.
+        target: the class that maps are for.
+        bad_images: reason by id of each image that was left out.
+        protocol: the evaluator's, in words and numbers.
+        headline: metrics that a table shows unless others are asked for.
+        fitted_on: images that the network's classifier was fitted on.
+        summary_versions: of the code that made the metrics of the rows (`eigencam.versions.summary_versions_of`).
+        rows: the seal of `rows.parquet`; None where the method was left out.
+        baseline: whether the method is there to be compared with (a centred box, noise), as it says of itself.
+        result: checksum of the identity, the end of the folder's name.
+    """
+
+    dataset: str
+    network: str
+    method: str
+    evaluator: str
+    n: int
+    unsupported: str = ""
+    metrics: tuple[dict[str, Any], ...] = ()
+    target: str = ""
+    bad_images: dict[str, str] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    headline: tuple[str, ...] = ()
+    fitted_on: int = 0
+    summary_versions: dict[str, Any] = field(default_factory=dict)
+    baseline: bool = False
+    rows: Seal | None = None
+    result: str = ""
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """Dataset, network, method, evaluator."""
+        return self.dataset, self.network, self.method, self.evaluator
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a summary. DamagedError where it is not what was written."""
+        content = _Content(path, read_json(path))
+        rows = content.get("rows", dict, None)
+        seal = _Content(path, rows) if rows is not None else None
+        return cls(
+            *(content.get(name, str) for name in NAMES),
+            n=content.get("n", int),
+            unsupported=content.get("unsupported", str, ""),
+            metrics=tuple(_metric(path, metric) for metric in content.get("metrics", list)),
+            target=content.get("target", str, ""),
+            bad_images=content.texts("bad_images"),
+            protocol=content.get("protocol", dict, {}),
+            headline=content.strings("headline"),
+            fitted_on=content.get("fitted_on", int, 0),
+            summary_versions=content.get("summary_versions", dict, {}),
+            rows=Seal(seal.get("bytes", int), seal.get("blake2b", str)) if seal else None,
+            baseline=content.get("baseline", bool, False),
+            result=content.get("result", str),
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds: all but what was not said."""
+        told = asdict(self)
+        always = (*NAMES, "n", "metrics", *(("bad_images", "target") if not self.unsupported else ()))
+        return {key: value for key, value in told.items() if key in always or value not in ("", {}, (), 0, None)}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What `runs/<run>.json` says of one run: its command, code and machine, and what it measured.
+
+    Attributes:
+        started: UTC, `2026-03-01T12:00:00Z`.
+        host: name of the machine.
+        command: the words of the command line.
+        packages: version of every package that took part, by name in lower case.
+        environment: all else that is known: commit, Python, CPU, GPU, checksums.
+        rows_before: that earlier runs of an unfinished result had left.
+        cost: time of the method alone, in bare forward passes; None where it was not measured.
+        images: scored by this run, in `seconds`.
+    """
+
+    started: str
+    host: str
+    command: tuple[str, ...]
+    packages: dict[str, str]
+    environment: dict[str, Any]
+    rows_before: int = 0
+    cost: float | None = None
+    images: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read one run. DamagedError where the file is not what was written."""
+        everything = read_json(path)
+        content = _Content(path, everything)
+        return cls(
+            started=content.time("started"),
+            host=content.get("host", str),
+            command=content.strings("command"),
+            packages=content.texts("packages"),
+            environment=everything,
+            rows_before=content.get("rows_before", int, 0),
+            cost=content.get("cost", float, None),
+            images=content.get("images", int, 0),
+            seconds=content.get("seconds", float, 0.0),
+        )
+
+    @property
+    def commit(self) -> str:
+        """The commit, "with changes" where the files differed from it; "" where the code ran from no clone."""
+        commit = str(self.environment.get("git_commit") or "")
+        return f"{commit} (with changes)" if commit and self.environment.get("git_dirty") else commit
+
+    @property
+    def machine(self) -> str:
+        """The GPU, or the CPU, and the number of cores."""
+        return f"{self.environment.get('gpu') or 'CPU'}, {self.environment.get('cpus')} cores"
+
+    @property
+    def code(self) -> str:
+        """Commit, Python and the packages that numbers depend on most."""
+        names = {"torch": "torch", "pillow": "Pillow"}
+        packages = ", ".join(f"{shown} {self.packages[name]}" for name, shown in names.items() if name in self.packages)
+        return f"{self.commit or 'no clone'}; Python {self.environment.get('python')}, {packages}"
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """Read an identity of this program's format.
+
+    Raises:
+        DamagedError: it is not what was written, or does not belong to its folder.
+        OldFormatError: another version of the program wrote it.
+    """
+    try:
+        identity = read_json(path)
+    except DamagedError:
+        if old := _old_format(path):
+            raise OldFormatError(path, old) from None
+        raise
+    content = _Content(path, identity)
+    if content.get("format", int) != FORMAT:
+        raise OldFormatError(path, identity["format"])
+    for key in ("network", "dataset", "method", "evaluator"):
+        content.get(key, dict)
+    for where in ("network", "dataset"):
+        _Content(path, identity[where]).get("name", str)
+    content.get("target", str)
+    content.get("dtype", str)
+    found, named = checksum(identity), path.parent.name.rsplit("-", 1)[-1]
+    if found != named:
+        raise DamagedError(path, f"it is the identity of a folder …-{found}, not of …-{named}")
+    return identity
+
+
+class OldFormatError(ValueError):
+    """A result folder that another version of this program wrote."""
+
+    def __init__(self, path: Path, version: object) -> None:
+        super().__init__(str(path), version)
+        self.path, self.version = path, version
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path.parent}: a result of format {self.version}; this program reads format {FORMAT}. Its numbers "
+            "are computed again by a run; `eigencam prune` lists such folders"
+        )
+
+
+def _old_format(path: Path) -> int | None:
+    """Return the number of the format that was not sealed yet, None where the file is something else."""
+    import json
+
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return content["version"] if isinstance(content, dict) and content.get("version") == 1 else None
+
+
+_REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A JSON object whose values are taken with their types."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
+        """Return the value of a key; DamagedError for another type, or where it is missing and has no default."""
+        value = self.values.get(key, default)
+        if value is default and default is not _REQUIRED:
+            return value
+        allowed = (float, int) if kind is float else kind
+        if value is _REQUIRED or not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            seen = "nothing" if value is _REQUIRED else type(value).__name__
+            raise DamagedError(self.path, f"{key}: {seen} in the place of {kind.__name__}")
+        return float(value) if kind is float else value
+
+    def time(self, key: str) -> str:
+        """Return a time in ISO form; DamagedError for another text."""
+        text = self.get(key, str)
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            raise DamagedError(self.path, f"{key}: {text[:40]!r} is no time") from None
+        return text
+
+    def texts(self, key: str) -> dict[str, str]:
+        """Return a mapping of texts; values of other types are left out."""
+        return {str(k): v for k, v in self.get(key, dict, {}).items() if isinstance(v, str)}
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts as a tuple."""
+        return tuple(str(item) for item in self.get(key, list, []))
+
+
+def _metric(path: Path, metric: object) -> dict[str, Any]:
+    """Return one metric with all its keys; null becomes NaN."""
+    if not isinstance(metric, dict):
+        raise DamagedError(path, f"metrics: {type(metric).__name__} in the place of dict")
+    content = _Content(path, {key: value for key, value in metric.items() if value is not None})
+    empty = {str: "", float: float("nan"), int: 0}
+    return {key: content.get(key, kind, _REQUIRED if key == "name" else empty[kind]) for key, kind in _METRIC.items()}
