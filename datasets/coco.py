@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.boxes import from_xywh
 from eigencam.datasets.completeness import Expect, check_count, present
 from eigencam.datasets.images import image_size, read_rgb
-from eigencam.evaluation.boxes import from_xywh
 from eigencam.files import regular
 
 FULL = {"val2014": 40_504, "train2014": 82_783, "val2017": 5_000, "train2017": 118_287}

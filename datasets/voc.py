@@ -22,9 +22,9 @@ from typing import Literal, NoReturn, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from eigencam.datasets import boxes as box
 from eigencam.datasets.base import VOID, BadImageError, Truth, checksum
 from eigencam.datasets.images import image_size, read_mask, read_rgb
-from eigencam.evaluation import boxes as box
 from eigencam.files import regular
 
 CLASSES = (

@@ -2,7 +2,7 @@
 
 import sys
 
-from eigencam.cli import main
+from eigencam.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from eigencam import draw
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.evaluation.maps import ScoreMap, box_of
-from eigencam.forward import Reshape
-from eigencam.maps import Method, compute_maps, gives_boxes
-from eigencam.network import Network, Preprocess, check_layer
+from eigencam.networks.network import Network, Preprocess, check_layer
+from eigencam.passes.forward import Reshape
+from eigencam.reporting import draw
+from eigencam.running.maps import Method, compute_maps, gives_boxes
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
@@ -232,7 +232,7 @@ def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
 
 def last_layer(module: nn.Module, preprocess: Preprocess) -> str:
     """The last layer to run whose output is (N, C, h, w) with more than one position; classifiers behind it are not."""
-    from eigencam.forward import evaluating
+    from eigencam.passes.forward import evaluating
 
     seen: list[str] = []
 
@@ -260,9 +260,9 @@ def last_layer(module: nn.Module, preprocess: Preprocess) -> str:
 def _option(name: str, model: str) -> dict[str, Method]:
     from omegaconf import OmegaConf
 
-    from eigencam.catalogue import catalogue
-    from eigencam.named import node
-    from eigencam.prepare import build_node
+    from eigencam.configuring.catalogue import catalogue
+    from eigencam.configuring.named import node
+    from eigencam.running.prepare import build_node
 
     path = files("eigencam.configs") / "method" / f"{name}.yaml"
     if not path.is_file():

@@ -38,9 +38,9 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.localization_tuned import halves
 from eigencam.evaluation.maps import Floats, ScoreMap
 from eigencam.evaluation.segmentation import ORACLE, Counts, mean_iou, pooled
-from eigencam.evaluation.tuned import halves
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
-from eigencam.evaluation.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule
 
 _CLASSES = "class prediction in the dataset's classes"

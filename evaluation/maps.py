@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from eigencam.evaluation.boxes import NO_BOX
+from eigencam.datasets.boxes import NO_BOX
 from eigencam.evaluation.states import State, count
 
 VERSIONS = {"score_map": 1}

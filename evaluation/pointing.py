@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from eigencam.datasets.base import Dataset, Truth
+from eigencam.datasets.boxes import Boxes
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
-from eigencam.evaluation.boxes import Boxes
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.files import regular
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import Boxes, best_iou, from_xywh
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric
-from eigencam.evaluation.boxes import Boxes, best_iou, from_xywh
 from eigencam.files import regular
 
 GUESSES = 5

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from eigencam.evaluation.boxes import Boxes
+from eigencam.datasets.boxes import Boxes
 from eigencam.evaluation.predictions import read_text, some
 from eigencam.files import regular
 

@@ -55,9 +55,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
-from eigencam.evaluation.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 

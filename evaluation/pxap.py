@@ -25,7 +25,7 @@ from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.wsol import scaled
+from eigencam.evaluation.maxboxacc import scaled
 
 Counts = NDArray[np.float64]
 

@@ -48,13 +48,13 @@ from scipy import ndimage
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.foreground import Foreground
 from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.localization_tuned import TunedLocalization
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
-from eigencam.evaluation.tuned import TunedLocalization
-from eigencam.evaluation.wsol import MaxBoxAcc
 from eigencam.files import replacing
 from eigencam.store.environment import git, processor
 

@@ -33,9 +33,9 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
-from eigencam.loading import Pictures, load
-from eigencam.prepare import Job, prepare
-from eigencam.run import run
+from eigencam.running.loading import Pictures, load
+from eigencam.running.prepare import Job, prepare
+from eigencam.running.run import run
 from eigencam.store.environment import git, keep_freed_memory
 
 METHODS = "eigencam,gradcam,gradcampp,xgradcam,layercam"

@@ -42,13 +42,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from eigencam.datasets.boxes import iou_paired
 from eigencam.datasets.ilsvrc import Ilsvrc
-from eigencam.evaluation.boxes import iou_paired
 from eigencam.evaluation.predictions import read_devkit
 from eigencam.files import replacing
-from eigencam.forward import Forward, forward_pass
 from eigencam.methods.fixations import CNNFixations, crowded, fixations
-from eigencam.network import Network, load_network
+from eigencam.networks.network import Network, load_network
+from eigencam.passes.forward import Forward, forward_pass
 from eigencam.store.environment import git
 
 PIPELINES = ("method", "squash", "centre_crop", "five_crops", "five_crops_smooth", "all_five_crops")
@@ -76,7 +76,7 @@ class Group:
 
 
 def load(weights: Path) -> Network:
-    description = {"name": "googlenet_bvlc", "_target_": "eigencam.caffe.googlenet", "weights": str(weights)}
+    description = {"name": "googlenet_bvlc", "_target_": "eigencam.networks.caffe.googlenet", "weights": str(weights)}
     return load_network({**description, "layer": "inception5b", "classes": "imagenet"})
 
 

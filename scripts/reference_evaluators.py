@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, precision_recall_curve
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation.boxes import to_xywh
+from eigencam.datasets.boxes import to_xywh
 from eigencam.evaluation.faithfulness import ranks_of
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.proposals import Proposals

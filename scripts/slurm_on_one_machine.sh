@@ -87,7 +87,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from eigencam.records import Shard
+from eigencam.store.records import Shard
 
 work, k = Path(sys.argv[1]), int(sys.argv[2])
 images = pd.read_parquet(next(work.glob("whole/*/rows.parquet")))["image"].unique()

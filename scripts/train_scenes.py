@@ -6,7 +6,7 @@
     python scripts/train_scenes.py scenes_vig --epochs 5 --train 10000 --held-out 2000 --batch 32 --lr 0.002
     python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 60 --batch 32 --lr 0.002
 
-writes `eigencam/weights/NAME.safetensors` (matrices as float16) and this network's rows of
+writes `eigencam/networks/weights/NAME.safetensors` (matrices as float16) and this network's rows of
 `results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
 weights. Held-out scenes are of the test split; no epoch and no weights are chosen by them.
 
@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from eigencam import scenes_networks as nets
 from eigencam.datasets.scenes import VERSION, Scenes, Split
 from eigencam.files import replacing
-from eigencam.scenes_transformers import ScenesViG, ScenesViT
+from eigencam.networks import scenes as nets
+from eigencam.networks.scenes_transformers import ScenesViG, ScenesViT
 
 ROOT = Path(__file__).parents[1]
 LOG = ROOT / "results" / "scenes_networks.csv"

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.wsol import MaxBoxAcc
-from eigencam.maps import compute_maps
-from eigencam.prepare import prepare
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.running.maps import compute_maps
+from eigencam.running.prepare import prepare
 
 STEP = 0.001
 LEVELS = (np.arange(0, 1, STEP) * 255).astype(np.int64)

@@ -17,8 +17,8 @@ from torch import Tensor
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.forward import Forward
-from eigencam.maps import BatchProbe
+from eigencam.passes.forward import Forward
+from eigencam.running.maps import BatchProbe
 from eigencam.store.build import find, instantiate
 from eigencam.versions import summary_versions_of, versions_of
 

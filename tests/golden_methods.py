@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
-from eigencam.maps import compute_maps, gives_boxes, is_class_specific
 from eigencam.methods.files import BoxFiles, MapFiles
-from eigencam.network import Network, Preprocess, load_network
+from eigencam.networks.network import Network, Preprocess, load_network
+from eigencam.running.maps import compute_maps, gives_boxes, is_class_specific
 from eigencam.store.build import find, instantiate
 from eigencam.versions import versions_of
 

@@ -15,14 +15,14 @@ from golden_methods import LABELS, entry, inputs, network, nodes, originals
 from PIL import Image
 from torch import Tensor, nn
 
-from eigencam import ablation, backward, forward, smooth_masks, tail, tape
 from eigencam.datasets import base, images
+from eigencam.datasets import boxes as box
 from eigencam.datasets.scenes import Scenes
 from eigencam.evaluation import bicubic, component_tree, matching, similarity, statistics
-from eigencam.evaluation import boxes as box
 from eigencam.evaluation import maps as score_maps
-from eigencam.methods import randomness, regions
-from eigencam.network import Preprocess
+from eigencam.methods import randomness, regions, smooth_masks
+from eigencam.networks.network import Preprocess
+from eigencam.passes import ablation, backward, forward, tail, tape
 from eigencam.store.build import find, instantiate
 
 RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))

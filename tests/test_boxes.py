@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eigencam.evaluation import boxes as bx
+from eigencam.datasets import boxes as bx
 
 coordinates = st.integers(-3, 12)
 

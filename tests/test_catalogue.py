@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from eigencam.catalogue import catalogue, pages
-from eigencam.cli import main
+from eigencam.commands.main import main
+from eigencam.configuring.catalogue import catalogue, pages
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,9 +14,9 @@ from scipy import ndimage
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.class_segmentation import ClassSegmentation
+from eigencam.evaluation.localization_tuned import halves
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.tuned import halves
-from eigencam.run import run
+from eigencam.running.run import run
 
 CLASSES = 5
 Masks = NDArray[np.uint8]

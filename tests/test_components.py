@@ -12,12 +12,12 @@ from sklearn.decomposition import KernelPCA
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam.forward import Forward, evaluating, forward_pass
 from eigencam.methods import components
 from eigencam.methods.components import KERNELS, KPCACAM, EigenGradCAM, Kernel
 from eigencam.methods.eigencam import EigenCAM, first_component
 from eigencam.methods.fam import FAM, SIMILARITIES, Similarity, contributions
 from eigencam.methods.peers import PytorchGradCAM
+from eigencam.passes.forward import Forward, evaluating, forward_pass
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from eigencam.prepare import prepare
+from eigencam.running.prepare import prepare
 from eigencam.store.build import signature_errors
 
 GROUPS = ("model", "dataset", "method", "evaluator", "experiment", "fit", "logger")
@@ -55,7 +55,7 @@ def test_signature_errors_name_the_key_and_what_is_allowed() -> None:
     assert errors(_target_="eigencam.methods.cam.CAM", kk=2) == [
         "method.x.kk: unknown; eigencam.methods.cam.CAM takes: layer"
     ]
-    assert "missing" in errors(_target_="eigencam.network.load_network")[0]
+    assert "missing" in errors(_target_="eigencam.networks.network.load_network")[0]
     assert "nowhere" in errors(_target_="eigencam.nowhere.X")[0]
     assert "no _target_" in errors()[0]
 

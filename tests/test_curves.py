@@ -10,13 +10,13 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Curve, Metric
 from eigencam.evaluation.faithfulness import AverageDrop, InsertionDeletion, Road
 from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.localization_tuned import TunedLocalization
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.evaluation.pointing import Energy
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
-from eigencam.evaluation.tuned import TunedLocalization
-from eigencam.evaluation.wsol import MaxBoxAcc
 
 SIZE = (40, 60)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 
-from eigencam.run import run
+from eigencam.running.run import run
 
 
 def write_imagenet_segmentation(root: Path) -> Path:

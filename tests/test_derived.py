@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 
-from eigencam.cli import main
-from eigencam.derived import by_prediction, with_wins
+from eigencam.commands.main import main
 from eigencam.evaluation.tables import tables
 from eigencam.reporting.collect import collect
-from eigencam.run import run
+from eigencam.reporting.derived import by_prediction, with_wins
+from eigencam.running.run import run
 
 METHODS = ("eigencam", "gradcam", "random")
 

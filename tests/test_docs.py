@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from eigencam import cli
+from eigencam.commands import main as cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 FEW = {"dataset.count=40": "dataset.count=6", "dataset.count=30": "dataset.count=6"}

@@ -17,10 +17,10 @@ from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pointing import Pointing
-from eigencam.forward import Forward
-from eigencam.maps import compute_maps
-from eigencam.prepare import prepare
-from eigencam.run import run
+from eigencam.passes.forward import Forward
+from eigencam.running.maps import compute_maps
+from eigencam.running.prepare import prepare
+from eigencam.running.run import run
 
 
 def config(results: Path, *overrides: str) -> DictConfig:
@@ -78,7 +78,7 @@ def test_every_class_has_the_row_of_its_own_map(tmp_path: Path) -> None:
 def test_a_picture_goes_through_the_network_once_and_a_map_of_no_class_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigencam.run.TIMED_BATCHES", 0)
+    monkeypatch.setattr("eigencam.running.run.TIMED_BATCHES", 0)
     seen: dict[str, list[int]] = {"eigencam": [], "gradcam": []}
     job = prepare(config(tmp_path))
     for name, counts in seen.items():
@@ -94,7 +94,7 @@ def test_a_picture_goes_through_the_network_once_and_a_map_of_no_class_is_made_o
         monkeypatch.setattr(kind, "__call__", counted)
     inputs: list[int] = []
     handle = job.network.module.register_forward_pre_hook(lambda _m, args: inputs.append(len(args[0])))
-    monkeypatch.setattr("eigencam.run.prepare", lambda _config: job)
+    monkeypatch.setattr("eigencam.running.run.prepare", lambda _config: job)
     run(config(tmp_path, "method=[eigencam,gradcam]", "evaluator=[localization]"))
     handle.remove()
     assert inputs == [4, 2]

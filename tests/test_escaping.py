@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 from runs import config
 
-from eigencam.cli import main
-from eigencam.curves import Plot, Style, save_all
+from eigencam.commands.main import main
+from eigencam.commands.table import write
 from eigencam.evaluation import escaping, ranks
 from eigencam.evaluation.base import Curve
 from eigencam.evaluation.tables import FORMATS, Table, render
-from eigencam.run import run
-from eigencam.table import write
+from eigencam.reporting.curves import Plot, Style, save_all
+from eigencam.running.run import run
 
 
 @pytest.fixture(scope="module")

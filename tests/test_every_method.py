@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from eigencam.maps import compute_maps
-from eigencam.network import Network, load_network
-from eigencam.prepare import _unsupported
+from eigencam.networks.network import Network, load_network
+from eigencam.running.maps import compute_maps
+from eigencam.running.prepare import _unsupported
 from eigencam.store.build import instantiate
 
 NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ in numbers alone

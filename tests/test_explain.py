@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from eigencam import Explainer
-from eigencam.cli import main
-from eigencam.explain import spread
-from eigencam.network import Preprocess, weight_file
+from eigencam.commands.explain import spread
+from eigencam.commands.main import main
+from eigencam.networks.network import Preprocess, weight_file
 
 OWN = """from torch import nn
 import torch

@@ -15,7 +15,7 @@ from torch import nn
 
 from eigencam import Explainer
 from eigencam.explainer import as_rgb
-from eigencam.network import Preprocess
+from eigencam.networks.network import Preprocess
 
 SMALL = Preprocess(size=16)
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from runs import config, tables
 
-from eigencam.cli import main
+from eigencam.commands.main import main
 from eigencam.datasets.base import BadImageError
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.evaluation.predictions import read_map
-from eigencam.faults import PartlyFailedError, blame
-from eigencam.run import run
+from eigencam.running.faults import PartlyFailedError, blame
+from eigencam.running.run import run
 
 SMALL = ["dataset.count=12", "batch_size=4", "flush_s=1000", "timing=false", "method=[random,center_box]"]
 MINE = '''"""Parts that raise."""

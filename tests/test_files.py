@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from toys import network
 
-from eigencam.forward import forward_pass
 from eigencam.methods.files import MapFiles
+from eigencam.passes.forward import forward_pass
 
 
 def test_maps_of_a_folder_are_rows_like_any_other(tmp_path: Path) -> None:

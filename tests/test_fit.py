@@ -17,19 +17,19 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from toys import make, network, random_activations
 
-import eigencam.fit_sgd
-from eigencam import fitted
+import eigencam.fitting.sgd
 from eigencam.datasets.base import BadImageError, Truth
 from eigencam.datasets.scenes import Scenes
-from eigencam.fit import fit, prepare
-from eigencam.fit_broadcam import BroadCAMFit
-from eigencam.fit_lcam import LCAMFit
-from eigencam.fit_pictures import augmented, multi_hot, widened
-from eigencam.forward import forward_pass
+from eigencam.fitting.broadcam import BroadCAMFit
+from eigencam.fitting.job import fit, prepare
+from eigencam.fitting.lcam import LCAMFit
+from eigencam.fitting.pictures import augmented, multi_hot, widened
 from eigencam.methods.broadcam import BroadCAM, broad_weights, enhancement, ridge
 from eigencam.methods.lcam import LCAM, Loss, attention_logits, masked_picture, variation
-from eigencam.network import Preprocess
-from eigencam.prepare import prepare as prepare_run
+from eigencam.networks import fitted
+from eigencam.networks.network import Preprocess
+from eigencam.passes.forward import forward_pass
+from eigencam.running.prepare import prepare as prepare_run
 
 SMALL = ["dataset.count=12", "fit.batch_size=5", "workers=0", "device=cpu"]
 
@@ -104,7 +104,7 @@ def test_a_results_key_changes_with_the_files_content_and_not_with_its_name(tmp_
     packaged = folders()
     own = tmp_path / "own.safetensors"
     own.write_bytes(
-        (Path(eigencam.fit_lcam.__file__).parent / "weights/lcam_fm-scenes_resnet.safetensors").read_bytes()
+        (Path(eigencam.networks.__file__).parent / "weights/lcam_fm-scenes_resnet.safetensors").read_bytes()
     )
     assert folders(f"method.lcam_fm.file={own}") == packaged
     read = fitted.read(own)
@@ -293,7 +293,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
         return original(*args)
 
     monkeypatch.setattr(LCAMFit, "terms", stopped)
-    monkeypatch.setattr(eigencam.fit_sgd, "SAVE_S", 0.0)  # a checkpoint after every step; the 5th is in the 2nd epoch
+    monkeypatch.setattr(
+        eigencam.fitting.sgd, "SAVE_S", 0.0
+    )  # a checkpoint after every step; the 5th is in the 2nd epoch
     with pytest.raises(KeyboardInterrupt):
         fit(config(tmp_path, "fit.epochs=2", "fit.lr=0.1"), say=quiet)
     assert len(list((tmp_path / "fitted").glob("*.checkpoint"))) == 1

@@ -14,19 +14,19 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from toys import network, random_activations
 
-import eigencam.fit_sgd
-from eigencam import fitted
+import eigencam.fitting.sgd
 from eigencam.datasets.base import Truth
 from eigencam.datasets.voc import CLASSES
 from eigencam.evaluation.average_precision import average_precision
-from eigencam.fit import fit, prepare
-from eigencam.fit_classifier import ClassifierFit, _Whole
-from eigencam.fit_pictures import class_labels
-from eigencam.head import find_place, pooled
-from eigencam.logistic import loss, regress
-from eigencam.network import load_network
-from eigencam.prepare import prepare as prepare_run
-from eigencam.run import run
+from eigencam.fitting.classifier import ClassifierFit, _Whole
+from eigencam.fitting.job import fit, prepare
+from eigencam.fitting.logistic import loss, regress
+from eigencam.fitting.pictures import class_labels
+from eigencam.networks import fitted
+from eigencam.networks.classifier import find_place, pooled
+from eigencam.networks.network import load_network
+from eigencam.running.prepare import prepare as prepare_run
+from eigencam.running.run import run
 
 KINDS = ("cat", "dog", "sheep")
 CAT, DOG, SHEEP = (CLASSES.index(name) for name in KINDS)
@@ -230,7 +230,7 @@ def test_all_weights_go_down_the_same_loss_and_a_stopped_training_goes_on(
         return original(*args)
 
     monkeypatch.setattr(_Whole, "terms", stopped)
-    monkeypatch.setattr(eigencam.fit_sgd, "SAVE_S", 0.0)
+    monkeypatch.setattr(eigencam.fitting.sgd, "SAVE_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
         fit(config(voc, *given), say=quiet)
     lines: list[str] = []

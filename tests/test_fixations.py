@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from toys import GapNet, random_activations
 
-from eigencam import caffe
-from eigencam.forward import Forward, forward_pass
 from eigencam.methods.fixations import CNNFixations, blurred, boxed, crowded, fixations
-from eigencam.network import Network, Preprocess
-from eigencam.scenes_networks import ScenesResNet, ScenesVGG
-from eigencam.scenes_transformers import ScenesViT
-from eigencam.tape import record
+from eigencam.networks import caffe
+from eigencam.networks.network import Network, Preprocess
+from eigencam.networks.scenes import ScenesResNet, ScenesVGG
+from eigencam.networks.scenes_transformers import ScenesViT
+from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.tape import record
 
 Point = tuple[int, int, int]
 Array = NDArray[np.float32]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eigencam.forward import forward_pass
+from eigencam.passes.forward import forward_pass
 
 
 class Net(nn.Module):

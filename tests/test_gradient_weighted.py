@@ -11,7 +11,6 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam.forward import Forward, evaluating, forward_pass
 from eigencam.methods.cam import CAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import (
@@ -25,6 +24,7 @@ from eigencam.methods.gradient_weighted import (
 )
 from eigencam.methods.peers import PytorchGradCAM, TorchCAM
 from eigencam.methods.randomness import normal
+from eigencam.passes.forward import Forward, evaluating, forward_pass
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 

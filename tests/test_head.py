@@ -12,19 +12,19 @@ from omegaconf import DictConfig
 from torch import nn
 from toys import network, random_activations
 
-from eigencam import fitted
 from eigencam.datasets.scenes import Scenes
 from eigencam.evaluation.tables import render, tables
-from eigencam.head import Place, find_place, put
 from eigencam.methods.cam import CAM, find_head
-from eigencam.network import load_network
-from eigencam.prepare import prepare
+from eigencam.networks import fitted
+from eigencam.networks.classifier import Place, find_place, put
+from eigencam.networks.network import load_network
 from eigencam.reporting.collect import collect
-from eigencam.run import run
+from eigencam.running.prepare import prepare
+from eigencam.running.run import run
 
 SCENES = {
     "name": "scenes_resnet",
-    "_target_": "eigencam.scenes_networks.ScenesResNet",
+    "_target_": "eigencam.networks.scenes.ScenesResNet",
     "args": {},
     "weights": "eigencam:scenes_resnet.safetensors",
     "layer": "layer3",
@@ -108,7 +108,7 @@ def test_cam_takes_the_unrectified_convolution_for_what_it_is() -> None:
     find_head.cache_clear()
     head = find_head(module, "conv", (6, 7))
     assert (head.rectified, head.positive) == (False, False)
-    from eigencam.forward import forward_pass
+    from eigencam.passes.forward import forward_pass
 
     forward = forward_pass(module, random_activations(5, 3, 6, 7, seed=3), "conv")
     targets = torch.tensor([2, 0, 1, 1, 0])
@@ -153,7 +153,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"was fitted for scenes_resnet with the weights \w{10}; this is \w{10}; eigen"
     ):
         load_network(SCENES | {"head": path, "weights": None})
-    vgg = {"name": "v", "_target_": "eigencam.scenes_networks.ScenesVGG", "layer": "features.18", "weights": None}
+    vgg = {"name": "v", "_target_": "eigencam.networks.scenes.ScenesVGG", "layer": "features.18", "weights": None}
     with pytest.raises(ValueError, match=r"fitted for scenes_resnet \(.*ScenesResNet.*\); this is v \(.*ScenesVGG.*\)"):
         load_network(SCENES | vgg | {"head": path})
 
@@ -161,7 +161,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_head_is_a_fault_among_the_others(tmp_path: Path) -> None:
     nothing = tmp_path / "b.safetensors"
     nothing.write_bytes(b"nothing")
-    other = "eigencam/weights/lcam_fm-scenes_resnet.safetensors"
+    other = "eigencam/networks/weights/lcam_fm-scenes_resnet.safetensors"
     for file, message in (
         (tmp_path / "no.safetensors", "model.head: .*no.safetensors: no such file; made by: eigencam fit"),
         (nothing, "no file of fitted weights"),

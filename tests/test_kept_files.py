@@ -138,7 +138,7 @@ def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path: Pat
 
 AS_ANOTHER = """
 import os, sys
-from eigencam.cli import main
+from eigencam.commands.main import main
 main([sys.argv[1], "--results", "none"])  # imports what it needs while that may be read
 os.setuid(4001)
 sys.exit(main([sys.argv[1], "--results", "results"]))

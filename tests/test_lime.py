@@ -11,8 +11,8 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam.forward import Forward, forward_pass
 from eigencam.methods.lime import LIME, fit, mean_colors
+from eigencam.passes.forward import Forward, forward_pass
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 METHODS = [

@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from eigencam.evaluation.base import Metric
-from eigencam.loggers import MLflow, TensorBoard, tell
-from eigencam.run import run
+from eigencam.running.loggers import MLflow, TensorBoard, tell
+from eigencam.running.run import run
 from eigencam.store.records import Result
 
 NAMES = {"dataset": "scenes", "network": "net", "method": "cam", "evaluator": "pointing"}
@@ -93,7 +93,7 @@ def test_mlflow_has_a_run_for_each_result(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("kind", [TensorBoard, MLflow])
 def test_a_missing_package_is_told(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigencam.loggers.find_spec", lambda _name: None)
+    monkeypatch.setattr("eigencam.running.loggers.find_spec", lambda _name: None)
     with pytest.raises(ValueError, match="eigencam-bench\\[loggers\\]"):
         kind("folder")
 

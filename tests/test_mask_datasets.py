@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from eigencam.datasets.base import VOID, BadImageError, Dataset
 from eigencam.datasets.coco import Coco
-from eigencam.datasets.ig02 import Ig02, painted
+from eigencam.datasets.graz02 import Ig02, painted
 from eigencam.datasets.imagenet_segmentation import ImageNetSegmentation
 
 # --- Graz-02 -------------------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 from toys import GapNet, make, network, random_activations
 
-from eigencam.forward import forward_pass
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
 from eigencam.methods.cam import CAM, find_head
 from eigencam.methods.eigencam import LANCZOS_FROM, EigenCAM, first_component, top_eigenvector
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus, plus_plus_weights
+from eigencam.passes.forward import forward_pass
 
 METHODS = [EigenCAM(), EigenCAM(center=True, sign="energy"), CAM(), GradCAM(), GradCAMPlusPlus(), RandomMap()]
 

@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from eigencam import caffe
-from eigencam.network import Preprocess, load_network
+from eigencam.networks import caffe
+from eigencam.networks.network import Preprocess, load_network
 
 SHARED = os.environ.get("EIGENCAM_SHARED")
 needs_shared = pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set: real weights are not here")
 
 
 def describe(**changes: Any) -> dict[str, Any]:
-    description = {"name": "tiny", "_target_": "eigencam.scenes_networks.ScenesResNet", "args": {}}
+    description = {"name": "tiny", "_target_": "eigencam.networks.scenes.ScenesResNet", "args": {}}
     return {**description, "weights": None, "layer": "layer3", "classes": "scenes", **changes}
 
 
@@ -79,7 +79,7 @@ def test_dropped_prefixes_and_densenets_old_keys(tmp_path: Path) -> None:
             ValueError,
             "'V9' of torchvision.models.alexnet; allowed: IMAGENET1K_V1",
         ),
-        ({"_target_": "eigencam.caffe._lrn", "args": {}, "layer": ""}, ValueError, "no layer ''"),
+        ({"_target_": "eigencam.networks.caffe._lrn", "args": {}, "layer": ""}, ValueError, "no layer ''"),
         ({"_target_": "pathlib.Path", "args": {}}, ValueError, "not an nn.Module"),
         ({"preprocess": {"size": 0}}, ValueError, "preprocess.size=0"),
         ({"preprocess": {"resize": "pad"}}, ValueError, "allowed: squash, crop"),
@@ -181,7 +181,7 @@ def test_real_weights_classify_real_pictures(name: str, expected: float) -> None
     from hydra import compose, initialize_config_module
 
     from eigencam.datasets.ilsvrc import Ilsvrc
-    from eigencam.maps import compute_maps
+    from eigencam.running.maps import compute_maps
 
     folder = Path(str(SHARED), "realdata")
     with initialize_config_module("eigencam.configs", version_base="1.3"):

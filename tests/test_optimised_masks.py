@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from toys import network, random_activations
 
 from eigencam.datasets.scenes import Scenes
-from eigencam.forward import Forward, forward_pass
 from eigencam.methods import optimised_masks as om
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
 from eigencam.methods.randomness import uniform
+from eigencam.passes.forward import Forward, forward_pass
 
 Floats = NDArray[np.float64]
 TARGETS = torch.tensor([3, 2, 1])
@@ -51,7 +51,7 @@ def scenes() -> tuple[Forward, Tensor]:
     """The embedded network and two scenes that it is sure of."""
     from hydra import compose, initialize_config_module
 
-    from eigencam.network import load_network
+    from eigencam.networks.network import load_network
 
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         net = load_network(compose("run", ["model=scenes_vgg"]).model)

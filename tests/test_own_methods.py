@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import config
 
-from eigencam.run import run
+from eigencam.running.run import run
 from eigencam.store.identity import own_source
 
 MINE = '''

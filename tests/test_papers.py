@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from stored import restated
 
-from eigencam.cli import main
-from eigencam.evaluation.papers import Column, Layout, layouts, numbers, paper_table, papers, shown_beside
+from eigencam.commands.main import main
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.reporting.collect import collect
-from eigencam.run import run
+from eigencam.reporting.papers import Column, Layout, layouts, numbers, paper_table, papers, shown_beside
+from eigencam.running.run import run
 
 ALL = [layout for paper in papers() for layout in layouts(paper)]
 

@@ -6,10 +6,10 @@ from hydra import compose, initialize_config_module
 from torch import nn
 from toys import ConvNet, network, random_activations
 
-from eigencam.forward import forward_pass
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.peers import Captum, PytorchGradCAM, TorchCAM
-from eigencam.network import Network, Preprocess
+from eigencam.networks.network import Network, Preprocess
+from eigencam.passes.forward import forward_pass
 from eigencam.store.build import signature_errors
 
 TARGETS = torch.tensor([0, 1, 2, 3, 0])

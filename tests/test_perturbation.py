@@ -9,11 +9,11 @@ import torchvision
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam import ablation
-from eigencam.forward import Forward, forward_pass
 from eigencam.methods.cam import CAM
 from eigencam.methods.peers import Captum, PytorchGradCAM
 from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
+from eigencam.passes import ablation
+from eigencam.passes.forward import Forward, forward_pass
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 by_columns = ablation._by_columns

@@ -11,14 +11,14 @@ from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import iou
 from eigencam.datasets.scenes import Scenes
-from eigencam.derived import by_prediction
-from eigencam.evaluation.boxes import iou
+from eigencam.evaluation.localization_tuned import DEFAULT, TunedLocalization, boxes_around
 from eigencam.evaluation.maps import Rule, ScoreMap, box_of, cut, cuts
 from eigencam.evaluation.pointing import Energy, Pointing, fill, read_flags
-from eigencam.evaluation.tuned import DEFAULT, TunedLocalization, boxes_around
 from eigencam.reporting.collect import collect
-from eigencam.run import run
+from eigencam.reporting.derived import by_prediction
+from eigencam.running.run import run
 from eigencam.store.records import Result
 
 SIZE = (60, 80)

@@ -10,7 +10,7 @@ import pytest
 from scipy.io import savemat
 from test_score import voc
 
-from eigencam.cli import main
+from eigencam.commands.main import main
 from eigencam.evaluation.proposal_files import read_mat, read_txt
 
 IDS = ["2008_000001", "2008_000002"]

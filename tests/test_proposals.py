@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import iou, to_xywh
 from eigencam.evaluation.base import Metric
-from eigencam.evaluation.boxes import iou, to_xywh
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 from eigencam.evaluation.proposals import Proposals, recall_curve, sums_inside, suppress

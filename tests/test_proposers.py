@@ -11,14 +11,14 @@ from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 from torch import nn
 
-from eigencam.evaluation.boxes import iou
-from eigencam.forward import Forward, forward_pass
+from eigencam.datasets.boxes import iou
 from eigencam.methods.edge_windows import Contours, EdgeWindows, edges
 from eigencam.methods.regions import SPACES, boxes_of, segments
 from eigencam.methods.selective_search import SelectiveSearch, describe, group, texture
 from eigencam.methods.self_taught import SelfTaught, Tree, crops, to_original
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows, sliding
-from eigencam.run import run
+from eigencam.passes.forward import Forward, forward_pass
+from eigencam.running.run import run
 
 Picture = NDArray[np.uint8]
 

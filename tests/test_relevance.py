@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torchvision.models.googlenet import BasicConv2d, Inception
 from toys import network, random_activations
 
-from eigencam.backward import gradients
-from eigencam.caffe import googlenet
-from eigencam.forward import Forward, forward_pass
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
 from eigencam.methods.relevance import LRP, RULES, DeepLIFT, ExcitationBackprop, LrpRule, saliency_layer
-from eigencam.network import Network, Preprocess
+from eigencam.networks.caffe import googlenet
+from eigencam.networks.network import Network, Preprocess
+from eigencam.passes.backward import gradients
+from eigencam.passes.forward import Forward, forward_pass
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 

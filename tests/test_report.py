@@ -14,10 +14,10 @@ from dataset_files import write_coco, write_cub
 from omegaconf import OmegaConf
 from stored import restated
 
-from eigencam import curves, gallery, report
-from eigencam.cli import main
+from eigencam.commands.main import main
 from eigencam.evaluation import escaping, statistics
 from eigencam.evaluation.base import Curve
+from eigencam.reporting import curves, gallery, report
 from eigencam.store.schema import Summary
 
 RUN = ["dataset.count=24", "workers=0", "device=cpu", "batch_size=24", "timing=false"]
@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from eigencam.run import run
+    from eigencam.running.run import run
 
     GlobalHydra.instance().clear()
     chosen = ["method=[eigencam,gradcam,center_box,random]", "evaluator=[localization,segmentation]"]

@@ -11,8 +11,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from eigencam.cli import main
-from eigencam.run import run
+from eigencam.commands.main import main
+from eigencam.running.run import run
 
 pytestmark = pytest.mark.skipif(
     chromium.find() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"

@@ -17,7 +17,7 @@ from runs import BASE, config, tables
 from eigencam.datasets.base import BadImageError
 from eigencam.evaluation.tables import tables as eigencam_tables
 from eigencam.reporting.collect import collect
-from eigencam.run import run
+from eigencam.running.run import run
 from eigencam.store.records import Result
 
 

@@ -5,11 +5,11 @@ from hydra import compose, initialize_config_module
 from safetensors import safe_open
 from torch import nn
 
-from eigencam import scenes_networks as nets
 from eigencam.datasets import scenes as module
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.scenes import Scenes
-from eigencam.network import load_network, weight_file
+from eigencam.networks import scenes as nets
+from eigencam.networks.network import load_network, weight_file
 
 N = 300
 

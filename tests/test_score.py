@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eigencam import score
+from eigencam.commands import score
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.evaluation.predictions import (
@@ -317,5 +317,5 @@ def test_map_files(tmp_path: Path) -> None:
 
 
 def test_scoring_needs_no_torch() -> None:
-    code = "import sys, eigencam.score; sys.exit('torch' in sys.modules)"
+    code = "import sys, eigencam.commands.score; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

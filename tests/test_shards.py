@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
-from eigencam.run import run
+from eigencam.running.run import run
 from eigencam.store.records import Result, Shard
 
 BASE = ["dataset.count=40", "workers=0", "batch_size=4", "device=cpu", "flush_s=0", "method=[gradcam,random]"]
@@ -137,10 +137,10 @@ def test_a_picture_that_alone_does_not_fit_stops_the_run(tmp_path: Path, monkeyp
     def never(_self: Any, _x: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    from eigencam.prepare import prepare
+    from eigencam.running.prepare import prepare
 
     job = prepare(config(tmp_path, "dataset.count=4"))
-    monkeypatch.setattr("eigencam.run.prepare", lambda _config: job)
+    monkeypatch.setattr("eigencam.running.run.prepare", lambda _config: job)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
         run(config(tmp_path, "dataset.count=4"))

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from toys import random_activations
 
-from eigencam.smooth_masks import SmoothMax, enlarger, gaussian_blur
+from eigencam.methods.smooth_masks import SmoothMax, enlarger, gaussian_blur
 
 
 @pytest.mark.parametrize("sigma", [0.5, 3.0, 10.0])

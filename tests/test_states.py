@@ -17,16 +17,16 @@ from omegaconf import OmegaConf
 from scipy import ndimage
 from torch import Tensor
 
-import eigencam.forward
+import eigencam.passes.forward
 from eigencam.datasets.base import Truth
-from eigencam.derived import by_prediction, with_wins
 from eigencam.evaluation.base import Again, Metric
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import UNANSWERED, at_worst, no_answer, no_map
 from eigencam.evaluation.tables import tables
-from eigencam.maps import answer_states
 from eigencam.reporting.collect import collect
-from eigencam.run import run
+from eigencam.reporting.derived import by_prediction, with_wins
+from eigencam.running.maps import answer_states
+from eigencam.running.run import run
 from eigencam.store.build import instantiate
 from tests.runs import config
 
@@ -249,14 +249,14 @@ METHODS = ("eigencam", "gradcam", "whole_picture")
 def broken_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A network that gives NaN to whatever it takes for one of the classes of the list."""
     classes: list[int] = []
-    plain = eigencam.forward.logits_of
+    plain = eigencam.passes.forward.logits_of
 
     def spoilt(output: object) -> Tensor:
         logits = plain(output)
         lost = torch.isin(logits.argmax(1), torch.tensor(classes, dtype=torch.long))
         return torch.where(lost[:, None], torch.nan, logits)
 
-    monkeypatch.setattr(eigencam.forward, "logits_of", spoilt)
+    monkeypatch.setattr(eigencam.passes.forward, "logits_of", spoilt)
     return classes
 
 

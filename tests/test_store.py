@@ -18,8 +18,9 @@ import yaml
 from stored import ENVIRONMENT, IDENTITY, finished, result, rows
 
 import eigencam.files
+from eigencam.commands.prune import prunable
+from eigencam.commands.summarize import again
 from eigencam.evaluation.localization import Localization
-from eigencam.prune import prunable
 from eigencam.store.build import find
 from eigencam.store.canonical import canonical
 from eigencam.store.identity import describe
@@ -29,7 +30,6 @@ from eigencam.store.schema import CONFIG, ROWS, SUMMARY
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
 from eigencam.store.seal import DamagedError, read_json, write_json
 from eigencam.store.trust import PACKAGED, Trust, UntrustedError, rebuilt
-from eigencam.summarize import again
 
 
 def seen(root: Path) -> Any:

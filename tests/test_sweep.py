@@ -19,13 +19,13 @@ from stored import rows_of
 from submitit.core.utils import UncompletedJobError
 from submitit.slurm.slurm import SlurmJob
 
-from eigencam import sweep
-from eigencam.cli import main
-from eigencam.faults import PartlyFailedError
+from eigencam.commands.main import main
+from eigencam.commands.status import duration, planned, states
 from eigencam.locks import take
-from eigencam.run import run
-from eigencam.slurm import WatchQueue
-from eigencam.status import duration, planned, states
+from eigencam.running import sweep
+from eigencam.running.faults import PartlyFailedError
+from eigencam.running.run import run
+from eigencam.running.slurm import WatchQueue
 from eigencam.store.parts import Parts
 from eigencam.store.seal import read_json, write_json
 
@@ -214,7 +214,7 @@ def test_a_killed_job_of_slurm_is_told_in_two_lines(
     def killed(*_: object) -> None:
         raise UncompletedJobError("Job 7_1 (task: 0)\nhas not produced any output\nError stream produced:\n...")
 
-    monkeypatch.setattr("eigencam.run.run", killed)
+    monkeypatch.setattr("eigencam.running.run.run", killed)
     monkeypatch.setattr(sys, "argv", sys.argv)
     assert main(["run", f"paths.results={tmp_path}"]) == 1
     *_, told, then = capsys.readouterr().err.splitlines()  # Hydra names the overrides before them

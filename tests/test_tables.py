@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from stored import ENVIRONMENT
 
-from eigencam.cli import SUBCOMMANDS, main
+from eigencam.commands.main import SUBCOMMANDS, main
 from eigencam.evaluation.tables import render, tables
 from eigencam.reporting.collect import _tell_apart, collect
-from eigencam.run import run
+from eigencam.running.run import run
 from eigencam.store.records import Result
 from eigencam.store.seal import read_json
 

@@ -6,9 +6,9 @@ import torchvision
 from torch import Tensor, nn
 from toys import GapNet, network, random_activations
 
-from eigencam.forward import as_maps, forward_pass
 from eigencam.methods.randomness import normal, uniform
-from eigencam.tail import fault, tail
+from eigencam.passes.forward import as_maps, forward_pass
+from eigencam.passes.tail import fault, tail
 
 
 @pytest.mark.parametrize(

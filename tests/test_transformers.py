@@ -14,16 +14,16 @@ from torchvision.models import resnet18
 from torchvision.models.vision_transformer import VisionTransformer
 from toys import random_activations
 
-from eigencam.forward import Forward, as_maps, forward_pass
 from eigencam.methods.cam import CAM, find_head
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.peers import PytorchGradCAM
 from eigencam.methods.rollout import HEAD_FUSIONS, AttentionRollout, HeadFusion, step
 from eigencam.methods.vscam import VSCAM, aggregate
-from eigencam.network import Network, load_network
-from eigencam.scenes_transformers import SIDE, KnnGraph, MaxRelative, ScenesViG
-from eigencam.tail import fault
+from eigencam.networks.network import Network, load_network
+from eigencam.networks.scenes_transformers import SIDE, KnnGraph, MaxRelative, ScenesViG
+from eigencam.passes.forward import Forward, as_maps, forward_pass
+from eigencam.passes.tail import fault
 
 TARGETS = torch.tensor([4, 0, 2])
 LN = "encoder.layers.encoder_layer_1.ln_1"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.sanity import LabelRandomization, Randomization
-from eigencam.forward import Forward, forward_pass
-from eigencam.maps import BatchProbe, Method
-from eigencam.run import run
-from eigencam.scenes_networks import ScenesResNet
-from eigencam.variants import groups, layers_from_output, randomised, reweighted
+from eigencam.evaluation.randomization import LabelRandomization, Randomization
+from eigencam.networks.scenes import ScenesResNet
+from eigencam.networks.variants import groups, layers_from_output, randomised, reweighted
+from eigencam.passes.forward import Forward, forward_pass
+from eigencam.running.maps import BatchProbe, Method
+from eigencam.running.run import run
 
 SHAPE = (32, 32)
 

@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 import eigencam.datasets
 import eigencam.evaluation
 from eigencam.evaluation.localization import Localization
-from eigencam.evaluation.wsol import MaxBoxAcc
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.methods.files import BoxFiles
 from eigencam.methods.perturbation import AblationCAM, Occlusion
 from eigencam.methods.relevance import LRP
-from eigencam.network import Preprocess
+from eigencam.networks.network import Preprocess
 from eigencam.store.build import find
 from eigencam.versions import _constant, summary_versions_of, versions_of
 
@@ -119,14 +119,15 @@ def test_a_summary_has_versions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 def test_reading_versions_imports_nothing() -> None:
     program = """if True:
         import sys
-        from eigencam.evaluation.wsol import MaxBoxAcc
+        from eigencam.evaluation.maxboxacc import MaxBoxAcc
         before = set(sys.modules)
         from eigencam.versions import versions_of
         found = versions_of(MaxBoxAcc)
         assert {"bicubic", "component_tree"} <= found.keys(), found
         new = {name for name in set(sys.modules) - before if name.startswith(("eigencam", "torch", "numba"))}
         assert new == {"eigencam.versions"}, new
-        from eigencam.evaluation import bicubic, component_tree
+        from eigencam.evaluation import bicubic
+        from eigencam.evaluation import component_tree
         versions_of.__globals__["_shared"].cache_clear()
         versions_of.__globals__["_constant"].cache_clear()
         assert versions_of(MaxBoxAcc) == found

@@ -23,10 +23,10 @@ from wsol_maps import (
 )
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation import wsol
+from eigencam.evaluation import maxboxacc as wsol
 from eigencam.evaluation.bicubic import resize
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.wsol import MaxBoxAcc
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
 
 V1, V2 = MaxBoxAcc(), MaxBoxAcc("all", (0.3, 0.5, 0.7))
 
@@ -258,5 +258,5 @@ def test_rows_are_small_and_come_back_from_disk(evaluator: MaxBoxAcc, most: int,
 
 
 def test_nothing_of_this_imports_numba_before_it_is_used() -> None:
-    code = "import sys, eigencam.cli, eigencam.score, eigencam.evaluation.pxap; sys.exit('numba' in sys.modules)"
+    code = "import sys, eigencam.commands.score, eigencam.evaluation.pxap; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ import pytest
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.wsol import MaxBoxAcc
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
 
 ROOT = Path(__file__).parents[1]
 LEVELS = (np.arange(0, 1, 0.001) * 255).astype(np.int64)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from eigencam.forward import Forward, forward_pass
+from eigencam.passes.forward import Forward, forward_pass
 
 
 def random_activations(*shape: int, seed: int = 0) -> Tensor:

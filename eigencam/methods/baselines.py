@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.forward import Forward
 from eigencam.methods.randomness import uniform
+from eigencam.passes.forward import Forward
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A_k is channel k of the last convolutional layer and w_k^c the weight of class c
 for networks whose logits are that linear function, which is checked with numbers, not by name: on a probe the mean of
 the maps plus the bias must be the logits. A ReLU between the layer and the pooling (DenseNet) is found the same way,
 and so is a 1x1 convolution as classifier (SqueezeNet), whose class maps M_c, with their bias, are rectified before the
-pooling, unless a head of other classes was put in their place (`eigencam.head`).
+pooling, unless a head of other classes was put in their place (`eigencam.networks.classifier`).
 
 Elsewhere the map is signed and without the bias, as in the paper; nothing is rectified after the sum.
 """
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eigencam.forward import Forward, Reshape, forward_pass
+from eigencam.passes.forward import Forward, Reshape, forward_pass
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from eigencam.forward import Forward
 from eigencam.methods.eigencam import SIGNS, Sign, first_component, sign_of
+from eigencam.passes.forward import Forward
 
 Kernel = Literal["sigmoid", "rbf", "poly", "linear"]
 KERNELS: tuple[Kernel, ...] = ("sigmoid", "rbf", "poly", "linear")

@@ -30,8 +30,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from eigencam.evaluation.proposals import suppress
-from eigencam.forward import Forward
 from eigencam.methods.windows import check_windows, originals, sliding
+from eigencam.passes.forward import Forward
 
 Floats = NDArray[np.float64]
 Groups = NDArray[np.int32]

@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from eigencam.forward import Forward
+from eigencam.passes.forward import Forward
 
 Sign = Literal["sum", "energy", "extreme"]
 SIGNS: tuple[Sign, ...] = ("sum", "energy", "extreme")

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eigencam.files import regular
-from eigencam.forward import Forward
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.passes.forward import Forward
 
 Similarity = Literal["cosine", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")

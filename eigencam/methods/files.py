@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eigencam.evaluation.predictions import find_maps, read_coco_boxes, read_devkit, read_map, read_text
-from eigencam.forward import Forward
+from eigencam.passes.forward import Forward
 
 
 @dataclass(frozen=True, slots=True)

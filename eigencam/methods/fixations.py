@@ -39,11 +39,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.forward import Forward
-from eigencam.tape import Step, Tape, record
+from eigencam.passes.forward import Forward
+from eigencam.passes.tape import Step, Tape, record
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 MapKind = Literal["gaussian", "box"]
 MAPS: tuple[MapKind, ...] = ("gaussian", "box")

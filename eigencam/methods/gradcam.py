@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.forward import Forward
+from eigencam.passes.forward import Forward
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eigencam.backward import chunked, relevance_rules
-from eigencam.forward import Forward, as_maps, evaluating, logits_of
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal
+from eigencam.passes.backward import chunked, relevance_rules
+from eigencam.passes.forward import Forward, as_maps, evaluating, logits_of
 
 Score = Literal["rest", "logit"]
 SCORES: tuple[Score, ...] = ("rest", "logit")

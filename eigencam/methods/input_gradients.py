@@ -8,7 +8,7 @@ With f the class's logit and x the normalised picture:
 * Integrated gradients (Sundararajan et al., ICML 2017): $(x - x_0) \int_0^1 \nabla f(x_0 + t (x - x_0))\, dt$ with
   x_0 = 0, the mean colour, by Gauss-Legendre quadrature; sums up to f(x) - f(x_0).
 * Guided backpropagation (Springenberg et al., ICLR Workshops 2015) and the deconvnet (Zeiler & Fergus, ECCV 2014):
-  other rules for ReLU, see `eigencam.backward`.
+  other rules for ReLU, see `eigencam.passes.backward`.
 * Guided Grad-CAM (Selvaraju et al., ICCV 2017): guided backpropagation times Grad-CAM, enlarged bilinearly.
 
 `reduce` makes one number of the three channels: `max` of the absolute values (Simonyan), `sum` (signed) or `l2`.
@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
-from eigencam.forward import Forward
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.randomness import normal
+from eigencam.passes.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
+from eigencam.passes.forward import Forward
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 Reduce = Literal["max", "sum", "l2"]
 REDUCES: tuple[Reduce, ...] = ("max", "sum", "l2")

@@ -35,12 +35,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam import fitted
-from eigencam.fitted import Fitted
-from eigencam.forward import Forward
+from eigencam.networks import fitted
+from eigencam.networks.fitted import Fitted
+from eigencam.passes.forward import Forward
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 KINDS = ("lcam_fm", "lcam_img")
 

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eigencam.forward import Forward, as_maps
 from eigencam.methods.randomness import uniform
+from eigencam.passes.forward import Forward, as_maps
 
 SCORES = ("class", "similarity")
 SEGMENTATIONS = ("quickshift", "slic")

@@ -43,9 +43,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.forward import Forward, evaluating, logits_of
 from eigencam.methods.randomness import uniform
-from eigencam.smooth_masks import SmoothMax, enlarger, gaussian_blur
+from eigencam.methods.smooth_masks import SmoothMax, enlarger, gaussian_blur
+from eigencam.passes.forward import Forward, evaluating, logits_of
 
 Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]

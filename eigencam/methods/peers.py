@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from eigencam.forward import Forward, evaluating
+from eigencam.passes.forward import Forward, evaluating
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ channel k of the activations, enlarged bilinearly to the picture and scaled to 0
 * IS-CAM (Naidu et al. 2020, arXiv 2010.03023): the mean of f over the masks $\frac{i}{n} M_k$, i = 1..n.
 * Ablation-CAM (Ramaswamy & Desai, WACV 2020): $\alpha_k = (f - f_{\setminus k}) / f$ with channel k set to zero; only
   the layers behind the tapped one run again, and in front of a classifier of linear layers even less
-  (`eigencam.ablation`): with VGG-16 or ResNet-50 a map costs about two forward passes in all.
+  (`eigencam.passes.ablation`): with VGG-16 or ResNet-50 a map costs about two forward passes in all.
 * Shap-CAM (Zheng et al., ECCV 2022, arXiv 2208.03608; only its abstract could be read): the Shapley value of each
   *position* of the activations, estimated over sampled permutations: positions are added in random order to the empty
   activation map, and each gets the change of the logit. A permutation and its reverse are a pair, which lowers the
@@ -31,13 +31,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.ablation import logits_without
-from eigencam.forward import Forward
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal, uniform
+from eigencam.passes.ablation import logits_without
+from eigencam.passes.forward import Forward
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 Score = Literal["logit", "probability"]
 SCORES: tuple[Score, ...] = ("logit", "probability")
@@ -360,7 +360,7 @@ def _check(score: str, **numbers: int | None) -> None:
 
 
 def _uncut(network: "Network", layer: str | None) -> str:
-    from eigencam.tail import fault
+    from eigencam.passes.tail import fault
 
     if network.reshape == "tokens":
         return "it gives changed activations back to the network, and a map of tokens is without the class token"

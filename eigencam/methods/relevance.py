@@ -48,11 +48,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.backward import LinearRules, chunked, entering, gradients, like, relevance_rules
-from eigencam.forward import Forward, evaluating
+from eigencam.passes.backward import LinearRules, chunked, entering, gradients, like, relevance_rules
+from eigencam.passes.forward import Forward, evaluating
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 LrpRule = Literal["epsilon", "zplus", "alphabeta", "gamma", "composite"]
 RULES: tuple[LrpRule, ...] = ("epsilon", "zplus", "alphabeta", "gamma", "composite")

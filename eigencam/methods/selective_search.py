@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from eigencam.forward import Forward
 from eigencam.methods.randomness import uniform
 from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
 from eigencam.methods.windows import originals
+from eigencam.passes.forward import Forward
 
 Floats = NDArray[np.float64]
 COLOUR_BINS, TEXTURE_BINS, DIRECTIONS = 25, 10, 8

@@ -34,9 +34,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eigencam.evaluation.proposals import suppress
-from eigencam.forward import Forward
 from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
-from eigencam.network import Network
+from eigencam.networks.network import Network
+from eigencam.passes.forward import Forward
 
 Floats = NDArray[np.float64]
 Classes = Literal["top5", "target"]

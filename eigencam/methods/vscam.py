@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.forward import Forward
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.rollout import fault, propagate
+from eigencam.passes.forward import Forward
 
 if TYPE_CHECKING:
-    from eigencam.network import Network
+    from eigencam.networks.network import Network
 
 NO_GRAPH = "VS-CAM needs a vision graph network: no module returns edges, int64 (2, N, vertices, neighbours)"
 

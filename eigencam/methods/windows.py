@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eigencam.forward import Forward
 from eigencam.methods.randomness import uniform
+from eigencam.passes.forward import Forward
 
 Floats = NDArray[np.float64]
 

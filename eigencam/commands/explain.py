@@ -1,0 +1,132 @@
+"""`eigencam explain`: draw methods' maps over a person's own pictures, or over a dataset's."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from eigencam.configuring import named
+from eigencam.datasets.base import Truth
+from eigencam.datasets.images import read_rgb
+from eigencam.explainer import Explainer, Explanation
+from eigencam.reporting import draw
+from eigencam.running.prepare import Job, prepare
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam explain`."""
+    parser.add_argument(
+        "inputs", nargs="*", metavar="PHOTO|key=value", help="picture files; settings (model.layer=layer3)"
+    )
+    parser.add_argument(
+        "--model",
+        default="resnet50",
+        metavar="NAME",
+        help="an option of `model`, or my_module.build with model.layer=...",
+    )
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a name of torchvision's"
+    )
+    parser.add_argument(
+        "--method",
+        default="eigencam,gradcam",
+        metavar="A,B",
+        help="options of `method`, a dotted name, a .py or .yaml file, a folder of maps",
+    )
+    parser.add_argument(
+        "--class", dest="label", type=int, metavar="K", help="class the maps are for; else the predicted"
+    )
+    parser.add_argument("--dataset", default="scenes", metavar="NAME", help="where pictures come from without a PHOTO")
+    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="how many of the dataset, spread over it")
+    parser.add_argument("--out", type=Path, default=Path("explained"), metavar="DIR", help="where the pictures go")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write a grid, and for a person's own pictures each overlay; returns 0."""
+    from hydra import compose, initialize_config_module
+
+    if args.pictures < 1:
+        raise ValueError(f"--pictures {args.pictures}; allowed: 1 or more")
+    photos = [Path(item) for item in args.inputs if "=" not in item]
+    if missing := [str(path) for path in photos if not path.is_file()]:
+        raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
+    options, nodes, _ = named.split(args.method.split(","))
+    chosen = [*_model(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
+    settings = ["target=predicted", "on_unsupported=skip", *(item for item in args.inputs if "=" in item)]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
+    if args.label is not None and not job.network.classes:
+        raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
+    for name, reason in job.unsupported.items():
+        print(f"{name} left out: {reason}")
+    if photos:
+        pictures = [(name, read_rgb(path), None) for name, path in zip(distinct(photos), photos, strict=True)]
+    else:
+        picked = spread(len(job.dataset.ids), args.pictures)
+        pictures = [(job.dataset.ids[i], job.dataset.image(i), job.dataset.truth(i)) for i in picked]
+    methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
+    lines = []
+    with Explainer(job.network) as explain:
+        for name, image, truth in pictures:
+            found = explain(image, methods, target=args.label, name=name)
+            caption = _caption(job, name, truth, found)
+            lines.append(found.line(caption, truth))
+            for method, made in found.items() if photos else ():
+                box = made.box()
+                path = made.save(args.out / f"{name}-{job.network.name}-{method}.png")
+                print(f"{path}  {caption}, box {[round(x) for x in box] if box else 'none'}")
+    title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
+    print(draw.save(draw.grid(lines), args.out / f"{title}-{job.network.name}.jpg"))
+    return 0
+
+
+def _model(name: str, weights: str) -> list[str]:
+    """Overrides for a network of the group, or of a person's own by dotted name; its classes have no names."""
+    quoted = weights.replace("\\", "\\\\").replace("'", "\\'")
+    chosen = [f"model.weights='{quoted}'"] if weights else []
+    if "." not in name:
+        return [f"model={name}", *chosen]
+    short = name.rsplit(".", 1)[-1]
+    return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own", *chosen]
+
+
+def class_names(job: Job) -> Sequence[str]:
+    """Names of the network's classes, in order; none where they are not known."""
+    if job.comparable:
+        return job.dataset.classes
+    if job.network.classes == "imagenet":
+        from torchvision.models import ResNet50_Weights
+
+        return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+    return ()
+
+
+def spread(n: int, k: int) -> list[int]:
+    """At most `k` of 0..n-1, evenly spread.
+
+    >>> spread(10, 3)
+    [1, 5, 8]
+    """
+    k = min(k, n)
+    return [(2 * i + 1) * n // (2 * k) for i in range(k)]
+
+
+def distinct(photos: Sequence[Path]) -> list[str]:
+    """The files' names without folder and suffix; numbered where they would be the same.
+
+    >>> distinct([Path("a/cat.jpg"), Path("b/cat.jpg")])
+    ['cat', 'cat-2']
+    """
+    names: list[str] = []
+    for path in photos:
+        again = (f"{path.stem}-{k}" for k in range(2, len(photos) + 2))
+        names.append(next(name for name in (path.stem, *again) if name not in names))
+    return names
+
+
+def _caption(job: Job, name: str, truth: Truth | None, found: Explanation) -> str:
+    """What the picture is, and what the network says it is."""
+    known = class_names(job)
+    words = [str(known[k]) if k < len(known) else f"class {k}" for k in found.logits.argsort()[:-2:-1].tolist()]
+    if truth and truth.label >= 0:
+        words = [job.dataset.classes[truth.label], *(f"predicted {w}" for w in words)]
+    return ", ".join([name, *words])

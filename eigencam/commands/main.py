@@ -1,0 +1,217 @@
+"""The console command `eigencam`. Nothing heavy is imported before a subcommand needs it."""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+
+from eigencam.commands.streams import outlive_readers
+from eigencam.files import one_line
+
+SUBCOMMANDS = {
+    "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
+    "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes (Hydra)",
+    "score": "score boxes or maps made by any other program",
+    "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
+    "compare": "methods against each other on the same pictures: differences, tests, ranks",
+    "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
+    "status": "what is done, partly done, failed or missing",
+    "summarize": "metrics of stored rows once more, without data or network",
+    "prune": "list, and remove, results that are superseded, damaged or left over",
+    "methods": "the methods there are, and what each needs",
+    "explain": "draw methods' maps over pictures",
+}
+
+MODULES = {"methods": "configuring.catalogue", "report": "reporting.report"}
+"""Where a subcommand lives, unless a module of this room has its name."""
+
+HYDRA = {"run": "running.run", "fit": "fitting.job"}
+"""Where the function of a subcommand lives that Hydra configures."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    outlive_readers()
+    sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
+    chosen = argv[0] if argv else ""
+    if chosen == "run" and "--retry-failed" in argv:
+        return _retry(argv[1:])
+    if chosen in ("run", "fit"):
+        return _hydra(chosen, argv[1:])
+    if chosen not in SUBCOMMANDS:
+        return _top_level(argv)
+    module = importlib.import_module(f"eigencam.{MODULES.get(chosen, f'commands.{chosen}')}")
+    parser = argparse.ArgumentParser(
+        prog=f"eigencam {chosen}",
+        description=SUBCOMMANDS[chosen],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    module.add_arguments(parser)
+    args = parser.parse_intermixed_args(argv[1:])
+    if hasattr(args, "results"):
+        from eigencam.store.trust import keep_out
+
+        keep_out(args.results)
+    try:
+        return module.main(args)
+    except Exception as error:
+        # Hydra's, told apart without importing it where nothing else does; some of them are OSErrors.
+        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+            return _refuse(error, _valid_names(str(error), overrides=_overrides(args)))
+        if isinstance(error, ValueError | OSError):
+            return _refuse(error)
+        raise
+
+
+def _top_level(argv: list[str]) -> int:
+    """`eigencam --help`, `eigencam --version` and what is no subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="eigencam",
+        description="Benchmark and reproducibility harness for class-activation maps.",
+        epilog="eigencam SUBCOMMAND --help tells more; run --help lists networks, datasets, methods, evaluators.",
+    )
+    parser.add_argument("--version", action="version", version=f"eigencam {version('eigencam-bench')}")
+    subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=True)
+    for name, text in SUBCOMMANDS.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    parser.parse_args(argv)
+    return 0
+
+
+def _hydra(chosen: str, argv: list[str]) -> int:
+    """`eigencam run` and `eigencam fit` are Hydra's: its overrides, its multirun, its --help."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from eigencam.configuring.named import quoted
+    from eigencam.running.sweep import free_gpu, gpus
+    from eigencam.store.trust import keep_out
+
+    OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
+    faults: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
+    def task(config: DictConfig) -> None:
+        outlive_readers()  # in a launcher's process, too
+        keep_out(Path(config.paths.results))
+        command = getattr(importlib.import_module(f"eigencam.{HYDRA[chosen]}"), chosen)
+        try:
+            with free_gpu() if config.device == "free" else nullcontext(config.device) as device:
+                config.device = device
+                command(config)
+        except (ValueError, OSError) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
+                _refuse(error)
+                error.told = True  # type: ignore[union-attr]
+                raise
+            faults.append(error)  # past Hydra, which would print the overrides, too
+
+    sys.argv = [f"eigencam {chosen}", *quoted(argv)]
+    try:
+        task()
+        if faults:
+            return _refuse(faults[0])
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(error, _valid_names(str(error), chosen, [item for item in argv if "=" in item]))
+    except KeyboardInterrupt:
+        print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        return _status(error) if hasattr(error, "told") else _refuse(error)
+    except Exception as error:  # submitit's, told apart without importing it: it is optional
+        if type(error).__name__ != "UncompletedJobError":
+            raise
+        told = " ".join(str(error).splitlines()[:2])  # what follows is all that the job printed
+        print(
+            f"eigencam: {told}\n  Its array's other jobs go on; after them, the same command computes what is missing",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _retry(argv: list[str]) -> int:
+    """`eigencam run --retry-failed`: the failed jobs of a folder of results once more."""
+    from eigencam.commands.table import add_trust, default_results, trust_of
+    from eigencam.running.run import run
+    from eigencam.running.sweep import retry
+    from eigencam.store.trust import keep_out
+
+    parser = argparse.ArgumentParser(prog="eigencam run", description="Run the failed jobs of a folder again.")
+    parser.add_argument("--retry-failed", action="store_true")
+    parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    add_trust(parser)
+    args = parser.parse_args(argv)
+    keep_out(args.results)
+    return retry(args.results, run, _refuse, trust_of(args))
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """The groups' options that a command's arguments choose, and its settings."""
+    named = {group: getattr(args, group, None) for group in ("model", "dataset")}
+    chosen = [f"{group}={name}" for group, name in named.items() if isinstance(name, str) and "." not in name]
+    return [*chosen, *(item for item in getattr(args, "inputs", ()) if "=" in item)]
+
+
+def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = ()) -> str:
+    """What could stand where Hydra found a name that it does not know; "" if the message is about something else.
+
+    Args:
+        message: Hydra's.
+        config: the primary config.
+        overrides: what was asked for, of which the groups' options tell the keys there are.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.object_type import ObjectType
+    from omegaconf import DictConfig, OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        if found := re.search(r"Could not (?:load|find) '(\w+)/", message):
+            group = found[1]
+            below = loader.get_group_options(group, ObjectType.GROUP)
+            options = [*loader.get_group_options(group)]
+            options += [f"{inner}/{name}" for inner in below for name in loader.get_group_options(f"{group}/{inner}")]
+            return f"{group} is one of: {', '.join(options)}"
+        if found := re.search(r"Could not override '([\w.]+)'", message):
+            parent = found[1].rpartition(".")[0]
+            groups = loader.list_groups("")
+            chosen = [o for o in overrides if o.partition("=")[0] in groups and ("," not in o or "=[" in o)]
+            try:
+                whole = compose(config, chosen)
+            except Exception:  # a second fault, of which the next command tells
+                return ""
+            node = OmegaConf.select(whole, parent) if parent else whole
+            if isinstance(node, DictConfig):
+                return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
+    return ""
+
+
+def _refuse(error: Exception, hint: str = "") -> int:
+    if os.environ.get("EIGENCAM_DEBUG"):
+        raise error
+    text = one_line(error) if isinstance(error, OSError) and error.errno else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if hint:
+        lines = [lines[0], hint]
+    print("eigencam: " + "\n  ".join(lines or [type(error).__name__]), file=sys.stderr)
+    return _status(error)
+
+
+def _status(error: Exception) -> int:
+    """1 where a machine failed (a full disk, no permission) or a part of a run, 2 where the input was wrong."""
+    machine = isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError)
+    return getattr(error, "status", 1 if machine else 2)

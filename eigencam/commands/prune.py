@@ -1,0 +1,69 @@
+"""`eigencam prune`: list results that nothing shows any more, and with `--yes` remove them.
+
+    superseded   a later version of the same method, evaluator, network or dataset reader has a complete result
+    damaged      a file is not what was written; the next run would compute it again
+    old          another format: this program does not read it
+    orphaned     unfinished, and superseded or without an identity, so that no run continues it
+
+A result that a process is writing is never listed.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from tabulate import tabulate
+
+from eigencam.commands.table import default_results
+from eigencam.store.reader import Stored, is_result, newest, read_all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam prune`."""
+    parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    parser.add_argument("--yes", action="store_true", help="remove what is listed")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what can go, and remove it where that was asked for; returns 0."""
+    found = prunable(args.results)
+    if not found:
+        print(f"{args.results}: nothing to prune")
+        return 0
+    print(tabulate([(why, folder.name, text) for folder, why, text in found], ("why", "result", ""), "simple"))
+    if args.yes:
+        for folder, _, _ in found:
+            shutil.rmtree(folder)
+        print(f"{len(found)} results removed from {args.results}")
+    else:
+        print(f"{len(found)} results in {args.results}; --yes removes them")
+    return 0
+
+
+def prunable(root: Path) -> list[tuple[Path, str, str]]:
+    """Return folder, reason and explanation of each result below `root` that can go, by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    results = [stored for stored in read_all(root, hashed=True) if not stored.running]
+    whole = [stored for stored in results if stored.state in ("done", "left out")]
+    latest, superseded = newest(whole)
+    by_meaning = {stored.meaning: stored for stored in latest}
+    found = [(stored.folder, "superseded", f"by {by_meaning[stored.meaning].folder.name}") for stored in superseded]
+    for stored in results:
+        if stored.state == "damaged":
+            found.append((stored.folder, "damaged", "; ".join(stored.faults)))
+        elif stored.state == "old":
+            found.append((stored.folder, "old", stored.old))
+        elif stored.state == "partial" and (later := _later(stored, by_meaning)):
+            found.append((stored.folder, "orphaned", f"unfinished; superseded by {later.folder.name}"))
+    known = {stored.folder for stored in read_all(root)}
+    others = [folder for folder in root.iterdir() if folder.is_dir() and is_result(folder.name) and folder not in known]
+    return sorted([*found, *((folder, "orphaned", "no identity in it") for folder in others)])
+
+
+def _later(stored: Stored, by_meaning: dict[str, Stored]) -> Stored | None:
+    """The complete result of another version of the same thing."""
+    other = by_meaning.get(stored.meaning)
+    return other if other and other.folder != stored.folder and newest([stored, other])[0] == [other] else None

@@ -1,0 +1,308 @@
+"""`eigencam score`: the evaluators on boxes or maps made by any other program.
+
+    eigencam score boxes.txt.gz --format devkit --truth ILSVRC           # ILSVRC's localization errors
+    eigencam score boxes.json --format coco --truth instances_val.json   # proposals; localization by the first box
+    eigencam score EdgeBoxes/mat --format mat --truth VOCdevkit --set 2007/Main/test --protocol hosang
+    eigencam score maps/ --format maps --truth VOCdevkit --set 2012/Segmentation/val
+
+Nothing here needs torch.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from tabulate import tabulate
+from tqdm import tqdm
+
+from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import Boxes
+from eigencam.datasets.ilsvrc import Ilsvrc
+from eigencam.datasets.ilsvrc_truth import read_truth
+from eigencam.datasets.voc import Task, Voc
+from eigencam.evaluation import predictions
+from eigencam.evaluation.base import Evaluator, Metric, Row
+from eigencam.evaluation.localization import Localization, row_of_boxes
+from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
+from eigencam.evaluation.proposal_files import READERS, Order
+from eigencam.evaluation.proposals import Proposals
+from eigencam.evaluation.segmentation import Segmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The truth that predictions are scored against: `ids`, and the truth about picture `i`."""
+
+    name: str
+    ids: list[str]
+    truth: Callable[[int], Truth]
+    masks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What is printed: metrics, number of pictures, and what was done, in words and numbers."""
+
+    metrics: list[Metric]
+    n: int
+    protocol: dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eigencam score`."""
+    add = parser.add_argument
+    add("predictions", type=Path, metavar="FILE_OR_FOLDER", help="boxes or maps to score; files may be gzipped")
+    add(
+        "--format",
+        required=True,
+        default=argparse.SUPPRESS,  # or --help would show a default of None
+        choices=tuple(_SCORERS),
+        help="devkit: line k for picture k, up to five times `label x1 y1 x2 y2`; coco: JSON list of results; "
+        "mat: folder of <image id>.mat as detection-proposals has it; txt: lines `image x1 y1 x2 y2 score`, or a "
+        "folder of <image id>.txt without the image; maps: folder of <image id>.npy or .png",
+    )
+    add(
+        "--truth",
+        type=Path,
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="ILSVRC or VOC folder, or a COCO instances JSON",
+    )
+    add(
+        "--set",
+        default="auto",
+        help="which pictures: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET as 2007/Main/test; auto: the only ones there",
+    )
+    add("--json", action="store_true", help="print JSON")
+    add(
+        "--labels", default="devkit", choices=("devkit", "sorted"), help="classes of a devkit file: ids 1-1000 or 0-999"
+    )
+    add("--rule", default="max", choices=get_args(Rule), help="what a map's thresholds are fractions of")
+    add("--threshold", type=float, default=0.15, help="where a map is cut for its box")
+    add("--mask-threshold", type=float, default=0.2, help="where a map is cut for segmentation")
+    add("--component", default="largest", choices=get_args(ComponentRule), help="part of the foreground that is boxed")
+    add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are to be proposed, too")
+    add(
+        "--protocol",
+        default="coco",
+        choices=tuple(_PROTOCOLS),
+        help="of proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, to "
+        "10,000 boxes and with difficult objects; self-taught localization's mean recall over classes",
+    )
+    add("--order", default="falling", choices=get_args(Order), help="which scores of a mat or txt file are good")
+    add(
+        "--origin",
+        type=int,
+        choices=(0, 1),
+        help="what a mat or txt file calls the first pixel; the default is 1 for mat, 0 for txt",
+    )
+    add("--allow-missing", action="store_true", help="leave out pictures whose files or maps are missing")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Score and print; returns 0. Raises ValueError or FileNotFoundError for wrong input."""
+    scored = _SCORERS[args.format](args)
+    print(as_json(scored) if args.json else as_text(scored))
+    return 0
+
+
+def _score_devkit(args: argparse.Namespace) -> Scored:
+    guesses = predictions.read_devkit(args.predictions)
+    truth = read_truth(args.truth)
+    metrics = predictions.devkit_metrics(args.predictions, guesses, truth, args.labels)
+    protocol = {
+        "pictures": f"{len(truth.ids)} of ILSVRC, none left out",
+        "hit": "right label and inclusive IoU >= 0.5 with any box of the picture; the best of the guesses counts",
+        "box_error": "the first box is wrong, its label ignored",
+        "labels": args.labels,
+    }
+    return Scored(metrics, len(truth.ids), protocol)
+
+
+def _score_coco(args: argparse.Namespace) -> Scored:
+    pictures = open_truth(args)
+    return _score_boxes(args, pictures, predictions.read_coco_boxes(args.predictions, pictures.ids))
+
+
+def _score_files(args: argparse.Namespace) -> Scored:
+    pictures = open_truth(args)
+    read, first = READERS[args.format]
+    origin = first if args.origin is None else args.origin
+    return _score_boxes(args, pictures, read(args.predictions, pictures.ids, args.order, origin))
+
+
+def _score_boxes(args: argparse.Namespace, pictures: Pictures, boxes: dict[str, Boxes]) -> Scored:
+    """Boxes by picture, best first, as proposals and, the first of them, as localization."""
+    proposals = _proposals(args)
+    rows: list[list[Row]] = [[], []]
+    for i, name in enumerate(pictures.ids):
+        truth, found = pictures.truth(i), boxes.get(name, np.zeros((0, 4)))
+        rows[0].append(_row(truth, row_of_boxes(found, truth)))
+        rows[1].append(_row(truth, proposals.row_of_boxes(found, truth)))
+    protocol = {
+        "pictures": f"{len(pictures.ids)} of {pictures.name}",
+        "without boxes": f"{len(pictures.ids) - len(boxes)}: their objects are missed",
+        "box_error": "the box of the highest score, with any object sought",
+    }
+    return _scored([Localization(), proposals], rows, protocol)
+
+
+def _score_maps(args: argparse.Namespace) -> Scored:
+    evaluators: list[Evaluator] = [
+        Localization(args.rule, args.threshold, args.component),
+        _proposals(args),
+    ]
+    found = predictions.find_maps(args.predictions)
+    pictures = open_truth(args)
+    if pictures.masks:
+        evaluators.insert(1, Segmentation(args.rule, args.mask_threshold))
+    missing = [name for name in pictures.ids if name not in found]
+    if missing and (len(missing) == len(pictures.ids) or not args.allow_missing):
+        raise FileNotFoundError(
+            f"{args.predictions}: {len(missing)} of {len(pictures.ids)} pictures of {pictures.name} have no map, e.g. "
+            f"{predictions.some(missing)}; there are {predictions.some(found)}; --allow-missing leaves pictures out"
+        )
+    extra = sorted(found.keys() - set(pictures.ids))
+    rows: list[list[Row]] = [[] for _ in evaluators]
+    for i, name in enumerate(tqdm(pictures.ids, unit="maps", disable=None)):
+        if name in found:
+            truth = pictures.truth(i)
+            score_map = ScoreMap(predictions.read_map(found[name]), truth.size)
+            for evaluator, own in zip(evaluators, rows, strict=True):
+                own.append(_row(truth, evaluator.row(score_map, truth)))
+    protocol = {
+        "pictures": f"{len(rows[0])} of the {len(pictures.ids)} of {pictures.name}",
+        "without map": f"{len(missing)}, left out: {predictions.some(missing)}" if missing else "0",
+        "maps of no picture": f"{len(extra)}, not used: {predictions.some(extra)}" if extra else "0",
+        "box_error": "any object sought; the gt-known error if the maps are for the true class",
+    }
+    return _scored(evaluators, rows, protocol)
+
+
+def _proposals(args: argparse.Namespace) -> Proposals:
+    """The evaluator of `configs/evaluator` that `--protocol` names; `--difficult` and a map's rule on top."""
+    name = _PROTOCOLS[args.protocol]
+    text = (files("eigencam.configs") / "evaluator" / f"{name}.yaml").read_text()
+    node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))[name]
+    chosen = {key: value for key, value in node.items() if key != "_target_"}
+    return replace(Proposals(**chosen), rule=args.rule, difficult=args.difficult or chosen["difficult"])
+
+
+def open_truth(args: argparse.Namespace) -> Pictures:
+    """The pictures that `--truth` and `--set` name.
+
+    Raises:
+        FileNotFoundError: nothing of the kind is there.
+        ValueError: several sets are there and none is chosen, or `--set` is not understood.
+    """
+    root: Path = args.truth
+    if root.is_file() and root.name.endswith((".json", ".json.gz")):
+        truths = predictions.read_coco_truth(root)
+        return Pictures(root.name, [truth.image_id for truth in truths], truths.__getitem__)
+    chosen: str = args.set
+    if chosen == "auto":
+        sets = voc_sets(root)
+        if len(sets) > 1:
+            raise ValueError(f"{root} has several of VOC's sets: choose one, --set {' or --set '.join(sets)}")
+        chosen = sets[0] if sets else "ilsvrc"
+    if chosen == "ilsvrc":
+        data = Ilsvrc(root, images=False)
+        # Boxes need no picture; a map has to know its picture's size, which not every form of the truth tells.
+        if args.format == "maps" and (data.annotation.sizes == 0).any():
+            data = Ilsvrc(root, allow_missing=args.allow_missing)
+        return Pictures("ilsvrc", data.ids, data.truth)
+    year, _, rest = chosen.partition("/")
+    task, _, image_set = rest.partition("/")
+    if not (year.isdigit() and task and image_set):
+        raise ValueError(f"--set {chosen}: allowed are auto, ilsvrc, and YEAR/TASK/IMAGE_SET as 2007/Main/test")
+    data = Voc(root, int(year), image_set, cast(Task, task), allow_missing=args.allow_missing)
+    return Pictures(chosen, data.ids, data.truth, masks=task == "Segmentation")
+
+
+def voc_sets(root: Path) -> list[str]:
+    """VOC's usual sets that are in `root`: `YEAR/TASK/IMAGE_SET`."""
+    return [
+        f"{year}/{task}/{image_set}"
+        for year, image_set in ((2007, "test"), (2007, "val"), (2012, "val"))
+        for task in get_args(Task)
+        for folder in (root / f"VOCdevkit/VOC{year}", root / f"VOC{year}", root)
+        if folder.name == f"VOC{year}" and (folder / "ImageSets" / task / f"{image_set}.txt").is_file()
+    ]
+
+
+def as_json(scored: Scored) -> str:
+    """Metrics by name in percent with two decimals (null: not defined), n and the protocol."""
+    metrics = scored.metrics
+    return json.dumps(
+        {
+            "metrics": {m.name: _rounded(m.value) for m in metrics},
+            "interval95": {m.name: [_rounded(m.low), _rounded(m.high)] for m in metrics},
+            "n": scored.n,
+            "denominators": {m.name: m.n for m in metrics},
+            "thresholds": {m.name: m.threshold for m in metrics if m.threshold},
+            "notes": {m.name: m.note for m in metrics if m.note},
+            "protocol": scored.protocol,
+        },
+        indent=2,
+    )
+
+
+def as_text(scored: Scored) -> str:
+    """A table with 95 % intervals, then the protocol."""
+    columns = {
+        "metric": [m.name for m in scored.metrics],
+        "%": [f"{m.value:.2f}" for m in scored.metrics],
+        "95 % interval": [f"{m.low:.2f} .. {m.high:.2f}" for m in scored.metrics],
+        "n": [m.n for m in scored.metrics],
+        "threshold": [m.threshold for m in scored.metrics],
+        "note": [m.note for m in scored.metrics],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    align = ["right" if name in ("%", "n") else "left" for name in columns]
+    return "\n".join([tabulate(columns, "keys", disable_numparse=True, colalign=align), "", *_lines(scored.protocol)])
+
+
+def _lines(protocol: dict[str, Any], indent: str = "") -> list[str]:
+    lines: list[str] = []
+    for name, value in protocol.items():
+        nested = isinstance(value, dict)
+        lines.append(f"{indent}{name}:" if nested else f"{indent}{name}: {value}")
+        lines += _lines(value, indent + "  ") if nested else []
+    return lines
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 2)
+
+
+def _row(truth: Truth, row: Row) -> Row:
+    """The evaluator's row with the run loop's columns; which class a foreign map is for is not known."""
+    return {"image": truth.image_id, "label": truth.label, **row}
+
+
+def _scored(evaluators: list[Evaluator], rows: list[list[Row]], protocol: dict[str, Any]) -> Scored:
+    metrics: list[Metric] = []
+    for evaluator, own in zip(evaluators, rows, strict=True):
+        # Errors that need a classifier are not defined here, and not shown.
+        metrics += [m for m in evaluator.summary(pd.DataFrame(own)) if not m.note.startswith("not defined")]
+    words = [dict(evaluator.protocol()) for evaluator in evaluators]
+    return Scored(metrics, len(rows[0]), {**protocol, **{str(own.pop("evaluator")): own for own in words}})
+
+
+_PROTOCOLS = {"coco": "proposals", "hosang": "proposals_hosang", "stl": "proposals_stl"}
+_SCORERS: dict[str, Callable[[argparse.Namespace], Scored]] = {
+    "devkit": _score_devkit,
+    "coco": _score_coco,
+    "mat": _score_files,
+    "txt": _score_files,
+    "maps": _score_maps,
+}

@@ -1,0 +1,176 @@
+"""`eigencam status`: what is done, running, partly done, failed, left out or missing, and the time left.
+
+Without settings it lists the results that are in a folder. With those of a run, as `experiment=demo`, it lists the
+results that the run would give: what is not there is `missing`; a job whose config has faults is `refused`, and why.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from eigencam.commands.table import default_results
+from eigencam.evaluation.escaping import one_line
+from eigencam.store.reader import Stored, as_lines, read, read_all
+
+STATES = ("done", "running", "partial", "failed", "damaged", "old", "left out", "missing", "refused")
+
+BAD = ("failed", "damaged", "refused")
+"""States that need a person."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam status`."""
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="of a run: experiment=demo model=vgg16,resnet50"
+    )
+    parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    parser.add_argument("--all", action="store_true", help="a line for each result, not for each dataset and network")
+    parser.add_argument("--json", action="store_true", help="a JSON list with a line for each result")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the state of every result; returns 1 if any has failed, is damaged or was refused."""
+    frame = planned(args.settings, args.results) if args.settings else states(args.results)
+    if args.json:
+        print(json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
+    elif args.all:
+        shown = frame.assign(left=frame.pop("left_s").map(duration)).fillna("")
+        shown = shown.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+        print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1, 2, 3]))
+    else:
+        _print_counts(frame)
+        print(f"{len(frame)} results in {args.results}; --all lists them")
+    return int(frame["state"].isin(BAD).any())
+
+
+def states(root: Path) -> pd.DataFrame:
+    """One line for each result folder: dataset, network, method, evaluator, state, rows, pictures, left_s, error.
+
+    `left_s`: seconds until a running result is done, by the rows that its last parts took; NaN where that is not known.
+
+    Raises:
+        FileNotFoundError: there is no result folder.
+    """
+    lines = [_state(stored) for stored in read_all(root)] if Path(root).is_dir() else []
+    if not lines:
+        raise FileNotFoundError(f"{root}: no results there; `eigencam run` makes them")
+    return pd.DataFrame(lines)
+
+
+def planned(settings: list[str], root: Path) -> pd.DataFrame:
+    """As `states`, for the results of a run's settings.
+
+    Args:
+        settings: as on the command line of `eigencam run`; a sweep's, too.
+        root: folder of results.
+
+    Returns:
+        With `left_s` of what is missing from the time that results of the folder took, of the same network where there
+        are any.
+    """
+    from eigencam.running.prepare import prepare
+    from eigencam.running.sweep import jobs
+
+    lines: list[dict[str, Any]] = []
+    for chosen, config in jobs([*settings, f"paths.results={root}"]):
+        try:
+            job = prepare(config)
+        except (ValueError, FileNotFoundError) as error:
+            text = str(error).splitlines()[0]
+            lines.append({**_line(config.model.get("name", "?"), "?", "?", chosen), "state": "refused", "error": text})
+            continue
+        for (method, evaluator), result in job.results.items():
+            line = _line(job.network.name, method, evaluator, job.dataset.name)
+            there = read(result.folder)
+            missing = {**line, "state": "missing", "rows": 0, "pictures": len(job.dataset.ids), "error": ""}
+            if method in job.unsupported and there is None:
+                missing |= {"state": "left out", "error": job.unsupported[method]}
+            lines.append(_state(there) if there else missing)
+    frame = pd.DataFrame(lines)
+    return _estimated(frame, root)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes; "" for NaN.
+
+    >>> duration(3700.0), duration(42.0)
+    ('1 h 2 min', '42 s')
+    """
+    if seconds != seconds:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _print_counts(frame: pd.DataFrame) -> None:
+    """How many results of each (dataset, network) are in each state, what failed and why, and the time left."""
+    counts = frame.pivot_table(
+        index=["dataset", "network"], columns="state", values="error", aggfunc="size", fill_value=0
+    )
+    counts = counts.reindex(columns=[state for state in STATES if state in counts])
+    shown = counts.reset_index().map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
+    print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1]))
+    for line in frame[frame["state"].isin([*BAD, "old"])].itertuples():
+        print(one_line(f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}"))
+    # The results of one network on one dataset are made together, so the longest counts; jobs come one after another.
+    left = frame.groupby(["dataset", "network"])["left_s"].max().sum(min_count=1)
+    if left == left:
+        print(f"time left, one job after another: {duration(left)}")
+
+
+def _line(network: str, method: str, evaluator: str, dataset: str) -> dict[str, Any]:
+    return {"dataset": dataset, "network": network, "method": method, "evaluator": evaluator}
+
+
+def _state(stored: Stored) -> dict[str, Any]:
+    dataset, network, method, evaluator = stored.names
+    line = {**_line(network, method, evaluator, dataset), "state": stored.state, "rows": 0, "pictures": None}
+    line |= {"left_s": float("nan"), "error": ""}
+    if stored.summary is not None:
+        return {**line, "rows": stored.summary.n, "error": stored.summary.unsupported}
+    if stored.state != "partial":
+        return {**line, "error": "; ".join(as_lines([stored]))}
+    parts = stored.parts()
+    line |= {"rows": sum(rows for _, rows in parts), "pictures": stored.identity["dataset"].get("n")}
+    if stored.running:
+        return {**line, "state": "running", "left_s": _left(stored, line)}
+    if errors := stored.errors():
+        return {**line, "state": "failed", "error": errors[0]}
+    return line
+
+
+def _left(stored: Stored, line: Mapping[str, Any]) -> float:
+    """Seconds until a running result is done, from the rows since its run began; NaN where that is not known."""
+    started = datetime.fromisoformat(stored.updated).timestamp() if stored.updated else time.time()
+    span = time.time() - started
+    before = max((run.rows_before for run in stored.runs if run.started == stored.updated), default=0)
+    rate = (line["rows"] - before) / span if span > 0 else 0.0
+    return max(0.0, (line["pictures"] - line["rows"]) / rate) if rate and line["pictures"] else float("nan")
+
+
+def _paces(root: Path) -> Iterator[tuple[str, float]]:
+    """(network, seconds per image) of the runs that results below `root` note."""
+    for stored in read_all(root) if root.is_dir() else ():
+        for run in stored.runs:
+            if run.images:
+                yield stored.names[1], run.seconds / run.images
+
+
+def _estimated(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """With `left_s` of what has not begun, or has stopped."""
+    paces = pd.DataFrame(_paces(root), columns=["network", "pace"])
+    of_network = frame["network"].map(paces.groupby("network")["pace"].median()).fillna(paces["pace"].median())
+    waits = frame["state"].isin(["missing", "partial", "failed"])
+    columns = {"rows": 0, "pictures": float("nan"), "left_s": float("nan"), "error": ""}
+    frame = frame.reindex(columns=[*frame.columns, *(name for name in columns if name not in frame)]).fillna(columns)
+    left = (frame["pictures"].astype(float) - frame["rows"]) * of_network.astype(float)
+    return frame.assign(left_s=frame["left_s"].astype(float).where(~waits, left))

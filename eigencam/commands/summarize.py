@@ -1,0 +1,60 @@
+"""`eigencam summarize`: make summaries again from stored rows, without data, network or torch.
+
+A summary has a version of its own. Where this program sums rows up otherwise than the one that made a result (a better
+interval, another note), the result's metrics are made again; its rows, and so its identity, stay as they are.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from eigencam.commands.table import add_trust, default_results, trust_of
+from eigencam.store.reader import Stored, read_all
+from eigencam.store.records import publish, summed_up
+from eigencam.store.trust import Trust, UntrustedError
+from eigencam.versions import summary_versions_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam summarize`."""
+    parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    parser.add_argument("--all", action="store_true", help="also results whose summary is of this version")
+    add_trust(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Sum up again what is of another version; returns 1 where a result could not be."""
+    trust, made, failed = trust_of(args), 0, 0
+    for stored in read_all(args.results, hashed=True):
+        if stored.state == "done":
+            try:
+                made += again(stored, trust, always=args.all)
+                continue
+            except UntrustedError as error:
+                print(f"{stored.folder.name}: {error}")
+        elif stored.state == "damaged":
+            print("\n".join(stored.faults))
+        else:
+            continue
+        failed += 1
+    print(f"{made} results summed up again in {args.results}")
+    return int(failed > 0)
+
+
+def again(stored: Stored, trust: Trust, *, always: bool = False) -> bool:
+    """Make one result's summary again; whether it was needed.
+
+    Args:
+        stored: a complete result, whose rows have been compared with their checksum.
+        trust: what may be built.
+        always: whether a summary of this version is made again, too.
+
+    Raises:
+        UntrustedError: the evaluator is not trusted, or made the rows in another version.
+    """
+    evaluator, summary = stored.evaluator(trust), stored.summary
+    if summary is None or (not always and summary.summary_versions == summary_versions_of(type(evaluator))):
+        return False
+    told, _ = summed_up(evaluator, stored.rows())
+    publish(stored.folder, replace(summary, **told))
+    return True

@@ -1,0 +1,1 @@
+"""What is trained or fitted, on the same loading and records as runs."""

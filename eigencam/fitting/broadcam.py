@@ -1,0 +1,91 @@
+"""`eigencam fit fit=broadcam`: regress BroadCAM's weights; see `eigencam.methods.broadcam`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eigencam.datasets.base import Dataset
+from eigencam.fitting.job import Job
+from eigencam.fitting.pictures import multi_hot
+from eigencam.methods.broadcam import KIND, broad_weights
+from eigencam.methods.randomness import uniform
+from eigencam.networks.network import Network
+
+
+@dataclass(frozen=True, slots=True)
+class BroadCAMFit:
+    """Regresses BroadCAM's weights in one pass over the pictures; see `eigencam.methods.broadcam`.
+
+    Attributes:
+        file: where the weights go.
+        layers: whose activations are read; none: the network's target layer.
+        share: of the pictures that is used.
+        alpha: penalty of the ridge regressions.
+        step: channels of an enhancement node.
+        batch_size: pictures at once.
+        seed: of the choice of the pictures.
+    """
+
+    file: str
+    layers: Sequence[str] = ()
+    share: float = 1.0
+    alpha: float = 50.0
+    step: int = 256
+    batch_size: int = 64
+    seed: int = 0
+
+    version = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"fit.share={self.share}; allowed: above 0, up to 1")
+        if not self.alpha > 0:
+            raise ValueError(f"fit.alpha={self.alpha}; allowed: above 0")
+        for name in ("step", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+
+    @property
+    def kind(self) -> str:
+        """`broadcam`."""
+        return KIND
+
+    def layers_of(self, network: Network) -> list[str]:
+        """All layers, in order."""
+        return list(self.layers) or [network.layer]
+
+    def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
+        """Labels that are not the network's classes."""
+        if network.classes != dataset.class_space:
+            yield (
+                f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
+                f"({network.classes}), so its maps could be asked for none of them"
+            )
+
+    def chosen(self, dataset: Dataset) -> list[int]:
+        """Positions of the pictures that are used, in order; those of a smaller share are among them."""
+        n = len(dataset.ids)
+        order = uniform(torch.arange(n), (1,), self.seed)[:, 0].argsort(stable=True)
+        return sorted(order[: math.ceil(self.share * n)].tolist())
+
+    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Average the channels of every picture, then regress, in float64."""
+        layers, positions = self.layers_of(job.network), self.chosen(job.dataset)
+        grid = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
+        features, labels = [], []
+        with tqdm(total=len(positions), desc=f"{KIND} for {job.network.name}", unit="img") as bar:
+            for batch in job.batches(grid, job.network.preprocess):
+                forward = job.network.forward(batch.pictures, layers=layers)
+                means = [forward.activations(layer).relu().mean((2, 3)).double().cpu() for layer in layers]
+                features.append(torch.cat(means, 1))
+                labels += [multi_hot(truth, len(job.dataset.classes)) for truth in batch.truths]
+                bar.update(len(batch.index))
+        if not features:
+            raise ValueError("no picture could be decoded")
+        weight = broad_weights(torch.cat(features), torch.stack(labels), self.alpha, self.step)
+        return {"weight": weight.float()}, [{"pictures": len(labels), "channels": weight.shape[1]}]

@@ -1,0 +1,262 @@
+"""`eigencam fit fit=classifier`: a dataset's classes in the place of a network's own.
+
+Where it goes: `eigencam.networks.classifier`. `train=last`: the inputs of the last layer are computed once for all
+pictures, and the layer is fitted to its minimum by logistic regression (`eigencam.fitting.logistic`). `train=all`: from
+there, all weights go down the same loss by stochastic gradient descent; batch normalisation keeps its statistics and
+dropout is off.
+
+A picture is of every class that has an object in it; where all objects of a class are flagged difficult it counts for
+that class neither way, in loss and average precision. Where a dataset seeks objects of one class (ImageNet, CUB), the
+picture is of that class, and the loss is the cross-entropy of the softmax. Of the pictures, `held_out` are not fitted
+on: the log has the average precision on them. The ids of the others stand in the file, and in a .txt beside it.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm import tqdm
+
+from eigencam.datasets.base import Dataset
+from eigencam.evaluation.average_precision import average_precision
+from eigencam.fitting.job import Job
+from eigencam.fitting.logistic import loss, regress
+from eigencam.fitting.pictures import class_labels, seed_of
+from eigencam.fitting.sgd import Descent, descend
+from eigencam.methods.randomness import uniform
+from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
+from eigencam.networks.network import Network
+from eigencam.passes.forward import evaluating, logits_of
+from eigencam.running.loading import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierFit:
+    """Fits the last layer, or all, to a dataset's classes.
+
+    Attributes:
+        file: where the weights go; `{dataset}` is the dataset's name.
+        train: `last` layer, or `all` weights.
+        held_out: share of the pictures that is not fitted on.
+        l2: penalty of the last layer's weights, for standardised inputs.
+        batch_size: pictures at once.
+        epochs: of `all`.
+        lr: rate of `all`.
+        decay: factor of the rate, an epoch.
+        weight_decay: of `all`.
+        augment: random crops and mirrors in `all`.
+        seed: of the choice of the pictures, and of their order and augmentation.
+    """
+
+    file: str
+    train: Literal["last", "all"] = "last"
+    held_out: float = 0.2
+    l2: float = 1e-2
+    batch_size: int = 32
+    epochs: int = 5
+    lr: float = 1e-4
+    decay: float = 0.7
+    weight_decay: float = 5e-4
+    augment: bool = True
+    seed: int = 0
+
+    version = 1
+
+    def __post_init__(self) -> None:
+        if self.train not in ("last", "all"):
+            raise ValueError(f"fit.train={self.train}; allowed: last, all")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"fit.held_out={self.held_out}; allowed: 0 up to, not with, 1")
+        if not (self.l2 > 0 and self.lr > 0 and 0 < self.decay <= 1):
+            raise ValueError(f"fit.l2={self.l2}, lr={self.lr}, decay={self.decay}; allowed: above 0, decay up to 1")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+
+    @property
+    def kind(self) -> str:
+        """`classifier`."""
+        return KIND
+
+    def layers_of(self, network: Network) -> list[str]:
+        """The last layer."""
+        return [find_place(network.module, network.preprocess.shape).layer]
+
+    def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
+        """A network that has a head already; a dataset that does not tell the classes of its pictures."""
+        if network.head:
+            yield "fit: model.head is set; a classifier is fitted on the network itself (model.head=null)"
+        if len(dataset.classes) < 2:
+            yield f"fit: {dataset.name} has no classes to tell apart"
+        if getattr(dataset, "difficult", True) is False:
+            yield "dataset.difficult=false: pictures with difficult objects alone would count as without any"
+
+    def parts(self, n: int) -> tuple[list[int], list[int]]:
+        """Positions of the pictures that are fitted on, and of those that are not, both ascending."""
+        order = uniform(torch.arange(n), (1,), seed_of(self.seed, 0, "held out"))[:, 0].argsort(stable=True).tolist()
+        held = math.floor(self.held_out * n)
+        return sorted(order[held:]), sorted(order[:held])
+
+    def rate(self, epoch: int) -> float:
+        """The rate in an epoch of `all`, from 0."""
+        return self.lr * self.decay**epoch
+
+    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Fit, then rank the pictures held out."""
+        place = find_place(job.network.module, job.network.preprocess.shape)
+        fitted_on, held = self.parts(len(job.dataset.ids))
+        if self.train == "last":
+            tensors, log = self._last(job, place, fitted_on)
+            module = _headed(job, place, tensors)
+        else:
+            module, tensors, log = self._all(job, place, fitted_on)
+        if held:
+            log.append(_ranking(job, module, held, self.batch_size))
+        ids = job.dataset.ids
+        job.notes["head"] = {
+            "rectifier": place.rectifier,
+            "class_space": job.dataset.class_space,
+            "classes": list(job.dataset.classes),
+            "whole": self.train == "all",
+            "fitted_on": [ids[i] for i in fitted_on if i not in job.bad],
+            "held_out": [ids[i] for i in held if i not in job.bad],
+        }
+        return tensors, log
+
+    def _last(self, job: Job, place: Place, positions: Sequence[int]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """The last layer's weights, by their names in the network."""
+        seen: list[Tensor] = []
+
+        def keep(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.append(pooled(args[0]).double().cpu())
+
+        handle = job.network.module.get_submodule(place.layer).register_forward_pre_hook(keep)
+        try:
+            _, labels = _scores(job, job.network.module, positions, self.batch_size, "inputs of the last layer")
+        finally:
+            handle.remove()
+        device = job.network.device
+        found = regress(torch.cat(seen).to(device), labels.to(device), self.l2, _exclusive(job.dataset))
+        if lacking := [job.dataset.classes[k] for k in (~found.fitted).nonzero()[:, 0].tolist()]:
+            job.say(f"  not to be fitted, as all or none of the pictures have them: {', '.join(lacking)}")
+        entry = {"pictures": len(labels), "inputs": found.weight.shape[1], "loss": found.loss, "lacking": lacking}
+        entry |= {"gradient": found.gradient, "evaluations": found.evaluations}
+        job.say(f"  last layer: {len(labels)} pictures, {entry['inputs']} inputs, loss {found.loss:.4f}")
+        layer = job.network.module.get_submodule(place.layer)
+        weight = found.weight.float().cpu()
+        weight = weight[:, :, None, None] if isinstance(layer, nn.Conv2d) else weight
+        return {f"{place.layer}.weight": weight, f"{place.layer}.bias": found.bias.float().cpu()}, [entry]
+
+    def _all(
+        self, job: Job, place: Place, positions: Sequence[int]
+    ) -> tuple[nn.Module, dict[str, Tensor], list[dict[str, Any]]]:
+        """The network, all of its weights, and the log."""
+        layer: Any = job.network.module.get_submodule(place.layer)
+        k, log = len(job.dataset.classes), []
+        head = {f"{place.layer}.weight": torch.zeros(k, layer.weight.shape[1]), f"{place.layer}.bias": torch.zeros(k)}
+        if not job.checkpoint.is_file():  # which has all weights and the log
+            head, log = self._last(job, place, positions)
+        module = _headed(job, place, head)
+        tensors = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+        groups = [{"params": list(tensors.values()), "factor": 1}]
+        optimizer = torch.optim.SGD(groups, self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
+        state = Descent(tensors, optimizer, log=log)
+        descend(job, _Whole(self, module, _exclusive(job.dataset)), state, positions)
+        module.load_state_dict({name: tensor.detach() for name, tensor in tensors.items()}, strict=False)
+        return module, dict(module.state_dict()), state.log
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What `descend` trains: all weights of a network with its new head."""
+
+    options: ClassifierFit
+    module: nn.Module
+    exclusive: bool
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
+    @property
+    def batch_size(self) -> int:
+        return self.options.batch_size
+
+    @property
+    def augment(self) -> bool:
+        return self.options.augment
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    def rate(self, epoch: int) -> float:
+        return self.options.rate(epoch)
+
+    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss with the weights as they are in `state`."""
+        images = job.network.preprocess.normalize(pictures.to(job.network.device), job.network.dtype)
+        logits = logits_of(functional_call(self.module, state.tensors, (images,)))
+        labels = torch.stack([class_labels(truth, logits.shape[1]) for truth in batch.truths])
+        return {"ce": loss(logits, labels.to(logits.device), self.exclusive)}
+
+
+def _exclusive(dataset: Dataset) -> bool:
+    """Whether a picture is of one class."""
+    return dataset.truth(0).foreground == "label"
+
+
+def _headed(job: Job, place: Place, tensors: dict[str, Tensor]) -> nn.Module:
+    """A copy of the network with a head, in eval mode and frozen."""
+    module = copy.deepcopy(job.network.module)
+    put(module, place, tensors[f"{place.layer}.weight"].flatten(1), tensors[f"{place.layer}.bias"])
+    return module.eval().requires_grad_(False)
+
+
+def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, title: str) -> tuple[Tensor, Tensor]:
+    """Logits and labels, (n, K) both, of those pictures that can be decoded."""
+    grid = [positions[start : start + size] for start in range(0, len(positions), size)]
+    scores, labels = [], []
+    with tqdm(total=len(positions), desc=f"{job.network.name}, {title}", unit="img") as bar, evaluating(module):
+        for batch in job.batches(grid, job.network.preprocess):
+            images = job.network.preprocess.normalize(batch.pictures.to(job.network.device), job.network.dtype)
+            with torch.no_grad():
+                scores.append(logits_of(module(images)).float().cpu())
+            labels += [class_labels(truth, len(job.dataset.classes)) for truth in batch.truths]
+            bar.update(len(batch.index))
+    if _exclusive(job.dataset) and (lacking := [i for i, y in enumerate(labels) if not y.any()]):
+        raise ValueError(f"{len(lacking)} pictures of {job.dataset.name} are of no class; leave them out")
+    if not labels:
+        raise ValueError(f"none of {len(positions)} pictures of {job.dataset.name} could be decoded")
+    return torch.cat(scores), torch.stack(labels)
+
+
+def _ranking(job: Job, module: nn.Module, positions: Sequence[int], size: int) -> dict[str, Any]:
+    """Average precision on the pictures held out: told, and as an entry of the log (fractions of 1)."""
+    scores, labels = _scores(job, module, positions, size, "pictures held out")
+    exclusive = _exclusive(job.dataset)
+    ranks = scores.double().log_softmax(1) if exclusive else scores.double()
+    each = [average_precision(s.numpy(), y.numpy()) for s, y in zip(ranks.T, labels.T, strict=True)]
+    positives = (labels > 0).sum(0).tolist()
+    there = np.array([ap for ap, n in zip(each, positives, strict=True) if n])
+    entry: dict[str, Any] = {"held_out": len(labels), "classes": len(there)}
+    if len(there):
+        entry |= {"mAP": float(there[:, 0].mean()), "mAP_11": float(there[:, 1].mean())}
+    rows = zip(job.dataset.classes, positives, each, strict=True)
+    entry["AP"] = {name: {"n": n, "all_points": ap[0], "11_points": ap[1]} for name, n, ap in rows if n}
+    lines = [[name, ap["n"], ap["all_points"], ap["11_points"]] for name, ap in entry["AP"].items()]
+    lines.append([f"mean of {len(there)}", len(labels), entry.get("mAP"), entry.get("mAP_11")])
+    shown = [[name, n, *(f"{100 * value:.1f}" for value in values if value is not None)] for name, n, *values in lines]
+    table = tabulate(shown, ["class", "pictures", "AP %, all points", "11 points"], disable_numparse=True)
+    job.say(f"  average precision on the {len(labels)} pictures held out\n{table}")
+    if exclusive:
+        entry["accuracy"] = float((scores.argmax(1) == labels.argmax(1)).double().mean())
+        job.say(f"  first class right: {100 * entry['accuracy']:.1f} % of {len(labels)}")
+    return entry

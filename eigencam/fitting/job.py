@@ -1,0 +1,228 @@
+"""`eigencam fit`: train what learns from pictures (L-CAM, BroadCAM, a classifier), for a network.
+
+    config ──► all faults at once ──► pictures ──► fitter ──► <results>/fitted/METHOD-NETWORK.safetensors
+
+A fitter is an object of the config's group `fit` with the members of `Fitter`. The result is a function of the config:
+the order of the pictures and their augmentation depend on (seed, epoch, position in the dataset) alone, so no state of
+a random generator has to be kept. Training goes on from the last checkpoint, which lies beside the file.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from omegaconf import MISSING, DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from eigencam import locks
+from eigencam.datasets.base import BadImageError, Dataset
+from eigencam.files import write_text
+from eigencam.networks import fitted
+from eigencam.networks.network import Network, Preprocess, check_layer, load_network
+from eigencam.running.loading import Batch, Pictures, collate, die_with_parent
+from eigencam.running.prepare import attempt, build_node, chosen_device, machine_faults, model_faults, stop, typed
+from eigencam.store.canonical import checksum, plain
+from eigencam.store.environment import keep_freed_memory
+from eigencam.store.identity import describe, describe_dataset
+
+
+@dataclass
+class FitConfig:
+    """The keys of a fit's config; see `configs/fit.yaml`."""
+
+    paths: Any = MISSING
+    model: Any = MISSING
+    dataset: Any = MISSING
+    fit: Any = MISSING
+    device: str = "auto"
+    workers: Any = "auto"
+
+
+@dataclass(slots=True)
+class Job:
+    """A checked fit.
+
+    Attributes:
+        network: whose activations are read.
+        dataset: the pictures to learn from.
+        fitter: what learns.
+        about: goes into the file; its checksum tells fits apart.
+        workers: processes that decode pictures.
+        say: gets the few lines meant for a person.
+        bad: by position, pictures that could not be decoded.
+        notes: what the fitter adds to `about` once it is done.
+    """
+
+    network: Network
+    dataset: Dataset
+    fitter: "Fitter"
+    about: dict[str, Any]
+    workers: Any
+    say: Callable[[str], None]
+    bad: dict[int, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Where the weights go."""
+        return Path(self.fitter.file.replace("{dataset}", self.dataset.name))
+
+    @property
+    def key(self) -> str:
+        """Of what changes the weights."""
+        return checksum(self.about)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Beside the file."""
+        return self.file.with_name(f"{self.file.stem}-{self.key}.checkpoint")
+
+    def batches(self, positions: Iterable[Sequence[int]], preprocess: Preprocess) -> Iterator[Batch]:
+        """Decoded pictures, batch by batch; those that cannot be decoded are left out and noted.
+
+        Raises:
+            Exception: whatever else a dataset raises for a picture.
+        """
+        chosen = [list(batch) for batch in positions]
+        workers = self.workers
+        if workers == "auto":
+            workers = min(8, os.cpu_count() or 1) if len(chosen) > 4 else 0
+        loader = DataLoader(
+            Pictures(self.dataset, preprocess),
+            batch_sampler=chosen,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self.network.device.type == "cuda",
+            worker_init_fn=die_with_parent,
+            generator=torch.Generator().manual_seed(0),  # else it draws from the process's own
+        )
+        for batch in loader:
+            for i, error in batch.bad.items():
+                if not isinstance(error, BadImageError):
+                    raise error
+                self.bad[i] = str(error)
+            if batch.index:
+                yield batch
+
+
+class Fitter(Protocol):
+    """What learns. `file` is where the weights go; `{dataset}` in it is the dataset's name."""
+
+    file: str
+
+    @property
+    def kind(self) -> str:
+        """Name of the method that reads the file."""
+        ...
+
+    def layers_of(self, network: Network) -> list[str]:
+        """The layers whose activations are read."""
+        ...
+
+    def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
+        """Why it cannot learn from the two."""
+        ...
+
+    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """The weights and the log."""
+        ...
+
+
+def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
+    """Check, train what is not there yet, and write the weights.
+
+    Args:
+        composed: a config of the form of `configs/fit.yaml`.
+        say: gets the few lines meant for a person.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: the config's faults, one a line, before anything is computed.
+    """
+    keep_freed_memory()
+    job = prepare(composed, say)
+    file = job.file
+    title = f"{job.fitter.kind} for {job.network.name} on {len(job.dataset.ids)} pictures of {job.dataset.name}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = locks.take(file.with_name(f".{file.name}.lock"))
+    except locks.HeldError:
+        raise ValueError(f"{file}: another process is fitting it") from None
+    with lock:
+        if _fitted_already(job, file):
+            say(f"{title}: nothing to do, {file} is there")
+            return file
+        tensors, log = job.fitter.fit(job)
+        if bad := [job.bad[i] for i in sorted(job.bad)]:
+            say("\n".join(["  left out:", *bad]))
+        fitted.write(file, tensors, job.about | job.notes | {"log": log, "bad_images": len(bad)})
+        if ids := job.notes.get("head", {}).get("fitted_on"):
+            write_text(file.with_suffix(".txt"), "\n".join([*ids, ""]))
+        job.checkpoint.unlink(missing_ok=True)
+    say(f"{title}: {file}")
+    return file
+
+
+def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
+    """Check a composed config and build what it names.
+
+    Raises:
+        ValueError: with one line for each fault found.
+    """
+    faults: list[str] = []
+    config = typed(composed, FitConfig, faults)
+    stop(faults)
+    assert config  # a config without faults
+    faults += machine_faults(config.device, config.workers)
+    dataset = attempt("dataset", faults, build_node, "dataset", config.dataset)
+    if dataset and "test" in (identity := dataset.identity()).values():
+        part = next(key for key, value in identity.items() if value == "test")
+        others = f"dataset=scenes_train, dataset.{part}=train"
+        faults.append(f"dataset.{part}=test: these pictures are for evaluation; fit on others ({others})")
+    fitter = attempt("fit", faults, build_node, "fit", config.fit)
+    faults += model_faults(config.model)
+    stop(faults)
+    device = chosen_device(config.device)
+    network = attempt("model", faults, load_network, config.model, device=device)
+    stop(faults)
+    faults += _network_faults(fitter, network)
+    stop(faults)
+    faults += fitter.faults(network, dataset)
+    stop(faults)
+    options = describe({key: value for key, value in config.fit.items() if key != "file"})
+    about = {
+        "kind": fitter.kind,
+        "network": network.identity,
+        "layers": fitter.layers_of(network),
+        "dataset": describe_dataset(config.dataset, dataset),
+        "fit": options,
+    }
+    return Job(network, dataset, fitter, plain(about), config.workers, say)
+
+
+def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:
+    if network.classes is None:
+        yield f"fit: what is fitted is for classes, and {network.name} has no classifier"
+        return
+    try:
+        for layer in fitter.layers_of(network):
+            check_layer(network.module, layer, f"fit: model {network.name}")
+    except ValueError as error:
+        yield str(error)
+
+
+def _fitted_already(job: Job, file: Path) -> bool:
+    """Whether the file is there and of the same config."""
+    if not file.is_file():
+        return False
+    try:
+        about = fitted.read(file).about
+    except ValueError:
+        return False
+    return checksum({name: about.get(name) for name in job.about}) == job.key

@@ -1,0 +1,72 @@
+"""Order, augmentation and labels of the pictures that a fitter learns from.
+
+All are functions of (seed, epoch, position in the dataset), so that no state of a random generator has to be kept.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eigencam.datasets.base import Truth
+from eigencam.methods.randomness import uniform
+from eigencam.networks.network import Preprocess
+from eigencam.store.canonical import checksum
+
+MARGIN = 8 / 7
+"""Side of the picture that is decoded over the side of a random crop: 256 over 224."""
+
+
+def seed_of(seed: int, epoch: int, use: str) -> int:
+    """The seed of one use of randomness in one epoch."""
+    return int(checksum({"seed": seed, "epoch": epoch, "use": use}), 16)
+
+
+def shuffled(n: int, seed: int, epoch: int) -> Tensor:
+    """(n,) int64: the positions in the order of one epoch."""
+    return uniform(torch.arange(n), (1,), seed_of(seed, epoch, "order"))[:, 0].argsort(stable=True)
+
+
+def widened(preprocess: Preprocess) -> Preprocess:
+    """Preprocessing to the larger square that random crops of the input's size are taken from.
+
+    With `crop` it is the centred square of the short side, otherwise the whole picture, squashed to 8/7 of the size.
+    """
+    crop = preprocess.resize == "crop"
+    return replace(preprocess, size=preprocess.short_side if crop else round(preprocess.size * MARGIN))
+
+
+def augmented(pictures: Tensor, index: Tensor, size: int, seed: int) -> Tensor:
+    """Random crops, half of them mirrored: (N, 3, size, size) of (N, 3, S, S), a function of `index` and `seed`."""
+    u = uniform(index, (3,), seed)
+    start = (u[:, :2] * (pictures.shape[2] - size + 1)).long()
+    along = torch.arange(size).expand(len(pictures), size)
+    rows = start[:, 0, None] + along
+    columns = start[:, 1, None] + torch.where(u[:, 2, None] < 0.5, along.flip(1), along)
+    picture = torch.arange(len(pictures))[:, None, None]
+    return pictures[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def multi_hot(truth: Truth, classes: int) -> Tensor:
+    """(classes,) float64: 1 for the picture's classes; the one it is labelled with, or all where any is sought."""
+    present = np.unique(truth.box_labels) if truth.foreground == "any" else np.array([truth.label])
+    labels = torch.zeros(classes, dtype=torch.float64)
+    labels[torch.from_numpy(present[present >= 0])] = 1
+    return labels
+
+
+def class_labels(truth: Truth, classes: int) -> Tensor:
+    """(classes,) int64: 1 for the picture's classes, -1 for those of which all objects are difficult, 0 for the others.
+
+    The classes are as in `multi_hot`; where a picture has no boxes, those of its mask.
+    """
+    labels = torch.zeros(classes, dtype=torch.int64)
+    if truth.foreground == "label":
+        labels[[truth.label] if truth.label >= 0 else []] = 1
+    elif len(truth.box_labels):
+        labels[torch.from_numpy(truth.box_labels[truth.difficult])] = -1
+        labels[torch.from_numpy(truth.box_labels[~truth.difficult])] = 1
+    else:
+        labels[truth.objects()] = 1
+    return labels

@@ -1,0 +1,154 @@
+"""Stochastic gradient descent over the pictures of a fit, with checkpoints that it goes on from.
+
+Order and augmentation are functions of (seed, epoch, position), so a training that was stopped ends in the weights of
+one that was not. The network stays in evaluation mode: batch normalisation keeps its statistics, dropout is off.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eigencam.files import replacing
+from eigencam.fitting.job import Job
+from eigencam.fitting.pictures import augmented, seed_of, shuffled, widened
+from eigencam.passes.forward import evaluating
+from eigencam.running.run import Batch
+
+SAVE_S = 300.0
+"""Seconds between two checkpoints within an epoch."""
+
+
+@dataclass(slots=True)
+class Descent:
+    """What a checkpoint keeps.
+
+    Attributes:
+        tensors: what is learned, by name; leaves of the graph.
+        optimizer: its groups have a `factor` each, of the rate.
+        step: steps done.
+        sums: of the loss's terms in the epoch under way.
+        pictures: that `sums` is over.
+        log: of the epochs done.
+    """
+
+    tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    pictures: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(path, "cpu", weights_only=True)
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(state["tensors"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.sums, self.pictures, self.log = (state[k] for k in ("step", "sums", "pictures", "log"))
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint as a whole."""
+        state: dict[str, Any] = {"tensors": {name: tensor.detach() for name, tensor in self.tensors.items()}}
+        state["optimizer"] = self.optimizer.state_dict()
+        state |= {k: getattr(self, k) for k in ("step", "sums", "pictures", "log")}
+        with replacing(path) as beside:
+            torch.save(state, beside)
+
+    def note(self, terms: dict[str, float], pictures: int) -> None:
+        """Add a step's terms to the epoch's."""
+        self.pictures += pictures
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * pictures
+
+    def close(self, epoch: int) -> str:
+        """Put the epoch's means into the log; returns them as a line."""
+        means = {name: total / self.pictures for name, total in self.sums.items()}
+        self.log.append({"epoch": epoch + 1, "pictures": self.pictures, **means})
+        self.sums, self.pictures = {}, 0
+        return ", ".join([f"epoch {epoch + 1}", *(f"{name} {value:.4f}" for name, value in means.items())])
+
+
+class Learner(Protocol):
+    """What is trained: its schedule and its loss."""
+
+    @property
+    def epochs(self) -> int: ...  # noqa: D102
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+
+    @property
+    def augment(self) -> bool: ...  # noqa: D102
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+    def rate(self, epoch: int) -> float:
+        """The rate in an epoch, from 0."""
+        ...
+
+    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss's terms, which are summed, of one batch of (N, 3, H, W) uint8 pictures."""
+        ...
+
+
+def descend(job: Job, learner: Learner, state: Descent, positions: Sequence[int] | None = None) -> None:
+    """Train from the last checkpoint on, or from `state`, to the last epoch.
+
+    Args:
+        job: the fit.
+        learner: what is trained.
+        state: as before the first step; is changed.
+        positions: of the pictures in the dataset; all when None.
+    """
+    chosen = torch.tensor(range(len(job.dataset.ids)) if positions is None else positions)
+    steps = math.ceil(len(chosen) / learner.batch_size)
+    if job.checkpoint.is_file():
+        state.load(job.checkpoint)
+        job.say(f"  going on from epoch {state.step // steps + 1}, step {state.step % steps + 1} of {steps}")
+    preprocess = widened(job.network.preprocess) if learner.augment else job.network.preprocess
+    saved = time.monotonic()
+    for epoch in range(state.step // steps, learner.epochs):
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["factor"] * learner.rate(epoch)
+        order = chosen[shuffled(len(chosen), learner.seed, epoch)]
+        left = order.split(learner.batch_size)[state.step % steps :]
+        with tqdm(total=steps, initial=steps - len(left), desc=f"epoch {epoch + 1}/{learner.epochs}") as bar:
+            for batch in job.batches([part.tolist() for part in left], preprocess):
+                terms = _step(job, learner, state, batch, epoch)
+                bar.set_postfix(terms, refresh=False)
+                state.note(terms, len(batch.index))
+                state.step += 1
+                bar.update()
+                if time.monotonic() - saved > SAVE_S:
+                    state.save(job.checkpoint)
+                    saved = time.monotonic()
+        state.step = (epoch + 1) * steps  # batches without a picture that can be decoded make no step
+        job.say(f"  {state.close(epoch)}")
+        state.save(job.checkpoint)
+
+
+def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) -> dict[str, float]:
+    """One step; returns the loss's terms."""
+    pictures, size = batch.pictures, job.network.preprocess.size
+    if learner.augment:
+        pictures = augmented(pictures, torch.tensor(batch.index), size, seed_of(learner.seed, epoch, "augment"))
+    with evaluating(job.network.module), torch.enable_grad():
+        terms = learner.terms(job, state, pictures, batch)
+        loss = torch.stack(list(terms.values())).sum()
+        state.optimizer.zero_grad()
+        loss.backward()
+    if not loss.isfinite():
+        raise ValueError(
+            f"the loss is {loss.item()} in epoch {epoch + 1}; a lower fit.lr than {learner.rate(0)} may do"
+        )
+    state.optimizer.step()
+    return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}

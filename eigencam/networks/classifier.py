@@ -1,0 +1,218 @@
+"""A classifier of other classes as a network's last layer: where it goes, and the files that `model.head` names.
+
+    network = load_network({**description, "head": "classifier-resnet50-voc2012.safetensors"})
+
+The last layer is found with numbers, not by name: on a probe, the logits must be a linear function of the layer's input
+x. For an `nn.Linear`, x is (N, D); for a 1x1 convolution whose outputs are averaged over the positions, x is its input
+(N, D, h, w), averaged: convolution and average commute. SqueezeNet rectifies between the two, so that no logit is
+negative, which a probability below 0.5 needs: that ReLU becomes an identity when a head goes in.
+
+`eigencam fit fit=classifier` makes the files; beside what `eigencam.networks.fitted` tells, `about` has the key `head`:
+
+    rectifier    path of the ReLU that becomes an identity, or null
+    class_space  what the outputs mean, e.g. `voc`
+    classes      their names
+    whole        whether the file holds all weights, not the last layer's alone
+    fitted_on    ids of the pictures it was fitted on
+    held_out     ids of those its average precision was measured on
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigencam.datasets.base import Dataset
+from eigencam.networks import fitted
+from eigencam.networks.fitted import Fitted
+from eigencam.passes.forward import evaluating, logits_of
+from eigencam.store.canonical import canonical
+from eigencam.store.identity import describe
+
+KIND = "classifier"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a classifier sits: `layer`, an `nn.Linear` or 1x1 `nn.Conv2d`, and the ReLU behind it that has to go."""
+
+    layer: str
+    rectifier: str | None = None
+
+
+def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
+    """The layer that the logits are linear in, tried on a seeded probe; the last one of several.
+
+    Args:
+        module: the network.
+        shape: (height, width) of an input.
+
+    Raises:
+        ValueError: there is none.
+    """
+    weights = next(module.parameters())
+    probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    behind: dict[str, str] = {}
+
+    def keep(name: str, _module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        if args[0].ndim in (2, 4):
+            seen[name] = pooled(args[0]), out
+
+    def note(name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        behind.update({layer: name for layer, (_, out) in seen.items() if out is args[0]})
+
+    modules = dict(module.named_modules())
+    handles = [m.register_forward_hook(partial(keep, name)) for name, m in modules.items() if is_last(m)]
+    handles += [
+        m.register_forward_pre_hook(partial(note, name)) for name, m in modules.items() if isinstance(m, nn.ReLU)
+    ]
+    try:
+        with evaluating(module), torch.no_grad():
+            logits = logits_of(module(probe))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, (x, out) in reversed(seen.items()):
+        layer = modules[name]
+        if _close(x @ layer.weight.flatten(1).T + (0 if layer.bias is None else layer.bias), logits):  # type: ignore[operator, union-attr]
+            return Place(name)
+        if out.ndim == 4 and name in behind and _close(out.relu().mean((2, 3)), logits):
+            return Place(name, behind[name])
+    raise ValueError(
+        f"the outputs of {type(module).__name__} are no linear function of the input of an nn.Linear, or of the "
+        "averaged input of a 1x1 nn.Conv2d, so there is no last layer to replace"
+    )
+
+
+def is_last(module: nn.Module) -> bool:
+    """Whether a module has the form of a last layer."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def pooled(x: Tensor) -> Tensor:
+    """(N, D) of a last layer's input: (N, D) as it is, (N, D, h, w) averaged over the positions."""
+    return x.mean((2, 3)) if x.ndim == 4 else x
+
+
+def put(module: nn.Module, place: Place, weight: Tensor, bias: Tensor) -> None:
+    """Replace the last layer.
+
+    Args:
+        module: the network; is changed.
+        place: see `find_place`.
+        weight: (K, D).
+        bias: (K,).
+
+    Raises:
+        ValueError: the layer has no D inputs.
+    """
+    old = module.get_submodule(place.layer)
+    inputs = old.weight.shape[1] if is_last(old) else 0  # type: ignore[index, union-attr]
+    if tuple(weight.shape) != (len(bias), inputs):
+        raise ValueError(f"a head of weights {tuple(weight.shape)} for {place.layer}, which has {inputs} inputs")
+    # without initial values: they would be drawn from the global generator
+    if isinstance(old, nn.Conv2d):
+        new: nn.Module = nn.utils.skip_init(nn.Conv2d, inputs, len(bias), 1)
+    else:
+        new = nn.utils.skip_init(nn.Linear, inputs, len(bias))
+    with torch.no_grad():
+        new.weight.copy_(weight.view_as(new.weight))  # type: ignore[operator, union-attr, arg-type]
+        new.bias.copy_(bias)  # type: ignore[operator, union-attr]
+    module.set_submodule(place.layer, new.to(next(module.parameters()).device))
+    if place.rectifier:
+        module.set_submodule(place.rectifier, nn.Identity())
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A file of `eigencam fit fit=classifier`."""
+
+    fitted: Fitted
+
+    @property
+    def class_space(self) -> str:
+        """What the outputs mean."""
+        return self._about["class_space"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all weights of the network."""
+        return self._about["whole"]
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return self.fitted.about["head"]
+
+    def attach(self, module: nn.Module, sha256: str, description: Mapping[str, Any]) -> str:
+        """Put the head into a network, and all weights where it has them.
+
+        Args:
+            module: is changed.
+            sha256: checksum of its weights.
+            description: the network's.
+
+        Returns:
+            The checksum of the network with the head: of both weights, or of the head's file where that has all.
+
+        Raises:
+            ValueError: the head was fitted for another network, or for other weights.
+        """
+        path, base, tensors = self.fitted.path, self.fitted.about["network"], self.fitted.tensors
+        asked = canonical(_constructor(description))
+        made = canonical(base["constructor"] if "constructor" in base else _constructor(base))
+        if made != asked:
+            raise ValueError(_other(path, f"{base['name']} ({made})", f"{description['name']} ({asked})"))
+        if not self.whole and base["sha256"] != sha256:
+            name = f"{base['name']} with the weights"
+            raise ValueError(_other(path, f"{name} {base['sha256'][:10]}", sha256[:10]))
+        (layer,) = self.fitted.about["layers"]
+        head = {key: tensors[f"{layer}.{key}"] for key in ("weight", "bias")}
+        put(module, Place(layer, self._about["rectifier"]), head["weight"].flatten(1), head["bias"])
+        if not self.whole:
+            return hashlib.sha256(f"{sha256} {self.fitted.sha256}".encode()).hexdigest()
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"model.head: {path} does not fit: {' '.join(str(error).split())[:400]}") from None
+        return self.fitted.sha256
+
+    def seen(self, dataset: Dataset) -> frozenset[str]:
+        """Those of the dataset's pictures that it was fitted on."""
+        same = self.fitted.about["dataset"]["name"] == dataset.name
+        return frozenset(self._about["fitted_on"]) & frozenset(dataset.ids) if same else frozenset()
+
+
+def read_head(name: str) -> Head:
+    """Read a head.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds something else.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model.head: {path}: no such file; made by: eigencam fit fit=classifier model=... dataset=..."
+        )
+    found = fitted.read(path)
+    if found.about["kind"] != KIND:
+        raise ValueError(f"model.head: {path} holds {found.about['kind']}; allowed: {KIND}")
+    return Head(found)
+
+
+def _constructor(description: Mapping[str, Any]) -> dict[str, Any]:
+    return describe({"_target_": description["_target_"], **(description.get("args") or {})}, computes=False)
+
+
+def _other(path: Path, fitted_for: str, this: str) -> str:
+    return f"model.head: {path} was fitted for {fitted_for}; this is {this}; eigencam fit fit=classifier makes its own"
+
+
+def _close(values: Tensor, logits: Tensor) -> bool:
+    return values.shape == logits.shape and bool((values - logits).abs().max() <= 1e-3 * logits.abs().max())

@@ -1,0 +1,325 @@
+"""A network under test: module, weights with their checksum, preprocessing and target layer.
+
+A network is described by a YAML of the `model` group:
+
+    name:        short name, part of a result's folder name
+    _target_:    the constructor, any importable callable that returns an `nn.Module`
+    args:        its keyword arguments
+    weights:     a name of torchvision's (IMAGENET1K_V1), a .safetensors or .pth file, or null: the constructor's
+    drop:        prefixes of the weight file's keys that are left out (GoogLeNet's training heads)
+    layer:       target layer, a `named_modules()` path
+    reshape:     tokens | channels_last, for transformers; see `eigencam.passes.forward.as_maps`
+    classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier
+    head:        a file of `eigencam fit fit=classifier`, which replaces last layer and classes (`classifier`)
+    preprocess:  see `Preprocess`
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from eigencam.passes.forward import RESHAPES, Forward, Reshape, forward_pass
+from eigencam.store.build import instantiate
+from eigencam.store.identity import describe, describe_object
+
+if TYPE_CHECKING:
+    from eigencam.networks.classifier import Head
+
+Region = tuple[float, float, float, float]
+"""x0 y0 x1 y1, half-open, in pixels of the original picture: the part of it that the network sees."""
+
+PACKAGED = "eigencam:"
+"""Prefix of weight files that come with this package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """From an RGB picture to the network's input.
+
+    Attributes:
+        size: side of the square input, pixels.
+        resize: `squash`: the whole picture to size x size, so that a map covers all of it (localization);
+            `crop`: the short side to `short_side`, then the centre (classification as torchvision does it).
+        short_side: for `crop`.
+        mean: per channel, of values in 0..1.
+        std: per channel.
+        bgr: whether the network takes blue first, as Caffe's do.
+    """
+
+    size: int = 224
+    resize: Literal["squash", "crop"] = "squash"
+    short_side: int = 256
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    bgr: bool = False
+
+    version = 1
+
+    def __post_init__(self) -> None:
+        if self.resize not in ("squash", "crop"):
+            raise ValueError(f"preprocess.resize={self.resize!r}; allowed: squash, crop")
+        if self.size < 1 or (self.resize == "crop" and self.short_side < self.size):
+            raise ValueError(
+                f"preprocess.size={self.size}, short_side={self.short_side}: a crop must fit into the short side"
+            )
+        for name in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise ValueError(f"preprocess.{name}={values}; three numbers are needed, std above 0")
+            object.__setattr__(self, name, values)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the input."""
+        return self.size, self.size
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Region]:
+        """Resize one picture, bilinear with Pillow's anti-aliasing.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (3, size, size) uint8 RGB, and the part of the picture that it shows.
+        """
+        h, w = image.shape[:2]
+        if self.resize == "squash":
+            size, box, region = (self.size, self.size), None, (0.0, 0.0, float(w), float(h))
+        else:
+            scale = self.short_side / min(h, w)
+            size = (max(int(w * scale + 1e-9), self.size), max(int(h * scale + 1e-9), self.size))  # as torchvision
+            x, y = (round((side - self.size) / 2) for side in size)
+            box = (x, y, x + self.size, y + self.size)
+            fx, fy = w / size[0], h / size[1]
+            region = (box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy)
+        picture = Image.fromarray(image)
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+        if box:
+            picture = picture.crop(box)
+        return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), region
+
+    def normalize(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(N, 3, H, W) uint8 to the network's input, on the tensor's device."""
+        mean = torch.tensor(self.mean, device=pictures.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pictures.device).view(3, 1, 1)
+        x = ((pictures.float() / 255 - mean) / std).to(dtype)
+        return x.flip(1) if self.bgr else x
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A loaded network.
+
+    Attributes:
+        name: short name.
+        module: in eval mode on its device.
+        layer: target layer, a `named_modules()` path.
+        classes: class space of the outputs; None without a classifier.
+        sha256: of the weight file, or of the parameters where the constructor gave them.
+        preprocess: from picture to input.
+        reshape: how a transformer's layers become maps.
+        identity: what of the description changes a number, with the checksum.
+        head: the classifier that replaced the network's own.
+    """
+
+    name: str
+    module: nn.Module
+    layer: str
+    classes: str | None
+    sha256: str
+    preprocess: Preprocess
+    reshape: Reshape | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    head: "Head | None" = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        return next(self.module.parameters()).dtype
+
+    def forward(
+        self,
+        pictures: Tensor,
+        *,
+        layers: Iterable[str] = (),
+        gradients: bool = False,
+        index: Tensor | None = None,
+        chunk: int = 64,
+    ) -> Forward:
+        """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
+        images = self.preprocess.normalize(pictures.to(self.device, non_blocking=True), self.dtype)
+        ends = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)[:, None, None, None].expand(2, 3, 1, 1)
+        forward = forward_pass(
+            self.module,
+            images,
+            self.layer,
+            classifier=self.classes is not None,
+            layers=layers,
+            gradients=gradients,
+            index=index,
+            reshape=self.reshape,
+            chunk=chunk,
+        )
+        forward.black, forward.white = self.preprocess.normalize(ends, self.dtype)
+        return forward
+
+
+def load_network(
+    description: Mapping[str, Any], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Network:
+    """Build a network from its description (the `model` node of a config).
+
+    Raises:
+        FileNotFoundError: no such weight file, or torchvision's cannot be downloaded.
+        ValueError: weights or a head that do not fit, or a layer that is not there.
+    """
+    from eigencam.networks.classifier import read_head  # here: its files are for networks
+
+    name, classes = description["name"], description.get("classes")
+    head = read_head(description["head"]) if description.get("head") else None
+    weights = None if head and head.whole else description.get("weights")
+    constructor = {"_target_": description["_target_"], **(description.get("args") or {})}
+    if weights is None or is_file_name(weights):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a constructor without weights of its own gives the same ones each time
+            module = instantiate(constructor)
+        if not isinstance(module, nn.Module):
+            raise ValueError(
+                f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module"
+            )
+        sha256 = "" if weights is None else load_weights(module, weight_file(weights), description.get("drop") or ())
+    else:
+        module, sha256 = _torchvision(constructor, str(weights))
+    sha256 = sha256 or _hash_parameters(module)
+    if head:
+        sha256, classes = head.attach(module, sha256, description), head.class_space
+    layer = description["layer"]
+    check_layer(module, layer, f"model {name}")
+    preprocess = Preprocess(**(description.get("preprocess") or {}))
+    reshape = description.get("reshape")
+    if reshape not in (None, *RESHAPES):
+        raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(RESHAPES)}")
+    identity = {
+        "name": name,
+        "constructor": describe(constructor, computes=False),
+        "layer": layer,
+        "classes": classes,
+        **({"reshape": reshape} if reshape else {}),
+        "preprocess": describe_object(preprocess),
+        "sha256": sha256,
+    }
+    module = module.eval().to(device, dtype)
+    return Network(name, module, layer, classes, sha256, preprocess, reshape, identity, head)
+
+
+def is_file_name(weights: object) -> bool:
+    """Whether `weights` names a file rather than one of torchvision's sets."""
+    return str(weights).endswith((".safetensors", ".pth", ".pt"))
+
+
+def weight_file(weights: str) -> Path:
+    """The path behind `weights`; `eigencam:NAME` is a file of this package. FileNotFoundError where there is none."""
+    if weights.startswith(PACKAGED):
+        path = Path(__file__).parent / "weights" / weights.removeprefix(PACKAGED)
+    else:
+        path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights {path}: no such file; set model.weights, or paths.weights ($EIGENCAM_WEIGHTS)"
+        )
+    return path
+
+
+def check_layer(module: nn.Module, layer: str, where: str) -> None:
+    """ValueError with near matches when `layer` is no module of the network."""
+    names = [n for n, _ in module.named_modules() if n]
+    if layer not in names:
+        near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
+        raise ValueError(f"{where}: no layer {layer!r}; near matches: {', '.join(near)} ({len(names)} in all)")
+
+
+def load_weights(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str]) -> str:
+    """Load a weight file into the module; returns the file's SHA-256."""
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # each format has its own; all mean the same to the user
+        reason = str(error).strip().splitlines()[:1]
+        raise ValueError(f"weights {path} cannot be read: {type(error).__name__}: {' '.join(reason)}") from None
+    if path.suffix != ".safetensors":
+        for key in ("state_dict", "model", "model_state_dict"):
+            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+                state = state[key]
+    state = {_current_key(k): v for k, v in state.items() if not k.startswith(tuple(drop))}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"weights {path} do not fit {type(module).__name__} (model.weights=null: none): {reason[:400]}"
+        ) from None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _current_key(key: str) -> str:
+    """Without `DataParallel`'s prefix, and DenseNet's keys (`norm.1`) as torchvision names them today (`norm1`)."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key.removeprefix("module."))
+
+
+def _torchvision(constructor: dict[str, Any], weights: str) -> tuple[nn.Module, str]:
+    """A torchvision network with torchvision's own weights, downloaded into torch's cache when not there yet.
+
+    torchvision sets what its weights need (`transform_input`, the size of a ViT's pictures). `aux_logits` is left to
+    it: it loads the heads for training and drops them, and takes no other value.
+    """
+    from torchvision.models import get_model_weights
+
+    target = constructor["_target_"]
+    try:
+        options = get_model_weights(target.rsplit(".", 1)[-1])
+    except ValueError:
+        raise ValueError(
+            f"weights {weights!r}: {target} is no network of torchvision's; give a .safetensors or .pth file, or null"
+        ) from None
+    names = [w.name for w in options]
+    if weights not in names:
+        raise ValueError(
+            f"weights {weights!r} of {target}; allowed: {', '.join(names)}, a .safetensors or .pth file, or null"
+        )
+    url = options[weights].url
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
+    try:
+        module = instantiate({**{k: v for k, v in constructor.items() if k != "aux_logits"}, "weights": weights})
+    except (URLError, OSError) as error:
+        raise FileNotFoundError(
+            f"torchvision's weights {weights} could not be downloaded ({error}); put {path.name} into {path.parent}, "
+            "or set model.weights to a local .safetensors or .pth file"
+        ) from None
+    with path.open("rb") as file:
+        return module, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_parameters(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Logits with each channel of a layer left out in turn, for Ablation-CAM.
+
+Where nothing but channel-wise operations (ReLU, pooling, flattening) lies between the layer and a linear layer through
+which all goes, z = W p + b, a channel's absence is one block of columns less, z - W_k p_k: that costs a single product
+with W for all channels together, in the place of one for each. The rest of the network then runs on these vectors.
+Elsewhere all that lies behind the layer runs once a channel.
+
+Whether the operations are channel-wise and leave zeros zero is not read off their names but seen on a probe.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, fx, nn
+
+from eigencam.passes.forward import Forward, evaluating, logits_of
+from eigencam.passes.tail import between, tail
+
+VERSIONS = {"ablation": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What lies behind a layer: `before` gives (B, C S) vectors, then `linear`, then `after` gives the logits."""
+
+    before: fx.GraphModule
+    linear: nn.Linear
+    after: fx.GraphModule
+
+
+def logits_without(forward: Forward, layer: str) -> Tensor:
+    """(N, C, K) float32 logits of each picture with each channel of the layer's output set to zero.
+
+    Raises:
+        ValueError: the network cannot be cut at the layer.
+    """
+    found = None if forward.reshape else parts(forward.module, layer, tuple(forward.images.shape[2:]))
+    if found is not None:
+        with evaluating(forward.module), torch.no_grad():
+            if channelwise(found.before, forward.activations(layer)[:2].to(forward.images.dtype)):
+                return _by_columns(forward, forward.activations(layer), found)
+    return _by_passes(forward, forward.activations(layer), layer)
+
+
+def _by_passes(forward: Forward, activations: Tensor, layer: str) -> Tensor:
+    n, c = activations.shape[:2]
+
+    def without(part: slice) -> Tensor:
+        place = torch.arange(part.start, part.stop, device=activations.device)
+        inputs = activations[place // c]
+        inputs[torch.arange(len(place)), place % c] = 0
+        return inputs
+
+    return forward.predict(n * c, without, layer).view(n, c, -1)
+
+
+def _by_columns(forward: Forward, activations: Tensor, found: Parts) -> Tensor:
+    n, c = activations.shape[:2]
+    vectors = found.before(activations.to(forward.images.dtype))
+    z = found.linear(vectors)
+    blocks, columns = vectors.unflatten(1, (c, -1)), found.linear.weight.unflatten(1, (c, -1))
+    # as many vectors at once as take the memory of a chunk of pictures
+    step = max(1, forward.chunk * forward.images[0].numel() // (n * z.shape[1]))
+    logits = []
+    for x, w in zip(blocks.split(step, 1), columns.split(step, 1), strict=True):
+        less = torch.bmm(x.transpose(0, 1), w.permute(1, 2, 0)).transpose(0, 1)  # (N, step, outputs)
+        rest = (z[:, None] - less).flatten(0, 1)
+        logits.append(logits_of(found.after(rest)).float().unflatten(0, (n, -1)))
+        forward.progress(len(rest))
+    return torch.cat(logits, 1)
+
+
+@lru_cache(maxsize=2)
+def parts(module: nn.Module, layer: str, size: tuple[int, int]) -> Parts | None:
+    """The parts behind a layer; None where not all goes through the first linear layer.
+
+    Args:
+        module: the network.
+        layer: `named_modules()` path.
+        size: (height, width) of the network's input.
+    """
+    cut = tail(module, layer, size)
+    start = next(node for node in cut.graph.nodes if node.op == "call_method" and node.target == "clone")
+    calls = ((node, cut.get_submodule(str(node.target))) for node in cut.graph.nodes if node.op == "call_module")
+    for node, linear in calls:
+        if isinstance(linear, nn.Linear) and isinstance(node.args[0], fx.Node):
+            (output,) = (node for node in cut.graph.nodes if node.op == "output")
+            before, after = between(module, start, node.args[0]), between(module, node, output)
+            return Parts(before, linear, after) if before and after else None
+    return None
+
+
+def channelwise(before: nn.Module, like: Tensor) -> bool:
+    """Whether channel k of (B, C, h, w) is what block k of (B, C S) depends on, and zeros give zeros.
+
+    Seen anew for each batch: whether a batch norm keeps zeros depends on its weights, which may have changed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(like.shape, generator=generator).to(like)
+    kept = (torch.rand(like.shape[1], generator=generator) < 0.5).to(like.device)
+    whole = before(probe)
+    if whole.ndim != 2 or whole.shape[1] % len(kept):
+        return False
+    blocks = whole.unflatten(1, (len(kept), -1))
+    return all(
+        torch.equal(before(probe * mask[:, None, None]), (blocks * mask[:, None]).flatten(1)) for mask in (kept, ~kept)
+    )

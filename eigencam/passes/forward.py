@@ -1,0 +1,341 @@
+"""One forward pass that every method reads from.
+
+    images ──► network ──► Forward: logits, activations[layer], gradients[layer] (one backward per target, on demand)
+
+A forward hook hands on `out.detach().requires_grad_()` at the first tapped layer, so no graph is built below it: a
+gradient method costs the forward pass plus the backward pass of the layers behind, in the memory of a forward pass.
+Several classes share one forward pass.
+
+The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite what
+was kept (VGG's `features.28` is followed by one).
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from math import isqrt
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+VERSIONS = {"forward": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
+Reshape = Literal["tokens", "channels_last"]
+RESHAPES: tuple[Reshape, ...] = ("tokens", "channels_last")
+T = TypeVar("T")
+
+
+class Forward:
+    """What a method may read of one batch; made by `forward_pass`.
+
+    Attributes:
+        module: the network, in eval mode, without hooks; for methods that need passes of their own.
+        images: (N, 3, H, W), normalised, the network's dtype.
+        index: (N,) int64, the pictures' positions in the dataset: the seed of whatever is random.
+        logits: (N, K) float32, K = 0 for a network without a classifier.
+        layer: path of the network's target layer.
+        chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
+        progress: is told the number of inputs after each of these passes.
+        reshape: how a transformer's layers become maps; see `as_maps`.
+        ids: the pictures' names in the dataset; empty where they have none.
+        original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
+        regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
+        black: (3, 1, 1), what a black pixel is after normalisation.
+        white: (3, 1, 1), what a white one is.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        images: Tensor,
+        index: Tensor,
+        layer: str,
+        output: Tensor,
+        taps: dict[str, Tensor],
+        *,
+        reshape: Reshape | None = None,
+        chunk: int = 64,
+        progress: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self.module, self.images, self.index, self.layer = module, images, index, layer
+        self.chunk, self.progress = chunk, progress
+        self.ids: tuple[str, ...] = ()
+        self.original: Callable[[int], NDArray[np.uint8]] | None = None
+        self.regions: tuple[tuple[float, float, float, float], ...] = ()
+        self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
+        self.white = images.amax((0, 2, 3))[:, None, None]
+        self._output, self._taps = output, taps
+        self.reshape: Reshape | None = reshape
+        self.logits = output.detach().float()
+        self._gradients: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._source: tuple[Forward, Tensor] | None = None
+        self._shared: dict[Hashable, object] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def activations(self, layer: str | None = None) -> Tensor:
+        """(N, C, h, w) float32 output of the tapped layer; of its last call where the network calls it repeatedly."""
+        return as_maps(self._tap(layer).detach(), self.reshape).float().contiguous()
+
+    def gradients(self, targets: Tensor, layer: str | None = None) -> Tensor:
+        """(N, C, h, w) float32, the gradient of the target's logit by the layer's output.
+
+        Args:
+            targets: (N,) int64 classes. All methods are given the same tensor and share one backward pass.
+            layer: a tapped layer; the network's target layer when None.
+        """
+        self._tap(layer)
+        if not self._output.requires_grad:
+            raise RuntimeError(
+                "gradients were asked of a pass made without them: set `needs_gradient = True` on the method"
+            )
+        if self._gradients is None or self._gradients[0] is not targets:
+            self._gradients = (targets, self._backward(targets))
+        return as_maps(self._gradients[1][layer or self.layer], self.reshape).float().contiguous()
+
+    def _backward(self, targets: Tensor) -> dict[str, Tensor]:
+        """The gradients by every tapped layer; of a picture that was picked k times from k backward passes."""
+        if self._source is not None:
+            source, rows = self._source
+            found = {name: torch.empty_like(tap) for name, tap in self._taps.items()}
+            for places in rounds(rows):
+                full = torch.zeros(len(source), dtype=torch.long, device=targets.device)
+                full[rows[places]] = targets[places]
+                for name, gradient in source._backward(full).items():
+                    found[name][places] = gradient[rows[places]]
+            return found
+        with torch.inference_mode(False), torch.enable_grad():
+            score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
+            grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
+        return {
+            name: torch.zeros_like(tap) if grad is None else grad
+            for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
+        }
+
+    def pick(self, rows: Tensor) -> "Forward":
+        """This pass with some pictures left out or repeated, for maps of several classes of a picture.
+
+        It has the activations of this one, no pass of its own; a picture that occurs k times costs k backward passes.
+
+        Args:
+            rows: (M,) int64 positions in this pass.
+        """
+        rows = rows.to(self.images.device)
+        taps = {name: tap.detach()[rows] for name, tap in self._taps.items()}
+        index = self.index[rows.to(self.index.device)]
+        images, output = self.images[rows], self._output.detach()[rows].requires_grad_(self._output.requires_grad)
+        picked = Forward(
+            self.module,
+            images,
+            index,
+            self.layer,
+            output,
+            taps,
+            reshape=self.reshape,
+            chunk=self.chunk,
+            progress=self.progress,
+        )
+        picked.ids = tuple(self.ids[i] for i in rows.tolist()) if self.ids else ()
+        if original := self.original:
+            picked.original = lambda k: original(int(rows[k]))
+        picked.regions = tuple(self.regions[i] for i in rows.tolist()) if self.regions else ()
+        picked.black, picked.white, picked._source = self.black, self.white, (self, rows)
+        return picked
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once in this pass: what several methods or evaluators need of its pictures.
+
+        >>> forward = forward_pass(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), torch.zeros(1, 3, 1, 1), "0")
+        >>> forward.shared("size", lambda: 1), forward.shared("size", lambda: 2)
+        (1, 1)
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]  # type: ignore[return-value]
+
+    def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
+        """(count, K) float32 logits of further inputs, `chunk` of them at a time, without a graph.
+
+        Args:
+            count: number of inputs.
+            inputs: gives those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
+                outputs of that layer: only what lies behind it runs then (see `eigencam.passes.tail`).
+            layer: where the inputs enter the network; None: at its front.
+
+        Raises:
+            ValueError: the network cannot be cut at `layer`.
+        """
+        from eigencam.passes.tail import tail
+
+        module = self.module if layer is None else tail(self.module, layer, tuple(self.images.shape[2:]))
+        parts = []
+        with evaluating(self.module), torch.no_grad():
+            for start in range(0, count, self.chunk):
+                batch = inputs(slice(start, min(start + self.chunk, count)))
+                if layer is not None and self.reshape == "channels_last":
+                    batch = batch.permute(0, 2, 3, 1)
+                parts.append(logits_of(module(batch.to(self.images.dtype))).float())
+                self.progress(len(batch))
+        return torch.cat(parts)
+
+    def repeat(
+        self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
+    ) -> "Forward":
+        """The same pass of other pictures (N, 3, H, W) in the place of these, or in another network of this form."""
+        again = forward_pass(
+            module or self.module,
+            images,
+            self.layer,
+            layers=layers,
+            gradients=gradients,
+            index=self.index,
+            reshape=self.reshape,
+            chunk=self.chunk,
+        )
+        again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
+        return again
+
+    def forget_gradients(self) -> None:
+        """Have the next `gradients` make a backward pass of its own, so that its time can be taken."""
+        self._gradients = None
+
+    def versions(self) -> list[int]:
+        """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""
+        gradients = self._gradients[1].values() if self._gradients else ()
+        return [t._version for t in (self.images, self.logits, *self._taps.values(), *gradients)]
+
+    def _tap(self, layer: str | None) -> Tensor:
+        name = layer or self.layer
+        if name not in self._taps:
+            raise KeyError(f"layer {name!r} was not tapped in this pass; tapped: {', '.join(self._taps)}")
+        return self._taps[name]
+
+
+def forward_pass(
+    module: nn.Module,
+    images: Tensor,
+    layer: str,
+    *,
+    classifier: bool = True,
+    layers: Iterable[str] = (),
+    gradients: bool = False,
+    index: Tensor | None = None,
+    reshape: Reshape | None = None,
+    chunk: int = 64,
+) -> Forward:
+    """Run `module` once and keep what methods read.
+
+    The modules' train/eval state and the parameters' `requires_grad` and `.grad` are as before when it returns.
+
+    Args:
+        module: the network; returns (N, K) logits or an object with `.logits`; anything without a classifier.
+        images: (N, 3, H, W), normalised, on the network's device and of its dtype.
+        layer: `named_modules()` path of the target layer.
+        classifier: False for a network that ends in features: the pass then has no logits.
+        layers: further layers to tap.
+        gradients: whether `Forward.gradients` will be asked.
+        index: (N,) int64 positions in the dataset; 0..N-1 when None.
+        reshape: how a transformer's layers become maps; see `as_maps`.
+        chunk: see `Forward`.
+
+    Raises:
+        ValueError: a tapped layer's output is not (N, C, h, w), or the layer was not reached.
+    """
+    taps: dict[str, Tensor] = {}
+    wanted = dict.fromkeys([layer, *layers])
+    modules = dict(module.named_modules())
+
+    def keep(name: str, out: Tensor) -> Tensor:
+        if not isinstance(out, Tensor) or as_maps(out, reshape).ndim != 4:
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            hint = f"; for (N, T, C) or (N, h, w, C) set model.reshape ({', '.join(RESHAPES)})" if not reshape else ""
+            raise ValueError(f"layer {name!r} gives {shape}; a map needs an output of shape (N, C, h, w){hint}")
+        if gradients and not out.requires_grad:
+            out = out.detach().requires_grad_()
+        taps[name] = out
+        return out.clone()
+
+    with ExitStack() as stack:
+        for name in wanted:
+            stack.enter_context(_hook(modules[name], lambda _m, _a, out, name=name: keep(name, out)))
+        stack.enter_context(evaluating(module))
+        # Not inference mode: its tensors have no version counter, by which a method that changes them is found out.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        images = images.clone() if images.is_inference() else images.detach()
+        output = logits_of(module(images)) if classifier else module(images).flatten(1)[:, :0]
+    if unreached := [name for name in wanted if name not in taps]:
+        raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}")
+    if index is None:
+        index = torch.arange(len(images))
+    return Forward(module, images, index, layer, output, taps, reshape=reshape, chunk=chunk)
+
+
+def rounds(rows: Tensor) -> Iterator[Tensor]:
+    """Places of a list that may repeat, in groups without a repetition: the first of each, the second, ...
+
+    >>> [places.tolist() for places in rounds(torch.tensor([4, 4, 7, 4]))]
+    [[0, 2], [1], [3]]
+    """
+    order = rows.argsort(stable=True)
+    _, counts = rows[order].unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    nth = torch.empty_like(rows)
+    nth[order] = torch.arange(len(rows), device=rows.device) - starts
+    for r in range(int(counts.max()) if len(rows) else 0):
+        yield (nth == r).nonzero()[:, 0]
+
+
+def as_maps(x: Tensor, reshape: Reshape | None) -> Tensor:
+    """A transformer layer's output as (N, C, h, w); anything else as it is.
+
+    `tokens`: (N, T, C), the picture's positions last and in a square; what stands before them (class token, registers)
+    is dropped. `channels_last`: (N, h, w, C), as in Swin.
+    """
+    if reshape == "tokens" and x.ndim == 3:
+        side = isqrt(x.shape[1])
+        return x[:, x.shape[1] - side**2 :].mT.unflatten(2, (side, side))
+    return x.permute(0, 3, 1, 2) if reshape == "channels_last" and x.ndim == 4 else x
+
+
+def logits_of(output: object) -> Tensor:
+    """The (N, K) logits in whatever the network returns."""
+    output = getattr(output, "logits", output)
+    if isinstance(output, tuple | list):
+        output = output[0]
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"the network returns {shape}; logits (N, K) are needed, or `classes: null` in its description"
+        )
+    return output
+
+
+@contextmanager
+def _hook(module: nn.Module, hook: object) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters, both restored: the graph behind the tap then keeps nothing for weights."""
+    modes = [(m, m.training) for m in module.modules()]
+    frozen = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        module.eval()
+        for p, _ in frozen:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p, flag in frozen:
+            p.requires_grad_(flag)

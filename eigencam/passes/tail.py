@@ -1,0 +1,108 @@
+"""The part of a network behind a layer, as a module of its own.
+
+Ablation-CAM and Shap-CAM change a layer's output hundreds of times: only what lies behind the layer has to run again.
+The part is cut out of the network's traced graph (`torch.fx`); it shares the network's modules and parameters. A cut is
+accepted only if it gives the network's logits on a seeded probe.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from eigencam.passes.forward import evaluating, forward_pass, logits_of
+
+VERSIONS = {"tail": 1}
+"""Raised when a change here moves a number; see `eigencam.versions`."""
+
+
+@lru_cache(maxsize=2)
+def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModule:
+    """What takes the output of `layer`, (B, C, h, w), to the logits, (B, K).
+
+    Args:
+        module: the network.
+        layer: `named_modules()` path.
+        shape: (height, width) of the network's input, for the probe.
+
+    Raises:
+        ValueError: the network cannot be traced, or what follows the layer needs more than the layer's output.
+    """
+    weights = next(module.parameters())
+    probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
+    forward = forward_pass(module, probe, layer)  # tells of a wrong layer, too
+    cut = _cut(module, layer)
+    with evaluating(module), torch.no_grad():
+        logits = logits_of(cut(forward.activations().to(weights.dtype))).float()
+    tolerance = (1e-4 if weights.dtype == torch.float32 else 5e-2) * forward.logits.abs().max()
+    if logits.shape != forward.logits.shape or not bool((logits - forward.logits).abs().max() <= tolerance):
+        raise ValueError(f"what lies behind {layer!r} does not give the network's logits from that layer's output")
+    return cut
+
+
+class _Tracer(fx.Tracer):
+    """A tracer that does not look into `layer`."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name == self.layer or super().is_leaf_module(m, module_qualified_name)
+
+
+def _cut(module: nn.Module, layer: str) -> fx.GraphModule:
+    try:
+        with evaluating(module):  # what a forward function asks of `self.training` is fixed by the trace
+            graph = _Tracer(layer).trace(module)
+    except Exception as error:  # whatever running a forward function on symbols may raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the network cannot be cut at {layer!r}, as it cannot be traced: {reason}") from None
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
+    if not calls:
+        raise ValueError(f"the network cannot be cut at {layer!r}: its forward function does not call it")
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    cut = between(module, calls[-1], output)
+    if cut is None:
+        raise ValueError(f"the network cannot be cut at {layer!r}: what follows reads from before the layer, too")
+    return cut
+
+
+def between(module: nn.Module, start: fx.Node, end: fx.Node) -> fx.GraphModule | None:
+    """What takes the value of `start` to that of `end` in a traced graph; None where it needs more than that value.
+
+    Args:
+        module: whose graph it is; its modules and parameters are shared.
+        start: a node; its value is cloned, as what follows may work in place.
+        end: a node behind it, or the graph's output.
+    """
+    part = fx.Graph()
+    copies: dict[fx.Node, Any] = {start: part.call_method("clone", (part.placeholder("x"),))}
+    for node in _needed(start, end):
+        if node.op == "placeholder":
+            return None
+        copies[node] = part.node_copy(node, lambda n: copies[n])
+    if end.op != "output":
+        part.output(copies[end])
+    return fx.GraphModule(module, part)
+
+
+def _needed(start: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """The nodes that `end` depends on by a way not through `start`, `end` among them, in order."""
+    needed, stack = set(), [end]
+    while stack:
+        node = stack.pop()
+        if node is not start and node not in needed:
+            needed.add(node)
+            stack += node.all_input_nodes
+    return [node for node in end.graph.nodes if node in needed]
+
+
+def fault(module: nn.Module, layer: str, shape: tuple[int, int]) -> str:
+    """Why the network cannot be cut at the layer; "" if it can."""
+    try:
+        tail(module, layer, shape)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,382 @@
+"""Pictures for a report: which, and every method's map of them, computed again from the results' own configs.
+
+Of thousands of pictures a few dozen are shown: for each method those that it wins and loses most, hits and misses
+evenly spread, and those that the network got wrong. Their maps are computed again, from the `config.yaml` beside each
+result, and only if network, dataset and method still are what the result says. A map travels as it comes out of the
+network, a few hundred bytes, and the page enlarges and colours it.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from eigencam.datasets.base import VOID, BadImageError, Truth
+from eigencam.evaluation.base import Metric
+from eigencam.store.canonical import canonical
+from eigencam.store.reader import read_all
+from eigencam.store.schema import CONFIG
+from eigencam.store.trust import Trust, packaged_target
+
+Item = tuple[str, int]
+"""(image id, class that the row is for)."""
+
+SIDE, CELLS, BOXES = 256, 32, 5
+"""Longest side of a picture and of a map in the report, pixels; boxes shown of a method that gives boxes."""
+
+
+@dataclass(slots=True)
+class Scores:
+    """What the rows of the results of one dataset say of each picture.
+
+    Attributes:
+        graded: by (network, method), then by `evaluator metric`: a value of each item, percent where it is one.
+        better: `lower` or `higher`, by `evaluator metric`.
+        boxes: by (network, method): (x1, y1, x2, y2) of each item, where rows have them.
+        right: by network: whether its first class is the label, of each item, where rows say.
+        folders: by (network, method): a result's folder.
+        items: those of the first result.
+    """
+
+    graded: dict[tuple[str, str], dict[str, pd.Series]] = field(default_factory=dict)
+    better: dict[str, str] = field(default_factory=dict)
+    boxes: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+    right: dict[str, pd.Series] = field(default_factory=dict)
+    folders: dict[tuple[str, str], str] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
+
+    def add(self, result: Mapping[str, Any], evaluator: Any, rows: pd.DataFrame) -> None:
+        """Take in the rows of one result."""
+        key = result["network"], result["method"]
+        index = pd.MultiIndex.from_frame(rows[["image", "label"]])
+        self.folders.setdefault(key, result["folder"])
+        self.items = self.items or index.tolist()
+        if "x1" in rows:
+            self.boxes.setdefault(key, rows[["x1", "y1", "x2", "y2"]].set_axis(index))
+        if result["network"] not in self.right and len(rows) and all(len(top) for top in rows["top5"]):
+            first = np.array([top[0] for top in rows["top5"]])
+            self.right[result["network"]] = pd.Series(first == rows["label"].to_numpy(), index)
+        metrics = {m.name: m for m in evaluator.summary(rows)}
+        for names in getattr(evaluator, "headline", ()):
+            metric = next(
+                (metrics[n] for n in names.split("|") if n in metrics and metrics[n].value == metrics[n].value), None
+            )
+            if metric is None or metric.better not in ("lower", "higher") or metric.name.endswith("_cls_error"):
+                continue
+            values = of_pictures(metric, rows)
+            if values is not None:
+                name = f"{result['evaluator']} {metric.name}"
+                self.better[name] = metric.better
+                self.graded.setdefault(key, {})[name] = pd.Series(values, index)
+
+    @property
+    def hit(self) -> str:
+        """The metric that says of each picture hit or miss; "" if there is none."""
+        for name in sorted(self.better, key=lambda n: ("loc_error" in n, "error" not in n, n)):
+            of = [values[name] for values in self.graded.values() if name in values]
+            if all(s.dropna().isin([0, 100]).all() for s in of):
+                return name
+        return ""
+
+    @property
+    def main(self) -> str:
+        """The metric by which pictures are chosen: a graded one if there is one."""
+        return next((name for name in sorted(self.better) if "error" not in name and name != self.hit), "") or self.hit
+
+    def frame(self, metric: str) -> pd.DataFrame:
+        """Items x (network, method): larger is better."""
+        sense = -1 if self.better[metric] == "lower" else 1
+        columns = {key: sense * values[metric] for key, values in self.graded.items() if metric in values}
+        return pd.DataFrame(columns)
+
+
+def of_pictures(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
+    """(N,) the metric of each row, percent where it is one, NaN where a row has none; None where rows do not say.
+
+    Of an evaluator that left rows out, its samples say which (`eigencam.evaluation.statistics.of_rows`).
+    """
+    if metric.sample is None or metric.sample.statistic is not None:
+        return None
+    parts = np.asarray(metric.sample.parts, np.float64) * (100 if metric.unit == "%" else 1)
+    if len(parts) == len(rows):
+        return parts
+    if metric.sample.rows is None:
+        return None
+    values = np.full(len(rows), np.nan)
+    values[metric.sample.rows] = parts
+    return values
+
+
+def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[Item]:
+    """At most `count` items, the most telling first.
+
+    In turn: what each method wins most over the mean of the others, and loses most; hits and misses evenly spread; what
+    the network got wrong. All evenly spread where metrics are of the set as a whole only.
+    """
+    from eigencam.commands.explain import spread
+
+    if not scores.better:  # metrics of the set as a whole only
+        return [scores.items[k] for k in spread(len(scores.items), count)]
+    frame = scores.frame(scores.main)
+    queues: list[list[Item]] = []
+    for network in frame.columns.unique(0):
+        of = pd.DataFrame(frame[network])
+        for method in of.columns.difference(list(baselines), sort=False) if of.shape[1] > 1 else ():
+            others = of.drop(columns=method).mean(axis="columns")
+            lead = (of[method] - others).dropna().sort_values(kind="stable")
+            queues += [list(lead.index[::-1]), list(lead.index)]
+    ranked = frame.mean(axis="columns").dropna().sort_values(kind="stable").index
+    even = [ranked[k] for k in spread(len(ranked), count)]
+    queues.append(even)
+    queues += [list(right.index[~right.to_numpy(bool)]) for right in scores.right.values()]
+    # The even spread has a say as often as all the others together.
+    turns = zip_longest(*queues, even[::-1])
+    return list(dict.fromkeys(item for item in chain.from_iterable(turns) if item is not None))[:count]
+
+
+def pictures(
+    root: Path,
+    scores: Scores,
+    items: Sequence[Item],
+    settings: Sequence[str],
+    trust: Trust,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The chosen pictures with every network's and method's map: what the page's gallery is made of, JSON-ready.
+
+    Args:
+        root: folder of the results.
+        scores: of one dataset.
+        items: the most telling first, which is the order they are given back in.
+        settings: `key=value` that take the place of what the configs say, e.g. where the pictures are now.
+        trust: what the results' configs may have built.
+        say: gets what could not be shown, and why.
+    """
+    found: dict[Item, dict[str, Any]] = {}
+    metrics = list(scores.better)
+    for network in dict.fromkeys(network for network, _ in scores.folders):
+        folders = {method: folder for (net, method), folder in scores.folders.items() if net == network}
+        try:
+            job, names = _job(root, folders, settings, trust, say)
+        except (ValueError, FileNotFoundError, KeyError) as error:
+            say(f"no pictures of {network}: {str(error).splitlines()[0]}")
+            continue
+        place = {image: i for i, image in enumerate(job.dataset.ids)}
+        index = pd.MultiIndex.from_tuples(items, names=["image", "label"])
+        graded = {m: pd.DataFrame(scores.graded.get((network, m), {}), index).reindex(columns=metrics) for m in folders}
+        boxes = {m: frame.reindex(index).to_numpy(np.float64) for (n, m), frame in scores.boxes.items() if n == network}
+        right = scores.right[network].reindex(index).tolist() if network in scores.right else [None] * len(items)
+        for k, item in enumerate(items):
+            image, label = item
+            try:
+                seen = _seen(job, place[image], label)
+            except (BadImageError, KeyError) as error:
+                say(f"{image}: {error}")
+                continue
+            picture = found.setdefault(item, seen.picture(job))
+            picture["networks"][network] = {
+                "predicted": seen.predicted,
+                "right": bool(right[k]) if right[k] in (True, False) else None,
+                "methods": {
+                    method: seen.of_method(key, boxes[method][k : k + 1] if method in boxes else None)
+                    | {"scores": [_number(value) for value in graded[method].iloc[k]]}
+                    for key, method in names.items()
+                },
+            }
+    return {
+        "metrics": [{"name": m, "better": scores.better[m]} for m in metrics],
+        "hit": metrics.index(scores.hit) if scores.hit else None,
+        "main": metrics.index(scores.main) if metrics else None,
+        "pictures": [found[item] for item in items if item in found],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One picture through one network."""
+
+    image: NDArray[np.uint8]
+    truth: Truth
+    region: tuple[float, float, float, float]
+    maps: Mapping[str, NDArray[np.float32]]
+    boxes: Mapping[str, NDArray[np.float64]]
+    predicted: str
+
+    def picture(self, job: Any) -> dict[str, Any]:
+        """What is the same for all networks."""
+        height, width = self.truth.size
+        scale = min(1.0, SIDE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        shown = Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS)
+        label = self.truth.label
+        made: dict[str, Any] = {
+            "id": self.truth.image_id,
+            "class": job.dataset.classes[label] if label >= 0 else "",
+            "size": [width, height],
+            "src": _uri(shown, "webp", quality=62, method=6),
+            "boxes": _rounded(self.truth.boxes[self.truth.sought()]),
+            "networks": {},
+        }
+        if (mask := self.truth.mask) is not None and mask.shape == self.truth.size:
+            thing = (mask > 0) & (mask < VOID) if self.truth.foreground == "any" else mask == label + 1
+            veil = Image.fromarray(thing.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+            veil.putpalette([0, 0, 0, 0, 0, 0])
+            made["veil"] = _uri(veil, "png", transparency=bytes([170, 0]), bits=1, optimize=True)
+        return made
+
+    def of_method(self, key: str, box: NDArray[np.float64] | None) -> dict[str, Any]:
+        """A method's map and its box (1, 4), as rows have it or, for None, at 15 % of the maximum; or its boxes."""
+        from eigencam.evaluation.maps import ScoreMap, box_of
+
+        if key in self.boxes:
+            return {"boxes": _rounded(self.boxes[key][:BOXES, :4])}
+        score_map = ScoreMap(self.maps[key], self.truth.size, self.region)
+        box = box_of(score_map, "max", 0.15)[None] if box is None else box
+        values = _shrunk(score_map.values) / max(score_map.peak, np.finfo(np.float32).tiny)
+        levels = (np.clip(np.nan_to_num(values, posinf=0, neginf=0), 0, 1) * 255).round().astype(np.uint8)
+        made = {
+            "boxes": _rounded(box),
+            "map": base64.b64encode(levels.tobytes()).decode(),
+            "cells": [levels.shape[1], levels.shape[0]],
+        }
+        height, width = self.truth.size
+        whole = self.region == (0.0, 0.0, float(width), float(height))
+        return made if whole else made | {"region": [round(x, 1) for x in self.region]}
+
+
+def _job(
+    root: Path, folders: Mapping[str, str], settings: Sequence[str], trust: Trust, say: Callable[[str], None]
+) -> tuple[Any, dict[str, str]]:
+    """The job that makes maps of one network's methods, and the method of each of its names.
+
+    Raises:
+        ValueError: the config is at fault or names code that is not trusted, or network or dataset are not those of
+            the results any more.
+    """
+    from omegaconf import OmegaConf
+
+    from eigencam.running.prepare import prepare
+
+    by_name = {stored.folder.name: stored for stored in read_all(root, set(folders.values()))}
+    found = {method: by_name[folder] for method, folder in folders.items()}
+    configs = {method: stored.config() for method, stored in found.items()}
+    names = {f"m{k}": method for k, method in enumerate(folders)}
+    nodes = {key: configs[method]["method"][found[method].names[2]] for key, method in names.items()}
+    content = next(iter(configs.values()))
+    content |= {"method": nodes, "logger": {}, "on_unsupported": "skip", "device": "auto"}
+    content["evaluator"] = {"localization": {"_target_": packaged_target("evaluator", "Localization")}}
+    trust.check(content, CONFIG)
+    job = prepare(_changed(OmegaConf.create(content), settings))
+    expected = next(iter(found.values())).identity
+    for what in ("network", "dataset"):
+        now = next(iter(job.results.values())).identity[what]
+        if canonical(now) != canonical(expected[what]):
+            raise ValueError(f"the {what} is not that of the results any more")
+    for key, method in list(names.items()):
+        now = job.results[key, "localization"].identity["method"]
+        same = canonical(now) == canonical(found[method].identity["method"])
+        if key in job.unsupported or not same:
+            say(f"no pictures of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
+            del names[key], job.methods[key]
+    return job, names
+
+
+def _changed(config: Any, settings: Sequence[str]) -> Any:
+    """The resolved config with settings in place; what lies below a `paths.NAME` moves with it."""
+    from omegaconf import OmegaConf
+
+    given, content = OmegaConf.from_dotlist(list(settings)), OmegaConf.to_container(config)
+    paths = {} if given.get("paths") is None else given.paths
+    if not isinstance(paths, Mapping):
+        raise ValueError(f"paths={paths}; allowed: paths.NAME=FOLDER")
+    for name, new in paths.items():
+        if (old := config.paths.get(name)) and new is not None:
+            content = _moved(content, str(old), str(new))
+    return OmegaConf.merge(content, given)
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """A config whose texts that are `old`, or a path below it, begin with `new` instead; a name is no path."""
+    if isinstance(node, dict):
+        return {key: value if key in ("name", "classes") else _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    is_below = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
+    return f"{new}{node.removeprefix(old)}" if is_below else node
+
+
+def _seen(job: Any, i: int, label: int) -> _Seen:
+    """Picture `i` through the network, every method's map of it for the class of its row."""
+    from dataclasses import replace
+
+    import torch
+
+    from eigencam.commands.explain import class_names
+    from eigencam.running.maps import compute_maps
+
+    image, truth = job.dataset.image(i), replace(job.dataset.truth(i), label=label)
+    resized, region = job.network.preprocess(image)
+    by_label = job.comparable and job.config.target != "predicted"
+    found = compute_maps(
+        job.network,
+        job.methods,
+        torch.from_numpy(resized)[None],
+        labels=[max(label, 0)] if by_label else None,
+        index=[i],
+        ids=[truth.image_id],
+        original=lambda _n: image,
+        regions=[region],
+        chunk=job.config.chunk,
+    )
+    known, first = class_names(job), found.top5[0][:1]
+    predicted = next((known[k].split(",")[0] if k < len(known) else f"class {k}" for k in first), "")
+    maps = {name: of[0] for name, of in found.maps.items()}
+    boxes = {name: of[0] for name, of in found.boxes.items()}
+    return _Seen(image, truth, region, maps, boxes, predicted)
+
+
+def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
+    """Drop the least telling pictures until all are below a number of bytes of JSON; how many were dropped."""
+    sizes = [[len(json.dumps(picture)) for picture in gallery["pictures"]] for gallery in galleries]
+    dropped, total = 0, sum(map(sum, sizes))
+    while total > limit and any(sizes):
+        k = max(range(len(sizes)), key=lambda k: len(sizes[k]))
+        total -= sizes[k].pop()
+        galleries[k]["pictures"].pop()
+        dropped += 1
+    return dropped
+
+
+def _shrunk(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A map of at most `CELLS` a side, by means of its cells; a smaller one as it is."""
+    height, width = values.shape
+    if max(height, width) <= CELLS or not np.isfinite(values).all():
+        return values[:CELLS, :CELLS]
+    scale = CELLS / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX), np.float32)
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    partial(picture.save, buffer, kind)(**options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _rounded(boxes: NDArray[np.float64]) -> list[list[float]]:
+    """Boxes without those that are none."""
+    return [[round(x, 1) for x in box] for box in boxes.tolist() if np.isfinite(box).all()]
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(float(value), 2)

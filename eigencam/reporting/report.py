@@ -1,0 +1,309 @@
+"""`eigencam report`: results as one page of HTML that needs nothing else, and their curves as figures for papers."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eigencam.commands.table import add_trust, default_results, trust_of
+from eigencam.evaluation import escaping
+from eigencam.evaluation.tables import COLUMNS, Table, tables
+from eigencam.files import write_text
+from eigencam.reporting import curves, gallery
+from eigencam.reporting.collect import collect, provenance
+from eigencam.reporting.derived import by_folder
+from eigencam.store.trust import Trust, UntrustedError
+
+PLOT = (300.0, 170.0)
+"""Width and height of a plot's inside, CSS pixels."""
+
+HEAT = 32
+"""Colours of the heat's scale."""
+
+Loaded = tuple[dict[str, Any], Any, pd.DataFrame]
+"""A result: its line of the long frame, its evaluator, its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a table: its text, the number to sort by, the interval behind it and where both lie in the column.
+
+    Attributes:
+        text: `57.5`, a name, or a dash.
+        interval: `[50.6, 64.1]`, or "".
+        order: the number; None for a name, or where there is none.
+        best: whether it is the best of its network.
+        span: low, value, high as percentages of the column's range; None without an interval.
+    """
+
+    text: str
+    interval: str = ""
+    order: float | None = None
+    best: bool = False
+    span: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table's column: name, unit, and which way is better."""
+
+    name: str
+    unit: str
+    better: str
+    number: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam report`."""
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="key=value", help="in place of what the results' configs say: paths.voc=DIR")
+    add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
+    for name in COLUMNS:
+        add(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
+    add("--metrics", nargs="+", default=[], metavar="NAME", help="columns of the tables; `all`: every one there is")
+    add("--pictures", type=int, default=48, metavar="N", help="of each dataset")
+    add("--no-pictures", action="store_true", help="numbers and curves only; no network, no data")
+    add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; pictures are left out until it fits")
+    add_trust(parser)
+    add("--title", default="", metavar="TEXT", help="of the page")
+    add("--figures", type=Path, metavar="DIR", help="also write every plot as a file")
+    add("--figure-format", choices=curves.KINDS, default="pdf", help="of these files")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page, and figures; returns 0."""
+    if faults := [item for item in args.settings if "=" not in item]:
+        raise ValueError(f"{' '.join(faults)}: allowed are settings, key=value")
+    if args.pictures < 0 or not args.max_mb > 0:
+        raise ValueError(f"--pictures {args.pictures} --max-mb {args.max_mb}: allowed are 0 or more, and above 0")
+    long = collect(args.results, **{name: getattr(args, name) for name in COLUMNS})
+    made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
+    trust = trust_of(args)
+    results = list(_loaded(args.results, long, trust))
+    plots, look = curves.plots(results), curves.styles(long)
+    said: dict[str, None] = {}
+
+    def say(line: str) -> None:
+        if line not in said:
+            said[line] = None
+            print(line)
+
+    sets = {}
+    if not args.no_pictures and args.pictures:
+        sets = _galleries(args, results, long, trust, say)
+    page = render(args, long, made, plots, look, sets, list(said))
+    write_text(args.out, page)
+    shown = sum(len(of["pictures"]) for of in sets.values())
+    print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} pictures, {len(page.encode()) / 1e6:.2f} MB")
+    if args.figures:
+        paths = curves.save_all(plots, look, args.figures, args.figure_format)
+        print(f"{args.figures}: {len(paths)} figures")
+    return 0
+
+
+def _loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
+    """Every result that was run and whose evaluator is trusted, baselines last."""
+    stored = by_folder(root, long)
+    for result in long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records"):
+        if not result["unsupported"]:
+            one = stored[result["folder"]]
+            try:
+                yield {str(k): v for k, v in result.items()}, one.evaluator(trust), one.rows()
+            except UntrustedError as error:
+                print(f"no curves and no images of {one.folder.name}: {error}", file=sys.stderr)
+
+
+def _galleries(
+    args: argparse.Namespace,
+    results: Sequence[Loaded],
+    long: pd.DataFrame,
+    trust: Trust,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """What the gallery shows of each dataset."""
+    scores: dict[tuple[str, str], gallery.Scores] = {}
+    names = long.drop_duplicates("group").groupby(["dataset", "part"]).size()
+    for result, evaluator, rows in results:
+        if len(rows):
+            several = names[result["dataset"], result["part"]] > 1
+            name = f"{_dataset(result)}, class: {result['target']}" if several else _dataset(result)
+            scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows)
+    baselines = set(long.loc[long["baseline"].astype(bool), "method"])
+    sets: dict[str, Any] = {}
+    for (name, _), of in scores.items():
+        items = gallery.choose(of, args.pictures, baselines)
+        found = gallery.pictures(args.results, of, items, args.settings, trust, say)
+        if found["pictures"]:
+            sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = found
+    return sets
+
+
+def render(
+    args: argparse.Namespace,
+    long: pd.DataFrame,
+    made: Sequence[Table],
+    plots: Sequence[curves.Plot],
+    look: Mapping[str, curves.Style],
+    sets: Mapping[str, Any],
+    said: Sequence[str],
+) -> str:
+    """The page; of pictures as many as fit."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("eigencam.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: escaping.one_line(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    better = dict(zip(long["metric"], long["better"], strict=True))
+    names = list(dict.fromkeys(long["dataset"]))
+    fixed = {
+        "title": args.title or f"Class-activation maps on {', '.join(names)}",
+        "facts": facts(args.results, long),
+        "version": version("eigencam-bench"),
+        "tables": [shown(table, better) for table in made],
+        "groups": _by_place(plots, look),
+        "look": {name: look[name] for name in sorted(look, key=lambda n: (look[n].colour == curves.GREY, n))},
+        "said": said,
+    }
+    template = environment.get_template("report.html.j2")
+
+    def filled(dropped: int) -> str:
+        data = {"sets": sets, "heat": _heat(), "dropped": dropped}
+        count = {name: len(of["pictures"]) for name, of in sets.items()}
+        return template.render(**fixed, data=Markup(escaping.script(data)), count=count)
+
+    limit, page = int(args.max_mb * 1e6), filled(0)
+    if (over := len(page.encode()) - limit) > 0 and sets:
+        size = sum(len(json.dumps(picture)) for of in sets.values() for picture in of["pictures"])
+        dropped = gallery.fitting(list(sets.values()), max(size - over, 0))
+        print(f"{dropped} of {dropped + sum(len(of['pictures']) for of in sets.values())} pictures left out: --max-mb")
+        page = filled(dropped)
+    if len(page.encode()) > limit:
+        raise ValueError(f"--max-mb {args.max_mb}: the page without pictures has {len(page.encode()) / 1e6:.2f} MB")
+    return page
+
+
+def facts(root: Path, long: pd.DataFrame) -> dict[str, list[str]]:
+    """What stands at the head: data, networks, and from which code and commands the numbers are."""
+    origins = provenance(root, long["folder"].unique())
+    of = long[long["unsupported"] == ""].drop_duplicates(["dataset", "group"])
+    places = zip(of["dataset"], of["part"], of["pictures"], of["target"], strict=True)
+    data = [f"{f'{name} {part}'.strip()}: n = {n}, maps for the class: {target}" for name, part, n, target in places]
+    found = {"Data": data}
+    found |= {f"{name.title()}s": sorted(set(long[name])) for name in ("network", "method", "evaluator")}
+    return found | {key.title(): origins[key] for key in ("code", "machine", "command")}
+
+
+def shown(table: Table, better: Mapping[str, str]) -> tuple[str, list[Column], list[list[Cell]], list[str]]:
+    """Title, columns, lines of cells, notes."""
+    columns, cells = [], []
+    for name in table.frame.columns:
+        metric, _, unit = str(name).rpartition(" ")
+        metric, unit = (metric, unit) if metric else (unit, "")
+        number = name not in ("network", "method")
+        columns.append(Column(metric, unit, str(better.get(metric) or ""), number))
+        made = [_cell(str(text)) if number else Cell(str(text)) for text in table.frame[name]]
+        best = table.best[name] if name in table.best else [False] * len(made)
+        cells.append(_spans([_with_best(cell, bool(b)) for cell, b in zip(made, best, strict=True)]))
+    return table.title, columns, [list(line) for line in zip(*cells, strict=True)], table.notes
+
+
+def _cell(text: str) -> Cell:
+    value, _, interval = text.partition(" ")
+    try:
+        return Cell(value, interval, float(value))
+    except ValueError:
+        return Cell(text)
+
+
+def _with_best(cell: Cell, best: bool) -> Cell:
+    return Cell(cell.text, cell.interval, cell.order, best)
+
+
+def _spans(cells: list[Cell]) -> list[Cell]:
+    """The cells of a column with the places of value and interval in the range of all of them."""
+    ends = [[float(x) for x in c.interval.strip("[]").split(",")] if c.interval else None for c in cells]
+    numbers = [x for pair in ends if pair for x in pair]
+    if not numbers or max(numbers) == min(numbers):
+        return cells
+    low, size = min(numbers), max(numbers) - min(numbers)
+
+    def at(x: float) -> float:
+        return round(100 * (x - low) / size, 1)
+
+    return [
+        Cell(c.text, c.interval, c.order, c.best, (at(pair[0]), at(c.order), at(pair[1])))
+        if pair and c.order is not None
+        else c
+        for c, pair in zip(cells, ends, strict=True)
+    ]
+
+
+def _by_place(plots: Sequence[curves.Plot], look: Mapping[str, curves.Style]) -> dict[str, list[dict[str, Any]]]:
+    """Plots in numbers for the template, by dataset and network."""
+    made: dict[str, list[dict[str, Any]]] = {}
+    for plot in plots:
+        made.setdefault(f"{plot.dataset}, {plot.network}", []).append(_drawn(plot, look))
+    return made
+
+
+def _drawn(plot: curves.Plot, look: Mapping[str, curves.Style]) -> dict[str, Any]:
+    """One plot in numbers: paths, marks, ticks."""
+    first, high = plot.first, curves.top(plot)
+    lines = []
+    for method, curve in plot.lines.items():
+        points = curves.thinned(curves.place(curve, curve.xs, curve.ys, PLOT, high))
+        mark = curves.place(curve, *curve.mark, PLOT, high).round(1).tolist() if curve.mark else None
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        lines.append({"method": method, "path": path, "mark": mark, "style": look[method]})
+    ticks = _ticks(first)
+    across = curves.place(first, ticks, np.zeros(len(ticks)), PLOT, high)[:, 0]
+    ups = np.linspace(0, high, 5 if high % 40 == 0 or high == 20 else int(high // 20) + 1)
+    return {
+        "evaluator": plot.evaluator,
+        "name": plot.name,
+        "x": first.x,
+        "y": first.y,
+        "width": PLOT[0],
+        "height": PLOT[1],
+        "xticks": [(round(float(x), 1), f"{t:g}") for x, t in zip(across, ticks, strict=True)],
+        "yticks": [(round(float((1 - t / high) * PLOT[1]), 1), f"{t:g}") for t in ups],
+        "lines": lines,
+    }
+
+
+def _ticks(curve: Any) -> list[float]:
+    """Round numbers within the range of x."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = float(curve.xs.min()), float(curve.xs.max())
+    if curve.log:
+        decades = 10.0 ** np.arange(np.ceil(np.log10(low) - 1e-9), np.log10(high) + 1e-9)
+        return decades.tolist()
+    found = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [round(float(t), 10) for t in found if low - 1e-9 <= t <= high + 1e-9]
+
+
+def _heat() -> list[str]:
+    """The colours of the maps, the lowest first, as six hex digits."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["inferno"](x))[1:] for x in np.linspace(0, 1, HEAT)]
+
+
+def _dataset(result: Mapping[str, Any]) -> str:
+    return f"{result['dataset']} {result['part']}".strip()

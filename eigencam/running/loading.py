@@ -1,0 +1,110 @@
+"""Decoded pictures, batch by batch, by loader processes where there are several pictures to decode."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from eigencam.datasets.base import Dataset, Truth
+from eigencam.networks.network import Preprocess, Region
+from eigencam.running.faults import blame
+
+
+@dataclass(slots=True)
+class Batch:
+    """Decoded pictures of one batch.
+
+    Attributes:
+        index: positions in the dataset of the pictures that could be decoded.
+        pictures: (N, 3, H, W) uint8.
+        regions: the part of each original picture that the network sees.
+        truths: what is known of each.
+        bad: by position, why a picture could not be decoded.
+    """
+
+    index: list[int]
+    pictures: Tensor
+    regions: list[Region]
+    truths: list[Truth]
+    bad: dict[int, Exception]
+
+    def pin_memory(self) -> "Batch":
+        """What the loader calls before a copy to a GPU."""
+        self.pictures = self.pictures.pin_memory()
+        return self
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Some of the pictures."""
+        these = slice(start, stop)
+        return Batch(self.index[these], self.pictures[these], self.regions[these], self.truths[these], {})
+
+
+@dataclass(frozen=True)
+class Pictures(torch.utils.data.Dataset[Any]):
+    """The dataset as the loader sees it: picture `i` decoded and resized, or why not."""
+
+    dataset: Dataset
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.dataset.ids)
+
+    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, Exception]:
+        try:
+            image, truth = self.dataset.image(i), self.dataset.truth(i)
+        except (ValueError, OSError) as error:
+            return i, error  # raised by the loop: a loader process would bury the message in its traceback
+        except Exception as error:  # whatever a person's dataset may raise
+            return i, ValueError(str(blame(f"dataset {self.dataset.name}", error, [self.dataset.ids[i]])))
+        if image.shape[:2] != truth.size:
+            shown, said = (f"{w} x {h}" for h, w in (image.shape[:2], truth.size))
+            fault = f"{truth.image_id}: the picture is {shown} pixels, its boxes and masks are for {said}"
+            return i, ValueError(fault)
+        return i, *self.preprocess(image), truth
+
+
+def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object, pin: bool) -> Iterator[Batch]:
+    """Batches in order.
+
+    Args:
+        pictures: the dataset.
+        batches: positions of each batch's pictures.
+        workers: number of loader processes, or `auto`.
+        pin: whether the pictures go to a GPU.
+    """
+    if workers == "auto":
+        workers = min(8, os.cpu_count() or 1) if len(batches) > 4 else 0
+    assert isinstance(workers, int)  # checked with the config
+    return iter(
+        DataLoader(
+            pictures,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin,
+            worker_init_fn=die_with_parent,
+        )
+    )
+
+
+def die_with_parent(_worker: int) -> None:
+    """Have Linux end a loader process when the run is killed; it would wait for ever to hand over its last batch."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def collate(items: Sequence[tuple[Any, ...]]) -> Batch:
+    """What the loader makes a batch of."""
+    good = [item for item in items if len(item) == 4]
+    pictures = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
+    bad = {item[0]: item[1] for item in items if len(item) == 2}
+    return Batch([item[0] for item in good], pictures, [item[2] for item in good], [item[3] for item in good], bad)

@@ -1,0 +1,335 @@
+"""Maps of a batch: one forward pass, every method, ready for the evaluators."""
+
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eigencam.datasets.base import Truth
+from eigencam.evaluation.base import Again
+from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.states import DEGENERATE
+from eigencam.networks import variants
+from eigencam.networks.network import Network, Region
+from eigencam.passes.forward import Forward, evaluating, logits_of
+from eigencam.running.faults import SharedChangedError
+
+T = TypeVar("T")
+Method = Callable[..., Any]
+"""`(forward, targets) -> (N, h, w)`, or boxes; see `eigencam.methods`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """What one forward pass gave.
+
+    Attributes:
+        maps: (M, h, w) float32 raw score maps on the CPU, by method; M is N but for `compute_maps(rows=...)`.
+        boxes: by method that gives boxes, for each of M (K, 5) float64 `x1 y1 x2 y2 score`, best first.
+        targets: (M,) the classes that class-specific maps are for.
+        top5: (M,) the network's classes by falling logit, up to five a picture; none for a picture that the network has
+            no answer for, or without a classifier.
+        answers: (M,) states of the network's answers; see `answer_states`.
+        forward: the pass that the maps were read from, of length M.
+        seconds: with `clock`: of the forward pass (under "") and of each method alone.
+    """
+
+    maps: dict[str, NDArray[np.float32]]
+    boxes: dict[str, list[NDArray[np.float64]]]
+    targets: list[int]
+    top5: list[list[int]]
+    answers: list[str]
+    forward: Forward
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def compute_maps(
+    network: Network,
+    methods: Mapping[str, Method],
+    pictures: Tensor,
+    *,
+    labels: Iterable[int] | None = None,
+    rows: Sequence[int] | None = None,
+    index: Iterable[int] | None = None,
+    ids: Iterable[str] = (),
+    original: Callable[[int], NDArray[np.uint8]] | None = None,
+    regions: Iterable[Region] = (),
+    chunk: int = 64,
+    progress: Callable[[str, int], None] = lambda _method, _count: None,
+    clock: bool = False,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> Maps:
+    """Run all methods on one batch.
+
+    Args:
+        network: the network.
+        methods: by name.
+        pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
+        labels: N classes the maps are for; the predicted classes when None (0 without a classifier). A picture that the
+            network has no answer for has no predicted class: maps that depend on one are NaN, and boxes none.
+        rows: M positions in the batch, for maps of several classes of a picture: `labels` are then M. All come from one
+            forward pass; a method's map that is of no class is computed once a picture.
+        index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
+        ids: N names in the dataset, for methods that look a map up.
+        original: decodes the n-th picture as it is in the dataset, for methods that give boxes.
+        regions: N parts of the original pictures that the network sees.
+        chunk: inputs that go through the network at once in methods that need passes of their own.
+        progress: is told the method and the number of inputs after each such pass.
+        clock: whether to take the time of every method alone; none then shares a backward pass with another.
+        failed: is told the method that raised, and what; its maps are left out. Without it the error passes through.
+
+    Raises:
+        SharedChangedError: a method changed in place what all methods share.
+        ValueError: a class that the network has not, or a method that returns something else than a map a picture, or
+            boxes of each where it says that it gives boxes.
+    """
+    start = _now(network) if clock else 0.0
+    forward = network.forward(
+        pictures,
+        layers=[layer for m in methods.values() for layer in tapped(m)],
+        gradients=any(needs_gradient(m) for m in methods.values()),
+        index=None if index is None else torch.tensor(list(index)),
+        chunk=chunk,
+    )
+    seconds = {"": _now(network) - start} if clock else {}
+    forward.ids, forward.original, forward.regions = tuple(ids), original, tuple(regions)
+    whole, classes = forward, forward.logits.shape[1]
+    if rows is not None and list(rows) != list(range(len(forward))):
+        forward = forward.pick(torch.tensor(rows, device=network.device))
+    top5 = forward.logits.topk(min(5, classes)).indices
+    if labels is not None:
+        asked = list(labels)
+        if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
+            raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
+        targets = torch.tensor(asked, device=network.device)
+    else:
+        targets = top5[:, 0] if classes else torch.zeros(len(forward), dtype=torch.long, device=network.device)
+    on_device: dict[str, Tensor] = {}
+    repeated: set[str] = set()
+    boxes: dict[str, list[NDArray[np.float64]]] = {}
+    for name, method in methods.items():
+        of = forward if is_class_specific(method) else whole
+        of.progress = partial(progress, name)
+        if clock:
+            of.forget_gradients()
+        start = _now(network) if clock else 0.0
+        result = _called(name, method, of, targets if of is forward else targets.new_zeros(len(of)), failed)
+        if result is None:
+            continue
+        if clock:
+            seconds[name] = _now(network) - start
+        if not isinstance(result, Tensor):
+            boxes[name] = result if of is forward else [result[n] for n in rows or ()]
+            continue
+        # Into pinned memory where it comes from a GPU: the only wait for all of them is the one below.
+        on_device[name] = result.detach().float().to("cpu", non_blocking=True)
+        if of is not forward:
+            repeated.add(name)
+    if network.device.type == "cuda":
+        torch.cuda.current_stream(network.device).synchronize()
+    maps = {name: m.numpy()[rows] if name in repeated else m.numpy() for name, m in on_device.items()}
+    answers = answer_states(forward.logits)
+    lost = [n for n, state in enumerate(answers) if state in DEGENERATE]
+    if labels is None:
+        _lose([name for name, method in methods.items() if is_class_specific(method)], maps, boxes, lost)
+    first = [[] if n in lost else top for n, top in enumerate(top5.tolist())]
+    return Maps(maps, boxes, targets.tolist(), first, answers, forward, seconds)
+
+
+def answer_states(logits: Tensor) -> list[str]:
+    """(N,) states of the network's answers, logits (N, K): as a map's, `none` without a classifier.
+
+    `nonfinite` where a logit is not finite; `constant` where all of K > 1 are equal, so that no class is preferred.
+
+    >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
+    ['ok', 'constant', 'nonfinite', 'nonfinite']
+    """
+    if not logits.shape[1]:
+        return ["none"] * len(logits)
+    finite = logits.isfinite().all(1)
+    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
+    return [
+        "nonfinite" if not f else "ok" if v else "constant"
+        for f, v in zip(finite.tolist(), varies.tolist(), strict=True)
+    ]
+
+
+def _lose(
+    names: Sequence[str],
+    maps: dict[str, NDArray[np.float32]],
+    boxes: dict[str, list[NDArray[np.float64]]],
+    lost: Sequence[int],
+) -> None:
+    """Make the maps of these methods NaN, and take their boxes away, at the positions `lost`."""
+    for name in names if lost else ():
+        if name in boxes:
+            boxes[name] = [found[:0] if n in lost else found for n, found in enumerate(boxes[name])]
+        elif name in maps:  # not where the method has failed
+            maps[name] = maps[name].copy()  # it may be the very tensor that the method returned
+            maps[name][lost] = np.nan
+
+
+def _called(
+    name: str, method: Method, forward: Forward, targets: Tensor, failed: Callable[[str, Exception], None] | None
+) -> Tensor | list[NDArray[np.float64]] | None:
+    """What a method returns, checked; None where it raised and `failed` has been told."""
+    try:
+        return _checked(name, method, forward, targets)
+    except SharedChangedError:
+        raise
+    except Exception as error:  # whatever a method may raise
+        if failed is None:
+            raise
+        failed(name, error)
+        return None
+
+
+def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Tensor | list[NDArray[np.float64]]:
+    """What a method returns: maps (N, h, w), or N times boxes (K, 5)."""
+    before = forward.versions()
+    try:
+        with torch.no_grad():
+            result = method(forward, targets)
+    finally:  # whether it returned or raised
+        if forward.versions()[: len(before)] != before:
+            raise SharedChangedError(name)
+    if gives_boxes(method):
+        found = [np.asarray(boxes, np.float64) for boxes in result]
+        if shapes := [boxes.shape for boxes in found if boxes.ndim != 2 or boxes.shape[1] != 5]:
+            raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each picture")
+        return found
+    if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != len(forward):
+        shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map a picture")
+    return result
+
+
+def _now(network: Network) -> float:
+    """Seconds, once the device has done all that it was told to do."""
+    if network.device.type == "cuda":
+        torch.cuda.synchronize(network.device)
+    return time.perf_counter()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProbe:
+    """`eigencam.evaluation.base.Probe` of one batch and one method."""
+
+    forward: Forward
+    method: Method
+    targets: Tensor
+    score_maps: Sequence[ScoreMap] = ()
+    truths: Sequence[Truth] = ()
+    beside: Sequence[Method] = ()  # the batch's methods, which share further passes
+    follows: bool = False  # whether the classes are those predicted
+
+    @property
+    def images(self) -> Tensor:
+        """(N, 3, H, W), normalised."""
+        return self.forward.images
+
+    @property
+    def black(self) -> Tensor:
+        """(3, 1, 1)."""
+        return self.forward.black
+
+    @property
+    def white(self) -> Tensor:
+        """(3, 1, 1)."""
+        return self.forward.white
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, K) float32."""
+        return self.forward.logits
+
+    def predict(self, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
+        """(count, K) float32 logits."""
+        return self.forward.predict(count, inputs)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once for all methods."""
+        return self.forward.shared(key, make)
+
+    def explain(self, images: Tensor) -> Tensor:
+        """(N, h, w) maps of other pictures."""
+        again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
+        with torch.no_grad():
+            return self.method(again, self.targets)
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """(B, K) float32 logits with a graph."""
+        with evaluating(self.forward.module):
+            return logits_of(self.forward.module(images.to(self.images.dtype))).float()
+
+    def again(self, key: Hashable, images: Tensor) -> Again:
+        """Maps of changed pictures from a pass that all methods share."""
+        other = self._other(key, images=images)
+        if not self.follows:
+            return Again(self._maps(other, self.targets), other.logits)
+        # The same tensor for all methods: they share its backward pass.
+        targets, states = other.shared("predicted", lambda: (other.logits.argmax(1), answer_states(other.logits)))
+        lost = [n for n, state in enumerate(states) if state in DEGENERATE and is_class_specific(self.method)]
+        maps = self._maps(other, targets)
+        if lost:
+            maps = maps.copy()
+            maps[lost] = np.nan
+        return Again(maps, other.logits)
+
+    def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
+        """Maps in networks with layers initialised anew, each a pass that all methods share."""
+        found = []
+        shape = tuple(self.images.shape[2:])
+        made = variants.randomised(self.forward.module, order, stages, seed, shape)
+        for stage, (name, module) in enumerate(made):
+            other = self._other((order, stages, seed, stage), module=module)
+            found.append((name, self._maps(other, self.targets)))
+        return found
+
+    def reweighted(self, weights: str) -> NDArray[np.float32]:
+        """Maps in the network with the weights of another file, from a pass that all methods share."""
+        other = self._other((weights,), module=variants.reweighted(self.forward.module, weights))
+        return self._maps(other, self.targets)
+
+    def _other(self, key: Hashable, images: Tensor | None = None, module: nn.Module | None = None) -> Forward:
+        """A further pass of the batch, with what any of its methods needs."""
+        methods = (self.method, *self.beside)
+
+        def make() -> Forward:
+            layers = [layer for method in methods for layer in tapped(method)]
+            gradients = any(needs_gradient(method) for method in methods)
+            pictures = self.images if images is None else images.to(self.images.dtype)
+            return self.forward.repeat(pictures, layers, gradients=gradients, module=module)
+
+        return self.forward.shared(("pass", key), make)
+
+    def _maps(self, forward: Forward, targets: Tensor) -> NDArray[np.float32]:
+        forward.progress = self.forward.progress
+        with torch.no_grad():
+            return self.method(forward, targets).detach().float().cpu().numpy()
+
+
+def tapped(method: Method) -> list[str]:
+    """The layers that a method reads besides the network's target layer."""
+    return [layer for layer in (getattr(method, "layer", None), *getattr(method, "layers", ())) if layer]
+
+
+def needs_gradient(method: Method) -> bool:
+    """Whether a method asks `forward.gradients`; a method that does not say is taken to."""
+    return getattr(method, "needs_gradient", True)
+
+
+def gives_boxes(method: Method) -> bool:
+    """Whether a method returns boxes, not maps."""
+    return getattr(method, "gives_boxes", False)
+
+
+def is_class_specific(method: Method) -> bool:
+    """Whether a method's map depends on the class; a method that does not say is taken to."""
+    return getattr(method, "class_specific", True)

@@ -1,0 +1,318 @@
+"""The run loop: one pass over the pictures serves all methods and all evaluators.
+
+    decode ──► network ──► methods ──► evaluators ──► rows ──► parts on disk ──► rows.parquet, metrics.json
+
+Batches are a fixed grid over the dataset's order, so a run that was killed computes the same batches as one that was
+not, and ends in identical rows. A batch is computed when any result lacks one of its pictures, for the methods whose
+results lack it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from eigencam.datasets.base import BadImageError
+from eigencam.running.faults import PartlyFailedError, SharedChangedError
+from eigencam.running.loading import Batch, Pictures, load
+from eigencam.running.loggers import tell
+from eigencam.running.maps import compute_maps
+from eigencam.running.prepare import Job, prepare
+from eigencam.running.rows import Key, Scored, pairs_of, rows_of, score
+from eigencam.running.work import Work
+from eigencam.store.environment import environment, keep_freed_memory
+from eigencam.store.records import Result, Shard, summed_up
+
+TIMED_BATCHES = 3
+"""In so many batches, from the second on, the time of every method is taken alone."""
+
+EVALUATING = 2
+"""Threads that make rows; numpy and numba let them run beside each other and beside the network."""
+
+
+def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
+    """Check, compute what is missing, summarise. A second run of the same thing computes nothing.
+
+    Args:
+        composed: a config of the form of `configs/run.yaml`.
+        say: gets the few lines meant for a person.
+
+    Raises:
+        ValueError: the config's faults, one a line, before anything is computed.
+        BadImageError: with `on_bad_image=fail`.
+        PartlyFailedError: a method or evaluator raised. Its results are left out, the others are whole.
+    """
+    keep_freed_memory()
+    job = prepare(composed)
+    for result in job.results.values():
+        result.sum_up_again(job.evaluators[result.names[-1]])
+    text = OmegaConf.to_yaml(composed, resolve=True)
+    seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""
+    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{seen}"
+    todo = _to_do(job)
+    if job.config.on_bad_image == "fail":
+        _refuse_gaps(job)
+    shard = Shard.parse(job.config.shard)
+    where = environment(str(job.network.device)) | {
+        "weights_sha256": job.network.sha256,
+        "dataset": next(iter(job.results.values())).identity["dataset"],
+    }
+    with ExitStack() as stack:
+        for result in todo.values():
+            result.open(text, where, shard)
+            stack.callback(result.close)
+        todo = _to_do(job)  # again: another run may have completed some before the locks were taken
+        for (method, _), result in todo.items():
+            if method in job.unsupported:
+                result.leave_out(job.unsupported[method])
+        todo = {key: result for key, result in todo.items() if key[0] not in job.unsupported}
+        for method, reason in job.unsupported.items():
+            say(f"{title}: {method} left out: {reason}")
+        if not todo:
+            say(f"{title}: nothing to compute, {len(job.results)} results are there")
+            return job
+        work = Work(job, todo)
+        try:
+            _compute(work, shard, title, say)
+            finished = sum([_finish(work, key, result, say) for key, result in todo.items()])
+        except BaseException as error:
+            with suppress(OSError):  # a full disk: the first error says so
+                work.flush()
+                if not isinstance(error, KeyboardInterrupt | SystemExit):  # the latter when a scheduler stops the job
+                    work.fail(work.alive(todo), error)
+            raise
+    _report(work, title, finished, say)
+    return job
+
+
+def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -> None:
+    """Say what has become of the results. PartlyFailedError where some failed."""
+    job, todo = work.job, work.todo
+    there = len(job.results) - len(todo)
+    say(f"{title}: {finished} results completed, {there} were there; folder {job.config.paths['results']}")
+    if waiting := len(todo) - finished - len(work.failed):
+        say(f"  shard {job.config.shard} is done; {waiting} results wait for the other shards")
+    for line in dict.fromkeys(line for result in todo.values() for line in result.repaired):
+        say(f"  {line}")
+    for reason in work.bad.values():
+        say(f"  left out: {reason}")
+    if work.failed:
+        reasons = dict.fromkeys(work.failed.values())
+        raise PartlyFailedError("\n".join([f"{title}: {len(work.failed)} results failed", *reasons]))
+
+
+def _to_do(job: Job) -> dict[Key, Result]:
+    """The results that are not complete, but for those already noted as left out."""
+    noted = {key for key, result in job.results.items() if key[0] in job.unsupported and result.summary}
+    return {key: result for key, result in job.results.items() if key not in noted and not result.complete}
+
+
+def _fitted_on(job: Job) -> frozenset[str]:
+    """The pictures that the network's classifier was fitted on."""
+    return job.network.head.seen(job.dataset) if job.network.head else frozenset()
+
+
+def _refuse_gaps(job: Job) -> None:
+    """ValueError when results that are there were made without some pictures."""
+    summaries = [result.summary for result in job.results.values() if result.complete]
+    if reasons := {reason for summary in summaries if summary for reason in summary.bad_images.values()}:
+        raise ValueError("\n".join(["results are there without pictures that could not be decoded:", *sorted(reasons)]))
+
+
+def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -> None:
+    """Fill the results' rows: the network has one batch while threads make rows of those before."""
+    job, todo = work.job, work.todo
+    ids, size = job.dataset.ids, job.config.batch_size
+    missing = {key: _missing(ids, result.done()) for key, result in todo.items()}
+    any_missing = np.any(list(missing.values()), axis=0)
+    grid = shard.pick([range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)])
+    batches = [list(batch) for batch in grid if any_missing[batch].any()]
+    pictures = Pictures(job.dataset, job.network.preprocess)
+    loaded = load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda")
+    start = written = time.monotonic()
+    with (
+        tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
+        ThreadPoolExecutor(EVALUATING) as threads,
+    ):
+        bar.update(bar.total - sum(map(len, batches)))
+        try:
+            for batch in loaded:
+                if len(work.failed) == len(todo):
+                    break
+                _note_bad(work, batch)
+                lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
+                wanted = [key for key in work.alive(todo) if lacking[key]]
+                if timed := _timed(work):
+                    work.collect(0, bar)  # nothing else runs beside what is timed
+                for scored in _scored(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
+                    future = threads.submit(rows_of, job, scored, work.alive(wanted))
+                    work.waiting.append((len(scored.batch.index), future, lacking))
+                bar.update(len(batch.bad))
+                work.collect(2 * EVALUATING, bar)
+                if time.monotonic() - written > job.config.flush_s:
+                    work.flush()
+                    written = time.monotonic()
+        finally:
+            work.collect(0, bar)  # whatever stops the run, the batches before are kept
+    work.seconds = time.monotonic() - start
+    work.flush()
+    for key in work.alive(todo):
+        todo[key].succeed()
+
+
+def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
+    """(n,) bool: the pictures without a row."""
+    return np.array([image not in done for image in ids], bool)
+
+
+def _note_bad(work: Work, batch: Batch) -> None:
+    for i, error in batch.bad.items():
+        if work.job.config.on_bad_image == "fail" or not isinstance(error, BadImageError):
+            raise error
+        image = work.job.dataset.ids[i]
+        work.bad[image] = str(error)
+        for result in work.todo.values():
+            result.add_bad(image, str(error))
+
+
+def _timed(work: Work) -> bool:
+    """Whether the next batch is timed; the first one warms up, and counts where it is the only one."""
+    return work.job.config.timing and work.batches <= TIMED_BATCHES and TIMED_BATCHES > 0
+
+
+def _scored(
+    work: Work,
+    batch: Batch,
+    wanted: Sequence[Key],
+    timed: bool,
+    progress: Callable[[str, int], None],
+    say: Callable[[str], None],
+) -> Iterator[Scored]:
+    """The maps of one batch. Where memory runs out, of half as many pictures at a time, from then on."""
+    done, fits = 0, True
+    while done < len(batch.index):
+        part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)
+        try:
+            scored = _through_network(work, part, wanted, timed, progress)
+        except SharedChangedError as error:  # the others' maps of this pass are not theirs
+            work.fail_method(error.method, error, [truth.image_id for truth in part.truths])
+            continue
+        except torch.OutOfMemoryError:
+            if work.size == work.chunk == 1:
+                raise
+            fits = False
+        else:
+            if not fits:
+                say(f"out of memory; going on with batch_size={work.size} chunk={work.chunk}")
+            fits = True
+            done += len(part.index)
+            yield scored
+            continue
+        # Only here, behind the handler, the failed pass is no longer referred to.
+        work.size, work.chunk = max(1, min(work.size, len(part.index)) // 2), max(1, work.chunk // 2)
+        if work.job.network.device.type == "cuda":
+            torch.cuda.empty_cache()
+    work.batches += bool(batch.index)
+
+
+def _through_network(
+    work: Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
+) -> Scored:
+    """One forward pass, every wanted method's maps, and what evaluators ask the network."""
+    job = work.job
+    wanted = work.alive(wanted)
+    methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
+    pairs = pairs_of(job, batch)
+    by_label = job.comparable and job.config.target != "predicted"
+    images = [truth.image_id for truth in batch.truths]
+    found = compute_maps(
+        job.network,
+        methods,
+        batch.pictures,
+        labels=[max(label, 0) for _, label in pairs] if by_label else None,
+        rows=[n for n, _ in pairs],
+        index=batch.index,
+        ids=images,
+        original=lru_cache(lambda n: job.dataset.image(batch.index[n])),
+        regions=batch.regions,
+        chunk=work.chunk,
+        progress=progress,
+        clock=timed,
+        failed=lambda name, error: work.fail_method(name, error, images),
+    )
+    scored = score(
+        job,
+        batch,
+        pairs,
+        found,
+        work.alive(wanted),
+        progress,
+        lambda key, error: work.fail_evaluator(key, error, images),
+    )
+    if timed:
+        for name in set(methods) & set(found.seconds):
+            work.costs[name].append(1 + found.seconds[name] / found.seconds[""])
+    return scored
+
+
+def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
+    """Count the inputs of a method's own passes beside the bar."""
+    name, _, before = (bar.postfix or "").partition(": ")
+    total = count + (int(before.split()[0]) if name == method else 0)
+    bar.set_postfix_str(f"{method}: {total} inputs", refresh=False)
+    if time.time() - bar.last_print_t > bar.mininterval:
+        bar.refresh()
+        bar.last_print_t = time.time()
+
+
+def _in_order(rows: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:
+    """The rows of these pictures, once each, in this order; without any, the columns that all results have."""
+    if not order:
+        return pd.DataFrame({"image": pd.Series(dtype=str), "label": pd.Series(dtype=int)})
+    rows = rows.assign(order=rows["image"].map(order)).dropna(subset="order")
+    rows = rows.sort_values(["order", "label"], kind="stable", ignore_index=True).drop(columns="order")
+    return rows.drop_duplicates(["image", "label"], ignore_index=True)
+
+
+def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
+    """Sum a result up once all pictures are done, by this process or another; whether they are."""
+    if key in work.failed:
+        return False
+    job, costs = work.job, work.costs[key[0]]
+    measured: dict[str, float] = {"seconds": round(work.seconds, 2), "images": work.pictures}
+    if taken := costs[1:] or costs:
+        measured |= {"cost": float(np.median(taken)), "batches": len(taken)}
+    result.measured(measured)
+    with result.finishing():
+        if result.complete:
+            return True
+        there, noted = result.done(), result.bad()
+        bad = {image: noted[image] for image in job.dataset.ids if image in noted and image not in there}
+        order = {image: k for k, image in enumerate(i for i in job.dataset.ids if i not in bad)}
+        if not order.keys() <= there:
+            return False
+        rows = _in_order(result.rows(), order)
+        fixed = {
+            "n": len(order),
+            "bad_images": bad,
+            "target": job.config.target,
+            "fitted_on": len(_fitted_on(job) & order.keys()),
+            "baseline": getattr(job.methods[key[0]], "baseline", False),
+        }
+        try:
+            told, metrics = summed_up(job.evaluators[key[1]], rows)
+        except Exception as error:  # whatever an evaluator may raise
+            work.fail_evaluator(key, error, [])
+            return False
+        result.finish(rows, fixed | told)
+    tell(job.loggers, result, metrics, say)
+    return True

@@ -1,0 +1,117 @@
+"""The jobs of a sweep: what a command's overrides stand for, and those that failed once more."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from eigencam.configuring.named import quoted
+from eigencam.locks import HeldError, take
+from eigencam.store.canonical import canonical
+from eigencam.store.reader import read_all
+from eigencam.store.schema import CONFIG
+from eigencam.store.trust import Trust
+
+PLACES = ("launcher", "shard", "device")
+"""Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
+
+
+def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, DictConfig]]:
+    """Every job of `eigencam run OVERRIDES`, a sweep that the experiment declares included.
+
+    Args:
+        overrides: as on the command line; `launcher=` and `shard=` are left out, since they change no result.
+        config: name of the primary config.
+
+    Yields:
+        The job's own overrides as text, and its composed config.
+
+    Raises:
+        HydraException: an unknown group, option or key.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # what `hydra.sweeper` is here
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    kept = [item for item in quoted(overrides) if item.split("=")[0].lstrip("+~") not in PLACES and item != "-m"]
+    parser = OverridesParser.create()
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        fixed = [o.input_line for o in parser.parse_overrides(list(kept)) if not o.is_sweep_override()]
+        declared = compose(config, [str(o) for o in fixed], return_hydra_config=True).hydra.sweeper.params or {}
+        everything = parser.parse_overrides([*(f"{key}={value}" for key, value in declared.items()), *kept])
+        for chosen in BasicSweeper.split_arguments(everything, None)[0]:
+            yield " ".join(chosen), compose(config, chosen)
+
+
+def failed(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The configs of the jobs that left a failed result below `root`, each once, with the file of one result."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for stored in read_all(root):
+        if stored.summary is None and stored.errors():
+            config = stored.config()
+            found.setdefault(canonical(config), (stored.folder / CONFIG, config))
+    return list(found.values())
+
+
+def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Exception], int], trust: Trust) -> int:
+    """Run the failed jobs again, one after another; one that fails again does not stop the others.
+
+    A stored config is data: it is run where all that it names is trusted, and writes below `root` only.
+
+    Returns:
+        The exit status: 0 when none failed again, 2 where there is no such folder.
+    """
+    if not root.is_dir():
+        return refuse(FileNotFoundError(f"{root}: no such folder; `eigencam run` makes it"))
+    todo = failed(root)
+    print(f"{len(todo)} failed jobs in {root}")
+    status = 0
+    for path, content in todo:
+        try:
+            trust.check(content, str(path))
+            paths = content.get("paths")
+            content["paths"] = {**(paths if isinstance(paths, dict) else {}), "results": str(root)}
+            run(OmegaConf.create(content))
+        except Exception as error:
+            status = refuse(error)
+    return status
+
+
+def gpus() -> int:
+    """How many CUDA devices this machine has; 1 without any."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+@contextmanager
+def free_gpu() -> Iterator[str]:
+    """The name of a CUDA device that no other job of this machine holds, until the block ends; `cpu` without any.
+
+    A job takes the lock of the first free device; where all are taken it waits for one.
+    """
+    import tempfile
+    import time
+
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "cpu"
+        return
+    folder = Path(tempfile.gettempdir())
+    files = {
+        f"cuda:{k}": folder / f"eigencam-{torch.cuda.get_device_properties(k).uuid}.lock"
+        for k in range(torch.cuda.device_count())
+    }
+    while True:
+        for device, file in files.items():
+            try:
+                lock = take(file, for_everybody=True)
+            except HeldError:
+                continue
+            with lock:
+                yield device
+            return
+        time.sleep(1.0)

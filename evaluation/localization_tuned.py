@@ -1,0 +1,150 @@
+"""Localization with a threshold that is tuned on pictures other than those it is measured on.
+
+Protocol of Zhang et al. (ECCV 2016) and Fong & Vedaldi ("Interpretable explanations of black boxes by meaningful
+perturbation", ICCV 2017): the class is given, the box is the tightest around *all* foreground pixels, a picture without
+foreground gets the whole picture, an error is an inclusive IoU below 0.5 with every box of the object. Their threshold
+was chosen on 5,000 annotated training pictures. Three rules: a share of the map's range (`range`), the smallest set of
+top pixels that holds a share of the sum (`energy`), a multiple of the mean (`mean`).
+
+Here every picture's IoU at every threshold is in its row, and the threshold is chosen by two-fold cross-fitting: the
+pictures are halved by a hash of their ids, each half is measured at the threshold that is best on the other. `error`
+is the mean of the two halves. The best threshold on the pictures themselves gives `error_best`, an oracle's number, and
+`best_threshold` names it, for use on another split by `localization`.
+
+A picture whose map is constant or not finite is an error at every threshold, though without foreground, too: the whole
+picture would be right where the object is large.
+
+The boxes at all thresholds come from the highest value of each row and column of the map: no mask is made.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import Boxes, iou
+from eigencam.evaluation import states, statistics
+from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts
+
+DEFAULT: Mapping[str, tuple[float, ...]] = {
+    "range": tuple(np.arange(0, 1, 0.05).round(2).tolist()),
+    "max": tuple(np.arange(0, 1, 0.05).round(2).tolist()),
+    "energy": tuple(np.arange(0.05, 1, 0.05).round(2).tolist()),
+    "mean": tuple(np.arange(0, 10.1, 0.5).tolist()),
+}
+"""Fong & Vedaldi's grids."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunedLocalization:
+    """Evaluator; see the module.
+
+    Attributes:
+        rule: how a map is cut, see `evaluation/maps.py`.
+        thresholds: of the rule; empty: steps of 0.05 (`mean`: of 0.5).
+        iou: overlap from which on a box is right, in (0, 1].
+    """
+
+    rule: Rule = "range"
+    thresholds: Sequence[float] = ()
+    iou: float = 0.5
+
+    version = 1
+    summary_version = 2
+    headline: ClassVar[tuple[str, ...]] = ("error", "error_best", "best_threshold")
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule, 0.5)
+        for threshold in self.grid:
+            check_rule(self.rule, threshold)
+        if not 0 < self.iou <= 1:
+            raise ValueError(f"iou {self.iou}: allowed is 0 < iou <= 1")
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The thresholds."""
+        return tuple(self.thresholds) or DEFAULT[self.rule]
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """`ious`: (T,) float32, the best IoU with a box of the object sought at each threshold; NaN without a box."""
+        sought = truth.boxes[truth.sought()]
+        boxes = boxes_around(score_map, self.rule, self.grid)
+        best = iou(boxes, sought).max(axis=1) if len(sought) else np.full(len(boxes), np.nan)
+        return {"ious": best.astype(np.float32), "map_state": score_map.state}
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """`error`, `error_best` (both with Wilson's interval) and `best_threshold`."""
+        ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
+        counted = ~np.isnan(ious).any(axis=1)
+        wrong, ids = ious[counted] < self.iou, rows["image"].to_numpy()[counted]
+        if not len(wrong):
+            return [statistics.undefined(name, 0, "no picture has a box", better="lower") for name in self.headline]
+        half = halves(ids)
+        chosen = np.full(len(wrong), int(wrong.mean(axis=0).argmin()))
+        best = chosen[0]
+        if half.any() and not half.all():
+            for side in (half, ~half):
+                chosen[side] = int(wrong[~side].mean(axis=0).argmin())
+        used = sorted({self.grid[i] for i in chosen})
+        at, left_out = " / ".join(f"{t:g}" for t in used), len(ious) - len(wrong)
+        boxless = f"{left_out} pictures without a box left out" if left_out else ""
+        note = "; ".join(part for part in (states.count(rows["map_state"], "maps"), boxless) if part)
+        fitted = wrong[np.arange(len(wrong)), chosen]
+        low = float(self.grid[best])
+        metrics = [
+            statistics.rate("error", fitted, threshold=f"{at} {self.rule}", better="lower", note=note),
+            statistics.rate("error_best", wrong[:, best], threshold=f"{low:g} {self.rule}", better="lower"),
+            Metric("best_threshold", low, np.nan, np.nan, len(wrong), "", better=""),
+        ]
+        return statistics.of_rows(metrics, counted)
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """The error at each threshold; marked where it is smallest."""
+        ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
+        ious = ious[~np.isnan(ious).any(axis=1)]
+        if not len(ious):
+            return []
+        at, error = np.array(self.grid), 100 * (ious < self.iou).mean(axis=0)
+        best = int(error.argmin())
+        mark = float(at[best]), float(error[best])
+        return [Curve("error against threshold", f"threshold ({self.rule})", "error %", at, error, mark)]
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rule in words."""
+        return {
+            "evaluator": "localization_tuned",
+            "rule": self.rule,
+            "thresholds": list(self.grid),
+            "hit": f"inclusive IoU >= {self.iou:g} of the box around all foreground with any box of the object sought",
+            "undefined": "map constant or not finite: an error",
+            "threshold": "two-fold cross-fitted; error_best: chosen on the same pictures",
+        }
+
+
+def halves(ids: Iterable[object]) -> NDArray[np.bool_]:
+    """(N,) bool: the half that each picture is in, by a hash of its id."""
+    return np.array([hashlib.sha256(str(i).encode()).digest()[0] & 1 for i in ids], bool)
+
+
+def boxes_around(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Boxes:
+    """(T, 4) inclusive: the tightest boxes around all foreground at each threshold; without any, the whole picture."""
+    full = score_map.full
+    height, width = full.shape
+    levels = cuts(score_map, rule, thresholds)
+    (x1, x2), (y1, y2) = (_ends(full.max(axis=axis), levels) for axis in (0, 1))
+    boxes = np.stack([x1, y1, x2, y2], axis=1).astype(np.float64)
+    boxes[x2 < 0] = (0, 0, width - 1, height - 1)
+    return boxes
+
+
+def _ends(profile: NDArray[np.float32], levels: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last index of (n,) values above each of (T,) levels; -1 as the last where there is none."""
+    above = profile[None] > levels[:, None]
+    last = len(profile) - 1 - above[:, ::-1].argmax(axis=1)
+    return above.argmax(axis=1), np.where(above.any(axis=1), last, -1)

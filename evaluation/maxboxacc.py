@@ -1,0 +1,257 @@
+"""MaxBoxAcc and MaxBoxAccV2, the measures of weakly supervised localization at the best threshold.
+
+The map is enlarged to 224 x 224 (bicubic), scaled to 0..1 by its minimum and maximum and cut into 256 levels. At each
+threshold v = 0 .. 254 the pixels above it have contours, and each contour a box. With delta the overlap asked for,
+
+    max_box_acc       max over v of the share of pictures where the box of the largest contour has an overlap of at
+                      least delta = 0.5 with any box of the object sought
+    max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
+
+The class is given. The threshold is chosen on the pictures themselves (an oracle's); it is reported as `> v/255`, the
+lowest of several. The interval is that at the thresholds chosen.
+
+The form `reference` gives the numbers of the authors' code to the last bit, with what is peculiar to it: boxes of the
+truth are scaled to 224 and truncated to whole pixels; a contour's box is one pixel too wide and too high, unless it
+ends at the picture's last pixel; the contours of `all` are those of holes, too, one pixel around the hole; the largest
+is by the area of the polygon through the centres of its pixels, its holes filled, and of several as large the one that
+OpenCV lists first; without any contour the box is that of the first pixel. The form `plain` has none of this: exact
+boxes of the truth, tight boxes of 8-connected components, the one of most pixels (of several the first in raster
+order), and no box without a component.
+
+Instead of a search for contours at each of 1000 thresholds there is one tree of components for all (`component_tree`);
+`step` picks the thresholds that a step of the authors' code visits, floor(255 t) for t = 0, step, 2 step, ... Their
+default 0.001 visits all 255. Maps of 224 x 224 are taken as they are. One thing is different in both forms: a constant
+map has no foreground, where the authors' code scales up the rounding of its enlargement, unless the constant is 0. An
+image whose map is constant or not finite is not localized at any threshold, not even if the first pixel is the object.
+
+References: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020; J. Choe et al.,
+"Evaluation for weakly supervised object localization: protocol, metrics, and datasets", PAMI 2022.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import Boxes, to_half_open
+from eigencam.evaluation import states, statistics
+from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.maps import ScoreMap
+
+Contours = Literal["largest", "all"]
+Form = Literal["reference", "plain"]
+
+ORACLE = "oracle: threshold chosen on these pictures"
+
+
+@dataclass(frozen=True, slots=True)
+class MaxBoxAcc:
+    """Evaluator; see the module.
+
+    Attributes:
+        contours: whose boxes count, `largest` or `all`.
+        ious: overlaps asked for, each in (0, 1].
+        form: `reference` or `plain`.
+        step: of the thresholds, in (0, 1].
+        size: height and width that maps are enlarged to, pixels.
+    """
+
+    contours: Contours = "largest"
+    ious: Sequence[float] = (0.5,)
+    form: Form = "reference"
+    step: float = 0.001
+    size: int = 224
+
+    version = 1
+    summary_version = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ious", tuple(self.ious))
+        if self.contours not in get_args(Contours):
+            raise ValueError(f"contours={self.contours!r}; allowed: {', '.join(get_args(Contours))}")
+        if self.form not in get_args(Form):
+            raise ValueError(f"form={self.form!r}; allowed: {', '.join(get_args(Form))}")
+        if not self.ious or not all(0 < iou <= 1 for iou in self.ious):
+            raise ValueError(f"ious={list(self.ious)}; allowed: at least one, each 0 < iou <= 1")
+        if not 0 < self.step <= 1:
+            raise ValueError(f"step={self.step}; allowed: 0 < step <= 1")
+        if self.size < 1:
+            raise ValueError(f"size={self.size}; allowed: at least 1")
+
+    @property
+    def name(self) -> str:
+        """Of the metric."""
+        return "max_box_acc" + "_v2" * (self.contours == "all") + "_plain" * (self.form == "plain")
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metric; those at each overlap are shown when asked for."""
+        return (self.name,)
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """Whether the picture is localized at each threshold.
+
+        Returns:
+            `hits_D` for each overlap D in percent: 255 bits, v = 0 first, as 32 uint8; none without a box of an object
+            sought. `map_state`.
+        """
+        boxes = truth_boxes(truth, score_map.region, self.size, self.form)
+        names = [_column(iou) for iou in self.ious]
+        if not len(boxes):
+            return {**{name: np.zeros(0, np.uint8) for name in names}, "map_state": score_map.state}
+        image = levels(score_map, self.size)
+        nodes = score_map.shared(("wsol.outer", self.size), lambda: outer(image))
+        best = overlaps(image, boxes, self.contours, self.form, nodes)
+        hits = {name: np.packbits(best >= iou) for name, iou in zip(names, self.ious, strict=True)}
+        return {**hits, "map_state": score_map.state}
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
+        boxed = rows[_column(self.ious[0])].map(len) > 0
+        counted = self._counted(rows)
+        n, boxless = len(counted), len(rows) - len(counted)
+        if n == 0:
+            names = [self.name, *(f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1)]
+            why = "not defined: no picture has a box of an object sought"
+            return [statistics.undefined(name, 0, why) for name in names]
+        visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
+        at: list[int] = []
+        chosen: list[NDArray[np.bool_]] = []
+        for iou in self.ious:
+            packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
+            hits = np.unpackbits(packed, axis=1, count=255)[:, visited]
+            best = int(hits.sum(axis=0).argmax())
+            at.append(int(visited[best]))
+            chosen.append(hits[:, best].astype(bool))
+        left_out = f"{boxless} pictures without a box left out" if boxless else ""
+        note = "; ".join(part for part in (ORACLE, states.count(rows["map_state"], "maps"), left_out) if part)
+        if len(self.ious) == 1:
+            metric = statistics.rate(self.name, chosen[0], threshold=_level(at[0]), note=note)
+            return statistics.of_rows([metric], boxed)
+        single = [
+            statistics.rate(f"{self.name}_{100 * iou:g}", hits, threshold=_level(v), note=ORACLE)
+            for iou, v, hits in zip(self.ious, at, chosen, strict=True)
+        ]
+        words = ", ".join(f"{_level(v)} for {iou:g}" for v, iou in zip(at, self.ious, strict=True))
+        mean = statistics.mean(self.name, np.mean(chosen, axis=0), threshold=words, note=note)
+        mean = replace(mean, value=float(np.average([metric.value for metric in single])))
+        return statistics.of_rows([mean, *single], boxed)
+
+    def _counted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows with a box to find; without a hit where the map has no value."""
+        return states.at_worst(rows[rows[_column(self.ious[0])].map(len) > 0], **{_column(i): 0.0 for i in self.ious})
+
+    def curves(self, rows: pd.DataFrame) -> list[Curve]:
+        """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""
+        counted = self._counted(rows)
+        if counted.empty:
+            return []
+        at, made = np.arange(255) / 255, []
+        for iou in self.ious:
+            packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
+            accuracy = 100 * np.unpackbits(packed, axis=1, count=255).mean(axis=0)
+            best = int(accuracy.argmax())
+            name, mark = f"accuracy at IoU {iou:g} against threshold", (float(at[best]), float(accuracy[best]))
+            made.append(Curve(name, "threshold (range)", "pictures localized %", at, accuracy, mark))
+        return made
+
+    def protocol(self) -> Mapping[str, object]:
+        """Parameters and the rules in words."""
+        what = "the box of the largest contour" if self.contours == "largest" else "the box of any contour"
+        overlap = "as in the authors' code" if self.form == "reference" else "exact half-open boxes"
+        return {
+            "evaluator": self.name,
+            **asdict(self),
+            "ious": list(self.ious),
+            "hit": f"{what} overlaps any box of the object sought; class given; {overlap}",
+            "undefined": "map constant or not finite: not localized",
+            "threshold": "of 255 levels the best on these pictures, for each IoU its own",
+        }
+
+
+def scaled(score_map: ScoreMap, size: int) -> NDArray[np.float64]:
+    """(size, size) float64: the map enlarged and scaled to 0..1; zeros if it is constant or not finite."""
+    from eigencam.evaluation.bicubic import resize  # numba takes its time to import
+
+    def make() -> NDArray[np.float64]:
+        if score_map.state != "ok":
+            return np.zeros((size, size))
+        full = resize(score_map.values, size)
+        full -= full.min()
+        high = full.max()
+        if high > 0:
+            full /= high
+        return full
+
+    return score_map.shared(("wsol.scaled", size), make)
+
+
+def levels(score_map: ScoreMap, size: int) -> NDArray[np.uint8]:
+    """(size, size): the levels of a map, 0 its minimum and 255 its maximum."""
+    return score_map.shared(("wsol.levels", size), lambda: (scaled(score_map, size) * 255).astype(np.uint8))
+
+
+def outer(image: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The tree of components of (H, W) levels; see `component_tree`."""
+    from eigencam.evaluation import component_tree as tree  # numba takes its time to import
+
+    return tree.outer(image)
+
+
+def truth_boxes(
+    truth: Truth, region: tuple[float, float, float, float] | None, size: int, form: Form = "reference"
+) -> Boxes:
+    """(B, 4) half-open: the boxes of the object sought in the map's pixels, not cut where the map covers a part."""
+    x0, y0, x1, y1 = region or (0.0, 0.0, float(truth.size[1]), float(truth.size[0]))
+    boxes = truth.boxes[truth.sought()]
+    origin, extent = np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
+    if form == "plain":
+        return (to_half_open(boxes) - origin) * float(size) / extent
+    return to_half_open(np.trunc((boxes - origin) * float(size) / extent))
+
+
+def overlaps(
+    image: NDArray[np.uint8],
+    boxes: Boxes,
+    contours: Contours = "largest",
+    form: Form = "reference",
+    nodes: NDArray[np.int32] | None = None,
+) -> NDArray[np.float64]:
+    """The best overlap at each threshold.
+
+    Args:
+        image: (H, W) levels.
+        boxes: (B, 4) of the truth, half-open, in pixels of `image`.
+        contours: whose boxes count.
+        form: how boxes are made.
+        nodes: `outer(image)`, where it is there already.
+
+    Returns:
+        (255,) in [0, 1], v = 0 first.
+    """
+    from eigencam.evaluation import component_tree as tree  # numba takes its time to import
+
+    size = (image.shape[0], image.shape[1])
+    nodes, grow = outer(image) if nodes is None else nodes, int(form == "reference")
+    if contours == "all":
+        best = tree.overlaps_of_all(nodes, grow, size, boxes)
+        if form == "reference":
+            best = np.maximum(best, tree.overlaps_of_all(tree.holes(image), 2, size, boxes))
+    else:
+        chosen = tree.largest_by_area(nodes, image) if form == "reference" else tree.largest_by_pixels(nodes)
+        best = tree.overlaps_of_chosen(nodes, chosen, grow, size, boxes)
+    nothing = np.zeros((1, 10), np.int32)
+    without = tree.overlap(nothing[0], 0, size, boxes) if form == "reference" else 0.0
+    return np.where(best < 0, without, best)
+
+
+def _column(iou: float) -> str:
+    return f"hits_{100 * iou:g}"
+
+
+def _level(v: int) -> str:
+    return f"> {v}/255"
