@@ -18,8 +18,8 @@ demo: setup  ## all methods and evaluators on the embedded scenes: tables, a rep
 	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --pictures 6 \
 		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
 
-test: setup lint types  ## lint, types, tests; EIGENCAM_SHARED=FOLDER adds the tests on real pictures and weights
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+test: setup lint types  ## lint, types, tests; ROOM=methods: of one room; EIGENCAM_SHARED=FOLDER: also on real images and weights
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(if $(ROOM),--room $(ROOM))
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -1,10 +1,23 @@
 """Fixtures of several test files."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import eigencam.running.run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--room", default="", help="only test files that import from this room, e.g. methods")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the test files that import nothing from the room asked for."""
+    room = config.getoption("--room")
+    if not room or collection_path.suffix != ".py":
+        return None
+    return f"eigencam.{room}" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture
