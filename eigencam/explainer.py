@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.evaluation.maps import ScoreMap, box_of
+from eigencam.methods.base import Method, gives_boxes
 from eigencam.networks.network import Network, Preprocess, check_layer
-from eigencam.passes.forward import Reshape
+from eigencam.passes.hooks import Reshape
 from eigencam.reporting import draw
-from eigencam.running.maps import Method, compute_maps, gives_boxes
+from eigencam.running.maps import compute_maps
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
@@ -232,7 +233,7 @@ def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
 
 def last_layer(module: nn.Module, preprocess: Preprocess) -> str:
     """The last layer to run whose output is (N, C, h, w) with more than one position; classifiers behind it are not."""
-    from eigencam.passes.forward import evaluating
+    from eigencam.passes.hooks import evaluating
 
     seen: list[str] = []
 

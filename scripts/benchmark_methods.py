@@ -32,13 +32,14 @@ from typing import Any
 import torch
 
 from eigencam.files import replacing
+from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
 from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
 from eigencam.networks.network import Network, load_network
-from eigencam.running.maps import Method, compute_maps
+from eigencam.running.maps import compute_maps
 from eigencam.store.environment import git
 
 NETWORKS = {"vgg16": "features.29", "resnet50": "layer4", "googlenet": "inception5b"}

@@ -18,7 +18,7 @@ from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.passes.forward import Forward
-from eigencam.running.maps import BatchProbe
+from eigencam.running.probe import BatchProbe
 from eigencam.store.build import find, instantiate
 from eigencam.versions import summary_versions_of, versions_of
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
+from eigencam.methods.base import gives_boxes, is_class_specific
 from eigencam.methods.files import BoxFiles, MapFiles
 from eigencam.networks.network import Network, Preprocess, load_network
-from eigencam.running.maps import compute_maps, gives_boxes, is_class_specific
+from eigencam.running.maps import compute_maps
 from eigencam.store.build import find, instantiate
 from eigencam.versions import versions_of
 

@@ -14,8 +14,9 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.adversarial import Adversarial
 from eigencam.evaluation.attacks import FGSM, PGD, Attacked, DeepFool
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.methods.base import Method
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.running.maps import BatchProbe, Method
+from eigencam.running.probe import BatchProbe
 from eigencam.running.run import run
 
 SIDE = 8

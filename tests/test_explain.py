@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from eigencam import Explainer
-from eigencam.commands.explain import spread
 from eigencam.commands.main import main
-from eigencam.networks.network import Preprocess, weight_file
+from eigencam.networks.network import Preprocess
+from eigencam.networks.weights import weight_file
+from eigencam.reporting.shown import spread
 
 OWN = """from torch import nn
 import torch

@@ -9,7 +9,8 @@ from eigencam.datasets import scenes as module
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.scenes import Scenes
 from eigencam.networks import scenes as nets
-from eigencam.networks.network import load_network, weight_file
+from eigencam.networks.network import load_network
+from eigencam.networks.weights import weight_file
 
 N = 300
 

@@ -18,14 +18,15 @@ from scipy import ndimage
 from torch import Tensor
 
 import eigencam.passes.forward
+import eigencam.passes.hooks
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Again, Metric
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import UNANSWERED, at_worst, no_answer, no_map
 from eigencam.evaluation.tables import tables
+from eigencam.passes.forward import answer_states
 from eigencam.reporting.collect import collect
 from eigencam.reporting.derived import by_prediction, with_wins
-from eigencam.running.maps import answer_states
 from eigencam.running.run import run
 from eigencam.store.build import instantiate
 from tests.runs import config
@@ -249,14 +250,15 @@ METHODS = ("eigencam", "gradcam", "whole_picture")
 def broken_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A network that gives NaN to whatever it takes for one of the classes of the list."""
     classes: list[int] = []
-    plain = eigencam.passes.forward.logits_of
+    plain = eigencam.passes.hooks.logits_of
 
     def spoilt(output: object) -> Tensor:
         logits = plain(output)
         lost = torch.isin(logits.argmax(1), torch.tensor(classes, dtype=torch.long))
         return torch.where(lost[:, None], torch.nan, logits)
 
-    monkeypatch.setattr(eigencam.passes.forward, "logits_of", spoilt)
+    for module in (eigencam.passes.forward, eigencam.passes.hooks):
+        monkeypatch.setattr(module, "logits_of", spoilt)
     return classes
 
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from toys import GapNet, network, random_activations
 
 from eigencam.methods.randomness import normal, uniform
-from eigencam.passes.forward import as_maps, forward_pass
+from eigencam.passes.forward import forward_pass
+from eigencam.passes.hooks import as_maps
 from eigencam.passes.tail import fault, tail
 
 

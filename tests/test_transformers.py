@@ -22,7 +22,8 @@ from eigencam.methods.rollout import HEAD_FUSIONS, AttentionRollout, HeadFusion,
 from eigencam.methods.vscam import VSCAM, aggregate
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.scenes_transformers import SIDE, KnnGraph, MaxRelative, ScenesViG
-from eigencam.passes.forward import Forward, as_maps, forward_pass
+from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.hooks import as_maps
 from eigencam.passes.tail import fault
 
 TARGETS = torch.tensor([4, 0, 2])

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from eigencam.commands.table import default_results, write
+from eigencam.commands.table import write
 from eigencam.configuring import named
+from eigencam.configuring.results import default_results
 from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.escaping import file_name

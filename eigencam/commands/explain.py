@@ -9,6 +9,7 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.explainer import Explainer, Explanation
 from eigencam.reporting import draw
+from eigencam.reporting.shown import class_names, spread
 from eigencam.running.prepare import Job, prepare
 
 
@@ -87,27 +88,6 @@ def _model(name: str, weights: str) -> list[str]:
         return [f"model={name}", *chosen]
     short = name.rsplit(".", 1)[-1]
     return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own", *chosen]
-
-
-def class_names(job: Job) -> Sequence[str]:
-    """Names of the network's classes, in order; none where they are not known."""
-    if job.comparable:
-        return job.dataset.classes
-    if job.network.classes == "imagenet":
-        from torchvision.models import ResNet50_Weights
-
-        return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    return ()
-
-
-def spread(n: int, k: int) -> list[int]:
-    """At most `k` of 0..n-1, evenly spread.
-
-    >>> spread(10, 3)
-    [1, 5, 8]
-    """
-    k = min(k, n)
-    return [(2 * i + 1) * n // (2 * k) for i in range(k)]
 
 
 def distinct(photos: Sequence[Path]) -> list[str]:

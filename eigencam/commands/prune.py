@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from eigencam.commands.table import default_results
+from eigencam.configuring.results import default_results
 from eigencam.store.reader import Stored, is_result, newest, read_all
 
 

@@ -8,7 +8,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from eigencam.commands.table import add_trust, default_results, trust_of
+from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.records import publish, summed_up
 from eigencam.store.trust import Trust, UntrustedError

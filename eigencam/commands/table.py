@@ -1,7 +1,6 @@
 """`eigencam table`: the results as tables, and the papers' tables with ours beside."""
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.evaluation import escaping
 from eigencam.evaluation.tables import FORMATS, Table, render, tables
 from eigencam.files import write_text
@@ -16,7 +16,6 @@ from eigencam.reporting.collect import collect, long_of, provenance, selected
 from eigencam.reporting.derived import by_prediction, with_wins
 from eigencam.reporting.papers import Layout, layouts, numbers, paper_table, papers, shown_beside
 from eigencam.store.identity import describe
-from eigencam.store.trust import Trust
 
 SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 LONG = (
@@ -37,11 +36,6 @@ ul {{ color: GrayText; font-size: .9em }}
 </style></head><body>
 {body}</body></html>
 """
-
-
-def default_results() -> Path:
-    """Where runs write unless told otherwise."""
-    return Path(os.environ.get("EIGENCAM_RESULTS", "results/runs"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,19 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also write tables.csv (every metric), tables.md, .tex and .html; with --paper, under the paper's name",
     )
-
-
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """The options that say which code of a person's own stored results may have built."""
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="a module of your own that results may use"
-    )
-
-
-def trust_of(args: argparse.Namespace) -> Trust:
-    """What a command trusts beside this package's own code."""
-    return Trust.of(args.config_dir, args.trust)
 
 
 def main(args: argparse.Namespace) -> int:

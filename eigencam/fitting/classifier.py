@@ -33,7 +33,7 @@ from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
 from eigencam.networks.network import Network
-from eigencam.passes.forward import evaluating, logits_of
+from eigencam.passes.hooks import evaluating, logits_of
 from eigencam.running.loading import Batch
 
 

@@ -13,7 +13,8 @@ from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.lcam import Loss, attention_logits, masked_picture
 from eigencam.networks.network import Network
 from eigencam.passes import tail
-from eigencam.passes.forward import Forward, logits_of
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import logits_of
 from eigencam.running.loading import Batch
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eigencam.passes.forward import Forward, Reshape, forward_pass
+from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.hooks import Reshape
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

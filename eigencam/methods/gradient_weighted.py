@@ -42,7 +42,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal
 from eigencam.passes.backward import chunked, relevance_rules
-from eigencam.passes.forward import Forward, as_maps, evaluating, logits_of
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import as_maps, evaluating, logits_of
 
 Score = Literal["rest", "logit"]
 SCORES: tuple[Score, ...] = ("rest", "logit")

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
-from eigencam.passes.forward import Forward, as_maps
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import as_maps
 
 SCORES = ("class", "similarity")
 SEGMENTATIONS = ("quickshift", "slic")

@@ -45,7 +45,8 @@ from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
 from eigencam.methods.smooth_masks import SmoothMax, enlarger, gaussian_blur
-from eigencam.passes.forward import Forward, evaluating, logits_of
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import evaluating, logits_of
 
 Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]

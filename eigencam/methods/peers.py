@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from eigencam.passes.forward import Forward, evaluating
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import evaluating
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -49,7 +49,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eigencam.passes.backward import LinearRules, chunked, entering, gradients, like, relevance_rules
-from eigencam.passes.forward import Forward, evaluating
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import evaluating
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -12,7 +12,7 @@ What the paper does not say, and is chosen here:
 * `discard`: this share of a block's fused attentions, the smallest ones, is set to zero; 0 is the paper's.
 * A network without a class token pools its tokens: the map is then the mean over the rows.
 
-Tokens are taken as in `eigencam.passes.forward.as_maps`: the picture's last and in a square, the class token first.
+Tokens are taken as in `eigencam.passes.hooks.as_maps`: the picture's last and in a square, the class token first.
 
 Networks call their attention without asking for its weights. They are computed by a second call of the same module
 with the same arguments, in a pass of the method's own; a block's matrix is multiplied on and forgotten.
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from eigencam.methods.base import Method, needs_gradient
 from eigencam.passes.forward import Forward
-from eigencam.running.maps import Method, needs_gradient
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from eigencam.datasets.base import Dataset
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
-from eigencam.passes.forward import evaluating, logits_of
+from eigencam.passes.hooks import evaluating, logits_of
 from eigencam.store.canonical import canonical
 from eigencam.store.identity import describe
 

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eigencam.files import write_bytes
-from eigencam.networks.network import weight_file
+from eigencam.networks.weights import weight_file
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

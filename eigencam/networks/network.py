@@ -8,40 +8,32 @@ A network is described by a YAML of the `model` group:
     weights:     a name of torchvision's (IMAGENET1K_V1), a .safetensors or .pth file, or null: the constructor's
     drop:        prefixes of the weight file's keys that are left out (GoogLeNet's training heads)
     layer:       target layer, a `named_modules()` path
-    reshape:     tokens | channels_last, for transformers; see `eigencam.passes.forward.as_maps`
+    reshape:     tokens | channels_last, for transformers; see `eigencam.passes.hooks.as_maps`
     classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier
     head:        a file of `eigencam fit fit=classifier`, which replaces last layer and classes (`classifier`)
     preprocess:  see `Preprocess`
 """
 
 import difflib
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.error import URLError
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eigencam.passes.forward import RESHAPES, Forward, Reshape, forward_pass
+from eigencam.networks.classifier import Head, read_head
+from eigencam.networks.weights import hash_parameters, is_file_name, load_weights, torchvision_network, weight_file
+from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.hooks import RESHAPES, Reshape
 from eigencam.store.build import instantiate
 from eigencam.store.identity import describe, describe_object
 
-if TYPE_CHECKING:
-    from eigencam.networks.classifier import Head
-
 Region = tuple[float, float, float, float]
 """x0 y0 x1 y1, half-open, in pixels of the original picture: the part of it that the network sees."""
-
-PACKAGED = "eigencam:"
-"""Prefix of weight files that come with this package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +135,7 @@ class Network:
     preprocess: Preprocess
     reshape: Reshape | None = None
     identity: dict[str, Any] = field(default_factory=dict)
-    head: "Head | None" = None
+    head: Head | None = None
 
     @property
     def device(self) -> torch.device:
@@ -191,8 +183,6 @@ def load_network(
         FileNotFoundError: no such weight file, or torchvision's cannot be downloaded.
         ValueError: weights or a head that do not fit, or a layer that is not there.
     """
-    from eigencam.networks.classifier import read_head  # here: its files are for networks
-
     name, classes = description["name"], description.get("classes")
     head = read_head(description["head"]) if description.get("head") else None
     weights = None if head and head.whole else description.get("weights")
@@ -207,8 +197,8 @@ def load_network(
             )
         sha256 = "" if weights is None else load_weights(module, weight_file(weights), description.get("drop") or ())
     else:
-        module, sha256 = _torchvision(constructor, str(weights))
-    sha256 = sha256 or _hash_parameters(module)
+        module, sha256 = torchvision_network(constructor, str(weights))
+    sha256 = sha256 or hash_parameters(module)
     if head:
         sha256, classes = head.attach(module, sha256, description), head.class_space
     layer = description["layer"]
@@ -230,96 +220,9 @@ def load_network(
     return Network(name, module, layer, classes, sha256, preprocess, reshape, identity, head)
 
 
-def is_file_name(weights: object) -> bool:
-    """Whether `weights` names a file rather than one of torchvision's sets."""
-    return str(weights).endswith((".safetensors", ".pth", ".pt"))
-
-
-def weight_file(weights: str) -> Path:
-    """The path behind `weights`; `eigencam:NAME` is a file of this package. FileNotFoundError where there is none."""
-    if weights.startswith(PACKAGED):
-        path = Path(__file__).parent / "weights" / weights.removeprefix(PACKAGED)
-    else:
-        path = Path(weights).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights {path}: no such file; set model.weights, or paths.weights ($EIGENCAM_WEIGHTS)"
-        )
-    return path
-
-
 def check_layer(module: nn.Module, layer: str, where: str) -> None:
     """ValueError with near matches when `layer` is no module of the network."""
     names = [n for n, _ in module.named_modules() if n]
     if layer not in names:
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
         raise ValueError(f"{where}: no layer {layer!r}; near matches: {', '.join(near)} ({len(names)} in all)")
-
-
-def load_weights(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str]) -> str:
-    """Load a weight file into the module; returns the file's SHA-256."""
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # each format has its own; all mean the same to the user
-        reason = str(error).strip().splitlines()[:1]
-        raise ValueError(f"weights {path} cannot be read: {type(error).__name__}: {' '.join(reason)}") from None
-    if path.suffix != ".safetensors":
-        for key in ("state_dict", "model", "model_state_dict"):
-            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-                state = state[key]
-    state = {_current_key(k): v for k, v in state.items() if not k.startswith(tuple(drop))}
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"weights {path} do not fit {type(module).__name__} (model.weights=null: none): {reason[:400]}"
-        ) from None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _current_key(key: str) -> str:
-    """Without `DataParallel`'s prefix, and DenseNet's keys (`norm.1`) as torchvision names them today (`norm1`)."""
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key.removeprefix("module."))
-
-
-def _torchvision(constructor: dict[str, Any], weights: str) -> tuple[nn.Module, str]:
-    """A torchvision network with torchvision's own weights, downloaded into torch's cache when not there yet.
-
-    torchvision sets what its weights need (`transform_input`, the size of a ViT's pictures). `aux_logits` is left to
-    it: it loads the heads for training and drops them, and takes no other value.
-    """
-    from torchvision.models import get_model_weights
-
-    target = constructor["_target_"]
-    try:
-        options = get_model_weights(target.rsplit(".", 1)[-1])
-    except ValueError:
-        raise ValueError(
-            f"weights {weights!r}: {target} is no network of torchvision's; give a .safetensors or .pth file, or null"
-        ) from None
-    names = [w.name for w in options]
-    if weights not in names:
-        raise ValueError(
-            f"weights {weights!r} of {target}; allowed: {', '.join(names)}, a .safetensors or .pth file, or null"
-        )
-    url = options[weights].url
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
-    try:
-        module = instantiate({**{k: v for k, v in constructor.items() if k != "aux_logits"}, "weights": weights})
-    except (URLError, OSError) as error:
-        raise FileNotFoundError(
-            f"torchvision's weights {weights} could not be downloaded ({error}); put {path.name} into {path.parent}, "
-            "or set model.weights to a local .safetensors or .pth file"
-        ) from None
-    with path.open("rb") as file:
-        return module, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_parameters(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

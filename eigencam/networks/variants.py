@@ -18,8 +18,8 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from eigencam.networks.network import load_weights, weight_file
-from eigencam.passes.forward import evaluating
+from eigencam.networks.weights import load_weights, weight_file
+from eigencam.passes.hooks import evaluating
 
 
 @lru_cache(maxsize=4)

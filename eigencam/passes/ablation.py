@@ -14,7 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx, nn
 
-from eigencam.passes.forward import Forward, evaluating, logits_of
+from eigencam.passes.forward import Forward
+from eigencam.passes.hooks import evaluating, logits_of
 from eigencam.passes.tail import between, tail
 
 VERSIONS = {"ablation": 1}

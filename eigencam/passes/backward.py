@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from eigencam.passes.forward import evaluating, logits_of
+from eigencam.passes.hooks import evaluating, logits_of
 
 VERSIONS = {"backward": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""

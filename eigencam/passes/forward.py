@@ -5,26 +5,22 @@
 A forward hook hands on `out.detach().requires_grad_()` at the first tapped layer, so no graph is built below it: a
 gradient method costs the forward pass plus the backward pass of the layers behind, in the memory of a forward pass.
 Several classes share one forward pass.
-
-The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite what
-was kept (VGG's `features.28` is followed by one).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from math import isqrt
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-VERSIONS = {"forward": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+from eigencam.passes.hooks import Reshape, as_maps, evaluating, logits_of, tapped_pass
+from eigencam.passes.tail import tail
 
-Reshape = Literal["tokens", "channels_last"]
-RESHAPES: tuple[Reshape, ...] = ("tokens", "channels_last")
+VERSIONS = {"forward": 1}
+"""Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
+
 T = TypeVar("T")
 
 
@@ -169,8 +165,6 @@ class Forward:
         Raises:
             ValueError: the network cannot be cut at `layer`.
         """
-        from eigencam.passes.tail import tail
-
         module = self.module if layer is None else tail(self.module, layer, tuple(self.images.shape[2:]))
         parts = []
         with evaluating(self.module), torch.no_grad():
@@ -245,31 +239,8 @@ def forward_pass(
     Raises:
         ValueError: a tapped layer's output is not (N, C, h, w), or the layer was not reached.
     """
-    taps: dict[str, Tensor] = {}
-    wanted = dict.fromkeys([layer, *layers])
-    modules = dict(module.named_modules())
-
-    def keep(name: str, out: Tensor) -> Tensor:
-        if not isinstance(out, Tensor) or as_maps(out, reshape).ndim != 4:
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            hint = f"; for (N, T, C) or (N, h, w, C) set model.reshape ({', '.join(RESHAPES)})" if not reshape else ""
-            raise ValueError(f"layer {name!r} gives {shape}; a map needs an output of shape (N, C, h, w){hint}")
-        if gradients and not out.requires_grad:
-            out = out.detach().requires_grad_()
-        taps[name] = out
-        return out.clone()
-
-    with ExitStack() as stack:
-        for name in wanted:
-            stack.enter_context(_hook(modules[name], lambda _m, _a, out, name=name: keep(name, out)))
-        stack.enter_context(evaluating(module))
-        # Not inference mode: its tensors have no version counter, by which a method that changes them is found out.
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(gradients))
-        images = images.clone() if images.is_inference() else images.detach()
-        output = logits_of(module(images)) if classifier else module(images).flatten(1)[:, :0]
-    if unreached := [name for name in wanted if name not in taps]:
-        raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}")
+    wanted = [layer, *layers]
+    output, taps = tapped_pass(module, images, wanted, classifier=classifier, gradients=gradients, reshape=reshape)
     if index is None:
         index = torch.arange(len(images))
     return Forward(module, images, index, layer, output, taps, reshape=reshape, chunk=chunk)
@@ -290,52 +261,19 @@ def rounds(rows: Tensor) -> Iterator[Tensor]:
         yield (nth == r).nonzero()[:, 0]
 
 
-def as_maps(x: Tensor, reshape: Reshape | None) -> Tensor:
-    """A transformer layer's output as (N, C, h, w); anything else as it is.
+def answer_states(logits: Tensor) -> list[str]:
+    """(N,) states of the network's answers, logits (N, K): as a map's, `none` without a classifier.
 
-    `tokens`: (N, T, C), the picture's positions last and in a square; what stands before them (class token, registers)
-    is dropped. `channels_last`: (N, h, w, C), as in Swin.
+    `nonfinite` where a logit is not finite; `constant` where all of K > 1 are equal, so that no class is preferred.
+
+    >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
+    ['ok', 'constant', 'nonfinite', 'nonfinite']
     """
-    if reshape == "tokens" and x.ndim == 3:
-        side = isqrt(x.shape[1])
-        return x[:, x.shape[1] - side**2 :].mT.unflatten(2, (side, side))
-    return x.permute(0, 3, 1, 2) if reshape == "channels_last" and x.ndim == 4 else x
-
-
-def logits_of(output: object) -> Tensor:
-    """The (N, K) logits in whatever the network returns."""
-    output = getattr(output, "logits", output)
-    if isinstance(output, tuple | list):
-        output = output[0]
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"the network returns {shape}; logits (N, K) are needed, or `classes: null` in its description"
-        )
-    return output
-
-
-@contextmanager
-def _hook(module: nn.Module, hook: object) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen parameters, both restored: the graph behind the tap then keeps nothing for weights."""
-    modes = [(m, m.training) for m in module.modules()]
-    frozen = [(p, p.requires_grad) for p in module.parameters()]
-    try:
-        module.eval()
-        for p, _ in frozen:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-        for p, flag in frozen:
-            p.requires_grad_(flag)
+    if not logits.shape[1]:
+        return ["none"] * len(logits)
+    finite = logits.isfinite().all(1)
+    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
+    return [
+        "nonfinite" if not f else "ok" if v else "constant"
+        for f, v in zip(finite.tolist(), varies.tolist(), strict=True)
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from eigencam.passes.forward import evaluating, forward_pass, logits_of
+from eigencam.passes.hooks import evaluating, logits_of, tapped_pass
 
 VERSIONS = {"tail": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -31,12 +31,13 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
     """
     weights = next(module.parameters())
     probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
-    forward = forward_pass(module, probe, layer)  # tells of a wrong layer, too
+    expected, taps = tapped_pass(module, probe, [layer])  # tells of a wrong layer, too
+    expected = expected.float()
     cut = _cut(module, layer)
     with evaluating(module), torch.no_grad():
-        logits = logits_of(cut(forward.activations().to(weights.dtype))).float()
-    tolerance = (1e-4 if weights.dtype == torch.float32 else 5e-2) * forward.logits.abs().max()
-    if logits.shape != forward.logits.shape or not bool((logits - forward.logits).abs().max() <= tolerance):
+        logits = logits_of(cut(taps[layer])).float()
+    tolerance = (1e-4 if weights.dtype == torch.float32 else 5e-2) * expected.abs().max()
+    if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= tolerance):
         raise ValueError(f"what lies behind {layer!r} does not give the network's logits from that layer's output")
     return cut
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eigencam.passes.forward import evaluating, logits_of
+from eigencam.passes.hooks import evaluating, logits_of
 
 VERSIONS = {"tape": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""

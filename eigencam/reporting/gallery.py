@@ -123,7 +123,7 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
     In turn: what each method wins most over the mean of the others, and loses most; hits and misses evenly spread; what
     the network got wrong. All evenly spread where metrics are of the set as a whole only.
     """
-    from eigencam.commands.explain import spread
+    from eigencam.reporting.shown import spread
 
     if not scores.better:  # metrics of the set as a whole only
         return [scores.items[k] for k in spread(len(scores.items), count)]
@@ -321,7 +321,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
 
     import torch
 
-    from eigencam.commands.explain import class_names
+    from eigencam.reporting.shown import class_names
     from eigencam.running.maps import compute_maps
 
     image, truth = job.dataset.image(i), replace(job.dataset.truth(i), label=label)

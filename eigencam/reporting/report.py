@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eigencam.commands.table import add_trust, default_results, trust_of
+from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.evaluation import escaping
 from eigencam.evaluation.tables import COLUMNS, Table, tables
 from eigencam.files import write_text

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import eigencam
+from eigencam import datasets, evaluation
 
 NAMED = 3
 """Images that are named; of more, their number."""
@@ -68,7 +68,5 @@ def _is_library(file: str) -> bool:
 
 
 def _is_ours(file: str) -> bool:
-    from eigencam import datasets, evaluation
-
-    tops = (eigencam, evaluation, datasets)
-    return any(Path(file).is_relative_to(Path(top.__path__[0]).resolve()) for top in tops)
+    tops = [Path(__file__).parents[1], *(Path(top.__path__[0]) for top in (evaluation, datasets))]
+    return any(Path(file).is_relative_to(top.resolve()) for top in tops)

@@ -1,28 +1,23 @@
 """Maps of a batch: one forward pass, every method, ready for the evaluators."""
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from eigencam.datasets.base import Truth
-from eigencam.evaluation.base import Again
-from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
-from eigencam.networks import variants
+from eigencam.methods.base import Method, gives_boxes, is_class_specific, needs_gradient, tapped
 from eigencam.networks.network import Network, Region
-from eigencam.passes.forward import Forward, evaluating, logits_of
+from eigencam.passes.forward import Forward, answer_states
 from eigencam.running.faults import SharedChangedError
 
 T = TypeVar("T")
-Method = Callable[..., Any]
-"""`(forward, targets) -> (N, h, w)`, or boxes; see `eigencam.methods`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +137,6 @@ def compute_maps(
     return Maps(maps, boxes, targets.tolist(), first, answers, forward, seconds)
 
 
-def answer_states(logits: Tensor) -> list[str]:
-    """(N,) states of the network's answers, logits (N, K): as a map's, `none` without a classifier.
-
-    `nonfinite` where a logit is not finite; `constant` where all of K > 1 are equal, so that no class is preferred.
-
-    >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
-    ['ok', 'constant', 'nonfinite', 'nonfinite']
-    """
-    if not logits.shape[1]:
-        return ["none"] * len(logits)
-    finite = logits.isfinite().all(1)
-    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
-    return [
-        "nonfinite" if not f else "ok" if v else "constant"
-        for f, v in zip(finite.tolist(), varies.tolist(), strict=True)
-    ]
-
-
 def _lose(
     names: Sequence[str],
     maps: dict[str, NDArray[np.float32]],
@@ -215,121 +192,3 @@ def _now(network: Network) -> float:
     if network.device.type == "cuda":
         torch.cuda.synchronize(network.device)
     return time.perf_counter()
-
-
-@dataclass(frozen=True, slots=True)
-class BatchProbe:
-    """`eigencam.evaluation.base.Probe` of one batch and one method."""
-
-    forward: Forward
-    method: Method
-    targets: Tensor
-    score_maps: Sequence[ScoreMap] = ()
-    truths: Sequence[Truth] = ()
-    beside: Sequence[Method] = ()  # the batch's methods, which share further passes
-    follows: bool = False  # whether the classes are those predicted
-
-    @property
-    def images(self) -> Tensor:
-        """(N, 3, H, W), normalised."""
-        return self.forward.images
-
-    @property
-    def black(self) -> Tensor:
-        """(3, 1, 1)."""
-        return self.forward.black
-
-    @property
-    def white(self) -> Tensor:
-        """(3, 1, 1)."""
-        return self.forward.white
-
-    @property
-    def logits(self) -> Tensor:
-        """(N, K) float32."""
-        return self.forward.logits
-
-    def predict(self, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
-        """(count, K) float32 logits."""
-        return self.forward.predict(count, inputs)
-
-    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, computed once for all methods."""
-        return self.forward.shared(key, make)
-
-    def explain(self, images: Tensor) -> Tensor:
-        """(N, h, w) maps of other pictures."""
-        again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
-        with torch.no_grad():
-            return self.method(again, self.targets)
-
-    def differentiable(self, images: Tensor) -> Tensor:
-        """(B, K) float32 logits with a graph."""
-        with evaluating(self.forward.module):
-            return logits_of(self.forward.module(images.to(self.images.dtype))).float()
-
-    def again(self, key: Hashable, images: Tensor) -> Again:
-        """Maps of changed pictures from a pass that all methods share."""
-        other = self._other(key, images=images)
-        if not self.follows:
-            return Again(self._maps(other, self.targets), other.logits)
-        # The same tensor for all methods: they share its backward pass.
-        targets, states = other.shared("predicted", lambda: (other.logits.argmax(1), answer_states(other.logits)))
-        lost = [n for n, state in enumerate(states) if state in DEGENERATE and is_class_specific(self.method)]
-        maps = self._maps(other, targets)
-        if lost:
-            maps = maps.copy()
-            maps[lost] = np.nan
-        return Again(maps, other.logits)
-
-    def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
-        """Maps in networks with layers initialised anew, each a pass that all methods share."""
-        found = []
-        shape = tuple(self.images.shape[2:])
-        made = variants.randomised(self.forward.module, order, stages, seed, shape)
-        for stage, (name, module) in enumerate(made):
-            other = self._other((order, stages, seed, stage), module=module)
-            found.append((name, self._maps(other, self.targets)))
-        return found
-
-    def reweighted(self, weights: str) -> NDArray[np.float32]:
-        """Maps in the network with the weights of another file, from a pass that all methods share."""
-        other = self._other((weights,), module=variants.reweighted(self.forward.module, weights))
-        return self._maps(other, self.targets)
-
-    def _other(self, key: Hashable, images: Tensor | None = None, module: nn.Module | None = None) -> Forward:
-        """A further pass of the batch, with what any of its methods needs."""
-        methods = (self.method, *self.beside)
-
-        def make() -> Forward:
-            layers = [layer for method in methods for layer in tapped(method)]
-            gradients = any(needs_gradient(method) for method in methods)
-            pictures = self.images if images is None else images.to(self.images.dtype)
-            return self.forward.repeat(pictures, layers, gradients=gradients, module=module)
-
-        return self.forward.shared(("pass", key), make)
-
-    def _maps(self, forward: Forward, targets: Tensor) -> NDArray[np.float32]:
-        forward.progress = self.forward.progress
-        with torch.no_grad():
-            return self.method(forward, targets).detach().float().cpu().numpy()
-
-
-def tapped(method: Method) -> list[str]:
-    """The layers that a method reads besides the network's target layer."""
-    return [layer for layer in (getattr(method, "layer", None), *getattr(method, "layers", ())) if layer]
-
-
-def needs_gradient(method: Method) -> bool:
-    """Whether a method asks `forward.gradients`; a method that does not say is taken to."""
-    return getattr(method, "needs_gradient", True)
-
-
-def gives_boxes(method: Method) -> bool:
-    """Whether a method returns boxes, not maps."""
-    return getattr(method, "gives_boxes", False)
-
-
-def is_class_specific(method: Method) -> bool:
-    """Whether a method's map depends on the class; a method that does not say is taken to."""
-    return getattr(method, "class_specific", True)

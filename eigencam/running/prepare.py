@@ -15,12 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
 from eigencam.files import one_line
+from eigencam.methods.base import Method, gives_boxes, is_class_specific, tapped
 from eigencam.networks import variants
 from eigencam.networks.classifier import read_head
-from eigencam.networks.network import Network, check_layer, is_file_name, load_network, weight_file
+from eigencam.networks.network import Network, check_layer, load_network
+from eigencam.networks.weights import is_file_name, weight_file
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
-from eigencam.running.maps import Method, gives_boxes, is_class_specific, tapped
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.identity import describe, describe_dataset, identity_of
 from eigencam.store.records import Result, Shard

@@ -13,11 +13,13 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
+from eigencam.methods.base import is_class_specific
 from eigencam.networks.network import Region
 from eigencam.running.faults import PartError, blame
 from eigencam.running.loading import Batch
-from eigencam.running.maps import BatchProbe, Maps, is_class_specific
+from eigencam.running.maps import Maps
 from eigencam.running.prepare import Job, asks_network, is_joint
+from eigencam.running.probe import BatchProbe
 
 Key = tuple[str, str]
 """(method, evaluator)."""
