@@ -15,11 +15,11 @@ import pytest
 from runs import config
 
 from eigencam.commands.main import main
-from eigencam.commands.table import write
 from eigencam.evaluation import escaping, ranks
 from eigencam.evaluation.base import Curve
 from eigencam.evaluation.tables import FORMATS, Table, render
 from eigencam.reporting.curves import Plot, Style, save_all
+from eigencam.reporting.written import write
 from eigencam.running.run import run
 
 

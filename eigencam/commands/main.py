@@ -27,9 +27,6 @@ SUBCOMMANDS = {
     "explain": "draw methods' maps over pictures",
 }
 
-MODULES = {"methods": "configuring.catalogue", "report": "reporting.report"}
-"""Where a subcommand lives, unless a module of this room has its name."""
-
 HYDRA = {"run": "running.run", "fit": "fitting.job"}
 """Where the function of a subcommand lives that Hydra configures."""
 
@@ -46,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _hydra(chosen, argv[1:])
     if chosen not in SUBCOMMANDS:
         return _top_level(argv)
-    module = importlib.import_module(f"eigencam.{MODULES.get(chosen, f'commands.{chosen}')}")
+    module = importlib.import_module(f"eigencam.commands.{chosen}")
     parser = argparse.ArgumentParser(
         prog=f"eigencam {chosen}",
         description=SUBCOMMANDS[chosen],

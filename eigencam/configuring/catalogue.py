@@ -4,7 +4,6 @@ Everything comes from the configs and from the classes behind them, so that a me
 is to write.
 """
 
-import argparse
 import inspect
 from dataclasses import dataclass
 from importlib.resources import files
@@ -35,24 +34,6 @@ class Entry:
     def row(self) -> tuple[str, ...]:
         """The cells of its line."""
         return self.option, self.paper or "-", self.needs or "?", "yes" if self.class_specific else "no", self.networks
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `eigencam methods`."""
-    parser.add_argument("--format", choices=("terminal", "markdown"), default="terminal", help="of what is printed")
-    parser.add_argument("--pages", action="store_true", help="with the methods' paper pages (Markdown)")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Print the table; returns 0."""
-    found = catalogue(args.config_dir)
-    if args.pages:
-        print(pages(found), end="")
-    else:
-        style = "pipe" if args.format == "markdown" else "simple"
-        print(tabulate([entry.row for entry in found], HEADER, style, disable_numparse=True))
-    return 0
 
 
 def catalogue(own: Path | None = None) -> list[Entry]:

@@ -20,10 +20,11 @@ its cell stays empty and the table says so.
         differs:     in what the protocols differ, one sentence each
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from eigencam.evaluation.tables import Table
+from eigencam.reporting.collect import long_of
+from eigencam.reporting.derived import with_wins
+from eigencam.store.identity import describe
 
 ANY = "any"
 """Stands for every network of ours, where the paper's number does not depend on one."""
@@ -263,3 +267,32 @@ def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks) -> list[str]:
         notes.append("empty cells under `published`: not in the paper, or not readable in any source")
     notes.append("numbers in percent; in brackets: 95 % intervals over pictures; diff.: ours less the published")
     return [*notes, f"made by: {layout.command}"]
+
+
+def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What a published table shows of the results; names are told apart among these alone."""
+    wanted = {column.evaluator for column in layout.metrics.values()}
+    chosen = [r for r in results if r["dataset"] == layout.ours["dataset"] and r["evaluator"] in wanted]
+    if not chosen:
+        return pd.DataFrame()
+    planned, long = _planned(layout), with_wins(root, long_of(chosen))
+    others = {r["folder"]: _others(r["identity"]["evaluator"], planned.get(r["evaluator"], {})) for r in chosen}
+    return shown_beside(layout, long.assign(parameters=long["folder"].map(others)))
+
+
+def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
+    """The evaluators of a layout's experiment, with all their parameters."""
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        nodes: Any = OmegaConf.to_container(compose("run", [f"experiment={layout.experiment}"]).evaluator, resolve=True)
+    return {name: describe(node) for name, node in nodes.items()}
+
+
+def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    """In which parameters an evaluator is not the one that was planned; "" where it is."""
+    if not planned:
+        return ""
+    theirs, ours = found.get("parameters", {}), planned.get("parameters", {})
+    differing = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
+    return ", ".join(f"{key}={theirs.get(key, 'default')}" for key in differing)

@@ -1,0 +1,26 @@
+"""`eigencam methods`: the methods there are, and what each needs."""
+
+import argparse
+from pathlib import Path
+
+from tabulate import tabulate
+
+from eigencam.configuring.catalogue import HEADER, catalogue, pages
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam methods`."""
+    parser.add_argument("--format", choices=("terminal", "markdown"), default="terminal", help="of what is printed")
+    parser.add_argument("--pages", action="store_true", help="with the methods' paper pages (Markdown)")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table; returns 0."""
+    found = catalogue(args.config_dir)
+    if args.pages:
+        print(pages(found), end="")
+    else:
+        style = "pipe" if args.format == "markdown" else "simple"
+        print(tabulate([entry.row for entry in found], HEADER, style, disable_numparse=True))
+    return 0

@@ -1,0 +1,60 @@
+"""`eigencam report`: results as one page of HTML that needs nothing else, and their curves as figures for papers."""
+
+import argparse
+from pathlib import Path
+
+from eigencam.configuring.results import add_trust, default_results, trust_of
+from eigencam.evaluation.tables import COLUMNS, tables
+from eigencam.files import write_text
+from eigencam.reporting import curves
+from eigencam.reporting.collect import collect
+from eigencam.reporting.report import galleries, loaded, render
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam report`."""
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="key=value", help="in place of what the results' configs say: paths.voc=DIR")
+    add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
+    for name in COLUMNS:
+        add(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
+    add("--metrics", nargs="+", default=[], metavar="NAME", help="columns of the tables; `all`: every one there is")
+    add("--pictures", type=int, default=48, metavar="N", help="of each dataset")
+    add("--no-pictures", action="store_true", help="numbers and curves only; no network, no data")
+    add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; pictures are left out until it fits")
+    add_trust(parser)
+    add("--title", default="", metavar="TEXT", help="of the page")
+    add("--figures", type=Path, metavar="DIR", help="also write every plot as a file")
+    add("--figure-format", choices=curves.KINDS, default="pdf", help="of these files")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page, and figures; returns 0."""
+    if faults := [item for item in args.settings if "=" not in item]:
+        raise ValueError(f"{' '.join(faults)}: allowed are settings, key=value")
+    if args.pictures < 0 or not args.max_mb > 0:
+        raise ValueError(f"--pictures {args.pictures} --max-mb {args.max_mb}: allowed are 0 or more, and above 0")
+    long = collect(args.results, **{name: getattr(args, name) for name in COLUMNS})
+    made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
+    trust = trust_of(args)
+    results = list(loaded(args.results, long, trust))
+    plots, look = curves.plots(results), curves.styles(long)
+    said: dict[str, None] = {}
+
+    def say(line: str) -> None:
+        if line not in said:
+            said[line] = None
+            print(line)
+
+    sets = {}
+    if not args.no_pictures and args.pictures:
+        sets = galleries(args, results, long, trust, say)
+    page = render(args, long, made, plots, look, sets, list(said))
+    write_text(args.out, page)
+    shown = sum(len(of["pictures"]) for of in sets.values())
+    print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} pictures, {len(page.encode()) / 1e6:.2f} MB")
+    if args.figures:
+        paths = curves.save_all(plots, look, args.figures, args.figure_format)
+        print(f"{args.figures}: {len(paths)} figures")
+    return 0

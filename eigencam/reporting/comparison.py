@@ -1,0 +1,303 @@
+"""Methods against each other on the same images: differences with intervals and tests, and ranks over datasets."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eigencam.evaluation import ranks
+from eigencam.evaluation.base import Metric
+from eigencam.evaluation.paired import Difference, difference, holm
+from eigencam.evaluation.statistics import by_picture
+from eigencam.evaluation.tables import Table
+from eigencam.store.canonical import canonical
+from eigencam.store.reader import Stored, read
+from eigencam.store.trust import PACKAGED, Trust
+
+PLACES = ("dataset", "network", "evaluator", "metric")
+
+
+DIGITS = 1
+"""Of the numbers in percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Results that can be compared: one dataset, network, evaluator with its parameters, class asked for."""
+
+    dataset: str
+    network: str
+    evaluator: str
+    target: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One line: what was compared and what came out."""
+
+    place: Place
+    metric: str
+    better: str
+    unit: str
+    reference: str
+    method: str
+    found: Difference
+    holm: float = float("nan")
+
+
+def compare(
+    folders: Sequence[Path],
+    order: Sequence[str],
+    metrics: Sequence[str] = (),
+    *,
+    all_pairs: bool = False,
+    trust: Trust = PACKAGED,
+) -> tuple[list[Compared], pd.DataFrame, list[str]]:
+    """Compare complete results.
+
+    Args:
+        folders: of the results.
+        order: the methods, the reference first.
+        metrics: names; the evaluators' headlines where there are none; `all`: every one.
+        all_pairs: every pair, not only with the reference.
+        trust: what may be built from stored results.
+
+    Returns:
+        The comparisons, p-values corrected over all of them; the metrics of each method, columns place, method, metric,
+        value, better; sentences on what could not be compared.
+
+    Raises:
+        ValueError: nothing can be compared, or an unknown metric.
+    """
+    places: dict[Place, dict[str, Stored]] = {}
+    notes: dict[str, None] = {}
+    for stored in filter(None, (read(folder, hashed=True) for folder in sorted(folders))):
+        if stored.summary is None:
+            raise ValueError("\n".join([f"{stored.folder}: {stored.state}", *stored.faults]))
+        _, network, method, _ = stored.names
+        if stored.summary.unsupported:
+            notes[f"{method} on {network}: not run, {stored.summary.unsupported}"] = None
+            continue
+        places.setdefault(_place(stored), {})[method] = stored
+    lines: list[Compared] = []
+    values: list[dict[str, Any]] = []
+    known: dict[str, None] = {}
+    for place, of in places.items():
+        evaluator = next(iter(of.values())).evaluator(trust)
+        rows = {name: _keyed(of[name]) for name in order if name in of}
+        full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
+        known |= {metric: None for found in full.values() for metric in found}
+        chosen = _chosen(full, getattr(evaluator, "headline", ()), metrics)
+        values += [
+            {"place": place, "method": name, "metric": m, "value": found[m].value, "n": found[m].n}
+            | {"better": found[m].better}
+            for name, found in full.items()
+            for m in chosen
+            if m in found
+        ]
+        for a, b in combinations(rows, 2):
+            if not all_pairs and a != order[0]:
+                continue
+            common = rows[a].index.intersection(rows[b].index, sort=False)
+            if common.empty:
+                notes[f"{place.evaluator}: {a} and {b} have no picture in common"] = None
+            first, second = (
+                full[x] if rows[x].index.equals(common) else _metrics(evaluator, rows[x].loc[common]) for x in (a, b)
+            )
+            for metric in chosen:
+                if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
+                    notes[f"{place.evaluator}: {why}"] = None
+                elif found := _compared(place, a, b, first.get(metric), second.get(metric), common):
+                    lines.append(found)
+    _check(lines, metrics, known, notes)
+    corrected = holm([line.found.p for line in lines])
+    done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
+    return done, pd.DataFrame(values), list(notes)
+
+
+def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
+    """Ranks of every metric over the (dataset, network) pairs that all methods have a value in, over as many images."""
+    found = []
+    values = values[values["better"].isin(["lower", "higher"])]
+    most = values.groupby(["place", "metric"], sort=False)["n"].transform("max")
+    evaluators = [place.evaluator for place in values["place"]]
+    values = values.assign(evaluator=evaluators, value=values["value"].where(values["n"] == most))
+    for (evaluator, metric), part in values.groupby(["evaluator", "metric"], sort=False):
+        wide = part.set_index(["place", "method"])["value"].unstack("method")  # noqa: PD010
+        wide = wide.reindex(columns=[name for name in order if name in wide]).dropna()
+        if len(wide) > 1 and wide.shape[1] > 1:
+            name = f"{evaluator} {metric}"
+            found.append(
+                ranks.ranking(name, [str(m) for m in wide], wide.to_numpy(np.float64), str(part["better"].iloc[0]))
+            )
+    return found
+
+
+def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> Table:
+    """The comparisons as one table; bold: better than the reference after Holm's correction, at 5 %."""
+    cells, best = [], []
+    shown = [name for name in PLACES if name in ("evaluator", "metric") or len({_of(line, name) for line in lines}) > 1]
+    for line in lines:
+        found, percent = line.found, 100 if line.unit == "%" else 1
+        a, b, d, low, high = (percent * v for v in (found.a, found.b, found.value, found.low, found.high))
+        sense = {"lower": -1, "higher": 1}.get(line.better, 0)
+        up, down = (found.larger, found.smaller) if sense >= 0 else (found.smaller, found.larger)
+        cells.append(
+            {
+                **{name: _of(line, name) for name in shown},
+                "method": line.method,
+                "reference": line.reference,
+                "value": f"{b:.{digits}f}",
+                "of reference": f"{a:.{digits}f}",
+                "difference": f"{d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+                "better/worse in": "-" if up < 0 else f"{up}/{down}",
+                "n": str(found.n),
+                "p": _p(found.p),
+                "p (Holm)": _p(line.holm),
+            }
+        )
+        best.append(line.holm < 0.05 and sense * found.value > 0)
+    frame = pd.DataFrame(cells)
+    bold = pd.DataFrame(False, index=frame.index, columns=["method", "difference"])
+    bold["method"] = bold["difference"] = best
+    hits = "McNemar's exact test for hit or miss, sign flips for all other metrics"
+    tests = hits if any(line.found.test == "mcnemar" for line in lines) else "sign flips"
+    words = [
+        "difference: method less reference, over the pictures that both have; in brackets: 95 % intervals (bootstrap)",
+        f"p: {tests}; Holm's correction over the table",
+        "bold: better than the reference, corrected p below 0.05",
+    ]
+    senses = sorted({(line.better, line.metric) for line in lines if line.better})
+    words += [
+        f"{better} is better: {', '.join(m for s, m in senses if s == better)}"
+        for better in dict.fromkeys(sense for sense, _ in senses)
+    ]
+    place = lines[0].place
+    same = [getattr(place, name) for name in ("dataset", "network") if name not in shown]
+    title = ", ".join(["comparison", *same, f"maps for the class: {place.target}"])
+    return Table(title, frame, bold, [*words, *notes])
+
+
+def rank_table(found: Sequence[ranks.Ranking]) -> Table:
+    """Average ranks, a column for each method."""
+    frame = pd.DataFrame(
+        [
+            {
+                "metric": r.metric,
+                "pairs": str(r.blocks),
+                **{name: f"{rank:.2f}" for name, rank in zip(r.methods, r.ranks, strict=True)},
+                "p (Friedman)": _p(r.p),
+                "critical difference": f"{r.critical:.2f}",
+            }
+            for r in found
+        ]
+    ).fillna("-")
+    last = ["p (Friedman)", "critical difference"]
+    frame = frame[[c for c in frame if c not in last] + last]
+    methods = [c for c in frame if c not in ("metric", "pairs", *last)]
+    ordered = pd.DataFrame([dict(zip(r.methods, r.ranks, strict=True)) for r in found])[methods]
+    best = ordered.eq(ordered.min(axis=1), axis=0)
+    pairs = "(dataset, network) pairs in which all methods have as many images"
+    notes = [f"average rank over {pairs}, 1 the best; Nemenyi's critical difference at 5 %"]
+    return Table("ranks", frame, best, notes)
+
+
+def as_json(lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Sequence[str]) -> str:
+    """Everything in numbers; fractions where the unit is %."""
+    content = {
+        "comparisons": [
+            {**{k: v for k, v in asdict(line).items() if k not in ("found", "place")}, **asdict(line.place)}
+            | asdict(line.found)
+            for line in lines
+        ],
+        "ranks": [asdict(ranking) for ranking in found],
+        "notes": list(notes),
+    }
+    return json.dumps(_strict(content), indent=1)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items() if key != "identity"}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _place(stored: Stored) -> Place:
+    identity = {k: stored.identity[k] for k in ("dataset", "network", "evaluator", "target", "dtype")}
+    dataset, network, _, evaluator = stored.names
+    return Place(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
+
+
+def _keyed(stored: Stored) -> pd.DataFrame:
+    """The rows by (image, label): with `target=each` a picture has several."""
+    return stored.rows().set_index(["image", "label"])
+
+
+def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
+    """The summary of rows, by name; nothing where there are no rows."""
+    return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+
+
+def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str], notes: Iterable[str]) -> None:
+    """ValueError for metrics that are not there, and where nothing could be compared."""
+    if unknown := [name for name in asked if name not in (*known, "all")]:
+        raise ValueError(f"--metrics {','.join(unknown)}: unknown; allowed: all, {', '.join(known)}")
+    if not lines:
+        raise ValueError("\n".join(["nothing can be compared", *notes]))
+
+
+def _compared(
+    place: Place, a: str, b: str, first: Metric | None, second: Metric | None, keys: pd.Index
+) -> Compared | None:
+    """None where one of the two has no such metric, or one that is not made of pictures; `keys`: of their rows."""
+    if not (first and second and first.sample and second.sample):
+        return None
+    one, other = by_picture(_in_both(first, second), keys.to_frame())
+    assert one.sample is not None  # as before
+    assert other.sample is not None
+    return Compared(place, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))
+
+
+def _in_both(first: Metric, second: Metric) -> tuple[Metric, Metric]:
+    """Two means of the rows that both have a value in; other metrics as they are."""
+    a, b = first.sample, second.sample
+    if a is None or b is None or a.statistic or b.statistic or a.parts.shape != b.parts.shape:
+        return first, second
+    values = np.stack([np.asarray(s.parts, np.float64) for s in (a, b)])
+    values[:, np.isnan(values).any(axis=0)] = np.nan
+    return replace(first, sample=replace(a, parts=values[0])), replace(second, sample=replace(b, parts=values[1]))
+
+
+def _chosen(full: Mapping[str, Mapping[str, Metric]], headline: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """Names of the metrics, `a|b` of the headline being b where a is not defined."""
+    there = list(dict.fromkeys(name for found in full.values() for name in found))
+    if asked:
+        return there if list(asked) == ["all"] else [name for name in there if name in asked]
+    defined = {name for found in full.values() for name, metric in found.items() if metric.value == metric.value}
+    firsts = [next((n for n in name.split("|") if n in defined), "") for name in headline or there]
+    # A classification error is the network's, the same for all its methods.
+    return [name for name in firsts if name in there and not name.endswith("_cls_error")]
+
+
+def _reason(metric: str, pair: Mapping[str, Metric | None]) -> str:
+    """Why a metric cannot be compared; "" if it can."""
+    for name, of in pair.items():
+        if of is not None and of.value != of.value:
+            return f"{metric} of {name} {of.note or 'is not defined'}"
+    return ""
+
+
+def _of(line: Compared, name: str) -> str:
+    return line.metric if name == "metric" else getattr(line.place, name)
+
+
+def _p(value: float) -> str:
+    return "-" if np.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
