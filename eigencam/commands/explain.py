@@ -4,12 +4,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from eigencam.configuring import named
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.explainer import Explainer, Explanation
 from eigencam.reporting import draw
 from eigencam.reporting.shown import class_names, spread
+from eigencam.running.maps import answer_states
 from eigencam.running.prepare import Job, prepare
 
 
@@ -106,7 +109,9 @@ def distinct(photos: Sequence[Path]) -> list[str]:
 def _caption(job: Job, name: str, truth: Truth | None, found: Explanation) -> str:
     """What the picture is, and what the network says it is."""
     known = class_names(job)
-    words = [str(known[k]) if k < len(known) else f"class {k}" for k in found.logits.argsort()[:-2:-1].tolist()]
+    answered = answer_states(torch.from_numpy(found.logits)[None])[0] == "ok"
+    first = found.logits.argsort()[:-2:-1].tolist() if answered else []
+    words = [str(known[k]) if k < len(known) else f"class {k}" for k in first]
     if truth and truth.label >= 0:
         words = [job.dataset.classes[truth.label], *(f"predicted {w}" for w in words)]
     return ", ".join([name, *words])

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eigencam.datasets.base import VOID, BadImageError, Truth
+from eigencam.evaluation import states
 from eigencam.evaluation.base import Metric
 from eigencam.store.canonical import canonical
 from eigencam.store.reader import read_all
@@ -63,9 +64,10 @@ class Scores:
         self.items = self.items or index.tolist()
         if "x1" in rows:
             self.boxes.setdefault(key, rows[["x1", "y1", "x2", "y2"]].set_axis(index))
-        if result["network"] not in self.right and len(rows) and all(len(top) for top in rows["top5"]):
-            first = np.array([top[0] for top in rows["top5"]])
-            self.right[result["network"]] = pd.Series(first == rows["label"].to_numpy(), index)
+        answered = ~states.no_answer(rows)
+        if result["network"] not in self.right and answered.any() and all(map(len, rows["top5"][answered])):
+            first = np.array([top[0] if len(top) else -1 for top in rows["top5"]])
+            self.right[result["network"]] = pd.Series(answered & (first == rows["label"].to_numpy()), index)
         metrics = {m.name: m for m in evaluator.summary(rows)}
         for names in getattr(evaluator, "headline", ()):
             metric = next(
