@@ -6,6 +6,7 @@ member that decodes a picture, so that predictions made elsewhere can be scored 
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,21 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from eigencam.datasets.bounds import possible
+
 VERSIONS = {"truth": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
 VOID = 255
 """Value of a mask's pixels that no metric counts."""
+
+LAST_CLASS = VOID - 2
+"""The last class that has a value in a mask, 1 + class."""
+
+MASK_VALUES = (
+    "0 is background, 1 + class an object, 255 void; of a bool or 0/255 mask of class k make "
+    "np.where(mask, 1 + k, 0).astype(np.uint8)"
+)
 
 
 class BadImageError(ValueError):
@@ -32,20 +43,34 @@ class BadImageError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
+class BadTruthError(ValueError):
+    """Truth that cannot be right; the text names the file, the annotation, the value seen and the values allowed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is known about one picture.
+    """What is known about one image. It checks itself when it is made, whoever makes it.
+
+    A box must be finite, wider and higher than nothing and within the image (`eigencam.datasets.bounds.possible` is
+    the rule); a mask must be uint8, of the image's size, and not void everywhere. Whether labels and mask values are
+    classes of the dataset is asked by `of_classes`.
 
     Attributes:
         image_id: unique within the dataset; rows of results are keyed by it.
-        size: (height, width) of the original picture, pixels.
-        label: index into the dataset's `classes`, or -1 where the picture has no single label.
-        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels of the original picture.
+        size: (height, width) of the original image, pixels; (0, 0) where it is not known: enough to score boxes.
+        label: index into the dataset's `classes`, or -1 where the image has no single label.
+        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels of the original image.
         box_labels: (B,) int64, index into `classes` of each box.
         difficult: (B,) bool, VOC's flag.
         mask: (height, width) uint8, 0 background, 1 + class for objects, 255 void; None where there is none; of the
-            whole picture, and of its size unless the dataset says otherwise.
+            whole image.
         foreground: which objects count as the object sought: those of class `label`, or `any`.
+        source: file that the truth was read from; errors name it.
+        rounded: the boxes were scaled and rounded with their image: they may end one pixel beyond it.
+        own_resolution: the mask is not of the image's size.
+
+    Raises:
+        BadTruthError: a value is not allowed.
     """
 
     image_id: str
@@ -56,10 +81,102 @@ class Truth:
     difficult: NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
     mask: NDArray[np.uint8] | None = None
     foreground: Literal["label", "any"] = "label"
+    source: str = field(default="", compare=False)
+    rounded: bool = field(default=False, compare=False)
+    own_resolution: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.difficult is None:
-            object.__setattr__(self, "difficult", np.zeros(len(self.boxes), bool))
+        if not isinstance(self.image_id, str) or not self.image_id:
+            raise self.fault(f"image_id {self.image_id!r}; allowed is a text that is not empty")
+        size = tuple(whole(side) for side in self.size)
+        if len(size) != 2 or None in size or not (size == (0, 0) or min(s for s in size if s is not None) > 0):
+            raise self.fault(f"size {self.size!r}; allowed are two whole numbers, (height, width), more than 0")
+        if (label := whole(self.label)) is None or label < -1:
+            raise self.fault(f"label {self.label!r}; allowed are whole numbers from 0, and -1 where there is no label")
+        if self.foreground not in ("label", "any"):
+            raise self.fault(f"foreground {self.foreground!r}; allowed are 'label' and 'any'")
+        for name, value in (("size", size), ("label", label)):
+            object.__setattr__(self, name, value)
+        self._check_boxes()
+        if self.mask is not None:
+            self._check_mask(self.mask)
+
+    def _check_boxes(self) -> None:
+        boxes, labels = np.asarray(self.boxes), np.asarray(self.box_labels)
+        if boxes.size == 0:
+            boxes = np.zeros((0, 4))
+        if boxes.dtype.kind not in "fiu" or boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise self.fault(f"boxes {boxes.shape} of {boxes.dtype}; allowed are (B, 4) numbers, x1 y1 x2 y2")
+        n = len(boxes)
+        if labels.shape != (n,) or (n and labels.dtype.kind not in "iu"):
+            raise self.fault(f"box_labels {labels.shape} of {labels.dtype}; allowed is ({n},) int64, one for each box")
+        difficult = np.zeros(n, bool) if self.difficult is None else np.asarray(self.difficult)
+        if difficult.shape != (n,) or difficult.dtype != bool:
+            raise self.fault(f"difficult {difficult.shape} of {difficult.dtype}; allowed is ({n},) bool")
+        boxes, labels = boxes.astype(np.float64, copy=False), labels.astype(np.int64, copy=False)
+        for name, value in (("boxes", boxes), ("box_labels", labels), ("difficult", difficult)):
+            object.__setattr__(self, name, value)
+        if not n:
+            return
+        fits = possible(boxes, *self.size, beyond=float(self.rounded))
+        if not fits.all():
+            k = int(fits.argmin())
+            raise self.fault(f"box {k + 1} of {n} is {box_fault(boxes[k], self.size)}")
+        if labels.min() < 0:
+            k = int(labels.argmin())
+            raise self.fault(f"label {labels[k]} of box {k + 1} of {n}; allowed are indices of the classes, from 0")
+
+    def _check_mask(self, mask: NDArray[np.uint8]) -> None:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8:
+            seen = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise self.fault(f"a mask of {seen}; allowed is uint8: {MASK_VALUES}")
+        if mask.ndim != 2 or mask.size == 0 or not (self.own_resolution or mask.shape == self.size):
+            raise self.fault(f"a mask of {mask.shape}; allowed is the image's size, {self.size}, as (height, width)")
+        if self.label > LAST_CLASS:
+            raise self.fault(f"label {self.label}; a mask of bytes has room for {LAST_CLASS + 1} classes")
+        if mask.min() == VOID:
+            raise self.fault(f"all pixels of the mask are {VOID}, void; allowed: {MASK_VALUES}")
+
+    def fault(self, words: str) -> BadTruthError:
+        """The error that says `words` of this truth."""
+        return BadTruthError(": ".join(filter(None, (str(self.source), str(self.image_id), words))))
+
+    def of_classes(self, n: int) -> "Truth":
+        """This truth, once its labels and the values of its mask are known to be among `n` classes.
+
+        Args:
+            n: number of the dataset's classes; 0 where it does not say.
+
+        Raises:
+            BadTruthError: one is not.
+        """
+        if not n:
+            return self
+        for what, value in (("label", self.label), ("label of a box", int(self.box_labels.max(initial=-1)))):
+            if value >= n:
+                raise self.fault(f"{what} {value}; allowed are 0 to {n - 1}, indices of the dataset's classes")
+        if self.mask is not None and (value := int((self.mask + np.uint8(1)).max()) - 1) > n:  # void counts as -1
+            raise self.fault(f"{value} in the mask; allowed are 0 to {n} and {VOID}: {MASK_VALUES}")
+        return self
+
+    def sought_pixels(self, mask: NDArray[np.uint8] | None = None) -> NDArray[np.bool_]:
+        """Whether each pixel is of the object sought; void is not.
+
+        Args:
+            mask: what is asked about, in the form of `Truth.mask`, by default that.
+
+        Returns:
+            A bool array of the mask's shape.
+
+        Raises:
+            ValueError: there is no mask.
+        """
+        mask = self.mask if mask is None else mask
+        if mask is None:
+            raise ValueError(f"{self.image_id}: the truth has no mask")
+        if self.foreground == "any":
+            return (mask > 0) & (mask < VOID)
+        return mask == self.label + 1 if self.label >= 0 else np.zeros(mask.shape, bool)
 
     def sought(self) -> NDArray[np.bool_]:
         """(B,) bool: the boxes of the objects that count as the object sought."""
@@ -72,6 +189,30 @@ class Truth:
         return [k - 1 for k in np.flatnonzero(np.bincount(self.mask.ravel(), minlength=VOID)[:VOID]).tolist() if k]
 
 
+def box_fault(box: NDArray[np.float64], size: tuple[int, int]) -> str:
+    """What is wrong with an impossible box (4,), and what is allowed in an image of `size`, (height, width)."""
+    x1, y1, x2, y2 = box.tolist()
+    height, width = size
+    place = f" in {width} x {height} pixels" if height else ""
+    right, lower = (width - 1, height - 1) if height else ("..", "..")
+    one_off = bool(height) and max(x2 - width, y2 - height) == 0
+    return (
+        f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}] (x1, y1, x2, y2); allowed{place}: "
+        f"0 <= x1 <= x2 <= {right}, 0 <= y1 <= y2 <= {lower}"
+        + ("; boxes that are counted from 1, or that end at x + width, are one pixel off" if one_off else "")
+    )
+
+
+def whole(value: object) -> int | None:
+    """A whole number of any type but bool; None for everything else."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """Pictures with their truth, in an order that depends on the image ids alone.
@@ -82,6 +223,9 @@ class Dataset(Protocol):
         class_space: `imagenet`, `voc`, `scenes`, ...: labels are comparable with a network's outputs only when the
             network names the same one.
         ids: image ids, in order.
+
+    A dataset may also have `faults`, by image id: what its lists show to be wrong with a truth, known before any image
+    is read.
     """
 
     name: str
@@ -94,7 +238,7 @@ class Dataset(Protocol):
         ...
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`."""
+        """The truth about picture `i`. Raises `BadTruthError` where it cannot be right."""
         ...
 
     def identity(self) -> dict[str, object]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import Truth, checksum
+from eigencam.datasets.base import BadTruthError, Truth, checksum
+from eigencam.datasets.bounds import possible
 from eigencam.datasets.images import image_size, read_rgb
 
 
@@ -20,6 +21,8 @@ class Boxed:
         labels: (N,) int64.
         boxes: of each picture (B, 4) float64 inclusive pixels, of the labelled class.
         sizes: (N, 2) int64, (height, width) that the boxes refer to; zeros where that is not known.
+        source: file of the boxes, for messages.
+        faults: what the lists show to be wrong with the truth of an image, by id; `truth` raises it.
     """
 
     name: str
@@ -31,6 +34,19 @@ class Boxed:
     labels: NDArray[np.int64]
     boxes: list[NDArray[np.float64]]
     sizes: NDArray[np.int64]
+    source: Path
+    faults: dict[str, str]
+
+    def __post_init__(self) -> None:
+        counts = np.array([len(boxes) for boxes in self.boxes])
+        sizes = np.repeat(self.sizes, counts, axis=0)
+        fits = possible(np.concatenate([np.zeros((0, 4)), *self.boxes]), sizes[:, 0], sizes[:, 1])
+        wrong = np.unique(np.repeat(np.arange(len(counts)), counts)[~fits]).tolist()
+        for i in [*np.flatnonzero(counts == 0).tolist(), *wrong]:
+            try:
+                self._truth(i, (int(self.sizes[i, 0]), int(self.sizes[i, 1])))
+            except BadTruthError as error:
+                self.faults.setdefault(self.ids[i], str(error))
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
@@ -40,17 +56,24 @@ class Boxed:
         """The truth about picture `i`; its size is that of the file.
 
         Raises:
-            ValueError: the picture was resized or replaced since its boxes were drawn.
+            BadTruthError: label or boxes are wrong, or the image was resized or replaced since its boxes were drawn.
             BadImageError: it has no readable header.
         """
+        if fault := self.faults.get(self.ids[i]):
+            raise BadTruthError(fault)
         size, noted, boxes = image_size(self.files[i]), tuple(self.sizes[i].tolist()), self.boxes[i]
         if (any(noted) and size != noted) or (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
             said = f"{noted[1]} x {noted[0]} pixels" if any(noted) else f"boxes such as {boxes[0].tolist()}"
-            raise ValueError(
-                f"{self.files[i]} has {size[1]} x {size[0]} pixels, its truth has {said}: use the original pictures"
+            raise BadTruthError(
+                f"{self.files[i]} has {size[1]} x {size[0]} pixels, its truth has {said}: use the original images"
             )
-        label = int(self.labels[i])
-        return Truth(self.ids[i], size, label, boxes, np.full(len(boxes), label, np.int64))
+        return self._truth(i, size)
+
+    def _truth(self, i: int, size: tuple[int, int]) -> Truth:
+        label, boxes = int(self.labels[i]), self.boxes[i]
+        if not len(boxes):
+            raise BadTruthError(f"{self.source}: {self.ids[i]} has no box; allowed is one or more for each image")
+        return Truth(self.ids[i], size, label, boxes, np.full(len(boxes), label, np.int64), source=str(self.source))
 
     def identity(self) -> dict[str, object]:
         """Split, n, and checksums of truth and picture files."""

@@ -13,15 +13,14 @@ Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2
 """
 
 import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.base import LAST_CLASS, VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.boxes import from_xywh
+from eigencam.datasets.coco_objects import Instances, paint, read_instances
 from eigencam.datasets.completeness import Expect, check_count, present
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.files import regular
@@ -74,7 +73,8 @@ class Coco:
             others = f"; the splits there are {', '.join(there)}" if there else ""
             raise FileNotFoundError(f"{path}: no such file{others}. {HOW_TO_GET}")
         self.name, self.split = f"coco_{split}", split
-        pictures, self.classes, objects = _read(path)
+        found = _read(path)
+        pictures, self.classes = found.images, found.classes
         folder = Path(images) if images else top / split
         files = [folder / str(picture["file_name"]) for picture in pictures]
         kept = present(files, f"COCO {split}", HOW_TO_GET, allow_missing)
@@ -82,7 +82,8 @@ class Coco:
         self.files = [files[i] for i in kept]
         self.ids = [path.stem for path in self.files]
         self._sizes = [(int(pictures[i]["height"]), int(pictures[i]["width"])) for i in kept]
-        self._objects = [objects[i] for i in kept]
+        self._objects = [found.objects[i] for i in kept]
+        self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
@@ -92,18 +93,20 @@ class Coco:
         """The truth about picture `i`.
 
         Raises:
-            ValueError: the picture's size is not the one that its objects refer to.
+            BadTruthError: an annotation is wrong, or the image's size is not the one that its objects refer to.
         """
+        if fault := self.faults.get(self.ids[i]):
+            raise BadTruthError(fault)
         size, objects = self._sizes[i], self._objects[i]
         if (found := image_size(self.files[i])) != size:
-            raise ValueError(f"{self.files[i]} has {found[::-1]} pixels, its objects are for {size[::-1]}")
+            raise BadTruthError(f"{self.files[i]} has {found[::-1]} pixels, its objects are for {size[::-1]}")
         mask = paint(objects, size)
         areas = np.bincount(mask.ravel(), minlength=VOID + 1)[1 : len(self.classes) + 1]
         label = int(areas.argmax()) if areas.any() else -1
         boxes = from_xywh(np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4))
         labels = np.array([one["class"] for one in objects], np.int64)
         crowds = np.array([one["crowd"] for one in objects], bool)
-        return Truth(self.ids[i], size, label, boxes, labels, crowds, mask, foreground="any")
+        return Truth(self.ids[i], size, label, boxes, labels, crowds, mask, "any", source=str(self.files[i]))
 
     def identity(self) -> dict[str, object]:
         """Split, n, and checksums of truth and picture files."""
@@ -116,51 +119,13 @@ class Coco:
         }
 
 
-def paint(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W) uint8: crowds as void, over them the objects, large ones first, as 1 + class."""
-    mask = np.zeros(size, np.uint8)
-    for one in sorted(objects, key=lambda one: (not one["crowd"], -one["area"])):
-        mask[decode(one["segmentation"], size)] = VOID if one["crowd"] else 1 + one["class"]
-    return mask
-
-
-def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool of COCO's polygons (lists of x y), or run lengths, compressed or not."""
-    from pycocotools import mask as coco
-
-    if isinstance(segmentation, list):
-        if not segmentation:
-            return np.zeros(size, bool)
-        runs = coco.merge(coco.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        runs = coco.frPyObjects(segmentation, *size)
-    else:
-        runs = segmentation
-    with warnings.catch_warnings():  # numpy's, about how pycocotools hands its memory over
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return coco.decode(runs).astype(bool)
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...], list[list[dict[str, Any]]]]:
-    """Pictures by file name, names of the classes, and each picture's objects."""
+def _read(path: Path) -> Instances:
+    """The file's images by file name."""
     try:
         data = json.loads(regular(path).read_text())
-        pictures = sorted(data["images"], key=lambda picture: picture["file_name"])
-        categories = sorted(data["categories"], key=lambda category: category["id"])
-        index = {category["id"]: k for k, category in enumerate(categories)}
-        objects: dict[Any, list[dict[str, Any]]] = {picture["id"]: [] for picture in pictures}
-        for one in data["annotations"]:
-            objects[one["image_id"]].append(
-                {
-                    "class": index[one["category_id"]],
-                    "crowd": bool(one.get("iscrowd", 0)),
-                    "bbox": one["bbox"],
-                    "area": float(one["area"]),
-                    "segmentation": one["segmentation"],
-                }
-            )
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not COCO's instances (images, annotations, categories): {error!r}") from None
-    if len(categories) >= VOID - 1:
-        raise ValueError(f"{path}: {len(categories)} categories; a mask of bytes has room for {VOID - 2}")
-    return pictures, tuple(category["name"] for category in categories), [objects[p["id"]] for p in pictures]
+    found = read_instances(path, data, order=lambda image: image["file_name"])
+    if len(found.classes) > LAST_CLASS + 1:
+        raise ValueError(f"{path}: {len(found.classes)} categories; a mask of bytes has room for {LAST_CLASS + 1}")
+    return found

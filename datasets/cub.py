@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.boxed import Boxed
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
-from eigencam.datasets.wsol_metadata import Metadata, find_metadata, read_metadata
+from eigencam.datasets.wsol_metadata import Metadata, class_index, find_metadata, read_metadata
 
 Split = Literal["test", "train", "val"]
 FULL = {"test": 5794, "train": 5994, "val": 1000}
@@ -57,10 +57,11 @@ def read_cub(
     metadata = find_metadata(top, "CUB", split)
     original = first_folder((top, top / "CUB_200_2011"), "bounding_boxes.txt")
     if metadata is not None:
-        found = read_metadata(metadata, "CUB", split, expect)
-        boxes, classes = found.boxes(metadata), _classes(found)
+        found = read_metadata(metadata, "CUB", split, N_CLASSES, expect)
+        boxes, source = found.boxes(metadata), metadata / "localization.txt"
     elif original is not None and split != "val":
-        found, boxes, classes = _read_original(original, split)
+        found, boxes = _read_original(original, split)
+        source = original / "bounding_boxes.txt"
     else:
         raise FileNotFoundError(
             f"{top} has neither bounding_boxes.txt with images.txt, image_class_labels.txt and train_test_split.txt "
@@ -73,13 +74,15 @@ def read_cub(
     return Boxed(
         "cub",
         "cub",
-        classes,
+        _classes(found),
         [Path(found.paths[i]).stem for i in kept],
         split,
         [files[i] for i in kept],
         found.labels[kept],
         [boxes[i] for i in kept],
         found.sizes[kept],
+        source,
+        {Path(path).stem: fault for path, fault in found.faults.items()},
     )
 
 
@@ -96,25 +99,38 @@ def _classes(found: Metadata) -> tuple[str, ...]:
     return tuple(names.get(k, str(k)) for k in range(N_CLASSES))
 
 
-def _read_original(folder: Path, split: str) -> tuple[Metadata, list[NDArray[np.float64]], tuple[str, ...]]:
+def _read_original(folder: Path, split: str) -> tuple[Metadata, list[NDArray[np.float64]]]:
     """The archive's files: `number value ...` lines, classes counted from 1."""
     paths = dict(_pairs(folder / "images.txt"))
-    labels = {number: int(label) - 1 for number, label in _pairs(folder / "image_class_labels.txt")}
+    named = dict(_pairs(folder / "image_class_labels.txt"))
+    labels = {number: class_index(text, N_CLASSES, first=1) for number, text in named.items()}
     training = {number: flag == "1" for number, flag in _pairs(folder / "train_test_split.txt")}
     corners: dict[str, list[float]] = {}
+    faults = {
+        number: f"{folder / 'image_class_labels.txt'}: class {text!r} of image {number}, {paths.get(number)}; allowed "
+        f"are whole numbers, 1 to {N_CLASSES}"
+        for number, text in named.items()
+        if labels[number] is None
+    }
     for number, *values in _rows(folder / "bounding_boxes.txt", 5):
         x, y, width, height = map(float, values)
         corners[number] = [x, y, x + width, y + height]
+        if not (width > 0 and height > 0):
+            faults[number] = (
+                f"{folder / 'bounding_boxes.txt'}: box {values} (x, y, width, height) of image {number}, "
+                f"{paths.get(number)}; allowed are widths and heights more than 0"
+            )
     chosen = sorted((number for number in paths if training.get(number) == (split == "train")), key=paths.__getitem__)
     if lacking := [paths[number] for number in chosen if number not in labels or number not in corners]:
         raise ValueError(f"{folder}: no class or no box for {len(lacking)} pictures, e.g. {lacking[0]}")
     found = Metadata(
         [paths[number] for number in chosen],
-        np.array([labels[number] for number in chosen], np.int64),
+        np.array([-1 if labels[number] is None else labels[number] for number in chosen], np.int64),
         np.zeros((len(chosen), 2), np.int64),
         [[] for _ in chosen],
+        {paths[number]: fault for number, fault in faults.items() if number in paths},
     )
-    return found, [np.array([corners[number]]) for number in chosen], _classes(found)
+    return found, [np.array([corners[number]]) for number in chosen]
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:

@@ -141,11 +141,15 @@ def read_boxes(path: Path) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]
     labels, boxes = [], []
     for k, record in enumerate(_struct(path, "rec"), start=1):
         objects = np.ravel(record["objects"])
-        named = {int(_scalar(o["label"])) for o in objects}
-        if len(named) != 1:
-            raise ValueError(f"{path}: image {k} has the labels {sorted(named)}; exactly one is expected")
-        labels.append(named.pop())
-        boxes.append(np.array([np.ravel(o["bbox"]) for o in objects], np.float64))
+        named = {float(_scalar(o["label"])) for o in objects}
+        if len(named) != 1 or not (label := named.pop()).is_integer():
+            seen = sorted(float(_scalar(o["label"])) for o in objects)
+            raise ValueError(f"{path}: image {k} has the labels {seen}; exactly one is expected, a whole number")
+        corners = [np.ravel(o["bbox"]) for o in objects]
+        if not all(box.shape == (4,) and box.dtype.kind in "fiu" for box in corners):
+            raise ValueError(f"{path}: image {k} has the boxes {corners}; x1 y1 x2 y2 is expected")
+        labels.append(int(label))
+        boxes.append(np.array(corners, np.float64))
     return _checked_ids(path, np.array(labels, np.int64)), boxes
 
 

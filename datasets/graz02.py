@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.files import regular
@@ -108,15 +108,17 @@ class Ig02:
         """The truth about picture `i`; a box is the tightest around what counts of an object.
 
         Raises:
-            ValueError: a mask is not of the picture's size.
+            BadTruthError: a mask is not of the image's size, or painted in other colours than red and green.
         """
         size, label = image_size(self.files[i]), self._labels[i]
         seen, hidden = np.zeros(size, bool), np.zeros(size, bool)
         boxes = []
         for path in self._masks[i]:
-            red, green = painted(read_rgb(path))
-            if red.shape != size:
-                raise ValueError(f"{path}: a mask of {red.shape[::-1]} pixels, the picture has {size[::-1]}")
+            colours = read_rgb(path)
+            if colours.shape[:2] != size:
+                raise BadTruthError(f"{path}: a mask of {colours.shape[1::-1]} pixels, the picture has {size[::-1]}")
+            _check_colours(path, colours)
+            red, green = painted(colours)
             seen |= red
             hidden |= green
             counts = red | green if self.occluded == "object" else red
@@ -126,7 +128,8 @@ class Ig02:
         value = {"background": 0, "object": 1 + label, "void": VOID}[self.occluded]
         mask = np.where(seen, 1 + label, np.where(hidden, value, 0)).astype(np.uint8)
         corners = np.array(boxes, np.float64).reshape(-1, 4)
-        return Truth(self.ids[i], size, label, corners, np.full(len(corners), label, np.int64), mask=mask)
+        labels = np.full(len(corners), label, np.int64)
+        return Truth(self.ids[i], size, label, corners, labels, mask=mask, source=str(self._masks[i][0]))
 
     def identity(self) -> dict[str, object]:
         """Split, what is done with hidden parts, n, and checksums of ids and of the files' sizes."""
@@ -145,6 +148,17 @@ def painted(colours: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.b
     """(H, W, 3) RGB -> two (H, W) bool: seen (red at least as strong as green, not black) and hidden (green)."""
     red, green = colours[..., 0], colours[..., 1]
     return (red > 0) & (red >= green), green > red
+
+
+def _check_colours(path: Path, colours: NDArray[np.uint8]) -> None:
+    """BadTruthError where a pixel is neither black nor nearer to red or green than to blue, white or grey."""
+    wrong = colours[..., 2] > np.maximum(colours[..., 0], colours[..., 1]) // 2
+    if wrong.any():
+        y, x = (int(k) for k in np.argwhere(wrong)[0])
+        raise BadTruthError(
+            f"{path}: the colour {tuple(colours[y, x].tolist())} at x = {x}, y = {y}, {wrong.sum()} such pixels; "
+            "allowed are red (seen), green (hidden) and black"
+        )
 
 
 def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:

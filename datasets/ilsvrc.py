@@ -10,14 +10,16 @@ download them: the user names a folder.
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import BadImageError, Truth, checksum
+from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.devkit import N_CLASSES, WNID
 from eigencam.datasets.ilsvrc_sources import Source, data_places, files_by_id, picture_id, validation_id
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
@@ -39,6 +41,7 @@ class Ilsvrc:
     Attributes:
         annotation: truth of the chosen pictures as arrays, row `i` being `ids[i]`.
         paths: the chosen pictures' files, row by row; empty for `images=False`.
+        faults: what is wrong with the truth of an image, by id; `truth` raises it.
     """
 
     version = 1
@@ -85,7 +88,7 @@ class Ilsvrc:
         roots = [Path(one).expanduser() for one in several if one]
         if not roots:
             raise ValueError("root: no folder is named")
-        truth = merge([read_truth(one, source) for one in roots])
+        truth = merge([read_truth(one, source, keep_faults=True) for one in roots])
         rows = _keep(truth.ids, blacklist, subset)
         self.split = split
         self.paths: list[Path] = []
@@ -105,6 +108,8 @@ class Ilsvrc:
         self.classes: tuple[str, ...] = (
             truth.synsets.words or truth.synsets.wnids or tuple(str(index) for index in range(N_CLASSES))
         )
+        self._one_size: tuple[int, int] | None = None
+        self.faults = {name: truth.faults[name] for name in self.ids if name in truth.faults}
         self._check()
 
     def image(self, i: int) -> NDArray[np.uint8]:
@@ -117,9 +122,12 @@ class Ilsvrc:
         """The truth about picture `i`; its size is that of the file.
 
         Raises:
-            ValueError: the picture's size is not the one that its boxes refer to, so it was resized or replaced.
-            BadImageError: the size is in neither the truth nor a readable picture.
+            BadTruthError: it is wrong, or the image's size is not the one that its boxes refer to, so it was resized or
+                replaced.
+            BadImageError: the size is in neither the truth nor a readable image.
         """
+        if fault := self.faults.get(self.ids[i]):
+            raise BadTruthError(fault)
         height, width = self.annotation.sizes[i].tolist()
         if not self.paths:
             return self.annotation.truth(i)
@@ -132,11 +140,12 @@ class Ilsvrc:
         boxes = self.annotation.boxes_of(i)
         if (height and size != (height, width)) or (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
             noted = f"{width} x {height} pixels" if height else f"boxes up to {boxes[:, 2].max()}, {boxes[:, 3].max()}"
-            raise ValueError(
+            raise BadTruthError(
                 f"{self.paths[i]} has {size[1]} x {size[0]} pixels, its truth ({self.annotation.source}) has {noted}: "
                 "use the original pictures, or truth whose boxes were resized with them"
             )
-        return self.annotation.truth(i, size)
+        # A source without sizes does not tell resized images from originals; most have one size if they were resized.
+        return self.annotation.truth(i, size, str(self.paths[i]), bool(height) or size == self._one_size)
 
     def identity(self) -> dict[str, object]:
         """Split, n, and checksums of truth and picture files. How the pictures were chosen shows in these alone."""
@@ -151,21 +160,36 @@ class Ilsvrc:
 
     def _check(self) -> None:
         """Find a wrong data folder before a run starts, at the price of a few pictures' headers."""
-        bare = np.flatnonzero(np.diff(self.annotation.offsets) == 0)
-        if len(bare):
+        counts = np.diff(self.annotation.offsets)
+        if bare := [i for i in np.flatnonzero(counts == 0).tolist() if self.ids[i] not in self.faults]:
             raise ValueError(
                 f"{len(bare)} of {len(self.ids)} pictures have a label but no box ({self.annotation.source}), e.g. "
                 f"{_some(self.ids[i] for i in bare)}: get the boxes too, or choose another source. {TRUTH_HOW_TO_GET}"
             )
         wnids = self.annotation.synsets.wnids
         for path, label in zip(self.paths, self.annotation.labels, strict=False):
-            if wnids and WNID.fullmatch(path.parent.name) and path.parent.name != wnids[label]:
+            if wnids and label >= 0 and WNID.fullmatch(path.parent.name) and path.parent.name != wnids[label]:
                 raise ValueError(f"{path} lies in another class's folder: its truth says {wnids[label]}")
-        for i in range(0, len(self.paths), max(1, len(self.paths) // 8)):
+        right = [i for i in range(len(self.paths)) if self.ids[i] not in self.faults]
+        looked_at = right[:: max(1, len(right) // 8)]
+        sizes = Counter(self._sizes(looked_at)).most_common(1)
+        self._one_size = next((size for size, count in sizes if 2 * count > len(looked_at)), None)
+        found: dict[str, str] = {}
+        for i in looked_at:
             try:
                 self.truth(i)
+            except BadTruthError as error:
+                found[self.ids[i]] = str(error)
             except BadImageError:
                 continue  # left to the run, which counts bad pictures
+        if 2 * len(found) > len(looked_at):
+            raise BadTruthError(next(iter(found.values())))
+        self.faults |= found
+
+    def _sizes(self, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
+        for i in rows:
+            with suppress(BadImageError):
+                yield image_size(self.paths[i])
 
 
 def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | None) -> list[int]:

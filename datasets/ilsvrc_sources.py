@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from eigencam.datasets import devkit
+from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.devkit import Synsets
 from eigencam.files import regular
 
@@ -51,11 +52,13 @@ class Parsed:
         labels: index of the sorted WordNet ids.
         boxes: `x1 y1 x2 y2` of each object, 0-based inclusive pixels.
         sizes: (height, width); absent where the source does not tell.
+        faults: what is wrong with the truth of an image; it may be missing from the others.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
     boxes: dict[str, list[Box]] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
 
 
 def places(root: Path, below: Sequence[str] = PLACES) -> list[Path]:
@@ -170,11 +173,22 @@ def _read_text(files: Sequence[Path], synsets: Synsets) -> Parsed:
             "metadata/ILSVRC/test of github.com/clovaai/wsolevaluation"
         )
     for name, (label,) in _numbers(labels[0], "image,index"):
+        if not (0 <= label < devkit.N_CLASSES and label.is_integer()):
+            parsed.faults[name] = (
+                f"{labels[0]}: {name} has the label {label:g}; indices of the sorted WordNet ids are "
+                f"0..{devkit.N_CLASSES - 1} (1..{devkit.N_CLASSES} would be devkit ids, another order)"
+            )
+            continue
         parsed.labels[name] = int(label)
     for name, (x1, y1, x2, y2) in _numbers(files[0], "image,x0,y0,x1,y1"):
         parsed.boxes.setdefault(name, []).append((x1, y1, x2, y2))
     for path in _find_sizes(folder):
         for name, (width, height) in _numbers(path, "image,width,height"):
+            if not all(1 <= side <= LONGEST_SIDE and side.is_integer() for side in (width, height)):
+                parsed.faults[name] = (
+                    f"{path}: {name} has {width:g} x {height:g} pixels; allowed are whole numbers from 1"
+                )
+                continue
             parsed.sizes[name] = (int(height), int(width))
     return parsed
 
@@ -202,7 +216,8 @@ def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
             corners = [[float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects]
             height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
         except (ET.ParseError, ValueError) as error:
-            raise ValueError(f"{path}: not a readable annotation: {error}") from error
+            parsed.faults[path.stem] = f"{path}: not a readable annotation: {error}"
+            continue
         _add(parsed, path.stem, wnids, corners, index, str(path))
         parsed.sizes[path.stem] = (height, width)
     return parsed
@@ -264,11 +279,12 @@ def _index_by_wnid(synsets: Synsets, path: Path) -> dict[str, int]:
 def _add(
     parsed: Parsed, name: str, wnids: list[str], corners: list[list[float]], index: Mapping[str, int], where: str
 ) -> None:
-    if len(set(wnids)) != 1:
-        raise ValueError(f"{where}: {name} has the classes {sorted(set(wnids))}; exactly one is expected")
-    if wnids[0] not in index:
-        raise ValueError(f"{where}: {wnids[0]!r} is none of the {len(index)} classes (n01440764 and so on)")
-    if name in parsed.labels:
+    if name in parsed.labels or name in parsed.faults:
         raise ValueError(f"{where}: a second row for {name}")
-    parsed.labels[name] = index[wnids[0]]
-    parsed.boxes[name] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in corners]
+    if len(set(wnids)) != 1:
+        parsed.faults[name] = f"{where}: {name} has the classes {sorted(set(wnids))}; exactly one is expected"
+    elif wnids[0] not in index:
+        parsed.faults[name] = f"{where}: {wnids[0]!r} is none of the {len(index)} classes (n01440764 and so on)"
+    else:
+        parsed.labels[name] = index[wnids[0]]
+        parsed.boxes[name] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in corners]

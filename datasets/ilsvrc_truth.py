@@ -16,8 +16,8 @@ list of all 1000, devkit ids the permutation (`devkit.py`). Boxes are taken as t
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets import ilsvrc_sources as sources
-from eigencam.datasets.base import Truth
-from eigencam.datasets.devkit import N_CLASSES, Synsets
+from eigencam.datasets.base import BadTruthError, Truth
+from eigencam.datasets.bounds import possible
+from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.ilsvrc_sources import Parsed, Source
 
 VERSIONS = {"ilsvrc_truth": 1}
@@ -51,6 +52,8 @@ class IlsvrcTruth:
         sizes: (N, 2) int64, (height, width) in pixels; (0, 0) where the source does not tell.
         synsets: WordNet ids, names and devkit ids of the classes, as far as found.
         source: what was read.
+        resized: ids of the images whose boxes were scaled and rounded with them, so that they may end one pixel beyond.
+        faults: what is wrong with the truth of an image, by id; its label is -1 and it has no boxes.
     """
 
     ids: list[str]
@@ -60,6 +63,8 @@ class IlsvrcTruth:
     sizes: NDArray[np.int64]
     synsets: Synsets
     source: Source
+    resized: frozenset[str] = frozenset()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def owner(self) -> NDArray[np.int64]:
         """(B,) int64: the row that each box belongs to."""
@@ -69,17 +74,27 @@ class IlsvrcTruth:
         """(b, 4) float64: the boxes of row `i`."""
         return self.boxes[self.offsets[i] : self.offsets[i + 1]]
 
-    def truth(self, i: int, size: tuple[int, int] | None = None) -> Truth:
+    def truth(self, i: int, size: tuple[int, int] | None = None, file: str = "", may_be_resized: bool = True) -> Truth:
         """The truth about row `i`.
 
         Args:
             i: row.
             size: (height, width) of the picture; by default the source's, and (0, 0) where that does not tell: enough
                 to score boxes, not maps.
+            file: of the image, for messages.
+            may_be_resized: false where the image is known to be an original, whatever `resized` says.
+
+        Raises:
+            BadTruthError: it is wrong.
         """
-        boxes, label = self.boxes_of(i), int(self.labels[i])
+        name, boxes, label = self.ids[i], self.boxes_of(i), int(self.labels[i])
+        if fault := self.faults.get(name):
+            raise BadTruthError(fault)
         height, width = size or self.sizes[i].tolist()
-        return Truth(self.ids[i], (height, width), label, boxes, np.full(len(boxes), label, np.int64))
+        labels = np.full(len(boxes), label, np.int64)
+        return Truth(
+            name, (height, width), label, boxes, labels, source=file, rounded=may_be_resized and name in self.resized
+        )
 
     def select(self, rows: Sequence[int] | NDArray[np.integer]) -> "IlsvrcTruth":
         """The rows asked for, in the order of `rows`."""
@@ -88,19 +103,21 @@ class IlsvrcTruth:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         boxes = self.boxes[np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)]
         ids = [self.ids[i] for i in rows]
-        return IlsvrcTruth(ids, self.labels[rows], boxes, offsets, self.sizes[rows], self.synsets, self.source)
+        return replace(self, ids=ids, labels=self.labels[rows], boxes=boxes, offsets=offsets, sizes=self.sizes[rows])
 
 
-def read_truth(root: Path | str, source: Source | None = None) -> IlsvrcTruth:
+def read_truth(root: Path | str, source: Source | None = None, keep_faults: bool = False) -> IlsvrcTruth:
     """Read the truth from a folder in any of the usual layouts, from a folder of XML files, or from one file.
 
     Args:
         root: data folder (`ilsvrc_sources.PLACES` below it are searched) or one of the files in the table above.
         source: which source to read; by default the first that is there, in the order text, xml, csv, devkit.
+        keep_faults: note what is wrong with single images in `faults`.
 
     Raises:
         FileNotFoundError: no source is there, or not the one asked for.
-        ValueError: a file is not what it should be, a label cannot be turned into an index, or a box is impossible.
+        BadTruthError: without `keep_faults`: a label cannot be turned into an index, or a box is impossible.
+        ValueError: a file is not what it should be.
     """
     root, order = Path(root), get_args(Source)
     if source is not None and source not in order:
@@ -110,7 +127,10 @@ def read_truth(root: Path | str, source: Source | None = None) -> IlsvrcTruth:
     for name in (source,) if source else order:
         if files := sources.find(name, root):
             synsets = sources.find_classes(root)
-            return _assemble(sources.read(name, files, synsets), synsets, name, root)
+            truth = _assemble(sources.read(name, files, synsets), synsets, name, root)
+            if truth.faults and not keep_faults:
+                raise BadTruthError(next(iter(truth.faults.values())))
+            return truth
     there = ", ".join(name for name in order if sources.find(name, root))
     raise FileNotFoundError(
         f"no ILSVRC truth{f' of source {source!r}' if source else ''} in {root}{there and f' (there is: {there})'}; "
@@ -132,6 +152,8 @@ def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:
         np.concatenate([truth.sizes for truth in truths]),
         truths[0].synsets,
         truths[0].source,
+        frozenset[str]().union(*(truth.resized for truth in truths)),
+        {name: fault for truth in truths for name, fault in truth.faults.items()},
     )
     return together.select(sorted(range(len(ids)), key=ids.__getitem__))
 
@@ -162,40 +184,35 @@ def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
 
 
 def _assemble(parsed: Parsed, synsets: Synsets, source: Source, root: Path) -> IlsvrcTruth:
-    if unlabelled := sorted(parsed.boxes.keys() - parsed.labels.keys()):
+    if unlabelled := sorted(parsed.boxes.keys() - parsed.labels.keys() - parsed.faults.keys()):
         raise ValueError(f"{root}: {len(unlabelled)} pictures have boxes but no label, e.g. {unlabelled[:3]}")
-    ids = sorted(parsed.labels)
+    ids = sorted(parsed.labels.keys() | parsed.faults.keys())
     boxes = [sorted(parsed.boxes.get(name, ())) for name in ids]
     truth = IlsvrcTruth(
         ids,
-        np.array([parsed.labels[name] for name in ids], np.int64),
+        np.array([parsed.labels.get(name, -1) for name in ids], np.int64),
         np.array([box for several in boxes for box in several], np.float64).reshape(-1, 4),
         np.cumsum([0, *map(len, boxes)], dtype=np.int64),
         np.array([parsed.sizes.get(name, (0, 0)) for name in ids], np.int64).reshape(-1, 2),
         synsets,
         source,
     )
-    wrong = (truth.labels < 0) | (truth.labels >= N_CLASSES)
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise ValueError(
-            f"{root}: {ids[i]} has the label {truth.labels[i]}; indices of the sorted WordNet ids are "
-            f"0..{N_CLASSES - 1} (1..{N_CLASSES} would be devkit ids, another order)"
-        )
-    _check_boxes(truth, root)
-    return truth
+    truth = replace(truth, resized=frozenset(ids) if _were_resized(truth) else frozenset())
+    return replace(truth, faults={**_box_faults(truth, root), **parsed.faults})
 
 
-def _check_boxes(truth: IlsvrcTruth, root: Path) -> None:
-    # Up to one pixel outside is allowed: boxes that were resized with their pictures are rounded.
-    height, width = truth.sizes[truth.owner()].T
-    x1, y1, x2, y2 = truth.boxes.T
-    fits = (x1 >= 0) & (y1 >= 0) & (x2 >= x1) & (y2 >= y1) & np.isfinite(truth.boxes).all(1)
-    fits &= ((x2 <= width) & (y2 <= height)) | (width == 0)
-    if not fits.all():
-        i = int(fits.argmin())
-        raise ValueError(
-            f"{root}: {(~fits).sum()} boxes are impossible, e.g. {truth.boxes[i].tolist()} of "
-            f"{truth.ids[truth.owner()[i]]}, a picture of {width[i] or '?'} x {height[i] or '?'} pixels; "
-            "`x1 y1 x2 y2`, inclusive pixels from 0, is expected"
-        )
+def _were_resized(truth: IlsvrcTruth) -> bool:
+    """Whether the images were brought to one size. Their boxes are rounded, but not counted from 1: some begin at 0."""
+    return len(np.unique(truth.sizes, axis=0)) == 1 and bool((truth.boxes[:, :2] == 0).any())
+
+
+def _box_faults(truth: IlsvrcTruth, root: Path) -> dict[str, str]:
+    owner = truth.owner()
+    height, width = truth.sizes[owner].T
+    wrong = np.flatnonzero(~possible(truth.boxes, height, width, float(bool(truth.resized))))
+    return {
+        truth.ids[owner[i]]: f"{root}: {len(wrong)} boxes are impossible, e.g. {truth.boxes[i].tolist()} of "
+        f"{truth.ids[owner[i]]}, a picture of {width[i] or '?'} x {height[i] or '?'} pixels; `x1 y1 x2 y2`, inclusive "
+        "pixels from 0, is expected"
+        for i in wrong.tolist()
+    }

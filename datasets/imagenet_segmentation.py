@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import BadImageError, Truth, checksum
+from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count
 
 FULL = 4276
@@ -67,6 +67,11 @@ class ImageNetSegmentation:
         check_count("ImageNet-Segmentation", len(stored), FULL, expect)
         self.ids = [f"{i:05d}" for i in range(len(stored))]
         self._checksum = checksum(stored)
+        self.faults = {
+            self.ids[i]: f"{self.path}: mask {i} of {mask[::-1]}; allowed is the size of its image, {image[:-3:-1]}"
+            for i, (image, _, mask, _) in enumerate(stored)
+            if len(mask) != 2 or image[-2:] != mask
+        }
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
@@ -79,15 +84,23 @@ class ImageNetSegmentation:
         return np.ascontiguousarray(picture)
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`: mask, and the box around it."""
-        mask = np.ascontiguousarray(np.asarray(self._mask(i)).T)
-        if mask.max(initial=0) > 1 or mask.min(initial=0) < 0:
-            raise ValueError(f"{self.path}: mask {i} has values up to {mask.max()}; 0 and 1 are expected")
+        """The truth about picture `i`: mask, and the box around it.
+
+        Raises:
+            BadTruthError: the mask is not of the image's size, or has other values than 0 and 1.
+        """
+        if fault := self.faults.get(self.ids[i]):
+            raise BadTruthError(fault)
+        stored = np.asarray(self._mask(i)).T
+        if stored.dtype.kind not in "biuf" or not (mask := stored == 1)[stored != 0].all():
+            seen = "" if stored.dtype.kind not in "biuf" else f" with {_some_values(stored)}"
+            raise BadTruthError(f"{self.path}: mask {i} of {stored.dtype}{seen}; allowed are the numbers 0 and 1")
+        mask = np.ascontiguousarray(mask)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         boxes = np.array([[columns[0], rows[0], columns[-1], rows[-1]]] if len(rows) else [], np.float64).reshape(-1, 4)
         size = (mask.shape[0], mask.shape[1])
-        mask = mask.astype(np.uint8)
-        return Truth(self.ids[i], size, -1, boxes, np.zeros(len(boxes), np.int64), mask=mask, foreground="any")
+        labels, source = np.zeros(len(boxes), np.int64), str(self.path)
+        return Truth(self.ids[i], size, -1, boxes, labels, mask=mask.astype(np.uint8), foreground="any", source=source)
 
     def identity(self) -> dict[str, object]:
         """n, and a checksum of the shapes and the stored sizes of pictures and masks."""
@@ -120,6 +133,11 @@ class ImageNetSegmentation:
         _, file, _, cells = self._open()
         return file[file[cells[i]][0, 0]]
 
-    def _stored(self, i: int) -> list[object]:
+    def _stored(self, i: int) -> tuple[list[int], int, list[int], int]:
         picture, mask = self._picture(i), self._mask(i)
-        return [list(picture.shape), picture.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()]
+        return list(picture.shape), picture.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()
+
+
+def _some_values(stored: NDArray[Any]) -> str:
+    wrong = stored[(stored != 0) & (stored != 1)]
+    return f"{wrong.size} pixels such as {wrong.flat[0]}"

@@ -46,9 +46,9 @@ def read_imagenetv2(
     metadata = find_metadata(top, "ILSVRC", "val")
     if metadata is None:
         raise FileNotFoundError(f"{top} has no metadata/ILSVRC/val/class_labels.txt. {HOW_TO_GET}")
-    found = read_metadata(metadata, "ILSVRC", "val", expect)
+    found = read_metadata(metadata, "ILSVRC", "val", N_CLASSES, expect)
     for path, label in zip(found.paths, found.labels.tolist(), strict=True):
-        if not 0 <= label < N_CLASSES or Path(path).parent.name != str(label):
+        if path not in found.faults and Path(path).parent.name != str(label):
             raise ValueError(
                 f"{metadata / 'class_labels.txt'}: {path} has the class {label}; its folder's number is due"
             )
@@ -61,16 +61,22 @@ def read_imagenetv2(
         "imagenetv2",
         "imagenet",
         synsets.words or synsets.wnids or tuple(map(str, range(N_CLASSES))),
-        [f"{files[i].parent.name}_{files[i].stem}" for i in kept],
+        [_id(files[i]) for i in kept],
         "threshold-0.7",
         [files[i] for i in kept],
         found.labels[kept],
         [boxes[i] for i in kept],
         found.sizes[kept],
+        metadata / "localization.txt",
+        {_id(Path(path)): fault for path, fault in found.faults.items()},
     )
 
 
 read_imagenetv2.version = 1  # type: ignore[attr-defined]
+
+
+def _id(path: Path) -> str:
+    return f"{path.parent.name}_{path.stem}"
 
 
 def _inside(path: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eigencam.datasets.base import BadImageError
+from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.files import regular
 
 VERSIONS = {"decoding": 1}
@@ -77,12 +77,12 @@ def read_mask(path: Path | str) -> NDArray[np.uint8]:
 
     Raises:
         BadImageError: the file cannot be decoded.
-        ValueError: it is a picture of another kind, such as a mask painted in RGB.
+        BadTruthError: it is an image of another kind, such as a mask painted in RGB.
         FileNotFoundError: there is no such file.
     """
     image = _decode(path)
     if image.mode not in ("P", "L"):
-        raise ValueError(
+        raise BadTruthError(
             f"{path}: a mask of mode {image.mode!r}; the modes read are 'P' (palette, as VOC ships it) and 'L' (grey, "
             "value = index): a mask painted in colours has lost its indices, use the original PNG"
         )
@@ -99,6 +99,29 @@ def read_grey(path: Path | str) -> NDArray[np.uint8]:
     image = _decode(path)
     image.info.pop("transparency", None)
     return np.array(image if image.mode == "L" else image.convert("L"))
+
+
+def read_object(path: Path | str) -> NDArray[np.bool_]:
+    """Decode the mask of one object, of whatever kind: 1 bit, grey, RGB, RGBA, a palette.
+
+    Returns:
+        (H, W) bool: where the grey value is not 0.
+
+    Raises:
+        BadImageError: the file cannot be decoded.
+        BadTruthError: its pixels have more values than 0 and another one, or more than 8 bits.
+        FileNotFoundError: there is no such file.
+    """
+    image = _decode(path)
+    if image.mode[:1] in ("I", "F"):
+        raise BadTruthError(f"{path}: a mask of mode {image.mode!r}; allowed are 1 bit and 8 bits a channel")
+    image.info.pop("transparency", None)
+    grey = np.asarray(image if image.mode == "L" else image.convert("L"))
+    top = grey.max()
+    if not ((grey == 0) | (grey == top)).all():
+        seen = np.flatnonzero(np.bincount(grey.ravel())).tolist()
+        raise BadTruthError(f"{path}: {len(seen)} grey values, {seen[:4]} ...; allowed are 0 and one other, the object")
+    return grey > 0
 
 
 def _decode(path: Path | str) -> Image.Image:

@@ -17,10 +17,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import VOID, Truth, checksum
+from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, present
-from eigencam.datasets.images import image_size, read_grey, read_rgb
+from eigencam.datasets.images import image_size, read_object, read_rgb
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
+
+_STRETCH = 1.1
+"""Of height over width between a mask and its image; more is another image's mask, or one turned by 90 degrees."""
 
 Split = Literal["test", "val", "train"]
 Masks = Literal["own", "picture"]
@@ -73,7 +76,7 @@ class OpenImages:
         metadata = find_metadata(top, "OpenImages", split)
         if metadata is None:
             raise FileNotFoundError(f"{top} has no metadata/OpenImages/{split}/class_labels.txt. {HOW_TO_GET}")
-        found = read_metadata(metadata, "OpenImages", split, expect)
+        found = read_metadata(metadata, "OpenImages", split, N_CLASSES, expect)
         if split != "train" and (
             bare := [path for path, lines in zip(found.paths, found.localization, strict=True) if not lines]
         ):
@@ -94,26 +97,37 @@ class OpenImages:
         names = {int(label): Path(path).parent.name for path, label in zip(found.paths, found.labels, strict=True)}
         self.classes = tuple(names.get(k, str(k)) for k in range(N_CLASSES))
         self._masks = [parts[i] for i in kept]
+        self.faults = {Path(path).stem: fault for path, fault in found.faults.items()}
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`; its boxes are the tightest around each mask."""
+        """The truth about picture `i`; its boxes are the tightest around each mask.
+
+        Raises:
+            BadTruthError: label or a mask is wrong, or no mask has a pixel.
+        """
+        if fault := self.faults.get(self.ids[i]):
+            raise BadTruthError(fault)
         size, label = image_size(self.files[i]), int(self.labels[i])
         ignored, *paths = self._masks[i]
-        parts = [read_grey(path) > 0 for path in paths if path]
+        parts = [_part(path, size) for path in paths if path]
         if not parts:
             return Truth(self.ids[i], size, label, np.zeros((0, 4)), np.zeros(0, np.int64))
         shape = size if self.masks == "picture" else parts[0].shape
         parts = [resized(part, shape) for part in parts]
         thing = np.any(parts, axis=0)
+        if not thing.any():
+            raise BadTruthError(f"{paths[0]}: no pixel of the object in {len(paths)} masks; allowed is one or more")
         mask = np.where(thing, np.uint8(1 + label), np.uint8(0))
         if ignored:
-            mask[resized(read_grey(ignored) > 0, shape) & ~thing] = VOID
+            mask[resized(_part(ignored, size), shape) & ~thing] = VOID
         boxes = np.array([box for part in parts if (box := _tight(part, size)) is not None]).reshape(-1, 4)
-        return Truth(self.ids[i], size, label, boxes, np.full(len(boxes), label, np.int64), mask=mask)
+        return Truth(
+            self.ids[i], size, label, boxes, np.full(len(boxes), label, np.int64), mask=mask, own_resolution=True
+        )
 
     def identity(self) -> dict[str, object]:
         """Split, masks' resolution, n, and checksums of the lists and of the files' sizes."""
@@ -126,6 +140,19 @@ class OpenImages:
             "truth": checksum(zip(self.ids, self.labels.tolist(), masks, strict=True)),
             "pictures": checksum(path.stat().st_size for path in self.files),
         }
+
+
+def _part(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask of any resolution; its shape must be that of an image of `size`, up to `_STRETCH`."""
+    part = read_object(path)
+    stretch = part.shape[0] * size[1] / (part.shape[1] * size[0])
+    if not 1 / _STRETCH <= stretch <= _STRETCH:
+        (height, width), (rows, columns) = size, part.shape
+        raise BadTruthError(
+            f"{path}: a mask of {columns} x {rows} pixels; allowed is the shape of its image, {width} x {height}, at "
+            "any resolution"
+        )
+    return part
 
 
 def _masks(folder: Path, lines: list[tuple[str, ...]]) -> list[Path | None]:

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets import boxes as box
-from eigencam.datasets.base import VOID, BadImageError, Truth, checksum
+from eigencam.datasets.base import VOID, BadImageError, BadTruthError, Truth, checksum
+from eigencam.datasets.bounds import possible
 from eigencam.datasets.images import image_size, read_mask, read_rgb
 from eigencam.files import regular
 
@@ -59,11 +60,14 @@ class Annotation:
     difficult: NDArray[np.bool_]
 
 
+_NOTHING = Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
 def read_annotation(path: Path) -> Annotation:
     """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are no objects.
 
     Raises:
-        ValueError: the file is not such an annotation, or it names an unknown class.
+        BadTruthError: the file is not such an annotation, names an unknown class, or has a box outside the image.
     """
     try:
         root = ET.fromstring(regular(path).read_bytes())
@@ -72,21 +76,25 @@ def read_annotation(path: Path) -> Annotation:
         corners = [
             [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
         ]
-        difficult = [found.findtext("difficult", "0").strip() == "1" for found in objects]
+        flags = [found.findtext("difficult", "0").strip() for found in objects]
         height, width = (int(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
     except (ET.ParseError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable VOC annotation: {error}") from error
+        raise BadTruthError(f"{path}: not a readable VOC annotation: {error}") from error
     if unknown := sorted(set(names) - set(CLASSES)):
-        raise ValueError(f"{path}: class {unknown[0]!r}; the classes are {', '.join(CLASSES)}")
+        raise BadTruthError(f"{path}: class {unknown[0]!r}; the classes are {', '.join(CLASSES)}")
     boxes = np.array(corners, np.float64).reshape(-1, 4) - 1
-    inside = (
-        (boxes[:, :2] >= -1).all(1) & (boxes[:, 2:] <= (width, height)).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1)
-    )
+    inside = possible(boxes, height, width)
     if not inside.all():
-        wrong = (boxes[inside.argmin()] + 1).tolist()
-        raise ValueError(f"{path}: impossible box {wrong} (1-based) in a picture of {width} x {height} pixels")
+        wrong = corners[k := int(inside.argmin())]
+        counted = "; VOC counts pixels from 1, does this file count from 0?" if 0 in wrong[:2] else ""
+        raise BadTruthError(
+            f"{path}: impossible box {wrong} (xmin, ymin, xmax, ymax) of object {k + 1} of {len(boxes)}; allowed in "
+            f"{width} x {height} pixels: 1 <= xmin <= xmax <= {width}, 1 <= ymin <= ymax <= {height}{counted}"
+        )
+    if odd := [flag for flag in flags if flag not in ("0", "1")]:
+        raise BadTruthError(f"{path}: difficult {odd[0]!r}; allowed are 0 and 1")
     labels = np.array([CLASSES.index(name) for name in names], np.int64)
-    return Annotation((height, width), boxes, labels, np.array(difficult, bool))
+    return Annotation((height, width), boxes, labels, np.array([flag == "1" for flag in flags], bool))
 
 
 class Voc:
@@ -122,7 +130,7 @@ class Voc:
 
         Raises:
             FileNotFoundError: the folder, the image set, some of its files, or `without` are missing.
-            ValueError: an option is not one of those allowed, or an annotation is wrong.
+            ValueError: an option is not one of those allowed.
         """
         if year not in YEARS:
             raise ValueError(f"year={year!r}: allowed are {YEARS[0]} and {YEARS[1]}")
@@ -139,6 +147,7 @@ class Voc:
             listed = _rest(listed, Path(without).expanduser())
         self.without = every - len(listed)
         self.ids = self._complete(listed, allow_missing)
+        self.faults: dict[str, str] = {}
         self._annotations = [self._annotation(name) for name in self.ids]
 
     def image(self, i: int) -> NDArray[np.uint8]:
@@ -149,10 +158,13 @@ class Voc:
         """The truth about picture `i`, with its mask for the task Segmentation.
 
         Raises:
-            ValueError: picture, annotation and mask differ in size, or the mask has values that are no class.
+            BadTruthError: the annotation is wrong; image, annotation and mask differ in size; or the mask has values
+                that are no class.
             BadImageError: the mask cannot be decoded.
         """
         name, annotation = self.ids[i], self._annotations[i]
+        if fault := self.faults.get(name):
+            raise BadTruthError(fault)
         mask = self._mask(name) if self.task == "Segmentation" else None
         sizes: dict[str, tuple[int, ...]] = {}
         if annotation.size:
@@ -163,7 +175,7 @@ class Voc:
             sizes["picture"] = image_size(self._path("JPEGImages", name))
         if len(set(sizes.values())) > 1:
             seen = ", ".join(f"{what} {width} x {height}" for what, (height, width) in sizes.items())
-            raise ValueError(f"{name} in {self.folder}: {seen} pixels; all must be those of the original picture")
+            raise BadTruthError(f"{name} in {self.folder}: {seen} pixels; all must be those of the original picture")
         height, width = next(iter(sizes.values()))
         kept = np.ones(len(annotation.boxes), bool) if self.difficult else ~annotation.difficult
         return Truth(
@@ -175,6 +187,7 @@ class Voc:
             annotation.difficult[kept],
             mask,
             foreground="any",
+            source=str(self._path("Annotations" if mask is None else "SegmentationClass", name)),
         )
 
     def identity(self) -> dict[str, object]:
@@ -202,15 +215,19 @@ class Voc:
     def _annotation(self, name: str) -> Annotation:
         path = self._path("Annotations", name)
         if self.task == "Segmentation" and not path.is_file():
-            return Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
-        return read_annotation(path)
+            return _NOTHING
+        try:
+            return read_annotation(path)
+        except BadTruthError as error:
+            self.faults[name] = str(error)
+            return _NOTHING
 
     def _mask(self, name: str) -> NDArray[np.uint8]:
         path = self._path("SegmentationClass", name)
         mask = read_mask(path)
         values = np.flatnonzero(np.bincount(mask.ravel(), minlength=VOID + 1))
         if wrong := [int(value) for value in values if len(CLASSES) < value < VOID]:
-            raise ValueError(
+            raise BadTruthError(
                 f"{path}: values {wrong[:5]}; allowed are 0 (background), 1..{len(CLASSES)} and {VOID} (void)"
             )
         return mask

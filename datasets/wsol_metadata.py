@@ -14,8 +14,8 @@ github.com/clovaai/wsolevaluation.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,14 @@ class Metadata:
         labels: (N,) int64.
         sizes: (N, 2) int64, (height, width); zeros where the files do not tell.
         localization: of each picture its lines of localization.txt, without the path.
+        faults: what is wrong with the label of an image, by path.
     """
 
     paths: list[str]
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
     localization: list[list[tuple[str, ...]]]
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def boxes(self, folder: Path) -> list[NDArray[np.float64]]:
         """Of each picture its boxes (B, 4) float64, inclusive pixels. `folder` is for messages."""
@@ -67,13 +69,14 @@ def find_metadata(root: Path, dataset: str, split: str) -> Path | None:
     return first_folder((root / place for place in places), "class_labels.txt")
 
 
-def read_metadata(folder: Path, dataset: str, split: str, expect: Expect | None = None) -> Metadata:
+def read_metadata(folder: Path, dataset: str, split: str, n_classes: int, expect: Expect | None = None) -> Metadata:
     """Read a split.
 
     Args:
         folder: that of the files.
         dataset: `CUB`, `ILSVRC` or `OpenImages`.
         split: `train`, `val` or `test`.
+        n_classes: labels are 0 to n_classes - 1.
         expect: `full`: localization.txt must be that of the repository, by its MD5.
 
     Raises:
@@ -90,7 +93,7 @@ def read_metadata(folder: Path, dataset: str, split: str, expect: Expect | None 
         raise ValueError(
             f"{place} has the MD5 {found}, that of the repository has {wanted}; dataset.expect=null reads it"
         )
-    labels = {path: int(number) for path, number in _lines(folder / "class_labels.txt", 2)}
+    labels, faults = _labels(folder / "class_labels.txt", n_classes)
     listed = folder / "image_ids.txt"
     paths = sorted(path for (path,) in _lines(listed, 1)) if listed.is_file() else sorted(labels)
     if bare := [path for path in paths if path not in labels]:
@@ -107,7 +110,27 @@ def read_metadata(folder: Path, dataset: str, split: str, expect: Expect | None 
         np.array([labels[path] for path in paths], np.int64),
         np.array([sizes.get(path, (0, 0)) for path in paths], np.int64).reshape(-1, 2),
         [located[path] for path in paths],
+        faults,
     )
+
+
+def class_index(text: str, n_classes: int, first: int = 0) -> int | None:
+    """The index that a file's class number stands for, or None if it is no whole number from `first` on."""
+    if not text.strip().isdecimal() or len(text) > 9:
+        return None
+    index = int(text) - first
+    return index if 0 <= index < n_classes else None
+
+
+def _labels(path: Path, n_classes: int) -> tuple[dict[str, int], dict[str, str]]:
+    """Label and what is wrong with it (then the label is -1), by the image's path."""
+    labels, faults = {}, {}
+    for image, text in _lines(path, 2):
+        index = class_index(text, n_classes)
+        labels[image] = -1 if index is None else index
+        if index is None:
+            faults[image] = f"{path}: label {text!r} of {image}; allowed are whole numbers, 0 to {n_classes - 1}"
+    return labels, faults
 
 
 def _lines(path: Path, columns: int) -> Iterator[tuple[str, ...]]:

@@ -92,8 +92,6 @@ class ClassSegmentation:
             }
         if mask.shape != truth.size:
             raise ValueError(f"{truth.image_id}: mask of {mask.shape}, picture of {truth.size}; allowed are equal ones")
-        if (label := max(t.label for t in truths)) >= VOID - 1:
-            raise ValueError(f"{truth.image_id}: label {label}; a mask of bytes has room for {VOID - 1} classes")
         grid = self.grid
         score, winner, tied = _highest(score_maps, truths)
         own = np.bincount(mask.ravel(), minlength=VOID + 1)[:VOID]

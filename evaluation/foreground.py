@@ -65,7 +65,7 @@ class Foreground:
             nothing = {**dict.fromkeys(_PIXELS, 0), "ap": float("nan"), "f1": float("nan")}
             return {"has_mask": False, **nothing, "map_state": score_map.state}
         mask = nearest(truth, truth.mask, score_map.region, self.size, middles)
-        thing = (mask > 0) if truth.foreground == "any" else (mask == truth.label + 1) & (truth.label >= 0)
+        thing = truth.sought_pixels(mask)
         counted = mask != VOID
         scaled, found = self._scaled(score_map)
         wanted, said = thing[counted], found[counted]

@@ -104,7 +104,7 @@ class Pointing:
         elif self.objects == "boxes":
             hit = float((_distance(x, y, truth.boxes[sought]) < self.tolerance).mean())
         else:
-            hit = float(_near(x, y, _object_pixels(truth), self.tolerance).mean())
+            hit = float(_near(x, y, truth.sought_pixels(), self.tolerance).mean())
         row: Row = {"x": float(x.mean()), "y": float(y.mean()), "hit": hit, "map_state": score_map.state}
         if self.difficult is not None:
             flags = read_flags(self.difficult).get(truth.image_id)
@@ -271,13 +271,6 @@ def _near(x: NDArray[np.int64], y: NDArray[np.int64], mask: NDArray[np.bool_], t
     if not mask.any():
         return np.zeros(len(x), bool)
     return np.asarray(distance_transform_edt(~mask))[y, x] < tolerance
-
-
-def _object_pixels(truth: Truth) -> NDArray[np.bool_]:
-    assert truth.mask is not None  # the caller's check
-    if truth.foreground == "any":
-        return (truth.mask > 0) & (truth.mask < 255)
-    return truth.mask == truth.label + 1
 
 
 def _mean_over_classes(totals: NDArray[np.float64], classes: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ maps    files `<image id>.npy` (real, (h, w)) or `<image id>.png` (grey, 8 or 16
 import gzip
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from eigencam.datasets.base import Truth
-from eigencam.datasets.boxes import Boxes, best_iou, from_xywh
+from eigencam.datasets.base import BadTruthError, Truth
+from eigencam.datasets.boxes import Boxes, area, best_iou, from_xywh
+from eigencam.datasets.coco_objects import read_instances
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.evaluation import statistics
@@ -49,7 +50,8 @@ def read_devkit(path: Path | str) -> Guesses:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line does not hold one to five times five numbers, or a label is not a whole number.
+        ValueError: a line does not hold one to five times five numbers, a label is not a whole number, or a box is
+            empty.
     """
     lines = read_text(path).rstrip().split("\n")
     width = np.array([len(line.split()) for line in lines])
@@ -71,6 +73,12 @@ def read_devkit(path: Path | str) -> Guesses:
     if not whole.all():
         k = int(np.argmin(whole))
         raise ValueError(f"{path}, line {k + 1}: {lines[k]!r}; allowed are whole labels and finite coordinates")
+    empty = (area(values[..., 1:]) == 0) & np.isfinite(values[..., 1:]).all(axis=2)
+    if empty.any():
+        k = int(np.argmax(empty.any(axis=1)))
+        raise ValueError(
+            f"{path}, line {k + 1}: {lines[k]!r}; allowed are boxes x1 y1 x2 y2 with x1 <= x2 and y1 <= y2"
+        )
     return Guesses(labels.astype(np.int64), values[..., 1:])
 
 
@@ -145,6 +153,10 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
             ) from None
         if len(box) != 4 or not np.isfinite([score, *box]).all():
             raise ValueError(f"{path}, result {i}: bbox {box}, score {score}; allowed are four numbers and one, finite")
+        if box[2] <= 0 or box[3] <= 0:
+            raise ValueError(
+                f"{path}, result {i} of image {image}: bbox {box} (x y width height); allowed are sizes more than 0"
+            )
         if image in known:
             found.setdefault(known[image], []).append((score, box))
         else:
@@ -160,27 +172,27 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
 
 
 def read_coco_truth(path: Path | str) -> list[Truth]:
-    """Read a COCO instances file, pictures sorted by id: every object is sought, crowds are `difficult`."""
-    data = _json(path)
-    try:
-        categories = {c["id"]: k for k, c in enumerate(sorted(data["categories"], key=lambda c: c["id"]))}
-        objects: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in data["images"]}
-        for annotation in data["annotations"]:
-            objects[annotation["image_id"]].append(annotation)
-        return [
-            Truth(
-                str(image["id"]),
-                (int(image["height"]), int(image["width"])),
-                -1,
-                from_xywh(np.array([a["bbox"] for a in objects[image["id"]]], np.float64).reshape(-1, 4)),
-                np.array([categories[a["category_id"]] for a in objects[image["id"]]], np.int64),
-                np.array([bool(a.get("iscrowd", 0)) for a in objects[image["id"]]], bool),
-                foreground="any",
-            )
-            for image in sorted(data["images"], key=lambda image: image["id"])
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not COCO's instances (images, annotations, categories): {error!r}") from None
+    """Read a COCO instances file, images sorted by id: every object is sought, crowds are `difficult`.
+
+    Raises:
+        ValueError: the file has another structure, or an annotation is wrong.
+    """
+    found = read_instances(path, _json(path), order=lambda image: image["id"], pixels=False)
+    if fault := next(filter(None, found.faults), ""):
+        raise BadTruthError(fault)
+    return [
+        Truth(
+            str(image["id"]),
+            (image["height"], image["width"]),
+            -1,
+            from_xywh(np.array([one["bbox"] for one in objects], np.float64).reshape(-1, 4)),
+            np.array([one["class"] for one in objects], np.int64),
+            np.array([one["crowd"] for one in objects], bool),
+            foreground="any",
+            source=str(path),
+        )
+        for image, objects in zip(found.images, found.objects, strict=True)
+    ]
 
 
 def find_maps(folder: Path | str) -> dict[str, Path]:

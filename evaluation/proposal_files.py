@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from eigencam.datasets.boxes import Boxes
+from eigencam.datasets.boxes import Boxes, area
 from eigencam.evaluation.predictions import read_text, some
 from eigencam.files import regular
 
@@ -112,6 +112,12 @@ def _ranked(values: Floats, order: Order, origin: int, path: Path) -> Boxes:
         raise ValueError(f"order {order!r}: allowed are {', '.join(get_args(Order))}")
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: a box or score that is not finite; allowed are numbers")
+    if (empty := area(values[:, :4]) == 0).any():
+        k = int(empty.argmax())
+        raise ValueError(
+            f"{path}: box {values[k, :4].tolist()}; allowed are x1 y1 x2 y2 with x1 <= x2 and y1 <= y2, "
+            "not x y width height"
+        )
     if values.shape[1] == 5 and order != "file":
         values = values[np.argsort(values[:, 4] * (-1 if order == "falling" else 1), kind="stable")]
     return values[:, :4] - origin

@@ -69,13 +69,9 @@ class PxAP:
             none = np.zeros(0, kind)
             return {"hist_object": none, "hist_background": none, "map_state": score_map.state}
         mask = nearest(truth, truth.mask, score_map.region, self.size)
-        if truth.foreground == "any":
-            wanted = (mask > 0) & (mask < VOID)
-        else:
-            wanted = mask == truth.label + 1 if truth.label >= 0 else np.zeros_like(mask, bool)
         edges = self.edges
         bins = _bins(scaled(score_map, self.size), edges, self.step)
-        bins[wanted] += len(edges)
+        bins[truth.sought_pixels(mask)] += len(edges)
         bins[mask == VOID] = 2 * len(edges)
         counts = np.bincount(bins.ravel(), minlength=2 * len(edges))[: 2 * len(edges)].astype(kind)
         return {

@@ -114,8 +114,6 @@ class Segmentation:
             raise ValueError(
                 f"{truth.image_id}: mask of {mask.shape}, picture of {score_map.size}; allowed are equal ones"
             )
-        if truth.label >= VOID - 1:
-            raise ValueError(f"{truth.image_id}: label {truth.label}; a mask of bytes has room for {VOID - 1} classes")
         by_value = np.bincount(mask.ravel(), minlength=VOID)[:VOID]
         kind = np.ones(VOID + 1, np.uint16)  # 1: other
         kind[0], kind[VOID] = 2, 3

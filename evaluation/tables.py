@@ -235,6 +235,8 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         notes.append(f"{metrics}{note}" if everyone else f"{metrics}{note}: {', '.join(names)}")
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
+    if wrong := int(part["bad_truths"].max()):
+        notes.append(f"{wrong} images whose boxes, labels or mask cannot be right are left out (named in metrics.json)")
     for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):
         names = ", ".join(sorted(set(of["network"])))
         notes.append(f"the classifier was fitted on {seen} of these pictures, whose classes it has seen: {names}")

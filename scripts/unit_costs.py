@@ -52,7 +52,7 @@ def index(folder: Path) -> int:
 def drawn(first: int, count: int) -> Iterator[Row]:
     """Localization rows, with the columns of real ones; every value drawn anew, as they compress badly."""
     rng, evaluator = np.random.default_rng(first), Localization()
-    truth = Truth("", (375, 500), 0, np.array([[10.0, 20.0, 300.0, 200.0]]), np.array([0]))
+    truth = Truth("a", (375, 500), 0, np.array([[10.0, 20.0, 300.0, 200.0]]), np.array([0]))
     pattern = evaluator.row(ScoreMap(rng.random((7, 7), dtype=np.float32), truth.size), truth)
     classes = rng.integers(0, 1000, (count, 5)).tolist()
     boxes, overlaps = rng.integers(0, 300, (count, 4)).astype(np.float64).tolist(), rng.random(count).tolist()

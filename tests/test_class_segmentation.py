@@ -217,7 +217,11 @@ def test_a_map_of_one_value_is_wrong_everywhere_unless_it_is_meant(values: NDArr
 
 def test_void_no_mask_no_class_and_one_pixel() -> None:
     evaluator = ClassSegmentation()
-    void = summary(evaluator, [Picture("a", np.full((4, 6), VOID, np.uint8), {0: LEFT})])
+    emptied = Truth("a", (4, 6), 0, np.zeros((0, 4)), np.zeros(0, np.int64), mask=halved(0))
+    assert emptied.mask is not None
+    emptied.mask[:] = VOID  # a truth is not made of void alone
+    nothing = {"image": "a", "label": 0, **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [emptied])}
+    void = {m.name: m for m in evaluator.summary(pd.DataFrame([nothing]))}
     assert {(np.isnan(m.value), m.note) for m in void.values()} == {(True, "not defined: all pixels are void")}
     unlabelled = summary(evaluator, [Picture("a", halved(1), {-1: LEFT})])
     assert unlabelled["class_miou"].value == 25  # all is background: half of it right, and nothing of the class
@@ -239,7 +243,7 @@ def test_parameters_and_masks_are_checked() -> None:
         ClassSegmentation(1)
     with pytest.raises(ValueError, match=r"0\.001 to 1"):
         ClassSegmentation(step=0)
-    other = Truth("a", (4, 5), 0, np.zeros((0, 4)), np.zeros(0, np.int64), mask=halved(1))
+    other = Truth("a", (4, 5), 0, np.zeros((0, 4)), np.zeros(0, np.int64), mask=halved(1), own_resolution=True)
     with pytest.raises(ValueError, match="allowed are equal ones"):
         ClassSegmentation().joint_row([ScoreMap(LEFT, (4, 5))], [other])
     with pytest.raises(ValueError, match="room for 254 classes"):

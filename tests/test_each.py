@@ -43,7 +43,8 @@ def test_classes_are_those_of_the_boxes_else_of_the_mask(labels: list[int], mask
     pixels = None if mask is None else np.array(mask, np.uint8)
     boxes = np.zeros((len(labels), 4))
     difficult = np.ones(len(labels), bool)
-    assert Truth("a", (2, 2), 0, boxes, np.array(labels, np.int64), difficult, pixels).objects() == classes
+    size = (2, 2) if pixels is None else pixels.shape
+    assert Truth("a", size, 0, boxes, np.array(labels, np.int64), difficult, pixels).objects() == classes
 
 
 def test_every_class_has_the_row_of_its_own_map(tmp_path: Path) -> None:

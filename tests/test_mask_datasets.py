@@ -159,7 +159,7 @@ def test_grey_pictures_are_repeated_and_others_are_bad(tmp_path: Path) -> None:
     assert data.image(0)[1, 0].tolist() == [1, 1, 1]
     with pytest.raises(BadImageError, match="picture 1"):
         data.image(1)
-    with pytest.raises(ValueError, match="mask 1 has values up to 7"):
+    with pytest.raises(ValueError, match="mask 1 of uint8 with 1 pixels such as 7; allowed are the numbers 0 and 1"):
         data.truth(1)
 
 

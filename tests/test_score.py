@@ -23,6 +23,7 @@ from eigencam.evaluation.predictions import (
     read_devkit,
     read_map,
 )
+from eigencam.evaluation.proposal_files import read_txt
 
 SHARED = os.environ.get("EIGENCAM_SHARED")
 WORDS = "EIGENCAM_SHARED is not set: it names the folder with the published reference files"
@@ -319,3 +320,61 @@ def test_map_files(tmp_path: Path) -> None:
 def test_scoring_needs_no_torch() -> None:
     code = "import sys, eigencam.commands.score; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "formats", "words"),
+    [
+        (("--threshold", "5"), "devkit coco mat txt", "--threshold 5.0: --format {} has no use for it; it is for maps"),
+        (("--threshold", "nan"), "coco", "--threshold nan: --format coco has no use for it"),
+        (("--mask-threshold", "0.3"), "coco txt", "--mask-threshold 0.3: --format {} has no use for it"),
+        (("--rule", "mean"), "coco", "--rule mean"),
+        (("--component", "all"), "mat", "--component all"),
+        (("--labels", "sorted"), "coco", "--labels sorted: --format coco has no use for it; it is for devkit"),
+        (("--order", "rising"), "coco maps", "--order rising: --format {} has no use for it; it is for mat, txt"),
+        (("--origin", "1"), "coco", "--origin 1"),
+        (("--difficult",), "devkit", "--difficult: --format devkit has no use for it"),
+        (("--set", "ilsvrc"), "devkit", "--set ilsvrc: --format devkit"),
+        (("--protocol", "stl"), "devkit", "--protocol stl"),
+    ],
+)
+def test_an_option_that_a_format_has_no_use_for_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...], formats: str, words: str
+) -> None:
+    for name in formats.split():
+        with pytest.raises(ValueError, match=words.format(name)):
+            run(capsys, tmp_path / "a", "--format", name, "--truth", tmp_path, *option)
+
+
+@pytest.mark.parametrize("threshold", ["5", "nan", "-1", "1"])
+def test_a_threshold_of_maps_is_a_share(tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: str) -> None:
+    for option in ("--threshold", "--mask-threshold"):
+        with pytest.raises(ValueError, match=r"threshold .*allowed is 0 <= t < 1"):
+            run(capsys, maps_of(tmp_path / "maps"), "--format", "maps", "--truth", voc(tmp_path / option), "--set",
+                "2012/Segmentation/val", option, threshold)  # fmt: skip
+
+
+def maps_of(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in ("2008_000001", "2008_000002"):
+        np.save(folder / f"{name}.npy", np.eye(5))
+    return folder
+
+
+def test_a_set_of_a_coco_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(ValueError, match=r"--set foo: .*truth\.json has one set of images"):
+        run(capsys, tmp_path / "a", "--format", "coco", "--truth", tmp_path / "truth.json", "--set", "foo")
+
+
+@pytest.mark.parametrize("box", [[5, 5, -3, 2], [5, 5, 3, 0], [5, 5, 0, 0]])
+def test_predicted_boxes_have_a_width_and_a_height(tmp_path: Path, box: list[float]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps([coco_result(1, [0, 0, 2, 2], 1), coco_result(1, box, 1)]))
+    with pytest.raises(ValueError, match=r"result 1 of image 1: bbox .*allowed are sizes more than 0"):
+        read_coco_boxes(tmp_path / "results.json", ["1"])
+    x, y, w, h = box
+    (tmp_path / "boxes.txt").write_text(f"1 0 0 5 5\n1 {x} {y} {x + w - 1} {y + h - 1}\n")
+    with pytest.raises(ValueError, match=r"line 2: .*allowed are boxes x1 y1 x2 y2 with x1 <= x2"):
+        read_devkit(tmp_path / "boxes.txt")
+    with pytest.raises(ValueError, match=r"boxes\.txt: box .*x1 <= x2 and y1 <= y2, not x y width height"):
+        read_txt(tmp_path / "boxes.txt", ["1"])

@@ -181,7 +181,10 @@ def test_no_object_and_all_object() -> None:
 
 def test_all_void_one_pixel_and_one_line() -> None:
     evaluator = Segmentation()
-    void = evaluator.row(ScoreMap(np.eye(2), (5, 5)), truth_of(np.full((5, 5), VOID)))
+    emptied = truth_of(np.zeros((5, 5)))
+    assert emptied.mask is not None
+    emptied.mask[:] = VOID  # a truth is not made of void alone
+    void = evaluator.row(ScoreMap(np.eye(2), (5, 5)), emptied)
     assert void["above"].sum() == 0
     pixel = evaluator.row(ScoreMap(np.ones((1, 1)), (1, 1)), truth_of([[1]]))
     assert pixel["fg_iou"] == 1

@@ -8,6 +8,7 @@ import torch
 
 from eigencam.configuring import named
 from eigencam.datasets.base import Truth
+from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.images import read_rgb
 from eigencam.explainer import Explainer, Explanation
 from eigencam.reporting import draw
@@ -55,7 +56,12 @@ def main(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
     options, nodes, _ = named.split(args.method.split(","))
     chosen = [*_model(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
-    settings = ["target=predicted", "on_unsupported=skip", *(item for item in args.inputs if "=" in item)]
+    settings = [
+        "target=predicted",
+        "on_unsupported=skip",
+        "on_bad_truth=skip",
+        *(item for item in args.inputs if "=" in item),
+    ]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
     if args.label is not None and not job.network.classes:
@@ -66,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
         pictures = [(name, read_rgb(path), None) for name, path in zip(distinct(photos), photos, strict=True)]
     else:
         picked = spread(len(job.dataset.ids), args.pictures)
-        pictures = [(job.dataset.ids[i], job.dataset.image(i), job.dataset.truth(i)) for i in picked]
+        pictures = [(job.dataset.ids[i], job.dataset.image(i), checked_truth(job.dataset, i)) for i in picked]
     methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
     lines = []
     with Explainer(job.network) as explain:

@@ -79,26 +79,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--set",
-        default="auto",
+        default=_OPTIONS["set"][0],
         help="which pictures: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET as 2007/Main/test; auto: the only ones there",
     )
     add("--json", action="store_true", help="print JSON")
     add(
-        "--labels", default="devkit", choices=("devkit", "sorted"), help="classes of a devkit file: ids 1-1000 or 0-999"
+        "--labels",
+        default=_OPTIONS["labels"][0],
+        choices=("devkit", "sorted"),
+        help="classes of a devkit file: ids 1-1000 or 0-999",
     )
-    add("--rule", default="max", choices=get_args(Rule), help="what a map's thresholds are fractions of")
-    add("--threshold", type=float, default=0.15, help="where a map is cut for its box")
-    add("--mask-threshold", type=float, default=0.2, help="where a map is cut for segmentation")
-    add("--component", default="largest", choices=get_args(ComponentRule), help="part of the foreground that is boxed")
+    add("--rule", default=_OPTIONS["rule"][0], choices=get_args(Rule), help="what a map's thresholds are fractions of")
+    add("--threshold", type=float, default=_OPTIONS["threshold"][0], help="where a map is cut for its box")
+    add(
+        "--mask-threshold",
+        type=float,
+        default=_OPTIONS["mask_threshold"][0],
+        help="where a map is cut for segmentation",
+    )
+    add(
+        "--component",
+        default=_OPTIONS["component"][0],
+        choices=get_args(ComponentRule),
+        help="part of the foreground that is boxed",
+    )
     add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are to be proposed, too")
     add(
         "--protocol",
-        default="coco",
+        default=_OPTIONS["protocol"][0],
         choices=tuple(_PROTOCOLS),
         help="of proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, to "
         "10,000 boxes and with difficult objects; self-taught localization's mean recall over classes",
     )
-    add("--order", default="falling", choices=get_args(Order), help="which scores of a mat or txt file are good")
+    add(
+        "--order",
+        default=_OPTIONS["order"][0],
+        choices=get_args(Order),
+        help="which scores of a mat or txt file are good",
+    )
     add(
         "--origin",
         type=int,
@@ -110,9 +128,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Score and print; returns 0. Raises ValueError or FileNotFoundError for wrong input."""
+    _refuse_unread(args)
     scored = _SCORERS[args.format](args)
     print(as_json(scored) if args.json else as_text(scored))
     return 0
+
+
+def _refuse_unread(args: argparse.Namespace) -> None:
+    """ValueError where an option is set that the format has no use for."""
+    for name, (default, formats) in _OPTIONS.items():
+        if (value := getattr(args, name)) != default and args.format not in formats:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option}{'' if value is True else f' {value}'}: --format {args.format} has no use for it; it is for "
+                f"{', '.join(formats)}"
+            )
 
 
 def _score_devkit(args: argparse.Namespace) -> Scored:
@@ -206,6 +236,8 @@ def open_truth(args: argparse.Namespace) -> Pictures:
     """
     root: Path = args.truth
     if root.is_file() and root.name.endswith((".json", ".json.gz")):
+        if args.set != "auto":
+            raise ValueError(f"--set {args.set}: {root} has one set of images; leave the option out")
         truths = predictions.read_coco_truth(root)
         return Pictures(root.name, [truth.image_id for truth in truths], truths.__getitem__)
     chosen: str = args.set
@@ -298,6 +330,21 @@ def _scored(evaluators: list[Evaluator], rows: list[list[Row]], protocol: dict[s
     return Scored(metrics, len(rows[0]), {**protocol, **{str(own.pop("evaluator")): own for own in words}})
 
 
+_BOXES = ("coco", "mat", "txt")
+_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "set": ("auto", (*_BOXES, "maps")),
+    "labels": ("devkit", ("devkit",)),
+    "rule": ("max", ("maps",)),
+    "threshold": (0.15, ("maps",)),
+    "mask_threshold": (0.2, ("maps",)),
+    "component": ("largest", ("maps",)),
+    "difficult": (False, (*_BOXES, "maps")),
+    "protocol": ("coco", (*_BOXES, "maps")),
+    "order": ("falling", ("mat", "txt")),
+    "origin": (None, ("mat", "txt")),
+    "allow_missing": (False, (*_BOXES, "maps")),
+}
+"""Default of each option, and the formats that read it."""
 _PROTOCOLS = {"coco": "proposals", "hosang": "proposals_hosang", "stl": "proposals_stl"}
 _SCORERS: dict[str, Callable[[argparse.Namespace], Scored]] = {
     "devkit": _score_devkit,

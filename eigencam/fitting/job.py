@@ -19,12 +19,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from eigencam import locks
-from eigencam.datasets.base import BadImageError, Dataset
+from eigencam.datasets.base import BadImageError, BadTruthError, Dataset
+from eigencam.datasets.checks import truth_faults
 from eigencam.files import write_text
 from eigencam.networks import fitted
 from eigencam.networks.network import Network, Preprocess, check_layer, load_network
 from eigencam.running.loading import Batch, Pictures, collate, die_with_parent
-from eigencam.running.prepare import attempt, build_node, chosen_device, machine_faults, model_faults, stop, typed
+from eigencam.running.prepare import (
+    CHOICES,
+    attempt,
+    build_node,
+    chosen_device,
+    machine_faults,
+    model_faults,
+    stop,
+    typed,
+)
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.environment import keep_freed_memory
 from eigencam.store.identity import describe, describe_dataset
@@ -40,6 +50,7 @@ class FitConfig:
     fit: Any = MISSING
     device: str = "auto"
     workers: Any = "auto"
+    on_bad_truth: str = "fail"
 
 
 @dataclass(slots=True)
@@ -53,6 +64,7 @@ class Job:
         about: goes into the file; its checksum tells fits apart.
         workers: processes that decode pictures.
         say: gets the few lines meant for a person.
+        skip_bad_truth: leave images out whose boxes, labels or mask cannot be right.
         bad: by position, pictures that could not be decoded.
         notes: what the fitter adds to `about` once it is done.
     """
@@ -63,6 +75,7 @@ class Job:
     about: dict[str, Any]
     workers: Any
     say: Callable[[str], None]
+    skip_bad_truth: bool = False
     bad: dict[int, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -82,7 +95,7 @@ class Job:
         return self.file.with_name(f"{self.file.stem}-{self.key}.checkpoint")
 
     def batches(self, positions: Iterable[Sequence[int]], preprocess: Preprocess) -> Iterator[Batch]:
-        """Decoded pictures, batch by batch; those that cannot be decoded are left out and noted.
+        """Decoded images, batch by batch; those that cannot be decoded, or used, are left out and noted.
 
         Raises:
             Exception: whatever else a dataset raises for a picture.
@@ -100,9 +113,10 @@ class Job:
             worker_init_fn=die_with_parent,
             generator=torch.Generator().manual_seed(0),  # else it draws from the process's own
         )
+        skipped = (BadImageError, BadTruthError) if self.skip_bad_truth else BadImageError
         for batch in loader:
             for i, error in batch.bad.items():
-                if not isinstance(error, BadImageError):
+                if not isinstance(error, skipped):
                     raise error
                 self.bad[i] = str(error)
             if batch.index:
@@ -185,6 +199,11 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
         part = next(key for key, value in identity.items() if value == "test")
         others = f"dataset=scenes_train, dataset.{part}=train"
         faults.append(f"dataset.{part}=test: these pictures are for evaluation; fit on others ({others})")
+    if config.on_bad_truth not in CHOICES["on_bad_truth"]:
+        faults.append(f"on_bad_truth={config.on_bad_truth}; allowed: {', '.join(CHOICES['on_bad_truth'])}")
+    skip = config.on_bad_truth == "skip"
+    if dataset:
+        faults += truth_faults(dataset, skip)
     fitter = attempt("fit", faults, build_node, "fit", config.fit)
     faults += model_faults(config.model)
     stop(faults)
@@ -203,7 +222,7 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
         "dataset": describe_dataset(config.dataset, dataset),
         "fit": options,
     }
-    return Job(network, dataset, fitter, plain(about), config.workers, say)
+    return Job(network, dataset, fitter, plain(about), config.workers, say, skip)
 
 
 def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:

@@ -29,8 +29,8 @@ def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[
 
     Returns:
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
-        pictures, left_out, fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward passes),
-        commits, packages, group (the dataset's identity) and folder.
+        pictures, left_out, bad_truths, fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward
+        passes), commits, packages, group (the dataset's identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -122,6 +122,7 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
         "dtype": identity["dtype"],
         "pictures": summary.n,
         "left_out": len(summary.bad_images),
+        "bad_truths": len(summary.bad_truths),
         "fitted_on": summary.fitted_on,
         "cost": stored.cost,
         "unsupported": summary.unsupported,

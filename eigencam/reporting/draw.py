@@ -48,8 +48,8 @@ def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, in
 def with_truth(image: Picture, truth: Truth) -> Picture:
     """The picture with the sought objects' mask left bright, everything else dimmed, and their boxes drawn."""
     if truth.mask is not None:
-        found = truth.mask > 0 if truth.foreground == "any" else truth.mask == truth.label + 1
-        image = np.where(found[..., None], image, (image * 0.35).astype(np.uint8))
+        bright = Image.fromarray(truth.sought_pixels()).resize(image.shape[1::-1], Image.Resampling.NEAREST)
+        image = np.where(np.asarray(bright)[..., None], image, (image * 0.35).astype(np.uint8))
     return with_boxes(image, truth.boxes[truth.sought()], GREEN)
 
 

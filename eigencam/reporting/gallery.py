@@ -21,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from eigencam.datasets.base import VOID, BadImageError, Truth
+from eigencam.datasets.base import BadImageError, BadTruthError, Truth
+from eigencam.datasets.checks import checked_truth
 from eigencam.evaluation import states
 from eigencam.evaluation.base import Metric
 from eigencam.store.canonical import canonical
@@ -182,7 +183,7 @@ def pictures(
             image, label = item
             try:
                 seen = _seen(job, place[image], label)
-            except (BadImageError, KeyError) as error:
+            except (BadImageError, BadTruthError, KeyError) as error:
                 say(f"{image}: {error}")
                 continue
             picture = found.setdefault(item, seen.picture(job))
@@ -229,9 +230,8 @@ class _Seen:
             "boxes": _rounded(self.truth.boxes[self.truth.sought()]),
             "networks": {},
         }
-        if (mask := self.truth.mask) is not None and mask.shape == self.truth.size:
-            thing = (mask > 0) & (mask < VOID) if self.truth.foreground == "any" else mask == label + 1
-            veil = Image.fromarray(thing.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        if self.truth.mask is not None:
+            veil = Image.fromarray(self.truth.sought_pixels().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
             veil.putpalette([0, 0, 0, 0, 0, 0])
             made["veil"] = _uri(veil, "png", transparency=bytes([170, 0]), bits=1, optimize=True)
         return made
@@ -276,6 +276,7 @@ def _job(
     nodes = {key: configs[method]["method"][found[method].names[2]] for key, method in names.items()}
     content = next(iter(configs.values()))
     content |= {"method": nodes, "logger": {}, "on_unsupported": "skip", "device": "auto"}
+    content["on_bad_truth"] = "skip"  # such images have no row
     content["evaluator"] = {"localization": {"_target_": packaged_target("evaluator", "Localization")}}
     trust.check(content, CONFIG)
     job = prepare(_changed(OmegaConf.create(content), settings))
@@ -326,7 +327,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
     from eigencam.reporting.shown import class_names
     from eigencam.running.maps import compute_maps
 
-    image, truth = job.dataset.image(i), replace(job.dataset.truth(i), label=label)
+    image, truth = job.dataset.image(i), replace(checked_truth(job.dataset, i), label=label)
     resized, region = job.network.preprocess(image)
     by_label = job.comparable and job.config.target != "predicted"
     found = compute_maps(

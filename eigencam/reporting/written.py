@@ -15,7 +15,7 @@ SUFFIX = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv", "ht
 
 LONG = (
     *("dataset", "part", "pictures", "network", "method", "evaluator", "target", "dtype"),
-    *("metric", "value", "low", "high", "unit", "n", "threshold", "note", "left_out", "cost", "folder"),
+    *("metric", "value", "low", "high", "unit", "n", "threshold", "note", "left_out", "bad_truths", "cost", "folder"),
 )
 
 

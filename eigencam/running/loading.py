@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eigencam.datasets.base import Dataset, Truth
+from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
+from eigencam.datasets.checks import checked_truth
 from eigencam.networks.network import Preprocess, Region
 from eigencam.running.faults import blame
 
@@ -60,16 +61,24 @@ class Pictures(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, Exception]:
         try:
-            image, truth = self.dataset.image(i), self.dataset.truth(i)
+            image = self.dataset.image(i)
+            truth = self._truth(i, image.shape[:2])
         except (ValueError, OSError) as error:
             return i, error  # raised by the loop: a loader process would bury the message in its traceback
         except Exception as error:  # whatever a person's dataset may raise
             return i, ValueError(str(blame(f"dataset {self.dataset.name}", error, [self.dataset.ids[i]])))
-        if image.shape[:2] != truth.size:
-            shown, said = (f"{w} x {h}" for h, w in (image.shape[:2], truth.size))
-            fault = f"{truth.image_id}: the picture is {shown} pixels, its boxes and masks are for {said}"
-            return i, ValueError(fault)
         return i, *self.preprocess(image), truth
+
+    def _truth(self, i: int, shape: tuple[int, ...]) -> Truth:
+        """The truth about an image (height, width) that could be decoded."""
+        try:
+            truth = checked_truth(self.dataset, i)
+        except BadImageError as error:  # so it is a mask
+            raise BadTruthError(str(error)) from error
+        if shape != truth.size:
+            shown, said = (f"{w} x {h}" for h, w in (shape, truth.size))
+            raise truth.fault(f"the picture is {shown} pixels, its boxes and masks are for {said}")
+        return truth
 
 
 def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object, pin: bool) -> Iterator[Batch]:

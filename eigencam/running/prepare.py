@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eigencam.datasets.base import Dataset
+from eigencam.datasets.checks import truth_faults
 from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
 from eigencam.files import one_line
 from eigencam.methods.base import Method, gives_boxes, is_class_specific, tapped
@@ -32,6 +33,7 @@ CHOICES = {
     "target": ("ground_truth", "predicted", "each"),
     "on_unsupported": ("fail", "skip"),
     "on_bad_image": ("skip", "fail"),
+    "on_bad_truth": ("fail", "skip"),
     "dtype": tuple(DTYPES),
 }
 
@@ -49,6 +51,7 @@ class RunConfig:
     target: str = "ground_truth"
     on_unsupported: str = "fail"
     on_bad_image: str = "skip"
+    on_bad_truth: str = "fail"
     dtype: str = "float32"
     channels_last: bool = False
     device: str = "auto"
@@ -110,6 +113,7 @@ def prepare(composed: DictConfig) -> Job:
     nodes += [(f"logger.{name}", node) for name, node in config.logger.items()]
     built = {where: attempt(where, faults, build_node, where, node) for where, node in nodes}
     faults += model_faults(config.model)
+    faults += _truth_faults(built["dataset"], config.on_bad_truth)
     stop(faults)
 
     device = chosen_device(config.device)
@@ -174,6 +178,14 @@ def prepare(composed: DictConfig) -> Job:
     if not all(result.complete for result in job.results.values()):
         stop(list(_probe_faults(job)))
     return job
+
+
+def _truth_faults(dataset: Dataset | None, policy: str) -> list[str]:
+    """What is known to be wrong with the truth before the first batch."""
+    try:
+        return list(truth_faults(dataset, skip=policy == "skip")) if dataset else []
+    except Exception:  # of a person's dataset: the run names it with its line and image
+        return []
 
 
 def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from eigencam.datasets.base import BadImageError
+from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
 from eigencam.running.loading import Batch, Pictures, load
 from eigencam.running.loggers import tell
@@ -49,6 +49,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     Raises:
         ValueError: the config's faults, one a line, before anything is computed.
         BadImageError: with `on_bad_image=fail`.
+        BadTruthError: with `on_bad_truth=fail`, or of all images.
         PartlyFailedError: a method or evaluator raised. Its results are left out, the others are whole.
     """
     keep_freed_memory()
@@ -59,8 +60,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""
     title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{seen}"
     todo = _to_do(job)
-    if job.config.on_bad_image == "fail":
-        _refuse_gaps(job)
+    _refuse_gaps(job)
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {
         "weights_sha256": job.network.sha256,
@@ -122,10 +122,17 @@ def _fitted_on(job: Job) -> frozenset[str]:
 
 
 def _refuse_gaps(job: Job) -> None:
-    """ValueError when results that are there were made without some pictures."""
+    """ValueError when results that are there were made without images that this run does not leave out."""
     summaries = [result.summary for result in job.results.values() if result.complete]
-    if reasons := {reason for summary in summaries if summary for reason in summary.bad_images.values()}:
-        raise ValueError("\n".join(["results are there without pictures that could not be decoded:", *sorted(reasons)]))
+    policies = (
+        ("on_bad_image", "bad_images", "pictures that could not be decoded"),
+        ("on_bad_truth", "bad_truths", "images whose truth cannot be right"),
+    )
+    for policy, kind, what in policies:
+        reasons = {reason for one in summaries if one for reason in getattr(one, kind).values()}
+        if reasons and getattr(job.config, policy) == "fail":
+            ending = f"{policy}=skip accepts these results"
+            raise ValueError("\n".join([f"results are there without {what}:", *sorted(reasons), ending]))
 
 
 def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -> None:
@@ -175,13 +182,18 @@ def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
 
 
 def _note_bad(work: Work, batch: Batch) -> None:
+    """Note images that are left out. Raises what the policies do not leave out, or a truth when none was right."""
+    config, ids = work.job.config, work.job.dataset.ids
     for i, error in batch.bad.items():
-        if work.job.config.on_bad_image == "fail" or not isinstance(error, BadImageError):
+        truth = isinstance(error, BadTruthError)
+        policy = config.on_bad_truth if truth else config.on_bad_image
+        if policy == "fail" or not (truth or isinstance(error, BadImageError)):
             raise error
-        image = work.job.dataset.ids[i]
-        work.bad[image] = str(error)
+        work.bad[ids[i]] = str(error)
+        if truth and len(work.bad) == len(ids):
+            raise error
         for result in work.todo.values():
-            result.add_bad(image, str(error))
+            result.add_bad("bad_truths" if truth else "bad_images", ids[i], str(error))
 
 
 def _timed(work: Work) -> bool:
@@ -296,14 +308,18 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
         if result.complete:
             return True
         there, noted = result.done(), result.bad()
-        bad = {image: noted[image] for image in job.dataset.ids if image in noted and image not in there}
-        order = {image: k for k, image in enumerate(i for i in job.dataset.ids if i not in bad)}
+        bad = {
+            kind: {image: reasons[image] for image in job.dataset.ids if image in reasons and image not in there}
+            for kind, reasons in noted.items()
+        }
+        left_out = frozenset[str]().union(*bad.values())
+        order = {image: k for k, image in enumerate(i for i in job.dataset.ids if i not in left_out)}
         if not order.keys() <= there:
             return False
         rows = _in_order(result.rows(), order)
         fixed = {
             "n": len(order),
-            "bad_images": bad,
+            **bad,
             "target": job.config.target,
             "fitted_on": len(_fitted_on(job) & order.keys()),
             "baseline": getattr(job.methods[key[0]], "baseline", False),

@@ -4,7 +4,7 @@ A part is a Parquet file whose name ends with the checksum of its bytes and that
 damaged or foreign part is known for what it is, set aside, and its rows are computed again. Parts are not synced.
 
     parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
-    parts/bad-8277e0910d750195b448797616e091ad.json           images that could not be decoded
+    parts/bad-8277e0910d750195b448797616e091ad.json           images that were left out
 
 A shard's parts are merged geometrically: a new part takes the last one in as long as that has at most twice its rows,
 so that there are about log2(rows) of them however long a run takes.
@@ -13,14 +13,14 @@ so that there are about log2(rows) of them however long a run takes.
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigencam.files import write_bytes
-from eigencam.store.schema import DAMAGED
+from eigencam.store.schema import DAMAGED, Bad
 from eigencam.store.seal import DamagedError, digest, read_json, write_json
 
 _OWNER = b"eigencam.result"
@@ -60,9 +60,11 @@ class Parts:
             if old != path:
                 old.unlink(missing_ok=True)
 
-    def write_bad(self, bad: Mapping[str, str]) -> None:
-        """Add images that could not be decoded, with the reasons."""
-        write_json(self.folder / f"bad-{digest(chr(10).join(bad).encode())}.json", {"bad_images": dict(bad)})
+    def write_bad(self, bad: Mapping[Bad, Mapping[str, str]]) -> None:
+        """Add images that were left out, with the reasons."""
+        content: dict[str, Any] = {kind: dict(reasons) for kind, reasons in bad.items()}
+        names = "\n".join(name for reasons in bad.values() for name in reasons)
+        write_json(self.folder / f"bad-{digest(names.encode())}.json", content)
 
     def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:
         """Return what the parts hold, and a line for each that was set aside because it is damaged."""
@@ -76,13 +78,15 @@ class Parts:
                 said += set_aside(error)
         return found, said
 
-    def bad(self) -> tuple[dict[str, str], list[str]]:
-        """Return images that could not be decoded, with the reasons; and lines as `tables`."""
-        found: dict[str, str] = {}
+    def bad(self) -> tuple[dict[Bad, dict[str, str]], list[str]]:
+        """Return images that were left out, with the reasons; and lines as `tables`."""
+        found: dict[Bad, dict[str, str]] = {kind: {} for kind in get_args(Bad)}
         said: list[str] = []
         for path in sorted(self.folder.glob("bad-*.json")):
             try:
-                found |= {str(k): str(v) for k, v in read_json(path).get("bad_images", {}).items()}
+                content = read_json(path)
+                for kind, reasons in found.items():
+                    reasons |= {str(k): str(v) for k, v in content.get(kind, {}).items()}
             except FileNotFoundError:
                 continue
             except DamagedError as error:

@@ -35,6 +35,7 @@ from eigencam.store.schema import (
     ROWS,
     RUNS,
     SUMMARY,
+    Bad,
     OldFormatError,
     Run,
     Seal,
@@ -98,7 +99,7 @@ class Result:
     identity: Mapping[str, Any]
     repaired: list[str] = field(default_factory=list)
     _buffer: list[Row] = field(default_factory=list)
-    _bad: dict[str, str] = field(default_factory=dict)
+    _bad: dict[Bad, dict[str, str]] = field(default_factory=dict)
     _lock: Lock | None = None
     _shard: Shard = field(default_factory=Shard)
     _run: str = ""
@@ -175,8 +176,8 @@ class Result:
         self.repaired += said
         return images_of(tables)
 
-    def bad(self) -> dict[str, str]:
-        """Return images that could not be decoded, by id, with the reason, as far as is noted on disk."""
+    def bad(self) -> dict[Bad, dict[str, str]]:
+        """Return images that were left out, by id, with the reason, as far as is noted on disk."""
         found, said = self.parts.bad()
         self.repaired += said
         return found
@@ -185,12 +186,12 @@ class Result:
         """Keep rows until the next `flush`."""
         self._buffer += rows
 
-    def add_bad(self, image: str, reason: str) -> None:
-        """Keep, until the next `flush`, that an image could not be decoded."""
-        self._bad[image] = reason
+    def add_bad(self, kind: Bad, image: str, reason: str) -> None:
+        """Keep, until the next `flush`, that an image was left out."""
+        self._bad.setdefault(kind, {})[image] = reason
 
     def flush(self) -> None:
-        """Write the kept rows as one part, and what could not be decoded."""
+        """Write the kept rows as one part, and what was left out."""
         if self._bad:
             self.parts.write_bad(self._bad)
             self._bad.clear()

@@ -4,7 +4,7 @@
         identity.json       what the hash is of; see `identity`
         config.yaml         the resolved config of the last run that worked on it
         runs/<run>.json     for each such run: command, commit, packages, machine, checksums; what it measured
-        parts/              rows of finished batches, and images that could not be decoded, while a run goes on
+        parts/              rows of finished batches, and images that were left out, while a run goes on
         rows.parquet        one row per image (with `target=each`: per image and class), in the dataset's order
         metrics.json        the summary; written last, so its presence means: complete. It names the size and the
                             checksum of the rows that it sums up
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from eigencam.store.canonical import checksum
 from eigencam.store.seal import DamagedError, read_json
@@ -31,6 +31,8 @@ FORMAT = 2
 IDENTITY, CONFIG, ROWS, SUMMARY = "identity.json", "config.yaml", "rows.parquet", "metrics.json"
 RUNS, PARTS, DAMAGED = "runs", "parts", "damaged"
 NAMES = ("dataset", "network", "method", "evaluator")
+Bad = Literal["bad_images", "bad_truths"]
+"""Why images are left out: they cannot be decoded; their boxes, labels or mask cannot be right."""
 
 _METRIC = {
     "name": str,
@@ -63,7 +65,8 @@ class Summary:
         unsupported: why the method cannot run on the network; "" where it ran.
         metrics: for each the keys of `eigencam.evaluation.base.Metric`, null for a number that is not defined.
         target: the class that maps are for.
-        bad_images: reason by id of each image that was left out.
+        bad_images: reason by id of each image that was left out because it could not be decoded.
+        bad_truths: likewise, because its boxes, labels or mask could not be right.
         protocol: the evaluator's, in words and numbers.
         headline: metrics that a table shows unless others are asked for.
         fitted_on: images that the network's classifier was fitted on.
@@ -82,6 +85,7 @@ class Summary:
     metrics: tuple[dict[str, Any], ...] = ()
     target: str = ""
     bad_images: dict[str, str] = field(default_factory=dict)
+    bad_truths: dict[str, str] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     headline: tuple[str, ...] = ()
     fitted_on: int = 0
@@ -108,6 +112,7 @@ class Summary:
             metrics=tuple(_metric(path, metric) for metric in content.get("metrics", list)),
             target=content.get("target", str, ""),
             bad_images=content.texts("bad_images"),
+            bad_truths=content.texts("bad_truths"),
             protocol=content.get("protocol", dict, {}),
             headline=content.strings("headline"),
             fitted_on=content.get("fitted_on", int, 0),
