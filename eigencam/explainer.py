@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.evaluation.maps import ScoreMap, box_of
-from eigencam.methods.base import Method, gives_boxes
+from eigencam.methods.base import Method, gives_boxes, lack_of
 from eigencam.networks.network import Network, Preprocess, check_layer
 from eigencam.passes.hooks import Reshape
 from eigencam.reporting import draw
@@ -182,8 +182,8 @@ class Explainer:
         if boxy := [name for name, method in built.items() if gives_boxes(method)]:
             raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
         ids = [name or (Path(picture).stem if isinstance(picture, str | Path) else "picture")]
-        for method, check in ((m, getattr(made, "lacking", None)) for m, made in built.items()):
-            if check and (lack := check(ids)):
+        for method, made in built.items():
+            if lack := lack_of(made, ids):
                 raise ValueError(f"method {method}: {lack}")
         labels = None if target is None else [target]
         found = compute_maps(network, built, torch.from_numpy(resized)[None], labels=labels, ids=ids, regions=[region])

@@ -25,7 +25,7 @@ Lengths of the noise are in the picture before normalisation, where black is 0 a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +60,7 @@ class Adversarial:
 
     version = 2
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = (
+    headline = (
         *("box_error_before", "box_error_after", "box_error_change", "box_error_change_fooled"),
         *("rank_correlation", "cosine", "fooling_rate", "relative_l2", "linf"),
     )

@@ -9,7 +9,7 @@ maps of all these classes at once has `joint_row` in place of `row`. An evaluato
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -102,28 +102,22 @@ class Curve:
     log: bool = False
 
 
-class Evaluator(Protocol):
-    """The contract of `evaluation/localization.py` and its siblings.
+class Summing(Protocol):
+    """What all kinds of evaluators have in common: a summary of rows.
 
-    An evaluator that also takes boxes, of methods that give these in place of maps, has `row_of_boxes(boxes, truth)`,
-    boxes (K, 4) inclusive pixels of the original picture, best first.
+    An evaluator is one of three kinds: `Evaluator`, `JointEvaluator` or `NetworkEvaluator`. What it may say of itself
+    besides is optional, and read by the functions at the end of this module only:
 
-    An optional attribute `headline` names the metrics that a table shows unless others are asked for; `a|b` is b
-    where a is not defined.
-
-    An optional `sources(dataset)` gives the SHA-256 of the files that its parameters name, by parameter, for the
-    result's identity, and raises ValueError where one is not of the dataset, before an image is read.
-
-    An optional `curves(rows) -> list[Curve]`, of the rows that `summary` takes, is what plots are made of: a pure
-    function, too; no curve where the rows do not define it.
-
-    Ours have `version = 1`, raised when a change moves a number in a row or a default, and `summary_version = 1`,
-    raised when one moves what `summary` makes of the same rows (`eigencam.versions`).
+        headline        names of the metrics that a table shows unless others are asked for; `a|b` is b where a is not
+                        defined
+        row_of_boxes    see `BoxEvaluator`
+        sources         `sources(dataset)` gives the SHA-256 of the files that its parameters name, by parameter, for
+                        the result's identity, and raises ValueError where one is not of the dataset, before an image is
+                        read
+        curves          `curves(rows) -> list[Curve]`, of the rows that `summary` takes, is what plots are made of: a
+                        pure function, too; no curve where the rows do not define it
+        weights         a file of weights for the network; see `Probe.reweighted`
     """
-
-    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """The row of one picture. Columns are the same for every picture."""
-        ...
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """Metrics of many rows.
@@ -139,19 +133,49 @@ class Evaluator(Protocol):
         ...
 
 
-class JointEvaluator(Protocol):
-    """An evaluator that needs the maps of all of a picture's classes at once: `joint_row` in place of `row`."""
+class PackagedEvaluator(Summing, Protocol):
+    """What every evaluator of this package says of itself; pyright checks them (`tests/test_contracts.py`).
+
+    Attributes:
+        version: raised when a change moves a number in a row, or a default (`eigencam.versions`).
+        summary_version: raised when a change moves what `summary` makes of the same rows.
+        headline: see `Summing`.
+    """
+
+    @property
+    def version(self) -> int: ...  # noqa: D102
+
+    @property
+    def summary_version(self) -> int: ...  # noqa: D102
+
+    @property
+    def headline(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+class Evaluator(Summing, Protocol):
+    """The contract of `evaluation/localization.py` and most others: one map, one truth, one row."""
+
+    def row(self, score_map: ScoreMap, truth: Truth) -> Row:
+        """The row of one picture. Columns are the same for every picture."""
+        ...
+
+
+class BoxEvaluator(Summing, Protocol):
+    """An evaluator that also takes boxes, of methods that give these in place of maps."""
+
+    def row_of_boxes(self, boxes: NDArray[np.float64], truth: Truth) -> Row:
+        """The row of boxes (K, 4), inclusive pixels of the original image, best first."""
+        ...
+
+
+class JointEvaluator(Summing, Protocol):
+    """An evaluator that needs the maps of all of a picture's classes at once: `joint_row` in place of `row`.
+
+    In what `summary` is given, `label` is the picture's own, `target` -1.
+    """
 
     def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
         """The row of one picture, from a map and a truth (of that `label`) for each class; of one without `each`."""
-        ...
-
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """As `Evaluator.summary`; `label` is the picture's own, `target` -1."""
-        ...
-
-    def protocol(self) -> Mapping[str, object]:
-        """As `Evaluator.protocol`."""
         ...
 
 
@@ -254,17 +278,44 @@ class Again:
     logits: "Tensor"
 
 
-class NetworkEvaluator(Protocol):
+class NetworkEvaluator(Summing, Protocol):
     """An evaluator that puts changed pictures through the network: `rows` of a batch in place of `row`."""
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """The rows of N pictures from their raw maps (N, h, w)."""
         ...
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """As `Evaluator.summary`."""
-        ...
 
-    def protocol(self) -> Mapping[str, object]:
-        """As `Evaluator.protocol`."""
-        ...
+def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:
+    """Whether an evaluator puts changed pictures through the network."""
+    return hasattr(evaluator, "rows")
+
+
+def is_joint(evaluator: object) -> TypeGuard[JointEvaluator]:
+    """Whether an evaluator needs the maps of all of a picture's classes at once."""
+    return hasattr(evaluator, "joint_row")
+
+
+def takes_boxes(evaluator: object) -> TypeGuard[BoxEvaluator]:
+    """Whether an evaluator takes boxes in place of a map."""
+    return hasattr(evaluator, "row_of_boxes")
+
+
+def headline_of(evaluator: object) -> tuple[str, ...]:
+    """Return the metrics that a table shows unless others are asked for; () where the evaluator names none."""
+    return tuple(getattr(evaluator, "headline", ()))
+
+
+def curves_of(evaluator: Any, rows: pd.DataFrame) -> list[Curve]:
+    """Return an evaluator's curves of rows; none where it draws none."""
+    return evaluator.curves(rows) if hasattr(evaluator, "curves") else []
+
+
+def sources_of(evaluator: Any, dataset: object) -> dict[str, str]:
+    """Return the checksums of the files that an evaluator's parameters name, by parameter."""
+    return evaluator.sources(dataset) if hasattr(evaluator, "sources") else {}
+
+
+def weights_of(evaluator: object) -> str | None:
+    """Return the file of weights that an evaluator asks for in place of the network's; None where it asks for none."""
+    return getattr(evaluator, "weights", None)

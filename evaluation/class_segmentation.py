@@ -29,7 +29,6 @@ Reference: the evaluation of class activation maps as seeds of weakly supervised
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -57,7 +56,7 @@ class ClassSegmentation:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("class_miou", "class_miou_tuned", "class_miou_best", "class_best_threshold")
+    headline = ("class_miou", "class_miou_tuned", "class_miou_best", "class_best_threshold")
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:

@@ -36,7 +36,7 @@ Where the network has no answer for any image, or the drop is 0/0 in all of them
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,7 @@ class AverageDrop:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = (
+    headline = (
         *("drop_100", "increase_100", "drop_50", "increase_50", "drop_30", "increase_30", "drop_15", "increase_15"),
     )
 
@@ -139,7 +139,7 @@ class InsertionDeletion:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("deletion_auc", "insertion_auc")
+    headline = ("deletion_auc", "insertion_auc")
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -195,7 +195,7 @@ class Road:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("road",)
+    headline = ("road",)
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`morf` and `lerf`: (4,) float32 probabilities after the most and the least relevant shares were removed."""
@@ -245,7 +245,7 @@ class Adcc:
 
     version = 2
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("adcc", "coherency", "complexity", "average_drop")
+    headline = ("adcc", "coherency", "complexity", "average_drop")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`coherency`, `complexity`, `drop`; 0..1, the drop NaN where it is not defined."""

@@ -21,7 +21,6 @@ their code. The average precision is exact, from one sort of 32-bit keys that ho
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -49,7 +48,7 @@ class Foreground:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("pixel_accuracy", "miou", "mean_ap", "mean_f1")
+    headline = ("pixel_accuracy", "miou", "mean_ap", "mean_f1")
 
     def __post_init__(self) -> None:
         if self.size < 1:

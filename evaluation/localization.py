@@ -27,7 +27,6 @@ Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -60,7 +59,7 @@ class Localization:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = (
+    headline = (
         "top1_loc_error",
         "top5_loc_error",
         "gt_known_error|box_error",

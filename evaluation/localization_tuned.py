@@ -20,7 +20,6 @@ The boxes at all thresholds come from the highest value of each row and column o
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -57,7 +56,7 @@ class TunedLocalization:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("error", "error_best", "best_threshold")
+    headline = ("error", "error_best", "best_threshold")
 
     def __post_init__(self) -> None:
         check_rule(self.rule, 0.5)

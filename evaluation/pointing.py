@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ class Pointing:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("pointing_accuracy", "pointing_hits", "pointing_accuracy_difficult")
+    headline = ("pointing_accuracy", "pointing_hits", "pointing_accuracy_difficult")
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
@@ -146,7 +146,7 @@ class Energy:
 
     version = 1
     summary_version = 1
-    headline: ClassVar[tuple[str, ...]] = ("energy_inside", "overlap_0", "overlap_0.25", "overlap_0.5")
+    headline = ("energy_inside", "overlap_0", "overlap_0.25", "overlap_0.5")
 
     def __post_init__(self) -> None:
         if not all(0 <= delta < 1 for delta in self.deltas):

@@ -15,7 +15,7 @@ Reference: J. Choe et al., "Evaluating weakly supervised object localization met
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class PxAP:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("pxap",)
+    headline = ("pxap",)
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1:

@@ -20,7 +20,7 @@ network with new weights answers; of a class that is to be the predicted one, wh
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,7 @@ class Randomization:
 
     version = 1
     summary_version = 1
-    headline: ClassVar[tuple[str, ...]] = (
+    headline = (
         *("rank_output", "rank_mean", "rank_last", "rank_abs_output", "rank_abs_mean", "rank_abs_last"),
         *("ssim_mean", "hog_mean"),
     )
@@ -119,7 +119,7 @@ class LabelRandomization:
 
     version = 1
     summary_version = 1
-    headline: ClassVar[tuple[str, ...]] = ("rank", "rank_abs", "ssim", "hog")
+    headline = ("rank", "rank_abs", "ssim", "hog")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`rank`, `rank_abs` and with `structure` `ssim`, `hog`."""

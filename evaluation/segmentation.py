@@ -29,7 +29,6 @@ Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", I
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,7 @@ class Segmentation:
 
     version = 1
     summary_version = 2
-    headline: ClassVar[tuple[str, ...]] = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer")
+    headline = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer")
 
     def __post_init__(self) -> None:
         check_rule(self.rule, self.threshold)

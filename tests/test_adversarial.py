@@ -14,7 +14,7 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.adversarial import Adversarial
 from eigencam.evaluation.attacks import FGSM, PGD, Attacked, DeepFool
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.methods.base import Method
+from eigencam.methods.base import Method, maps_of
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.running.probe import BatchProbe
 from eigencam.running.run import run
@@ -58,14 +58,14 @@ def probe(method: Method, follows: bool = False) -> BatchProbe:
     truths = [Truth(f"{n}", (SIDE, SIDE), 0, boxes[: n < 2], np.zeros(int(n < 2), np.int64)) for n in range(3)]
     targets = forward.logits.argmax(1)
     with torch.no_grad():
-        maps = method(forward, targets)
+        maps = maps_of(method, forward, targets)
     score_maps = [ScoreMap(m.numpy(), (SIDE, SIDE)) for m in maps]
     return BatchProbe(forward, method, targets, score_maps, truths, (colour, asked, gradient), follows)
 
 
 def rows(p: BatchProbe, evaluator: Adversarial) -> list[dict[str, object]]:
     with torch.no_grad():
-        return evaluator.rows(p.method(p.forward, p.targets).numpy(), p)
+        return evaluator.rows(maps_of(p.method, p.forward, p.targets).numpy(), p)
 
 
 @pytest.mark.parametrize("attack", [DeepFool(), FGSM(0.02), PGD(0.02, 0.01, 3)], ids=lambda a: type(a).__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from eigencam.evaluation import ranks
-from eigencam.evaluation.base import Metric
+from eigencam.evaluation.base import Metric, headline_of
 from eigencam.evaluation.paired import Difference, difference, holm
 from eigencam.evaluation.statistics import by_picture
 from eigencam.evaluation.tables import Table
@@ -93,7 +93,7 @@ def compare(
         rows = {name: _keyed(of[name]) for name in order if name in of}
         full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
         known |= {metric: None for found in full.values() for metric in found}
-        chosen = _chosen(full, getattr(evaluator, "headline", ()), metrics)
+        chosen = _chosen(full, headline_of(evaluator), metrics)
         values += [
             {"place": place, "method": name, "metric": m, "value": found[m].value, "n": found[m].n}
             | {"better": found[m].better}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.evaluation.base import Curve
+from eigencam.evaluation.base import Curve, curves_of
 from eigencam.evaluation.escaping import figure as figure_text
 from eigencam.evaluation.escaping import file_name
 from eigencam.files import replacing
@@ -72,10 +72,8 @@ def plots(results: Iterable[tuple[dict[str, Any], Any, pd.DataFrame]]) -> list[P
     """Gather the curves of results, each with its evaluator and its rows, in the order in which they come."""
     made: dict[tuple[str, ...], Plot] = {}
     for result, evaluator, rows in results:
-        if not len(rows) or not hasattr(evaluator, "curves"):
-            continue
         dataset = f"{result['dataset']} {result['part']}".strip()
-        for curve in evaluator.curves(rows):
+        for curve in curves_of(evaluator, rows) if len(rows) else ():
             names = (dataset, result["network"], result["evaluator"], curve.name)
             key = (*names[:3], result["group"], curve.name)
             made.setdefault(key, Plot(*names)).lines[result["method"]] = curve

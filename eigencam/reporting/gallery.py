@@ -24,7 +24,7 @@ from PIL import Image
 from eigencam.datasets.base import BadImageError, BadTruthError, Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.evaluation import states
-from eigencam.evaluation.base import Metric
+from eigencam.evaluation.base import Metric, headline_of
 from eigencam.store.canonical import canonical
 from eigencam.store.reader import read_all
 from eigencam.store.schema import CONFIG
@@ -70,7 +70,7 @@ class Scores:
             first = np.array([top[0] if len(top) else -1 for top in rows["top5"]])
             self.right[result["network"]] = pd.Series(answered & (first == rows["label"].to_numpy()), index)
         metrics = {m.name: m for m in evaluator.summary(rows)}
-        for names in getattr(evaluator, "headline", ()):
+        for names in headline_of(evaluator):
             metric = next(
                 (metrics[n] for n in names.split("|") if n in metrics and metrics[n].value == metrics[n].value), None
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -14,9 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.checks import truth_faults
-from eigencam.evaluation.base import JointEvaluator, NetworkEvaluator
+from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
 from eigencam.files import one_line
-from eigencam.methods.base import Method, gives_boxes, is_class_specific, tapped
+from eigencam.methods.base import Method, content_of, gives_boxes, is_class_specific, lack_of, stated_refusal, tapped
 from eigencam.networks import variants
 from eigencam.networks.classifier import read_head
 from eigencam.networks.network import Network, check_layer, load_network
@@ -134,7 +134,7 @@ def prepare(composed: DictConfig) -> Job:
         except Exception as error:  # whatever a person's method may raise
             faults.append(str(blame(f"method.{name}", error)))
             continue
-        if (check := getattr(method, "lacking", None)) and (lack := check(dataset.ids)):
+        if lack := lack_of(method, dataset.ids):
             faults.append(f"method.{name}: {lack}")
         if reason and config.on_unsupported == "fail":
             faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
@@ -154,7 +154,7 @@ def prepare(composed: DictConfig) -> Job:
         f"evaluator.{e}: it takes maps, and method {m} gives boxes; leave one of them out"
         for m, method in methods.items()
         for e, evaluator in evaluators.items()
-        if gives_boxes(method) and not hasattr(evaluator, "row_of_boxes")
+        if gives_boxes(method) and not takes_boxes(evaluator)
     ]
     loggers = {name: built[f"logger.{name}"] for name in config.logger}
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported, loggers)
@@ -170,8 +170,7 @@ def prepare(composed: DictConfig) -> Job:
     )
     asked = {name: describe(config.evaluator[name], content=sources[name]) for name in evaluators}
     for m, method in methods.items():
-        content = method.identity() if hasattr(method, "identity") else {}
-        described = describe(config.method[m], content=content)
+        described = describe(config.method[m], content=content_of(method))
         for e in evaluators:
             identity = shared | {"method": described, "evaluator": asked[e]}
             job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
@@ -193,20 +192,10 @@ def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, st
 
     ValueError where one does not fit the network or the dataset.
     """
-    if hasattr(evaluator, "weights"):
-        variants.reweighted(network.module, evaluator.weights)
-        return {"weights": hashlib.sha256(weight_file(evaluator.weights).read_bytes()).hexdigest()}
-    return evaluator.sources(dataset) if hasattr(evaluator, "sources") else {}
-
-
-def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:
-    """Whether an evaluator puts changed pictures through the network."""
-    return hasattr(evaluator, "rows")
-
-
-def is_joint(evaluator: object) -> TypeGuard[JointEvaluator]:
-    """Whether an evaluator needs the maps of all of a picture's classes at once."""
-    return hasattr(evaluator, "joint_row")
+    if weights := weights_of(evaluator):
+        variants.reweighted(network.module, weights)
+        return {"weights": hashlib.sha256(weight_file(weights).read_bytes()).hexdigest()}
+    return sources_of(evaluator, dataset)
 
 
 def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
@@ -333,8 +322,7 @@ def _unsupported(method: Method, network: Network) -> str:
         check_layer(network.module, layer, network.name)
     if network.classes is None and is_class_specific(method):
         return "its map is for a class, and the network has no classifier"
-    check = getattr(method, "unsupported", None)
-    return check(network) if check else ""
+    return stated_refusal(method, network)
 
 
 def _probe_faults(job: Job) -> Iterator[str]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Again
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
-from eigencam.methods.base import Method, is_class_specific, needs_gradient, tapped
+from eigencam.methods.base import Method, is_class_specific, maps_of, needs_gradient, tapped
 from eigencam.networks import variants
 from eigencam.passes.forward import Forward, answer_states
 from eigencam.passes.hooks import evaluating, logits_of
@@ -64,8 +63,7 @@ class BatchProbe:
     def explain(self, images: Tensor) -> Tensor:
         """(N, h, w) maps of other pictures."""
         again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
-        with torch.no_grad():
-            return self.method(again, self.targets)
+        return maps_of(self.method, again, self.targets)
 
     def differentiable(self, images: Tensor) -> Tensor:
         """(B, K) float32 logits with a graph."""
@@ -115,5 +113,4 @@ class BatchProbe:
 
     def _maps(self, forward: Forward, targets: Tensor) -> NDArray[np.float32]:
         forward.progress = self.forward.progress
-        with torch.no_grad():
-            return self.method(forward, targets).detach().float().cpu().numpy()
+        return maps_of(self.method, forward, targets).detach().float().cpu().numpy()

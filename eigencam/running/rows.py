@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
-from eigencam.evaluation.base import Row
+from eigencam.evaluation.base import Row, asks_network, is_joint
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
-from eigencam.methods.base import is_class_specific
+from eigencam.methods.base import is_class_specific, is_constant_by_design
 from eigencam.networks.network import Region
 from eigencam.running.faults import PartError, blame
 from eigencam.running.loading import Batch
 from eigencam.running.maps import Maps
-from eigencam.running.prepare import Job, asks_network, is_joint
+from eigencam.running.prepare import Job
 from eigencam.running.probe import BatchProbe
 
 Key = tuple[str, str]
@@ -158,7 +158,7 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
         target = scored.targets[k] if job.comparable else -1
     top5 = scored.top5[k] if job.comparable else []
     shared = {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
-    return {**shared, "answer_state": answer, "constant_by_design": bool(getattr(of, "constant_by_design", False))}
+    return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(of)}
 
 
 def _score_maps(scored: Scored, method: str, own: Sequence[int]) -> list[ScoreMap]:

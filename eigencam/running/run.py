@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError, BadTruthError
+from eigencam.methods.base import is_baseline
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
 from eigencam.running.loading import Batch, Pictures, load
 from eigencam.running.loggers import tell
@@ -322,7 +323,7 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
             **bad,
             "target": job.config.target,
             "fitted_on": len(_fitted_on(job) & order.keys()),
-            "baseline": getattr(job.methods[key[0]], "baseline", False),
+            "baseline": is_baseline(job.methods[key[0]]),
         }
         try:
             told, metrics = summed_up(job.evaluators[key[1]], rows)

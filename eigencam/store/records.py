@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow as pa
 
-from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.base import Metric, Row, headline_of
 from eigencam.evaluation.statistics import by_picture
 from eigencam.files import remove_leftovers, sync_folder, write_bytes
 from eigencam.locks import HeldError, Lock, take
@@ -281,7 +281,7 @@ def summed_up(evaluator: Any, rows: pd.DataFrame) -> tuple[dict[str, Any], list[
     metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
     told = {
         "protocol": plain(dict(evaluator.protocol())),
-        "headline": tuple(getattr(evaluator, "headline", ())),
+        "headline": headline_of(evaluator),
         "summary_versions": summary_versions_of(type(evaluator)),
         "metrics": tuple(metric.stored() for metric in metrics),
     }

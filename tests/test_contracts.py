@@ -1,0 +1,281 @@
+"""Every packaged method and evaluator keeps its contract: pyright checks the lists, the tests that they are complete.
+
+A class of another form than its protocol, as one without `needs_gradient`, is an error of `make types`.
+"""
+
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from toys import ConvNet, make
+
+from eigencam.evaluation.adversarial import Adversarial
+from eigencam.evaluation.base import BoxEvaluator, Evaluator, JointEvaluator, NetworkEvaluator, PackagedEvaluator
+from eigencam.evaluation.class_segmentation import ClassSegmentation
+from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road
+from eigencam.evaluation.foreground import Foreground
+from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.localization_tuned import TunedLocalization
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.evaluation.pointing import Energy, Pointing
+from eigencam.evaluation.proposals import Proposals
+from eigencam.evaluation.pxap import PxAP
+from eigencam.evaluation.randomization import LabelRandomization, Randomization
+from eigencam.evaluation.segmentation import Segmentation
+from eigencam.methods import base
+from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared
+from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
+from eigencam.methods.broadcam import BroadCAM
+from eigencam.methods.cam import CAM
+from eigencam.methods.components import KPCACAM, EigenGradCAM
+from eigencam.methods.edge_windows import EdgeWindows
+from eigencam.methods.eigencam import EigenCAM
+from eigencam.methods.fam import FAM
+from eigencam.methods.files import MapFiles
+from eigencam.methods.fixations import CNNFixations
+from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
+from eigencam.methods.gradient_weighted import FullGrad, HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
+from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
+from eigencam.methods.lcam import LCAM
+from eigencam.methods.lime import LIME
+from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
+from eigencam.methods.peers import Captum, PytorchGradCAM, TorchCAM
+from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
+from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
+from eigencam.methods.rollout import AttentionRollout
+from eigencam.methods.selective_search import SelectiveSearch
+from eigencam.methods.self_taught import SelfTaught
+from eigencam.methods.vscam import VSCAM
+from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows
+from eigencam.store.build import find
+
+ROOT = Path(__file__).parents[1]
+
+FIXED: tuple[type[FixedMethod], ...] = (
+    CenterBox,
+    CenterGaussian,
+    RandomMap,
+    WholePicture,
+    BroadCAM,
+    CAM,
+    EigenGradCAM,
+    KPCACAM,
+    EdgeWindows,
+    EigenCAM,
+    FAM,
+    CNNFixations,
+    GradCAM,
+    GradCAMPlusPlus,
+    FullGrad,
+    HiResCAM,
+    LayerCAM,
+    ShapleyCAM,
+    SmoothGradCAMPlusPlus,
+    XGradCAM,
+    Gradient,
+    GuidedBackprop,
+    GuidedGradCAM,
+    IntegratedGradients,
+    SmoothGrad,
+    LCAM,
+    ExtremalPerturbation,
+    MeaningfulPerturbation,
+    Captum,
+    TorchCAM,
+    AblationCAM,
+    ISCAM,
+    Occlusion,
+    RISE,
+    SSCAM,
+    ScoreCAM,
+    ShapCAM,
+    DeepLIFT,
+    ExcitationBackprop,
+    LRP,
+    AttentionRollout,
+    SelectiveSearch,
+    VSCAM,
+    CenterWindows,
+    RandomWindows,
+    SlidingWindows,
+)
+CHOSEN: tuple[type[ChosenMethod], ...] = (
+    MapFiles,
+    LIME,
+    PytorchGradCAM,
+    SelfTaught,
+)
+CHOOSY: tuple[type[Choosy], ...] = (
+    BroadCAM,
+    CAM,
+    CNNFixations,
+    GuidedBackprop,
+    GuidedGradCAM,
+    LCAM,
+    Captum,
+    PytorchGradCAM,
+    TorchCAM,
+    AblationCAM,
+    ShapCAM,
+    DeepLIFT,
+    ExcitationBackprop,
+    LRP,
+    AttentionRollout,
+    SelfTaught,
+    VSCAM,
+)
+PREPARED: tuple[type[Prepared], ...] = (MapFiles,)
+FROM_FILES: tuple[type[FromFiles], ...] = (
+    BroadCAM,
+    FAM,
+    MapFiles,
+    LCAM,
+)
+
+EVALUATORS: tuple[type[PackagedEvaluator], ...] = (
+    Adversarial,
+    ClassSegmentation,
+    Adcc,
+    AverageDrop,
+    InsertionDeletion,
+    Road,
+    Foreground,
+    Localization,
+    TunedLocalization,
+    MaxBoxAcc,
+    Energy,
+    Pointing,
+    Proposals,
+    PxAP,
+    LabelRandomization,
+    Randomization,
+    Segmentation,
+)
+OF_ONE_MAP: tuple[type[Evaluator], ...] = (
+    Foreground,
+    Localization,
+    TunedLocalization,
+    MaxBoxAcc,
+    Energy,
+    Pointing,
+    Proposals,
+    PxAP,
+    Segmentation,
+)
+JOINT: tuple[type[JointEvaluator], ...] = (ClassSegmentation,)
+ASKING: tuple[type[NetworkEvaluator], ...] = (
+    Adversarial,
+    Adcc,
+    AverageDrop,
+    InsertionDeletion,
+    Road,
+    LabelRandomization,
+    Randomization,
+)
+OF_BOXES: tuple[type[BoxEvaluator], ...] = (
+    Localization,
+    Proposals,
+)
+
+
+def packaged(group: str) -> set[type]:
+    """The classes of ours that the group's YAMLs name."""
+
+    def nodes(folder: Traversable) -> Iterable[Any]:
+        for item in folder.iterdir():
+            if item.is_dir():
+                yield from nodes(item)
+            elif item.name.endswith(".yaml"):
+                yield from OmegaConf.to_container(OmegaConf.create(item.read_text()), resolve=False).values()  # type: ignore[union-attr]
+
+    found = nodes(files("eigencam.configs") / group)
+    return {find(node["_target_"]) for node in found if node["_target_"].startswith("eigencam.")}
+
+
+@pytest.mark.parametrize(
+    ("group", "listed", "parts"),
+    [
+        ("method", (*FIXED, *CHOSEN), {"unsupported": CHOOSY, "lacking": PREPARED, "identity": FROM_FILES}),
+        (
+            "evaluator",
+            EVALUATORS,
+            {"row": OF_ONE_MAP, "joint_row": JOINT, "rows": ASKING, "row_of_boxes": OF_BOXES},
+        ),
+    ],
+)
+def test_the_lists_are_complete(group: str, listed: tuple[type, ...], parts: dict[str, tuple[type, ...]]) -> None:
+    found = packaged(group)
+    assert found == set(listed)
+    for name, those in parts.items():
+        assert {kind for kind in found if hasattr(kind, name)} == set(those), name
+
+
+def test_an_evaluator_is_of_one_kind() -> None:
+    assert sorted([*OF_ONE_MAP, *JOINT, *ASKING], key=str) == sorted(EVALUATORS, key=str)
+
+
+def plain(forward: object, targets: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(targets), 2, 2)
+
+
+class Speaking:
+    """A method that says everything."""
+
+    layer, layers = "a", ("b", "c")
+    needs_gradient, class_specific, gives_boxes, baseline, constant_by_design = False, False, True, True, True
+
+    def __call__(self, forward: object, targets: torch.Tensor) -> list[Any]:
+        return [np.zeros((0, 5)) for _ in targets]
+
+    def unsupported(self, network: object) -> str:
+        return f"not {network}"
+
+    def lacking(self, ids: Iterable[str]) -> str:
+        return " ".join(ids)
+
+    def identity(self) -> dict[str, Any]:
+        return {"file": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("read", "silent", "said"),
+    [
+        (base.tapped, [], ["a", "b", "c"]),
+        (base.needs_gradient, True, False),
+        (base.is_class_specific, True, False),
+        (base.gives_boxes, False, True),
+        (base.is_baseline, False, True),
+        (base.is_constant_by_design, False, True),
+        (base.content_of, {}, {"file": "abc"}),
+        (lambda m: base.stated_refusal(m, "net"), "", "not net"),  # type: ignore[arg-type]
+        (lambda m: base.lack_of(m, ["x", "y"]), "", "x y"),
+    ],
+)
+def test_what_a_method_does_not_say_has_a_default(read: Any, silent: object, said: object) -> None:
+    assert read(plain) == silent
+    assert read(Speaking()) == said
+
+
+def test_a_method_of_boxes_has_no_maps() -> None:
+    forward, targets = make(ConvNet()), torch.zeros(5, dtype=torch.long)
+    assert base.maps_of(plain, forward, targets).shape == (5, 2, 2)
+    boxes: Method = Speaking()
+    with pytest.raises(ValueError, match="Speaking gives list; maps are needed"):
+        base.maps_of(boxes, forward, targets)
+
+
+def test_contracts_are_read_in_one_place() -> None:
+    """No other module asks a method or evaluator by a name in quotes."""
+    names = r"unsupported|lacking|needs_gradient|class_specific|gives_boxes|baseline|constant_by_design"
+    names += r"|headline|row_of_boxes|joint_row|rows|curves|sources"
+    asked = re.compile(rf"""(?:get|has)attr\([^()]*(?:\([^()]*\)[^()]*)*,\s*["'](?:{names})["']""")
+    readers = {"eigencam/methods/base.py", "evaluation/base.py"}
+    sources = [p for top in ("eigencam", "evaluation", "datasets", "scripts") for p in (ROOT / top).rglob("*.py")]
+    assert {str(p.relative_to(ROOT)) for p in sources if asked.search(p.read_text())} == readers
