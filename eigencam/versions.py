@@ -58,24 +58,27 @@ class _ModuleName(str):
 def _shared(thing: Any, constant: str) -> dict[str, int]:
     """Name and version of each shared part that is reached."""
     found: dict[str, int] = {}
-    for module in _modules(thing):
+    for module in {module for module, _ in reached(thing)}:
         found |= _constant(module, constant)
     return dict(sorted(found.items()))
 
 
 @functools.cache
-def _modules(thing: Any) -> frozenset[str]:
-    """Names of the modules of ours that a class or function refers to, directly or by others of ours."""
-    modules, seen, stack = set[str](), set[int](), [thing]
+def reached(thing: Any) -> frozenset[tuple[str, str]]:
+    """What of ours a class or function refers to, directly or by others of ours: module and name at its top level.
+
+    The name is "" for a module that is imported when a function is called, or that an argument's type comes from.
+    """
+    found, seen, stack = set[tuple[str, str]](), set[int](), [thing]
     while stack:
         part = stack.pop()
         if isinstance(part, _ModuleName):
-            modules.add(part)
+            found.add((part, ""))
         elif id(part) not in seen and _is_ours(part):
             seen.add(id(part))
-            modules.add(part.__module__)
+            found.add((part.__module__, getattr(part, "__qualname__", "").partition(".")[0]))
             stack += _references(part)
-    return frozenset(modules)
+    return frozenset(found)
 
 
 def _is_ours(part: Any) -> bool:

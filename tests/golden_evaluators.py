@@ -193,7 +193,7 @@ def _sample(metric: Metric) -> list[float]:
     return [float(f"{value:.9g}") for value in metric.sample.statistic(sums)]
 
 
-def evaluator_entries() -> Iterator[tuple[str, Callable[[], Entry]]]:
+def evaluator_entries() -> Iterator[tuple[str, partial[Entry]]]:
     """Name and maker of two entries for each class of evaluators: its rows, its summary."""
     by_class: dict[Any, dict[str, dict[str, Any]]] = {}
     for option, node in nodes("evaluator").items():

@@ -159,7 +159,7 @@ def _box_files() -> Case:
         return run(method, "scenes_vgg")
 
 
-def method_entries() -> Iterator[tuple[str, Callable[[], Entry]]]:
+def method_entries() -> Iterator[tuple[str, partial[Entry]]]:
     """Name and maker of an entry for each class of methods."""
     by_class: dict[Any, dict[str, Callable[[], Case]]] = {BoxFiles: {"box files": _box_files}}
     for option, node in nodes("method").items():

@@ -337,12 +337,16 @@ def _attack(node: dict[str, Any]) -> Case:
     return {"images": numbers(found.images - plain), "iterations": numbers(found.iterations)}
 
 
-def part_entries() -> Iterator[tuple[str, Callable[[], Entry]]]:
+def _part_entry(_module: ModuleType, name: str, version: int, make: Callable[[], Case]) -> Entry:
+    return Entry({name: version}, {}, {"numbers": make()})
+
+
+def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
     """Name and maker of an entry for each shared part, network, attack, reader and fit."""
     for module, make in PARTS:
         for constant in ("VERSIONS", "SUMMARY_VERSIONS"):
             for name, version in getattr(module, constant, {}).items():
-                yield f"{name}@{version}", lambda n=name, v=version, m=make: Entry({n: v}, {}, {"numbers": m()})
+                yield f"{name}@{version}", partial(_part_entry, module, name, version, make)
     yield f"Preprocess@{Preprocess.version}", partial(entry, Preprocess, {"images": _preprocess})
     things: dict[Any, dict[str, Callable[[], Case]]] = {}
     for name, node in nodes("model").items():
