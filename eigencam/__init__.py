@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from eigencam import moved
+
 if TYPE_CHECKING:
     from eigencam.explainer import Explained as Explained
     from eigencam.explainer import Explainer as Explainer
     from eigencam.explainer import Explanation as Explanation
 
 __all__ = ["Explained", "Explainer", "Explanation"]
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

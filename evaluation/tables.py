@@ -6,12 +6,13 @@ threshold, the 95 % interval, the protocol, what was left out, and whether resul
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from eigencam import moved
 from eigencam.evaluation import escaping, states
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
@@ -280,3 +281,8 @@ def _commit(origin: str) -> str:
     """A commit by its first digits; a version as it is."""
     digits, space, rest = origin.partition(" ")
     return f"{digits[:10]}{space}{rest}" if len(digits) == 40 else origin
+
+
+def __getattr__(name: str) -> Any:
+    """What stood here once; see `eigencam.moved`."""
+    return moved.attribute(__name__, name)

@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from eigencam.commands.streams import outlive_readers
 from eigencam.files import one_line
+from eigencam.moved import MovedWarning
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
     outlive_readers()
+    warnings.simplefilter("once", MovedWarning)  # hidden elsewhere, as all that are for programmers
     sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
     chosen = argv[0] if argv else ""
     if chosen == "run" and "--retry-failed" in argv:

@@ -18,6 +18,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from eigencam.moved import current
 from eigencam.store.build import RESERVED, find, signature_errors
 from eigencam.store.identity import OBJECT, own_source, versions
 
@@ -65,6 +66,7 @@ class Trust:
 
     def allows(self, target: str) -> bool:
         """Whether a dotted name may be imported."""
+        target = current(target)
         modules = {target.rsplit(".", k)[0] for k in range(1, target.count(".") + 1)}
         return target in packaged() or target in self.targets or bool(self.modules & modules)
 
