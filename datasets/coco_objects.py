@@ -83,6 +83,8 @@ def read_instances(path: Path | str, data: Any, order: Callable[[Any], Any], pix
                 faults[i] = f"{path}: annotation {one.get('id')} of image {one['image_id']}: {fault}"
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not COCO's instances (images, annotations, categories): {error!r}") from None
+    if not images:
+        raise ValueError(f"{path}: no image is listed")
     return Instances(images, classes, objects, faults)
 
 

@@ -361,6 +361,26 @@ def maps_of(folder: Path) -> Path:
     return folder
 
 
+def test_a_truth_that_cannot_be_right_is_refused_before_one_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, chosen = voc(tmp_path), ("--set", "2012/Segmentation/val")
+    for path in truth.glob("**/SegmentationClass/*.png"):
+        Image.fromarray((np.eye(30, 40) * 255).astype(np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"none of the 2 masks looked at .* they have 0, 255"):
+        run(capsys, maps_of(tmp_path / "maps"), "--format", "maps", "--truth", truth, *chosen)
+    path = next(truth.glob("**/Annotations/2008_000002.xml"))
+    path.write_text(path.read_text().replace("<xmax>20", "<xmax>41"))
+    with pytest.raises(ValueError, match=r"2008_000002\.xml: impossible box"):
+        run(capsys, maps_of(tmp_path / "maps"), "--format", "maps", "--truth", truth, *chosen)
+
+
+def test_a_coco_file_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(ValueError, match=r"truth\.json: no image is listed"):
+        read_coco_truth(tmp_path / "truth.json")
+
+
 def test_a_set_of_a_coco_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "truth.json").write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(ValueError, match=r"--set foo: .*truth\.json has one set of images"):

@@ -23,8 +23,9 @@ from omegaconf import OmegaConf
 from tabulate import tabulate
 from tqdm import tqdm
 
-from eigencam.datasets.base import Truth
+from eigencam.datasets.base import BadTruthError, Truth
 from eigencam.datasets.boxes import Boxes
+from eigencam.datasets.checks import known_faults, truth_faults
 from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.ilsvrc_truth import read_truth
 from eigencam.datasets.voc import Task, Voc
@@ -232,6 +233,7 @@ def open_truth(args: argparse.Namespace) -> Pictures:
 
     Raises:
         FileNotFoundError: nothing of the kind is there.
+        BadTruthError: some of the truth cannot be right.
         ValueError: several sets are there and none is chosen, or `--set` is not understood.
     """
     root: Path = args.truth
@@ -251,13 +253,20 @@ def open_truth(args: argparse.Namespace) -> Pictures:
         # Boxes need no picture; a map has to know its picture's size, which not every form of the truth tells.
         if args.format == "maps" and (data.annotation.sizes == 0).any():
             data = Ilsvrc(root, allow_missing=args.allow_missing)
-        return Pictures("ilsvrc", data.ids, data.truth)
+        return _checked(Pictures("ilsvrc", data.ids, data.truth), data)
     year, _, rest = chosen.partition("/")
     task, _, image_set = rest.partition("/")
     if not (year.isdigit() and task and image_set):
         raise ValueError(f"--set {chosen}: allowed are auto, ilsvrc, and YEAR/TASK/IMAGE_SET as 2007/Main/test")
     data = Voc(root, int(year), image_set, cast(Task, task), allow_missing=args.allow_missing)
-    return Pictures(chosen, data.ids, data.truth, masks=task == "Segmentation")
+    return _checked(Pictures(chosen, data.ids, data.truth, masks=task == "Segmentation"), data)
+
+
+def _checked(pictures: Pictures, data: Ilsvrc | Voc) -> Pictures:
+    """The pictures, once their truth is known to be right as far as it shows before one is scored."""
+    if fault := next(iter(known_faults(data).values()), None) or next(truth_faults(data, skip=True), None):
+        raise BadTruthError(fault)
+    return pictures
 
 
 def voc_sets(root: Path) -> list[str]:
