@@ -212,7 +212,7 @@ def test_a_list_of_other_pictures_or_classes_is_refused(tmp_path: Path, text: st
 
 def test_the_list_is_part_of_the_identity(tmp_path: Path) -> None:
     names = [write(tmp_path / name, text) for name, text in (("x", "a\t0\t1\n"), ("y", "a\t1\t1\n"))]
-    digests = [Pointing(difficult=name).sources(Few())[name] for name in names]  # type: ignore[arg-type]
+    digests = [Pointing(difficult=name).sources(Few())["difficult"] for name in names]  # type: ignore[arg-type]
     assert len(set(digests)) == 2
     assert Pointing().sources(Few()) == {}  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="pointing_game_ebp_voc07_difficult"):
