@@ -154,8 +154,8 @@ def test_the_summary_is_by_hand() -> None:
     assert found["box_error_change_fooled"].value == 0
     assert found["box_error_change_fooled"].low == -100
     assert found["fooling_rate"].value == 75
-    assert found["rank_correlation"].value == 0.5
-    assert found["rank_correlation"].n == 3
+    assert found["rank_correlation"].value == 0.75  # where either map is constant there is no similarity to speak of
+    assert found["rank_correlation"].n == 2
     assert found["linf"].value == pytest.approx(1)
     assert found["relative_l2"].value == pytest.approx(1)
     assert found["iterations"].value == 2

@@ -77,10 +77,15 @@ def describe_object(value: Any) -> dict[str, Any]:
 
 
 def versions(found: Any) -> dict[str, Any]:
-    """Return `version`, and under `shared` the versions of the shared code that a class or function of ours uses."""
+    """Return `version`, and under `shared` the versions above 1 of the shared code that something of ours uses.
+
+    The first version is not told: code that begins to use a part, or no longer does, without a number that moves, makes
+    no other result.
+    """
     told: dict[str, Any] = dict(versions_of(found))
     own = told.pop("version")
-    return {"version": own} | ({"shared": told} if told else {})
+    raised = {part: number for part, number in told.items() if number > 1}
+    return {"version": own} | ({"shared": raised} if raised else {})
 
 
 @functools.cache
