@@ -26,8 +26,8 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.methods.base import Method, gives_boxes, lack_of
-from eigencam.networks.network import Network, Preprocess, check_layer
-from eigencam.passes.hooks import Reshape
+from eigencam.networks.network import Network, Preprocess, check_asked
+from eigencam.passes.readings import Layout
 from eigencam.reporting import draw
 from eigencam.running.maps import compute_maps
 
@@ -115,13 +115,14 @@ class Explainer:
 
     Args:
         network: an `nn.Module` that returns (N, K) logits, on any device; or a loaded `Network`.
-        layer: target layer, a `named_modules()` path; the last one whose output is (N, C, h, w) with more than one
-            position where it is None.
+        layer: target layer, a `named_modules()` path; the last one that is a map and that everything passes through
+            where it is None (`eigencam layers` marks it).
         preprocess: from picture to input; ImageNet's, 224 x 224, the whole picture, where it is None.
-        reshape: `tokens` or `channels_last` for transformers.
+        reshape: `channels_first`, `channels_last` or `tokens`: what the layer must be read as; None: found out.
+        prefix_tokens: number of tokens before the image's; found out where it is None.
 
     Raises:
-        ValueError: there is no such layer, or none that makes maps.
+        ValueError: there is no such layer, it is no map or is read otherwise, or no layer can be chosen for certain.
     """
 
     def __init__(
@@ -130,7 +131,8 @@ class Explainer:
         layer: str | None = None,
         *,
         preprocess: Preprocess | None = None,
-        reshape: Reshape | None = None,
+        reshape: Layout | None = None,
+        prefix_tokens: int | None = None,
     ) -> None:
         self._network: Network | None
         if isinstance(network, Network):
@@ -138,9 +140,10 @@ class Explainer:
             return
         shaped = preprocess or Preprocess()
         name = type(network).__name__
-        layer = layer or last_layer(network, shaped)
-        check_layer(network, layer, name)
-        self._network = Network(name, network, layer, "", "", shaped, reshape)
+        check_asked(reshape, prefix_tokens)
+        made = Network(name, network, layer or "", "", "", shaped, reshape, prefix_tokens)
+        self._network = made if layer is not None else made.with_default_layer()
+        self._network.reading(self._network.layer)
 
     @property
     def network(self) -> Network:
@@ -229,33 +232,6 @@ def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
             raise ValueError(f"named twice: {', '.join(twice)}; give callables of one name in a mapping, by name")
         built |= made
     return built
-
-
-def last_layer(module: nn.Module, preprocess: Preprocess) -> str:
-    """The last layer to run whose output is (N, C, h, w) with more than one position; classifiers behind it are not."""
-    from eigencam.passes.hooks import evaluating
-
-    seen: list[str] = []
-
-    def note(name: str, out: object) -> None:
-        if isinstance(out, Tensor) and out.ndim == 4 and out.shape[2] * out.shape[3] > 1:
-            seen.append(name)
-
-    handles = [
-        inner.register_forward_hook(lambda _m, _a, out, name=name: note(name, out))
-        for name, inner in module.named_modules()
-        if name
-    ]
-    parameter = next(module.parameters())
-    try:
-        with evaluating(module), torch.no_grad():
-            module(torch.zeros(1, 3, *preprocess.shape, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not seen:
-        raise ValueError(f"{type(module).__name__}: no layer's output is (N, C, h, w); set layer, and reshape")
-    return seen[-1]
 
 
 def _option(name: str, model: str) -> dict[str, Method]:

@@ -23,6 +23,7 @@ from eigencam.evaluation import maps as score_maps
 from eigencam.methods import randomness, regions, smooth_masks
 from eigencam.networks.network import Preprocess
 from eigencam.passes import ablation, backward, forward, tail, tape
+from eigencam.passes.readings import CHANNELS_LAST
 from eigencam.store.build import find, instantiate
 
 RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))
@@ -139,7 +140,7 @@ def _forward() -> Case:
         case |= {f"{name} gradients": numbers(made.gradients(targets))}
         picked = made.pick(torch.tensor([1, 0, 1]))
         case |= {f"{name} picked": numbers(picked.gradients(torch.tensor([3, 0, 7])))}
-    channels_last = forward.as_maps(torch.arange(24.0).view(1, 2, 3, 4), "channels_last")
+    channels_last = CHANNELS_LAST.maps(torch.arange(24.0).view(1, 2, 3, 4))
     return case | {"channels_last": numbers(channels_last)}
 
 

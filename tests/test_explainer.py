@@ -122,7 +122,7 @@ def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:
     module = net()
     assert Explainer(module, preprocess=SMALL).network.layer == "2"
     assert not any(m._forward_hooks for m in module.modules())
-    with pytest.raises(ValueError, match="set layer"):
+    with pytest.raises(ValueError, match=r"set model.layer"):
         Explainer(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), preprocess=SMALL)
 
 

@@ -336,8 +336,8 @@ def test_pictures_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, m
 
 def test_all_faults_are_told_at_once_and_test_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="for evaluation") as error:
-        prepare(config(tmp_path, "dataset=scenes", "fit.lr=-1", "workers=-1", "model.layer=null"))
-    for part in ("dataset.split=test", "fit.lr=-1", "workers=-1", "model.layer: missing"):
+        prepare(config(tmp_path, "dataset=scenes", "fit.lr=-1", "workers=-1", "model._target_=null"))
+    for part in ("dataset.split=test", "fit.lr=-1", "workers=-1", "model._target_: missing"):
         assert part in str(error.value)
     for wrong, message in (
         (["fit.layer=layer9"], "no layer 'layer9'"),

@@ -26,6 +26,7 @@ from eigencam.methods.peers import PytorchGradCAM, TorchCAM
 from eigencam.methods.randomness import normal
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.hooks import evaluating
+from eigencam.passes.readings import Reading
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 
@@ -166,7 +167,7 @@ def test_shapleycam_reads_tokens_and_attention() -> None:
     net = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
     nn.init.normal_(net.get_submodule("heads.head").weight)  # type: ignore[arg-type]
     x, layer = random_activations(2, 3, 32, 32), "encoder.layers.encoder_layer_0"
-    forward = forward_pass(net, x, layer, gradients=True, reshape="tokens")
+    forward = forward_pass(net, x, layer, gradients=True, readings={layer: Reading((1,), (4, 4), front=1)})
     found, first = ShapleyCAM()(forward, TARGETS[:2]), ShapleyCAM("logit")(forward, TARGETS[:2])
     assert found.shape == (2, 4, 4)
     assert found.isfinite().all()

@@ -168,8 +168,8 @@ def test_what_is_no_head_is_a_fault_among_the_others(tmp_path: Path) -> None:
         (Path(__file__).parents[1] / other, "holds lcam_fm; allowed: classifier"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            prepare(config(tmp_path, str(file), "model.layer=null"))
-        assert "model.layer: missing" in str(error.value)
+            prepare(config(tmp_path, str(file), "model._target_=null"))
+        assert "model._target_: missing" in str(error.value)
 
 
 # Runs

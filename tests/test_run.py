@@ -250,7 +250,7 @@ def test_outputs_that_are_not_the_classes_said_are_refused_before_the_run(tmp_pa
                 "model.classes=imagenet",
             )
         )
-    with pytest.raises(ValueError, match=r"layer 'fc' gives \(1, 12\)"):
+    with pytest.raises(ValueError, match=r"layer 'fc' \(12,\) is no map: it has no positions of the image left"):
         run(config(tmp_path / "r", "model.layer=fc", "method=[eigencam]"))
     with pytest.raises(ValueError, match=r"model\.name 'a/b': allowed in names"):
         run(config(tmp_path / "r", "model.name=a/b"))

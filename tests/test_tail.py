@@ -8,7 +8,7 @@ from toys import GapNet, network, random_activations
 
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.forward import forward_pass
-from eigencam.passes.hooks import as_maps
+from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Reading
 from eigencam.passes.tail import fault, tail
 
 
@@ -80,21 +80,30 @@ class Transformer(nn.Module):
 
 def test_a_transformers_layer_is_a_map() -> None:
     x, targets = random_activations(2, 3, 8, 8), torch.tensor([1, 3])
-    last = forward_pass(Transformer(tokens=False), x, "block", gradients=True, reshape="channels_last")
+    last = forward_pass(Transformer(tokens=False), x, "block", gradients=True, readings={"block": CHANNELS_LAST})
     assert last.activations().shape == last.gradients(targets).shape == (2, 6, 4, 4)
     torch.testing.assert_close(last.predict(2, lambda part: last.activations()[part], "block"), last.logits)
-    tokens = forward_pass(Transformer(tokens=True), x, "block", gradients=True, reshape="tokens")
+    reading = Reading((1,), (4, 4), front=2)
+    tokens = forward_pass(Transformer(tokens=True), x, "block", gradients=True, readings={"block": reading})
     assert tokens.activations().shape == tokens.gradients(targets).shape == (2, 6, 4, 4)
-    with pytest.raises(ValueError, match="set model"):
+    with pytest.raises(ValueError, match=r"gives \(2, 18, 6\), which cannot be read as a map of channels_first"):
         forward_pass(Transformer(tokens=True), x, "block")
 
 
 def test_tokens_lie_row_by_row_behind_the_class_token() -> None:
     x = torch.arange(2 * 10 * 3).view(2, 10, 3).float()
-    maps = as_maps(x, "tokens")
+    maps = Reading((1,), (3, 3), front=1).maps(x)
     assert maps.shape == (2, 3, 3, 3)
     assert maps[1, 2, 0].tolist() == x[1, 1:4, 2].tolist()
-    assert torch.equal(as_maps(x[:, :9].view(2, 3, 3, 3), "channels_last")[0, :, 1, 2], x[0, 5])
+    assert torch.equal(CHANNELS_LAST.maps(x[:, :9].view(2, 3, 3, 3))[0, :, 1, 2], x[0, 5])
+    wide = Reading((1,), (2, 4), front=1, behind=1)
+    assert wide.maps(x)[0, 0, 1].tolist() == x[0, 5:9, 0].tolist()
+    with pytest.raises(ValueError, match="without the class token"):
+        wide.output(wide.maps(x))
+    whole = Reading((1,), (2, 5))
+    for reading in (whole, CHANNELS_LAST, CHANNELS_FIRST):
+        out = x if reading is whole else x.view(2, 5, 2, 3)
+        assert torch.equal(reading.output(reading.maps(out)), out)
 
 
 def test_random_numbers_depend_on_seed_and_position_alone() -> None:
@@ -109,5 +118,5 @@ def test_random_numbers_depend_on_seed_and_position_alone() -> None:
 
 
 def test_a_network_without_a_head_cannot_be_asked_behind_a_missing_layer() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="does not call it"):
         tail(GapNet(), "nowhere", (6, 6))

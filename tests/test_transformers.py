@@ -1,6 +1,5 @@
 """Vision transformers and vision graph networks: layers as maps, attention rollout, VS-CAM."""
 
-from functools import partial
 from typing import Any
 
 import cv2
@@ -23,11 +22,12 @@ from eigencam.methods.vscam import VSCAM, aggregate
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.scenes_transformers import SIDE, KnnGraph, MaxRelative, ScenesViG
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.hooks import as_maps
+from eigencam.passes.readings import CHANNELS_LAST, Reading
 from eigencam.passes.tail import fault
 
 TARGETS = torch.tensor([4, 0, 2])
 LN = "encoder.layers.encoder_layer_1.ln_1"
+TOKENS = Reading((1,), (4, 4), front=1)
 
 
 def vit(scale: float = 1.0) -> VisionTransformer:
@@ -42,7 +42,7 @@ def vit(scale: float = 1.0) -> VisionTransformer:
 
 def vit_pass(net: nn.Module, n: int = 3, gradients: bool = True, **options: Any) -> Forward:
     pictures = random_activations(n, 3, 32, 32, seed=1)
-    return forward_pass(net, pictures, LN, gradients=gradients, reshape="tokens", **options)
+    return forward_pass(net, pictures, LN, gradients=gradients, readings={LN: TOKENS}, **options)
 
 
 def described(name: str, *changes: str) -> Network:
@@ -63,7 +63,7 @@ def as_theirs(maps: Tensor, size: int) -> Tensor:
 @pytest.mark.parametrize("method", [GradCAM(), GradCAMPlusPlus()], ids=lambda m: type(m).__name__)
 def test_a_vision_transformers_maps_agree_with_pytorch_grad_cam(method: Any) -> None:
     forward = vit_pass(vit(scale=100))  # large gradients: their epsilon then changes nothing
-    theirs = PytorchGradCAM(type(method).__name__, {"reshape_transform": partial(as_maps, reshape="tokens")})
+    theirs = PytorchGradCAM(type(method).__name__, {"reshape_transform": TOKENS.maps})
     found = as_theirs(method(forward, TARGETS), 32)
     torch.testing.assert_close(found, theirs(forward, TARGETS), atol=1e-4, rtol=0)
     assert found.amax((1, 2)).min() > 0.99
@@ -71,7 +71,7 @@ def test_a_vision_transformers_maps_agree_with_pytorch_grad_cam(method: Any) -> 
 
 def test_centred_eigencam_of_tokens_agrees_with_pytorch_grad_cam_up_to_the_sign() -> None:
     forward = vit_pass(vit())
-    theirs = PytorchGradCAM("EigenCAM", {"reshape_transform": partial(as_maps, reshape="tokens")})(forward, TARGETS)
+    theirs = PytorchGradCAM("EigenCAM", {"reshape_transform": TOKENS.maps})(forward, TARGETS)
     ours = EigenCAM(center=True, sign="energy")(forward, TARGETS)
     both = torch.stack([as_theirs(ours, 32), as_theirs(-ours, 32)])
     torch.testing.assert_close((both - theirs).abs().amax((2, 3)).amin(0), torch.zeros(3), atol=1e-3, rtol=0)
@@ -83,7 +83,7 @@ def test_vit_b_16_as_described() -> None:
     pictures = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     forward = network.forward(pictures, gradients=True)
     target = torch.tensor([7])
-    theirs = PytorchGradCAM("GradCAM", {"reshape_transform": partial(as_maps, reshape="tokens")})(forward, target)
+    theirs = PytorchGradCAM("GradCAM", {"reshape_transform": forward.reading().maps})(forward, target)
     torch.testing.assert_close(as_theirs(GradCAM()(forward, target), 224), theirs, atol=1e-3, rtol=0)
     for method in (EigenCAM(sign="energy"), GradCAMPlusPlus(), AttentionRollout()):
         found = method(forward, target)
@@ -101,7 +101,7 @@ def test_swin_as_described_has_cam_at_its_last_norm() -> None:
     cam = CAM()(forward, targets)
     assert cam.shape == (2, 4, 4)
     torch.testing.assert_close(GradCAM(relu=False)(forward, targets) * 16, cam, atol=1e-5, rtol=1e-4)
-    theirs = PytorchGradCAM("GradCAM", {"reshape_transform": partial(as_maps, reshape="channels_last")})
+    theirs = PytorchGradCAM("GradCAM", {"reshape_transform": CHANNELS_LAST.maps})
     torch.testing.assert_close(as_theirs(cam, 128), theirs(forward, targets), atol=1e-4, rtol=0)
     assert EigenCAM()(forward, targets).shape == (2, 4, 4)
     norm2 = network.forward(pictures, layers=["features.7.1.norm2"], gradients=True)
@@ -111,7 +111,7 @@ def test_swin_as_described_has_cam_at_its_last_norm() -> None:
 
 def test_cam_of_a_layer_that_no_linear_head_reads_says_so() -> None:
     with pytest.raises(ValueError, match="CAM needs global average pooling and one linear layer behind"):
-        find_head(vit(), LN, (32, 32), "tokens")
+        find_head(vit(), LN, (32, 32), TOKENS)
 
 
 def naive_rollout(net: VisionTransformer, pictures: Tensor, fusion: str, discard: float) -> NDArray[np.float64]:
@@ -234,7 +234,7 @@ def test_passes_are_chunked_alone_or_together_and_leave_no_trace(kind: str, chun
     assert net.training
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     for n in range(3):
-        alone = forward_pass(net, forward.images[n : n + 1], forward.layer, gradients=True, reshape=forward.reshape)
+        alone = forward_pass(net, forward.images[n : n + 1], forward.layer, gradients=True, readings=forward.readings)
         torch.testing.assert_close(method(alone, TARGETS[n : n + 1]), found[n : n + 1], atol=1e-6, rtol=1e-4)
     forward.progress = interrupt
     with pytest.raises(KeyboardInterrupt):
@@ -242,7 +242,7 @@ def test_passes_are_chunked_alone_or_together_and_leave_no_trace(kind: str, chun
     assert net.training
     net.bfloat16()
     low = method(
-        forward_pass(net, forward.images.bfloat16(), forward.layer, gradients=True, reshape=forward.reshape), TARGETS
+        forward_pass(net, forward.images.bfloat16(), forward.layer, gradients=True, readings=forward.readings), TARGETS
     )
     assert low.dtype == torch.float32
     assert low.isfinite().all()

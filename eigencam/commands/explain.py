@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     if missing := [str(path) for path in photos if not path.is_file()]:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
     options, nodes, _ = named.split(args.method.split(","))
-    chosen = [*_model(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
+    chosen = [*model_overrides(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
     settings = [
         "target=predicted",
         "on_unsupported=skip",
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(name: str, weights: str) -> list[str]:
+def model_overrides(name: str, weights: str) -> list[str]:
     """Overrides for a network of the group, or of a person's own by dotted name; its classes have no names."""
     quoted = weights.replace("\\", "\\\\").replace("'", "\\'")
     chosen = [f"model.weights='{quoted}'"] if weights else []

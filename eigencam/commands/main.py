@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "status": "what is done, partly done, failed or missing",
     "summarize": "metrics of stored rows once more, without data or network",
     "prune": "list, and remove, results that are superseded, damaged or left over",
+    "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",
 }

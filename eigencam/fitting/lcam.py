@@ -15,6 +15,7 @@ from eigencam.networks.network import Network
 from eigencam.passes import tail
 from eigencam.passes.forward import Forward
 from eigencam.passes.hooks import logits_of
+from eigencam.passes.readings import CHANNELS_FIRST
 from eigencam.running.loading import Batch
 
 
@@ -80,9 +81,10 @@ class LCAMFit:
         del dataset
         if self.masked == "image":
             return
-        if network.reshape:
-            yield "fit.masked=features: it needs activations that are maps without model.reshape; fit=lcam_img does not"
-        elif fault := tail.fault(network.module, self.layers_of(network)[0], network.preprocess.shape):
+        layer = self.layers_of(network)[0]
+        if (reading := network.reading(layer)) != CHANNELS_FIRST:
+            yield f"fit.masked=features: it needs (N, C, h, w), and {layer} is {reading}; fit=lcam_img does not"
+        elif fault := tail.fault(network.module, layer, network.preprocess.shape):
             yield f"fit.masked=features: {fault}; fit=lcam_img does not cut"
 
     def rate(self, epoch: int) -> float:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.hooks import Reshape
+from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -40,7 +40,9 @@ class CAM:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 map of each picture's target class."""
-        head = find_head(forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]), forward.reshape)
+        head = find_head(
+            forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]), forward.reading(self.layer)
+        )
         activations = forward.activations(self.layer)
         weight = head.classifier.weight.detach().flatten(1)[targets].float()
         maps = torch.einsum("nc,nchw->nhw", weight, activations.relu() if head.rectified else activations)
@@ -52,7 +54,8 @@ class CAM:
     def unsupported(self, network: "Network") -> str:
         """Why the network has no CAM at this layer; "" if it has one."""
         try:
-            find_head(network.module, self.layer or network.layer, network.preprocess.shape, network.reshape)
+            layer = self.layer or network.layer
+            find_head(network.module, layer, network.preprocess.shape, network.reading(layer))
         except ValueError as error:
             return str(error)
         return ""
@@ -67,21 +70,21 @@ class Head(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reshape: Reshape | None = None) -> Head:
+def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Reading = CHANNELS_FIRST) -> Head:
     """The head that reproduces the network's logits from the layer's output, tried on a seeded probe.
 
     Args:
         module: the network.
         layer: path of the layer.
         shape: (height, width) of an input.
-        reshape: how a transformer's layer becomes a map.
+        reading: how its output becomes a map.
 
     Raises:
         ValueError: there is none.
     """
     weights = next(module.parameters())
     probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
-    forward = forward_pass(module, probe, layer, reshape=reshape)
+    forward = forward_pass(module, probe, layer, readings={layer: reading})
     activations = forward.activations()
     linear = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d))
     *_, classifier = linear

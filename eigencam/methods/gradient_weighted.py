@@ -43,7 +43,7 @@ from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal
 from eigencam.passes.backward import chunked, relevance_rules
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import as_maps, evaluating, logits_of
+from eigencam.passes.hooks import evaluating, logits_of
 
 Score = Literal["rest", "logit"]
 SCORES: tuple[Score, ...] = ("rest", "logit")
@@ -197,7 +197,7 @@ class ShapleyCAM:
 
         def make(x: Tensor, y: Tensor) -> Tensor:
             taylor = self._taylor(forward.module, x, y, self.layer or forward.layer)
-            return as_maps(taylor, forward.reshape).float().mean((2, 3))
+            return forward.maps(taylor, self.layer).mean((2, 3))
 
         weights = chunked(make, forward.images, targets, forward.chunk, forward.progress)
         return weighted_sum(weights, forward.activations(self.layer)).relu()

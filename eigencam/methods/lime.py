@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import as_maps
 
 SCORES = ("class", "similarity")
 SEGMENTATIONS = ("quickshift", "slic")
@@ -178,7 +177,7 @@ def _answering_with_similarity(forward: Forward, layer: str, whole: Tensor) -> I
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        kept[:] = [as_maps(output.detach(), forward.reshape).float().mean((2, 3))]
+        kept[:] = [forward.maps(output.detach(), layer).mean((2, 3))]
 
     def answer(_module: nn.Module, _inputs: object, _output: object) -> Tensor:
         return F.cosine_similarity(kept.pop()[:, None], whole[None], dim=2)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from eigencam.passes.forward import Forward
 from eigencam.passes.hooks import evaluating
+from eigencam.passes.readings import CHANNELS_FIRST
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -131,8 +132,8 @@ def _fault(package: str, name: str, network: "Network", *, maps: bool = True) ->
     module = importlib.import_module(package)
     if not isinstance(getattr(module, name, None), type):
         return f"{package} has no class {name}; it has: {', '.join(_classes(module))}"
-    if maps and network.reshape:
-        return f"it takes layers of shape (N, C, h, w), and {network.name}'s are {network.reshape}"
+    if maps and (reading := network.reading(network.layer)) != CHANNELS_FIRST:
+        return f"it takes layers of shape (N, C, h, w), and {network.name}'s is {reading}"
     return ""
 
 

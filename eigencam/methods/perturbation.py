@@ -362,6 +362,7 @@ def _check(score: str, **numbers: int | None) -> None:
 def _uncut(network: "Network", layer: str | None) -> str:
     from eigencam.passes.tail import fault
 
-    if network.reshape == "tokens":
+    reading = network.reading(layer or network.layer)
+    if reading.front or reading.behind:
         return "it gives changed activations back to the network, and a map of tokens is without the class token"
     return fault(network.module, layer or network.layer, network.preprocess.shape)

@@ -12,7 +12,7 @@ What the paper does not say, and is chosen here:
 * `discard`: this share of a block's fused attentions, the smallest ones, is set to zero; 0 is the paper's.
 * A network without a class token pools its tokens: the map is then the mean over the rows.
 
-Tokens are taken as in `eigencam.passes.hooks.as_maps`: the picture's last and in a square, the class token first.
+Tokens are read as the target layer's are (`eigencam.passes.readings`); the class token comes first.
 
 Networks call their attention without asking for its weights. They are computed by a second call of the same module
 with the same arguments, in a pass of the method's own; a block's matrix is multiplied on and forgotten.
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from eigencam.methods.base import Method, needs_gradient
 from eigencam.passes.forward import Forward
+from eigencam.passes.readings import Reading
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -72,10 +73,9 @@ class AttentionRollout:
 
         found = [m for m in forward.module.modules() if isinstance(m, nn.MultiheadAttention)]
         mixed = propagate(forward, {module: attention(module) for module in found}, NO_ATTENTION)
-        side = isqrt(mixed.shape[1])
-        leading = mixed.shape[1] - side**2
-        row = mixed[:, 0] if leading else mixed.mean(1)
-        return row[:, leading:].unflatten(1, (side, side))
+        reading = _tokens(forward.reading(), mixed.shape[1])
+        row = mixed[:, 0] if reading.front else mixed.mean(1)
+        return row[:, reading.front : reading.front + reading.cells].unflatten(1, reading.grid)
 
     def fuse(self, attention: Tensor) -> Tensor:
         """(N, T, T) float32 of the heads' (N, heads, T, T)."""
@@ -89,6 +89,14 @@ class AttentionRollout:
     def unsupported(self, network: "Network") -> str:
         """Why there is no rollout for the network; "" if there is one."""
         return fault(self, network)
+
+
+def _tokens(reading: Reading, count: int) -> Reading:
+    """The target layer's reading where it is of these tokens; else a square's, the class token first."""
+    if reading.grid and reading.front + reading.cells + reading.behind == count:
+        return reading
+    side = isqrt(count)
+    return Reading((1,), (side, side), front=count - side**2)
 
 
 NO_ATTENTION = (

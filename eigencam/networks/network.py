@@ -7,8 +7,9 @@ A network is described by a YAML of the `model` group:
     args:        its keyword arguments
     weights:     a name of torchvision's (IMAGENET1K_V1), a .safetensors or .pth file, or null: the constructor's
     drop:        prefixes of the weight file's keys that are left out (GoogLeNet's training heads)
-    layer:       target layer, a `named_modules()` path
-    reshape:     tokens | channels_last, for transformers; see `eigencam.passes.hooks.as_maps`
+    layer:       target layer, a `named_modules()` path; null: the one that `eigencam layers` marks
+    reshape:     channels_first | channels_last | tokens: what the layer's output must be read as; null: found out
+    prefix_tokens: number of tokens before the image's; null: found out
     classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier
     head:        a file of `eigencam fit fit=classifier`, which replaces last layer and classes (`classifier`)
     preprocess:  see `Preprocess`
@@ -16,7 +17,7 @@ A network is described by a YAML of the `model` group:
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,9 +27,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eigencam.networks.classifier import Head, read_head
+from eigencam.networks.default_layer import default_layer
+from eigencam.networks.layers import LIST, Examined, examine, reading_of
 from eigencam.networks.weights import hash_parameters, is_file_name, load_weights, torchvision_network, weight_file
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.hooks import RESHAPES, Reshape
+from eigencam.passes.readings import LAYOUTS, Layout, Reading
 from eigencam.store.build import instantiate
 from eigencam.store.identity import describe, describe_object
 
@@ -122,7 +125,8 @@ class Network:
         classes: class space of the outputs; None without a classifier.
         sha256: of the weight file, or of the parameters where the constructor gave them.
         preprocess: from picture to input.
-        reshape: how a transformer's layers become maps.
+        reshape: what the target layer's output must be read as; None: found out.
+        prefix_tokens: number of tokens before the image's; None: found out.
         identity: what of the description changes a number, with the checksum.
         head: the classifier that replaced the network's own.
     """
@@ -133,9 +137,11 @@ class Network:
     classes: str | None
     sha256: str
     preprocess: Preprocess
-    reshape: Reshape | None = None
+    reshape: Layout | None = None
+    prefix_tokens: int | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     head: Head | None = None
+    _examined: list[Examined] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +153,25 @@ class Network:
         """The parameters' type."""
         return next(self.module.parameters()).dtype
 
+    def examined(self) -> Examined:
+        """What is known of every layer, from one pass of nine inputs that is made once."""
+        if not self._examined:
+            self._examined.append(examine(self.module, self.preprocess.shape, len(self.preprocess.mean)))
+        return self._examined[0]
+
+    def reading(self, layer: str) -> Reading:
+        """How a layer's output becomes a map. ValueError where it is none, or not as the description says."""
+        check_layer(self.module, layer, self.name)
+        target = layer == self.layer
+        asked = (self.reshape, self.prefix_tokens) if target else (None, None)
+        return reading_of(self.examined(), layer, self.name, *asked)
+
+    def with_default_layer(self) -> "Network":
+        """The network with its default layer as target. ValueError where none can be chosen for certain."""
+        return replace(
+            self, layer=default_layer(self.module, self.examined(), self.name, classifier=self.classes is not None)
+        )
+
     def forward(
         self,
         pictures: Tensor,
@@ -157,6 +182,7 @@ class Network:
         chunk: int = 64,
     ) -> Forward:
         """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
+        layers = list(layers)
         images = self.preprocess.normalize(pictures.to(self.device, non_blocking=True), self.dtype)
         ends = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)[:, None, None, None].expand(2, 3, 1, 1)
         forward = forward_pass(
@@ -167,7 +193,7 @@ class Network:
             layers=layers,
             gradients=gradients,
             index=index,
-            reshape=self.reshape,
+            readings={name: self.reading(name) for name in {self.layer, *layers}},
             chunk=chunk,
         )
         forward.black, forward.white = self.preprocess.normalize(ends, self.dtype)
@@ -175,13 +201,23 @@ class Network:
 
 
 def load_network(
-    description: Mapping[str, Any], *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    description: Mapping[str, Any],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    choose: bool = True,
 ) -> Network:
     """Build a network from its description (the `model` node of a config).
 
+    Args:
+        description: the node.
+        device: where it goes.
+        dtype: of its parameters.
+        choose: whether it gets its default layer where the description names none; else its layer is "".
+
     Raises:
         FileNotFoundError: no such weight file, or torchvision's cannot be downloaded.
-        ValueError: weights or a head that do not fit, or a layer that is not there.
+        ValueError: weights or a head that do not fit, a layer that is not there, or none that is certain to be a map.
     """
     name, classes = description["name"], description.get("classes")
     head = read_head(description["head"]) if description.get("head") else None
@@ -201,23 +237,38 @@ def load_network(
     sha256 = sha256 or hash_parameters(module)
     if head:
         sha256, classes = head.attach(module, sha256, description), head.class_space
-    layer = description["layer"]
-    check_layer(module, layer, f"model {name}")
+    layer = description.get("layer")
+    if layer is not None:
+        check_layer(module, layer, f"model {name}")
     preprocess = Preprocess(**(description.get("preprocess") or {}))
     reshape = description.get("reshape")
-    if reshape not in (None, *RESHAPES):
-        raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(RESHAPES)}")
+    prefix = description.get("prefix_tokens")
+    check_asked(reshape, prefix)
+    module = module.eval().to(device, dtype)
+    network = Network(name, module, layer or "", classes, sha256, preprocess, reshape, prefix, head=head)
+    if layer is None and choose:
+        network = network.with_default_layer()
     identity = {
         "name": name,
         "constructor": describe(constructor, computes=False),
-        "layer": layer,
+        "layer": network.layer,
         "classes": classes,
         **({"reshape": reshape} if reshape else {}),
+        **({} if prefix is None else {"prefix_tokens": prefix}),
         "preprocess": describe_object(preprocess),
         "sha256": sha256,
     }
-    module = module.eval().to(device, dtype)
-    return Network(name, module, layer, classes, sha256, preprocess, reshape, identity, head)
+    return replace(network, identity=identity)
+
+
+def check_asked(reshape: object, prefix_tokens: object) -> None:
+    """ValueError for what no layer can be read as."""
+    if reshape not in (None, *LAYOUTS):
+        raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(LAYOUTS)}")
+    if prefix_tokens is not None and (not isinstance(prefix_tokens, int) or prefix_tokens < 0):
+        raise ValueError(f"model.prefix_tokens={prefix_tokens!r}; allowed: null, 0, 1, ...")
+    if prefix_tokens is not None and reshape not in (None, "tokens"):
+        raise ValueError(f"model.prefix_tokens={prefix_tokens} with model.reshape={reshape}; it goes with tokens")
 
 
 def check_layer(module: nn.Module, layer: str, where: str) -> None:
@@ -225,4 +276,4 @@ def check_layer(module: nn.Module, layer: str, where: str) -> None:
     names = [n for n, _ in module.named_modules() if n]
     if layer not in names:
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
-        raise ValueError(f"{where}: no layer {layer!r}; near matches: {', '.join(near)} ({len(names)} in all)")
+        raise ValueError(f"{where}: no layer {layer!r}; near matches: {', '.join(near)} ({len(names)} in all; {LIST})")

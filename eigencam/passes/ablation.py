@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from eigencam.passes.forward import Forward
 from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.readings import CHANNELS_FIRST
 from eigencam.passes.tail import between, tail
 
 VERSIONS = {"ablation": 1}
@@ -37,7 +38,11 @@ def logits_without(forward: Forward, layer: str) -> Tensor:
     Raises:
         ValueError: the network cannot be cut at the layer.
     """
-    found = None if forward.reshape else parts(forward.module, layer, tuple(forward.images.shape[2:]))
+    found = (
+        None
+        if forward.reading(layer) != CHANNELS_FIRST
+        else parts(forward.module, layer, tuple(forward.images.shape[2:]))
+    )
     if found is not None:
         with evaluating(forward.module), torch.no_grad():
             if channelwise(found.before, forward.activations(layer)[:2].to(forward.images.dtype)):

@@ -7,7 +7,7 @@ gradient method costs the forward pass plus the backward pass of the layers behi
 Several classes share one forward pass.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eigencam.passes.hooks import Reshape, as_maps, evaluating, logits_of, tapped_pass
+from eigencam.passes.hooks import evaluating, logits_of, tapped_pass
+from eigencam.passes.readings import CHANNELS_FIRST, Reading
 from eigencam.passes.tail import tail
 
 VERSIONS = {"forward": 1}
@@ -35,7 +36,7 @@ class Forward:
         layer: path of the network's target layer.
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
-        reshape: how a transformer's layers become maps; see `as_maps`.
+        readings: how tapped layers become maps, of those that are not (N, C, h, w).
         ids: the pictures' names in the dataset; empty where they have none.
         original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
         regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
@@ -52,7 +53,7 @@ class Forward:
         output: Tensor,
         taps: dict[str, Tensor],
         *,
-        reshape: Reshape | None = None,
+        readings: Mapping[str, Reading] | None = None,
         chunk: int = 64,
         progress: Callable[[int], None] = lambda _count: None,
     ) -> None:
@@ -64,7 +65,7 @@ class Forward:
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
         self._output, self._taps = output, taps
-        self.reshape: Reshape | None = reshape
+        self.readings: Mapping[str, Reading] = readings or {}
         self.logits = output.detach().float()
         self._gradients: tuple[Tensor, dict[str, Tensor]] | None = None
         self._source: tuple[Forward, Tensor] | None = None
@@ -73,9 +74,17 @@ class Forward:
     def __len__(self) -> int:
         return len(self.images)
 
+    def reading(self, layer: str | None = None) -> Reading:
+        """How a layer's output becomes a map."""
+        return self.readings.get(layer or self.layer, CHANNELS_FIRST)
+
+    def maps(self, out: Tensor, layer: str | None = None) -> Tensor:
+        """(N, C, h, w) float32 of a tensor that has the form of a layer's output."""
+        return self.reading(layer).maps(out).float().contiguous()
+
     def activations(self, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32 output of the tapped layer; of its last call where the network calls it repeatedly."""
-        return as_maps(self._tap(layer).detach(), self.reshape).float().contiguous()
+        return self.maps(self._tap(layer).detach(), layer)
 
     def gradients(self, targets: Tensor, layer: str | None = None) -> Tensor:
         """(N, C, h, w) float32, the gradient of the target's logit by the layer's output.
@@ -91,7 +100,7 @@ class Forward:
             )
         if self._gradients is None or self._gradients[0] is not targets:
             self._gradients = (targets, self._backward(targets))
-        return as_maps(self._gradients[1][layer or self.layer], self.reshape).float().contiguous()
+        return self.maps(self._gradients[1][layer or self.layer], layer)
 
     def _backward(self, targets: Tensor) -> dict[str, Tensor]:
         """The gradients by every tapped layer; of a picture that was picked k times from k backward passes."""
@@ -131,7 +140,7 @@ class Forward:
             self.layer,
             output,
             taps,
-            reshape=self.reshape,
+            readings=self.readings,
             chunk=self.chunk,
             progress=self.progress,
         )
@@ -170,8 +179,8 @@ class Forward:
         with evaluating(self.module), torch.no_grad():
             for start in range(0, count, self.chunk):
                 batch = inputs(slice(start, min(start + self.chunk, count)))
-                if layer is not None and self.reshape == "channels_last":
-                    batch = batch.permute(0, 2, 3, 1)
+                if layer is not None:
+                    batch = self.reading(layer).output(batch)
                 parts.append(logits_of(module(batch.to(self.images.dtype))).float())
                 self.progress(len(batch))
         return torch.cat(parts)
@@ -187,7 +196,7 @@ class Forward:
             layers=layers,
             gradients=gradients,
             index=self.index,
-            reshape=self.reshape,
+            readings=self.readings,
             chunk=self.chunk,
         )
         again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
@@ -218,7 +227,7 @@ def forward_pass(
     layers: Iterable[str] = (),
     gradients: bool = False,
     index: Tensor | None = None,
-    reshape: Reshape | None = None,
+    readings: Mapping[str, Reading] | None = None,
     chunk: int = 64,
 ) -> Forward:
     """Run `module` once and keep what methods read.
@@ -233,17 +242,18 @@ def forward_pass(
         layers: further layers to tap.
         gradients: whether `Forward.gradients` will be asked.
         index: (N,) int64 positions in the dataset; 0..N-1 when None.
-        reshape: how a transformer's layers become maps; see `as_maps`.
+        readings: how layers become maps, by layer; (N, C, h, w) where one is not named.
         chunk: see `Forward`.
 
     Raises:
-        ValueError: a tapped layer's output is not (N, C, h, w), or the layer was not reached.
+        ValueError: a tapped layer's output cannot be read as a map, or the layer was not reached.
     """
+    known = readings or {}
     wanted = [layer, *layers]
-    output, taps = tapped_pass(module, images, wanted, classifier=classifier, gradients=gradients, reshape=reshape)
+    output, taps = tapped_pass(module, images, wanted, classifier=classifier, gradients=gradients, readings=known)
     if index is None:
         index = torch.arange(len(images))
-    return Forward(module, images, index, layer, output, taps, reshape=reshape, chunk=chunk)
+    return Forward(module, images, index, layer, output, taps, readings=known, chunk=chunk)
 
 
 def rounds(rows: Tensor) -> Iterator[Tensor]:

@@ -1,31 +1,16 @@
-"""One pass with layers tapped, and its parts: hooks that are removed again, frozen parameters, logits, maps of tokens.
+"""One pass with layers tapped, and its parts: hooks that are removed again, frozen parameters, logits.
 
 The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite what
 was kept (VGG's `features.28` is followed by one).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from math import isqrt
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Reshape = Literal["tokens", "channels_last"]
-RESHAPES: tuple[Reshape, ...] = ("tokens", "channels_last")
-
-
-def as_maps(x: Tensor, reshape: Reshape | None) -> Tensor:
-    """A transformer layer's output as (N, C, h, w); anything else as it is.
-
-    `tokens`: (N, T, C), the picture's positions last and in a square; what stands before them (class token, registers)
-    is dropped. `channels_last`: (N, h, w, C), as in Swin.
-    """
-    if reshape == "tokens" and x.ndim == 3:
-        side = isqrt(x.shape[1])
-        return x[:, x.shape[1] - side**2 :].mT.unflatten(2, (side, side))
-    return x.permute(0, 3, 1, 2) if reshape == "channels_last" and x.ndim == 4 else x
+from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
 
 def logits_of(output: object) -> Tensor:
@@ -75,25 +60,33 @@ def tapped_pass(
     *,
     classifier: bool = True,
     gradients: bool = False,
-    reshape: Reshape | None = None,
+    readings: Mapping[str, Reading] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run `module` once; see `eigencam.passes.forward.forward_pass` for the arguments.
+    """Run `module` once.
+
+    Args:
+        module: the network.
+        images: see `eigencam.passes.forward.forward_pass`, as of `classifier` and `gradients`.
+        layers: to tap.
+        classifier: whether there are logits.
+        gradients: whether the outputs need them.
+        readings: how layers must be readable, (N, C, h, w) where one is not named; None: any tensor will do.
 
     Returns:
         The logits (N, K), K = 0 without a classifier, and each layer's output as the layer gave it.
 
     Raises:
-        ValueError: a layer's output is not (N, C, h, w), or the layer was not reached.
+        ValueError: a layer's output cannot be read so, or the layer was not reached.
     """
     taps: dict[str, Tensor] = {}
     wanted = dict.fromkeys(layers)
     modules = dict(module.named_modules())
 
     def keep(name: str, out: Tensor) -> Tensor:
-        if not isinstance(out, Tensor) or as_maps(out, reshape).ndim != 4:
+        reading = None if readings is None else readings.get(name, CHANNELS_FIRST)
+        if not isinstance(out, Tensor) or (reading is not None and not reading.fits(tuple(out.shape))):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            hint = f"; for (N, T, C) or (N, h, w, C) set model.reshape ({', '.join(RESHAPES)})" if not reshape else ""
-            raise ValueError(f"layer {name!r} gives {shape}; a map needs an output of shape (N, C, h, w){hint}")
+            raise ValueError(f"layer {name!r} gives {shape}, which cannot be read as a map of {reading or 'any kind'}")
         if gradients and not out.requires_grad:
             out = out.detach().requires_grad_()
         taps[name] = out

@@ -19,7 +19,7 @@ VERSIONS = {"tail": 1}
 
 @lru_cache(maxsize=2)
 def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModule:
-    """What takes the output of `layer`, (B, C, h, w), to the logits, (B, K).
+    """What takes the output of `layer` to the logits, (B, K).
 
     Args:
         module: the network.

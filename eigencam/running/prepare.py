@@ -293,12 +293,24 @@ def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any,
 
 def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a `model` node, before anything is built."""
-    allowed = {"name", "_target_", "args", "weights", "drop", "layer", "reshape", "classes", "head", "preprocess"}
+    allowed = {
+        "name",
+        "_target_",
+        "args",
+        "weights",
+        "drop",
+        "layer",
+        "reshape",
+        "prefix_tokens",
+        "classes",
+        "head",
+        "preprocess",
+    }
     for key in model:
         if key not in allowed:
             names = ", ".join(sorted(allowed))
             yield f"model.{key}: unknown key; allowed: {names} (the constructor's own go into model.args)"
-    for key in ("name", "_target_", "layer"):
+    for key in ("name", "_target_"):
         if not model.get(key):
             yield f"model.{key}: missing"
     if model.get("_target_"):

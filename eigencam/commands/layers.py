@@ -1,0 +1,97 @@
+"""`eigencam layers`: a network's layers, which are maps, how they are read, and which one is taken by default."""
+
+import argparse
+from collections.abc import Iterator
+
+from tabulate import tabulate
+
+from eigencam.commands.explain import model_overrides
+from eigencam.evaluation.escaping import one_line
+from eigencam.networks.default_layer import Choice, choose
+from eigencam.networks.layers import Finding
+from eigencam.networks.network import Network, load_network
+
+HEADER = ("layer", "shape", "read as", "map", "score", "feeds", "")
+MOST_FED = 3
+"""Modules that are named in the column `feeds`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam layers`."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="an option of `model`, or my_module.build")
+    add("inputs", nargs="*", metavar="key=value", help="settings (model.preprocess.size=384, model.layer=layer3)")
+    add("--weights", default="", metavar="FILE", help="a weight file for it, or a name of torchvision's")
+    add("--all", action="store_true", help="every layer, and why one is no map; else the maps that everything passes")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table; returns 0."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    if strange := [item for item in args.inputs if "=" not in item]:
+        raise ValueError(f"{' '.join(strange)}: allowed after the network: settings, key=value")
+    chosen = [*model_overrides(args.model, args.weights), *args.inputs]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        config = compose("run", chosen)
+    description = OmegaConf.to_container(config.model, resolve=True)
+    assert isinstance(description, dict)
+    network = load_network({str(k): v for k, v in description.items()}, choose=False)
+    choice = choose(network.module, network.examined(), classifier=network.classes is not None)
+    print(f"{network.name}, input {' x '.join(map(str, network.preprocess.shape))}\n")
+    print(tabulate(list(rows(network, choice, every=args.all)), HEADER, "simple", disable_numparse=True))
+    print("\n".join(notes(choice)))
+    return 0
+
+
+def rows(network: Network, choice: Choice, *, every: bool = False) -> Iterator[tuple[str, ...]]:
+    """The layers in the order in which they run; the default and the network's own target are marked.
+
+    Args:
+        network: the network.
+        choice: of its default layer.
+        every: whether to list layers that are no maps, and those that something passes by.
+    """
+    examined = network.examined()
+    for found in examined.findings.values():
+        target = found.layer == network.layer
+        if every or target or (found.reading and not examined.through.isdisjoint(found.values)):
+            feeds = examined.feeds(found)
+            more = f", {len(feeds) - MOST_FED} more" if len(feeds) > MOST_FED else ""
+            marks = [*_marks(found, choice, network.classes is not None), *(["model.layer"] if target else [])]
+            cells = (*_cells(found), ", ".join(feeds[:MOST_FED]) + more, "; ".join(marks))
+            yield tuple(one_line(cell) for cell in cells)
+
+
+def _cells(found: Finding) -> tuple[str, ...]:
+    shape = " x ".join(map(str, found.shape))
+    if found.reading is None:
+        return found.layer, shape, "", "", ""
+    h, w = found.reading.size((0, *found.shape))
+    return (
+        found.layer,
+        shape,
+        str(found.reading),
+        f"{h} x {w}",
+        "undecided" if found.state == "undecided" else f"{found.score:.2f}",
+    )
+
+
+def _marks(found: Finding, choice: Choice, classifier: bool) -> Iterator[str]:
+    if found.reading is None:
+        yield f"no map: {found.reason}"
+    elif choice.doubtful is None and choice.found is not None and found.layer == choice.found.layer:
+        yield "default"
+    elif fault := next((c.fault(classifier) for f, c in choice.carried.items() if f.values == found.values), ""):
+        yield fault
+
+
+def notes(choice: Choice) -> Iterator[str]:
+    """What is to be known below the table."""
+    yield ""
+    yield "score: how well the response follows a stimulus that is moved over the input, at most 1"
+    if choice.doubtful is not None:
+        yield f"no default: {choice.doubtful.layer} may be a map and is not read for certain; set model.layer"
+    elif choice.found is None:
+        yield "no default: no layer is a map that everything passes through; set model.layer"

@@ -1,0 +1,191 @@
+"""Which layer a map is made from where nobody names one.
+
+The last, in the order of running, that is a map (`layers`), whose cells the output depends on, and that nothing of the
+image passes by. Both are seen by replacing: a layer's cells, or all of its output, are given the values
+of another image's, and the output is looked at. A gradient would not do: it may be zero where the output does depend on
+a layer, as before the last layer of a new ViT, which is all zeros.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigencam.networks.layers import LIST, Examined, Finding, watched
+from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.layouts import PARAMETERS, POOLED
+from eigencam.passes.position_rules import tensors
+
+AT_ONCE = 4
+"""Layers whose outputs are replaced in one pass."""
+UNCHANGED = 1e-3
+"""Least share of the output's change that counts as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What of the output's change, between an image and another, comes through a layer.
+
+    Attributes:
+        by_cells: share of the change that is gone when the map's cells are those of the other image.
+        by_all: 1 less the share that is left when all of the layer's output is the other image's.
+        answers: whether the mean of the map's cells, or of the positive ones, is the output itself.
+    """
+
+    by_cells: float
+    by_all: float
+    answers: bool
+
+    def fault(self, classifier: bool = True) -> str:
+        """Why a map of this layer does not show what the output depends on; "" if it does."""
+        if self.by_cells <= UNCHANGED:
+            return "the output does not depend on its cells"
+        if self.by_all <= 1 - UNCHANGED:
+            return f"{1 - self.by_all:.0%} of what the output depends on passes by it"
+        return "its mean is the output: a map of the classes" if self.answers and classifier else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What became of the candidates, from the last to the one that is taken.
+
+    Attributes:
+        found: the layer that is taken; None where there is none.
+        doubtful: the last one behind it that may be a map and cannot be read for certain.
+        carried: of those that were tried.
+    """
+
+    found: Finding | None
+    doubtful: Finding | None
+    carried: Mapping[Finding, Carried]
+
+
+def default_layer(module: nn.Module, examined: Examined, name: str, *, classifier: bool = True) -> str:
+    """The last map that the output depends on and that nothing of the image passes by.
+
+    Raises:
+        ValueError: there is none, or a later layer may be one and cannot be read for certain.
+    """
+    choice = choose(module, examined, classifier=classifier)
+    doubtful = choice.doubtful
+    if choice.found is not None and doubtful is None:
+        return choice.found.layer
+    if doubtful is None:
+        raise ValueError(f"{name}: no layer is a map that everything passes through; set model.layer; {LIST}")
+    before = f"the last one before it is {choice.found.layer!r}" if choice.found else "no layer before it is one"
+    raise ValueError(
+        f"{name}: which layer? Everything passes through {doubtful.layer!r} {doubtful.shape}, which may be a map but "
+        f"is not read for certain ({doubtful.reason}); {before}. Set model.layer; {LIST}"
+    )
+
+
+def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) -> Choice:
+    """Try the candidates, the last first, until one serves.
+
+    Behind a classifier, a layer whose mean is the output itself does not: its maps are those of the classes.
+    """
+    doubtful: Finding | None = None
+    tried: dict[Finding, Carried] = {}
+    groups = candidates(examined)
+    for start in range(0, len(groups), AT_ONCE):
+        part = groups[start : start + AT_ONCE]
+        maps = [f for f in part if f.reading]
+        tried |= dict(zip(maps, carried(module, examined, maps), strict=True))
+        for found in part:
+            if found.reading is None:
+                doubtful = doubtful or found
+            elif not tried[found].fault(classifier):
+                return Choice(found, doubtful, tried)
+    return Choice(None, doubtful, tried)
+
+
+def candidates(examined: Examined) -> list[Finding]:
+    """The layers that everything passes through and that are or may be maps, the last to run first.
+
+    Of modules that return the same value only the outermost is named.
+    """
+    by_value: dict[tuple[int, ...], Finding] = {}
+    for found in examined.findings.values():
+        if not examined.through.isdisjoint(found.values) and (found.reading or _may_be_map(found)):
+            known = by_value.pop(found.values, found)
+            by_value[found.values] = min(known, found, key=lambda f: (f.reading is None, f.layer.count(".")))
+    single = {f.values[0] for f in by_value.values() if f.reading}
+    kept = [f for f in by_value.values() if f.reading or single.isdisjoint(f.values)]
+    return sorted(kept, key=lambda f: -max(f.values))
+
+
+def _may_be_map(found: Finding) -> bool:
+    return found.reason not in (POOLED, PARAMETERS) and (not found.shape or len(found.shape) > 1)
+
+
+@torch.no_grad()
+def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) -> list[Carried]:
+    """What of the output comes through layers that are maps: one pass, two inputs a layer and two more.
+
+    Where the output is the same for all inputs, as behind a classifier of zeros, its zeros are replaced by noise.
+    """
+    if not findings:
+        return []
+    answers, means = _replaced(module, examined, findings, {})
+    if bool((answers[1] == answers[0]).all()):
+        answers, means = _replaced(module, examined, findings, _awake(module))
+    change = (answers[1] - answers[0]).norm()
+    if change == 0:
+        raise ValueError(
+            f"{type(module).__name__}: its output is the same for any input, so no layer can be chosen; set layer"
+        )
+    made: list[Carried] = []
+    for k, found in enumerate(findings):
+        cells, whole = answers[2 + 2 * k], answers[3 + 2 * k]
+        same = any(m.shape == answers[1].shape and torch.allclose(m, answers[1], rtol=1e-3) for m in means[found.layer])
+        lost, left = (cells - answers[1]).norm() / change, (whole - answers[0]).norm() / change
+        made.append(Carried(float(lost), float(1 - left), same))
+    return made
+
+
+def _replaced(
+    module: nn.Module, examined: Examined, findings: Sequence[Finding], parameters: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+    """(2 + 2 K, ...) outputs: of an image, of another, of that with each layer's cells, then its whole, replaced."""
+    noise = torch.randn(2, examined.channels, *examined.size, generator=torch.Generator().manual_seed(1))
+    like = next(module.parameters(), noise)
+    batch = torch.cat([noise, noise[1:].expand(2 * len(findings), -1, -1, -1)]).to(like.device, like.dtype)
+    wanted = {f.layer: (2 + 2 * k, f.reading) for k, f in enumerate(findings)}
+    means: dict[str, tuple[Tensor, ...]] = {f.layer: () for f in findings}
+
+    def put(layer: str, out: Any) -> Any:
+        if layer not in wanted or not isinstance(out, Tensor) or len(out) != len(batch):
+            return None
+        at, reading = wanted[layer]
+        if reading is None or not reading.fits(tuple(out.shape)):
+            return None  # another call of a module that is called several times
+        changed = out.clone()
+        maps = reading.maps(changed)
+        means[layer] = tuple(m.mean((1, 2)).double() for m in (maps[1], maps[1].relu()))
+        maps[at] = maps[0]
+        changed[at + 1] = changed[0]
+        return changed
+
+    with evaluating(module), torch.inference_mode(False), watched(module, put):
+        output = torch.func.functional_call(module, dict(parameters), (batch,))
+    return _answer(output, len(batch)), means
+
+
+def _answer(output: Any, count: int) -> Tensor:
+    """(count, K) of whatever a network returns for `count` inputs."""
+    try:
+        return logits_of(output).double()
+    except ValueError:
+        parts = [t.flatten(1).double() for t in tensors(output) if t.is_floating_point() and t.shape[:1] == (count,)]
+    if not parts:
+        raise ValueError("the network returns no tensor with one row per image, so no layer can be chosen; set layer")
+    return torch.cat(parts, 1)
+
+
+def _awake(module: nn.Module) -> dict[str, Tensor]:
+    """Noise for parameters that are all zero, as a new ViT's last layer."""
+    zeros = {name: p for name, p in module.named_parameters() if p.numel() and not bool(p.any())}
+    random = torch.Generator().manual_seed(2)
+    return {name: torch.randn(p.shape, generator=random).to(p.device, p.dtype) * 0.02 for name, p in zeros.items()}

@@ -1,0 +1,237 @@
+"""Which layers of a network are maps, how they are read, and which one a map is made from by default.
+
+One pass of nine inputs: the operations that made a module's output propose a reading (`eigencam.passes.layouts`), and a
+stimulus that is moved over the input tests it (`eigencam.passes.stimulus`). Where the operations say nothing, the
+stimulus alone decides; where the stimulus says nothing, the operations do, and the reading is marked `undecided`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from eigencam.passes import stimulus as moving
+from eigencam.passes.following import Positions
+from eigencam.passes.hooks import evaluating
+from eigencam.passes.layouts import PARAMETERS, WINDOWS, layout
+from eigencam.passes.position_rules import tensors
+from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Layout, Reading
+from eigencam.passes.stimulus import Stimulus, Verdict
+
+LIST = "`eigencam layers MODEL` lists a network's layers"
+State = Literal["follows", "undecided", "unknown", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One layer's output.
+
+    Attributes:
+        layer: `named_modules()` path.
+        shape: of the output for one image, the batch's axis left out.
+        reading: how it becomes a map; None: it is none.
+        state: `follows`: a moved stimulus moves in the reading; `undecided`: only the operations say so; `unknown`:
+            nothing says how it is read; `none`: it is no map.
+        score: of the reading, at most 1; NaN where the stimulus says nothing.
+        reason: why it is no map, or undecided.
+        values: numbers of the output's values in the pass; equal for modules that return the same.
+        reads: numbers of the values that the module is given.
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    reading: Reading | None = None
+    state: State = "none"
+    score: float = float("nan")
+    reason: str = ""
+    values: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """All layers of a network.
+
+    Attributes:
+        findings: by layer, in the order in which they ran last.
+        through: numbers of the values through which everything of the image reaches the output.
+        size: (height, width) of the input.
+        channels: of the input.
+    """
+
+    findings: Mapping[str, Finding]
+    through: frozenset[int] = field(repr=False)
+    size: tuple[int, int]
+    channels: int = 3
+
+    def feeds(self, found: Finding) -> list[str]:
+        """The modules that are given a layer's output, without those inside of another of them."""
+        given = [f.layer for f in self.findings.values() if not set(found.values).isdisjoint(f.reads)]
+        apart = [name for name in given if not _within(found.layer, name) and not _within(name, found.layer)]
+        return [name for name in apart if not any(_within(name, other) for other in apart if other != name)]
+
+
+def _within(name: str, other: str) -> bool:
+    return name == other or name.startswith(f"{other}.")
+
+
+@torch.no_grad()
+def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Examined:
+    """Read every layer of a network in one pass of nine inputs.
+
+    Args:
+        module: the network.
+        size: (height, width) of its input.
+        channels: of its input.
+    """
+    stimulus = Stimulus.make(channels, size)
+    like = next(module.parameters(), stimulus.batch)
+    with evaluating(module), torch.inference_mode(False):
+        batch = stimulus.batch.to(like.device, like.dtype)
+        positions = Positions(batch)
+        findings: dict[str, Finding] = {}
+
+        reads: dict[str, tuple[int, ...]] = {}
+
+        def enter(layer: str, given: Any) -> None:
+            reads[layer] = tuple(n for t in tensors(given) if (n := positions.number(t)) is not None)
+
+        def see(layer: str, out: Any) -> None:
+            findings.pop(layer, None)
+            findings[layer] = replace(_finding(layer, out, positions, stimulus, size), reads=reads.pop(layer, ()))
+
+        with watched(module, see, enter), _slow_attention(), positions:
+            output = module(batch)
+    numbers = [n for t in tensors(getattr(output, "logits", output)) if (n := positions.number(t)) is not None]
+    return Examined(findings, frozenset(passed_through(positions.sources, numbers)), size, channels)
+
+
+def _finding(layer: str, out: Any, positions: Positions, stimulus: Stimulus, size: tuple[int, int]) -> Finding:
+    made = [t for t in tensors(out) if t.is_floating_point()]
+    values = tuple(n for t in made if (n := positions.number(t)) is not None)
+    if not isinstance(out, Tensor):
+        return Finding(layer, (), reason=f"it returns {type(out).__name__}, not one tensor", values=values)
+    inputs, shape = len(stimulus.batch), tuple(out.shape)
+    if shape[:1] != (inputs,):
+        reason = WINDOWS if values else PARAMETERS
+        return Finding(layer, shape[1:], reason=reason, values=values)
+    proposed = layout(positions.axes(out), shape, size)
+    if proposed.reason:
+        return Finding(layer, shape[1:], reason=proposed.reason, values=values)
+    if proposed.reading is None:
+        verdict = moving.search(stimulus, out, size[0] / size[1])
+        state: State = "follows" if verdict.reading else "unknown"
+        return Finding(layer, shape[1:], verdict.reading, state, verdict.score, verdict.reason, values)
+    return _checked(
+        Finding(layer, shape[1:], values=values), proposed.reading, moving.check(stimulus, out, proposed.reading)
+    )
+
+
+def _checked(finding: Finding, reading: Reading, verdict: Verdict) -> Finding:
+    if verdict.reason:
+        return replace(finding, score=verdict.score, reason=verdict.reason)
+    if verdict.reading:
+        return replace(finding, reading=reading, state="follows", score=verdict.score)
+    return replace(finding, reading=reading, state="undecided", score=verdict.score, reason="no response that moves")
+
+
+def passed_through(sources: Sequence[Sequence[int]], ends: Sequence[int]) -> Iterator[int]:
+    """The values through which all ways from value 0 to the ends lead; `sources` in the order of running."""
+    needed = set(ends)
+    for value in range(len(sources) - 1, -1, -1):
+        if value in needed:
+            needed.update(sources[value])
+    last_use = dict.fromkeys(needed, -1)
+    for value in sorted(needed):
+        for source in sources[value]:
+            last_use[source] = value
+    for end in ends:
+        last_use[end] = len(sources)
+    furthest = -1
+    for value in sorted(needed):
+        if furthest <= value and (not ends or value <= min(ends)):
+            yield value
+        furthest = max(furthest, last_use[value])
+
+
+@contextmanager
+def watched(
+    module: nn.Module, see: Callable[[str, Any], Any], enter: Callable[[str, Any], None] = lambda _layer, _given: None
+) -> Iterator[None]:
+    """Watch every module but the network itself, by name.
+
+    Args:
+        module: the network.
+        see: is given each output; what it returns, unless None, takes the output's place.
+        enter: is given each input, before.
+    """
+    hooks = []
+    for name, inner in module.named_modules():
+        if name:
+            hooks.append(inner.register_forward_pre_hook(lambda _m, given, name=name: enter(name, given)))
+            hooks.append(inner.register_forward_hook(lambda _m, _given, out, name=name: see(name, out)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _slow_attention() -> Iterator[None]:
+    """Attention as single operations: the fused one of `nn.MultiheadAttention` cannot be looked into."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def reading_of(
+    examined: Examined, layer: str, name: str, reshape: Layout | None = None, prefix_tokens: int | None = None
+) -> Reading:
+    """How a layer's output becomes a map.
+
+    Args:
+        examined: the network's layers.
+        layer: `named_modules()` path.
+        name: of the network.
+        reshape: what it must be read as.
+        prefix_tokens: how many tokens must stand before the grid's.
+
+    Raises:
+        ValueError: the layer is no map, or is read otherwise.
+    """
+    found = examined.findings.get(layer)
+    if found is None:
+        raise ValueError(f"{name}: the network's forward pass does not call {layer!r}; {LIST}")
+    where = f"{name}: layer {layer!r} {found.shape}"
+    if reshape is None and prefix_tokens is None:
+        if found.reading is None:
+            raise ValueError(f"{where} is no map: {found.reason}; {LIST}")
+        return found.reading
+    asked = f"model.reshape={reshape}" + ("" if prefix_tokens is None else f", model.prefix_tokens={prefix_tokens}")
+    if found.reading is not None:
+        if reshape in (None, found.reading.layout) and prefix_tokens in (None, found.reading.front):
+            return found.reading
+        raise ValueError(f"{where} is read as {found.reading}, not with {asked}; leave both out, or give what fits")
+    said = _as_said(found, examined.size, reshape or "tokens", prefix_tokens or 0)
+    if found.state != "unknown" or said is None:
+        raise ValueError(f"{where} is no map with {asked}: {found.reason}; {LIST}")
+    return said
+
+
+def _as_said(found: Finding, size: tuple[int, int], reshape: Layout, prefix_tokens: int) -> Reading | None:
+    """The reading that a person asks for where nothing is known: tokens in a grid of the input's aspect."""
+    if reshape != "tokens":
+        reading = CHANNELS_LAST if reshape == "channels_last" else CHANNELS_FIRST
+        return reading if len(found.shape) == 3 else None
+    cells = found.shape[0] - prefix_tokens
+    rows = round((max(cells, 0) * size[0] / size[1]) ** 0.5)
+    if len(found.shape) != 2 or rows < 1 or cells % rows or (cells // rows) * size[0] != rows * size[1]:
+        return None
+    return Reading((1,), (rows, cells // rows), prefix_tokens)

@@ -1,0 +1,74 @@
+"""Follows the image's positions and the flow of values through every operation that a network runs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from eigencam.passes.position_rules import RULES, Call, lost, pointwise, tensors
+from eigencam.passes.positions import NOTHING, Axes
+
+
+class Positions(TorchDispatchMode):
+    """Follows the coordinates from `images`, (N, C, H, W), and which value was made from which.
+
+    Attributes:
+        sources: for each value the numbers of those that it was made from; 0 is the images.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        n, _, h, w = (np.arange(size, dtype=float) for size in images.shape)
+        self.sources: list[tuple[int, ...]] = [()]
+        self._number = WeakTensorKeyDictionary({images: 0})
+        self._axes = WeakTensorKeyDictionary({images: ((n, None, None), NOTHING, (None, h, None), (None, None, w))})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for every operation."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        read = [t for t in tensors([args, kwargs]) if t in self._number]
+        if read and not name.endswith("_like") and not name.startswith("new_"):
+            numbers = tuple(dict.fromkeys(self._number[t] for t in read))
+            for tensor, axes in zip(tensors(out), self._followed(func, name, args, kwargs, out), strict=True):
+                self._put(tensor, axes, numbers)
+            first = func._schema.arguments[0].alias_info if func._schema.arguments else None
+            if first is not None and first.is_write and args[0]._base is not None:
+                self._written(args[0]._base, numbers, kept=torch.Tag.pointwise in func.tags)
+        return out
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's own: it would import its compiler, which takes seconds
+
+    def axes(self, tensor: Tensor) -> Axes | None:
+        """A value's axes; None where it does not depend on the images."""
+        return self._axes.get(tensor)
+
+    def number(self, tensor: Tensor) -> int | None:
+        """A value's number in `sources`; None where it does not depend on the images."""
+        return self._number.get(tensor)
+
+    def _put(self, tensor: Tensor, axes: Axes, sources: tuple[int, ...]) -> None:
+        self.sources.append(sources)
+        self._number[tensor] = len(self.sources) - 1
+        self._axes[tensor] = axes
+
+    def _written(self, base: Tensor, sources: tuple[int, ...], *, kept: bool) -> None:
+        """A write into a part of a tensor: the whole depends on it; only an elementwise one leaves its positions."""
+        before = self._number.get(base)
+        axes = self._axes.get(base) if kept else None
+        self._put(base, axes or lost(base), sources if before is None else (*sources, before))
+
+    def _followed(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+        made = tensors(out)
+        rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in func.tags else None)
+        if rule is None:
+            return [lost(t) for t in made]
+        axes = rule(Call(args, kwargs, out, lambda t: self._axes.get(t) or (NOTHING,) * t.ndim))
+        each = axes if isinstance(axes, list) else [axes, *(lost(t) for t in made[1:])]
+        return [a if len(a) == t.ndim else lost(t) for a, t in zip(each, made, strict=True)]

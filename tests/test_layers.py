@@ -1,0 +1,419 @@
+"""Which layers are maps, how they are read, and which one is taken: against answers known by construction."""
+
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_module
+from torch import Tensor, nn
+
+from eigencam import Explainer
+from eigencam.commands.main import main
+from eigencam.networks.default_layer import choose, default_layer
+from eigencam.networks.layers import examine, reading_of
+from eigencam.networks.network import Preprocess, load_network
+from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Layout, Reading
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "check_layers.py"
+_spec = spec_from_file_location("check_layers", SCRIPT)
+assert _spec is not None
+assert _spec.loader is not None
+check_layers = module_from_spec(_spec)
+_spec.loader.exec_module(check_layers)
+KNOWN = check_layers.read_known(check_layers.LIST)
+Layer = Callable[[Tensor], Tensor]
+SIZES = [(64, 64), (64, 96)]
+STRIDE = 8
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).mT
+
+
+def with_extra(x: Tensor, front: int, behind: int) -> Tensor:
+    """Extra tokens that hold the image's mean, as class tokens do."""
+    cells = tokens(x)
+    mean = cells.mean(1, keepdim=True)
+    return torch.cat([mean.expand(-1, front, -1), cells, mean.expand(-1, behind, -1)], 1)
+
+
+def attention(x: Tensor) -> Tensor:
+    cells = tokens(x)
+    return (cells @ cells.mT / 8).softmax(-1)
+
+
+def windows(x: Tensor) -> Tensor:
+    """(N, C, h, w) to (N, h / 2, w / 2, 2, 2, C)."""
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)
+
+
+def shifted(x: Tensor) -> Tensor:
+    """Windows of a rolled map and back, as in Swin."""
+    n, c, h, w = x.shape
+    parts = windows(x.roll((-1, -1), (2, 3))).reshape(-1, 4, c)
+    back = parts.reshape(n, h // 2, w // 2, 2, 2, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+    return x + back.roll((1, 1), (2, 3))
+
+
+def grid(x: Tensor) -> tuple[int, int]:
+    return x.shape[2], x.shape[3]
+
+
+MAPS: dict[str, tuple[Layer, Callable[[tuple[int, int]], Reading]]] = {
+    "chw": (lambda x: x, lambda _g: CHANNELS_FIRST),
+    "one channel": (lambda x: x[:, :1], lambda _g: CHANNELS_FIRST),
+    "no channel": (lambda x: x.mean(1), lambda _g: CHANNELS_LAST),
+    "hwc": (lambda x: x.permute(0, 2, 3, 1), lambda _g: CHANNELS_LAST),
+    "tokens": (tokens, lambda g: Reading((1,), g)),
+    "channels of tokens": (lambda x: x.flatten(2), lambda g: Reading((2,), g)),
+    "class token": (lambda x: with_extra(x, 1, 0), lambda g: Reading((1,), g, 1)),
+    "class token behind": (lambda x: with_extra(x, 0, 1), lambda g: Reading((1,), g, 0, 1)),
+    "registers": (lambda x: with_extra(x, 5, 0), lambda g: Reading((1,), g, 5)),
+    "both": (lambda x: with_extra(x, 1, 1), lambda g: Reading((1,), g, 1, 1)),
+    "normalised": (lambda x: F.layer_norm(with_extra(x, 1, 0), x.shape[1:2]), lambda g: Reading((1,), g, 1)),
+    "attended": (lambda x: tokens(x) + attention(x) @ tokens(x), lambda g: Reading((1,), g)),
+    "squeezed": (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), lambda _g: CHANNELS_FIRST),
+    "shifted windows and back": (shifted, lambda _g: CHANNELS_FIRST),
+    "finer": (lambda x: F.pixel_shuffle(x, 2), lambda _g: CHANNELS_FIRST),
+    "enlarged": (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), lambda _g: CHANNELS_FIRST),
+    "merged": (lambda x: windows(x).flatten(3), lambda _g: CHANNELS_LAST),
+    "of another aspect": (lambda x: tokens(F.adaptive_avg_pool2d(x, (4, 8))), lambda _g: Reading((1,), (4, 8))),
+    "of the aspect turned": (lambda x: tokens(F.adaptive_avg_pool2d(x, (8, 4))), lambda _g: Reading((1,), (8, 4))),
+}
+NO_MAPS: dict[str, tuple[Layer, str]] = {
+    "column by column": (lambda x: tokens(x.mT), "column by column"),
+    "transposed": (lambda x: x.mT, "columns come before its rows"),
+    "mirrored": (lambda x: x.flip(3), "columns run backwards"),
+    "upside down": (lambda x: x.flip(2), "rows run backwards"),
+    "rolled": (lambda x: x.roll(3, 3), "columns are rolled"),
+    "tokens mixed": (lambda x: tokens(x)[:, torch.randperm(x.shape[2] * x.shape[3])], "another order"),
+    "window by window": (lambda x: windows(x).flatten(3, 4).flatten(1, 3), "another order"),
+    "windows and places": (lambda x: windows(x).flatten(3, 4).flatten(1, 2), "windows and places in a window"),
+    "windows as images": (lambda x: windows(x).reshape(-1, 4, x.shape[1]), "first axis"),
+    "heads": (lambda x: tokens(x).unflatten(2, (4, -1)).transpose(1, 2), "heads"),
+    "heads behind": (lambda x: tokens(x).unflatten(2, (4, -1)), "heads"),
+    "attention": (attention, "attention of positions to positions"),
+    "attention of heads": (lambda x: attention(x)[:, None].repeat(1, 3, 1, 1), "attention of positions to positions"),
+    "attention of channels": (lambda x: x.flatten(2) @ tokens(x), "pooled"),
+    "pooled": (lambda x: x.mean((2, 3), keepdim=True), "pooled"),
+    "pooled and spread": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x).clone(), "pooled"),
+    "features as a map": (lambda x: x.amax((2, 3)).reshape(len(x), -1, 4, 4), "pooled"),
+    "gate": (lambda x: x.mean((2, 3), keepdim=True).sigmoid(), "pooled"),
+    "rows only": (lambda x: x.mean(3, keepdim=True).expand_as(x).clone(), "only rows are left"),
+    "class token alone": (lambda x: with_extra(x, 1, 0)[:, :1], "pooled"),
+    "tokens of no position between": (lambda x: torch.cat([tokens(x)[:, :9], with_extra(x, 1, 0)], 1), "order|between"),
+    "positions first": (lambda x: tokens(x).transpose(0, 1), "first axis|axis 1 counts the images"),
+    "a quarter": (lambda x: x[:, :, : x.shape[2] // 2], "rows cover only"),
+    "of no image": (lambda x: torch.ones_like(x), "parameters alone"),
+}
+OPAQUE = ("chw", "hwc", "tokens", "class token", "class token behind", "registers", "squeezed")
+"""Maps that the stimulus alone must find."""
+OPAQUE_NO_MAPS = (
+    "column by column",
+    "mirrored",
+    "upside down",
+    "tokens mixed",
+    "window by window",
+    "attention",
+    "pooled",
+)
+
+
+def opaque(x: Tensor) -> Tensor:
+    """The same values, by an operation that nothing is known of."""
+    return torch.fft.ifft(torch.fft.fft(x, dim=-1), dim=-1).real
+
+
+class Outputs(nn.Module):
+    """A convolutional trunk, and a module that returns each of some functions of its map."""
+
+    def __init__(self, functions: dict[str, Layer]) -> None:
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 32, STRIDE, STRIDE)
+        self.mix = nn.Conv2d(32, 32, 3, padding=1)
+        self.functions = functions
+        self.out = nn.ModuleDict({name: nn.Identity() for name in functions})
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        x = x + self.mix(x).relu()
+        for name, function in self.functions.items():
+            self.out[name](function(x))
+        return x.mean((2, 3))
+
+
+def outputs(functions: dict[str, Layer], seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return Outputs(functions).eval()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_maps_are_read_as_they_are_made_and_nothing_else_is(size: tuple[int, int], seed: int) -> None:
+    """Every answer of both lists at once: 19 maps, 24 that are none."""
+    functions = {name: made[0] for name, made in (MAPS | NO_MAPS).items()}
+    found = examine(outputs(functions, seed), size).findings
+    shape = (size[0] // STRIDE, size[1] // STRIDE)
+    wrong = {n: str(found[f"out.{n}"]) for n, (_, answer) in MAPS.items() if found[f"out.{n}"].reading != answer(shape)}
+    assert not wrong
+    assert not {n: str(found[f"out.{n}"].reading) for n in NO_MAPS if found[f"out.{n}"].reading}
+    undecided = [n for n in MAPS if found[f"out.{n}"].state != "follows"]
+    assert len(undecided) <= len(MAPS) // 10, undecided
+
+
+@pytest.mark.parametrize("name", NO_MAPS)
+def test_the_reason_is_the_true_one(name: str) -> None:
+    function, reason = NO_MAPS[name]
+    found = examine(outputs({"it": function}), (64, 64)).findings["out.it"]
+    assert found.state == "none"
+    assert any(part in found.reason for part in reason.split("|")), found.reason
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_where_the_operations_say_nothing_the_stimulus_decides(size: tuple[int, int]) -> None:
+    functions: dict[str, Layer] = {n: lambda x, f=MAPS[n][0]: opaque(f(x)) for n in OPAQUE}
+    functions |= {n: lambda x, f=NO_MAPS[n][0]: opaque(f(x)) for n in OPAQUE_NO_MAPS}
+    found = examine(outputs(functions), size).findings
+    shape = (size[0] // STRIDE, size[1] // STRIDE)
+    assert {n: found[f"out.{n}"].reading for n in OPAQUE} == {n: MAPS[n][1](shape) for n in OPAQUE}
+    assert not {n: str(found[f"out.{n}"].reading) for n in OPAQUE_NO_MAPS if found[f"out.{n}"].reading}
+    assert "mirrored left to right" in found["out.mirrored"].reason
+
+
+def test_operations_that_say_one_thing_and_a_stimulus_that_says_another_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from eigencam.passes import position_rules
+
+    monkeypatch.setitem(position_rules.RULES, "flip", position_rules.RULES["clone"])  # type: ignore[arg-type]
+    found = examine(outputs({"it": lambda x: x.flip(3)}), (64, 64)).findings["out.it"]
+    assert found.reading is None
+    assert found.reason.startswith("its operations say channels_first, but a moved stimulus moves as in")
+    assert "mirrored left to right" in found.reason
+
+
+def test_what_the_stimulus_cannot_tell_is_marked() -> None:
+    functions: dict[str, Layer] = {
+        "mixed": lambda x: x * 1e-9 + x.mean((2, 3), keepdim=True) * 1e3,
+        "small": lambda x: F.adaptive_avg_pool2d(x, 2),
+    }
+    found = examine(outputs(functions), (64, 64)).findings
+    assert {found[f"out.{n}"].state for n in functions} == {"undecided"}
+    assert {found[f"out.{n}"].reading for n in functions} == {CHANNELS_FIRST}
+
+
+class Transformer(nn.Module):
+    """Patches, a class token, two blocks that add attention; the class token, or the mean, goes to the classes."""
+
+    def __init__(self, pooled: bool, zeros: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, STRIDE, STRIDE)
+        self.drop, self.pooled = nn.Identity(), pooled
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(2)))
+        self.norm, self.fc = nn.LayerNorm(16), nn.Linear(16, 5)
+        if zeros:
+            nn.init.zeros_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = tokens(self.embed(x))
+        x = self.norm(self.blocks(self.drop(torch.cat([x.new_zeros(len(x), 1, 16), x], 1))))
+        return self.fc(x[:, 1:].mean(1) if self.pooled else x[:, 0])
+
+
+class Convolutional(nn.Module):
+    """Two stages; what lies behind them is the case's."""
+
+    def __init__(self, head: str) -> None:
+        super().__init__()
+        self.stem, self.stage = (
+            nn.Conv2d(3, 8, STRIDE, STRIDE),
+            nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True)),
+        )
+        self.classes, self.fc, self.last, self.head = nn.Conv2d(8, 4, 1), nn.Linear(8, 4), nn.Identity(), head
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        if self.head == "beside":
+            return self.fc((self.stage(x) + x).mean((2, 3)))
+        x = self.stage(x)
+        if self.head == "class maps":
+            return self.classes(x).relu().mean((2, 3))
+        if self.head == "mirrored":
+            x = self.last(x.flip(3))
+        return x if self.head == "none" else self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "reading"),
+    [
+        (lambda: Convolutional("mean"), "stage", CHANNELS_FIRST),
+        (lambda: Convolutional("beside"), "stem", CHANNELS_FIRST),
+        (lambda: Convolutional("class maps"), "stage", CHANNELS_FIRST),
+        (lambda: Convolutional("none"), "stage", CHANNELS_FIRST),
+        (lambda: Transformer(pooled=True), "norm", Reading((1,), (8, 12), 1)),
+        (lambda: Transformer(pooled=False), "blocks.0", Reading((1,), (8, 12), 1)),
+        (lambda: Transformer(pooled=False, zeros=True), "blocks.0", Reading((1,), (8, 12), 1)),
+    ],
+    ids=["mean", "residual", "class maps", "no classifier", "mean of tokens", "class token", "a head of zeros"],
+)
+def test_the_default_is_the_last_map_that_the_output_depends_on(
+    make: Callable[[], nn.Module], layer: str, reading: Reading
+) -> None:
+    torch.manual_seed(0)
+    module = make().eval()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    examined = examine(module, (64, 96))
+    assert default_layer(module, examined, "net") == layer
+    assert reading_of(examined, layer, "net") == reading
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_a_later_layer_that_is_not_read_for_certain_is_never_passed_over_in_silence() -> None:
+    module = Convolutional("mirrored").eval()
+    examined = examine(module, (64, 64))
+    with pytest.raises(
+        ValueError, match=r"net: which layer\?.*'last'.*backwards.*before it is 'stage'.*eigencam layers"
+    ):
+        default_layer(module, examined, "net")
+    choice = choose(module, examined)
+    assert choice.found is not None
+    assert choice.doubtful is not None
+    assert (choice.found.layer, choice.doubtful.layer) == ("stage", "last")
+
+
+def test_no_layer_at_all() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with pytest.raises(ValueError, match=r"no layer is a map that everything passes through; set model.layer"):
+        default_layer(module, examine(module, (32, 32)), "net")
+
+
+@pytest.mark.parametrize(
+    ("layer", "reshape", "prefix", "message"),
+    [
+        (
+            "norm",
+            "channels_last",
+            None,
+            r"'norm' \(97, 16\) is read as tokens 8x12, 1 in front, not with model.reshape",
+        ),
+        (
+            "norm",
+            "tokens",
+            0,
+            "is read as tokens 8x12, 1 in front, not with model.reshape=tokens, model.prefix_tokens=0",
+        ),
+        ("embed", "tokens", None, "is read as channels_first, not with"),
+        ("fc", None, None, r"layer 'fc' \(5,\) is no map: .*pooled.*`eigencam layers MODEL` lists"),
+        ("fc", "channels_first", None, "is no map with model.reshape=channels_first"),
+    ],
+)
+def test_what_a_person_says_is_checked(layer: str, reshape: Layout | None, prefix: int | None, message: str) -> None:
+    examined = examine(Transformer(pooled=True).eval(), (64, 96))
+    with pytest.raises(ValueError, match=message):
+        reading_of(examined, layer, "net", reshape, prefix)
+
+
+def test_what_a_person_says_wins_where_nothing_is_known() -> None:
+    functions: dict[str, Layer] = {"it": lambda x: opaque(with_extra(x * 1e-9, 2, 0) + 1)}
+    examined = examine(outputs(functions), (64, 96))
+    with pytest.raises(ValueError, match="is no map: a stimulus in the image does not change it"):
+        reading_of(examined, "out.it", "net")
+    assert reading_of(examined, "out.it", "net", "tokens", 2) == Reading((1,), (8, 12), 2)
+    with pytest.raises(ValueError, match=r"is no map with model.reshape=tokens, model.prefix_tokens=3"):
+        reading_of(examined, "out.it", "net", "tokens", 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision/squeezenet1_1",
+        "torchvision/mobilenet_v3_small",
+        "timm/test_vit",
+        "timm/test_vit3",
+        "timm/test_maxvit",
+        "timm/test_coatnet",
+        "timm/test_convnext",
+        "timm/test_nfnet",
+        "timm/edgenext_xx_small",
+        "timm/pvt_v2_b0",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # timm's and torch.jit's own
+def test_layers_with_a_known_answer(name: str) -> None:
+    """A part of the list; `scripts/check_layers.py` goes through all of it."""
+    ((size, layers),) = [(size, layers) for (net, size), layers in KNOWN.items() if net == name]
+    found = examine(check_layers.built(name, size), size).findings
+    outcomes = {layer: check_layers.judged(found[layer], answer) for layer, answer in layers.items()}
+    assert not {layer: outcome for layer, outcome in outcomes.items() if outcome.isupper()}
+    assert list(outcomes.values()).count("map: undecided") <= 1
+
+
+@pytest.mark.parametrize(
+    "name", ["scenes_resnet", "scenes_vgg", "scenes_vig", "scenes_vit", "alexnet", "squeezenet1_1"]
+)
+def test_the_layers_of_our_configs_are_confirmed(name: str) -> None:
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        model = compose("run", [f"model={name}", *([] if "scenes" in name else ["model.weights=null"])]).model
+    network = load_network(model)
+    found = network.examined().findings[network.layer]
+    assert (found.state, found.reading) == ("follows", network.reading(network.layer))
+    default = default_layer(network.module, network.examined(), name)
+    same = network.examined().findings[default].values == found.values
+    # beside the transformer's norm the sum passes; behind AlexNet's ReLU is a pool
+    assert same == (name in ("scenes_resnet", "scenes_vgg", "scenes_vig", "squeezenet1_1"))
+
+
+def test_every_door_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("own_transformer.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.embed = nn.Conv2d(3, 8, 8, 8)\n"
+        "        self.block = nn.Linear(8, 8)\n        self.fc = nn.Linear(8, 12)\n\n"
+        "    def forward(self, x):\n        x = self.embed(x).flatten(2).mT\n"
+        "        x = self.block(torch.cat([x, x.mean(1, keepdim=True)], 1))\n"
+        "        return self.fc(x[:, :-1].relu().mean(1))\n"
+    )
+    from own_transformer import Net  # pyright: ignore[reportMissingImports]
+
+    chosen = ["model=custom", "model._target_=own_transformer.Net", "model.preprocess.size=48"]
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        network = load_network(compose("run", chosen).model)
+    assert network.layer == "block"
+    assert network.reading("block") == Reading((1,), (6, 6), behind=1)
+    explain = Explainer(Net(), preprocess=Preprocess(size=48))
+    assert explain.network.layer == "block"
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    assert explain(image, "eigencam")["eigencam"].raw.shape == (6, 6)
+    capsys.readouterr()
+    assert main(["layers", "own_transformer.Net", "model.preprocess.size=48"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("block"))
+    assert line.split() == [
+        "block",
+        "37",
+        "x",
+        "8",
+        "tokens",
+        "6x6,",
+        "1",
+        "behind",
+        "6",
+        "x",
+        "6",
+        line.split()[11],
+        "default",
+    ]
+    assert main(["layers", "own_transformer.Net", "model.preprocess.size=48", "--all"]) == 0
+    assert "no map: it has no positions of the image left" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"no layer 'blok'; near matches: block.*eigencam layers MODEL"):
+        Explainer(Net(), "blok")
+    with pytest.raises(ValueError, match=r"model.reshape='rows'; allowed: null, channels_first, channels_last, tokens"):
+        Explainer(Net(), reshape="rows")  # type: ignore[arg-type]
