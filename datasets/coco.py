@@ -12,7 +12,6 @@ equal ones, -1 without an object; `target=each` makes a row of every class that 
 Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,8 @@ from eigencam.datasets.boxes import from_xywh
 from eigencam.datasets.coco_objects import Instances, paint, read_instances
 from eigencam.datasets.completeness import Expect, check_count, present
 from eigencam.datasets.images import image_size, read_rgb
-from eigencam.files import regular
+from eigencam.datasets.names import Ids, as_stored, image_id, inside, unique
+from eigencam.datasets.reading import Reading, expand
 
 FULL = {"val2014": 40_504, "train2014": 82_783, "val2017": 5_000, "train2017": 118_287}
 HOW_TO_GET = (
@@ -47,6 +47,7 @@ class Coco:
         images: str | Path | None = None,
         expect: Expect | None = None,
         allow_missing: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         """Read the annotations and find the pictures.
 
@@ -57,6 +58,7 @@ class Coco:
             images: folder of the pictures, by default `root/<split>`.
             expect: `full`: an error unless all pictures of the split are there.
             allow_missing: take the pictures that are there.
+            allow_outside: follow file names that lead out of the folder of the images.
 
         Raises:
             FileNotFoundError: annotations or pictures are missing.
@@ -66,21 +68,22 @@ class Coco:
             import pycocotools.mask  # noqa: F401
         except ImportError as error:
             raise ValueError("COCO's polygons need pycocotools: pip install 'eigencam-bench[datasets]'") from error
-        top = Path(root).expanduser()
-        path = Path(annotations) if annotations else top / "annotations" / f"instances_{split}.json"
-        if not path.is_file():
+        top = expand(root)
+        path = expand(annotations) if annotations else top / "annotations" / f"instances_{split}.json"
+        if not path.exists():
             there = sorted(one.stem.removeprefix("instances_") for one in path.parent.glob("instances_*.json"))
             others = f"; the splits there are {', '.join(there)}" if there else ""
             raise FileNotFoundError(f"{path}: no such file{others}. {HOW_TO_GET}")
         self.name, self.split = f"coco_{split}", split
-        found = _read(path)
+        found, names = _read(path, allow_outside)
         pictures, self.classes = found.images, found.classes
-        folder = Path(images) if images else top / split
-        files = [folder / str(picture["file_name"]) for picture in pictures]
+        folder = expand(images) if images else top / split
+        files = as_stored([folder / name for name in names])
         kept = present(files, f"COCO {split}", HOW_TO_GET, allow_missing)
         check_count(f"COCO {split}", len(kept), FULL.get(split), expect)
         self.files = [files[i] for i in kept]
-        self.ids = [path.stem for path in self.files]
+        ids = unique([image_id(names[i]) for i in kept], self.files)
+        self.ids: list[str] = Ids(ids, {str(pictures[i]["id"]): name for i, name in zip(kept, ids, strict=True)})
         self._sizes = [(int(pictures[i]["height"]), int(pictures[i]["width"])) for i in kept]
         self._objects = [found.objects[i] for i in kept]
         self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}
@@ -119,13 +122,11 @@ class Coco:
         }
 
 
-def _read(path: Path) -> Instances:
-    """The file's images by file name."""
-    try:
-        data = json.loads(regular(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not COCO's instances (images, annotations, categories): {error!r}") from None
-    found = read_instances(path, data, order=lambda image: image["file_name"])
+def _read(path: Path, allow_outside: bool) -> tuple[Instances, list[str]]:
+    """The file's images by file name, and these names."""
+    found = read_instances(path, order=lambda image: image["file_name"])
+    with Reading(path) as file:
+        names = [inside(image["file_name"], allow_outside) for image in file.each("image", found.images)]
     if len(found.classes) > LAST_CLASS + 1:
         raise ValueError(f"{path}: {len(found.classes)} categories; a mask of bytes has room for {LAST_CLASS + 1}")
-    return found
+    return found, names

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, whole
 from eigencam.datasets.bounds import LONGEST_SIDE
+from eigencam.datasets.names import unique
+from eigencam.datasets.reading import Reading
 
 LONGEST_OUTLINE = 4_000_000
 """Pixels that the outline of one object may pass; COCO's code takes about 40 bytes for each."""
@@ -45,21 +47,26 @@ class Instances:
     faults: list[str]
 
 
-def read_instances(path: Path | str, data: Any, order: Callable[[Any], Any], pixels: bool = True) -> Instances:
-    """Check what a file of instances says.
+def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool = True) -> Instances:
+    """Read a file of instances and check what it says.
 
     Args:
-        path: the file, for messages.
-        data: its content.
+        path: the file.
         order: key by which the images are sorted.
         pixels: whether objects need a segmentation.
 
     Raises:
-        ValueError: the content has another structure.
+        FileNotFoundError: there is no such file.
+        ValueError: the content has another structure, or two images or two categories have the same id.
     """
-    try:
+    with Reading(path, "COCO's instances (images, annotations, categories)") as file:
+        data = file.json()
         images = sorted(data["images"], key=order)
         categories = sorted(data["categories"], key=lambda category: category["id"])
+        unique([str(image["id"]) for image in images], [image.get("file_name", "an image") for image in images])
+        unique([str(one["id"]) for one in categories], [one["name"] for one in categories], "categories")
+        if not images:
+            raise ValueError("no image is listed")
         index = {category["id"]: k for k, category in enumerate(categories)}
         row = {image["id"]: i for i, image in enumerate(images)}
         sizes = [(whole(image["height"]), whole(image["width"])) for image in images]
@@ -69,7 +76,7 @@ def read_instances(path: Path | str, data: Any, order: Callable[[Any], Any], pix
             for image, size in zip(images, sizes, strict=True)
         ]
         objects: list[list[dict[str, Any]]] = [[] for _ in images]
-        for one in data["annotations"]:
+        for one in file.each("annotations", data["annotations"]):
             i = row[one["image_id"]]
             kept = {
                 "class": index.get(one["category_id"]),
@@ -81,10 +88,6 @@ def read_instances(path: Path | str, data: Any, order: Callable[[Any], Any], pix
             objects[i].append(kept)
             if not faults[i] and (fault := _fault(one, kept, sizes[i], pixels, index)):
                 faults[i] = f"{path}: annotation {one.get('id')} of image {one['image_id']}: {fault}"
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not COCO's instances (images, annotations, categories): {error!r}") from None
-    if not images:
-        raise ValueError(f"{path}: no image is listed")
     return Instances(images, classes, objects, faults)
 
 

@@ -2,10 +2,15 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from eigencam.datasets.names import as_stored
+from eigencam.datasets.reading import is_file
+
 Expect = Literal["full"]
+_LONGEST = 300  # characters of a name; an annotation may say anything
 LOG = logging.getLogger(__name__)
 
 
@@ -37,10 +42,10 @@ def present(files: Sequence[Path], what: str, how_to_get: str, allow_missing: bo
     Raises:
         FileNotFoundError: none is, or some are not and `allow_missing` is false.
     """
-    there = [i for i, path in enumerate(files) if path.is_file()]
+    there = [i for i, path in enumerate(files) if is_file(path)]
     if len(there) == len(files) and files:
         return there
-    missing = [path for path in files if not path.is_file()]
+    missing = [path for path in files if not is_file(path)]
     if allow_missing and there:
         return there
     proceed = f"; dataset.allow_missing=true evaluates the {len(there)} that are there" if there else ""
@@ -51,9 +56,17 @@ def present(files: Sequence[Path], what: str, how_to_get: str, allow_missing: bo
 
 def first_folder(folders: Iterable[Path], file: str) -> Path | None:
     """The first folder that has the file."""
-    return next((folder for folder in folders if (folder / file).is_file()), None)
+    return next((folder for folder in folders if is_file(folder / file)), None)
+
+
+def images_folder(folders: Sequence[Path], paths: Sequence[str]) -> Path | None:
+    """The first folder that has any of the images, as spelt or, in none, with another spelling of the suffix."""
+    paths = [path for path in paths if not path.startswith(("/", "../"))]  # those would be there from any folder
+    exact = (folder for folder in folders if any(is_file(folder / path) for path in paths))
+    respelt = (folder for folder in folders if any(map(is_file, as_stored([folder / path for path in paths]))))
+    return next(chain(exact, respelt), None)
 
 
 def some(names: Iterable[object], n: int = 3) -> str:
     """The first `n` names, for messages."""
-    return ", ".join(str(name) for name in list(names)[:n])
+    return ", ".join(str(name)[:_LONGEST] for name in list(names)[:n])

@@ -10,17 +10,19 @@ that wsolevaluation tunes thresholds on.
 Reference: C. Wah et al., "The Caltech-UCSD Birds-200-2011 dataset", CNS-TR-2011-001.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eigencam.datasets.boxed import Boxed
-from eigencam.datasets.completeness import Expect, check_count, first_folder, present
+from eigencam.datasets.completeness import Expect, check_count, first_folder, images_folder, present
+from eigencam.datasets.names import as_stored, image_id, inside, once, unique
+from eigencam.datasets.reading import Reading, expand
 from eigencam.datasets.wsol_metadata import Metadata, class_index, find_metadata, read_metadata
 
+T = TypeVar("T")
 Split = Literal["test", "train", "val"]
 FULL = {"test": 5794, "train": 5994, "val": 1000}
 N_CLASSES = 200
@@ -37,6 +39,7 @@ def read_cub(
     images: str | Path | None = None,
     expect: Expect | None = None,
     allow_missing: bool = False,
+    allow_outside: bool = False,
 ) -> Boxed:
     """Read the truth and find the pictures.
 
@@ -46,6 +49,7 @@ def read_cub(
         images: folder of the class folders; by default looked for below `root`.
         expect: `full`: an error unless all pictures of the split are there.
         allow_missing: take the pictures that are there.
+        allow_outside: follow listed paths that lead out of the folder of the images.
 
     Raises:
         FileNotFoundError: no truth, or pictures are missing.
@@ -53,45 +57,39 @@ def read_cub(
     """
     if split not in get_args(Split):
         raise ValueError(f"split={split!r}: allowed are {', '.join(get_args(Split))}")
-    top = Path(root).expanduser()
+    top = expand(root)
     metadata = find_metadata(top, "CUB", split)
     original = first_folder((top, top / "CUB_200_2011"), "bounding_boxes.txt")
     if metadata is not None:
-        found = read_metadata(metadata, "CUB", split, N_CLASSES, expect)
-        boxes, source = found.boxes(metadata), metadata / "localization.txt"
+        found = read_metadata(metadata, "CUB", split, N_CLASSES, expect, allow_outside)
+        source = metadata / "localization.txt"
     elif original is not None and split != "val":
-        found, boxes = _read_original(original, split)
-        source = original / "bounding_boxes.txt"
+        found, source = _read_original(original, split, allow_outside), original / "bounding_boxes.txt"
     else:
         raise FileNotFoundError(
             f"{top} has neither bounding_boxes.txt with images.txt, image_class_labels.txt and train_test_split.txt "
             f"(the archive) nor metadata/CUB/{split}/class_labels.txt. {HOW_TO_GET}"
         )
-    folder = Path(images) if images else _pictures(top, found.paths)
-    files = [folder / path for path in found.paths]
+    folder = expand(images) if images else images_folder([top / place for place in PICTURES], found.paths) or top
+    files = as_stored([folder / path for path in found.paths])
     kept = present(files, f"CUB {split}", HOW_TO_GET, allow_missing)
     check_count(f"CUB {split}", len(kept), FULL[split], expect)
     return Boxed(
         "cub",
         "cub",
         _classes(found),
-        [Path(found.paths[i]).stem for i in kept],
+        unique([image_id(found.paths[i]) for i in kept], [files[i] for i in kept]),
         split,
         [files[i] for i in kept],
         found.labels[kept],
-        [boxes[i] for i in kept],
+        [found.boxes[i] for i in kept],
         found.sizes[kept],
         source,
-        {Path(path).stem: fault for path, fault in found.faults.items()},
+        {image_id(path): fault for path, fault in found.faults.items()},
     )
 
 
 read_cub.version = 1  # type: ignore[attr-defined]
-
-
-def _pictures(top: Path, paths: list[str]) -> Path:
-    """The first folder that has any of the pictures; `top` where none has."""
-    return next((top / place for place in PICTURES if any((top / place / path).is_file() for path in paths)), top)
 
 
 def _classes(found: Metadata) -> tuple[str, ...]:
@@ -99,49 +97,50 @@ def _classes(found: Metadata) -> tuple[str, ...]:
     return tuple(names.get(k, str(k)) for k in range(N_CLASSES))
 
 
-def _read_original(folder: Path, split: str) -> tuple[Metadata, list[NDArray[np.float64]]]:
-    """The archive's files: `number value ...` lines, classes counted from 1."""
-    paths = dict(_pairs(folder / "images.txt"))
-    named = dict(_pairs(folder / "image_class_labels.txt"))
-    labels = {number: class_index(text, N_CLASSES, first=1) for number, text in named.items()}
-    training = {number: flag == "1" for number, flag in _pairs(folder / "train_test_split.txt")}
-    corners: dict[str, list[float]] = {}
-    faults = {
-        number: f"{folder / 'image_class_labels.txt'}: class {text!r} of image {number}, {paths.get(number)}; allowed "
-        f"are whole numbers, 1 to {N_CLASSES}"
-        for number, text in named.items()
-        if labels[number] is None
-    }
-    for number, *values in _rows(folder / "bounding_boxes.txt", 5):
-        x, y, width, height = map(float, values)
-        corners[number] = [x, y, x + width, y + height]
-        if not (width > 0 and height > 0):
-            faults[number] = (
-                f"{folder / 'bounding_boxes.txt'}: box {values} (x, y, width, height) of image {number}, "
-                f"{paths.get(number)}; allowed are widths and heights more than 0"
+def _read_original(folder: Path, split: str, allow_outside: bool) -> Metadata:
+    """The archive's files, which count images and classes from 1."""
+    paths = _by_number(folder / "images.txt", "path", lambda path: inside(path, allow_outside))
+    named = _by_number(folder / "image_class_labels.txt", "class", str)
+    flags = _by_number(folder / "train_test_split.txt", "is_training_image", lambda flag: {"0": False, "1": True}[flag])
+    boxes = _by_number(folder / "bounding_boxes.txt", "x y width height", lambda *values: [float(v) for v in values])
+    for what, known in (("class", named), ("part of the split", flags), ("box", boxes)):
+        if bare := [path for number, path in paths.items() if number not in known]:
+            raise ValueError(f"{folder}: no {what} for {len(bare)} of {len(paths)} images, e.g. {bare[0]}")
+    unique(list(paths.values()), [f"number {number} of {folder / 'images.txt'}" for number in paths])
+    chosen = sorted((number for number in paths if flags[number] == (split == "train")), key=paths.__getitem__)
+    labels, faults = [], dict[str, str]()
+    for number in chosen:
+        index = class_index(named[number], N_CLASSES, first=1)
+        labels.append(-1 if index is None else index)
+        if index is None:
+            faults[paths[number]] = (
+                f"{folder / 'image_class_labels.txt'}: class {named[number]!r} of image {number}, {paths[number]}; "
+                f"allowed are whole numbers, 1 to {N_CLASSES}"
             )
-    chosen = sorted((number for number in paths if training.get(number) == (split == "train")), key=paths.__getitem__)
-    if lacking := [paths[number] for number in chosen if number not in labels or number not in corners]:
-        raise ValueError(f"{folder}: no class or no box for {len(lacking)} pictures, e.g. {lacking[0]}")
-    found = Metadata(
+        elif not (boxes[number][2] > 0 and boxes[number][3] > 0):
+            faults[paths[number]] = (
+                f"{folder / 'bounding_boxes.txt'}: box {boxes[number]} (x, y, width, height) of image {number}, "
+                f"{paths[number]}; allowed are widths and heights more than 0"
+            )
+    corners = np.array([boxes[number] for number in chosen]).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return Metadata(
         [paths[number] for number in chosen],
-        np.array([-1 if labels[number] is None else labels[number] for number in chosen], np.int64),
+        np.array(labels, np.int64),
         np.zeros((len(chosen), 2), np.int64),
+        [box[None] for box in corners],
         [[] for _ in chosen],
-        {paths[number]: fault for number, fault in faults.items() if number in paths},
+        faults,
     )
-    return found, [np.array([corners[number]]) for number in chosen]
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    return ((number, value) for number, value in _rows(path, 2))
-
-
-def _rows(path: Path, columns: int) -> Iterator[list[str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. {HOW_TO_GET}")
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        parts = line.split()
-        if len(parts) != columns:
-            raise ValueError(f"{path} line {number}: {line!r}; {columns} values are expected")
-        yield parts
+def _by_number(path: Path, columns: str, value: Callable[..., T]) -> dict[str, T]:
+    """What one of the archive's files says of each picture, by the picture's number."""
+    found: dict[str, T] = {}
+    seen: dict[str, str] = {}
+    with Reading(path, f"`number {columns}`; {HOW_TO_GET}") as file:
+        for number, *values in file.columns(None, 1 + len(columns.split())):
+            found[once(seen, number, file.place)] = value(*values)
+        if not found:
+            raise ValueError("no image is listed")
+    return found

@@ -6,7 +6,6 @@ other gives an error near 100 % or, worse, a plausible one; so a devkit id is tu
 permutation read from a file, or not at all.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
-from eigencam.files import regular
+from eigencam.datasets.matlab import EXPECTED, read_matlab
+from eigencam.datasets.reading import Reading, hidden, integer
 
 VERSIONS = {"devkit": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -89,10 +88,9 @@ def find_synsets(folders: Sequence[Path], class_folders: Sequence[Path] = ()) ->
 
 def read_mapping(path: Path) -> Synsets:
     """Read `n01440764 tench, Tinca tinca`, a line a class in any order."""
-    lines = [
-        line.strip().partition(" ") for line in regular(path).read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
-    return _synsets(path, [(wnid, words, None) for wnid, _, words in lines])
+    with Reading(path, f"{N_CLASSES} lines such as `n01440764 tench, Tinca tinca`") as file:
+        lines = [line.partition(" ") for line in file.lines()]
+        return _synsets([(wnid, words, None) for wnid, _, words in lines])
 
 
 def read_meta(path: Path) -> Synsets:
@@ -100,33 +98,33 @@ def read_meta(path: Path) -> Synsets:
 
     The id's field is `ILSVRC2012_ID`, in later years `ILSVRC2014_ID` or `ILSVRC2015_CLSLOC_ID`.
     """
-    synsets = _struct(path, "synsets")
-    fields: tuple[str, ...] = synsets.dtype.names or ()
-    id_field = next((name for name in fields if re.fullmatch(r"ILSVRC\d{4}(_CLSLOC)?_ID", name)), None)
-    if id_field is None or "WNID" not in fields:
-        raise ValueError(f"{path}: `synsets` has the fields {fields}; ILSVRC2012_ID and WNID are needed")
-    words = next((name for name in ("words", "description") if name in fields), None)
-    rows = [
-        (str(_scalar(s["WNID"])), str(_scalar(s[words])) if words else "", int(_scalar(s[id_field]))) for s in synsets
-    ]
-    return _synsets(path, [row for row in rows if row[2] <= N_CLASSES])
+    with Reading(path, EXPECTED) as file:
+        synsets = _structs(file, "synsets")
+        fields = list(synsets[0])
+        id_field = next((name for name in fields if re.fullmatch(r"ILSVRC\d{4}(_CLSLOC)?_ID", name)), None)
+        if id_field is None or "WNID" not in fields:
+            raise ValueError(f"`synsets` has the fields {fields}; ILSVRC2012_ID and WNID are needed")
+        words = next((name for name in ("words", "description") if name in fields), None)
+        rows = [
+            (str(one["WNID"]), str(one[words]) if words else "", _whole(one[id_field]))
+            for one in file.each("synset", synsets)
+        ]
+        return _synsets([row for row in rows if row[2] <= N_CLASSES])
 
 
 def read_permutation(path: Path) -> NDArray[np.int64]:
     """Read a JSON list of 1000: the devkit id of each sorted index. Returns (1000,) int64."""
-    order = np.asarray(json.loads(regular(path).read_text()))
-    if order.shape != (N_CLASSES,) or not np.array_equal(np.sort(order), np.arange(1, N_CLASSES + 1)):
-        raise ValueError(f"{path}: not a list of the devkit ids 1..{N_CLASSES}, each once")
-    return order.astype(np.int64)
+    with Reading(path, f"a list of the devkit ids 1..{N_CLASSES}, each once") as file:
+        order = [integer(number) for number in file.each("number", file.json())]
+        if sorted(order) != list(range(1, N_CLASSES + 1)):
+            raise ValueError(f"a list of {len(order)} numbers, {len(set(order))} of them distinct")
+    return np.array(order, np.int64)
 
 
 def read_ground_truth(path: Path) -> NDArray[np.int64]:
     """Read `ILSVRC2012_validation_ground_truth.txt`: line k is the devkit id of image k. Returns (N,) int64."""
-    try:
-        ids = np.array([int(line) for line in regular(path).read_text().split()], np.int64)
-    except ValueError as error:
-        raise ValueError(f"{path}: one devkit id a line is expected: {error}") from error
-    return _checked_ids(path, ids)
+    with Reading(path, "one devkit id a line") as file:
+        return _checked_ids(np.array([integer(line) for line in file.lines()], np.int64))
 
 
 def read_boxes(path: Path) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
@@ -139,42 +137,42 @@ def read_boxes(path: Path) -> tuple[NDArray[np.int64], list[NDArray[np.float64]]
         ValueError: the file has another structure, a label is not a devkit id, or one image has several.
     """
     labels, boxes = [], []
-    for k, record in enumerate(_struct(path, "rec"), start=1):
-        objects = np.ravel(record["objects"])
-        named = {float(_scalar(o["label"])) for o in objects}
-        if len(named) != 1 or not (label := named.pop()).is_integer():
-            seen = sorted(float(_scalar(o["label"])) for o in objects)
-            raise ValueError(f"{path}: image {k} has the labels {seen}; exactly one is expected, a whole number")
-        corners = [np.ravel(o["bbox"]) for o in objects]
-        if not all(box.shape == (4,) and box.dtype.kind in "fiu" for box in corners):
-            raise ValueError(f"{path}: image {k} has the boxes {corners}; x1 y1 x2 y2 is expected")
-        labels.append(int(label))
-        boxes.append(np.array(corners, np.float64))
-    return _checked_ids(path, np.array(labels, np.int64)), boxes
+    with Reading(path, EXPECTED) as file:
+        for k, record in enumerate(_structs(file, "rec"), start=1):
+            file.place = f"image {k}"
+            objects = record["objects"]
+            named = {float(np.ravel(one["label"])[0]) for one in objects}
+            if len(named) != 1 or not min(named).is_integer():
+                raise ValueError(f"the labels {sorted(named)}; exactly one is expected, a whole number")
+            corners = [np.ravel(one["bbox"]) for one in objects]
+            if not all(box.shape == (4,) and box.dtype.kind in "fiu" for box in corners):
+                raise ValueError(f"the boxes {corners}; x1 y1 x2 y2 is expected")
+            labels.append(int(named.pop()))
+            boxes.append(np.array(corners, np.float64))
+        file.place = ""
+        return _checked_ids(np.array(labels, np.int64)), boxes
 
 
 def first_file(folders: Iterable[Path], patterns: Sequence[str]) -> Path | None:
     """The first file that matches one of the patterns, folder by folder."""
     found = (path for folder in folders for pattern in patterns for path in sorted(folder.glob(pattern)))
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if not hidden(path.name)), None)
 
 
-def _checked_ids(path: Path, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def _checked_ids(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     wrong = np.flatnonzero((ids < 1) | (ids > N_CLASSES))
     if len(wrong):
         raise ValueError(
-            f"{path}: image {wrong[0] + 1} has the label {ids[wrong[0]]}; devkit ids are 1..{N_CLASSES} "
+            f"image {wrong[0] + 1} has the label {ids[wrong[0]]}; devkit ids are 1..{N_CLASSES} "
             "(0..999 would be indices of the sorted WordNet ids, another order)"
         )
     return ids
 
 
-def _synsets(path: Path, rows: list[tuple[str, str, int | None]]) -> Synsets:
+def _synsets(rows: Sequence[tuple[str, str, int | None]]) -> Synsets:
     wnids = sorted({wnid for wnid, _, _ in rows if WNID.fullmatch(wnid)})
     if len(wnids) != N_CLASSES or len(rows) != N_CLASSES:
-        raise ValueError(
-            f"{path}: {len(rows)} classes, {len(wnids)} of them distinct WordNet ids; {N_CLASSES} expected"
-        )
+        raise ValueError(f"{len(rows)} classes, {len(wnids)} of them distinct WordNet ids; {N_CLASSES} expected")
     rows = sorted(rows)
     short = [words.split(",")[0].strip() for _, words, _ in rows]
     # Names are not keys: there are two `crane` (bird, machine) and two `maillot`.
@@ -184,7 +182,7 @@ def _synsets(path: Path, rows: list[tuple[str, str, int | None]]) -> Synsets:
     if None in ids:
         return Synsets(tuple(wnids), names if all(short) else None)
     if sorted(i for i in ids if i is not None) != list(range(1, N_CLASSES + 1)):
-        raise ValueError(f"{path}: the devkit ids are not 1..{N_CLASSES}, each once")
+        raise ValueError(f"the devkit ids are not 1..{N_CLASSES}, each once")
     return Synsets(tuple(wnids), names if all(short) else None, np.array(ids, np.int64))
 
 
@@ -196,16 +194,17 @@ def _wnids_of_folders(folders: Iterable[Path]) -> tuple[str, ...] | None:
     return None
 
 
-def _struct(path: Path, variable: str) -> NDArray[Any]:
-    try:
-        content = loadmat(regular(path), variable_names=[variable])
-    except Exception as error:  # scipy raises ValueError, TypeError, NotImplementedError, zlib.error, ...
-        raise ValueError(f"{path}: not a readable MATLAB file (version 4 to 7): {error}") from error
-    if variable not in content or content[variable].dtype.names is None:
-        raise ValueError(f"{path}: no struct array `{variable}` in it")
-    return np.ravel(content[variable])
+def _structs(file: Reading, variable: str) -> list[dict[str, Any]]:
+    """The elements of a struct array."""
+    structs = read_matlab(file, (variable,)).get(variable)
+    if not isinstance(structs, list) or not structs or not isinstance(structs[0], dict):
+        raise ValueError(f"no struct array `{variable}` in it")
+    return structs
 
 
-def _scalar(value: Any) -> Any:
-    """The element of MATLAB's 1 x 1 array."""
-    return np.ravel(value)[0]
+def _whole(value: Any) -> int:
+    """The whole number in MATLAB's 1 x 1 array, which may be stored as a fraction."""
+    number = float(np.ravel(value)[0])
+    if not number.is_integer():
+        raise ValueError(f"{number} is no whole number")
+    return integer(int(number))

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
 from eigencam.datasets.images import image_size, read_rgb
-from eigencam.files import regular
+from eigencam.datasets.names import PNG, as_stored, inside, once, unique
+from eigencam.datasets.reading import Reading, expand, files_in
 
 CATEGORIES = ("bikes", "cars", "people")
 Split = Literal["test", "train", "all"]
@@ -34,6 +35,7 @@ FULL = {
     "cars": {"test": 177, "train": 177, "all": 420},
     "people": {"test": 140, "train": 140, "all": 311},
 }
+_IMAGE, _MASK = (re.compile(rf"(.+)\.{what}\.png", re.IGNORECASE) for what in ("image", r"mask\.\d+"))
 HOW_TO_GET = (
     "The archives are ig02-v1.0-bikes.zip (MD5 13266fdf968176fa3aebdd439184254f), ig02-v1.0-cars.zip "
     "(34de933832755ee009c6f0e9d9c6426e) and ig02-v1.0-people.zip (f80d8d21f018197979c72b977986fd2f) of "
@@ -84,11 +86,12 @@ class Ig02:
         self.files: list[Path] = []
         self._masks: list[list[Path]] = []
         self._labels: list[int] = []
+        ids: list[str] = []
         for label, name in enumerate(CATEGORIES):
             if category not in (name, "all"):
                 continue
-            folder, listed = _listed(Path(root).expanduser(), name, split)
-            files = [folder / name / f"{stem}.image.png" for stem in listed]
+            folder, listed = _listed(expand(root), name, split)
+            files = as_stored([folder / name / f"{stem}.image.png" for stem in listed])
             masks = _masks(folder / name)
             whole = [i for i in present(files, f"IG02 {name}", HOW_TO_GET, allow_missing) if listed[i] in masks]
             if len(whole) < len(files) and not allow_missing:
@@ -98,7 +101,8 @@ class Ig02:
             self.files += [files[i] for i in whole]
             self._masks += [masks[listed[i]] for i in whole]
             self._labels += [label] * len(whole)
-        self.ids = [path.name.removesuffix(".image.png") for path in self.files]
+            ids += [f"{name}/{listed[i]}" for i in whole]
+        self.ids = unique(ids, self.files)
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
@@ -170,18 +174,26 @@ def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:
         looked = ", ".join(str(place) for place in places)
         raise FileNotFoundError(f"no {list_name} in {looked}. {HOW_TO_GET}")
     if split == "all":
-        stems = [path.name.removesuffix(".image.png") for path in (folder / category).glob("*.image.png")]
-    else:
-        stems = regular(folder / list_name).read_text().split()
-    if not stems:
-        raise ValueError(f"{folder / list_name}: no picture is listed")
-    return folder, sorted(Path(stem).name.removesuffix(".image.png") for stem in stems)
+        stems = sorted(match[1] for path in files_in(folder / category, PNG) if (match := _IMAGE.fullmatch(path.name)))
+        if not stems:
+            raise FileNotFoundError(f"{folder / category}: no picture. {HOW_TO_GET}")
+        return folder, stems
+    seen: dict[str, str] = {}
+    with Reading(folder / list_name, f"a picture's name, as {category}/NAME.image.png") as file:
+        for (stem,) in file.columns(None, 1):
+            name = inside(stem).removeprefix(f"{category}/")
+            once(seen, match[1] if (match := _IMAGE.fullmatch(name)) else name, file.place)
+        if not seen:
+            raise ValueError("no image is listed")
+    return folder, sorted(seen)
 
 
 def _masks(folder: Path) -> dict[str, list[Path]]:
     """The masks of each picture, by its name."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.mask.*.png")):
-        if match := re.fullmatch(r"(.+)\.mask\.\d+\.png", path.name):
+    files = [path for path in files_in(folder, PNG) if _MASK.fullmatch(path.name)]
+    unique([path.name.lower() for path in files], files, "masks")
+    for path in files:
+        if match := _MASK.fullmatch(path.name):
             found.setdefault(match[1], []).append(path)
     return found

@@ -11,7 +11,7 @@ download them: the user names a folder.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -20,14 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
+from eigencam.datasets.completeness import some
 from eigencam.datasets.devkit import N_CLASSES, WNID
-from eigencam.datasets.ilsvrc_sources import Source, data_places, files_by_id, picture_id, validation_id
+from eigencam.datasets.ilsvrc_sources import Source, data_places, picture_id, validation_id
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, merge, read_truth
 from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.names import JPEG, PNG, by_stem
+from eigencam.datasets.reading import Reading, expand
 
 N_IMAGES = 50_000
-SUFFIXES = (".jpeg", ".jpg", ".png")
 IMAGE_PLACES = ("Data/CLS-LOC/val", "CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", ".")
 HOW_TO_GET = (
     "The pictures are in ILSVRC2012_img_val.tar of image-net.org (free account) and in Kaggle's "
@@ -85,7 +87,7 @@ class Ilsvrc:
         if split != "val":
             raise ValueError(f"split={split!r}: allowed is 'val' (test truth is secret, train is half without boxes)")
         several = root.split(os.pathsep) if isinstance(root, str) else [root] if isinstance(root, Path) else root
-        roots = [Path(one).expanduser() for one in several if one]
+        roots = [expand(one) for one in several if one]
         if not roots:
             raise ValueError("root: no folder is named")
         truth = merge([read_truth(one, source, keep_faults=True) for one in roots])
@@ -94,7 +96,7 @@ class Ilsvrc:
         self.paths: list[Path] = []
         files: dict[str, Path] = {}
         if images is not False:
-            folders = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[Path(images)]]
+            folders = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[expand(images)]]
             files = _pictures(folders)
             rows = _present(
                 truth, rows, files, [one for several in folders for one in several], allow_missing, whole=subset is None
@@ -110,7 +112,7 @@ class Ilsvrc:
         )
         self._one_size: tuple[int, int] | None = None
         self.faults = {name: truth.faults[name] for name in self.ids if name in truth.faults}
-        self._check()
+        self._check(", ".join(map(str, roots)))
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
@@ -158,13 +160,14 @@ class Ilsvrc:
             "pictures": checksum(path.stat().st_size for path in self.paths),
         }
 
-    def _check(self) -> None:
+    def _check(self, roots: str) -> None:
         """Find a wrong data folder before a run starts, at the price of a few pictures' headers."""
         counts = np.diff(self.annotation.offsets)
         if bare := [i for i in np.flatnonzero(counts == 0).tolist() if self.ids[i] not in self.faults]:
             raise ValueError(
-                f"{len(bare)} of {len(self.ids)} pictures have a label but no box ({self.annotation.source}), e.g. "
-                f"{_some(self.ids[i] for i in bare)}: get the boxes too, or choose another source. {TRUTH_HOW_TO_GET}"
+                f"{roots}: {len(bare)} of {len(self.ids)} images have a label but no box "
+                f"({self.annotation.source}), e.g. {some(self.ids[i] for i in bare)}: get the boxes too, or choose "
+                f"another source. {TRUTH_HOW_TO_GET}"
             )
         wnids = self.annotation.synsets.wnids
         for path, label in zip(self.paths, self.annotation.labels, strict=False):
@@ -197,28 +200,27 @@ def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | Non
     row = {name: i for i, name in enumerate(ids)}
     kept = row.keys()
     if subset is not None:
-        kept = {picture_id(line.replace(",", " ").split()[0]) for line in _lines(subset)}
+        kept = _named(subset, lambda line: picture_id(line.replace(",", " ").split()[0]))
         if unknown := sorted(kept - row.keys()):
-            raise ValueError(f"{subset}: {len(unknown)} of {len(kept)} ids have no truth, e.g. {_some(unknown)}")
+            raise ValueError(f"{subset}: {len(unknown)} of {len(kept)} ids have no truth, e.g. {some(unknown)}")
     if blacklist is not None:
-        kept = kept - {_blacklisted(blacklist, line) for line in _lines(blacklist)}
+        kept = kept - _named(blacklist, _blacklisted)
     if not kept:
         raise ValueError(f"no picture is left of {len(ids)} by subset={subset}, blacklist={blacklist}")
     return sorted(row[name] for name in kept)
 
 
-def _lines(path: str | Path) -> list[str]:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list of pictures")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+def _named(path: str | Path, read: Callable[[str], str]) -> set[str]:
+    """The ids of the pictures that a list names, one a line."""
+    with Reading(expand(path), "a list of images") as file:
+        return {read(line) for line in file.lines()}
 
 
-def _blacklisted(path: str | Path, line: str) -> str:
+def _blacklisted(line: str) -> str:
     if not line.isdigit():
         return picture_id(line)
     if not 1 <= int(line) <= N_IMAGES:
-        raise ValueError(f"{path}: picture number {line}; allowed are 1..{N_IMAGES}")
+        raise ValueError(f"picture number {line}; allowed are 1..{N_IMAGES}")
     return validation_id(int(line))
 
 
@@ -226,9 +228,9 @@ def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
     """Picture files by id: of each root's folders the first that has any."""
     files: dict[str, Path] = {}
     for of_root in folders:
-        found = next((found for folder in of_root if (found := files_by_id(folder, SUFFIXES))), {})
+        found = next((found for folder in of_root if (found := by_stem(folder, [(*JPEG, *PNG)], 1))), {})
         if twice := sorted(files.keys() & found.keys()):
-            raise ValueError(f"{len(twice)} pictures are in two of the roots, e.g. {_some(twice)}: leave one root out")
+            raise ValueError(f"{len(twice)} pictures are in two of the roots, e.g. {some(twice)}: leave one root out")
         files.update(found)
     return files
 
@@ -243,19 +245,19 @@ def _present(
     looked = ", ".join(str(folder) if folder.is_dir() else f"{folder} (does not exist)" for folder in folders)
     if not present:
         raise FileNotFoundError(
-            f"none of the {len(rows)} ILSVRC pictures is there, e.g. {_some(missing)}; looked in {looked}. {HOW_TO_GET}"
+            f"none of the {len(rows)} ILSVRC pictures is there, e.g. {some(missing)}; looked in {looked}. {HOW_TO_GET}"
         )
     if allow_missing:
         return present
     proceed = f"allow_missing=true evaluates the {len(present)} that are there"
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(rows)} ILSVRC pictures are missing, e.g. {_some(missing)}; looked in {looked}. "
+            f"{len(missing)} of {len(rows)} ILSVRC pictures are missing, e.g. {some(missing)}; looked in {looked}. "
             f"{HOW_TO_GET}; {proceed}"
         )
     if bare:
         raise FileNotFoundError(
-            f"{len(bare)} of {len(files)} ILSVRC pictures have no truth ({truth.source}), e.g. {_some(bare)}; {proceed}"
+            f"{len(bare)} of {len(files)} ILSVRC pictures have no truth ({truth.source}), e.g. {some(bare)}; {proceed}"
         )
     return present
 
@@ -264,7 +266,3 @@ def _sample(ids: list[str], rows: list[int], count: int, seed: int) -> list[int]
     if not 1 <= count <= len(rows):
         raise ValueError(f"count={count}: allowed are 1..{len(rows)}, the pictures there are to choose from")
     return sorted(sorted(rows, key=lambda i: hashlib.sha256(f"{seed}/{ids[i]}".encode()).digest())[:count])
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(list(names)[:3])

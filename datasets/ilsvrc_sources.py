@@ -4,11 +4,7 @@ A source is found by its files' names below a root; its reader returns `Parsed`,
 have to satisfy is checked once, in `ilsvrc_truth.py`.
 """
 
-import csv
-import gzip
-import os
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +14,8 @@ import numpy as np
 from eigencam.datasets import devkit
 from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.devkit import Synsets
-from eigencam.files import regular
+from eigencam.datasets.names import by_stem, image_id, once
+from eigencam.datasets.reading import FileError, Reading, integer
 
 VERSIONS = {"ilsvrc_sources": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -93,42 +90,17 @@ def read(source: Source, files: Sequence[Path], synsets: Synsets) -> Parsed:
 
 
 def picture_id(name: str) -> str:
-    """The id of a picture's file name or path.
+    """The id of a picture's file name or path: ILSVRC's names are unique, whatever folders they are in.
 
     >>> picture_id("val/ILSVRC2012_val_00000001.JPEG")
     'ILSVRC2012_val_00000001'
     """
-    return name.rsplit("/", 1)[-1].split(".", 1)[0]
+    return image_id(name.rsplit("/", 1)[-1])
 
 
 def validation_id(k: int) -> str:
     """The id of validation picture k = 1..50000, as the devkit's lists count them."""
     return f"ILSVRC2012_val_{k:08d}"
-
-
-def files_by_id(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files in a folder and in its immediate subfolders (class folders), by picture id.
-
-    Args:
-        folder: where to look; a folder that does not exist holds nothing.
-        suffixes: in lower case, with the dot; the files' may be in either case.
-
-    Raises:
-        ValueError: two files have the same id.
-    """
-    found: dict[str, Path] = {}
-    folders = [str(folder)] if folder.is_dir() else []
-    for number, current in enumerate(folders):  # grows in the first round
-        with os.scandir(current) as entries:
-            for entry in entries:
-                if entry.name.lower().endswith(tuple(suffixes)) and not entry.name.startswith("."):
-                    name = picture_id(entry.name)
-                    if name in found:
-                        raise ValueError(f"two files for {name}: {found[name]} and {entry.path}: remove one")
-                    found[name] = Path(entry.path)
-                elif number == 0 and entry.is_dir():
-                    folders.append(entry.path)
-    return found
 
 
 def _source_of(name: str) -> Source | None:
@@ -144,7 +116,7 @@ def _find_one(*names: str) -> Callable[[Path], list[Path]]:
 
 
 def _find_xml(root: Path) -> list[Path]:
-    found = (files_by_id(folder, (".xml",)) for folder in data_places(root, _XML_PLACES))
+    found = (by_stem(folder, [(".xml",)], depth=1) for folder in data_places(root, _XML_PLACES))
     return list(next((files for files in found if files), {}).values())
 
 
@@ -172,51 +144,55 @@ def _read_text(files: Sequence[Path], synsets: Synsets) -> Parsed:
             f"{folder} has {files[0].name} but no class_labels.txt (or .gz): it comes from the same place, "
             "metadata/ILSVRC/test of github.com/clovaai/wsolevaluation"
         )
-    for name, (label,) in _numbers(labels[0], "image,index"):
-        if not (0 <= label < devkit.N_CLASSES and label.is_integer()):
+    seen: dict[str, str] = {}
+    with Reading(labels[0], "`image,index`") as file:
+        for path, word in file.columns(",", 2):
+            name, label = once(seen, picture_id(path), file.place), float(word)
+            if 0 <= label < devkit.N_CLASSES and label.is_integer():
+                parsed.labels[name] = int(label)
+                continue
             parsed.faults[name] = (
                 f"{labels[0]}: {name} has the label {label:g}; indices of the sorted WordNet ids are "
                 f"0..{devkit.N_CLASSES - 1} (1..{devkit.N_CLASSES} would be devkit ids, another order)"
             )
-            continue
-        parsed.labels[name] = int(label)
-    for name, (x1, y1, x2, y2) in _numbers(files[0], "image,x0,y0,x1,y1"):
-        parsed.boxes.setdefault(name, []).append((x1, y1, x2, y2))
-    for path in _find_sizes(folder):
-        for name, (width, height) in _numbers(path, "image,width,height"):
-            if not all(1 <= side <= LONGEST_SIDE and side.is_integer() for side in (width, height)):
-                parsed.faults[name] = (
-                    f"{path}: {name} has {width:g} x {height:g} pixels; allowed are whole numbers from 1"
-                )
-                continue
-            parsed.sizes[name] = (int(height), int(width))
+        if not seen:
+            raise ValueError("no image is listed")
+    with Reading(files[0], "`image,x0,y0,x1,y1`") as file:
+        for path, *words in file.columns(",", 5):
+            x1, y1, x2, y2 = map(float, words)
+            parsed.boxes.setdefault(picture_id(path), []).append((x1, y1, x2, y2))
+    for sizes in _find_sizes(folder):
+        _read_sizes(sizes, parsed)
     return parsed
 
 
-def _numbers(path: Path, columns: str) -> Iterator[tuple[str, list[float]]]:
-    with gzip.open(regular(path), "rt") if path.suffix == ".gz" else regular(path).open() as lines:
-        for number, line in enumerate(lines, start=1):
-            name, *words = line.strip().split(",")
-            try:
-                values = [float(word) for word in words]
-            except ValueError:
-                values = []
-            if len(values) != columns.count(","):
-                raise ValueError(f"{path} line {number}: {line.strip()!r}; `{columns}` is expected")
-            yield picture_id(name), values
+def _read_sizes(path: Path, parsed: Parsed) -> None:
+    seen: dict[str, str] = {}
+    with Reading(path, "`image,width,height`") as file:
+        for image, *words in file.columns(",", 3):
+            name, (width, height) = once(seen, picture_id(image), file.place), map(float, words)
+            if all(1 <= side <= LONGEST_SIDE and side.is_integer() for side in (width, height)):
+                parsed.sizes[name] = (int(height), int(width))
+            else:
+                parsed.faults[name] = (
+                    f"{path}: {name} has {width:g} x {height:g} pixels; allowed are whole numbers from 1"
+                )
+        if bare := [name for name in parsed.labels if name not in seen]:
+            raise ValueError(f"no size of {len(bare)} of {len(parsed.labels)} images, e.g. {bare[0]}")
 
 
 def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
     parsed, index = Parsed(), _index_by_wnid(synsets, files[0].parent)
     for path in files:
         try:
-            root = ET.fromstring(regular(path).read_bytes())
-            objects = root.findall("object")
-            wnids = [found.findtext("name", "") for found in objects]
-            corners = [[float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects]
-            height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
-        except (ET.ParseError, ValueError) as error:
-            parsed.faults[path.stem] = f"{path}: not a readable annotation: {error}"
+            with Reading(path, "an annotation with size, and in each object a name and a bndbox") as file:
+                root = file.xml()
+                objects = root.findall("object")
+                wnids = [found.findtext("name", "") for found in objects]
+                corners = [[float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects]
+                height, width = (integer(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+        except FileError as error:
+            parsed.faults[path.stem] = str(error)
             continue
         _add(parsed, path.stem, wnids, corners, index, str(path))
         parsed.sizes[path.stem] = (height, width)
@@ -226,19 +202,18 @@ def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
 def _read_csv(files: Sequence[Path], synsets: Synsets) -> Parsed:
     (path,) = files
     parsed, index = Parsed(), _index_by_wnid(synsets, path)
-    with regular(path).open(newline="") as file:
-        rows = csv.reader(file)
+    with Reading(path, "`ImageId,PredictionString`, below it `id,wnid x1 y1 x2 y2 ...`") as file:
+        rows = file.table()
         if (header := next(rows, [])) != ["ImageId", "PredictionString"]:
-            raise ValueError(f"{path}: the header is {header}; ImageId,PredictionString is expected")
-        for row in filter(None, rows):
+            raise ValueError(f"the header is {header}")
+        seen: dict[str, str] = {}
+        for row in rows:
             words = row[1].split() if len(row) == 2 else []
-            try:
-                corners = [[float(word) for word in words[k + 1 : k + 5]] for k in range(0, len(words), 5)]
-            except ValueError:
-                corners = []
-            if not corners or len(words) % 5:
-                raise ValueError(f"{path} line {rows.line_num}: {row}; `id,wnid x1 y1 x2 y2 ...` is expected")
-            _add(parsed, picture_id(row[0]), words[::5], corners, index, f"{path} line {rows.line_num}")
+            if not words or len(words) % 5:
+                raise ValueError(f"{row}")
+            corners = [[float(word) for word in words[k + 1 : k + 5]] for k in range(0, len(words), 5)]
+            name = once(seen, picture_id(row[0]), file.place)
+            _add(parsed, name, words[::5], corners, index, f"{path}, {file.place}")
     return parsed
 
 
@@ -279,8 +254,6 @@ def _index_by_wnid(synsets: Synsets, path: Path) -> dict[str, int]:
 def _add(
     parsed: Parsed, name: str, wnids: list[str], corners: list[list[float]], index: Mapping[str, int], where: str
 ) -> None:
-    if name in parsed.labels or name in parsed.faults:
-        raise ValueError(f"{where}: a second row for {name}")
     if len(set(wnids)) != 1:
         parsed.faults[name] = f"{where}: {name} has the classes {sorted(set(wnids))}; exactly one is expected"
     elif wnids[0] not in index:

@@ -29,6 +29,7 @@ from eigencam.datasets.base import BadTruthError, Truth
 from eigencam.datasets.bounds import possible
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.ilsvrc_sources import Parsed, Source
+from eigencam.datasets.reading import expand
 
 VERSIONS = {"ilsvrc_truth": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -119,7 +120,7 @@ def read_truth(root: Path | str, source: Source | None = None, keep_faults: bool
         BadTruthError: without `keep_faults`: a label cannot be turned into an index, or a box is impossible.
         ValueError: a file is not what it should be.
     """
-    root, order = Path(root), get_args(Source)
+    root, order = expand(root), get_args(Source)
     if source is not None and source not in order:
         raise ValueError(f"source={source!r}: allowed are {', '.join(order)}, or none for the first that is there")
     if not root.exists():

@@ -12,6 +12,7 @@ tightest around the mask.
 Reference: M. Guillaumin, D. Kuettel, V. Ferrari, "ImageNet auto-annotation with segmentation propagation", IJCV 2014.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count
+from eigencam.datasets.reading import Reading, expand, reason
 
 FULL = 4276
 FILE = "gtsegs_ijcv.mat"
+LARGEST = 1 << 29
+"""Bytes of an image: 179 million pixels, where Pillow's limit is, too."""
 HOW_TO_GET = (
     f"{FILE} is at calvin-vision.net/bigstuff/proj-imagenet/data; name it, or its folder, by "
     "paths.imagenet_segmentation or EIGENCAM_IMAGENET_SEGMENTATION"
@@ -39,29 +43,29 @@ class ImageNetSegmentation:
 
     version = 1
 
-    def __init__(self, root: str | Path, expect: Expect | None = None) -> None:
+    def __init__(self, root: str | Path, expect: Expect | None = None, allow_outside: bool = False) -> None:
         """Open the file and look at what every picture is.
 
         Args:
             root: the file, or the folder that it is in.
             expect: `full`: an error unless there are 4,276 pictures.
+            allow_outside: read data that the file does not hold itself but names another file for.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is not of the form described above, or h5py is not installed.
         """
-        path = Path(root).expanduser()
+        path = expand(root)
         self.path = path / FILE if path.is_dir() else path
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such file. {HOW_TO_GET}")
+        self.allow_outside = allow_outside
         self._opened: tuple[int, Any, NDArray[Any], NDArray[Any]] | None = None
         try:
-            _, _, pictures, _ = self._open()
-            stored = [self._stored(i) for i in range(len(pictures))]
-        except (OSError, KeyError, IndexError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"{self.path}: not MATLAB 7.3 with /value/img and /value/gt: {error}. {HOW_TO_GET}"
-            ) from None
+            with Reading(self.path, f"MATLAB 7.3 with /value/img and /value/gt. {HOW_TO_GET}") as file:
+                file.regular()
+                _, _, pictures, cells = self._open()
+                if len(pictures) != len(cells) or not len(pictures):
+                    raise ValueError(f"{len(pictures)} images and {len(cells)} masks")
+                stored = [self._stored(i) for i in file.each("image", range(len(pictures)))]
         finally:
             self._close()
         check_count("ImageNet-Segmentation", len(stored), FULL, expect)
@@ -75,7 +79,10 @@ class ImageNetSegmentation:
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
-        stored = np.asarray(self._picture(i))
+        try:
+            stored = np.asarray(self._picture(i))
+        except Exception as error:  # HDF5 raises OSError, RuntimeError, ...
+            raise BadImageError(self.path, f"picture {i}: {reason(error)}") from error
         picture = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise BadImageError(
@@ -91,7 +98,9 @@ class ImageNetSegmentation:
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
-        stored = np.asarray(self._mask(i)).T
+        with Reading(self.path) as file:
+            file.place = f"mask {i}"
+            stored = np.asarray(self._mask(i)).T
         if stored.dtype.kind not in "biuf" or not (mask := stored == 1)[stored != 0].all():
             seen = "" if stored.dtype.kind not in "biuf" else f" with {_some_values(stored)}"
             raise BadTruthError(f"{self.path}: mask {i} of {stored.dtype}{seen}; allowed are the numbers 0 and 1")
@@ -115,9 +124,10 @@ class ImageNetSegmentation:
             try:
                 import h5py
             except ImportError as error:
-                raise ValueError(f"{self.path} needs h5py: pip install 'eigencam-bench[datasets]'") from error
+                raise ValueError("h5py is needed: pip install 'eigencam-bench[datasets]'") from error
             file: Any = h5py.File(self.path, "r")
-            self._opened = (os.getpid(), file, file["value/img"][:, 0], file["value/gt"][:, 0])
+            pictures, cells = (self._checked(file, file[f"value/{name}"])[:, 0] for name in ("img", "gt"))
+            self._opened = (os.getpid(), file, pictures, cells)
         return self._opened
 
     def _close(self) -> None:
@@ -127,11 +137,25 @@ class ImageNetSegmentation:
 
     def _picture(self, i: int) -> Any:
         _, file, pictures, _ = self._open()
-        return file[pictures[i]]
+        return self._checked(file, file[pictures[i]])
 
     def _mask(self, i: int) -> Any:
         _, file, _, cells = self._open()
-        return file[file[cells[i]][0, 0]]
+        return self._checked(file, file[self._checked(file, file[cells[i]])[0, 0]])
+
+    def _checked(self, file: Any, data: Any) -> Any:
+        """An HDF5 dataset that holds its own data, of a size that an image may have; not yet read."""
+        elsewhere = [data.file.filename] if data.file.filename != file.filename else []
+        elsewhere += [name for name, *_ in data.external or ()]
+        if data.is_virtual:
+            elsewhere += [source.file_name for source in data.virtual_sources() if source.file_name != "."]
+        if elsewhere and not self.allow_outside:
+            raise ValueError(f"{data.name} is in another file, {elsewhere[0]}; dataset.allow_outside=true follows it")
+        if (size := math.prod(data.shape) * data.dtype.itemsize) > LARGEST:
+            raise ValueError(f"{data.name} {data.shape}: {size} bytes; at most {LARGEST} are read")
+        if size and not elsewhere and not data.is_virtual and not data.id.get_storage_size():
+            raise ValueError(f"{data.name} {data.shape}: no data is stored")
+        return data
 
     def _stored(self, i: int) -> tuple[list[int], int, list[int], int]:
         picture, mask = self._picture(i), self._mask(i)

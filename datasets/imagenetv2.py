@@ -13,8 +13,10 @@ Reference: B. Recht et al., "Do ImageNet classifiers generalize to ImageNet?", I
 from pathlib import Path
 
 from eigencam.datasets.boxed import Boxed
-from eigencam.datasets.completeness import Expect, check_count, present
+from eigencam.datasets.completeness import Expect, check_count, images_folder, present
 from eigencam.datasets.devkit import N_CLASSES, find_synsets
+from eigencam.datasets.names import as_stored, image_id, unique
+from eigencam.datasets.reading import expand
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
 
 FULL = 10_000
@@ -28,7 +30,11 @@ HOW_TO_GET = (
 
 
 def read_imagenetv2(
-    root: str | Path, images: str | Path | None = None, expect: Expect | None = None, allow_missing: bool = False
+    root: str | Path,
+    images: str | Path | None = None,
+    expect: Expect | None = None,
+    allow_missing: bool = False,
+    allow_outside: bool = False,
 ) -> Boxed:
     """Read the truth and find the pictures.
 
@@ -37,54 +43,47 @@ def read_imagenetv2(
         images: folder of the class folders 0 ... 999; by default looked for below `root`.
         expect: `full`: an error unless all 10,000 are there and localization.txt is wsolevaluation's.
         allow_missing: take the pictures that are there.
+        allow_outside: follow listed paths that lead out of the folder of the images.
 
     Raises:
         FileNotFoundError: no truth, or pictures are missing.
         ValueError: a file is wrong, or a folder's number is not its class.
     """
-    top = Path(root).expanduser()
+    top = expand(root)
     metadata = find_metadata(top, "ILSVRC", "val")
     if metadata is None:
         raise FileNotFoundError(f"{top} has no metadata/ILSVRC/val/class_labels.txt. {HOW_TO_GET}")
-    found = read_metadata(metadata, "ILSVRC", "val", N_CLASSES, expect)
+    found = read_metadata(metadata, "ILSVRC", "val", N_CLASSES, expect, allow_outside)
     for path, label in zip(found.paths, found.labels.tolist(), strict=True):
         if path not in found.faults and Path(path).parent.name != str(label):
             raise ValueError(
                 f"{metadata / 'class_labels.txt'}: {path} has the class {label}; its folder's number is due"
             )
-    folder = Path(images) if images else _pictures(top, found.paths)
-    files = [folder / _inside(path) for path in found.paths]
+    paths = [_inside(path) for path in found.paths]
+    places = [top / place / unpacked for place in PICTURES for unpacked in UNPACKED]
+    folder = expand(images) if images else images_folder(places, paths) or top / "val2"
+    files = as_stored([folder / path for path in paths])
     kept = present(files, "ImageNetV2", HOW_TO_GET, allow_missing)
     check_count("ImageNetV2", len(kept), FULL, expect)
-    synsets, boxes = find_synsets([top, metadata]), found.boxes(metadata)
+    synsets = find_synsets([top, metadata])
     return Boxed(
         "imagenetv2",
         "imagenet",
         synsets.words or synsets.wnids or tuple(map(str, range(N_CLASSES))),
-        [_id(files[i]) for i in kept],
+        unique([image_id(paths[i]) for i in kept], [found.paths[i] for i in kept]),
         "threshold-0.7",
         [files[i] for i in kept],
         found.labels[kept],
-        [boxes[i] for i in kept],
+        [found.boxes[i] for i in kept],
         found.sizes[kept],
         metadata / "localization.txt",
-        {_id(Path(path)): fault for path, fault in found.faults.items()},
+        {image_id(_inside(path)): fault for path, fault in found.faults.items()},
     )
 
 
 read_imagenetv2.version = 1  # type: ignore[attr-defined]
 
 
-def _id(path: Path) -> str:
-    return f"{path.parent.name}_{path.stem}"
-
-
 def _inside(path: str) -> str:
     """`val2/7/3.jpeg` -> `7/3.jpeg`."""
     return "/".join(path.split("/")[-2:])
-
-
-def _pictures(top: Path, paths: list[str]) -> Path:
-    """The first folder that has any of the pictures in its class folders."""
-    places = [top / place / unpacked for place in PICTURES for unpacked in UNPACKED]
-    return next((place for place in places if any((place / _inside(path)).is_file() for path in paths)), top / "val2")

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
-from eigencam.datasets.completeness import Expect, check_count, present
+from eigencam.datasets.completeness import Expect, check_count, images_folder, present
 from eigencam.datasets.images import image_size, read_object, read_rgb
+from eigencam.datasets.names import as_stored, image_id, unique
+from eigencam.datasets.reading import expand, is_file
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
 
 _STRETCH = 1.1
@@ -53,6 +55,7 @@ class OpenImages:
         masks: Masks = "own",
         expect: Expect | None = None,
         allow_missing: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         """Read the lists and find the files.
 
@@ -63,6 +66,7 @@ class OpenImages:
             masks: resolution of the masks: their `own`, or the `picture`'s.
             expect: `full`: an error unless all pictures are there and localization.txt is wsolevaluation's.
             allow_missing: take the pictures that are there with all their masks.
+            allow_outside: follow listed paths that lead out of the folder of the images.
 
         Raises:
             FileNotFoundError: no metadata, or pictures or masks are missing.
@@ -72,32 +76,32 @@ class OpenImages:
             raise ValueError(f"split={split!r}: allowed are {', '.join(get_args(Split))}")
         if masks not in get_args(Masks):
             raise ValueError(f"masks={masks!r}: allowed are {', '.join(get_args(Masks))}")
-        top = Path(root).expanduser()
+        top = expand(root)
         metadata = find_metadata(top, "OpenImages", split)
         if metadata is None:
             raise FileNotFoundError(f"{top} has no metadata/OpenImages/{split}/class_labels.txt. {HOW_TO_GET}")
-        found = read_metadata(metadata, "OpenImages", split, N_CLASSES, expect)
+        found = read_metadata(metadata, "OpenImages", split, N_CLASSES, expect, allow_outside)
         if split != "train" and (
-            bare := [path for path, lines in zip(found.paths, found.localization, strict=True) if not lines]
+            bare := [path for path, lines in zip(found.paths, found.masks, strict=True) if not lines]
         ):
             raise ValueError(f"{metadata / 'localization.txt'}: no mask for {len(bare)} pictures, e.g. {bare[0]}")
-        folder = Path(images) if images else _pictures(top, found.paths)
-        pictures = [folder / path for path in found.paths]
+        folder = expand(images) if images else images_folder([top / place for place in PICTURES], found.paths) or top
+        pictures = as_stored([folder / path for path in found.paths])
         kept = present(pictures, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
-        parts = {i: _masks(folder, found.localization[i]) for i in kept}
+        parts = {i: _masks(folder, found.masks[i]) for i in kept}
         needed = [path for of_picture in parts.values() for path in of_picture if path]
         what = f"OpenImages30k {split}'s masks"
         if needed and len(present(needed, what, HOW_TO_GET, allow_missing)) < len(needed):
-            kept = [i for i in kept if all(path.is_file() for path in parts[i] if path)]
+            kept = [i for i in kept if all(is_file(path) for path in parts[i] if path)]
         check_count(f"OpenImages30k {split}", len(kept), FULL[split], expect)
         self.split, self.masks = split, masks
         self.files = [pictures[i] for i in kept]
-        self.ids = [path.stem for path in self.files]
+        self.ids = unique([image_id(found.paths[i]) for i in kept], self.files)
         self.labels = found.labels[kept]
         names = {int(label): Path(path).parent.name for path, label in zip(found.paths, found.labels, strict=True)}
         self.classes = tuple(names.get(k, str(k)) for k in range(N_CLASSES))
         self._masks = [parts[i] for i in kept]
-        self.faults = {Path(path).stem: fault for path, fault in found.faults.items()}
+        self.faults = {image_id(path): fault for path, fault in found.faults.items()}
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
@@ -155,10 +159,10 @@ def _part(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     return part
 
 
-def _masks(folder: Path, lines: list[tuple[str, ...]]) -> list[Path | None]:
+def _masks(folder: Path, lines: list[tuple[str, str]]) -> list[Path | None]:
     """The ignored region's file, or None, then the objects' masks."""
-    ignored = next((folder / name for _, name in lines if name), None)
-    return [ignored, *(folder / mask for mask, _ in lines)]
+    ignored = as_stored([folder / name for _, name in lines if name])
+    return [ignored[0] if ignored else None, *as_stored([folder / mask for mask, _ in lines])]
 
 
 def resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -180,8 +184,3 @@ def _tight(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64
     y, x = size[0] / mask.shape[0], size[1] / mask.shape[1]
     ends = np.ceil([(columns[-1] + 1) * x - 1, (rows[-1] + 1) * y - 1])
     return np.array([np.floor(columns[0] * x), np.floor(rows[0] * y), *ends])
-
-
-def _pictures(top: Path, paths: list[str]) -> Path:
-    """The first folder that has any of the pictures; `top` where none has."""
-    return next((top / place for place in PICTURES if any((top / place / path).is_file() for path in paths)), top)

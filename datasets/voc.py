@@ -12,8 +12,6 @@ equal classes the first in alphabetical order is taken; without any object the l
 """
 
 import hashlib
-import xml.etree.ElementTree as ET
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +23,10 @@ from numpy.typing import NDArray
 from eigencam.datasets import boxes as box
 from eigencam.datasets.base import VOID, BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.bounds import possible
+from eigencam.datasets.completeness import some
 from eigencam.datasets.images import image_size, read_mask, read_rgb
-from eigencam.files import regular
+from eigencam.datasets.names import JPEG, PNG, by_stem, once
+from eigencam.datasets.reading import FileError, Reading, expand, files_in, integer, is_file, read_lines
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -36,7 +36,8 @@ CLASSES = (
 
 Task = Literal["Main", "Segmentation"]
 YEARS = (2007, 2012)
-SUFFIXES = {"JPEGImages": ".jpg", "Annotations": ".xml", "SegmentationClass": ".png"}
+SUFFIXES = {"JPEGImages": (JPEG, PNG), "Annotations": ((".xml",),), "SegmentationClass": (PNG,)}
+"""Of each folder's files, by falling preference; the list of an image set has the names without."""
 HOW_TO_GET = (
     "The archives are VOCtrainval_11-May-2012.tar, VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of "
     "host.robots.ox.ac.uk/pascal/VOC; download=true lets torchvision fetch them"
@@ -63,33 +64,38 @@ class Annotation:
 _NOTHING = Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
-def read_annotation(path: Path) -> Annotation:
+def read_annotation(path: Path, origin: int = 1) -> Annotation:
     """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are no objects.
 
+    Args:
+        path: the file.
+        origin: what the file calls the first pixel.
+
     Raises:
-        BadTruthError: the file is not such an annotation, names an unknown class, or has a box outside the image.
+        FileError: the file is not such an annotation.
+        BadTruthError: it names an unknown class, or has a box outside the image.
     """
-    try:
-        root = ET.fromstring(regular(path).read_bytes())
+    with Reading(path, "a VOC annotation") as file:
+        root = file.xml()
         objects = root.findall("object")  # not `iter`: parts have boxes too
         names = [found.findtext("name", "").strip() for found in objects]
         corners = [
             [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
         ]
         flags = [found.findtext("difficult", "0").strip() for found in objects]
-        height, width = (int(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
-    except (ET.ParseError, ValueError) as error:
-        raise BadTruthError(f"{path}: not a readable VOC annotation: {error}") from error
+        height, width = (integer(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
     if unknown := sorted(set(names) - set(CLASSES)):
         raise BadTruthError(f"{path}: class {unknown[0]!r}; the classes are {', '.join(CLASSES)}")
-    boxes = np.array(corners, np.float64).reshape(-1, 4) - 1
+    boxes = np.array(corners, np.float64).reshape(-1, 4) - origin
     inside = possible(boxes, height, width)
     if not inside.all():
         wrong = corners[k := int(inside.argmin())]
-        counted = "; VOC counts pixels from 1, does this file count from 0?" if 0 in wrong[:2] else ""
+        counted = "; files that count from 0 are read with dataset.origin=0" if origin and 0 in wrong[:2] else ""
+        right, lower = width - 1 + origin, height - 1 + origin
         raise BadTruthError(
             f"{path}: impossible box {wrong} (xmin, ymin, xmax, ymax) of object {k + 1} of {len(boxes)}; allowed in "
-            f"{width} x {height} pixels: 1 <= xmin <= xmax <= {width}, 1 <= ymin <= ymax <= {height}{counted}"
+            f"{width} x {height} pixels: {origin} <= xmin <= xmax <= {right}, {origin} <= ymin <= ymax <= {lower}"
+            f"{counted}"
         )
     if odd := [flag for flag in flags if flag not in ("0", "1")]:
         raise BadTruthError(f"{path}: difficult {odd[0]!r}; allowed are 0 and 1")
@@ -114,6 +120,7 @@ class Voc:
         allow_missing: bool = False,
         download: bool = False,
         without: str | Path | None = None,
+        origin: int = 1,
     ) -> None:
         """Find the files and read all annotations.
 
@@ -127,6 +134,7 @@ class Voc:
             allow_missing: take the pictures whose files are all there.
             download: let torchvision download the archive into `root` unless the image set is there already.
             without: a text file of ids, one a line, that are left out; others than the image set's may be among them.
+            origin: what the annotations call the first pixel: 1, as VOC's own do, or 0, as some programs write them.
 
         Raises:
             FileNotFoundError: the folder, the image set, some of its files, or `without` are missing.
@@ -136,19 +144,24 @@ class Voc:
             raise ValueError(f"year={year!r}: allowed are {YEARS[0]} and {YEARS[1]}")
         if task not in get_args(Task):
             raise ValueError(f"task={task!r}: allowed are {' and '.join(get_args(Task))}")
+        if origin not in (0, 1):
+            raise ValueError(f"origin={origin!r}: allowed are 0 and 1")
         self.name = f"voc{year}"
         self.image_set, self.task, self.difficult = image_set, task, difficult
-        if download and _folder(Path(root), year, image_set, task) is None:
-            _download(Path(root), year, image_set)
-        self.folder = _folder(Path(root), year, image_set, task) or _complain(Path(root), year, image_set, task)
+        top = expand(root)
+        if download and _folder(top, year, image_set, task) is None:
+            _download(top, year, image_set)
+        self.folder = _folder(top, year, image_set, task) or _complain(top, year, image_set, task)
         listed = _listed(self.folder / "ImageSets" / task / f"{image_set}.txt")
         every = len(listed)
         if without:
-            listed = _rest(listed, Path(without).expanduser())
+            listed = _rest(listed, expand(without))
         self.without = every - len(listed)
-        self.ids = self._complete(listed, allow_missing)
+        files = {kind: by_stem(self.folder / kind, families) for kind, families in SUFFIXES.items()}
+        self.ids = self._complete(listed, files, allow_missing)
+        self._files = {kind: {k: there[k] for k in self.ids if k in there} for kind, there in files.items()}
         self.faults: dict[str, str] = {}
-        self._annotations = [self._annotation(name) for name in self.ids]
+        self._annotations = [self._annotation(name, origin) for name in self.ids]
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
@@ -210,15 +223,14 @@ class Voc:
         }
 
     def _path(self, kind: str, name: str) -> Path:
-        return self.folder / kind / (name + SUFFIXES[kind])
+        return self._files[kind][name]
 
-    def _annotation(self, name: str) -> Annotation:
-        path = self._path("Annotations", name)
-        if self.task == "Segmentation" and not path.is_file():
+    def _annotation(self, name: str, origin: int) -> Annotation:
+        if name not in self._files["Annotations"]:  # as for the task Segmentation alone
             return _NOTHING
         try:
-            return read_annotation(path)
-        except BadTruthError as error:
+            return read_annotation(self._path("Annotations", name), origin)
+        except (FileError, BadTruthError) as error:
             self.faults[name] = str(error)
             return _NOTHING
 
@@ -232,15 +244,14 @@ class Voc:
             )
         return mask
 
-    def _complete(self, listed: list[str], allow_missing: bool) -> list[str]:
+    def _complete(self, listed: list[str], there: dict[str, dict[str, Path]], allow_missing: bool) -> list[str]:
         """The pictures that have all their files; raises if any has not, unless that is allowed."""
         kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
-        there = {kind: {path.stem for path in (self.folder / kind).glob(f"*{SUFFIXES[kind]}")} for kind in kinds}
         complete = [name for name in listed if all(name in there[kind] for kind in kinds)]
         if len(complete) < len(listed) and not (allow_missing and complete):
             lacks = {kind: [name for name in listed if name not in there[kind]] for kind in kinds}
             counts = "; ".join(
-                f"{len(names)} lack their file in {self.folder / kind}, e.g. {_some(names)}"
+                f"{len(names)} lack their file in {self.folder / kind}, e.g. {some(names)}"
                 for kind, names in lacks.items()
                 if names
             )
@@ -269,41 +280,41 @@ def _candidates(root: Path, year: int) -> list[Path]:
 
 def _folder(root: Path, year: int, image_set: str, task: str) -> Path | None:
     """The first candidate that has the image set."""
-    found = (one for one in _candidates(root, year) if (one / "ImageSets" / task / f"{image_set}.txt").is_file())
+    found = (one for one in _candidates(root, year) if is_file(one / "ImageSets" / task / f"{image_set}.txt"))
     return next(found, None)
 
 
 def _complain(root: Path, year: int, image_set: str, task: str) -> NoReturn:
     looked = ", ".join(str(one) for one in _candidates(root, year))
-    lists = [path for one in _candidates(root, year) for path in sorted((one / "ImageSets" / task).glob("*.txt"))]
+    lists = [path for one in _candidates(root, year) for path in files_in(one / "ImageSets" / task, (".txt",))]
     names = [path.stem for path in lists if "_" not in path.stem]
     raise FileNotFoundError(
         f"no ImageSets/{task}/{image_set}.txt of VOC {year} in {looked}"
-        f"{f'; the image sets there are {_some(names, 4)}' if names else ''}. {HOW_TO_GET}"
+        f"{f'; the image sets there are {some(names, 4)}' if names else ''}. {HOW_TO_GET}"
     )
 
 
 def _listed(path: Path) -> list[str]:
-    rows = [line.split() for line in regular(path).read_text().splitlines() if line.strip()]
-    names = sorted({row[0] for row in rows if row[1:2] != ["-1"]})
-    if not names:
-        raise ValueError(f"{path}: no picture is listed")
-    return names
+    seen: dict[str, str] = {}
+    with Reading(path, "a line for each image: its name and, in a class's list, a flag") as file:
+        for line in file.lines():
+            name, *flag = line.split()
+            if flag not in ([], ["-1"], ["0"], ["1"]):
+                raise ValueError(f"{line!r}; allowed flags are -1, 0 and 1")
+            if flag != ["-1"]:
+                once(seen, name, file.place)
+        if not seen:
+            raise ValueError("no image is listed")
+    return sorted(seen)
 
 
 def _rest(listed: list[str], path: Path) -> list[str]:
     """Those of the listed pictures that a file does not name."""
-    if not path.is_file():
-        raise FileNotFoundError(f"dataset.without={path}: no such file; one picture's id a line is expected")
-    left_out = set(path.read_text().split())
+    left_out = set(read_lines(path, "an image's id in each line of dataset.without"))
     rest = [name for name in listed if name not in left_out]
     if not rest:
         raise ValueError(f"dataset.without={path}: it names all {len(listed)} pictures")
     return rest
-
-
-def _some(names: Iterable[str], n: int = 3) -> str:
-    return ", ".join(list(names)[:n])
 
 
 def _download(root: Path, year: int, image_set: str) -> None:

@@ -14,14 +14,17 @@ github.com/clovaai/wsolevaluation.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.completeness import Expect, first_folder
+from eigencam.datasets.names import inside, once
+from eigencam.datasets.reading import Reading, is_file
 
 VERSIONS = {"wsol_metadata": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -37,6 +40,10 @@ MD5 = {
 """Of each localization.txt."""
 
 
+Boxes = list[NDArray[np.float64]]
+Masks = list[list[tuple[str, str]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """One split; row `i` is picture `paths[i]`.
@@ -45,22 +52,17 @@ class Metadata:
         paths: of the pictures, sorted; what the files name them by.
         labels: (N,) int64.
         sizes: (N, 2) int64, (height, width); zeros where the files do not tell.
-        localization: of each picture its lines of localization.txt, without the path.
-        faults: what is wrong with the label of an image, by path.
+        boxes: of each picture (B, 4) float64, inclusive pixels; none of OpenImages.
+        masks: of each picture of OpenImages its masks and ignored regions, by path; "" for no region.
+        faults: what is wrong with the label or size of an image, by path.
     """
 
     paths: list[str]
     labels: NDArray[np.int64]
     sizes: NDArray[np.int64]
-    localization: list[list[tuple[str, ...]]]
+    boxes: Boxes
+    masks: Masks
     faults: Mapping[str, str] = field(default_factory=dict)
-
-    def boxes(self, folder: Path) -> list[NDArray[np.float64]]:
-        """Of each picture its boxes (B, 4) float64, inclusive pixels. `folder` is for messages."""
-        try:
-            return [np.array(lines, np.float64).reshape(-1, 4) for lines in self.localization]
-        except ValueError as error:
-            raise ValueError(f"{folder / 'localization.txt'}: path,x0,y0,x1,y1 is expected: {error}") from None
 
 
 def find_metadata(root: Path, dataset: str, split: str) -> Path | None:
@@ -69,7 +71,9 @@ def find_metadata(root: Path, dataset: str, split: str) -> Path | None:
     return first_folder((root / place for place in places), "class_labels.txt")
 
 
-def read_metadata(folder: Path, dataset: str, split: str, n_classes: int, expect: Expect | None = None) -> Metadata:
+def read_metadata(
+    folder: Path, dataset: str, split: str, n_classes: int, expect: Expect | None = None, allow_outside: bool = False
+) -> Metadata:
     """Read a split.
 
     Args:
@@ -78,38 +82,30 @@ def read_metadata(folder: Path, dataset: str, split: str, n_classes: int, expect
         split: `train`, `val` or `test`.
         n_classes: labels are 0 to n_classes - 1.
         expect: `full`: localization.txt must be that of the repository, by its MD5.
+        allow_outside: follow paths that lead out of the folder of the images.
 
     Raises:
         FileNotFoundError: localization.txt is missing.
-        ValueError: a line is not of the form expected, or a picture has no class.
+        ValueError: a line is not of the form expected, an image stands in two, or it has no class.
     """
     place = folder / "localization.txt"
-    if not place.is_file():
-        raise FileNotFoundError(
-            f"{place} is missing; it comes with the other files of github.com/clovaai/wsolevaluation"
-        )
-    wanted = MD5.get((dataset, split))
-    if expect == "full" and wanted and (found := hashlib.md5(place.read_bytes()).hexdigest()) != wanted:
-        raise ValueError(
-            f"{place} has the MD5 {found}, that of the repository has {wanted}; dataset.expect=null reads it"
-        )
-    labels, faults = _labels(folder / "class_labels.txt", n_classes)
-    listed = folder / "image_ids.txt"
-    paths = sorted(path for (path,) in _lines(listed, 1)) if listed.is_file() else sorted(labels)
-    if bare := [path for path in paths if path not in labels]:
-        raise ValueError(f"{folder / 'class_labels.txt'}: no class for {len(bare)} of {len(paths)} pictures, {bare[0]}")
-    sizes: dict[str, tuple[int, int]] = {}
-    if (folder / "image_sizes.txt").is_file():
-        sizes = {path: (int(h), int(w)) for path, w, h in _lines(folder / "image_sizes.txt", 3)}
-    located: dict[str, list[tuple[str, ...]]] = {path: [] for path in paths}
-    for path, *rest in _lines(place, 3 if dataset == "OpenImages" else 5):
-        if path in located:
-            located[path].append(tuple(rest))
+    with Reading(place, "the file beside class_labels.txt in github.com/clovaai/wsolevaluation") as file:
+        found, wanted = hashlib.md5(file.raw()).hexdigest(), MD5.get((dataset, split))
+        if expect == "full" and wanted and found != wanted:
+            raise ValueError(f"has the MD5 {found}, not {wanted}; dataset.expect=null reads it")
+    faults: dict[str, str] = {}
+    labels = _labels(folder / "class_labels.txt", n_classes, allow_outside, faults)
+    paths = _listed(folder, labels, allow_outside)
+    # OpenImages' file is empty.
+    wanted_sizes = paths if dataset != "OpenImages" else []
+    sizes = _sizes(folder / "image_sizes.txt", wanted_sizes, allow_outside, faults)
+    boxes, masks = (_masks if dataset == "OpenImages" else _boxes)(place, paths, allow_outside)
     return Metadata(
         paths,
         np.array([labels[path] for path in paths], np.int64),
         np.array([sizes.get(path, (0, 0)) for path in paths], np.int64).reshape(-1, 2),
-        [located[path] for path in paths],
+        boxes,
+        masks,
         faults,
     )
 
@@ -122,22 +118,77 @@ def class_index(text: str, n_classes: int, first: int = 0) -> int | None:
     return index if 0 <= index < n_classes else None
 
 
-def _labels(path: Path, n_classes: int) -> tuple[dict[str, int], dict[str, str]]:
-    """Label and what is wrong with it (then the label is -1), by the image's path."""
-    labels, faults = {}, {}
-    for image, text in _lines(path, 2):
-        index = class_index(text, n_classes)
-        labels[image] = -1 if index is None else index
-        if index is None:
-            faults[image] = f"{path}: label {text!r} of {image}; allowed are whole numbers, 0 to {n_classes - 1}"
-    return labels, faults
+def _labels(path: Path, n_classes: int, allow_outside: bool, faults: dict[str, str]) -> dict[str, int]:
+    """Label of each image; -1 where it is wrong, which is then among the faults."""
+    labels: dict[str, int] = {}
+    seen: dict[str, str] = {}
+    with Reading(path, "`path,class`") as file:
+        for name, text in file.columns(",", 2):
+            image, index = once(seen, inside(name, allow_outside), file.place), class_index(text, n_classes)
+            labels[image] = -1 if index is None else index
+            if index is None:
+                faults[image] = f"{path}: label {text!r} of {image}; allowed are whole numbers, 0 to {n_classes - 1}"
+        if not labels:
+            raise ValueError("no image is listed")
+    return labels
 
 
-def _lines(path: Path, columns: int) -> Iterator[tuple[str, ...]]:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        parts = tuple(line.strip().split(","))
-        if parts == ("",):
-            continue
-        if len(parts) != columns:
-            raise ValueError(f"{path} line {number}: {line!r}; {columns} values separated by commas are expected")
-        yield parts
+def _sizes(
+    path: Path, images: Sequence[str], allow_outside: bool, faults: dict[str, str]
+) -> dict[str, tuple[int, int]]:
+    """(height, width) of the images, if there is such a file; those that are wrong are among the faults."""
+    sizes: dict[str, tuple[int, int]] = {}
+    seen: dict[str, str] = {}
+    if not is_file(path):
+        return sizes
+    with Reading(path, "`path,width,height`") as file:
+        for name, width, height in file.columns(",", 3):
+            image = once(seen, inside(name, allow_outside), file.place)
+            size = class_index(height, LONGEST_SIDE + 1), class_index(width, LONGEST_SIDE + 1)
+            if size[0] and size[1]:
+                sizes[image] = (size[0], size[1])
+            else:
+                faults.setdefault(
+                    image, f"{path}: {width} x {height} pixels of {image}; allowed are whole numbers from 1"
+                )
+        if bare := [image for image in images if image not in seen]:
+            raise ValueError(f"no size of {len(bare)} of {len(images)} images, e.g. {bare[0]}")
+    return sizes
+
+
+def _listed(folder: Path, labels: dict[str, int], allow_outside: bool) -> list[str]:
+    """The pictures of image_ids.txt, or of all labels where there is no such file, sorted."""
+    if not is_file(folder / "image_ids.txt"):
+        return sorted(labels)
+    seen: dict[str, str] = {}
+    with Reading(folder / "image_ids.txt", "`path` of a picture that class_labels.txt gives a class") as file:
+        for (path,) in file.columns(",", 1):
+            if once(seen, inside(path, allow_outside), file.place) not in labels:
+                raise ValueError(f"no class for {path!r}")
+        if not seen:
+            raise ValueError("no image is listed")
+    return sorted(seen)
+
+
+def _boxes(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
+    """Lines of localization.txt that are boxes; some lines of ILSVRC's file stand in it twice."""
+    found: dict[str, list[list[float]]] = {path: [] for path in paths}
+    with Reading(place, "`path,x0,y0,x1,y1`") as file:
+        for path, *corners in file.columns(",", 5):
+            if (path := inside(path, allow_outside)) in found:
+                found[path].append([float(corner) for corner in corners])
+    return [np.array(found[path], np.float64).reshape(-1, 4) for path in paths], [[] for _ in paths]
+
+
+def _masks(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
+    """Lines of localization.txt that are masks, with the ignored region on a picture's first line."""
+    found: dict[str, list[tuple[str, str]]] = {path: [] for path in paths}
+    seen: dict[str, str] = {}
+    with Reading(place, "`path,mask,ignore`") as file:
+        for path, mask, ignored in file.columns(",", 3):
+            if (path := inside(path, allow_outside)) in found:
+                once(seen, inside(mask, allow_outside), file.place)
+                if ignored and any(region for _, region in found[path]):
+                    raise ValueError(f"a second ignored region of {path}")
+                found[path].append((inside(mask, allow_outside), ignored and inside(ignored, allow_outside)))
+    return [np.zeros((0, 4)) for _ in paths], [found[path] for path in paths]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eigencam.datasets.base import Truth
 from eigencam.datasets.images import read_rgb
+from eigencam.datasets.reading import expand
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.methods.base import Method, gives_boxes, lack_of
 from eigencam.networks.network import Network, Preprocess, check_asked
@@ -73,7 +74,7 @@ class Explained:
 
     def save(self, path: str | Path) -> Path:
         """Write the overlay; PNG or JPEG by the name's ending."""
-        return draw.save(self.overlay(), Path(path))
+        return draw.save(self.overlay(), expand(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ class Explainer:
 def as_rgb(picture: Picture) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB of whatever a picture comes as."""
     if isinstance(picture, str | Path):
-        return read_rgb(Path(picture))
+        return read_rgb(expand(picture))
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"))
     if isinstance(picture, Tensor):

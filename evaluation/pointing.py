@@ -27,7 +27,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -37,10 +36,11 @@ from scipy import sparse
 
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes
+from eigencam.datasets.names import once
+from eigencam.datasets.reading import Reading, expand
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row, Sample
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.files import regular
 
 Objects = Literal["boxes", "mask"]
 
@@ -84,7 +84,7 @@ class Pointing:
                 f"difficult={self.difficult}: lists none of the pictures of {dataset.name}, e.g. {dataset.ids[0]}, but "
                 f"{', '.join(list(flags)[:3])}"
             )
-        return {"difficult": hashlib.sha256(regular(Path(self.difficult).expanduser()).read_bytes()).hexdigest()}
+        return {"difficult": hashlib.sha256(expand(self.difficult).read_bytes()).hexdigest()}
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """What the metrics are made of.
@@ -204,19 +204,20 @@ def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
         FileNotFoundError: there is no such file.
         ValueError: a line is not an id and flags of 0 or 1 with tabs between.
     """
-    path, flags = Path(file).expanduser(), dict[str, NDArray[np.bool_]]()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"difficult={file}: no such file; TorchRay has pointing_game_ebp_voc07_difficult.txt and "
-            "pointing_game_ebp_coco_difficult.txt in torchray/benchmark"
-        )
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        name, *values = line.split("\t")
-        if not values or not set(values) <= {"0", "1"}:
-            raise ValueError(f"{path}, line {number}: {line[:60]!r}; allowed: an id and flags 0 or 1, tabs between")
-        flags[name] = np.array(values) == "1"
-    if not flags:
-        raise ValueError(f"{path}: empty; allowed: a line for each picture")
+    flags: dict[str, NDArray[np.bool_]] = {}
+    seen: dict[str, str] = {}
+    with Reading(
+        expand(file),
+        "a line for each image, its id and flags 0 or 1, tabs between: pointing_game_ebp_voc07_difficult.txt or "
+        "pointing_game_ebp_coco_difficult.txt of TorchRay's torchray/benchmark",
+    ) as lines:
+        for line in lines.lines():
+            name, *values = line.split("\t")
+            if not values or not set(values) <= {"0", "1"}:
+                raise ValueError(f"{line[:60]!r}")
+            flags[once(seen, name, lines.place)] = np.array(values) == "1"
+        if not flags:
+            raise ValueError("no image is listed")
     return flags
 
 

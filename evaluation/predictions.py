@@ -4,13 +4,12 @@ devkit  text, plain or .gz, line k for picture k in the order of the ids: up to 
         best first, inclusive pixels of the original picture, 0-based
 coco    JSON, plain or .gz, a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`
 maps    files `<image id>.npy` (real, (h, w)) or `<image id>.png` (grey, 8 or 16 bits) of any resolution; a map
-        covers the whole picture. What follows the first dot of a name is no part of the id
+        covers the whole picture. An image suffix before that, as in `<image id>.JPEG.npy`, is no part of the id; of
+        an id that has folders, as many as tell the images apart are needed
 """
 
-import gzip
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from eigencam.datasets.boxes import Boxes, area, best_iou, from_xywh
 from eigencam.datasets.coco_objects import read_instances
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
+from eigencam.datasets.names import match, unique
+from eigencam.datasets.reading import Reading, expand, files_in
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric
-from eigencam.files import regular
 
 GUESSES = 5
 MAP_SUFFIXES = (".npy", ".png")
@@ -53,32 +53,33 @@ def read_devkit(path: Path | str) -> Guesses:
         ValueError: a line does not hold one to five times five numbers, a label is not a whole number, or a box is
             empty.
     """
-    lines = read_text(path).rstrip().split("\n")
-    width = np.array([len(line.split()) for line in lines])
-    wrong = (width % 5 != 0) | (width == 0) | (width > 5 * GUESSES)
-    if wrong.any():
-        k = int(np.argmax(wrong))
-        raise ValueError(
-            f"{path}, line {k + 1}: {width[k]} numbers in {lines[k]!r}; allowed are 1 to {GUESSES} guesses of five: "
-            "label x1 y1 x2 y2"
-        )
-    values = np.full((len(lines), int(width.max())), np.nan)
-    try:
-        values[np.arange(values.shape[1]) < width[:, None]] = np.array(" ".join(lines).split(), np.float64)
-    except ValueError:
-        raise _not_a_number(path, lines) from None
-    values = values.reshape(len(lines), -1, 5)
-    labels = np.nan_to_num(values[..., 0])
-    whole = (labels == np.round(labels)).all(axis=1) & (np.isfinite(values).all(axis=2).sum(axis=1) == width // 5)
-    if not whole.all():
-        k = int(np.argmin(whole))
-        raise ValueError(f"{path}, line {k + 1}: {lines[k]!r}; allowed are whole labels and finite coordinates")
-    empty = (area(values[..., 1:]) == 0) & np.isfinite(values[..., 1:]).all(axis=2)
-    if empty.any():
-        k = int(np.argmax(empty.any(axis=1)))
-        raise ValueError(
-            f"{path}, line {k + 1}: {lines[k]!r}; allowed are boxes x1 y1 x2 y2 with x1 <= x2 and y1 <= y2"
-        )
+    with Reading(path, f"1 to {GUESSES} guesses in each line, of five numbers each: label x1 y1 x2 y2") as file:
+        lines = file.text().rstrip().split("\n")
+        width = np.array([len(line.split()) for line in lines])
+        wrong = (width % 5 != 0) | (width == 0) | (width > 5 * GUESSES)
+        if wrong.any():
+            k = int(np.argmax(wrong))
+            file.place = f"line {k + 1}"
+            raise ValueError(f"{width[k]} numbers in {lines[k]!r}")
+        values = np.full((len(lines), int(width.max())), np.nan)
+        try:
+            values[np.arange(values.shape[1]) < width[:, None]] = np.array(" ".join(lines).split(), np.float64)
+        except ValueError:
+            file.place = f"line {_not_numbers(lines) + 1}"
+            raise ValueError(f"{lines[_not_numbers(lines)]!r}") from None
+        values = values.reshape(len(lines), -1, 5)
+        labels = np.nan_to_num(values[..., 0])
+        whole = ((labels == np.round(labels)) & (np.abs(labels) < 2**31)).all(axis=1)
+        whole &= np.isfinite(values).all(axis=2).sum(axis=1) == width // 5
+        if not whole.all():
+            k = int(np.argmin(whole))
+            file.place = f"line {k + 1}"
+            raise ValueError(f"{lines[k]!r}; allowed are whole labels and finite coordinates")
+        empty = (area(values[..., 1:]) == 0) & np.isfinite(values[..., 1:]).all(axis=2)
+        if empty.any():
+            k = int(np.argmax(empty.any(axis=1)))
+            file.place = f"line {k + 1}"
+            raise ValueError(f"{lines[k]!r}; allowed are boxes x1 y1 x2 y2 with x1 <= x2 and y1 <= y2")
     return Guesses(labels.astype(np.int64), values[..., 1:])
 
 
@@ -138,34 +139,35 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
     Raises:
         ValueError: the file is not a list of results, or names a picture that the truth does not have.
     """
-    results = _json(path)
-    if not isinstance(results, list):
-        raise ValueError(f"{path}: JSON of a {type(results).__name__}; allowed is a list of results, as COCO's loadRes")
-    known = {**{str(_number(name)): name for name in ids}, **{name: name for name in ids}}
+    numbers: dict[str, list[str]] = {}
+    for name in ids:
+        numbers.setdefault(str(_number(name)), []).append(name)
+    aliases: Mapping[str, str] | None = getattr(ids, "aliases", None)  # an annotation file's own ids
+    known = {name: [name] for name in ids} | {key: [name] for key, name in (aliases or {}).items()}
+    known = known if aliases else numbers | known
     found: dict[str, list[tuple[float, list[float]]]] = {}
     unknown: list[str] = []
-    for i, result in enumerate(results):
-        try:
+    with Reading(path, "a list of results with image_id, bbox of four finite numbers, and score") as file:
+        if not isinstance(results := file.json(), list):
+            raise ValueError(f"JSON of a {type(results).__name__}")
+        for result in file.each("result", results):
             image, score, box = str(result["image_id"]), float(result["score"]), [float(x) for x in result["bbox"]]
-        except (KeyError, TypeError, ValueError) as error:
+            if len(box) != 4 or not np.isfinite([score, *box]).all():
+                raise ValueError(f"bbox {box}, score {score}")
+            if box[2] <= 0 or box[3] <= 0:
+                raise ValueError(f"bbox {box} (x y width height) of image {image}; allowed are sizes more than 0")
+            meant = known.get(image, [])
+            if len(meant) > 1:
+                raise ValueError(f"image_id {image} could be {meant[0]} or {meant[1]}; name the image by its whole id")
+            if meant:
+                found.setdefault(meant[0], []).append((score, box))
+            else:
+                unknown.append(image)
+        if unknown:
             raise ValueError(
-                f"{path}, result {i}: {result!r}: {error!r}; image_id, bbox and score are needed"
-            ) from None
-        if len(box) != 4 or not np.isfinite([score, *box]).all():
-            raise ValueError(f"{path}, result {i}: bbox {box}, score {score}; allowed are four numbers and one, finite")
-        if box[2] <= 0 or box[3] <= 0:
-            raise ValueError(
-                f"{path}, result {i} of image {image}: bbox {box} (x y width height); allowed are sizes more than 0"
+                f"{len(unknown)} results are of images that the truth does not have, e.g. {some(unknown)}; it has "
+                f"{some(ids)}"
             )
-        if image in known:
-            found.setdefault(known[image], []).append((score, box))
-        else:
-            unknown.append(image)
-    if unknown:
-        raise ValueError(
-            f"{path}: {len(unknown)} results are of pictures that the truth does not have, e.g. {some(unknown)}; "
-            f"it has {some(ids)}"
-        )
     # The sort is stable: equal scores stay in the order of the file.
     ranked = {image: sorted(boxes, key=lambda item: -item[0]) for image, boxes in found.items()}
     return {image: from_xywh(np.array([box for _, box in boxes])) for image, boxes in ranked.items()}
@@ -175,9 +177,10 @@ def read_coco_truth(path: Path | str) -> list[Truth]:
     """Read a COCO instances file, images sorted by id: every object is sought, crowds are `difficult`.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file has another structure, or an annotation is wrong.
     """
-    found = read_instances(path, _json(path), order=lambda image: image["id"], pixels=False)
+    found = read_instances(path, order=lambda image: image["id"], pixels=False)
     if fault := next(filter(None, found.faults), ""):
         raise BadTruthError(fault)
     return [
@@ -196,50 +199,42 @@ def read_coco_truth(path: Path | str) -> list[Truth]:
 
 
 def find_maps(folder: Path | str) -> dict[str, Path]:
-    """The map files in `folder` and below it, by image id. Raises a ValueError where two have the same id."""
-    folder = Path(folder)
+    """The map files in `folder` and below it, by their path there without the suffix."""
+    folder = expand(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; allowed is one with {' or '.join(MAP_SUFFIXES)} files")
-    found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in MAP_SUFFIXES):
-        name = path.name.split(".", 1)[0]
-        if name in found:
-            raise ValueError(f"two maps for {name}: {found[name]} and {path}; allowed is one")
-        found[name] = path
-    if not found:
+    files = list(files_in(folder, MAP_SUFFIXES, depth=-1))
+    if not files:
         raise FileNotFoundError(f"{folder}: no {' or '.join(MAP_SUFFIXES)} files in it")
-    return found
+    keys = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    return dict(zip(unique(keys, files, "maps"), files, strict=True))
+
+
+def maps_of(ids: Iterable[str], files: Mapping[str, Path]) -> dict[str, Path]:
+    """The map of each image that has one. Raises a ValueError where two maps are of one image, or one could be of two.
+
+    Args:
+        ids: of the images.
+        files: what `find_maps` returned.
+    """
+    return {name: files[key] for name, key in match(ids, files, files.__getitem__, "maps").items()}
 
 
 def read_map(path: Path) -> NDArray[Any]:
     """A score map (h, w), as stored: `.npy`, where further axes of length one are dropped, or a grey picture."""
-    try:
+    with Reading(path, "a real array (h, w) in .npy, or a grey image") as file:
         if path.suffix.lower() == ".npy":
-            values = np.load(regular(path), allow_pickle=False)
+            values = np.load(file.regular(), allow_pickle=False)
         else:
-            with Image.open(regular(path)) as image:
+            with Image.open(file.regular()) as image:
                 if image.mode not in ("L", "I", "I;16", "I;16B", "F", "1"):
-                    raise ValueError(f"a picture of mode {image.mode}")
+                    raise ValueError(f"an image of mode {image.mode}")
                 values = np.asarray(image)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: {error}; allowed are real arrays in .npy and grey pictures") from None
-    if values.ndim > 2:
-        values = values.reshape([side for side in values.shape if side > 1] if values.size > 1 else [1, 1])
-    if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: an array of {values.shape}, {values.dtype}; allowed is a real (h, w)")
+        if values.ndim > 2:
+            values = values.reshape([side for side in values.shape if side > 1] if values.size > 1 else [1, 1])
+        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiub":
+            raise ValueError(f"an array of {values.shape}, {values.dtype}")
     return values
-
-
-def read_text(path: Path | str) -> str:
-    """The text of a file, plain or gzipped, whatever its name says."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    data = path.read_bytes()
-    try:
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}; allowed is text, plain or gzipped") from None
 
 
 def some(names: Iterable[str], n: int = 3) -> str:
@@ -248,22 +243,16 @@ def some(names: Iterable[str], n: int = 3) -> str:
     return ", ".join(names[:n]) + (", ..." if len(names) > n else "")
 
 
-def _json(path: Path | str) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-
-
 def _number(image_id: str) -> int:
     digits = re.sub(r"\D", "", re.split(r"[A-Za-z]", image_id)[-1])
     return int(digits) if digits else -1
 
 
-def _not_a_number(path: Path | str, lines: Sequence[str]) -> ValueError:
-    for k, line in enumerate(lines, 1):
+def _not_numbers(lines: Sequence[str]) -> int:
+    """The first line that holds something else than numbers."""
+    for k, line in enumerate(lines):
         try:
-            [float(word) for word in line.split()]
+            np.array(line.split(), np.float64)
         except ValueError:
-            return ValueError(f"{path}, line {k}: {line!r}; allowed are numbers")
-    return ValueError(f"{path}: allowed are numbers")
+            return k
+    return 0

@@ -99,7 +99,7 @@ VOC: Cases = {
     "label": (swap(VOC_XML, "<name>cat", "<name>unicorn"), r"2008_000001\.xml: class 'unicorn'; the classes are"),
     "flag": (swap(VOC_XML, "<difficult>0", "<difficult>no"), r"2008_000001\.xml: difficult 'no'; allowed are 0 and 1"),
     "size": (swap(VOC_XML, "<width>40", "<width>44"), r"2008_000001.*annotation 44 x 30, picture 40 x 30"),
-    "empty": (empty(VOC_XML), r"2008_000001\.xml: not a readable"),
+    "empty": (empty(VOC_XML), r"2008_000001\.xml: no element found.*expected: a VOC annotation"),
 }
 VOC_MASKS: Cases = {
     "mask size": (paint(VOC_MASK, np.ones((40, 30), np.uint8)), "2008_000001.*mask 30 x 40"),
@@ -163,7 +163,7 @@ ILSVRC_XML = as_xml(ILSVRC_BOXES) | {
         lambda root: next(root.glob(XML)).write_text("<annotation><size/></annotation>"),
         rf"{FIRST}\.xml.*exactly one",
     ),
-    "empty": (empty(XML), rf"{FIRST}\.xml: not a readable annotation"),
+    "empty": (empty(XML), rf"{FIRST}\.xml: no element found.*expected: an annotation"),
     "size": (swap(XML, "<width>40", "<width>41"), rf"{FIRST}\.JPEG has 40 x 50 pixels, its truth"),
 }
 ILSVRC_CSV = {
@@ -177,10 +177,10 @@ ILSVRC_CSV = {
         ("huge", f"0 0 {HUGE} 5", "boxes are impossible"),
     )
 } | {
-    "label": (swap("LOC_val_solution.csv", f"{WNID} 3 4", "n99999999 3 4"), r"\.csv line \d: 'n99999999' is none"),
+    "label": (swap("LOC_val_solution.csv", f"{WNID} 3 4", "n99999999 3 4"), r"\.csv, line \d: 'n99999999' is none"),
     "two labels": (
         swap("LOC_val_solution.csv", f"{WNID} 3 4 30 49", f"{WNID} 3 4 30 49 {ilsvrc_files.WNIDS[1]} 1 1 2 2"),
-        rf"\.csv line \d: {FIRST} has the classes .*exactly one",
+        rf"\.csv, line \d: {FIRST} has the classes .*exactly one",
     ),
 }
 
@@ -219,9 +219,17 @@ CUB = {
     what: (swap("**/bounding_boxes.txt", "1 6.0 2.0 32.0 27.0", f"1 {box}"), words)
     for what, box, words in (
         ("outside", "60 0 5 5", "its truth has boxes such as"),
-        ("inverted", "9 0 -5 5", r"bounding_boxes\.txt: box \['9', '0', '-5', '5'\].*image 1, 001.*allowed are widths"),
+        (
+            "inverted",
+            "9 0 -5 5",
+            r"bounding_boxes\.txt: box \[9\.0, 0\.0, -5\.0, 5\.0\].*image 1, 001.*allowed are widths",
+        ),
         ("zero", "9 0 0 5", "bounding_boxes.txt: box .*allowed are widths and heights more than 0"),
-        ("nan", "nan 0 5 5", r"bounding_boxes\.txt: Black_Footed_Albatross_0046_18: box 1 of 1 is \[nan"),
+        (
+            "nan",
+            "nan 0 5 5",
+            r"bounding_boxes\.txt: 001\.Black_footed_Albatross/Black_Footed_Albatross_0046_18: box 1 of 1 is \[nan",
+        ),
         ("nan width", "3 0 nan 5", "allowed are widths and heights more than 0"),
         ("1-based", "1 1 49 29", "one pixel off"),
         ("huge", f"0 0 {HUGE} 5", "box 1 of 1 is"),
@@ -241,11 +249,11 @@ CUB_WSOL = corners("**/test/localization.txt", f"{BIRD},{{}}", "6,2,38,29", 50, 
 }
 CUB_WSOL["no box"] = (
     swap("**/test/localization.txt", f"{BIRD},6,2,38,29\n", ""),
-    r"localization\.txt: Black_Footed_Albatross_0046_18 has no box; allowed is one or more",
+    r"localization\.txt: 001\.Black_footed_Albatross/Black_Footed_Albatross_0046_18 has no box; allowed is one or more",
 )
 CUB_WSOL["size"] = (swap("**/test/image_sizes.txt", f"{BIRD},50,30", f"{BIRD},51,30"), "its truth has 51 x 30 pixels")
 V2 = corners("**/localization.txt", "val2/0/0.jpeg,{}", "1,2,29,19", 30, 20) | {
     "label": (swap("**/class_labels.txt", "val2/0/0.jpeg,0", "val2/0/0.jpeg,1000"), "label '1000' of val2/0/0.jpeg"),
     "label -1": (swap("**/class_labels.txt", "val2/0/0.jpeg,0", "val2/0/0.jpeg,-1"), "label '-1' of val2/0/0.jpeg"),
-    "no box": (swap("**/localization.txt", "val2/0/0.jpeg,1,2,29,19\n", ""), "0_0 has no box"),
+    "no box": (swap("**/localization.txt", "val2/0/0.jpeg,1,2,29,19\n", ""), "0/0 has no box"),
 }

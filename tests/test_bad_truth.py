@@ -53,20 +53,32 @@ READERS = {
     "ilsvrc_xml": Reader(write_ilsvrc("xml"), Ilsvrc, FIRST, boxes.ILSVRC_XML),
     "ilsvrc_csv": Reader(write_ilsvrc("csv"), Ilsvrc, FIRST, boxes.ILSVRC_CSV),
     "ilsvrc_devkit": Reader(write_ilsvrc("devkit"), Ilsvrc, FIRST, boxes.ILSVRC_DEVKIT),
-    "cub": Reader(files.write_cub, read_cub, "Black_Footed_Albatross_0046_18", boxes.CUB, ("outside", "1-based")),
-    "cub_wsol": Reader(files.write_wsol_cub, read_cub, "Black_Footed_Albatross_0046_18", boxes.CUB_WSOL, ("size",)),
-    "imagenetv2": Reader(files.write_imagenetv2, read_imagenetv2, "0_0", boxes.V2),
+    "cub": Reader(
+        files.write_cub,
+        read_cub,
+        "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18",
+        boxes.CUB,
+        ("outside", "1-based"),
+    ),
+    "cub_wsol": Reader(
+        files.write_wsol_cub,
+        read_cub,
+        "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18",
+        boxes.CUB_WSOL,
+        ("size",),
+    ),
+    "imagenetv2": Reader(files.write_imagenetv2, read_imagenetv2, "0/0", boxes.V2),
     "openimages": Reader(
         files.write_openimages,
         OpenImages,
-        "7af766bd43da900b",
+        "test/01226z/7af766bd43da900b",
         masks.OPENIMAGES,
         tuple(w for w in masks.OPENIMAGES if "label" not in w),
     ),
     "graz02": Reader(
         files.write_ig02,
         lambda root: Ig02(root, "all", occluded="void"),
-        "carsgraz_001",
+        "cars/carsgraz_001",
         masks.IG02_CASES,
         tuple(masks.IG02_CASES),
     ),
@@ -121,7 +133,7 @@ def test_one_wrong_truth_is_named_and_the_others_are_read(tmp_path: Path, reader
     [
         ("cub_wsol", "**/test/localization.txt", "has no box"),
         ("imagenetv2", "**/localization.txt", "has no box"),
-        ("ilsvrc_text", "localization.txt", "6 of 6 pictures have a label but no box"),
+        ("ilsvrc_text", "localization.txt", "6 of 6 images have a label but no box"),
         ("openimages", "**/localization.txt", "no mask for 2 pictures"),
     ],
 )
@@ -152,9 +164,9 @@ def test_the_scenes_are_right() -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (cached(3, 4, 30, 49, label=65.7), r"mat: image 1 has the labels \[65\.7\]; exactly one .* whole number"),
-        (cached(3, 4, 30, 49, label=np.nan), r"mat: image 1 has the labels \[nan\]"),
-        (cached(3, 4, 30), r"mat: image 1 has the boxes .*x1 y1 x2 y2 is expected"),
+        (cached(3, 4, 30, 49, label=65.7), r"mat, image 1: the labels \[65\.7\]; exactly one .* whole number"),
+        (cached(3, 4, 30, 49, label=np.nan), r"mat, image 1: the labels \[nan\]"),
+        (cached(3, 4, 30), r"mat, image 1: the boxes .*x1 y1 x2 y2 is expected"),
     ],
 )
 def test_what_is_wrong_with_the_kits_file_is_named(tmp_path: Path, damage: Damage, words: str) -> None:

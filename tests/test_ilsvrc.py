@@ -96,7 +96,7 @@ def test_lists_with_unknown_pictures_or_none_left_are_errors(root: Path, tmp_pat
     file.write_text("1\n2\n3\n4\n5\n6\n")
     with pytest.raises(ValueError, match="no picture is left of 6"):
         Ilsvrc(root, blacklist=file)
-    with pytest.raises(FileNotFoundError, match="no such list"):
+    with pytest.raises(FileNotFoundError, match="no such file; expected: a list of images"):
         Ilsvrc(root, subset=tmp_path / "none.txt")
 
 

@@ -18,6 +18,7 @@ from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.evaluation.predictions import (
     devkit_metrics,
     find_maps,
+    maps_of,
     read_coco_boxes,
     read_coco_truth,
     read_devkit,
@@ -232,7 +233,7 @@ def test_coco_faults_are_named(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         read_coco_boxes(tmp_path / "results.json", ["a1", "a2"])
     (tmp_path / "truth.json").write_text('{"images": []}')
-    with pytest.raises(ValueError, match="not COCO's instances"):
+    with pytest.raises(ValueError, match="no 'categories'; expected: COCO's instances"):
         read_coco_truth(tmp_path / "truth.json")
 
 
@@ -306,15 +307,15 @@ def test_map_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"c.npy: an array of \(2, 3, 4\)"):
         read_map(tmp_path / "c.npy")
     Image.new("RGB", (2, 2)).save(tmp_path / "d.png")
-    with pytest.raises(ValueError, match=r"d.png: a picture of mode RGB"):
+    with pytest.raises(ValueError, match=r"d.png: an image of mode RGB"):
         read_map(tmp_path / "d.png")
     (tmp_path / "e.npy").write_bytes(b"")
     with pytest.raises(ValueError, match=r"e.npy"):
         read_map(tmp_path / "e.npy")
     (tmp_path / "sub").mkdir()
     np.save(tmp_path / "sub" / "a.npy", wide)
-    with pytest.raises(ValueError, match="two maps for a"):
-        find_maps(tmp_path)
+    with pytest.raises(ValueError, match=r"two maps for a: .*/a\.png and .*/sub/a\.npy"):
+        maps_of(["a"], find_maps(tmp_path))
 
 
 def test_scoring_needs_no_torch() -> None:
@@ -350,11 +351,11 @@ def test_an_option_that_a_format_has_no_use_for_is_refused(
 def test_a_threshold_of_maps_is_a_share(tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: str) -> None:
     for option in ("--threshold", "--mask-threshold"):
         with pytest.raises(ValueError, match=r"threshold .*allowed is 0 <= t < 1"):
-            run(capsys, maps_of(tmp_path / "maps"), "--format", "maps", "--truth", voc(tmp_path / option), "--set",
+            run(capsys, maps_in(tmp_path / "maps"), "--format", "maps", "--truth", voc(tmp_path / option), "--set",
                 "2012/Segmentation/val", option, threshold)  # fmt: skip
 
 
-def maps_of(folder: Path) -> Path:
+def maps_in(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for name in ("2008_000001", "2008_000002"):
         np.save(folder / f"{name}.npy", np.eye(5))
@@ -368,11 +369,11 @@ def test_a_truth_that_cannot_be_right_is_refused_before_one_is_scored(
     for path in truth.glob("**/SegmentationClass/*.png"):
         Image.fromarray((np.eye(30, 40) * 255).astype(np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"none of the 2 masks looked at .* they have 0, 255"):
-        run(capsys, maps_of(tmp_path / "maps"), "--format", "maps", "--truth", truth, *chosen)
+        run(capsys, maps_in(tmp_path / "maps"), "--format", "maps", "--truth", truth, *chosen)
     path = next(truth.glob("**/Annotations/2008_000002.xml"))
     path.write_text(path.read_text().replace("<xmax>20", "<xmax>41"))
     with pytest.raises(ValueError, match=r"2008_000002\.xml: impossible box"):
-        run(capsys, maps_of(tmp_path / "maps"), "--format", "maps", "--truth", truth, *chosen)
+        run(capsys, maps_in(tmp_path / "maps"), "--format", "maps", "--truth", truth, *chosen)
 
 
 def test_a_coco_file_without_images_is_refused(tmp_path: Path) -> None:
@@ -390,7 +391,7 @@ def test_a_set_of_a_coco_file_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize("box", [[5, 5, -3, 2], [5, 5, 3, 0], [5, 5, 0, 0]])
 def test_predicted_boxes_have_a_width_and_a_height(tmp_path: Path, box: list[float]) -> None:
     (tmp_path / "results.json").write_text(json.dumps([coco_result(1, [0, 0, 2, 2], 1), coco_result(1, box, 1)]))
-    with pytest.raises(ValueError, match=r"result 1 of image 1: bbox .*allowed are sizes more than 0"):
+    with pytest.raises(ValueError, match=r"result 1: bbox .* of image 1; allowed are sizes more than 0"):
         read_coco_boxes(tmp_path / "results.json", ["1"])
     x, y, w, h = box
     (tmp_path / "boxes.txt").write_text(f"1 0 0 5 5\n1 {x} {y} {x + w - 1} {y + h - 1}\n")

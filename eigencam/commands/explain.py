@@ -10,6 +10,7 @@ from eigencam.configuring import named
 from eigencam.datasets.base import Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.images import read_rgb
+from eigencam.datasets.reading import expand
 from eigencam.explainer import Explainer, Explanation
 from eigencam.reporting import draw
 from eigencam.reporting.shown import class_names, spread
@@ -51,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.pictures < 1:
         raise ValueError(f"--pictures {args.pictures}; allowed: 1 or more")
-    photos = [Path(item) for item in args.inputs if "=" not in item]
+    photos = [expand(item) for item in args.inputs if "=" not in item]
     if missing := [str(path) for path in photos if not path.is_file()]:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
     options, nodes, _ = named.split(args.method.split(","))

@@ -60,11 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         keep_out(args.results)
     try:
+        from eigencam.datasets.reading import expand
+
+        for name, value in vars(args).items():
+            if isinstance(value, Path):
+                setattr(args, name, expand(value))
         return module.main(args)
     except Exception as error:
         # Hydra's, told apart without importing it where nothing else does; some of them are OSErrors.
-        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-            return _refuse(error, _valid_names(str(error), overrides=_overrides(args)))
+        if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "yaml"):
+            from eigencam.configuring.overrides import hint
+
+            given = _overrides(args)
+            if hinted := hint(given):
+                return _refuse(ValueError(hinted))
+            return _refuse(error, _valid_names(str(error), overrides=given))
         if isinstance(error, ValueError | OSError):
             return _refuse(error)
         raise
@@ -94,8 +104,10 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from eigencam.configuring.named import quoted
+    from eigencam.configuring.overrides import accepted, hint
     from eigencam.running.sweep import free_gpu, gpus
     from eigencam.store.trust import keep_out
 
@@ -118,12 +130,15 @@ def _hydra(chosen: str, argv: list[str]) -> int:
                 raise
             faults.append(error)  # past Hydra, which would print the overrides, too
 
-    sys.argv = [f"eigencam {chosen}", *quoted(argv)]
     try:
+        argv = accepted(argv)
+        sys.argv = [f"eigencam {chosen}", *quoted(argv)]
         task()
         if faults:
             return _refuse(faults[0])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        if hinted := hint(argv):
+            return _refuse(ValueError(hinted))
         return _refuse(error, _valid_names(str(error), chosen, [item for item in argv if "=" in item]))
     except KeyboardInterrupt:
         print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)

@@ -192,17 +192,19 @@ def _score_maps(args: argparse.Namespace) -> Scored:
         Localization(args.rule, args.threshold, args.component),
         _proposals(args),
     ]
-    found = predictions.find_maps(args.predictions)
+    files = predictions.find_maps(args.predictions)
     pictures = open_truth(args)
+    found = predictions.maps_of(pictures.ids, files)
     if pictures.masks:
         evaluators.insert(1, Segmentation(args.rule, args.mask_threshold))
     missing = [name for name in pictures.ids if name not in found]
     if missing and (len(missing) == len(pictures.ids) or not args.allow_missing):
         raise FileNotFoundError(
             f"{args.predictions}: {len(missing)} of {len(pictures.ids)} pictures of {pictures.name} have no map, e.g. "
-            f"{predictions.some(missing)}; there are {predictions.some(found)}; --allow-missing leaves pictures out"
+            f"{predictions.some(missing)}; there are {predictions.some(files)}; --allow-missing leaves pictures out"
         )
-    extra = sorted(found.keys() - set(pictures.ids))
+    used = set(found.values())
+    extra = [key for key, path in files.items() if path not in used]
     rows: list[list[Row]] = [[] for _ in evaluators]
     for i, name in enumerate(tqdm(pictures.ids, unit="maps", disable=None)):
         if name in found:

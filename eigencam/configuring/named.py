@@ -4,7 +4,7 @@ eigencam                     an option of the `method` group (`--config-dir` add
 my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
 my_method.py[:NAME]          the same in a file; NAME is the file's name where it is left out
 my_method.yaml               a config as in `configs/method/`: name, below it `_target_` and parameters
-maps/                        a folder of maps, `<picture id>.npy` or `.png`; its name with a slash
+maps/                        a folder of maps, `<image id>.npy` or `.png`; its name with a slash
 boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; the evaluators are then those of boxes
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigencam.datasets.reading import Reading, expand
 from eigencam.store.build import find
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def with_methods(config: "DictConfig", nodes: Nodes) -> "DictConfig":
 
 def node(name: str) -> Nodes:
     """The config of a method that is no option of the group, by its short name."""
-    path = Path(name)
+    path = expand(name)
     if name.endswith("/") and not path.is_dir():
         raise FileNotFoundError(f"method {name}: no such folder")
     if path.is_dir():
@@ -92,7 +93,7 @@ def node(name: str) -> Nodes:
         return _yaml(_there(path))
     file, _, inner = name.partition(":")
     if file.endswith(".py"):
-        name = _in_file(_there(Path(file)), inner)
+        name = _in_file(_there(expand(file)), inner)
     if "." not in name:
         raise ValueError(f"method {name}: no option, dotted name, .py, .yaml, .json or .txt file, or folder of maps")
     try:
@@ -131,17 +132,17 @@ def _files(kind: str, **parameters: str) -> dict[str, Any]:
 def _yaml(path: Path) -> Nodes:
     from omegaconf import OmegaConf
 
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(content, dict) or not all(isinstance(v, dict) and "_target_" in v for v in content.values()):
-        raise ValueError(f"{path}: not a method; needed: its name, below it _target_ and parameters")
+    with Reading(path, "a method's name, below it _target_ and parameters") as file:
+        content = OmegaConf.to_container(OmegaConf.create(file.text()))
+        if not isinstance(content, dict) or not all(isinstance(v, dict) and "_target_" in v for v in content.values()):
+            raise ValueError("not a method")
     sys.path.insert(0, str(path.parent))
     return {str(key): dict(value) for key, value in content.items()}
 
 
 def _there(path: Path) -> Path:
-    if not path.expanduser().is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path.expanduser().resolve()
+    with Reading(path) as file:
+        return file.regular().resolve()
 
 
 def _short(text: str) -> str:

@@ -4,12 +4,13 @@ import argparse
 import os
 from pathlib import Path
 
+from eigencam.datasets.reading import expand
 from eigencam.store.trust import Trust
 
 
 def default_results() -> Path:
     """Where runs write unless told otherwise."""
-    return Path(os.environ.get("EIGENCAM_RESULTS", "results/runs"))
+    return expand(os.environ.get("EIGENCAM_RESULTS", "results/runs"))
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

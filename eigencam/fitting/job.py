@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from eigencam import locks
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset
 from eigencam.datasets.checks import truth_faults
+from eigencam.datasets.reading import expand
 from eigencam.files import write_text
 from eigencam.networks import fitted
 from eigencam.networks.network import Network, Preprocess, check_layer, load_network
@@ -82,7 +83,7 @@ class Job:
     @property
     def file(self) -> Path:
         """Where the weights go."""
-        return Path(self.fitter.file.replace("{dataset}", self.dataset.name))
+        return expand(self.fitter.file.replace("{dataset}", self.dataset.name))
 
     @property
     def key(self) -> str:

@@ -19,7 +19,6 @@ vector of a file, for instance the mean embedding of a class or of the picture t
 
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eigencam.datasets.reading import expand
 from eigencam.files import regular
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.passes.forward import Forward
@@ -58,9 +58,7 @@ class FAM:
     def __post_init__(self) -> None:
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity={self.similarity!r}; allowed: {', '.join(SIMILARITIES)}")
-        vector = (
-            None if self.reference is None else np.load(regular(Path(self.reference).expanduser()), allow_pickle=False)
-        )
+        vector = None if self.reference is None else np.load(regular(expand(self.reference)), allow_pickle=False)
         if vector is not None:
             real = np.issubdtype(vector.dtype, np.floating) or np.issubdtype(vector.dtype, np.integer)
             if vector.ndim != 1 or not real or not np.isfinite(vector).all():

@@ -1,4 +1,4 @@
-"""Maps or boxes made elsewhere: a folder of `<picture id>.npy` or `.png` files, or a file, as a method of its own.
+"""Maps or boxes made elsewhere: a folder of `<image id>.npy` or `.png` files, or a file, as a method of its own.
 
 A map covers what the network sees of the picture (all of it with `resize: squash`), in any resolution; a .npy file
 holds (h, w) numbers, a .png file 8 or 16 bit grey levels. So a method in another language, or one too slow to run
@@ -6,7 +6,7 @@ again, is a row of the same table. Boxes go to the evaluators that take boxes; `
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eigencam.evaluation.predictions import find_maps, read_coco_boxes, read_devkit, read_map, read_text
+from eigencam.datasets.reading import Reading, expand
+from eigencam.evaluation.predictions import find_maps, maps_of, read_coco_boxes, read_devkit, read_map
 from eigencam.passes.forward import Forward
 
 
@@ -28,7 +29,7 @@ class MapFiles:
     Attributes:
         folder: where the files lie, or lie below.
         class_specific: whether the maps are for the class that the run asks for.
-        files: found there, by picture.
+        files: found there, by their path without suffix; which image each is of, the ids tell (`maps_of`).
 
     Raises:
         FileNotFoundError: no maps there.
@@ -37,6 +38,7 @@ class MapFiles:
     folder: str
     class_specific: bool = True
     files: Mapping[str, Path] = field(init=False, repr=False, compare=False)
+    _of: dict[str, Path] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     version = 1
     needs_gradient: ClassVar[bool] = False
@@ -44,19 +46,26 @@ class MapFiles:
     needs: ClassVar[str] = "a folder of maps"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "files", find_maps(Path(self.folder).expanduser()))
+        object.__setattr__(self, "files", find_maps(self.folder))
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32 of the input's size; maps of other sizes are resized bilinearly."""
         size, maps = tuple(forward.images.shape[2:]), []
+        if lack := "" if self._of.keys() >= set(forward.ids) else self.lacking(forward.ids):
+            raise FileNotFoundError(lack)
         for name in forward.ids:
-            score_map = torch.from_numpy(read_map(self.files[name]).astype(np.float32))[None, None]
+            score_map = torch.from_numpy(read_map(self._of[name]).astype(np.float32))[None, None]
             maps.append(F.interpolate(score_map, size, mode="bilinear", antialias=True)[0, 0])
         return torch.stack(maps).to(forward.images.device)
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Which of the dataset's pictures have no map; "" if all have one."""
-        missing = [name for name in ids if name not in self.files]
+        """Which of the dataset's pictures have no map, or which have two; "" if all have one."""
+        ids = ids if isinstance(ids, Sequence) else list(ids)
+        try:
+            self._of.update(maps_of(ids, self.files))
+        except ValueError as error:
+            return f"{self.folder}: {error}"
+        missing = [name for name in ids if name not in self._of]
         return f"{self.folder}: no map for {len(missing)} pictures, e.g. {missing[0]}" if missing else ""
 
     def identity(self) -> dict[str, str]:
@@ -91,7 +100,8 @@ class BoxFiles:
     needs: ClassVar[str] = "a file of boxes"
 
     def __post_init__(self) -> None:
-        read_text(Path(self.file).expanduser())
+        with Reading(expand(self.file), "boxes, as COCO's results or in the devkit's lines") as file:
+            file.regular()
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[NDArray[np.float64]]:
         """For each picture (K, 5), the score falling with the place in the file's order."""
@@ -99,9 +109,10 @@ class BoxFiles:
 
     def lacking(self, ids: Iterable[str]) -> str:
         """Read the file for these pictures; the fault, if it is of others."""
-        names, path = list(ids), Path(self.file).expanduser()
-        if path.name.endswith((".json", ".json.gz")):
-            boxes = dict(read_coco_boxes(path, names))
+        ids = ids if isinstance(ids, Sequence) else list(ids)
+        names, path = list(ids), expand(self.file)
+        if path.name.lower().endswith((".json", ".json.gz")):
+            boxes = dict(read_coco_boxes(path, ids))
         else:
             lines = read_devkit(path).boxes
             if len(lines) != len(names):
@@ -112,4 +123,4 @@ class BoxFiles:
 
     def identity(self) -> dict[str, str]:
         """The file's SHA-256."""
-        return {"sha256": hashlib.sha256(Path(self.file).expanduser().read_bytes()).hexdigest()}
+        return {"sha256": hashlib.sha256(expand(self.file).read_bytes()).hexdigest()}

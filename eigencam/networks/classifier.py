@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.datasets.base import Dataset
+from eigencam.datasets.reading import expand
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
 from eigencam.passes.hooks import evaluating, logits_of
@@ -195,7 +196,7 @@ def read_head(name: str) -> Head:
         FileNotFoundError: no such file.
         ValueError: it holds something else.
     """
-    path = Path(name).expanduser()
+    path = expand(name)
     if not path.is_file():
         raise FileNotFoundError(
             f"model.head: {path}: no such file; made by: eigencam fit fit=classifier model=... dataset=..."

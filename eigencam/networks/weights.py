@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from eigencam.datasets.reading import expand
 from eigencam.store.build import instantiate
 
 PACKAGED = "eigencam:"
@@ -27,7 +28,7 @@ def weight_file(weights: str) -> Path:
     if weights.startswith(PACKAGED):
         path = Path(__file__).parent / "weights" / weights.removeprefix(PACKAGED)
     else:
-        path = Path(weights).expanduser()
+        path = expand(weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"weights {path}: no such file; set model.weights, or paths.weights ($EIGENCAM_WEIGHTS)"

@@ -12,9 +12,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
+from eigencam.datasets.reading import expand
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.escaping import markdown
 from eigencam.store.canonical import checksum
@@ -40,7 +40,7 @@ class TensorBoard:
 
     def __init__(self, folder: str) -> None:
         _need("tensorboard")
-        self.folder = Path(folder)
+        self.folder = expand(folder)
 
     def log(self, identity: str, names: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """See `Logger.log`."""

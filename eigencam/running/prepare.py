@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.checks import truth_faults
+from eigencam.datasets.names import checked_ids
+from eigencam.datasets.reading import expand
 from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
 from eigencam.files import one_line
 from eigencam.methods.base import Method, content_of, gives_boxes, is_class_specific, lack_of, stated_refusal, tapped
@@ -160,7 +161,7 @@ def prepare(composed: DictConfig) -> Job:
     job = Job(config, network, dataset, methods, evaluators, {}, unsupported, loggers)
     faults += _target_faults(job)
     stop(faults)
-    root = Path(config.paths["results"])
+    root = expand(config.paths["results"])
     shared = identity_of(
         network=network.identity,
         dataset=describe_dataset(config.dataset, dataset),
@@ -274,7 +275,10 @@ def build_node(where: str, node: Mapping[str, Any]) -> Any:
     errors = list(signature_errors(node, where))
     if errors:
         raise ValueError("\n".join(errors))
-    return instantiate(node)
+    made = instantiate(node)
+    if where == "dataset":
+        checked_ids(made.ids, getattr(made, "name", "dataset"))
+    return made
 
 
 def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

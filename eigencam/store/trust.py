@@ -18,6 +18,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from eigencam.datasets.reading import expand
 from eigencam.moved import current
 from eigencam.store.build import RESERVED, find, signature_errors
 from eigencam.store.identity import OBJECT, own_source, versions
@@ -220,7 +221,7 @@ _kept_out = _KeptOut()
 
 def keep_out(results: Path) -> None:
     """From here on, import nothing from inside a folder of results, wherever this process stands."""
-    _kept_out.folders.append(results.expanduser().resolve())
+    _kept_out.folders.append(expand(results).resolve())
     if _kept_out not in sys.meta_path:
         sys.meta_path.insert(0, _kept_out)
     sys.path[:] = [entry for entry in sys.path if not _kept_out.holds(Path(entry or "."))]

@@ -1,0 +1,193 @@
+"""Names of images: which file is meant, and what identifies an image.
+
+An image's id is its path below the folder of images, without the suffix: `n01440764/a.v2` for `n01440764/a.v2.JPEG`;
+where a dataset's file gives ids of its own, it is that. No two images of a dataset have the same id: results are keyed
+by it, so two with one id would be one.
+
+Paths that a file of annotations names stay inside the folder of images: one that is absolute, or climbs out of the
+folder by `..`, is refused unless `allow_outside` is true. Links on the disk are followed: whoever keeps the data made
+them, and a folder of links into a store is a common way to keep it; the author of an annotation file cannot make one.
+"""
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from eigencam.datasets.reading import files_in, hidden
+
+JPEG = (".jpg", ".jpeg", ".jpe")
+PNG = (".png",)
+FAMILIES = (JPEG, PNG, (".tif", ".tiff"), (".bmp",), (".gif",), (".webp",), (".ppm",), (".pgm",))
+"""Suffixes of one kind of file: an annotation that says `a.jpg` means `a.JPG` and `a.jpeg` as well."""
+SUFFIXES = tuple(suffix for family in FAMILIES for suffix in family)
+
+
+def image_id(path: str) -> str:
+    """The id of an image's path. Dots that do not begin an image's suffix are part of the name.
+
+    >>> image_id("val/a.v2.JPEG"), image_id("./val//a.v2")
+    ('val/a.v2', 'val/a.v2')
+    """
+    stem, suffix = posixpath.splitext(posixpath.normpath(path))
+    return stem if suffix.lower() in SUFFIXES else stem + suffix
+
+
+def unique(ids: Sequence[str], sources: Sequence[object], what: str = "images") -> list[str]:
+    """The ids, in order.
+
+    Args:
+        ids: of images.
+        sources: what each is of: a file, or a place in one.
+        what: has the ids, in the plural.
+
+    Raises:
+        ValueError: two have the same id; both sources are named.
+    """
+    if len(set(ids)) < len(ids):
+        first: dict[str, int] = {}
+        for i, name in enumerate(ids):
+            if (k := first.setdefault(name, i)) != i:
+                raise ValueError(f"two {what} are called {name!r}: {sources[k]} and {sources[i]}; remove or rename one")
+    return list(ids)
+
+
+def checked_ids(ids: object, name: str) -> None:
+    """Raise a ValueError unless these are ids that rows can be keyed by: texts, at least one, no two equal.
+
+    Args:
+        ids: of a dataset, whoever made it.
+        name: of the dataset, for the message.
+    """
+    if isinstance(ids, str) or not isinstance(ids, Collection) or not ids:
+        raise ValueError(f"{name}.ids: {type(ids).__name__} of no image; expected: a list of at least one id")
+    for i, one in enumerate(ids):
+        if not isinstance(one, str) or not one:
+            raise ValueError(f"{name}.ids: image {i} has {one!r}, {type(one).__name__}; expected: a text, not empty")
+    unique(list(ids), range(len(ids)), f"images of {name}")
+
+
+def once(seen: dict[str, str], name: str, place: str) -> str:
+    """The name, noted with its place. Raises a ValueError if it was noted before."""
+    if (before := seen.setdefault(name, place)) != place:
+        raise ValueError(f"{name} stands here a second time, after {before}")
+    return name
+
+
+def inside(name: object, allow_outside: bool = False) -> str:
+    """The path of a file that an annotation names, relative to the folder that it is looked for in.
+
+    Raises:
+        ValueError: the name is no text, is empty, or leads out of the folder.
+    """
+    path = posixpath.normpath(name) if isinstance(name, str) else ""
+    if path in ("", ".", "..") or "\0" in path:
+        raise ValueError(f"{name!r} is no file's name")
+    if not allow_outside and (path.startswith("../") or Path(path).is_absolute()):
+        raise ValueError(f"{name!r} leads out of the dataset's folder; dataset.allow_outside=true follows such paths")
+    return path
+
+
+def as_stored(paths: Sequence[Path]) -> list[Path]:
+    """Each file as it is on the disk: itself, or the one that differs in the suffix's spelling alone.
+
+    A path without such a file stays as it is.
+
+    Raises:
+        ValueError: several files differ from a missing one in the suffix's spelling alone.
+    """
+    folders: dict[Path, dict[str, list[Path]]] = {}
+    return [path if os.path.isfile(path) else _respelt(path, folders) for path in paths]  # noqa: PTH113
+
+
+def _respelt(path: Path, folders: dict[Path, dict[str, list[Path]]]) -> Path:
+    family = next((family for family in FAMILIES if path.suffix.lower() in family), ())
+    if not family or hidden(path.name):
+        return path
+    if path.parent not in folders:
+        by_stem = folders[path.parent] = defaultdict(list)
+        for file in files_in(path.parent, SUFFIXES):
+            by_stem[file.stem].append(file)
+    found = [file for file in folders[path.parent].get(path.stem, ()) if file.suffix.lower() in family]
+    if len(found) > 1:
+        raise ValueError(f"two files for {path}: {found[0]} and {found[1]}; remove or rename one")
+    return found[0] if found else path
+
+
+def by_stem(folder: Path, families: Sequence[Sequence[str]], depth: int = 0) -> dict[str, Path]:
+    """The files of a folder by their name without the suffix.
+
+    Args:
+        folder: where to look.
+        families: suffixes, in order of preference: a file of a later family counts where none of an earlier one is.
+        depth: levels of folders below to look in, too.
+
+    Raises:
+        ValueError: two files of one family have the same name.
+    """
+    found: dict[str, Path] = {}
+    for family in families:
+        of_family: dict[str, Path] = {}
+        for file in files_in(folder, family, depth):
+            if (other := of_family.setdefault(file.stem, file)) is not file:
+                raise ValueError(f"two files for {file.stem}: {other} and {file}; remove or rename one")
+        found = of_family | found
+    return found
+
+
+class Ids(list[str]):
+    """Ids of a dataset whose annotation file has ids of its own: `aliases` gives the id of each of those.
+
+    Files of predictions name images by either.
+    """
+
+    def __init__(self, ids: Iterable[str] = (), aliases: Mapping[str, str] | None = None) -> None:
+        super().__init__(ids)
+        self.aliases = dict(aliases or {})
+
+
+def match(ids: Iterable[str], keys: Iterable[str], source: Callable[[str], object], what: str) -> dict[str, str]:
+    """Which file, or line of one, is meant for which image: that of the same name, as far as both names go.
+
+    `1` and `run/q/1` both mean the image `q/1`, unless an image is called so itself. A key that is of no image is left
+    out.
+
+    Args:
+        ids: of the images; those of `Ids` may be named by their aliases.
+        keys: names without a file's suffix, `/` between folders.
+        source: where a key comes from, for messages.
+        what: the keys are of, in the plural.
+
+    Returns:
+        The key of each image that has one.
+
+    Raises:
+        ValueError: two keys mean the same image, or one could mean two.
+    """
+    aliases: Mapping[str, str] = getattr(ids, "aliases", {})
+    names, found = set(ids), dict[str, str]()
+    ends: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        ends[posixpath.basename(name)].append(name)
+    for key in sorted(set(keys), key=lambda key: (key not in names, key)):
+        meant = _meant(key, names, ends) or _meant(image_id(key), names, ends) or [*filter(None, [aliases.get(key)])]
+        if len(meant) > 1:
+            raise ValueError(f"{source(key)} could be of {meant[0]} and of {meant[1]}; name it by the whole id")
+        for name in meant:
+            if name in found:
+                raise ValueError(f"two {what} for {name}: {source(found[name])} and {source(key)}; remove one")
+            found[name] = key
+    return found
+
+
+def _meant(key: str, names: Container[str], ends: Mapping[str, list[str]]) -> list[str]:
+    """The ids that a key may stand for, sorted: itself if it is one, else those that end like it, or it like them."""
+    if key in names:
+        return [key]
+    return sorted(name for name in ends.get(posixpath.basename(key), ()) if _tail(name, key))
+
+
+def _tail(a: str, b: str) -> bool:
+    """Whether the shorter of two paths is the end of the longer."""
+    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")

@@ -1,0 +1,263 @@
+"""Files that somebody else wrote: the one door through which annotations, lists and predictions are read.
+
+    with Reading(path, "`path,class`") as file:
+        for line in file.lines():
+            name, label = line.split(",")
+            labels[name] = int(label)
+
+Whatever goes wrong inside leaves as one `FileError`, a line that names the file, the place in it and what was expected
+(`FileNotFoundError` where there is no such file): a folder in the file's place, a truncated archive, a line of another
+form, a key that is missing, more numbers than the memory holds. A reader checks what only it knows, and nothing else.
+
+Text is UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32 with one; lines end as on any system. Other
+encodings cannot be told from each other, so they are refused. A gzipped file is recognised by its content.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import math
+import os
+import re
+import stat
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+LARGEST = 4 << 30
+"""Bytes that a gzipped file may unpack to."""
+
+_MARKS = (  # UTF-32's mark begins with UTF-16's
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_GZIP = b"\x1f\x8b"
+_LONGEST = 300  # characters of a reason; a line of a file may have millions
+
+
+class FileError(ValueError):
+    """A file that is not what it should be; carries the file, the place in it ("" for the whole) and the reason."""
+
+    def __init__(self, path: Path | str, place: str, reason: str) -> None:
+        super().__init__(str(path), place, reason)
+        self.path, self.place, self.reason = Path(path), place, reason
+
+    def __str__(self) -> str:
+        return f"{', '.join(filter(None, (str(self.path), self.place)))}: {self.reason}"
+
+
+class Reading:
+    """One file while it is read; a context that turns every fault into one line about the file.
+
+    Attributes:
+        path: the file.
+        place: what is being read, e.g. `line 3`; the methods set it, and a reader may.
+    """
+
+    __slots__ = ("expected", "path", "place")
+
+    def __init__(self, path: Path | str, expected: str = "") -> None:
+        """Read nothing yet.
+
+        Args:
+            path: the file.
+            expected: what the file, or its line, should be, as a noun: the end of the message.
+        """
+        self.path, self.expected, self.place = Path(path), expected, ""
+
+    def __enter__(self) -> "Reading":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or (isinstance(error, ValueError) and hasattr(error, "path")):
+            return  # the latter carries its own file
+        if isinstance(error, FileNotFoundError):
+            if error.errno is None:  # one of ours, which says what is missing
+                return
+            raise FileNotFoundError(f"{self.path}: no such file{self._ending()}") from error
+        text = reason(error)
+        told = "; allowed" in text or "expected" in text
+        raise FileError(self.path, self.place, text if told else text + self._ending()) from error
+
+    def regular(self) -> Path:
+        """The path. Raises a ValueError for what is no regular file, such as a folder or a pipe."""
+        mode = os.stat(self.path).st_mode  # noqa: PTH116
+        if not stat.S_ISREG(mode):
+            raise ValueError("a folder" if stat.S_ISDIR(mode) else "no regular file")
+        return self.path
+
+    def raw(self) -> bytes:
+        """The content as stored."""
+        return self.regular().read_bytes()
+
+    def bytes(self) -> bytes:
+        """The content, unpacked if it is gzipped."""
+        data = self.raw()
+        if data[:2] != _GZIP:
+            return data
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            data = packed.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ValueError(f"unpacks to more than {LARGEST >> 30} GiB")
+        return data
+
+    def text(self) -> str:
+        r"""The text, with `\n` at the ends of its lines and without a byte-order mark."""
+        data = self.bytes()
+        encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError as error:
+            if encoding.startswith("utf-8"):
+                before = data.count(b"\n", 0, error.start)
+                self.place = f"line {before + 1}"
+            raise ValueError(
+                f"byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}; save the file as UTF-8"
+            ) from None
+        if "\0" in text:
+            raise ValueError("NUL characters: not text, or UTF-16 without its byte-order mark; save the file as UTF-8")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    def lines(self) -> Iterator[str]:
+        """The lines that are not blank, stripped; `place` is that of the line."""
+        for number, line in enumerate(self.text().split("\n"), start=1):
+            if stripped := line.strip():
+                self.place = f"line {number}"
+                yield stripped
+        self.place = ""
+
+    def columns(self, separator: str | None, count: int) -> Iterator[list[str]]:
+        """The values of each line, stripped; `separator=None` is any white space."""
+        for line in self.lines():
+            values = [value.strip() for value in line.split(separator)]
+            if len(values) != count:
+                raise ValueError(f"{len(values)} values in {line!r}")
+            yield values
+
+    def table(self) -> Iterator[list[str]]:
+        """The rows of a CSV file that are not blank; `place` is that of the row's last line."""
+        rows = csv.reader(io.StringIO(self.text(), newline=""), strict=True)
+        while True:
+            self.place = f"line {rows.line_num + 1}"
+            row = next(rows, None)
+            if row is None:
+                break
+            if row:
+                self.place = f"line {rows.line_num}"
+                yield row
+        self.place = ""
+
+    def json(self) -> Any:
+        """The content as JSON."""
+        text = self.text()
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from None
+
+    def xml(self) -> ET.Element:
+        """The root of the content as XML, in the encoding that it declares."""
+        return ET.fromstring(self.bytes())
+
+    def each(self, what: str, items: Iterable[T]) -> Iterator[T]:
+        """The items, counted from 0; `place` is, e.g., `annotations 17`."""
+        for number, item in enumerate(items):
+            self.place = f"{what} {number}"
+            yield item
+        self.place = ""
+
+    def _ending(self) -> str:
+        return f"; expected: {self.expected}" if self.expected else ""
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line of bounded length, whichever kind of exception says it."""
+    if isinstance(error, KeyError) and error.args:
+        text = f"no {error.args[0]!r}"
+    elif isinstance(error, OSError):
+        text = (error.strerror or str(error)).lower() if error.errno else str(error)
+    elif isinstance(error, MemoryError):
+        text = "larger than the memory"
+    elif isinstance(error, RecursionError):
+        text = "nested too deeply"
+    else:
+        text = str(error)
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def read_lines(path: Path | str, expected: str = "") -> list[str]:
+    """The lines of a text file that are not blank, stripped."""
+    with Reading(path, expected) as file:
+        return list(file.lines())
+
+
+def integer(word: object) -> int:
+    """A whole number that arrays of 64 bits hold. Raises a ValueError for anything else."""
+    try:
+        number = int(word) if isinstance(word, str | int) and not isinstance(word, bool) else math.nan
+    except ValueError:  # Python's has no word about the number of digits that it takes
+        number = math.nan
+    if not abs(number) < 2**62:
+        raise ValueError(f"{word!r} is no whole number of less than 64 bits")
+    return int(number)
+
+
+def expand(path: Path | str) -> Path:
+    """A path that a person wrote, with `~`, `$NAME` and `${NAME}` replaced. Raises a ValueError for an unset variable.
+
+    >>> os.environ["DATA"] = "/data"
+    >>> expand("$DATA/VOC").as_posix()
+    '/data/VOC'
+    """
+    text = os.path.expanduser(os.path.expandvars(os.fspath(path)))  # noqa: PTH111
+    if (unset := re.search(r"\$(\w+|\{\w+\})", text)) and not os.path.lexists(text):
+        raise ValueError(f"{path}: the variable {unset[0]} is not set")
+    return Path(text)
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether there is a file, for any text: what cannot be a file's name names none."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems leave behind: `._a.jpg`, `.DS_Store`, `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[Path]:
+    """Files by their suffix, those of each folder sorted by name; hidden files and folders are passed over.
+
+    Args:
+        folder: where to look; one that does not exist holds nothing.
+        suffixes: in lower case, with the dot; the files' may be in either case.
+        depth: levels of folders below to look in, too; -1 for all.
+    """
+    if not os.path.isdir(folder):  # noqa: PTH112
+        return
+    with os.scandir(folder) as entries:
+        kept = sorted((entry for entry in entries if not hidden(entry.name)), key=lambda entry: entry.name)
+    endings = tuple(suffixes)
+    for entry in kept:
+        if entry.name.lower().endswith(endings) and _leads_to(entry.is_file):
+            yield Path(entry.path)
+        # Without a bound, a link could lead round in circles.
+        elif depth and _leads_to(lambda entry=entry: entry.is_dir(follow_symlinks=depth > 0)):
+            yield from files_in(Path(entry.path), suffixes, depth - 1)
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """Whether an entry of a folder is of a kind; a link that leads nowhere is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
