@@ -83,7 +83,7 @@ NAMES = {
     "evaluation.tables.long_of": "reporting.collect.long_of",
     "evaluation.tables.read_results": "reporting.collect.read_results",
     "evaluation.tables.selected": "reporting.collect.selected",
-    "forward.RESHAPES": "passes.hooks.RESHAPES",
+    "forward.RESHAPES": "passes.readings.LAYOUTS",
     "identity.checksum": "store.canonical.checksum",
     "maps.BatchProbe": "running.probe.BatchProbe",
     "network.PACKAGED": "networks.weights.PACKAGED",
