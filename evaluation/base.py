@@ -9,7 +9,7 @@ maps of all these classes at once has `joint_row` in place of `row`. An evaluato
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+About = Literal["method", "network", "both"]
+SAID = ("about", "hit", "undefined", "win", "kept")
+"""What a metric says of itself besides its numbers; absent in `metrics.json` where it is the default."""
+
 Row = dict[str, Any]
 """Column name to value: bool, int, float, str, or a 1-d array (stored as a Parquet list)."""
 
@@ -61,6 +65,13 @@ class Metric:
         note: what a reader must know beside the number: a class count, degenerate maps, why it is not defined.
         sample: a value of each picture, or what each adds to sums, both as fractions where `unit` is `%`; None where
             methods cannot be compared in it. Not stored: rows are.
+        about: what the number is about: the `method`, the `network`, whose answers are the same for all its methods, or
+            `both`. Methods are not compared in what is about the network alone.
+        hit: whether the value of each row is hit or miss.
+        undefined: whether the rows do not define it; `note` says why, `value` is NaN.
+        win: of a drop of the class's probability: name of the share of images in which a method's drop is the
+            smallest, which `eigencam table --win` adds; "" for any other metric.
+        kept: with `win`, the column of rows that has what a changed image keeps of the column `confidence`.
     """
 
     name: str
@@ -73,10 +84,16 @@ class Metric:
     better: str = "higher"
     note: str = ""
     sample: Sample | None = field(default=None, repr=False, compare=False)
+    about: About = "method"
+    hit: bool = False
+    undefined: bool = False
+    win: str = ""
+    kept: str = ""
 
     def stored(self) -> dict[str, Any]:
-        """The attributes that are kept in `metrics.json`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sample"}
+        """The attributes that are kept in `metrics.json`; of those in `SAID` the ones that are not the default."""
+        kept = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name != "sample"}
+        return {name: value for name, (value, default) in kept.items() if name not in SAID or value != default}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ Where the network has no answer for any image, or the drop is 0/0 in all of them
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -104,7 +104,8 @@ class AverageDrop:
         for share in self.shares:
             at = f"{100 * share:g} % of the pixels"
             drop, increase = drop_and_increase(rows, _name("kept", share))
-            metrics.append(_mean(_name("drop", share), drop, threshold=at, better="lower", note=note))
+            metric = _mean(_name("drop", share), drop, threshold=at, better="lower", note=note)
+            metrics.append(replace(metric, win=_name("win", share), kept=_name("kept", share)))
             metrics.append(_rate(_name("increase", share), increase, threshold=at))
             note = ""
         return metrics

@@ -27,6 +27,7 @@ Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.base import About, Curve, Metric, Row
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule
 
 _CLASSES = "class prediction in the dataset's classes"
@@ -99,14 +100,15 @@ class Localization:
         known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
         at = f"{self.threshold:g} {self.rule}"
 
-        def error(name: str, wrong: NDArray[np.bool_], missing: int, what: str, threshold: str = at) -> Metric:
-            asked = everything if name.endswith("cls_error") else rows
-            if name.startswith("top") and len(asked) and states.no_answer(asked).all():
-                return statistics.undefined(name, 0, states.UNANSWERED, threshold=threshold, better="lower")
+        def error(name: str, wrong: NDArray[np.bool_], missing: int, what: str, about: About = "method") -> Metric:
+            asked, threshold = (everything, "") if about == "network" else (rows, at)
+            undefined = partial(statistics.undefined, threshold=threshold, better="lower", about=about)
+            if about != "method" and len(asked) and states.no_answer(asked).all():
+                return undefined(name, 0, states.UNANSWERED)
             if missing:
                 note = f"not defined: {missing} of {len(wrong)} pictures have no {what}"
-                return statistics.undefined(name, len(wrong) - missing, note, threshold=threshold, better="lower")
-            return statistics.rate(name, wrong, threshold=threshold, better="lower")
+                return undefined(name, len(wrong) - missing, note)
+            return statistics.rate(name, wrong, threshold=threshold, better="lower", about=about)
 
         boxless = (
             f"{len(everything) - len(rows)} pictures without a box left out" if len(rows) < len(everything) else ""
@@ -122,10 +124,10 @@ class Localization:
             missing, what = int((ranks < 0).sum()), _CLASSES
             if not missing:
                 missing, what = int((right & ~known).sum()), f"map for their true class, which is in the top {k}"
-            metrics.append(error(f"top{k}_loc_error", ~right | wrong_box, missing, what))
+            metrics.append(error(f"top{k}_loc_error", ~right | wrong_box, missing, what, "both"))
         for k in (1, 5):
             wrong = (all_ranks < 1) | (all_ranks > k)
-            metrics.append(error(f"top{k}_cls_error", wrong, int((all_ranks < 0).sum()), _CLASSES, ""))
+            metrics.append(error(f"top{k}_cls_error", wrong, int((all_ranks < 0).sum()), _CLASSES, "network"))
         metrics.append(statistics.mean("mean_iou", rows["iou"], threshold=at))
         return statistics.of_rows(metrics, boxed)
 

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from eigencam.evaluation.base import Metric, Sample
+from eigencam.evaluation.base import About, Metric, Sample
 
 SUMMARY_VERSIONS = {"statistics": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -141,13 +141,23 @@ def bootstrap_pooled(
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
 
 
-def rate(name: str, hits: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
+def rate(
+    name: str,
+    hits: ArrayLike,
+    *,
+    note: str = "",
+    threshold: str = "",
+    better: str = "higher",
+    about: About = "method",
+) -> Metric:
     """The metric `name`: percentage of true values among `hits` (N,) bool, with Wilson's interval."""
     array = np.asarray(hits, bool)
     k, n = int(array.sum()), len(array)
     low, high = wilson(k, n)
     value = 100 * k / n if n else float("nan")
-    return Metric(name, value, 100 * low, 100 * high, n, "%", threshold, better, note, Sample(array.astype(np.float64)))
+    sample = Sample(array.astype(np.float64))
+    ends = 100 * low, 100 * high
+    return Metric(name, value, *ends, n, "%", threshold, better, note, sample, about=about, hit=True)
 
 
 def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
@@ -159,10 +169,12 @@ def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", b
     return Metric(name, value, 100 * low, 100 * high, len(array), "%", threshold, better, note, Sample(sample))
 
 
-def undefined(name: str, n: int, note: str, *, threshold: str = "", better: str = "higher") -> Metric:
+def undefined(
+    name: str, n: int, note: str, *, threshold: str = "", better: str = "higher", about: About = "method"
+) -> Metric:
     """The metric `name` where it is not defined: NaN, with the reason in `note`."""
     nan = float("nan")
-    return Metric(name, nan, nan, nan, n, "%", threshold, better, note)
+    return Metric(name, nan, nan, nan, n, "%", threshold, better, note, about=about, undefined=True)
 
 
 def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:

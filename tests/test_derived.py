@@ -107,3 +107,14 @@ def test_the_command_line(results: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "gt_known_error_wrong" in out
     assert "win_100_right" in out or "drop_100_right" in out
+
+
+def test_an_evaluator_wins_by_what_its_metrics_say_not_by_its_name(results: Path) -> None:
+    long = collect(results)
+    renamed = long.assign(evaluator_name="mine", metric=long["metric"].str.replace("drop_", "lost_"))
+    wins = with_wins(results, renamed)
+    assert wins.loc[wins["metric"].str.startswith("win_"), "value"].tolist() == (
+        with_wins(results, long).query("metric.str.startswith('win_')")["value"].tolist()
+    )
+    assert "win_50" in set(wins["metric"])
+    assert "win_50" not in set(with_wins(results, long.assign(win=""))["metric"])

@@ -336,7 +336,7 @@ def _scored(evaluators: list[Evaluator], rows: list[list[Row]], protocol: dict[s
     metrics: list[Metric] = []
     for evaluator, own in zip(evaluators, rows, strict=True):
         # Errors that need a classifier are not defined here, and not shown.
-        metrics += [m for m in evaluator.summary(pd.DataFrame(own)) if not m.note.startswith("not defined")]
+        metrics += [m for m in evaluator.summary(pd.DataFrame(own)) if not m.undefined]
     words = [dict(evaluator.protocol()) for evaluator in evaluators]
     return Scored(metrics, len(rows[0]), {**protocol, **{str(own.pop("evaluator")): own for own in words}})
 

@@ -28,9 +28,10 @@ def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[
         only: names to keep, by `dataset`, `network`, `method` or `evaluator`; empty: all.
 
     Returns:
-        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, target,
-        pictures, left_out, bad_truths, fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward
-        passes), commits, packages, group (the dataset's identity) and folder.
+        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, what
+        else a metric says of itself (`eigencam.evaluation.base.SAID`), target, pictures, left_out, bad_truths,
+        fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward passes), commits, packages,
+        group (the dataset's identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -88,7 +89,8 @@ def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
         lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
         if not result["metrics"]:
-            lines.append({**shared, "metric": "", "n": 0, "unit": "", "threshold": "", "better": "", "note": ""})
+            texts = dict.fromkeys(("metric", "unit", "threshold", "better", "note", "win", "kept"), "")
+            lines.append({**shared, **texts, "n": 0})
     frame = pd.DataFrame(lines)
     numbers = ["value", "low", "high", "cost"]
     return frame.reindex(columns=[*frame.columns.difference(numbers, sort=False), *numbers]).astype(

@@ -283,8 +283,8 @@ def _chosen(full: Mapping[str, Mapping[str, Metric]], headline: Sequence[str], a
         return there if list(asked) == ["all"] else [name for name in there if name in asked]
     defined = {name for found in full.values() for name, metric in found.items() if metric.value == metric.value}
     firsts = [next((n for n in name.split("|") if n in defined), "") for name in headline or there]
-    # A classification error is the network's, the same for all its methods.
-    return [name for name in firsts if name in there and not name.endswith("_cls_error")]
+    of_networks = {name for found in full.values() for name, metric in found.items() if metric.about == "network"}
+    return [name for name in firsts if name in there and name not in of_networks]
 
 
 def _reason(metric: str, pair: Mapping[str, Metric | None]) -> str:

@@ -14,12 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Metric
+from eigencam.evaluation.base import SAID, Metric
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.trust import PACKAGED, Trust, UntrustedError
 
 PARTS = ("right", "wrong")
-_METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better", "note")
+_METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better", "note", *SAID)
 
 
 def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd.DataFrame:
@@ -70,16 +70,14 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
 
 
 def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
-    """`long`, and for each average drop `drop_P` the `win_P`: the share of pictures in which the drop is smallest.
+    """`long`, and for each metric that names a `win`, as each average drop, the share of images with the smallest drop.
 
     Compared are the methods of one network on one dataset that `long` has, over the pictures that all have rows of:
     choose two of them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each
     of the tied, as the shares there add up to more than 100 %. A drop that is not defined, for want of a map or of the
     network's answer, wins nothing; see `evaluation/faithfulness.py`.
     """
-    drops = long[
-        long["evaluator_name"].str.startswith("average_drop") & long["metric"].str.fullmatch(r"drop_[\d.e+-]+")
-    ]
+    drops = long[long["win"].fillna("") != ""]
     added = []
     stored = by_folder(root, drops)
     for _, of in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
@@ -87,14 +85,13 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
             continue
         rows = {folder: stored[folder].rows() for folder in set(of["folder"])}
         for metric, lines in of.groupby("metric", sort=False):
-            kept = str(metric).replace("drop_", "kept_")
+            kept, name = str(lines["kept"].iloc[0]), str(lines["win"].iloc[0])
             frame = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner")
             drop, images = frame.to_numpy(), frame.index.to_frame()
             defined = ~np.isnan(drop)
             smallest = defined & (drop <= np.fmin.reduce(drop, axis=1, keepdims=True))
             note = f"smallest drop among {len(lines)} methods, a tie counts for each"
             for (_, line), won in zip(lines.iterrows(), smallest.T, strict=True):
-                name = str(metric).replace("drop_", "win_")
                 win = statistics.rate(name, won, threshold=line["threshold"], note=note)
                 if not defined.any():
                     win = statistics.undefined(name, 0, states.UNANSWERED, threshold=line["threshold"])
@@ -116,9 +113,10 @@ def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:
     """The headline of each folder, each `win_P` behind its `drop_P`."""
     for folder, of in wins.groupby("folder"):
-        names = list(long.loc[long["folder"] == folder, "headline"].iloc[0])
+        own = long[long["folder"] == folder]
+        names, win = list(own["headline"].iloc[0]), dict(zip(own["metric"], own["win"], strict=True))
         there = set(of["metric"])
-        pairs = ([name, name.replace("drop_", "win_")] for name in names)
+        pairs = ([name, win.get(name) or name] for name in names)
         yield str(folder), [n for pair in pairs for n in dict.fromkeys(pair) if n in names or n in there]
 
 

@@ -44,6 +44,7 @@ class Scores:
     Attributes:
         graded: by (network, method), then by `evaluator metric`: a value of each item, percent where it is one.
         better: `lower` or `higher`, by `evaluator metric`.
+        hits: what those are about whose values are hit or miss, by `evaluator metric`.
         boxes: by (network, method): (x1, y1, x2, y2) of each item, where rows have them.
         right: by network: whether its first class is the label, of each item, where rows say.
         folders: by (network, method): a result's folder.
@@ -52,6 +53,7 @@ class Scores:
 
     graded: dict[tuple[str, str], dict[str, pd.Series]] = field(default_factory=dict)
     better: dict[str, str] = field(default_factory=dict)
+    hits: dict[str, str] = field(default_factory=dict)
     boxes: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
     right: dict[str, pd.Series] = field(default_factory=dict)
     folders: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -74,27 +76,25 @@ class Scores:
             metric = next(
                 (metrics[n] for n in names.split("|") if n in metrics and metrics[n].value == metrics[n].value), None
             )
-            if metric is None or metric.better not in ("lower", "higher") or metric.name.endswith("_cls_error"):
+            if metric is None or metric.better not in ("lower", "higher") or metric.about == "network":
                 continue
             values = of_pictures(metric, rows)
             if values is not None:
                 name = f"{result['evaluator']} {metric.name}"
                 self.better[name] = metric.better
+                if metric.hit:
+                    self.hits[name] = metric.about
                 self.graded.setdefault(key, {})[name] = pd.Series(values, index)
 
     @property
     def hit(self) -> str:
         """The metric that says of each picture hit or miss; "" if there is none."""
-        for name in sorted(self.better, key=lambda n: ("loc_error" in n, "error" not in n, n)):
-            of = [values[name] for values in self.graded.values() if name in values]
-            if all(s.dropna().isin([0, 100]).all() for s in of):
-                return name
-        return ""
+        return min(self.hits, key=lambda name: (self.hits[name] != "method", name), default="")
 
     @property
     def main(self) -> str:
         """The metric by which pictures are chosen: a graded one if there is one."""
-        return next((name for name in sorted(self.better) if "error" not in name and name != self.hit), "") or self.hit
+        return next((name for name in sorted(self.better) if name not in self.hits), "") or self.hit
 
     def frame(self, metric: str) -> pd.DataFrame:
         """Items x (network, method): larger is better."""

@@ -44,7 +44,14 @@ _METRIC = {
     "threshold": str,
     "better": str,
     "note": str,
+    "about": str,
+    "hit": bool,
+    "undefined": bool,
+    "win": str,
+    "kept": str,
 }
+_ABSENT = {str: "", float: float("nan"), int: 0, bool: False}
+"""What a key stands for that a metric has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,5 +294,5 @@ def _metric(path: Path, metric: object) -> dict[str, Any]:
     if not isinstance(metric, dict):
         raise DamagedError(path, f"metrics: {type(metric).__name__} in the place of dict")
     content = _Content(path, {key: value for key, value in metric.items() if value is not None})
-    empty = {str: "", float: float("nan"), int: 0}
-    return {key: content.get(key, kind, _REQUIRED if key == "name" else empty[kind]) for key, kind in _METRIC.items()}
+    absent = {key: _ABSENT[kind] for key, kind in _METRIC.items()} | {"name": _REQUIRED, "about": "method"}
+    return {key: content.get(key, kind, absent[key]) for key, kind in _METRIC.items()}
