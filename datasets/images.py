@@ -40,19 +40,36 @@ def read_rgb(path: Path | str) -> NDArray[np.uint8]:
         BadImageError: the file is empty, truncated, corrupt, not a picture, or so large that it must be a bomb.
         FileNotFoundError: there is no such file (other faults of the file system pass through likewise).
     """
-    image = _decode(path)
+    return rgb_of(_decode(path), path)
+
+
+def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
+    """The pixels of an opened image as RGB, by the same rules as those of a file; see `read_rgb`.
+
+    Args:
+        image: of any mode; it is left as it is.
+        name: for messages.
+
+    Returns:
+        (H, W, 3) uint8, RGB, writable.
+
+    Raises:
+        BadImageError: floating-point pixels, or values beyond 16 bits.
+    """
     if image.mode.startswith("I"):
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
-            raise BadImageError(path, f"values from {wide.min()} to {wide.max()}: grey pictures have 8 or 16 bits")
+            raise BadImageError(name, f"values from {wide.min()} to {wide.max()}: grey pictures have 8 or 16 bits")
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise BadImageError(path, "floating-point pixels: their range is not known, pictures have 8 or 16 bits")
-    image.info.pop("transparency", None)  # Pillow would warn and blend it into the colours
+        raise BadImageError(name, "floating-point pixels: their range is not known, pictures have 8 or 16 bits")
+    if "transparency" in image.info:  # Pillow would warn and blend it into the colours
+        image = image.copy()
+        image.info.pop("transparency")
     try:
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError as error:
-        raise BadImageError(path, f"no conversion from mode {image.mode!r} to RGB: {error}") from error
+        raise BadImageError(name, f"no conversion from mode {image.mode!r} to RGB: {error}") from error
 
 
 def image_size(path: Path | str) -> tuple[int, int]:

@@ -10,8 +10,9 @@ Hooks live for the pass only; train or eval mode, `requires_grad` and `.grad` ar
 network, until the block is left; what it found holds arrays only.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -23,14 +24,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eigencam.datasets.base import Truth
-from eigencam.datasets.images import read_rgb
+from eigencam.datasets.images import read_rgb, rgb_of
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.maps import ScoreMap, box_of
-from eigencam.methods.base import Method, gives_boxes, lack_of
-from eigencam.networks.network import Network, Preprocess, check_asked
+from eigencam.methods.base import Method, gives_boxes, is_class_specific, lack_of
+from eigencam.methods.support import refusal
+from eigencam.networks.network import Network, Preprocess, Region, check_asked
+from eigencam.passes.calls import OutputError, float32_precision
 from eigencam.passes.readings import Layout
 from eigencam.reporting import draw
-from eigencam.running.maps import compute_maps
+from eigencam.running.maps import Maps, compute_maps
+
+LOG = logging.getLogger(__name__)
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
@@ -86,14 +91,18 @@ class Explanation(Mapping[str, Explained]):
         logits: (K,) float32; K = 0 without a classifier.
         target: the class that the maps are for.
         by_method: the maps.
+        refused: why the other methods that were asked for cannot run on the network.
     """
 
     image: NDArray[np.uint8]
     logits: NDArray[np.float32]
     target: int
     by_method: Mapping[str, Explained]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, method: str) -> Explained:
+        if method in self.refused:
+            raise KeyError(f"method {method}: {self.refused[method]}")
         return self.by_method[method]
 
     def __iter__(self) -> Iterator[str]:
@@ -121,6 +130,7 @@ class Explainer:
         preprocess: from picture to input; ImageNet's, 224 x 224, the whole picture, where it is None.
         reshape: `channels_first`, `channels_last` or `tokens`: what the layer must be read as; None: found out.
         prefix_tokens: number of tokens before the image's; found out where it is None.
+        tf32: whether products of float32 numbers may be made in TF32 on a GPU.
 
     Raises:
         ValueError: there is no such layer, it is no map or is read otherwise, or no layer can be chosen for certain.
@@ -134,8 +144,10 @@ class Explainer:
         preprocess: Preprocess | None = None,
         reshape: Layout | None = None,
         prefix_tokens: int | None = None,
+        tf32: bool = False,
     ) -> None:
         self._network: Network | None
+        self._tf32 = tf32
         if isinstance(network, Network):
             self._network = network
             return
@@ -176,9 +188,12 @@ class Explainer:
             target: the class that the maps are for; the predicted one where it is None.
             name: of the picture, for methods that look their map up; else the file's, without its ending.
 
+        Methods that cannot run on the network are left out, with a warning in the log and the reason in `refused`.
+
         Raises:
             ValueError: a picture of another form, an unknown method or one that gives boxes or has no map of the
-                picture, a class that is not there, or the `with` block has been left.
+                picture, a class that is not there, none of the methods can run on the network, its forward pass fails,
+                or the `with` block has been left.
         """
         network, image = self.network, as_rgb(picture)
         resized, region = network.preprocess(image)
@@ -189,12 +204,46 @@ class Explainer:
         for method, made in built.items():
             if lack := lack_of(made, ids):
                 raise ValueError(f"method {method}: {lack}")
-        labels = None if target is None else [target]
-        found = compute_maps(network, built, torch.from_numpy(resized)[None], labels=labels, ids=ids, regions=[region])
+        with float32_precision(tf32=self._tf32):
+            refused = _refused(built, network)
+            able = {m: method for m, method in built.items() if m not in refused}
+            found = _maps(network, able, resized, target, ids, region)
         size = (image.shape[0], image.shape[1])
         asked = found.targets[0]
         maps = {m: Explained(image, ScoreMap(values[0], size, region), asked) for m, values in found.maps.items()}
-        return Explanation(image, found.forward.logits[0].cpu().numpy(), asked, maps)
+        return Explanation(image, found.forward.logits[0].cpu().numpy(), asked, maps, refused)
+
+
+def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:
+    """Why methods cannot run on the network, for those that cannot. ValueError where that is all of them."""
+    reasons = {name: refusal(method, network) for name, method in methods.items()}
+    refused = {name: reason for name, reason in reasons.items() if reason}
+    lines = [f"method {name} on {network.name}: {reason}" for name, reason in refused.items()]
+    if refused and len(refused) == len(methods):
+        raise ValueError("\n".join(lines))
+    for line in lines:
+        LOG.warning("left out: %s", line)
+    return refused
+
+
+def _maps(
+    network: Network,
+    methods: Mapping[str, Method],
+    image: NDArray[np.uint8],
+    target: int | None,
+    ids: Sequence[str],
+    region: Region,
+) -> Maps:
+    """The methods' maps of one (3, H, W) image; without a class where none of them needs the network's logits."""
+    labels = None if target is None else [target]
+    images = torch.from_numpy(image)[None]
+    try:
+        return compute_maps(network, methods, images, labels=labels, ids=ids, regions=[region])
+    except OutputError:
+        if any(is_class_specific(method) for method in methods.values()):
+            raise
+    bare = replace(network, classes=None)
+    return compute_maps(bare, methods, images, labels=labels, ids=ids, regions=[region])
 
 
 def as_rgb(picture: Picture) -> NDArray[np.uint8]:
@@ -202,7 +251,7 @@ def as_rgb(picture: Picture) -> NDArray[np.uint8]:
     if isinstance(picture, str | Path):
         return read_rgb(expand(picture))
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return rgb_of(picture)
     if isinstance(picture, Tensor):
         values = picture.detach().cpu()
         values = values[0] if values.ndim == 4 and len(values) == 1 else values

@@ -32,12 +32,13 @@ from typing import Any
 import torch
 
 from eigencam.files import replacing
-from eigencam.methods.base import Method, stated_refusal
+from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
 from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
+from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
 from eigencam.running.maps import compute_maps
 from eigencam.store.environment import git
@@ -132,7 +133,7 @@ def calls_of(network: Network, pictures: torch.Tensor) -> dict[tuple[str, str], 
     """By (library, methods): what is measured."""
     found: dict[tuple[str, str], Call] = {}
     for label, methods in OURS.items():
-        if not any(stated_refusal(m, network) for m in methods.values()):
+        if not any(refusal(method, network) for method in methods.values()):
             found["this", label] = ours(network, methods, pictures)
     for library, sets in PEERS.items():
         found |= {(library, label): peer(library, names, network, pictures) for label, names in sets.items()}

@@ -17,8 +17,8 @@ from eigencam.methods.components import KERNELS, KPCACAM, EigenGradCAM, Kernel
 from eigencam.methods.eigencam import EigenCAM, first_component
 from eigencam.methods.fam import FAM, SIMILARITIES, Similarity, contributions
 from eigencam.methods.peers import PytorchGradCAM
+from eigencam.passes.calls import evaluating
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.hooks import evaluating
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
 

@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
+from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
 from eigencam.running.maps import compute_maps
-from eigencam.running.prepare import _unsupported
 from eigencam.store.build import instantiate
 
 NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ in numbers alone
@@ -89,7 +89,7 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
     network = random_network(name)
     picture = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
     small, region = network.preprocess(picture)
-    reasons = {m: _unsupported(method, network) for m, method in methods().items()}
+    reasons = {m: refusal(method, network) for m, method in methods().items()}
     for m, reason in reasons.items():
         assert not reason or re.fullmatch(r"(\S+ ){3,}[^\n]+\S", reason), (m, reason)
     assert all(reasons[m] for m in NO_RANDOM)
@@ -114,7 +114,7 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
 def test_what_runs_where() -> None:
     """By name, what a person would look for."""
     runs = {
-        name: {m for m, method in methods().items() if not _unsupported(method, random_network(name))}
+        name: {m for m, method in methods().items() if not refusal(method, random_network(name))}
         for name in ("scenes_vgg", "scenes_resnet", "scenes_vit", "scenes_vig")
     }
     both = runs["scenes_vgg"] & runs["scenes_resnet"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eigencam.passes.calls import NetworkError
 from eigencam.passes.forward import forward_pass
 
 
@@ -102,7 +103,7 @@ def test_modes_flags_and_grads_of_the_network_are_left_alone(net: Net) -> None:
 
 def test_hooks_and_modes_are_restored_when_the_network_fails(net: Net) -> None:
     net.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(NetworkError, match=r"of Net fails on an input of shape \(1, 4, 6, 8\).*3 channels, but got 4"):
         forward_pass(net, torch.randn(1, 4, 6, 8), "conv1", gradients=True)
     assert net.training
     assert all(p.requires_grad for p in net.parameters())

@@ -24,8 +24,8 @@ from eigencam.methods.gradient_weighted import (
 )
 from eigencam.methods.peers import PytorchGradCAM, TorchCAM
 from eigencam.methods.randomness import normal
+from eigencam.passes.calls import evaluating
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.hooks import evaluating
 from eigencam.passes.readings import Reading
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])

@@ -18,6 +18,7 @@ from toys import network, random_activations
 
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
 from eigencam.methods.relevance import LRP, RULES, DeepLIFT, ExcitationBackprop, LrpRule, saliency_layer
+from eigencam.methods.support import refusal
 from eigencam.networks.caffe import googlenet
 from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.backward import gradients
@@ -382,9 +383,10 @@ def test_batches_do_not_matter(method: Any) -> None:
 
 
 def test_networks_without_rules_are_refused() -> None:
-    net = Network("vit", torchvision.models.vit_b_16(), "conv_proj", "imagenet", "", Preprocess())
-    assert "no rule for GELU, LayerNorm" in LRP().unsupported(net)
-    assert "GELU" in GuidedBackprop().unsupported(net)
+    vit = torchvision.models.VisionTransformer(32, 16, 2, 2, 8, 16, num_classes=5)
+    net = Network("vit", vit, "conv_proj", "imagenet", "", Preprocess(size=32))
+    assert "no rule for gelu, layer_norm, multi_head_attention_forward" in refusal(LRP(), net)
+    assert "no rule for gelu" in refusal(GuidedBackprop(), net)
     with pytest.raises(ValueError, match="allowed"):
         LRP("z")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max, sum, l2"):

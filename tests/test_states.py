@@ -17,8 +17,7 @@ from omegaconf import OmegaConf
 from scipy import ndimage
 from torch import Tensor
 
-import eigencam.passes.forward
-import eigencam.passes.hooks
+import eigencam.passes.calls
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.base import Again, Metric
 from eigencam.evaluation.maps import ScoreMap
@@ -250,15 +249,14 @@ METHODS = ("eigencam", "gradcam", "whole_picture")
 def broken_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A network that gives NaN to whatever it takes for one of the classes of the list."""
     classes: list[int] = []
-    plain = eigencam.passes.hooks.logits_of
+    plain = eigencam.passes.calls.logits_of
 
-    def spoilt(output: object) -> Tensor:
-        logits = plain(output)
+    def spoilt(output: object, count: int | None = None) -> Tensor:
+        logits = plain(output, count)
         lost = torch.isin(logits.argmax(1), torch.tensor(classes, dtype=torch.long))
         return torch.where(lost[:, None], torch.nan, logits)
 
-    for module in (eigencam.passes.forward, eigencam.passes.hooks):
-        monkeypatch.setattr(module, "logits_of", spoilt)
+    monkeypatch.setattr(eigencam.passes.calls, "logits_of", spoilt)
     return classes
 
 

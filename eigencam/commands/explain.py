@@ -75,8 +75,10 @@ def main(args: argparse.Namespace) -> int:
         picked = spread(len(job.dataset.ids), args.pictures)
         pictures = [(job.dataset.ids[i], job.dataset.image(i), checked_truth(job.dataset, i)) for i in picked]
     methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
+    if not methods:
+        raise ValueError(f"none of the methods can run on {job.network.name}")
     lines = []
-    with Explainer(job.network) as explain:
+    with Explainer(job.network, tf32=job.config.tf32) as explain:
         for name, image, truth in pictures:
             found = explain(image, methods, target=args.label, name=name)
             caption = _caption(job, name, truth, found)

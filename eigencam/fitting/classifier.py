@@ -33,7 +33,7 @@ from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
 from eigencam.networks.network import Network
-from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.calls import evaluating, logits_of, network_logits
 from eigencam.running.loading import Batch
 
 
@@ -228,7 +228,7 @@ def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, ti
         for batch in job.batches(grid, job.network.preprocess):
             images = job.network.preprocess.normalize(batch.pictures.to(job.network.device), job.network.dtype)
             with torch.no_grad():
-                scores.append(logits_of(module(images)).float().cpu())
+                scores.append(network_logits(module, images).float().cpu())
             labels += [class_labels(truth, len(job.dataset.classes)) for truth in batch.truths]
             bar.update(len(batch.index))
     if _exclusive(job.dataset) and (lacking := [i for i, y in enumerate(labels) if not y.any()]):

@@ -13,8 +13,8 @@ from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.lcam import Loss, attention_logits, masked_picture
 from eigencam.networks.network import Network
 from eigencam.passes import tail
+from eigencam.passes.calls import network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import logits_of
 from eigencam.passes.readings import CHANNELS_FIRST
 from eigencam.running.loading import Batch
 
@@ -127,9 +127,9 @@ class LCAMFit:
         masks = attention_logits(activations, weight, bias, labels).sigmoid()
         if self.masked == "features":
             rest = tail.tail(job.network.module, layer, tuple(forward.images.shape[2:]))
-            logits = logits_of(rest(masks[:, None] * activations))
+            logits = network_logits(rest, masks[:, None] * activations)
         else:
-            logits = logits_of(job.network.module(masked_picture(forward.images, masks, forward.black)))
+            logits = network_logits(job.network.module, masked_picture(forward.images, masks, forward.black))
         every = masks[:, None]
         if self.quirk:
             each = torch.einsum("kc,nchw->nkhw", weight[labels], activations)

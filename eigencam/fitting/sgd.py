@@ -18,7 +18,7 @@ from tqdm import tqdm
 from eigencam.files import replacing
 from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import augmented, seed_of, shuffled, widened
-from eigencam.passes.hooks import evaluating
+from eigencam.passes.calls import evaluating
 from eigencam.running.run import Batch
 
 SAVE_S = 300.0

@@ -1,7 +1,7 @@
 """The methods, one file a family; each module's docstring is its paper page.
 
 A method is a callable `(forward, targets) -> (N, h, w)` raw score map, float32, on the device, of any resolution: it
-never resizes, normalises or moves to the CPU. Attributes that the run loop reads, all optional:
+never resizes, normalises or moves to the CPU. Attributes that are read wherever methods run, all optional:
 
     needs_gradient: bool = True   whether it asks `forward.gradients`
     class_specific: bool = True   whether the map depends on `targets` (such a method needs a network with a classifier)
@@ -9,7 +9,18 @@ never resizes, normalises or moves to the CPU. Attributes that the run loop read
                                   first, in inclusive pixels of the original picture (`forward.original`): a proposer
     layer: str | None             a layer other than the network's target layer
     layers: tuple[str, ...]       further layers that it reads
-    unsupported(network) -> str   why it cannot run on this network, "" if it can
+    unsupported(network) -> str   why else it cannot run on this network, "" if it can
+
+and what a method for a class needs to follow the logits (`eigencam.methods.support` asks for it, wherever methods run):
+
+    differentiates: str           `image` or `layer`: the gradient of the logits has to arrive there
+    follows: frozenset[str]       the kinds of operations between the image and the logits that it has rules for
+                                  (`eigencam.passes.operations`); a network with any other is refused. Not said: none
+                                  needs a rule
+    needs_smooth: bool            whether the gradient has to tell how the logits follow the image: no cut, no jump
+
+Also optional:
+
     lacking(ids) -> str           what it lacks for these pictures, "" if nothing
     identity() -> dict            what changes its maps besides its parameters: the checksum of a file it reads
 

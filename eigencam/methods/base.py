@@ -118,6 +118,21 @@ def is_class_specific(method: Method) -> bool:
     return getattr(method, "class_specific", True)
 
 
+def follows(method: Method) -> frozenset[str] | None:
+    """Return the kinds of operations that a method has rules for (`follows`); None where none needs a rule."""
+    return getattr(method, "follows", None)
+
+
+def differentiates(method: Method) -> str:
+    """Return what a method differentiates the logits by: `image`, `layer` or, where it says nothing, ""."""
+    return getattr(method, "differentiates", "") or ("layer" if getattr(method, "needs_gradient", False) else "")
+
+
+def needs_smooth(method: Method) -> bool:
+    """Whether the gradient has to tell a method how the logits follow the image, without a cut or jump."""
+    return getattr(method, "needs_smooth", False)
+
+
 def is_baseline(method: Method) -> bool:
     """Whether a method is there to be compared with (`baseline`): a centred box, noise; only one that says so is."""
     return bool(getattr(method, "baseline", False))

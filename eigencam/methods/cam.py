@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from eigencam.passes.calls import any_tensor
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
@@ -82,15 +83,16 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Re
     Raises:
         ValueError: there is none.
     """
-    weights = next(module.parameters())
+    weights = any_tensor(module)
     probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
     forward = forward_pass(module, probe, layer, readings={layer: reading})
     activations = forward.activations()
-    linear = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    *_, classifier = linear
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     # half precision rounds each of the sums; a wrong form misses by the size of the logits
     tolerance = (1e-3 if weights.dtype == torch.float32 else 5e-2) * forward.logits.abs().max()
-    if classifier.weight.flatten(1).shape[1] == activations.shape[1]:
+    for classifier in linear[-1:]:
+        if classifier.weight.flatten(1).shape[1] != activations.shape[1]:
+            continue
         forms = [Head(classifier, False), Head(classifier, True)]
         forms += [Head(classifier, False, True)] if isinstance(classifier, nn.Conv2d) else []
         for head in forms:

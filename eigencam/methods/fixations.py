@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.methods.support import probe, traced
 from eigencam.passes.forward import Forward
 from eigencam.passes.tape import Step, Tape, record
 
@@ -94,9 +95,10 @@ class CNNFixations:
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        probe = torch.zeros(1, 3, *network.preprocess.shape, device=network.device, dtype=network.dtype)
+        if reason := traced(network).unfollowed:
+            return reason
         try:
-            record(network.module, probe)
+            record(network.module, probe(network))
         except ValueError as error:
             return str(error)
         return ""

@@ -20,19 +20,22 @@ With A the activations (channel k) and g the gradient of the class's logit by A:
   first and second derivative of the score by A, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. Logits of a ReLU
   network are piecewise linear: their H is 0, and the method is Grad-CAM (`score: logit`). The paper's score ReST, the
   logit plus the logarithm of the softmax probability, has an H.
-* FullGrad (Srinivas & Fleuret, NeurIPS 2019): a piecewise linear network is
+* FullGrad (Srinivas & Fleuret, NeurIPS 2019): a network is
 
   $$f(x) = x \cdot \nabla_x f + \sum_l b_l \cdot \nabla_{b_l} f$$
 
-  exactly, b with the implicit biases of batch norms, beta - mean gamma / sigma. The map is
+  exactly, b with the implicit biases of batch norms, beta - mean gamma / sigma, and of operations that are not linear,
+  y - J z for the output y, the input z and the derivative J: 0 for a ReLU and a max-pool. The map is
   $\psi(x \odot \nabla_x f) + \sum_{l,c} \psi(b_l \odot \nabla_{b_l} f)_c$ over convolutions and batch norms, psi: the
   absolute value, from minimum to maximum scaled to 0..1, enlarged bilinearly. The scale is a layer's (`layer`: the
-  authors' code) or a channel's (`channel`: pytorch-grad-cam).
+  authors' code) or a channel's (`channel`: pytorch-grad-cam). Other biases count in the sum and are not in the map.
 """
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,9 +44,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal
-from eigencam.passes.backward import chunked, relevance_rules
+from eigencam.methods.support import probe
+from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_rules
+from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.operations import LEAKY, MAXIMA
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
 
 Score = Literal["rest", "logit"]
 SCORES: tuple[Score, ...] = ("rest", "logit")
@@ -137,6 +145,7 @@ class SmoothGradCAMPlusPlus:
 
     version = 1
     needs_gradient: ClassVar[bool] = False  # its gradients are of other pictures
+    differentiates: ClassVar[str] = "layer"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Omeiza et al., arXiv 2019"
     needs: ClassVar[str] = "S + 1 forwards, S backwards"
@@ -184,6 +193,7 @@ class ShapleyCAM:
 
     version = 1
     needs_gradient: ClassVar[bool] = False  # not of the logit
+    differentiates: ClassVar[str] = "layer"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Cai, arXiv 2025"
     needs: ClassVar[str] = "2 forwards, 2 backwards"
@@ -217,7 +227,7 @@ class ShapleyCAM:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others have no second derivative
             handle = module.get_submodule(layer).register_forward_hook(keep)
             stack.callback(handle.remove)
-            logits = logits_of(module(images.clone())).float()
+            logits = network_logits(module, images.clone()).float()
             score = logits.log_softmax(1) + logits if self.score == "rest" else logits
             (gradient,) = torch.autograd.grad(
                 score.gather(1, targets[:, None].clone()).sum(), kept[-1], create_graph=True
@@ -240,7 +250,8 @@ class FullGrad:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Srinivas & Fleuret, NeurIPS 2019"
     needs: ClassVar[str] = "2 forwards, 1 backward"
-    networks: ClassVar[str] = "any; complete where piecewise linear"
+    networks: ClassVar[str] = "differentiable"
+    differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
         if self.rescale not in RESCALES:
@@ -258,6 +269,22 @@ class FullGrad:
 
         return chunked(make, forward.images, targets, forward.chunk, forward.progress)
 
+    def unsupported(self, network: "Network") -> str:
+        """Why the parts do not add up to the logit; "" if they do, on an image of noise."""
+        images, target = probe(network), torch.zeros(1, dtype=torch.long, device=network.device)
+        try:
+            of_input, maps, rest = full_gradients(network.module, images, target)
+        except (ValueError, NotImplementedError) as error:
+            return f"its parts cannot be computed: {' '.join(str(error).split())[:200]}"
+        total = sum((part.sum() for part in (of_input, *maps, *rest)), torch.zeros((), device=network.device))
+        with evaluating(network.module), torch.no_grad():
+            logit = network_logits(network.module, images)[0, 0].to(total.dtype)
+        scale = max(part.abs().sum() for part in (of_input, *maps, *rest))
+        tolerance = (1e-4 if network.dtype in (torch.float32, torch.float64) else 5e-2) * scale
+        if abs(total - logit) <= tolerance:
+            return ""
+        return f"its parts add up to {total:.4g} where the logit is {logit:.4g}: an operation has a gradient of its own"
+
     def _psi(self, x: Tensor, shape: torch.Size) -> Tensor:
         """(N, H, W), the sum over channels of psi: enlarging is linear, so the sum goes first."""
         x, dims = x.abs(), (1, 2, 3) if self.rescale == "layer" else (2, 3)
@@ -268,49 +295,88 @@ class FullGrad:
 
 
 def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The parts of each picture's class logit; on a piecewise linear network they add up to it.
+    """The parts of each picture's class logit, which add up to it.
 
     Returns:
         In float32, or float64 for such a network: x times its gradient (N, 3, H, W); bias times its gradient for each
-        call of a convolution or batch norm, (N, C, h, w); the same for linear layers, in the form of their output.
+        call of a convolution or batch norm, (N, C, h, w); the same for linear layers and, where an operation is not
+        linear, for its implicit bias y - J z, in the form of their output.
     """
-    kept: list[tuple[Tensor, Tensor, bool]] = []
-
-    def keep(out: Tensor, bias: Tensor, is_map: bool) -> Tensor:
-        kept.append((out, bias.detach(), is_map))
-        return out.clone()
-
-    def conv2d(original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any) -> Tensor:
-        out = original(x, weight, bias, *args, **kw)
-        return out if bias is None else keep(out, bias[:, None, None], True)
-
-    def linear(original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        out = original(x, weight, bias)
-        return out if bias is None else keep(out, bias, False)
-
-    def batch_norm(original: Any, x: Tensor, mean: Tensor | None, var: Tensor | None, **options: Any) -> Tensor:
-        out = original(x, mean, var, **options)
-        if mean is None or var is None:  # of the batch: not linear
-            return out
-        shift = -_wide(mean) * (_wide(var) + options["eps"]).rsqrt()
-        shift = shift if options.get("weight") is None else shift * options["weight"]
-        shift = shift if options.get("bias") is None else shift + options["bias"]
-        return keep(out, shift.view(-1, *[1] * (out.ndim - 2)), out.ndim == 4)
-
+    _load_forward_derivatives()
+    biases = _Biases()
     with ExitStack() as stack:
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(relevance_rules({"conv2d": conv2d, "linear": linear, "batch_norm": batch_norm}))
         x = images.detach().clone().requires_grad_()
-        score = logits_of(module(x)).gather(1, targets[:, None].clone()).sum()
-        found = torch.autograd.grad(score, [x, *(out for out, _, _ in kept)], allow_unused=True)
+        with relevance_rules(biases.rules, x):
+            score = network_logits(module, x).gather(1, targets[:, None].clone())
+        of_input, *found = differentiate(score, [x, *(out for out, _, _ in biases.kept)])
+    if of_input is None:
+        raise ValueError(NO_GRADIENT.format("the image"))
     maps: list[Tensor] = []
     rest: list[Tensor] = []
-    for (_, bias, is_map), grad in zip(kept, found[1:], strict=True):
+    for (_, bias, is_map), grad in zip(biases.kept, found, strict=True):
         if grad is not None:
             (maps if is_map else rest).append(_wide(grad) * _wide(bias))
-    return _wide(x.detach()) * _wide(found[0]), maps, rest
+    return _wide(x.detach()) * _wide(of_input), maps, rest
+
+
+class _Biases:
+    """The biases of a pass: each output with its bias, and whether it is the map of a convolution or batch norm."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, Tensor, bool]] = []
+        rules: dict[str, Rule] = {"conv2d": self._conv2d, "linear": self._linear, "batch_norm": self._batch_norm}
+        without = dict.fromkeys(("relu", *LEAKY, *MAXIMA), lambda original, *rest: original(*rest))
+        self.rules: dict[str, Rule] = rules | without | {ANY: self._implicit}
+
+    def _keep(self, out: Tensor, bias: Tensor, is_map: bool) -> Tensor:
+        self.kept.append((out, bias.detach(), is_map))
+        return out.clone()
+
+    def _conv2d(self, original: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        out = original(x, weight, bias, *geometry)
+        return out if bias is None else self._keep(out, bias[:, None, None], True)
+
+    def _linear(self, original: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out = original(x, weight, bias)
+        return out if bias is None else self._keep(out, bias, False)
+
+    def _batch_norm(self, original: Any, x: Tensor, mean: Tensor, var: Tensor, *options: Any) -> Tensor:
+        gamma, beta, _training, _momentum, eps = options
+        shift = -_wide(mean) * (_wide(var) + eps).rsqrt()
+        shift = shift if gamma is None else shift * gamma
+        shift = shift if beta is None else shift + beta
+        out = original(x, mean, var, *options)
+        return self._keep(out, shift.view(-1, *[1] * (out.ndim - 2)), out.ndim == 4)
+
+    def _implicit(self, original: Any, *values: Tensor) -> Any:
+        out = original(*values)
+        if type(out) is tuple:  # of attention: its output and its weights
+            return tuple(
+                self._implicit(lambda *new, k=k: original(*new)[k], *values) if isinstance(one, Tensor) else one
+                for k, one in enumerate(out)
+            )
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            return out
+        at = tuple(value.detach() for value in values if value.is_floating_point())
+
+        def of_numbers(*numbers: Tensor) -> Tensor:
+            new = iter(numbers)
+            return original(*(next(new) if value.is_floating_point() else value for value in values))
+
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no forward derivative
+            made = torch.func.jvp(of_numbers, at, at)
+        return self._keep(out, made[0] - made[1], False)
+
+
+@cache
+def _load_forward_derivatives() -> None:
+    """Have torch load them: it warns of a function of its own that it uses in doing so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.func.jvp(torch.exp, (torch.zeros(()),), (torch.zeros(()),))
 
 
 def _wide(x: Tensor) -> Tensor:

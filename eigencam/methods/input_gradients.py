@@ -16,20 +16,22 @@ With f the class's logit and x the normalised picture:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.randomness import normal
 from eigencam.passes.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
 from eigencam.passes.forward import Forward
+from eigencam.passes.operations import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
 
-if TYPE_CHECKING:
-    from eigencam.networks.network import Network
+GUIDED = AFFINE | RECTIFIERS | MAXIMA | NORMALIZATIONS | frozenset(("softmax", "log_softmax"))
+"""Operations that guided backpropagation and the deconvnet follow: rectifiers by their rule, the others, which are no
+activations, by their own gradient."""
 
 Reduce = Literal["max", "sum", "l2"]
 REDUCES: tuple[Reduce, ...] = ("max", "sum", "l2")
@@ -47,6 +49,7 @@ class Gradient:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Simonyan et al., ICLR Workshops 2014"
     needs: ClassVar[str] = "2 forwards, 1 backward"
+    differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
         _check(self.reduce)
@@ -71,6 +74,7 @@ class SmoothGrad:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Smilkov et al., arXiv 2017"
     needs: ClassVar[str] = "S + 1 forwards, S backwards"
+    differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
         _check(self.reduce)
@@ -100,6 +104,9 @@ class IntegratedGradients:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Sundararajan et al., ICML 2017"
     needs: ClassVar[str] = "S + 1 forwards, S backwards"
+    networks: ClassVar[str] = "differentiable, without jumps"
+    differentiates: ClassVar[str] = "image"
+    needs_smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check(self.reduce)
@@ -128,7 +135,9 @@ class GuidedBackprop:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Springenberg et al., ICLR Workshops 2015; deconvnet: Zeiler & Fergus, ECCV 2014"
     needs: ClassVar[str] = "2 forwards, 1 backward"
-    networks: ClassVar[str] = "with ReLUs"
+    networks: ClassVar[str] = "whose only activations are ReLUs"
+    differentiates: ClassVar[str] = "image"
+    follows: ClassVar[frozenset[str]] = GUIDED
 
     def __post_init__(self) -> None:
         _check(self.reduce)
@@ -136,11 +145,7 @@ class GuidedBackprop:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
         rule = deconvnet_relu if self.deconvnet else guided_relu
-        return reduced(picture_gradients(forward, targets, rules={"relu": rule}), self.reduce)
-
-    def unsupported(self, network: "Network") -> str:
-        """Why it cannot run on this network; "" if it can."""
-        return without_relu(network.module)
+        return reduced(picture_gradients(forward, targets, rules=dict.fromkeys(RECTIFIERS, rule)), self.reduce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,9 @@ class GuidedGradCAM:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Selvaraju et al., ICCV 2017"
     needs: ClassVar[str] = "2 forwards, 2 backwards"
-    networks: ClassVar[str] = "with ReLUs"
+    networks: ClassVar[str] = "whose only activations are ReLUs"
+    differentiates: ClassVar[str] = "image"
+    follows: ClassVar[frozenset[str]] = GUIDED
 
     def __post_init__(self) -> None:
         _check(self.reduce)
@@ -164,11 +171,8 @@ class GuidedGradCAM:
         """(N, H, W) float32."""
         cam = GradCAM(layer=self.layer)(forward, targets)[:, None]
         cam = F.interpolate(cam, forward.images.shape[2:], mode="bilinear", align_corners=False)
-        return reduced(picture_gradients(forward, targets, rules={"relu": guided_relu}) * cam, self.reduce)
-
-    def unsupported(self, network: "Network") -> str:
-        """Why it cannot run on this network; "" if it can."""
-        return without_relu(network.module)
+        guided = picture_gradients(forward, targets, rules=dict.fromkeys(RECTIFIERS, guided_relu))
+        return reduced(guided * cam, self.reduce)
 
 
 def picture_gradients(
@@ -186,13 +190,6 @@ def picture_gradients(
 def reduced(x: Tensor, how: Reduce) -> Tensor:
     """(N, H, W) of (N, 3, H, W)."""
     return x.abs().amax(1) if how == "max" else x.sum(1) if how == "sum" else x.norm(dim=1)
-
-
-def without_relu(module: nn.Module) -> str:
-    """Why a rule for ReLU means nothing here; "" if it does."""
-    kinds = {type(m).__name__ for m in module.modules()}
-    other = kinds & {"GELU", "SiLU", "Hardswish", "ELU", "LeakyReLU"}
-    return f"its rule is for ReLU, and the network has {', '.join(sorted(other))}" if other else ""
 
 
 def _check(reduce: str) -> None:

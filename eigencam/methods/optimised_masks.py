@@ -45,8 +45,8 @@ from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
 from eigencam.methods.smooth_masks import SmoothMax, enlarger, gaussian_blur
+from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import evaluating, logits_of
 
 Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]
@@ -88,6 +88,7 @@ class MeaningfulPerturbation:
 
     version = 1
     needs_gradient: ClassVar[bool] = False  # not of a layer
+    differentiates: ClassVar[str] = "image"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Fong & Vedaldi, ICCV 2017"
     needs: ClassVar[str] = "S + 35 forwards, S backwards"
@@ -139,7 +140,7 @@ class MeaningfulPerturbation:
         def energy(mask: Tensor, step: int) -> Tensor:
             enlarged = (across @ mask @ along.mT)[:, None]
             clear, dull = (_crop(x, [c[step] for c in corners], (h, w)) for x in wide)
-            logits = logits_of(forward.module(torch.lerp(dull, clear, enlarged).to(dtype)))
+            logits = network_logits(forward.module, torch.lerp(dull, clear, enlarged).to(dtype))
             scores = logits.float().softmax(1).gather(1, wanted)
             return scores.sum() + self.l1 * (1 - mask).abs().sum() + self.tv * variation(mask, self.beta).sum()
 
@@ -179,6 +180,7 @@ class ExtremalPerturbation:
 
     version = 1
     needs_gradient: ClassVar[bool] = False
+    differentiates: ClassVar[str] = "image"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Fong et al., ICCV 2019"
     needs: ClassVar[str] = "A S forwards, A S backwards for A areas"
@@ -217,7 +219,7 @@ class ExtremalPerturbation:
 
         def score(masks: Tensor, step: int) -> Tensor:
             shown = perturbed(levels, masks).to(forward.images.dtype)
-            logits = logits_of(forward.module(shown.flip(3) if step % 2 == 0 else shown))
+            logits = network_logits(forward.module, shown.flip(3) if step % 2 == 0 else shown)
             return logits.float().gather(1, targets[:, None]).sum()
 
         def energy(parameters: Tensor, step: int) -> Tensor:

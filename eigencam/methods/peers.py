@@ -9,20 +9,30 @@ table shows how far a library's map, its time and its quirks are from the method
 * Captum (Kokhlikyan et al. 2020, arXiv 2009.07896): every class of `captum.attr` with `attribute(inputs, target=...)`;
   those that begin with Layer, and GuidedGradCam, are given the layer. Attributions of a picture are summed over the
   channels, with their sign.
+
+Not every class can run: some need more than a configuration can say, and those of Captum that replace gradients see
+modules alone, so that what a network calls as a function would pass with its own gradient in silence. Each is asked for
+its signature, is made once for the network, and where that costs a pass or two also tried, before anything is computed.
 """
 
 import importlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eigencam.methods.input_gradients import GUIDED
+from eigencam.methods.support import probe, traced
+from eigencam.passes.calls import evaluating
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import evaluating
+from eigencam.passes.operations import AFFINE, RECTIFIERS
 from eigencam.passes.readings import CHANNELS_FIRST
 
 if TYPE_CHECKING:
@@ -47,22 +57,40 @@ class PytorchGradCAM:
         """All but those that look at activations alone."""
         return self.name not in ("EigenCAM", "FEM", "KPCA_CAM")
 
+    @property
+    def differentiates(self) -> str:
+        """`layer` where it needs the gradient: all but those of `WITHOUT_GRADIENT`."""
+        return "" if self.name in WITHOUT_GRADIENT else "layer"
+
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32 in 0..1."""
-        targets_of = _find("pytorch_grad_cam.utils.model_targets", "ClassifierOutputTarget")
-        layer = forward.module.get_submodule(forward.layer)
-        with (
-            _theirs(forward.module),
-            _find("pytorch_grad_cam", self.name)(model=forward.module, target_layers=[layer], **self.options) as cam,
-        ):
-            maps = cam(
-                input_tensor=forward.images.clone().requires_grad_(), targets=[targets_of(t) for t in targets.tolist()]
-            )
+        maps = self._maps(forward.module, forward.layer, forward.images, targets.tolist())
         return torch.from_numpy(maps).float().to(forward.images.device)
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        return _fault("pytorch_grad_cam", self.name, network)
+        package = "pytorch_grad_cam"
+        if reason := _fault(package, self.name, network):
+            return reason
+        if not issubclass(_find(package, self.name), _find(f"{package}.base_cam", "BaseCAM")):
+            return f"{package}.{self.name} is no class activation map with the interface of BaseCAM"
+
+        def attempt() -> None:
+            if self.differentiates:  # a pass forward and back
+                self._maps(network.module, network.layer, probe(network), [0])
+            else:
+                self._made(network.module, network.layer).__exit__(None, None, None)
+
+        return _failure(package, self.name, attempt)
+
+    def _maps(self, module: nn.Module, layer: str, images: Tensor, classes: list[int]) -> NDArray[np.float32]:
+        targets_of = _find("pytorch_grad_cam.utils.model_targets", "ClassifierOutputTarget")
+        with _theirs(module), self._made(module, layer) as cam:
+            return cam(input_tensor=images.clone().requires_grad_(), targets=[targets_of(t) for t in classes])
+
+    def _made(self, module: nn.Module, layer: str) -> Any:
+        target = module.get_submodule(layer)
+        return _find("pytorch_grad_cam", self.name)(model=module, target_layers=[target], **self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +107,40 @@ class TorchCAM:
     needs: ClassVar[str] = "its own passes"
     networks: ClassVar[str] = "with (N, C, h, w) layers; extra `peers`"
 
+    @property
+    def differentiates(self) -> str:
+        """`layer` where it needs the gradient: all but those of `WITHOUT_GRADIENT`."""
+        return "" if self.name in WITHOUT_GRADIENT else "layer"
+
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, not normalised."""
-        with (
-            _theirs(forward.module),
-            _find("torchcam.methods", self.name)(
-                forward.module, forward.layer, input_shape=tuple(forward.images.shape[1:]), **self.options
-            ) as cam,
-        ):
-            logits = forward.module(forward.images.clone().requires_grad_())
-            (maps,) = cam(targets.tolist(), logits, normalized=False)
-        return maps.detach().float()
+        return self._maps(forward.module, forward.layer, forward.images, targets.tolist())
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        return _fault("torchcam.methods", self.name, network)
+        package = "torchcam.methods"
+        if reason := _fault(package, self.name, network):
+            return reason
+        if "class_idx" not in inspect.signature(_find(package, self.name).__call__).parameters:
+            return f"{package}.{self.name} takes no class"
+
+        def attempt() -> None:
+            if self.differentiates:  # a pass or a few, forward and back
+                self._maps(network.module, network.layer, probe(network), [0])
+            else:
+                self._made(network.module, network.layer, probe(network)).__exit__(None, None, None)
+
+        return _failure(package, self.name, attempt)
+
+    def _maps(self, module: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
+        with _theirs(module), self._made(module, layer, images) as cam:
+            logits = module(images.clone().requires_grad_())
+            (maps,) = cam(classes, logits, normalized=False)
+        return maps.detach().float()
+
+    def _made(self, module: nn.Module, layer: str, images: Tensor) -> Any:
+        kind = _find("torchcam.methods", self.name)
+        return kind(module, layer, input_shape=tuple(images.shape[1:]), **self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +152,112 @@ class Captum:
 
     version = 1
     needs_gradient: ClassVar[bool] = False
-    class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Captum"
     needs: ClassVar[str] = "its own passes"
     networks: ClassVar[str] = "extra `peers`"
 
+    @property
+    def class_specific(self) -> bool:
+        """Whether its `attribute` takes a class."""
+        return not self._known or "target" in _parameters(_find("captum.attr", self.name).attribute)
+
+    @property
+    def differentiates(self) -> str:
+        """What it needs the gradient with respect to."""
+        if not self._known or not issubclass(
+            _find("captum.attr", self.name), _find("captum.attr", "GradientAttribution")
+        ):
+            return ""
+        return "layer" if self._of_layer else "image"
+
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) or, for methods of a layer, (N, h, w) float32; signed."""
-        options = {key: _tuples(value) for key, value in self.options.items()}
-        with _theirs(forward.module):
-            of_layer = self.name.startswith("Layer") or self.name == "GuidedGradCam"
-            layer = [forward.module.get_submodule(forward.layer)] if of_layer else []
-            method = _find("captum.attr", self.name)(forward.module, *layer)
-            found = method.attribute(forward.images.clone(), target=targets.clone(), **options)
-        return found.detach().float().sum(1)
+        return self._attributed(forward.module, forward.layer, forward.images, targets).sum(1)
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        return _fault("captum.attr", self.name, network, maps=self.name.startswith("Layer"))
+        if reason := _fault("captum.attr", self.name, network, maps=self.name.startswith("Layer")):
+            return reason
+        if "FeaturePermutation" in self.name:
+            return f"captum.attr.{self.name} permutes values among the images of a batch: its map depends on the others"
+        if reason := self._lack() or self._blind(network):
+            return reason
+        if not self.differentiates or "n_steps" in _parameters(_find("captum.attr", self.name).attribute):
+            return ""  # many passes
+        images, target = probe(network), torch.zeros(1, dtype=torch.long, device=network.device)
+
+        def try_it() -> None:
+            self._attributed(network.module, network.layer, images, target)
+
+        return _failure("captum.attr", self.name, try_it)
+
+    @property
+    def _known(self) -> bool:
+        return find_spec("captum") is not None and hasattr(importlib.import_module("captum.attr"), self.name)
+
+    @property
+    def _of_layer(self) -> bool:
+        return "layer" in _parameters(_find("captum.attr", self.name).__init__)
+
+    def _attributed(self, module: nn.Module, layer: str, images: Tensor, targets: Tensor) -> Tensor:
+        options = {key: _tuples(value) for key, value in self.options.items()}
+        if self.class_specific:
+            options["target"] = targets.clone()
+        with _theirs(module):
+            of_layer = [module.get_submodule(layer)] if self._of_layer else []
+            found = _find("captum.attr", self.name)(module, *of_layer).attribute(images.clone(), **options)
+        return found.detach().float()
+
+    def _lack(self) -> str:
+        """What it needs besides a network, a layer, images and classes."""
+        kind = _find("captum.attr", self.name)
+        attribute = getattr(kind, "attribute", None)
+        if attribute is None or "inputs" not in _parameters(attribute):
+            return f"captum.attr.{self.name} has no attribute(inputs, ...)"
+        needed = [p for p in _required(kind.__init__) if p not in ("model", "forward_func", "layer")]
+        needed += [p for p in _required(attribute) if p not in ("inputs", "target", *self.options)]
+        if needed:
+            return f"captum.attr.{self.name} needs {', '.join(needed)}; what its `attribute` takes is given in options"
+        if unknown := sorted(self.options.keys() - _parameters(attribute).keys()):
+            return (
+                f"captum.attr.{self.name} takes no {', '.join(unknown)}; it takes {', '.join(_parameters(attribute))}"
+            )
+        return ""
+
+    def _blind(self, network: "Network") -> str:
+        """Operations whose gradient it would replace, and cannot: no module of a class that it knows runs them."""
+        own, modules = _replaced(self.name)
+        if not modules:
+            return ""
+        seen = traced(network)
+        missed = {op.kind for op in seen.operations if op.kind not in own and op.module not in modules}
+        if not missed:
+            return seen.unfollowed
+        return (
+            f"captum.attr.{self.name} replaces gradients of modules alone ({', '.join(sorted(modules))}), and other "
+            f"modules or functions run {', '.join(sorted(missed))}"
+        )
+
+
+WITHOUT_GRADIENT = (
+    *("EigenCAM", "FEM", "KPCA_CAM", "ScoreCAM", "AblationCAM", "RandomCAM"),
+    *("CAM", "SSCAM", "ISCAM"),
+)
+"""Classes of pytorch-grad-cam and torchcam that read activations and logits alone."""
+
+
+def _replaced(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The kinds of operations whose own gradient a class of Captum is right with, and the modules that it knows."""
+    if "DeepLift" in name:
+        known = _find("captum.attr._core.deep_lift", "SUPPORTED_NON_LINEAR")
+        return AFFINE, frozenset(kind.__name__ for kind in known)
+    if name.removeprefix("Neuron") in ("GuidedBackprop", "Deconvolution", "GuidedGradCam"):
+        return GUIDED - RECTIFIERS, frozenset(("ReLU",))
+    if name in ("LRP", "LayerLRP"):
+        core = importlib.import_module("captum.attr._core.lrp")
+        known = (*core.SUPPORTED_LAYERS_WITH_RULES, *core.SUPPORTED_NON_LINEAR_LAYERS)
+        return frozenset(("same", "reshape")), frozenset(kind.__name__ for kind in known)
+    return frozenset(), frozenset()
 
 
 def _fault(package: str, name: str, network: "Network", *, maps: bool = True) -> str:
@@ -137,7 +272,30 @@ def _fault(package: str, name: str, network: "Network", *, maps: bool = True) ->
     return ""
 
 
-def _classes(module: Any) -> Iterable[str]:
+def _failure(package: str, name: str, attempt: Callable[[], None]) -> str:
+    """What goes wrong when it is tried; "" if nothing does."""
+    try:
+        attempt()
+    except Exception as error:  # another library may raise anything
+        return f"{package}.{name} fails on it: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return ""
+
+
+def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _required(function: Any) -> Iterator[str]:
+    """Names of the parameters that have no default, but for `self`."""
+    for name, parameter in list(_parameters(function).items())[1:]:
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            yield name
+
+
+def _classes(module: Any) -> list[str]:
     return sorted(name for name, item in vars(module).items() if isinstance(item, type) and not name.startswith("_"))
 
 

@@ -28,8 +28,13 @@ z^B shares by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black 
 a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its divisor.
 
 DeepLIFT, Rescale rule (Shrikumar et al., ICML 2017): multipliers $\Delta y / \Delta x$ of every nonlinearity between
-the picture and a reference of mean colour; contributions add up to the difference of the logits. A max-pool's
-difference goes to the winners of both.
+the picture and a reference of mean colour; contributions add up to the difference of the logits. That is so for every
+function of one number (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both; that of a
+product of two values, such as a gate, is shared as Shapley's values are, as in Deep SHAP (Lundberg & Lee, NeurIPS
+2017).
+
+Which operations each of the three follows stands in `follows`; a network that runs any other is refused. LRP's rules
+pass leaky rectifiers, which only scale what goes through them.
 
 Excitation Backprop (Zhang et al., ECCV 2016; IJCV 2018): the zplus rule with a unit of relevance at the class, summed
 over the channels of a *saliency layer*. Contrastive (c-MWP): minus the same with the last classifier's weights
@@ -42,21 +47,25 @@ and its contrast would otherwise share alike, and their difference be nothing bu
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.passes.backward import LinearRules, chunked, entering, gradients, like, relevance_rules
+from eigencam.methods.support import traced
+from eigencam.passes.backward import RESCALED, LinearRules, chunked, entering, gradients, like, relevance_rules
+from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import evaluating
+from eigencam.passes.operations import AFFINE, LEAKY, LINEAR, MAXIMA, RECTIFIERS
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 LrpRule = Literal["epsilon", "zplus", "alphabeta", "gamma", "composite"]
 RULES: tuple[LrpRule, ...] = ("epsilon", "zplus", "alphabeta", "gamma", "composite")
+FOLLOWED = LINEAR | RECTIFIERS | MAXIMA | frozenset(("shift", "conv2d", "linear", "batch_norm", "local_response_norm"))
+"""Operations that relevance passes: by a rule, or in proportion by their own gradient."""
+
 Op = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LinearRule = Callable[[Op, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -75,7 +84,13 @@ class LRP:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Bach et al., PLOS ONE 2015"
     needs: ClassVar[str] = "2 forwards, 1 backward"
-    networks: ClassVar[str] = "convolutional, with ReLUs"
+    networks: ClassVar[str] = "convolutional, with ReLUs (leaky ones, too, but for rule=gamma)"
+    differentiates: ClassVar[str] = "image"
+
+    @property
+    def follows(self) -> frozenset[str]:
+        """The kinds of operations that it has rules for; `gamma` is for inputs that are not negative."""
+        return FOLLOWED if self.rule == "gamma" else FOLLOWED | LEAKY
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -103,9 +118,9 @@ class LRP:
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        if self.rule == "composite" and not any(isinstance(m, nn.Conv2d) for m in network.module.modules()):
+        if self.rule == "composite" and all(op.kind != "conv2d" for op in traced(network).operations):
             return "rule=composite needs a convolution that sees the picture; set another rule"
-        return _not_convolutional(network.module)
+        return ""
 
     def _rule(self, kind: str, _first: bool) -> LinearRule:
         rule = self.rule
@@ -140,22 +155,19 @@ class DeepLIFT:
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Shrikumar et al., ICML 2017"
     needs: ClassVar[str] = "3 forwards, 1 backward"
-    networks: ClassVar[str] = "convolutional, with ReLUs"
+    networks: ClassVar[str] = "convolutional, whose nonlinearities are functions of one number, max-pools or products"
+    differentiates: ClassVar[str] = "image"
+    follows: ClassVar[frozenset[str]] = AFFINE | RESCALED.keys()
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed; adds up to the logit less that of the reference."""
 
         def make(x: Tensor, y: Tensor) -> Tensor:
             both = torch.cat([x, torch.zeros_like(x)])
-            rules = {"relu": _rescaled, "local_response_norm": _rescaled, "max_pool2d": _rescaled_pool}
-            _, gradient = gradients(forward.module, both, y.repeat(2), rules=rules)
+            _, gradient = gradients(forward.module, both, y.repeat(2), rules=RESCALED)
             return (gradient[: len(x)] * x.float()).sum(1)
 
         return chunked(make, forward.images, targets, max(1, forward.chunk // 2), forward.progress)
-
-    def unsupported(self, network: "Network") -> str:
-        """Why it cannot run on this network; "" if it can."""
-        return _not_convolutional(network.module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +183,8 @@ class ExcitationBackprop:
     paper: ClassVar[str] = "Zhang et al., ECCV 2016"
     needs: ClassVar[str] = "2 forwards, 1 backward; contrastive: twice"
     networks: ClassVar[str] = "convolutional, with ReLUs"
+    differentiates: ClassVar[str] = "image"
+    follows: ClassVar[frozenset[str]] = FOLLOWED
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -198,7 +212,7 @@ class ExcitationBackprop:
             return (
                 f"{layer} is a convolution, into which the batch norm behind it is merged; take the layer behind that"
             )
-        return _not_convolutional(network.module)
+        return ""
 
 
 def z_plus(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -229,8 +243,10 @@ class _Calls:
 def _count(module: nn.Module, images: Tensor) -> int:
     """The linear operations of a pass; the last one is the classifier."""
     calls = _Calls(lambda _kind, _first: _plain, _plain, None)
-    with evaluating(module), torch.inference_mode(False), torch.no_grad(), relevance_rules(LinearRules(calls).rules):
-        module(images)
+    with evaluating(module), torch.inference_mode(False), torch.no_grad():
+        images = images.clone()
+        with relevance_rules(LinearRules(calls).rules, images):
+            network_logits(module, images)
     return calls.count
 
 
@@ -285,39 +301,3 @@ def _first(layers: LinearRules) -> tuple[Op, Tensor, Tensor, Tensor]:
     if layers.first is None:
         raise ValueError("rule=composite needs a convolution that sees the picture; set another rule")
     return layers.first
-
-
-def _rescaled(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A nonlinearity with the slope between the picture (first half of the batch) and the reference (second half)."""
-    out = original(x, *args, **kwargs)
-    (x1, x0), (y1, y0) = x.detach().chunk(2), out.detach().chunk(2)
-    difference = x1 - x0
-    flat = difference.abs() < 1e-6
-    slope = (y1 - y0) / torch.where(flat, 1.0, difference)
-    slope = torch.cat([slope, slope])
-    scaled = x * slope
-    return torch.where(torch.cat([flat, flat]), out, scaled + (out - scaled).detach())
-
-
-def _rescaled_pool(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A max-pool whose difference goes to the winners of the picture and of the reference."""
-    kwargs["return_indices"] = True
-    with torch.no_grad():
-        out, winners = F.max_pool2d(x, *args, **kwargs)
-    (y1, y0), (w1, w0) = out.chunk(2), winners.chunk(2)
-    x1, x0 = x.chunk(2)
-    top = torch.maximum(y1, y0)
-    parts = []
-    for winner, gain in ((w1, top - y0), (w0, y1 - top)):
-        mine, reference = (t.flatten(2).gather(2, winner.flatten(2)).view_as(winner) for t in (x1, x0))
-        difference = (mine - reference).detach()
-        flat = difference.abs() < 1e-6
-        parts.append(mine * torch.where(flat, 0.0, gain / torch.where(flat, 1.0, difference)))
-    through = parts[0] + parts[1]
-    return torch.cat([y1 + (through - through.detach()), y0])
-
-
-def _not_convolutional(module: nn.Module) -> str:
-    other = {type(m).__name__ for m in module.modules()}
-    other &= {"LayerNorm", "MultiheadAttention", "GELU", "SiLU", "Hardswish", "ELU"}
-    return f"it has no rule for {', '.join(sorted(other))}" if other else ""

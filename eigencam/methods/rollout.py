@@ -100,8 +100,8 @@ def _tokens(reading: Reading, count: int) -> Reading:
 
 
 NO_ATTENTION = (
-    "attention rollout multiplies attentions over all positions (torch.nn.MultiheadAttention), and the network has "
-    "none; attention inside shifted windows (Swin) has no such matrix"
+    "attention rollout multiplies attention weights over all positions, as torch.nn.MultiheadAttention gives them, and "
+    "the network has none"
 )
 
 

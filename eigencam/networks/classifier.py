@@ -31,7 +31,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.datasets.reading import expand
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
-from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.calls import evaluating, network_logits
 from eigencam.store.canonical import canonical
 from eigencam.store.identity import describe
 
@@ -75,7 +75,7 @@ def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
     ]
     try:
         with evaluating(module), torch.no_grad():
-            logits = logits_of(module(probe))
+            logits = network_logits(module, probe)
     finally:
         for handle in handles:
             handle.remove()

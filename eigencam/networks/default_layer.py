@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.networks.layers import LIST, Examined, Finding, watched
-from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.calls import evaluating, logits_of
 from eigencam.passes.layouts import PARAMETERS, POOLED
 from eigencam.passes.position_rules import tensors
 

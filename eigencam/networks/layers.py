@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes import stimulus as moving
+from eigencam.passes.calls import evaluating, run_network
 from eigencam.passes.following import Positions
-from eigencam.passes.hooks import evaluating
 from eigencam.passes.layouts import PARAMETERS, WINDOWS, layout
 from eigencam.passes.position_rules import tensors
 from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Layout, Reading
@@ -104,7 +104,7 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
             findings[layer] = replace(_finding(layer, out, positions, stimulus, size), reads=reads.pop(layer, ()))
 
         with watched(module, see, enter), _slow_attention(), positions:
-            output = module(batch)
+            output = run_network(module, batch)
     numbers = [n for t in tensors(getattr(output, "logits", output)) if (n := positions.number(t)) is not None]
     return Examined(findings, frozenset(passed_through(positions.sources, numbers)), size, channels)
 

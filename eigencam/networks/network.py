@@ -30,6 +30,7 @@ from eigencam.networks.classifier import Head, read_head
 from eigencam.networks.default_layer import default_layer
 from eigencam.networks.layers import LIST, Examined, examine, reading_of
 from eigencam.networks.weights import hash_parameters, is_file_name, load_weights, torchvision_network, weight_file
+from eigencam.passes.calls import any_tensor
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import LAYOUTS, Layout, Reading
 from eigencam.store.build import instantiate
@@ -146,12 +147,12 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(self.module.parameters()).device
+        return any_tensor(self.module).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' type."""
-        return next(self.module.parameters()).dtype
+        return any_tensor(self.module).dtype
 
     def examined(self) -> Examined:
         """What is known of every layer, from one pass of nine inputs that is made once."""

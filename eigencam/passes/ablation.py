@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx, nn
 
+from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.hooks import evaluating, logits_of
 from eigencam.passes.readings import CHANNELS_FIRST
 from eigencam.passes.tail import between, tail
 
@@ -73,7 +73,7 @@ def _by_columns(forward: Forward, activations: Tensor, found: Parts) -> Tensor:
     for x, w in zip(blocks.split(step, 1), columns.split(step, 1), strict=True):
         less = torch.bmm(x.transpose(0, 1), w.permute(1, 2, 0)).transpose(0, 1)  # (N, step, outputs)
         rest = (z[:, None] - less).flatten(0, 1)
-        logits.append(logits_of(found.after(rest)).float().unflatten(0, (n, -1)))
+        logits.append(network_logits(found.after, rest).float().unflatten(0, (n, -1)))
         forward.progress(len(rest))
     return torch.cat(logits, 1)
 

@@ -1,8 +1,9 @@
-"""Passes back to the picture, with the backward rules of some operations replaced.
+"""Passes back to the image, with the backward rules of some operations replaced.
 
-Under `relevance_rules` a network's forward pass records other gradients: every call of an operation that has a rule
-(`conv2d`, `relu`, ...) goes to it, whether a module or the network's own forward function makes it. No module is
-changed and no hook is set, so nothing has to be undone.
+Under `relevance_rules` a network's forward pass records other gradients: every operation of a kind that has a rule
+(`conv2d`, `relu`, ...; see `eigencam.passes.operations`) goes to it, whether a module, a function or an operator makes
+it. No module is changed and no hook is set, so nothing has to be undone. Whether the rules are enough for a network is
+not decided here but read off its trace before (`eigencam.passes.trace`).
 
 Rules come in gradient form: a rule makes the operation's output, of the same value, but with another dependence on the
 input. With relevance R = x g of a value x whose modified gradient is g, sums (residual connections), concatenations and
@@ -10,49 +11,46 @@ average pooling need no rule: their own gradients share relevance in proportion.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.calls import differentiate, evaluating, network_logits
+from eigencam.passes.operations import ARGUMENTS, ELEMENTWISE, LINEAR, Call, Watch
 
 VERSIONS = {"backward": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""
 
 Rule = Callable[..., Tensor]
-"""`(original, *args, **kwargs) -> Tensor`, called as the operation is."""
+"""`(original, *args, **kwargs) -> Tensor`, called as the operation is where `ARGUMENTS` has its kind; for other kinds
+`(original, *values)` with the values of the image that it reads."""
 
-OPERATIONS: Mapping[str, str] = {
-    **{name: name for name in ("conv2d", "linear", "batch_norm", "local_response_norm", "max_pool2d")},
-    **dict.fromkeys(("relu", "relu_", "relu6", "hardtanh", "hardtanh_"), "relu"),
-    "boolean_dispatch.<locals>.fn": "max_pool2d",
-}
-"""Functions of torch by name, and the operation that each is."""
+ANY = "any"
+"""In the place of a kind: the rule of all kinds but the linear ones that have none of their own."""
 
 
-class relevance_rules(TorchFunctionMode):  # noqa: N801 - a context manager, used as a function
-    """Context in which operations go to their rules, and nothing works in place."""
+NO_GRADIENT = "no gradient of the logits reaches {}: the network's own forward pass cuts the graph, or does not use it"
 
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        super().__init__()
+
+class relevance_rules(Watch):  # noqa: N801 - a context manager, used as a function
+    """Context in which operations on what comes from `images` go to their rules, and nothing works in place."""
+
+    def __init__(self, rules: Mapping[str, Rule], images: Tensor) -> None:
+        super().__init__(images)
         self.rules = rules
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch for every function of its own."""
-        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
-        if "inplace" in kwargs:
-            kwargs["inplace"] = False
-        if name in ("add_", "__iadd__", "mul_", "__imul__"):
-            func = torch.add if "add" in name else torch.mul
-        elif name == "relu_":
-            func = torch.relu
-        if rule := self.rules.get(OPERATIONS.get(name, "")):
-            return rule(func, *args, **kwargs)
-        return func(*args, **kwargs)
+    def perform(self, call: Call) -> Any:
+        """The rule's output, or the operation's own."""
+        if (rule := self.rules.get(call.kind)) is not None:
+            defaults = ARGUMENTS.get(call.kind)
+            if defaults is not None:
+                return rule(call.function, *({**defaults, **call.named(defaults)}.values()))
+        elif call.kind not in LINEAR:
+            rule = self.rules.get(ANY)
+        return call() if rule is None else rule(call.of, *call.moving)
 
 
 def gradients(
@@ -80,24 +78,27 @@ def gradients(
         The value and its gradient, each (N, C, h, w) float32.
     """
     kept: list[Tensor] = []
+    x = images.detach().clone().requires_grad_()
+    watch = relevance_rules(rules or {}, x)
 
     def keep(_module: nn.Module, _args: object, out: Tensor) -> None:
-        kept.append(out)
+        kept.append(watch.current(out))
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        x = images.detach().clone().requires_grad_()
         if layer is not None:
             handle = module.get_submodule(layer).register_forward_hook(keep)
             stack.callback(handle.remove)
-        if rules is not None:
-            stack.enter_context(relevance_rules(rules))
-        score = logits_of(module(x)).gather(1, targets[:, None].clone())
+        with watch if rules is not None else nullcontext():
+            seen = x if rules is not None else x.clone()  # the network may work in place, but not under a watch
+            score = network_logits(module, seen).gather(1, targets[:, None].clone())
         of = by() if by else kept[-1] if layer is not None else x
         seed = torch.where(score != 0, 1 / score, 0.0) if normalize else torch.ones_like(score)
-        (gradient,) = torch.autograd.grad(score, of, seed.detach())
+        (gradient,) = differentiate(score, [of], seed.detach())
+    if gradient is None:
+        raise ValueError(NO_GRADIENT.format(layer or "the image"))
     return of.detach().float(), gradient.float()
 
 
@@ -130,7 +131,11 @@ def entering(module: nn.Module, images: Tensor) -> Tensor:
         raise _Entered(x)
 
     try:
-        with evaluating(module), torch.inference_mode(False), torch.enable_grad(), relevance_rules({"conv2d": stop}):
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(module))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(relevance_rules({"conv2d": stop}, images))
             module(images)
     except _Entered as found:
         return found.entering
@@ -147,16 +152,22 @@ def like(value: Tensor, through: Tensor) -> Tensor:
     return scaled + (value - scaled).detach()
 
 
-def guided_relu(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Only positive gradients, and only where the input was positive (Springenberg et al., ICLR Workshops 2015)."""
-    out = original(x, *args, **kwargs)
+def guided_relu(original: Any, x: Tensor) -> Tensor:
+    """Only positive gradients, and only where the input was positive (Springenberg et al., ICLR Workshops 2015).
+
+    At an input of 0 the gradient is 0, as that of `relu`, however the network writes its rectifier.
+    """
+    with torch.no_grad():
+        value = original(x)
+    through = torch.where((x > 0) & (x == value), x, 0.0)
+    out = through + (value - through).detach()
     out.register_hook(lambda grad: grad.clamp(min=0))
     return out
 
 
-def deconvnet_relu(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def deconvnet_relu(original: Any, x: Tensor) -> Tensor:
     """Only positive gradients, whatever the input was (Zeiler & Fergus, ECCV 2014)."""
-    out = x + (original(x, *args, **kwargs) - x).detach()
+    out = x + (original(x) - x).detach()
     out.register_hook(lambda grad: grad.clamp(min=0))
     return out
 
@@ -211,11 +222,22 @@ class LinearRules:
     def _linear(self, _original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.rule_of("linear", x.is_leaf)(F.linear, x, weight, bias)
 
-    def _batch_norm(self, _original: Any, x: Tensor, mean: Tensor, var: Tensor, **options: Any) -> Tensor:
-        scale = (var + options["eps"]).rsqrt()
-        scale = scale if options.get("weight") is None else scale * options["weight"]
+    def _batch_norm(
+        self,
+        _original: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        _training: bool,
+        _momentum: float,
+        eps: float,
+    ) -> Tensor:
+        scale = (var + eps).rsqrt()
+        scale = scale if gamma is None else scale * gamma
         shift = -mean * scale
-        shift = shift if options.get("bias") is None else shift + options["bias"]
+        shift = shift if beta is None else shift + beta
         if self._convolution and self._convolution[0] is x:
             _, x, weight, bias, geometry, first = self._convolution
             merged = shift if bias is None else shift + bias * scale
@@ -226,3 +248,48 @@ class LinearRules:
             return out if bias is None else out + bias[None, :, None, None]
 
         return self.rule_of("batch_norm", x.is_leaf)(op, x, scale, shift)
+
+
+def rescaled(original: Any, x: Tensor, *options: Any) -> Tensor:
+    """A nonlinearity with the slope between the image (first half of the batch) and the reference (second half)."""
+    out = original(x, *options)
+    (x1, x0), (y1, y0) = x.detach().chunk(2), out.detach().chunk(2)
+    difference = x1 - x0
+    flat = difference.abs() < 1e-6
+    slope = (y1 - y0) / torch.where(flat, 1.0, difference)
+    slope = torch.cat([slope, slope])
+    scaled = x * slope
+    return torch.where(torch.cat([flat, flat]), out, scaled + (out - scaled).detach())
+
+
+def rescaled_product(_original: Any, a: Tensor, b: Tensor) -> Tensor:
+    """A product whose difference is shared as Shapley's values are: by the mean of the other factor's two values."""
+    mean_a, mean_b = (torch.cat([(x1 + x0) / 2] * 2) for x1, x0 in (a.detach().chunk(2), b.detach().chunk(2)))
+    through = a * mean_b + mean_a * b
+    return through + (a * b - through).detach()
+
+
+def rescaled_pool(original: Any, x: Tensor, *options: Any) -> Tensor:
+    """A max-pool whose difference goes to the winners of the image and of the reference."""
+    with torch.no_grad():
+        out, winners = F.max_pool2d(x, *options[:-1], return_indices=True)
+    (y1, y0), (w1, w0) = out.chunk(2), winners.chunk(2)
+    x1, x0 = x.chunk(2)
+    top = torch.maximum(y1, y0)
+    parts = []
+    for winner, gain in ((w1, top - y0), (w0, y1 - top)):
+        mine, reference = (t.flatten(2).gather(2, winner.flatten(2)).view_as(winner) for t in (x1, x0))
+        difference = (mine - reference).detach()
+        flat = difference.abs() < 1e-6
+        parts.append(mine * torch.where(flat, 0.0, gain / torch.where(flat, 1.0, difference)))
+    through = parts[0] + parts[1]
+    return torch.cat([y1 + (through - through.detach()), y0])
+
+
+RESCALED: Mapping[str, Rule] = {
+    **dict.fromkeys(ELEMENTWISE, rescaled),
+    "local_response_norm": rescaled,
+    "max_pool2d": rescaled_pool,
+    "product": rescaled_product,
+}
+"""DeepLIFT's rules by the kind of operation; see `eigencam.methods.relevance`."""

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eigencam.passes.hooks import evaluating, logits_of, tapped_pass
+from eigencam.passes.calls import differentiate, evaluating, network_logits
+from eigencam.passes.hooks import tapped_pass
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 from eigencam.passes.tail import tail
 
@@ -23,6 +24,8 @@ VERSIONS = {"forward": 1}
 """Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
 
 T = TypeVar("T")
+
+CUT = "the network's own forward pass cuts the graph behind that layer (torch.no_grad, detach), or does not use it"
 
 
 class Forward:
@@ -53,6 +56,7 @@ class Forward:
         output: Tensor,
         taps: dict[str, Tensor],
         *,
+        with_graph: bool = False,
         readings: Mapping[str, Reading] | None = None,
         chunk: int = 64,
         progress: Callable[[int], None] = lambda _count: None,
@@ -64,10 +68,10 @@ class Forward:
         self.regions: tuple[tuple[float, float, float, float], ...] = ()
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
-        self._output, self._taps = output, taps
+        self._output, self._taps, self._with_graph = output, taps, with_graph
         self.readings: Mapping[str, Reading] = readings or {}
         self.logits = output.detach().float()
-        self._gradients: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._gradients: tuple[Tensor, dict[str, Tensor | None]] | None = None
         self._source: tuple[Forward, Tensor] | None = None
         self._shared: dict[Hashable, object] = {}
 
@@ -94,32 +98,39 @@ class Forward:
             layer: a tapped layer; the network's target layer when None.
         """
         self._tap(layer)
-        if not self._output.requires_grad:
+        if not self._with_graph:
             raise RuntimeError(
                 "gradients were asked of a pass made without them: set `needs_gradient = True` on the method"
             )
         if self._gradients is None or self._gradients[0] is not targets:
             self._gradients = (targets, self._backward(targets))
-        return self.maps(self._gradients[1][layer or self.layer], layer)
+        gradient = self._gradients[1][layer or self.layer]
+        if gradient is None:
+            raise ValueError(f"no gradient of the logits reaches {layer or self.layer}: {CUT}")
+        return self.maps(gradient, layer)
 
-    def _backward(self, targets: Tensor) -> dict[str, Tensor]:
-        """The gradients by every tapped layer; of a picture that was picked k times from k backward passes."""
+    def _backward(self, targets: Tensor) -> dict[str, Tensor | None]:
+        """The gradients by every tapped layer, None where none arrives; k backward passes for k picks of an image."""
         if self._source is not None:
             source, rows = self._source
-            found = {name: torch.empty_like(tap) for name, tap in self._taps.items()}
+            found: dict[str, Tensor | None] = {name: torch.empty_like(tap) for name, tap in self._taps.items()}
             for places in rounds(rows):
                 full = torch.zeros(len(source), dtype=torch.long, device=targets.device)
                 full[rows[places]] = targets[places]
                 for name, gradient in source._backward(full).items():
-                    found[name][places] = gradient[rows[places]]
+                    if (into := found[name]) is not None and gradient is not None:
+                        into[places] = gradient[rows[places]]
+                    else:
+                        found[name] = None
             return found
         with torch.inference_mode(False), torch.enable_grad():
-            score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
-            grads = torch.autograd.grad(score, list(self._taps.values()), retain_graph=True, allow_unused=True)
-        return {
-            name: torch.zeros_like(tap) if grad is None else grad
-            for (name, tap), grad in zip(self._taps.items(), grads, strict=True)
-        }
+            score = self._output.gather(1, targets[:, None].clone())  # a clone: no inference tensor
+            grads = differentiate(score, list(self._taps.values()), keep=True)
+        return dict(zip(self._taps, grads, strict=True))
+
+    def reaches(self, targets: Tensor, layer: str | None = None) -> bool:
+        """Whether a gradient of the targets' logits reaches the layer's output."""
+        return self._backward(targets)[layer or self.layer] is not None
 
     def pick(self, rows: Tensor) -> "Forward":
         """This pass with some pictures left out or repeated, for maps of several classes of a picture.
@@ -140,6 +151,7 @@ class Forward:
             self.layer,
             output,
             taps,
+            with_graph=self._with_graph,
             readings=self.readings,
             chunk=self.chunk,
             progress=self.progress,
@@ -181,7 +193,7 @@ class Forward:
                 batch = inputs(slice(start, min(start + self.chunk, count)))
                 if layer is not None:
                     batch = self.reading(layer).output(batch)
-                parts.append(logits_of(module(batch.to(self.images.dtype))).float())
+                parts.append(network_logits(module, batch.to(self.images.dtype, copy=True)).float())
                 self.progress(len(batch))
         return torch.cat(parts)
 
@@ -209,7 +221,7 @@ class Forward:
     def versions(self) -> list[int]:
         """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""
         gradients = self._gradients[1].values() if self._gradients else ()
-        return [t._version for t in (self.images, self.logits, *self._taps.values(), *gradients)]
+        return [t._version for t in (self.images, self.logits, *self._taps.values(), *gradients) if t is not None]
 
     def _tap(self, layer: str | None) -> Tensor:
         name = layer or self.layer
@@ -253,7 +265,7 @@ def forward_pass(
     output, taps = tapped_pass(module, images, wanted, classifier=classifier, gradients=gradients, readings=known)
     if index is None:
         index = torch.arange(len(images))
-    return Forward(module, images, index, layer, output, taps, readings=known, chunk=chunk)
+    return Forward(module, images, index, layer, output, taps, with_graph=gradients, readings=known, chunk=chunk)
 
 
 def rounds(rows: Tensor) -> Iterator[Tensor]:

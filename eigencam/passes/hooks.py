@@ -1,4 +1,4 @@
-"""One pass with layers tapped, and its parts: hooks that are removed again, frozen parameters, logits.
+"""One pass with layers tapped: hooks that are removed again.
 
 The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite what
 was kept (VGG's `features.28` is followed by one).
@@ -10,20 +10,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from eigencam.passes.calls import RefusedError, evaluating, network_logits, run_network, without_inference
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
-
-
-def logits_of(output: object) -> Tensor:
-    """The (N, K) logits in whatever the network returns."""
-    output = getattr(output, "logits", output)
-    if isinstance(output, tuple | list):
-        output = output[0]
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"the network returns {shape}; logits (N, K) are needed, or `classes: null` in its description"
-        )
-    return output
 
 
 @contextmanager
@@ -34,23 +22,6 @@ def hooked(module: nn.Module, hook: object) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen parameters, both restored: the graph behind the tap then keeps nothing for weights."""
-    modes = [(m, m.training) for m in module.modules()]
-    frozen = [(p, p.requires_grad) for p in module.parameters()]
-    try:
-        module.eval()
-        for p, _ in frozen:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-        for p, flag in frozen:
-            p.requires_grad_(flag)
 
 
 def tapped_pass(
@@ -86,7 +57,11 @@ def tapped_pass(
         reading = None if readings is None else readings.get(name, CHANNELS_FIRST)
         if not isinstance(out, Tensor) or (reading is not None and not reading.fits(tuple(out.shape))):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"layer {name!r} gives {shape}, which cannot be read as a map of {reading or 'any kind'}")
+            kind = reading or "any kind"
+            raise RefusedError(f"layer {name!r} gives {shape}, which cannot be read as a map of {kind}")
+        if torch.is_inference_mode_enabled():  # the network's own: its tensors have neither graph nor version
+            taps[name] = without_inference(out)
+            return out
         if gradients and not out.requires_grad:
             out = out.detach().requires_grad_()
         taps[name] = out
@@ -100,7 +75,11 @@ def tapped_pass(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         images = images.clone() if images.is_inference() else images.detach()
-        output = logits_of(module(images)) if classifier else module(images).flatten(1)[:, :0]
+        if classifier:
+            output = without_inference(network_logits(module, images.clone()))  # the network may work in place
+        else:
+            run_network(module, images.clone())
+            output = images.new_zeros(len(images), 0)
     if unreached := [name for name in wanted if name not in taps]:
         raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}")
     return output, taps

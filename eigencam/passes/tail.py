@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from eigencam.passes.hooks import evaluating, logits_of, tapped_pass
+from eigencam.passes.calls import any_tensor, evaluating, network_logits
+from eigencam.passes.hooks import tapped_pass
 
 VERSIONS = {"tail": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -29,13 +30,13 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
     Raises:
         ValueError: the network cannot be traced, or what follows the layer needs more than the layer's output.
     """
-    weights = next(module.parameters())
+    weights = any_tensor(module)
     probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
     expected, taps = tapped_pass(module, probe, [layer])  # tells of a wrong layer, too
     expected = expected.float()
     cut = _cut(module, layer)
     with evaluating(module), torch.no_grad():
-        logits = logits_of(cut(taps[layer])).float()
+        logits = network_logits(cut, taps[layer]).float()
     tolerance = (1e-4 if weights.dtype == torch.float32 else 5e-2) * expected.abs().max()
     if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= tolerance):
         raise ValueError(f"what lies behind {layer!r} does not give the network's logits from that layer's output")

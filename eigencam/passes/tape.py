@@ -1,8 +1,7 @@
 """A record of one forward pass: which operation made what from what.
 
-Methods that track points back through a network read it. Every function of torch is seen, whether a module or the
-network's own forward function calls it; no module is changed and no hook is set. In-place operations are replaced, so
-that what is kept stays as it was. Kept are only values that a rule looks at: inputs of convolutions, linear layers and
+Methods that track points back through a network read it. What is an operation, and of which kind,
+`eigencam.passes.operations` says. Only values that a rule looks at are kept: inputs of convolutions, linear layers and
 pools, and addends.
 """
 
@@ -12,36 +11,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from eigencam.passes.hooks import evaluating, logits_of
+from eigencam.passes.calls import evaluating, network_logits
+from eigencam.passes.operations import ARGUMENTS, RECTIFIERS, Call, Watch
 
 VERSIONS = {"tape": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""
 
 OPERATIONS: Mapping[str, str] = {
-    **{name: name for name in ("conv2d", "linear", "batch_norm", "mean", "pad")},
-    **dict.fromkeys(("max_pool2d", "boolean_dispatch.<locals>.fn"), "max_pool2d"),
-    **dict.fromkeys(("avg_pool2d", "adaptive_avg_pool2d"), "avg_pool2d"),
-    **dict.fromkeys(("cat", "concat", "concatenate"), "cat"),
-    **dict.fromkeys(("add", "add_", "__add__", "__iadd__", "__radd__"), "add"),
-    **dict.fromkeys(("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "dropout", "clone", "contiguous"), "same"),
-    **dict.fromkeys(("flatten", "view", "reshape", "squeeze"), "same"),
+    **{kind: kind for kind in ("conv2d", "linear", "batch_norm", "pad", "cat", "max_pool2d", "avg_pool2d")},
+    **dict.fromkeys((*RECTIFIERS, "same", "shift", "reshape"), "same"),
+    "mean": "mean",
+    "sum": "add",
     "local_response_norm": "normalization",
 }
-"""Functions of torch by name, and the operation that each is."""
+"""Kinds of operations (`eigencam.passes.operations`), and the operation that each is for a rule."""
 
-NOT_IN_PLACE: Mapping[str, Callable[..., Tensor]] = {
-    **dict.fromkeys(("add_", "__iadd__"), torch.add),
-    **dict.fromkeys(("mul_", "__imul__"), torch.mul),
-    "relu_": torch.relu,
+SUMS = ("add", "__add__", "__iadd__", "__radd__")
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "reshape": ("flatten", "view", "reshape", "squeeze"),
+    "cat": ("cat", "concat", "concatenate"),
+    "sum": SUMS,
+    "shift": SUMS,
+    "mean": ("mean",),
 }
-CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-POOL_ARGUMENTS = {
-    "max_pool2d": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    "avg_pool2d": ("input", "kernel_size", "stride", "padding", "ceil_mode"),
-}
+"""Of kinds of which not every function has a rule here, those that have one."""
+
+POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "ceil_mode")
 UNKNOWN = "unknown"
 
 
@@ -68,7 +64,7 @@ class Step:
     shown: Tensor | None = None
 
 
-class Tape(TorchFunctionMode):
+class Tape(Watch):
     """The steps of a pass, made by `record`; step 0 is the picture.
 
     Attributes:
@@ -77,30 +73,15 @@ class Tape(TorchFunctionMode):
     """
 
     def __init__(self, images: Tensor) -> None:
-        super().__init__()
+        super().__init__(images)
         self.steps = [Step("picture", "picture", (), tuple(images.shape))]
         self.output = 0
-        self._number = WeakTensorKeyDictionary({images: 0})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch for every function of its own."""
-        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
-        if "inplace" in kwargs:
-            kwargs["inplace"] = False
-        if name == "hardtanh":
-            args = args[:3]  # the fourth is `inplace`
-        out = NOT_IN_PLACE.get(name, func)(*args, **kwargs)
-        if isinstance(out, Tensor) and out not in self._number:
-            read = [t for t in _tensors(args, kwargs) if t in self._number]
-            if read:
-                self._number[out] = self._add(name, read, out, args, kwargs)
-        return out
 
     def number_of(self, out: Tensor) -> int:
         """The step that made a tensor. ValueError where none did."""
-        if out not in self._number:
+        if out not in self.number:
             raise ValueError("the network's output does not come from the picture by functions of torch")
-        return self._number[out]
+        return self.number[out]
 
     def ancestors(self) -> list[int]:
         """For each step the set of steps that it depends on, itself among them, as bits of a number."""
@@ -117,15 +98,17 @@ class Tape(TorchFunctionMode):
         names = {s.name for k, s in enumerate(self.steps) if needed >> k & 1 and s.operation == UNKNOWN}
         return f"it has no rule for {', '.join(sorted(names))}" if names else ""
 
-    def _add(self, name: str, read: list[Tensor], out: Tensor, args: Any, kwargs: dict[str, Any]) -> int:
-        sources = tuple(self._number[t] for t in read)
-        operation = OPERATIONS.get(name, UNKNOWN)
+    def note(self, call: Call, out: Tensor) -> int:
+        """A new step, but for what makes of the picture one in other colours."""
+        sources = tuple(self.number[t] for t in call.moving)
+        has_rule = call.name in NAMES.get(call.kind, (call.name,))
+        operation = OPERATIONS.get(call.kind, UNKNOWN) if has_rule else UNKNOWN
         windowed = operation in ("conv2d", "linear", "max_pool2d", "avg_pool2d", "pad")
         if not windowed and not any(sources) and out.shape[-2:] == self.steps[0].shape[-2:]:
-            return 0  # a picture in other colours
-        step = Step(operation, name, sources, tuple(out.shape))
-        seen = tuple(_first(self.steps[k].shown, t) for t, k in zip(read, sources, strict=True))
-        DESCRIBE.get(operation, _nothing)(self, step, seen, args, kwargs)
+            return 0
+        step = Step(operation, call.name, sources, tuple(out.shape))
+        seen = tuple(_first(self.steps[k].shown, t) for t, k in zip(call.moving, sources, strict=True))
+        DESCRIBE.get(operation, _nothing)(self, step, seen, call)
         self.steps.append(step)
         return len(self.steps) - 1
 
@@ -140,7 +123,7 @@ def record(module: nn.Module, images: Tensor) -> Tape:
         images = images.clone()
         tape = Tape(images)
         with tape:
-            output = logits_of(module(images))
+            output = network_logits(module, images)
         tape.output = tape.number_of(output)
     if fault := tape.fault():
         raise ValueError(fault)
@@ -151,22 +134,12 @@ def _first(shown: Tensor | None, out: Tensor) -> Tensor:
     return out if shown is None else shown
 
 
-def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
-    flat = [*args, *kwargs.values()]
-    flat = [inner for outer in flat for inner in (outer if isinstance(outer, (list, tuple)) else [outer])]
-    return [one for one in flat if isinstance(one, Tensor)]
-
-
-def _named(names: tuple[str, ...], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    return dict(zip(names, args)) | kwargs  # noqa: B905 - trailing arguments have defaults
-
-
-def _nothing(_tape: Tape, _step: Step, _seen: tuple[Any, ...], _args: Any, _kwargs: dict[str, Any]) -> None:
+def _nothing(_tape: Tape, _step: Step, _seen: tuple[Any, ...], _call: Call) -> None:
     pass
 
 
-def _conv2d(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
-    named = _named(CONV_ARGUMENTS, args, kwargs)
+def _conv2d(_tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
+    named = call.named(ARGUMENTS["conv2d"])
     weight = named["weight"]
     stride, dilation = (_pair(named.get(key, 1)) for key in ("stride", "dilation"))
     padding = named.get("padding", 0)
@@ -178,69 +151,65 @@ def _conv2d(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: d
     step.options |= {"groups": named.get("groups", 1), "negative": None}
 
 
-def _linear(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
+def _linear(_tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
     if len(step.shape) != 2:
         step.operation, step.name = UNKNOWN, "a linear layer of other than (N, C)"
         return
     step.inputs = seen[:1]
-    step.options = {"weight": _named(("input", "weight"), args, kwargs)["weight"]}
+    step.options = {"weight": call.named(ARGUMENTS["linear"])["weight"]}
 
 
-def _pool(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
+def _pool(_tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
     step.inputs = seen[:1]
     if step.name == "adaptive_avg_pool2d":
         step.options = {"output_size": step.shape[2:]}
         return
-    named = _named(POOL_ARGUMENTS[step.operation], args, kwargs)
+    named = call.named(ARGUMENTS["max_pool2d"] if step.operation == "max_pool2d" else POOL_ARGUMENTS)
     keys = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     step.options = {key: named[key] for key in keys if named.get(key) is not None}
 
 
-def _mean(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
-    dims = _named(("input", "dim"), args, kwargs).get("dim")
+def _mean(_tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
+    dims = call.named(("input", "dim")).get("dim")
     if seen[0].ndim != 4 or not isinstance(dims, (list, tuple)) or sorted(d % 4 for d in dims) != [2, 3]:
         step.operation, step.name = UNKNOWN, "a mean of other than (N, C, h, w) over h and w"
         return
     step.operation, step.inputs, step.options = "avg_pool2d", seen[:1], {"output_size": (1, 1)}
 
 
-def _batch_norm(tape: Tape, step: Step, _seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
-    names = ("input", "running_mean", "running_var", "weight", "bias")
-    weight, before = _named(names, args, kwargs).get("weight"), tape.steps[step.sources[0]]
+def _batch_norm(tape: Tape, step: Step, _seen: tuple[Any, ...], call: Call) -> None:
+    weight, before = call.named(ARGUMENTS["batch_norm"]).get("weight"), tape.steps[step.sources[0]]
     if weight is not None and before.operation == "conv2d":
         before.options["negative"] = weight < 0
     step.operation = "same"
 
 
-def _reshaped(tape: Tape, step: Step, _seen: tuple[Any, ...], _args: Any, _kwargs: dict[str, Any]) -> None:
+def _reshaped(tape: Tape, step: Step, _seen: tuple[Any, ...], _call: Call) -> None:
     before = tape.steps[step.sources[0]].shape
     flat = len(before) == 4 and step.shape == (before[0], before[1] * before[2] * before[3])
     if step.shape != before and not flat:
         step.operation, step.name = UNKNOWN, f"{step.name} from {before} to {step.shape}"
 
 
-def _normalization(_tape: Tape, step: Step, seen: tuple[Any, ...], _args: Any, _kwargs: dict[str, Any]) -> None:
+def _normalization(_tape: Tape, step: Step, seen: tuple[Any, ...], _call: Call) -> None:
     step.operation, step.shown = "same", seen[0]
 
 
-def _cat(tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
-    named = _named(("tensors", "dim"), args, kwargs)
+def _cat(tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
+    named = call.named(("tensors", "dim"))
     if named.get("dim", named.get("axis", 0)) % len(step.shape) != 1 or len(named["tensors"]) != len(seen):
         step.operation, step.name = UNKNOWN, "a concatenation of other than channels"
     step.options = {"channels": [tape.steps[k].shape[1] for k in step.sources]}
 
 
-def _added(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
-    if any(tuple(t.shape) != step.shape for t in seen) or kwargs.get("alpha", 1) != 1:
+def _added(_tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
+    if any(tuple(t.shape) != step.shape for t in seen) or call.kwargs.get("alpha", 1) != 1:
         step.operation, step.name = UNKNOWN, "a sum of other than equal shapes"
-    elif len(seen) == 1:
-        step.operation = "same"  # a constant is added
-    else:
-        step.inputs = seen
+    step.inputs = seen
 
 
-def _padded(_tape: Tape, step: Step, seen: tuple[Any, ...], args: Any, kwargs: dict[str, Any]) -> None:
-    named = _named(("input", "pad", "mode"), args, kwargs)
+def _padded(_tape: Tape, step: Step, seen: tuple[Any, ...], call: Call) -> None:
+    named = call.named(("input", "pad", "mode"))
     sides = tuple(named["pad"])
     if named.get("mode", "constant") != "constant" or len(sides) > 4 or len(step.shape) != 4:
         step.operation, step.name = UNKNOWN, "a padding of other than constants around a map"
@@ -253,7 +222,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return values[0], values[-1]
 
 
-DESCRIBE: Mapping[str, Callable[[Tape, Step, tuple[Any, ...], Any, dict[str, Any]], None]] = {
+DESCRIBE: Mapping[str, Callable[[Tape, Step, tuple[Any, ...], Call], None]] = {
     "conv2d": _conv2d,
     "linear": _linear,
     "max_pool2d": _pool,

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -17,11 +17,13 @@ from eigencam.datasets.names import checked_ids
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
 from eigencam.files import one_line
-from eigencam.methods.base import Method, content_of, gives_boxes, is_class_specific, lack_of, stated_refusal, tapped
+from eigencam.methods.base import Method, content_of, gives_boxes, is_class_specific, lack_of, tapped
+from eigencam.methods.support import refusal, traced
 from eigencam.networks import variants
 from eigencam.networks.classifier import read_head
-from eigencam.networks.network import Network, check_layer, load_network
+from eigencam.networks.network import Network, load_network
 from eigencam.networks.weights import is_file_name, weight_file
+from eigencam.passes.calls import set_float32_precision
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
 from eigencam.store.build import instantiate, signature_errors
@@ -55,6 +57,7 @@ class RunConfig:
     on_bad_truth: str = "fail"
     dtype: str = "float32"
     channels_last: bool = False
+    tf32: bool = False
     device: str = "auto"
     batch_size: int = 16
     chunk: int = 64
@@ -117,30 +120,19 @@ def prepare(composed: DictConfig) -> Job:
     faults += _truth_faults(built["dataset"], config.on_bad_truth)
     stop(faults)
 
-    device = chosen_device(config.device)
+    device = chosen_device(config.device, tf32=config.tf32)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
     if config.channels_last:
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    seen = attempt(f"model {network.name}", faults, traced, network)
+    stop(faults)
     dataset = built["dataset"]
     methods = {name: built[f"method.{name}"] for name in config.method}
     evaluators = {name: built[f"evaluator.{name}"] for name in config.evaluator}
-    unsupported: dict[str, str] = {}
-    for name, method in methods.items():
-        try:
-            reason = _unsupported(method, network)
-        except ValueError as error:
-            faults.append(f"method.{name}.layer: {error}")
-            continue
-        except Exception as error:  # whatever a person's method may raise
-            faults.append(str(blame(f"method.{name}", error)))
-            continue
-        if lack := lack_of(method, dataset.ids):
-            faults.append(f"method.{name}: {lack}")
-        if reason and config.on_unsupported == "fail":
-            faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
-        elif reason:
-            unsupported[name] = reason
+    unsupported = _refusals(config, methods, network, dataset, faults)
+    if seen.unread and network.classes is not None:  # methods of no class need no logits
+        network = replace(network, classes=None)
     sources = {
         name: attempt(f"evaluator.{name}", faults, _sources, network, dataset, evaluator)
         for name, evaluator in evaluators.items()
@@ -168,6 +160,7 @@ def prepare(composed: DictConfig) -> Job:
         target=config.target,
         dtype=config.dtype,
         channels_last=config.channels_last,
+        tf32=config.tf32,
     )
     asked = {name: describe(config.evaluator[name], content=sources[name]) for name in evaluators}
     for m, method in methods.items():
@@ -186,6 +179,29 @@ def _truth_faults(dataset: Dataset | None, policy: str) -> list[str]:
         return list(truth_faults(dataset, skip=policy == "skip")) if dataset else []
     except Exception:  # of a person's dataset: the run names it with its line and image
         return []
+
+
+def _refusals(
+    config: RunConfig, methods: Mapping[str, Method], network: Network, dataset: Dataset, faults: list[str]
+) -> dict[str, str]:
+    """Why methods cannot run, for those that are to be left out; what stops the run goes to `faults`."""
+    unsupported: dict[str, str] = {}
+    for name, method in methods.items():
+        try:
+            reason = refusal(method, network)
+        except ValueError as error:
+            faults.append(f"method.{name}.layer: {error}")
+            continue
+        except Exception as error:  # whatever a person's method may raise
+            faults.append(str(blame(f"method.{name}", error)))
+            continue
+        if lack := lack_of(method, dataset.ids):
+            faults.append(f"method.{name}: {lack}")
+        if reason and config.on_unsupported == "fail":
+            faults.append(f"method.{name}: {reason}; leave it out, or set on_unsupported=skip")
+        elif reason:
+            unsupported[name] = reason
+    return unsupported
 
 
 def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, str]:
@@ -231,13 +247,10 @@ def machine_faults(device: str, workers: object) -> Iterator[str]:
         yield f"device={device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
 
 
-def chosen_device(device: str) -> str:
-    """The device that `auto` stands for; on a GPU, float32 means float32 from here on."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda"):
-        torch.backends.cudnn.allow_tf32 = False
-    return device
+def chosen_device(device: str, *, tf32: bool = False) -> str:
+    """The device that `auto` stands for; float32 means float32 from here on, unless TF32 is asked for."""
+    set_float32_precision(tf32=tf32)
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
@@ -332,15 +345,6 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
             yield f"model.weights: {error}"
 
 
-def _unsupported(method: Method, network: Network) -> str:
-    """Why a method cannot run on a network, "" if it can. ValueError for a layer that is not there."""
-    for layer in tapped(method):
-        check_layer(network.module, layer, network.name)
-    if network.classes is None and is_class_specific(method):
-        return "its map is for a class, and the network has no classifier"
-    return stated_refusal(method, network)
-
-
 def _probe_faults(job: Job) -> Iterator[str]:
     """What a forward pass of a black picture shows: layers that make no map, outputs that are not the classes."""
     layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
@@ -348,7 +352,7 @@ def _probe_faults(job: Job) -> Iterator[str]:
     try:
         outputs = job.network.forward(picture, layers=layers).logits.shape[1]
     except ValueError as error:
-        yield f"model: {error}"
+        yield f"model {job.network.name}: {error}"
         return
     if job.comparable and outputs != len(job.dataset.classes):
         yield (

@@ -14,8 +14,8 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import Method, is_class_specific, maps_of, needs_gradient, tapped
 from eigencam.networks import variants
+from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward, answer_states
-from eigencam.passes.hooks import evaluating, logits_of
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class BatchProbe:
     def differentiable(self, images: Tensor) -> Tensor:
         """(B, K) float32 logits with a graph."""
         with evaluating(self.forward.module):
-            return logits_of(self.forward.module(images.to(self.images.dtype))).float()
+            return network_logits(self.forward.module, images.to(self.images.dtype)).float()
 
     def again(self, key: Hashable, images: Tensor) -> Again:
         """Maps of changed pictures from a pass that all methods share."""

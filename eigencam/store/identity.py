@@ -32,7 +32,13 @@ INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib
 
 
 def identity_of(
-    *, network: Mapping[str, Any], dataset: Mapping[str, Any], target: str, dtype: str, channels_last: bool = False
+    *,
+    network: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    target: str,
+    dtype: str,
+    channels_last: bool = False,
+    tf32: bool = False,
 ) -> dict[str, Any]:
     """Return what all results of a job have in common; `method` and `evaluator` come to it.
 
@@ -42,9 +48,11 @@ def identity_of(
         target: the class that maps are for.
         dtype: of the network.
         channels_last: whether convolutions have channels innermost: other kernels, other rounding.
+        tf32: whether products of float32 numbers may be made in TF32.
     """
     shared = {"format": FORMAT, "network": network, "dataset": dataset, "target": target, "dtype": dtype}
-    return shared | {"decoder": "pillow"} | ({"channels_last": True} if channels_last else {})
+    chosen = {"channels_last": channels_last, "tf32": tf32}
+    return shared | {"decoder": "pillow"} | {key: True for key, on in chosen.items() if on}
 
 
 def describe(

@@ -1,0 +1,72 @@
+"""Whether a method can run on a network, and if not, why: asked by everything that runs methods.
+
+A method says what it needs of a network (see `eigencam.methods`); what the network did in one pass
+(`eigencam.passes.trace`) says whether that is there. An operation without a rule is a refusal, never a guess.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from eigencam.methods.base import (
+    Method,
+    differentiates,
+    follows,
+    is_class_specific,
+    needs_smooth,
+    stated_refusal,
+    tapped,
+)
+from eigencam.networks.network import check_layer
+from eigencam.passes.trace import Trace, gradient_reaches, trace
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+
+def refusal(method: Method, network: "Network") -> str:
+    """Why a method cannot run on a network; "" if it can.
+
+    Raises:
+        NetworkError: the network's forward pass fails, whatever the method.
+        ValueError: a layer that the method names is not there, or its output is no map.
+    """
+    for layer in tapped(method):
+        check_layer(network.module, layer, network.name)
+    if network.classes is None and is_class_specific(method):
+        return "its map is for a class, and the network has no classifier"
+    if is_class_specific(method) and (reason := _of_class(method, network)):
+        return reason
+    return stated_refusal(method, network)
+
+
+def traced(network: "Network") -> Trace:
+    """What the network does with an image of noise."""
+    return trace(network.module, probe(network))
+
+
+def probe(network: "Network") -> Tensor:
+    """(1, 3, H, W) noise, normalised: all of a network's operations have something to do."""
+    noise = torch.randint(0, 256, (1, 3, *network.preprocess.shape), generator=torch.Generator().manual_seed(0))
+    return network.preprocess.normalize(noise.byte().to(network.device), network.dtype)
+
+
+def _of_class(method: Method, network: "Network") -> str:
+    """What keeps a method from following the logits of a class."""
+    seen = traced(network)
+    if seen.unread:
+        return seen.unread
+    kinds = follows(method)
+    if kinds is not None and (lack := seen.without_rule(kinds)):
+        networks = getattr(method, "networks", "")
+        return f"{lack}{networks and f' (networks it is for: {networks})'}"
+    if needs_smooth(method) and (lack := seen.not_smooth()):
+        return lack
+    if differentiates(method) == "image" and seen.cut:
+        return f"no gradient of the logits reaches the image: {seen.cut}"
+    if differentiates(method) == "layer":
+        for layer in tapped(method) or [network.layer]:
+            if not gradient_reaches(network.module, probe(network), layer, network.reading(layer)):
+                return f"no gradient of the logits reaches {layer}: {seen.cut or 'they do not depend on it'}"
+    return ""

@@ -1,0 +1,175 @@
+"""Calling a network: in eval mode, its failures in one line, its logits in whatever it returns, and its precision."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def any_tensor(module: nn.Module) -> Tensor:
+    """A parameter or buffer, for its device and type; a float32 number on the CPU where a network has neither."""
+    found = (t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point())
+    return next(found, torch.empty(()))
+
+
+NEEDED = "logits (N, K) are needed, or `classes: null` in its description"
+
+
+class NetworkError(ValueError):
+    """What went wrong in a network's own forward pass, in one line."""
+
+
+class RefusedError(ValueError):
+    """What this package, and not the network, objects to in a pass."""
+
+
+class OutputError(ValueError):
+    """A network returned something else than logits."""
+
+
+def run_network(module: nn.Module, images: Tensor) -> object:
+    """What the network returns.
+
+    Raises:
+        NetworkError: its forward pass fails, for whatever reason but a lack of memory.
+    """
+    try:
+        return module(images)
+    except (torch.OutOfMemoryError, MemoryError, RefusedError, NetworkError):
+        raise
+    except Exception as error:  # a forward function may raise anything
+        words = " ".join(str(error).split())
+        raise NetworkError(
+            f"the forward pass of {type(module).__name__} fails on an input of shape {tuple(images.shape)}, "
+            f"{str(images.dtype).removeprefix('torch.')}: {type(error).__name__}{': ' if words else ''}{words[:400]}"
+        ) from error
+
+
+def differentiate(
+    score: Tensor, inputs: Sequence[Tensor], seed: Tensor | None = None, *, keep: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a network's score with respect to tensors of its pass; None where none arrives.
+
+    Args:
+        score: any form; of its sum where there is no `seed`.
+        inputs: the tensors.
+        seed: of the form of `score`.
+        keep: whether the graph is needed again.
+
+    Raises:
+        NetworkError: the backward pass fails.
+    """
+    if not score.requires_grad:
+        return (None,) * len(inputs)
+    places = [k for k, t in enumerate(inputs) if t.requires_grad]
+    try:
+        found = torch.autograd.grad(
+            score, [inputs[k] for k in places], torch.ones_like(score) if seed is None else seed,
+            retain_graph=keep or None, allow_unused=True,
+        )  # fmt: skip
+    except (torch.OutOfMemoryError, MemoryError, RefusedError, NetworkError):
+        raise
+    except Exception as error:  # a backward function of the network's own may raise anything
+        words = " ".join(str(error).split())
+        raise NetworkError(f"the backward pass of the network fails: {type(error).__name__}: {words[:400]}") from error
+    by_place = dict(zip(places, found, strict=True))
+    return tuple(by_place.get(k) for k in range(len(inputs)))
+
+
+def network_logits(module: nn.Module, images: Tensor) -> Tensor:
+    """(N, K) what the network says of (N, 3, H, W).
+
+    Raises:
+        NetworkError: its forward pass fails.
+        OutputError: it returns something else; see `logits_of`.
+    """
+    return logits_of(run_network(module, images), len(images))
+
+
+def logits_of(output: object, count: int | None = None) -> Tensor:
+    """The (N, K) logits in whatever a network returns: what is called `logits`, else the only tensor that there is.
+
+    Args:
+        output: what it returned.
+        count: N, where it is known.
+
+    Raises:
+        OutputError: there are several tensors, none of them called `logits`, or the one is not (N, K).
+    """
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    found = [named] if isinstance(named, Tensor) else list(_leaves(output))
+    if len(found) > 1:
+        raise OutputError(
+            f"the network returns {_form(output)}, and does not say which of these are the logits; {NEEDED}: wrap it "
+            "in a module that returns the logits alone, or a dict with `logits`"
+        )
+    if not found or found[0].ndim != 2 or not found[0].is_floating_point() or count not in (None, len(found[0])):
+        raise OutputError(f"the network returns {_form(output)}{f' for {count} images' if count else ''}; {NEEDED}")
+    return found[0]
+
+
+def _leaves(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, list | tuple | Mapping):
+        for inner in output.values() if isinstance(output, Mapping) else output:
+            yield from _leaves(inner)
+
+
+def _form(output: object) -> str:
+    """Types and shapes, for a message."""
+    if isinstance(output, Tensor):
+        dtype = "" if output.is_floating_point() else f" {str(output.dtype).removeprefix('torch.')}"
+        return f"{tuple(output.shape)}{dtype}"
+    if isinstance(output, Mapping):
+        parts = [f"{key} {_form(inner)}" for key, inner in output.items()]
+    elif isinstance(output, list | tuple):
+        parts = [_form(inner) for inner in output]
+    else:
+        return type(output).__name__
+    return f"a {type(output).__name__} of {', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''}"
+
+
+def without_inference(x: Tensor) -> Tensor:
+    """A tensor that was made in inference mode as one that autograd and version counters know; others as they are."""
+    if not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
+
+
+@contextmanager
+def float32_precision(*, tf32: bool = False) -> Iterator[None]:
+    """Products of float32 numbers in full float32 on a GPU, or in TF32 where that is asked for; restored afterwards."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        set_float32_precision(tf32=tf32)
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def set_float32_precision(*, tf32: bool = False) -> None:
+    """As `float32_precision`, for the rest of the process."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters, both restored: the graph behind the tap then keeps nothing for weights."""
+    modes = [(m, m.training) for m in module.modules()]
+    frozen = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        module.eval()
+        for p, _ in frozen:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p, flag in frozen:
+            p.requires_grad_(flag)

@@ -1,0 +1,387 @@
+"""What a network computes, operation by operation, whoever calls it: a module, a function or an operator.
+
+A `Watch` sees every function of torch that reads a value made from the image, and tells from its name and arguments
+which *kind* of operation it is: `nn.ReLU`, `x.clamp(min=0)`, `F.threshold(x, 0, 0)` and `torch.maximum(x, zeros)` are
+all `relu`. Rules and refusals go by the kind. Every kind that is in none of the sets below is one that nothing is known
+about; it then is a name or a phrase for the person.
+
+Nothing works in place under a watch, so that what is kept stays as it was: an in-place operation works on a copy, which
+stands for the tensor from there on. No module is changed and no hook is set.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+LINEAR = frozenset(("same", "reshape", "cat", "sum", "scale", "mean", "avg_pool2d", "pad", "interpolate"))
+"""Linear in the values of the image, and without a weight: their own gradients share relevance in proportion."""
+
+AFFINE = LINEAR | {"shift", "fill", "conv2d", "linear", "batch_norm", "convolution", "matmul"}
+"""Linear but for a constant. `fill` puts constants in the place of values or beside them, `matmul` is any product with
+a constant, `convolution` any other than `conv2d`."""
+
+RECTIFIERS = frozenset(("relu", "relu6"))
+"""max(x, 0), and the same cut off at a positive number."""
+
+MAXIMA = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax"))
+
+LEAKY = frozenset(("leaky_relu", "prelu"))
+
+ELEMENTWISE = (
+    RECTIFIERS
+    | LEAKY
+    | frozenset(
+        (
+            *("elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "logsigmoid"),
+            *("softplus", "softsign", "tanh", "tanhshrink", "softshrink", "hardshrink", "threshold", "clamp"),
+            *("abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "square", "pow", "erf", "reciprocal"),
+            *("sin", "cos", "maximum", "minimum", "round", "floor", "ceil", "sign"),
+        )
+    )
+)
+"""Functions of one number, applied to each value."""
+
+JUMPS = frozenset(("threshold", "hardshrink", "round", "floor", "ceil", "sign"))
+"""Functions of one number that are not continuous: a gradient does not see their jumps."""
+
+NORMALIZATIONS = frozenset(("local_response_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"))
+
+KNOWN = AFFINE | ELEMENTWISE | MAXIMA | NORMALIZATIONS
+
+CONSTANT = frozenset(
+    (
+        *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
+        *("new_full", "new_empty", "new_tensor", "size", "dim", "numel", "requires_grad_", "is_floating_point"),
+    )
+)
+"""They read the form of a value, not the value."""
+
+READINGS = frozenset(("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__dlpack__"))
+"""They take a value out of torch, where nothing sees what becomes of it."""
+
+ALIASES: Mapping[str, str] = {
+    **dict.fromkeys(("clone", "contiguous", "to", "float", "half", "bfloat16", "double", "type", "type_as"), "same"),
+    **dict.fromkeys(("reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "squeeze"), "reshape"),
+    **dict.fromkeys(("unsqueeze", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"), "reshape"),
+    **dict.fromkeys(("t", "T", "mT", "expand", "expand_as", "broadcast_to", "repeat", "tile"), "reshape"),
+    **dict.fromkeys(("repeat_interleave", "chunk", "split", "unbind", "tensor_split", "__getitem__"), "reshape"),
+    **dict.fromkeys(("narrow", "select", "index_select", "gather", "take_along_dim", "roll", "flip"), "reshape"),
+    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "ravel"), "reshape"),
+    **dict.fromkeys(("mean", "sum", "avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d"), "mean"),
+    **dict.fromkeys(("avg_pool2d", "adaptive_avg_pool2d"), "avg_pool2d"),
+    **dict.fromkeys(("interpolate", "upsample", "grid_sample"), "interpolate"),
+    **dict.fromkeys(("neg", "negative", "positive"), "scale"),
+    **dict.fromkeys(("conv1d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "convolution"),
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm"), "matmul"),
+    **dict.fromkeys(("einsum", "tensordot", "inner", "outer", "cumsum", "diff", "tril", "triu"), "matmul"),
+    **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices", "boolean_dispatch.<locals>.fn"), "max_pool2d"),
+    **dict.fromkeys(("absolute", "__abs__"), "abs"),
+    **dict.fromkeys(("__rdiv__", "__rtruediv__"), "reciprocal"),
+    **dict.fromkeys(("__pow__", "__rpow__", "float_power"), "pow"),
+    "masked_fill": "fill",
+    "log_sigmoid": "logsigmoid",
+}
+"""Functions of torch by name, and the kind that each is; for others the kind is the name."""
+
+ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "conv2d": {"input": ..., "weight": ..., "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1},
+    "linear": {"input": ..., "weight": ..., "bias": None},
+    "batch_norm": {
+        "input": ...,
+        "running_mean": None,
+        "running_var": None,
+        "weight": None,
+        "bias": None,
+        "training": False,
+        "momentum": 0.1,
+        "eps": 1e-5,
+    },
+    "local_response_norm": {"input": ..., "size": ..., "alpha": 1e-4, "beta": 0.75, "k": 1.0},
+    "max_pool2d": {
+        "input": ...,
+        "kernel_size": ...,
+        "stride": None,
+        "padding": 0,
+        "dilation": 1,
+        "ceil_mode": False,
+        "return_indices": False,
+    },
+}
+"""Names of the arguments, and their defaults, of kinds whose rules read more than the values of the image."""
+
+IN_PLACE = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"))
+
+
+@dataclass(slots=True)
+class Call:
+    """One operation that reads values of the image.
+
+    Attributes:
+        function: what makes the output, out of place.
+        name: of torch's function, without a trailing underscore.
+        args: as the network gave them.
+        kwargs: as the network gave them.
+        moving: the tensors among them that depend on the image, in order.
+        kind: see the module.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    moving: tuple[Tensor, ...]
+    kind: str = ""
+
+    def __call__(self) -> Any:
+        """Do what the network asked for."""
+        return self.function(*self.args, **self.kwargs)
+
+    def named(self, names: Iterable[str]) -> dict[str, Any]:
+        """The arguments by name."""
+        return dict(zip(names, self.args)) | self.kwargs  # noqa: B905 - trailing arguments have defaults
+
+    def of(self, *values: Tensor) -> Any:
+        """The same operation on other values in the place of those that depend on the image."""
+        new = iter(values)
+        places = {id(t) for t in self.moving}
+        args, kwargs = _mapped((self.args, self.kwargs), lambda t: next(new) if id(t) in places else t)
+        return self.function(*args, **kwargs)
+
+
+class Watch(TorchFunctionMode):
+    """Context in which every operation on values of the image is seen; see the module.
+
+    Args:
+        images: (N, 3, H, W), what the network will be given.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.number = WeakTensorKeyDictionary({images: 0})
+        self._now = WeakTensorKeyDictionary()
+
+    def perform(self, call: Call) -> Any:
+        """The output of an operation; a subclass puts its own in the place."""
+        return call()
+
+    def note(self, call: Call, out: Tensor) -> int:
+        """Called for each output of an operation; what is returned is its `number`."""
+        return 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for every function of its own."""
+        name, kwargs = name_of(func), dict(kwargs or {})
+        if len(self._now):
+            args, kwargs = _mapped((args, kwargs), self.current)
+        moving = tuple(t for t in tensors((args, kwargs)) if t in self.number)
+        if not moving or name in CONSTANT:
+            return func(*args, **kwargs)
+        function, args, kwargs, target = _out_of_place(func, name, args, kwargs)
+        call = Call(function, name if name.startswith("__") else name.rstrip("_"), tuple(args), kwargs, moving)
+        call.kind = kind_of(call)
+        out = self.perform(call)
+        for one in tensors((out, {})):
+            if one not in self.number:
+                self.number[one] = self.note(call, one)
+        if target is not None and out is not target:
+            self._now[target] = out
+        return None if name == "__setitem__" else out
+
+    def current(self, value: Tensor) -> Tensor:
+        """What a tensor has become by operations in place."""
+        while value in self._now:
+            value = self._now[value]
+        return value
+
+
+def name_of(func: Any) -> str:
+    """The name of one of torch's functions; of an attribute, such as `x.mT`, the attribute's."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(func.__self__, "__name__", name)
+    return f"torch.ops.{func}" if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket) else name
+
+
+def tensors(arguments: tuple[Any, Mapping[str, Any]]) -> Iterator[Tensor]:
+    """The tensors among arguments, in order, those in lists and tuples too."""
+    positional, named = arguments
+    waiting = [*(positional if isinstance(positional, list | tuple) else [positional]), *named.values()]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, list | tuple):
+            waiting[:0] = one
+
+
+def kind_of(call: Call) -> str:
+    """The kind of an operation; see the module."""
+    if "out" in call.kwargs and call.kwargs["out"] is not None:
+        return f"{call.name} with out="
+    if any(not t.is_floating_point() for t in call.moving):
+        return f"{call.name} of truth values or whole numbers"
+    if classify := CLASSIFY.get(call.name):
+        return classify(call)
+    kind = ALIASES.get(call.name, call.name)
+    several = len(call.moving) > 1 and kind in KNOWN
+    return f"{call.name} of several values of the image" if several else kind
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(one, change) for one in value))
+    if type(value) in (list, tuple):
+        return type(value)(_mapped(one, change) for one in value)
+    return {key: _mapped(one, change) for key, one in value.items()} if type(value) is dict else value
+
+
+def _out_of_place(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], Any]:
+    """A function that leaves its arguments alone, its arguments, and the tensor that `func` would have changed."""
+    if (form := _inplace_form(func)) is not None:
+        bound = form.bind(*args, **kwargs)
+        if not bound.arguments.get("inplace"):
+            return func, args, kwargs, None
+        bound.arguments["inplace"] = False
+        return func, bound.args, bound.kwargs, bound.args[0]
+    if name not in IN_PLACE and (name.startswith("__") or not name.endswith("_")):
+        return func, args, kwargs, None
+
+    def copied(value: Tensor, *rest: Any, **named: Any) -> Tensor:
+        value = value.clone()
+        func(value, *rest, **named)
+        return value
+
+    return copied, args, kwargs, args[0] if args else None
+
+
+@lru_cache(maxsize=512)
+def _inplace_form(func: Any) -> inspect.Signature | None:
+    """The signature of a function with an argument `inplace`."""
+    try:
+        form = inspect.signature(func)
+    except (ValueError, TypeError):  # written in C++
+        return None
+    return form if "inplace" in form.parameters else None
+
+
+def _added(call: Call) -> str:
+    return "shift" if len(call.moving) == 1 else "sum"
+
+
+def _multiplied(call: Call) -> str:
+    return "scale" if len(call.moving) == 1 else "product"
+
+
+def _divided(call: Call) -> str:
+    if len(call.moving) > 1:
+        return "quotient"
+    if call.kwargs.get("rounding_mode"):
+        return "div with rounding"
+    return "scale" if any(call.args[0] is one for one in call.moving) else "reciprocal"
+
+
+def _bounded(call: Call) -> str:
+    names = {"hardtanh": ("input", "min_val", "max_val"), "clamp_min": ("input", "min"), "clamp_max": ("input", "max")}
+    named = call.named(names.get(call.name, ("input", "min", "max")))
+    if call.name == "hardtanh":
+        named = {"min": named.get("min_val", -1.0), "max": named.get("max_val", 1.0)}
+    if len(call.moving) > 1:
+        return "clamp between values of the image"
+    low, high = _number(named.get("min")), _number(named.get("max"))
+    if low != 0:
+        return "clamp"
+    return "relu" if high in (None, torch.inf) else "relu6" if high > 0 else "clamp"
+
+
+def _threshold(call: Call) -> str:
+    named = call.named(("input", "threshold", "value"))
+    if named["threshold"] != named["value"]:
+        return "threshold"
+    return "relu" if named["value"] == 0 else "clamp"
+
+
+def _leaky(call: Call) -> str:
+    return "relu" if call.named(("input", "negative_slope")).get("negative_slope", 0.01) == 0 else "leaky_relu"
+
+
+def _larger(call: Call) -> str:
+    """`maximum` and `minimum` of two tensors, or `max` and `min` of one."""
+    named = call.named(("input", "other"))
+    pair = [one for one in (named.get("input"), named.get("other")) if isinstance(one, Tensor)]
+    low = call.name in ("minimum", "min", "fmin", "amin")
+    if len(pair) < 2:
+        return "amin" if low else "amax"
+    if len(call.moving) > 1:
+        return f"{call.name} of several values of the image"
+    (constant,) = (one for one in pair if all(one is not other for other in call.moving))
+    return "minimum" if low else "relu" if _number(constant) == 0 else "maximum"
+
+
+def _chosen(call: Call) -> str:
+    condition = call.named(("condition",)).get("condition")
+    return "where by the image's values" if any(condition is one for one in call.moving) else "fill"
+
+
+def _dropped(call: Call) -> str:
+    named = call.named(("input", "p", "training"))
+    on = named.get("training", named.get("train", True)) and named.get("p", 0.5) > 0
+    return f"{call.name} that is on in evaluation" if on else "same"
+
+
+def _batch_norm(call: Call) -> str:
+    if getattr(call.function, "__module__", "") != "torch.nn.functional":
+        return "torch.batch_norm"
+    named = call.named(ARGUMENTS["batch_norm"])
+    of_batch = named.get("training") or named.get("running_mean") is None or named.get("running_var") is None
+    return "batch_norm by the batch's statistics" if of_batch or len(call.moving) > 1 else "batch_norm"
+
+
+def _padded(call: Call) -> str:
+    named = call.named(("input", "pad", "mode", "value"))
+    return "fill" if named.get("mode", "constant") == "constant" and named.get("value") else "pad"
+
+
+def _joined(call: Call) -> str:
+    named = call.named(("tensors",))
+    return "cat" if len(named["tensors"]) == len(call.moving) else "fill"
+
+
+def _rrelu(call: Call) -> str:
+    return "rrelu that is random" if call.named(("input", "lower", "upper", "training")).get("training") else "rrelu"
+
+
+def _number(value: Any) -> Any:
+    """A bound as a number, where it is one: NaN for a tensor of different numbers."""
+    if not isinstance(value, Tensor):
+        return value
+    low, high = (float(v) for v in value.detach().aminmax()) if value.numel() else (torch.nan, torch.nan)
+    return low if low == high else torch.nan
+
+
+CLASSIFY: Mapping[str, Callable[[Call], str]] = {
+    **dict.fromkeys(("add", "__add__", "__iadd__", "__radd__", "sub", "subtract", "rsub"), _added),
+    **dict.fromkeys(("__sub__", "__isub__", "__rsub__"), _added),
+    **dict.fromkeys(("mul", "multiply", "__mul__", "__imul__", "__rmul__"), _multiplied),
+    **dict.fromkeys(("div", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__", "__idiv__"), _divided),
+    **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max", "hardtanh"), _bounded),
+    **dict.fromkeys(("threshold", "_threshold"), _threshold),
+    **dict.fromkeys(("maximum", "minimum", "max", "min", "fmax", "fmin", "amax", "amin"), _larger),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), _dropped),
+    **dict.fromkeys(("feature_dropout", "feature_alpha_dropout"), _dropped),
+    "leaky_relu": _leaky,
+    **dict.fromkeys(("cat", "concat", "concatenate", "stack", "hstack", "vstack"), _joined),
+    "where": _chosen,
+    "batch_norm": _batch_norm,
+    "pad": _padded,
+    "rrelu": _rrelu,
+}
+"""Functions of torch whose kind depends on the arguments."""
