@@ -51,40 +51,44 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
-def write_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """Write a file as a whole."""
-    with replacing(path, sync=sync) as beside:
+def write_bytes(path: Path, content: bytes, *, sync: bool = False, follow: bool = True) -> None:
+    """Write a file as a whole; `follow` as of `replacing`."""
+    with replacing(path, sync=sync, follow=follow) as beside:
         beside.write_bytes(content)
 
 
 @contextmanager
-def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterator[Path]:
     """Give a path to write to, which takes the place of `path` when the block ends without an error.
 
-    The folder is made where it is missing. A link is followed; a file that is replaced passes on its permissions. A
-    pipe or device (`/dev/stdout`) is written to directly.
+    The folder is made where it is missing. A file that is replaced passes on its permissions. A pipe or device
+    (`/dev/stdout`) is written to directly.
 
     Args:
         path: the file to write.
         sync: whether its content is on the disk before it takes the place; for the name too, see `sync_folder`.
+        follow: whether the file that a link leads to is written; without, the new file takes the place of whatever
+            link, pipe or device stands there.
 
     Raises:
         OSError: the file cannot be written; `filename` is `path`, or the other file that the block failed on.
     """
     beside = None
     try:
-        before = path.stat() if path.exists() else None
+        there = path.exists() if follow else os.path.lexists(path)
+        before = path.stat(follow_symlinks=follow) if there else None
         if before and stat.S_ISDIR(before.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if before and not stat.S_ISREG(before.st_mode):
+        is_file = before is None or stat.S_ISREG(before.st_mode)
+        if follow and not is_file:
             yield path
             return
-        place = path.resolve() if path.is_symlink() else path
+        place = path.resolve() if follow and path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
         name = f".writing-{socket.gethostname()}-{os.getpid()}-{next(_COUNT)}{place.suffix}"
         beside = place.with_name(name)
         yield beside
-        if before:
+        if before and is_file:
             beside.chmod(stat.S_IMODE(before.st_mode))
         if sync:
             _sync(beside)
@@ -142,15 +146,24 @@ def remove_leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
         hours: age from which a file of another machine, whose processes cannot be seen from here, is left over.
     """
     removed = []
+    for path in leftovers(folder, hours=hours):
+        with suppress(OSError):
+            path.unlink()
+            removed.append(path)
+    return removed
+
+
+def leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
+    """Return what `remove_leftovers` would remove."""
+    found = []
     for path in sorted(folder.glob(".writing-*")):
         if (match := _HIDDEN.fullmatch(path.name)) is None:
             continue
         with suppress(OSError):
             here = match["host"] == socket.gethostname()
             if not _runs(int(match["pid"])) if here else path.stat().st_mtime < time.time() - hours * 3600:
-                path.unlink()
-                removed.append(path)
-    return removed
+                found.append(path)
+    return found
 
 
 def one_line(error: OSError) -> str:
@@ -163,6 +176,18 @@ def one_line(error: OSError) -> str:
     reason = " ".join(str(reason).split())
     names = [text for name in (error.filename, error.filename2) if (text := _text(name))]
     return f"{' -> '.join(names)}: {reason}" if names else reason
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return what is wrong in one line; the kind of the error comes first where its text is for programmers.
+
+    >>> first_line(ValueError("a\nb")), first_line(KeyError("a"))
+    ('a', "KeyError: 'a'")
+    """
+    if isinstance(error, OSError) and error.errno:
+        return one_line(error)
+    line = next(iter(str(error).splitlines()), "")
+    return line if isinstance(error, ValueError | OSError) and line else f"{type(error).__name__}: {line}"
 
 
 def _named(error: OSError, path: Path) -> OSError:

@@ -92,7 +92,7 @@ def take(path: Path, *, wait: bool = False, for_everybody: bool = False) -> Lock
 def is_held(path: Path) -> bool:
     """Whether a process has the lock of a file; False where it may not be read."""
     with suppress(OSError):
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # of a pipe, too
         try:
             _flock(number, shared=True, wait=False)
         except OSError as error:

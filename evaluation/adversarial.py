@@ -23,21 +23,24 @@ Lengths of the noise are in the picture before normalisation, where black is 0 a
 1/255; and `relative_l2`, the length over that of the picture, in percent, which the paper of DeepFool averages.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from eigencam.evaluation import similarity, states, statistics
 from eigencam.evaluation.attacks import Attack, Attacked
 from eigencam.evaluation.base import Metric, Probe, Row
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,8 @@ def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "h
 
 def _first(logits: Tensor) -> NDArray[np.int64]:
     """(N,): the first class of each answer (N, K); -1 where it is not finite."""
+    import torch
+
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu().numpy()
 
 

@@ -14,22 +14,25 @@ r"""Adversarial noise: the small change of a picture that changes what a network
 
 Functions of a differentiable network and a batch; pictures are changed independently of each other.
 
+>>> import torch
 >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 >>> found = deepfool(lambda x: x.flatten(1) @ weights, torch.tensor([[2.0, 1.0]]), overshoot=0.0)
 >>> found.images, found.iterations
 (tensor([[1.4999, 1.5001]]), tensor([1]))
 """
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Logits = Callable[[Tensor], Tensor]
+
+Logits = Callable[["Tensor"], "Tensor"]
 """(B, ...) float32 pictures to (B, K) logits, differentiable; the logits of a picture depend on no other."""
 
 Space = Literal["network", "pixels"]
@@ -82,6 +85,8 @@ def deepfool(
         max_iter: steps at most.
         clip: lowest and highest values allowed, which each step is cut to; None: any.
     """
+    import torch
+
     with torch.no_grad():
         first = logits(images)
         order = first.topk(min(num_classes, first.shape[1]), dim=1).indices
@@ -138,6 +143,9 @@ def pgd(
         low: lowest value allowed.
         high: highest.
     """
+    import torch
+    import torch.nn.functional as F
+
     changed = images if start is None else (images + start).clamp(low, high)
     for _ in range(steps):
         with torch.enable_grad():
@@ -151,6 +159,8 @@ def pgd(
 
 def _class_gradients(logits: Logits, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, K), and gradients (C, B, ...) of each picture's own `classes` (B, C): a forward pass, C backward."""
+    import torch
+
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         scores = logits(x)
@@ -189,6 +199,8 @@ class DeepFool:
 
     def __call__(self, logits: Logits, images: Tensor, scale: Tensor, names: Sequence[str]) -> Attacked:
         """See `Attack`; nothing is random."""
+        import torch
+
         unit = scale if self.space == "network" else torch.ones_like(scale)
         found = deepfool(
             lambda z: logits(z / unit),
@@ -244,6 +256,8 @@ class PGD:
 
     def __call__(self, logits: Logits, images: Tensor, scale: Tensor, names: Sequence[str]) -> Attacked:
         """See `Attack`."""
+        import torch
+
         start = None
         if self.random_start:
             seeds = [zlib.crc32(f"{self.seed} {name}".encode()) for name in names]
@@ -259,5 +273,7 @@ def _check_eps(eps: float) -> None:
 
 
 def _predicted(logits: Logits, images: Tensor) -> Tensor:
+    import torch
+
     with torch.no_grad():
         return logits(images).argmax(1)

@@ -34,20 +34,22 @@ insertion, ROAD's shares likewise, coherency and ADCC of 0, complexity of 100 %.
 Where the network has no answer for any image, or the drop is 0/0 in all of them, the metric is not defined.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Probe, Row
-from eigencam.evaluation.imputation import impute
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Fill = Literal["black", "mean", "blur"]
 FILLS: tuple[Fill, ...] = ("black", "mean", "blur")
@@ -81,6 +83,8 @@ class AverageDrop:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`confidence` Y, and `kept_P` O for each share P in percent; 0..1."""
+        import torch
+
         m, map_states = scaled(maps, probe)
         n, ranks = len(m), ranks_of(m)
         base = _filling(probe, self.fill)
@@ -148,6 +152,8 @@ class InsertionDeletion:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`deletion` and `insertion`: (steps + 1,) float32 probabilities."""
+        import torch
+
         m, map_states = scaled(maps, probe)
         n, ranks, points = len(m), ranks_of(m), self.steps + 1
         gone = torch.linspace(0, m[0].numel(), points, device=m.device).round()
@@ -200,6 +206,10 @@ class Road:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`morf` and `lerf`: (4,) float32 probabilities after the most and the least relevant shares were removed."""
+        import torch
+
+        from eigencam.evaluation.imputation import impute
+
         m, map_states = scaled(maps, probe)
         n, ranks, pixels = len(m), ranks_of(m), m[0].numel()
         shares = torch.tensor(ROAD_SHARES, device=m.device)
@@ -250,6 +260,8 @@ class Adcc:
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
         """`coherency`, `complexity`, `drop`; 0..1, the drop NaN where it is not defined."""
+        import torch
+
         m, map_states = scaled(maps, probe)
         weighted = (probe.images * m[:, None]).to(probe.images.dtype)
         again, _ = scaled(probe.explain(weighted).float().cpu().numpy(), probe)
@@ -284,6 +296,9 @@ class Adcc:
 
 def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
     """(N, H, W) float32 in 0..1: maps scaled from their minimum and maximum, then enlarged; and their states."""
+    import torch
+    import torch.nn.functional as F
+
     m = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(probe.images.device)
     low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
     span = high - low
@@ -297,6 +312,8 @@ def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
 
 def ranks_of(m: Tensor) -> Tensor:
     """(N, H, W) int64: place of each pixel by falling value, 0 the first; equal values in raster order."""
+    import torch
+
     order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(order)
     places = torch.arange(order.shape[1], device=m.device).expand_as(order)
@@ -305,6 +322,9 @@ def ranks_of(m: Tensor) -> Tensor:
 
 def _filling(probe: Probe, fill: Fill) -> Tensor:
     """(N, 3, H, W): what replaces a pixel that is taken away."""
+    import torch
+    import torch.nn.functional as F
+
     if fill != "blur":
         return (probe.black if fill == "black" else torch.zeros_like(probe.black)).expand_as(probe.images)
     offsets = torch.arange(-5, 6, device=probe.images.device)
@@ -316,6 +336,8 @@ def _filling(probe: Probe, fill: Fill) -> Tensor:
 
 def _pairs(part: slice, n: int) -> tuple[Tensor, Tensor]:
     """Which variant and which picture each input of a slice is."""
+    import torch
+
     which = torch.arange(part.start, part.stop)
     return which // n, which % n
 

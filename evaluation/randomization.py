@@ -24,8 +24,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from eigencam.evaluation import similarity, states
@@ -146,6 +144,9 @@ def _alike(
     a: NDArray[np.float32], b: NDArray[np.float32], structure: bool, size: tuple[int, ...]
 ) -> dict[str, NDArray[np.float64]]:
     """(N,) of each measure."""
+    import torch
+    import torch.nn.functional as F
+
     found = {name: similarity.rank_correlation(a, b, absolute=name == "rank_abs") for name in RANKS}
     if structure:
         x, y = (

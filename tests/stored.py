@@ -9,8 +9,9 @@ import pandas as pd
 
 from eigencam.evaluation.localization import Localization
 from eigencam.store.canonical import checksum
+from eigencam.store.examine import published
 from eigencam.store.identity import describe
-from eigencam.store.records import Result, publish, published, summed_up
+from eigencam.store.records import Result, publish, summed_up
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
 from eigencam.store.schema import ROWS, SUMMARY, Summary
 from eigencam.store.seal import read_json, write_json
@@ -71,3 +72,18 @@ def restated(folder: Path, change: Callable[[dict[str, Any]], object], **summary
     write_json(moved / IDENTITY_FILE, identity)
     write_json(moved / SUMMARY, told.stored())
     return moved
+
+
+def half(root: Path, n: int = 6, **changes: Any) -> Result:
+    """A result with rows of some of its images, in several parts, and one that could not be decoded."""
+    made = result(root, **changes)
+    made.open("a: 1\n", ENVIRONMENT)
+    done = made.done()
+    for k, start in enumerate((0, n - 3, n - 1)):
+        lines = rows(3 - k, start=start).to_dict("records")
+        made.add(line for line in lines if line["image"] not in done)  # type: ignore[misc]
+        made.flush()
+    made.add_bad(f"{n:04d}", "no image")
+    made.flush()
+    made.close()
+    return made

@@ -15,7 +15,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from eigencam.configuring.results import default_results
+from eigencam.evaluation.escaping import one_line
 from eigencam.store.reader import Stored, is_result, newest, read_all
+from eigencam.store.schema import CONFIG, DAMAGED, RUNS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +32,11 @@ def main(args: argparse.Namespace) -> int:
     if not found:
         print(f"{args.results}: nothing to prune")
         return 0
-    print(tabulate([(why, folder.name, text) for folder, why, text in found], ("why", "result", ""), "simple"))
+    lines = [tuple(map(one_line, (why, folder.name, text))) for folder, why, text in found]
+    print(tabulate(lines, ("why", "result", ""), "simple", disable_numparse=True))
     if args.yes:
         for folder, _, _ in found:
-            shutil.rmtree(folder)
+            _remove(folder)
         print(f"{len(found)} results removed from {args.results}")
     else:
         print(f"{len(found)} results in {args.results}; --yes removes them")
@@ -60,7 +63,22 @@ def prunable(root: Path) -> list[tuple[Path, str, str]]:
             found.append((stored.folder, "orphaned", f"unfinished; superseded by {later.folder.name}"))
     known = {stored.folder for stored in read_all(root)}
     others = [folder for folder in root.iterdir() if folder.is_dir() and is_result(folder.name) and folder not in known]
-    return sorted([*found, *((folder, "orphaned", "no identity in it") for folder in others)])
+    left = [(folder, "orphaned", "no identity in it") for folder in others if _holds_nothing_else(folder)]
+    return sorted([*found, *left])
+
+
+def _holds_nothing_else(folder: Path) -> bool:
+    """Whether a folder holds only what a run leaves; a folder that is named like a result may be something else."""
+    ours = ("error*.json", CONFIG, RUNS, DAMAGED, ".lock*", ".writing-*")
+    return all(any(path.match(pattern) for pattern in ours) for path in folder.iterdir())
+
+
+def _remove(folder: Path) -> None:
+    """Remove a result; of a link to a folder elsewhere only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _later(stored: Stored, by_meaning: dict[str, Stored]) -> Stored | None:

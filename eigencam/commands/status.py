@@ -140,7 +140,8 @@ def _state(stored: Stored) -> dict[str, Any]:
     if stored.state != "partial":
         return {**line, "error": "; ".join(as_lines([stored]))}
     parts = stored.parts()
-    line |= {"rows": sum(rows for _, rows in parts), "pictures": stored.identity["dataset"].get("n")}
+    n = stored.identity["dataset"].get("n")
+    line |= {"rows": sum(rows for _, rows in parts), "pictures": n if type(n) is int and 0 <= n < 2**53 else None}
     if stored.running:
         return {**line, "state": "running", "left_s": _left(stored, line)}
     if errors := stored.errors():

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from eigencam.configuring.results import add_trust, default_results, trust_of
+from eigencam.evaluation.escaping import one_line
+from eigencam.files import first_line
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.records import publish, summed_up
-from eigencam.store.trust import Trust, UntrustedError
+from eigencam.store.trust import Trust
 from eigencam.versions import summary_versions_of
 
 
@@ -30,10 +32,10 @@ def main(args: argparse.Namespace) -> int:
             try:
                 made += again(stored, trust, always=args.all)
                 continue
-            except UntrustedError as error:
-                print(f"{stored.folder.name}: {error}")
+            except Exception as error:  # code that is not trusted, or whatever it makes of rows from elsewhere
+                print(one_line(f"{stored.folder.name}: {first_line(error)}"))
         elif stored.state == "damaged":
-            print("\n".join(stored.faults))
+            print("\n".join(map(one_line, stored.faults)))
         else:
             continue
         failed += 1

@@ -6,17 +6,24 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from eigencam.evaluation import escaping
+from eigencam.files import first_line
 from eigencam.store.reader import Stored, as_lines, newest, read_all
 from eigencam.store.schema import NAMES
 
 LONG = 40
 """Characters from which on a parameter in a name is cut, or left out where the others tell enough."""
+
+
+MOST = 8
+"""Parameters in a name."""
 
 
 def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[str]) -> pd.DataFrame:
@@ -71,8 +78,17 @@ def complete(root: Path | str) -> tuple[list[Stored], list[Stored]]:
     if everything and all(stored.state == "refused" for stored in everything):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(everything[0].folder))
     for line in as_lines(everything):
-        print(f"left out: {line}", file=sys.stderr)
+        print(escaping.one_line(f"left out: {line}"), file=sys.stderr)
     return newest(stored for stored in everything if stored.state in ("done", "left out"))
+
+
+@contextmanager
+def alone(folder: str, what: str = "left out") -> Iterator[None]:
+    """Let what one result raises (damaged rows, code that is not trusted) cost that result alone, named on stderr."""
+    try:
+        yield
+    except Exception as error:  # whatever its evaluator makes of rows from elsewhere
+        print(escaping.one_line(f"{what}: {folder}: {first_line(error)}"), file=sys.stderr)
 
 
 def read_results(root: Path, folders: Container[str] | None = None) -> list[dict[str, Any]]:
@@ -156,11 +172,21 @@ def _tell_apart(results: list[dict[str, Any]]) -> None:
             if _kinds(flat, short) == _kinds(flat, differing):  # a checksum tells nothing more
                 differing = short
             for result, parameters in zip(same, flat, strict=True):
-                shown = [
-                    f"{k.removeprefix('parameters.')}={_short(parameters[k])}" for k in differing if k in parameters
-                ]
+                there = [k for k in differing if k in parameters]
+                shown = [f"{_short(k.removeprefix('parameters.'))}={_short(parameters[k])}" for k in there]
                 if shown:
-                    result[part] += f" ({', '.join(shown)})"
+                    result[part] += f" ({', '.join(shown[:MOST])}{', …' if len(shown) > MOST else ''})"
+    for same in _alike(results):  # they differ in something else: the memory format, a key that is new
+        for result in same[1:]:
+            result["method"] += f" ({result['folder'].rsplit('-', 1)[-1]})"
+
+
+def _alike(results: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The results that would stand in one cell of a table."""
+    places: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for result in results:
+        places.setdefault(tuple(result[key] for key in ("group", *NAMES)), []).append(result)
+    return [same for same in places.values() if len(same) > 1]
 
 
 def _kinds(flat: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:

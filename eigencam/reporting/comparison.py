@@ -15,6 +15,7 @@ from eigencam.evaluation.base import Metric, headline_of
 from eigencam.evaluation.paired import Difference, difference, holm
 from eigencam.evaluation.statistics import by_picture
 from eigencam.evaluation.tables import Table
+from eigencam.files import first_line
 from eigencam.store.canonical import canonical
 from eigencam.store.reader import Stored, read
 from eigencam.store.trust import PACKAGED, Trust
@@ -243,7 +244,10 @@ def _keyed(stored: Stored) -> pd.DataFrame:
 
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
     """The summary of rows, by name; nothing where there are no rows."""
-    return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+    try:
+        return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # sealed, and still no rows of this evaluator
+        raise ValueError(f"rows that {type(evaluator).__name__} cannot sum up: {first_line(error)}") from None
 
 
 def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str], notes: Iterable[str]) -> None:

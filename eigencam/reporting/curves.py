@@ -13,6 +13,7 @@ from eigencam.evaluation.base import Curve, curves_of
 from eigencam.evaluation.escaping import figure as figure_text
 from eigencam.evaluation.escaping import file_name
 from eigencam.files import replacing
+from eigencam.reporting.collect import alone
 
 KINDS = ("pdf", "svg", "png")
 COLOURS = ("#4a86c5", "#ee7733", "#2a9d47", "#cc4c93", "#66ccee", "#ccaa33", "#ee6677", "#009988", "#8a6fd1", "#a8683c")
@@ -73,7 +74,10 @@ def plots(results: Iterable[tuple[dict[str, Any], Any, pd.DataFrame]]) -> list[P
     made: dict[tuple[str, ...], Plot] = {}
     for result, evaluator, rows in results:
         dataset = f"{result['dataset']} {result['part']}".strip()
-        for curve in curves_of(evaluator, rows) if len(rows) else ():
+        found: list[Curve] = []
+        with alone(result["folder"], "no curves of"):
+            found = list(curves_of(evaluator, rows)) if len(rows) else []
+        for curve in found:
             names = (dataset, result["network"], result["evaluator"], curve.name)
             key = (*names[:3], result["group"], curve.name)
             made.setdefault(key, Plot(*names)).lines[result["method"]] = curve

@@ -3,8 +3,7 @@
 Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and give back a long frame.
 """
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import SAID, Metric
+from eigencam.reporting.collect import alone
 from eigencam.store.reader import Stored, read_all
-from eigencam.store.trust import PACKAGED, Trust, UntrustedError
+from eigencam.store.trust import PACKAGED, Trust
 
 PARTS = ("right", "wrong")
 _METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better", "note", *SAID)
@@ -43,24 +43,23 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
         if shared["unsupported"]:
             lines.append({str(key): value for key, value in of.iloc[0].items()})
             continue
-        rows = stored[str(folder)].rows()
-        right = _right(rows)
-        if right is None:
-            continue
-        try:
+        with alone(str(folder)):
+            rows = stored[str(folder)].rows()
+            right = _right(rows)
+            if right is None:
+                continue
             evaluator = stored[str(folder)].evaluator(trust)
-        except UntrustedError as error:
-            print(f"left out: {folder}: {error}", file=sys.stderr)
-            continue
-        shared["headline"] = [
-            "|".join(f"{name}_{part}" for name in names.split("|"))
-            for names in shared["headline"] or of["metric"]
-            for part in PARTS
-        ]
-        for part, chosen in zip(PARTS, (right, ~right), strict=True):
-            own = rows[chosen].reset_index(drop=True)
-            metrics = statistics.by_picture(evaluator.summary(own), own) if len(own) else _none(of)
-            lines += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
+            shared["headline"] = [
+                "|".join(f"{name}_{part}" for name in names.split("|"))
+                for names in shared["headline"] or of["metric"]
+                for part in PARTS
+            ]
+            made: list[dict[str, Any]] = []
+            for part, chosen in zip(PARTS, (right, ~right), strict=True):
+                own = rows[chosen].reset_index(drop=True)
+                metrics = statistics.by_picture(evaluator.summary(own), own) if len(own) else _none(of)
+                made += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
+            lines += made
     if not any(line["metric"] for line in lines):
         raise ValueError(
             f"{root}: no rows say whether the prediction is right; the network's classes must be the dataset's, and "
@@ -83,10 +82,13 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
     for _, of in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
         if of["folder"].nunique() < 2:
             continue
-        rows = {folder: stored[folder].rows() for folder in set(of["folder"])}
-        for metric, lines in of.groupby("metric", sort=False):
-            kept, name = str(lines["kept"].iloc[0]), str(lines["win"].iloc[0])
-            frame = pd.concat([_drop(rows[folder], kept) for folder in lines["folder"]], axis=1, join="inner")
+        by_row = _drops(stored, of)
+        for metric, everything in of.groupby("metric", sort=False):
+            lines = everything[[(folder, metric) in by_row for folder in everything["folder"]]]
+            if len(lines) < 2:
+                continue
+            name = str(lines["win"].iloc[0])
+            frame = pd.concat([by_row[folder, str(metric)] for folder in lines["folder"]], axis=1, join="inner")
             drop, images = frame.to_numpy(), frame.index.to_frame()
             defined = ~np.isnan(drop)
             smallest = defined & (drop <= np.fmin.reduce(drop, axis=1, keepdims=True))
@@ -108,6 +110,17 @@ def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
 def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
     """Return the results behind the lines of a frame, by the folder's name."""
     return {stored.folder.name: stored for stored in read_all(root, set(long["folder"]))}
+
+
+def _drops(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    """The drop of each row, by folder and metric; a result whose rows do not give it is named and left out."""
+    found: dict[tuple[str, str], pd.Series] = {}
+    for folder, of in lines.groupby("folder"):
+        with alone(str(folder), "no wins of"):
+            rows = stored[str(folder)].rows()
+            for metric, kept in zip(of["metric"], of["kept"], strict=True):
+                found[str(folder), str(metric)] = _drop(rows, str(kept))
+    return found
 
 
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:

@@ -21,12 +21,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from eigencam.datasets.base import BadImageError, BadTruthError, Truth
+from eigencam.datasets.base import Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.evaluation import states
 from eigencam.evaluation.base import Metric, headline_of
+from eigencam.files import first_line
 from eigencam.store.canonical import canonical
-from eigencam.store.reader import read_all
+from eigencam.store.reader import Stored, read_all
 from eigencam.store.schema import CONFIG
 from eigencam.store.trust import Trust, packaged_target
 
@@ -171,8 +172,8 @@ def pictures(
         folders = {method: folder for (net, method), folder in scores.folders.items() if net == network}
         try:
             job, names = _job(root, folders, settings, trust, say)
-        except (ValueError, FileNotFoundError, KeyError) as error:
-            say(f"no pictures of {network}: {str(error).splitlines()[0]}")
+        except Exception as error:  # whatever a config from elsewhere leads to
+            say(f"no pictures of {network}: {first_line(error)}")
             continue
         place = {image: i for i, image in enumerate(job.dataset.ids)}
         index = pd.MultiIndex.from_tuples(items, names=["image", "label"])
@@ -183,8 +184,8 @@ def pictures(
             image, label = item
             try:
                 seen = _seen(job, place[image], label)
-            except (BadImageError, BadTruthError, KeyError) as error:
-                say(f"{image}: {error}")
+            except Exception as error:  # an image that cannot be decoded, a method that raises
+                say(f"{image}: {first_line(error)}")
                 continue
             picture = found.setdefault(item, seen.picture(job))
             picture["networks"][network] = {
@@ -273,13 +274,12 @@ def _job(
     found = {method: by_name[folder] for method, folder in folders.items()}
     configs = {method: stored.config() for method, stored in found.items()}
     names = {f"m{k}": method for k, method in enumerate(folders)}
-    nodes = {key: configs[method]["method"][found[method].names[2]] for key, method in names.items()}
+    nodes = {key: _method_node(configs[method], found[method]) for key, method in names.items()}
     content = next(iter(configs.values()))
-    content |= {"method": nodes, "logger": {}, "on_unsupported": "skip", "device": "auto"}
+    content |= {"method": nodes, "on_unsupported": "skip", "device": "auto"}
     content["on_bad_truth"] = "skip"  # such images have no row
     content["evaluator"] = {"localization": {"_target_": packaged_target("evaluator", "Localization")}}
-    trust.check(content, CONFIG)
-    job = prepare(_changed(OmegaConf.create(content), settings))
+    job = prepare(_changed(OmegaConf.create(trust.confined(content, CONFIG)), settings))
     expected = next(iter(found.values())).identity
     for what in ("network", "dataset"):
         now = next(iter(job.results.values())).identity[what]
@@ -292,6 +292,14 @@ def _job(
             say(f"no pictures of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
             del names[key], job.methods[key]
     return job, names
+
+
+def _method_node(config: Mapping[str, Any], stored: Stored) -> Any:
+    """The method that a result was made with, as its config describes it."""
+    methods, name = config.get("method"), stored.names[2]
+    if not isinstance(methods, Mapping) or name not in methods:
+        raise ValueError(f"{stored.folder / CONFIG}: it describes no method {name}")
+    return methods[name]
 
 
 def _changed(config: Any, settings: Sequence[str]) -> Any:

@@ -294,5 +294,7 @@ def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     if not planned:
         return ""
     theirs, ours = found.get("parameters", {}), planned.get("parameters", {})
+    if not isinstance(theirs, Mapping):
+        return "other parameters"
     differing = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]
     return ", ".join(f"{key}={theirs.get(key, 'default')}" for key in differing)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,9 +14,9 @@ import pandas as pd
 from eigencam.evaluation import escaping
 from eigencam.evaluation.tables import Table
 from eigencam.reporting import curves, gallery
-from eigencam.reporting.collect import provenance
+from eigencam.reporting.collect import alone, provenance
 from eigencam.reporting.derived import by_folder
-from eigencam.store.trust import Trust, UntrustedError
+from eigencam.store.trust import Trust
 
 PLOT = (300.0, 170.0)
 """Width and height of a plot's inside, CSS pixels."""
@@ -64,10 +63,9 @@ def loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
     for result in long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records"):
         if not result["unsupported"]:
             one = stored[result["folder"]]
-            try:
-                yield {str(k): v for k, v in result.items()}, one.evaluator(trust), one.rows()
-            except UntrustedError as error:
-                print(f"no curves and no images of {one.folder.name}: {error}", file=sys.stderr)
+            with alone(one.folder.name, "no curves and no images of"):
+                evaluator, rows = one.evaluator(trust), one.rows()
+                yield {str(k): v for k, v in result.items()}, evaluator, rows
 
 
 def galleries(
@@ -84,7 +82,8 @@ def galleries(
         if len(rows):
             several = names[result["dataset"], result["part"]] > 1
             name = f"{_dataset(result)}, class: {result['target']}" if several else _dataset(result)
-            scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows)
+            with alone(result["folder"], "no images of"):
+                scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows)
     baselines = set(long.loc[long["baseline"].astype(bool), "method"])
     sets: dict[str, Any] = {}
     for (name, _), of in scores.items():

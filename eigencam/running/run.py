@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError, BadTruthError
+from eigencam.files import first_line, one_line
+from eigencam.locks import HeldError
 from eigencam.methods.base import is_baseline
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
 from eigencam.running.loading import Batch, Pictures, load
@@ -32,6 +34,7 @@ from eigencam.running.rows import Key, Scored, pairs_of, rows_of, score
 from eigencam.running.work import Work
 from eigencam.store.environment import environment, keep_freed_memory
 from eigencam.store.records import Result, Shard, summed_up
+from eigencam.store.schema import SUMMARY
 
 TIMED_BATCHES = 3
 """In so many batches, from the second on, the time of every method is taken alone."""
@@ -56,17 +59,21 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     keep_freed_memory()
     job = prepare(composed)
     for result in job.results.values():
-        result.sum_up_again(job.evaluators[result.names[-1]])
+        try:
+            result.sum_up_again(job.evaluators[result.names[-1]])
+        except Exception as error:  # a folder that may only be read, or rows that the evaluator did not make
+            say(f"  {result.folder}: not summed up again: {first_line(error)}")
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""
     title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{seen}"
-    todo = _to_do(job)
     _refuse_gaps(job)
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {
         "weights_sha256": job.network.sha256,
         "dataset": next(iter(job.results.values())).identity["dataset"],
     }
+    _mend(job, text, where, shard, say)
+    todo = _to_do(job)
     with ExitStack() as stack:
         for result in todo.values():
             result.open(text, where, shard)
@@ -115,6 +122,24 @@ def _to_do(job: Job) -> dict[Key, Result]:
     """The results that are not complete, but for those already noted as left out."""
     noted = {key for key, result in job.results.items() if key[0] in job.unsupported and result.summary}
     return {key: result for key, result in job.results.items() if key not in noted and not result.complete}
+
+
+def _mend(job: Job, config: str, where: Mapping[str, Any], shard: Shard, say: Callable[[str], None]) -> None:
+    """Set aside what is damaged in complete results, and remove what a killed process left there."""
+    for result in job.results.values():
+        if not (result.folder / SUMMARY).exists() or result.whole:
+            continue
+        try:
+            result.open(config, where, shard)
+        except HeldError:  # whoever writes it has just finished it
+            continue
+        except OSError as error:  # somebody else's folder: what is not damaged can be read all the same
+            say(f"  {one_line(error)}")
+            continue
+        result.close()
+        for line in result.repaired:
+            say(f"  {line}")
+        result.repaired.clear()
 
 
 def _fitted_on(job: Job) -> frozenset[str]:

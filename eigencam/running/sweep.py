@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from eigencam.configuring.named import quoted
 from eigencam.locks import HeldError, take
-from eigencam.store.canonical import canonical
-from eigencam.store.reader import read_all
+from eigencam.store.reader import Stored, read_all
 from eigencam.store.schema import CONFIG
+from eigencam.store.seal import DamagedError, read_yaml
 from eigencam.store.trust import Trust
 
 PLACES = ("launcher", "shard", "device")
@@ -45,20 +45,24 @@ def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, D
             yield " ".join(chosen), compose(config, chosen)
 
 
-def failed(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The configs of the jobs that left a failed result below `root`, each once, with the file of one result."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+def failed(root: Path) -> list[Stored]:
+    """Return the results below `root` that failed, one for each config."""
+    found: dict[str, Stored] = {}
     for stored in read_all(root):
         if stored.summary is None and stored.errors():
-            config = stored.config()
-            found.setdefault(canonical(config), (stored.folder / CONFIG, config))
+            try:
+                config = read_yaml(stored.folder / CONFIG)
+            except (DamagedError, FileNotFoundError):
+                config = stored.folder.name  # a job of its own, whose fault is named
+            found.setdefault(config, stored)
     return list(found.values())
 
 
 def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Exception], int], trust: Trust) -> int:
     """Run the failed jobs again, one after another; one that fails again does not stop the others.
 
-    A stored config is data: it is run where all that it names is trusted, and writes below `root` only.
+    A stored config is data: it is run where all that it names is trusted, writes below `root` only, and tells no
+    loggers.
 
     Returns:
         The exit status: 0 when none failed again, 2 where there is no such folder.
@@ -68,9 +72,9 @@ def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Except
     todo = failed(root)
     print(f"{len(todo)} failed jobs in {root}")
     status = 0
-    for path, content in todo:
+    for stored in todo:
         try:
-            trust.check(content, str(path))
+            content = trust.confined(stored.config(), str(stored.folder / CONFIG))
             paths = content.get("paths")
             content["paths"] = {**(paths if isinstance(paths, dict) else {}), "results": str(root)}
             run(OmegaConf.create(content))

@@ -19,9 +19,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigencam.files import write_bytes
-from eigencam.store.schema import DAMAGED, Bad
-from eigencam.store.seal import DamagedError, digest, read_json, write_json
+from eigencam.files import regular, write_bytes
+from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
+from eigencam.store.seal import DamagedError, digest, read_bytes, read_json, write_json
+
+LARGEST_PART = 8 * 2**30
+"""Bytes that a part may have."""
 
 _OWNER = b"eigencam.result"
 """Key of a part's metadata: the checksum of the identity it belongs to."""
@@ -54,7 +57,7 @@ class Parts:
             absorbed.append(path)
         content = as_bytes(table, {_OWNER: self.owner.encode()})
         path = self.folder / f"{self.shard}-{digest(content)}.parquet"
-        write_bytes(path, content)
+        write_bytes(path, content, follow=False)
         own.append((len(table), path))
         for old in absorbed:
             if old != path:
@@ -86,7 +89,10 @@ class Parts:
             try:
                 content = read_json(path)
                 for kind, reasons in found.items():
-                    reasons |= {str(k): str(v) for k, v in content.get(kind, {}).items()}
+                    noted = content.get(kind, {})
+                    if not isinstance(noted, dict):
+                        raise DamagedError(path, f"{kind}: no mapping")
+                    reasons |= {str(k): str(v) for k, v in noted.items()}
             except FileNotFoundError:
                 continue
             except DamagedError as error:
@@ -111,8 +117,8 @@ class Parts:
         found = []
         for path in self.folder.glob("*.parquet"):
             try:
-                found.append((path.stat().st_mtime, pq.read_metadata(path).num_rows))
-            except (OSError, pa.ArrowException):
+                found.append((path.stat().st_mtime, len(self._read(path, ["image"]))))
+            except (OSError, DamagedError):
                 continue
         return sorted(found)
 
@@ -129,16 +135,29 @@ class Parts:
         return self._own
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
-        content = path.read_bytes()
+        content = read_bytes(path, LARGEST_PART)
         if digest(content) != path.stem.rsplit("-", 1)[-1]:
             raise DamagedError(path, "its content does not match the checksum in its name")
         try:
             table = pq.read_table(io.BytesIO(content), columns=columns)
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except Exception as error:  # sealed, and still no rows of ours: whatever Arrow makes of it
             raise DamagedError(path, f"no Parquet file ({type(error).__name__})") from None
         if (table.schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in table.column_names:
             raise DamagedError(path, "it holds rows of another result")
         return table
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Return the rows of a Parquet file. DamagedError where it holds none, though its checksum may be right."""
+    try:
+        rows = pq.read_table(regular(path)).to_pandas()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # whatever Arrow and pandas make of it
+        raise DamagedError(path, f"no rows ({type(error).__name__})") from None
+    if not isinstance(rows.index, pd.RangeIndex) or not {"image", "label"} <= set(rows.columns):
+        raise DamagedError(path, "no rows of images")
+    return rows
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
@@ -158,7 +177,7 @@ def as_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> 
 def set_aside(error: DamagedError) -> list[str]:
     """Move a damaged file into `damaged/` of its result, and return the line that names it."""
     path = error.path
-    root = path.parent.parent if path.parent.name in ("parts", "runs") else path.parent
+    root = path.parent.parent if path.parent.name in (PARTS, RUNS) else path.parent
     place = root / DAMAGED
     try:
         place.mkdir(exist_ok=True)

@@ -18,23 +18,14 @@ import pandas as pd
 from eigencam.files import one_line
 from eigencam.locks import is_held
 from eigencam.store.canonical import canonical
-from eigencam.store.parts import Parts
-from eigencam.store.records import damage, published, read_error
-from eigencam.store.schema import (
-    CONFIG,
-    IDENTITY,
-    NAMES,
-    PARTS,
-    ROWS,
-    RUNS,
-    SUMMARY,
-    OldFormatError,
-    Run,
-    Summary,
-    read_identity,
-)
-from eigencam.store.seal import DamagedError, file_digest, read_yaml
+from eigencam.store.examine import examine, read_error
+from eigencam.store.parts import Parts, read_rows
+from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, SUMMARY, Run, Summary
+from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
+
+LARGEST_CONFIG = 2**20
+"""Characters that a config may have."""
 
 State = Literal["done", "left out", "partial", "damaged", "old", "refused"]
 _VERSIONED = ("version", "shared", "libraries", "library_version", "source", "own_source")
@@ -105,7 +96,7 @@ class Stored:
             raise ValueError(f"{self.folder}: not complete; it has no rows that a summary names")
         if file_digest(path) != seal.blake2b:
             raise DamagedError(path, "its content does not match the checksum in the summary")
-        return pd.read_parquet(path)
+        return read_rows(path)
 
     def evaluator(self, trust: Trust = PACKAGED) -> Any:
         """Return the evaluator that made its rows. UntrustedError where this command does not trust its code."""
@@ -120,14 +111,20 @@ class Stored:
         import yaml
 
         path = self.folder / CONFIG
+        text = read_yaml(path)
+        if len(text) > LARGEST_CONFIG:
+            raise DamagedError(path, f"{len(text)} characters; at most {LARGEST_CONFIG} were written")
         try:
-            content = yaml.safe_load(read_yaml(path))
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+                raise DamagedError(path, "an alias, which no run writes")
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             if isinstance(error, DamagedError):
                 raise
             raise DamagedError(path, f"no YAML ({type(error).__name__})") from None
         if not isinstance(content, dict):
             raise DamagedError(path, "no mapping")
+        check_depth(path, content)
         return content
 
     def errors(self) -> list[str]:
@@ -151,7 +148,7 @@ def read_all(root: Path, folders: Container[str] | None = None, *, hashed: bool 
     Args:
         root: folder of results.
         folders: names of those that are wanted; None: all.
-        hashed: whether rows and parts are compared with their checksums too, not with their sizes alone.
+        hashed: whether the rows of complete results are compared with their checksums too, not with their sizes alone.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -175,6 +172,8 @@ def read(folder: Path, *, hashed: bool = False) -> Stored | None:
         return _read(folder, hashed)
     except PermissionError as error:
         return Stored(folder, _names(folder.name), denied=one_line(error))
+    except OSError as error:  # a disk that fails
+        return Stored(folder, _names(folder.name), faults=(one_line(error),))
 
 
 def _read(folder: Path, hashed: bool) -> Stored | None:
@@ -184,28 +183,20 @@ def _read(folder: Path, hashed: bool) -> Stored | None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     if not any((folder / name).exists() for name in (IDENTITY, SUMMARY, ROWS, PARTS)):
         return None
-    guessed = _names(folder.name)
-    try:
-        identity = read_identity(folder / IDENTITY)
-    except OldFormatError as error:
-        return Stored(folder, guessed, old=str(error))
-    except FileNotFoundError:
-        fault = f"{folder / IDENTITY}: damaged: it is not there"
-        return Stored(folder, guessed, faults=(fault,)) if (folder / SUMMARY).exists() else None
-    except DamagedError as error:
-        return Stored(folder, guessed, faults=(str(error), *_damage(folder, hashed, but=IDENTITY)))
-    names = _names(folder.name, identity)
-    faults = _damage(folder, hashed)
-    summary = None
-    try:
-        summary = None if faults else published(folder, hashed=hashed)
-    except FileNotFoundError:
-        pass
-    except DamagedError as error:
-        faults = (str(error),)
-    if summary is not None and summary.names != names:
-        faults, summary = (f"{folder / SUMMARY}: damaged: it is of {'-'.join(summary.names)}",), None
-    return Stored(folder, names, identity, summary, _runs(folder), faults)
+    found = examine(folder, hashed=hashed)
+    if found.old:
+        return Stored(folder, _names(folder.name), old=str(found.old))
+    faults = [*map(str, found.damaged), *Parts(folder / PARTS, folder.name.rsplit("-", 1)[-1]).damage()]
+    if found.identity is None:
+        if not faults and not (folder / SUMMARY).exists():  # a run has just begun it
+            return None
+        if not (folder / IDENTITY).exists():
+            faults.append(f"{folder / IDENTITY}: damaged: it is not there")
+        return Stored(folder, _names(folder.name), faults=tuple(faults))
+    names = _names(folder.name, found.identity)
+    if found.summary and found.summary.names != names:
+        faults.append(f"{folder / SUMMARY}: damaged: it is of {'-'.join(found.summary.names)}")
+    return Stored(folder, names, found.identity, None if faults else found.summary, found.runs, tuple(faults))
 
 
 def newest(results: Iterable[Stored]) -> tuple[list[Stored], list[Stored]]:
@@ -229,24 +220,6 @@ def _unversioned(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {key: _unversioned(value) for key, value in node.items() if key not in _VERSIONED}
     return [_unversioned(item) for item in node] if isinstance(node, list) else node
-
-
-def _damage(folder: Path, hashed: bool, but: str = "") -> tuple[str, ...]:
-    """A line for each damaged file."""
-    found = [str(error) for error in damage(folder, hashed=hashed) if error.path.name != but]
-    if hashed:
-        found += Parts(folder / PARTS, folder.name.rsplit("-", 1)[-1]).damage()
-    return tuple(dict.fromkeys(found))
-
-
-def _runs(folder: Path) -> tuple[Run, ...]:
-    found = []
-    for path in sorted((folder / RUNS).glob("*.json")):
-        try:
-            found.append(Run.read(path))
-        except (DamagedError, FileNotFoundError):
-            continue
-    return tuple(sorted(found, key=lambda run: run.started))
 
 
 def _names(name: str, identity: Mapping[str, Any] | None = None) -> tuple[str, str, str, str]:

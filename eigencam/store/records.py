@@ -27,22 +27,10 @@ from eigencam.evaluation.statistics import by_picture
 from eigencam.files import remove_leftovers, sync_folder, write_bytes
 from eigencam.locks import HeldError, Lock, take
 from eigencam.store.canonical import checksum, plain
-from eigencam.store.parts import Parts, as_bytes, frame_of, images_of, set_aside
-from eigencam.store.schema import (
-    CONFIG,
-    IDENTITY,
-    PARTS,
-    ROWS,
-    RUNS,
-    SUMMARY,
-    Bad,
-    OldFormatError,
-    Run,
-    Seal,
-    Summary,
-    read_identity,
-)
-from eigencam.store.seal import DamagedError, digest, file_digest, read_json, read_yaml, write_json, write_yaml
+from eigencam.store.examine import examine, has_leftovers, published
+from eigencam.store.parts import Parts, as_bytes, frame_of, images_of, read_rows, set_aside
+from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary
+from eigencam.store.seal import DamagedError, digest, write_json, write_yaml
 from eigencam.versions import summary_versions_of
 
 S = TypeVar("S", bound=Sequence[Any])
@@ -120,6 +108,12 @@ class Result:
             return None
 
     @property
+    def whole(self) -> bool:
+        """Whether a run has nothing to do here: no file is damaged or missing, no killed process has left anything."""
+        found = examine(self.folder)
+        return bool(found.identity and found.summary) and not found.damaged and not has_leftovers(self.folder)
+
+    @property
     def complete(self) -> bool:
         """Whether every image has been scored and summed up; a method that was left out has not been run."""
         summary = self.summary
@@ -134,18 +128,22 @@ class Result:
             shard: that this process computes.
 
         Raises:
-            ValueError: another process is writing this shard of the result.
+            HeldError: another process is writing this shard of the result.
+            ValueError: the folder is a link.
         """
         self._shard = shard or Shard()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._drop_links()
         try:
             self._lock = take(self.folder / f".lock{self._shard.suffix}")
         except HeldError:
-            raise ValueError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
+            raise HeldError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
         for folder in (self.folder, self.folder / PARTS, self.folder / RUNS):
             remove_leftovers(folder)
         with self.finishing():
             self._set_aside()
+            if self.summary:
+                self._forget()
             write_json(self.folder / IDENTITY, plain(self.identity))
             write_yaml(self.folder / CONFIG, config)
         now = time.gmtime()
@@ -202,7 +200,7 @@ class Result:
     def rows(self) -> pd.DataFrame:
         """Return all rows on disk, in the dataset's order once complete; until then the parts are the truth."""
         if self.complete:
-            return pd.read_parquet(self.folder / ROWS)
+            return read_rows(self.folder / ROWS)
         tables, said = self.parts.tables()
         self.repaired += said
         return frame_of(tables)
@@ -264,9 +262,20 @@ class Result:
         for path in self.folder.glob("error*.json"):
             path.unlink(missing_ok=True)
 
+    def _drop_links(self) -> None:
+        """Remove links in the place of folders: what is written, moved and removed here stays inside the result."""
+        if self.folder.is_symlink():
+            raise ValueError(f"{self.folder}: a link; a run writes no result through one: remove it")
+        for path in (self.folder / name for name in (PARTS, RUNS, DAMAGED)):
+            if path.is_symlink():
+                path.unlink()
+                self.repaired.append(f"{path}: a link to another folder; removed")
+
     def _set_aside(self) -> None:
         """Move every damaged file out of the way; what it held is computed or written again."""
-        for error in damage(self.folder):
+        found = examine(self.folder)
+        old = [DamagedError(self.folder / IDENTITY, f"format {found.old.version}")] if found.old else []
+        for error in [*old, *found.damaged]:
             self.repaired += set_aside(error)
             if error.path.name == SUMMARY:  # rows that no summary vouches for are not believed
                 (self.folder / ROWS).unlink(missing_ok=True)
@@ -298,62 +307,7 @@ def publish(folder: Path, summary: Summary, rows: pd.DataFrame | None = None) ->
     """
     if rows is not None:
         content = as_bytes(pa.Table.from_pandas(rows, preserve_index=False))
-        write_bytes(folder / ROWS, content, sync=True)
+        write_bytes(folder / ROWS, content, sync=True, follow=False)
         summary = replace(summary, rows=Seal(len(content), digest(content)))
     write_json(folder / SUMMARY, summary.stored(), sync=True)
     sync_folder(folder)
-
-
-def published(folder: Path, *, hashed: bool = True) -> Summary:
-    """Return the summary of a complete result, checked.
-
-    Args:
-        folder: of the result.
-        hashed: whether the rows' checksum is compared too, not their size alone.
-
-    Raises:
-        FileNotFoundError: the result is not complete.
-        DamagedError: the summary, or the rows that it names, are not what was written.
-    """
-    summary = Summary.read(folder / SUMMARY)
-    if summary.result != folder.name.rsplit("-", 1)[-1]:
-        raise DamagedError(folder / SUMMARY, f"it is the summary of a folder …-{summary.result}")
-    if summary.rows is None and not summary.unsupported:
-        raise DamagedError(folder / SUMMARY, "rows: nothing in the place of dict")
-    if summary.rows is not None:
-        path = folder / ROWS
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise DamagedError(folder / SUMMARY, f"the {ROWS} that it names is not there") from None
-        if size != summary.rows.bytes:
-            raise DamagedError(path, f"{size} bytes; {summary.rows.bytes} were written")
-        if hashed and file_digest(path) != summary.rows.blake2b:
-            raise DamagedError(path, "its content does not match the checksum in the summary")
-    return summary
-
-
-def damage(folder: Path, *, hashed: bool = True) -> Iterator[DamagedError]:
-    """Yield what is damaged in a result folder, but for its parts; nothing is moved."""
-    checks = [
-        (folder / IDENTITY, read_identity),
-        (folder / CONFIG, read_yaml),
-        (folder / SUMMARY, lambda _path: published(folder, hashed=hashed)),
-        *((path, Run.read) for path in sorted((folder / RUNS).glob("*.json"))),
-        *((path, read_error) for path in sorted(folder.glob("error*.json"))),
-    ]
-    for path, check in checks:
-        try:
-            if path.exists():
-                check(path)
-        except FileNotFoundError:  # another process has just finished the result
-            continue
-        except DamagedError as error:
-            yield error
-        except OldFormatError as error:
-            yield DamagedError(path, f"format {error.version}")
-
-
-def read_error(path: Path) -> str:
-    """Return why a run stopped. DamagedError where the file is not what was written."""
-    return str(read_json(path).get("error", ""))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from eigencam.store.canonical import checksum
-from eigencam.store.seal import DamagedError, read_json
+from eigencam.store.seal import DamagedError, read_bytes, read_json
 
 FORMAT = 2
 """Of identities and folders; a folder of another one is recognised, and never mixed in."""
@@ -112,11 +112,14 @@ class Summary:
         content = _Content(path, read_json(path))
         rows = content.get("rows", dict, None)
         seal = _Content(path, rows) if rows is not None else None
+        metrics = tuple(_metric(path, metric) for metric in content.get("metrics", list))
+        if len({metric["name"] for metric in metrics}) < len(metrics):
+            raise DamagedError(path, "metrics: one of them twice")
         return cls(
             *(content.get(name, str) for name in NAMES),
             n=content.get("n", int),
             unsupported=content.get("unsupported", str, ""),
-            metrics=tuple(_metric(path, metric) for metric in content.get("metrics", list)),
+            metrics=metrics,
             target=content.get("target", str, ""),
             bad_images=content.texts("bad_images"),
             bad_truths=content.texts("bad_truths"),
@@ -244,11 +247,14 @@ def _old_format(path: Path) -> int | None:
     import json
 
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path, 2**20))
     except (ValueError, RecursionError):
         return None
     return content["version"] if isinstance(content, dict) and content.get("version") == 1 else None
 
+
+LARGEST_NUMBER = 2**53
+"""Magnitude of the counts and values in a record: up to here a float holds every integer."""
 
 _REQUIRED = object()
 
@@ -269,15 +275,19 @@ class _Content:
         if value is _REQUIRED or not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             seen = "nothing" if value is _REQUIRED else type(value).__name__
             raise DamagedError(self.path, f"{key}: {seen} in the place of {kind.__name__}")
+        if kind in (int, float) and not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+            raise DamagedError(self.path, f"{key}: no number that was measured")
         return float(value) if kind is float else value
 
     def time(self, key: str) -> str:
-        """Return a time in ISO form; DamagedError for another text."""
+        """Return a time with its zone in ISO form, `2026-03-01T12:00:00Z`; DamagedError for another text."""
         text = self.get(key, str)
         try:
-            datetime.fromisoformat(text)
+            zone = datetime.fromisoformat(text).tzinfo
         except ValueError:
-            raise DamagedError(self.path, f"{key}: {text[:40]!r} is no time") from None
+            zone = None
+        if zone is None:
+            raise DamagedError(self.path, f"{key}: {text[:40]!r} is no time with its zone")
         return text
 
     def texts(self, key: str) -> dict[str, str]:

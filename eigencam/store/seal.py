@@ -10,19 +10,22 @@ write the file can seal it again.
 import functools
 import hashlib
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eigencam.files import write_bytes
+from eigencam.files import one_line, regular, write_bytes
 
 BYTES = 16
 """Length of a checksum; 32 hexadecimal digits."""
 
 LARGEST = 64 * 2**20
 """Bytes that a sealed file may have."""
+
+DEEPEST = 50
+"""Mappings and lists within one another that a JSON or YAML file may have."""
 
 _JSON_LINE = re.compile(rb'\{"seal": "([0-9a-f]{32})",?\n')
 _YAML_LINE = re.compile(rb"# seal: ([0-9a-f]{32})\n")
@@ -45,15 +48,47 @@ def digest(content: bytes) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the checksum of a file; a file that has not changed since is not read again."""
-    about = path.stat()
-    return _file_digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
+    """Return the checksum of a file; a file that has not changed since is not read again.
+
+    Raises:
+        DamagedError: it cannot be read, or is no regular file.
+    """
+    with _reading(path):
+        about = regular(path).stat()
+        return _file_digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
 
 
 @functools.lru_cache(maxsize=4096)
 def _file_digest(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=BYTES)).hexdigest()
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most so many bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PermissionError: it may not be read.
+        DamagedError: it cannot be read, is larger, or no regular file.
+    """
+    with _reading(path):
+        if (size := regular(path).stat().st_size) > most:
+            raise DamagedError(path, f"{size} bytes; at most {most} were written")
+        return path.read_bytes()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise DamagedError for what cannot be read, unless it is not there or not for this user."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, DamagedError):
+        raise
+    except OSError as error:
+        raise DamagedError(path, one_line(error).removeprefix(f"{path}: ")) from None
+    except ValueError as error:
+        raise DamagedError(path, str(error).removeprefix(f"{path}: ")) from None
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, sync: bool = False) -> None:
@@ -64,12 +99,13 @@ def write_json(path: Path, content: Mapping[str, Any], *, sync: bool = False) ->
     """
     body = json.dumps(strict(content), indent=1, allow_nan=False)[2:] + "\n" if content else "}\n"
     comma = "," if content else ""
-    write_bytes(path, f'{{"seal": "{digest(body.encode())}"{comma}\n{body}'.encode(), sync=sync)
+    content = f'{{"seal": "{digest(body.encode())}"{comma}\n{body}'.encode()
+    write_bytes(path, content, sync=sync, follow=False)
 
 
 def write_yaml(path: Path, text: str) -> None:
     """Write sealed YAML text."""
-    write_bytes(path, f"# seal: {digest(text.encode())}\n{text}".encode())
+    write_bytes(path, f"# seal: {digest(text.encode())}\n{text}".encode(), follow=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,18 +117,46 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     content, body = _opened(path, _JSON_LINE)
     try:
-        found = json.loads(content)
+        found = json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise DamagedError(path, f"no JSON ({type(error).__name__})") from None
     if not isinstance(found, dict) or not body:
         raise DamagedError(path, "no JSON object")
+    check_depth(path, found)
     del found["seal"]
-    return found
+    return _encodable(found) if b"\\ud" in content.lower() else found
 
 
 def read_yaml(path: Path) -> str:
     """Read sealed YAML text, without its seal; raises as `read_json`."""
-    return _opened(path, _YAML_LINE)[1].decode()
+    try:
+        return _opened(path, _YAML_LINE)[1].decode()
+    except UnicodeDecodeError:
+        raise DamagedError(path, "no UTF-8 text") from None
+
+
+def check_depth(path: Path, content: object) -> None:
+    """Raise DamagedError for more than `DEEPEST` mappings and lists within one another."""
+
+    def is_deeper(value: object, left: int) -> bool:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return inside is not None and (not left or any(is_deeper(item, left - 1) for item in inside))
+
+    if is_deeper(content, DEEPEST):
+        raise DamagedError(path, f"more than {DEEPEST} mappings and lists within one another")
+
+
+def _encodable(value: Any) -> Any:
+    r"""Return the same with `\ud800` as text in the place of a character that no text in UTF-8 has."""
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def strict(value: Any) -> Any:
@@ -106,10 +170,7 @@ def strict(value: Any) -> Any:
 
 def _opened(path: Path, line: re.Pattern[bytes]) -> tuple[bytes, bytes]:
     """Return the whole content of a sealed file, and what follows the first line."""
-    with path.open("rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) > LARGEST:
-            raise DamagedError(path, f"{size} bytes; at most {LARGEST} were written")
-        content = file.read()
+    content = read_bytes(path, LARGEST)
     first = line.match(content)
     if not first:
         raise DamagedError(path, "no seal in its first line")

@@ -9,6 +9,7 @@ needs its code is left out. Nothing is ever imported from inside a folder of res
 
 import functools
 import importlib.abc
+import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,10 @@ from eigencam.store.build import RESERVED, find, signature_errors
 from eigencam.store.identity import OBJECT, own_source, versions
 
 _TARGET = re.compile(r"""^\s*_target_:\s*['"]?([\w.]+)['"]?\s*(?:#.*)?$""", re.MULTILINE)
+
+
+LARGEST_PARAMETER = 10**6
+"""Magnitude of a stored parameter of our own code, and of its inverse: more would be tried on this machine's memory."""
 
 
 class UntrustedError(ValueError):
@@ -76,8 +81,20 @@ class Trust:
         for target in _named(node):
             if not self.allows(target):
                 raise UntrustedError(f"{where}: _target_={target} is not trusted; --trust {_module(target)} allows it")
+        for text in filter(_names_code, _texts(node)):
+            if not self.allows(text):
+                raise UntrustedError(f"{where}: {text} is code that is not trusted; --trust {_module(text)} allows it")
         if text := next((text for text in _texts(node) if "${" in text), None):
             raise UntrustedError(f"{where}: {text!r}: a stored config holds values, no interpolations")
+
+    def confined(self, content: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return a stored config as it may be run: checked, without loggers, and without what fetches or writes data.
+
+        Raises:
+            UntrustedError: as `check`.
+        """
+        self.check(content, where)
+        return {**_without_downloads(content), "logger": {}}
 
 
 PACKAGED = Trust()
@@ -106,6 +123,8 @@ def rebuilt(described: Mapping[str, Any], group: str, trust: Trust = PACKAGED) -
     faults = list(signature_errors({**parameters, "_target_": target}, target))
     if faults:
         raise UntrustedError(faults[0])
+    if target in packaged() and not all(map(_is_sized, _items(parameters))):
+        raise UntrustedError(f"{target}: parameters of a size that no run has used")
     built = {
         key: rebuilt(value[OBJECT], group, trust) if isinstance(value, Mapping) and set(value) == {OBJECT} else value
         for key, value in parameters.items()
@@ -167,6 +186,37 @@ def _loaded(path: Path) -> Any:
         return yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _is_sized(item: tuple[str, object]) -> bool:
+    """Whether a parameter asks for no more than a million of anything."""
+    key, value = item
+    if isinstance(value, float | int) and key != "seed":
+        return value == 0 or 1 / LARGEST_PARAMETER <= abs(value) <= LARGEST_PARAMETER
+    return not isinstance(value, str | list | Mapping) or len(value) <= LARGEST_PARAMETER
+
+
+def _without_downloads(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: False if key == "download" else _without_downloads(value) for key, value in node.items()}
+    return [_without_downloads(item) for item in node] if isinstance(node, list) else node
+
+
+def _names_code(text: str) -> bool:
+    """Whether a text is the dotted name of something in a module that is there; nothing is imported to see that."""
+    parts = text.split(".")
+    if len(parts) < 2 or not all(map(str.isidentifier, parts)):
+        return False
+    for k in range(1, len(parts) + 1):
+        try:
+            spec = importlib.util.find_spec(".".join(parts[:k]))
+        except ImportError:
+            return False
+        except ValueError:  # a module without a spec, as `__main__`
+            return True
+        if spec is None or spec.origin is not None:  # a folder without `__init__.py` has none
+            return spec is not None
+    return False
 
 
 def _items(node: object) -> Iterator[tuple[str, object]]:
