@@ -83,7 +83,7 @@ def half(root: Path, n: int = 6, **changes: Any) -> Result:
         lines = rows(3 - k, start=start).to_dict("records")
         made.add(line for line in lines if line["image"] not in done)  # type: ignore[misc]
         made.flush()
-    made.add_bad(f"{n:04d}", "no image")
+    made.add_bad("bad_images", f"{n:04d}", "no image")
     made.flush()
     made.close()
     return made
