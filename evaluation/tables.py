@@ -17,6 +17,9 @@ from eigencam.evaluation import escaping, states
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
+MOST = 4
+"""Results, and packages, that a footnote on their origin names."""
+
 COLUMNS = ("dataset", "network", "method", "evaluator")
 
 
@@ -262,19 +265,40 @@ def _origins(part: pd.DataFrame) -> list[str]:
     for name, pairs in zip(names, of["packages"], strict=True):
         for package, version in pairs:
             packages.setdefault(package, {}).setdefault(name, []).append(version)
+    splits: dict[tuple[tuple[str, ...], ...], list[tuple[str, list[str]]]] = {}  # packages that split them alike
     for package, found in sorted(packages.items()):
-        if len({version for versions in found.values() for version in versions}) > 1:
-            notes.append(f"made with different versions of {package}: {_by_origin(found)}")
+        groups = _grouped(found)
+        if len(groups) > 1:
+            splits.setdefault(tuple(map(tuple, groups.values())), []).append((package, list(groups)))
+    for groups, split in splits.items():
+        sides = [
+            ", ".join(f"{package} {versions[k]}" for package, versions in split[:MOST]) for k in range(len(groups))
+        ]
+        more = f", and {len(split) - MOST} more packages" if len(split) > MOST else ""
+        said = "; ".join(f"{side} ({_shortened(of)})" for side, of in zip(sides, groups, strict=True))
+        notes.append(f"made with different versions{more}: {said}")
     return notes
 
 
 def _by_origin(found: Mapping[str, Sequence[str]]) -> str:
     """`3f2a81c (resnet50/cam, resnet50/gradcam), 81bc02e (resnet50/eigencam)`."""
-    names: dict[str, list[str]] = {}
+    groups = _grouped(found)
+    return ", ".join(f"{_commit(origin)} ({_shortened(of)})" for origin, of in groups.items())
+
+
+def _grouped(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The results by origin, in their order."""
+    groups: dict[str, list[str]] = {}
     for name, origins in found.items():
-        for origin in origins:
-            names.setdefault(origin or "no clone", []).append(name)
-    return ", ".join(f"{_commit(origin)} ({', '.join(of)})" for origin, of in names.items())
+        for origin in dict.fromkeys(origins):
+            groups.setdefault(origin or "no clone", []).append(name)
+    return groups
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - MOST
+    return ", ".join(names[:MOST]) + (f", and {more} more" if more > 0 else "")
 
 
 def _commit(origin: str) -> str:

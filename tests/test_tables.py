@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from stored import ENVIRONMENT
 
 from eigencam.commands.main import SUBCOMMANDS, main
-from eigencam.evaluation.tables import render, tables
+from eigencam.evaluation.tables import _origins, render, tables
 from eigencam.reporting.collect import _tell_apart, collect
 from eigencam.running.run import run
 from eigencam.store.records import Result
@@ -181,3 +181,18 @@ def test_help_everywhere_and_wrong_words_name_the_right_ones(capsys: pytest.Capt
     error = capsys.readouterr().err
     assert "unrecognized arguments: --metrik" in error
     assert "[--metrics NAME" in error
+
+
+def test_a_footnote_on_origins_names_what_differs_and_stays_short() -> None:
+    packages = [tuple((f"p{k:02d}", "2" if k < 10 and m > 14 else "1") for k in range(60)) for m in range(30)]
+    lines = {"network": "net", "method": [f"m{m:02d}" for m in range(30)], "folder": [str(m) for m in range(30)]}
+    part = pd.DataFrame({**lines, "commits": [("a" * 40 if m else "b" * 40,) for m in range(30)], "packages": packages})
+    commits, versions = _origins(part)
+    assert commits == (
+        "made by different commits: bbbbbbbbbb (net/m00), aaaaaaaaaa (net/m01, net/m02, net/m03, net/m04, and 25 more)"
+    )
+    assert versions == (
+        "made with different versions, and 6 more packages: p00 1, p01 1, p02 1, p03 1 (net/m00, net/m01, net/m02, "
+        "net/m03, and 11 more); p00 2, p01 2, p02 2, p03 2 (net/m15, net/m16, net/m17, net/m18, and 11 more)"
+    )
+    assert _origins(part.iloc[1:2]) == []
