@@ -249,7 +249,8 @@ def test_a_failed_job_writes_below_the_results_only(tmp_path: Path, capsys: pyte
         made.open(text if k else text.replace("os.system", "eigencam.running.loggers.TensorBoard"), {"packages": {}})
         made.fail(ValueError("why"))
         made.close()
-    (made.folder / CONFIG).write_text("torn")
+    torn = result(tmp_path / "runs", method={"name": "M1", "version": 1})
+    (torn.folder / CONFIG).write_text("torn")
     sweep.retry(tmp_path / "runs", asked.append, lambda error: print(error) or 2, PACKAGED)
     (config,) = asked
     assert config.paths.results == str(tmp_path / "runs")

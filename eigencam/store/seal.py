@@ -99,8 +99,8 @@ def write_json(path: Path, content: Mapping[str, Any], *, sync: bool = False) ->
     """
     body = json.dumps(strict(content), indent=1, allow_nan=False)[2:] + "\n" if content else "}\n"
     comma = "," if content else ""
-    content = f'{{"seal": "{digest(body.encode())}"{comma}\n{body}'.encode()
-    write_bytes(path, content, sync=sync, follow=False)
+    sealed = f'{{"seal": "{digest(body.encode())}"{comma}\n{body}'
+    write_bytes(path, sealed.encode(), sync=sync, follow=False)
 
 
 def write_yaml(path: Path, text: str) -> None:
