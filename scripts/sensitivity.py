@@ -47,6 +47,7 @@ import golden_file  # noqa: E402
 import golden_methods  # noqa: E402
 
 from eigencam import versions  # noqa: E402
+from eigencam.evaluation.base import asks_network  # noqa: E402
 from eigencam.running.probe import BatchProbe  # noqa: E402
 
 
@@ -225,7 +226,7 @@ def reached_by(make: Any) -> frozenset[tuple[str, str]]:
     thing = make.args[0]
     if isinstance(thing, ModuleType):
         return frozenset({(thing.__name__, "")})
-    return versions.reached(thing) | (versions.reached(BatchProbe) if hasattr(thing, "rows") else frozenset())
+    return versions.reached(thing) | (versions.reached(BatchProbe) if asks_network(thing) else frozenset())
 
 
 def forked(task: Callable[[], str]) -> str:
