@@ -1,0 +1,45 @@
+"""Draw the graph of imports between the rooms into docs/design.md, as a Mermaid picture.
+
+    python scripts/house.py
+
+An arrow that can be left out, because a path of other arrows leads the same way, is left out.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/design.md"
+sys.path.insert(0, str(ROOT / "tests"))
+
+from test_graph import LEVEL, arrows, room  # noqa: E402
+
+MARKS = ("<!-- made by scripts/house.py -->", "<!-- end -->")
+
+
+def main() -> None:
+    text = PAGE.read_text()
+    PAGE.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: picture(), text, flags=re.DOTALL))
+
+
+def picture() -> str:
+    """Return the block that stands in the page."""
+    found = {(str(room(a.importer)), str(room(a.imported))) for a in arrows(ROOT) if not a.typing}
+    kept = {(a, b) for a, b in found if a != b and a in LEVEL and b in LEVEL and a != "__main__"}
+    lines = [f"    {a} --> {b}" for a, b in sorted(reduced(kept), key=lambda pair: (-LEVEL[pair[0]], pair))]
+    return "\n".join([MARKS[0], "```mermaid", "flowchart TD", *lines, "```", MARKS[1]])
+
+
+def reduced(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the pairs without those that a path of others makes needless; there are no circles."""
+    after = {a: {b for x, b in pairs if x == a} for a, _ in pairs}
+
+    def reached(start: str) -> set[str]:
+        return {far for b in after.get(start, ()) for far in (b, *reached(b))}
+
+    return {(a, b) for a, b in pairs if not any(b in reached(c) for c in after[a] - {b})}
+
+
+if __name__ == "__main__":
+    main()
