@@ -161,7 +161,7 @@ def passed_through(sources: Sequence[Sequence[int]], ends: Sequence[int]) -> Ite
 def watched(
     module: nn.Module, see: Callable[[str, Any], Any], enter: Callable[[str, Any], None] = lambda _layer, _given: None
 ) -> Iterator[None]:
-    """Watch every module but the network itself, by name.
+    """Watch every module but the network itself and scripted ones, which take no hooks, by name.
 
     Args:
         module: the network.
@@ -170,7 +170,7 @@ def watched(
     """
     hooks = []
     for name, inner in module.named_modules():
-        if name:
+        if name and not isinstance(inner, torch.jit.ScriptModule):
             hooks.append(inner.register_forward_pre_hook(lambda _m, given, name=name: enter(name, given)))
             hooks.append(inner.register_forward_hook(lambda _m, _given, out, name=name: see(name, out)))
     try:
