@@ -36,9 +36,9 @@ Where the network has no answer for any image, or the drop is 0/0 in all of them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -46,12 +46,20 @@ from numpy.typing import NDArray
 
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Probe, Row
+from eigencam.evaluation.changed_images import (
+    Fill,
+    filling,
+    probabilities,
+    ranks_of,
+    rows_with_states,
+    scaled,
+    variant_and_image,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-Fill = Literal["black", "mean", "blur"]
 FILLS: tuple[Fill, ...] = ("black", "mean", "blur")
 ROAD_SHARES = (0.2, 0.4, 0.6, 0.8)
 UNDEFINED = "map constant or not finite, or no finite answer of the network"
@@ -87,20 +95,20 @@ class AverageDrop:
 
         m, map_states = scaled(maps, probe)
         n, ranks = len(m), ranks_of(m)
-        base = _filling(probe, self.fill)
+        base = filling(probe, self.fill)
 
         def inputs(part: slice) -> Tensor:
-            p, i = _pairs(part, n)
+            p, i = variant_and_image(part, n)
             keep = torch.tensor(self.shares, device=m.device)[p][:, None, None]
             weight = torch.where(ranks[i] < (keep * m[0].numel()).ceil(), m[i], 0.0)[:, None]
             return base[i] + weight * (probe.images[i] - base[i])
 
-        kept = _probabilities(probe, len(self.shares) * n, inputs).view(len(self.shares), n)
+        kept = probabilities(probe, len(self.shares) * n, inputs).view(len(self.shares), n)
         before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
         columns = {"confidence": before} | {
             _name("kept", share): row for share, row in zip(self.shares, kept, strict=True)
         }
-        return _rows(columns, map_states)
+        return rows_with_states(columns, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`drop_P` (average drop) and `increase_P` (increase in confidence) in percent."""
@@ -157,17 +165,17 @@ class InsertionDeletion:
         m, map_states = scaled(maps, probe)
         n, ranks, points = len(m), ranks_of(m), self.steps + 1
         gone = torch.linspace(0, m[0].numel(), points, device=m.device).round()
-        blurred = _filling(probe, "blur")
+        blurred = filling(probe, "blur")
 
         def inputs(part: slice) -> Tensor:
-            which, i = _pairs(part, n)
+            which, i = variant_and_image(part, n)
             first = (ranks[i] < gone[which % points, None, None])[:, None]
             deleting = (which < points)[:, None, None, None]
             picture = probe.images[i]
             return torch.where(first == deleting, torch.where(deleting, 0.0, blurred[i]), picture)
 
-        curves = _probabilities(probe, 2 * points * n, inputs).view(2, points, n)
-        return _rows({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)
+        curves = probabilities(probe, 2 * points * n, inputs).view(2, points, n)
+        return rows_with_states({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`deletion_auc` and `insertion_auc`, in percent."""
@@ -217,14 +225,14 @@ class Road:
         noise = self.noise * torch.randn(probe.images.shape[1:], generator=generator).to(m.device)
 
         def inputs(part: slice) -> Tensor:
-            which, i = _pairs(part, n)
+            which, i = variant_and_image(part, n)
             removed = (shares[which % 4] * pixels).round()[:, None, None]
             most = (which < 4)[:, None, None]
             gone = torch.where(most, ranks[i] < removed, ranks[i] >= pixels - removed)
             return impute(probe.images[i].float(), gone[:, None], noise)
 
-        curves = _probabilities(probe, 8 * n, inputs).view(2, 4, n)
-        return _rows({"morf": curves[0].T, "lerf": curves[1].T}, map_states)
+        curves = probabilities(probe, 8 * n, inputs).view(2, 4, n)
+        return rows_with_states({"morf": curves[0].T, "lerf": curves[1].T}, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`road`, half the mean of LeRF - MoRF, and both, in percent."""
@@ -269,9 +277,9 @@ class Adcc:
         norms = a.norm(dim=1) * b.norm(dim=1)
         r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0)
         before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
-        after = _probabilities(probe, len(m), lambda part: weighted[part])
+        after = probabilities(probe, len(m), lambda part: weighted[part])
         drop = torch.where(before > 0, (before - after).clamp(min=0) / before, torch.nan)
-        return _rows({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, map_states)
+        return rows_with_states({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, map_states)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`adcc`, the mean over pictures of each picture's, and its three parts, in percent."""
@@ -292,69 +300,6 @@ class Adcc:
         words = "map times the normalised picture; coherency of a constant map is 0; a part that is 0 makes ADCC 0"
         rule = f"{UNDEFINED}: coherency 0, complexity 100 %, drop 100 %; probability 0 to begin with: drop 100 %"
         return {"evaluator": "adcc", "rule": words, "undefined": rule}
-
-
-def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
-    """(N, H, W) float32 in 0..1: maps scaled from their minimum and maximum, then enlarged; and their states."""
-    import torch
-    import torch.nn.functional as F
-
-    m = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(probe.images.device)
-    low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
-    span = high - low
-    usable = span.isfinite() & (span > 0)
-    m = torch.where(usable, (m - low) / torch.where(usable, span, 1.0), 1.0)
-    if m.shape[1:] != probe.images.shape[2:]:
-        m = F.interpolate(m[:, None], probe.images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    states = ["ok" if u else "constant" if s == 0 else "nonfinite" for u, s in zip(usable, span, strict=True)]
-    return m, states
-
-
-def ranks_of(m: Tensor) -> Tensor:
-    """(N, H, W) int64: place of each pixel by falling value, 0 the first; equal values in raster order."""
-    import torch
-
-    order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
-    ranks = torch.empty_like(order)
-    places = torch.arange(order.shape[1], device=m.device).expand_as(order)
-    return ranks.scatter_(1, order, places).view(m.shape)
-
-
-def _filling(probe: Probe, fill: Fill) -> Tensor:
-    """(N, 3, H, W): what replaces a pixel that is taken away."""
-    import torch
-    import torch.nn.functional as F
-
-    if fill != "blur":
-        return (probe.black if fill == "black" else torch.zeros_like(probe.black)).expand_as(probe.images)
-    offsets = torch.arange(-5, 6, device=probe.images.device)
-    line = torch.exp(-offsets.square() / (2 * 5.0**2))
-    line = (line / line.sum()).expand(probe.images.shape[1], 1, 11)
-    blurred = F.conv2d(probe.images.float(), line[:, :, None], padding=(0, 5), groups=len(line))
-    return F.conv2d(blurred, line[..., None], padding=(5, 0), groups=len(line)).to(probe.images.dtype)
-
-
-def _pairs(part: slice, n: int) -> tuple[Tensor, Tensor]:
-    """Which variant and which picture each input of a slice is."""
-    import torch
-
-    which = torch.arange(part.start, part.stop)
-    return which // n, which % n
-
-
-def _probabilities(probe: Probe, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
-    """(count,) softmax probability of the map's class, inputs ordered variant by variant."""
-    logits = probe.predict(count, inputs)
-    targets = probe.targets.repeat(count // len(probe.targets))
-    return logits.softmax(1).gather(1, targets[:, None])[:, 0]
-
-
-def _rows(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
-    values: dict[str, Any] = {name: column.float().cpu().numpy() for name, column in columns.items()}
-    return [
-        {**{name: v[i].item() if v.ndim == 1 else v[i] for name, v in values.items()}, "map_state": state}
-        for i, state in enumerate(states)
-    ]
 
 
 def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

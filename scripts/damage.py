@@ -157,7 +157,7 @@ def one_round(root: Path, whole: Path, files: dict[str, Path], wrong: Counter[st
 
 def main() -> int:
     """Damage, check and repair until all is done; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--flips", type=int, default=500)
     parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

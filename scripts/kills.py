@@ -64,7 +64,7 @@ def watched(process: "subprocess.Popen[bytes]", root: Path) -> Iterator[str]:
 
 def main() -> int:
     """Kill, look, run again; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

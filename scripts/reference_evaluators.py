@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, pr
 
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import to_xywh
-from eigencam.evaluation.faithfulness import ranks_of
+from eigencam.evaluation.changed_images import ranks_of
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.proposals import Proposals
 

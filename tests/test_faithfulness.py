@@ -20,7 +20,8 @@ from torchcam.methods import GradCAM
 from torchcam.metrics import ClassificationMetric
 
 from eigencam.evaluation.base import Metric, NetworkEvaluator
-from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road, ranks_of, scaled
+from eigencam.evaluation.changed_images import ranks_of, scaled
+from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road
 from eigencam.evaluation.imputation import impute
 
 SIDE = 8

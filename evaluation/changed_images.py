@@ -1,0 +1,83 @@
+"""Changed images and what the network says of them: what evaluators of faithfulness share.
+
+torch is imported where the network is asked, so that a summary of stored rows needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.evaluation.base import Probe, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Fill = Literal["black", "mean", "blur"]
+
+
+def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
+    """(N, H, W) float32 in 0..1: maps scaled from their minimum and maximum, then enlarged; and their states."""
+    import torch
+    import torch.nn.functional as F
+
+    m = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(probe.images.device)
+    low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
+    span = high - low
+    usable = span.isfinite() & (span > 0)
+    m = torch.where(usable, (m - low) / torch.where(usable, span, 1.0), 1.0)
+    if m.shape[1:] != probe.images.shape[2:]:
+        m = F.interpolate(m[:, None], probe.images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    states = ["ok" if u else "constant" if s == 0 else "nonfinite" for u, s in zip(usable, span, strict=True)]
+    return m, states
+
+
+def ranks_of(m: Tensor) -> Tensor:
+    """(N, H, W) int64: place of each pixel by falling value, 0 the first; equal values in raster order."""
+    import torch
+
+    order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    places = torch.arange(order.shape[1], device=m.device).expand_as(order)
+    return ranks.scatter_(1, order, places).view(m.shape)
+
+
+def filling(probe: Probe, fill: Fill) -> Tensor:
+    """(N, 3, H, W): what replaces a pixel that is taken away."""
+    import torch
+    import torch.nn.functional as F
+
+    if fill != "blur":
+        return (probe.black if fill == "black" else torch.zeros_like(probe.black)).expand_as(probe.images)
+    offsets = torch.arange(-5, 6, device=probe.images.device)
+    line = torch.exp(-offsets.square() / (2 * 5.0**2))
+    line = (line / line.sum()).expand(probe.images.shape[1], 1, 11)
+    blurred = F.conv2d(probe.images.float(), line[:, :, None], padding=(0, 5), groups=len(line))
+    return F.conv2d(blurred, line[..., None], padding=(5, 0), groups=len(line)).to(probe.images.dtype)
+
+
+def variant_and_image(part: slice, n: int) -> tuple[Tensor, Tensor]:
+    """Which variant and which image each input of a slice is."""
+    import torch
+
+    which = torch.arange(part.start, part.stop)
+    return which // n, which % n
+
+
+def probabilities(probe: Probe, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
+    """(count,) softmax probability of the map's class, inputs ordered variant by variant."""
+    logits = probe.predict(count, inputs)
+    targets = probe.targets.repeat(count // len(probe.targets))
+    return logits.softmax(1).gather(1, targets[:, None])[:, 0]
+
+
+def rows_with_states(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
+    """N rows of columns (N,) or (N, P), with the states of their maps."""
+    values: dict[str, Any] = {name: column.float().cpu().numpy() for name, column in columns.items()}
+    return [
+        {**{name: v[i].item() if v.ndim == 1 else v[i] for name, v in values.items()}, "map_state": state}
+        for i, state in enumerate(states)
+    ]
