@@ -152,9 +152,9 @@ def test_a_fault_of_the_shared_pass_keeps_the_batches_before(
     original, calls = torch.nn.Conv2d.forward, []
 
     def third(self: Any, x: torch.Tensor) -> torch.Tensor:
-        if self.in_channels == 3:
+        if self.in_channels == 3 and len(x) == 4:  # a batch; what is asked of the network before has other sizes
             calls.append(len(x))
-        if len(calls) > 3:  # the probe's pass and two batches
+        if len(calls) > 2:
             raise RuntimeError("device lost")
         return original(self, x)
 
@@ -207,7 +207,7 @@ def test_only_regular_files_are_images_and_maps(tmp_path: Path) -> None:
         for path in (tmp_path / "pipe.jpg", tmp_path, Path("/dev/zero")):
             with pytest.raises(BadImageError, match="not a regular file"):
                 read(path)
-    with pytest.raises(ValueError, match="not a regular file, but a named pipe"):
+    with pytest.raises(ValueError, match=r"pipe\.npy: no regular file"):
         read_map(tmp_path / "pipe.npy")
 
 

@@ -228,6 +228,7 @@ def test_items_are_won_lost_and_spread() -> None:
         hits = pd.Series(np.where(values < 50, 100.0, 0.0), index)
         scores.graded["net", method] = {"loc mean_iou": pd.Series(values, index), "loc box_error": hits}
     scores.right["net"] = pd.Series([k != 7 for k in range(20)], index)
+    scores.hits["loc box_error"] = "method"
     assert (scores.main, scores.hit) == ("loc mean_iou", "loc box_error")
     chosen = [image for image, _ in gallery.choose(scores, 5)]
     # What `a` wins most, loses most (which are what `b` loses and wins), the first of the spread, the wrong one.

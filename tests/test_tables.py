@@ -95,6 +95,8 @@ def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
     assert len(tables(collect(tmp_path))[0].frame) == 2
     three = [
         {
+            "dataset": "d",
+            "group": "g",
             "network": "n",
             "method": "m",
             "evaluator": "e",

@@ -78,7 +78,6 @@ def _within(name: str, other: str) -> bool:
     return name == other or name.startswith(f"{other}.")
 
 
-@torch.no_grad()
 def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Examined:
     """Read every layer of a network in one pass of nine inputs.
 
@@ -89,7 +88,7 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
     """
     stimulus = Stimulus.make(channels, size)
     like = next(module.parameters(), stimulus.batch)
-    with evaluating(module), torch.inference_mode(False):
+    with evaluating(module), torch.inference_mode(False), torch.no_grad():  # leaving inference mode turns gradients on
         batch = stimulus.batch.to(like.device, like.dtype)
         positions = Positions(batch)
         findings: dict[str, Finding] = {}

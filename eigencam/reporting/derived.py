@@ -39,7 +39,7 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
     lines: list[dict[str, Any]] = []
     stored = by_folder(root, long)
     for folder, of in long.groupby("folder", sort=False):
-        shared = of.iloc[0].drop(list(_METRIC)).to_dict()
+        shared = of.iloc[0].drop(list(_METRIC), errors="ignore").to_dict()  # without metrics there are fewer columns
         if shared["unsupported"]:
             lines.append({str(key): value for key, value in of.iloc[0].items()})
             continue
