@@ -84,7 +84,7 @@ class Coco:
         self.files = [files[i] for i in kept]
         ids = unique([image_id(names[i]) for i in kept], self.files)
         self.ids: list[str] = Ids(ids, {str(pictures[i]["id"]): name for i, name in zip(kept, ids, strict=True)})
-        self._sizes = [(int(pictures[i]["height"]), int(pictures[i]["width"])) for i in kept]
+        self._sizes = [found.sizes[i] for i in kept]
         self._objects = [found.objects[i] for i in kept]
         self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}
 

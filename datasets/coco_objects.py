@@ -37,12 +37,14 @@ class Instances:
     Attributes:
         images: as in the file, sorted.
         classes: names, in the order of the categories' ids.
+        sizes: (height, width) of each image; (0, 0) where that is among the faults.
         objects: of each image: `class`, `crowd`, `bbox`, `area`, `segmentation`.
         faults: what is wrong with the annotations of an image, "" if nothing.
     """
 
     images: list[dict[str, Any]]
     classes: tuple[str, ...]
+    sizes: list[tuple[int, int]]
     objects: list[list[dict[str, Any]]]
     faults: list[str]
 
@@ -88,7 +90,8 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool =
             objects[i].append(kept)
             if not faults[i] and (fault := _fault(one, kept, sizes[i], pixels, index)):
                 faults[i] = f"{path}: annotation {one.get('id')} of image {one['image_id']}: {fault}"
-    return Instances(images, classes, objects, faults)
+    known = [(size[0] or 0, size[1] or 0) if _is_size(size) else (0, 0) for size in sizes]
+    return Instances(images, classes, known, objects, faults)
 
 
 def _is_size(size: tuple[int | None, int | None]) -> bool:

@@ -203,7 +203,9 @@ def read_lines(path: Path | str, expected: str = "") -> list[str]:
 def integer(word: object) -> int:
     """A whole number that arrays of 64 bits hold. Raises a ValueError for anything else."""
     try:
-        number = int(word) if isinstance(word, str | int) and not isinstance(word, bool) else math.nan
+        plain = isinstance(word, int) and not isinstance(word, bool)
+        plain = plain or (isinstance(word, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", word) is not None)
+        number = int(word) if plain else math.nan  # type: ignore[call-overload]
     except ValueError:  # Python's has no word about the number of digits that it takes
         number = math.nan
     if not abs(number) < 2**62:

@@ -126,6 +126,5 @@ def _opened(path: Path, *, for_everybody: bool) -> int:
 def _without(path: Path, error: OSError) -> str:
     return (
         f"{path.parent}: this file system has no file locks ({error.strerror}), which keep two processes from writing "
-        "one result; let every process write a folder of its own, on a disk with locks (paths.results=DIR), and merge "
-        "the folders afterwards"
+        "one result; let every process write a folder of its own, on a disk with locks (paths.results=DIR)"
     )

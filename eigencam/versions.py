@@ -74,7 +74,7 @@ def reached(thing: Any) -> frozenset[tuple[str, str]]:
         part = stack.pop()
         if isinstance(part, _ModuleName):
             found.add((part, ""))
-        elif id(part) not in seen and _is_ours(part):
+        elif id(part) not in seen and (part is thing or _is_ours(part)):  # a person's own is where the way may begin
             seen.add(id(part))
             found.add((part.__module__, getattr(part, "__qualname__", "").partition(".")[0]))
             stack += _references(part)

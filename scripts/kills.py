@@ -30,7 +30,15 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SMALL = ["dataset.count=48", "timing=false", "workers=0", "device=cpu", "batch_size=4", "flush_s=0"]
 RUN = ["run", *SMALL, "model=scenes_resnet", "method=[eigencam,gradcam]", "evaluator=[localization,segmentation]"]
 SWEEP = ["run", "-m", *SMALL, "model=scenes_resnet,scenes_vgg", "method=[eigencam]", "evaluator=[localization]"]
-FIT = ["fit", "fit=broadcam", "model=scenes_resnet", "dataset=scenes", "dataset.count=48", "workers=0", "device=cpu"]
+FIT = [
+    "fit",
+    "fit=broadcam",
+    "model=scenes_resnet",
+    "dataset=scenes_train",
+    "dataset.count=48",
+    "workers=0",
+    "device=cpu",
+]
 KEPT = (IDENTITY, CONFIG, ROWS, SUMMARY)
 
 

@@ -17,6 +17,7 @@ from eigencam.commands.main import main
 from eigencam.datasets.base import BadImageError
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.evaluation.predictions import read_map
+from eigencam.passes.calls import NetworkError
 from eigencam.running.faults import PartlyFailedError, blame
 from eigencam.running.run import run
 
@@ -160,7 +161,7 @@ def test_a_fault_of_the_shared_pass_keeps_the_batches_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.Conv2d, "forward", third)
-        with pytest.raises(RuntimeError, match="device lost"):
+        with pytest.raises(NetworkError, match="RuntimeError: device lost"):
             run(config(tmp_path, *SMALL, "evaluator=[localization]"))
     assert [len(pd.read_parquet(path)) for path in tmp_path.glob("*/parts/*.parquet")] == [8, 8]
     assert len(errors(tmp_path)) == 2

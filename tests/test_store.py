@@ -349,3 +349,44 @@ def test_environments_differ_in_the_packages_that_took_part(tmp_path: Path) -> N
     assert stored.updated
     assert made.folder.name in stored.folder.name
     assert isinstance(pd.Timestamp(stored.updated), pd.Timestamp)
+
+
+def test_parameters_tell_results_apart_whatever_they_are_called(tmp_path: Path) -> None:
+    for source in ("logits", "features"):
+        method = {"target": "my.M", "source": "0" * 64, "parameters": {"source": source, "version": 2}}
+        finished(tmp_path, method=method)
+    finished(tmp_path, dataset={**IDENTITY["dataset"], "version": "2019"})
+    finished(tmp_path, dataset={**IDENTITY["dataset"], "version": "2021"})
+    assert len(newest(read_all(tmp_path))[0]) == 4
+    assert not prunable(tmp_path)
+
+
+def test_a_folder_of_results_may_hold_the_environment(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from eigencam.store.trust import keep_out\n"
+        "keep_out(Path(sys.prefix).parent); import hydra, eigencam.evaluation.pxap"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
+
+
+def test_a_person_s_class_that_is_built_on_ours_has_the_versions_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "built_on_ours.py").write_text(
+        "from eigencam.methods.gradcam import GradCAM\nclass My(GradCAM):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = {"_target_": "built_on_ours.My"}
+    before = describe(node)
+    monkeypatch.setattr(find("eigencam.methods.gradcam.GradCAM"), "version", 7)
+    assert describe(node) != before
+
+
+def test_a_run_that_cannot_begin_gives_its_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = result(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("eigencam.store.records.write_json", lambda *_args, **_kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made.open("", ENVIRONMENT)
+    made.open("", ENVIRONMENT)
+    made.close()

@@ -1,13 +1,15 @@
 """`eigencam explain`: draw methods' maps over a person's own pictures, or over a dataset's."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from eigencam.configuring import named
-from eigencam.datasets.base import Truth
+from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.images import read_rgb
 from eigencam.datasets.reading import expand
@@ -72,8 +74,7 @@ def main(args: argparse.Namespace) -> int:
     if photos:
         pictures = [(name, read_rgb(path), None) for name, path in zip(distinct(photos), photos, strict=True)]
     else:
-        picked = spread(len(job.dataset.ids), args.pictures)
-        pictures = [(job.dataset.ids[i], job.dataset.image(i), checked_truth(job.dataset, i)) for i in picked]
+        pictures = list(_readable(job.dataset, spread(len(job.dataset.ids), args.pictures)))
     methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
     if not methods:
         raise ValueError(f"none of the methods can run on {job.network.name}")
@@ -90,6 +91,15 @@ def main(args: argparse.Namespace) -> int:
     title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
     print(draw.save(draw.grid(lines), args.out / f"{title}-{job.network.name}.jpg"))
     return 0
+
+
+def _readable(dataset: Dataset, picked: Iterable[int]) -> Iterator[tuple[str, NDArray[np.uint8], Truth | None]]:
+    """Id, image and truth of those that are right; the others are named."""
+    for i in picked:
+        try:
+            yield dataset.ids[i], dataset.image(i), checked_truth(dataset, i)
+        except (BadImageError, BadTruthError) as error:
+            print(f"left out: {error}")
 
 
 def model_overrides(name: str, weights: str) -> list[str]:

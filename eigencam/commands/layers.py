@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from tabulate import tabulate
 
 from eigencam.commands.explain import model_overrides
+from eigencam.configuring import named
 from eigencam.evaluation.escaping import one_line
 from eigencam.networks.default_layer import Choice, choose
 from eigencam.networks.layers import Finding
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"{' '.join(strange)}: allowed after the network: settings, key=value")
     chosen = [*model_overrides(args.model, args.weights), *args.inputs]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
-        config = compose("run", chosen)
+        config = compose("run", named.quoted(chosen))
     description = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(description, dict)
     network = load_network({str(k): v for k, v in description.items()}, choose=False)

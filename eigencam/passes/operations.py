@@ -286,7 +286,8 @@ def _divided(call: Call) -> str:
         return "quotient"
     if call.kwargs.get("rounding_mode"):
         return "div with rounding"
-    return "scale" if any(call.args[0] is one for one in call.moving) else "reciprocal"
+    divided = call.named(("input", "other"))["input"]
+    return "scale" if any(divided is one for one in call.moving) else "reciprocal"
 
 
 def _bounded(call: Call) -> str:

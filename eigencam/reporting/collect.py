@@ -116,7 +116,7 @@ def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def provenance(root: Path, folders: Collection[str]) -> dict[str, list[str]]:
     """Return which commands made results, on which code and machines: `command`, `code` and `machine`, each once."""
-    runs = [run for stored in read_all(root, set(folders)) for run in stored.runs]
+    runs = [run for stored in read_all(root, set(folders)) for run in stored.computing]
     told = {
         "command": [shlex.join(run.command) for run in runs],
         "code": [run.code for run in runs],
@@ -149,8 +149,8 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
         "group": json.dumps([data, identity["target"], identity["dtype"]], sort_keys=True),
         "baseline": summary.baseline,
         "folder": stored.folder.name,
-        "commits": tuple(sorted({run.commit for run in stored.runs})),
-        "packages": tuple(sorted({pair for run in stored.runs for pair in run.packages.items()})),
+        "commits": tuple(sorted({run.commit for run in stored.computing})),
+        "packages": tuple(sorted({pair for run in stored.computing for pair in run.packages.items()})),
         "metrics": summary.metrics,
         "identity": identity,
     }

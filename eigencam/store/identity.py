@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,10 @@ def own_source(name: str) -> str:
     if "." not in name or not name.replace(".", "").isidentifier():
         return ""
     try:
-        found = inspect.unwrap(find(name))
-    except (ImportError, ValueError, TypeError, AttributeError):
+        found = inspect.unwrap(find(name)) if find_spec(name.partition(".")[0]) else None
+    except (Exception, SystemExit):  # a text that only looks like a name, or whatever an import may raise
         return ""
-    return _checksum_of_file(found)
+    return "" if found is None else _checksum_of_file(found)
 
 
 def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
@@ -116,9 +117,19 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
         libraries = {library: _library(library) for library in getattr(found, "libraries", ())}
         return {"name": name, **versions(found), **({"libraries": libraries} if libraries else {})}
     if source := _checksum_of_file(found):
-        return {"target": f"{module}.{name}", "source": source}
+        return {"target": f"{module}.{name}", "source": source, **_built_on(found)}
     root = (module or spelled).split(".")[0]
     return {"library": root, "name": name, **({"library_version": _library(root)} if computes else {})}
+
+
+def _built_on(found: Any) -> dict[str, Any]:
+    """Under `shared`, the versions above 1 of our code that a person's class or function uses."""
+    told = {part: number for part, number in versions_of(found).items() if part != "version"}
+    for base in inspect.getmro(found)[1:] if inspect.isclass(found) else ():
+        if base.__module__.split(".")[0] == PACKAGE:
+            told[base.__name__] = getattr(base, "version", 1)
+    raised = {part: number for part, number in told.items() if number > 1}
+    return {"shared": raised} if raised else {}
 
 
 def _defaults(target: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from eigencam.files import one_line
 from eigencam.locks import is_held
 from eigencam.store.canonical import canonical
 from eigencam.store.examine import examine, read_error
+from eigencam.store.identity import OBJECT
 from eigencam.store.parts import Parts, read_rows
 from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, SUMMARY, Run, Summary
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
@@ -29,6 +30,7 @@ LARGEST_CONFIG = 2**20
 
 State = Literal["done", "left out", "partial", "damaged", "old", "refused"]
 _VERSIONED = ("version", "shared", "libraries", "library_version", "source", "own_source")
+"""Keys of a description (`eigencam.store.identity.describe`) that say which version of the code it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,13 @@ class Stored:
 
     @property
     def updated(self) -> str:
-        """When the last run that worked on it began, `2026-03-01T12:00:00Z`; "" where that is not known."""
-        return max((run.started for run in self.runs), default="")
+        """When the last run that computed for it began, `2026-03-01T12:00:00Z`; "" where that is not known."""
+        return max((run.started for run in self.computing), default="")
+
+    @property
+    def computing(self) -> tuple[Run, ...]:
+        """The runs that scored images for it; all where none says so, as those of an unfinished result do not yet."""
+        return tuple(run for run in self.runs if run.images) or self.runs
 
     @property
     def cost(self) -> float | None:
@@ -86,7 +93,7 @@ class Stored:
     @property
     def meaning(self) -> str:
         """The identity without versions: results that agree in it are versions of one another."""
-        return canonical([self.names[2:], _unversioned(self.identity)])
+        return canonical([self.names[2:], unversioned(self.identity)])
 
     def rows(self) -> pd.DataFrame:
         """Return the rows of a complete result, in the dataset's order. DamagedError where they are not sealed."""
@@ -216,10 +223,29 @@ def _rank(stored: Stored) -> list[int]:
     return [part.get("version", 0) if isinstance(part.get("version", 0), int) else 0 for part in parts]
 
 
-def _unversioned(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _unversioned(value) for key, value in node.items() if key not in _VERSIONED}
-    return [_unversioned(item) for item in node] if isinstance(node, list) else node
+def unversioned(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without the versions of the code in it; parameters and what a dataset says stay."""
+    found = dict(identity)
+    for part, inner in (("network", ("constructor", "preprocess")), ("dataset", ("reader",))):
+        node = found.get(part)
+        if isinstance(node, Mapping):
+            found[part] = {key: _code_alone(value) if key in inner else value for key, value in node.items()}
+    return found | {part: _code_alone(found[part]) for part in ("method", "evaluator") if part in found}
+
+
+def _code_alone(described: Any) -> Any:
+    """A description without versions, nor those of the objects among its parameters."""
+    if not isinstance(described, Mapping):
+        return described
+    kept = {key: value for key, value in described.items() if key not in _VERSIONED}
+    if isinstance(parameters := kept.get("parameters"), Mapping):
+        kept["parameters"] = {
+            key: {OBJECT: _code_alone(value[OBJECT])}
+            if isinstance(value, Mapping) and set(value) == {OBJECT}
+            else value
+            for key, value in parameters.items()
+        }
+    return kept
 
 
 def _names(name: str, identity: Mapping[str, Any] | None = None) -> tuple[str, str, str, str]:

@@ -138,6 +138,14 @@ class Result:
             self._lock = take(self.folder / f".lock{self._shard.suffix}")
         except HeldError:
             raise HeldError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
+        try:
+            self._begin(config, environment)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, config: str, environment: Mapping[str, Any]) -> None:
+        """Set aside what is damaged, and note the run; the lock is this process's."""
         for folder in (self.folder, self.folder / PARTS, self.folder / RUNS):
             remove_leftovers(folder)
         with self.finishing():

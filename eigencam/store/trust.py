@@ -22,7 +22,7 @@ from typing import Any
 from eigencam.datasets.reading import expand
 from eigencam.moved import current
 from eigencam.store.build import RESERVED, find, signature_errors
-from eigencam.store.identity import OBJECT, own_source, versions
+from eigencam.store.identity import INSTALLED, OBJECT, PACKAGE, own_source, versions
 
 _TARGET = re.compile(r"""^\s*_target_:\s*['"]?([\w.]+)['"]?\s*(?:#.*)?$""", re.MULTILINE)
 
@@ -124,7 +124,10 @@ def rebuilt(described: Mapping[str, Any], group: str, trust: Trust = PACKAGED) -
     if faults:
         raise UntrustedError(faults[0])
     if target in packaged() and not all(map(_is_sized, _items(parameters))):
-        raise UntrustedError(f"{target}: parameters of a size that no run has used")
+        raise UntrustedError(
+            f"{target}: a stored parameter is out of bounds; allowed: 0, sizes of {1 / LARGEST_PARAMETER:g} to "
+            f"{LARGEST_PARAMETER:g}, and as many entries"
+        )
     built = {
         key: rebuilt(value[OBJECT], group, trust) if isinstance(value, Mapping) and set(value) == {OBJECT} else value
         for key, value in parameters.items()
@@ -248,6 +251,10 @@ def _module(target: str) -> str:
     return target.rpartition(".")[0] or target
 
 
+_INSTALLED = tuple(path.resolve() for path in INSTALLED)
+"""Folders of packages; a folder of results may hold the environment that they are in."""
+
+
 class _KeptOut(importlib.abc.MetaPathFinder):
     """Refuses imports from inside folders of results."""
 
@@ -256,13 +263,15 @@ class _KeptOut(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
         """Raise ImportError where a package's parts would be looked up inside a folder of results."""
-        for entry in path or ():
+        for entry in path or () if fullname.partition(".")[0] != PACKAGE else ():
             if isinstance(entry, str) and self.holds(Path(entry or ".")):
                 raise ImportError(f"{fullname}: {entry} is inside a folder of results; nothing is imported from there")
 
     def holds(self, entry: Path) -> bool:
-        """Whether a folder is one of results, or inside one."""
+        """Whether a folder is one of results, or inside one; where packages are installed never is."""
         place = entry.resolve()
+        if any(place == kept or kept in place.parents for kept in _INSTALLED):
+            return False
         return any(place == folder or folder in place.parents for folder in self.folders)
 
 
