@@ -198,6 +198,7 @@ class OwnSwish(torch.autograd.Function):
         return grad * (s + x * s * (1 - s))
 
 
+RAMP = torch.linspace(0, 1, SIDE * SIDE).view(1, 1, SIDE, SIDE)
 OPAQUE: dict[str, tuple[Function, str]] = {
     "mask": (lambda x: x * (x > 0), "mul of truth values"),
     "half_of_the_sum": (lambda x: (x + x.abs()) / 2, "abs"),
@@ -210,6 +211,10 @@ OPAQUE: dict[str, tuple[Function, str]] = {
     "top": (lambda x: x.sort(1).values, "sort"),
     "layer_norm": (lambda x: F.group_norm(F.silu(x), 2), "silu"),
     "detach": (lambda x: F.relu(x) + x.detach(), "detach"),
+    "grid": (
+        lambda x: F.grid_sample(RAMP.expand(*x.shape[:2], -1, -1), x[:, :2].permute(0, 2, 3, 1), align_corners=False),
+        "grid_sample by the image's values",
+    ),
 }
 
 

@@ -221,12 +221,21 @@ def tensors(arguments: tuple[Any, Mapping[str, Any]]) -> Iterator[Tensor]:
             waiting[:0] = one
 
 
+WITH_WEIGHTS = frozenset(
+    [*(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3)), "linear", "grid_sample"]
+    + ["batch_norm", "layer_norm", "group_norm", "instance_norm", "prelu", "bilinear"]
+)
+"""Operations whose kind is about their first argument; where the image comes in by another, they are of another kind."""
+
+
 def kind_of(call: Call) -> str:
     """The kind of an operation; see the module."""
     if "out" in call.kwargs and call.kwargs["out"] is not None:
         return f"{call.name} with out="
     if any(not t.is_floating_point() for t in call.moving):
         return f"{call.name} of truth values or whole numbers"
+    if call.name in WITH_WEIGHTS and not any(call.named(("input",)).get("input") is one for one in call.moving):
+        return f"{call.name} by the image's values"
     if classify := CLASSIFY.get(call.name):
         return classify(call)
     kind = ALIASES.get(call.name, call.name)
