@@ -221,11 +221,10 @@ def tensors(arguments: tuple[Any, Mapping[str, Any]]) -> Iterator[Tensor]:
             waiting[:0] = one
 
 
-WITH_WEIGHTS = frozenset(
-    [*(f"conv{d}d" for d in (1, 2, 3)), *(f"conv_transpose{d}d" for d in (1, 2, 3)), "linear", "grid_sample"]
-    + ["batch_norm", "layer_norm", "group_norm", "instance_norm", "prelu", "bilinear"]
-)
-"""Operations whose kind is about their first argument; where the image comes in by another, they are of another kind."""
+CONVOLUTIONS = [f"{kind}{d}d" for kind in ("conv", "conv_transpose") for d in (1, 2, 3)]
+NORMS = ["batch_norm", "layer_norm", "group_norm", "instance_norm"]
+WITH_WEIGHTS = frozenset([*CONVOLUTIONS, *NORMS, "linear", "prelu", "bilinear", "grid_sample"])
+"""Operations whose kind is about their first argument; with the image in another one they are of another kind."""
 
 
 def kind_of(call: Call) -> str:

@@ -18,6 +18,7 @@ from eigencam.evaluation.tables import Table
 from eigencam.files import first_line
 from eigencam.store.canonical import canonical
 from eigencam.store.reader import Stored, read
+from eigencam.store.seal import strict
 from eigencam.store.trust import PACKAGED, Trust
 
 PLACES = ("dataset", "network", "evaluator", "metric")
@@ -213,22 +214,15 @@ def as_json(lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Se
     """Everything in numbers; fractions where the unit is %."""
     content = {
         "comparisons": [
-            {**{k: v for k, v in asdict(line).items() if k not in ("found", "place")}, **asdict(line.place)}
+            {k: v for k, v in asdict(line).items() if k not in ("found", "place")}
+            | {k: v for k, v in asdict(line.place).items() if k != "identity"}
             | asdict(line.found)
             for line in lines
         ],
         "ranks": [asdict(ranking) for ranking in found],
         "notes": list(notes),
     }
-    return json.dumps(_strict(content), indent=1)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items() if key != "identity"}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return json.dumps(strict(content), indent=1)
 
 
 def _place(stored: Stored) -> Place:

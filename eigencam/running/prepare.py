@@ -23,7 +23,7 @@ from eigencam.networks import variants
 from eigencam.networks.classifier import read_head
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.weights import is_file_name, weight_file
-from eigencam.passes.calls import set_float32_precision
+from eigencam.passes.calls import NetworkError, set_float32_precision
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
 from eigencam.store.build import instantiate, signature_errors
@@ -160,7 +160,7 @@ def prepare(composed: DictConfig) -> Job:
         target=config.target,
         dtype=config.dtype,
         channels_last=config.channels_last,
-        tf32=config.tf32,
+        tf32=config.tf32 and network.device.type == "cuda",  # a CPU has none
     )
     asked = {name: describe(config.evaluator[name], content=sources[name]) for name in evaluators}
     for m, method in methods.items():
@@ -189,6 +189,9 @@ def _refusals(
     for name, method in methods.items():
         try:
             reason = refusal(method, network)
+        except NetworkError as error:  # of every method
+            faults += [str(error)] if str(error) not in faults else []
+            continue
         except ValueError as error:
             faults.append(f"method.{name}.layer: {error}")
             continue
