@@ -238,7 +238,7 @@ class Dataset(Protocol):
         ...
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`. Raises `BadTruthError` where it cannot be right."""
+        """Return the truth about image `i`. Raises `BadTruthError` where it cannot be right."""
         ...
 
     def identity(self) -> dict[str, object]:

@@ -135,7 +135,7 @@ def _read_original(folder: Path, split: str, allow_outside: bool) -> Metadata:
 
 
 def _by_number(path: Path, columns: str, value: Callable[..., T]) -> dict[str, T]:
-    """What one of the archive's files says of each picture, by the picture's number."""
+    """Return what one file of the archive says of each image, by the image's number."""
     found: dict[str, T] = {}
     seen: dict[str, str] = {}
     with Reading(path, f"`number {columns}`; {HOW_TO_GET}") as file:
