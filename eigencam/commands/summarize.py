@@ -5,16 +5,14 @@ interval, another note), the result's metrics are made again; its rows, and so i
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.files import first_line
 from eigencam.store.reader import Stored, read_all
-from eigencam.store.records import publish, summed_up
+from eigencam.store.records import is_current, sum_up_again
 from eigencam.store.trust import Trust
-from eigencam.versions import summary_versions_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +53,7 @@ def again(stored: Stored, trust: Trust, *, always: bool = False) -> bool:
         UntrustedError: the evaluator is not trusted, or made the rows in another version.
     """
     evaluator, summary = stored.evaluator(trust), stored.summary
-    if summary is None or (not always and summary.summary_versions == summary_versions_of(type(evaluator))):
+    if summary is None or (not always and is_current(summary, evaluator)):
         return False
-    told, _ = summed_up(evaluator, stored.rows())
-    publish(stored.folder, replace(summary, **told))
+    sum_up_again(stored.folder, summary, evaluator, stored.rows())
     return True

@@ -226,11 +226,10 @@ class Result:
     def sum_up_again(self, evaluator: Any) -> None:
         """Make the summary again from the stored rows, where another version of the evaluator's `summary` made it."""
         summary = self.summary
-        if summary is None or summary.unsupported or summary.summary_versions == summary_versions_of(type(evaluator)):
+        if summary is None or summary.unsupported or is_current(summary, evaluator):
             return
         with self.finishing():
-            told, _ = summed_up(evaluator, self.rows())
-            publish(self.folder, replace(summary, **told))
+            sum_up_again(self.folder, summary, evaluator, self.rows())
 
     def measured(self, what: Mapping[str, Any]) -> None:
         """Note what this run measured beside its environment; it is no part of the result."""
@@ -303,6 +302,17 @@ def summed_up(evaluator: Any, rows: pd.DataFrame) -> tuple[dict[str, Any], list[
         "metrics": tuple(metric.stored() for metric in metrics),
     }
     return told, metrics
+
+
+def is_current(summary: Summary, evaluator: Any) -> bool:
+    """Whether the evaluator would make the summary of its rows again as it is."""
+    return summary.summary_versions == summary_versions_of(type(evaluator))
+
+
+def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFrame) -> None:
+    """Publish a complete result with metrics made again from its rows, which stay."""
+    told, _ = summed_up(evaluator, rows)
+    publish(folder, replace(summary, **told))
 
 
 def publish(folder: Path, summary: Summary, rows: pd.DataFrame | None = None) -> None:
