@@ -1,0 +1,91 @@
+"""Every method beside independent code, in float64, on real networks and images: rank correlation and difference.
+
+    EIGENCAM_WEIGHTS=FOLDER python scripts/agreement.py --models mobilenet_v2_tf,googlenet_bvlc --images 2 \
+        --out results/agreement.csv dataset=ilsvrc paths.ilsvrc=FOLDER
+
+The references are in `tests/references_*.py`; those of a library that is not installed are left out and named. Words
+behind the options are Hydra's, as for `eigencam run`. For each method, reference and network: the number of images, the
+median and the smallest Spearman correlation over an image's positions, and the largest difference in parts of the
+reference's largest absolute value. The classes are the predicted ones.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_module
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import references_gradients
+from references import Agreement, Case, Pair, compare
+
+from eigencam.files import replacing
+from eigencam.running.prepare import prepare
+from eigencam.store.environment import git
+
+PAIRS: list[Pair] = [*references_gradients.PAIRS]
+FIXED = ("method=[random]", "evaluator=[energy]", "target=predicted")  # a run names some of each
+COLUMNS = ["method", "reference", "network", "n", "rho_median", "rho_least", "largest_difference"]
+
+
+def case_of(model: str, images: int, overrides: Sequence[str]) -> Case:
+    """Images spread over the dataset, and the network in float64."""
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        job = prepare(compose("run", [f"model={model}", *FIXED, *overrides]))
+    job.network.module.double()
+    rows = np.linspace(0, len(job.dataset.ids) - 1, images).astype(int).tolist()
+    inputs = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(row))[0]) for row in rows])
+    return Case(job.network, inputs, job.network.forward(inputs).logits.argmax(1))
+
+
+def line(pair: Pair, network: str, found: Agreement) -> list[object]:
+    """A row of the table."""
+    rhos = [rho for rho in found.rhos if rho == rho]
+    middle, least = (f"{pick(rhos):.4f}" if rhos else "" for pick in (statistics.median, min))
+    return [pair.name, pair.reference, network, len(found.rhos), middle, least, f"{max(found.differences):.1e}"]
+
+
+def lines(case: Case, wanted: Sequence[str], notes: dict[str, None]) -> Iterator[list[object]]:
+    """The rows of one network; `notes` is given what could not be compared, and why."""
+    for pair in tqdm([p for p in PAIRS if not wanted or p.name.split()[0] in wanted], desc=case.network.name):
+        if why := pair.refusal(case.network):
+            notes[f"not compared: {pair.name} with {pair.reference} on {case.network.name}: {why}"] = None
+        else:
+            yield line(pair, case.network.name, compare(pair, case))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", required=True, help="names of the model group, with commas between")
+    parser.add_argument("--images", type=int, default=2, help="of each network, spread over the dataset")
+    parser.add_argument("--methods", default="", help="only these, with commas between")
+    parser.add_argument("--out", type=Path, help="CSV; without it the table is printed only")
+    args, overrides = parser.parse_known_args()
+    wanted = [name for name in args.methods.split(",") if name]
+    notes: dict[str, None] = {}
+    table: list[list[object]] = []
+    for model in args.models.split(","):
+        table += lines(case_of(model, args.images, overrides), wanted, notes)
+    table.sort(key=lambda row: [str(cell) for cell in row[:3]])
+    csv.writer(sys.stdout).writerows([COLUMNS, *table])
+    print(*notes, sep="\n", file=sys.stderr)
+    if args.out:
+        command = " ".join(f"FOLDER/{Path(a).name}" if "/" in a and a.startswith("/") else a for a in sys.argv)
+        with replacing(args.out) as beside, beside.open("w", newline="") as file:
+            file.write(f"# command: python {command}\n# n: images of each network; {os.cpu_count()} CPU cores, ")
+            file.write(f"{platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}\n")
+            file.writelines(f"# {note}\n" for note in notes)
+            csv.writer(file).writerows([COLUMNS, *table])
+
+
+if __name__ == "__main__":
+    main()

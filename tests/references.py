@@ -1,0 +1,128 @@
+"""Methods beside independent code, on the same network and images: what `scripts/agreement.py` prints and tests bound.
+
+A family of methods has a module `references_FAMILY.py` with a list `PAIRS`; a `Pair` names a method, whose code or
+formula it is compared with, and the function that makes the reference's maps of a `Case`. Everything is in float64, so
+that what differs is the definition and not the rounding.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from eigencam.methods.base import Method, maps_of, needs_gradient, tapped
+from eigencam.methods.support import refusal
+from eigencam.networks.network import Network
+
+OWN = "own float64 formula"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Images for which the maps of a method are compared.
+
+    Attributes:
+        network: in float64.
+        images: (N, 3, H, W) uint8 RGB of the network's input size.
+        targets: (N,) int64 classes.
+    """
+
+    network: Network
+    images: Tensor
+    targets: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """(N, 3, H, W) float64, normalised."""
+        return self.network.preprocess.normalize(self.images, torch.float64)
+
+    def module(self) -> nn.Module:
+        """A copy of the network that works out of place, for code that sets hooks or changes modules."""
+        module = copy.deepcopy(self.network.module)
+        for each in module.modules():
+            if hasattr(each, "inplace"):
+                each.inplace = False  # type: ignore[assignment]
+        return module.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A method and what it is compared with.
+
+    Attributes:
+        name: the method as in `configs/method`, with parameters that differ: `lrp_zplus bias=drop`.
+        method: with these parameters.
+        reference: whose code it is, with version, or `OWN`.
+        maps: makes the reference's maps (N, h, w) of a case.
+        package: the distribution that it needs, where the project does not require it.
+        unfit: why the reference cannot be asked for a network; "" where it can.
+    """
+
+    name: str
+    method: Method
+    reference: str
+    maps: Callable[[Case], Tensor]
+    package: str = ""
+    unfit: Callable[[Network], str] = lambda _network: ""
+
+    def refusal(self, network: Network) -> str:
+        """Return why the two cannot be compared on a network; "" where they can."""
+        missing = self.package and find_spec(self.package) is None
+        return f"{self.package} is not installed" if missing else refusal(self.method, network) or self.unfit(network)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How two sets of N maps agree.
+
+    Attributes:
+        rhos: Spearman's rank correlation over the map's positions, of each image; NaN where a map is constant.
+        differences: largest absolute difference of each image, in parts of the reference's largest absolute value.
+    """
+
+    rhos: tuple[float, ...]
+    differences: tuple[float, ...]
+
+
+def compare(pair: Pair, case: Case) -> Agreement:
+    """Return how a method's maps agree with the reference's."""
+    layers = tapped(pair.method)
+    forward = case.network.forward(case.images, layers=layers, gradients=needs_gradient(pair.method))
+    return agreement(maps_of(pair.method, forward, case.targets), pair.maps(case))
+
+
+def agreement(ours: Tensor, theirs: Tensor) -> Agreement:
+    """Return how maps (N, h, w) agree with a reference's of the same shape."""
+    if ours.shape != theirs.shape:
+        raise ValueError(f"maps of {tuple(ours.shape)} cannot be compared with a reference's {tuple(theirs.shape)}")
+    found = ours.detach().double().cpu().flatten(1), theirs.detach().double().cpu().flatten(1)
+    rhos, differences = list[float](), list[float]()
+    for mine, reference in zip(*found, strict=True):
+        varies = all(float(x.max() - x.min()) > 0 for x in (mine, reference))
+        rhos.append(rank_correlation(mine, reference) if varies else torch.nan)
+        scale = float(reference.abs().max()) or 1.0
+        differences.append(float((mine - reference).abs().max()) / scale)
+    return Agreement(tuple(rhos), tuple(differences))
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's correlation of two vectors; equal values share their mean rank."""
+    first, second = (torch.from_numpy(rankdata(x.numpy())) for x in (a, b))
+    return float(torch.corrcoef(torch.stack([first, second]))[0, 1])
+
+
+def one_by_one(maps: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Callable[[Case], Tensor]:
+    """Return a reference of what makes one image's map (1, h, w) of (module, inputs, targets)."""
+    return partial(_one_by_one, maps)
+
+
+def _one_by_one(maps: Callable[[nn.Module, Tensor, Tensor], Tensor], case: Case) -> Tensor:
+    made: Sequence[Tensor] = [
+        maps(case.module(), x[None], y[None]) for x, y in zip(case.inputs, case.targets, strict=True)
+    ]
+    return torch.cat([one.detach() for one in made])
