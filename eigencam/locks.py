@@ -55,13 +55,14 @@ class Lock:
         self.release()
 
 
-def take(path: Path, *, wait: bool = False, for_everybody: bool = False) -> Lock:
+def take(path: Path, *, wait: bool = False, for_everybody: bool = False, needed: bool = True) -> Lock:
     """Take the lock of a file, which is made where it is missing, and stays.
 
     Args:
         path: the file.
         wait: whether to wait for whoever has it.
         for_everybody: whether other users of the machine may take it too.
+        needed: whether a file system without locks is refused; without, the lock is then one in name only.
 
     Raises:
         HeldError: another process has it.
@@ -74,6 +75,8 @@ def take(path: Path, *, wait: bool = False, for_everybody: bool = False) -> Lock
             try:
                 _flock(number, shared=False, wait=wait)
             except OSError as error:
+                if error.errno in MISSING and not needed:
+                    return Lock(path, number)
                 if error.errno in MISSING:
                     raise NoLocksError(_without(path, error)) from None
                 if error.errno not in HELD:
@@ -126,5 +129,6 @@ def _opened(path: Path, *, for_everybody: bool) -> int:
 def _without(path: Path, error: OSError) -> str:
     return (
         f"{path.parent}: this file system has no file locks ({error.strerror}), which keep two processes from writing "
-        "one result; let every process write a folder of its own, on a disk with locks (paths.results=DIR)"
+        "one result; own_folder=true lets every process write a folder of its own, which `eigencam merge` puts "
+        "together afterwards"
     )

@@ -2,9 +2,10 @@
 
     python scripts/kills.py --kills 20
 
-Each kill (SIGKILL, SIGTERM, SIGINT in turn) hits `run`, a multirun, `fit`, `table --out` or `report --out`. Afterwards
-every result can be read and none is damaged, tables and pages are as they were or new, the next run completes what is
-missing, and identity, config, rows, summary and fitted weights have the bytes of an undisturbed run. While a run writes
+Each kill (SIGKILL, SIGTERM, SIGINT in turn) hits `run`, a multirun, `fit`, `merge`, `table --out` or `report --out`.
+Afterwards every result can be read and none is damaged, tables and pages are as they were or new, the same command
+completes what is missing, and identity, config, rows, summary and fitted weights have the bytes of an undisturbed run;
+those of a merge of four shards the rows and summaries of the run. While a run writes
 a part after each batch, a reader hashes all that is there, over and over, and finds nothing damaged.
 
 Prints the counts; exits with 1 where something was wrong.
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eigencam.store.reader import read_all
@@ -39,12 +41,23 @@ FIT = [
     "workers=0",
     "device=cpu",
 ]
+SHARDS = [f"machine{k}" for k in range(1, 5)]
+MERGE = ["merge", *SHARDS, "--into", "runs"]
+READERS = ("table", "report")
+JOBS = {
+    "run": RUN,
+    "multirun": SWEEP,
+    "fit": FIT,
+    "merge": MERGE,
+    "table": ["table", "--results", "runs", "--out", "tables"],
+    "report": ["report", "--no-pictures", "--results", "runs"],
+}
 KEPT = (IDENTITY, CONFIG, ROWS, SUMMARY)
 
 
-def started(words: list[str], root: Path) -> "subprocess.Popen[bytes]":
+def started(words: list[str], root: Path, results: str = "runs") -> "subprocess.Popen[bytes]":
     """A command, begun."""
-    place = [f"paths.results={root / 'runs'}"] if words[0] in ("run", "fit") else []
+    place = [f"paths.results={root / results}"] if words[0] in ("run", "fit") else []
     quiet = subprocess.DEVNULL
     return subprocess.Popen([PROGRAM, *words, *place], cwd=root, stdout=quiet, stderr=quiet)
 
@@ -60,6 +73,11 @@ def contents(root: Path) -> dict[str, bytes]:
     return found | left
 
 
+def results_of(found: dict[str, bytes]) -> dict[str, bytes]:
+    """What a merge and a run have in common: all but the configs, which name shards and folders."""
+    return {name: content for name, content in found.items() if not name.endswith(CONFIG)}
+
+
 def watched(process: "subprocess.Popen[bytes]", root: Path) -> Iterator[str]:
     """What a reader finds damaged while a process writes."""
     while process.poll() is None:
@@ -70,6 +88,70 @@ def watched(process: "subprocess.Popen[bytes]", root: Path) -> Iterator[str]:
         time.sleep(0.02)
 
 
+@dataclass(slots=True)
+class Trial:
+    """Commands, what they leave undisturbed, and what was found.
+
+    Attributes:
+        root: where commands run; the same place each time, since configs name it.
+        kept: a copy of what merges, tables and reports start from.
+        spans: seconds of each command.
+        whole: what each leaves.
+        wrong: a line for each thing that is not as it should be.
+    """
+
+    root: Path
+    kept: Path
+    spans: dict[str, float] = field(default_factory=dict)
+    whole: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def undisturbed(self, name: str) -> None:
+        """Run a command to its end."""
+        if name not in READERS:
+            shutil.rmtree(self.root, ignore_errors=True)
+            self.root.mkdir()
+        for k, shard in enumerate(SHARDS if name == "merge" else (), 1):
+            started([*RUN, f"shard={k}/{len(SHARDS)}"], self.root, shard).wait()
+        begun = time.monotonic()
+        process = started(JOBS[name], self.root)
+        found = list(watched(process, self.root)) if name == "run" else []
+        self.wrong += [f"while a run wrote: {fault}" for fault in found if fault]
+        self.counts["readings"] += found.count("")
+        if process.wait():
+            self.wrong.append(f"{name}: exit status {process.returncode}")
+        self.spans[name], self.whole[name] = time.monotonic() - begun, contents(self.root)
+        if name == "merge" and results_of(self.whole[name]) != results_of(self.whole["run"]):
+            self.wrong.append("merge: other bytes than those of the run")
+
+    def killed(self, name: str, how: signal.Signals, part: float, files: dict[Path, bytes]) -> None:
+        """Kill a command after a part of its time, look, and give it again."""
+        root = self.root
+        shutil.rmtree(root, ignore_errors=True)
+        if name in ("merge", *READERS):
+            shutil.copytree(self.kept, root)
+            if name == "merge":
+                shutil.rmtree(root / "runs")
+        else:
+            root.mkdir()
+        process = started(JOBS[name], root)
+        time.sleep(self.spans[name] * part)
+        self.counts[f"{name}, ended before" if process.poll() is not None else name] += 1
+        process.send_signal(how)
+        process.wait()
+        if (root / "runs").is_dir():
+            self.wrong += [f"after {name}: {f}" for s in read_all(root / "runs", hashed=True) for f in s.faults]
+        if name in READERS:
+            self.wrong += [f"{path.name} is not whole" for path in files if path.read_bytes() != files[path]]
+            return
+        if started(JOBS[name], root).wait():
+            self.wrong.append(f"{name} again: failed")
+        now, whole = contents(root), self.whole[name]
+        if changed := [n for n in now.keys() | whole.keys() if now.get(n) != whole.get(n)]:
+            self.wrong.append(f"{name}: other bytes than undisturbed: {sorted(changed)}")
+
+
 def main() -> int:
     """Kill, look, run again; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -77,59 +159,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    wrong: list[str] = []
-    counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "at"  # the same place each time: configs name it
-        spans: dict[str, float] = {}
-        whole: dict[str, dict[str, bytes]] = {}
-        pages = ["table", "--results", "runs", "--out", "tables"], ["report", "--no-pictures", "--results", "runs"]
-        jobs = {"run": RUN, "multirun": SWEEP, "fit": FIT, "table": pages[0], "report": pages[1]}
-        for name, words in jobs.items():
-            if name in ("run", "multirun", "fit"):
-                shutil.rmtree(root, ignore_errors=True)
-                root.mkdir()
-            begun = time.monotonic()
-            process = started(words, root)
-            found = list(watched(process, root)) if name == "run" else []
-            wrong += [f"while a run wrote: {fault}" for fault in found if fault]
-            counts["readings"] += found.count("")
-            if process.wait():
-                wrong.append(f"{name}: exit status {process.returncode}")
-            spans[name], whole[name] = time.monotonic() - begun, contents(root)
-            if name == "fit":  # tables and reports are of the run's results
-                shutil.rmtree(root)
-                root.mkdir()
-                started(RUN, root).wait()
+        trial = Trial(root := Path(folder) / "at", Path(folder) / "kept")
+        for name in JOBS:
+            trial.undisturbed(name)
         files = {path: path.read_bytes() for path in (root / "report.html", *sorted((root / "tables").iterdir()))}
-        kept = Path(folder) / "kept"
-        root.rename(kept)
+        root.rename(trial.kept)
         for k in range(args.kills):
-            name = list(jobs)[k % len(jobs)]
-            shutil.rmtree(root, ignore_errors=True)
-            if name in ("table", "report"):
-                shutil.copytree(kept, root)
-            else:
-                root.mkdir()
-            process = started(jobs[name], root)
-            time.sleep(spans[name] * rng.uniform(0.3, 1.0))
-            counts[f"{name}, ended before" if process.poll() is not None else name] += 1
-            process.send_signal(SIGNALS[k % len(SIGNALS)])
-            process.wait()
-            if (root / "runs").is_dir():
-                wrong += [f"after {name}: {f}" for s in read_all(root / "runs", hashed=True) for f in s.faults]
-            if name in ("table", "report"):
-                wrong += [f"{path.name} is not whole" for path in files if path.read_bytes() != files[path]]
-                continue
-            if started(jobs[name], root).wait():
-                wrong.append(f"{name} again: failed")
-            if (now := contents(root)) != whole[name]:
-                changed = [n for n in now.keys() | whole[name].keys() if now.get(n) != whole[name].get(n)]
-                wrong.append(f"{name}: other bytes than undisturbed: {sorted(changed)}")
-            print(f"{k + 1} of {args.kills} killed, {len(wrong)} wrong", flush=True)
-    print("\n".join(wrong))
-    print(f"{args.kills} kills: {dict(counts)}; wrong: {len(wrong)}")
-    return int(bool(wrong))
+            name = list(JOBS)[k % len(JOBS)]
+            trial.killed(name, SIGNALS[(k + k // len(JOBS)) % len(SIGNALS)], rng.uniform(0.3, 1.0), files)
+            print(f"{k + 1} of {args.kills} killed, {len(trial.wrong)} wrong", flush=True)
+    print("\n".join(trial.wrong))
+    print(f"{args.kills} kills: {dict(trial.counts)}; wrong: {len(trial.wrong)}")
+    return int(bool(trial.wrong))
 
 
 if __name__ == "__main__":

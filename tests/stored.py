@@ -10,6 +10,7 @@ import pandas as pd
 from eigencam.evaluation.localization import Localization
 from eigencam.store.canonical import checksum
 from eigencam.store.examine import published
+from eigencam.store.gather import Plan
 from eigencam.store.identity import describe
 from eigencam.store.records import Result, publish, summed_up
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
@@ -26,6 +27,11 @@ IDENTITY: dict[str, Any] = {
     "dtype": "float32",
 }
 ENVIRONMENT = {"packages": {"torch": "2.7"}, "command": ["eigencam", "run"], "git_commit": "a" * 40, "python": "3.11"}
+
+
+def plan(n: int) -> Plan:
+    """What a run knows of `n` images."""
+    return Plan.of([f"{k:04d}" for k in range(n)])
 
 
 def rows(n: int = 6, start: int = 0, iou: float = 0.6) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
+from eigencam.datasets.base import BadImageError
+from eigencam.datasets.scenes import Scenes
 from eigencam.running.run import run
 from eigencam.store.records import Result, Shard
 
@@ -112,6 +114,26 @@ def test_what_another_shard_could_not_decode_is_left_out(tmp_path: Path) -> None
     assert result.summary
     assert result.summary.n == 7
     assert list(result.summary.bad_images) == ["ILSVRC2012_val_00000002"]
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_result_of_no_image_at_all_is_never_complete(
+    shards: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(_self: Scenes, i: int) -> None:
+        raise BadImageError(f"{i}.png", "torn")
+
+    options = ["dataset.count=4", "batch_size=2", "method=[random]", "evaluator=[pointing]", "timing=false"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Scenes, "image", torn)
+        for k in range(1, shards):
+            run(config(tmp_path, *options, f"shard={k}/{shards}"))
+        with pytest.raises(ValueError, match=r"all 4 are left out; 0\.png: torn"):
+            run(config(tmp_path, *options, f"shard={shards}/{shards}"))
+    assert not tables(tmp_path)
+    for k in range(1, shards + 1):
+        run(config(tmp_path, *options, f"shard={k}/{shards}"))
+    assert len(tables(tmp_path)) == 1
 
 
 def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "compare": "methods against each other on the same pictures: differences, tests, ranks",
     "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
     "status": "what is done, partly done, failed or missing",
+    "merge": "results of several folders into one: shards of machines without a common disk",
     "summarize": "metrics of stored rows once more, without data or network",
     "prune": "list, and remove, results that are superseded, damaged or left over",
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
@@ -55,16 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
-    if hasattr(args, "results"):
-        from eigencam.store.trust import keep_out
-
-        keep_out(args.results)
     try:
         from eigencam.datasets.reading import expand
+        from eigencam.store.trust import keep_out
 
         for name, value in vars(args).items():
             if isinstance(value, Path):
                 setattr(args, name, expand(value))
+            elif isinstance(value, list):
+                setattr(args, name, [expand(item) if isinstance(item, Path) else item for item in value])
+        results = getattr(args, "results", [])
+        for folder in results if isinstance(results, list) else [results]:
+            keep_out(folder)
         return module.main(args)
     except Exception as error:
         # Hydra's, told apart without importing it where nothing else does; some of them are OSErrors.

@@ -64,6 +64,7 @@ class RunConfig:
     workers: Any = "auto"
     flush_s: float = 10.0
     shard: str = "1/1"
+    own_folder: bool = False
     timing: bool = True
 
 

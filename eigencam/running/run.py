@@ -7,15 +7,17 @@ not, and ends in identical rows. A batch is computed when any result lacks one o
 results lack it.
 """
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +35,8 @@ from eigencam.running.prepare import Job, prepare
 from eigencam.running.rows import Key, Scored, pairs_of, rows_of, score
 from eigencam.running.work import Work
 from eigencam.store.environment import environment, keep_freed_memory
+from eigencam.store.gather import Plan
+from eigencam.store.merge import merge
 from eigencam.store.records import Result, Shard, summed_up
 from eigencam.store.schema import SUMMARY
 
@@ -58,14 +62,17 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     """
     keep_freed_memory()
     job = prepare(composed)
+    if job.config.own_folder:
+        _move_to_own_folder(job, say)
     for result in job.results.values():
         try:
             result.sum_up_again(job.evaluators[result.names[-1]])
         except Exception as error:  # a folder that may only be read, or rows that the evaluator did not make
             say(f"  {result.folder}: not summed up again: {first_line(error)}")
     text = OmegaConf.to_yaml(composed, resolve=True)
-    seen = f", on {n} of which the classifier was fitted" if (n := len(_fitted_on(job))) else ""
-    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{seen}"
+    seen = job.network.head.seen(job.dataset) if job.network.head else frozenset[str]()
+    fitted = f", on {len(seen)} of which the classifier was fitted" if seen else ""
+    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{fitted}"
     _refuse_gaps(job)
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {
@@ -74,9 +81,10 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     }
     _mend(job, text, where, shard, say)
     todo = _to_do(job)
+    plan = Plan.of(job.dataset.ids, seen)
     with ExitStack() as stack:
-        for result in todo.values():
-            result.open(text, where, shard)
+        for (method, _), result in todo.items():
+            result.open(text, where, shard, replace(plan, baseline=is_baseline(job.methods[method])))
             stack.callback(result.close)
         todo = _to_do(job)  # again: another run may have completed some before the locks were taken
         for (method, _), result in todo.items():
@@ -102,11 +110,25 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     return job
 
 
+def _move_to_own_folder(job: Job, say: Callable[[str], None]) -> None:
+    """Have the results written to a folder that is this process's alone; rows that others have left are taken over."""
+    common = next(iter(job.results.values())).root
+    own = common / f"{socket.gethostname()}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    job.results = {key: replace(result, root=own, alone=True) for key, result in job.results.items()}
+    names = {result.folder.name for result in job.results.values()}
+    folders = [common, *common.iterdir()] if common.is_dir() else []
+    others = [folder for folder in folders if folder.is_dir() and any((folder / name).is_dir() for name in names)]
+    for line in merge(others, own, only=names).faults:
+        say(f"  {line}")
+    say(f"results go to {own}; `eigencam merge {common}/*/ --into DIR` puts those of all processes together")
+
+
 def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -> None:
     """Say what has become of the results. PartlyFailedError where some failed."""
     job, todo = work.job, work.todo
     there = len(job.results) - len(todo)
-    say(f"{title}: {finished} results completed, {there} were there; folder {job.config.paths['results']}")
+    folder = next(iter(job.results.values())).root
+    say(f"{title}: {finished} results completed, {there} were there; folder {folder}")
     if waiting := len(todo) - finished - len(work.failed):
         say(f"  shard {job.config.shard} is done; {waiting} results wait for the other shards")
     for line in dict.fromkeys(line for result in todo.values() for line in result.repaired):
@@ -140,11 +162,6 @@ def _mend(job: Job, config: str, where: Mapping[str, Any], shard: Shard, say: Ca
         for line in result.repaired:
             say(f"  {line}")
         result.repaired.clear()
-
-
-def _fitted_on(job: Job) -> frozenset[str]:
-    """The pictures that the network's classifier was fitted on."""
-    return job.network.head.seen(job.dataset) if job.network.head else frozenset()
 
 
 def _refuse_gaps(job: Job) -> None:
@@ -312,15 +329,6 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
         bar.last_print_t = time.time()
 
 
-def _in_order(rows: pd.DataFrame, order: Mapping[str, int]) -> pd.DataFrame:
-    """The rows of these pictures, once each, in this order; without any, the columns that all results have."""
-    if not order:
-        return pd.DataFrame({"image": pd.Series(dtype=str), "label": pd.Series(dtype=int)})
-    rows = rows.assign(order=rows["image"].map(order)).dropna(subset="order")
-    rows = rows.sort_values(["order", "label"], kind="stable", ignore_index=True).drop(columns="order")
-    return rows.drop_duplicates(["image", "label"], ignore_index=True)
-
-
 def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
     """Sum a result up once all pictures are done, by this process or another; whether they are."""
     if key in work.failed:
@@ -329,32 +337,18 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
     measured: dict[str, float] = {"seconds": round(work.seconds, 2), "images": work.pictures}
     if taken := costs[1:] or costs:
         measured |= {"cost": float(np.median(taken)), "batches": len(taken)}
-    result.measured(measured)
     with result.finishing():
+        result.measured(measured)
         if result.complete:
             return True
-        there, noted = result.done(), result.bad()
-        bad = {
-            kind: {image: reasons[image] for image in job.dataset.ids if image in reasons and image not in there}
-            for kind, reasons in noted.items()
-        }
-        left_out = frozenset[str]().union(*bad.values())
-        order = {image: k for k, image in enumerate(i for i in job.dataset.ids if i not in left_out)}
-        if not order.keys() <= there:
+        gathered = result.gathered()
+        if gathered is None:
             return False
-        rows = _in_order(result.rows(), order)
-        fixed = {
-            "n": len(order),
-            **bad,
-            "target": job.config.target,
-            "fitted_on": len(_fitted_on(job) & order.keys()),
-            "baseline": is_baseline(job.methods[key[0]]),
-        }
         try:
-            told, metrics = summed_up(job.evaluators[key[1]], rows)
+            told, metrics = summed_up(job.evaluators[key[1]], gathered.rows)
         except Exception as error:  # whatever an evaluator may raise
             work.fail_evaluator(key, error, [])
             return False
-        result.finish(rows, fixed | told)
+        result.publish(gathered, told)
     tell(job.loggers, result, metrics, say)
     return True

@@ -14,7 +14,7 @@ from eigencam.store.schema import CONFIG
 from eigencam.store.seal import DamagedError, read_yaml
 from eigencam.store.trust import Trust
 
-PLACES = ("launcher", "shard", "device")
+PLACES = ("launcher", "shard", "device", "own_folder")
 """Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
 
 

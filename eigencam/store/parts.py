@@ -5,6 +5,7 @@ damaged or foreign part is known for what it is, set aside, and its rows are com
 
     parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
     parts/bad-8277e0910d750195b448797616e091ad.json           images that were left out
+    parts/plan.json                                           what finishing the result needs besides; see `gather`
 
 A shard's parts are merged geometrically: a new part takes the last one in as long as that has at most twice its rows,
 so that there are about log2(rows) of them however long a run takes.
@@ -23,6 +24,7 @@ from eigencam.files import regular, write_bytes
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, read_bytes, read_json, write_json
 
+PLAN = "plan.json"
 LARGEST_PART = 8 * 2**30
 """Bytes that a part may have."""
 
@@ -55,13 +57,23 @@ class Parts:
             except (DamagedError, FileNotFoundError):  # `tables` sets it aside
                 continue
             absorbed.append(path)
-        content = as_bytes(table, {_OWNER: self.owner.encode()})
-        path = self.folder / f"{self.shard}-{digest(content)}.parquet"
-        write_bytes(path, content, follow=False)
+        path = self._write(table)
         own.append((len(table), path))
         for old in absorbed:
             if old != path:
                 old.unlink(missing_ok=True)
+
+    def replace(self, table: pa.Table) -> None:
+        """Write rows in the place of all that are there."""
+        before = set(self.folder.glob("*.parquet"))
+        for old in before - {self._write(table)}:
+            old.unlink(missing_ok=True)
+
+    def _write(self, table: pa.Table) -> Path:
+        content = as_bytes(table, {_OWNER: self.owner.encode()})
+        path = self.folder / f"{self.shard}-{digest(content)}.parquet"
+        write_bytes(path, content, follow=False)
+        return path
 
     def write_bad(self, bad: Mapping[Bad, Mapping[str, str]]) -> None:
         """Add images that were left out, with the reasons."""
@@ -69,22 +81,49 @@ class Parts:
         names = "\n".join(name for reasons in bad.values() for name in reasons)
         write_json(self.folder / f"bad-{digest(names.encode())}.json", content)
 
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write what finishing the result needs besides rows (`eigencam.store.gather.Plan.stored`)."""
+        write_json(self.folder / PLAN, plan)
+
+    def plan(self) -> dict[str, Any]:
+        """Return what finishing the result needs besides rows.
+
+        Raises:
+            FileNotFoundError: no run noted it.
+            DamagedError: it is not what was written.
+        """
+        path = self.folder / PLAN
+        content = read_json(path)
+        if type(content.get("images")) is not int or type(content.get("baseline")) is not bool:
+            raise DamagedError(path, "images and baseline: no number and no truth value")
+        return content
+
     def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:
         """Return what the parts hold, and a line for each that was set aside because it is damaged."""
-        found, said = [], []
+        found, errors = self.read(columns)
+        return found, [line for error in errors for line in set_aside(error)]
+
+    def read(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[DamagedError]]:
+        """Return what the parts hold, and what is damaged; nothing is moved."""
+        found, errors = [], []
         for path in sorted(self.folder.glob("*.parquet")):
             try:
                 found.append(self._read(path, columns))
             except FileNotFoundError:  # merged by its shard, or the result was just finished by another
                 continue
             except DamagedError as error:
-                said += set_aside(error)
-        return found, said
+                errors.append(error)
+        return found, errors
 
     def bad(self) -> tuple[dict[Bad, dict[str, str]], list[str]]:
         """Return images that were left out, with the reasons; and lines as `tables`."""
+        found, errors = self.read_bad()
+        return found, [line for error in errors for line in set_aside(error)]
+
+    def read_bad(self) -> tuple[dict[Bad, dict[str, str]], list[DamagedError]]:
+        """Return images that were left out, with the reasons, and what is damaged; nothing is moved."""
         found: dict[Bad, dict[str, str]] = {kind: {} for kind in get_args(Bad)}
-        said: list[str] = []
+        errors = []
         for path in sorted(self.folder.glob("bad-*.json")):
             try:
                 content = read_json(path)
@@ -96,8 +135,8 @@ class Parts:
             except FileNotFoundError:
                 continue
             except DamagedError as error:
-                said += set_aside(error)
-        return found, said
+                errors.append(error)
+        return found, errors
 
     def damage(self) -> Iterator[str]:
         """Yield a line for each part that is damaged; nothing is moved."""

@@ -28,9 +28,10 @@ from eigencam.files import remove_leftovers, sync_folder, write_bytes
 from eigencam.locks import HeldError, Lock, take
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.examine import examine, has_leftovers, published
+from eigencam.store.gather import RUN, Gathered, Plan, gather
 from eigencam.store.parts import Parts, as_bytes, frame_of, images_of, read_rows, set_aside
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary
-from eigencam.store.seal import DamagedError, digest, write_json, write_yaml
+from eigencam.store.seal import DamagedError, digest, read_json, write_json, write_yaml
 from eigencam.versions import summary_versions_of
 
 S = TypeVar("S", bound=Sequence[Any])
@@ -79,12 +80,14 @@ class Result:
         root: folder of all results.
         names: dataset, network, method, evaluator: the readable part of the folder's name.
         identity: JSON-ready content that the hash is of.
+        alone: whether no other process writes it, so that a file system without locks will do.
         repaired: lines that name what was damaged and set aside since `open`.
     """
 
     root: Path
     names: tuple[str, str, str, str]
     identity: Mapping[str, Any]
+    alone: bool = False
     repaired: list[str] = field(default_factory=list)
     _buffer: list[Row] = field(default_factory=list)
     _bad: dict[Bad, dict[str, str]] = field(default_factory=dict)
@@ -92,6 +95,7 @@ class Result:
     _shard: Shard = field(default_factory=Shard)
     _run: str = ""
     _environment: dict[str, Any] = field(default_factory=dict)
+    _plan: Plan | None = None
     _parts: Parts | None = None
 
     @property
@@ -119,41 +123,54 @@ class Result:
         summary = self.summary
         return summary is not None and not summary.unsupported
 
-    def open(self, config: str, environment: Mapping[str, Any], shard: Shard | None = None) -> None:
+    def open(
+        self,
+        config: str,
+        environment: Mapping[str, Any] | None,
+        shard: Shard | None = None,
+        plan: Plan | None = None,
+    ) -> None:
         """Make the folder, take the shard's lock, set aside what is damaged, and note the run.
 
         Args:
             config: resolved, as YAML.
-            environment: as `environment` gives it.
+            environment: as `environment` gives it; None: whoever opens it computes no rows, and is not noted.
             shard: that this process computes.
+            plan: what it knows of the result before its first row.
 
         Raises:
             HeldError: another process is writing this shard of the result.
             ValueError: the folder is a link.
         """
-        self._shard = shard or Shard()
+        self._shard, self._plan = shard or Shard(), plan
         self.folder.mkdir(parents=True, exist_ok=True)
         self._drop_links()
         try:
-            self._lock = take(self.folder / f".lock{self._shard.suffix}")
+            self._lock = take(self.folder / f".lock{self._shard.suffix}", needed=not self.alone)
         except HeldError:
             raise HeldError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
         try:
-            self._begin(config, environment)
+            self._begin(config)
+            if environment is not None:
+                self._note_run(environment)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, config: str, environment: Mapping[str, Any]) -> None:
-        """Set aside what is damaged, and note the run; the lock is this process's."""
+    def _begin(self, config: str) -> None:
+        """Set aside what is damaged, and write what is known beforehand; the lock is this process's."""
         for folder in (self.folder, self.folder / PARTS, self.folder / RUNS):
             remove_leftovers(folder)
         with self.finishing():
             self._set_aside()
             if self.summary:
-                self._forget()
+                self.settle()
             write_json(self.folder / IDENTITY, plain(self.identity))
             write_yaml(self.folder / CONFIG, config)
+            if self._plan and not self.summary:
+                self.parts.write_plan(self._plan.stored())
+
+    def _note_run(self, environment: Mapping[str, Any]) -> None:
         now = time.gmtime()
         self._run = f"{time.strftime('%Y%m%dT%H%M%S', now)}-{socket.gethostname()}-{os.getpid()}{self._shard.suffix}"
         self._environment = {
@@ -162,7 +179,7 @@ class Result:
             "rows_before": sum(rows for _, rows in self.parts.counts()),
             **environment,
         }
-        self._write_run()
+        self._change_run(self._run, {})
 
     def close(self) -> None:
         """Release the lock; rows not yet written are lost."""
@@ -173,7 +190,7 @@ class Result:
     @contextmanager
     def finishing(self) -> Iterator[None]:
         """One process at a time does what all share: it sets aside what is damaged, or finishes the result."""
-        with take(self.folder / ".lock-finish", wait=True):
+        with take(self.folder / ".lock-finish", wait=True, needed=not self.alone):
             yield
 
     def done(self) -> set[str]:
@@ -202,7 +219,8 @@ class Result:
             self.parts.write_bad(self._bad)
             self._bad.clear()
         if self._buffer:
-            self.parts.write(pd.DataFrame(self._buffer))
+            rows = pd.DataFrame(self._buffer)
+            self.parts.write(self._plan.placed(rows).assign(**{RUN: self._run}) if self._plan else rows)
             self._buffer.clear()
 
     def rows(self) -> pd.DataFrame:
@@ -213,6 +231,25 @@ class Result:
         self.repaired += said
         return frame_of(tables)
 
+    def gathered(self) -> Gathered | None:
+        """Return all that the result is made of; None where images are missing. Only within `finishing`.
+
+        Raises:
+            ValueError: every image was left out.
+            FileNotFoundError: no run noted how many images there are.
+        """
+        plan, bad, there = self._plan.stored() if self._plan else self.parts.plan(), self.bad(), self.done()
+        if len(there.union(*bad.values())) < plan["images"]:
+            return None
+        rows = self._plan.placed(self.rows()) if self._plan else self.rows()
+        return gather(rows, bad, plan, str(self.identity["target"]))
+
+    def publish(self, gathered: Gathered, told: Mapping[str, Any]) -> None:
+        """Publish what was gathered with what `summed_up` makes of its rows; each run's file says which it made."""
+        for name, rows in gathered.made_by.items():
+            self._change_run(name, {"rows": rows})
+        self.finish(gathered.rows, {**gathered.facts, **told})
+
     def finish(self, rows: pd.DataFrame, summary: Mapping[str, Any]) -> None:
         """Publish all rows and the summary, and drop the parts.
 
@@ -221,7 +258,7 @@ class Result:
             summary: the fields of `Summary` but for names and seals, those of `summed_up` among them.
         """
         publish(self.folder, self._summary(summary), rows)
-        self._forget()
+        self.settle()
 
     def sum_up_again(self, evaluator: Any) -> None:
         """Make the summary again from the stored rows, where another version of the evaluator's `summary` made it."""
@@ -232,14 +269,14 @@ class Result:
             sum_up_again(self.folder, summary, evaluator, self.rows())
 
     def measured(self, what: Mapping[str, Any]) -> None:
-        """Note what this run measured beside its environment; it is no part of the result."""
+        """Note what this run measured beside its environment; it is no part of the result. Only within `finishing`."""
         self._environment |= what
-        self._write_run()
+        self._change_run(self._run, self._environment)
 
     def leave_out(self, reason: str) -> None:
         """Complete the result of a method that cannot run on the network."""
         publish(self.folder, self._summary({"n": 0, "unsupported": reason}))
-        self._forget()
+        self.settle()
 
     def fail(self, error: BaseException) -> None:
         """Note why the run stopped; the next run continues from the rows that are there."""
@@ -260,10 +297,17 @@ class Result:
     def _summary(self, content: Mapping[str, Any]) -> Summary:
         return Summary(*self.names, result=checksum(self.identity), **content)
 
-    def _write_run(self) -> None:
-        write_json(self.folder / RUNS / f"{self._run}.json", self._environment)
+    def _change_run(self, name: str, what: Mapping[str, Any]) -> None:
+        """Add to a run's file; a file that is not there, or damaged, is made only of what is known of this run."""
+        path = self.folder / RUNS / f"{name}.json"
+        try:
+            before = read_json(path)
+        except (FileNotFoundError, DamagedError):
+            before = self._environment if name == self._run else None
+        if before is not None:
+            write_json(path, {**before, **what})
 
-    def _forget(self) -> None:
+    def settle(self) -> None:
         """Remove what only an unfinished result has."""
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         for path in self.folder.glob("error*.json"):

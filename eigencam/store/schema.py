@@ -152,6 +152,8 @@ class Run:
         rows_before: that earlier runs of an unfinished result had left.
         cost: time of the method alone, in bare forward passes; None where it was not measured.
         images: scored by this run, in `seconds`.
+        rows: numbers of the first and last of the result's rows that it made, in stretches; noted when the result is
+            complete.
     """
 
     started: str
@@ -163,6 +165,7 @@ class Run:
     cost: float | None = None
     images: int = 0
     seconds: float = 0.0
+    rows: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -179,6 +182,7 @@ class Run:
             cost=content.get("cost", float, None),
             images=content.get("images", int, 0),
             seconds=content.get("seconds", float, 0.0),
+            rows=content.stretches("rows"),
         )
 
     @property
@@ -297,6 +301,15 @@ class _Content:
     def strings(self, key: str) -> tuple[str, ...]:
         """Return a list of texts as a tuple."""
         return tuple(str(item) for item in self.get(key, list, []))
+
+    def stretches(self, key: str) -> tuple[tuple[int, int], ...]:
+        """Return a list of pairs of first and last; DamagedError for anything else."""
+        found = self.get(key, list, [])
+        for pair in found:
+            numbers = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+            if not numbers or not 0 <= pair[0] <= pair[1] <= LARGEST_NUMBER:
+                raise DamagedError(self.path, f"{key}: {str(pair)[:40]} in the place of the first and the last of rows")
+        return tuple((first, last) for first, last in found)
 
 
 def _metric(path: Path, metric: object) -> dict[str, Any]:

@@ -1,0 +1,256 @@
+"""Put results of several folders into one, without data, weights or torch.
+
+They may be shards of machines without a common disk, of processes that each wrote a folder of its own, or results of
+other methods.
+
+    merged = merge([Path("a"), Path("b")], Path("whole"))
+
+Rows of one result are the union of its rows everywhere; where all images are there, the result is summed up and has the
+bytes of one that a single run made. Of the same image two different rows are a contradiction: the result is refused,
+with the names of both folders. The sources are only read.
+"""
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from eigencam.files import first_line, naming, sync_folder, write_bytes
+from eigencam.store.canonical import checksum
+from eigencam.store.examine import examine
+from eigencam.store.gather import first_difference
+from eigencam.store.parts import Parts, frame_of, images_of, joined
+from eigencam.store.reader import Stored, is_result, read
+from eigencam.store.records import Result, summed_up
+from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
+from eigencam.store.seal import DamagedError, read_bytes, read_yaml
+from eigencam.store.trust import PACKAGED, Trust, rebuilt
+
+
+class ContradictionError(ValueError):
+    """Two folders say different things about one image of one result."""
+
+
+@dataclass(slots=True)
+class Merged:
+    """What has become of the results.
+
+    Attributes:
+        complete: number of results that are complete.
+        unfinished: a line for each that lacks images.
+        faults: a line for each contradiction, each damaged file, and each result that could not be summed up.
+    """
+
+    complete: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One result in one folder: a complete one, or parts.
+
+    Attributes:
+        stored: as it was read.
+        table: the rows that are there, without those of a complete result that has the rows of another.
+        bad: images that were left out.
+        plan: see `eigencam.store.parts.Parts.plan`; None where there is none.
+    """
+
+    stored: Stored
+    table: pa.Table
+    bad: Mapping[Bad, Mapping[str, str]]
+    plan: Mapping[str, Any] | None = None
+
+    @property
+    def summary(self) -> Summary | None:
+        return self.stored.summary
+
+    @property
+    def images(self) -> set[str]:
+        return images_of([self.table])
+
+
+def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Container[str] | None = None) -> Merged:
+    """Put all results of some folders into one.
+
+    Args:
+        sources: folders of results, or single results.
+        into: folder of results, made where it is missing; what is there already takes part.
+        trust: what may be built to sum results up.
+        only: names of the results' folders; None: all.
+
+    Raises:
+        FileNotFoundError: a source is not there, or has no results.
+    """
+    by_name: dict[str, list[Path]] = {}
+    for source in [*([into] if into.is_dir() else []), *sources]:
+        folders = list(_results(source))
+        if not folders and source != into:
+            raise FileNotFoundError(f"{source}: no results there; `eigencam run` makes them")
+        for folder in folders:
+            known = by_name.setdefault(folder.name, [])
+            if not any(folder.samefile(other) for other in known):
+                known.append(folder)
+    merged = Merged()
+    for name, folders in sorted(by_name.items()):
+        if only is not None and name not in only:
+            continue
+        try:
+            _merge_one(folders, into, trust, merged)
+        except ValueError as error:
+            merged.faults.append(f"{name}: {first_line(error)}")
+    return merged
+
+
+def _results(source: Path) -> Iterator[Path]:
+    """The folders of results that a source is, or holds."""
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder")
+    if is_result(source.resolve().name):
+        yield source
+        return
+    with naming(source):
+        yield from sorted(path for path in source.iterdir() if path.is_dir() and is_result(path.name))
+
+
+def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged) -> None:
+    """Merge what there is of one result."""
+    found = [source for folder in folders if (source := _read(folder, merged.faults))]
+    if not found:
+        return
+    first, target = found[0].stored, into / found[0].stored.folder.name
+    whole = next((source for source in found if source.summary), None)
+    table = _united(found, whole)
+    result = Result(into, first.names, first.identity, alone=True)
+    result.open(_config(found), None)
+    try:
+        _copy_runs(found, target)
+        if whole is None:
+            _write_parts(found, table, target)
+            _finish(result, table, trust, merged)
+        elif not whole.stored.folder.samefile(target):
+            with result.finishing():
+                _copy_complete(whole.stored, target)
+                result.settle()
+    finally:
+        result.close()
+    merged.complete += result.summary is not None
+
+
+def _read(folder: Path, faults: list[str]) -> _Source | None:
+    """Read one result; what is damaged is named, and the rest taken."""
+    stored = read(folder, hashed=True)
+    if stored is None:
+        return None
+    faults += [line for line in (*stored.faults, stored.old, stored.denied) if line]
+    if not stored.identity:
+        return None
+    if stored.faults and (sealed := examine(folder).summary) and sealed.names == stored.names:
+        stored = replace(stored, summary=sealed, faults=())  # what is damaged holds no rows
+    if (summary := stored.summary) is not None:
+        rows = frame_of([]) if summary.unsupported else stored.rows()
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        return _Source(stored, table, {"bad_images": summary.bad_images, "bad_truths": summary.bad_truths})
+    parts = Parts(folder / PARTS, checksum(stored.identity))
+    tables, _ = parts.read()
+    bad, _ = parts.read_bad()
+    try:
+        plan = parts.plan()
+    except (FileNotFoundError, DamagedError):  # the latter is among the faults
+        plan = None
+    return _Source(stored, joined(tables) if tables else pa.table({"image": pa.array([], pa.string())}), bad, plan)
+
+
+def _united(found: Sequence[_Source], whole: _Source | None) -> pa.Table:
+    """The rows of all sources. ContradictionError where two of them disagree."""
+    for source in found:
+        if whole is not None and whole is not source:
+            _check_complete(whole, source)
+    united: list[pa.Table] = []
+    known: set[str] = set()
+    for k, source in enumerate(found):
+        rows = source.table.to_pandas()
+        both = known & set(rows["image"])
+        for other in found[:k] if both else ():
+            if what := first_difference(other.table.to_pandas(), rows):
+                raise _contradiction(other, source, what)
+        new = ~rows["image"].isin(known).to_numpy(bool)
+        united.append(source.table.filter(pa.array(new)))
+        known |= set(rows["image"])
+    return joined([table for table in united if len(table)] or united[:1])
+
+
+def _check_complete(whole: _Source, other: _Source) -> None:
+    """ContradictionError where a complete result left out what the other has, or the other way round."""
+    summary, second = whole.summary, other.summary
+    if summary and summary.unsupported and (len(other.table) or second) and not (second and second.unsupported):
+        raise _contradiction(whole, other, "the method could not run in the first")
+    if extra := other.images - whole.images:
+        raise _contradiction(whole, other, f"image {min(extra)} was left out in the first")
+    if second and (extra := whole.images - other.images):
+        raise _contradiction(whole, other, f"image {min(extra)} was left out in the second")
+
+
+def _contradiction(one: _Source, other: _Source, what: str) -> ContradictionError:
+    return ContradictionError(f"{one.stored.folder} and {other.stored.folder} contradict each other: {what}")
+
+
+def _config(found: Sequence[_Source]) -> str:
+    """The config of the last run; "" where none can be read."""
+    for source in sorted(found, key=lambda source: source.stored.updated, reverse=True):
+        try:
+            return read_yaml(source.stored.folder / CONFIG)
+        except (DamagedError, FileNotFoundError):
+            continue
+    return ""
+
+
+def _copy_runs(found: Iterable[_Source], target: Path) -> None:
+    """Copy the files of all runs; one that says which rows it made is not replaced by one that does not."""
+    for source in found:
+        for path in sorted((source.stored.folder / RUNS).glob("*.json")):
+            place = target / RUNS / path.name
+            try:
+                new = Run.read(path)
+                if place.exists() and (path.samefile(place) or (Run.read(place).rows and not new.rows)):
+                    continue
+            except DamagedError:  # named already
+                continue
+            write_bytes(place, read_bytes(path, path.stat().st_size), follow=False)
+
+
+def _copy_complete(stored: Stored, target: Path) -> None:
+    """Publish a complete result as it is."""
+    for name in (ROWS, SUMMARY):
+        if (path := stored.folder / name).exists():
+            write_bytes(target / name, path.read_bytes(), sync=True, follow=False)
+    sync_folder(target)
+
+
+def _write_parts(found: Sequence[_Source], table: pa.Table, target: Path) -> None:
+    """Write the rows of all sources as one part, in the place of those that are there."""
+    parts = Parts(target / PARTS, checksum(found[0].stored.identity), "merged")
+    if plan := next((source.plan for source in found if source.plan), None):
+        parts.write_plan(plan)
+    for source in found:
+        if any(source.bad.values()):
+            parts.write_bad(source.bad)
+    if len(table):
+        parts.replace(table)
+
+
+def _finish(result: Result, table: pa.Table, trust: Trust, merged: Merged) -> None:
+    """Sum the result up if all images are there."""
+    with result.finishing():
+        try:
+            gathered = result.gathered()
+        except FileNotFoundError:
+            raise ValueError("no run noted how many images there are; a run completes it") from None
+        if gathered is None:
+            merged.unfinished.append(f"{result.folder}: {len(images_of([table]))} images so far")
+            return
+        evaluator = rebuilt(result.identity["evaluator"], "evaluator", trust)
+        result.publish(gathered, summed_up(evaluator, gathered.rows)[0])
