@@ -28,7 +28,7 @@ LAST_CLASS = VOID - 2
 
 MASK_VALUES = (
     "0 is background, 1 + class an object, 255 void; of a bool or 0/255 mask of class k make "
-    "np.where(mask, 1 + k, 0).astype(np.uint8)"
+    "np.where(mask, 1 + k, 0).astype(np.uint8); dataset=folder reads it by dataset.mask_values={object: 255}"
 )
 
 

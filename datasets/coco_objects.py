@@ -40,6 +40,7 @@ class Instances:
         sizes: (height, width) of each image; (0, 0) where that is among the faults.
         objects: of each image: `class`, `crowd`, `bbox`, `area`, `segmentation`.
         faults: what is wrong with the annotations of an image, "" if nothing.
+        pixels: whether the objects have a segmentation.
     """
 
     images: list[dict[str, Any]]
@@ -47,15 +48,16 @@ class Instances:
     sizes: list[tuple[int, int]]
     objects: list[list[dict[str, Any]]]
     faults: list[str]
+    pixels: bool
 
 
-def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool = True) -> Instances:
+def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool | None = True) -> Instances:
     """Read a file of instances and check what it says.
 
     Args:
         path: the file.
         order: key by which the images are sorted.
-        pixels: whether objects need a segmentation.
+        pixels: whether objects need a segmentation; None where they do if all have one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -78,6 +80,8 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool =
             for image, size in zip(images, sizes, strict=True)
         ]
         objects: list[list[dict[str, Any]]] = [[] for _ in images]
+        if pixels is None:
+            pixels = bool(data["annotations"]) and all(one.get("segmentation") for one in data["annotations"])
         for one in file.each("annotations", data["annotations"]):
             i = row[one["image_id"]]
             kept = {
@@ -91,7 +95,7 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool =
             if not faults[i] and (fault := _fault(one, kept, sizes[i], pixels, index)):
                 faults[i] = f"{path}: annotation {one.get('id')} of image {one['image_id']}: {fault}"
     known = [(size[0] or 0, size[1] or 0) if _is_size(size) else (0, 0) for size in sizes]
-    return Instances(images, classes, known, objects, faults)
+    return Instances(images, classes, known, objects, faults, pixels)
 
 
 def _is_size(size: tuple[int | None, int | None]) -> bool:

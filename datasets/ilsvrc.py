@@ -8,7 +8,6 @@ Rows are in the order of the picture ids, whatever the folders look like. The pi
 download them: the user names a folder.
 """
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, merge, read_truth
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.datasets.names import JPEG, PNG, by_stem
 from eigencam.datasets.reading import Reading, expand
+from eigencam.datasets.subset import sample
 
 N_IMAGES = 50_000
 IMAGE_PLACES = ("Data/CLS-LOC/val", "CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", ".")
@@ -102,7 +102,9 @@ class Ilsvrc:
                 truth, rows, files, [one for several in folders for one in several], allow_missing, whole=subset is None
             )
         if count is not None:
-            rows = _sample(truth.ids, rows, count, seed)
+            if not 1 <= count <= len(rows):
+                raise ValueError(f"count={count}: allowed are 1..{len(rows)}, the pictures there are to choose from")
+            rows = sample(truth.ids, rows, count, seed)
         self.annotation: IlsvrcTruth = truth.select(rows)
         self.ids: list[str] = self.annotation.ids
         if images is not False:
@@ -260,9 +262,3 @@ def _present(
             f"{len(bare)} of {len(files)} ILSVRC pictures have no truth ({truth.source}), e.g. {some(bare)}; {proceed}"
         )
     return present
-
-
-def _sample(ids: list[str], rows: list[int], count: int, seed: int) -> list[int]:
-    if not 1 <= count <= len(rows):
-        raise ValueError(f"count={count}: allowed are 1..{len(rows)}, the pictures there are to choose from")
-    return sorted(sorted(rows, key=lambda i: hashlib.sha256(f"{seed}/{ids[i]}".encode()).digest())[:count])

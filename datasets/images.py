@@ -141,6 +141,39 @@ def read_object(path: Path | str) -> NDArray[np.bool_]:
     return grey > 0
 
 
+def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode a mask of any kind to the numbers that are stored.
+
+    Args:
+        path: an image of 1 bit (0 and 1), grey of 8 or 16 bits, a palette, or RGB; alpha is dropped.
+        colours: whether a palette stands for its colours and not for its indices.
+
+    Returns:
+        (H, W) uint8 or uint16; (H, W, 3) uint8 where the three colours of a pixel are not all equal.
+
+    Raises:
+        BadImageError: the file cannot be decoded.
+        BadTruthError: it is an image of another kind.
+        FileNotFoundError: there is no such file.
+    """
+    image = _decode(path)
+    if image.mode == "1":
+        return np.asarray(image, np.uint8)
+    if image.mode == "L" or (image.mode == "P" and not colours):
+        return np.array(image)
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() >= 0 and wide.max() <= 65535:
+            return wide.astype(np.uint16)
+    elif image.mode in ("P", "LA", "RGB", "RGBA"):
+        image.info.pop("transparency", None)
+        rgb = np.array(image.convert("RGB"))
+        return rgb[..., 0] if (rgb == rgb[..., :1]).all() else rgb
+    raise BadTruthError(
+        f"{path}: a mask of mode {image.mode!r}; the modes read are '1', 'L', 'I;16', 'P', 'LA', 'RGB' and 'RGBA'"
+    )
+
+
 def _decode(path: Path | str) -> Image.Image:
     data = _regular(path).read_bytes()  # beforehand, so that a fault of the disk is not taken for a bad picture
     if not data:

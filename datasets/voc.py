@@ -20,13 +20,13 @@ from typing import Literal, NoReturn, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets import boxes as box
 from eigencam.datasets.base import VOID, BadImageError, BadTruthError, Truth, checksum
-from eigencam.datasets.bounds import possible
 from eigencam.datasets.completeness import some
 from eigencam.datasets.images import image_size, read_mask, read_rgb
+from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import JPEG, PNG, by_stem, once
-from eigencam.datasets.reading import FileError, Reading, expand, files_in, integer, is_file, read_lines
+from eigencam.datasets.reading import FileError, Reading, expand, files_in, is_file, read_lines
+from eigencam.datasets.voc_objects import read_objects
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -75,32 +75,11 @@ def read_annotation(path: Path, origin: int = 1) -> Annotation:
         FileError: the file is not such an annotation.
         BadTruthError: it names an unknown class, or has a box outside the image.
     """
-    with Reading(path, "a VOC annotation") as file:
-        root = file.xml()
-        objects = root.findall("object")  # not `iter`: parts have boxes too
-        names = [found.findtext("name", "").strip() for found in objects]
-        corners = [
-            [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
-        ]
-        flags = [found.findtext("difficult", "0").strip() for found in objects]
-        height, width = (integer(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
-    if unknown := sorted(set(names) - set(CLASSES)):
+    found = read_objects(path, origin)
+    if unknown := sorted(set(found.names) - set(CLASSES)):
         raise BadTruthError(f"{path}: class {unknown[0]!r}; the classes are {', '.join(CLASSES)}")
-    boxes = np.array(corners, np.float64).reshape(-1, 4) - origin
-    inside = possible(boxes, height, width)
-    if not inside.all():
-        wrong = corners[k := int(inside.argmin())]
-        counted = "; files that count from 0 are read with dataset.origin=0" if origin and 0 in wrong[:2] else ""
-        right, lower = width - 1 + origin, height - 1 + origin
-        raise BadTruthError(
-            f"{path}: impossible box {wrong} (xmin, ymin, xmax, ymax) of object {k + 1} of {len(boxes)}; allowed in "
-            f"{width} x {height} pixels: {origin} <= xmin <= xmax <= {right}, {origin} <= ymin <= ymax <= {lower}"
-            f"{counted}"
-        )
-    if odd := [flag for flag in flags if flag not in ("0", "1")]:
-        raise BadTruthError(f"{path}: difficult {odd[0]!r}; allowed are 0 and 1")
-    labels = np.array([CLASSES.index(name) for name in names], np.int64)
-    return Annotation((height, width), boxes, labels, np.array([flag == "1" for flag in flags], bool))
+    labels = np.array([CLASSES.index(name) for name in found.names], np.int64)
+    return Annotation(found.size, found.boxes, labels, found.difficult)
 
 
 class Voc:
@@ -194,7 +173,7 @@ class Voc:
         return Truth(
             name,
             (height, width),
-            _label(annotation, mask),
+            main_class(len(CLASSES), annotation.boxes, annotation.labels, annotation.difficult, mask),
             annotation.boxes[kept],
             annotation.labels[kept],
             annotation.difficult[kept],
@@ -261,16 +240,6 @@ class Voc:
                 f"{HOW_TO_GET}{proceed}"
             )
         return complete
-
-
-def _label(annotation: Annotation, mask: NDArray[np.uint8] | None) -> int:
-    areas = np.zeros(len(CLASSES))
-    if mask is not None:
-        areas[:] = np.bincount(mask.ravel(), minlength=VOID + 1)[1 : len(CLASSES) + 1]
-    if not areas.any() and len(annotation.boxes):
-        counted = ~annotation.difficult if not annotation.difficult.all() else annotation.difficult
-        np.add.at(areas, annotation.labels[counted], box.area(annotation.boxes[counted]))
-    return int(areas.argmax()) if areas.any() else -1
 
 
 def _candidates(root: Path, year: int) -> list[Path]:

@@ -257,3 +257,11 @@ V2 = corners("**/localization.txt", "val2/0/0.jpeg,{}", "1,2,29,19", 30, 20) | {
     "label -1": (swap("**/class_labels.txt", "val2/0/0.jpeg,0", "val2/0/0.jpeg,-1"), "label '-1' of val2/0/0.jpeg"),
     "no box": (swap("**/localization.txt", "val2/0/0.jpeg,1,2,29,19\n", ""), "0/0 has no box"),
 }
+
+
+# --- a folder of one's own -----------------------------------------------------------------------------------------
+
+FOLDER: Cases = {
+    what: (damage, r"box .*allowed.*0 <= x1 <= x2")
+    for what, (damage, _) in corners("boxes.csv", "q/b.jpg,{},cat", "1,1,7,5", 8, 6).items()
+}

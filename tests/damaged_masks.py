@@ -167,3 +167,11 @@ COCO: Cases = {
         }.items()
     },
 }
+
+
+FOLDER: Cases = {
+    "mask size": (paint("masks/q/b.png", np.zeros((6, 9), np.uint8)), r"b: a mask of \(6, 9\); allowed"),
+    "mask values": (paint("masks/q/b.png", np.full((6, 8), 7, np.uint8)), r"b\.png: 7 in the mask; allowed"),
+    "mask of 16 bits": (paint("masks/q/b.png", np.full((6, 8), 70, np.uint16)), r"b\.png: 70 in the mask"),
+    "mask in colours": (paint("masks/q/b.png", Image.new("RGB", (8, 6), files.RED)), r"b\.png: a mask in colours"),
+}

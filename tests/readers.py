@@ -16,6 +16,7 @@ from test_score import voc
 
 from eigencam.datasets.coco import Coco
 from eigencam.datasets.cub import read_cub
+from eigencam.datasets.folder import Folder
 from eigencam.datasets.graz02 import Ig02
 from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.imagenet_segmentation import ImageNetSegmentation
@@ -136,6 +137,28 @@ def write_mat(root: Path) -> None:
         savemat(root / f"{name}.mat", {"boxes": np.array([[1.0, 1, 4, 5], [2, 3, 4, 5]]), "scores": np.array([1.0, 2])})
 
 
+def write_folder(root: Path) -> None:
+    """A folder of two images with labels, boxes in CSV and masks."""
+    for k, name in enumerate(IDS):
+        files.picture(root / f"photos/{name}.jpg", (6, 8), k)
+        (root / f"masks/{name}").parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(6, 8, dtype=np.uint8) * 255).save(root / f"masks/{name}.png")
+    files.lines(root / "labels.csv", "a.jpg,Zoë", "q/b.jpg,cat")
+    files.lines(root / "boxes.csv", "a.jpg,0,1,4,5,Zoë", "q/b.jpg,1,1,7,5,cat", "a.jpg,2,2,2,2,cat")
+
+
+def read_folder(root: Path) -> Folder:
+    form = {"box_format": "xyxy", "box_origin": 0, "box_end": "inclusive"}
+    return Folder(
+        root / "photos",
+        labels=root / "labels.csv",
+        boxes=root / "boxes.csv",
+        masks=root / "masks",
+        mask_values={"object": 255},
+        **form,  # type: ignore[arg-type]
+    )
+
+
 def write_txt(root: Path) -> None:
     (root / "q").mkdir()
     for name in IDS:
@@ -250,6 +273,14 @@ READERS: dict[str, Reader] = {
         ("annotations/*.json",),
         ("val2014/*.jpg",),
         ("val2014/*.jpg",),
+    ),
+    "folder": Reader(
+        write_folder,
+        dataset(read_folder),
+        line_twice("labels.csv"),
+        ("labels.csv", "boxes.csv"),
+        ("photos/*.jpg", "masks/*.png"),
+        ("photos/*.jpg", "photos/q/*.jpg", "masks/*.png"),
     ),
     "imagenet segmentation": Reader(
         lambda root: files.write_imagenet_segmentation(

@@ -15,6 +15,7 @@ import ilsvrc_files
 import numpy as np
 import pytest
 from damage import FIRST, Cases, Damage, cached, empty, write_ilsvrc, write_voc
+from readers import read_folder, write_folder
 
 from eigencam.datasets.base import BadTruthError, Dataset
 from eigencam.datasets.checks import checked_truth, known_faults, truth_faults
@@ -90,6 +91,13 @@ READERS = {
         tuple(w for w in masks.IMAGENET_SEGMENTATION if w not in ("mask size", "mask shape")),
     ),
     "coco": Reader(files.write_coco, Coco, "COCO_val2014_000000000042", masks.COCO),
+    "folder": Reader(
+        write_folder,
+        read_folder,
+        "q/b",
+        boxes.FOLDER | masks.FOLDER,
+        ("outside", "1-based", *(w for w in masks.FOLDER if "mask" in w)),
+    ),
 }
 TABLE = [(reader, what) for reader, row in READERS.items() for what in row.cases]
 

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "merge": "results of several folders into one: shards of machines without a common disk",
     "summarize": "metrics of stored rows once more, without data or network",
     "prune": "list, and remove, results that are superseded, damaged or left over",
+    "check": "a dataset: its first images with their truth, counts, and what cannot be right",
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",

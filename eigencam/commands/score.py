@@ -28,6 +28,7 @@ from eigencam.datasets.boxes import Boxes
 from eigencam.datasets.checks import known_faults, truth_faults
 from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.ilsvrc_truth import read_truth
+from eigencam.datasets.subset import chosen_positions
 from eigencam.datasets.voc import Task, Voc
 from eigencam.evaluation import predictions
 from eigencam.evaluation.base import Evaluator, Metric, Row
@@ -125,6 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a mat or txt file calls the first pixel; the default is 1 for mat, 0 for txt",
     )
     add("--allow-missing", action="store_true", help="leave out pictures whose files or maps are missing")
+    add("--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a sample")
+    add("--seed", type=int, metavar="S", help="of that sample")
+    add("--images", metavar="FILE", help="only the images of a list, an id on each line")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -171,9 +175,16 @@ def _score_files(args: argparse.Namespace) -> Scored:
     return _score_boxes(args, pictures, read(args.predictions, pictures.ids, args.order, origin))
 
 
+def _part(args: argparse.Namespace, pictures: Pictures) -> Pictures:
+    """The images that `--limit`, `--seed` and `--images` ask for."""
+    kept = chosen_positions(pictures.ids, args.limit, args.seed, args.images)
+    return replace(pictures, ids=[pictures.ids[i] for i in kept], truth=lambda i: pictures.truth(kept[i]))
+
+
 def _score_boxes(args: argparse.Namespace, pictures: Pictures, boxes: dict[str, Boxes]) -> Scored:
     """Boxes by picture, best first, as proposals and, the first of them, as localization."""
     proposals = _proposals(args)
+    pictures = _part(args, pictures)
     rows: list[list[Row]] = [[], []]
     for i, name in enumerate(pictures.ids):
         truth, found = pictures.truth(i), boxes.get(name, np.zeros((0, 4)))
@@ -181,7 +192,7 @@ def _score_boxes(args: argparse.Namespace, pictures: Pictures, boxes: dict[str, 
         rows[1].append(_row(truth, proposals.row_of_boxes(found, truth)))
     protocol = {
         "pictures": f"{len(pictures.ids)} of {pictures.name}",
-        "without boxes": f"{len(pictures.ids) - len(boxes)}: their objects are missed",
+        "without boxes": f"{len(set(pictures.ids) - boxes.keys())}: their objects are missed",
         "box_error": "the box of the highest score, with any object sought",
     }
     return _scored([Localization(), proposals], rows, protocol)
@@ -195,6 +206,7 @@ def _score_maps(args: argparse.Namespace) -> Scored:
     files = predictions.find_maps(args.predictions)
     pictures = open_truth(args)
     found = predictions.maps_of(pictures.ids, files)
+    pictures = _part(args, pictures)
     if pictures.masks:
         evaluators.insert(1, Segmentation(args.rule, args.mask_threshold))
     missing = [name for name in pictures.ids if name not in found]

@@ -28,7 +28,9 @@ from eigencam.networks.network import Network, Preprocess, check_layer, load_net
 from eigencam.running.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.running.prepare import (
     CHOICES,
+    DataConfig,
     attempt,
+    build_dataset,
     build_node,
     chosen_device,
     machine_faults,
@@ -42,12 +44,10 @@ from eigencam.store.identity import describe, describe_dataset
 
 
 @dataclass
-class FitConfig:
+class FitConfig(DataConfig):
     """The keys of a fit's config; see `configs/fit.yaml`."""
 
-    paths: Any = MISSING
     model: Any = MISSING
-    dataset: Any = MISSING
     fit: Any = MISSING
     device: str = "auto"
     workers: Any = "auto"
@@ -195,7 +195,7 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
     stop(faults)
     assert config  # a config without faults
     faults += machine_faults(config.device, config.workers)
-    dataset = attempt("dataset", faults, build_node, "dataset", config.dataset)
+    dataset = attempt("dataset", faults, build_dataset, config)
     if dataset and "test" in (identity := dataset.identity()).values():
         part = next(key for key, value in identity.items() if value == "test")
         others = f"dataset=scenes_train, dataset.{part}=train"

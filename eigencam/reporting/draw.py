@@ -9,12 +9,13 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from eigencam.datasets.base import Truth
+from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.files import replacing
 
 Picture = NDArray[np.uint8]
-GREEN, BLUE, INK, PAPER = (40, 220, 90), (70, 200, 255), (25, 25, 30), (255, 255, 255)
+GREEN, BLUE, VIOLET = (40, 220, 90), (70, 200, 255), (190, 90, 255)
+INK, PAPER = (25, 25, 30), (255, 255, 255)
 
 
 def overlay(image: Picture, score_map: ScoreMap, *, strength: float = 0.55) -> Picture:
@@ -51,6 +52,14 @@ def with_truth(image: Picture, truth: Truth) -> Picture:
         bright = Image.fromarray(truth.sought_pixels()).resize(image.shape[1::-1], Image.Resampling.NEAREST)
         image = np.where(np.asarray(bright)[..., None], image, (image * 0.35).astype(np.uint8))
     return with_boxes(image, truth.boxes[truth.sought()], GREEN)
+
+
+def with_all_truth(image: Picture, truth: Truth) -> Picture:
+    """The image as `with_truth` shows it, void pixels in violet, and the boxes of the other objects in blue."""
+    shown = with_truth(image, truth)
+    if truth.mask is not None and truth.mask.shape == shown.shape[:2]:
+        shown = np.where((truth.mask == VOID)[..., None], (shown // 2 + np.array(VIOLET) // 2).astype(np.uint8), shown)
+    return with_boxes(shown, truth.boxes[~truth.sought()], BLUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,32 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
                 sheet.paste(cell, (x, y + (height - cell.height) // 2))
         draw.text((left, y + height + 3), line.caption, INK, font)
     return sheet
+
+
+def sheet(cells: Sequence[tuple[Picture, str]], *, columns: int = 4, height: int = 200, gap: int = 8) -> Image.Image:
+    """Images side by side with a line of words below each.
+
+    Args:
+        cells: images (H, W, 3) uint8, and the words.
+        columns: number of images in a row.
+        height: of each, pixels.
+        gap: between images, pixels.
+    """
+    width, words = round(height * 1.25), 18
+    font = ImageFont.load_default(size=12)
+    rows = -(-len(cells) // columns)
+    made = Image.new("RGB", (gap + columns * (width + gap), gap + rows * (height + words + gap)), PAPER)
+    draw = ImageDraw.Draw(made)
+    for k, (image, caption) in enumerate(cells):
+        x, y = gap + k % columns * (width + gap), gap + k // columns * (height + words + gap)
+        cell = Image.fromarray(image)
+        cell.thumbnail((width, height), Image.Resampling.LANCZOS)
+        cell = cell if cell.height == height or cell.width == width else _enlarged(cell, width, height)
+        made.paste(cell, (x + (width - cell.width) // 2, y + (height - cell.height) // 2))
+        while caption and draw.textlength(caption, font) > width:
+            caption = caption.removesuffix("…")[:-1] + "…"
+        draw.text((x, y + height + 2), caption, INK, font)
+    return made
 
 
 def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:

@@ -15,6 +15,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.datasets.checks import truth_faults
 from eigencam.datasets.names import checked_ids
 from eigencam.datasets.reading import expand
+from eigencam.datasets.subset import chosen
 from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
 from eigencam.files import one_line
 from eigencam.methods.base import Method, content_of, gives_boxes, is_class_specific, lack_of, tapped
@@ -42,12 +43,21 @@ CHOICES = {
 
 
 @dataclass
-class RunConfig:
-    """The keys of a run's config; see `configs/run.yaml`."""
+class DataConfig:
+    """The keys that say which images."""
 
     paths: Any = MISSING
-    model: Any = MISSING
     dataset: Any = MISSING
+    limit: int | None = None
+    seed: int | None = None
+    images: Any = None
+
+
+@dataclass
+class RunConfig(DataConfig):
+    """The keys of a run's config; see `configs/run.yaml`."""
+
+    model: Any = MISSING
     method: dict[str, Any] = field(default_factory=dict)
     evaluator: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -112,13 +122,13 @@ def prepare(composed: DictConfig) -> Job:
         for name in names
         if not re.fullmatch(r"[\w.]+", str(name))
     ]
-    nodes = [("dataset", config.dataset)]
-    nodes += [(f"method.{name}", node) for name, node in config.method.items()]
+    nodes = [(f"method.{name}", node) for name, node in config.method.items()]
     nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
     nodes += [(f"logger.{name}", node) for name, node in config.logger.items()]
+    dataset = attempt("dataset", faults, build_dataset, config)
     built = {where: attempt(where, faults, build_node, where, node) for where, node in nodes}
     faults += model_faults(config.model)
-    faults += _truth_faults(built["dataset"], config.on_bad_truth)
+    faults += _truth_faults(dataset, config.on_bad_truth)
     stop(faults)
 
     device = chosen_device(config.device, tf32=config.tf32)
@@ -128,7 +138,6 @@ def prepare(composed: DictConfig) -> Job:
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen = attempt(f"model {network.name}", faults, traced, network)
     stop(faults)
-    dataset = built["dataset"]
     methods = {name: built[f"method.{name}"] for name in config.method}
     evaluators = {name: built[f"evaluator.{name}"] for name in config.evaluator}
     unsupported = _refusals(config, methods, network, dataset, faults)
@@ -292,10 +301,14 @@ def build_node(where: str, node: Mapping[str, Any]) -> Any:
     errors = list(signature_errors(node, where))
     if errors:
         raise ValueError("\n".join(errors))
-    made = instantiate(node)
-    if where == "dataset":
-        checked_ids(made.ids, getattr(made, "name", "dataset"))
-    return made
+    return instantiate(node)
+
+
+def build_dataset(config: DataConfig) -> Dataset:
+    """What `dataset` describes, or the part of it that `limit`, `seed` and `images` ask for; see `build_node`."""
+    made = build_node("dataset", config.dataset)
+    checked_ids(made.ids, getattr(made, "name", "dataset"))
+    return chosen(made, config.limit, config.seed, config.images)
 
 
 def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,294 @@
+"""A folder of images of one's own, with any of labels, boxes and masks; no class to write.
+
+    Folder("photos")                                            # images alone; target=predicted
+    Folder("photos", labels="folders")                          # photos/cat/1.jpg
+    Folder("photos", boxes="boxes.csv", box_format="xywh", box_origin=0)
+    Folder("photos", boxes="instances.json")                    # COCO's; its segmentations are the masks
+    Folder("photos", boxes="xml", origin=1, masks="masks", mask_values="palette")       # VOC's
+    Folder("photos", labels="labels.csv", masks="masks", mask_values={"object": 255})
+
+Where images have labels, the object sought is that of the label; otherwise all objects are, and the label is the class
+with the largest area (`eigencam.datasets.main_class`). What files name their images by is described in
+`eigencam.datasets.folder_truth`, masks in `eigencam.datasets.folder_masks`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import LAST_CLASS, BadTruthError, Truth, checksum
+from eigencam.datasets.coco_objects import paint
+from eigencam.datasets.completeness import some
+from eigencam.datasets.folder_masks import MaskValues
+from eigencam.datasets.folder_truth import BoxForm, End, Format, Objects, Source, read_annotations, read_labels
+from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.main_class import main_class
+from eigencam.datasets.names import SUFFIXES, image_id, unique
+from eigencam.datasets.reading import expand, files_in, read_lines
+
+Foreground = Literal["label", "any"]
+FOLDERS = "folders"
+ONLY_CLASS = "object"
+"""The class where no file names one."""
+
+
+class Folder:
+    """The images of a folder, of its subfolders too, and what files say of them; an `eigencam.datasets.base.Dataset`.
+
+    Attributes:
+        files: of the images.
+        faults: what the files show to be wrong with the truth of an image, by id; `truth` raises it.
+    """
+
+    version = 1
+
+    def __init__(
+        self,
+        root: str | Path,
+        labels: str | Path | None = None,
+        boxes: str | Path | None = None,
+        masks: str | Path | None = None,
+        classes: str | Path | Sequence[str] | None = None,
+        class_space: str | None = None,
+        box_format: Format | None = None,
+        box_origin: int | None = None,
+        box_end: End | None = None,
+        origin: int = 1,
+        mask_values: str | Mapping[str, object] | None = None,
+        foreground: Foreground | None = None,
+        allow_missing: bool = False,
+        name: str = "folder",
+    ) -> None:
+        """Find the images and read labels and boxes.
+
+        Args:
+            root: folder of the images.
+            labels: `folders`, where the first folder below `root` is the class; or a CSV or JSON file.
+            boxes: a CSV file, COCO's JSON of instances, or a folder of VOC's XML files.
+            masks: folder of masks, each called as its image.
+            classes: names in the order of the labels, which is that of the network's outputs: a list, or a text file
+                with one on each line, of which the first word will do. By default those that occur: whole numbers from
+                0 up to the largest, names sorted.
+            class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
+            box_format: of a CSV file: `xyxy` or `xywh`.
+            box_origin: of a CSV file: what it calls the first pixel, 0 or 1.
+            box_end: of a CSV file with `xyxy`: whether x2 is the last pixel of the box, `inclusive`, or the next one.
+            origin: what VOC's XML files call the first pixel.
+            mask_values: what the values of a mask stand for; `palette`: 0, 1 + class and 255, as VOC's.
+            foreground: the objects sought: those of class `label`, or `any`; by default `label` where there are labels.
+            allow_missing: take the images that all of the files know, where some do not.
+            name: short name of the dataset.
+
+        Raises:
+            FileNotFoundError: a folder or a file is missing, or some images have no label, box or mask.
+            ValueError: an option or a file is wrong.
+        """
+        top, mask_folder = expand(root), expand(masks) if masks else None
+        if foreground not in (None, *get_args(Foreground)):
+            raise ValueError(f"foreground={foreground}; allowed: {', '.join(get_args(Foreground))}")
+        self.name, self.class_space = name, class_space or name
+        self.foreground: Foreground = foreground or ("label" if labels else "any")
+        self._mask_values = _mask_values(mask_folder, mask_values)
+        files = _images(top, mask_folder)
+        ids = unique([image_id(path.relative_to(top).as_posix()) for path in files], files)
+        annotations = _annotations(boxes, box_format, box_origin, box_end, origin)
+        found = {
+            "label": _labels(labels, ids, files),
+            "annotation": annotations,
+            "mask": _masks(mask_folder),
+        }
+        sources: dict[str, Source[Any]] = {what: one for what, one in found.items() if one is not None}
+        known = {what: one.by_id(ids) for what, one in sources.items()}
+        kept = _kept(ids, known, top, allow_missing)
+        if not allow_missing:
+            _refuse_strangers(sources, ids, top)
+        self.files, self.ids = [files[i] for i in kept], [ids[i] for i in kept]
+        named: list[str] = [known["label"][one] for one in self.ids] if "label" in known else []
+        self._objects: list[Objects] = [known["annotation"][one] if annotations else Objects() for one in self.ids]
+        self._masks: list[Path] = [known["mask"][one] for one in self.ids] if "mask" in known else []
+        self._painted = annotations is not None and annotations.pixels and not self._masks
+        self.classes = _classes(classes, named, self._objects, annotations, self._mask_values)
+        by_name = self._painted or bool(self._mask_values and not self._mask_values.has_object)
+        if by_name and len(self.classes) > LAST_CLASS + 1:
+            raise ValueError(f"{len(self.classes)} classes; a mask of bytes has room for {LAST_CLASS + 1}")
+        self.faults: dict[str, str] = {}
+        self._number(named)
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        return read_rgb(self.files[i])
+
+    def truth(self, i: int) -> Truth:
+        """Return the truth about image `i`.
+
+        Raises:
+            BadTruthError: it is wrong, or refers to an image of another size.
+            BadImageError: the image has no readable header, or the mask cannot be decoded.
+        """
+        if fault := self.faults.get(self.ids[i]):
+            raise BadTruthError(fault)
+        objects, labels, label = self._objects[i], self._box_labels[i], self._labels[i]
+        size = image_size(self.files[i])
+        if any(objects.size) and objects.size != size:
+            said, seen = (f"{w} x {h}" for h, w in (objects.size, size))
+            raise BadTruthError(
+                f"{self.files[i]} has {seen} pixels, its objects are for {said}: use the original image"
+            )
+        mask, source = None, self.files[i]
+        if self._masks and self._mask_values:
+            source = self._masks[i]
+            mask = self._mask_values.read(source, self.classes, label if label >= 0 else self._only)
+        elif self._painted:
+            mask = paint(_with_classes(objects, labels), size)
+        boxes, crowds = objects.boxes, objects.difficult
+        truth = Truth(self.ids[i], size, label, boxes, labels, crowds, mask, self.foreground, str(source))
+        if label >= 0:
+            return truth
+        return replace(truth, label=main_class(len(self.classes), boxes, labels, crowds, mask))
+
+    def identity(self) -> dict[str, object]:
+        """Number of images, classes, and checksums of truth, masks and image files."""
+        boxes = ([o.boxes.tolist(), o.difficult.tolist(), o.size] for o in self._objects)
+        labels = (one.tolist() for one in self._box_labels)
+        told: dict[str, object] = {
+            "name": self.name,
+            "class_space": self.class_space,
+            "classes": checksum(self.classes),
+            "foreground": self.foreground,
+            "n": len(self.ids),
+            "truth": checksum(zip(self.ids, self._labels, boxes, labels, strict=True)),
+            "pictures": checksum(path.stat().st_size for path in self.files),
+        }
+        if self._masks and self._mask_values:
+            told["masks"] = checksum(hashlib.sha256(path.read_bytes()).hexdigest() for path in self._masks)
+            told["mask_values"] = self._mask_values.as_written
+        elif self._painted:
+            told["masks"] = checksum([one["segmentation"] for one in o.coco] for o in self._objects)
+        return told
+
+    def _number(self, named: Sequence[str]) -> None:
+        """Turn the names of classes to labels; note the images whose annotation or label is wrong."""
+        index = {name: k for k, name in enumerate(self.classes)}
+        index |= {name.split()[0]: k for name, k in index.items() if name.split()[0] not in index}
+        index |= {str(k): k for k in range(len(self.classes)) if str(k) not in index}
+        self._only = 0 if len(self.classes) == 1 else -1
+        self._labels: list[int] = []
+        self._box_labels: list[NDArray[np.int64]] = []
+        for i, (one, objects) in enumerate(zip(self.ids, self._objects, strict=True)):
+            label = index.get(named[i], -1) if named else -1
+            default = label if label >= 0 else self._only
+            labels = [index.get(name, -1) if name else default for name in objects.names]
+            self._labels.append(label)
+            self._box_labels.append(np.array([max(k, 0) for k in labels], np.int64))
+            unknown = (
+                [named[i]] if named and label < 0 else [n for n, k in zip(objects.names, labels, strict=True) if k < 0]
+            )
+            if objects.fault:
+                self.faults[one] = objects.fault
+            elif unknown:
+                self.faults[one] = (
+                    f"{self.files[i]}: class {unknown[0]!r}; the classes are {some(self.classes, 20)}"
+                    f"{', ...' if len(self.classes) > 20 else ''} (dataset.classes)"
+                )
+
+
+def _with_classes(objects: Objects, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
+    return [one | {"class": int(label)} for one, label in zip(objects.coco, labels, strict=True)]
+
+
+def _images(top: Path, masks: Path | None) -> list[Path]:
+    """The image files below a folder, without those of the masks."""
+    if not top.is_dir():
+        raise FileNotFoundError(f"{top}: no such folder")
+    files = [path for path in files_in(top, SUFFIXES, depth=-1) if masks is None or not path.is_relative_to(masks)]
+    if not files:
+        raise FileNotFoundError(f"{top}: no image in it; files that end in {', '.join(SUFFIXES)} are images")
+    return sorted(files, key=lambda path: path.relative_to(top).as_posix())
+
+
+def _mask_values(folder: Path | None, values: str | Mapping[str, object] | None) -> MaskValues | None:
+    if folder is None:
+        if values is not None:
+            raise ValueError(f"mask_values={values} without masks: name their folder by dataset.masks")
+        return None
+    return MaskValues(values or "")
+
+
+def _labels(labels: str | Path | None, ids: Sequence[str], files: Sequence[Path]) -> Source[str] | None:
+    if labels is None:
+        return None
+    if labels != FOLDERS:
+        return read_labels(expand(labels))
+    items = {one: one.split("/")[0] for one in ids if "/" in one}
+    return Source("labels", items, dict(zip(ids, files, strict=True)))
+
+
+def _annotations(
+    boxes: str | Path | None, form: Format | None, first: int | None, end: End | None, origin: int
+) -> Source[Objects] | None:
+    lines = boxes is not None and str(boxes).lower().endswith((".csv", ".txt", ".csv.gz", ".txt.gz"))
+    if not lines and (form, first, end) != (None, None, None):
+        raise ValueError(
+            f"box_format, box_origin and box_end are for boxes in a CSV file; allowed with boxes={boxes}: null"
+        )
+    if origin not in (0, 1):
+        raise ValueError(f"origin={origin}; allowed are 0 and 1")
+    return read_annotations(expand(boxes), BoxForm(form, first, end) if lines else None, origin) if boxes else None
+
+
+def _masks(folder: Path | None) -> Source[Path] | None:
+    if folder is None:
+        return None
+    files = list(files_in(folder, SUFFIXES, depth=-1))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no mask in it")
+    names = unique([image_id(path.relative_to(folder).as_posix()) for path in files], files, "masks")
+    items = dict(zip(names, files, strict=True))
+    return Source("masks", items, items)
+
+
+def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path, allow_missing: bool) -> list[int]:
+    """The positions of the images that all of the files know. FileNotFoundError where some are not, unless allowed."""
+    kept = [i for i, one in enumerate(ids) if all(one in of for of in known.values())]
+    if len(kept) == len(ids) or (allow_missing and kept):
+        return kept
+    lacks = {what: [one for one in ids if one not in of] for what, of in known.items()}
+    counts = "; ".join(f"{len(names)} have no {what}, e.g. {some(names)}" for what, names in lacks.items() if names)
+    proceed = f"; dataset.allow_missing=true evaluates the {len(kept)} that have all" if kept else ""
+    raise FileNotFoundError(f"of the {len(ids)} images in {top} {counts}{proceed}")
+
+
+def _refuse_strangers(sources: Mapping[str, Source[Any]], ids: Sequence[str], top: Path) -> None:
+    """FileNotFoundError where a file speaks of images that are not there."""
+    for what, source in sources.items():
+        if strange := source.strangers(ids):
+            raise FileNotFoundError(
+                f"{len(strange)} of {len(source.items)} {source.what} are of images that are not in {top}, e.g. "
+                f"{some(strange)}; dataset.allow_missing=true evaluates the images that have a {what}"
+            )
+
+
+def _classes(
+    given: str | Path | Sequence[str] | None,
+    labels: Sequence[str],
+    objects: Sequence[Objects],
+    annotations: Source[Objects] | None,
+    masks: MaskValues | None,
+) -> tuple[str, ...]:
+    """The names of the classes: those given, those of the file, or those that occur."""
+    if given is not None:
+        named = read_lines(expand(given), "a class on each line") if isinstance(given, str | Path) else list(given)
+        return tuple(unique([str(name) for name in named], range(len(named)), "classes"))
+    if annotations and annotations.classes:
+        return annotations.classes
+    names = {*labels, *(name for one in objects for name in one.names), *(masks.names if masks else ())} - {""}
+    if not names:
+        return (ONLY_CLASS,)
+    if all(name.isdecimal() for name in names):
+        return tuple(map(str, range(max(map(int, names)) + 1)))
+    return tuple(sorted(names))

@@ -1,0 +1,290 @@
+"""What a person's files say of her images: labels and boxes, in the forms that are common.
+
+    labels    CSV `image,label`, or JSON `{"image": "label"}`
+    boxes     CSV `image,x1,y1,x2,y2[,label]`, COCO's JSON of instances, or a folder of VOC's XML files
+
+An image is named by its path, whole or from the end, with or without the suffix (`eigencam.datasets.names.match`).
+Boxes become 0-based inclusive pixels here.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import BadTruthError
+from eigencam.datasets.bounds import possible
+from eigencam.datasets.boxes import from_half_open, from_xywh
+from eigencam.datasets.coco_objects import read_instances
+from eigencam.datasets.names import image_id, match, once
+from eigencam.datasets.reading import FileError, Reading, files_in
+from eigencam.datasets.voc_objects import read_objects
+
+T = TypeVar("T")
+Format = Literal["xyxy", "xywh"]
+End = Literal["inclusive", "exclusive"]
+CORNERS = {
+    "xyxy": (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax")),
+    "xywh": (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("xmin", "ymin", "width", "height")),
+}
+"""The heads of a CSV file's columns of boxes, by their format."""
+IMAGE_HEADS = ("image", "file", "filename", "file_name", "image_id", "path")
+LABEL_HEADS = ("label", "class", "category")
+_BOX_LINES = (
+    "lines image,x1,y1,x2,y2 or image,x1,y1,x2,y2,label (image,x,y,w,h with box_format=xywh), below a head or not; "
+    "an image without an object has empty numbers"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The objects of one image.
+
+    Attributes:
+        boxes: (B, 4) float64, 0-based inclusive pixels.
+        names: of each box's class; "" where the file does not say.
+        difficult: (B,) bool.
+        size: (height, width) that the boxes refer to; (0, 0) where the file does not say.
+        coco: COCO's objects, which can be painted where they have a segmentation.
+        fault: what is wrong with the annotation; "" if nothing.
+    """
+
+    boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    names: tuple[str, ...] = ()
+    difficult: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    size: tuple[int, int] = (0, 0)
+    coco: tuple[dict[str, Any], ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Generic[T]):
+    """What a file or folder says of each image.
+
+    Attributes:
+        what: it says, in the plural.
+        items: by the image's name without the suffix.
+        places: where each stands, for messages.
+        classes: in the file's own order; empty where it has none.
+        pixels: whether objects can be painted.
+    """
+
+    what: str
+    items: dict[str, T]
+    places: Mapping[str, object]
+    classes: tuple[str, ...] = ()
+    pixels: bool = False
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, T]:
+        """Return what is said of each of the images of which something is.
+
+        Raises:
+            ValueError: two names mean the same image, or one could mean two.
+        """
+        return {one: self.items[key] for one, key in self._match(ids).items()}
+
+    def strangers(self, ids: Sequence[str]) -> list[str]:
+        """Return the places of what is said of other images."""
+        return [str(self.places[key]) for key in sorted(self.items.keys() - set(self._match(ids).values()))]
+
+    def _match(self, ids: Sequence[str]) -> dict[str, str]:
+        return match(ids, self.items, self.places.__getitem__, self.what)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxForm:
+    """How a file gives boxes.
+
+    Attributes:
+        format: corners, or the upper left corner with width and height.
+        origin: what the file calls the first pixel, 0 or 1.
+        end: whether x2 and y2 are the last pixel of the box or the first one behind it; None for `xywh`.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    format: Format | None
+    origin: int | None
+    end: End | None
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise ValueError(f"box_format={self.format}; allowed: xyxy (two corners), xywh (corner, width, height)")
+        if self.origin not in (0, 1):
+            raise ValueError(f"box_origin={self.origin}; allowed: 0 and 1, what the boxes call the first pixel")
+        if self.format == "xyxy" and self.end not in get_args(End):
+            raise ValueError(
+                f"box_end={self.end}; allowed: inclusive (x2 is the last pixel of the box), exclusive (the next one)"
+            )
+        if self.format == "xywh" and self.end is not None:
+            raise ValueError(f"box_end={self.end}; allowed with box_format=xywh is null: x2 follows from the width")
+
+    def inclusive(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return 0-based inclusive boxes of numbers (B, 4) as the file has them."""
+        boxes = boxes - np.array([self.origin, self.origin, *((0, 0) if self.format == "xywh" else (self.origin,) * 2)])
+        if self.format == "xywh":
+            return from_xywh(boxes)
+        return from_half_open(boxes) if self.end == "exclusive" else boxes
+
+
+def read_labels(path: Path) -> Source[str]:
+    """Read the label of each image.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it has another form, or an image twice.
+    """
+    labels: dict[str, str] = {}
+    places: dict[str, str] = {}
+    with Reading(path, 'lines `image,label`, or JSON {"image": "label"}') as file:
+        for name, label in _json_labels(file) if path.suffix.lower() == ".json" else _csv_labels(file):
+            labels[once(places, image_id(name), file.place)] = label
+        if not labels:
+            raise ValueError("no image is listed")
+    return Source("labels", labels, {name: f"{path}, {place}" for name, place in places.items()})
+
+
+def _csv_labels(file: Reading) -> Iterator[tuple[str, str]]:
+    for number, values in enumerate(file.table()):
+        name, label = (value.strip() for value in values)  # a ValueError where there are not two
+        if number or (name.lower() not in IMAGE_HEADS and label.lower() not in LABEL_HEADS):
+            yield name, label
+
+
+def _json_labels(file: Reading) -> Iterator[tuple[str, str]]:
+    for name, label in dict.items(file.json()):
+        file.place = repr(name)
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ValueError(f"{label!r}; allowed are the name of a class, or its number")
+        yield name, str(label)
+
+
+def read_annotations(path: Path, form: BoxForm | None, origin: int) -> Source[Objects]:
+    """Read a CSV file of boxes, COCO's instances, or a folder of VOC's XML files.
+
+    Args:
+        path: file or folder.
+        form: of a CSV file's boxes.
+        origin: what VOC's files call the first pixel.
+
+    Raises:
+        FileNotFoundError: there is nothing of the kind.
+        FileError: a file has another form.
+    """
+    if path.is_dir():
+        return _read_voc(path, origin)
+    if path.suffix.lower() == ".json" or path.name.lower().endswith(".json.gz"):
+        return _read_coco(path)
+    if form is None:
+        raise ValueError(f"{path}: boxes in a CSV file need box_format, box_origin and box_end")
+    return _read_csv(path, form)
+
+
+def _read_voc(folder: Path, origin: int) -> Source[Objects]:
+    objects: dict[str, Objects] = {}
+    places: dict[str, str] = {}
+    for path in files_in(folder, (".xml",), depth=-1):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        places[name] = str(path)
+        try:
+            found = read_objects(path, origin)
+            objects[name] = Objects(found.boxes, found.names, found.difficult, found.size)
+        except (FileError, BadTruthError) as error:
+            objects[name] = Objects(fault=str(error))
+    if not objects:
+        raise FileNotFoundError(f"{folder}: no XML file in it; a file of boxes ends in .csv or .json")
+    return Source("annotations", objects, places)
+
+
+def _read_coco(path: Path) -> Source[Objects]:
+    found = read_instances(path, order=lambda image: image["id"], pixels=None)
+    objects: dict[str, Objects] = {}
+    places: dict[str, str] = {}
+    with Reading(path) as file:
+        for i, image in enumerate(file.each("image", found.images)):
+            own = found.objects[i]
+            name = once(places, image_id(image["file_name"]), file.place)
+            if found.faults[i]:
+                objects[name] = Objects(fault=found.faults[i])
+                continue
+            objects[name] = Objects(
+                from_xywh(np.array([one["bbox"] for one in own], np.float64).reshape(-1, 4)),
+                tuple(found.classes[one["class"]] for one in own),
+                np.array([one["crowd"] for one in own], bool),
+                found.sizes[i],
+                tuple(own),
+            )
+    places = {name: f"{path}, {place}" for name, place in places.items()}
+    return Source("annotations", objects, places, found.classes, found.pixels)
+
+
+def _read_csv(path: Path, form: BoxForm) -> Source[Objects]:
+    lines: dict[str, list[tuple[str, list[str], str]]] = defaultdict(list)
+    with Reading(path, _BOX_LINES) as file:
+        columns: Sequence[int] = range(6)
+        for number, values in enumerate(file.table()):
+            if number == 0 and (found := _columns(values, form)):
+                columns = found
+                continue
+            if len(values) not in (5, 6) and columns == range(6):
+                raise ValueError(f"{len(values)} values")
+            name, *corners = (values[k].strip() for k in columns[:5])
+            label = values[columns[5]].strip() if len(columns) > 5 and columns[5] < len(values) else ""
+            lines[image_id(name)].append((file.place, corners, label))
+        if not lines:
+            raise ValueError("no image is listed")
+    objects = {name: _objects_of(path, name, of, form) for name, of in lines.items()}
+    return Source("annotations", objects, {name: f"{path}, {of[0][0]}" for name, of in lines.items()})
+
+
+def _columns(head: Sequence[str], form: BoxForm) -> list[int]:
+    """The columns of the image, of four numbers, and of the label where there is one; none where this is no head.
+
+    Raises:
+        ValueError: a head without these columns.
+    """
+    names = [value.strip().lower() for value in head]
+    if not any(name in IMAGE_HEADS for name in names[:1]) and not {"x1", "x", "xmin"} & set(names):
+        return []
+    image = next((names.index(name) for name in IMAGE_HEADS if name in names), None)
+    corners = next((of for of in CORNERS[str(form.format)] if set(of) <= set(names)), None)
+    if image is None or corners is None:
+        wanted = " or ".join(",".join(of) for of in CORNERS[str(form.format)])
+        raise ValueError(f"the columns {', '.join(head)}; box_format={form.format} needs image and {wanted}")
+    label = [names.index(name) for name in LABEL_HEADS if name in names][:1]
+    return [image, *(names.index(name) for name in corners), *label]
+
+
+def _objects_of(path: Path, name: str, lines: Sequence[tuple[str, list[str], str]], form: BoxForm) -> Objects:
+    """The objects that an image's lines list, or what is wrong with the first that is wrong."""
+    numbers: list[list[float]] = []
+    labels: list[str] = []
+    for place, corners, label in lines:
+        if not any(corners):
+            continue
+        try:
+            box = [float(value) for value in corners]
+        except ValueError:
+            return Objects(fault=f"{path}, {place}: {name}: box {corners}; allowed are four numbers")
+        if fault := _unordered(box, form):
+            return Objects(fault=f"{path}, {place}: {name}: box {box}: {fault}")
+        numbers.append(box)
+        labels.append(label)
+    boxes = form.inclusive(np.array(numbers, np.float64).reshape(-1, 4))
+    return Objects(boxes, tuple(labels), np.zeros(len(boxes), bool))
+
+
+def _unordered(box: Sequence[float], form: BoxForm) -> str:
+    """What is wrong with a box, in the file's own numbers, whatever the image's size; "" if nothing."""
+    if possible(form.inclusive(np.array([box])), 0, 0)[0]:
+        return ""
+    if form.format == "xywh":
+        return f"allowed are x and y from {form.origin}, width and height more than 0"
+    sign = "<" if form.end == "exclusive" else "<="
+    hint = "; boxes x y width height are read with box_format=xywh" if box[2] < box[0] or box[3] < box[1] else ""
+    return f"allowed are {form.origin} <= x1 {sign} x2 and {form.origin} <= y1 {sign} y2{hint}"

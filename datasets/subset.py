@@ -1,0 +1,118 @@
+"""A part of a dataset's images, of any dataset.
+
+    chosen(data, limit=100)              # the first 100
+    chosen(data, limit=100, seed=0)      # a sample of 100, the same on every machine
+    chosen(data, images="few.txt")       # those that a list names, an id on each line
+
+A sample is made of the images with the smallest SHA-256 of `seed/id`: it is spread evenly over the ids, does not depend
+on what else the dataset has, and is a part of every larger sample of the same seed.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import Dataset, Truth, checksum
+from eigencam.datasets.completeness import some
+from eigencam.datasets.names import Ids, match, once
+from eigencam.datasets.reading import Reading, expand
+
+
+class Subset:
+    """Some images of a dataset, in its order; an `eigencam.datasets.base.Dataset`.
+
+    Attributes:
+        faults: what the dataset's lists show to be wrong with the truth of these images, by id.
+    """
+
+    def __init__(self, dataset: Dataset, positions: Sequence[int]) -> None:
+        """Take the images at `positions` of the dataset, ascending."""
+        self.dataset, self.positions = dataset, list(positions)
+        self.name, self.classes, self.class_space = dataset.name, dataset.classes, dataset.class_space
+        kept = {dataset.ids[k]: None for k in self.positions}
+        aliases: dict[str, str] = getattr(dataset.ids, "aliases", {})
+        self.ids: list[str] = Ids(kept, {alias: name for alias, name in aliases.items() if name in kept})
+        faults: dict[str, str] = getattr(dataset, "faults", {})
+        self.faults = {name: faults[name] for name in kept if name in faults}
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        return self.dataset.image(self.positions[i])
+
+    def truth(self, i: int) -> Truth:
+        """Return the truth about image `i`. Raises `BadTruthError` where it cannot be right."""
+        return self.dataset.truth(self.positions[i])
+
+    def identity(self) -> dict[str, object]:
+        """What the dataset says of itself, the number of images, and a checksum of their ids."""
+        return {**self.dataset.identity(), "n": len(self.ids), "images": checksum(self.ids)}
+
+
+def chosen(
+    dataset: Dataset,
+    limit: int | None = None,
+    seed: int | None = None,
+    images: str | Path | Sequence[str] | None = None,
+) -> Dataset:
+    """Return the images that are asked for; the dataset itself where these are all.
+
+    Args:
+        dataset: of any kind.
+        limit: number of images, 1 or more; None for all. More than there are is an error.
+        seed: of a sample; None for the first ones.
+        images: file with an id on each line, or ids. A path whose end tells the image apart stands for its id.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a value that is not allowed, or an id that is of no image.
+    """
+    positions = chosen_positions(dataset.ids, limit, seed, images)
+    return dataset if len(positions) == len(dataset.ids) else Subset(dataset, positions)
+
+
+def chosen_positions(
+    ids: Sequence[str], limit: int | None, seed: int | None, images: str | Path | Sequence[str] | None
+) -> list[int]:
+    """Return the positions of the images that are asked for, ascending; see `chosen`."""
+    positions = list(range(len(ids))) if images is None else named_positions(ids, images)
+    if seed is not None and limit is None:
+        raise ValueError(f"seed={seed} without limit: allowed is limit=N seed=S, a sample of N images")
+    if limit is None:
+        return positions
+    if not 1 <= limit <= len(positions):
+        raise ValueError(f"limit={limit}; allowed are 1 to {len(positions)}, the images there are")
+    return positions[:limit] if seed is None else sample(ids, positions, limit, seed)
+
+
+def sample(ids: Sequence[str], positions: Iterable[int], count: int, seed: int) -> list[int]:
+    """Return `count` of the positions, ascending: those with the smallest SHA-256 of `seed/id`."""
+    return sorted(sorted(positions, key=lambda i: hashlib.sha256(f"{seed}/{ids[i]}".encode()).digest())[:count])
+
+
+def named_positions(ids: Sequence[str], images: str | Path | Sequence[str]) -> list[int]:
+    """Return the positions of the images that a list names, ascending.
+
+    Raises:
+        ValueError: nothing is named, a name is of no image or of two, or an image is named twice.
+    """
+    places: dict[str, str] = {}
+    if isinstance(images, str | Path):
+        path = expand(images)
+        with Reading(path, "an image's id on each line") as file:
+            for line in file.lines():
+                once(places, line, f"{path}, {file.place}")
+    else:
+        for k, name in enumerate(images):
+            once(places, str(name), f"images, entry {k + 1}")
+    if not places:
+        raise ValueError(f"images={images}: no image is named")
+    meant = match(ids, places, places.__getitem__, "names")
+    if unknown := sorted(places.keys() - set(meant.values())):
+        raise ValueError(
+            f"{places[unknown[0]]}: {unknown[0]!r} is of no image ({len(unknown)} of {len(places)} names are of none); "
+            f"the images are called {some(ids)}, ..."
+        )
+    return [i for i, name in enumerate(ids) if name in meant]

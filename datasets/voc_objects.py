@@ -1,0 +1,64 @@
+"""VOC's XML form of an image's objects, whichever classes they are of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import BadTruthError
+from eigencam.datasets.bounds import possible
+from eigencam.datasets.reading import Reading, integer
+
+
+@dataclass(frozen=True, slots=True)
+class VocObjects:
+    """One XML file.
+
+    Attributes:
+        size: (height, width) in pixels.
+        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
+        names: of the class of each.
+        difficult: (B,) bool.
+    """
+
+    size: tuple[int, int]
+    boxes: NDArray[np.float64]
+    names: tuple[str, ...]
+    difficult: NDArray[np.bool_]
+
+
+def read_objects(path: Path, origin: int = 1) -> VocObjects:
+    """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are no objects.
+
+    Args:
+        path: the file.
+        origin: what the file calls the first pixel.
+
+    Raises:
+        FileError: the file is not such an annotation.
+        BadTruthError: it has a box outside the image, or another value of `difficult` than 0 and 1.
+    """
+    with Reading(path, "a VOC annotation") as file:
+        root = file.xml()
+        objects = root.findall("object")  # not `iter`: parts have boxes too
+        names = tuple(found.findtext("name", "").strip() for found in objects)
+        corners = [
+            [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
+        ]
+        flags = [found.findtext("difficult", "0").strip() for found in objects]
+        height, width = (integer(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+    boxes = np.array(corners, np.float64).reshape(-1, 4) - origin
+    inside = possible(boxes, height, width)
+    if not inside.all():
+        wrong = corners[k := int(inside.argmin())]
+        counted = "; files that count from 0 are read with dataset.origin=0" if origin and 0 in wrong[:2] else ""
+        right, lower = width - 1 + origin, height - 1 + origin
+        raise BadTruthError(
+            f"{path}: impossible box {wrong} (xmin, ymin, xmax, ymax) of object {k + 1} of {len(boxes)}; allowed in "
+            f"{width} x {height} pixels: {origin} <= xmin <= xmax <= {right}, {origin} <= ymin <= ymax <= {lower}"
+            f"{counted}"
+        )
+    if odd := [flag for flag in flags if flag not in ("0", "1")]:
+        raise BadTruthError(f"{path}: difficult {odd[0]!r}; allowed are 0 and 1")
+    return VocObjects((height, width), boxes, names, np.array([flag == "1" for flag in flags], bool))

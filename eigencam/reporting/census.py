@@ -1,0 +1,163 @@
+"""What a dataset has: counts, sizes and areas, and what of its truth cannot be right."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import VOID, BadImageError, BadTruthError, Dataset, Truth
+from eigencam.datasets.boxes import area
+from eigencam.datasets.checks import checked_truth
+
+_SHOWN = 5
+_ENOUGH = 50
+"""Boxes from which on their smallest corner says what the first pixel is called."""
+
+
+@dataclass(slots=True)
+class Census:
+    """What was seen of a dataset's images, one after the other.
+
+    Attributes:
+        sizes: (height, width) of each right image.
+        labels: number of images of each label.
+        objects: number of boxes of each class.
+        boxes: number of boxes of each image.
+        shares: of its image's area that each box covers.
+        corners: (B, 4) of all boxes, and the distance of x2 and y2 to the last pixel in the place of both.
+        masked: shares of an image's pixels that are the object sought, and void, of each image with a mask.
+        refused: why the truth of an image cannot be right, by id.
+        undecodable: why an image, or a mask, cannot be decoded, by id.
+    """
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    labels: Counter[int] = field(default_factory=Counter)
+    objects: Counter[int] = field(default_factory=Counter)
+    boxes: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    corners: list[NDArray[np.float64]] = field(default_factory=list)
+    masked: list[tuple[float, float]] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    undecodable: dict[str, str] = field(default_factory=dict)
+
+    def add(self, truth: Truth) -> None:
+        """Count an image."""
+        self.sizes.append(truth.size)
+        self.labels[truth.label] += 1
+        self.objects.update(truth.box_labels.tolist())
+        self.boxes.append(len(truth.boxes))
+        if truth.size[0] and len(truth.boxes):
+            height, width = truth.size
+            self.shares += (area(truth.boxes) / (height * width)).tolist()
+            self.corners.append(np.abs(truth.boxes - [0, 0, width - 1, height - 1]))
+        if truth.mask is not None:
+            sought, void = truth.sought_pixels(), truth.mask == VOID
+            self.masked.append((float(sought.mean()), float(void.mean())))
+
+
+def census(dataset: Dataset, *, decode: bool = False, seen: Callable[[], object] = lambda: None) -> Census:
+    """Look at the truth of every image.
+
+    Args:
+        dataset: of any kind.
+        decode: whether to decode the images as well.
+        seen: called after each image.
+    """
+    found = Census()
+    for i, one in enumerate(dataset.ids):
+        try:
+            truth = checked_truth(dataset, i)
+            if decode and (shape := dataset.image(i).shape[:2]) != truth.size != (0, 0):
+                raise truth.fault(f"the image has (height, width) {shape}, its truth is for {truth.size}")
+            found.add(truth)
+        except BadTruthError as error:
+            found.refused[one] = str(error)
+        except (BadImageError, FileNotFoundError) as error:
+            found.undecodable[one] = str(error)
+        seen()
+    return found
+
+
+def lines(dataset: Dataset, found: Census) -> Iterator[str]:
+    """Return the census as text."""
+    right, n = len(found.sizes), len(dataset.ids)
+    yield f"{dataset.name}: {n} images, {right} with a truth that can be right"
+    if right:
+        yield from _images(dataset, found)
+        yield from _boxes(dataset, found)
+        yield from _masks(found)
+        yield from _hints(found)
+    for what, reasons in (
+        ("have a truth that cannot be right", found.refused),
+        ("cannot be decoded, or their masks cannot", found.undecodable),
+    ):
+        if reasons:
+            yield f"{len(reasons)} of {n} images {what}:"
+            yield from (f"  {reason}" for reason in list(reasons.values())[:_SHOWN])
+            yield from ([f"  ... and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else [])
+
+
+def _images(dataset: Dataset, found: Census) -> Iterator[str]:
+    sizes = np.array(found.sizes)
+    different = len(set(found.sizes))
+    ends = " to ".join(f"{w} x {h}" for h, w in (sizes[sizes.prod(1).argmin()], sizes[sizes.prod(1).argmax()]))
+    yield f"sizes: {ends} pixels (width x height), {different} different"
+    labelled = +Counter({k: n for k, n in found.labels.items() if k >= 0})
+    without = f", {found.labels[-1]} images without one" if found.labels[-1] else ""
+    missing = len(dataset.classes) - len(labelled)
+    yield (
+        f"labels: {len(labelled)} of {len(dataset.classes)} classes occur{without}"
+        + (f"; {_most(dataset, labelled)}" if labelled else "")
+        + (f"; {missing} classes without an image" if labelled and missing else "")
+    )
+
+
+def _boxes(dataset: Dataset, found: Census) -> Iterator[str]:
+    if not any(found.boxes):
+        yield "boxes: none"
+        return
+    counts = np.array(found.boxes)
+    yield (
+        f"boxes: {counts.sum()}, {_spread(counts, '{:.0f}')} per image, {(counts == 0).sum()} images without one; "
+        f"{_most(dataset, found.objects)}"
+    )
+    if found.shares:
+        yield f"area of a box: {_spread(100 * np.array(found.shares), '{:.1f}')} % of its image"
+        gaps = np.concatenate(found.corners).min(0)
+        yield f"closest to the border: {', '.join(f'{gap:g}' for gap in gaps)} pixels (left, top, right, bottom)"
+
+
+def _masks(found: Census) -> Iterator[str]:
+    if found.masked:
+        sought, void = 100 * np.array(found.masked).T
+        yield (
+            f"masks: {len(found.masked)}; object sought {_spread(sought, '{:.1f}')} % of the pixels, void "
+            f"{_spread(void, '{:.1f}')} %; {(sought == 0).sum()} images without a pixel of the object"
+        )
+
+
+def _hints(found: Census) -> Iterator[str]:
+    """What is possible, and seldom meant."""
+    if len(found.shares) >= _ENOUGH:
+        left, top, right, bottom = np.concatenate(found.corners).min(0).tolist()
+        if min(left, top) >= 1 and min(right, bottom) < 1:
+            yield "note: no box begins at 0, and some end at the last pixel: are they counted from 1?"
+        if min(left, top) < 1 and min(right, bottom) >= 1:
+            yield "note: some boxes begin at 0, and none ends at the last pixel: were they shifted once too often?"
+        if float(np.median(found.shares)) < 0.005:
+            yield "note: half of the boxes cover less than 0.5 % of their image: are they in pixels of the original?"
+    if found.masked and max(sought for sought, _ in found.masked) == 0:
+        yield "note: no mask has a pixel of the object sought"
+
+
+def _most(dataset: Dataset, counts: Counter[int]) -> str:
+    shown = [f"{dataset.classes[k] if k < len(dataset.classes) else k} {n}" for k, n in counts.most_common(_SHOWN)]
+    return f"most: {', '.join(shown)}{', ...' if len(counts) > _SHOWN else ''}"
+
+
+def _spread(values: NDArray[np.generic], form: str) -> str:
+    """Smallest, median and largest value."""
+    low, middle, high = (form.format(float(v)) for v in np.quantile(values.astype(float), [0, 0.5, 1]))
+    return f"{low} to {high} (median {middle})" if low != high else low
