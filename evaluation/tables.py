@@ -244,11 +244,20 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
     for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):
         names = ", ".join(sorted(set(of["network"])))
         notes.append(f"the classifier was fitted on {seen} of these pictures, whose classes it has seen: {names}")
-    notes += _origins(part)
+    notes += [*outdated_notes(part), *_origins(part)]
     for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         notes.append(f"not run, {why}: {', '.join(names)}")
     return notes
+
+
+def outdated_notes(part: pd.DataFrame) -> list[str]:
+    """Return which results another version of our code made: a run makes them anew."""
+    if "outdated" not in part:
+        return []
+    names = part["network"] + "/" + part["method"]
+    said = names.groupby(part["outdated"]).unique()
+    return [f"made by another version ({what}): {_shortened(list(of))}" for what, of in said.items() if what]
 
 
 def _origins(part: pd.DataFrame) -> list[str]:

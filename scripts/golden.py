@@ -1,5 +1,7 @@
 """Write tests/golden.json: the numbers that every method, evaluator and shared part gives at its version.
 
+And eigencam/store/raised.json: the versions above 1, for readers of results that import no method.
+
     python scripts/golden.py [--check]
 
 A number that moved is written only if a version that it depends on was raised: of the class (`version = 2`; for what
@@ -25,6 +27,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
 
 from golden_file import FILE, Entry, added, moved, read, tolerances, what_to_raise, write  # noqa: E402
+from golden_raised import RAISED, raised  # noqa: E402
 
 SETTINGS = list(product(("", "default", "avx2"), ("onednn", "plain")))
 """What torch calls the processor's capability, "" for whatever there is; whether oneDNN is used."""
@@ -48,9 +51,12 @@ def main() -> int:
     merged = {name: kept(entry, there.get(name)) for name, entry in found.items()}
     if changes := [name for name in {**merged, **there} if merged.get(name) != there.get(name)]:
         print(f"{FILE.name}: {len(changes)} of {len(merged)} entries change: {', '.join(sorted(changes))}")
+    if not (current := raised() == RAISED.read_text()):
+        print(f"{RAISED.name} changes")
     if not arguments.check:
         write(merged)
-    return int(arguments.check and bool(changes))
+        RAISED.write_text(raised())
+    return int(arguments.check and (bool(changes) or not current))
 
 
 def computed(capability: str, library: str, names: Sequence[str] = ()) -> dict[str, Entry]:

@@ -5,12 +5,10 @@ import inspect
 import pkgutil
 import subprocess
 import sys
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from golden_raised import GROUPS, RAISED, raised, targets
 
 import eigencam.datasets
 import eigencam.evaluation
@@ -20,33 +18,9 @@ from eigencam.methods.files import BoxFiles
 from eigencam.methods.perturbation import AblationCAM, Occlusion
 from eigencam.methods.relevance import LRP
 from eigencam.networks.network import Preprocess
-from eigencam.store.build import find
 from eigencam.versions import _constant, summary_versions_of, versions_of
 
-GROUPS = ("method", "evaluator", "dataset", "model", "fit")
 NAMES = ("VERSIONS", "SUMMARY_VERSIONS")
-
-
-def targets(group: str) -> dict[str, Any]:
-    """The classes and functions of ours that a group's YAMLs name, attacks of evaluators among them."""
-    found: dict[str, Any] = {}
-
-    def visit(node: Any) -> None:
-        if isinstance(node, dict):
-            if str(node.get("_target_")).startswith("eigencam."):
-                found[node["_target_"]] = find(node["_target_"])
-            for value in node.values():
-                visit(value)
-
-    def walk(folder: Traversable) -> None:
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                walk(entry)
-            elif entry.name.endswith(".yaml"):
-                visit(OmegaConf.to_container(OmegaConf.create(entry.read_text()), resolve=False))
-
-    walk(files("eigencam.configs") / group)
-    return found
 
 
 def modules() -> list[str]:
@@ -68,6 +42,10 @@ def test_what_a_config_names_has_versions_of_its_own(group: str) -> None:
             assert isinstance(own.get("summary_version"), int), f"{name} has no `summary_version = 1`"
     names = [thing.__name__ for thing in found.values()]
     assert len(set(names)) == len(names), f"a result's identity names the class alone: {sorted(names)}"
+
+
+def test_versions_above_1_are_known_without_importing_what_has_them() -> None:
+    assert RAISED.read_text() == raised(), "python scripts/golden.py"
 
 
 @pytest.mark.parametrize("thing", [BoxFiles, Preprocess])

@@ -25,6 +25,8 @@ SUBCOMMANDS = {
     "status": "what is done, partly done, failed or missing",
     "merge": "results of several folders into one: shards of machines without a common disk",
     "summarize": "metrics of stored rows once more, without data or network",
+    "verify": "whether results are as they say: seals, n, metrics, versions, images",
+    "card": "where a result comes from, on one page",
     "prune": "list, and remove, results that are superseded, damaged or left over",
     "check": "a dataset: its first images with their truth, counts, and what cannot be right",
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",

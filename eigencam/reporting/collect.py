@@ -15,6 +15,7 @@ import pandas as pd
 
 from eigencam.evaluation import escaping
 from eigencam.files import first_line
+from eigencam.store.current import outdated
 from eigencam.store.reader import Stored, as_lines, newest, read_all
 from eigencam.store.schema import NAMES
 
@@ -38,7 +39,7 @@ def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, what
         else a metric says of itself (`eigencam.evaluation.base.SAID`), target, pictures, left_out, bad_truths,
         fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward passes), commits, packages,
-        group (the dataset's identity) and folder.
+        outdated (what is of another version than this program's), group (the dataset's identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -151,6 +152,7 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
         "folder": stored.folder.name,
         "commits": tuple(sorted({run.commit for run in stored.computing})),
         "packages": tuple(sorted({pair for run in stored.computing for pair in run.packages.items()})),
+        "outdated": "; ".join(outdated(identity)),
         "metrics": summary.metrics,
         "identity": identity,
     }

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from eigencam.configuring.stored import changed as _changed
 from eigencam.datasets.base import Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.evaluation import states
@@ -300,30 +301,6 @@ def _method_node(config: Mapping[str, Any], stored: Stored) -> Any:
     if not isinstance(methods, Mapping) or name not in methods:
         raise ValueError(f"{stored.folder / CONFIG}: it describes no method {name}")
     return methods[name]
-
-
-def _changed(config: Any, settings: Sequence[str]) -> Any:
-    """The resolved config with settings in place; what lies below a `paths.NAME` moves with it."""
-    from omegaconf import OmegaConf
-
-    given, content = OmegaConf.from_dotlist(list(settings)), OmegaConf.to_container(config)
-    paths = {} if given.get("paths") is None else given.paths
-    if not isinstance(paths, Mapping):
-        raise ValueError(f"paths={paths}; allowed: paths.NAME=FOLDER")
-    for name, new in paths.items():
-        if (old := config.paths.get(name)) and new is not None:
-            content = _moved(content, str(old), str(new))
-    return OmegaConf.merge(content, given)
-
-
-def _moved(node: Any, old: str, new: str) -> Any:
-    """A config whose texts that are `old`, or a path below it, begin with `new` instead; a name is no path."""
-    if isinstance(node, dict):
-        return {key: value if key in ("name", "classes") else _moved(value, old, new) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_moved(value, old, new) for value in node]
-    is_below = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
-    return f"{new}{node.removeprefix(old)}" if is_below else node
 
 
 def _seen(job: Any, i: int, label: int) -> _Seen:

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from eigencam.evaluation.tables import Table
+from eigencam.evaluation.tables import Table, outdated_notes
 from eigencam.reporting.collect import long_of
 from eigencam.reporting.derived import with_wins
 from eigencam.store.identity import describe
@@ -167,7 +167,7 @@ def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> 
             lines.append(_line(layout, (EMPTY, EMPTY), {}, key, found) | {"differs": mark})
     frame = pd.DataFrame(lines)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns[2:])
-    return Table(f"{layout.paper}: {layout.title}", frame, best, _notes(layout, frame, marks))
+    return Table(f"{layout.paper}: {layout.title}", frame, best, [*_notes(layout, frame, marks), *outdated_notes(long)])
 
 
 KEY = ("network", "method", "network_name", "method_name")

@@ -114,12 +114,12 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
     found = inspect.unwrap(target)
     module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", spelled)
     if module.split(".")[0] == PACKAGE:
-        libraries = {library: _library(library) for library in getattr(found, "libraries", ())}
+        libraries = {library: library_version(library) for library in getattr(found, "libraries", ())}
         return {"name": name, **versions(found), **({"libraries": libraries} if libraries else {})}
     if source := _checksum_of_file(found):
         return {"target": f"{module}.{name}", "source": source, **_built_on(found)}
     root = (module or spelled).split(".")[0]
-    return {"library": root, "name": name, **({"library_version": _library(root)} if computes else {})}
+    return {"library": root, "name": name, **({"library_version": library_version(root)} if computes else {})}
 
 
 def _built_on(found: Any) -> dict[str, Any]:
@@ -159,8 +159,9 @@ def _plainly(value: Any) -> Any:
     return {key: _plainly(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def _library(name: str) -> str:
-    """The version of the distribution that a top-level module is of; "" where it is not known."""
+@functools.cache
+def library_version(name: str) -> str:
+    """Return the version of the distribution that a top-level module is of; "" where it is not known."""
     names = packages_distributions().get(name, ())
     return version(names[0]) if names else ""
 

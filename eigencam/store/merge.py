@@ -10,19 +10,19 @@ bytes of one that a single run made. Of the same image two different rows are a 
 with the names of both folders. The sources are only read.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from eigencam.files import first_line, naming, sync_folder, write_bytes
+from eigencam.files import first_line, sync_folder, write_bytes
 from eigencam.store.canonical import checksum
 from eigencam.store.examine import examine
 from eigencam.store.gather import first_difference
 from eigencam.store.parts import Parts, frame_of, images_of, joined
-from eigencam.store.reader import Stored, is_result, read
+from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
@@ -87,7 +87,7 @@ def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Co
     """
     by_name: dict[str, list[Path]] = {}
     for source in [*([into] if into.is_dir() else []), *sources]:
-        folders = list(_results(source))
+        folders = results_in(source)
         if not folders and source != into:
             raise FileNotFoundError(f"{source}: no results there; `eigencam run` makes them")
         for folder in folders:
@@ -103,17 +103,6 @@ def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Co
         except ValueError as error:
             merged.faults.append(f"{name}: {first_line(error)}")
     return merged
-
-
-def _results(source: Path) -> Iterator[Path]:
-    """The folders of results that a source is, or holds."""
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such folder")
-    if is_result(source.resolve().name):
-        yield source
-        return
-    with naming(source):
-        yield from sorted(path for path in source.iterdir() if path.is_dir() and is_result(path.name))
 
 
 def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from eigencam.files import one_line
+from eigencam.files import naming, one_line
 from eigencam.locks import is_held
 from eigencam.store.canonical import canonical
 from eigencam.store.examine import examine, read_error
@@ -165,6 +165,21 @@ def read_all(root: Path, folders: Container[str] | None = None, *, hashed: bool 
         names = sorted(e.name for e in entries if e.is_dir() and is_result(e.name))
     wanted = [name for name in names if folders is None or name in folders]
     return [stored for name in wanted if (stored := read(root / name, hashed=hashed)) is not None]
+
+
+def results_in(path: Path) -> list[Path]:
+    """Return the folders of results that a folder holds, by name, or the one that it is.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        PermissionError: it may not be read.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    if is_result(path.resolve().name):
+        return [path]
+    with naming(path):
+        return sorted(folder for folder in path.iterdir() if is_result(folder.name) and folder.is_dir())
 
 
 def is_result(name: str) -> bool:

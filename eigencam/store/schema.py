@@ -112,7 +112,7 @@ class Summary:
         content = _Content(path, read_json(path))
         rows = content.get("rows", dict, None)
         seal = _Content(path, rows) if rows is not None else None
-        metrics = tuple(_metric(path, metric) for metric in content.get("metrics", list))
+        metrics = tuple(metric_of(path, metric) for metric in content.get("metrics", list))
         if len({metric["name"] for metric in metrics}) < len(metrics):
             raise DamagedError(path, "metrics: one of them twice")
         return cls(
@@ -312,7 +312,7 @@ class _Content:
         return tuple((first, last) for first, last in found)
 
 
-def _metric(path: Path, metric: object) -> dict[str, Any]:
+def metric_of(path: Path, metric: object) -> dict[str, Any]:
     """Return one metric with all its keys; null becomes NaN."""
     if not isinstance(metric, dict):
         raise DamagedError(path, f"metrics: {type(metric).__name__} in the place of dict")

@@ -1,0 +1,50 @@
+"""Whether the data at hand are those that results were made of: what a reader says of them, and every image."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eigencam.configuring.stored import changed
+from eigencam.datasets.base import Dataset
+from eigencam.files import first_line
+from eigencam.store.build import instantiate, signature_errors
+from eigencam.store.canonical import canonical, plain
+from eigencam.store.identity import describe_dataset
+from eigencam.store.reader import Stored
+from eigencam.store.schema import CONFIG
+from eigencam.store.trust import Trust
+
+
+def data_faults(results: Sequence[Stored], settings: Sequence[str], trust: Trust) -> Iterator[str]:
+    """Yield a line for each thing that differs from the data of some results.
+
+    Args:
+        results: complete, all of one dataset.
+        settings: as on the command line, `paths.voc=DIR`.
+        trust: what their configs may have built.
+    """
+    first = results[0]
+    name = "-".join(first.names[:1])
+    try:
+        node, dataset = _dataset(first, settings, trust)
+        now = plain(describe_dataset(node, dataset))
+    except Exception as error:  # whatever the reader makes of what is there
+        yield f"{name}: its data were not read: {first_line(error)}"
+        return
+    told = first.identity["dataset"]
+    for key in sorted({*told, *now}):
+        if canonical(told.get(key)) != canonical(now.get(key)):
+            yield f"{name}: {key} was {canonical(told.get(key))}, and is {canonical(now.get(key))}"
+
+
+def _dataset(stored: Stored, settings: Sequence[str], trust: Trust) -> tuple[dict[str, Any], Dataset]:
+    """The dataset that a stored config names, with its node."""
+    from omegaconf import OmegaConf
+
+    content = trust.confined(stored.config(), str(stored.folder / CONFIG))
+    config = OmegaConf.to_container(changed(OmegaConf.create(content), settings))
+    node = config.get("dataset") if isinstance(config, dict) else None
+    if not isinstance(node, dict):
+        raise ValueError(f"{stored.folder / CONFIG}: it names no dataset")
+    if errors := list(signature_errors(node, "dataset")):
+        raise ValueError(errors[0])
+    return node, instantiate(node)

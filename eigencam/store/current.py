@@ -1,0 +1,58 @@
+"""Which versions of our code this program has, known without importing it, and what a stored result has instead.
+
+`raised.json` names every method, evaluator, dataset reader and network of ours whose version, or that of a shared part
+that it uses, is above 1. `scripts/golden.py` writes it, and a test compares it with the code.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+from eigencam.store.identity import library_version
+
+FILE = "raised.json"
+
+
+@functools.cache
+def _raised() -> dict[str, dict[str, Any]]:
+    return json.loads((files("eigencam.store") / FILE).read_text())
+
+
+def outdated(identity: Mapping[str, Any]) -> list[str]:
+    """Return a line for each part of a result that is of another version than this program's; none without a name.
+
+    >>> outdated({"method": {"name": "GradCAM", "version": 7}})
+    ['GradCAM is of version 7, here it is 1']
+    """
+    return list(dict.fromkeys(_lines(identity)))
+
+
+def _lines(node: object, key: str = "") -> Iterator[str]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _lines(item)
+    if not isinstance(node, Mapping):
+        return
+    name = node.get("name", "Preprocess" if key == "preprocess" else None)
+    if isinstance(name, str) and type(node.get("version")) is int:
+        now = _raised().get(name, {"version": 1})
+        yield from _compared({name: node["version"]}, {name: now["version"]})
+        yield from _compared(node.get("shared"), now.get("shared", {}))
+    libraries = node.get("libraries")
+    others = dict(libraries) if isinstance(libraries, Mapping) else {}
+    if isinstance(library := node.get("library"), str) and node.get("library_version"):
+        others[library] = node["library_version"]
+    here = {library: library_version(library) for library in others}
+    yield from _compared(others, {library: number or others[library] for library, number in here.items()})
+    for inner, value in node.items():
+        yield from _lines(value, str(inner))
+
+
+def _compared(told: object, now: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for the parts whose versions differ; a part of ours that is not named is of version 1."""
+    then = told if isinstance(told, Mapping) else {}
+    for name in sorted({*then, *now}):
+        if (a := then.get(name, 1)) != (b := now.get(name, 1)):
+            yield f"{name} is of version {a}, here it is {b}"
