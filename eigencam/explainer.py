@@ -29,6 +29,7 @@ from eigencam.datasets.reading import expand
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.methods.base import Method, gives_boxes, is_class_specific, lack_of
 from eigencam.methods.support import refusal
+from eigencam.moved import renamed
 from eigencam.networks.network import Network, Preprocess, Region, check_asked
 from eigencam.passes.calls import OutputError, float32_precision
 from eigencam.passes.readings import Layout
@@ -295,6 +296,8 @@ def _option(name: str, model: str) -> dict[str, Method]:
     if not path.is_file():
         if "." in name or Path(name).is_dir():
             return {short: build_node(short, described) for short, described in node(name).items()}
+        if now := renamed("method", name):
+            raise ValueError(now)
         raise ValueError(f"method {name!r}; allowed: {', '.join(e.option for e in catalogue())}, a callable, a file")
     paths = (files("eigencam.configs") / "paths" / "default.yaml").read_text()
     whole = OmegaConf.create({"paths": OmegaConf.create(paths), "model": {"name": model}, "method": {}})

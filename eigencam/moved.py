@@ -94,6 +94,10 @@ NAMES = {
 """New path by old of single objects that are not in the module that took the place of theirs."""
 
 
+OPTIONS = {"method/fam": "fam_reading", "method/vscam": "vscam_reading"}
+"""New name by old of options that are called otherwise now; the old ones no longer work."""
+
+
 class MovedWarning(DeprecationWarning):
     """An old import path was used."""
 
@@ -109,6 +113,16 @@ def current(name: str) -> str:
         return name
     module, _, inner = below.rpartition(".")
     return f"{PACKAGE}.{NAMES.get(below) or '.'.join(filter(None, (MODULES.get(module, module), inner)))}"
+
+
+def renamed(group: str, name: str) -> str:
+    """Return a sentence on what an option is called today; "" where it was not renamed.
+
+    >>> renamed("method", "fam"), renamed("method", "gradcam")
+    ('method fam is called fam_reading now', '')
+    """
+    new = OPTIONS.get(f"{group}/{name}")
+    return f"{group} {name} is called {new} now" if new else ""
 
 
 def attribute(module: str, name: str) -> Any:

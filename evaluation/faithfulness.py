@@ -11,8 +11,9 @@ Y and O are the softmax probabilities of the map's class for the picture and for
   What m takes away is filled: `black` (the picture before normalisation, L-CAM), `mean` (0 after it, most libraries)
   or `blur`.
 * Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): the area under the curve of the probability while pixels
-  go by falling m (to the mean colour), or come onto a blurred picture (11 x 11, sigma 5, zeros beyond the border, as in
-  the authors' code). Pixels of the same value go in raster order, the steps are equal shares, both ends count.
+  go by falling m (to the mean colour), or come onto a blurred picture (the kernel of the authors' code: 11 x 11, sigma
+  5 reflected into it, zeros beyond the border). Pixels of the same value go in raster order, the steps are equal
+  shares, both ends count.
 * ROAD (Rong et al., ICML 2022): the same at four shares with the pixels taken away filled from their neighbours (the
   solution of a linear system, weights 1/6 and 1/12 for the 8 neighbours, and noise of 0.01), most relevant first and
   least relevant first; the number is half the mean difference (LeRF - MoRF), as pytorch-grad-cam combines them.
@@ -77,7 +78,7 @@ class AverageDrop:
     shares: Sequence[float] = (1.0, 0.5, 0.3, 0.15)
     fill: Fill = "black"
 
-    version = 1
+    version = 2
     summary_version = 2
     headline = (
         *("drop_100", "increase_100", "drop_50", "increase_50", "drop_30", "increase_30", "drop_15", "increase_15"),
@@ -150,7 +151,7 @@ class InsertionDeletion:
 
     steps: int = 28
 
-    version = 1
+    version = 2
     summary_version = 2
     headline = ("deletion_auc", "insertion_auc")
 
@@ -197,7 +198,7 @@ class InsertionDeletion:
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
-        words = "trapezoids over equal shares, both ends; to the mean colour; from a blur of 11 x 11, sigma 5"
+        words = "trapezoids over equal shares, both ends; to the mean colour; from the authors' blur of 11 x 11"
         rule = f"{UNDEFINED}: deletion 100 %, insertion 0"
         return {"evaluator": "insertion_deletion", "steps": self.steps, "curve": words, "undefined": rule}
 

@@ -248,7 +248,15 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
     for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
         names = sorted({f"{network}/{method}" for network, method in zip(of["network"], of["method"], strict=True)})
         notes.append(f"not run, {why}: {', '.join(names)}")
-    return notes
+    return notes + caveats(part)
+
+
+def caveats(long: pd.DataFrame) -> list[str]:
+    """Return what the methods of a frame say that no table may leave out, with their names."""
+    if "caveat" not in long:
+        return []
+    told = long[long["caveat"].fillna("") != ""].groupby("caveat", sort=False)["method"]
+    return [f"{', '.join(sorted(set(methods)))}: {caveat}" for caveat, methods in told]
 
 
 def outdated_notes(part: pd.DataFrame) -> list[str]:

@@ -48,7 +48,7 @@ FEW: dict[str, Any] = {
 MORE: dict[str, dict[str, dict[str, Any]]] = {}
 """Settings beside the packaged ones, by class: what these do not reach."""
 
-ELSEWHERE = {"rollout": "scenes_vit", "vscam": "scenes_vig", "cam": "scenes_resnet"}
+ELSEWHERE = {"rollout": "scenes_vit", "vscam_reading": "scenes_vig", "cam": "scenes_resnet"}
 FITTED = ("broadcam", "lcam_fm", "lcam_img")
 
 

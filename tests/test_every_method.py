@@ -121,6 +121,6 @@ def test_what_runs_where() -> None:
     assert {"cnn_fixations", "lrp", "deeplift", "cmwp", "guided_backprop", "ablationcam", "shapcam", "lime"} <= both
     assert "cam" in runs["scenes_resnet"] & runs["scenes_vig"] - runs["scenes_vgg"] - runs["scenes_vit"]
     assert "rollout" in runs["scenes_vit"] - runs["scenes_vig"] - both
-    assert "vscam" in runs["scenes_vig"] - runs["scenes_vit"] - both
+    assert "vscam_reading" in runs["scenes_vig"] - runs["scenes_vit"] - both
     everywhere = {"eigencam", "gradcam", "scorecam", "rise", "mask", "extremal_perturbation", "fullgrad", "shapleycam"}
     assert everywhere <= set.intersection(*runs.values())

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from pytorch_grad_cam.metrics.perturbation_confidence import (
     PerturbationConfidenceMetric,
     RemoveLeastRelevantFirst,
@@ -14,13 +15,14 @@ from pytorch_grad_cam.metrics.perturbation_confidence import (
 )
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from scipy import sparse
+from scipy.ndimage import gaussian_filter
 from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
 from torchcam.methods import GradCAM
 from torchcam.metrics import ClassificationMetric
 
 from eigencam.evaluation.base import Metric, NetworkEvaluator
-from eigencam.evaluation.changed_images import ranks_of, scaled
+from eigencam.evaluation.changed_images import blur_kernel, ranks_of, scaled
 from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road
 from eigencam.evaluation.imputation import impute
 
@@ -253,10 +255,22 @@ def test_maps_are_scaled_before_they_are_enlarged() -> None:
     assert (m.amax((1, 2)) == 1).all()
 
 
+def authors_kernel() -> NDArray[np.float64]:
+    """(11, 11): what the code of RISE's authors convolves with, `gkern(11, 5)`."""
+    point = np.zeros((11, 11))
+    point[5, 5] = 1
+    return gaussian_filter(point, 5)
+
+
+def test_the_blur_is_the_one_of_rises_authors() -> None:
+    kernel = np.outer(blur_kernel(), blur_kernel())
+    np.testing.assert_allclose(kernel, authors_kernel(), rtol=1e-12)
+    np.testing.assert_allclose([kernel[5, 5], kernel[0, 0]], [0.00883, 0.00774], atol=5e-6)  # nearly flat
+
+
 def blurred(picture: Tensor) -> Tensor:
-    """11 x 11, sigma 5, zeros beyond the border, as a plain double sum."""
-    line = np.exp(-(np.arange(-5, 6) ** 2) / 50)
-    kernel = np.outer(line, line) / line.sum() ** 2
+    """The authors' kernel, zeros beyond the border, as a plain double sum."""
+    kernel = authors_kernel()
     padded = np.pad(picture.numpy(), ((0, 0), (5, 5), (5, 5)))
     out = np.zeros_like(picture)
     for y in range(SIDE):

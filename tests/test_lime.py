@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
-from toys import make, network, random_activations
+from toys import colored, make, network, random_activations
 
 from eigencam.methods.lime import LIME, fit, mean_colors
 from eigencam.passes.forward import Forward, forward_pass
@@ -19,12 +19,6 @@ METHODS = [
     LIME(samples=20, segmentation="slic", segments=6),
     LIME("similarity", samples=20, segmentation="slic", segments=6, fill="zero"),
 ]
-
-
-def colored(forward: Forward) -> Forward:
-    """With ends of the colours that do not depend on the batch, as a network's own."""
-    forward.black, forward.white = torch.full((3, 1, 1), -3.0), torch.full((3, 1, 1), 3.0)
-    return forward
 
 
 class Colors(nn.Module):

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from PIL import Image, ImageFilter
+from scipy.ndimage import gaussian_filter
 from test_every_method import random_network
 from torch import Tensor, nn
-from toys import network, random_activations
+from toys import colored, network, random_activations
 
 from eigencam.datasets.scenes import Scenes
 from eigencam.methods import optimised_masks as om
@@ -105,12 +105,12 @@ def test_levels_of_perturbation() -> None:
 
 def test_it_starts_from_the_smallest_disc_that_is_enough() -> None:
     forward, targets = texture(), torch.tensor([0, 2])
-    blurred = om.gaussian_blur(forward.images, 3, "repeat")
+    blurred = forward.normalized(MeaningfulPerturbation(blur=3)._resized(forward, 0)[1])
     found = MeaningfulPerturbation(blur=3).start(forward, targets)
     y, x = np.mgrid[-24:24, -32:32]
     for n, target in enumerate(targets.tolist()):
         radii = np.arange(0, 40 + 3 + 5, 5)
-        discs = [gaussian_filter((y**2 + x**2 <= r**2) * 1.0, 3, mode="nearest") for r in radii]
+        discs = [gaussian_filter((y**2 + x**2 <= r**2) * 1.0, 3) for r in radii]
         tensors = [torch.from_numpy(disc).float() for disc in discs]
         shown = torch.stack([forward.images[n] * (1 - d) + blurred[n] * d for d in tensors])
         scores = forward.module(shown).softmax(1)[:, target].double()
@@ -128,26 +128,36 @@ def test_where_nothing_is_taken_away_it_starts_from_the_whole_picture() -> None:
 # ----------------------------------------------------------------------------------------------------------- descent
 
 
+def pillow(x: Floats, radius: float) -> Floats:
+    """What the authors smooth with: Pillow's filter on 8 bits."""
+    return np.array(Image.fromarray(np.uint8(x * 255)).filter(ImageFilter.GaussianBlur(radius))) / 255
+
+
 def by_hand(forward: Forward, n: int, target: int, steps: int, beta: float) -> Floats:
-    """Adam on the objective whose gradient is written out, in NumPy and float64; the network's alone is torch's."""
-    image = forward.images[n : n + 1].double()
-    h, w = image.shape[2:]
-    blur = [gaussian_filter1d(np.eye(side), 10, axis=0, mode="nearest") for side in (h, w)]
-    dull = torch.from_numpy(blur[0] @ image.numpy() @ blur[1].T)
-    lines = [gaussian_filter1d(np.eye(side), 5, axis=0, mode="nearest") for side in (h, w)]
-    rows, columns = (m @ np.kron(np.eye(len(m) // 8), np.ones((8, 1))) for m in lines)
-    start = 1 - MeaningfulPerturbation().start(forward, torch.full((len(forward),), target))
-    mask = start[n, 4::8, 4::8].double().numpy()
+    """The authors' loop in NumPy and float64, with their gradient; the network's alone is torch's.
+
+    The picture is that of a file; without one it is the input, in 8 bits.
+    """
+    file = Image.fromarray(forward.original(n) if forward.original else forward.pixels[n].permute(1, 2, 0).numpy())
+    h, w = forward.images.shape[2:]
+    pictures = file, file.filter(ImageFilter.GaussianBlur(10))
+    wide, wide_dull = (
+        forward.normalized(torch.from_numpy(np.array(x.resize((w + 4, h + 4), 2))).permute(2, 0, 1)[None]).double()
+        for x in pictures
+    )
+    disc = MeaningfulPerturbation().start(forward, torch.full((len(forward),), target))[n].double().numpy()
+    mask = np.uint8((disc.max() - disc) * 255 / (disc.max() - disc.min()) + 0.5)[4::8, 4::8] / 255.0
     net = forward.module.double()
-    wide, wide_dull = (F.interpolate(x, (h + 4, w + 4), mode="bilinear") for x in (image, dull))
     shifts = (uniform(forward.index, (steps, 2), 0)[n] * 4).long().tolist()
     first, second = np.zeros_like(mask), np.zeros_like(mask)
+    cells = np.ones((8, 8))
     for step, (top, left) in enumerate(shifts, 1):
         clear, smooth = (x[:, :, top : top + h, left : left + w] for x in (wide, wide_dull))
-        enlarged = torch.from_numpy(rows @ mask @ columns.T)
+        enlarged = torch.from_numpy(pillow(np.kron(mask, cells), 5))
         shown = (enlarged * clear + (1 - enlarged) * smooth).requires_grad_()
         (g,) = torch.autograd.grad(net(shown).softmax(1)[0, target], shown)
-        gradient = rows.T @ (g * (clear - smooth))[0].sum(0).numpy() @ columns - 1e-3 * (mask < 1)
+        change = (g * (clear - smooth))[0].sum(0).numpy()
+        gradient = change.reshape(h // 8, 8, w // 8, 8).sum((1, 3)) - 1e-3 * (mask < 1)
         for y in range(mask.shape[0]):
             for x in range(mask.shape[1]):
                 down = mask[y + 1, x] - mask[y, x] if y + 1 < mask.shape[0] else 0
@@ -162,7 +172,7 @@ def by_hand(forward: Forward, n: int, target: int, steps: int, beta: float) -> F
         unbiased = first / (1 - 0.9**step), second / (1 - 0.999**step)
         mask = np.clip(mask - 0.1 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8), 0, 1)
     forward.module.float()
-    return 1 - rows @ mask @ columns.T
+    return 1 - pillow(np.kron(mask, cells), 5)
 
 
 @pytest.mark.parametrize("beta", [2.0, 3.0])
@@ -231,7 +241,7 @@ def test_the_region_that_a_network_looks_at_is_found() -> None:
 
 def test_a_sum_over_all_classes_cannot_fall_so_nothing_is_deleted() -> None:
     forward = forward_pass(network("gap"), random_activations(1, 3, 40, 40), "conv")
-    found = MeaningfulPerturbation(steps=40, top=9)(forward, torch.tensor([0]))
+    found = MeaningfulPerturbation(steps=150, top=9)(forward, torch.tensor([0]))
     assert found.abs().max() < 1e-3
 
 
@@ -241,7 +251,8 @@ def test_on_scenes_it_deletes_and_keeps_better_than_the_same_mask_elsewhere(
     forward, labels = scenes
     deleted = MeaningfulPerturbation(steps=40)(forward, labels)
     kept = ExtremalPerturbation([0.1], steps=40).masks(forward, labels)[:, 0]
-    dull, levels = om.gaussian_blur(forward.images, 10, "repeat"), om.pyramid(forward.images, "blur")
+    dull = forward.normalized(MeaningfulPerturbation()._resized(forward, 0)[1])
+    levels = om.pyramid(forward.images, "blur")
 
     def answers(masks: Tensor, delete: bool) -> Tensor:
         x = torch.lerp(forward.images, dull, masks[:, None]) if delete else om.perturbed(levels, masks)
@@ -272,11 +283,11 @@ METHODS = [
 def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
     net, x = network("rectified"), random_activations(3, 3, 20, 27)
     with torch.inference_mode():
-        together = method(forward_pass(net, x, "conv"), TARGETS)
+        together = method(colored(forward_pass(net, x, "conv")), TARGETS)
     assert together.shape == (3, 20, 27)
     for i in range(3):
         told: list[int] = []
-        one = forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk)
+        one = colored(forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk))
         one.progress = told.append
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-6, rtol=0)
         assert max(told) <= 2 * chunk

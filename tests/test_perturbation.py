@@ -1,17 +1,21 @@
 """Perturbation methods: on paper, against plain loops, and against pytorch-grad-cam, torchcam and Captum."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from skimage.transform import resize
 from torch import Tensor, nn
+from torchcam import methods as torchcam
 from toys import make, network, random_activations
 
 from eigencam.methods.cam import CAM
 from eigencam.methods.peers import Captum, PytorchGradCAM
 from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
+from eigencam.methods.randomness import normal, uniform
 from eigencam.passes import ablation
 from eigencam.passes.forward import Forward, forward_pass
 
@@ -52,6 +56,20 @@ def test_iscam_is_the_mean_over_dimmed_masks() -> None:
     scores = [sum(answers(forward, 1, m * i / 3).softmax(0)[TARGETS[1]] for i in (1, 2, 3)) / 3 for m in masks]
     expected = sum(s * k.double() for s, k in zip(scores, a, strict=True))
     torch.testing.assert_close(found[1].double(), torch.as_tensor(expected).relu(), atol=1e-5, rtol=1e-4)
+
+
+def test_sscam_is_torchcams_under_the_same_noise() -> None:
+    net, x = network("rectified"), random_activations(1, 3, 14, 12)
+    forward = forward_pass(net, x, "conv")
+    noise = iter(2.0 * normal(torch.zeros(1, dtype=torch.long), (4, 14, 12), 0)[0])
+    with torchcam.SSCAM(net, "conv", num_samples=4) as theirs:
+        theirs._distrib.sample = lambda size: next(noise).expand(size)  # type: ignore[method-assign]
+        net(x)
+        expected = theirs(1, normalized=False)[0]
+    found = SSCAM(samples=4)(forward, torch.tensor([1]))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    defaults = signature(torchcam.SSCAM).parameters
+    assert (SSCAM().samples, SSCAM().sigma) == (defaults["num_samples"].default, defaults["std"].default)
 
 
 def test_without_noise_sscam_is_scorecam() -> None:
@@ -95,14 +113,16 @@ def test_ablationcam_is_pytorch_grad_cams_where_activations_are_not_negative() -
 
 def test_shapley_values_behind_a_linear_head_are_the_cam() -> None:
     forward = make(network("gap"))
-    found = ShapCAM(permutations=3)(forward, TARGETS)
+    found = ShapCAM(permutations=3, signed=True)(forward, TARGETS)
     torch.testing.assert_close(found * 42, CAM()(forward, TARGETS), atol=1e-4, rtol=1e-4)
+    assert found.min() < 0
+    torch.testing.assert_close(ShapCAM(permutations=3)(forward, TARGETS), found.relu())
 
 
 def test_shapley_values_add_up_and_are_those_of_all_permutations() -> None:
     net = network("conv")  # a ReLU behind each position: still additive by position, but not linear
     forward = forward_pass(net, random_activations(5, 3, 6, 7), "conv")
-    found = ShapCAM(permutations=4)(forward, TARGETS)
+    found = ShapCAM(permutations=4, signed=True)(forward, TARGETS)
     nothing = forward.predict(1, lambda _: torch.zeros_like(forward.activations()[:1]), "conv")
     gain = forward.logits.gather(1, TARGETS[:, None])[:, 0] - nothing[0, TARGETS]
     torch.testing.assert_close(found.sum((1, 2)), gain, atol=1e-4, rtol=1e-4)
@@ -178,6 +198,19 @@ def test_rise_weights_masks_with_probabilities() -> None:
     scores = torch.stack([answers(forward, 2, m).softmax(0)[TARGETS[2]] for m in masks])
     expected = torch.einsum("m,mhw->hw", scores, masks.double()) / (30 * 0.5)
     torch.testing.assert_close(method(forward, TARGETS)[2].double(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("cells", "size"), [(7, (56, 70)), (2, (9, 12)), (1, (5, 4))])
+def test_rises_masks_are_the_authors(cells: int, size: tuple[int, int]) -> None:
+    """skimage's `resize` with `reflect`, cut at the offset; the border is not the edge's value repeated."""
+    masks, index = RISE(cells=cells).make(0, 6, size, torch.device("cpu")), torch.arange(6)
+    grid = (uniform(index, (cells, cells), 0) < 0.5).double().numpy()
+    cell = [-(-side // cells) for side in size]
+    offset = (uniform(index, (2,), 1).numpy() * cell).astype(int)
+    for mask, one, (top, left) in zip(masks, grid, offset, strict=True):
+        fine = resize(one, [(cells + 1) * side for side in cell], order=1, mode="reflect", anti_aliasing=False)
+        expected = fine[top : top + size[0], left : left + size[1]]
+        torch.testing.assert_close(mask.double(), torch.from_numpy(expected), atol=1e-6, rtol=0)
 
 
 def test_rises_masks_are_half_open_on_average() -> None:

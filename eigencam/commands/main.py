@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eigencam.commands.streams import outlive_readers
 from eigencam.files import one_line
-from eigencam.moved import MovedWarning
+from eigencam.moved import MovedWarning, renamed
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
@@ -202,8 +202,10 @@ def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = (
     GlobalHydra.instance().clear()
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        if found := re.search(r"Could not (?:load|find) '(\w+)/", message):
+        if found := re.search(r"Could not (?:load|find) '(\w+)/([\w/]*)", message):
             group = found[1]
+            if now := renamed(group, found[2]):
+                return now
             below = loader.get_group_options(group, ObjectType.GROUP)
             options = [*loader.get_group_options(group)]
             options += [f"{inner}/{name}" for inner in below for name in loader.get_group_options(f"{group}/{inner}")]

@@ -138,6 +138,11 @@ def is_baseline(method: Method) -> bool:
     return bool(getattr(method, "baseline", False))
 
 
+def caveat_of(method: Method) -> str:
+    """Return what has to stand below every table with the method (`caveat`): what of its paper is not known."""
+    return getattr(method, "caveat", "")
+
+
 def is_constant_by_design(method: Method) -> bool:
     """Whether a method means the constant maps that it gives (`constant_by_design`)."""
     return bool(getattr(method, "constant_by_design", False))

@@ -53,6 +53,7 @@ class FAM:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Liao et al., arXiv 2023"
+    caveat: ClassVar[str] = "a reading of the paper's abstract; its formulas were not at hand"
     needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:

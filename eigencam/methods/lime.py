@@ -15,7 +15,8 @@ and gives about `segments` superpixels; `fill: zero` hides with the picture's me
 embeddings of the copy and of the whole picture, an embedding being the layer's output averaged over the positions. The
 map is then for no class. Which embedding and superpixels the work on biometrics uses could not be read: a choice.
 
-Superpixels are made on the CPU, picture by picture, of the colours before normalisation.
+Superpixels are made on the CPU, image by image, of the 8-bit colours that the network sees: neither its type nor its
+normalisation changes them.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ class LIME:
     seed: int = 0
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     paper: ClassVar[str] = "Ribeiro et al., KDD 2016"
     needs: ClassVar[str] = "S forwards; superpixels on the CPU"
@@ -100,9 +101,7 @@ class LIME:
 
     def superpixels(self, forward: Forward) -> Tensor:
         """(N, H, W) int64 on the pictures' device, each picture's superpixels numbered from 0."""
-        black, white = forward.black.float(), forward.white.float()
-        colors = (forward.images.float() - black) / torch.where(white > black, white - black, 1.0)
-        colors = colors.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy().astype(np.float64)
+        colors = forward.pixels.permute(0, 2, 3, 1).cpu().numpy() / 255
         labels = [np.unique(self._segment(picture), return_inverse=True)[1] for picture in colors]
         return torch.from_numpy(np.stack(labels)).view(colors.shape[:3]).to(forward.images.device)
 

@@ -39,12 +39,14 @@ from dataclasses import dataclass
 from math import ceil, hypot
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
-from eigencam.methods.smooth_masks import SmoothMax, enlarger, gaussian_blur
+from eigencam.methods.smooth_masks import SmoothMax, gaussian_blur, pillow_blur
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
 
@@ -86,7 +88,7 @@ class MeaningfulPerturbation:
     top: int = 0
     seed: int = 0
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False  # not of a layer
     differentiates: ClassVar[str] = "image"
     class_specific: ClassVar[bool] = True
@@ -104,18 +106,18 @@ class MeaningfulPerturbation:
             return self._maps(forward, targets.clone())
 
     def _maps(self, forward: Forward, targets: Tensor) -> Tensor:
-        images = forward.images.float()
-        kept = 1 - self.start(forward, targets)
+        discs = self.start(forward, targets)
         wanted = forward.logits.topk(min(self.top, forward.logits.shape[1])).indices if self.top else targets[:, None]
-        shifts = uniform(forward.index.to(images.device), (self.steps, 2), self.seed)
-        parts = together(forward, len(images))
-        return torch.cat([self._descend(forward, images[n], wanted[n], kept[n], shifts[n]) for n in parts])
+        shifts = uniform(forward.index.to(discs.device), (self.steps, 2), self.seed)
+        parts = together(forward, len(discs))
+        wide = [forward.normalized(x) for x in self._resized(forward, self.jitter)]
+        return torch.cat([self._descend(forward, [x[n] for x in wide], wanted[n], discs[n], shifts[n]) for n in parts])
 
     def start(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W): the smallest of growing discs that leaves less than 1 % of the score that blurring takes away."""
         images, n, size = forward.images.float(), len(forward), tuple(forward.images.shape[2:])
-        blurred, side = gaussian_blur(images, self.blur, "repeat"), hypot(*size) / 2 + self.blur + RADII
-        discs = gaussian_blur(circles(size, torch.arange(0, side, RADII, device=images.device)), self.blur, "repeat")
+        blurred, side = forward.normalized(self._resized(forward, 0)[1]), hypot(*size) / 2 + self.blur + RADII
+        discs = gaussian_blur(circles(size, torch.arange(0, side, RADII, device=images.device)), self.blur, "reflect")
 
         def deleted(part: slice) -> Tensor:
             place = torch.arange(part.start, part.stop, device=images.device)
@@ -128,32 +130,54 @@ class MeaningfulPerturbation:
         enough[-1] = True
         return discs[enough.int().argmax(0)]
 
-    def _descend(self, forward: Forward, images: Tensor, wanted: Tensor, kept: Tensor, shifts: Tensor) -> Tensor:
-        (h, w), dtype = images.shape[2:], forward.images.dtype
-        across, along = (enlarger(side, self.cell, self.smooth).to(images) for side in (h, w))
-        wide = [
-            F.interpolate(x, (h + self.jitter, w + self.jitter), mode="bilinear", align_corners=False)
-            for x in (images, gaussian_blur(images, self.blur, "repeat"))
-        ]
+    def _resized(self, forward: Forward, more: int) -> tuple[Tensor, Tensor]:
+        """The files, and the blurred files, at the network's input size and so many pixels more, (N, 3, H', W') uint8.
+
+        Where there are no files, the images that the network sees are blurred as much as the files would be.
+        """
+        h, w = forward.images.shape[2:]
+        clear, dull = [], []
+        for n in range(len(forward)):
+            region = forward.regions[n] if forward.regions else (0.0, 0.0, float(w), float(h))
+            if forward.original is not None:
+                image, radius = forward.original(n), (self.blur, self.blur)
+            else:
+                image = forward.pixels[n].permute(1, 2, 0).cpu().numpy()
+                radius = (self.blur * w / (region[2] - region[0]), self.blur * h / (region[3] - region[1]))
+                region = None
+            file = Image.fromarray(image)
+            for into, shown in ((clear, file), (dull, file.filter(ImageFilter.GaussianBlur(radius)))):
+                resized = shown.resize((w + more, h + more), Image.Resampling.BILINEAR, region)
+                into.append(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+        return torch.stack(clear), torch.stack(dull)
+
+    def _descend(
+        self, forward: Forward, wide: Sequence[Tensor], wanted: Tensor, disc: Tensor, shifts: Tensor
+    ) -> Tensor:
+        (h, w), dtype = forward.images.shape[2:], forward.images.dtype
         corners = (shifts * self.jitter).long().tolist()  # B, steps, 2
 
+        def enlarged(mask: Tensor) -> Tensor:
+            return mask.repeat_interleave(self.cell, 1).repeat_interleave(self.cell, 2)[:, :h, :w]
+
         def energy(mask: Tensor, step: int) -> Tensor:
-            enlarged = (across @ mask @ along.mT)[:, None]
+            hard = enlarged(mask)
+            soft = hard + (pillow_blur(hard.detach(), self.smooth) - hard.detach())  # the way back leaves it out
             clear, dull = (_crop(x, [c[step] for c in corners], (h, w)) for x in wide)
-            logits = network_logits(forward.module, torch.lerp(dull, clear, enlarged).to(dtype))
+            logits = network_logits(forward.module, torch.lerp(dull, clear, soft[:, None]).to(dtype))
             scores = logits.float().softmax(1).gather(1, wanted)
             return scores.sum() + self.l1 * (1 - mask).abs().sum() + self.tv * variation(mask, self.beta).sum()
 
         rows, columns = ((torch.arange(0, x, self.cell) + self.cell // 2).clamp(max=x - 1) for x in (h, w))
         found = descend(
             forward,
-            kept[:, rows][:, :, columns],  # in the middles of the cells
+            stretched(1 - disc)[:, rows][:, :, columns],  # in the middles of the cells
             lambda mask: torch.optim.Adam([mask], lr=self.rate),
             energy,
             self.steps,
-            inputs=len(images),
+            inputs=len(disc),
         )
-        return 1 - across @ found @ along.mT
+        return 1 - pillow_blur(enlarged(found), self.smooth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +309,12 @@ def variation(masks: Tensor, beta: float) -> Tensor:
     down, right = F.pad(masks.diff(dim=1), (0, 0, 0, 1)), F.pad(masks.diff(dim=2), (0, 1))
     # far below any step of a mask; keeps the power's own gradient finite at 0
     return (down.square() + right.square()).clamp(min=1e-10).pow(beta / 2).sum((1, 2))
+
+
+def stretched(masks: Tensor) -> Tensor:
+    """(N, h, w) stretched to 0..1 in 8 bits; a constant mask becomes 0."""
+    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    return ((masks - low) * 255 / torch.where(high > low, high - low, 1.0) + 0.5).floor() / 255
 
 
 def circles(size: tuple[int, ...], radii: Tensor) -> Tensor:

@@ -6,18 +6,22 @@ channel k of the activations, enlarged bilinearly to the picture and scaled to 0
 * Score-CAM (Wang et al., CVPR Workshops 2020): $\alpha = \operatorname{softmax}_k\, [f(X \odot M_k) - f(0)]$ with f the
   logit, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. The public codes weight with the softmax probability of the
   class instead, with no softmax over channels: `weights: probability`.
-* SS-CAM (Wang et al. 2020, arXiv 2006.14255): the mean of f over `samples` masks $s(M_k + \text{noise})$, noise of
-  standard deviation `sigma`, the same for all channels so that they are compared under one noise.
-* IS-CAM (Naidu et al. 2020, arXiv 2010.03023): the mean of f over the masks $\frac{i}{n} M_k$, i = 1..n.
+* SS-CAM (Wang et al. 2020, arXiv 2006.14255): the mean of f over `samples` masks $M_k + \text{noise}$, noise of
+  standard deviation `sigma`, the same for all channels so that they are compared under one noise. The paper's text
+  could not be read: noise, its size and the number of samples are torchcam's. A summary of the paper has 10 samples.
+* IS-CAM (Naidu et al. 2020, arXiv 2010.03023): the mean of f over the masks $\frac{i}{n} M_k$, i = 1..n. The paper's
+  text could not be read; torchcam's factors are the sums of these up to i, so that its masks exceed 1.
 * Ablation-CAM (Ramaswamy & Desai, WACV 2020): $\alpha_k = (f - f_{\setminus k}) / f$ with channel k set to zero; only
   the layers behind the tapped one run again, and in front of a classifier of linear layers even less
   (`eigencam.passes.ablation`): with VGG-16 or ResNet-50 a map costs about two forward passes in all.
 * Shap-CAM (Zheng et al., ECCV 2022, arXiv 2208.03608; only its abstract could be read): the Shapley value of each
   *position* of the activations, estimated over sampled permutations: positions are added in random order to the empty
   activation map, and each gets the change of the logit. A permutation and its reverse are a pair, which lowers the
-  variance. The values of a picture sum up to f(A) - f(0) exactly.
+  variance. The values of a picture sum up to f(A) - f(0) exactly. The map ends with a ReLU, as the paper's diagram
+  does; `signed` leaves it out.
 * RISE (Petsiuk et al., BMVC 2018): $S = \frac{1}{N p} \sum_i f(X \odot M_i)\, M_i$ with f the probability and random
-  masks: an s x s grid of Bernoulli(p) values, enlarged bilinearly to (s + 1) cells and cut at a random offset.
+  masks: an s x s grid of Bernoulli(p) values, enlarged bilinearly to (s + 1) cells and cut at a random offset. Outside
+  the grid's outermost values it is mirrored about them, as in the authors' code (eclique/RISE@d91ea00).
 * Occlusion (Zeiler & Fergus, ECCV 2014): the drop of f under a window of mean colour, averaged over the windows that
   cover a pixel.
 """
@@ -74,17 +78,18 @@ class ScoreCAM:
 class SSCAM:
     """SS-CAM with `samples` noisy masks a channel."""
 
-    samples: int = 10
-    sigma: float = 0.1
+    samples: int = 35
+    sigma: float = 2.0
     weights: Score = "logit"
     seed: int = 0
     channels: int | None = None
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Wang et al., arXiv 2020"
+    caveat: ClassVar[str] = "the paper's text could not be read; noise, sigma and samples are torchcam's"
     needs: ClassVar[str] = "S C + 1 forwards"
 
     def __post_init__(self) -> None:
@@ -97,7 +102,7 @@ class SSCAM:
         noise = self.sigma * normal(index, (self.samples, *size), self.seed)  # the same for all channels of a picture
 
         def noisy(masks: Tensor, of: Tensor) -> Tensor:
-            return _unit(masks + noise[of[0], of[1] // activations.shape[1]])
+            return masks + noise[of[0], of[1] // activations.shape[1]]
 
         scores = masked_scores(forward, targets, activations, noisy, self.samples, self.weights)
         return weighted_sum(scores.softmax(1) if self.weights == "logit" else scores, activations).relu()
@@ -116,6 +121,7 @@ class ISCAM:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Naidu et al., arXiv 2020"
+    caveat: ClassVar[str] = "the paper's text could not be read; masks are dimmed by i / n, which torchcam sums up"
     needs: ClassVar[str] = "S C + 1 forwards"
 
     def __post_init__(self) -> None:
@@ -166,12 +172,14 @@ class ShapCAM:
 
     permutations: int = 10
     seed: int = 0
+    signed: bool = False
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Zheng et al., ECCV 2022"
+    caveat: ClassVar[str] = "a reading of the paper's abstract and diagram; its formulas were not at hand"
     needs: ClassVar[str] = "1 forward, P h w times what lies behind the layer"
     networks: ClassVar[str] = "that `torch.fx` can trace"
 
@@ -180,7 +188,7 @@ class ShapCAM:
             raise ValueError(f"permutations={self.permutations}; allowed: 1 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32, signed; sums up to the logit less that of an empty activation map."""
+        """(N, h, w) float32; with `signed` it sums up to the logit less that of an empty activation map."""
         activations = forward.activations(self.layer)
         n, _, h, w = activations.shape
         positions, count = h * w, self.permutations
@@ -199,7 +207,8 @@ class ShapCAM:
         logits = forward.predict(n * count * steps, coalition, self.layer or forward.layer)
         of = targets.repeat_interleave(count * steps)
         values = logits.gather(1, of[:, None]).view(n, count, steps).diff(dim=2)  # by place in the permutation
-        return values.gather(2, rank).mean(1).view(n, h, w)
+        found = values.gather(2, rank).mean(1).view(n, h, w)
+        return found if self.signed else found.relu()
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
@@ -215,7 +224,7 @@ class RISE:
     p: float = 0.5
     seed: int = 0
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Petsiuk et al., BMVC 2018"
@@ -250,8 +259,8 @@ class RISE:
         index = torch.arange(start, stop, device=device)
         grid = (uniform(index, (self.cells, self.cells), 2 * self.seed) < self.p).float()
         cell = [ceil(side / self.cells) for side in size]
-        enlarged = [(self.cells + 1) * side for side in cell]
-        fine = F.interpolate(grid[:, None], enlarged, mode="bilinear", align_corners=False)[:, 0]
+        down, right = (_mirrored(self.cells, (self.cells + 1) * side).to(device) for side in cell)
+        fine = down @ grid @ right.mT
         offset = (uniform(index, (2,), 2 * self.seed + 1) * torch.tensor(cell, device=device)).long()
         rows = offset[:, :1] + torch.arange(size[0], device=device)
         columns = offset[:, 1:] + torch.arange(size[1], device=device)
@@ -301,6 +310,17 @@ class Occlusion:
         total = torch.einsum("mn,mh,mw->nhw", drop, covered_rows.float(), covered_columns.float())
         times = torch.einsum("mh,mw->hw", covered_rows.float(), covered_columns.float())
         return total / times.clamp(min=1)
+
+
+def _mirrored(cells: int, side: int) -> Tensor:
+    """(side, cells) float32: enlarges a line of values bilinearly, mirrored about its first and its last value."""
+    if cells == 1:
+        return torch.ones(side, 1)
+    place = (((torch.arange(side, dtype=torch.float64) + 0.5) * cells / side) - 0.5).abs()
+    place = (cells - 1) - (cells - 1 - place).abs()
+    below = place.floor().clamp(max=cells - 2).long()
+    share = (place - below)[:, None]
+    return ((1 - share) * F.one_hot(below, cells) + share * F.one_hot(below + 1, cells)).float()
 
 
 def masked_scores(

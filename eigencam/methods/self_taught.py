@@ -20,7 +20,7 @@ hierarchies of a batch are merged in step, so that the network sees `chunk` inpu
 Differences. Features are the target layer's channel averages, rectified, where the authors have fc7 of a finetuned
 AlexNet; the mean colour is that of the network's normalisation. The authors' quality mode has 20 hierarchies, five
 colour spaces and four scales; one is the default here, as in their `single_color_space`. Boxes include their last row
-and column. Segments are scikit-image's.
+and column. Segments are scikit-image's, of the 8-bit image that the network sees.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class SelfTaught:
     nms: float = 0.5
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
     paper: ClassVar[str] = "Bazzani et al., WACV 2016"
@@ -86,8 +86,7 @@ class SelfTaught:
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
         """N of (K, 5) `x1 y1 x2 y2 score`."""
-        shares = (forward.images - forward.black) / (forward.white - forward.black)
-        pictures = shares.float().clamp(0, 1).permute(0, 2, 3, 1).cpu().double().numpy()
+        pictures = forward.pixels.permute(0, 2, 3, 1).cpu().numpy() / 255
         trees: list[Tree] = []
         for n, picture in enumerate(pictures):
             for space in self.spaces:

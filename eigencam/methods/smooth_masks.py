@@ -1,6 +1,6 @@
 """Smooth masks of few parameters: Gaussian smoothing as matrices, and the smooth maximum around each pixel."""
 
-from math import ceil
+from math import ceil, floor, sqrt
 from typing import Any, Literal
 
 import torch
@@ -10,14 +10,17 @@ from torch import Tensor
 VERSIONS = {"smooth_masks": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
-Edge = Literal["zero", "repeat"]
+Edge = Literal["zero", "reflect"]
+
+ONE = 1 << 24
+"""What a weight of 1 is in Pillow's boxes."""
 
 COLDNESS = 20.0
 """Of the smooth maximum; infinite is the maximum itself."""
 
 
 def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
-    """(side, side): the matrix that smooths a line of pixels; beyond its ends is 0, or the last pixel repeated."""
+    """(side, side): the matrix that smooths a line of pixels; beyond its ends is 0, or the line once more, reversed."""
     reach = ceil(4 * sigma)
     away = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (away / max(sigma, 1e-6)) ** 2)
@@ -25,7 +28,8 @@ def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
     matrix.as_strided((side, len(kernel)), (side + 2 * reach + 1, 1)).copy_(kernel / kernel.sum())
     if edge == "zero":
         return matrix[:, reach : reach + side].float()
-    inside = (torch.arange(side + 2 * reach) - reach).clamp(0, side - 1)
+    place = (torch.arange(side + 2 * reach) - reach) % (2 * side)
+    inside = torch.minimum(place, 2 * side - 1 - place)
     return torch.zeros(side, side, dtype=torch.float64).index_add_(1, inside, matrix).float()
 
 
@@ -35,9 +39,35 @@ def gaussian_blur(x: Tensor, sigma: float, edge: Edge) -> Tensor:
     return down @ x @ right.mT
 
 
-def enlarger(side: int, cell: int, sigma: float) -> Tensor:
-    """(side, cells): the matrix that repeats each value `cell` times and smooths."""
-    return gaussian(side, sigma, "repeat") @ F.one_hot(torch.arange(side) // cell).float()
+def pillow_blur(x: Tensor, radius: float) -> Tensor:
+    """(N, H, W) in 0..1 cut to 8 bits and smoothed as Pillow's `GaussianBlur` does, in 0..1.
+
+    That is no Gaussian: it averages over boxes three times along the rows and three times along the columns, each time
+    rounded to whole levels, and repeats the last pixel beyond the ends.
+    """
+    wide = (
+        torch.float32 if x.device.type == "mps" else torch.float64
+    )  # whole numbers to 2^32
+    down, right = (_box(side, radius).to(x.device, wide) for side in x.shape[-2:])
+    levels = (255 * x).floor().to(wide)
+    for _ in range(3):
+        levels = ((levels @ right.mT + ONE // 2) / ONE).floor()
+    for _ in range(3):
+        levels = ((down @ levels + ONE // 2) / ONE).floor()
+    return (levels / 255).to(x.dtype)
+
+
+def _box(side: int, radius: float) -> Tensor:
+    """(side, side): the averages over a box that Pillow makes three times for a Gaussian, weights of sum `ONE`."""
+    variance = radius**2 / 3
+    whole = floor((sqrt(12 * variance + 1) - 1) / 2)
+    half = whole + (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    inner = int(ONE / torch.tensor(2 * half + 1, dtype=torch.float32))  # as Pillow, in single precision
+    outer = (ONE - (2 * int(half) + 1) * inner) // 2  # of the two pixels that lie in the box in part
+    offsets = torch.arange(-int(half) - 1, int(half) + 2)
+    weights = torch.where(offsets.abs() <= int(half), inner, outer).expand(side, -1)
+    places = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+    return torch.zeros(side, side, dtype=torch.long).scatter_add_(1, places, weights)
 
 
 class SmoothMax:

@@ -52,6 +52,7 @@ class VSCAM:
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Feng et al., arXiv 2022"
+    caveat: ClassVar[str] = "a reading of the paper's abstract; its formulas were not at hand"
     needs: ClassVar[str] = "2 forwards, 1 backward"
     networks: ClassVar[str] = "vision graph networks without pyramid (ViG)"
 

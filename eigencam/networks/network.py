@@ -184,7 +184,8 @@ class Network:
     ) -> Forward:
         """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
         layers = list(layers)
-        images = self.preprocess.normalize(pictures.to(self.device, non_blocking=True), self.dtype)
+        pictures = pictures.to(self.device, non_blocking=True)
+        images = self.preprocess.normalize(pictures, self.dtype)
         ends = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)[:, None, None, None].expand(2, 3, 1, 1)
         forward = forward_pass(
             self.module,
@@ -197,6 +198,7 @@ class Network:
             readings={name: self.reading(name) for name in {self.layer, *layers}},
             chunk=chunk,
         )
+        forward.preprocess, forward.pixels = self.preprocess.normalize, pictures
         forward.black, forward.white = self.preprocess.normalize(ends, self.dtype)
         return forward
 

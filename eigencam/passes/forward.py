@@ -43,6 +43,7 @@ class Forward:
         ids: the pictures' names in the dataset; empty where they have none.
         original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
         regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
+        preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None where it is not known.
         black: (3, 1, 1), what a black pixel is after normalisation.
         white: (3, 1, 1), what a white one is.
     """
@@ -68,6 +69,8 @@ class Forward:
         self.regions: tuple[tuple[float, float, float, float], ...] = ()
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
+        self.preprocess: Callable[[Tensor], Tensor] | None = None
+        self._pixels: Tensor | None = None
         self._output, self._taps, self._with_graph = output, taps, with_graph
         self.readings: Mapping[str, Reading] = readings or {}
         self.logits = output.detach().float()
@@ -77,6 +80,31 @@ class Forward:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def pixels(self) -> Tensor:
+        """(N, 3, H, W) uint8 RGB, the images that the network sees before they are normalised.
+
+        They are those that were given where there are some, so that neither the network's type nor its mean and
+        deviation change what a method cuts out of the colours; else they are found from `images`, rounded.
+        """
+        if self._pixels is None:
+            black, white = self.black.float(), self.white.float()
+            shares = (self.images.float() - black) / torch.where(white != black, white - black, 1.0)
+            self._pixels = (255 * shares).round().clamp(0, 255).byte()
+        return self._pixels
+
+    @pixels.setter
+    def pixels(self, pixels: Tensor) -> None:
+        self._pixels = pixels
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """(N, 3, h, w) float32 input of (N, 3, h, w) uint8 RGB of any size, on the images' device."""
+        pixels = pixels.to(self.images.device)
+        if self.preprocess is not None:
+            return self.preprocess(pixels)
+        black, white = self.black.float(), self.white.float()
+        return black + pixels.float() / 255 * (white - black)
 
     def reading(self, layer: str | None = None) -> Reading:
         """How a layer's output becomes a map."""
@@ -161,6 +189,7 @@ class Forward:
             picked.original = lambda k: original(int(rows[k]))
         picked.regions = tuple(self.regions[i] for i in rows.tolist()) if self.regions else ()
         picked.black, picked.white, picked._source = self.black, self.white, (self, rows)
+        picked.preprocess, picked._pixels = self.preprocess, None if self._pixels is None else self._pixels[rows]
         return picked
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -212,6 +241,9 @@ class Forward:
             chunk=self.chunk,
         )
         again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
+        again.preprocess, again.regions = self.preprocess, self.regions
+        if images is self.images:
+            again.original, again._pixels = self.original, self._pixels
         return again
 
     def forget_gradients(self) -> None:

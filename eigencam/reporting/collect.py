@@ -38,8 +38,8 @@ def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[
     Returns:
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, what
         else a metric says of itself (`eigencam.evaluation.base.SAID`), target, pictures, left_out, bad_truths,
-        fitted_on, unsupported, baseline, headline, cost (of the method, in bare forward passes), commits, packages,
-        outdated (what is of another version than this program's), group (the dataset's identity) and folder.
+        fitted_on, unsupported, baseline, caveat, headline, cost (of the method, in bare forward passes), commits,
+        packages, outdated (what is of another version than this program's), group (the dataset's identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -149,6 +149,7 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
         "headline": list(summary.headline),
         "group": json.dumps([data, identity["target"], identity["dtype"]], sort_keys=True),
         "baseline": summary.baseline,
+        "caveat": summary.caveat,
         "folder": stored.folder.name,
         "commits": tuple(sorted({run.commit for run in stored.computing})),
         "packages": tuple(sorted({pair for run in stored.computing for pair in run.packages.items()})),

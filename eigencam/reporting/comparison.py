@@ -86,6 +86,8 @@ def compare(
         if stored.summary.unsupported:
             notes[f"{method} on {network}: not run, {stored.summary.unsupported}"] = None
             continue
+        if caveat := stored.summary.caveat:
+            notes[f"{method}: {caveat}"] = None
         places.setdefault(_place(stored), {})[method] = stored
     lines: list[Compared] = []
     values: list[dict[str, Any]] = []

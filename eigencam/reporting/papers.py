@@ -226,6 +226,7 @@ def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: M
         elif not all(layout.pictures in (line["n"], line["pictures"]) for line in found.values()):
             texts.append(f"n: the paper has {layout.pictures:,}")
         texts += dict.fromkeys(f"evaluator: {p}" for line in found.values() if (p := line.get("parameters")))
+        texts += dict.fromkeys(f"method: {caveat}" for line in found.values() if (caveat := line.get("caveat")))
     elif method not in layout.runs:
         texts.append("method: none of ours")
     elif about.get("networks"):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.files import first_line, one_line
 from eigencam.locks import HeldError
-from eigencam.methods.base import is_baseline
+from eigencam.methods.base import caveat_of, is_baseline
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
 from eigencam.running.loading import Batch, Pictures, load
 from eigencam.running.loggers import tell
@@ -84,7 +84,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     plan = Plan.of(job.dataset.ids, seen)
     with ExitStack() as stack:
         for (method, _), result in todo.items():
-            result.open(text, where, shard, replace(plan, baseline=is_baseline(job.methods[method])))
+            said = {"baseline": is_baseline(job.methods[method]), "caveat": caveat_of(job.methods[method])}
+            result.open(text, where, shard, replace(plan, **said))
             stack.callback(result.close)
         todo = _to_do(job)  # again: another run may have completed some before the locks were taken
         for (method, _), result in todo.items():

@@ -31,11 +31,13 @@ class Plan:
         order: position of each image of the dataset by its id.
         fitted_on: images that the network's classifier was fitted on.
         baseline: whether the method is one, as it says of itself.
+        caveat: what has to stand below every table with the method, as it says of itself.
     """
 
     order: Mapping[str, int]
     fitted_on: frozenset[str] = frozenset()
     baseline: bool = False
+    caveat: str = ""
 
     @classmethod
     def of(cls, ids: Sequence[str], fitted_on: frozenset[str] = frozenset(), *, baseline: bool = False) -> Self:
@@ -49,7 +51,7 @@ class Plan:
 
     def stored(self) -> dict[str, Any]:
         """Return what `parts/plan.json` holds."""
-        return {"images": len(self.order), "baseline": self.baseline}
+        return {"images": len(self.order), "baseline": self.baseline, "caveat": self.caveat}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def gather(
         raise ValueError(f"no image of the dataset can be scored: all {plan['images']} are left out; {reason}")
     rows = _in_order(rows)
     fitted = rows.loc[rows.get(FITTED, pd.Series(False, rows.index)).eq(True), "image"].nunique()
-    facts = {"n": len(there), **left_out, "target": target, "fitted_on": fitted, "baseline": plan["baseline"]}
+    said = {"baseline": plan["baseline"], "caveat": plan.get("caveat", "")}
+    facts = {"n": len(there), **left_out, "target": target, "fitted_on": fitted, **said}
     runs = rows[RUN] if RUN in rows else pd.Series(None, rows.index, object)
     made_by = {str(run): _stretches((runs == run).to_numpy()) for run in runs.dropna().unique()}
     return Gathered(rows.drop(columns=[POSITION, RUN, FITTED], errors="ignore"), facts, made_by)

@@ -80,6 +80,7 @@ class Summary:
         summary_versions: of the code that made the metrics of the rows (`eigencam.versions.summary_versions_of`).
         rows: the seal of `rows.parquet`; None where the method was left out.
         baseline: whether the method is there to be compared with (a centred box, noise), as it says of itself.
+        caveat: what has to stand below every table with the method, as it says of itself.
         result: checksum of the identity, the end of the folder's name.
     """
 
@@ -98,6 +99,7 @@ class Summary:
     fitted_on: int = 0
     summary_versions: dict[str, Any] = field(default_factory=dict)
     baseline: bool = False
+    caveat: str = ""
     rows: Seal | None = None
     result: str = ""
 
@@ -129,6 +131,7 @@ class Summary:
             summary_versions=content.get("summary_versions", dict, {}),
             rows=Seal(seal.get("bytes", int), seal.get("blake2b", str)) if seal else None,
             baseline=content.get("baseline", bool, False),
+            caveat=content.get("caveat", str, ""),
             result=content.get("result", str),
         )
 
