@@ -124,6 +124,29 @@ def test_kpcacam_of_a_kernel_that_is_not_positive_takes_the_largest_eigenvalue_o
         torch.testing.assert_close(h @ kernel @ h @ v, values[-1] * v, atol=1e-4 * float(values[-1]), rtol=0)
 
 
+def test_an_rbf_kernel_that_sees_every_position_alone_has_no_first_component() -> None:
+    small = random_activations(2, 12, 6, 7)
+    large = pass_of(1e4 * small)
+    assert KPCACAM("rbf")(large, TARGETS[:2]).isnan().all()  # the kernel is the identity
+    found = KPCACAM("rbf", width=1.0, clip=False)(large, TARGETS[:2])
+    for ours, one in zip(found, small, strict=True):  # in units of the data the scale does not matter
+        x = one.flatten(1).T.double().numpy()
+        theirs = KernelPCA(1, kernel="rbf", gamma=1 / (2 * x.var(0).sum())).fit_transform(x).ravel()
+        assert abs(np.corrcoef(theirs, ours.flatten())[0, 1]) > 1 - 1e-6
+
+
+def test_two_directions_that_are_equal_in_energy_have_no_first_component() -> None:
+    """Two channels of one pattern each, equal: any mixture is as good as any other."""
+    two = torch.zeros(1, 40, 6, 7)
+    two[0, 0, :3], two[0, 1, 3:] = 1, 1
+    assert EigenCAM()(pass_of(two), TARGETS[:1]).isnan().all()
+    two[0, 1, 3:] = 1.01
+    found = EigenCAM()(pass_of(two), TARGETS[:1])
+    torch.testing.assert_close(found, two[:, 1], atol=1e-5, rtol=0)
+    flat = pass_of(torch.full((1, 40, 6, 7), 0.1))
+    assert (EigenCAM(center=True, sign="energy")(flat, TARGETS[:1]) == 0).all()  # not the rounding of a mean
+
+
 def test_kpcacam_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = pass_of(random_activations(5, 8, 4, 4).relu())
     whole = KPCACAM()(forward, TARGETS)

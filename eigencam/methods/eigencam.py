@@ -15,7 +15,8 @@ vector. No gradient, no class. Six different algorithms go by this name, so what
 
 No decomposition of O itself: L = sigma_1 u_1, and u_1 (or v_1) is the first eigenvector of the smaller Gram matrix.
 For the *first* vector this loses nothing against an SVD in float32, as the error is set by the gap sigma_2/sigma_1;
-each matrix is divided by its largest entry, because squares leave float32 outside about 1e-18..1e18.
+each matrix is divided by its largest entry, because squares leave float32 outside about 1e-18..1e18. Where the two
+are equal up to rounding no component is the first, and the map is NaN.
 
 >>> import torch
 >>> rank1 = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None] * torch.tensor([3.0, 4.0])[None, :, None, None]
@@ -37,6 +38,8 @@ SIGNS: tuple[Sign, ...] = ("sum", "energy", "extreme")
 LANCZOS_STEPS = 16
 LANCZOS_FROM = 2 * LANCZOS_STEPS
 """Gram matrices with more rows than this go through Lanczos."""
+ROUNDING = 2.0**-20
+"""Shares of the first eigenvalue below which a gap, and of the largest entry below which a deviation, is rounding."""
 ANGLE = 1e-5
 """Largest angle (rad) between an accepted Lanczos vector and the true one."""
 
@@ -54,7 +57,7 @@ class EigenCAM:
     clip: bool = False
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Muhammad & Yeasin, IJCNN 2020"
@@ -69,7 +72,7 @@ class EigenCAM:
             )
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32; NaN for a picture whose activations are not finite, zero where they are all zero."""
+        """(N, h, w) float32; zero where all activations are, NaN where they are not finite or none is the first."""
         score_map = first_component(forward.activations(self.layer), center=self.center, sign=self.sign)
         return score_map.clamp(min=0) if self.clip else score_map
 
@@ -94,14 +97,15 @@ def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "
         o = o - o.mean(
             2, keepdim=True
         )  # before the product: centring the Gram matrix loses everything at a large offset
+        o = torch.where((o.abs().amax((1, 2)) > ROUNDING)[:, None, None], o, 0.0)
     if o.shape[1] <= o.shape[2]:
-        vector = top_eigenvector(o @ o.mT)
+        vector, gap = _top(o @ o.mT)
         cam = torch.einsum("nc,ncp->np", vector, o)
     else:
-        vector = top_eigenvector(o.mT @ o)
+        vector, gap = _top(o.mT @ o)
         cam = vector * torch.einsum("np,ncp->nc", vector, o).norm(dim=1, keepdim=True)
     cam = cam * sign_of(cam, o, sign)[:, None] * scale[:, None]
-    return torch.where(finite[:, None], cam, torch.nan).view(n, h, w)
+    return torch.where((finite & (gap > ROUNDING))[:, None], cam, torch.nan).view(n, h, w)
 
 
 def sign_of(cam: Tensor, o: Tensor, sign: Sign) -> Tensor:
@@ -128,11 +132,16 @@ def top_eigenvector(gram: Tensor) -> Tensor:
         gram: (N, n, n) float32, finite.
 
     Returns:
-        (N, n) float32, sign arbitrary.
+        (N, n) float32, sign arbitrary; any of them where several eigenvalues are the largest.
     """
+    return _top(gram)[0]
+
+
+def _top(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors of `top_eigenvector`, and (N,) at least how much of the first eigenvalue the second one lacks."""
     n = gram.shape[1]
     if n <= LANCZOS_FROM:
-        return torch.linalg.eigh(gram)[1][:, :, -1]
+        return _decomposed(gram)
     # The sum of the rows points towards v_1 for non-negative entries; the fixed wiggle keeps the start from being
     # orthogonal to it (a centred Gram matrix has the ones vector in its null space).
     start = gram.sum(2) + gram.diagonal(dim1=1, dim2=2) * torch.arange(n, device=gram.device).cos().add(1.5)
@@ -153,10 +162,18 @@ def top_eigenvector(gram: Tensor) -> Tensor:
     theta = (product * vector).sum(1)
     residual = (product - theta[:, None] * vector).norm(dim=1)
     rest = (gram.square().sum((1, 2)) - theta.square()).clamp(min=0).sqrt()
-    proven = residual <= ANGLE * (theta - rest)
+    gap = (theta - rest) / theta
+    proven = (residual <= ANGLE * (theta - rest)) & (gap > ROUNDING)
     if not bool(proven.all()):
-        vector[~proven] = torch.linalg.eigh(gram[~proven])[1][:, :, -1]
-    return vector
+        vector[~proven], gap[~proven] = _decomposed(gram[~proven])
+    return vector, gap
+
+
+def _decomposed(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_top`, by `torch.linalg.eigh`; a zero matrix lacks nothing, whichever vector it gets."""
+    values, vectors = torch.linalg.eigh(gram)
+    first, second = values[:, -1], values[:, -2] if gram.shape[1] > 1 else torch.zeros_like(values[:, -1])
+    return vectors[:, :, -1], torch.where(first > 0, (first - second) / first.clamp(min=1e-38), torch.inf)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -45,9 +45,7 @@ def pillow_blur(x: Tensor, radius: float) -> Tensor:
     That is no Gaussian: it averages over boxes three times along the rows and three times along the columns, each time
     rounded to whole levels, and repeats the last pixel beyond the ends.
     """
-    wide = (
-        torch.float32 if x.device.type == "mps" else torch.float64
-    )  # whole numbers to 2^32
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # whole numbers to 2^32
     down, right = (_box(side, radius).to(x.device, wide) for side in x.shape[-2:])
     levels = (255 * x).floor().to(wide)
     for _ in range(3):
