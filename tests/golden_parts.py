@@ -229,11 +229,11 @@ def _smooth_masks() -> Case:
     parameters = torch.linspace(0, 1, height * width).view(1, height, width).requires_grad_()
     made = masks(parameters)
     (slope,) = torch.autograd.grad(made.square().sum(), parameters)
-    case = {"masks": numbers(made.detach()), "slope": numbers(slope), "enlarger": [], "margin": [float(masks.margin)]}
-    case["enlarger"] = numbers(smooth_masks.enlarger(30, 7, 3.0))
+    case = {"masks": numbers(made.detach()), "slope": numbers(slope), "margin": [float(masks.margin)]}
     image = torch.linspace(0, 1, 20 * 30).view(20, 30).square()
-    for edge in ("zero", "repeat"):
+    for edge in ("zero", "reflect"):
         case[edge] = numbers(smooth_masks.gaussian_blur(image, 2.5, edge))
+    case["pillow"] = numbers(smooth_masks.pillow_blur(image[None], 2.5))
     return case
 
 

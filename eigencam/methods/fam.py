@@ -49,7 +49,7 @@ class FAM:
     layer: str | None = None
     vector: NDArray[np.float32] | None = field(init=False, repr=False, compare=False)
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Liao et al., arXiv 2023"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VERSIONS = {"smooth_masks": 1}
+VERSIONS = {"smooth_masks": 2}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
 Edge = Literal["zero", "reflect"]

@@ -48,7 +48,7 @@ class VSCAM:
     probes: int | None = None
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Feng et al., arXiv 2022"
