@@ -84,8 +84,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     plan = Plan.of(job.dataset.ids, seen)
     with ExitStack() as stack:
         for (method, _), result in todo.items():
-            said = {"baseline": is_baseline(job.methods[method]), "caveat": caveat_of(job.methods[method])}
-            result.open(text, where, shard, replace(plan, **said))
+            known = replace(plan, baseline=is_baseline(job.methods[method]), caveat=caveat_of(job.methods[method]))
+            result.open(text, where, shard, known)
             stack.callback(result.close)
         todo = _to_do(job)  # again: another run may have completed some before the locks were taken
         for (method, _), result in todo.items():
