@@ -225,7 +225,8 @@ class Dataset(Protocol):
         ids: image ids, in order.
 
     A dataset may also have `faults`, by image id: what its lists show to be wrong with a truth, known before any image
-    is read.
+    is read; and `digest(i)`, a text that tells image `i` from another one (`eigencam.datasets.digest`), without which
+    the decoded pixels are hashed.
     """
 
     name: str

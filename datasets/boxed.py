@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError, Truth, checksum
 from eigencam.datasets.bounds import possible
+from eigencam.datasets.digest import file_digest
 from eigencam.datasets.images import image_size, read_rgb
 
 
@@ -51,6 +52,10 @@ class Boxed:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
         """The truth about picture `i`; its size is that of the file.

@@ -21,6 +21,7 @@ from eigencam.datasets.base import LAST_CLASS, VOID, BadTruthError, Truth, check
 from eigencam.datasets.boxes import from_xywh
 from eigencam.datasets.coco_objects import Instances, paint, read_instances
 from eigencam.datasets.completeness import Expect, check_count, present
+from eigencam.datasets.digest import file_digest
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.datasets.names import Ids, as_stored, image_id, inside, unique
 from eigencam.datasets.reading import Reading, expand
@@ -91,6 +92,10 @@ class Coco:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
         """The truth about picture `i`.

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import LAST_CLASS, BadTruthError, Truth, checksum
 from eigencam.datasets.coco_objects import paint
 from eigencam.datasets.completeness import some
+from eigencam.datasets.digest import file_digest
 from eigencam.datasets.folder_masks import MaskValues
 from eigencam.datasets.folder_truth import BoxForm, End, Format, Objects, Source, read_annotations, read_labels
 from eigencam.datasets.images import image_size, read_rgb
@@ -122,6 +123,10 @@ class Folder:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
         """Return the truth about image `i`.

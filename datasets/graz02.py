@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
+from eigencam.datasets.digest import file_digest
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.datasets.names import PNG, as_stored, inside, once, unique
 from eigencam.datasets.reading import Reading, expand, files_in
@@ -107,6 +108,10 @@ class Ig02:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
         """The truth about picture `i`; a box is the tightest around what counts of an object.

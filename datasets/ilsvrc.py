@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.devkit import N_CLASSES, WNID
+from eigencam.datasets.digest import file_digest
 from eigencam.datasets.ilsvrc_sources import Source, data_places, picture_id, validation_id
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, merge, read_truth
@@ -121,6 +122,10 @@ class Ilsvrc:
         if not self.paths:
             raise FileNotFoundError(f"{self.ids[i]}: the dataset was made with images=False, without pictures")
         return read_rgb(self.paths[i])
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return file_digest(self.paths[i])
 
     def truth(self, i: int) -> Truth:
         """The truth about picture `i`; its size is that of the file.

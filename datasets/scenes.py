@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from eigencam.datasets.base import Truth, checksum
+from eigencam.datasets.digest import generated_digest
 from eigencam.datasets.scenes_backgrounds import Ground, Plane, noise, ramp
 from eigencam.datasets.scenes_objects import CLASSES, Layer, Palette, Pose, Sketch, draw, extent, hsv, window_of
 
@@ -70,6 +71,10 @@ class Scenes:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB."""
         return self._scene(i).image.copy()
+
+    def digest(self, i: int) -> str:
+        """Return what image `i` is made from (`eigencam.datasets.digest`)."""
+        return generated_digest(self.name, VERSION, self.split, self.seed, i)
 
     def truth(self, i: int) -> Truth:
         """The truth about picture `i`: all objects have a box; the one sought is of the class of the largest."""

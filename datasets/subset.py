@@ -9,7 +9,7 @@ on what else the dataset has, and is a part of every larger sample of the same s
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,12 @@ class Subset:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return self.dataset.image(self.positions[i])
+
+    @property
+    def digest(self) -> Callable[[int], str]:
+        """The dataset's `digest`, by position here (`eigencam.datasets.digest`). AttributeError where it has none."""
+        digest = self.dataset.digest  # type: ignore[attr-defined]
+        return lambda i: digest(self.positions[i])
 
     def truth(self, i: int) -> Truth:
         """Return the truth about image `i`. Raises `BadTruthError` where it cannot be right."""

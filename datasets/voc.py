@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import some
+from eigencam.datasets.digest import file_digest
 from eigencam.datasets.images import image_size, read_mask, read_rgb
 from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import JPEG, PNG, by_stem, once
@@ -145,6 +146,10 @@ class Voc:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self._path("JPEGImages", self.ids[i]))
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return file_digest(self._path("JPEGImages", self.ids[i]))
 
     def truth(self, i: int) -> Truth:
         """The truth about picture `i`, with its mask for the task Segmentation.

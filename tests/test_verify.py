@@ -1,6 +1,7 @@
 """What `verify` finds, what `card` shows, and what a table says of results of another version."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
 
 def change_value(folder: Path) -> None:
     summary = published(folder)
-    metrics = ({**summary.metrics[0], "value": 12.5}, *summary.metrics[1:])
-    publish(folder, type(summary)(**{**{k: getattr(summary, k) for k in summary.__slots__}, "metrics": metrics}))
+    publish(folder, replace(summary, metrics=({**summary.metrics[0], "value": 12.5}, *summary.metrics[1:])))
 
 
 def drop_a_row(folder: Path) -> None:
@@ -59,7 +59,7 @@ def another_version(folder: Path) -> None:
 
 
 def another_summary(folder: Path) -> None:
-    publish(folder, type(s := published(folder))(**{k: getattr(s, k) for k in s.__slots__} | {"summary_versions": {}}))
+    publish(folder, replace(published(folder), summary_versions={}))
 
 
 @pytest.mark.parametrize(

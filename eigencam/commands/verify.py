@@ -8,15 +8,16 @@ Results are data: code of a person's own is run only where `--config-dir` or `--
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
-from eigencam.store.canonical import canonical
+from eigencam.store.canonical import canonical, checksum
+from eigencam.store.images import Known, digests_of
 from eigencam.store.reader import Stored, read, results_in
-from eigencam.store.trust import Trust, keep_out
+from eigencam.store.trust import keep_out
 from eigencam.store.verify import faults
 
 
@@ -45,7 +46,12 @@ def main(args: argparse.Namespace) -> int:
     if not results:
         raise FileNotFoundError(f"{', '.join(map(str, roots))}: no results there; `eigencam run` makes them")
     said = [f"{stored.folder}: {fault}" for stored in results for fault in faults(stored, trust)]
-    said += _of_data(results, settings, trust) if args.data else []
+    groups = _by_dataset(results)
+    said += [line for same in groups for line in _between(same)]
+    if args.data:
+        from eigencam.reporting.data import data_faults
+
+        said += [line for same in groups for line in data_faults(same, settings, trust)]
     for line in said:
         print(one_line(line))
     complete = sum(stored.summary is not None for stored in results)
@@ -53,12 +59,17 @@ def main(args: argparse.Namespace) -> int:
     return int(bool(said))
 
 
-def _of_data(results: Sequence[Stored], settings: Sequence[str], trust: Trust) -> list[str]:
-    """What differs from the data of the results, one dataset after the other."""
-    from eigencam.reporting.data import data_faults
-
+def _by_dataset(results: Sequence[Stored]) -> list[list[Stored]]:
+    """The complete results, those of one dataset together."""
     groups: dict[str, list[Stored]] = {}
     for stored in results:
         if stored.state == "done":
             groups.setdefault(canonical(stored.identity["dataset"]), []).append(stored)
-    return [line for same in groups.values() for line in data_faults(same, settings, trust)]
+    return list(groups.values())
+
+
+def _between(results: Sequence[Stored]) -> Iterator[str]:
+    """Images that are not the same in all results of a dataset."""
+    known = Known()
+    for stored in results:
+        yield from known.add(stored.folder, digests_of(stored.folder, checksum(stored.identity)))

@@ -5,10 +5,12 @@ from typing import Any
 
 from eigencam.configuring.stored import changed
 from eigencam.datasets.base import Dataset
+from eigencam.datasets.digest import digest_of, is_changed
 from eigencam.files import first_line
 from eigencam.store.build import instantiate, signature_errors
-from eigencam.store.canonical import canonical, plain
+from eigencam.store.canonical import canonical, checksum, plain
 from eigencam.store.identity import describe_dataset
+from eigencam.store.images import Known, digests_of
 from eigencam.store.reader import Stored
 from eigencam.store.schema import CONFIG
 from eigencam.store.trust import Trust
@@ -30,10 +32,29 @@ def data_faults(results: Sequence[Stored], settings: Sequence[str], trust: Trust
     except Exception as error:  # whatever the reader makes of what is there
         yield f"{name}: its data were not read: {first_line(error)}"
         return
+    yield from _images(results, dataset, name)
     told = first.identity["dataset"]
     for key in sorted({*told, *now}):
         if canonical(told.get(key)) != canonical(now.get(key)):
             yield f"{name}: {key} was {canonical(told.get(key))}, and is {canonical(now.get(key))}"
+
+
+def _images(results: Sequence[Stored], dataset: Dataset, name: str) -> Iterator[str]:
+    """The images that are other ones than results were made of, or cannot be read any more."""
+    known = Known()
+    for stored in results:
+        list(known.add(stored.folder, digests_of(stored.folder, checksum(stored.identity))))
+    for i, image in enumerate(dataset.ids):
+        before = known.digests.get(image)
+        if before is None:
+            continue
+        try:
+            now = digest_of(dataset, i)
+        except (ValueError, OSError) as error:
+            yield f"{name}: image {image}: {first_line(error)}"
+            continue
+        if is_changed(before, now):
+            yield f"{name}: image {image} is another one than when results were made of it: {before} then, {now} now"
 
 
 def _dataset(stored: Stored, settings: Sequence[str], trust: Trust) -> tuple[dict[str, Any], Dataset]:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
 from eigencam.datasets.checks import checked_truth
+from eigencam.datasets.digest import digest_of
 from eigencam.networks.network import Preprocess, Region
 from eigencam.running.faults import blame
 
@@ -30,6 +31,7 @@ class Batch:
         regions: the part of each original picture that the network sees.
         truths: what is known of each.
         bad: by position, why a picture could not be decoded.
+        digests: what each image is; see `eigencam.datasets.digest`.
     """
 
     index: list[int]
@@ -37,6 +39,7 @@ class Batch:
     regions: list[Region]
     truths: list[Truth]
     bad: dict[int, Exception]
+    digests: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> "Batch":
         """What the loader calls before a copy to a GPU."""
@@ -46,7 +49,9 @@ class Batch:
     def part(self, start: int, stop: int) -> "Batch":
         """Some of the pictures."""
         these = slice(start, stop)
-        return Batch(self.index[these], self.pictures[these], self.regions[these], self.truths[these], {})
+        return Batch(
+            self.index[these], self.pictures[these], self.regions[these], self.truths[these], {}, self.digests[these]
+        )
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,16 @@ class Pictures(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset.ids)
 
-    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth] | tuple[int, Exception]:
+    def __getitem__(self, i: int) -> tuple[int, NDArray[np.uint8], Region, Truth, str] | tuple[int, Exception]:
         try:
             image = self.dataset.image(i)
             truth = self._truth(i, image.shape[:2])
+            digest = digest_of(self.dataset, i, image)
         except (ValueError, OSError) as error:
             return i, error  # raised by the loop: a loader process would bury the message in its traceback
         except Exception as error:  # whatever a person's dataset may raise
             return i, ValueError(str(blame(f"dataset {self.dataset.name}", error, [self.dataset.ids[i]])))
-        return i, *self.preprocess(image), truth
+        return i, *self.preprocess(image), truth, digest
 
     def _truth(self, i: int, shape: tuple[int, ...]) -> Truth:
         """The truth about an image (height, width) that could be decoded."""
@@ -113,7 +119,8 @@ def die_with_parent(_worker: int) -> None:
 
 def collate(items: Sequence[tuple[Any, ...]]) -> Batch:
     """What the loader makes a batch of."""
-    good = [item for item in items if len(item) == 4]
+    good = [item for item in items if len(item) == 5]
     pictures = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
     bad = {item[0]: item[1] for item in items if len(item) == 2}
-    return Batch([item[0] for item in good], pictures, [item[2] for item in good], [item[3] for item in good], bad)
+    indices, _, regions, truths, digests = ([item[k] for item in good] for k in range(5))
+    return Batch(indices, pictures, regions, truths, bad, digests)

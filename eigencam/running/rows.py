@@ -20,6 +20,7 @@ from eigencam.running.loading import Batch
 from eigencam.running.maps import Maps
 from eigencam.running.prepare import Job
 from eigencam.running.probe import BatchProbe
+from eigencam.store.gather import DIGEST
 
 Key = tuple[str, str]
 """(method, evaluator)."""
@@ -146,7 +147,8 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
     `target` is the class the map is for, in the dataset's classes, -1 where it is of others, or where it should be of
     the predicted class and the network has no answer. A map without a class serves for every class, so for the true
     one, unless the dataset seeks objects of any class. `answer_state` is the state of the network's answer,
-    `constant_by_design` whether the method means a constant map; see `evaluation/states.py`.
+    `constant_by_design` whether the method means a constant map; see `evaluation/states.py`. `digest` tells the image
+    from another one of its name.
     """
     truth, of, answer = scored.truths[k], job.methods[method], scored.answers[k]
     specific = is_class_specific(of)
@@ -158,6 +160,7 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
         target = scored.targets[k] if job.comparable else -1
     top5 = scored.top5[k] if job.comparable else []
     shared = {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
+    shared[DIGEST] = scored.batch.digests[scored.picture[k]]
     return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(of)}
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError, BadTruthError
+from eigencam.datasets.digest import is_changed
 from eigencam.files import first_line, one_line
 from eigencam.locks import HeldError
 from eigencam.methods.base import caveat_of, is_baseline
@@ -34,8 +36,10 @@ from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.rows import Key, Scored, pairs_of, rows_of, score
 from eigencam.running.work import Work
+from eigencam.store.canonical import plain
 from eigencam.store.environment import environment, keep_freed_memory
 from eigencam.store.gather import Plan
+from eigencam.store.images import Known, known_images
 from eigencam.store.merge import merge
 from eigencam.store.records import Result, Shard, summed_up
 from eigencam.store.schema import SUMMARY
@@ -187,6 +191,8 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
     any_missing = np.any(list(missing.values()), axis=0)
     grid = shard.pick([range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)])
     batches = [list(batch) for batch in grid if any_missing[batch].any()]
+    first = next(iter(todo.values()))
+    known = known_images(first.root, plain(first.identity["dataset"]), ids) if batches else Known()
     pictures = Pictures(job.dataset, job.network.preprocess)
     loaded = load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda")
     start = written = time.monotonic()
@@ -199,6 +205,7 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
             for batch in loaded:
                 if len(work.failed) == len(todo):
                     break
+                _refuse_changed(known, batch, first.root)
                 _note_bad(work, batch)
                 lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
                 wanted = [key for key in work.alive(todo) if lacking[key]]
@@ -223,6 +230,16 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
 def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
     """(n,) bool: the pictures without a row."""
     return np.array([image not in done for image in ids], bool)
+
+
+def _refuse_changed(known: Known, batch: Batch, root: Path) -> None:
+    """ValueError where an image is not the one that other results in the folder were made of."""
+    for truth, digest in zip(batch.truths, batch.digests, strict=True):
+        if is_changed(known.digests.get(truth.image_id), digest):
+            raise ValueError(
+                f"image {truth.image_id} is another one than when results in {root} were made of it: "
+                f"{known.told(truth.image_id, digest)}; put it back, or write elsewhere (paths.results=DIR)"
+            )
 
 
 def _note_bad(work: Work, batch: Batch) -> None:

@@ -14,10 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from eigencam.datasets.digest import is_changed
 from eigencam.store.schema import Bad
 
 POSITION, RUN, FITTED = "_position", "_run", "_fitted"
 """Columns of parts: the image's position in the dataset, the run, whether the classifier was fitted on the image."""
+
+DIGEST = "digest"
+"""Column of rows: what the image is (`eigencam.datasets.digest`)."""
 
 KEY = ["image", "label"]
 """Columns that a row is known by."""
@@ -120,7 +124,8 @@ def _stretches(chosen: NDArray[np.bool_]) -> list[list[int]]:
 def first_difference(mine: pd.DataFrame, other: pd.DataFrame) -> str:
     """Return how two frames contradict each other: an image of both, with other rows; "" where none does.
 
-    Columns that parts have besides are not compared; two numbers that are not defined are equal.
+    Columns that parts have besides are not compared; two numbers that are not defined are equal; digests are compared
+    where they are of one kind.
     """
     both = set(mine["image"]) & set(other["image"])
     if not both:
@@ -129,6 +134,11 @@ def first_difference(mine: pd.DataFrame, other: pd.DataFrame) -> str:
     if not a.index.equals(b.index):
         image = next(iter(a.index.symmetric_difference(b.index)))[0]
         return f"image {image}: rows of other classes"
+    if DIGEST in a and DIGEST in b:
+        for (image, _), before, now in zip(a.index, a[DIGEST], b[DIGEST], strict=True):
+            if is_changed(before, now):
+                return f"image {image} is another one: {before} and {now}"
+    a, b = (frame.drop(columns=DIGEST, errors="ignore") for frame in (a, b))
     if set(a.columns) != set(b.columns):
         return f"columns {', '.join(sorted(set(a.columns) ^ set(b.columns)))} in one of them only"
     for column in a.columns:
