@@ -137,24 +137,15 @@ class Ilsvrc:
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
-        height, width = self.annotation.sizes[i].tolist()
         if not self.paths:
             return self.annotation.truth(i)
         try:
             size = image_size(self.paths[i])
         except BadImageError:
-            if not height:
+            if not self.annotation.sizes[i, 0]:
                 raise
             return self.annotation.truth(i)
-        boxes = self.annotation.boxes_of(i)
-        if (height and size != (height, width)) or (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
-            noted = f"{width} x {height} pixels" if height else f"boxes up to {boxes[:, 2].max()}, {boxes[:, 3].max()}"
-            raise BadTruthError(
-                f"{self.paths[i]} has {size[1]} x {size[0]} pixels, its truth ({self.annotation.source}) has {noted}: "
-                "use the original pictures, or truth whose boxes were resized with them"
-            )
-        # A source without sizes does not tell resized images from originals; most have one size if they were resized.
-        return self.annotation.truth(i, size, str(self.paths[i]), bool(height) or size == self._one_size)
+        return self.annotation.of_image(i, size, str(self.paths[i]), self._one_size)
 
     def identity(self) -> dict[str, object]:
         """Split, n, and checksums of truth and picture files. How the pictures were chosen shows in these alone."""

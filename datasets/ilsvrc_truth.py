@@ -97,6 +97,28 @@ class IlsvrcTruth:
             name, (height, width), label, boxes, labels, source=file, rounded=may_be_resized and name in self.resized
         )
 
+    def of_image(self, i: int, size: tuple[int, int], file: str, one_size: tuple[int, int] | None) -> Truth:
+        """The truth about row `i`, whose image was looked at.
+
+        Args:
+            i: row.
+            size: (height, width) of the image.
+            file: of the image, for messages.
+            one_size: that most images have, if they do: they were resized.
+
+        Raises:
+            BadTruthError: it is wrong, or the size is not the one that its boxes refer to.
+        """
+        (height, width), boxes = self.sizes[i].tolist(), self.boxes_of(i)
+        if (height and size != (height, width)) or (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
+            noted = f"{width} x {height} pixels" if height else f"boxes up to {boxes[:, 2].max()}, {boxes[:, 3].max()}"
+            raise BadTruthError(
+                f"{file} has {size[1]} x {size[0]} pixels, its truth ({self.source}) has {noted}: "
+                "use the original pictures, or truth whose boxes were resized with them"
+            )
+        # A source without sizes does not tell resized images from originals; most have one size if they were resized.
+        return self.truth(i, size, file, bool(height) or size == one_size)
+
     def select(self, rows: Sequence[int] | NDArray[np.integer]) -> "IlsvrcTruth":
         """The rows asked for, in the order of `rows`."""
         rows = np.asarray(rows, np.int64)

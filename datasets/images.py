@@ -72,6 +72,22 @@ def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
         raise BadImageError(name, f"no conversion from mode {image.mode!r} to RGB: {error}") from error
 
 
+def rgb_of_bytes(data: bytes, name: Path | str) -> NDArray[np.uint8]:
+    """Decode the content of an image file as RGB; see `read_rgb`.
+
+    Args:
+        data: the content.
+        name: for messages.
+    """
+    return rgb_of(_decoded(data, name), name)
+
+
+def size_of_bytes(data: bytes, name: Path | str) -> tuple[int, int]:
+    """(height, width) of the content of an image file, from its header alone; see `image_size`."""
+    with _open(name, io.BytesIO(data)) as image:
+        return image.height, image.width
+
+
 def image_size(path: Path | str) -> tuple[int, int]:
     """(height, width) of a picture in pixels as stored, from its header alone.
 
@@ -175,7 +191,10 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
 
 
 def _decode(path: Path | str) -> Image.Image:
-    data = _regular(path).read_bytes()  # beforehand, so that a fault of the disk is not taken for a bad picture
+    return _decoded(_regular(path).read_bytes(), path)  # apart, so that a fault of the disk is not one of the image
+
+
+def _decoded(data: bytes, path: Path | str) -> Image.Image:
     if not data:
         raise BadImageError(path, "the file is empty")
     with _open(path, io.BytesIO(data)) as image:

@@ -1,0 +1,119 @@
+"""What was read once from many files, kept as an Arrow file that the next run maps into its memory.
+
+    table = kept("ilsvrc-xml", files, read, version=1)     # `read` runs only if a file is new, changed or gone
+
+The key is made of the files' paths, sizes and times of change. The file ends with a SHA-256 of all before it: one that
+is damaged is read again from its sources. Processes that map it share its memory.
+
+The folder is `EIGENCAM_CACHE`, or `eigencam` in `XDG_CACHE_HOME` (`~/.cache`); without a place that can be written to,
+nothing is kept.
+"""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+
+from eigencam.files import replacing
+
+_SHA256 = 32
+_CHUNK = 65_536  # names that are texts of Python at once
+
+
+class Names(Sequence[str]):
+    """A sequence of texts that takes 8 bytes a text beside its characters.
+
+    Attributes:
+        texts: the same as an array of Arrow.
+    """
+
+    def __init__(self, texts: "Iterable[str] | pa.Array | pa.ChunkedArray") -> None:
+        """Pack the texts, or refer to those of Arrow."""
+        found: Any = texts
+        if isinstance(texts, pa.ChunkedArray):
+            found = found.combine_chunks() if found.num_chunks != 1 else found.chunk(0)
+        self.texts: Any = found if isinstance(found, pa.Array) else pa.array(found, pa.large_string())
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> "Names": ...
+    def __getitem__(self, i: int | slice) -> "str | Names":
+        if isinstance(i, slice):
+            return Names(self.texts.take(pa.array(range(len(self))[i], pa.int64())))
+        return self.texts[i].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _CHUNK):
+            yield from self.texts.slice(start, _CHUNK).to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names):
+            return self.texts.equals(other.texts)
+        return isinstance(other, list) and list(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Names({len(self)}: {', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''})"
+
+
+def cache_folder() -> Path:
+    """Return the folder that tables are kept in."""
+    if own := os.environ.get("EIGENCAM_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eigencam"
+
+
+def kept(name: str, files: Sequence[Path], read: Callable[[], pa.Table], *, version: int) -> pa.Table:
+    """Return what `read` returns, from the kept file where none of its sources has changed since.
+
+    Args:
+        name: what is kept; part of the file's name.
+        files: everything that `read` reads.
+        read: makes the table; what it raises passes through.
+        version: of `read`: raised when it makes another table of the same files.
+    """
+    digest = hashlib.sha256(f"{name}/{version}".encode())
+    for path in files:
+        found = path.stat()
+        digest.update(f"\0{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape"))
+    place = cache_folder() / f"{name}-{digest.hexdigest()[:32]}.arrow"
+    if (found_table := _mapped(place)) is not None:
+        return found_table
+    table = read()
+    with suppress(OSError):
+        _write(place, table)
+        return _mapped(place) or table
+    return table
+
+
+def _write(place: Path, table: pa.Table) -> None:
+    with replacing(place) as beside:
+        with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        with beside.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").digest()
+        with beside.open("ab") as file:
+            file.write(digest)
+
+
+def _mapped(place: Path) -> pa.Table | None:
+    """The table of a kept file, whose columns are the file's own memory; None where there is none that is whole."""
+    try:
+        with place.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return None
+    content = memoryview(memory)
+    if len(content) < _SHA256 or hashlib.sha256(content[:-_SHA256]).digest() != bytes(content[-_SHA256:]):
+        return None
+    return pa.ipc.open_file(pa.py_buffer(content[:-_SHA256])).read_all()

@@ -1,0 +1,200 @@
+"""Images in tar shards, as the library `webdataset` writes and reads them.
+
+    WebDataset("imagenet/val-{000000..000049}.tar")      # 000001.jpg, 000001.cls, 000002.jpg, ...
+    WebDataset("imagenet", truth="metadata/ILSVRC/test") # every .tar of a folder; boxes from wsolevaluation's lists
+
+The members of a sample share their name up to the first dot after the last slash, which is the image's id without its
+folders where these are not needed to tell images apart. The label is a number in a member `cls`, or a key of a member
+`json`. The tars are not unpacked: their headers are read once, the places of the images are kept
+(`eigencam.datasets.kept`), and an image is read where it stands. The order is that of the tars' names and of the
+members, so that a shard of a run reads neighbouring tars.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eigencam.datasets.base import checksum
+from eigencam.datasets.completeness import some
+from eigencam.datasets.ilsvrc_truth import read_truth
+from eigencam.datasets.kept import Names, kept
+from eigencam.datasets.names import SUFFIXES, unique
+from eigencam.datasets.packed import Packed, joined
+from eigencam.datasets.reading import Reading, expand, files_in, integer
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_LARGEST_TEXT = 1 << 20  # bytes of a member that has a label
+
+
+class Members:
+    """Images at places of tar files; an `eigencam.datasets.packed.Store`. Each process opens the files itself."""
+
+    def __init__(self, files: Sequence[Path], table: pa.Table) -> None:
+        """Take the places from a table with the columns tar, offset and size."""
+        self.files = list(files)
+        self._tar, self._offset, self._size = (np.asarray(table.column(c)) for c in ("tar", "offset", "size"))
+        self._open: tuple[int, int, int] = (-1, -1, -1)  # process, tar, descriptor
+
+    def read(self, i: int) -> bytes:
+        """Return the file content of image `i`."""
+        process, tar = os.getpid(), int(self._tar[i])
+        if self._open[:2] != (process, tar):
+            if self._open[0] == process:
+                os.close(self._open[2])
+            self._open = (-1, -1, -1)
+            self._open = (process, tar, os.open(self.files[tar], os.O_RDONLY))
+        return os.pread(self._open[2], int(self._size[i]), int(self._offset[i]))
+
+    def place(self, i: int) -> str:
+        """Return the tar of image `i`, and the byte where it begins."""
+        return f"{self.files[int(self._tar[i])]}, byte {self._offset[i]}"
+
+    def identity(self) -> dict[str, object]:
+        """Return a checksum of the sizes of the images."""
+        return {"pictures": checksum(self._size.tolist())}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": (-1, -1, -1)}
+
+
+def read_webdataset(
+    path: str | Path,
+    label: str | None = "cls",
+    truth: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    class_space: str | None = None,
+    name: str = "webdataset",
+) -> Packed:
+    """Find the tars and the images in them.
+
+    Args:
+        path: a folder of tars, one tar, or names with a range of numbers in braces, `val-{0000..0049}.tar`.
+        label: member of a sample that has the number of the class, `cls`, or a key of a member, `json:label`; or null.
+        truth: folder of ILSVRC's truth in any of its forms, such as wsolevaluation's lists, joined by the ids.
+        classes: names in the order of the labels; by default numbers.
+        class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
+        name: short name of the dataset.
+
+    Raises:
+        FileNotFoundError: there is no tar, or one of a range is missing.
+        ValueError: a file is no tar, has no image, or a label is none.
+    """
+    files = _tars(path)
+    kind = re.sub(r"\W", "-", label or "none")
+    table = kept(f"webdataset-{kind}", files, lambda: _index(files, label), version=1)
+    if not table.num_rows:
+        raise ValueError(f"{some(files)}: no image in it; members that end in {', '.join(SUFFIXES)} are images")
+    store, ids = Members(files, table), _short(Names(table.column("id")), files, table)
+    labels = np.asarray(table.column("label"))
+    names = tuple(classes) if classes else tuple(map(str, range(int(labels.max(initial=0)) + 1)))
+    if truth is None:
+        return Packed(name, class_space or name, names, ids, store, labels)
+    annotation = read_truth(truth, keep_faults=True)
+    rows = joined(annotation, ids, labels, str(truth))
+    names = annotation.synsets.words or annotation.synsets.wnids or tuple(map(str, range(1000)))
+    labels = annotation.labels[rows].astype(np.int32)
+    return Packed(name, class_space or "imagenet", names, ids, store, labels, None, annotation, rows)
+
+
+read_webdataset.version = 1  # type: ignore[attr-defined]
+
+
+def _index(files: Sequence[Path], label: str | None) -> pa.Table:
+    """The place, id and label of each image."""
+    columns: dict[str, list[Any]] = {"tar": [], "offset": [], "size": [], "label": []}
+    ids: list[str] = []
+    for k, path in enumerate(files):
+        with Reading(path, "a tar of images, each with the members of its sample beside it") as file:
+            for key, members in _samples(file):
+                image = next((m for suffix, m in members.items() if f".{suffix.rsplit('.', 1)[-1]}" in SUFFIXES), None)
+                if image is None:
+                    continue
+                ids.append(key)
+                columns["tar"].append(k)
+                columns["offset"].append(image.offset_data)
+                columns["size"].append(image.size)
+                columns["label"].append(_label(path, members, label) if label else -1)
+    types = {"tar": pa.int32(), "offset": pa.int64(), "size": pa.int32(), "label": pa.int32()}
+    made = {name: pa.array(values, types[name]) for name, values in columns.items()}
+    return pa.table({"id": pa.array(ids, pa.large_string()), **made})
+
+
+def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """The samples of a tar: name, and members by their suffix."""
+    key: str | None = None
+    members: dict[str, tarfile.TarInfo] = {}
+    with tarfile.open(file.regular(), "r:") as opened:
+        tar: Any = opened
+        for member in tar:
+            tar.members = []  # else it keeps all of them
+            if not member.isfile():
+                continue
+            folder, _, base = member.name.removeprefix("./").rpartition("/")
+            stem, _, suffix = base.partition(".")
+            name = f"{folder}/{stem}" if folder else stem
+            if name != key:
+                if key is not None:
+                    yield key, members
+                key, members = name, {}
+            file.place = member.name
+            if suffix.lower() in members:
+                raise ValueError("it stands there a second time")
+            members[suffix.lower()] = member
+    if key is not None:
+        yield key, members
+
+
+def _label(path: Path, members: dict[str, tarfile.TarInfo], label: str) -> int:
+    suffix, _, key = label.partition(":")
+    if (member := members.get(suffix)) is None:
+        raise ValueError(f"no member {suffix!r} beside it; there are {', '.join(members)} (dataset.label)")
+    if member.size > _LARGEST_TEXT:
+        raise ValueError(f"a label of {member.size} bytes")
+    with path.open("rb") as file:
+        file.seek(member.offset_data)
+        text = file.read(member.size).decode()
+    value = integer(json.loads(text)[key] if key else text)
+    if not -1 <= value < 2**31:
+        raise ValueError(f"label {value}; allowed are whole numbers from 0, and -1 for none")
+    return value
+
+
+def _short(ids: Names, files: Sequence[Path], table: pa.Table) -> Names:
+    """The ids without their folders, where that keeps them apart. ValueError where two images have one name."""
+    short = Names(name.rsplit("/", 1)[-1] for name in ids)
+    if len(short.texts.unique()) == len(short):
+        return short
+    if len(ids.texts.unique()) < len(ids):
+        unique(list(ids), [str(files[k]) for k in table.column("tar").to_pylist()])
+    return ids
+
+
+def _tars(path: str | Path) -> list[Path]:
+    top = expand(path)
+    if top.is_dir():
+        files = sorted(files_in(top, (".tar",), depth=-1))
+        if not files:
+            raise FileNotFoundError(f"{top}: no tar in it")
+        return files
+    files = [Path(name) for name in _expanded(str(top))]
+    if missing := [file for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{len(missing)} of {len(files)} tars are missing, e.g. {some(missing)}")
+    return files
+
+
+def _expanded(name: str) -> list[str]:
+    """The names that a range in braces stands for."""
+    if not (found := _BRACES.search(name)):
+        return [name]
+    first, last = found[1], found[2]
+    if int(last) < int(first):
+        raise ValueError(f"{name}: the range {found[0]} ends before it begins")
+    made = (f"{name[: found.start()]}{k:0{len(first)}}{name[found.end() :]}" for k in range(int(first), int(last) + 1))
+    return [one for each in made for one in _expanded(each)]
