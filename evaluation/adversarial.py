@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from eigencam.evaluation import similarity, states, statistics
 from eigencam.evaluation.attacks import Attack, Attacked
@@ -128,15 +128,15 @@ class Adversarial:
             metrics += statistics.of_rows(self._errors(rows.loc[chosen], suffix, "" if suffix else note), chosen)
         without = ~attacked | states.no_map(rows, meant=False) | states.no_map(rows, "map_state_after", meant=False)
         alike = rows[["rank_correlation", "cosine"]].mask(pd.Series(without, rows.index))
-        metrics += [plain_mean(str(name), alike[name]) for name in alike]
+        metrics += [statistics.plain_mean(str(name), alike[name]) for name in alike]
         predicted = _predicted(rows, "prediction") & _predicted(rows, "prediction_after")
         fooled = replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)[predicted]), better="")
         metrics += statistics.of_rows([fooled], predicted)
         noise = rows[["relative_l2", "linf", "l2", "iterations"]].astype(np.float64)
         noise[~attacked] = np.nan
         metrics.append(statistics.mean("relative_l2", noise["relative_l2"], better=""))
-        metrics.append(plain_mean("linf", 255 * noise["linf"], unit="/255", better=""))
-        metrics += [plain_mean(name, noise[name], better="") for name in ("l2", "iterations")]
+        metrics.append(statistics.plain_mean("linf", 255 * noise["linf"], unit="/255", better=""))
+        metrics += [statistics.plain_mean(name, noise[name], better="") for name in ("l2", "iterations")]
         return metrics
 
     def _errors(self, rows: pd.DataFrame, suffix: str, note: str) -> list[Metric]:
@@ -167,12 +167,6 @@ class Adversarial:
             "class": asked,
             "undefined": rule,
         }
-
-
-def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "higher") -> Metric:
-    """The mean as a plain number, with the bootstrap's interval."""
-    metric = statistics.mean(name, values, better=better)
-    return replace(metric, value=metric.value / 100, low=metric.low / 100, high=metric.high / 100, unit=unit)
 
 
 def _first(logits: Tensor) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 About = Literal["method", "network", "both"]
-SAID = ("about", "hit", "undefined", "win", "kept")
+SAID = ("about", "hit", "undefined", "win", "kept", "caution")
 """What a metric says of itself besides its numbers; absent in `metrics.json` where it is the default."""
 
 Row = dict[str, Any]
@@ -42,11 +42,13 @@ class Sample:
             the K sums that the metric is a statistic of, sparse where K is large.
         statistic: (R, K) sums -> (R,) the metric; None for a mean.
         rows: (M,) which of the rows summed up the N parts are of, in their order; None: of all of them.
+        hits: whether the parts (N, 2) are objects that are hit, and objects.
     """
 
     parts: "NDArray[np.float64] | sparse.csr_array"
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
     rows: NDArray[np.bool_] | None = None
+    hits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Metric:
         win: of a drop of the class's probability: name of the share of images in which a method's drop is the
             smallest, which `eigencam table --win` adds; "" for any other metric.
         kept: with `win`, the column of rows that has what a changed image keeps of the column `confidence`.
+        caution: why there is no interval, and whether few images of a class bias the value; "" where neither is so.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Metric:
     undefined: bool = False
     win: str = ""
     kept: str = ""
+    caution: str = ""
 
     def stored(self) -> dict[str, Any]:
         """The attributes that are kept in `metrics.json`; of those in `SAID` the ones that are not the default."""

@@ -15,7 +15,7 @@ counts as any other.
 
     class_miou            VOC's mean IoU at a fixed t: pixels right, predicted and of the truth are summed over the set,
                           IoU of each class, mean over the classes, background included, that occur in the truth (the
-                          interval's resamples: over those that occur in the resample)
+                          interval: of these classes, each in 3 images or more)
     class_miou_tuned      the same where each half of the pictures, by a hash of their ids, is read at the t that is
                           best on the other half
     class_miou_best       at the best t on the pictures themselves: an oracle's number
@@ -39,7 +39,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.localization_tuned import halves
 from eigencam.evaluation.maps import Floats, ScoreMap
-from eigencam.evaluation.segmentation import ORACLE, Counts, mean_iou, pooled
+from eigencam.evaluation.segmentation import ORACLE, Counts, class_ious, mean_iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class ClassSegmentation:
         }
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring, with bootstrap intervals over pictures."""
+        """The metrics of the module's docstring, with intervals over images."""
         masked = rows["has_mask"].to_numpy(bool)
         rows, n = rows[masked], int(masked.sum())
         if n == 0:
@@ -129,15 +129,15 @@ class ClassSegmentation:
         best = pixels.best(everyone)
         counts = pixels.at(np.full(n, fixed))
         note = "; ".join(part for part in (_maps(rows), pixels.note, _ties(rows, counts)) if part)
-        metrics = [pooled("class_miou", counts, mean_iou, f"{self.threshold:g} max", note)]
+        metrics = [class_ious("class_miou", counts, f"{self.threshold:g} max", note)]
         if half.all() or not half.any():
             metrics.append(statistics.undefined("class_miou_tuned", n, "not defined: one half is empty"))
         else:
             chosen = np.where(half, pixels.best(~half), pixels.best(half))
             at = " / ".join(f"{grid[k]:g}" for k in np.unique(chosen)) + " max"
-            metrics.append(pooled("class_miou_tuned", pixels.at(chosen), mean_iou, at))
+            metrics.append(class_ious("class_miou_tuned", pixels.at(chosen), at))
         value = float(f"{grid[best]:g}")
-        oracle = pooled("class_miou_best", pixels.at(np.full(n, best)), mean_iou, f"{value:g} max", ORACLE)
+        oracle = class_ious("class_miou_best", pixels.at(np.full(n, best)), f"{value:g} max", ORACLE)
         metrics += [oracle, Metric("class_best_threshold", value, np.nan, np.nan, n, "", better="")]
         return statistics.of_rows(metrics, masked)
 

@@ -19,7 +19,7 @@ Reference: H. Chefer, S. Gur, L. Wolf, "Transformer interpretability beyond atte
 their code. The average precision is exact, from one sort of 32-bit keys that hold value and truth.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Metric, Row, Sample
+from eigencam.evaluation.base import Metric, Row
+from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pxap import nearest
 
@@ -89,7 +90,7 @@ class Foreground:
         return scaled, scaled > np.float32(scaled.mean(dtype=np.float64))
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The four metrics, bootstrapped over pictures."""
+        """The four metrics, with intervals over images."""
         masked = rows["has_mask"].to_numpy(bool)
         counted = _at_worst(rows[masked])
         missing = len(rows) - len(counted)
@@ -98,9 +99,10 @@ class Foreground:
         left_out = f"{missing} pictures without a mask left out" if missing else ""
         note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
         pixels = counted[list(_PIXELS)].to_numpy(np.float64)
+        right = np.stack([pixels[:, 0] + pixels[:, 3], pixels.sum(axis=1)], axis=1)
         metrics = [
-            _pooled("pixel_accuracy", pixels, _accuracy, note),
-            _pooled("miou", pixels, _mean_iou),
+            statistics.pooled("pixel_accuracy", right, MeanRatio(), threshold="> mean", note=note),
+            statistics.pooled("miou", pixels, _mean_iou, threshold="> mean"),
             statistics.mean("mean_ap", counted["ap"], threshold="none"),
             statistics.mean("mean_f1", counted["f1"], threshold="> mean"),
         ]
@@ -155,23 +157,8 @@ def two_channel_ap(scaled: NDArray[np.float32], wanted: NDArray[np.bool_], usabl
     return float((gained * (right / (ends + 1))).sum() / len(scaled))
 
 
-def _accuracy(sums: Counts) -> Counts:
-    return _ratio(sums[:, 0] + sums[:, 3], sums.sum(axis=1))
-
-
 def _mean_iou(sums: Counts) -> Counts:
     """(R, 4) tp, fp, fn, tn -> (R,); a class that is neither there nor found has IoU 0, as in the authors' code."""
     tp, fp, fn, tn = sums.T
     ious = [np.divide(a, a + fp + fn, out=np.zeros_like(a), where=a + fp + fn > 0) for a in (tp, tn)]
     return np.where(sums.sum(axis=1) > 0, np.mean(ious, axis=0), np.nan)
-
-
-def _ratio(a: Counts, b: Counts) -> Counts:
-    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
-
-
-def _pooled(name: str, pixels: Counts, statistic: Callable[[Counts], Counts], note: str = "") -> Metric:
-    value = float(statistic(pixels.sum(axis=0, keepdims=True))[0])
-    low, high = statistics.bootstrap_pooled(pixels, statistic)
-    ends, sample = (100 * float(low), 100 * float(high)), Sample(pixels, statistic)
-    return Metric(name, 100 * value, *ends, len(pixels), "%", "> mean", note=note, sample=sample)

@@ -2,7 +2,8 @@ r"""Two methods on the same pictures: the difference, its interval, and whether 
 
 The difference of a metric is that of two samples of the same pictures (`eigencam.evaluation.base.Sample`).
 
-interval        percentile bootstrap over pictures: both methods lose and gain the same ones
+interval        of the change in each image, so that what is common to both falls out (`intervals`): Tango's for hit
+                or miss, the jackknife for everything else; none below 30 images
 McNemar, exact  for hit or miss. Of the pictures where one hits and the other misses, b + c, as many should go either
                 way: twice the tail of Binomial(b + c, 1/2) at min(b, c). Q. McNemar, "Note on the sampling error of the
                 difference between correlated proportions or percentages", Psychometrika 12 (1947)
@@ -19,11 +20,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from scipy.stats import binomtest
+from scipy import special
 
-from eigencam.evaluation import statistics
+from eigencam.evaluation import intervals
 from eigencam.evaluation.base import Sample
+from eigencam.evaluation.statistics import grouped
 
 Floats = NDArray[np.float64]
 Test = Literal["mcnemar", "sign flips", ""]
@@ -71,7 +72,7 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
     Args:
         a: of the reference.
         b: of the other method.
-        resamples: of the bootstrap and of the sign flips.
+        resamples: of the sign flips.
         seed: of the random numbers.
 
     Raises:
@@ -91,16 +92,21 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
     larger, smaller = int((change > 0).sum()), int((change < 0).sum())
     binary = np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()
     p = mcnemar(larger, smaller) if binary else sign_flips(change, resamples, seed)
-    ends = interval(change, resamples, seed)
+    ends = interval(change, bool(binary))
     means = float(first.mean()), float(second.mean())
     return Difference(
         *means, float(change.mean()), *ends, len(first), larger, smaller, p, "mcnemar" if binary else "sign flips"
     )
 
 
-def interval(change: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> statistics.Interval:
-    """The 95 % interval of the mean of (N,) paired differences; exact up to 64 different ones, then in 23 groups."""
-    return statistics.bootstrap_mean(change, resamples, seed, _DISTINCT, _from_both_ends)
+def interval(change: Floats, hits: bool = False) -> intervals.Interval:
+    """The 95 % interval of the mean of (N,) paired differences; of hit or miss, the exact counts decide."""
+    if hits:
+        return intervals.of_paired_hits(int((change > 0).sum()), int((change < 0).sum()), len(change))
+    if len(change) < intervals.LEAST_IMAGES:
+        return intervals.NONE
+    mean = float(change.mean())
+    return intervals.of_influence(mean, (change - mean) / (len(change) - 1))
 
 
 def mcnemar(b: int, c: int) -> float:
@@ -109,7 +115,7 @@ def mcnemar(b: int, c: int) -> float:
     >>> mcnemar(9, 1)
     0.021484375
     """
-    return float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
 def sign_flips(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> float:
@@ -132,7 +138,7 @@ def sign_flips(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> 
     variances = np.zeros_like(means)
     if len(means) > _DISTINCT:
         starts = np.unique(np.append(0, len(sizes) - _from_the_end(len(sizes))[1:]))
-        means, counts, variances = statistics.grouped(np.sort(sizes), starts)
+        means, counts, variances = grouped(np.sort(sizes), starts)
     rng = np.random.default_rng(seed)
     kept = np.stack([rng.binomial(int(m), 0.5, resamples) for m in counts], axis=1).astype(np.float64)
     sums = (2 * kept - counts) @ means
@@ -164,29 +170,18 @@ def _from_the_end(n: int, groups: int = 24) -> NDArray[np.int64]:
     return np.unique(np.concatenate([np.arange(alone), growing]))
 
 
-def _from_both_ends(n: int) -> NDArray[np.int64]:
-    """Where to cut n sorted values into 23 groups."""
-    ends = _from_the_end(n // 2, 12)
-    return np.unique(np.concatenate([ends, n - ends[1:]]))
-
-
 def _of_sums(a: Sample, b: Sample, resamples: int, seed: int) -> Difference:
     """The same for metrics of sums over the set."""
     first, second = a.statistic, b.statistic
     assert first is not None  # the caller's check
     assert second is not None
-    parts: list[Any] = [a.parts, b.parts]
-    n, k = parts[0].shape
-    both = sparse.csr_array(sparse.hstack(parts)) if sparse.issparse(parts[0]) else np.hstack(parts)
-
-    def change(sums: Floats) -> Floats:
-        return second(sums[:, k:]) - first(sums[:, :k])
-
-    sums = np.asarray(both.sum(axis=0), np.float64).reshape(1, -1)
-    values = float(first(sums[:, :k])[0]), float(second(sums[:, k:])[0])
-    low, high = statistics.bootstrap_pooled(both, change, min(resamples, statistics.RESAMPLES), seed)
-    p = _exchanged(a, b, sums, values[1] - values[0], resamples, seed)
-    return Difference(*values, values[1] - values[0], float(low), float(high), n, -1, -1, p, "sign flips")
+    (one, of_one), (other, of_other) = intervals.influences(a.parts, first), intervals.influences(b.parts, second)
+    few = max(intervals.few_in_class(s.parts, s.statistic) for s in (a, b) if s.statistic)
+    ends = intervals.NONE if few else intervals.of_influence(other - one, of_other - of_one)
+    both: list[Any] = [a.parts, b.parts]
+    sums = np.concatenate([np.asarray(parts.sum(axis=0), np.float64).ravel() for parts in both])[None]
+    p = _exchanged(a, b, sums, other - one, resamples, seed)
+    return Difference(one, other, other - one, *ends, len(of_one), -1, -1, p, "sign flips")
 
 
 def _exchanged(a: Sample, b: Sample, sums: Floats, observed: float, resamples: int, seed: int) -> float:

@@ -26,7 +26,7 @@ with the boxes of the object sought taken together. A map that is constant or no
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -39,7 +39,8 @@ from eigencam.datasets.boxes import Boxes
 from eigencam.datasets.names import once
 from eigencam.datasets.reading import Reading, expand
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Curve, Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
 
 Objects = Literal["boxes", "mask"]
@@ -112,7 +113,7 @@ class Pointing:
         return row
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`pointing_accuracy`, the mean over classes, bootstrapped; `pointing_hits`, over pictures.
+        """`pointing_accuracy`, the mean over classes; `pointing_hits`, over images.
 
         With a list both of the difficult subset, too: `pointing_accuracy_difficult`, `pointing_hits_difficult`.
         """
@@ -237,11 +238,7 @@ def _accuracies(rows: pd.DataFrame, chosen: NDArray[np.bool_], suffix: str = "",
     rows_of, columns = np.tile(np.arange(len(hits)), 2), np.concatenate([group, len(present) + group])
     counts = np.concatenate([hits, np.ones(len(hits))])
     sums = sparse.csr_array((counts, (rows_of, columns)), shape=(len(hits), 2 * len(present)))
-    accuracy = partial(_mean_over_classes, classes=len(present))
-    value = float(accuracy(np.asarray(sums.sum(axis=0))))
-    low, high = (100 * float(end) for end in statistics.bootstrap_pooled(sums, accuracy))
-    sample = Sample(sums, accuracy)
-    of_classes = Metric(names[0], 100 * value, low, high, len(hits), note=note, sample=sample)
+    of_classes = statistics.pooled(names[0], sums, MeanRatio(len(present)), note=note)
     return statistics.of_rows([of_classes, statistics.mean(names[1], hits)], hit)
 
 
@@ -272,10 +269,3 @@ def _near(x: NDArray[np.int64], y: NDArray[np.int64], mask: NDArray[np.bool_], t
     if not mask.any():
         return np.zeros(len(x), bool)
     return np.asarray(distance_transform_edt(~mask))[y, x] < tolerance
-
-
-def _mean_over_classes(totals: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """(..., 2 * classes) sums of hits, then of pictures -> (...): mean of the classes' accuracies."""
-    hits, pictures = totals[..., :classes], totals[..., classes:]
-    rates = np.divide(hits, pictures, out=np.full_like(hits, np.nan), where=pictures > 0)
-    return np.nanmean(rates, axis=-1)

@@ -43,9 +43,8 @@ J. Uijlings et al., "Selective search for object recognition", IJCV 2013; L. Baz
 localization with deep networks", WACV 2016.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -57,7 +56,8 @@ from scipy import sparse
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Curve, Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 
@@ -178,7 +178,7 @@ class Proposals:
         return {**row, "map_state": "box"}
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring in percent, with bootstrap intervals over pictures."""
+        """The metrics of the module's docstring in percent, with intervals over images."""
         rows = _missed(rows)
         objects = rows["n_objects"].to_numpy(np.int64)
         note = states.count(rows["map_state"], "maps")
@@ -199,19 +199,19 @@ class Proposals:
                 columns[f"ar_{k}"] = _per_picture(recall_integral(matched), objects)
                 columns[f"ar_coco_{k}"] = np.array([np.mean(hits) for hits in rows[f"coco_{k}"]], np.float64)
             columns["abo"] = _per_picture(best, objects)
-            counts = np.stack([objects.astype(np.float64), *columns.values()], axis=1)
-            values = _shares(counts.sum(axis=0, keepdims=True))[0]
-            low, high = statistics.bootstrap_pooled(counts, _shares)
-            n = int(objects.sum())
             metrics = [
-                _metric(name, value, lo, hi, n, note * (name == "abo"), Sample(counts[:, [0, k]], _share))
-                for k, (name, value, lo, hi) in enumerate(zip(columns, values, low, high, strict=True), 1)
+                statistics.pooled(
+                    name,
+                    np.stack([column, objects], axis=1),
+                    MeanRatio(),
+                    n=int(objects.sum()),
+                    hits=name.startswith("recall"),
+                    note=note * (name == "abo"),
+                )
+                for name, column in columns.items()
             ]
             metrics += _means_over_classes({"mabo": best}, classes, objects)
-        boxes = rows["n_boxes"].to_numpy(np.float64)
-        average = float(boxes.mean()) if len(boxes) else float("nan")
-        made = Metric("boxes", average, *statistics.bootstrap_mean(boxes), len(boxes), unit="", better="")
-        return [*metrics, made]
+        return [*metrics, statistics.plain_mean("boxes", rows["n_boxes"], better="")]
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Recall against overlap for each number of boxes; recall at two overlaps against the number of boxes."""
@@ -303,44 +303,19 @@ def _means_over_classes(
     def per_class(values: Floats) -> sparse.csr_array:
         return sparse.csr_array((values, (picture, index)), shape)
 
-    # One row a picture, columns: number of objects of each class, then each column summed by class. Most are 0.
-    parts = [per_class(np.ones(len(classes))), *map(per_class, columns.values())]
-    counts = sparse.csr_array(sparse.hstack(parts))
-
-    def statistic(sums: Floats) -> Floats:
-        n, *totals = np.split(sums, len(parts), axis=1)
-        occurring = (n > 0).sum(axis=1)
-        ratios = [(np.where(n > 0, total, 0) / np.maximum(n, 1)).sum(axis=1) for total in totals]
-        nan = np.full((len(n), len(totals)), np.nan)
-        return np.divide(np.stack(ratios, axis=1), occurring[:, None], out=nan, where=occurring[:, None] > 0)
-
-    values = statistic(counts.sum(axis=0)[None])[0]
-    low, high = statistics.bootstrap_pooled(counts, statistic)
-    note = f"{len(names)} classes"
+    # One row an image, columns: a column's values summed by class, then the number of objects of each. Most are 0.
+    counts = per_class(np.ones(len(classes)))
+    statistic = MeanRatio(len(names))
     return [
-        _metric(name, value, lo, hi, len(classes), note, Sample(counts, partial(_column_of, statistic, k)))
-        for k, (name, value, lo, hi) in enumerate(zip(columns, values, low, high, strict=True))
+        statistics.pooled(
+            name,
+            sparse.csr_array(sparse.hstack([per_class(values), counts])),
+            statistic,
+            n=len(classes),
+            note=f"{len(names)} classes",
+        )
+        for name, values in columns.items()
     ]
-
-
-def _metric(name: str, value: float, low: float, high: float, n: int, note: str, sample: Sample) -> Metric:
-    return Metric(name, 100 * float(value), 100 * float(low), 100 * float(high), n, note=note, sample=sample)
-
-
-def _column_of(statistic: Callable[[Floats], Floats], k: int, sums: Floats) -> Floats:
-    return statistic(sums)[:, k]
-
-
-def _share(sums: Floats) -> Floats:
-    """(R, 2) -> (R,): the second column as share of the first."""
-    return _shares(sums)[:, 0]
-
-
-def _shares(sums: Floats) -> Floats:
-    """(R, 1 + S) -> (R, S): columns as shares of the first, NaN where that is 0."""
-    return np.divide(
-        sums[:, 1:], sums[:, :1], out=np.full((len(sums), sums.shape[1] - 1), np.nan), where=sums[:, :1] > 0
-    )
 
 
 def _recall(found: NDArray[np.bool_], classes: Floats | None) -> float:

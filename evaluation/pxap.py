@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Curve, Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import scaled
 
@@ -81,7 +81,7 @@ class PxAP:
         }
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`pxap`, bootstrapped over pictures."""
+        """`pxap`, with its interval over images."""
         masked = rows["hist_object"].map(len) > 0
         counted = rows[masked]
         if counted.empty:
@@ -90,13 +90,10 @@ class PxAP:
         value = float(_share_found(counts.sum(axis=0, keepdims=True))[0])
         if np.isnan(value):
             return [statistics.undefined("pxap", len(counted), "not defined: no pixel of an object sought")]
-        low, high = statistics.bootstrap_pooled(counts, _share_found)
         missing = len(rows) - len(counted)
         left_out = f"{missing} pictures without a mask left out" if missing else ""
         note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
-        ends, sample = (100 * float(low), 100 * float(high)), Sample(counts, _share_found)
-        metric = Metric("pxap", 100 * value, *ends, len(counted), note=note, sample=sample)
-        return statistics.of_rows([metric], masked)
+        return statistics.of_rows([statistics.pooled("pxap", counts, _share_found, note=note)], masked)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Precision against recall of the pixels of all pictures, at every edge."""

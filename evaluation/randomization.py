@@ -26,8 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.evaluation import similarity, states
-from eigencam.evaluation.adversarial import plain_mean
+from eigencam.evaluation import similarity, states, statistics
 from eigencam.evaluation.base import Metric, Probe, Row
 
 Order = Literal["cascading", "independent"]
@@ -92,7 +91,7 @@ class Randomization:
             stages = [(str(k + 1), values[:, k], f"{to} {name}") for k, name in enumerate(names)]
             ends = [("output", values[:, 0], f"at {names[0]}"), ("mean", means, ""), ("last", *stages[-1][1:])]
             for suffix, column, at in ends + stages:
-                metric = plain_mean(f"{measure}_{suffix}", column, better="lower")
+                metric = statistics.plain_mean(f"{measure}_{suffix}", column, better="lower")
                 metrics.append(replace(metric, threshold=f"new weights {at}" if at else ""))
         note = states.count(rows["map_state"], "maps")
         return [replace(metrics[0], note=note), *metrics[1:]]
@@ -131,7 +130,7 @@ class LabelRandomization:
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The mean of each measure."""
         there = [measure for measure in self.headline if measure in rows]
-        metrics = [plain_mean(measure, rows[measure], better="lower") for measure in there]
+        metrics = [statistics.plain_mean(measure, rows[measure], better="lower") for measure in there]
         return [replace(metrics[0], note=states.count(rows["map_state"], "maps")), *metrics[1:]]
 
     def protocol(self) -> Mapping[str, object]:

@@ -8,7 +8,7 @@ FN the numbers of foreground pixels above the threshold, of other pixels above i
     miou             VOC's: a pixel above the threshold is predicted to be of the picture's class, else background;
                      TP, FP, FN of every class summed over the set, IoU of each class, mean over the classes (with the
                      background) whose pixels occur in the truth. A picture without a label predicts no class
-                     (the interval's resamples: over those that occur in the resample)
+                     (the interval: of these classes, each in 3 images or more)
     miou_binary      the same with two classes, foreground and the rest, whatever the picture's class is called
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
@@ -27,7 +27,7 @@ baseline's constant map that is meant is cut as any other.
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.3.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
-from eigencam.evaluation.base import Curve, Metric, Row, Sample
+from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, foreground
 from eigencam.evaluation.pxap import precision_recall
 
@@ -128,7 +129,7 @@ class Segmentation:
         return counts.astype(np.uint32), by_value[:classes].astype(np.uint32)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring, with bootstrap intervals over pictures."""
+        """The metrics of the module's docstring, with intervals over images."""
         at = f"{self.threshold:g} {self.rule}"
         masked = rows["has_mask"].to_numpy(bool)
         rows = states.at_worst(rows.loc[masked], fg_iou=0.0)
@@ -145,11 +146,16 @@ class Segmentation:
         pixels = np.stack([hit, found, total], axis=1)
         metrics = [
             statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=states.count(rows["map_state"], "maps")),
-            pooled("miou", classes.counts(above), mean_iou, at, classes.note),
-            pooled("miou_binary", binary, mean_iou, at),
-            pooled("pixel_precision", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 1]), at),
-            pooled("pixel_recall", pixels, lambda sums: _ratio(sums[:, 0], sums[:, 2]), at),
-            pooled("precision_eer", np.concatenate([wanted, rest], axis=1), equal_error_rate, "precision = recall"),
+            class_ious("miou", classes.counts(above), at, classes.note),
+            class_ious("miou_binary", binary, at),
+            statistics.pooled("pixel_precision", pixels[:, [0, 1]], MeanRatio(), threshold=at),
+            statistics.pooled("pixel_recall", pixels[:, [0, 2]], MeanRatio(), threshold=at),
+            statistics.pooled(
+                "precision_eer",
+                np.concatenate([wanted, rest], axis=1),
+                equal_error_rate,
+                threshold="precision = recall",
+            ),
             *_sweep(wanted, rest, histograms, classes),
         ]
         return statistics.of_rows(metrics, masked)
@@ -225,7 +231,7 @@ def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> li
     sums = [classes.counts(above[:, :, v]).sum(axis=0) for v in range(LEVELS)]
     best = int(np.argmax(mean_iou(np.stack(sums))))
     counts = classes.counts(above[:, :, best])
-    return [fg_iou, pooled("miou_best", counts, mean_iou, _level(best), f"{ORACLE}; {classes.note}")]
+    return [fg_iou, class_ious("miou_best", counts, _level(best), f"{ORACLE}; {classes.note}")]
 
 
 def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts, Counts]:
@@ -270,12 +276,12 @@ def equal_error_rate(histograms: Counts) -> Counts:
     return _ratio(tp[pictures, before] + share * (tp[pictures, after] - tp[pictures, before]), foreground_pixels)
 
 
-def pooled(name: str, counts: Counts, statistic: Callable[[Counts], Counts], threshold: str, note: str = "") -> Metric:
-    """The metric `name`: 100 times a statistic of the sums of `counts` (N, K), with the bootstrap's interval."""
-    value = float(statistic(counts.sum(axis=0, keepdims=True))[0])
-    low, high = statistics.bootstrap_pooled(counts, statistic)
-    ends = 100 * float(low), 100 * float(high)
-    return Metric(name, 100 * value, *ends, len(counts), "%", threshold, note=note, sample=Sample(counts, statistic))
+def class_ious(name: str, counts: Counts, threshold: str, note: str = "") -> Metric:
+    """The metric `name`: mean IoU over the classes that occur, of pixels (N, 3 C) right, predicted, of the truth."""
+    occurs = counts[:, 2 * counts.shape[1] // 3 :].sum(axis=0) > 0
+    right, predicted, truth = (part[:, occurs] for part in np.split(counts, 3, axis=1))
+    parts = np.concatenate([right, predicted + truth - right], axis=1)
+    return statistics.pooled(name, parts, MeanRatio(right.shape[1]), threshold=threshold, note=note)
 
 
 def _stack(rows: pd.DataFrame, column: str) -> Counts:

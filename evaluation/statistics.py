@@ -1,53 +1,211 @@
-"""Confidence intervals over pictures: Wilson's for rates, the bootstrap for everything else.
+"""Metrics made of rows: a value with its interval, and the sample from which two methods are compared.
 
-All intervals are 95 % and two-sided. The bootstrap is the percentile one (Efron, 1979) over pictures. A resample
-of n pictures is a multinomial vector of weights, which is what makes it fast: a mean needs weights for the *distinct*
-values only, and a statistic of sums over the set (pooled IoU, recall) is a product of weights and per-picture counts.
-Everything is deterministic in its seed.
+All intervals are 95 %, two-sided and over images; `eigencam.evaluation.intervals` has one for each kind of number. A
+metric without one says in its note from how many images on it has one.
 
-With `target=each` a picture has several rows, which have its object sizes, its light, its clutter in common: they are
-resampled together (the cluster bootstrap), see `by_picture`.
+With `target=each` an image has several rows, which have its object sizes, its light, its clutter in common: they count
+as one (`over_images`). Beyond 10,000 images what is summed is not kept for each image, but for 1,000 groups of them by
+a hash of their ids: the interval is then over the groups, whether the rows are in memory or read in blocks.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from eigencam.evaluation import intervals
 from eigencam.evaluation.base import About, Metric, Sample
+from eigencam.evaluation.intervals import Floats, Interval, MeanRatio, Parts, bounds_of
 
-SUMMARY_VERSIONS = {"statistics": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+SUMMARY_VERSIONS = {"statistics": 2}
+"""Raised when a change here or in `intervals` moves a number; see `eigencam.versions`."""
 
-Z95 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
-
+MOST_IMAGES = 10_000
+"""Number of images up to which intervals are over images; beyond it is over groups of them."""
+GROUPS = 1000
+RARE = 10
+"""Number of images below which a class is called rare: a mean over classes is biased by what few images say."""
 RESAMPLES = 1000
-_DISTINCT = 256
-_WEIGHTS = 4_000_000
-
-Interval = tuple[float, float]
+_DISTINCT, _DRAWN = 256, 300
 
 
-def wilson(k: int, n: int) -> Interval:
-    """Wilson's score interval of a rate of `k` in `n`, as fractions; NaNs for n = 0.
+def rate(
+    name: str,
+    hits: ArrayLike,
+    *,
+    note: str = "",
+    threshold: str = "",
+    better: str = "higher",
+    about: About = "method",
+) -> Metric:
+    """The metric `name`: percentage of true values among `hits` (N,) bool, one for each image."""
+    array = np.asarray(hits, bool)
+    k, n = int(array.sum()), len(array)
+    ends = _scaled(intervals.of_rate(k, n))
+    value = 100 * k / n if n else float("nan")
+    sample = Sample(array.astype(np.float64))
+    return Metric(name, value, *ends, n, "%", threshold, better, note, sample, about=about, hit=True)
 
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
 
-    >>> [round(end, 4) for end in wilson(5, 10)]
-    [0.2366, 0.7634]
+def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
+    """The metric `name`: 100 times the mean of `values` (N,), one for each image, NaNs left out."""
+    sample = np.asarray(values, np.float64)
+    array = sample[~np.isnan(sample)]
+    ends = _scaled(intervals.of_mean(array))
+    value = 100 * float(array.mean()) if len(array) else float("nan")
+    metric = Metric(name, value, *ends, len(array), "%", threshold, better, note)
+    return _noted(replace(metric, sample=Sample(sample)))
+
+
+def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "higher") -> Metric:
+    """The metric `name`: the mean of `values` (N,), as `mean`, in their own unit."""
+    metric = mean(name, values, better=better)
+    low, high = _scaled((metric.low, metric.high), 1 / 100)
+    return replace(metric, value=metric.value / 100, low=low, high=high, unit=unit)
+
+
+def pooled(
+    name: str,
+    parts: Parts,
+    statistic: Callable[[Floats], Floats],
+    *,
+    n: int | None = None,
+    hits: bool = False,
+    note: str = "",
+    threshold: str = "",
+    better: str = "higher",
+) -> Metric:
+    """The metric `name`: 100 times a statistic in [0, 1] of the sums of `parts` (N, K), one line for each image.
+
+    Args:
+        name: of the metric.
+        parts: what each image adds.
+        statistic: (R, K) sums -> (R,).
+        n: the denominator; by default the number of images.
+        hits: of a ratio (`MeanRatio(1)`): whether it is of objects that are hit among objects.
+        note: as in `Metric`.
+        threshold: likewise.
+        better: likewise.
     """
-    if n == 0:
-        return float("nan"), float("nan")
-    rate, z2 = k / n, Z95**2
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * np.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    # The ends are exact at k = 0 and k = n; rounding would put them a hair beside.
-    return 0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half)
+    sample = Sample(parts, statistic, hits=hits)
+    value = float(statistic(np.asarray(parts.sum(axis=0), np.float64).reshape(1, -1))[0])
+    ends = _scaled(_interval(sample))
+    images = cast(tuple[int, ...], parts.shape)[0]
+    metric = Metric(name, 100 * value, *ends, images if n is None else n, "%", threshold, better, note)
+    return _noted(replace(metric, sample=sample))
+
+
+def _scaled(ends: Interval, scale: float = 100) -> Interval:
+    """In percent; where there is none always the same NaNs, so that equal metrics are equal."""
+    return intervals.NONE if np.isnan(ends[0]) else (scale * ends[0], scale * ends[1])
+
+
+def _interval(sample: Sample, within: Interval = (0.0, 1.0)) -> Interval:
+    """Of what is summed, as fractions."""
+    if sample.hits:
+        parts: Any = sample.parts
+        return intervals.of_pooled_rate(parts[:, 0], parts[:, 1])
+    assert sample.statistic is not None  # the callers' means have none
+    return intervals.of_statistic(sample.parts, sample.statistic, within)
+
+
+def _noted(metric: Metric) -> Metric:
+    """The metric with the reason why it has no interval, and whether classes are rare."""
+    sample, said = metric.sample, list[str]()
+    if sample is None or np.isnan(metric.value):
+        return metric
+    if isinstance(sample.statistic, MeanRatio) and (classes := sample.statistic.classes) > 2:
+        parts: Any = sample.parts
+        rare = int((np.asarray((parts[:, classes:] > 0).sum(axis=0)) < RARE).sum())
+        said += [f"biased by rare classes: {rare} of {classes} in fewer than {RARE} images"] * (rare > 0)
+    if np.isnan(metric.low):
+        said.append(_why_none(sample))
+    return replace(metric, caution="; ".join(said))
+
+
+def _why_none(sample: Sample) -> str:
+    if _length(sample.parts) < intervals.LEAST_IMAGES:
+        return f"no interval below {intervals.LEAST_IMAGES} images"
+    if sample.statistic is not None and intervals.few_in_class(sample.parts, sample.statistic):
+        return f"no interval unless each class is in {intervals.LEAST_IN_CLASS} images"
+    return "no interval of values that do not differ"
+
+
+def undefined(
+    name: str, n: int, note: str, *, threshold: str = "", better: str = "higher", about: About = "method"
+) -> Metric:
+    """The metric `name` where it is not defined: NaN, with the reason in `note`."""
+    nan = float("nan")
+    return Metric(name, nan, nan, nan, n, "%", threshold, better, note, about=about, undefined=True)
+
+
+def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
+    """The metrics, whose samples say which rows they are of: where `chosen` (M,) of the M rows is true.
+
+    A sample with another number of parts than rows are chosen is of all rows, and stays.
+    """
+    mask = np.asarray(chosen, bool)
+    if mask.all():
+        return list(metrics)
+    return [
+        replace(m, sample=replace(m.sample, rows=mask)) if m.sample and _length(m.sample.parts) == mask.sum() else m
+        for m in metrics
+    ]
+
+
+def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
+    """The metrics with intervals and samples over images, where images have several rows or are too many to keep.
+
+    In the sample of a mean each image, or group, then adds the sum and the number of its values. A sample that has not
+    a part for each of its rows stays.
+
+    Args:
+        metrics: of `Evaluator.summary`.
+        rows: what they sum up, with `image`.
+    """
+    image, ids = pd.factorize(rows["image"])
+    several = len(ids) < len(rows)
+    if len(ids) <= MOST_IMAGES and not several:
+        return list(metrics)
+    if len(ids) > MOST_IMAGES:
+        image = groups_of(ids)[image]
+    return [_summed(metric, image, several) for metric in metrics]
+
+
+def groups_of(ids: Sequence[object] | pd.Index) -> NDArray[np.int64]:
+    """(N,): for each image id the one of 1,000 groups that it is in."""
+    return np.array([crc32(str(name).encode()) % GROUPS for name in ids], np.int64)
+
+
+def _summed(metric: Metric, unit: NDArray[np.int64], several: bool) -> Metric:
+    """The metric of rows that are of the images, or groups, `unit` (M,); `several` rows are of one image."""
+    sample = metric.sample
+    if sample is None or (metric.hit and not several):
+        return metric
+    of = unit if sample.rows is None else unit[sample.rows]
+    if len(of) != _length(sample.parts):
+        return metric
+    parts: Any = sample.parts
+    statistic, within = sample.statistic, (0.0, 1.0)
+    if statistic is None:
+        has = ~np.isnan(parts)
+        of, values = of[has], np.asarray(parts[has], np.float64)
+        parts, statistic, within = np.stack([values, np.ones_like(values)], axis=1), MeanRatio(), bounds_of(values)
+    _, of = np.unique(of, return_inverse=True)
+    shape = int(of.max(initial=-1)) + 1, len(of)
+    member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape)
+    made = Sample(member @ parts, statistic, hits=sample.hits or metric.hit)
+    low, high = _scaled(_interval(made, within), 100 if metric.unit == "%" else 1)
+    return _noted(replace(metric, low=low, high=high, sample=made))
+
+
+def _length(parts: Parts) -> int:
+    return cast(tuple[int, ...], parts.shape)[0]
 
 
 def bootstrap_mean(
@@ -80,6 +238,9 @@ def bootstrap_mean(
     if n == 0:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
+    if n <= _DRAWN:  # a draw of n indices is cheaper than as many binomials
+        low, high = np.quantile(array[rng.integers(0, n, (resamples, n))].mean(axis=1), [0.025, 0.975])
+        return float(low), float(high)
     means, counts = np.unique(array, return_counts=True)
     variances = np.zeros_like(means)
     if len(means) > distinct:
@@ -104,136 +265,3 @@ def _evenly(n: int) -> NDArray[np.int64]:
     alone = _DISTINCT // 8
     inner = np.linspace(alone, n - alone, _DISTINCT - 2 * alone, endpoint=False).astype(np.int64)
     return np.concatenate([np.arange(alone), inner, np.arange(n - alone, n)])
-
-
-def bootstrap_pooled(
-    counts: NDArray[np.float64] | sparse.csr_array,
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile bootstrap intervals of statistics of sums over pictures.
-
-    Args:
-        counts: (N, K) what each picture adds to the K sums; sparse where K is large.
-        statistic: (R, K) sums of R resamples -> (R,) or (R, S) values; NaN where not defined.
-        resamples: number of resamples.
-        seed: of the random numbers.
-
-    Returns:
-        Lower and upper ends, each () or (S,); NaN where a statistic is never defined.
-    """
-    n, k = cast(tuple[int, int], counts.shape)
-    if n == 0:
-        empty = np.full(np.shape(statistic(np.zeros((1, k))))[1:], np.nan)
-        return empty, empty.copy()
-    rng = np.random.default_rng(seed)
-    sums = np.empty((resamples, k))
-    # The weights are made in pieces: 1,000 resamples of 50,000 pictures would be 400 MB.
-    step = max(1, _WEIGHTS // n)
-    for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
-        weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(start, stop)])
-        sums[start:stop] = (counts.T @ weights.astype(np.float64).T).T
-    values = statistic(sums)
-    defined = ~np.isnan(values).all(axis=0)
-    low, high = np.nanquantile(np.where(defined, values, 0.0), [0.025, 0.975], axis=0)
-    return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
-
-
-def rate(
-    name: str,
-    hits: ArrayLike,
-    *,
-    note: str = "",
-    threshold: str = "",
-    better: str = "higher",
-    about: About = "method",
-) -> Metric:
-    """The metric `name`: percentage of true values among `hits` (N,) bool, with Wilson's interval."""
-    array = np.asarray(hits, bool)
-    k, n = int(array.sum()), len(array)
-    low, high = wilson(k, n)
-    value = 100 * k / n if n else float("nan")
-    sample = Sample(array.astype(np.float64))
-    ends = 100 * low, 100 * high
-    return Metric(name, value, *ends, n, "%", threshold, better, note, sample, about=about, hit=True)
-
-
-def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
-    """The metric `name`: 100 times the mean of `values` (N,), NaNs left out, with the bootstrap's interval."""
-    sample = np.asarray(values, np.float64)
-    array = sample[~np.isnan(sample)]
-    low, high = bootstrap_mean(array)
-    value = 100 * float(array.mean()) if len(array) else float("nan")
-    return Metric(name, value, 100 * low, 100 * high, len(array), "%", threshold, better, note, Sample(sample))
-
-
-def undefined(
-    name: str, n: int, note: str, *, threshold: str = "", better: str = "higher", about: About = "method"
-) -> Metric:
-    """The metric `name` where it is not defined: NaN, with the reason in `note`."""
-    nan = float("nan")
-    return Metric(name, nan, nan, nan, n, "%", threshold, better, note, about=about, undefined=True)
-
-
-def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
-    """The metrics, whose samples say which rows they are of: where `chosen` (M,) of the M rows is true.
-
-    A sample with another number of parts than rows are chosen is of all rows, and stays.
-    """
-    mask = np.asarray(chosen, bool)
-    if mask.all():
-        return list(metrics)
-    return [
-        replace(m, sample=replace(m.sample, rows=mask)) if m.sample and _parts(m.sample) == mask.sum() else m
-        for m in metrics
-    ]
-
-
-def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
-    """The metrics with intervals and samples over pictures, where pictures have several rows; otherwise as they are.
-
-    In the sample of a mean each picture then adds the sum and the number of its values. Intervals are the bootstrap's;
-    of a rate of 0 or 1, which tells it nothing, Wilson's with the number of pictures. A sample that has not a part for
-    each of its rows stays.
-
-    Args:
-        metrics: of `Evaluator.summary`.
-        rows: what they sum up, with `image`.
-    """
-    picture, ids = pd.factorize(rows["image"])
-    return list(metrics) if len(ids) == len(rows) else [_clustered(metric, picture) for metric in metrics]
-
-
-def _clustered(metric: Metric, picture: NDArray[np.int64]) -> Metric:
-    """The metric of rows whose pictures are `picture` (M,)."""
-    sample = metric.sample
-    if sample is None:
-        return metric
-    of = picture if sample.rows is None else picture[sample.rows]
-    if len(of) != _parts(sample):
-        return metric
-    parts: Any = sample.parts
-    statistic = sample.statistic
-    if statistic is None:
-        has = ~np.isnan(parts)
-        of, values = of[has], np.asarray(parts[has], np.float64)
-        parts, statistic = np.stack([values, np.ones_like(values)], axis=1), _mean_of_sums
-    there, of = np.unique(of, return_inverse=True)
-    member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape=(len(there), len(of)))
-    summed = Sample(member @ parts, statistic)
-    low, high = bootstrap_pooled(summed.parts, statistic)
-    if sample.statistic is None and metric.unit == "%" and metric.value in (0, 100):
-        low, high = wilson(len(there) * (metric.value == 100), len(there))
-    scale = 100 if metric.unit == "%" else 1
-    return replace(metric, low=scale * float(low), high=scale * float(high), sample=summed)
-
-
-def _parts(sample: Sample) -> int:
-    return cast(tuple[int, ...], sample.parts.shape)[0]
-
-
-def _mean_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R, 2) sums of values and their numbers -> (R,)."""
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)

@@ -216,7 +216,7 @@ def _fewer(lines: pd.DataFrame, shown: Sequence[str]) -> list[str]:
 
 def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]:
     lines = part[part["metric"].isin(shown)]
-    notes = ["in brackets: 95 % intervals over pictures"] if shown else []
+    notes = ["in brackets: 95 % intervals over images"] if shown else []
     senses = lines.groupby("better")["metric"].unique()
     notes += [
         f"{sense} is better: {', '.join(m for m in shown if m in set(ms))}" for sense, ms in senses.items() if sense
@@ -229,7 +229,8 @@ def _notes(part: pd.DataFrame, shown: list[str], chosen: list[str]) -> list[str]
         said.setdefault(", threshold ".join([over, " / ".join(at)] if at else [over]), []).append(metric)
     notes += [f"{what}: {', '.join(metrics)}" for what, metrics in said.items()]
     notes += _fewer(lines, shown)
-    each = part.assign(note=part["note"].fillna("").str.split("; ")).explode("note", ignore_index=True)
+    notes_of = part["note"].fillna("") + "; " + part["caution"].fillna("")
+    each = part.assign(note=notes_of.str.split("; ")).explode("note", ignore_index=True)
     general = each["note"].str.endswith(states.SHARED)  # stands with one metric, concerns all
     lines = each[each["metric"].isin(chosen) | general]
     for note, of in lines[lines["note"] != ""].groupby("note", sort=False):

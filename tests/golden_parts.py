@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from eigencam.datasets import base, images
 from eigencam.datasets import boxes as box
 from eigencam.datasets.scenes import Scenes
-from eigencam.evaluation import bicubic, component_tree, matching, similarity, statistics
+from eigencam.evaluation import bicubic, component_tree, intervals, matching, similarity, statistics
 from eigencam.evaluation import maps as score_maps
 from eigencam.methods import randomness, regions, smooth_masks
 from eigencam.networks.network import Preprocess
@@ -72,10 +72,13 @@ def _statistics() -> Case:
     values = np.sin(np.arange(40.0)) ** 2
     many = np.sin(np.arange(900.0)) ** 2
     counts = np.stack([values, 1 + values[::-1]], axis=1)
-    ends = statistics.bootstrap_pooled(counts, lambda sums: sums[:, 0] / sums[:, 1])
-    case: Case = {f"wilson {k}": numbers(statistics.wilson(k, 20)) for k in (0, 7, 20)}
-    case |= {"mean": numbers(statistics.bootstrap_mean(values)), "pooled": numbers(np.array(ends))}
-    case |= {"many": numbers(statistics.bootstrap_mean(many))}
+    case: Case = {f"wilson {k}": numbers(intervals.wilson(k, 20)) for k in (0, 7, 20)}
+    case |= {f"exact {k}": numbers(intervals.exact(k, 12)) for k in (0, 7, 12)}
+    case |= {"paired": numbers(intervals.of_paired_hits(7, 2, 40))}
+    case |= {"mean": numbers(intervals.of_mean(values)), "many": numbers(intervals.of_mean(many))}
+    case |= {"ratio": numbers(intervals.of_statistic(counts, intervals.MeanRatio()))}
+    case |= {"area": numbers(intervals.of_statistic(counts, lambda sums: sums[:, 0] ** 2 / sums[:, 1] ** 2))}
+    case |= {"pooled": numbers(intervals.of_pooled_rate(np.arange(40.0) % 3, np.full(40, 4.0)))}
     metrics = [statistics.mean("m", values), statistics.rate("r", values > 0.4), statistics.rate("all", values >= 0)]
     import pandas as pd
 

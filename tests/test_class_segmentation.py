@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from covering import covers
 from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -142,7 +143,7 @@ def test_all_metrics_against_a_confusion_matrix_at_each_threshold(threshold: flo
     for metric in metrics.values():
         assert metric.n == 25
         if metric.unit == "%":
-            assert 0 <= metric.low <= metric.value <= metric.high <= 100
+            assert covers(metric)
 
 
 def test_the_note_says_what_occurs_and_what_is_wrong_with_maps() -> None:

@@ -22,7 +22,10 @@ PLAIN: dict[str, Any] = {"name": "a", "value": 1.0, "low": 0.0, "high": 2.0, "n"
 
 
 def test_only_what_is_said_is_stored_and_absent_keys_are_the_defaults() -> None:
-    plain, telling = Metric(**PLAIN), Metric(**PLAIN, about="network", hit=True, undefined=True, win="w", kept="k")
+    plain, telling = (
+        Metric(**PLAIN),
+        Metric(**PLAIN, about="network", hit=True, undefined=True, win="w", kept="k", caution="c"),
+    )
     assert not set(plain.stored()) & set(SAID)
     assert {key: telling.stored()[key] for key in SAID} == {key: getattr(telling, key) for key in SAID}
     for metric in (plain, telling):

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Sample
-from eigencam.evaluation.paired import _from_both_ends, _from_the_end, difference, holm, mcnemar, sign_flips
+from eigencam.evaluation.paired import _from_the_end, difference, holm, mcnemar, sign_flips
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (9, 1), (2, 17), (300, 250)])
@@ -54,37 +54,25 @@ def test_no_difference_is_no_evidence() -> None:
     assert sign_flips([np.float64(1), -1]) == 1
 
 
-def test_the_interval_is_that_of_a_loop_over_the_same_weights() -> None:
+def test_the_change_of_means_has_the_interval_of_the_changes() -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 4, 30) / 4, rng.integers(0, 4, 30) / 4
-    found = difference(Sample(a), Sample(b), resamples=500, seed=7)
-    sizes, counts = np.unique(b - a, return_counts=True)
-    weights = np.random.default_rng(7).multinomial(30, counts / 30, 500)
-    means = [sum(w * v for w, v in zip(line, sizes, strict=True)) / 30 for line in weights]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    a, b = rng.random(400), rng.random(400) + 0.1
+    found = difference(Sample(a), Sample(b))
+    expected = scipy.stats.ttest_1samp(b - a, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=2e-4)  # hardly skewed
     assert found.value == pytest.approx((b - a).mean())
-    assert (found.a, found.b, found.n) == (a.mean(), b.mean(), 30)
+    assert (found.a, found.b, found.n) == (a.mean(), b.mean(), 400)
     assert (found.larger, found.smaller) == ((b > a).sum(), (b < a).sum())
     assert found.test == "sign flips"
+    few = difference(Sample(a[:29]), Sample(b[:29]))
+    assert np.isnan([few.low, few.high]).all()
 
 
-@pytest.mark.parametrize("form", ["uniform", "heavy", "few"])
-@pytest.mark.parametrize("n", [60, 90, 400])
-def test_the_interval_is_that_of_scipy(form: str, n: int) -> None:
-    rng = np.random.default_rng(3)
-    a = rng.random(n)
-    change = {
-        "uniform": rng.random(n),
-        "heavy": rng.lognormal(0, 1.5, n),
-        "few": (rng.random(n) < 0.05) * rng.random(n),
-    }
-    b = a + change[form]
-    found = difference(Sample(a), Sample(b), resamples=20_000)
-    expected = scipy.stats.bootstrap(
-        (b - a,), np.mean, n_resamples=20_000, method="percentile", batch=500, rng=rng
-    ).confidence_interval
-    # Of 20,000 resamples the ends vary by 0.019 standard errors, each of the two.
-    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.1 * (b - a).std() / np.sqrt(n))
+def test_equal_methods_differ_by_an_interval_that_has_a_width() -> None:
+    hits = np.repeat([0.0, 1.0], 20)
+    found = difference(Sample(hits), Sample(hits))
+    assert found.low == pytest.approx(-found.high)
+    assert found.high > 0.05
 
 
 def test_equal_sums_count_as_equal_whatever_the_rounding() -> None:
@@ -94,10 +82,10 @@ def test_equal_sums_count_as_equal_whatever_the_rounding() -> None:
 
 def test_what_is_cut_covers_all_values() -> None:
     for n in range(65, 400):
-        for starts in (_from_both_ends(n), n - _from_the_end(n)[:0:-1]):
-            assert starts[0] >= 0
-            assert (np.diff(starts) > 0).all()
-            assert starts[-1] == n - 1
+        starts = n - _from_the_end(n)[:0:-1]
+        assert starts[0] >= 0
+        assert (np.diff(starts) > 0).all()
+        assert starts[-1] == n - 1
 
 
 def test_hits_are_tested_by_mcnemar_and_pictures_without_a_value_left_out() -> None:

@@ -3,24 +3,27 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 import scipy.stats
+from scipy import sparse
 
-from eigencam.evaluation import statistics
+from eigencam.evaluation import intervals, statistics
+from eigencam.evaluation.intervals import MeanRatio
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (1, 1), (5, 10), (22388, 50_000)])
 def test_wilson_is_that_of_scipy(k: int, n: int) -> None:
     expected = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
-    np.testing.assert_allclose(statistics.wilson(k, n), (expected.low, expected.high), atol=1e-12)
+    np.testing.assert_allclose(intervals.wilson(k, n), (expected.low, expected.high), atol=1e-12)
 
 
 def test_nothing_has_no_interval() -> None:
-    assert np.isnan(statistics.wilson(0, 0)).all()
+    assert np.isnan(intervals.wilson(0, 0)).all()
     assert np.isnan(statistics.bootstrap_mean([])).all()
     assert np.isnan(statistics.bootstrap_mean([np.nan])).all()
-    low, high = statistics.bootstrap_pooled(np.zeros((0, 2)), lambda sums: sums[:, 0] / 1)
-    assert np.isnan(low)
-    assert np.isnan(high)
+    assert np.isnan(intervals.of_mean([])).all()
+    assert np.isnan(intervals.of_pooled_rate(np.zeros(0), np.zeros(0))).all()
+    assert np.isnan(intervals.of_statistic(np.zeros((0, 2)), MeanRatio())).all()
 
 
 @pytest.mark.parametrize(
@@ -42,42 +45,6 @@ def test_mean_is_that_of_scipy(values: np.ndarray) -> None:
     np.testing.assert_allclose(statistics.bootstrap_mean(values, resamples), expected, rtol=0, atol=tolerance)
 
 
-def test_pooled_is_that_of_scipy() -> None:
-    rng = np.random.default_rng(0)
-    total = rng.integers(1, 100, 50).astype(float)
-    hits = rng.binomial(total.astype(int), 0.3).astype(float)
-    expected = scipy.stats.bootstrap(
-        (hits, total),
-        lambda h, t, axis: h.sum(axis) / t.sum(axis),
-        paired=True,
-        n_resamples=20_000,
-        batch=200,
-        method="percentile",
-        rng=np.random.default_rng(9),
-    )
-    low, high = statistics.bootstrap_pooled(np.stack([hits, total], 1), lambda sums: sums[:, 0] / sums[:, 1], 20_000)
-    np.testing.assert_allclose((low, high), expected.confidence_interval, rtol=0, atol=0.002)
-
-
-def test_pooled_takes_several_statistics_and_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = np.random.default_rng(0).random((20, 3))
-    whole = statistics.bootstrap_pooled(counts, lambda sums: sums[:, 1:] / sums[:, :1])
-    monkeypatch.setattr(statistics, "_WEIGHTS", 70)
-    pieces = statistics.bootstrap_pooled(counts, lambda sums: sums[:, 1:] / sums[:, :1])
-    assert whole[0].shape == (2,)
-    np.testing.assert_allclose(whole, pieces)
-
-
-def test_undefined_resamples_are_left_out() -> None:
-    counts = np.array([[1.0, 1.0], [0.0, 0.0]])
-
-    def ratio(sums: np.ndarray) -> np.ndarray:
-        return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
-
-    assert statistics.bootstrap_pooled(counts, ratio) == (1, 1)
-    assert np.isnan(statistics.bootstrap_pooled(counts[1:], ratio)).all()
-
-
 def test_deterministic_and_fast() -> None:
     values = np.random.default_rng(0).random(50_000)
     first = statistics.bootstrap_mean(values)
@@ -91,7 +58,7 @@ def test_deterministic_and_fast() -> None:
 def test_metrics() -> None:
     metric = statistics.rate("error", [True, False, False, False], better="lower", threshold="0.15 max")
     assert (metric.value, metric.n, metric.unit, metric.better) == (25, 4, "%", "lower")
-    assert (metric.low, metric.high) == pytest.approx([100 * end for end in statistics.wilson(1, 4)])
+    assert (metric.low, metric.high) == pytest.approx([100 * end for end in intervals.exact(1, 4)])
     metric = statistics.mean("mean_iou", [0.5, np.nan, 1.0])
     assert (metric.value, metric.n) == (75, 2)
     assert np.isnan(statistics.mean("mean_iou", []).value)
@@ -112,10 +79,10 @@ def test_a_picture_s_rows_count_as_one_picture() -> None:
         paired=True,
         vectorized=True,
         n_resamples=20000,
-        method="percentile",
+        method="BCa",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    assert (metric.low / 100, metric.high / 100) == pytest.approx(tuple(expected), abs=0.012)
+    assert (metric.low / 100, metric.high / 100) == pytest.approx(tuple(expected), abs=0.02)
     assert metric.n == rows["value"].count()
     before = statistics.mean("m", rows["value"])
     assert metric.high - metric.low > 1.3 * (before.high - before.low)
@@ -144,4 +111,83 @@ def test_a_rate_of_nothing_or_all_has_an_interval_over_pictures(hit: int) -> Non
     rows = pd.DataFrame({"image": list("aabbccdd"), "hit": float(hit)})
     [metric] = statistics.by_picture([statistics.rate("r", rows["hit"])], rows)
     assert (metric.value, metric.n) == (100 * hit, 8)
-    assert (metric.low / 100, metric.high / 100) == pytest.approx(statistics.wilson(4 * hit, 4))
+    effective = 4 * (intervals.Z95 / scipy.stats.t.ppf(0.975, 3)) ** 2  # four images, whatever their rows
+    assert (metric.low / 100, metric.high / 100) == pytest.approx(intervals.exact(effective * hit, effective))
+    assert metric.high > metric.low
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (1, 1), (5, 10), (3, 19)])
+def test_few_have_the_exact_interval(k: int, n: int) -> None:
+    expected = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
+    np.testing.assert_allclose(intervals.of_rate(k, n), (expected.low, expected.high), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n"), [(0, 0, 32), (1, 0, 32), (9, 2, 50), (0, 12, 44), (30, 3, 40), (5, 0, 5)]
+)
+def test_tango_s_ends_are_where_the_score_test_is_just_passed(gained: int, lost: int, n: int) -> None:
+    low, high = intervals.of_paired_hits(gained, lost, n)
+    assert low < (gained - lost) / n < high or abs(gained - lost) == n
+    for end in (low, high):
+        if abs(end) > 1 - 1e-6:
+            continue
+
+        def likelihood(q: float, end: float = end) -> float:  # q: probability to lose; end + q to gain
+            kept = max(1 - 2 * q - end, 1e-300)
+            return -(gained * np.log(end + q) + lost * np.log(q) + (n - gained - lost) * np.log(kept))
+
+        least, most = max(0, -end) + 1e-12, (1 - end) / 2 - 1e-12
+        q = float(
+            scipy.optimize.minimize_scalar(
+                likelihood, bounds=(least, most), method="bounded", options={"xatol": 1e-12}
+            ).x
+        )
+        score = (gained - lost - n * end) / np.sqrt(n * (2 * q + end - end**2))
+        assert abs(score) == pytest.approx(intervals.Z95, abs=2e-4)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("classes", [1, 4])
+def test_influences_are_those_of_leaving_each_image_out(form: type, classes: int) -> None:
+    rng = np.random.default_rng(3)
+    label, n = rng.integers(0, classes, 40), 40
+    parts = np.zeros((n, 2 * classes))
+    parts[np.arange(n), label], parts[np.arange(n), classes + label] = rng.random(n), rng.random(n) + 1
+    statistic = MeanRatio(classes)
+    value, found = intervals.influences(form(parts), statistic)
+    without = np.array([statistic(np.delete(parts, k, axis=0).sum(axis=0)[None])[0] for k in range(n)])
+    np.testing.assert_allclose(found, value - without, atol=1e-14)
+    np.testing.assert_allclose(intervals.influences(form(parts), lambda sums: statistic(sums))[1], found, atol=1e-14)
+
+
+def test_a_class_of_few_images_leaves_no_interval_and_is_named() -> None:
+    label = np.repeat([0, 1, 2], [40, 20, 2])
+    parts = np.zeros((62, 6))
+    parts[np.arange(62), label], parts[np.arange(62), 3 + label] = np.linspace(0, 1, 62), 1
+    metric = statistics.pooled("m", parts, MeanRatio(3), note="3 classes")
+    assert np.isnan([metric.low, metric.high]).all()
+    assert metric.note == "3 classes"
+    assert metric.caution == (
+        "biased by rare classes: 1 of 3 in fewer than 10 images; no interval unless each class is in 3 images"
+    )
+    assert statistics.pooled("m", parts[:60, [0, 1, 3, 4]], MeanRatio(2)).high > 0
+
+
+@pytest.mark.parametrize("values", [np.zeros(62), np.ones(24), np.full(40, 0.3), np.zeros(5)])
+def test_no_interval_is_without_a_width(values: np.ndarray) -> None:
+    metrics = [statistics.mean("m", values), statistics.plain_mean("p", values), statistics.rate("r", values > 0.5)]
+    counts = np.stack([values, np.ones_like(values)], axis=1)
+    metrics += [statistics.pooled("s", counts, MeanRatio(), hits=hits) for hits in (False, True)]
+    for metric in metrics:
+        assert np.isnan(metric.low) or metric.high - metric.low > 1e-3, metric.name
+
+
+def test_many_images_are_summed_in_groups_and_the_interval_stays() -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"image": [f"{k:07d}" for k in range(12_000)], "value": rng.beta(2, 5, 12_000)})
+    before = statistics.mean("m", rows["value"])
+    [after] = statistics.by_picture([before], rows)
+    assert after.sample is not None
+    assert np.shape(after.sample.parts) == (1000, 2)
+    assert (after.value, after.n) == (before.value, before.n)
+    assert (after.low, after.high) == pytest.approx((before.low, before.high), abs=0.1 * (before.high - before.low))

@@ -106,7 +106,7 @@ def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
         lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
         if not result["metrics"]:
-            texts = dict.fromkeys(("metric", "unit", "threshold", "better", "note", "win", "kept"), "")
+            texts = dict.fromkeys(("metric", "unit", "threshold", "better", "note", "win", "kept", "caution"), "")
             lines.append({**shared, **texts, "n": 0})
     frame = pd.DataFrame(lines)
     numbers = ["value", "low", "high", "cost"]

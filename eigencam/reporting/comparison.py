@@ -150,6 +150,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     for line in lines:
         found, percent = line.found, 100 if line.unit == "%" else 1
         a, b, d, low, high = (percent * v for v in (found.a, found.b, found.value, found.low, found.high))
+        ends = "" if np.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
         sense = {"lower": -1, "higher": 1}.get(line.better, 0)
         up, down = (found.larger, found.smaller) if sense >= 0 else (found.smaller, found.larger)
         cells.append(
@@ -159,7 +160,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
                 "reference": line.reference,
                 "value": f"{b:.{digits}f}",
                 "of reference": f"{a:.{digits}f}",
-                "difference": f"{d:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+                "difference": f"{d:+.{digits}f}{ends}",
                 "better/worse in": "-" if up < 0 else f"{up}/{down}",
                 "n": str(found.n),
                 "p": _p(found.p),
@@ -173,7 +174,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     hits = "McNemar's exact test for hit or miss, sign flips for all other metrics"
     tests = hits if any(line.found.test == "mcnemar" for line in lines) else "sign flips"
     words = [
-        "difference: method less reference, over the pictures that both have; in brackets: 95 % intervals (bootstrap)",
+        "difference: method less reference, over the images that both have; in brackets: 95 % intervals",
         f"p: {tests}; Holm's correction over the table",
         "bold: better than the reference, corrected p below 0.05",
     ]

@@ -49,6 +49,7 @@ _METRIC = {
     "undefined": bool,
     "win": str,
     "kept": str,
+    "caution": str,
 }
 _ABSENT = {str: "", float: float("nan"), int: 0, bool: False}
 """What a key stands for that a metric has not."""
