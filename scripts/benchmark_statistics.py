@@ -82,7 +82,7 @@ def both(change: Floats, resamples: int) -> object:
 
 CASES = (
     Case("interval", "overlaps", interval, "bootstrap", bootstrap),
-    Case("interval", "hits", interval, "bootstrap", bootstrap),
+    Case("interval", "hits", lambda change: interval(change, hits=True), "bootstrap", bootstrap),
     Case("sign flips", "overlaps", sign_flips, "permutation_test", permutation),
     Case("McNemar", "hits", exact, "permutation_test", permutation),
     Case("a line of compare", "overlaps", whole, "both", both),

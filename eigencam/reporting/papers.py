@@ -266,7 +266,7 @@ def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks) -> list[str]:
         notes.append("the published values could not be read in any source: their cells are empty")
     elif (theirs == EMPTY).to_numpy().any():
         notes.append("empty cells under `published`: not in the paper, or not readable in any source")
-    notes.append("numbers in percent; in brackets: 95 % intervals over pictures; diff.: ours less the published")
+    notes.append("numbers in percent; in brackets: 95 % intervals over images; diff.: ours less the published")
     return [*notes, f"made by: {layout.command}"]
 
 
