@@ -8,11 +8,11 @@ import io
 import threading
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.files import regular
@@ -20,6 +20,18 @@ from eigencam.files import regular
 VERSIONS = {"decoding": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
+DEPTHS = "allowed are 8 bits (uint8), 16 bits (uint16), floats from 0 to 1"
+
+_TURNS = {  # the EXIF tag's eight values
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of the whole process
 
 
@@ -27,8 +39,8 @@ def read_rgb(path: Path | str) -> NDArray[np.uint8]:
     """Decode a picture as RGB.
 
     Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles; of 16 bits a
-    channel the upper eight are kept; alpha and transparent colours are dropped (the stored colour shows, nothing is
-    blended with a background); of several frames the first counts.
+    channel the upper eight are kept; floating-point pixels must lie in 0..1; alpha and transparent colours are dropped
+    (the stored colour shows, nothing is blended with a background); of several frames the first counts.
 
     Args:
         path: picture in any format that Pillow reads.
@@ -40,7 +52,7 @@ def read_rgb(path: Path | str) -> NDArray[np.uint8]:
         BadImageError: the file is empty, truncated, corrupt, not a picture, or so large that it must be a bomb.
         FileNotFoundError: there is no such file (other faults of the file system pass through likewise).
     """
-    return rgb_of(_decode(path), path)
+    return rgb_of(decode(path), path)
 
 
 def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
@@ -54,15 +66,12 @@ def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
         (H, W, 3) uint8, RGB, writable.
 
     Raises:
-        BadImageError: floating-point pixels, or values beyond 16 bits.
+        BadImageError: floating-point pixels outside 0..1, or integers that are not plainly of 16 bits.
     """
-    if image.mode.startswith("I"):
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise BadImageError(name, f"values from {wide.min()} to {wide.max()}: grey pictures have 8 or 16 bits")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise BadImageError(name, "floating-point pixels: their range is not known, pictures have 8 or 16 bits")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(eight_bits(np.asarray(image), name))
+    if image.mode in ("RGBa", "La"):  # Pillow undoes the product with alpha, and has no conversion in one step
+        image = image.convert(image.mode.upper())
     if "transparency" in image.info:  # Pillow would warn and blend it into the colours
         image = image.copy()
         image.info.pop("transparency")
@@ -86,6 +95,63 @@ def size_of_bytes(data: bytes, name: Path | str) -> tuple[int, int]:
     """(height, width) of the content of an image file, from its header alone; see `image_size`."""
     with _open(name, io.BytesIO(data)) as image:
         return image.height, image.width
+
+
+def eight_bits(values: NDArray[Any], name: Path | str = "image") -> NDArray[np.uint8]:
+    """Pixel values of any type as 8 bits: floats times 255, of 16 bits the upper eight, True as 255.
+
+    Args:
+        values: bool, uint8, uint16, floats in 0..1, or wider integers that hold 16 bits, as Pillow's mode "I".
+        name: of the image, for messages.
+
+    Returns:
+        uint8, of the same shape.
+
+    Raises:
+        BadImageError: another type or range.
+
+    >>> eight_bits(np.array([0.0, 0.5, 1.0])), eight_bits(np.array([0, 255, 65535], np.uint16))
+    (array([  0, 128, 255], dtype=uint8), array([  0,   0, 255], dtype=uint8))
+    """
+    kind = values.dtype.kind
+    if values.dtype == np.uint8:
+        return values
+    if kind not in "bfiu":
+        raise BadImageError(name, f"values of type {values.dtype}; {DEPTHS}")
+    if not values.size:
+        raise BadImageError(name, f"no pixels, shape {values.shape}")
+    low, high = values.min(), values.max()
+    if kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
+    if kind == "f":
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise BadImageError(name, f"floating-point values from {low:g} to {high:g}; {DEPTHS}")
+        return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+    if low < 0 or high > 65535:
+        raise BadImageError(name, f"values from {low} to {high}; {DEPTHS}")
+    if (kind, values.itemsize) != ("u", 2) and 0 < high < 256:
+        raise BadImageError(name, f"values from {low} to {high} of type {values.dtype}: 8 bits or 16? {DEPTHS}")
+    return (values >> 8).astype(np.uint8)
+
+
+def orientation(image: Image.Image) -> int:
+    """What the EXIF tag says of how an image is to be turned, 1 to 8; 1, as it is, where there is none.
+
+    1 where the tag is damaged, too: that says nothing about the pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # whatever the reader of a damaged tag raises
+            return 1
+    return tag if tag in _TURNS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF tag says that it is to be looked at."""
+    turn = _TURNS[orientation(image)]
+    return image if turn is None else image.transpose(turn)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -113,7 +179,7 @@ def read_mask(path: Path | str) -> NDArray[np.uint8]:
         BadTruthError: it is an image of another kind, such as a mask painted in RGB.
         FileNotFoundError: there is no such file.
     """
-    image = _decode(path)
+    image = decode(path)
     if image.mode not in ("P", "L"):
         raise BadTruthError(
             f"{path}: a mask of mode {image.mode!r}; the modes read are 'P' (palette, as VOC ships it) and 'L' (grey, "
@@ -129,7 +195,7 @@ def read_grey(path: Path | str) -> NDArray[np.uint8]:
         BadImageError: the file cannot be decoded.
         FileNotFoundError: there is no such file.
     """
-    image = _decode(path)
+    image = decode(path)
     image.info.pop("transparency", None)
     return np.array(image if image.mode == "L" else image.convert("L"))
 
@@ -145,7 +211,7 @@ def read_object(path: Path | str) -> NDArray[np.bool_]:
         BadTruthError: its pixels have more values than 0 and another one, or more than 8 bits.
         FileNotFoundError: there is no such file.
     """
-    image = _decode(path)
+    image = decode(path)
     if image.mode[:1] in ("I", "F"):
         raise BadTruthError(f"{path}: a mask of mode {image.mode!r}; allowed are 1 bit and 8 bits a channel")
     image.info.pop("transparency", None)
@@ -172,7 +238,7 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
         BadTruthError: it is an image of another kind.
         FileNotFoundError: there is no such file.
     """
-    image = _decode(path)
+    image = decode(path)
     if image.mode == "1":
         return np.asarray(image, np.uint8)
     if image.mode == "L" or (image.mode == "P" and not colours):
@@ -190,7 +256,8 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
     )
 
 
-def _decode(path: Path | str) -> Image.Image:
+def decode(path: Path | str) -> Image.Image:
+    """Open a file and decode its pixels; see `read_rgb` for what may be wrong with it."""
     return _decoded(_regular(path).read_bytes(), path)  # apart, so that a fault of the disk is not one of the image
 
 

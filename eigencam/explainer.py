@@ -1,4 +1,4 @@
-"""Maps from Python, for a person's own network and picture: several methods, one forward pass.
+"""Maps from Python, for a person's own network and image: several methods, one forward pass.
 
     from eigencam import Explainer
 
@@ -11,126 +11,54 @@ network, until the block is left; what it found holds arrays only.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from eigencam.datasets.base import Truth
-from eigencam.datasets.images import read_rgb, rgb_of
+from eigencam.datasets.base import BadImageError
+from eigencam.datasets.images import orientation
 from eigencam.datasets.reading import expand
-from eigencam.evaluation.maps import ScoreMap, box_of
+from eigencam.evaluation.maps import ScoreMap
 from eigencam.methods.base import Method, gives_boxes, is_class_specific, lack_of
 from eigencam.methods.support import refusal
 from eigencam.moved import renamed
+from eigencam.networks.classes import class_number, names_of
+from eigencam.networks.inputs import ImageLike, each_image, opened, pixels_of, shown
 from eigencam.networks.network import Network, Preprocess, Region, check_asked
-from eigencam.passes.calls import OutputError, float32_precision
+from eigencam.passes.calls import OutputError, evaluating, float32_precision, logits_of, run_network
 from eigencam.passes.readings import Layout
-from eigencam.reporting import draw
+from eigencam.reporting.explained import Explained as Explained
+from eigencam.reporting.explained import Explanation as Explanation
 from eigencam.running.maps import Maps, compute_maps
+from eigencam.targets import Scored, Target, View, placed, targets_of, words
 
 LOG = logging.getLogger(__name__)
 
-Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """One method's map of one picture.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        score_map: the raw map, and where of the picture it lies.
-        target: the class it was asked for.
-    """
-
-    image: NDArray[np.uint8]
-    score_map: ScoreMap
-    target: int
-
-    @property
-    def raw(self) -> NDArray[np.float32]:
-        """(h, w) what the method returned."""
-        return np.asarray(self.score_map.values, np.float32)
-
-    @property
-    def map(self) -> NDArray[np.float32]:
-        """(H, W) float32 at the picture's size, any range."""
-        return self.score_map.full
-
-    def box(self, threshold: float = 0.15) -> tuple[float, float, float, float] | None:
-        """`x1 y1 x2 y2`, inclusive pixels: around the largest component above a share of the maximum; None: none."""
-        x1, y1, x2, y2 = box_of(self.score_map, "max", threshold).tolist()
-        return None if x1 != x1 else (x1, y1, x2, y2)
-
-    def overlay(self, *, box: bool = True, threshold: float = 0.15) -> Image.Image:
-        """The map's heat over the picture, its box drawn in."""
-        shown = draw.overlay(self.image, self.score_map)
-        if box:
-            shown = draw.with_boxes(shown, box_of(self.score_map, "max", threshold), draw.BLUE)
-        return Image.fromarray(shown)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the overlay; PNG or JPEG by the name's ending."""
-        return draw.save(self.overlay(), expand(path))
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation(Mapping[str, Explained]):
-    """The maps of one picture, by method.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        logits: (K,) float32; K = 0 without a classifier.
-        target: the class that the maps are for.
-        by_method: the maps.
-        refused: why the other methods that were asked for cannot run on the network.
-    """
-
-    image: NDArray[np.uint8]
-    logits: NDArray[np.float32]
-    target: int
-    by_method: Mapping[str, Explained]
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-    def __getitem__(self, method: str) -> Explained:
-        if method in self.refused:
-            raise KeyError(f"method {method}: {self.refused[method]}")
-        return self.by_method[method]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_method)
-
-    def __len__(self) -> int:
-        return len(self.by_method)
-
-    def line(self, caption: str = "", truth: Truth | None = None) -> draw.Line:
-        """A line of a grid of several pictures."""
-        return draw.Line(self.image, truth, {name: found.score_map for name, found in self.items()}, caption)
-
-    def grid(self, caption: str = "") -> Image.Image:
-        """The picture and every method's map, side by side."""
-        return draw.grid([self.line(caption)])
+TargetLike = int | str | Target | None
+"""A class by its number or name, a function of the network's output (`eigencam.targets`), None: the predicted class."""
 
 
 class Explainer:
     """Makes maps of a network; see the module. In a `with` block or without.
 
     Args:
-        network: an `nn.Module` that returns (N, K) logits, on any device; or a loaded `Network`.
+        network: an `nn.Module`, on any device; or a loaded `Network`.
         layer: target layer, a `named_modules()` path; the last one that is a map and that everything passes through
             where it is None (`eigencam layers` marks it).
-        preprocess: from picture to input; ImageNet's, 224 x 224, the whole picture, where it is None.
+        preprocess: from image to input; ImageNet's, 224 x 224, the whole image, where it is None.
         reshape: `channels_first`, `channels_last` or `tokens`: what the layer must be read as; None: found out.
         prefix_tokens: number of tokens before the image's; found out where it is None.
+        classes: names of the classes, in order, by which one may be asked for.
+        upright: whether images are turned as their EXIF tag says; else they are taken as stored.
         tf32: whether products of float32 numbers may be made in TF32 on a GPU.
 
     Raises:
@@ -145,19 +73,21 @@ class Explainer:
         preprocess: Preprocess | None = None,
         reshape: Layout | None = None,
         prefix_tokens: int | None = None,
+        classes: Sequence[str] = (),
+        upright: bool = False,
         tf32: bool = False,
     ) -> None:
         self._network: Network | None
-        self._tf32 = tf32
+        self._tf32, self._upright, self._said, self._answers = tf32, upright, False, True
         if isinstance(network, Network):
             self._network = network
-            return
-        shaped = preprocess or Preprocess()
-        name = type(network).__name__
-        check_asked(reshape, prefix_tokens)
-        made = Network(name, network, layer or "", "", "", shaped, reshape, prefix_tokens)
-        self._network = made if layer is not None else made.with_default_layer()
-        self._network.reading(self._network.layer)
+        else:
+            name = type(network).__name__
+            check_asked(reshape, prefix_tokens)
+            made = Network(name, network, layer or "", "", "", preprocess or Preprocess(), reshape, prefix_tokens)
+            self._network = made if layer is not None else made.with_default_layer()
+            self._network.reading(self._network.layer)
+        self._classes = classes or names_of(self._network)
 
     @property
     def network(self) -> Network:
@@ -172,47 +102,189 @@ class Explainer:
     def __exit__(self, *_error: object) -> None:
         self._network = None
 
+    def __repr__(self) -> str:
+        if self._network is None:
+            return "<Explainer, left>"
+        size = " x ".join(map(str, self._network.preprocess.shape))
+        return f"<Explainer of {self._network.name} at layer {self._network.layer}, input {size}>"
+
+    @overload
+    def __call__(
+        self, image: ImageLike, methods: Methods = ..., *, target: TargetLike = None, name: str = ""
+    ) -> Explanation: ...
+
+    @overload
     def __call__(
         self,
-        picture: Picture,
+        image: ImageLike,
+        methods: Methods = ...,
+        *,
+        target: list[TargetLike] | tuple[TargetLike, ...],
+        name: str = "",
+    ) -> list[Explanation]: ...
+
+    def __call__(
+        self,
+        image: ImageLike,
         methods: Methods = ("eigencam", "gradcam"),
         *,
-        target: int | None = None,
+        target: TargetLike | list[TargetLike] | tuple[TargetLike, ...] = None,
         name: str = "",
-    ) -> Explanation:
-        """The maps of one picture.
+    ) -> Explanation | list[Explanation]:
+        """The maps of one image.
 
         Args:
-            picture: a file, a PIL picture, (H, W, 3) uint8 or (3, H, W) uint8 or float 0..1, RGB, of any size.
+            image: a file; a Pillow image of any mode; an array (H, W) or (H, W, 1/3/4); a tensor (H, W) or
+                (1/3/4, H, W); values uint8, uint16, bool, or floats in 0..1, colours RGB; of any size.
             methods: names as `eigencam methods` lists them, or callables `(forward, targets) -> (N, h, w)`; one, or
                 several, callables also in a mapping with names.
-            target: the class that the maps are for; the predicted one where it is None.
-            name: of the picture, for methods that look their map up; else the file's, without its ending.
+            target: what the maps are for: a class by number or name, or a function of the network's output
+                (`eigencam.targets`); the predicted class where it is None. Of a list, all come from one pass.
+            name: of the image, for methods that look their map up; else the file's, without its ending.
 
         Methods that cannot run on the network are left out, with a warning in the log and the reason in `refused`.
 
+        Returns:
+            The maps, by method; of a list of targets a list, one for each.
+
         Raises:
-            ValueError: a picture of another form, an unknown method or one that gives boxes or has no map of the
-                picture, a class that is not there, none of the methods can run on the network, its forward pass fails,
-                or the `with` block has been left.
+            ValueError: an image of another form, an unknown method or one that gives boxes or has no map of the image,
+                a class or target that is not there, none of the methods can run on the network, its forward pass
+                fails, or the `with` block has been left.
         """
-        network, image = self.network, as_rgb(picture)
-        resized, region = network.preprocess(image)
-        built = as_methods(methods, network.name)
-        if boxy := [name for name, method in built.items() if gives_boxes(method)]:
+        several = isinstance(target, list | tuple)
+        asked = list(target) if isinstance(target, list | tuple) else [target]
+        if not asked:
+            raise ValueError("target=[]: a list of no target")
+        built = as_methods(methods, self.network.name)
+        if boxy := [m for m, method in built.items() if gives_boxes(method)]:
             raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
-        ids = [name or (Path(picture).stem if isinstance(picture, str | Path) else "picture")]
-        for method, made in built.items():
-            if lack := lack_of(made, ids):
-                raise ValueError(f"method {method}: {lack}")
+        name = name or (Path(image).stem if isinstance(image, str | Path) else "image")
+        for m, method in built.items():
+            if lack := lack_of(method, [name]):
+                raise ValueError(f"method {m}: {lack}")
+        numbers = [t if t is None or callable(t) else class_number(t, self._classes) for t in asked]
         with float32_precision(tf32=self._tf32):
-            refused = _refused(built, network)
-            able = {m: method for m, method in built.items() if m not in refused}
-            found = _maps(network, able, resized, target, ids, region)
-        size = (image.shape[0], image.shape[1])
-        asked = found.targets[0]
-        maps = {m: Explained(image, ScoreMap(values[0], size, region), asked) for m, values in found.maps.items()}
-        return Explanation(image, found.forward.logits[0].cpu().numpy(), asked, maps, refused)
+            made = self._explained(self._pixels(image), built, numbers, name)
+        return made if several else made[0]
+
+    def each(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        methods: Methods = ("eigencam", "gradcam"),
+        *,
+        target: TargetLike = None,
+    ) -> Iterator[Explanation]:
+        """The maps of one image after the other, as they are asked for.
+
+        Args:
+            images: a folder; a batch, an array (N, H, W, C) or a tensor (N, C, H, W); a list of images of any form;
+                or any other iterable, such as a video's frames.
+            methods: as of a call.
+            target: as of a call, for each image.
+
+        A folder's files that cannot be decoded are left out, with a warning in the log.
+        """
+        built = as_methods(methods, self.network.name)
+        folder = isinstance(images, str | Path) and expand(images).is_dir()
+        for number, image in enumerate(each_image(images)):
+            name = "" if isinstance(image, str | Path) else f"image-{number}"
+            try:
+                yield self(image, built, target=target, name=name)
+            except BadImageError as error:
+                if not folder:
+                    raise
+                LOG.warning("left out: %s", error)
+
+    def output(self, image: ImageLike) -> Any:
+        """What the network returns for an image, as a batch of one: features for `targets.embedding`, boxes, logits."""
+        with float32_precision(tf32=self._tf32):
+            return self._run(self.network.preprocess(self._pixels(image))[0])
+
+    def _run(self, resized: NDArray[np.uint8]) -> Any:
+        network = self.network
+        images = torch.from_numpy(resized)[None].to(network.device)
+        with evaluating(network.module), torch.no_grad():
+            return run_network(network.module, network.preprocess.normalize(images, network.dtype))
+
+    def _pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+        """(H, W, C) uint8 for the network; says once where an image would be turned."""
+        made = opened(image)
+        if not self._upright and not self._said and isinstance(made, Image.Image) and orientation(made) != 1:
+            self._said = True
+            which = image if isinstance(image, str | Path) else "the image"
+            LOG.warning("%s: taken as stored, although its EXIF tag says to turn it; upright=True turns it", which)
+        return pixels_of(made, len(self.network.preprocess.mean), turn=self._upright)
+
+    def _explained(
+        self,
+        image: NDArray[np.uint8],
+        methods: Mapping[str, Method],
+        targets: Sequence[int | Target | None],
+        name: str,
+    ) -> list[Explanation]:
+        """An explanation for each target, from one pass of the image."""
+        resized, region = self.network.preprocess(image)
+        view = View(self.network.preprocess.shape, region)
+        asked, output = list(targets), None
+        if (len(asked) > 1 and None in asked) or any(callable(t) for t in asked):
+            output = self._run(resized)
+            asked = [int(logits_of(output)[0].argmax()) if t is None else t for t in asked]
+        functions = [t for t in asked if callable(t)]
+        network = self._scored(asked, output, view, resized) if functions else self.network
+        refused = _refused(methods, network)
+        able = {m: method for m, method in methods.items() if m not in refused}
+        classes = [t for t in asked if isinstance(t, int)]
+        labels = list(range(len(asked))) if functions else classes or None
+        found = self._maps(network, able, resized, labels, name, region)
+        size, seen, made = (image.shape[0], image.shape[1]), shown(image), list[Explanation]()
+        for k, target in enumerate(asked):
+            logits, column = found.forward.logits[k].cpu().numpy(), found.targets[k]
+            what = column if target is None and len(logits) else target
+            label = self._words(what)
+            maps = {m: Explained(seen, ScoreMap(v[k], size, region), what, m, label) for m, v in found.maps.items()}
+            score = float(logits[column]) if len(logits) else float("nan")
+            made.append(Explanation(seen, logits[:0] if functions else logits, what, maps, refused, name, label, score))
+        return made
+
+    def _scored(self, asked: Sequence[int | Target], output: object, view: View, resized: NDArray[np.uint8]) -> Network:
+        """The network whose logits are the targets' numbers, asked about this image."""
+        meant = [placed(target, output, view) for target in targets_of(asked)]
+        example = torch.from_numpy(resized)[None]
+        return replace(self.network, module=Scored(self.network.module, meant), classes="targets", example=example)
+
+    def _words(self, target: int | Target | None) -> str:
+        if target is None:
+            return ""
+        if callable(target):
+            return words(target)
+        return self._classes[target] if target < len(self._classes) else f"class {target}"
+
+    def _maps(
+        self,
+        network: Network,
+        methods: Mapping[str, Method],
+        image: NDArray[np.uint8],
+        labels: Sequence[int] | None,
+        name: str,
+        region: Region,
+    ) -> Maps:
+        """The maps of one image, for each label; methods of no class do not need a network that answers with logits."""
+        rows = None if labels is None else [0] * len(labels)
+        images = torch.from_numpy(image)[None]
+
+        def made(network: Network) -> Maps:
+            return compute_maps(network, methods, images, labels=labels, rows=rows, ids=[name], regions=[region])
+
+        if not self._answers:
+            return made(replace(network, classes=None))
+        try:
+            return made(network)
+        except OutputError:
+            if any(is_class_specific(method) for method in methods.values()):
+                raise
+        self._answers = False
+        return made(replace(network, classes=None))
 
 
 def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:
@@ -225,48 +297,6 @@ def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:
     for line in lines:
         LOG.warning("left out: %s", line)
     return refused
-
-
-def _maps(
-    network: Network,
-    methods: Mapping[str, Method],
-    image: NDArray[np.uint8],
-    target: int | None,
-    ids: Sequence[str],
-    region: Region,
-) -> Maps:
-    """The methods' maps of one (3, H, W) image; without a class where none of them needs the network's logits."""
-    labels = None if target is None else [target]
-    images = torch.from_numpy(image)[None]
-    try:
-        return compute_maps(network, methods, images, labels=labels, ids=ids, regions=[region])
-    except OutputError:
-        if any(is_class_specific(method) for method in methods.values()):
-            raise
-    bare = replace(network, classes=None)
-    return compute_maps(bare, methods, images, labels=labels, ids=ids, regions=[region])
-
-
-def as_rgb(picture: Picture) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of whatever a picture comes as."""
-    if isinstance(picture, str | Path):
-        return read_rgb(expand(picture))
-    if isinstance(picture, Image.Image):
-        return rgb_of(picture)
-    if isinstance(picture, Tensor):
-        values = picture.detach().cpu()
-        values = values[0] if values.ndim == 4 and len(values) == 1 else values
-        if values.is_floating_point() and values.numel() and 0 <= values.min() <= values.max() <= 1:
-            values = (values.float() * 255).round().byte()
-        if values.ndim == 3 and len(values) == 3 and values.dtype == torch.uint8:
-            return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
-    elif picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8:
-        return np.ascontiguousarray(picture)
-    kind = f"{type(picture).__name__} of {tuple(picture.shape)}, {picture.dtype}"
-    raise ValueError(
-        f"a picture as {kind}; allowed: a file, a PIL picture, an array (H, W, 3) uint8, a tensor (3, H, W) uint8 or "
-        "float 0..1, not normalised"
-    )
 
 
 def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import nn
 
 from eigencam import Explainer
-from eigencam.explainer import as_rgb
 from eigencam.networks.network import Preprocess
 
 SMALL = Preprocess(size=16)
@@ -105,17 +104,6 @@ def test_sizes_boxes_overlays(tmp_path: Path) -> None:
     assert (
         Explainer(net(), preprocess=SMALL)(PICTURE, {"zero": lambda f, t: torch.zeros(1, 2, 2)})["zero"].box() is None
     )
-
-
-def test_a_picture_may_come_in_any_form(tmp_path: Path) -> None:
-    Image.fromarray(PICTURE).save(tmp_path / "p.png")
-    tensor = torch.from_numpy(PICTURE).permute(2, 0, 1)
-    forms = [tmp_path / "p.png", str(tmp_path / "p.png"), Image.fromarray(PICTURE), tensor, tensor[None], tensor / 255]
-    for form in forms:
-        np.testing.assert_array_equal(as_rgb(form), PICTURE)
-    for wrong in (tensor.float(), PICTURE[..., 0], PICTURE.astype(np.float32), torch.zeros(2, 3, 4, 4)):
-        with pytest.raises(ValueError, match="allowed: a file"):
-            as_rgb(wrong)  # type: ignore[arg-type]
 
 
 def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:

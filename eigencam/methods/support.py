@@ -20,6 +20,7 @@ from eigencam.methods.base import (
 )
 from eigencam.networks.network import check_layer
 from eigencam.passes.trace import Trace, gradient_reaches, trace
+from eigencam.targets import Scored
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -47,13 +48,19 @@ def traced(network: "Network") -> Trace:
 
 
 def probe(network: "Network") -> Tensor:
-    """(1, 3, H, W) noise, normalised: all of a network's operations have something to do."""
-    noise = torch.randint(0, 256, (1, 3, *network.preprocess.shape), generator=torch.Generator().manual_seed(0))
-    return network.preprocess.normalize(noise.byte().to(network.device), network.dtype)
+    """(1, C, H, W), normalised: the image that the network is asked about, else noise.
+
+    With noise all of a network's operations have something to do; a detector may find nothing in it.
+    """
+    noise = torch.randint(0, 256, (1, 3, *network.preprocess.shape), generator=torch.Generator().manual_seed(0)).byte()
+    image = noise if network.example is None else network.example
+    return network.preprocess.normalize(image.to(network.device), network.dtype)
 
 
 def _of_class(method: Method, network: "Network") -> str:
     """What keeps a method from following the logits of a class."""
+    if isinstance(network.module, Scored) and differentiates(method) == "layer" and follows(method) is None:
+        return _without_gradient(method, network, "no operation that has a gradient leads there")
     seen = traced(network)
     if seen.unread:
         return seen.unread
@@ -65,8 +72,11 @@ def _of_class(method: Method, network: "Network") -> str:
         return lack
     if differentiates(method) == "image" and seen.cut:
         return f"no gradient of the logits reaches the image: {seen.cut}"
-    if differentiates(method) == "layer":
-        for layer in tapped(method) or [network.layer]:
-            if not gradient_reaches(network.module, probe(network), layer, network.reading(layer)):
-                return f"no gradient of the logits reaches {layer}: {seen.cut or 'they do not depend on it'}"
+    return _without_gradient(method, network, seen.cut) if differentiates(method) == "layer" else ""
+
+
+def _without_gradient(method: Method, network: "Network", cut: str) -> str:
+    for layer in tapped(method) or [network.layer]:
+        if not gradient_reaches(network.module, probe(network), layer, network.reading(layer)):
+            return f"no gradient of the logits reaches {layer}: {cut or 'they do not depend on it'}"
     return ""

@@ -18,7 +18,7 @@ negative, which a probability below 0.5 needs: that ReLU becomes an identity whe
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,6 +140,11 @@ class Head:
     def class_space(self) -> str:
         """What the outputs mean."""
         return self._about["class_space"]
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the outputs, in order."""
+        return self._about["classes"]
 
     @property
     def whole(self) -> bool:

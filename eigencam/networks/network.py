@@ -130,6 +130,7 @@ class Network:
         prefix_tokens: number of tokens before the image's; None: found out.
         identity: what of the description changes a number, with the checksum.
         head: the classifier that replaced the network's own.
+        example: (1, C, H, W) uint8, the input that is asked about whether a method can run; None: noise.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Network:
     prefix_tokens: int | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     head: Head | None = None
+    example: Tensor | None = field(default=None, repr=False, compare=False)
     _examined: list[Examined] = field(default_factory=list, repr=False, compare=False)
 
     @property

@@ -1,5 +1,6 @@
-"""Pictures of maps: overlays and grids (picture, truth, a column for each method)."""
+"""Figures of maps: heat, overlays and grids (image, truth, a column for each method)."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +19,66 @@ GREEN, BLUE, VIOLET = (40, 220, 90), (70, 200, 255), (190, 90, 255)
 INK, PAPER = (25, 25, 30), (255, 255, 255)
 
 
-def overlay(image: Picture, score_map: ScoreMap, *, strength: float = 0.55) -> Picture:
-    """The map's heat over the picture.
+def heat(score_map: ScoreMap, colormap: str = "inferno") -> Picture:
+    """(H, W, 3) uint8 RGB: the map's colours, from nothing to its maximum.
+
+    Args:
+        score_map: shown as a fraction of its maximum, negative values as zero.
+        colormap: a name of matplotlib's.
+
+    Raises:
+        ValueError: there is no such colour map; near ones are named.
+    """
+    if colormap not in colormaps:
+        near = difflib.get_close_matches(str(colormap), list(colormaps)) or ["inferno", "viridis", "jet", "turbo"]
+        raise ValueError(f"colormap={colormap!r}; allowed are matplotlib's, such as {', '.join(near)}")
+    return colormaps[colormap](fraction(score_map), bytes=True)[..., :3]
+
+
+def fraction(score_map: ScoreMap) -> NDArray[np.float32]:
+    """(H, W) float32 in 0..1: the map at the image's size as a fraction of its maximum, negative values as zero."""
+    return np.clip(score_map.full / max(score_map.peak, np.finfo(np.float32).tiny), 0, 1)
+
+
+def overlay(image: Picture, score_map: ScoreMap, *, alpha: float = 0.55, colormap: str = "inferno") -> Picture:
+    """The map's heat over the image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        score_map: of this picture; shown as a fraction of its maximum, negative values as zero.
-        strength: opacity of the heat, 0..1.
+        score_map: of this image; see `heat`.
+        alpha: opacity of the heat, 0..1.
+        colormap: see `heat`.
 
     Returns:
         (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: `alpha` or `colormap` is none.
     """
-    heat = np.clip(score_map.full / max(score_map.peak, np.finfo(np.float32).tiny), 0, 1)
-    colour = colormaps["inferno"](heat)[..., :3] * 255
-    grey = image.mean(2, keepdims=True) * 0.5 + image * 0.5
-    return (grey * (1 - strength) + colour * strength).round().astype(np.uint8)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha!r}; allowed: 0 (the image alone) to 1 (the heat alone)")
+    colour = heat(score_map, colormap).astype(np.float64)
+    grey = min(alpha, 0.5)  # the image's own colours are dimmed, so that the heat shows
+    base = image.mean(2, keepdims=True) * grey + image * (1 - grey)
+    return (base * (1 - alpha) + colour * alpha).round().astype(np.uint8)
+
+
+def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) -> tuple[Picture, ScoreMap]:
+    """An image and its map at another size.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        score_map: of this image.
+        size: the longer side, or (width, height), in pixels.
+    """
+    height, width = image.shape[:2]
+    if isinstance(size, int):
+        scale = size / max(height, width)
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+    x, y = size[0] / width, size[1] / height
+    region = score_map.region and tuple(v * s for v, s in zip(score_map.region, (x, y, x, y), strict=True))
+    shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(shown), ScoreMap(score_map.values, size[::-1], region)
 
 
 def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:

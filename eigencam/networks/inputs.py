@@ -1,0 +1,130 @@
+"""An image in whatever form a person has it: a file, a Pillow image, an array, a tensor; and several of them.
+
+>>> pixels_of(np.zeros((4, 6), np.uint16)).shape, pixels_of(torch.ones(4, 5, 6), 4).shape
+((4, 6, 3), (5, 6, 4))
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from eigencam.datasets.images import decode, eight_bits, rgb_of, upright
+from eigencam.datasets.names import SUFFIXES
+from eigencam.datasets.reading import expand, files_in
+
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+"""A file; a Pillow image of any mode; an array (H, W) or (H, W, C); a tensor (H, W) or (C, H, W). C is 1, 3 or 4, or
+the network's own number of channels; values are uint8, uint16, bool, or floats in 0..1; colours are RGB or RGBA."""
+
+FORMS = "a file, a Pillow image, an array (H, W) or (H, W, 1/3/4), or a tensor (H, W) or (1/3/4, H, W)"
+
+
+def opened(image: ImageLike) -> Image.Image | NDArray[np.uint8]:
+    """The image decoded: Pillow's where it comes from a file, else 8-bit values (H, W, C).
+
+    Raises:
+        BadImageError: the file cannot be decoded, or the values are none of an image.
+        FileNotFoundError: there is no such file.
+        ValueError: it is of another form, such as a batch.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, str | Path):
+        return decode(expand(image))
+    if not isinstance(image, np.ndarray | Tensor):
+        raise ValueError(f"an image as {type(image).__name__}; allowed: {FORMS}")
+    shape, kind = tuple(image.shape), type(image).__name__
+    if len(shape) == 4:
+        if shape[0] != 1:
+            raise ValueError(f"a batch of {shape[0]} images {shape}; `explain.each(images)` gives the maps of each")
+        image, shape = image[0], shape[1:]
+    values = _tensor_values(image) if isinstance(image, Tensor) else image
+    if values.ndim not in (2, 3) or not values.size:
+        raise ValueError(f"an image as {kind} of {shape}; allowed: {FORMS}")
+    return np.ascontiguousarray(eight_bits(values[..., None] if values.ndim == 2 else values, kind))
+
+
+def _tensor_values(image: Tensor) -> NDArray[Any]:
+    values = image.detach().cpu()
+    values = values.float() if values.dtype == torch.bfloat16 else values
+    return (values.permute(1, 2, 0) if values.ndim == 3 else values).numpy()
+
+
+def pixels_of(image: ImageLike | NDArray[np.uint8], channels: int = 3, *, turn: bool = False) -> NDArray[np.uint8]:
+    """The image as a network of so many channels takes it.
+
+    Grey is repeated for colours, and colours become grey by Pillow's weights; alpha is dropped, or 255 where a network
+    of four channels is given an image without.
+
+    Args:
+        image: of any form.
+        channels: of the network.
+        turn: whether an EXIF tag of orientation is followed.
+
+    Returns:
+        (H, W, channels) uint8, contiguous.
+
+    Raises:
+        BadImageError: the file cannot be decoded, or the values are none of an image.
+        FileNotFoundError: there is no such file.
+        ValueError: it is of another form, or has another number of channels.
+    """
+    made = opened(image)
+    if isinstance(made, Image.Image):
+        made = upright(made) if turn else made
+        name = image if isinstance(image, str | Path) else "image"
+        values = rgb_of(made, name)
+        if channels == 4 and made.has_transparency_data:
+            values = np.dstack([values, np.asarray(made.convert("RGBA"))[..., 3]])
+    else:
+        values = made
+    count = values.shape[2]
+    if count == channels:
+        return values
+    if count not in (1, 3, 4) or channels not in (1, 3, 4):
+        order = f"; a tensor is (C, H, W), an array (H, W, C), here of shape {values.shape}" if count > 4 else ""
+        raise ValueError(f"an image of {count} channels for a network of {channels}; allowed: {FORMS}{order}")
+    colours = np.repeat(values, 3, axis=2) if count == 1 else values[..., :3]
+    if channels == 1:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))[..., None]
+    if channels == 4:
+        colours = np.dstack([colours, np.full(colours.shape[:2], 255, np.uint8)])
+    return np.ascontiguousarray(colours)
+
+
+def shown(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) of a network's (H, W, C): grey repeated, of more than three channels the first three."""
+    return np.ascontiguousarray(np.repeat(values[..., :1], 3, axis=2) if values.shape[2] < 3 else values[..., :3])
+
+
+def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
+    """One image after the other.
+
+    Args:
+        images: one image; a folder, of which the image files are taken in the order of their names; a batch, as an
+            array (N, H, W, C) or a tensor (N, C, H, W); a list or any other iterable, such as the frames of a video.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or no image file in the folder.
+    """
+    if isinstance(images, str | Path):
+        path = expand(images)
+        yield from image_files(path) if path.is_dir() else [path]
+    elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4):
+        yield images
+    else:
+        yield from images
+
+
+def image_files(folder: Path) -> list[Path]:
+    """A folder's image files, by name; hidden files and folders below are passed over. FileNotFoundError for none."""
+    found = list(files_in(folder, SUFFIXES))
+    if not found:
+        raise FileNotFoundError(f"{folder}: no image files; looked for {', '.join(SUFFIXES)}")
+    return found

@@ -1,0 +1,377 @@
+"""What a map is for, where it is no class: a function of the network's output that gives one number per image.
+
+    found = explain("street.jpg", ["gradcam"], target=targets.box_score(0))
+
+A target is any callable `(output) -> (N,)`, where `output` is what the network returns for N images; those below know
+the outputs of torchvision's networks. `Scored` turns a network and K targets into one whose logits are the K numbers,
+so that every method of a class, whichever passes it makes, explains a target as it explains a class.
+
+A target that has `on(output, view)` is asked first what it means on the image that is explained: `box_score(0)` becomes
+the box that the network finds there, which is then looked for in whatever inputs a method tries.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eigencam.passes.calls import RefusedError, evaluating, logits_of, run_network
+
+Target = Callable[[Any], Tensor]
+"""From a network's output for N images to (N,) numbers, or one number for N = 1; with a graph, for gradients."""
+
+OVERLAP = 0.5
+"""Least intersection over union at which a detection is taken for the box that is asked for."""
+
+
+class TargetError(RefusedError):
+    """A target that the network's output does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where the network's input lies in the image.
+
+    Attributes:
+        size: (height, width) of the input.
+        region: x0 y0 x1 y1 of the image, half-open, that the input shows.
+    """
+
+    size: tuple[int, int]
+    region: tuple[float, float, float, float]
+
+    def box(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        """A box of the image, `x1 y1 x2 y2`, in pixels of the input."""
+        x0, y0, x1, y1 = self.region
+        x, y = self.size[1] / (x1 - x0), self.size[0] / (y1 - y0)
+        return (box[0] - x0) * x, (box[1] - y0) * y, (box[2] - x0) * x, (box[3] - y0) * y
+
+    def mask(self, mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+        """A mask (H, W) of the image on a grid of `size` cells over the input: what lies at the cells' centres."""
+        x0, y0, x1, y1 = self.region
+        rows = np.floor(y0 + (np.arange(size[0]) + 0.5) * (y1 - y0) / size[0]).astype(int)
+        columns = np.floor(x0 + (np.arange(size[1]) + 0.5) * (x1 - x0) / size[1]).astype(int)
+        h, w = mask.shape
+        inside = np.outer((rows >= 0) & (rows < h), (columns >= 0) & (columns < w))
+        return (mask[rows.clip(0, h - 1)][:, columns.clip(0, w - 1)] != 0) & inside
+
+
+@runtime_checkable
+class Placeable(Protocol):
+    """A target that has to see the network's output for the image first."""
+
+    def on(self, output: Any, view: View) -> Target:
+        """Return what it means on this image. TargetError where it means nothing."""
+        ...
+
+
+def placed(target: Target, output: Any, view: View) -> Target:
+    """What a target means on one image, of which the network returns `output`."""
+    return target.on(output, view) if isinstance(target, Placeable) else target
+
+
+def class_score(label: int) -> Target:
+    """The logit of a class."""
+    return _Class(label)
+
+
+def box_score(box: int | Sequence[float], label: int | None = None) -> Target:
+    """The score of a detection, of a network that returns a dict of `boxes`, `scores` and `labels` for each image.
+
+    On inputs that a method changes it is the score of the detection of the same label that overlaps the box most, by at
+    least half of their union; 0 where there is none.
+
+    Args:
+        box: the number of a detection, best first, or a box `x1 y1 x2 y2` in pixels of the image.
+        label: of the detection; None: whatever is there.
+    """
+    if isinstance(box, int):
+        return _Numbered(box, label)
+    values = tuple(float(v) for v in box)
+    if len(values) != 4 or not (values[0] < values[2] and values[1] < values[3]):
+        raise ValueError(f"box_score({box!r}): allowed: the number of a detection, or x1 y1 x2 y2 with x1<x2, y1<y2")
+    return _Box(values, label)
+
+
+def segment(label: int, mask: NDArray[Any] | None = None) -> Target:
+    """The mean logit of a class over some pixels, of a network that returns (N, K, h, w) logits, alone or as `out`.
+
+    Args:
+        label: the class.
+        mask: (H, W) of the image, True or above 0 where pixels count; None: those that the network gives this class.
+    """
+    if mask is not None and np.ndim(mask) != 2:
+        raise ValueError(f"segment: a mask of shape {np.shape(mask)}; allowed: (H, W)")
+    return _Segment(label, None if mask is None else np.asarray(mask))
+
+
+def embedding(reference: Tensor | NDArray[Any]) -> Target:
+    """The cosine between the network's features (N, ...) and those of another image, one row of the same length."""
+    return _Embedding(torch.as_tensor(reference).detach().flatten().float())
+
+
+def difference(one: int | Target, other: int | Target) -> Target:
+    """What the one has more than the other; a number is a class."""
+    return _Difference(*(t if callable(t) else class_score(t) for t in (one, other)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    label: int
+
+    def __call__(self, output: Any) -> Tensor:
+        logits = logits_of(output)
+        return logits[:, _known(self.label, logits.shape[1])]
+
+    def __str__(self) -> str:
+        return f"class {self.label}"
+
+
+def _known(label: int, count: int) -> int:
+    """The class. TargetError where the network has none of this number."""
+    if not 0 <= label < count:
+        raise TargetError(f"a map for class {label} was asked for; the network has 0 to {count - 1}")
+    return label
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    """A detection by its number."""
+
+    number: int
+    label: int | None
+
+    def __call__(self, output: Any) -> Tensor:
+        return torch.stack([found["scores"][self._at(found)] for found in _detections(output)])
+
+    def on(self, output: Any, view: View) -> "_Box":
+        (found,) = _detections(output)
+        k = self._at(found)
+        x1, y1, x2, y2 = found["boxes"][k].tolist()
+        return _Box((x1, y1, x2, y2), int(found["labels"][k]), f"box {self.number}")
+
+    def _at(self, found: Mapping[str, Tensor]) -> int:
+        places = _labelled(found, self.label)
+        if not 0 <= self.number < len(places):
+            of = "" if self.label is None else f" of label {self.label}"
+            raise TargetError(f"box {self.number}{of} was asked for; the network finds {len(places)} in this image")
+        return int(places[self.number])
+
+    def __str__(self) -> str:
+        return f"box {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A detection by its box: of the image, and once it is placed, of the network's input."""
+
+    box: tuple[float, ...]
+    label: int | None
+    words: str = "box"
+
+    def __call__(self, output: Any) -> Tensor:
+        return torch.stack([self._score(found) for found in _detections(output)])
+
+    def _score(self, found: Mapping[str, Tensor]) -> Tensor:
+        k, overlap = self._best(found)
+        scores = found["scores"]
+        return scores[k] if overlap >= OVERLAP else scores.sum() * 0  # with its graph, if it has one
+
+    def _best(self, found: Mapping[str, Tensor]) -> tuple[int, float]:
+        places = _labelled(found, self.label)
+        if not len(places):
+            return 0, 0.0
+        overlaps = _overlaps(found["boxes"].detach()[places], self.box)
+        k = int(overlaps.argmax())
+        return int(places[k]), float(overlaps[k])
+
+    def on(self, output: Any, view: View) -> "_Box":
+        there = _Box(view.box(self.box), self.label, f"box {', '.join(f'{v:g}' for v in self.box)}")
+        (found,) = _detections(output)
+        k, overlap = there._best(found)
+        if overlap < OVERLAP:
+            of = "" if self.label is None else f" of label {self.label}"
+            raise TargetError(
+                f"{there.words}: of the {len(_labelled(found, self.label))} boxes{of} that the network finds in this "
+                f"image none overlaps it by {OVERLAP:.0%} of the union (the nearest: {overlap:.0%})"
+            )
+        return _Box(there.box, int(found["labels"][k]), there.words)
+
+    def __str__(self) -> str:
+        return self.words if self.label is None else f"{self.words}, label {self.label}"
+
+
+def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
+    """What a detector finds, a mapping for each image."""
+    whole = isinstance(output, list | tuple) and bool(output)
+    if not whole or not all(isinstance(f, Mapping) and {"boxes", "scores", "labels"} <= f.keys() for f in output):
+        raise TargetError(
+            f"a box was asked of a network that returns {type(output).__name__}; needed: for each image a dict with "
+            "`boxes`, `scores` and `labels`; for other outputs give a function of your own as target"
+        )
+    return output
+
+
+def _labelled(found: Mapping[str, Tensor], label: int | None) -> Tensor:
+    """Positions of the detections, best first as the network lists them, or of those of a label."""
+    labels = found["labels"]
+    return torch.arange(len(labels), device=labels.device) if label is None else (labels == label).nonzero()[:, 0]
+
+
+def _overlaps(boxes: Tensor, box: Sequence[float]) -> Tensor:
+    """(K,) intersection over union of (K, 4) boxes with one, all in continuous coordinates."""
+    x1, y1, x2, y2 = boxes.double().unbind(1)
+    width = (x2.clamp(max=box[2]) - x1.clamp(min=box[0])).clamp(min=0)
+    height = (y2.clamp(max=box[3]) - y1.clamp(min=box[1])).clamp(min=0)
+    shared = width * height
+    return shared / ((x2 - x1) * (y2 - y1) + (box[2] - box[0]) * (box[3] - box[1]) - shared).clamp(min=1e-12)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Segment:
+    label: int
+    mask: NDArray[Any] | None = field(repr=False)
+
+    def __call__(self, output: Any) -> Tensor:
+        maps = _dense(output)
+        _known(self.label, maps.shape[1])
+        if self.mask is None:
+            inside = (maps.argmax(1) == self.label).to(maps.dtype)
+        else:
+            inside = torch.as_tensor(self.mask != 0, device=maps.device).to(maps.dtype).expand(len(maps), -1, -1)
+        return (maps[:, self.label] * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+
+    def on(self, output: Any, view: View) -> "_Segment":
+        maps = _dense(output)
+        label = _known(self.label, maps.shape[1])
+        if self.mask is None:
+            inside = (maps[0].argmax(0) == label).cpu().numpy()
+        else:
+            inside = view.mask(self.mask, (maps.shape[2], maps.shape[3]))
+        if not inside.any():
+            seen = maps[0].argmax(0).unique().tolist()
+            reason = f"the network gives no pixel class {label}; it gives {seen}" if self.mask is None else "empty mask"
+            raise TargetError(f"{self}: {reason}")
+        return _Segment(label, inside)
+
+    def __str__(self) -> str:
+        return f"segment {self.label}"
+
+
+def _dense(output: Any) -> Tensor:
+    """(N, K, h, w) logits of a segmentation network: what is called `out` or `logits`, or the output itself."""
+    named = next((output[key] for key in ("out", "logits") if key in output), None) if _keyed(output) else output
+    maps = getattr(named, "logits", named)
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        shape = f" of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else ""
+        raise TargetError(
+            f"a segment was asked of a network that returns {type(output).__name__}{shape}; needed: (N, K, h, w) "
+            "logits, alone or as `out`; for other outputs give a function of your own as target"
+        )
+    return maps
+
+
+def _keyed(output: Any) -> bool:
+    return isinstance(output, Mapping)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Embedding:
+    reference: Tensor = field(repr=False)
+
+    def __call__(self, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise TargetError(
+                f"an embedding was asked of {type(output).__name__}; needed: a network that returns (N, D)"
+            )
+        features = output.flatten(1).float()
+        if features.shape[1] != len(self.reference):
+            raise TargetError(f"a reference of {len(self.reference)} numbers; the network gives {features.shape[1]}")
+        return F.cosine_similarity(features, self.reference.to(features.device)[None], dim=1)
+
+    def __str__(self) -> str:
+        return "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    one: Target
+    other: Target
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.one(output) - self.other(output)
+
+    def on(self, output: Any, view: View) -> Self:
+        return type(self)(placed(self.one, output, view), placed(self.other, output, view))
+
+    def __str__(self) -> str:
+        return f"{words(self.one)} minus {words(self.other)}"
+
+
+def words(target: Target) -> str:
+    """A target in a few words: what it says of itself, or its name."""
+    if isinstance(target, _Class | _Numbered | _Box | _Segment | _Embedding | _Difference):
+        return str(target)
+    return getattr(target, "__name__", type(target).__name__)
+
+
+class Scored(nn.Module):
+    """A network whose logits are what targets say of its output; its modules have the names that they have in it."""
+
+    def __init__(self, network: nn.Module, targets: Sequence[Target]) -> None:
+        """Share the network's modules, parameters and buffers."""
+        super().__init__()
+        object.__setattr__(self, "network", network)  # not as a module, which would prefix all names
+        self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
+        self.targets = tuple(targets)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K) float32 scores."""
+        with evaluating(self.network):
+            output = run_network(self.network, images)
+        return torch.stack([_numbers(target, output, len(images)) for target in self.targets], 1)
+
+
+def _numbers(target: Target, output: Any, count: int) -> Tensor:
+    """(N,) what a target says, checked."""
+    try:
+        made = target(output)
+    except RefusedError:
+        raise
+    except Exception as error:  # a person's function may raise anything
+        raise TargetError(f"target {words(target)} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Tensor) or not made.is_floating_point() or made.numel() != count or made.ndim > 1:
+        form = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise TargetError(f"target {words(target)} gives {form} for {count} images; needed: a float tensor ({count},)")
+    return made.reshape(count).float()
+
+
+def parsed(text: str) -> Target | int:
+    """A target that is written on a command line.
+
+    >>> parsed("class:3"), str(parsed("box:0")), str(parsed("segment:15"))
+    (3, 'box 0', 'segment 15')
+    """
+    kind, _, value = text.partition(":")
+    try:
+        numbers = [float(v) for v in value.split(",")]
+        if kind == "box" and len(numbers) == 4:
+            return box_score(numbers)
+        if len(numbers) == 1 and numbers[0] == int(value) >= 0 and kind in ("class", "box", "segment"):
+            number = int(value)
+            return number if kind == "class" else box_score(number) if kind == "box" else segment(number)
+    except ValueError as error:
+        if "box_score" in str(error):
+            raise
+    raise ValueError(f"--target {text}; allowed: class:K, box:NUMBER, box:x1,y1,x2,y2 in the image's pixels, segment:K")
+
+
+def targets_of(asked: Sequence[int | Target]) -> Iterator[Target]:
+    """Classes and targets as targets."""
+    for one in asked:
+        yield one if callable(one) else class_score(one)
