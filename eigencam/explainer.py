@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -41,9 +41,11 @@ from eigencam.running.maps import Maps, compute_maps
 from eigencam.targets import Scored, Target, View, placed, targets_of, words
 
 LOG = logging.getLogger(__name__)
+TARGETS = "targets"
+"""Class space of a network whose logits are numbers of targets."""
 
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
-TargetLike = int | str | Target | None
+TargetLike = SupportsIndex | str | Target | None
 """A class by its number or name, a function of the network's output (`eigencam.targets`), None: the predicted class."""
 
 
@@ -119,7 +121,7 @@ class Explainer:
         image: ImageLike,
         methods: Methods = ...,
         *,
-        target: list[TargetLike] | tuple[TargetLike, ...],
+        target: Sequence[TargetLike],
         name: str = "",
     ) -> list[Explanation]: ...
 
@@ -128,7 +130,7 @@ class Explainer:
         image: ImageLike,
         methods: Methods = ("eigencam", "gradcam"),
         *,
-        target: TargetLike | list[TargetLike] | tuple[TargetLike, ...] = None,
+        target: TargetLike | Sequence[TargetLike] = None,
         name: str = "",
     ) -> Explanation | list[Explanation]:
         """The maps of one image.
@@ -226,12 +228,13 @@ class Explainer:
         """An explanation for each target, from one pass of the image."""
         resized, region = self.network.preprocess(image)
         view = View(self.network.preprocess.shape, region)
-        asked, output = list(targets), None
-        if (len(asked) > 1 and None in asked) or any(callable(t) for t in asked):
+        functions = any(callable(t) for t in targets)
+        asked, network = list(targets), self.network
+        if functions or (len(asked) > 1 and None in asked):
             output = self._run(resized)
-            asked = [int(logits_of(output)[0].argmax()) if t is None else t for t in asked]
-        functions = [t for t in asked if callable(t)]
-        network = self._scored(asked, output, view, resized) if functions else self.network
+            known = [int(logits_of(output)[0].argmax()) if t is None else t for t in asked]
+            network = self._scored(known, output, view, resized) if functions else network
+            asked = list[int | Target | None](known)
         refused = _refused(methods, network)
         able = {m: method for m, method in methods.items() if m not in refused}
         classes = [t for t in asked if isinstance(t, int)]
@@ -251,7 +254,7 @@ class Explainer:
         """The network whose logits are the targets' numbers, asked about this image."""
         meant = [placed(target, output, view) for target in targets_of(asked)]
         example = torch.from_numpy(resized)[None]
-        return replace(self.network, module=Scored(self.network.module, meant), classes="targets", example=example)
+        return replace(self.network, module=Scored(self.network.module, meant), classes=TARGETS, example=example)
 
     def _words(self, target: int | Target | None) -> str:
         if target is None:
@@ -276,14 +279,13 @@ class Explainer:
         def made(network: Network) -> Maps:
             return compute_maps(network, methods, images, labels=labels, rows=rows, ids=[name], regions=[region])
 
-        if not self._answers:
-            return made(replace(network, classes=None))
-        try:
+        if network.classes == TARGETS or any(is_class_specific(method) for method in methods.values()):
             return made(network)
-        except OutputError:
-            if any(is_class_specific(method) for method in methods.values()):
-                raise
-        self._answers = False
+        if self._answers:
+            try:
+                return made(network)
+            except OutputError:
+                self._answers = False
         return made(replace(network, classes=None))
 
 

@@ -10,7 +10,7 @@ A target that has `on(output, view)` is asked first what it means on the image t
 the box that the network finds there, which is then looked for in whatever inputs a method tries.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -90,9 +90,9 @@ def box_score(box: int | Sequence[float], label: int | None = None) -> Target:
         box: the number of a detection, best first, or a box `x1 y1 x2 y2` in pixels of the image.
         label: of the detection; None: whatever is there.
     """
-    if isinstance(box, int):
+    if isinstance(box, int) and not isinstance(box, bool):
         return _Numbered(box, label)
-    values = tuple(float(v) for v in box)
+    values = tuple(float(v) for v in box) if isinstance(box, Iterable) else ()
     if len(values) != 4 or not (values[0] < values[2] and values[1] < values[3]):
         raise ValueError(f"box_score({box!r}): allowed: the number of a detection, or x1 y1 x2 y2 with x1<x2, y1<y2")
     return _Box(values, label)
@@ -323,10 +323,12 @@ def words(target: Target) -> str:
 class Scored(nn.Module):
     """A network whose logits are what targets say of its output; its modules have the names that they have in it."""
 
+    network: nn.Module
+
     def __init__(self, network: nn.Module, targets: Sequence[Target]) -> None:
         """Share the network's modules, parameters and buffers."""
         super().__init__()
-        object.__setattr__(self, "network", network)  # not as a module, which would prefix all names
+        self.__dict__["network"] = network  # not as a module, which would prefix all names
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         self.targets = tuple(targets)
 

@@ -40,17 +40,18 @@ def opened(image: ImageLike) -> Image.Image | NDArray[np.uint8]:
     if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(f"an image as {type(image).__name__}; allowed: {FORMS}")
     shape, kind = tuple(image.shape), type(image).__name__
-    if len(shape) == 4:
-        if shape[0] != 1:
-            raise ValueError(f"a batch of {shape[0]} images {shape}; `explain.each(images)` gives the maps of each")
-        image, shape = image[0], shape[1:]
-    values = _tensor_values(image) if isinstance(image, Tensor) else image
-    if values.ndim not in (2, 3) or not values.size:
+    if len(shape) == 4 and shape[0] != 1:
+        raise ValueError(f"a batch of {shape[0]} images {shape}; `explain.each(images)` gives the maps of each")
+    if len(shape) not in (2, 3, 4) or 0 in shape:
         raise ValueError(f"an image as {kind} of {shape}; allowed: {FORMS}")
+    values = _array(image[0] if len(shape) == 4 else image)
     return np.ascontiguousarray(eight_bits(values[..., None] if values.ndim == 2 else values, kind))
 
 
-def _tensor_values(image: Tensor) -> NDArray[Any]:
+def _array(image: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """(H, W) or (H, W, C)."""
+    if isinstance(image, np.ndarray):
+        return image
     values = image.detach().cpu()
     values = values.float() if values.dtype == torch.bfloat16 else values
     return (values.permute(1, 2, 0) if values.ndim == 3 else values).numpy()

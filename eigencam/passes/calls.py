@@ -14,7 +14,10 @@ def any_tensor(module: nn.Module) -> Tensor:
     return next(found, torch.empty(()))
 
 
-NEEDED = "logits (N, K) are needed, or `classes: null` in its description"
+NEEDED = (
+    "logits (N, K) are needed, or a target that reads it (`target=`, `--target`); with `classes: null` in its "
+    "description methods of no class run"
+)
 
 
 class NetworkError(ValueError):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from eigencam.datasets.base import VOID, Truth
+from eigencam.datasets.names import JPEG, PNG
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.files import replacing
 
@@ -76,9 +77,10 @@ def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) ->
         scale = size / max(height, width)
         size = max(round(width * scale), 1), max(round(height * scale), 1)
     x, y = size[0] / width, size[1] / height
-    region = score_map.region and tuple(v * s for v, s in zip(score_map.region, (x, y, x, y), strict=True))
+    x0, y0, x1, y1 = score_map.region or (0.0, 0.0, float(width), float(height))
+    region = x0 * x, y0 * y, x1 * x, y1 * y
     shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(shown), ScoreMap(score_map.values, size[::-1], region)
+    return np.asarray(shown), ScoreMap(score_map.values, (size[1], size[0]), region)
 
 
 def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:
@@ -192,6 +194,8 @@ def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
 def save(picture: Image.Image | Picture, path: Path) -> Path:
     """Write a PNG or JPEG by the name's ending; the folder is made."""
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if path.suffix.lower() not in (*JPEG, *PNG):
+        raise ValueError(f"{path}: a figure is written as PNG or JPEG; allowed: {', '.join((*PNG, *JPEG))}")
     with replacing(path) as beside:
         picture.save(beside, quality=92, subsampling=0)  # what a format has no use for, Pillow ignores
     return path

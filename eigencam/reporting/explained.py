@@ -21,6 +21,9 @@ from eigencam.targets import Target
 THRESHOLD = 0.15
 """Share of the maximum above which a map's box is drawn, as in Grad-CAM."""
 
+LAST_PIXEL = np.array([0, 0, 1, 1])
+"""From inclusive corners to half-open ones."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Explained:
@@ -91,8 +94,9 @@ class Explained:
         if box:
             height, width = self.score_map.size
             scale = np.array([shown.shape[1] / width, shown.shape[0] / height] * 2)
-            pixel = np.array([0, 0, 1, 1])  # the last pixel is inside
-            shown = draw.with_boxes(shown, (self._box(threshold) + pixel) * scale - pixel, draw.BLUE)
+            corners = (self._box(threshold) + LAST_PIXEL) * scale - LAST_PIXEL
+            corners[2:] = np.maximum(corners[2:], corners[:2])  # of a box that is smaller than a pixel here
+            shown = draw.with_boxes(shown, corners, draw.BLUE)
         return Image.fromarray(shown)
 
     def heatmap(self, *, colormap: str = "inferno", size: int | tuple[int, int] | None = None) -> Image.Image:
@@ -103,7 +107,7 @@ class Explained:
         if size is None:
             return self.image, self.score_map
         sides = (size,) if isinstance(size, int) else tuple(size)
-        if len(sides) > 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        if len(sides) > 2 or not all(type(side) is int and side > 0 for side in sides):
             raise ValueError(f"size={size!r}; allowed: the longer side, or (width, height), in pixels")
         return draw.resized(self.image, self.score_map, size)
 
