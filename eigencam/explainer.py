@@ -62,6 +62,7 @@ class Explainer:
         classes: names of the classes, in order, by which one may be asked for.
         upright: whether images are turned as their EXIF tag says; else they are taken as stored.
         tf32: whether products of float32 numbers may be made in TF32 on a GPU.
+        autocast: whether the network's passes may use bfloat16 where torch holds that to be enough.
 
     Raises:
         ValueError: there is no such layer, it is no map or is read otherwise, or no layer can be chosen for certain.
@@ -78,9 +79,11 @@ class Explainer:
         classes: Sequence[str] = (),
         upright: bool = False,
         tf32: bool = False,
+        autocast: bool = False,
     ) -> None:
         self._network: Network | None
-        self._tf32, self._upright, self._said, self._answers = tf32, upright, False, True
+        self._precision = {"tf32": tf32, "autocast": autocast}
+        self._upright, self._said, self._answers = upright, False, True
         if isinstance(network, Network):
             self._network = network
         else:
@@ -166,7 +169,7 @@ class Explainer:
             if lack := lack_of(method, [name]):
                 raise ValueError(f"method {m}: {lack}")
         numbers = [t if t is None or callable(t) else class_number(t, self._classes) for t in asked]
-        with float32_precision(tf32=self._tf32):
+        with float32_precision(**self._precision):
             made = self._explained(self._pixels(image), built, numbers, name)
         return made if several else made[0]
 
@@ -200,7 +203,7 @@ class Explainer:
 
     def output(self, image: ImageLike) -> Any:
         """What the network returns for an image, as a batch of one: features for `targets.embedding`, boxes, logits."""
-        with float32_precision(tf32=self._tf32):
+        with float32_precision(**self._precision):
             return self._run(self.network.preprocess(self._pixels(image))[0])
 
     def _run(self, resized: NDArray[np.uint8]) -> Any:

@@ -25,9 +25,9 @@ Lengths of the noise are in the picture before normalisation, where black is 0 a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -82,14 +82,19 @@ class Adversarial:
             `iterations`, `l2`, `linf`, `relative_l2` (0..1 units); `rank_correlation`, `cosine`, NaN where a map has
             no variation; `map_state`, `map_state_after`.
         """
+        from eigencam.transfer import to_host
+
         attacked = probe.shared((self.attack, "attacked"), lambda: self._attacked(probe))
         scale = probe.white.float() - probe.black.float()
         again = probe.again((self.attack, "pass"), attacked.images * scale + probe.black)
         plain = (probe.images.float() - probe.black) / scale
-        columns = _lengths(plain, attacked.images) | {
-            "iterations": attacked.iterations.cpu().numpy(),
+        asked = _lengths(plain, attacked.images) | {
+            "iterations": attacked.iterations,
             "prediction": _first(probe.logits),
             "prediction_after": _first(again.logits),
+        }
+        arrived = to_host(*asked.values())()
+        columns = {name: values.numpy() for name, values in zip(asked, arrived, strict=True)} | {
             "rank_correlation": similarity.rank_correlation(maps, again.maps),
             "cosine": similarity.cosine(maps, again.maps),
         }
@@ -169,11 +174,11 @@ class Adversarial:
         }
 
 
-def _first(logits: Tensor) -> NDArray[np.int64]:
-    """(N,): the first class of each answer (N, K); -1 where it is not finite."""
+def _first(logits: Tensor) -> Tensor:
+    """(N,) int64: the first class of each answer (N, K); -1 where it is not finite."""
     import torch
 
-    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu().numpy()
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 
 
 def _predicted(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
@@ -189,10 +194,9 @@ def _note(rows: pd.DataFrame) -> str:
     return "; ".join(part for part in (states.note(rows), *(f"attacked: {p}" for p in attacked if p)) if part)
 
 
-def _lengths(before: Tensor, after: Tensor) -> dict[str, NDArray[Any]]:
+def _lengths(before: Tensor, after: Tensor) -> dict[str, Tensor]:
     noise = (after - before).flatten(1)
     length = noise.norm(dim=1)
     whole = before.flatten(1).norm(dim=1)
     relative = length / whole.clamp(min=1e-12)
-    values: Sequence[tuple[str, Tensor]] = (("l2", length), ("linf", noise.abs().amax(1)), ("relative_l2", relative))
-    return {name: value.cpu().numpy() for name, value in values}
+    return {"l2": length, "linf": noise.abs().amax(1), "relative_l2": relative}

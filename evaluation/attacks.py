@@ -87,17 +87,23 @@ def deepfool(
     """
     import torch
 
+    from eigencam.transfer import to_device, to_host
+
     with torch.no_grad():
         first = logits(images)
         order = first.topk(min(num_classes, first.shape[1]), dim=1).indices
     total, changed = torch.zeros_like(images), images.clone()
     iterations = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    active = torch.arange(len(images), device=images.device)
+    stuck = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    left, active = torch.arange(len(images)), torch.arange(len(images), device=images.device)
     for _ in range(max_iter):
         with torch.no_grad():  # a pass of its own: it spares those that are done the backward passes
-            active = active[logits(changed[active]).argmax(1) == order[active, 0]]
-        if not len(active):
+            same = logits(changed[active]).argmax(1) == order[active, 0]
+        (going_on,) = to_host(same & ~stuck[active])()  # the one wait of a step
+        left = left[going_on]
+        if not len(left):
             break
+        (active,) = to_device(images.device, left)
         scores, gradients = _class_gradients(logits, changed[active], order[active])
         f = scores.gather(1, order[active])
         f = (f[:, 1:] - f[:, :1]).T  # (num_classes - 1, B)
@@ -108,13 +114,15 @@ def deepfool(
         own = torch.arange(len(active), device=images.device)
         length, direction = distance[nearest, own], w[nearest, own]
         reachable = length.isfinite()  # elsewhere no logit depends on the picture: it stays
-        active, length, direction = active[reachable], length[reachable], direction[reachable]
+        stuck[active] = ~reachable
         step = (length + 1e-4)[:, None] * direction / direction.norm(dim=1, keepdim=True)
+        step = torch.where(reachable[:, None], step, 0.0)
         total[active] += step.view_as(total[active])
-        iterations[active] += 1
-        changed[active] = images[active] + (1 + overshoot) * total[active]
+        iterations[active] += reachable.long()
+        moved = images[active] + (1 + overshoot) * total[active]
         if clip:
-            changed[active] = torch.minimum(torch.maximum(changed[active], clip[0]), clip[1])
+            moved = torch.minimum(torch.maximum(moved, clip[0]), clip[1])
+        changed[active] = moved
     return Attacked(changed, iterations)
 
 
@@ -258,11 +266,14 @@ class PGD:
         """See `Attack`."""
         import torch
 
+        from eigencam.transfer import to_device
+
         start = None
         if self.random_start:
             seeds = [zlib.crc32(f"{self.seed} {name}".encode()) for name in names]
             drawn = [torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds]
-            start = self.eps * (2 * torch.stack(drawn).to(images.device) - 1)
+            (there,) = to_device(images.device, torch.stack(drawn))
+            start = self.eps * (2 * there - 1)
         labels = _predicted(logits, images)
         return pgd(logits, images, labels, eps=self.eps, step=self.step, steps=self.steps, start=start)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from eigencam.evaluation.base import Probe, Row
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Fill = Literal["black", "mean", "blur"]
@@ -22,17 +23,29 @@ Fill = Literal["black", "mean", "blur"]
 def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
     """(N, H, W) float32 in 0..1: maps scaled from their minimum and maximum, then enlarged; and their states."""
     import torch
+
+    from eigencam.transfer import to_device
+
+    maps = np.ascontiguousarray(maps, np.float32)
+    (there,) = to_device(probe.images.device, torch.from_numpy(maps))
+    with np.errstate(over="ignore", invalid="ignore"):
+        spans = maps.max((1, 2)) - maps.min((1, 2))
+    states = ["constant" if span == 0 else "ok" if np.isfinite(span) else "nonfinite" for span in spans]
+    return unit(there, probe), states
+
+
+def unit(m: Tensor, probe: Probe) -> Tensor:
+    """(N, H, W) float32 in 0..1 of maps (N, h, w) on the device, as `scaled`; 1 where a map has no range."""
+    import torch
     import torch.nn.functional as F
 
-    m = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).to(probe.images.device)
     low, high = m.amin((1, 2), keepdim=True), m.amax((1, 2), keepdim=True)
     span = high - low
     usable = span.isfinite() & (span > 0)
     m = torch.where(usable, (m - low) / torch.where(usable, span, 1.0), 1.0)
     if m.shape[1:] != probe.images.shape[2:]:
         m = F.interpolate(m[:, None], probe.images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    states = ["ok" if u else "constant" if s == 0 else "nonfinite" for u, s in zip(usable, span, strict=True)]
-    return m, states
+    return m
 
 
 def ranks_of(m: Tensor) -> Tensor:
@@ -70,11 +83,11 @@ def blur_kernel() -> NDArray[np.float64]:
     return np.bincount(np.minimum(place, 2 * side - 1 - place), gaussian / gaussian.sum(), side)
 
 
-def variant_and_image(part: slice, n: int) -> tuple[Tensor, Tensor]:
+def variant_and_image(part: slice, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which variant and which image each input of a slice is."""
     import torch
 
-    which = torch.arange(part.start, part.stop)
+    which = torch.arange(part.start, part.stop, device=device)
     return which // n, which % n
 
 
@@ -87,7 +100,10 @@ def probabilities(probe: Probe, count: int, inputs: Callable[[slice], Tensor]) -
 
 def rows_with_states(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
     """N rows of columns (N,) or (N, P), with the states of their maps."""
-    values: dict[str, Any] = {name: column.float().cpu().numpy() for name, column in columns.items()}
+    from eigencam.transfer import to_host
+
+    arrived = to_host(*(column.float() for column in columns.values()))()
+    values: dict[str, Any] = {name: column.numpy() for name, column in zip(columns, arrived, strict=True)}
     return [
         {**{name: v[i].item() if v.ndim == 1 else v[i] for name, v in values.items()}, "map_state": state}
         for i, state in enumerate(states)

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,10 +55,12 @@ from eigencam.evaluation.changed_images import (
     ranks_of,
     rows_with_states,
     scaled,
+    unit,
     variant_and_image,
 )
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -94,13 +97,15 @@ class AverageDrop:
         """`confidence` Y, and `kept_P` O for each share P in percent; 0..1."""
         import torch
 
+        from eigencam.transfer import constant
+
         m, map_states = scaled(maps, probe)
         n, ranks = len(m), ranks_of(m)
-        base = filling(probe, self.fill)
+        base, shares = filling(probe, self.fill), constant(tuple(self.shares), m.device)
 
         def inputs(part: slice) -> Tensor:
-            p, i = variant_and_image(part, n)
-            keep = torch.tensor(self.shares, device=m.device)[p][:, None, None]
+            p, i = variant_and_image(part, n, m.device)
+            keep = shares[p][:, None, None]
             weight = torch.where(ranks[i] < (keep * m[0].numel()).ceil(), m[i], 0.0)[:, None]
             return base[i] + weight * (probe.images[i] - base[i])
 
@@ -169,7 +174,7 @@ class InsertionDeletion:
         blurred = filling(probe, "blur")
 
         def inputs(part: slice) -> Tensor:
-            which, i = variant_and_image(part, n)
+            which, i = variant_and_image(part, n, m.device)
             first = (ranks[i] < gone[which % points, None, None])[:, None]
             deleting = (which < points)[:, None, None, None]
             picture = probe.images[i]
@@ -218,15 +223,15 @@ class Road:
         import torch
 
         from eigencam.evaluation.imputation import impute
+        from eigencam.transfer import constant
 
         m, map_states = scaled(maps, probe)
         n, ranks, pixels = len(m), ranks_of(m), m[0].numel()
-        shares = torch.tensor(ROAD_SHARES, device=m.device)
-        generator = torch.Generator().manual_seed(0)
-        noise = self.noise * torch.randn(probe.images.shape[1:], generator=generator).to(m.device)
+        shares = constant(tuple(ROAD_SHARES), m.device)
+        noise = self.noise * _drawn(tuple(probe.images.shape[1:]), m.device)
 
         def inputs(part: slice) -> Tensor:
-            which, i = variant_and_image(part, n)
+            which, i = variant_and_image(part, n, m.device)
             removed = (shares[which % 4] * pixels).round()[:, None, None]
             most = (which < 4)[:, None, None]
             gone = torch.where(most, ranks[i] < removed, ranks[i] >= pixels - removed)
@@ -273,7 +278,7 @@ class Adcc:
 
         m, map_states = scaled(maps, probe)
         weighted = (probe.images * m[:, None]).to(probe.images.dtype)
-        again, _ = scaled(probe.explain(weighted).float().cpu().numpy(), probe)
+        again = unit(probe.explain(weighted).float(), probe)
         a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (m, again))
         norms = a.norm(dim=1) * b.norm(dim=1)
         r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0)
@@ -301,6 +306,15 @@ class Adcc:
         words = "map times the normalised picture; coherency of a constant map is 0; a part that is 0 makes ADCC 0"
         rule = f"{UNDEFINED}: coherency 0, complexity 100 %, drop 100 %; probability 0 to begin with: drop 100 %"
         return {"evaluator": "adcc", "rule": words, "undefined": rule}
+
+
+@lru_cache(maxsize=4)
+def _drawn(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Normal noise, the same for all images."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

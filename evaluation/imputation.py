@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.transfer import constant
+
 
 def impute(images: Tensor, gone: Tensor, noise: Tensor, cycles: int = 6) -> Tensor:
     """Pixels that are gone filled from their neighbours: the solution of sum_j w_ij (x_i - x_j) = 0, plus noise.
@@ -65,7 +67,7 @@ def _corrected(residual: Tensor, gone: Tensor, steps: int = 5) -> tuple[Tensor, 
 
 def _around(x: Tensor) -> Tensor:
     """(B, C, H, W): the weighted sum of each pixel's 8 neighbours, those beyond the border 0."""
-    weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=x.device) / 12
+    weights = constant(((1.0, 2.0, 1.0), (2.0, 0.0, 2.0), (1.0, 2.0, 1.0)), x.device) / 12
     return F.conv2d(x, weights.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
 
 

@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", metavar="METHODS", help="of the sets: eigencam five scorecam; else all")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="measure what the file of --out does not have")
     parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -226,38 +227,54 @@ def main() -> None:
     if unknown := [label for label in args.only or () if label not in known]:
         parser.error(f"--only {' '.join(unknown)}: allowed are {', '.join(dict.fromkeys(known))}")
     chosen = args.only or known
-    lines: list[list[Any]] = []
+    on_cpu = args.device == "cpu"
+    lines: list[list[Any]] = _measured(args.out) if args.resume else []
+    done = [line[:3] for line in lines]
 
     def add(*line: object) -> None:
         print(*line, sep="\t", flush=True)
         lines.append(list(line))
+        if args.out:
+            _write(args, lines)
 
     for name in args.networks:
         network = load(name, args.device)
-        base, memory = bare(network, pictures), peak_elsewhere(args, name, "bare", "bare")
+        base = bare(network, pictures)
+        memory = peak_elsewhere(args, name, "bare", "bare") if on_cpu else peak(base, args.device)
         for (library, label), call in calls_of(network, pictures).items():
-            if label not in chosen:
+            if label not in chosen or [name, library, label] in done:
                 continue
             found = ratios(call, base, args.repeats, args.device)
-            held = peak_elsewhere(args, name, library, label) / memory
+            held = (peak_elsewhere(args, name, library, label) if on_cpu else peak(call, args.device)) / memory
             add(
                 name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), f"{held:.2f}"
             )
         for label, method in MANY.items():
-            if label not in chosen:
+            if label not in chosen or [name, "this", label] in done:
                 continue
             found = many(network, method, label, 2)
             add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
-    if args.out:
-        machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        with replacing(args.out) as beside, beside.open("w", newline="") as file:
-            file.write(f"# command: python {' '.join(sys.argv)}\n")
-            file.write(f"# {machine}, {platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}; ")
-            file.write(
-                f"batch {args.batch_size}, 224 px, float32, n = {args.repeats}; multiples of a bare forward pass\n"
-            )
-            header = ["network", "library", "methods", "unit", "time", "time_min", "time_max", "memory"]
-            csv.writer(file).writerows([header, *lines])
+
+
+HEADER = ["network", "library", "methods", "unit", "time", "time_min", "time_max", "memory"]
+
+
+def _measured(path: Path | None) -> list[list[Any]]:
+    """The lines that the file has."""
+    if path is None or not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [line for line in csv.reader(text for text in file if not text.startswith("#")) if line != HEADER]
+
+
+def _write(args: argparse.Namespace, lines: list[list[Any]]) -> None:
+    """All lines so far."""
+    machine = f"CPU, {torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name()
+    with replacing(args.out) as beside, beside.open("w", newline="") as file:
+        file.write(f"# command: python {' '.join(sys.argv)}\n")
+        file.write(f"# {machine}, {platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}; ")
+        file.write(f"batch {args.batch_size}, 224 px, float32, n = {args.repeats}; multiples of a bare forward pass\n")
+        csv.writer(file).writerows([HEADER, *lines])
 
 
 if __name__ == "__main__":

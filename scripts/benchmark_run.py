@@ -9,9 +9,10 @@ In turn, `--repeats` times: *decode*, the loader alone (read, decode, resize, ha
 summed-up results, in an empty folder. Printed are pictures a second of each, and the run's over its limit: on a CPU,
 where both share the cores, 1 / (1 / decode + 1 / forward); on a GPU the slower of the two.
 
-`--generate N` writes N JPEGs in the layout of ILSVRC: random textures of 500 x 375, or of the sizes in `--sizes`, a
-file `name,width,height` a line. Memory: by how much the main process's largest resident size exceeds that of the first
-tenth of the run.
+`--generate N` writes N JPEGs in the layout of ILSVRC, on all cores: random textures of 500 x 375, or of the sizes in
+`--sizes`, a file `name,width,height` a line. With `--keep FOLDER` they stay there, for the next command. `--resume`
+does nothing where the file of `--out` has a line of the same command. Memory: by how much the main process's largest
+resident size exceeds that of the first tenth of the run.
 """
 
 import argparse
@@ -24,7 +25,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ from eigencam.running.prepare import Job, prepare
 from eigencam.running.run import run
 from eigencam.store.environment import git, keep_freed_memory
 
+TEXTURES: list[Image.Image] = []
 METHODS = "eigencam,gradcam,gradcampp,xgradcam,layercam"
 XML = """<annotation><filename>{name}</filename><size><width>{w}</width><height>{h}</height><depth>3</depth></size>
 <object><name>{wnid}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>
@@ -54,26 +58,38 @@ def generate(root: Path, count: int, sizes: Path | None) -> None:
     if sizes:
         lines = [line.split(",") for line in sizes.read_text().split()]
         shapes = [(int(w), int(h)) for _, w, h in (lines[k % len(lines)] for k in range(count))]
-    pictures, boxes = root / "Data/CLS-LOC/val", root / "Annotations/CLS-LOC/val"
-    for folder in (pictures, boxes, root / "ImageSets/CLS-LOC"):
+    for folder in (*_folders(root), root / "ImageSets/CLS-LOC"):
         folder.mkdir(parents=True, exist_ok=True)
-    draw, wnids = (
-        np.random.default_rng(0),
-        [f"n{k:08d}" for k in range(len(ResNet50_Weights.DEFAULT.meta["categories"]))],
-    )
+    wnids = [f"n{k:08d}" for k in range(len(ResNet50_Weights.DEFAULT.meta["categories"]))]
     (root / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} class\n" for wnid in wnids))
+    draw = np.random.default_rng(0)
+    TEXTURES.extend(_texture(draw) for _ in range(16))
+    jobs = [(root, k, name, shape, wnids) for k, (name, shape) in enumerate(zip(names, shapes, strict=True))]
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        list(pool.map(_write, jobs, chunksize=64))
     (root / "ImageSets/CLS-LOC/val.txt").write_text("".join(f"{name} {i + 1}\n" for i, name in enumerate(names)))
-    textures = [_texture(draw) for _ in range(16)]
-    for name, (w, h) in zip(names, shapes, strict=True):
-        x1, y1 = random.randrange(w // 2), random.randrange(h // 2)
-        content = XML.format(
-            name=name, w=w, h=h, wnid=random.choice(wnids), x1=x1, y1=y1, x2=x1 + w // 2, y2=y1 + h // 2
-        )
-        (boxes / f"{name}.xml").write_text(content)
-        texture = random.choice(textures).resize((w, h), Image.Resampling.BILINEAR) if max(w, h) > 1024 else None
-        x, y = random.randrange(1025 - min(w, 1024)), random.randrange(1025 - min(h, 1024))
-        picture = texture or random.choice(textures).crop((x, y, x + w, y + h))
-        picture.save(pictures / f"{name}.JPEG", quality=90)
+
+
+def _folders(root: Path) -> tuple[Path, Path]:
+    """Of pictures and boxes."""
+    return root / "Data/CLS-LOC/val", root / "Annotations/CLS-LOC/val"
+
+
+def _write(job: tuple[Path, int, str, tuple[int, int], list[str]]) -> None:
+    """One picture with its box."""
+    root, k, name, (w, h), wnids = job
+    pictures, boxes = _folders(root)
+    draw = random.Random(k)
+    x1, y1 = draw.randrange(w // 2), draw.randrange(h // 2)
+    content = XML.format(name=name, w=w, h=h, wnid=draw.choice(wnids), x1=x1, y1=y1, x2=x1 + w // 2, y2=y1 + h // 2)
+    (boxes / f"{name}.xml").write_text(content)
+    texture = draw.choice(TEXTURES)
+    if max(w, h) > 1024:
+        picture = texture.resize((w, h), Image.Resampling.BILINEAR)
+    else:
+        x, y = draw.randrange(1025 - w), draw.randrange(1025 - h)
+        picture = texture.crop((x, y, x + w, y + h))
+    picture.save(pictures / f"{name}.JPEG", quality=90)
 
 
 def _texture(draw: np.random.Generator) -> Image.Image:
@@ -99,7 +115,7 @@ def decode(job: Job) -> float:
     batches = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
     start = time.perf_counter()
     pictures = Pictures(job.dataset, job.network.preprocess)
-    for _ in load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda"):
+    for _ in load(pictures, batches, workers=job.config.workers):
         pass
     return n / (time.perf_counter() - start)
 
@@ -135,6 +151,11 @@ def watched() -> Iterator[list[int]]:
     thread.join()
 
 
+def _rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(line for line in file if not line.startswith("#")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -145,17 +166,22 @@ def main() -> None:
     parser.add_argument("--model", default="googlenet")
     parser.add_argument("--methods", default=METHODS, metavar="A,B")
     parser.add_argument("--evaluators", default="localization", metavar="A,B")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", default="16", help="a number, or auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="append a line here")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where generated pictures stay")
+    parser.add_argument("--resume", action="store_true", help="do nothing that --out has")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
     args = parser.parse_args()
+    command = " ".join(sys.argv[1:])
+    if args.resume and args.out and args.out.is_file() and any(command in row for row in _rows(args.out)):
+        print(f"there already: {command}")
+        return
     keep_freed_memory()  # as a run does, so that the bare passes have it, too
     with tempfile.TemporaryDirectory() as folder:
-        root = args.pictures or f"{folder}/ilsvrc"
-        if args.generate:
-            random.seed(0)
+        root = args.pictures or str(args.keep or f"{folder}/ilsvrc")
+        if args.generate and not Path(root, "ImageSets/CLS-LOC/val.txt").is_file():  # written last
             generate(Path(root), args.generate, args.sizes)
         job = prepare(composed(args, root, Path(folder, "none")))
         n, rates, memory, tenths = len(job.dataset.ids), [], 0.0, [0.0]
@@ -203,7 +229,6 @@ def main() -> None:
                     else f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
                 )
                 shown = [f"{f(ratios):.3f}" for f in (statistics.median, min, max)]
-                command = " ".join(sys.argv[1:])
                 csv.writer(file).writerow(
                     [machine, command, git()["git_commit"], n, *medians, *shown, f"{memory:+.3f}"]
                 )

@@ -14,9 +14,9 @@ from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.images import read_rgb
 from eigencam.datasets.reading import expand
 from eigencam.explainer import Explainer, Explanation
+from eigencam.passes.forward import answer_states
 from eigencam.reporting import draw
 from eigencam.reporting.shown import class_names, spread
-from eigencam.running.maps import answer_states
 from eigencam.running.prepare import Job, prepare
 
 
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     if not methods:
         raise ValueError(f"none of the methods can run on {job.network.name}")
     lines = []
-    with Explainer(job.network, tf32=job.config.tf32) as explain:
+    with Explainer(job.network, tf32=(asked := job.config.dtype) == "tf32", autocast=asked == "autocast") as explain:
         for name, image, truth in pictures:
             found = explain(image, methods, target=args.label, name=name)
             caption = _caption(job, name, truth, found)

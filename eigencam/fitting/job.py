@@ -110,7 +110,6 @@ class Job:
             batch_sampler=chosen,
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=self.network.device.type == "cuda",
             worker_init_fn=die_with_parent,
             generator=torch.Generator().manual_seed(0),  # else it draws from the process's own
         )

@@ -96,7 +96,7 @@ class RandomMap:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32."""
         h, w = forward.activations(self.layer).shape[2:]
-        return uniform(forward.index.to(forward.images.device), (h, w), self.seed)
+        return uniform(forward.seeds, (h, w), self.seed)
 
 
 def _centred(images: Tensor) -> tuple[Tensor, Tensor]:

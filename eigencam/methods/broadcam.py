@@ -35,6 +35,7 @@ from torch import Tensor
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
 from eigencam.passes.forward import Forward
+from eigencam.transfer import resident
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -71,7 +72,7 @@ class BroadCAM:
         if self.weights is None:
             raise FileNotFoundError(f"no fitted weights: {self.file}")
         activations = [forward.activations(layer).relu() for layer in self.layers or (forward.layer,)]
-        weight = self.weights.tensors["weight"].to(activations[0])[targets]
+        weight = resident(self.weights.tensors["weight"], targets.device, activations[0].dtype)[targets]
         size = max((tuple(x.shape[2:]) for x in activations), key=lambda s: s[0] * s[1])
         parts = weight.split([x.shape[1] for x in activations], 1)
         # The sum over channels first: both it and the resizing are linear.

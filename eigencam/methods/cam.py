@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eigencam.passes.calls import any_tensor
+from eigencam.passes.calls import any_tensor, is_coarse
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
@@ -89,7 +89,7 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Re
     activations = forward.activations()
     linear = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     # half precision rounds each of the sums; a wrong form misses by the size of the logits
-    tolerance = (1e-3 if weights.dtype == torch.float32 else 5e-2) * forward.logits.abs().max()
+    tolerance = (5e-2 if is_coarse(weights.dtype) else 1e-3) * forward.logits.abs().max()
     for classifier in linear[-1:]:
         if classifier.weight.flatten(1).shape[1] != activations.shape[1]:
             continue

@@ -46,7 +46,7 @@ from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal
 from eigencam.methods.support import probe
 from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_rules
-from eigencam.passes.calls import differentiate, evaluating, network_logits
+from eigencam.passes.calls import differentiate, evaluating, is_coarse, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import LEAKY, MAXIMA
 
@@ -159,7 +159,7 @@ class SmoothGradCAMPlusPlus:
         activations = forward.activations(self.layer)
         n, images = len(forward), forward.images.float()
         spread = self.sigma * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
-        index = forward.index.to(images.device)
+        index = forward.seeds
         sums = [torch.zeros_like(activations) for _ in range(3)]
         together = max(1, forward.chunk // n)
         for start in range(0, self.samples, together):
@@ -280,7 +280,7 @@ class FullGrad:
         with evaluating(network.module), torch.no_grad():
             logit = network_logits(network.module, images)[0, 0].to(total.dtype)
         scale = max(part.abs().sum() for part in (of_input, *maps, *rest))
-        tolerance = (1e-4 if network.dtype in (torch.float32, torch.float64) else 5e-2) * scale
+        tolerance = (5e-2 if is_coarse(network.dtype) else 1e-4) * scale
         if abs(total - logit) <= tolerance:
             return ""
         return f"its parts add up to {total:.4g} where the logit is {logit:.4g}: an operation has a gradient of its own"

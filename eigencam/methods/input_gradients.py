@@ -83,7 +83,7 @@ class SmoothGrad:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
-        images, index = forward.images.float(), forward.index.to(forward.images.device)
+        images, index = forward.images.float(), forward.seeds
         spread = self.sigma * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
         total = torch.zeros_like(images)
         for sample in range(self.samples):

@@ -38,6 +38,7 @@ from torch import Tensor
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
 from eigencam.passes.forward import Forward
+from eigencam.transfer import resident
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -74,7 +75,9 @@ class LCAM:
         if self.weights is None:
             raise FileNotFoundError(f"no fitted weights: {self.file}")
         activations = forward.activations(self.layer)
-        weight, bias = (self.weights.tensors[name].to(activations) for name in ("weight", "bias"))
+        weight, bias = (
+            resident(self.weights.tensors[name], activations.device, activations.dtype) for name in ("weight", "bias")
+        )
         return attention_logits(activations, weight, bias, targets)
 
     def unsupported(self, network: "Network") -> str:

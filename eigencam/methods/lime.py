@@ -85,7 +85,7 @@ class LIME:
         """(N, H, W) float32, signed."""
         images = forward.images
         labels = self.superpixels(forward)
-        shown = self.choose(forward.index.to(images.device), labels)
+        shown = self.choose(forward.seeds, labels)
         hidden = mean_colors(images, labels) if self.fill == "mean" else torch.zeros_like(images)
 
         def copies(picture: Tensor, item: Tensor) -> Tensor:

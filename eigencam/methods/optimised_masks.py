@@ -49,6 +49,7 @@ from eigencam.methods.randomness import uniform
 from eigencam.methods.smooth_masks import SmoothMax, gaussian_blur, pillow_blur
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
+from eigencam.transfer import constant
 
 Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]
@@ -108,7 +109,7 @@ class MeaningfulPerturbation:
     def _maps(self, forward: Forward, targets: Tensor) -> Tensor:
         discs = self.start(forward, targets)
         wanted = forward.logits.topk(min(self.top, forward.logits.shape[1])).indices if self.top else targets[:, None]
-        shifts = uniform(forward.index.to(discs.device), (self.steps, 2), self.seed)
+        shifts = uniform(forward.seeds, (self.steps, 2), self.seed)
         parts = together(forward, len(discs))
         wide = [forward.normalized(x) for x in self._resized(forward, self.jitter)]
         return torch.cat([self._descend(forward, [x[n] for x in wide], wanted[n], discs[n], shifts[n]) for n in parts])
@@ -299,7 +300,7 @@ def descend(
 def misfit(masks: Tensor, areas: Sequence[float]) -> Tensor:
     """(N,): mean squared difference of each mask's (N, h, w) sorted values from zeros, then a share of ones."""
     values = masks.flatten(1).sort(1).values
-    zeros = torch.tensor([int(values.shape[1] * (1 - area)) for area in areas], device=masks.device)
+    zeros = constant(tuple(int(values.shape[1] * (1 - area)) for area in areas), masks.device)
     ideal = torch.arange(values.shape[1], device=masks.device) >= zeros[:, None]
     return (values - ideal.to(values)).square().mean(1)
 

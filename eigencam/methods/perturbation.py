@@ -39,6 +39,7 @@ from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.ablation import logits_without
 from eigencam.passes.forward import Forward
+from eigencam.transfer import constant
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -98,7 +99,7 @@ class SSCAM:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
         activations = strongest(forward.activations(self.layer), self.channels)
-        index, size = forward.index.to(activations.device), tuple(forward.images.shape[2:])
+        index, size = forward.seeds, tuple(forward.images.shape[2:])
         noise = self.sigma * normal(index, (self.samples, *size), self.seed)  # the same for all channels of a picture
 
         def noisy(masks: Tensor, of: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ class ShapCAM:
         activations = forward.activations(self.layer)
         n, _, h, w = activations.shape
         positions, count = h * w, self.permutations
-        keys = uniform(forward.index.to(activations.device), (ceil(count / 2), positions), self.seed)
+        keys = uniform(forward.seeds, (ceil(count / 2), positions), self.seed)
         order = keys.argsort(dim=2, stable=True)  # (N, P / 2, hw)
         order = torch.stack([order, order.flip(2)], 2).flatten(1, 2)[:, :count]
         rank = torch.empty_like(order).scatter_(2, order, torch.arange(positions, device=order.device).expand_as(order))
@@ -261,7 +262,7 @@ class RISE:
         cell = [ceil(side / self.cells) for side in size]
         down, right = (_mirrored(self.cells, (self.cells + 1) * side).to(device) for side in cell)
         fine = down @ grid @ right.mT
-        offset = (uniform(index, (2,), 2 * self.seed + 1) * torch.tensor(cell, device=device)).long()
+        offset = (uniform(index, (2,), 2 * self.seed + 1) * constant(tuple(cell), device)).long()
         rows = offset[:, :1] + torch.arange(size[0], device=device)
         columns = offset[:, 1:] + torch.arange(size[1], device=device)
         return fine[torch.arange(len(index), device=device)[:, None, None], rows[:, :, None], columns[:, None]]
@@ -288,8 +289,9 @@ class Occlusion:
         """(N, H, W) float32, signed: positive where hiding lowers the score."""
         images = forward.images
         n, _, h, w = images.shape
-        ys, xs = (torch.arange(0, max(side - self.window, 0) + self.stride, self.stride) for side in (h, w))
-        top, left = (corner.flatten().to(images.device) for corner in torch.meshgrid(ys, xs, indexing="ij"))
+        ends = (max(side - self.window, 0) + self.stride for side in (h, w))
+        ys, xs = (torch.arange(0, end, self.stride, device=images.device) for end in ends)
+        top, left = (corner.flatten() for corner in torch.meshgrid(ys, xs, indexing="ij"))
         rows = torch.arange(h, device=images.device)
         columns = torch.arange(w, device=images.device)
         covered_rows = (rows >= top[:, None]) & (rows < top[:, None] + self.window)  # (M, H)

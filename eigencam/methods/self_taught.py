@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from eigencam.evaluation.proposals import suppress
 from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
 from eigencam.networks.network import Network
 from eigencam.passes.forward import Forward
+from eigencam.transfer import to_device, to_host
 
 Floats = NDArray[np.float64]
 Classes = Literal["top5", "target"]
@@ -86,7 +86,8 @@ class SelfTaught:
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
         """N of (K, 5) `x1 y1 x2 y2 score`."""
-        pictures = forward.pixels.permute(0, 2, 3, 1).cpu().numpy() / 255
+        (pixels,) = to_host(forward.pixels.permute(0, 2, 3, 1))()
+        pictures = pixels.numpy() / 255
         trees: list[Tree] = []
         for n, picture in enumerate(pictures):
             for space in self.spaces:
@@ -106,15 +107,15 @@ class SelfTaught:
 
     def _measure(self, forward: Forward, asked: Tensor, of: Labels, boxes: Labels) -> tuple[Floats, Floats]:
         """(B,) drops and (B, C) features of (B, 4) boxes in the pictures `of` (B,)."""
-        drops = drop(forward, asked, torch.as_tensor(of, device=forward.images.device), boxes)
-        features = []
+        there, at = to_device(forward.images.device, torch.from_numpy(of), torch.from_numpy(boxes))
+        drops, features = drop(forward, asked, there, at), []
         for start in range(0, len(boxes), forward.chunk):
-            rows = range(start, min(start + forward.chunk, len(boxes)))
-            again = forward.repeat(crops(forward.images, of[rows], boxes[rows]), self._layers(), gradients=False)
-            features.append(again.activations(self.layer).mean((2, 3)).clamp(min=0).cpu())
-            forward.progress(len(rows))
-        values = torch.cat(features).double().numpy()
-        return drops, values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
+            part = slice(start, min(start + forward.chunk, len(boxes)))
+            again = forward.repeat(crops(forward.images, there[part], at[part]), self._layers(), gradients=False)
+            features.append(again.activations(self.layer).mean((2, 3)).clamp(min=0))
+            forward.progress(part.stop - part.start)
+        fallen, seen = (t.double().numpy() for t in to_host(drops, torch.cat(features))())
+        return fallen, seen / np.maximum(seen.sum(axis=1, keepdims=True), 1e-12)
 
     def _layers(self) -> list[str]:
         return [self.layer] if self.layer else []
@@ -200,27 +201,55 @@ def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats
         firsts = {t: trees[t].count - 1 for t in firsts if trees[t].merge()}
 
 
-def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Labels) -> Floats:
-    """(B,) >= 0: by how much the summed probability of the classes `asked` (N, k) falls without each box."""
+def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
+    """(B,) >= 0: by how much the summed probability of the classes `asked` (N, k) falls without each box.
+
+    Args:
+        forward: the pass.
+        asked: (N, k) classes.
+        of: (B,) picture of each box.
+        boxes: (B, 4) int64 inclusive.
+    """
+    rows, columns = (torch.arange(side, device=boxes.device) for side in forward.images.shape[2:])
 
     def without(part: slice) -> Tensor:
-        pictures = forward.images[of[part]]
-        for picture, (x1, y1, x2, y2) in zip(pictures, boxes[part].tolist(), strict=True):
-            picture[:, y1 : y2 + 1, x1 : x2 + 1] = 0
-        return pictures
+        x1, y1, x2, y2 = boxes[part, :, None].unbind(1)
+        inside = ((rows >= y1) & (rows <= y2))[:, :, None] & ((columns >= x1) & (columns <= x2))[:, None]
+        return forward.images[of[part]].masked_fill(inside[:, None], 0)
 
     seen = forward.logits.softmax(1).gather(1, asked).sum(1)[of]
     rest = forward.predict(len(boxes), without).softmax(1).gather(1, asked[of]).sum(1)
-    return (seen - rest).clamp(min=0).double().cpu().numpy()
+    return (seen - rest).clamp(min=0)
 
 
-def crops(images: Tensor, of: Labels, boxes: Labels) -> Tensor:
-    """(B, 3, H, W): the boxes cut out of their pictures and enlarged, bilinear."""
-    size = (images.shape[2], images.shape[3])
-    parts = [
-        images[n : n + 1, :, y1 : y2 + 1, x1 : x2 + 1] for n, (x1, y1, x2, y2) in zip(of, boxes.tolist(), strict=True)
-    ]
-    return torch.cat([F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts])
+def crops(images: Tensor, of: Tensor | Labels, boxes: Tensor | Labels) -> Tensor:
+    """(B, 3, H, W): the boxes (B, 4) cut out of their pictures `of` (B,) and enlarged, bilinear.
+
+    As `torch.nn.functional.interpolate` does it with each alone, for all at once.
+    """
+    height, width = images.shape[2:]
+    of, boxes = (torch.as_tensor(places, device=images.device) for places in (of, boxes))
+    x1, y1, x2, y2 = boxes.unbind(1)
+    top, bottom, down = _between(y1, y2, height)
+    left, right, across = _between(x1, x2, width)
+    whole, down, across = images.movedim(1, 3), down[:, :, None, None], across[:, None, :, None]
+
+    def at(rows: Tensor, columns: Tensor) -> Tensor:
+        return whole[of[:, None, None], rows[:, :, None], columns[:, None]]  # (B, H, W, 3)
+
+    above = (1 - across) * at(top, left) + across * at(top, right)
+    below = (1 - across) * at(bottom, left) + across * at(bottom, right)
+    return ((1 - down) * above + down * below).to(images.dtype).movedim(3, 1).contiguous()
+
+
+def _between(first: Tensor, last: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, count) each: the pixels from `first` to `last` (B,) that `count` new ones lie between, and how far."""
+    side = last - first + 1
+    place = (torch.arange(count, device=first.device) + 0.5) * (side.float() / count)[:, None] - 0.5
+    place = place.clamp(min=0)
+    before = place.long().clamp(max=(side - 1)[:, None])
+    behind = (before + 1).minimum((side - 1)[:, None])
+    return first[:, None] + before, first[:, None] + behind, place - before
 
 
 def to_original(boxes: Floats, forward: Forward, n: int) -> Floats:

@@ -35,6 +35,7 @@ from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import LAYOUTS, Layout, Reading
 from eigencam.store.build import instantiate
 from eigencam.store.identity import describe, describe_object
+from eigencam.transfer import constant, to_device
 
 Region = tuple[float, float, float, float]
 """x0 y0 x1 y1, half-open, in pixels of the original picture: the part of it that the network sees."""
@@ -109,10 +110,14 @@ class Preprocess:
 
     def normalize(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(N, 3, H, W) uint8 to the network's input, on the tensor's device."""
-        mean = torch.tensor(self.mean, device=pictures.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pictures.device).view(3, 1, 1)
+        mean, std = constant((self.mean, self.std), pictures.device)[..., None, None]
         x = ((pictures.float() / 255 - mean) / std).to(dtype)
         return x.flip(1) if self.bgr else x
+
+    def ends(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """(2, 3, 1, 1): what a black pixel and a white one become."""
+        ends = constant(((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)), device)
+        return self.normalize(ends[..., None, None], dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +191,8 @@ class Network:
     ) -> Forward:
         """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
         layers = list(layers)
-        pictures = pictures.to(self.device, non_blocking=True)
+        (pictures,) = to_device(self.device, pictures)
         images = self.preprocess.normalize(pictures, self.dtype)
-        ends = torch.tensor([0, 255], dtype=torch.uint8, device=self.device)[:, None, None, None].expand(2, 3, 1, 1)
         forward = forward_pass(
             self.module,
             images,
@@ -201,7 +205,7 @@ class Network:
             chunk=chunk,
         )
         forward.preprocess, forward.pixels = self.preprocess.normalize, pictures
-        forward.black, forward.white = self.preprocess.normalize(ends, self.dtype)
+        forward.black, forward.white = self.preprocess.ends(self.device, self.dtype)
         return forward
 
 

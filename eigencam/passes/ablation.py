@@ -103,13 +103,19 @@ def channelwise(before: nn.Module, like: Tensor) -> bool:
 
     Seen anew for each batch: whether a batch norm keeps zeros depends on its weights, which may have changed.
     """
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(like.shape, generator=generator).to(like)
-    kept = (torch.rand(like.shape[1], generator=generator) < 0.5).to(like.device)
+    probe, kept = _probe(tuple(like.shape), like.device, like.dtype)
     whole = before(probe)
     if whole.ndim != 2 or whole.shape[1] % len(kept):
         return False
     blocks = whole.unflatten(1, (len(kept), -1))
-    return all(
-        torch.equal(before(probe * mask[:, None, None]), (blocks * mask[:, None]).flatten(1)) for mask in (kept, ~kept)
-    )
+    same = [(before(probe * m[:, None, None]) == (blocks * m[:, None]).flatten(1)).all() for m in (kept, ~kept)]
+    return bool(torch.stack(same).all())
+
+
+@lru_cache(maxsize=4)
+def _probe(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Noise (B, C, h, w), and (C,) bool of half the channels."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False):
+        noise = torch.randn(shape, generator=generator).to(device, dtype)
+        return noise, (torch.rand(shape[1], generator=generator) < 0.5).to(device)

@@ -20,6 +20,10 @@ NEEDED = (
 )
 
 
+_LESS = {"autocast": False}
+"""What `set_float32_precision` has said besides torch's own flags."""
+
+
 class NetworkError(ValueError):
     """What went wrong in a network's own forward pass, in one line."""
 
@@ -39,7 +43,10 @@ def run_network(module: nn.Module, images: Tensor) -> object:
         NetworkError: its forward pass fails, for whatever reason but a lack of memory.
     """
     try:
-        return module(images)
+        if not _LESS["autocast"]:
+            return module(images)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return module(images)
     except (torch.OutOfMemoryError, MemoryError, RefusedError, NetworkError):
         raise
     except Exception as error:  # a forward function may raise anything
@@ -144,21 +151,34 @@ def without_inference(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def float32_precision(*, tf32: bool = False) -> Iterator[None]:
-    """Products of float32 numbers in full float32 on a GPU, or in TF32 where that is asked for; restored afterwards."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+def float32_precision(*, tf32: bool = False, autocast: bool = False) -> Iterator[None]:
+    """Products of float32 numbers in full float32, unless less is asked for; see `set_float32_precision`."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _LESS["autocast"]
     try:
-        set_float32_precision(tf32=tf32)
+        set_float32_precision(tf32=tf32, autocast=autocast)
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.backends.cudnn.allow_tf32, _LESS["autocast"] = before[1:]
 
 
-def set_float32_precision(*, tf32: bool = False) -> None:
-    """As `float32_precision`, for the rest of the process."""
+def set_float32_precision(*, tf32: bool = False, autocast: bool = False) -> None:
+    """Say for the rest of the process how a float32 network computes: the one rule, wherever one is run.
+
+    Args:
+        tf32: whether a GPU may make products of float32 numbers in TF32, in matrices and convolutions alike.
+        autocast: whether the network's own passes use bfloat16 where torch says that it is enough; what methods compute
+            from them stays float32.
+    """
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
+    _LESS["autocast"] = autocast
+
+
+def is_coarse(dtype: torch.dtype) -> bool:
+    """Whether a network of this type rounds by more than float32 does, so that two ways to one number differ more."""
+    less = _LESS["autocast"] or (torch.backends.cudnn.allow_tf32 and torch.cuda.is_available())
+    return less or dtype not in (torch.float32, torch.float64)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ gradient method costs the forward pass plus the backward pass of the layers behi
 Several classes share one forward pass.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.hooks import tapped_pass
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 from eigencam.passes.tail import tail
+from eigencam.transfer import to_device
 
 VERSIONS = {"forward": 1}
 """Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
@@ -34,7 +37,8 @@ class Forward:
     Attributes:
         module: the network, in eval mode, without hooks; for methods that need passes of their own.
         images: (N, 3, H, W), normalised, the network's dtype.
-        index: (N,) int64, the pictures' positions in the dataset: the seed of whatever is random.
+        index: (N,) int64 on the host, the pictures' positions in the dataset: the seed of whatever is random.
+        seeds: the same on the device of the images.
         logits: (N, K) float32, K = 0 for a network without a classifier.
         layer: path of the network's target layer.
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
@@ -75,7 +79,8 @@ class Forward:
         self.readings: Mapping[str, Reading] = readings or {}
         self.logits = output.detach().float()
         self._gradients: tuple[Tensor, dict[str, Tensor | None]] | None = None
-        self._source: tuple[Forward, Tensor] | None = None
+        self._source: tuple[Forward, Picked] | None = None
+        self._seeds: Tensor | None = None
         self._shared: dict[Hashable, object] = {}
 
     def __len__(self) -> int:
@@ -105,6 +110,17 @@ class Forward:
             return self.preprocess(pixels)
         black, white = self.black.float(), self.white.float()
         return black + pixels.float() / 255 * (white - black)
+
+    @property
+    def seeds(self) -> Tensor:
+        """(N,) int64: `index` on the device of the images."""
+        if self._seeds is None:
+            (self._seeds,) = to_device(self.images.device, self.index)
+        return self._seeds
+
+    @seeds.setter
+    def seeds(self, there: Tensor) -> None:
+        self._seeds = there
 
     def reading(self, layer: str | None = None) -> Reading:
         """How a layer's output becomes a map."""
@@ -140,39 +156,47 @@ class Forward:
     def _backward(self, targets: Tensor) -> dict[str, Tensor | None]:
         """The gradients by every tapped layer, None where none arrives; k backward passes for k picks of an image."""
         if self._source is not None:
-            source, rows = self._source
-            found: dict[str, Tensor | None] = {name: torch.empty_like(tap) for name, tap in self._taps.items()}
-            for places in rounds(rows):
-                full = torch.zeros(len(source), dtype=torch.long, device=targets.device)
-                full[rows[places]] = targets[places]
-                for name, gradient in source._backward(full).items():
-                    if (into := found[name]) is not None and gradient is not None:
-                        into[places] = gradient[rows[places]]
-                    else:
-                        found[name] = None
-            return found
+            return self._backward_of_source(*self._source, targets)
         with torch.inference_mode(False), torch.enable_grad():
             score = self._output.gather(1, targets[:, None].clone())  # a clone: no inference tensor
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 
+    def _backward_of_source(self, source: "Forward", picked: "Picked", targets: Tensor) -> dict[str, Tensor | None]:
+        """The gradients of a pass that pictures were picked from, a round at a time; all shapes are known."""
+        found: dict[str, Tensor | None] = {name: torch.zeros_like(tap) for name, tap in self._taps.items()}
+        for r in range(picked.rounds):
+            now = picked.round == r
+            full = targets.new_zeros(len(source) + 1)  # the last one takes the classes of other rounds
+            full[torch.where(now, picked.rows, len(source))] = targets
+            for name, gradient in source._backward(full[:-1]).items():
+                if (into := found[name]) is not None and gradient is not None:
+                    these = now.view(-1, *[1] * (into.ndim - 1))
+                    found[name] = torch.where(these, gradient[picked.rows], into)
+                else:
+                    found[name] = None
+        return found
+
     def reaches(self, targets: Tensor, layer: str | None = None) -> bool:
         """Whether a gradient of the targets' logits reaches the layer's output."""
         return self._backward(targets)[layer or self.layer] is not None
 
-    def pick(self, rows: Tensor) -> "Forward":
+    def pick(self, rows: Tensor, picked: "Picked | None" = None) -> "Forward":
         """This pass with some pictures left out or repeated, for maps of several classes of a picture.
 
         It has the activations of this one, no pass of its own; a picture that occurs k times costs k backward passes.
 
         Args:
-            rows: (M,) int64 positions in this pass.
+            rows: (M,) int64 positions in this pass, on the host.
+            picked: the same on the device, where the caller has brought it there.
         """
-        rows = rows.to(self.images.device)
-        taps = {name: tap.detach()[rows] for name, tap in self._taps.items()}
+        listed = rows.tolist()
+        picked = picked or Picked.of(listed, self.images.device)
+        places = picked.rows
+        taps = {name: tap.detach()[places] for name, tap in self._taps.items()}
         index = self.index[rows.to(self.index.device)]
-        images, output = self.images[rows], self._output.detach()[rows].requires_grad_(self._output.requires_grad)
-        picked = Forward(
+        images, output = self.images[places], self._output.detach()[places].requires_grad_(self._output.requires_grad)
+        made = Forward(
             self.module,
             images,
             index,
@@ -184,13 +208,13 @@ class Forward:
             chunk=self.chunk,
             progress=self.progress,
         )
-        picked.ids = tuple(self.ids[i] for i in rows.tolist()) if self.ids else ()
+        made.ids = tuple(self.ids[i] for i in listed) if self.ids else ()
         if original := self.original:
-            picked.original = lambda k: original(int(rows[k]))
-        picked.regions = tuple(self.regions[i] for i in rows.tolist()) if self.regions else ()
-        picked.black, picked.white, picked._source = self.black, self.white, (self, rows)
-        picked.preprocess, picked._pixels = self.preprocess, None if self._pixels is None else self._pixels[rows]
-        return picked
+            made.original = lambda k: original(listed[k])
+        made.regions = tuple(self.regions[i] for i in listed) if self.regions else ()
+        made.black, made.white, made._source = self.black, self.white, (self, picked)
+        made.preprocess, made._pixels = self.preprocess, None if self._pixels is None else self._pixels[places]
+        return made
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, computed once in this pass: what several methods or evaluators need of its pictures.
@@ -244,6 +268,7 @@ class Forward:
         again.preprocess, again.regions = self.preprocess, self.regions
         if images is self.images:
             again.original, again._pixels = self.original, self._pixels
+        again._seeds = self._seeds
         return again
 
     def forget_gradients(self) -> None:
@@ -300,19 +325,56 @@ def forward_pass(
     return Forward(module, images, index, layer, output, taps, with_graph=gradients, readings=known, chunk=chunk)
 
 
-def rounds(rows: Tensor) -> Iterator[Tensor]:
-    """Places of a list that may repeat, in groups without a repetition: the first of each, the second, ...
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Positions that may repeat, on a device.
 
-    >>> [places.tolist() for places in rounds(torch.tensor([4, 4, 7, 4]))]
-    [[0, 2], [1], [3]]
+    Attributes:
+        rows: (M,) int64 positions.
+        round: (M,) int64: the first of each position is of round 0, its first repetition of round 1, ...
+        rounds: number of rounds.
     """
-    order = rows.argsort(stable=True)
-    _, counts = rows[order].unique_consecutive(return_counts=True)
-    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    nth = torch.empty_like(rows)
-    nth[order] = torch.arange(len(rows), device=rows.device) - starts
-    for r in range(int(counts.max()) if len(rows) else 0):
-        yield (nth == r).nonzero()[:, 0]
+
+    rows: Tensor
+    round: Tensor
+    rounds: int
+
+    @classmethod
+    def of(cls, rows: Sequence[int], device: torch.device) -> "Picked":
+        """Bring them there."""
+        return cls(*to_device(device, *cls.on_host(rows)), cls.count(rows))
+
+    @staticmethod
+    def on_host(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`rows` and `round`.
+
+        >>> [numbers.tolist() for numbers in Picked.on_host([4, 4, 7, 4])]
+        [[4, 4, 7, 4], [0, 1, 0, 2]]
+        """
+        seen: Counter[int] = Counter()
+        nth = []
+        for row in rows:
+            nth.append(seen[row])
+            seen[row] += 1
+        return torch.tensor(list(rows), dtype=torch.long), torch.tensor(nth, dtype=torch.long)
+
+    @staticmethod
+    def count(rows: Sequence[int]) -> int:
+        """The number of rounds."""
+        return max(Counter(rows).values(), default=0)
+
+
+ANSWERS = ("nonfinite", "constant", "ok", "none")
+"""The states of a network's answer."""
+
+
+def answer_codes(logits: Tensor) -> Tensor:
+    """(N,) int64: the state of each answer (N, K) as its place in `ANSWERS`, on the device."""
+    if not logits.shape[1]:
+        return torch.full((len(logits),), ANSWERS.index("none"), device=logits.device)
+    finite = logits.isfinite().all(1)
+    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
+    return torch.where(finite, 1 + varies.long(), 0)
 
 
 def answer_states(logits: Tensor) -> list[str]:
@@ -323,11 +385,4 @@ def answer_states(logits: Tensor) -> list[str]:
     >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
     ['ok', 'constant', 'nonfinite', 'nonfinite']
     """
-    if not logits.shape[1]:
-        return ["none"] * len(logits)
-    finite = logits.isfinite().all(1)
-    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
-    return [
-        "nonfinite" if not f else "ok" if v else "constant"
-        for f, v in zip(finite.tolist(), varies.tolist(), strict=True)
-    ]
+    return [ANSWERS[code] for code in answer_codes(logits).tolist()]

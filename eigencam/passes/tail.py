@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from eigencam.passes.calls import any_tensor, evaluating, network_logits
+from eigencam.passes.calls import any_tensor, evaluating, is_coarse, network_logits
 from eigencam.passes.hooks import tapped_pass
 
 VERSIONS = {"tail": 1}
@@ -37,7 +37,7 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
     cut = _cut(module, layer)
     with evaluating(module), torch.no_grad():
         logits = network_logits(cut, taps[layer]).float()
-    tolerance = (1e-4 if weights.dtype == torch.float32 else 5e-2) * expected.abs().max()
+    tolerance = (5e-2 if is_coarse(weights.dtype) else 1e-4) * expected.abs().max()
     if logits.shape != expected.shape or not bool((logits - expected).abs().max() <= tolerance):
         raise ValueError(f"what lies behind {layer!r} does not give the network's logits from that layer's output")
     return cut

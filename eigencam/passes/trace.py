@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eigencam.passes.calls import OutputError, differentiate, evaluating, logits_of, run_network
+from eigencam.passes.calls import OutputError, differentiate, evaluating, is_coarse, logits_of, run_network
 from eigencam.passes.forward import forward_pass
 from eigencam.passes.operations import CONSTANT, ELEMENTWISE, JUMPS, READINGS, Call, Watch, tensors
 from eigencam.passes.readings import Reading
@@ -141,7 +141,7 @@ def _unfollowed(follower: "_Follower", logits: Tensor, plain: Tensor) -> str:
         return f"its logits come from {UNSEEN}" if logits in follower.reached else "its logits do not follow the image"
     if read := [follower.steps[k].operation.name for k in follower.always]:
         return f"it takes values out of torch ({', '.join(dict.fromkeys(read))})"
-    tolerance = (1e-3 if logits.dtype in (torch.float32, torch.float64) else 5e-2) * plain.abs().max()
+    tolerance = (5e-2 if is_coarse(logits.dtype) else 1e-3) * plain.abs().max()
     if not bool((logits.detach() - plain).abs().max() <= tolerance):
         return "a second pass of the same image gives other logits (something random, or a change of a view in place)"
     return ""

@@ -41,11 +41,6 @@ class Batch:
     bad: dict[int, Exception]
     digests: list[str] = field(default_factory=list)
 
-    def pin_memory(self) -> "Batch":
-        """What the loader calls before a copy to a GPU."""
-        self.pictures = self.pictures.pin_memory()
-        return self
-
     def part(self, start: int, stop: int) -> "Batch":
         """Some of the pictures."""
         these = slice(start, stop)
@@ -87,14 +82,13 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return truth
 
 
-def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object, pin: bool) -> Iterator[Batch]:
+def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -> Iterator[Batch]:
     """Batches in order.
 
     Args:
         pictures: the dataset.
         batches: positions of each batch's pictures.
         workers: number of loader processes, or `auto`.
-        pin: whether the pictures go to a GPU.
     """
     if workers == "auto":
         workers = min(8, os.cpu_count() or 1) if len(batches) > 4 else 0
@@ -105,7 +99,6 @@ def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object, p
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=pin,
             worker_init_fn=die_with_parent,
         )
     )

@@ -1,10 +1,9 @@
 """Maps of a batch: one forward pass, every method, ready for the evaluators."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,34 +13,68 @@ from torch import Tensor
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import Method, gives_boxes, is_class_specific, needs_gradient, tapped
 from eigencam.networks.network import Network, Region
-from eigencam.passes.forward import Forward, answer_states
+from eigencam.passes.forward import ANSWERS, Forward, Picked, answer_codes
 from eigencam.running.faults import SharedChangedError
-
-T = TypeVar("T")
+from eigencam.transfer import to_device, to_host
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
-    """What one forward pass gave.
-
-    Attributes:
-        maps: (M, h, w) float32 raw score maps on the CPU, by method; M is N but for `compute_maps(rows=...)`.
-        boxes: by method that gives boxes, for each of M (K, 5) float64 `x1 y1 x2 y2 score`, best first.
-        targets: (M,) the classes that class-specific maps are for.
-        top5: (M,) the network's classes by falling logit, up to five a picture; none for a picture that the network has
-            no answer for, or without a classifier.
-        answers: (M,) states of the network's answers; see `answer_states`.
-        forward: the pass that the maps were read from, of length M.
-        seconds: with `clock`: of the forward pass (under "") and of each method alone.
-    """
+class Arrived:
+    """What the host has of a forward pass; see `Maps`."""
 
     maps: dict[str, NDArray[np.float32]]
     boxes: dict[str, list[NDArray[np.float64]]]
     targets: list[int]
     top5: list[list[int]]
     answers: list[str]
+
+
+@dataclass(slots=True)
+class Maps:
+    """What one forward pass gave. The device may still be at work: the first look at what comes from it waits.
+
+    Attributes:
+        forward: the pass that the maps were read from, of length M.
+        asked: `targets` on the device: one tensor, by which methods share a backward pass.
+        seconds: with `clock`: of the forward pass (under "") and of each method alone.
+    """
+
     forward: Forward
-    seconds: dict[str, float] = field(default_factory=dict)
+    asked: Tensor
+    seconds: dict[str, float]
+    _arrive: Callable[[], Arrived]
+    _arrived: Arrived | None = None
+
+    def arrived(self) -> Arrived:
+        """Wait for what comes from the device."""
+        if self._arrived is None:
+            self._arrived = self._arrive()
+        return self._arrived
+
+    @property
+    def maps(self) -> dict[str, NDArray[np.float32]]:
+        """(M, h, w) float32 raw score maps on the CPU, by method; M is N but for `compute_maps(rows=...)`."""
+        return self.arrived().maps
+
+    @property
+    def boxes(self) -> dict[str, list[NDArray[np.float64]]]:
+        """By method that gives boxes, for each of M (K, 5) float64 `x1 y1 x2 y2 score`, best first."""
+        return self.arrived().boxes
+
+    @property
+    def targets(self) -> list[int]:
+        """(M,) the classes that class-specific maps are for."""
+        return self.arrived().targets
+
+    @property
+    def top5(self) -> list[list[int]]:
+        """(M,) the network's first five classes; none for a picture that it has no answer for, or no classifier."""
+        return self.arrived().top5
+
+    @property
+    def answers(self) -> list[str]:
+        """(M,) states of the network's answers; see `answer_states`."""
+        return self.arrived().answers
 
 
 def compute_maps(
@@ -60,7 +93,7 @@ def compute_maps(
     clock: bool = False,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> Maps:
-    """Run all methods on one batch.
+    """Run all methods on one batch: one copy to the device, one back, which nobody has waited for yet.
 
     Args:
         network: the network.
@@ -85,29 +118,30 @@ def compute_maps(
             boxes of each where it says that it gives boxes.
     """
     start = _now(network) if clock else 0.0
+    positions = torch.arange(len(pictures)) if index is None else torch.tensor(list(index), dtype=torch.long)
+    chosen = None if rows is None or list(rows) == list(range(len(pictures))) else list(rows)
+    asked = None if labels is None else list(labels)
+    there, seeds, classes_there, *picked = to_device(
+        network.device, pictures, positions, torch.tensor(asked or [], dtype=torch.long), *Picked.on_host(chosen or [])
+    )
     forward = network.forward(
-        pictures,
+        there,
         layers=[layer for m in methods.values() for layer in tapped(m)],
         gradients=any(needs_gradient(m) for m in methods.values()),
-        index=None if index is None else torch.tensor(list(index)),
+        index=positions,
         chunk=chunk,
     )
     seconds = {"": _now(network) - start} if clock else {}
-    forward.ids, forward.original, forward.regions = tuple(ids), original, tuple(regions)
+    forward.ids, forward.original, forward.regions, forward.seeds = tuple(ids), original, tuple(regions), seeds
     whole, classes = forward, forward.logits.shape[1]
-    if rows is not None and list(rows) != list(range(len(forward))):
-        forward = forward.pick(torch.tensor(rows, device=network.device))
+    if chosen is not None:
+        forward = forward.pick(torch.tensor(chosen, dtype=torch.long), Picked(*picked, Picked.count(chosen)))
+    if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
+        raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
     top5 = forward.logits.topk(min(5, classes)).indices
-    if labels is not None:
-        asked = list(labels)
-        if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
-            raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
-        targets = torch.tensor(asked, device=network.device)
-    else:
-        targets = top5[:, 0] if classes else torch.zeros(len(forward), dtype=torch.long, device=network.device)
-    on_device: dict[str, Tensor] = {}
-    repeated: set[str] = set()
-    boxes: dict[str, list[NDArray[np.float64]]] = {}
+    predicted = top5[:, 0] if classes else top5.new_zeros(len(forward))
+    targets = predicted if asked is None else classes_there
+    results: dict[str, Tensor | list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
         of = forward if is_class_specific(method) else whole
         of.progress = partial(progress, name)
@@ -119,26 +153,56 @@ def compute_maps(
             continue
         if clock:
             seconds[name] = _now(network) - start
-        if not isinstance(result, Tensor):
-            boxes[name] = result if of is forward else [result[n] for n in rows or ()]
-            continue
-        # Into pinned memory where it comes from a GPU: the only wait for all of them is the one below.
-        on_device[name] = result.detach().float().to("cpu", non_blocking=True)
-        if of is not forward:
-            repeated.add(name)
-    if network.device.type == "cuda":
-        torch.cuda.current_stream(network.device).synchronize()
-    maps = {name: m.numpy()[rows] if name in repeated else m.numpy() for name, m in on_device.items()}
-    answers = answer_states(forward.logits)
-    lost = [n for n, state in enumerate(answers) if state in DEGENERATE]
-    if labels is None:
-        _lose([name for name, method in methods.items() if is_class_specific(method)], maps, boxes, lost)
-    first = [[] if n in lost else top for n, top in enumerate(top5.tolist())]
-    return Maps(maps, boxes, targets.tolist(), first, answers, forward, seconds)
+        results[name] = result
+    repeated = {name for name in results if forward is not whole and not is_class_specific(methods[name])}
+    losing = {name for name in results if asked is None and is_class_specific(methods[name])}
+    arrive = _sent(results, targets, top5, forward.logits, chosen if repeated else None, repeated, losing)
+    return Maps(forward, targets, seconds, arrive)
+
+
+def _sent(
+    results: Mapping[str, Tensor | list[NDArray[np.float64]]],
+    targets: Tensor,
+    top5: Tensor,
+    logits: Tensor,
+    rows: Sequence[int] | None,
+    repeated: Collection[str],
+    losing: Collection[str],
+) -> Callable[[], Arrived]:
+    """Send all that the host needs on its way; return what waits for it.
+
+    Args:
+        results: maps or boxes by method.
+        targets: (M,).
+        top5: (M, 5).
+        logits: (M, K).
+        rows: M positions in the batch of the methods in `repeated`, whose results are one a picture.
+        repeated: see `rows`.
+        losing: methods without a map where the network has no answer.
+    """
+    on_device = {name: result.detach().float() for name, result in results.items() if isinstance(result, Tensor)}
+    wait = to_host(targets, top5, answer_codes(logits), *on_device.values())
+
+    def arrive() -> Arrived:
+        of_targets, first, codes, *arrived = wait()
+        maps = {name: m.numpy() for name, m in zip(on_device, arrived, strict=True)}
+        boxes = {name: result for name, result in results.items() if not isinstance(result, Tensor)}
+        for name in repeated if rows is not None else ():
+            if name in maps:
+                maps[name] = maps[name][list(rows)]
+            else:
+                boxes[name] = [boxes[name][n] for n in rows]
+        answers = [ANSWERS[code] for code in codes.tolist()]
+        lost = [n for n, state in enumerate(answers) if state in DEGENERATE]
+        _lose(losing, maps, boxes, lost)
+        shown = [[] if n in lost else top for n, top in enumerate(first.tolist())]
+        return Arrived(maps, boxes, of_targets.tolist(), shown, answers)
+
+    return arrive
 
 
 def _lose(
-    names: Sequence[str],
+    names: Iterable[str],
     maps: dict[str, NDArray[np.float32]],
     boxes: dict[str, list[NDArray[np.float64]]],
     lost: Sequence[int],

@@ -31,7 +31,18 @@ from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.identity import describe, describe_dataset, identity_of
 from eigencam.store.records import Result, Shard
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "autocast": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+"""The types of a network's parameters; with `tf32` and `autocast` its passes round more (`set_float32_precision`)."""
+
+BATCH_SIZES = {"cpu": 16, "cuda": 128}
+"""What `batch_size=auto` begins with; halved where it does not fit into the memory."""
+
 T = TypeVar("T")
 CHOICES = {
     "target": ("ground_truth", "predicted", "each"),
@@ -67,9 +78,8 @@ class RunConfig(DataConfig):
     on_bad_truth: str = "fail"
     dtype: str = "float32"
     channels_last: bool = False
-    tf32: bool = False
     device: str = "auto"
-    batch_size: int = 16
+    batch_size: Any = "auto"
     chunk: int = 64
     workers: Any = "auto"
     flush_s: float = 10.0
@@ -131,9 +141,11 @@ def prepare(composed: DictConfig) -> Job:
     faults += _truth_faults(dataset, config.on_bad_truth)
     stop(faults)
 
-    device = chosen_device(config.device, tf32=config.tf32)
+    device = chosen_device(config.device, config.dtype)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
+    if config.batch_size == "auto":
+        config.batch_size = BATCH_SIZES.get(network.device.type, BATCH_SIZES["cpu"])
     if config.channels_last:
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen = attempt(f"model {network.name}", faults, traced, network)
@@ -168,9 +180,9 @@ def prepare(composed: DictConfig) -> Job:
         network=network.identity,
         dataset=describe_dataset(config.dataset, dataset),
         target=config.target,
-        dtype=config.dtype,
+        dtype="float32" if config.dtype == "tf32" else config.dtype,
         channels_last=config.channels_last,
-        tf32=config.tf32 and network.device.type == "cuda",  # a CPU has none
+        tf32=config.dtype == "tf32" and network.device.type == "cuda",  # a CPU has none
     )
     asked = {name: describe(config.evaluator[name], content=sources[name]) for name in evaluators}
     for m, method in methods.items():
@@ -260,9 +272,9 @@ def machine_faults(device: str, workers: object) -> Iterator[str]:
         yield f"device={device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
 
 
-def chosen_device(device: str, *, tf32: bool = False) -> str:
-    """The device that `auto` stands for; float32 means float32 from here on, unless TF32 is asked for."""
-    set_float32_precision(tf32=tf32)
+def chosen_device(device: str, dtype: str = "float32") -> str:
+    """The device that `auto` stands for; float32 means float32 from here on, unless the config's `dtype` says less."""
+    set_float32_precision(tf32=dtype == "tf32", autocast=dtype == "autocast")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -278,8 +290,10 @@ def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
     for key, allowed in CHOICES.items():
         if getattr(config, key) not in allowed:
             faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")
-    sizes = {key: getattr(config, key) for key in ("batch_size", "chunk")}
-    faults += [f"{key}={size}; allowed: 1 or more" for key, size in sizes.items() if size < 1]
+    if config.chunk < 1:
+        faults.append(f"chunk={config.chunk}; allowed: 1 or more")
+    if config.batch_size != "auto" and not (type(config.batch_size) is int and config.batch_size >= 1):
+        faults.append(f"batch_size={config.batch_size}; allowed: auto, or 1 or more")
     faults += [f"{key}: none chosen; give {key}=[...]" for key in ("method", "evaluator") if not getattr(config, key)]
     try:
         Shard.parse(config.shard)

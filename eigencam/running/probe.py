@@ -16,6 +16,7 @@ from eigencam.methods.base import Method, is_class_specific, maps_of, needs_grad
 from eigencam.networks import variants
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward, answer_states
+from eigencam.transfer import to_host
 
 T = TypeVar("T")
 
@@ -86,13 +87,13 @@ class BatchProbe:
 
     def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
         """Maps in networks with layers initialised anew, each a pass that all methods share."""
-        found = []
         shape = tuple(self.images.shape[2:])
         made = variants.randomised(self.forward.module, order, stages, seed, shape)
-        for stage, (name, module) in enumerate(made):
-            other = self._other((order, stages, seed, stage), module=module)
-            found.append((name, self._maps(other, self.targets)))
-        return found
+        maps = [
+            self._on_device(self._other((order, stages, seed, stage), module=module), self.targets)
+            for stage, (_, module) in enumerate(made)
+        ]
+        return [(name, m.numpy()) for (name, _), m in zip(made, to_host(*maps)(), strict=True)]
 
     def reweighted(self, weights: str) -> NDArray[np.float32]:
         """Maps in the network with the weights of another file, from a pass that all methods share."""
@@ -112,5 +113,8 @@ class BatchProbe:
         return self.forward.shared(("pass", key), make)
 
     def _maps(self, forward: Forward, targets: Tensor) -> NDArray[np.float32]:
+        return to_host(self._on_device(forward, targets))()[0].numpy()
+
+    def _on_device(self, forward: Forward, targets: Tensor) -> Tensor:
         forward.progress = self.forward.progress
-        return maps_of(self.method, forward, targets).detach().float().cpu().numpy()
+        return maps_of(self.method, forward, targets).float()

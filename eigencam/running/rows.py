@@ -6,7 +6,6 @@ from functools import partial
 from itertools import groupby
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth
@@ -84,7 +83,6 @@ def score(
     if job.config.target == "each":
         truths = [replace(truth, foreground="label") for truth in truths]
     regions = [batch.regions[n] for n in picture]
-    targets = torch.tensor(found.targets, device=job.network.device)  # one tensor: methods share its backward pass
     beside = tuple(job.methods[name] for name in found.maps)
     follows = not job.comparable or job.config.target == "predicted"
     asked: dict[Key, Sequence[Row]] = {}
@@ -93,7 +91,7 @@ def score(
             of = zip(found.maps[name], truths, regions, strict=True)
             score_maps = [ScoreMap(values, truth.size, region) for values, truth, region in of]
             found.forward.progress = partial(progress, name)
-            probe = BatchProbe(found.forward, job.methods[name], targets, score_maps, truths, beside, follows)
+            probe = BatchProbe(found.forward, job.methods[name], found.asked, score_maps, truths, beside, follows)
             try:
                 asked[name, e] = evaluator.rows(found.maps[name], probe)
             except Exception as error:  # whatever an evaluator may raise

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.datasets.digest import is_changed
+from eigencam.evaluation.base import asks_network
 from eigencam.files import first_line, one_line
 from eigencam.locks import HeldError
 from eigencam.methods.base import caveat_of, is_baseline
@@ -34,7 +35,7 @@ from eigencam.running.loading import Batch, Pictures, load
 from eigencam.running.loggers import tell
 from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import Job, prepare
-from eigencam.running.rows import Key, Scored, pairs_of, rows_of, score
+from eigencam.running.rows import Key, Scored, pairs_of, score
 from eigencam.running.work import Work
 from eigencam.store.canonical import plain
 from eigencam.store.environment import environment, keep_freed_memory
@@ -49,6 +50,10 @@ TIMED_BATCHES = 3
 
 EVALUATING = 2
 """Threads that make rows; numpy and numba let them run beside each other and beside the network."""
+
+
+IN_FLIGHT = 1
+"""Batches that a GPU may still be at work on while the host decodes, brings over and launches the next."""
 
 
 def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
@@ -184,7 +189,10 @@ def _refuse_gaps(job: Job) -> None:
 
 
 def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -> None:
-    """Fill the results' rows: the network has one batch while threads make rows of those before."""
+    """Fill the results' rows: the network has one batch while threads make rows of those before.
+
+    A GPU has a batch in flight while the host prepares the next one.
+    """
     job, todo = work.job, work.todo
     ids, size = job.dataset.ids, job.config.batch_size
     missing = {key: _missing(ids, result.done()) for key, result in todo.items()}
@@ -194,7 +202,8 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
     first = next(iter(todo.values()))
     known = known_images(first.root, plain(first.identity["dataset"]), ids) if batches else Known()
     pictures = Pictures(job.dataset, job.network.preprocess)
-    loaded = load(pictures, batches, workers=job.config.workers, pin=job.network.device.type == "cuda")
+    loaded = load(pictures, batches, workers=job.config.workers)
+    in_flight = IN_FLIGHT if job.network.device.type == "cuda" else 0
     start = written = time.monotonic()
     with (
         tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
@@ -210,16 +219,18 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
                 lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
                 wanted = [key for key in work.alive(todo) if lacking[key]]
                 if timed := _timed(work):
+                    work.hand_on(threads, 0)
                     work.collect(0, bar)  # nothing else runs beside what is timed
                 for scored in _scored(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
-                    future = threads.submit(rows_of, job, scored, work.alive(wanted))
-                    work.waiting.append((len(scored.batch.index), future, lacking))
+                    work.launched.append((scored, wanted, lacking))
+                    work.hand_on(threads, in_flight)
                 bar.update(len(batch.bad))
                 work.collect(2 * EVALUATING, bar)
                 if time.monotonic() - written > job.config.flush_s:
                     work.flush()
                     written = time.monotonic()
         finally:
+            work.hand_on(threads, 0)
             work.collect(0, bar)  # whatever stops the run, the batches before are kept
     work.seconds = time.monotonic() - start
     work.flush()
@@ -269,8 +280,8 @@ def _scored(
     timed: bool,
     progress: Callable[[str, int], None],
     say: Callable[[str], None],
-) -> Iterator[Scored]:
-    """The maps of one batch. Where memory runs out, of half as many pictures at a time, from then on."""
+) -> Iterator[Callable[[], Scored]]:
+    """What gives the maps of one batch. Where memory runs out, half as many pictures at a time, from then on."""
     done, fits = 0, True
     while done < len(batch.index):
         part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)
@@ -299,8 +310,11 @@ def _scored(
 
 def _through_network(
     work: Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
-) -> Scored:
-    """One forward pass, every wanted method's maps, and what evaluators ask the network."""
+) -> Callable[[], Scored]:
+    """One forward pass and every wanted method's maps are launched, and what evaluators ask the network is computed.
+
+    Return what waits for the maps, where nobody had to yet.
+    """
     job = work.job
     wanted = work.alive(wanted)
     methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
@@ -322,19 +336,17 @@ def _through_network(
         clock=timed,
         failed=lambda name, error: work.fail_method(name, error, images),
     )
-    scored = score(
-        job,
-        batch,
-        pairs,
-        found,
-        work.alive(wanted),
-        progress,
-        lambda key, error: work.fail_evaluator(key, error, images),
-    )
     if timed:
         for name in set(methods) & set(found.seconds):
             work.costs[name].append(1 + found.seconds[name] / found.seconds[""])
-    return scored
+    keys = work.alive(wanted)
+    scored = partial(
+        score, job, batch, pairs, found, keys, progress, lambda key, error: work.fail_evaluator(key, error, images)
+    )
+    if not timed and not any(asks_network(job.evaluators[e]) for _, e in keys):
+        return scored
+    made = scored()
+    return lambda: made
 
 
 def _show(bar: "tqdm[Any]", method: str, count: int) -> None:

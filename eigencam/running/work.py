@@ -1,8 +1,8 @@
 """What a run computes and what it finds out on the way: what failed, what it cost, which rows are in the making."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from eigencam.evaluation.base import Row
 from eigencam.running.faults import PartError, blame
 from eigencam.running.prepare import Job
-from eigencam.running.rows import Key
+from eigencam.running.rows import Key, Scored, rows_of
 from eigencam.store.records import Result
 
 Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
@@ -29,6 +29,7 @@ class Work:
         size: pictures that go through the network at once; halved where memory runs out, as is `chunk`.
         pictures: how many were scored, in so many seconds.
         failed: why results are left out from then on: their method or evaluator raised.
+        launched: what gives the maps of batches that the device may be at work on, and the results that they are for.
         waiting: number of images, rows in the making, and the images that each result lacks, of the latest batches.
     """
 
@@ -42,6 +43,7 @@ class Work:
     pictures: int = 0
     seconds: float = 0.0
     failed: dict[Key, str] = field(default_factory=dict)
+    launched: deque[tuple[Callable[[], Scored], list[Key], dict[Key, set[str]]]] = field(default_factory=deque)
     waiting: deque[tuple[int, Future[Made], dict[Key, set[str]]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -81,6 +83,14 @@ class Work:
             except Exception as error:  # a row that is no row
                 if key not in self.failed:
                     self.fail_evaluator(key, error, [])
+
+    def hand_on(self, threads: Executor, limit: int) -> None:
+        """Have threads make the rows of the oldest batches until at most so many are in flight."""
+        while len(self.launched) > limit:
+            scored, wanted, lacking = self.launched.popleft()
+            made = scored()
+            future = threads.submit(rows_of, self.job, made, self.alive(wanted))
+            self.waiting.append((len(made.batch.index), future, lacking))
 
     def collect(self, limit: int, bar: "tqdm[Any]") -> None:
         """Keep the oldest rows until at most so many batches are waiting."""

@@ -1,0 +1,88 @@
+"""Between host and device: one copy in, one copy out, and one wait, however many tensors go along.
+
+A copy costs the host some ten microseconds, and one from or to ordinary memory makes it stand still until the device
+has done all that it was told to do. So tensors travel together, as bytes of one block of pinned memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+ALIGNED = 64
+"""Bytes that each tensor of a block begins at a multiple of; kernels read several numbers at once."""
+
+
+def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors of the host on the device; the host does not wait. Those that are there already stay.
+
+    Args:
+        device: where they go.
+        tensors: any types and shapes.
+    """
+    if device.type != "cuda":
+        return tuple(t.to(device) for t in tensors)
+    leaving = [t for t in tensors if not t.is_cuda]
+    block = _block(leaving, torch.device("cpu"), pinned=True).to(device, non_blocking=True) if leaving else None
+    arrived = iter(_views(block, leaving)) if block is not None else iter(())
+    return tuple(t if t.is_cuda else next(arrived) for t in tensors)
+
+
+def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Send tensors of one device to the host; return what waits until they have arrived and gives them.
+
+    Args:
+        tensors: any types and shapes.
+    """
+    device = tensors[0].device
+    if device.type != "cuda":
+        here = tuple(t.detach().cpu() for t in tensors)
+        return lambda: here
+    block = _block([t.detach() for t in tensors], device).to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(device))
+
+    def wait() -> tuple[Tensor, ...]:
+        arrived.synchronize()
+        return tuple(_views(block, tensors))
+
+    return wait
+
+
+Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+@lru_cache(maxsize=256)
+def constant(numbers: Numbers, device: torch.device) -> Tensor:
+    """Return numbers on the device, where they are brought once; nobody changes them."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
+
+
+@lru_cache(maxsize=64)
+def resident(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a tensor on the device in this type, where it is brought once: weights that many batches read."""
+    with torch.inference_mode(False):
+        return tensor.detach().to(device, dtype)
+
+
+def _block(tensors: Sequence[Tensor], device: torch.device, *, pinned: bool = False) -> Tensor:
+    """The tensors' bytes, one behind the other."""
+    size = sum(map(_room, tensors))
+    block = torch.empty(size, dtype=torch.uint8, device=device, pin_memory=pinned)
+    for place, tensor in zip(_views(block, tensors), tensors, strict=True):
+        place.copy_(tensor)
+    return block
+
+
+def _views(block: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The block's parts, of the types and shapes of `like`."""
+    start = 0
+    for tensor in like:
+        yield block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        start += _room(tensor)
+
+
+def _room(tensor: Tensor) -> int:
+    return -(-tensor.nbytes // ALIGNED) * ALIGNED

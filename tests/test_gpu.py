@@ -1,0 +1,310 @@
+"""Every method, evaluator and door on a pretended GPU: no devices are mixed, nothing grows with the batch, and the
+numbers are those of the CPU. What makes the host wait stands in docs/performance.md."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_evaluators import _few as few_of_evaluator
+from golden_evaluators import samples
+from golden_methods import ELSEWHERE, FEW, FITTED, LABELS, SIZE, inputs, nodes, originals
+from pretend_gpu import Ledger, MixedDevicesError, pretend_gpu
+from torch import Tensor
+
+from eigencam.evaluation.base import asks_network
+from eigencam.evaluation.maps import ScoreMap
+from eigencam.methods.base import Method
+from eigencam.methods.gradcam import GradCAM
+from eigencam.methods.support import refusal
+from eigencam.networks.network import Network, load_network
+from eigencam.passes.forward import answer_states
+from eigencam.running.maps import Maps, compute_maps
+from eigencam.running.probe import BatchProbe
+from eigencam.store.build import find, instantiate
+from eigencam.transfer import to_device, to_host
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+TYPES = ("scenes_resnet", "scenes_vgg", "scenes_vit", "scenes_vig")
+ON_EVERY_TYPE = ("eigencam", "gradcam", "layercam", "gradient", "scorecam")
+METHODS = [name for name in nodes("method") if name != "files"]
+ASKING = [name for name, node in nodes("evaluator").items() if hasattr(find(node["_target_"]), "rows")]
+
+
+@lru_cache(maxsize=8)
+def network(name: str, device: str) -> Network:
+    """A packaged network, float32; for `cuda` within `pretend_gpu`."""
+    node = nodes("model")[name]
+    if not name.endswith(("vit", "vig")):
+        node["preprocess"]["size"] = SIZE
+    return load_network(node, device=device)
+
+
+@lru_cache(maxsize=128)
+def method(option: str) -> Method:
+    node = nodes("method")[option]
+    few = {key: FEW.get(key, value) for key, value in node.items()}
+    if hasattr(find(node["_target_"]), "channels"):
+        few["channels"] = FEW["channels"]
+    if option in FITTED:
+        few["file"] = f"eigencam:{option}-scenes_resnet.safetensors"
+    return instantiate(few)
+
+
+def home(option: str) -> str:
+    """The network that a method is tried on; half of those that run anywhere on each of two."""
+    if option in FITTED:
+        return "scenes_resnet"
+    return ELSEWHERE.get(option) or TYPES[METHODS.index(option) % 2]
+
+
+def maps(used: Network, option: str, count: int) -> Maps:
+    """The maps of the two images, over and over."""
+    found = compute_maps(
+        used,
+        {"m": method(option)},
+        inputs(used.preprocess.size).repeat(count // 2, 1, 1, 1),
+        labels=list(LABELS[used.name]) * (count // 2),
+        ids=[str(n) for n in range(count)],
+        original=lambda n: originals()[n % 2],
+        regions=[(0.0, 0.0, 100.0, 80.0)] * count,
+        chunk=10**6,
+    )
+    found.arrived()
+    return found
+
+
+@contextmanager
+def counted(ledger: Ledger, into: dict[str, int]) -> Iterator[None]:
+    """Put what is asked of the device within the block into a dict."""
+    ledger.clear()
+    yield
+    into |= ledger.counts()
+
+
+def table() -> dict[str, list[str]]:
+    """The rows of the document's table by name: waits, copies in, copies out, float64, grows."""
+    section = DOCUMENT.read_text().split("## On a GPU")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:3] == "| `"]
+    named = [(name, row) for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert len(dict(named)) == len(named), "named twice"
+    return {name: row[1:6] for name, row in named}
+
+
+def check(option: str, ledger: Ledger, few: Mapping[str, int], many: Mapping[str, int]) -> None:
+    """Compare what was asked of the device with the table; what it does not name has a copy each way and one wait."""
+    row, where = told(ledger, few, many), f"docs/performance.md, On a GPU; {dict(ledger.where)}"
+    if option in table():
+        assert row == table()[option], where
+    else:
+        assert all(int(count) <= 1 for count in row[:3]), where
+        assert row[3:] == ["", ""], where
+
+
+def told(ledger: Ledger, few: Mapping[str, int], many: Mapping[str, int]) -> list[str]:
+    """A row of the table, as measured; of a copy in, a copy out and a wait a batch nothing is told."""
+    waits, copies_in, copies_out = (many[kind] for kind in ("waits", "copies_in", "copies_out"))
+    grows = any(many[kind] > few[kind] for kind in many)
+    return [str(waits), str(copies_in), str(copies_out), "yes" if ledger.doubles else "", "yes" if grows else ""]
+
+
+@pytest.mark.parametrize("option", METHODS)
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")  # Captum's
+def test_every_method(option: str) -> None:
+    name = home(option)
+    expected = maps(network(name, "cpu"), option, 8)
+    few, many = dict[str, int](), dict[str, int]()
+    with pretend_gpu() as ledger:
+        used = network(name, "cuda")
+        assert not refusal(method(option), used)
+        maps(used, option, 2)  # what is brought over once
+        with counted(ledger, few):
+            maps(used, option, 2)
+        with counted(ledger, many):
+            found = maps(used, option, 8)
+    for one, other in zip(found.maps.values(), expected.maps.values(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+    for one, other in zip(found.boxes.get("m", []), expected.boxes.get("m", []), strict=True):
+        np.testing.assert_allclose(one, other)
+    assert (found.targets, found.top5, found.answers) == (expected.targets, expected.top5, expected.answers)
+    check(option, ledger, few, many)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type_of_network(name: str) -> None:
+    on_cpu = network(name, "cpu")
+    options = [option for option in ON_EVERY_TYPE if not refusal(method(option), on_cpu)]
+    expected = {option: maps(on_cpu, option, 2).maps["m"] for option in options}
+    with pretend_gpu():
+        used = network(name, "cuda")
+        assert used.layer == on_cpu.layer
+        assert [option for option in ON_EVERY_TYPE if not refusal(method(option), used)] == options
+        for option in options:
+            found = maps(used, option, 2).maps["m"]
+            np.testing.assert_allclose(found, expected[option], rtol=1e-4, atol=1e-5 * np.abs(found).max())
+
+
+def probe(used: Network, count: int) -> tuple[np.ndarray, BatchProbe]:
+    """Grad-CAM's maps, and what an evaluator asks."""
+    gradcam = GradCAM()
+    found = compute_maps(
+        used,
+        {"m": gradcam},
+        inputs(used.preprocess.size).repeat(count // 2, 1, 1, 1),
+        labels=list(LABELS[used.name]) * (count // 2),
+        chunk=10**6,
+    )
+    truths = [replace(samples()[n % 2][1], label=int(LABELS[used.name][n % 2])) for n in range(count)]
+    score_maps = [ScoreMap(m, truth.size) for m, truth in zip(found.maps["m"], truths, strict=True)]
+    return found.maps["m"], BatchProbe(found.forward, gradcam, found.asked, score_maps, truths, (gradcam,))
+
+
+@pytest.mark.parametrize("option", ASKING)
+def test_every_evaluator_that_asks_the_network(option: str) -> None:
+    evaluator = instantiate(few_of_evaluator(nodes("evaluator")[option]))
+    assert asks_network(evaluator)
+    expected = evaluator.rows(*probe(network("scenes_resnet", "cpu"), 8))
+    few, many = dict[str, int](), dict[str, int]()
+    with pretend_gpu() as ledger:
+        used = network("scenes_resnet", "cuda")
+        evaluator.rows(*probe(used, 2))
+        asked = probe(used, 2)
+        with counted(ledger, few):
+            evaluator.rows(*asked)
+        asked = probe(used, 8)
+        with counted(ledger, many):
+            found = evaluator.rows(*asked)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for column, value in one.items():
+            if isinstance(value, str | bool):
+                assert value == other[column]
+            else:
+                np.testing.assert_allclose(value, other[column], rtol=1e-3, atol=1e-5)
+    check(option, ledger, few, many)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+@pytest.mark.parametrize("option", METHODS)
+def test_every_method_on_a_gpu_that_is_there(option: str) -> None:
+    """Maps as on the CPU, and no more waits than the table says; a synchronisation is a warning of torch's."""
+    expected, used = maps(network(home(option), "cpu"), option, 8), network(home(option), "cuda:0")
+    maps(used, option, 8)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            found = maps(used, option, 8)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(found.maps.values(), expected.maps.values(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-3 * np.abs(other).max())
+    waits = [str(warning.message) for warning in seen if "synchroniz" in str(warning.message)]
+    assert len(waits) <= int(table().get(option, ["1"])[0]), waits
+
+
+def test_the_table_names_nothing_else() -> None:
+    assert table().keys() <= {*METHODS, *ASKING}
+
+
+# The pretended GPU itself
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda here, there: here + there,
+        lambda here, there: torch.cat([here, there]),
+        lambda here, there: here[there.long()],
+        lambda here, there: torch.where(there > 0, here, there),
+        lambda here, there: there.index_put_((there.long(),), here),
+    ],
+)
+def test_two_devices_do_not_mix(mixed: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pretend_gpu(), pytest.raises(MixedDevicesError):
+        mixed(torch.ones(2), torch.ones(2, device="cuda"))
+
+
+def test_numbers_and_indices_of_the_host_may_go_along() -> None:
+    with pretend_gpu() as ledger:
+        there = torch.arange(4.0, device="cuda")
+        assert (there * torch.tensor(2.0)).device == torch.device("cuda", 0)
+        assert ledger.counts() == {"operations": 2, "copies_in": 0, "copies_out": 0, "waits": 0}
+        there[torch.tensor([0, 1])]
+        assert (ledger.copies_in["waiting"], ledger.waits.total()) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x[0].item(),
+        lambda x: x.tolist(),
+        lambda x: bool(x[0] > 0),
+        lambda x: x.cpu(),
+        lambda x: x[x > 1],
+        lambda x: x.nonzero(),
+        lambda x: x.unique(),
+        lambda x: x.repeat_interleave(torch.ones(4, dtype=torch.long, device="cuda")),
+        lambda x: torch.tensor([1.0], device="cuda"),
+    ],
+)
+def test_the_host_waits(look: Callable[[Tensor], object]) -> None:
+    with pretend_gpu() as ledger:
+        there = torch.arange(4.0, device="cuda")
+        ledger.clear()
+        look(there)
+        assert ledger.waits.total() == 1
+
+
+def test_numpy_takes_no_tensor_of_the_device() -> None:
+    with pretend_gpu(), pytest.raises(TypeError, match="can't convert cuda:0"):
+        torch.ones(2, device="cuda").numpy()
+
+
+def test_what_was_not_waited_for_holds_nothing() -> None:
+    with pretend_gpu():
+        here = torch.ones(2, device="cuda").to("cpu", non_blocking=True)
+        assert here.isnan().all()
+        torch.cuda.synchronize()
+        assert here.tolist() == [1.0, 1.0]
+
+
+# Between host and device
+
+
+def test_tensors_travel_together() -> None:
+    parts = [torch.arange(5), torch.rand(2, 3), torch.tensor([True, False]), torch.zeros(0, 4), torch.ones(3).byte()]
+    with pretend_gpu() as ledger:
+        there = to_device(torch.device("cuda"), *parts)
+        assert ledger.counts() | {"operations": 0} == {"operations": 0, "copies_in": 1, "copies_out": 0, "waits": 0}
+        assert all(t.is_cuda for t in there)
+        wait = to_host(*there)
+        assert (ledger.copies_out["free"], ledger.waits.total()) == (1, 0)
+        back = wait()
+        assert ledger.waits.total() == 1
+    for one, other in zip(back, parts, strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def test_on_the_cpu_nothing_is_copied() -> None:
+    x = torch.rand(3)
+    assert to_device(x.device, x)[0] is x
+    assert to_host(x)()[0].data_ptr() == x.data_ptr()
+
+
+def test_states_of_answers_need_one_copy() -> None:
+    logits = torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan]])
+    with pretend_gpu() as ledger:
+        there = logits.to("cuda")
+        ledger.clear()
+        assert answer_states(there) == answer_states(logits)
+        assert ledger.waits.total() == 1
