@@ -4,7 +4,7 @@ A copy costs the host some ten microseconds, and one from or to ordinary memory 
 has done all that it was told to do. So tensors travel together, as bytes of one block of pinned memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -65,6 +65,19 @@ def resident(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor
     """Return a tensor on the device in this type, where it is brought once: weights that many batches read."""
     with torch.inference_mode(False):
         return tensor.detach().to(device, dtype)
+
+
+@lru_cache(maxsize=128)
+def made(
+    make: Callable[..., Tensor], arguments: tuple[Hashable, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return `make(*arguments)` on the device in this type, made on the host and brought there once: kernels, matrices.
+
+    >>> made(torch.eye, (2,), torch.device("cpu"), torch.float32).shape
+    torch.Size([2, 2])
+    """
+    with torch.inference_mode(False):
+        return make(*arguments).to(device, dtype)
 
 
 def _block(tensors: Sequence[Tensor], device: torch.device, *, pinned: bool = False) -> Tensor:

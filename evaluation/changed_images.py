@@ -63,9 +63,11 @@ def filling(probe: Probe, fill: Fill) -> Tensor:
     import torch
     import torch.nn.functional as F
 
+    from eigencam.transfer import constant
+
     if fill != "blur":
         return (probe.black if fill == "black" else torch.zeros_like(probe.black)).expand_as(probe.images)
-    line = torch.from_numpy(blur_kernel()).to(probe.images.device, torch.float32)
+    line = constant(tuple(blur_kernel().tolist()), probe.images.device)
     line = line.expand(probe.images.shape[1], 1, len(line))
     blurred = F.conv2d(probe.images.float(), line[:, :, None], padding=(0, 5), groups=len(line))
     return F.conv2d(blurred, line[..., None], padding=(5, 0), groups=len(line)).to(probe.images.dtype)

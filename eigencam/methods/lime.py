@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
+from eigencam.transfer import to_device, to_host
 
 SCORES = ("class", "similarity")
 SEGMENTATIONS = ("quickshift", "slic")
@@ -84,9 +85,10 @@ class LIME:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed."""
         images = forward.images
-        labels = self.superpixels(forward)
-        shown = self.choose(forward.seeds, labels)
-        hidden = mean_colors(images, labels) if self.fill == "mean" else torch.zeros_like(images)
+        found = self._segmented(forward)
+        (labels,), widest = to_device(images.device, found), int(found.max()) + 1
+        shown = self.choose(forward.seeds, labels, widest)
+        hidden = mean_colors(images, labels, widest) if self.fill == "mean" else torch.zeros_like(images)
 
         def copies(picture: Tensor, item: Tensor) -> Tensor:
             kept = shown[picture, item].gather(1, labels[picture].flatten(1)).view(-1, 1, *images.shape[2:])
@@ -101,9 +103,13 @@ class LIME:
 
     def superpixels(self, forward: Forward) -> Tensor:
         """(N, H, W) int64 on the pictures' device, each picture's superpixels numbered from 0."""
-        colors = forward.pixels.permute(0, 2, 3, 1).cpu().numpy() / 255
-        labels = [np.unique(self._segment(picture), return_inverse=True)[1] for picture in colors]
-        return torch.from_numpy(np.stack(labels)).view(colors.shape[:3]).to(forward.images.device)
+        return to_device(forward.images.device, self._segmented(forward))[0]
+
+    def _segmented(self, forward: Forward) -> Tensor:
+        """The superpixels on the host, where they are found."""
+        (pixels,) = to_host(forward.pixels.permute(0, 2, 3, 1))()
+        labels = [np.unique(self._segment(picture), return_inverse=True)[1] for picture in pixels.numpy() / 255]
+        return torch.from_numpy(np.stack(labels)).view(pixels.shape[:3])
 
     def _segment(self, picture: NDArray[np.float64]) -> NDArray[np.int64]:
         """(H, W) superpixels of an (H, W, 3) picture in 0..1."""
@@ -113,10 +119,10 @@ class LIME:
             return slic(picture, n_segments=self.segments, start_label=0)
         return quickshift(picture, kernel_size=4, max_dist=200, ratio=0.2)
 
-    def choose(self, index: Tensor, labels: Tensor) -> Tensor:
+    def choose(self, index: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
         """(N, S, K) bool, the superpixels that each copy shows; those that a picture has not are never shown."""
         count = labels.amax((1, 2)) + 1
-        widest = int(count.max())
+        widest = widest or int(count.max())
         shown = uniform(index, (widest, self.samples), self.seed).mT < 0.5  # superpixel by superpixel: K changes none
         shown[:, 0] = True
         return shown & (torch.arange(widest, device=labels.device) < count[:, None])[:, None]
@@ -160,11 +166,11 @@ def fit(shown: Tensor, scores: Tensor, kernel: float, ridge: float) -> Tensor:
     return torch.linalg.solve(weighted @ z + ridge * torch.eye(z.shape[2], device=z.device), weighted @ y)[:, :, 0]
 
 
-def mean_colors(images: Tensor, labels: Tensor) -> Tensor:
-    """(N, 3, H, W): each pixel with the mean of its superpixel in (N, H, W) `labels`."""
+def mean_colors(images: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
+    """(N, 3, H, W): each pixel with the mean of its superpixel in (N, H, W) `labels`, at most `widest` of them."""
     n, c, h, w = images.shape
     place = labels.view(n, 1, -1).expand(-1, c, -1)
-    total = torch.zeros(n, c, int(labels.max()) + 1, device=images.device)
+    total = torch.zeros(n, c, widest or int(labels.max()) + 1, device=images.device)
     count = total.scatter_add(2, place, torch.ones(n, c, h * w, device=images.device)).clamp(min=1)
     mean = total.scatter_add(2, place, images.flatten(2).float()) / count
     return mean.gather(2, place).view(n, c, h, w).to(images.dtype)

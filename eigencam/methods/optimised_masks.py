@@ -49,7 +49,7 @@ from eigencam.methods.randomness import uniform
 from eigencam.methods.smooth_masks import SmoothMax, gaussian_blur, pillow_blur
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.transfer import constant
+from eigencam.transfer import constant, to_device, to_host
 
 Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]
@@ -109,7 +109,7 @@ class MeaningfulPerturbation:
     def _maps(self, forward: Forward, targets: Tensor) -> Tensor:
         discs = self.start(forward, targets)
         wanted = forward.logits.topk(min(self.top, forward.logits.shape[1])).indices if self.top else targets[:, None]
-        shifts = uniform(forward.seeds, (self.steps, 2), self.seed)
+        shifts = uniform(forward.index, (self.steps, 2), self.seed)  # on the host, where they are looked at
         parts = together(forward, len(discs))
         wide = [forward.normalized(x) for x in self._resized(forward, self.jitter)]
         return torch.cat([self._descend(forward, [x[n] for x in wide], wanted[n], discs[n], shifts[n]) for n in parts])
@@ -138,19 +138,21 @@ class MeaningfulPerturbation:
         """
         h, w = forward.images.shape[2:]
         clear, dull = [], []
+        shown = to_host(forward.pixels)()[0] if forward.original is None else torch.empty(0)
         for n in range(len(forward)):
             region = forward.regions[n] if forward.regions else (0.0, 0.0, float(w), float(h))
             if forward.original is not None:
                 image, radius = forward.original(n), (self.blur, self.blur)
             else:
-                image = forward.pixels[n].permute(1, 2, 0).cpu().numpy()
+                image = shown[n].permute(1, 2, 0).numpy()
                 radius = (self.blur * w / (region[2] - region[0]), self.blur * h / (region[3] - region[1]))
                 region = None
             file = Image.fromarray(image)
-            for into, shown in ((clear, file), (dull, file.filter(ImageFilter.GaussianBlur(radius)))):
-                resized = shown.resize((w + more, h + more), Image.Resampling.BILINEAR, region)
+            for into, one in ((clear, file), (dull, file.filter(ImageFilter.GaussianBlur(radius)))):
+                resized = one.resize((w + more, h + more), Image.Resampling.BILINEAR, region)
                 into.append(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
-        return torch.stack(clear), torch.stack(dull)
+        there = to_device(forward.images.device, torch.stack(clear), torch.stack(dull))
+        return there[0], there[1]
 
     def _descend(
         self, forward: Forward, wide: Sequence[Tensor], wanted: Tensor, disc: Tensor, shifts: Tensor
@@ -169,7 +171,9 @@ class MeaningfulPerturbation:
             scores = logits.float().softmax(1).gather(1, wanted)
             return scores.sum() + self.l1 * (1 - mask).abs().sum() + self.tv * variation(mask, self.beta).sum()
 
-        rows, columns = ((torch.arange(0, x, self.cell) + self.cell // 2).clamp(max=x - 1) for x in (h, w))
+        rows, columns = (
+            (torch.arange(0, x, self.cell, device=disc.device) + self.cell // 2).clamp(max=x - 1) for x in (h, w)
+        )
         found = descend(
             forward,
             stretched(1 - disc)[:, rows][:, :, columns],  # in the middles of the cells
@@ -232,15 +236,17 @@ class ExtremalPerturbation:
         count = len(self.areas)
         with torch.inference_mode(False), torch.no_grad():
             images, of = forward.images.float(), targets.clone()
-            places = together(forward, len(images) * count)
-            parts = [self._ascend(forward, images[k // count], of[k // count], (k % count).tolist()) for k in places]
+            places = torch.arange(len(images) * count, device=images.device)
+            some = [places[part] for part in together(forward, len(places))]
+            parts = [self._ascend(forward, images[k // count], of[k // count], k % count) for k in some]
         return torch.cat(parts).unflatten(0, (len(images), count))
 
-    def _ascend(self, forward: Forward, images: Tensor, targets: Tensor, areas: Sequence[int]) -> Tensor:
+    def _ascend(self, forward: Forward, images: Tensor, targets: Tensor, areas: Tensor) -> Tensor:
         h, w = images.shape[2:]
         levels = pyramid(images, self.perturbation)
         pool = SmoothMax((h, w), self.cell, self.sigma, images)
-        inner, sought = slice(pool.margin, None), [self.areas[area] for area in areas]
+        inner = slice(pool.margin, None)
+        zeros = constant(tuple(int(h * w * (1 - area)) for area in self.areas), images.device)[areas]
 
         def score(masks: Tensor, step: int) -> Tensor:
             shown = perturbed(levels, masks).to(forward.images.dtype)
@@ -250,7 +256,7 @@ class ExtremalPerturbation:
         def energy(parameters: Tensor, step: int) -> Tensor:
             masks = pool(parameters)
             inside = masks[:, inner, inner][:, :h, :w]
-            total = 300 * 1.0035**step * misfit(masks, sought).sum()
+            total = 300 * 1.0035**step * misfit(masks, zeros).sum()
             if self.variant != "delete":
                 total = total - score(inside, step)
             return total if self.variant == "preserve" else total + score(1 - inside, step)
@@ -266,14 +272,14 @@ class ExtremalPerturbation:
         return pool(found)[:, inner, inner][:, :h, :w]
 
 
-def together(forward: Forward, count: int) -> Sequence[Tensor]:
+def together(forward: Forward, count: int) -> Sequence[slice]:
     """Which of so many masks descend at a time: a chunk; on a processor, which gains little by batches, each alone.
 
     A batch's size changes the network's rounding, and hundreds of steps let that grow. Alone a map does not depend on
     the batch at all.
     """
-    places = torch.arange(count, device=forward.images.device)
-    return places.split(1 if places.device.type == "cpu" else forward.chunk)
+    step = 1 if forward.images.device.type == "cpu" else forward.chunk
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def descend(
@@ -297,10 +303,9 @@ def descend(
     return mask.detach()
 
 
-def misfit(masks: Tensor, areas: Sequence[float]) -> Tensor:
-    """(N,): mean squared difference of each mask's (N, h, w) sorted values from zeros, then a share of ones."""
+def misfit(masks: Tensor, zeros: Tensor) -> Tensor:
+    """(N,): mean squared difference of each mask's (N, h, w) sorted values from so many zeros (N,), then ones."""
     values = masks.flatten(1).sort(1).values
-    zeros = constant(tuple(int(values.shape[1] * (1 - area)) for area in areas), masks.device)
     ideal = torch.arange(values.shape[1], device=masks.device) >= zeros[:, None]
     return (values - ideal.to(values)).square().mean(1)
 

@@ -39,7 +39,7 @@ from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.ablation import logits_without
 from eigencam.passes.forward import Forward
-from eigencam.transfer import constant
+from eigencam.transfer import constant, made
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -260,7 +260,7 @@ class RISE:
         index = torch.arange(start, stop, device=device)
         grid = (uniform(index, (self.cells, self.cells), 2 * self.seed) < self.p).float()
         cell = [ceil(side / self.cells) for side in size]
-        down, right = (_mirrored(self.cells, (self.cells + 1) * side).to(device) for side in cell)
+        down, right = (made(_mirrored, (self.cells, (self.cells + 1) * side), device, torch.float32) for side in cell)
         fine = down @ grid @ right.mT
         offset = (uniform(index, (2,), 2 * self.seed + 1) * constant(tuple(cell), device)).long()
         rows = offset[:, :1] + torch.arange(size[0], device=device)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.transfer import made
+
 VERSIONS = {"smooth_masks": 2}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
@@ -35,7 +37,7 @@ def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
 
 def gaussian_blur(x: Tensor, sigma: float, edge: Edge) -> Tensor:
     """(..., H, W) smoothed. As products with two matrices: the kernels here are about as long as the picture."""
-    down, right = (gaussian(side, sigma, edge).to(x) for side in x.shape[-2:])
+    down, right = (made(gaussian, (side, sigma, edge), x.device, x.dtype) for side in x.shape[-2:])
     return down @ x @ right.mT
 
 
@@ -46,7 +48,7 @@ def pillow_blur(x: Tensor, radius: float) -> Tensor:
     rounded to whole levels, and repeats the last pixel beyond the ends.
     """
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # whole numbers to 2^32
-    down, right = (_box(side, radius).to(x.device, wide) for side in x.shape[-2:])
+    down, right = (made(_box, (side, radius), x.device, wide) for side in x.shape[-2:])
     levels = (255 * x).floor().to(wide)
     for _ in range(3):
         levels = ((levels @ right.mT + ONE // 2) / ONE).floor()
@@ -84,11 +86,7 @@ class SmoothMax:
         self.padding = 1 + ceil(2 * sigma / cell)
         self.cells = tuple(ceil(side / cell) + 2 * self.padding - self.window + 1 for side in picture)
         self.size = tuple(cell * cells - cell + 1 for cells in self.cells)
-        place, parameter = torch.arange(cell), torch.arange(self.window) - self.padding
-        away = place - (sigma + cell * parameter[:, None])  # along a side: (window, cell)
-        distance = (away.square()[:, None, :, None] + away.square()[None, :, None]).sqrt().flatten(2).flatten(0, 1)
-        weight = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2)
-        self.weight = weight[:, :, None].to(like)  # window^2, cell^2, 1
+        self.weight = made(_weights, (cell, self.window, self.padding, sigma), like.device, like.dtype)
 
     def __call__(self, parameters: Tensor) -> Tensor:
         """The masks, without what overhangs on the far sides."""
@@ -96,6 +94,14 @@ class SmoothMax:
         pooled: Tensor = _Pooled.apply(around, self.weight)  # type: ignore[assignment]
         pooled = F.pixel_shuffle(pooled.unflatten(2, self.cells), self.cell)
         return pooled[:, 0, : self.size[0], : self.size[1]]
+
+
+def _weights(cell: int, window: int, padding: int, sigma: float) -> Tensor:
+    """(window^2, cell^2, 1): by the distance between a parameter of the window and a place within the cell."""
+    place, parameter = torch.arange(cell), torch.arange(window) - padding
+    away = place - (sigma + cell * parameter[:, None])  # along a side: (window, cell)
+    distance = (away.square()[:, None, :, None] + away.square()[None, :, None]).sqrt().flatten(2).flatten(0, 1)
+    return torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2)[:, :, None]
 
 
 class _Pooled(torch.autograd.Function):
