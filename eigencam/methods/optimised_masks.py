@@ -246,7 +246,8 @@ class ExtremalPerturbation:
         levels = pyramid(images, self.perturbation)
         pool = SmoothMax((h, w), self.cell, self.sigma, images)
         inner = slice(pool.margin, None)
-        zeros = constant(tuple(int(h * w * (1 - area)) for area in self.areas), images.device)[areas]
+        count = pool.size[0] * pool.size[1]  # the margin is part of what an area is a share of
+        zeros = constant(tuple(int(count * (1 - area)) for area in self.areas), images.device)[areas]
 
         def score(masks: Tensor, step: int) -> Tensor:
             shown = perturbed(levels, masks).to(forward.images.dtype)
