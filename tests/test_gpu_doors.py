@@ -27,13 +27,7 @@ from eigencam.running.prepare import prepare
 from eigencam.running.run import run
 
 MAPS = "[localization,maxboxacc,pxap,pointing,energy,segmentation,proposals,foreground]"
-SMALL = [
-    "dataset.count=12",
-    "batch_size=4",
-    "timing=false",
-    "method=[eigencam,gradcam,rise,random]",
-    "method.rise.masks=20",
-]
+SMALL = ["dataset.count=12", "batch_size=4", "timing=false", "method=[eigencam,gradcam,random]"]
 ONE = ["method=[eigencam]", "evaluator=[localization]", "dataset.count=1"]
 
 
