@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import stored as made_by_hand
+import yaml
 from runs import config
 from stored import finished, half, reseal, restated, result, rows
 
 from eigencam.commands.main import main
+from eigencam.configuring.stored import check_paths
 from eigencam.running import sweep
 from eigencam.running.run import run
 from eigencam.store.reader import read, read_all
@@ -256,6 +258,26 @@ def test_a_failed_job_writes_below_the_results_only(tmp_path: Path, capsys: pyte
     assert config.paths.results == str(tmp_path / "runs")
     assert config.logger == {}
     assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("node", "refused"),
+    [
+        ("{dataset: {root: /etc}}", True),
+        ("{dataset: {root: ../../etc}}", True),
+        ("{model: {weights: /data/../etc/passwd}}", True),
+        ("{dataset: {_target_: eigencam.datasets.folder.Folder, root: '~/maps'}}", True),
+        ("{dataset: {root: /data/VOC}}", False),
+        ("{method: {m: {_target_: own.Method, file: /anywhere}}, dataset: {split: Main/test}}", False),
+    ],
+)
+def test_a_failed_job_reads_where_this_command_line_leads_alone(node: str, refused: bool) -> None:
+    content = yaml.safe_load(node)
+    if refused:
+        with pytest.raises(ValueError, match=r"config\.yaml: .*a path that this command line did not give"):
+            check_paths(content, ["/data", "/results"], "config.yaml")
+    else:
+        check_paths({**content, "paths": {"voc": "/elsewhere"}}, ["/data", "/results"], "config.yaml")
 
 
 def test_the_next_run_repairs_every_file_and_removes_what_a_killed_one_left(tmp_path: Path) -> None:

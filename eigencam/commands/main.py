@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "summarize": "metrics of stored rows once more, without data or network",
     "verify": "whether results are as they say: seals, n, metrics, versions, images",
     "card": "where a result comes from, on one page",
+    "reproduce": "run what a table's header names, and compare every cell",
     "prune": "list, and remove, results that are superseded, damaged or left over",
     "check": "a dataset: its first images with their truth, counts, and what cannot be right",
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
@@ -173,10 +174,13 @@ def _retry(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="eigencam run", description="Run the failed jobs of a folder again.")
     parser.add_argument("--retry-failed", action="store_true")
     parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
+    parser.add_argument("settings", nargs="*", metavar="paths.NAME=FOLDER", help="where data and weights are now")
     add_trust(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     keep_out(args.results)
-    return retry(args.results, run, _refuse, trust_of(args))
+    if odd := [setting for setting in args.settings if not setting.startswith("paths.") or "=" not in setting]:
+        return _refuse(ValueError(f"{odd[0]}: with --retry-failed allowed is paths.NAME=FOLDER"))
+    return retry(args.results, run, _refuse, trust_of(args), args.settings)
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:

@@ -1,7 +1,12 @@
 """A stored config on this machine: what it names, with other folders in the place of those of its own machine."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from eigencam.datasets.reading import expand
+from eigencam.store.trust import packaged
 
 
 def changed(config: Any, settings: Sequence[str]) -> Any:
@@ -26,3 +31,54 @@ def _moved(node: Any, old: str, new: str) -> Any:
         return [_moved(value, old, new) for value in node]
     is_below = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
     return f"{new}{node.removeprefix(old)}" if is_below else node
+
+
+def check_paths(content: Mapping[str, Any], given: Iterable[str | Path], where: str) -> None:
+    """Refuse a stored config that would read or write where this command line, or this machine's folders, do not lead.
+
+    Parameters of code that is not of this package are left to those who trust it.
+
+    Args:
+        content: resolved; `paths` itself only names folders.
+        given: folders that may be used, with all below them.
+        where: for messages.
+
+    Raises:
+        ValueError: a path is elsewhere.
+    """
+    folders = [Path(one).resolve() for folder in given for one in str(folder).split(os.pathsep) if one]
+    for key, text in _texts({key: value for key, value in content.items() if key != "paths"}):
+        parts = text.replace("\\", "/").split("/")
+        if len(parts) == 1 and text[:1] != "~":
+            continue
+        path = Path(os.path.expanduser(text)) if text[:1] == "~" else Path(text)  # noqa: PTH111
+        if not path.is_absolute() and ".." not in parts and not os.path.lexists(path):
+            continue
+        if not any(path.resolve().is_relative_to(folder) for folder in folders):
+            raise ValueError(
+                f"{where}: {key}={text}: a path that this command line did not give; paths.NAME=FOLDER allows it"
+            )
+
+
+def machine_paths() -> dict[str, str]:
+    """Return the folders that this machine's environment names, by name: `paths` of a run without settings."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    with initialize_config_module("eigencam.configs", version_base="1.3"):
+        found: Any = OmegaConf.to_container(compose("run").paths, resolve=True)
+    return {name: str(expand(folder)) for name, folder in found.items()}
+
+
+def _texts(node: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a nest of mappings and lists, with its dotted key, but for those of a person's own code."""
+    if isinstance(node, Mapping) and node.get("_target_") and node["_target_"] not in packaged():
+        return
+    if isinstance(node, Mapping):
+        for inner, value in node.items():
+            yield from _texts(value, f"{key}.{inner}" if key else str(inner))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, key)
+    elif isinstance(node, str):
+        yield key, node

@@ -6,6 +6,7 @@ from typing import Any
 from eigencam.configuring.stored import changed
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.digest import digest_of, is_changed
+from eigencam.datasets.subset import chosen
 from eigencam.files import first_line
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.canonical import canonical, checksum, plain
@@ -62,10 +63,10 @@ def _dataset(stored: Stored, settings: Sequence[str], trust: Trust) -> tuple[dic
     from omegaconf import OmegaConf
 
     content = trust.confined(stored.config(), str(stored.folder / CONFIG))
-    config = OmegaConf.to_container(changed(OmegaConf.create(content), settings))
-    node = config.get("dataset") if isinstance(config, dict) else None
+    config: Any = OmegaConf.to_container(changed(OmegaConf.create(content), settings))
+    node = config.get("dataset")
     if not isinstance(node, dict):
         raise ValueError(f"{stored.folder / CONFIG}: it names no dataset")
     if errors := list(signature_errors(node, "dataset")):
         raise ValueError(errors[0])
-    return node, instantiate(node)
+    return node, chosen(instantiate(node), *(config.get(key) for key in ("limit", "seed", "images")))

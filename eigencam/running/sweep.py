@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from eigencam.configuring.named import quoted
+from eigencam.configuring.stored import changed, check_paths, machine_paths
 from eigencam.locks import HeldError, take
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.schema import CONFIG
@@ -58,11 +59,24 @@ def failed(root: Path) -> list[Stored]:
     return list(found.values())
 
 
-def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Exception], int], trust: Trust) -> int:
+def retry(
+    root: Path,
+    run: Callable[[DictConfig], Any],
+    refuse: Callable[[Exception], int],
+    trust: Trust,
+    settings: Sequence[str] = (),
+) -> int:
     """Run the failed jobs again, one after another; one that fails again does not stop the others.
 
-    A stored config is data: it is run where all that it names is trusted, writes below `root` only, and tells no
-    loggers.
+    A stored config is data: it is run where all that it names is trusted and all of its paths are below folders that
+    this command line or this machine's environment names, writes below `root` only, and tells no loggers.
+
+    Args:
+        root: folder of results.
+        run: runs a config.
+        refuse: says why one was not run; returns the exit status.
+        trust: what may be built.
+        settings: `paths.NAME=FOLDER`: where data and weights are now.
 
     Returns:
         The exit status: 0 when none failed again, 2 where there is no such folder.
@@ -72,9 +86,13 @@ def retry(root: Path, run: Callable[[DictConfig], Any], refuse: Callable[[Except
     todo = failed(root)
     print(f"{len(todo)} failed jobs in {root}")
     status = 0
+    given = [*machine_paths().values(), *(setting.partition("=")[2] for setting in settings), root] if todo else []
     for stored in todo:
         try:
-            content = trust.confined(stored.config(), str(stored.folder / CONFIG))
+            where = str(stored.folder / CONFIG)
+            config = changed(OmegaConf.create(trust.confined(stored.config(), where)), settings)
+            content: Any = OmegaConf.to_container(config)
+            check_paths(content, given, where)
             paths = content.get("paths")
             content["paths"] = {**(paths if isinstance(paths, dict) else {}), "results": str(root)}
             run(OmegaConf.create(content))

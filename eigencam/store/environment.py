@@ -43,7 +43,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],  # Hydra's commands are `eigencam run`
     }
 
 

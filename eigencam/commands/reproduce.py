@@ -1,0 +1,114 @@
+"""`eigencam reproduce TABLE …`: run what a table's header names into a fresh folder, and compare every cell.
+
+    eigencam reproduce results/real_voc/tables.md paths.voc=/data/VOCdevkit paths.weights=/data/weights
+    eigencam reproduce table_of_a_stranger.csv --limit 100
+
+A table is data: no shell runs its commands. They are parsed and composed of this package alone, and what a stranger may
+not ask for is refused (`eigencam.running.foreign`).
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eigencam.datasets.reading import expand
+from eigencam.evaluation.escaping import one_line
+from eigencam.reporting.stated import Cell, Stated, read_stated
+from eigencam.store.trust import keep_out
+
+if TYPE_CHECKING:
+    from eigencam.reporting.reproduce import Verdict
+    from eigencam.running.foreign import Foreign
+
+MACHINE = ("device", "workers")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eigencam reproduce`."""
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="TABLE or key=value",
+        help="tables that this program wrote (.md, .csv, .tex); paths.NAME=FOLDER, device=, workers=",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="images of each dataset at most; of more, no verdict")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the new results, by default a fresh one; what is there counts",
+    )
+    parser.add_argument("--all", action="store_true", help="a line for every cell, also for those that are the same")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run and compare; returns 1 where a cell differs, 2 where no cell could be compared."""
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit {args.limit}; allowed: 1 or more")
+    settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
+    tables = {item: read_stated(expand(item)) for item in args.inputs if item not in settings}
+    if not tables:
+        raise ValueError("no table; name a file that `eigencam table --out` wrote")
+    root = args.out or Path(tempfile.mkdtemp(prefix="eigencam-reproduce-"))
+    keep_out(root)
+    status = 0
+    groups: dict[tuple[str, ...], dict[str, Stated]] = {}
+    for name, stated in tables.items():
+        groups.setdefault(tuple(stated.commands), {})[name] = stated
+    for k, (commands, same) in enumerate(groups.items(), 1):
+        foreign = _foreign(settings, root / str(k) if len(groups) > 1 else root)
+        status = max(status, _reproduce(commands, same, foreign, args))
+    print(f"results are in {root}")
+    return status
+
+
+def _foreign(settings: Sequence[str], results: Path) -> "Foreign":
+    """What this command line gives to the commands of tables."""
+    from eigencam.running.foreign import Foreign
+
+    paths, machine = dict[str, str](), dict[str, object]()
+    for item in settings:
+        key, _, value = item.partition("=")
+        if key.startswith("paths.") and key != "paths.results":
+            paths[key.removeprefix("paths.")] = str(expand(value))
+        elif key in MACHINE:
+            machine[key] = int(value) if value.isdecimal() else value
+        else:
+            raise ValueError(f"{item}: allowed are paths.NAME=FOLDER, {', '.join(f'{key}=' for key in MACHINE)}")
+    return Foreign(paths, results, machine)
+
+
+def _reproduce(
+    commands: Sequence[str], tables: Mapping[str, Stated], foreign: "Foreign", args: argparse.Namespace
+) -> int:
+    """Run the commands of some tables, print what became of their cells; the exit status."""
+    from eigencam.reporting.reproduce import DIFFERENT, NOT_RUN, compared, rerun
+
+    ran = rerun(commands, foreign, args.limit, lambda line: print(one_line(line)))
+    for where, reason in ran.reasons.items():
+        print(one_line(f"not run: {where}: {reason}"))
+    kinds: Counter[str] = Counter()
+    for name, stated in tables.items():
+        verdicts = compared(stated, foreign.results, ran)
+        _print(name, verdicts, everything=args.all)
+        kinds.update(verdict.kind for verdict in verdicts.values())
+    return 1 if kinds[DIFFERENT] else 2 if kinds[NOT_RUN] == kinds.total() and not ran.jobs else 0
+
+
+def _print(name: str, verdicts: "Mapping[Cell, Verdict]", *, everything: bool) -> None:
+    """A line for each cell that is not the same, one for each reason why cells were not run, and the counts."""
+    from eigencam.reporting.reproduce import NOT_RUN, SAME
+
+    reasons: Counter[str] = Counter()
+    for cell, verdict in verdicts.items():
+        if everything or verdict.kind not in (SAME, NOT_RUN):
+            print(one_line(f"{verdict.kind}: {cell.place}: {cell.text}{f'; {verdict.why}' if verdict.why else ''}"))
+        elif verdict.kind == NOT_RUN:
+            reasons[verdict.why] += 1
+    for reason, count in reasons.items():
+        print(one_line(f"not run: {count} cells: {reason}"))
+    counts = Counter(verdict.kind for verdict in verdicts.values())
+    print(one_line(f"{name}: {len(verdicts)} cells: {', '.join(f'{n} {kind}' for kind, n in counts.items())}"))

@@ -1,0 +1,226 @@
+"""Tables made again: what a table's header names is run into a fresh folder, and every cell compared.
+
+    verdicts = compared(stated, root, reasons)
+
+A cell is `same` where the new number, printed as the old one is, is the same text; `same within rounding` where value
+and interval differ by one unit of the last printed digit at most; else `different`; or it was not run, and why.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eigencam.files import first_line
+from eigencam.reporting.collect import collect, selected
+from eigencam.reporting.papers import beside, layouts, numbers, paper_table
+from eigencam.reporting.stated import Cell, Stated
+from eigencam.reporting.stated import numbers as numbers_in
+from eigencam.running.foreign import Foreign
+
+SAME, ROUNDING, DIFFERENT, NOT_RUN = "same", "same within rounding", "different", "not run"
+DIGITS = 6
+"""Significant digits of numbers in a long CSV file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one cell.
+
+    Attributes:
+        kind: one of the four.
+        why: the new number, or why there is none.
+    """
+
+    kind: str
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Ran:
+    """What running a table's commands gave.
+
+    Attributes:
+        jobs: that ran to their end.
+        reasons: why others did not, by `network on dataset`, or by the command where it could not be composed.
+    """
+
+    jobs: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def rerun(commands: Sequence[str], foreign: Foreign, limit: int | None, say: Callable[[str], None]) -> Ran:
+    """Run the jobs of a table's commands, one after another; one that fails does not stop the others.
+
+    Args:
+        commands: as the header has them.
+        foreign: what this command line gives them.
+        limit: images of each dataset at most.
+        say: gets the few lines meant for a person.
+    """
+    ran = Ran()
+    for line in commands:
+        try:
+            todo = list(foreign.jobs(line))
+        except Exception as error:  # what is refused, and whatever Hydra makes of it
+            ran.reasons[line] = first_line(error)
+            continue
+        for name, _, config in todo:
+            try:
+                _run(name, config, limit, say)
+                ran.jobs += 1
+            except Exception as error:  # missing data or weights, a method that raises
+                ran.reasons[f"{config.model.name} on {_name_of(config)}"] = first_line(error)
+    return ran
+
+
+def _run(name: str, config: Any, limit: int | None, say: Callable[[str], None]) -> None:
+    """Run one job, of `limit` images at most."""
+    from eigencam.fitting.job import fit
+    from eigencam.running.prepare import DataConfig, build_dataset, typed
+    from eigencam.running.run import run
+
+    if name == "fit":
+        fit(config, say=say)
+        return
+    if limit is not None and config.get("limit") is None:
+        found = typed(config, DataConfig, [])
+        if found is not None and len(build_dataset(found).ids) > limit:
+            config.limit = limit
+    run(config, say=say)
+
+
+def _name_of(config: Any) -> str:
+    """The dataset's name, as far as its config says it."""
+    node = config.dataset
+    year = node.get("year")
+    return str(node.get("name") or (f"voc{year}" if year else str(node.get("_target_", "")).rsplit(".", 1)[-1].lower()))
+
+
+def compared(stated: Stated, root: Path, ran: Ran) -> dict[Cell, Verdict]:
+    """Return what became of every cell.
+
+    Args:
+        stated: the table.
+        root: folder of the new results.
+        ran: what running its commands gave.
+    """
+    found = _paper(stated, root) if stated.paper else _tables(stated, root)
+    return {cell: found.get(cell) or Verdict(NOT_RUN, _reason(cell, ran)) for cell in stated.cells}
+
+
+def _reason(cell: Cell, ran: Ran) -> str:
+    """Why a cell has no new number."""
+    data = cell.data.split(" ")[0]
+    for where, reason in ran.reasons.items():
+        network, _, dataset = where.partition(" on ")
+        if (network == cell.network and dataset in (data, "", cell.data)) or " on " not in where:
+            return reason
+    return next(iter(ran.reasons.values()), "no command in the table's header computes it")
+
+
+def _tables(stated: Stated, root: Path) -> dict[Cell, Verdict]:
+    """The cells of ordinary tables that there is a new result for."""
+    try:
+        long = collect(root)
+    except FileNotFoundError:
+        return {}
+    data = (long["dataset"] + " " + long["part"]).str.strip()
+    keys = zip(data, *(long[c] for c in ("evaluator", "target", "dtype", "network", "method", "metric")), strict=True)
+    lines = dict(zip(keys, long.to_dict("records"), strict=True))
+    found = {}
+    for cell in stated.cells:
+        metric, _, column = cell.column.partition(" ")
+        methods = [cell.method] if cell.method else list(dict.fromkeys(long["method"]))
+        where = (cell.data, cell.evaluator, cell.target, cell.dtype, cell.network)
+        there = [lines[(*where, method, metric)] for method in methods if (*where, method, metric) in lines]
+        if there:
+            found[cell] = _verdict(cell, there[0], column)
+        elif long["unsupported"].ne("").any() and not numbers_in(cell.text):
+            found[cell] = _unsupported(cell, long)
+    return {cell: verdict for cell, verdict in found.items() if verdict}
+
+
+def _unsupported(cell: Cell, long: pd.DataFrame) -> Verdict | None:
+    """A cell without a number is the same where the method cannot run now either."""
+    same = (long["network"] == cell.network) & (long["method"] == cell.method) & (long["evaluator"] == cell.evaluator)
+    return Verdict(SAME) if (same & (long["unsupported"] != "")).any() else None
+
+
+def _verdict(cell: Cell, line: Mapping[Any, Any], column: str) -> Verdict:
+    """Compare a cell with the new result's line; `column` of a CSV file, "" for value and interval together."""
+    if line["pictures"] < cell.images:
+        return Verdict(NOT_RUN, f"{line['pictures']} of {cell.images} images were scored")
+    if column:
+        return _of_digits(cell.text, line.get(column))
+    new = [line[name] for name in ("value", "low", "high")]
+    old = numbers_in(cell.text)
+    if not old:
+        return Verdict(SAME) if np.isnan(new[0]) else Verdict(DIFFERENT, f"{new[0]:.6g} now")
+    new = new[: len(old)]
+    shown = " ".join(f"{number:.{digits}f}" for number, (_, digits) in zip(new, old, strict=True))
+    if shown == " ".join(f"{number:.{digits}f}" for number, digits in old):
+        return Verdict(SAME)
+    near = all(abs(round(a, d) - b) <= 1.000001 * 10.0**-d for a, (b, d) in zip(new, old, strict=True))
+    return Verdict(ROUNDING if near else DIFFERENT, f"{shown} now")
+
+
+def _of_digits(text: str, now: Any) -> Verdict:
+    """Compare a number of `DIGITS` significant digits."""
+    if now is None or (isinstance(now, float) and np.isnan(now)):
+        return Verdict(SAME) if not text else Verdict(DIFFERENT, "not defined now")
+    shown = f"{now:.{DIGITS}g}" if isinstance(now, float) else str(now)
+    if shown == text:
+        return Verdict(SAME)
+    try:
+        old = float(text)
+    except ValueError:
+        return Verdict(DIFFERENT, f"{shown} now")
+    unit = 10.0 ** (np.floor(np.log10(abs(old))) - DIGITS + 1) if old else 10.0**-DIGITS
+    whole = isinstance(now, int)
+    return Verdict(ROUNDING if not whole and abs(now - old) <= 1.000001 * unit else DIFFERENT, f"{shown} now")
+
+
+def _paper(stated: Stated, root: Path) -> dict[Cell, Verdict]:
+    """The cells of a paper's tables that there is a new result for."""
+    try:
+        results = selected(root)
+    except FileNotFoundError:
+        return {}
+    cells: dict[tuple[str, str, str], str] = {}
+    for name in {cell.data.partition(": ")[0] for cell in stated.cells}:
+        for layout in layouts(name):
+            table = paper_table(layout, numbers(), beside(root, layout, results))
+            for line in table.frame.to_dict("records"):
+                where = " ".join(filter(None, (line["network"], line["method"])))
+                for column, text in line.items():
+                    cells[table.title, f"{where}|{line['ours of']}", str(column)] = str(text)
+    found = {}
+    before = {(cell.data, cell.network, cell.method): cell.text for cell in stated.cells if cell.column == "n"}
+    for cell in stated.cells:
+        title = next((title for title, *_ in cells if cell.data.startswith(title)), "")
+        where = f"{cell.data.removeprefix(title).removeprefix(': ')}|{cell.network}, {cell.method}"
+        text = cells.get((title, where, cell.column))
+        if text and _total(n := cells[title, where, "n"]) < _total(of := before[cell.data, cell.network, cell.method]):
+            found[cell] = Verdict(NOT_RUN, f"n is {n} of {of}")
+        elif text:
+            found[cell] = _of_text(cell.text, text)
+    return found
+
+
+def _total(n: str) -> int:
+    """The largest of the numbers of images that a line is over, `1,079/326`."""
+    return max((int(one.replace(",", "")) for one in n.split("/") if one.replace(",", "").isdecimal()), default=0)
+
+
+def _of_text(old: str, now: str) -> Verdict:
+    """Compare two printed cells."""
+    if old == now:
+        return Verdict(SAME)
+    pairs = list(zip(numbers_in(old), numbers_in(now), strict=False))
+    near = pairs and len(numbers_in(old)) == len(numbers_in(now)) and old.count("[") == now.count("[")
+    close = near and all(abs(a - b) <= 1.000001 * 10.0**-digits and digits for (a, digits), (b, _) in pairs)
+    return Verdict(ROUNDING if close else DIFFERENT, f"{now} now")
