@@ -90,6 +90,8 @@ class AverageDrop:
     def __post_init__(self) -> None:
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"shares={list(self.shares)}; allowed: 0 < share <= 1")
+        if len({_name("kept", share) for share in self.shares}) < len(self.shares):
+            raise ValueError(f"shares={list(self.shares)}; allowed: each once, to six digits")
         if self.fill not in FILLS:
             raise ValueError(f"fill={self.fill!r}; allowed: {', '.join(FILLS)}")
 

@@ -25,14 +25,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import references_cam
 import references_gradients
+import references_masks
 from references import Agreement, Case, Pair, compare
 
 from eigencam.files import replacing
 from eigencam.running.prepare import prepare
 from eigencam.store.environment import git
 
-PAIRS: list[Pair] = [*references_gradients.PAIRS]
+PAIRS: list[Pair] = [*references_gradients.PAIRS, *references_cam.PAIRS, *references_masks.PAIRS]
 FIXED = ("method=[random]", "evaluator=[energy]", "target=predicted")  # a run names some of each
 COLUMNS = ["method", "reference", "network", "n", "rho_median", "rho_least", "largest_difference"]
 
@@ -43,8 +45,9 @@ def case_of(model: str, images: int, overrides: Sequence[str]) -> Case:
         job = prepare(compose("run", [f"model={model}", *FIXED, *overrides]))
     job.network.module.double()
     rows = np.linspace(0, len(job.dataset.ids) - 1, images).astype(int).tolist()
-    inputs = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(row))[0]) for row in rows])
-    return Case(job.network, inputs, job.network.forward(inputs).logits.argmax(1))
+    originals = tuple(job.dataset.image(row) for row in rows)
+    inputs = torch.stack([torch.from_numpy(job.network.preprocess(image)[0]) for image in originals])
+    return Case(job.network, inputs, job.network.forward(inputs).logits.argmax(1), originals)
 
 
 def line(pair: Pair, network: str, found: Agreement) -> list[object]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
@@ -30,11 +32,13 @@ class Case:
         network: in float64.
         images: (N, 3, H, W) uint8 RGB of the network's input size.
         targets: (N,) int64 classes.
+        originals: the files, (H, W, 3) uint8 of any size, for methods that begin with them; none: there are no files.
     """
 
     network: Network
     images: Tensor
     targets: Tensor
+    originals: tuple[NDArray[np.uint8], ...] = ()
 
     @property
     def inputs(self) -> Tensor:
@@ -93,6 +97,9 @@ def compare(pair: Pair, case: Case) -> Agreement:
     """Return how a method's maps agree with the reference's."""
     layers = tapped(pair.method)
     forward = case.network.forward(case.images, layers=layers, gradients=needs_gradient(pair.method))
+    if case.originals:
+        forward.original = case.originals.__getitem__
+        forward.regions = tuple((0.0, 0.0, *map(float, image.shape[1::-1])) for image in case.originals)
     return agreement(maps_of(pair.method, forward, case.targets), pair.maps(case))
 
 

@@ -236,3 +236,7 @@ def test_options_are_checked() -> None:
         EigenGradCAM(sign="sum")
     with pytest.raises(ValueError, match="more than 0"):
         KPCACAM(gamma=0)
+    with pytest.raises(ValueError, match="one of them null"):
+        KPCACAM(gamma=1, width=1)
+    with pytest.raises(ValueError, match="1, 2, 3"):
+        KPCACAM("poly", degree=2.5)

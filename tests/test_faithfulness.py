@@ -349,6 +349,8 @@ def test_chunks_are_full_of_pictures_and_steps() -> None:
 def test_parameters_are_checked() -> None:
     with pytest.raises(ValueError, match="0 < share <= 1"):
         AverageDrop([1.2])
+    with pytest.raises(ValueError, match="each once"):
+        AverageDrop([0.5, 0.5])
     with pytest.raises(ValueError, match="black, mean, blur"):
         AverageDrop(fill="white")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="1 or more"):

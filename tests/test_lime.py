@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toys import colored, make, network, random_activations
 
 from eigencam.methods.lime import LIME, fit, mean_colors
+from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.forward import Forward, forward_pass
 
 TARGETS = torch.tensor([3, 2, 1, 0, 1])
@@ -60,6 +61,21 @@ def test_hiding_a_patch_of_one_colour_with_its_mean_changes_nothing() -> None:
     forward = patches()
     labels = torch.arange(16).view(4, 4).repeat_interleave(5, 0).repeat_interleave(5, 1).expand(2, -1, -1)
     torch.testing.assert_close(mean_colors(forward.images, labels), forward.images)
+
+
+@pytest.mark.parametrize("segmentation", ["quickshift", "slic"])
+def test_superpixels_are_of_the_8_bit_image_whatever_the_networks_type_and_normalisation(segmentation: Any) -> None:
+    cells = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(1))
+    pixels = (255 * F.interpolate(cells, (80, 96), mode="bicubic").clamp(0, 1)).byte()
+    found = []
+    for dtype, mean in ((torch.float32, 0.4), (torch.bfloat16, 0.5), (torch.float16, 0.0)):
+        preprocess = Preprocess(size=96, mean=(mean, 0.45, 0.5), std=(0.2, 0.25, 0.3))
+        forward = Network("net", network("gap").to(dtype), "conv", "x", "", preprocess).forward(pixels)
+        assert torch.equal(forward.pixels, pixels)
+        assert torch.equal(forward.pick(torch.tensor([0, 0])).pixels[1:], pixels)
+        found.append(LIME(samples=2, segmentation=segmentation).superpixels(forward))
+    assert len(found[0].unique()) > 1
+    assert all(torch.equal(one, found[0]) for one in found)
 
 
 def test_the_fit_of_lime_is_scikit_learns() -> None:

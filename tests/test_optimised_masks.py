@@ -120,6 +120,25 @@ def test_it_starts_from_the_smallest_disc_that_is_enough() -> None:
         torch.testing.assert_close(found[n], tensors[first], atol=1e-5, rtol=0)
 
 
+def test_the_file_is_blurred_at_its_own_size_and_a_changed_image_as_much() -> None:
+    generator = np.random.default_rng(0)
+    file = np.kron(generator.integers(0, 255, (24, 32, 3)), np.ones((8, 8, 1))).astype(np.uint8)  # 192 x 256
+    small = np.array(Image.fromarray(file).resize((64, 48), Image.Resampling.BILINEAR))
+    forward = colored(forward_pass(Texture(), random_activations(1, 3, 48, 64), "conv"))
+    forward.pixels, forward.regions = torch.from_numpy(small).permute(2, 0, 1)[None], ((0.0, 0.0, 256.0, 192.0),)
+    method = MeaningfulPerturbation(blur=12)
+    changed = method._resized(forward, 4)[1].float()  # 12 pixels of the file are 3 of the input
+    forward.original = lambda n: file
+    clear, dull = method._resized(forward, 4)
+    expected = Image.fromarray(file).filter(ImageFilter.GaussianBlur(12)).resize((68, 52), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(dull[0].permute(1, 2, 0).numpy(), np.array(expected))
+    assert clear.shape == (1, 3, 52, 68)
+    assert (changed - dull.float()).abs().mean() < 3
+    assert (
+        method._resized(forward.repeat(forward.images + 1, gradients=False), 4)[1].float() - changed
+    ).abs().max() > 3
+
+
 def test_where_nothing_is_taken_away_it_starts_from_the_whole_picture() -> None:
     forward = forward_pass(Texture(), torch.zeros(1, 3, 48, 64), "conv")
     assert (MeaningfulPerturbation().start(forward, torch.tensor([0])) > 0.5).all()

@@ -264,3 +264,7 @@ def test_options_are_checked() -> None:
     for make_one in (lambda: ScoreCAM(channels=0), lambda: RISE(p=1), lambda: Occlusion(0), lambda: ShapCAM(0)):
         with pytest.raises(ValueError, match="allowed: 1 or more"):
             make_one()
+    with pytest.raises(ValueError, match="a stride up to the window"):
+        Occlusion(window=8, stride=9)
+    with pytest.raises(ValueError, match="0 or more"):
+        SSCAM(sigma=-1)

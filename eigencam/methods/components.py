@@ -91,6 +91,7 @@ class KPCACAM:
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     paper: ClassVar[str] = "Karmani et al., MMSP 2024"
+    caveat: ClassVar[str] = "the paper's text could not be read; kernel and gamma are pytorch-grad-cam's"
     needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class KPCACAM:
             raise ValueError(f"gamma={self.gamma}; allowed: null, more than 0")
         if self.width is not None and (not self.width > 0 or self.gamma is not None):
             raise ValueError(f"width={self.width}, gamma={self.gamma}; allowed: one of them null, more than 0")
+        if self.kernel == "poly" and (self.degree < 1 or self.degree % 1):  # the power of a number below 0
+            raise ValueError(f"degree={self.degree}; allowed: 1, 2, 3, ...")
         _check_sign(self.sign)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:

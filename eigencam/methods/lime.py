@@ -82,6 +82,12 @@ class LIME:
         """Not where pictures are compared."""
         return self.score == "class"
 
+    @property
+    def caveat(self) -> str:
+        """Where pictures are compared, what is not known."""
+        choice = "which embedding and superpixels the work on biometrics has could not be read: a choice"
+        return "" if self.score == "class" else choice
+
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed."""
         images = forward.images

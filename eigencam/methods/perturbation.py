@@ -95,6 +95,8 @@ class SSCAM:
 
     def __post_init__(self) -> None:
         _check(self.weights, channels=self.channels, samples=self.samples)
+        if self.sigma < 0:
+            raise ValueError(f"sigma={self.sigma}; allowed: 0 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -284,6 +286,8 @@ class Occlusion:
 
     def __post_init__(self) -> None:
         _check(self.score, window=self.window, stride=self.stride)
+        if self.stride > self.window:  # no window would cover the pixels between
+            raise ValueError(f"stride={self.stride}, window={self.window}; allowed: a stride up to the window")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed: positive where hiding lowers the score."""
