@@ -99,7 +99,7 @@ def compare(pair: Pair, case: Case) -> Agreement:
     forward = case.network.forward(case.images, layers=layers, gradients=needs_gradient(pair.method))
     if case.originals:
         forward.original = case.originals.__getitem__
-        forward.regions = tuple((0.0, 0.0, *map(float, image.shape[1::-1])) for image in case.originals)
+        forward.regions = tuple((0.0, 0.0, float(file.shape[1]), float(file.shape[0])) for file in case.originals)
     return agreement(maps_of(pair.method, forward, case.targets), pair.maps(case))
 
 

@@ -29,7 +29,7 @@ def activations_of(case: Case) -> Tensor:
     """Return (N, C, h, w) float64 of the target layer."""
     kept: list[Tensor] = []
     module = case.module()
-    handle = module.get_submodule(case.network.layer).register_forward_hook(lambda _m, _i, out: kept.append(out))
+    handle = module.get_submodule(case.network.layer).register_forward_hook(lambda *seen: kept.append(seen[2]))
     with torch.no_grad():
         module(case.inputs)
     handle.remove()

@@ -164,9 +164,9 @@ def lime(samples: int) -> Callable[[Case], Tensor]:
     return made
 
 
-def pillow(x: Floats, radius: float) -> Floats:
+def pillow(x: NDArray[np.floating], radius: float) -> Floats:
     """Return what the authors smooth masks with: Pillow's filter on 8 bits."""
-    return np.array(Image.fromarray(np.uint8(x * 255)).filter(ImageFilter.GaussianBlur(radius))) / 255
+    return np.array(Image.fromarray((x * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))) / 255
 
 
 def deletion(steps: int, l1: float = 1e-4, tv: float = 1e-2, beta: float = 3.0) -> Callable[[Case], Tensor]:
@@ -220,7 +220,8 @@ def _first_mask(module: nn.Module, clear: Tensor, dull: Tensor, target: int) -> 
             scores.append(module((1 - share) * clear + share * dull).softmax(1)[0, target])
     left = (torch.stack(scores) - scores[-1]) / (intact - scores[-1])
     disc = discs[int(np.argmax(left.numpy() < 0.01))]
-    return np.uint8((disc.max() - disc) * 255 / (disc.max() - disc.min()) + 0.5)[4::8, 4::8] / 255.0
+    levels = (disc.max() - disc) * 255 / (disc.max() - disc.min()) + 0.5
+    return levels.astype(np.uint8)[4::8, 4::8] / 255
 
 
 def _variation_slope(mask: Floats, beta: float) -> Floats:
