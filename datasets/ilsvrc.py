@@ -8,7 +8,6 @@ Rows are in the order of the picture ids, whatever the folders look like. The pi
 download them: the user names a folder.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ from eigencam.datasets.devkit import N_CLASSES, WNID
 from eigencam.datasets.digest import file_digest
 from eigencam.datasets.ilsvrc_sources import Source, data_places, picture_id, validation_id
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
-from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, merge, read_truth
+from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, folders, read_truths
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.datasets.names import JPEG, PNG, by_stem
 from eigencam.datasets.reading import Reading, expand
@@ -87,20 +86,17 @@ class Ilsvrc:
         """
         if split != "val":
             raise ValueError(f"split={split!r}: allowed is 'val' (test truth is secret, train is half without boxes)")
-        several = root.split(os.pathsep) if isinstance(root, str) else [root] if isinstance(root, Path) else root
-        roots = [expand(one) for one in several if one]
-        if not roots:
-            raise ValueError("root: no folder is named")
-        truth = merge([read_truth(one, source, keep_faults=True) for one in roots])
+        roots = folders(root)
+        truth = read_truths(root, source)
         rows = _keep(truth.ids, blacklist, subset)
         self.split = split
         self.paths: list[Path] = []
         files: dict[str, Path] = {}
         if images is not False:
-            folders = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[expand(images)]]
-            files = _pictures(folders)
+            places = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[expand(images)]]
+            files = _pictures(places)
             rows = _present(
-                truth, rows, files, [one for several in folders for one in several], allow_missing, whole=subset is None
+                truth, rows, files, [one for several in places for one in several], allow_missing, whole=subset is None
             )
         if count is not None:
             if not 1 <= count <= len(rows):

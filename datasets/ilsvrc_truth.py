@@ -15,6 +15,7 @@ list of all 1000, devkit ids the permutation (`devkit.py`). Boxes are taken as t
 0 and inclusively, and their boxes are identical.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,6 +160,24 @@ def read_truth(root: Path | str, source: Source | None = None, keep_faults: bool
         f"no ILSVRC truth{f' of source {source!r}' if source else ''} in {root}{there and f' (there is: {there})'}; "
         f"looked in {', '.join(map(str, sources.places(root)))}. {HOW_TO_GET}"
     )
+
+
+def folders(root: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the folders that are named: one, a list, or a text with the separator of the system's paths (`A:B`).
+
+    Raises:
+        ValueError: no folder is named.
+    """
+    several = root.split(os.pathsep) if isinstance(root, str) else [root] if isinstance(root, Path) else root
+    found = [expand(one) for one in several if one]
+    if not found:
+        raise ValueError("root: no folder is named")
+    return found
+
+
+def read_truths(root: str | Path | Sequence[str | Path], source: Source | None = None) -> IlsvrcTruth:
+    """Read the truth of one folder or of several, joined; what is wrong with single images is noted in `faults`."""
+    return merge([read_truth(one, source, keep_faults=True) for one in folders(root)])
 
 
 def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.folder_truth import BoxForm, End, Format
-from eigencam.datasets.ilsvrc_truth import read_truth
+from eigencam.datasets.ilsvrc_truth import read_truths
 from eigencam.datasets.kept import Names
 from eigencam.datasets.names import image_id, unique
 from eigencam.datasets.packed import Boxes, Packed, joined
@@ -152,7 +152,7 @@ def read_parquet(
         box_format: of `boxes`: `xyxy` or `xywh`.
         box_origin: of `boxes`: what they call the first pixel, 0 or 1.
         box_end: of `boxes` with `xyxy`: whether x2 is the last pixel, `inclusive`, or the next one, `exclusive`.
-        truth: folder of ILSVRC's truth in any of its forms, such as wsolevaluation's lists, joined by the ids.
+        truth: folder, or folders `A:B`, of ILSVRC's truth in any form, as wsolevaluation's lists; joined by the ids.
         classes: names in the order of the labels; by default those that the files name.
         class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
         name: short name of the dataset.
@@ -173,7 +173,7 @@ def read_parquet(
     found = _boxes(tables, form, names) if form else None
     if truth is None:
         return Packed(name, class_space or name, names, ids, store, labels, found)
-    annotation = read_truth(truth, keep_faults=True)
+    annotation = read_truths(truth)
     rows = joined(annotation, ids, labels, str(truth))
     names = annotation.synsets.words or annotation.synsets.wnids or names
     labels = annotation.labels[rows].astype(np.int32)

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
-from eigencam.datasets.ilsvrc_truth import read_truth
+from eigencam.datasets.ilsvrc_truth import read_truths
 from eigencam.datasets.kept import Names, kept
 from eigencam.datasets.names import SUFFIXES, unique
 from eigencam.datasets.packed import Packed, joined
@@ -77,7 +77,7 @@ def read_webdataset(
     Args:
         path: a folder of tars, one tar, or names with a range of numbers in braces, `val-{0000..0049}.tar`.
         label: member of a sample that has the number of the class, `cls`, or a key of a member, `json:label`; or null.
-        truth: folder of ILSVRC's truth in any of its forms, such as wsolevaluation's lists, joined by the ids.
+        truth: folder, or folders `A:B`, of ILSVRC's truth in any form, as wsolevaluation's lists; joined by the ids.
         classes: names in the order of the labels; by default numbers.
         class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
         name: short name of the dataset.
@@ -96,7 +96,7 @@ def read_webdataset(
     names = tuple(classes) if classes else tuple(map(str, range(int(labels.max(initial=0)) + 1)))
     if truth is None:
         return Packed(name, class_space or name, names, ids, store, labels)
-    annotation = read_truth(truth, keep_faults=True)
+    annotation = read_truths(truth)
     rows = joined(annotation, ids, labels, str(truth))
     names = annotation.synsets.words or annotation.synsets.wnids or tuple(map(str, range(1000)))
     labels = annotation.labels[rows].astype(np.int32)
