@@ -46,7 +46,12 @@ def hash64(content: bytes | bytearray | memoryview) -> str:
 
 def file_digest(path: Path | str) -> str:
     """Return the digest of an image's encoded bytes."""
-    return f"file:{hash64(regular(Path(path)).read_bytes())}"
+    return bytes_digest(regular(Path(path)).read_bytes())
+
+
+def bytes_digest(content: bytes) -> str:
+    """Return the digest of an image's encoded bytes, wherever they lie."""
+    return f"file:{hash64(content)}"
 
 
 def pixel_digest(image: NDArray[np.uint8]) -> str:

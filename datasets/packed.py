@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import BadTruthError, Truth, checksum
 from eigencam.datasets.bounds import possible
 from eigencam.datasets.completeness import some
+from eigencam.datasets.digest import bytes_digest
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.datasets.images import rgb_of_bytes, size_of_bytes
 
@@ -90,6 +91,10 @@ class Packed:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return rgb_of_bytes(self._read(i), self.store.place(i))
+
+    def digest(self, i: int) -> str:
+        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        return bytes_digest(self._read(i))
 
     def truth(self, i: int) -> Truth:
         """Return the truth about image `i`.

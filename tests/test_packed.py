@@ -167,6 +167,7 @@ def test_real_images_give_the_truth_of_the_loose_files(tmp_path: Path) -> None:
             a, b = data.truth(i), loose.truth(i)
             assert (a.image_id, a.size, a.label, a.foreground) == (b.image_id, b.size, b.label, b.foreground)
             assert np.array_equal(a.boxes, b.boxes)
+            assert data.digest(i) == loose.digest(i)
             if i % 5 == 0:
                 assert np.array_equal(data.image(i), loose.image(i))
     wrong = write_tars(tmp_path / "wrong", loose.paths, [*labels[:-1], (labels[-1] + 1) % 1000])
