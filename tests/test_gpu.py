@@ -21,6 +21,7 @@ from torch import Tensor
 from eigencam.evaluation.base import asks_network
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.methods.base import Method
+from eigencam.methods.eigencam import ROUNDING, squared
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
@@ -213,6 +214,24 @@ def test_every_method_on_a_gpu_that_is_there(option: str) -> None:
 
 def test_the_table_names_nothing_else() -> None:
     assert table().keys() <= {*METHODS, *ASKING}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(49, 300), (196, 40), (5, 4)])
+def test_an_eigenvector_without_a_wait(rows: int, columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, rows, columns, generator=generator)
+    x[1] -= x[1].mean(1, keepdim=True)
+    x[2], x[3, 1:] = 0, 0
+    x[4] = torch.eye(rows, columns)  # no vector is the first
+    gram = x @ x.mT
+    vector, gap = squared(gram)
+    values, vectors = torch.linalg.eigh(gram.double())
+    agreement = (vector * vectors[:, :, -1]).sum(1).abs()
+    torch.testing.assert_close(agreement[[0, 1, 3, 5]], torch.ones(4, dtype=torch.float64), atol=1e-6, rtol=0)
+    expected = ((values[:, -1] - values[:, -2]) / values[:, -1]).float()
+    torch.testing.assert_close(gap[[0, 1, 3, 5]], expected[[0, 1, 3, 5]], atol=1e-5, rtol=0)
+    assert gap[2] == torch.inf
+    assert gap[4] <= ROUNDING
 
 
 # The pretended GPU itself

@@ -148,6 +148,17 @@ def test_every_fit(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(tensors[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["lcam_fm", "lcam_img", "broadcam"])
+def test_a_fit_asks_no_more_of_the_device_for_a_larger_batch(kind: str, tmp_path: Path) -> None:
+    few, counts = ["fit.epochs=1"] if kind.startswith("lcam") else [], []
+    for size in (2, 6):
+        asked = [f"fit={kind}", f"fit.batch_size={size}", f"dataset.count={2 * size}", "workers=0", *few]
+        with pretend_gpu() as ledger, initialize_config_module("eigencam.configs", version_base="1.3"):
+            fit(compose("fit", [*asked, f"paths.results={tmp_path / str(size)}", "device=cuda"]), say=quiet)
+            counts.append(ledger.counts())
+    assert counts[0] == counts[1]
+
+
 def test_a_batch_is_larger_on_a_gpu_and_no_part_of_an_identity(tmp_path: Path) -> None:
     asked = [f"paths.results={tmp_path}", "method=[eigencam]", "evaluator=[localization]", "batch_size=auto"]
     on_cpu = prepare(config(tmp_path, *asked))

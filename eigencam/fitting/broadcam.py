@@ -15,6 +15,7 @@ from eigencam.fitting.pictures import multi_hot
 from eigencam.methods.broadcam import KIND, broad_weights
 from eigencam.methods.randomness import uniform
 from eigencam.networks.network import Network
+from eigencam.transfer import to_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ class BroadCAMFit:
         with tqdm(total=len(positions), desc=f"{KIND} for {job.network.name}", unit="img") as bar:
             for batch in job.batches(grid, job.network.preprocess):
                 forward = job.network.forward(batch.pictures, layers=layers)
-                means = [forward.activations(layer).relu().mean((2, 3)).double().cpu() for layer in layers]
-                features.append(torch.cat(means, 1))
+                means = to_host(*(forward.activations(layer).relu().mean((2, 3)) for layer in layers))()
+                features.append(torch.cat(means, 1).double())
                 labels += [multi_hot(truth, len(job.dataset.classes)) for truth in batch.truths]
                 bar.update(len(batch.index))
         if not features:

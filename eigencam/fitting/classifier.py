@@ -35,6 +35,7 @@ from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
 from eigencam.networks.network import Network
 from eigencam.passes.calls import evaluating, logits_of, network_logits
 from eigencam.running.loading import Batch
+from eigencam.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +203,11 @@ class _Whole:
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss with the weights as they are in `state`."""
-        images = job.network.preprocess.normalize(pictures.to(job.network.device), job.network.dtype)
+        labels = torch.stack([class_labels(truth, len(job.dataset.classes)) for truth in batch.truths])
+        pictures, labels = to_device(job.network.device, pictures, labels)
+        images = job.network.preprocess.normalize(pictures, job.network.dtype)
         logits = logits_of(functional_call(self.module, state.tensors, (images,)))
-        labels = torch.stack([class_labels(truth, logits.shape[1]) for truth in batch.truths])
-        return {"ce": loss(logits, labels.to(logits.device), self.exclusive)}
+        return {"ce": loss(logits, labels, self.exclusive)}
 
 
 def _exclusive(dataset: Dataset) -> bool:
@@ -226,7 +228,8 @@ def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, ti
     scores, labels = [], []
     with tqdm(total=len(positions), desc=f"{job.network.name}, {title}", unit="img") as bar, evaluating(module):
         for batch in job.batches(grid, job.network.preprocess):
-            images = job.network.preprocess.normalize(batch.pictures.to(job.network.device), job.network.dtype)
+            (pictures,) = to_device(job.network.device, batch.pictures)
+            images = job.network.preprocess.normalize(pictures, job.network.dtype)
             with torch.no_grad():
                 scores.append(network_logits(module, images).float().cpu())
             labels += [class_labels(truth, len(job.dataset.classes)) for truth in batch.truths]

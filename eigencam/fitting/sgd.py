@@ -20,6 +20,7 @@ from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import augmented, seed_of, shuffled, widened
 from eigencam.passes.calls import evaluating
 from eigencam.running.run import Batch
+from eigencam.transfer import to_host
 
 SAVE_S = 300.0
 """Seconds between two checkpoints within an epoch."""
@@ -146,9 +147,11 @@ def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) 
         loss = torch.stack(list(terms.values())).sum()
         state.optimizer.zero_grad()
         loss.backward()
-    if not loss.isfinite():
+    (values,) = to_host(torch.stack([loss, *terms.values()]))()  # the one wait of a step
+    seen = dict(zip(("loss", *terms), values.tolist(), strict=True))
+    if not math.isfinite(seen["loss"]):
         raise ValueError(
-            f"the loss is {loss.item()} in epoch {epoch + 1}; a lower fit.lr than {learner.rate(0)} may do"
+            f"the loss is {seen['loss']} in epoch {epoch + 1}; a lower fit.lr than {learner.rate(0)} may do"
         )
     state.optimizer.step()
-    return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
+    return seen
