@@ -185,6 +185,25 @@ def peak_elsewhere(args: argparse.Namespace, network: str, library: str, label: 
     return int(done.stdout.split()[-1])
 
 
+class Shares:
+    """Peaks of memory as multiples of a bare pass's, which is measured when the first of them is."""
+
+    def __init__(self, args: argparse.Namespace, network: str, base: Call) -> None:
+        self.args, self.network, self.base, self.whole = args, network, base, 0
+
+    def _peak(self, library: str, label: str, call: Call) -> int:
+        if self.args.device == "cpu":
+            return peak_elsewhere(self.args, self.network, library, label)
+        return peak(call, self.args.device)
+
+    def __call__(self, library: str, label: str, call: Call) -> str:
+        """With two digits; "" where memory is not measured."""
+        if self.args.no_memory:
+            return ""
+        self.whole = self.whole or self._peak("bare", "bare", self.base)
+        return f"{self._peak(library, label, call) / self.whole:.2f}"
+
+
 def many(network: Network, method: Method, label: str, repeats: int) -> list[float]:
     """Time over the number of inputs times a bare pass's time an input."""
     chunk, count = 32, [0]
@@ -213,6 +232,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", metavar="METHODS", help="of the sets: eigencam five scorecam; else all")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--resume", action="store_true", help="measure what the file of --out does not have")
     parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -227,7 +247,6 @@ def main() -> None:
     if unknown := [label for label in args.only or () if label not in known]:
         parser.error(f"--only {' '.join(unknown)}: allowed are {', '.join(dict.fromkeys(known))}")
     chosen = args.only or known
-    on_cpu = args.device == "cpu"
     lines: list[list[Any]] = _measured(args.out) if args.resume else []
     done = [line[:3] for line in lines]
 
@@ -240,15 +259,13 @@ def main() -> None:
     for name in args.networks:
         network = load(name, args.device)
         base = bare(network, pictures)
-        memory = peak_elsewhere(args, name, "bare", "bare") if on_cpu else peak(base, args.device)
+        shares = Shares(args, name, base)
         for (library, label), call in calls_of(network, pictures).items():
             if label not in chosen or [name, library, label] in done:
                 continue
             found = ratios(call, base, args.repeats, args.device)
-            held = (peak_elsewhere(args, name, library, label) if on_cpu else peak(call, args.device)) / memory
-            add(
-                name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), f"{held:.2f}"
-            )
+            held = shares(library, label, call)
+            add(name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), held)
         for label, method in MANY.items():
             if label not in chosen or [name, "this", label] in done:
                 continue

@@ -36,7 +36,7 @@ case $part in
         ;;
     2)
         options=(--networks resnet50 vgg16 --batch-size 128 --repeats 5)
-        [ -z "$small" ] || options=(--networks googlenet --batch-size 1 --repeats 1 --only eigencam)
+        [ -z "$small" ] || options=(--networks googlenet --batch-size 1 --repeats 1 --only eigencam --no-memory)
         within "$python" scripts/benchmark_methods.py --device "$device" "${options[@]}" --resume --out "$out/cost_of_methods.csv"
         ;;
     3)

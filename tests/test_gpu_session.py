@@ -2,7 +2,9 @@
 
 import csv
 import os
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,13 +28,11 @@ def lines(path: Path) -> list[list[str]]:
     ("part", "name", "columns"),
     [(2, "cost_of_methods.csv", {"library", "time", "memory"}), (3, "speed_of_runs.csv", {"decode", "run", "memory"})],
 )
-def test_a_part_is_measured_once(part: int, name: str, columns: set[str], tmp_path: Path) -> None:
+def test_a_part_is_measured(part: int, name: str, columns: set[str], tmp_path: Path) -> None:
     session(part, tmp_path)
     header, *rows = lines(tmp_path / name)
     assert rows
     assert columns <= set(header)
-    session(part, tmp_path)
-    assert lines(tmp_path / name) == [header, *rows]
 
 
 def test_the_tests_that_need_a_gpu_are_found(tmp_path: Path) -> None:
@@ -40,7 +40,17 @@ def test_the_tests_that_need_a_gpu_are_found(tmp_path: Path) -> None:
     assert "skipped" in (tmp_path / "tests.txt").read_text()
 
 
-def test_another_part_is_refused(tmp_path: Path) -> None:
+def test_another_part_is_refused() -> None:
     done = subprocess.run([ROOT / "scripts/gpu_session.sh", "4"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "gpu_session.sh 1" in done.stderr
+
+
+def test_nothing_is_measured_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--generate", "3", "--resume", "--out", str(tmp_path / "runs.csv")]
+    (tmp_path / "runs.csv").write_text(f"# told\nmachine,command\nCPU,{' '.join(asked)}\n")
+    monkeypatch.setattr(sys, "argv", ["benchmark_run.py", *asked])
+    runpy.run_path(str(ROOT / "scripts/benchmark_run.py"), run_name="__main__")
+    assert "there already" in capsys.readouterr().out

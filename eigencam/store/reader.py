@@ -132,6 +132,8 @@ class Stored:
         if not isinstance(content, dict):
             raise DamagedError(path, "no mapping")
         check_depth(path, content)
+        if content.pop("tf32", False) is True:  # a key of its own before it was a value of `dtype`
+            content["dtype"] = "tf32"
         return content
 
     def errors(self) -> list[str]:
