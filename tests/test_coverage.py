@@ -1,4 +1,4 @@
-"""Whether intervals cover what they say; `scripts/coverage.py` is the whole of it."""
+"""Whether intervals cover what they say; `scripts/interval_coverage.py` is the whole of it."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-from coverage import Case, cases, exact, simulated
+from interval_coverage import Case, cases, exact, simulated
 
 CASES = {(case.kind, case.data): case for case in cases()}
 SAMPLES = 400

@@ -1,7 +1,7 @@
 """How often the 95 % intervals contain the true value, by simulation.
 
-    python scripts/coverage.py --out results/coverage.csv                (hours of one core: 2,000 samples a line)
-    python scripts/coverage.py --samples 300 --sizes 30,100
+    python scripts/interval_coverage.py --out results/coverage.csv                (hours of one core: 2,000 samples a line)
+    python scripts/interval_coverage.py --samples 300 --sizes 30,100
 
 Every kind of metric, from 5 to 5,000 images, rates up to the edges, rows that share an image. Rates of independent
 images are no simulation: the binomial distribution is summed, over 999 rates from 0.001 to 0.999; `coverage` is then
@@ -208,7 +208,7 @@ def main() -> None:
         lines.append(",".join(fields).replace("nan", ""))
         print(lines[-1], flush=True)
     if args.out:
-        said = f"# printed by: python scripts/coverage.py --samples {args.samples}; shares in percent\n"
+        said = f"# printed by: python scripts/interval_coverage.py --samples {args.samples}; shares in percent\n"
         write_text(args.out, said + "\n".join(lines) + "\n")
 
 
