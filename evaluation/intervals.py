@@ -1,6 +1,7 @@
 r"""95 % intervals that cover what they say, from counts and from what each image adds to a value.
 
-Which method is used for which kind of number was decided by simulation (`scripts/interval_coverage.py`, `results/coverage.csv`):
+Which method is used for which kind of number was decided by simulation (`scripts/interval_coverage.py`,
+`results/coverage.csv`):
 
 rate            Wilson's score interval; below 20 images the exact one (Clopper and Pearson), which covers more
 pooled rate     hits among the objects, or rows, of images: the same with the effective number of objects, as Korn and

@@ -1,6 +1,6 @@
 """How often the 95 % intervals contain the true value, by simulation.
 
-    python scripts/interval_coverage.py --out results/coverage.csv                (hours of one core: 2,000 samples a line)
+    python scripts/interval_coverage.py --out results/coverage.csv        (hours of one core: 2,000 samples a line)
     python scripts/interval_coverage.py --samples 300 --sizes 30,100
 
 Every kind of metric, from 5 to 5,000 images, rates up to the edges, rows that share an image. Rates of independent
