@@ -42,6 +42,15 @@ class Lock:
     path: Path
     _number: int | None
 
+    def stands(self) -> bool:
+        """Whether its file is still in its place: somebody who removes a folder removes the files of its locks too."""
+        if self._number is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._number), self.path.stat())
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Give it back; a second time does nothing."""
         if self._number is not None:

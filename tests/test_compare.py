@@ -49,6 +49,21 @@ def test_the_numbers_are_those_of_the_rows(here: Path, capsys: pytest.CaptureFix
     assert all(c["holm"] >= c["p"] for c in found["comparisons"])
 
 
+def test_a_method_that_fails_is_left_out_and_the_others_are_compared(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "raising.py").write_text("def raising(forward, targets):\n    raise RuntimeError('why')\n")
+    capsys.readouterr()
+    asked = ["eigencam", "raising.py", "gradcam", "--evaluator", "localization", "--format", "json"]
+    assert compare(*asked) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert {line["method"] for line in found["comparisons"]} == {"gradcam"}
+    assert [note for note in found["notes"] if "failed, left out: method raising: RuntimeError: why" in note]
+    assert "RuntimeError: why" in said.err
+    assert "Traceback" not in said.err
+
+
 def test_rows_that_one_of_the_two_has_no_value_in_count_for_neither(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Result folders: whole or named as damaged, never run, the same wherever our modules lie."""
 
+import inspect
 import json
 import os
 import pickle
@@ -7,28 +8,37 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from stored import ENVIRONMENT, IDENTITY, finished, result, rows
 
 import eigencam.files
-from eigencam.commands.prune import prunable
+from eigencam.commands.main import main
+from eigencam.commands.prune import _remove, prunable
 from eigencam.commands.summarize import again
 from eigencam.evaluation.localization import Localization
+from eigencam.locks import HeldError, is_held, take
+from eigencam.store.bounded import read_table
 from eigencam.store.build import find
 from eigencam.store.canonical import canonical
 from eigencam.store.identity import describe
 from eigencam.store.parts import Parts
 from eigencam.store.reader import newest, read, read_all
-from eigencam.store.schema import CONFIG, ROWS, SUMMARY
+from eigencam.store.schema import CONFIG, ROWS, SUMMARY, Seal, Summary
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
-from eigencam.store.seal import DamagedError, read_json, write_json
+from eigencam.store.seal import DamagedError, digest, read_json, write_json
 from eigencam.store.trust import PACKAGED, Trust, UntrustedError, rebuilt
 
 
@@ -192,7 +202,81 @@ def test_a_folder_that_may_not_be_written_can_be_read(tmp_path: Path, monkeypatc
     assert not opened
 
 
+@pytest.mark.parametrize(
+    ("column", "n"),
+    [("iou", 2**26), ("note", 100_000)],  # a number, or a text of a megabyte, that every row has
+)
+def test_a_file_that_unpacks_to_more_than_its_size_lets_expect_is_damaged(tmp_path: Path, column: str, n: int) -> None:
+    made = finished(tmp_path)
+    if column == "iou":
+        zeros = pa.array(np.zeros(n))
+        table = pa.table({"image": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int8)), ["a"]), "iou": zeros})
+        table = table.append_column("label", pa.array(np.zeros(n, np.int64)))
+    else:
+        texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), ["x" * 2**20])
+        table = pa.table({"image": texts, "label": pa.array(np.zeros(n, np.int64))})
+    pq.write_table(table, made.folder / ROWS, compression="zstd")
+    content = (made.folder / ROWS).read_bytes()
+    assert len(content) < 2**20
+    summary = published_with(made.folder, Seal(len(content), digest(content)))
+    write_json(made.folder / SUMMARY, summary.stored())
+    stored = read(made.folder, hashed=True)
+    assert stored
+    with pytest.raises(DamagedError, match=r"rows\.parquet: damaged: \d+ bytes that"):
+        stored.rows()
+
+
+def published_with(folder: Path, seal: Seal) -> Summary:
+    return replace(Summary.read(folder / SUMMARY), rows=seal)
+
+
+def test_rows_of_all_kinds_are_read_as_arrow_reads_them(tmp_path: Path) -> None:
+    frame = rows(5000).assign(text=["a", None, "", "é", "b"] * 1000, lists=[[1.0], [], None, [2.0, 3.0], [4.0]] * 1000)
+    frame.to_parquet(tmp_path / "x.parquet", compression="zstd")
+    for columns in (None, ["text", "image"]):
+        found = read_table(tmp_path / "x.parquet", columns)
+        wanted = pq.read_table(tmp_path / "x.parquet", columns=columns)
+        assert found.select(wanted.column_names).equals(wanted)
+        assert found.schema.metadata == wanted.schema.metadata
+
+
+def test_prune_waits_for_a_run_and_a_run_sees_what_prune_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = finished(tmp_path)
+    (made.folder / SUMMARY).write_text("torn")
+    running = result(tmp_path)
+    running.open("a: 1\n", ENVIRONMENT)
+    assert main(["prune", "--yes", "--results", str(tmp_path)]) == 0
+    assert not _remove(made.folder)
+    assert "a run is writing it" in capsys.readouterr().out
+    running.close()
+    begun = result(tmp_path)
+    with take(made.folder / ".lock-finish"):
+        thread = threading.Thread(target=begun.open, args=("a: 1\n", ENVIRONMENT))
+        thread.start()
+        while not is_held(made.folder / ".lock"):
+            time.sleep(0.005)
+        shutil.rmtree(made.folder)
+    thread.join()
+    assert (made.folder / IDENTITY_FILE).exists()
+    with pytest.raises(HeldError):
+        result(tmp_path).open("a: 1\n", ENVIRONMENT)
+    begun.close()
+
+
 # Identity
+
+
+def test_one_and_true_are_one_parameter_where_the_default_says_which() -> None:
+    target = "eigencam.methods.eigencam.EigenCAM"
+    flags = {name for name, p in inspect.signature(find(target)).parameters.items() if isinstance(p.default, bool)}
+    assert flags
+    for name in flags:
+        for said, meant in ((1, True), (0, False)):
+            assert describe({"_target_": target, name: said}) == describe({"_target_": target, name: meant})
+    pointing = "eigencam.evaluation.localization.Localization"
+    assert describe({"_target_": pointing, "threshold": True}) == describe({"_target_": pointing, "threshold": 1.0})
 
 
 def test_renaming_our_modules_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from eigencam.configuring import named
 from eigencam.configuring.results import default_results
 from eigencam.evaluation import ranks
-from eigencam.evaluation.escaping import file_name
+from eigencam.evaluation.escaping import file_name, one_line
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.files import write_text
 from eigencam.reporting.comparison import DIGITS, as_json, compare, rank_table, rankings, table
@@ -50,15 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run what is missing, compare, print; returns 0."""
+    """Run what is missing, compare, print; returns 1 where a method failed, whose results are left out."""
     methods = [item for item in args.inputs if "=" not in item]
     settings = [item for item in args.inputs if "=" in item]
     options, nodes, order = named.split(methods)
     if len(order) < 2:
         raise ValueError(f"compare {' '.join(methods)}: two methods or more are needed, the reference first")
     metrics = [m for m in args.metrics.split(",") if m]
-    folders, trust = _folders(args, options, nodes, settings)
+    folders, trust, failed = _folders(args, options, nodes, settings)
     lines, values, notes = compare(folders, order, metrics, all_pairs=args.all_pairs, trust=trust)
+    notes += failed
     found = rankings(values, order)
     made = [table(lines, notes, DIGITS), *([rank_table(found)] if found else [])]
     if args.format == "json":
@@ -74,15 +76,16 @@ def main(args: argparse.Namespace) -> int:
                 stem = file_name("ranks", *ranking.metric.split(" "))
                 written += [ranks.draw(ranking, args.out / f"{stem}.{kind}") for kind in ("svg", "pdf", "png")]
         print("written:", *written)
-    return 0
+    return int(bool(failed))
 
 
 def _folders(
     args: argparse.Namespace, options: Sequence[str], nodes: named.Nodes, settings: Sequence[str]
-) -> tuple[list[Path], Trust]:
-    """The folders of the results, computed where they are not there yet, and what this command trusts."""
+) -> tuple[list[Path], Trust, list[str]]:
+    """The folders of the results, computed where they are not there yet, what this command trusts, and what failed."""
     from hydra import compose, initialize_config_module
 
+    from eigencam.running.faults import PartlyFailedError
     from eigencam.running.prepare import prepare
     from eigencam.running.run import run
 
@@ -97,13 +100,21 @@ def _folders(
                 every = named.quoted([*chosen, *overrides, *settings])
                 configs.append(named.with_methods(compose("run", every), nodes))
     found: list[Path] = []
+    failed: list[str] = []
     for config in configs:
-        job = prepare(config) if args.no_run else run(config, say=lambda _line: None)
+        try:
+            job = prepare(config) if args.no_run else run(config, say=lambda _line: None)
+            faults = []
+        except PartlyFailedError as error:
+            faults = [line for line in str(error).splitlines()[1:] if line]
+            print("\n".join(map(one_line, faults)), file=sys.stderr)
+            job = prepare(config)
+        failed += [f"failed, left out: {line}" for line in faults]
         missing = [r.folder for r in job.results.values() if r.summary is None]
-        if missing:
+        if missing and not faults:
             damaged = as_lines(stored for folder in missing if (stored := read(folder, hashed=True)))
             names = ", ".join(folder.name for folder in missing)
             lines = [f"not there yet: {names}; without --no-run they are computed", *damaged]
             raise FileNotFoundError("\n".join(lines))
-        found += [result.folder for result in job.results.values()]
-    return found, Trust.of(args.config_dir, configs=[OmegaConf.to_container(config) for config in configs])
+        found += [result.folder for result in job.results.values() if result.folder not in missing]
+    return found, Trust.of(args.config_dir, configs=[OmegaConf.to_container(config) for config in configs]), failed

@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from eigencam.configuring.results import default_results
 from eigencam.evaluation.escaping import one_line
+from eigencam.locks import is_held, take
 from eigencam.store.reader import Stored, is_result, newest, read_all
 from eigencam.store.schema import CONFIG, DAMAGED, RUNS
 
@@ -35,9 +36,8 @@ def main(args: argparse.Namespace) -> int:
     lines = [tuple(map(one_line, (why, folder.name, text))) for folder, why, text in found]
     print(tabulate(lines, ("why", "result", ""), "simple", disable_numparse=True))
     if args.yes:
-        for folder, _, _ in found:
-            _remove(folder)
-        print(f"{len(found)} results removed from {args.results}")
+        removed = [folder for folder, _, _ in found if _remove(folder)]
+        print(f"{len(removed)} results removed from {args.results}")
     else:
         print(f"{len(found)} results in {args.results}; --yes removes them")
     return 0
@@ -73,12 +73,18 @@ def _holds_nothing_else(folder: Path) -> bool:
     return all(any(path.match(pattern) for pattern in ours) for path in folder.iterdir())
 
 
-def _remove(folder: Path) -> None:
-    """Remove a result; of a link to a folder elsewhere only the link."""
+def _remove(folder: Path) -> bool:
+    """Remove a result, unless a run has begun to write it; of a link to a folder elsewhere only the link."""
     if folder.is_symlink():
         folder.unlink()
-    else:
+        return True
+    finishing = folder / ".lock-finish"  # a run that begins waits for it, and looks again whether its folder is there
+    with take(finishing, wait=True, needed=False):
+        if any(is_held(path) for path in folder.glob(".lock*") if path != finishing):
+            print(one_line(f"{folder.name}: a run is writing it; left as it is"))
+            return False
         shutil.rmtree(folder)
+    return True
 
 
 def _later(stored: Stored, by_meaning: dict[str, Stored]) -> Stored | None:

@@ -142,10 +142,17 @@ def _defaults(target: Any) -> dict[str, Any]:
 
 def _parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that are not the defaults, and the checksums of a person's files that they name."""
-    told = {key: _plainly(value) for key, value in given.items()}
+    told = {key: _plainly(_alike(value, defaults.get(key))) for key, value in given.items()}
     differing = {k: v for k, v in told.items() if k not in defaults or canonical(v) != canonical(_plainly(defaults[k]))}
     sources = {v: digest for v in differing.values() if isinstance(v, str) and (digest := own_source(v))}
     return ({"parameters": differing} if differing else {}) | ({"own_source": sources} if sources else {})
+
+
+def _alike(value: Any, default: Any) -> Any:
+    """The value in the default's way of saying it: 1 and `true` are one where the default is of the other kind."""
+    if isinstance(default, bool) and type(value) is int and value in (0, 1):
+        return bool(value)
+    return int(value) if isinstance(value, bool) and type(default) in (int, float) else value
 
 
 def _plainly(value: Any) -> Any:

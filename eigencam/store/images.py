@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigencam.datasets.digest import is_changed
+from eigencam.store.bounded import read_table
 from eigencam.store.canonical import canonical, checksum
 from eigencam.store.examine import published
 from eigencam.store.gather import DIGEST
@@ -86,7 +87,7 @@ def digests_of(folder: Path, owner: str) -> dict[str, str]:
     path = folder / ROWS
     if not sealed or DIGEST not in pq.read_schema(path).names:
         return {}
-    return _digests([pq.read_table(path, columns=["image", DIGEST])])
+    return _digests([read_table(path, ["image", DIGEST])])
 
 
 def _digests(tables: Iterable[pa.Table]) -> dict[str, str]:

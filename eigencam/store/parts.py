@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigencam.files import regular, write_bytes
+from eigencam.store.bounded import BombError, read_table
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, read_bytes, read_json, write_json
 
@@ -178,7 +179,9 @@ class Parts:
         if digest(content) != path.stem.rsplit("-", 1)[-1]:
             raise DamagedError(path, "its content does not match the checksum in its name")
         try:
-            table = pq.read_table(io.BytesIO(content), columns=columns)
+            table = read_table(pa.py_buffer(content), columns)
+        except BombError as error:
+            raise DamagedError(path, str(error)) from None
         except Exception as error:  # sealed, and still no rows of ours: whatever Arrow makes of it
             raise DamagedError(path, f"no Parquet file ({type(error).__name__})") from None
         if (table.schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in table.column_names:
@@ -189,9 +192,11 @@ class Parts:
 def read_rows(path: Path) -> pd.DataFrame:
     """Return the rows of a Parquet file. DamagedError where it holds none, though its checksum may be right."""
     try:
-        rows = pq.read_table(regular(path)).to_pandas()
+        rows = read_table(regular(path)).to_pandas()
     except (FileNotFoundError, PermissionError):
         raise
+    except BombError as error:
+        raise DamagedError(path, str(error)) from None
     except Exception as error:  # whatever Arrow and pandas make of it
         raise DamagedError(path, f"no rows ({type(error).__name__})") from None
     if not isinstance(rows.index, pd.RangeIndex) or not {"image", "label"} <= set(rows.columns):

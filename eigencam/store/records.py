@@ -143,6 +143,21 @@ class Result:
             ValueError: the folder is a link.
         """
         self._shard, self._plan = shard or Shard(), plan
+        for _ in range(3):
+            if self._has_begun(config):
+                break
+            self.close()
+        else:
+            raise HeldError(f"{self.folder}: another process removes it again and again")
+        try:
+            if environment is not None:
+                self._note_run(environment)
+        except BaseException:
+            self.close()
+            raise
+
+    def _has_begun(self, config: str) -> bool:
+        """Take the lock and begin; False where `eigencam prune` removed the folder in between."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._drop_links()
         try:
@@ -150,25 +165,30 @@ class Result:
         except HeldError:
             raise HeldError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
         try:
-            self._begin(config)
-            if environment is not None:
-                self._note_run(environment)
+            with self.finishing():
+                if there := self._lock.stands():
+                    self._begin(config)
+            return there
+        except FileNotFoundError:
+            if self._lock.stands():
+                self.close()
+                raise
+            return False
         except BaseException:
             self.close()
             raise
 
     def _begin(self, config: str) -> None:
-        """Set aside what is damaged, and write what is known beforehand; the lock is this process's."""
+        """Set aside what is damaged, and write what is known beforehand; both locks are this process's."""
         for folder in (self.folder, self.folder / PARTS, self.folder / RUNS):
             remove_leftovers(folder)
-        with self.finishing():
-            self._set_aside()
-            if self.summary:
-                self.settle()
-            write_json(self.folder / IDENTITY, plain(self.identity))
-            write_yaml(self.folder / CONFIG, config)
-            if self._plan and not self.summary:
-                self.parts.write_plan(self._plan.stored())
+        self._set_aside()
+        if self.summary:
+            self.settle()
+        write_json(self.folder / IDENTITY, plain(self.identity))
+        write_yaml(self.folder / CONFIG, config)
+        if self._plan and not self.summary:
+            self.parts.write_plan(self._plan.stored())
 
     def _note_run(self, environment: Mapping[str, Any]) -> None:
         now = time.gmtime()
