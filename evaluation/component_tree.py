@@ -22,55 +22,56 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from eigencam.evaluation.row_segments import (
+    AREA,
+    FIRST,
+    GAINS,
+    HIGH,
+    HOLES,
+    LOW,
+    PIXELS,
+    RING,
+    X1,
+    X2,
+    Y1,
+    Y2,
+    Levels,
+    Nodes,
+    grow,
+    nodes_if_smooth,
+)
+
 VERSIONS = {"component_tree": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
 
 LEVELS = 255
 """Number of thresholds: v = 0 .. 254."""
 
-LOW, HIGH, X1, Y1, X2, Y2, PIXELS, AREA, HOLES, FIRST = range(10)
-"""Columns of nodes: thresholds low <= v < high; inclusive box; pixels; doubled area without that of the holes; number
-of holes; first pixel in raster order, y * width + x."""
-
-Nodes = NDArray[np.int32]
-Levels = NDArray[np.uint8]
-
-_RING = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-_SQUARES = ((0, 1, 3), (2, 1, 4), (5, 3, 6), (7, 4, 6))  # the diagonal neighbour first
-
-
-def _gains() -> NDArray[np.int32]:
-    """(256, 2): doubled area and Euler number that a pixel adds, by the bits of its finished neighbours."""
-    table = np.zeros((256, 2), np.int32)
-    for code in range(256):
-        area, euler = 0, 0
-        for diagonal, *sides in _SQUARES:
-            far, near = code >> diagonal & 1, [code >> side & 1 for side in sides]
-            others = far + sum(near)
-            area += others >= 2
-            # Gray: 4 E = squares with one pixel - with three - 2 with two on a diagonal.
-            before = (0, 1, -2 if all(near) else 0, -1)[others]
-            after = (1, -2 if far else 0, -1, 0)[others]
-            euler += after - before
-        table[code] = area, euler // 4
-    return table
-
-
-_GAINS = _gains()
+SEGMENTS = 12
+"""Segments of a row in the mean; rougher images are flooded."""
 
 
 def outer(levels: Levels) -> Nodes:
     """The 8-connected components of (H, W) levels > v for v = 0 .. 254: (K, 10), columns as above."""
-    return _flood(_padded(levels), levels.shape[1] + 2, np.array([dy * (levels.shape[1] + 2) + dx for dy, dx in _RING]))
+    nodes = nodes_if_smooth(levels, SEGMENTS * len(levels), areas=True)
+    return flooded(levels) if nodes is None else nodes
 
 
 def holes(levels: Levels) -> Nodes:
     """The 4-connected components of (H, W) levels <= v that do not touch the frame: (K, 10), LOW to PIXELS are set."""
-    stride = levels.shape[1] + 2
-    nodes = _flood(_padded(255 - levels), stride, np.array([-stride, -1, 1, stride]))
+    above = 255 - levels
+    nodes = nodes_if_smooth(above, SEGMENTS * len(levels), four=True, off_frame=True)
+    nodes = flooded(above, four=True, off_frame=True) if nodes is None else nodes
     low, high = 255 - nodes[:, HIGH], 255 - nodes[:, LOW]
     nodes[:, LOW], nodes[:, HIGH] = low, high
     return nodes
+
+
+def flooded(levels: Levels, *, four: bool = False, off_frame: bool = False) -> Nodes:
+    """As `nodes_if_smooth`, pixel by pixel, in another order; 4-connected ones without AREA and HOLES."""
+    stride = levels.shape[1] + 2
+    reach = [dy * stride + dx for dy, dx in RING if not (four and dy and dx)]
+    return _flood(_padded(levels), stride, np.array(reach), off_frame)
 
 
 def _padded(levels: Levels) -> Levels:
@@ -80,8 +81,8 @@ def _padded(levels: Levels) -> Levels:
 
 
 @njit(cache=True, nogil=True)
-def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
-    """The tree of (n,) padded levels; 8-connected with all nodes, or 4-connected with those off the frame only."""
+def _flood(levels: Levels, stride: int, reach: NDArray[np.int64], off_frame: bool) -> Nodes:
+    """The tree of (n,) padded levels; all nodes, or those off the frame only."""
     n, near = len(levels), len(reach)
     height, width = n // stride - 2, stride - 2
     eight = near == 8
@@ -128,14 +129,14 @@ def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
             code = 0
             for i in range(8):
                 code |= (state[pixel + reach[i]] >> 1) << i
-            stack[top, AREA] += _GAINS[code, 0]
-            stack[top, HOLES] += _GAINS[code, 1]
+            stack[top, AREA] += GAINS[code, 0]
+            stack[top, HOLES] += GAINS[code, 1]
 
         following = level
         while following >= 0 and head[following] < 0:
             following -= 1
         if following < level:
-            count = _close(stack, top, following, nodes, count, eight, height, width)
+            count = _close(stack, top, following, nodes, count, off_frame, height, width)
             while top > 0 and stack[top, HIGH] < 0:
                 top -= 1
         if following < 0:
@@ -165,7 +166,9 @@ def _add(component: Nodes, x: int, y: int, width: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _close(stack: Nodes, top: int, level: int, nodes: Nodes, count: int, eight: bool, height: int, width: int) -> int:
+def _close(
+    stack: Nodes, top: int, level: int, nodes: Nodes, count: int, off_frame: bool, height: int, width: int
+) -> int:
     """Finish all components above `level`: into `nodes`, and into those below them. Merged ones get HIGH = -1."""
     while stack[top, HIGH] > level:
         component = stack[top]
@@ -173,7 +176,7 @@ def _close(stack: Nodes, top: int, level: int, nodes: Nodes, count: int, eight: 
         if top > 0:
             below = max(below, int(stack[top - 1, HIGH]))
         inside = component[X1] > 0 and component[Y1] > 0 and component[X2] < width - 1 and component[Y2] < height - 1
-        if (eight or inside) and component[HIGH] > below:
+        if (inside or not off_frame) and component[HIGH] > below:
             nodes[count] = component
             nodes[count, LOW] = below
             nodes[count, HOLES] = 1 - component[HOLES]
@@ -182,12 +185,7 @@ def _close(stack: Nodes, top: int, level: int, nodes: Nodes, count: int, eight: 
             component[HIGH] = level
             break
         parent = stack[top - 1]
-        for i in (X1, Y1, FIRST):
-            parent[i] = min(parent[i], component[i])
-        for i in (X2, Y2):
-            parent[i] = max(parent[i], component[i])
-        for i in (PIXELS, AREA, HOLES):
-            parent[i] += component[i]
+        grow(parent, component)
         component[HIGH] = -1
         top -= 1
     return count

@@ -31,7 +31,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.pxap import nearest
+from eigencam.evaluation.pxap import Region, nearest
 
 Counts = NDArray[np.float64]
 _PIXELS = ("tp", "fp", "fn", "tn")
@@ -64,21 +64,26 @@ class Foreground:
         if truth.mask is None:
             nothing = {**dict.fromkeys(_PIXELS, 0), "ap": float("nan"), "f1": float("nan")}
             return {"has_mask": False, **nothing, "map_state": score_map.state}
-        mask = nearest(truth, truth.mask, score_map.region, self.size, middles)
-        thing = truth.sought_pixels(mask)
-        counted = mask != VOID
-        scaled, found = self._scaled(score_map)
-        wanted, said = thing[counted], found[counted]
-        both = int(np.count_nonzero(wanted & said))
-        tp, fp, fn = both, int(np.count_nonzero(said)) - both, int(np.count_nonzero(wanted)) - both
+        key = ("foreground", self.size, truth.label, truth.foreground)
+        counted, wanted = score_map.of_image(key, lambda: self._counted(truth, score_map.region))
+        scaled, found = (values[counted] for values in self._scaled(score_map))
+        both = int(np.count_nonzero(wanted & found))
+        tp, fp, fn = both, int(np.count_nonzero(found)) - both, int(np.count_nonzero(wanted)) - both
         errors = 2 * tp + fp + fn
         return {
             "has_mask": True,
             **dict(zip(_PIXELS, (tp, fp, fn, len(wanted) - tp - fp - fn), strict=True)),
-            "ap": two_channel_ap(scaled[counted], wanted, score_map.state == "ok"),
+            "ap": two_channel_ap(scaled, wanted, score_map.state == "ok"),
             "f1": 2 * tp / errors if errors else 0.0,
             "map_state": score_map.state,
         }
+
+    def _counted(self, truth: Truth, region: Region | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(size, size), the pixels that are not void; of these (P,), those of the object sought."""
+        assert truth.mask is not None
+        mask = nearest(truth, truth.mask, region, self.size, middles)
+        counted = mask != VOID
+        return counted, truth.sought_pixels(mask)[counted]
 
     def _scaled(self, score_map: ScoreMap) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(size, size): R as float32, and where it is above its mean."""
@@ -149,12 +154,9 @@ def two_channel_ap(scaled: NDArray[np.float32], wanted: NDArray[np.bool_], usabl
     values = np.concatenate([np.float32(1) - scaled, scaled])
     keys = (values.view(np.uint32) << 1) | np.concatenate([~wanted, wanted])
     keys.sort()
-    keys = keys[::-1]
-    right = np.cumsum(keys & 1)
-    ends = np.append(np.flatnonzero(keys[1:] >> 1 != keys[:-1] >> 1), len(keys) - 1)
-    right = right[ends]
-    gained = np.diff(right, prepend=0)
-    return float((gained * (right / (ends + 1))).sum() / len(scaled))
+    from eigencam.evaluation import kernels  # numba takes its time to import
+
+    return float(kernels.precision_terms(keys).sum() / len(scaled))
 
 
 def _mean_iou(sums: Counts) -> Counts:

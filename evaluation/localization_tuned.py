@@ -133,17 +133,6 @@ def halves(ids: Iterable[object]) -> NDArray[np.bool_]:
 
 def boxes_around(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Boxes:
     """(T, 4) inclusive: the tightest boxes around all foreground at each threshold; without any, the whole picture."""
-    full = score_map.full
-    height, width = full.shape
-    levels = cuts(score_map, rule, thresholds)
-    (x1, x2), (y1, y2) = (_ends(full.max(axis=axis), levels) for axis in (0, 1))
-    boxes = np.stack([x1, y1, x2, y2], axis=1).astype(np.float64)
-    boxes[x2 < 0] = (0, 0, width - 1, height - 1)
-    return boxes
+    from eigencam.evaluation import kernels  # numba takes its time to import
 
-
-def _ends(profile: NDArray[np.float32], levels: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last index of (n,) values above each of (T,) levels; -1 as the last where there is none."""
-    above = profile[None] > levels[:, None]
-    last = len(profile) - 1 - above[:, ::-1].argmax(axis=1)
-    return above.argmax(axis=1), np.where(above.any(axis=1), last, -1)
+    return kernels.boxes_around(score_map.row_peaks, score_map.column_peaks, cuts(score_map, rule, thresholds))

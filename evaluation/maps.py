@@ -26,8 +26,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from eigencam.datasets.boxes import NO_BOX
 from eigencam.evaluation.states import State, count
@@ -50,11 +48,14 @@ class ScoreMap:
         size: (height, width) of the original picture, pixels.
         region: (x0, y0, x1, y1) half-open, in pixels of the original picture: the part of it that the map covers, e.g.
             a centre crop; it may reach beyond the picture. None: the whole picture.
+        image_memo: where maps of the same image and region, with the same truth, share what is made of these alone;
+            None: it is made anew, since nothing says that the truth stays the same.
     """
 
     values: NDArray[Any]
     size: tuple[int, int]
     region: tuple[float, float, float, float] | None = None
+    image_memo: dict[Hashable, Any] | None = field(default=None, repr=False)
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,15 +98,46 @@ class ScoreMap:
     @property
     def peak(self) -> float:
         """The maximum of `full`."""
-        if "peak" not in self._memo:
-            self._memo["peak"] = float(self.full.max())
-        return self._memo["peak"]
+        return self.shared("peak", lambda: float(self.row_peaks.max()))
+
+    @property
+    def low(self) -> float:
+        """The minimum of `full`."""
+        return self.shared("low", lambda: float(self.full.min()))
+
+    @property
+    def row_peaks(self) -> Floats:
+        """(H,) the maximum of each row of `full`."""
+        return self.shared("row_peaks", lambda: self.full.max(axis=1))
+
+    @property
+    def column_peaks(self) -> Floats:
+        """(W,) the maximum of each column of `full`."""
+        return self.shared("column_peaks", lambda: self.full.max(axis=0))
+
+    @property
+    def positive_sum(self) -> float:
+        """The sum of what is positive of `full`."""
+
+        def make() -> float:
+            positive = self.full if self.low >= 0 else np.maximum(self.full, 0)
+            return float(positive.sum(dtype=np.float64))
+
+        return self.shared("positive_sum", make)
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, computed once: what several evaluators need of this map, and none of them changes."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+    def of_image(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed once for the maps that share `image_memo`: of image, region and truth, never of a map."""
+        if self.image_memo is None:
+            return make()
+        if key not in self.image_memo:
+            self.image_memo[key] = make()
+        return self.image_memo[key]
 
     def _resized(self) -> Floats:
         height, width = self.size
@@ -116,11 +148,16 @@ class ScoreMap:
         x0, y0, x1, y1 = self.region or (0.0, 0.0, float(width), float(height))
         # Along x while the map is small, then along y. No matrix product: a BLAS with threads that other processes
         # compete for takes 20 ms for this, and leaves rounding noise on plateaus.
-        full = _interpolate(self.values, 1, _positions(self.values.shape[1], width, x0, x1))
-        full = _interpolate(full, 0, _positions(self.values.shape[0], height, y0, y1))
-        outside = min(0.0, float(self.values.min()))
-        full[_outside(height, y0, y1)] = outside
-        full[:, _outside(width, x0, x1)] = outside
+        from eigencam.evaluation import kernels  # numba takes its time to import
+
+        before, behind, weight = _positions(self.values.shape[1], width, x0, x1)
+        lines, step = self.values.take(before, 1), self.values.take(behind, 1)
+        lines += (step - lines) * weight
+        full = kernels.interpolate(lines, *_positions(self.values.shape[0], height, y0, y1))
+        if self.region is not None:
+            outside = min(0.0, float(self.values.min()))
+            full[_outside(height, y0, y1)] = outside
+            full[:, _outside(width, x0, x1)] = outside
         return full
 
 
@@ -134,16 +171,6 @@ def _positions(n_in: int, n_out: int, start: float, stop: float) -> Positions:
     position = np.clip(position, 0, n_in - 1)
     before = np.floor(position).astype(np.int64)
     return before, np.minimum(before + 1, n_in - 1), (position - before).astype(np.float32)
-
-
-def _interpolate(values: Floats, axis: int, positions: Positions) -> Floats:
-    """Linear interpolation of (h, w) along an axis; between equal values the result is that value exactly."""
-    before, behind, weight = positions
-    low, step = values.take(before, axis), values.take(behind, axis)
-    step -= low
-    step *= weight if axis == 1 else weight[:, None]
-    low += step
-    return low
 
 
 def _outside(n: int, start: float, stop: float) -> NDArray[np.bool_]:
@@ -174,14 +201,18 @@ def cuts(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Floats
     full, peak = score_map.full, score_map.peak
     t = np.asarray(thresholds, np.float64)
     if rule == "range":
-        low = float(full.min())
-        return _below(low + t * (peak - low))
+        return _below(score_map.low + t * (peak - score_map.low))
     if peak <= 0:
         return np.full(len(t), np.inf, np.float32)
     if rule == "max":
         return _below(t * peak)
     if rule == "mean":
-        return _below(t * float(np.maximum(full, 0).mean(dtype=np.float64)))
+        return _below(t * (score_map.positive_sum / full.size))
+    from eigencam.evaluation import kernels  # numba takes its time to import
+
+    last = kernels.lowest_of_shares(full, np.float32(peak), t)
+    if not np.isnan(last).any():
+        return np.nextafter(last, np.float32(-np.inf))
     positive = np.sort(full[full > 0])[::-1]
     mass = np.cumsum(positive, dtype=np.float64)
     last = positive[np.searchsorted(mass, t * mass[-1])]
@@ -215,43 +246,28 @@ class Components:
 
 
 def components(masks: NDArray[np.bool_]) -> Components:
-    """8-connected components of masks (K, H, W) bool.
+    """8-connected components of masks (K, H, W) bool."""
+    from eigencam.evaluation import row_segments as tree  # numba takes its time to import
 
-    A mask is cut into horizontal runs, and the graph of the runs that touch across two rows is split into components.
-    On a map that was enlarged from 14 x 14 there are few runs: 7 times as fast as `scipy.ndimage.label` and
-    `find_objects` for one mask of 500 x 375, 13 times for nine of them, which go through as one tall picture.
+    nodes = [tree.nodes_of(tree.padded(mask.astype(np.uint8)), masks.shape[2]) for mask in masks]
+    nodes = [found[np.argsort(found[:, tree.FIRST])] for found in nodes]
+    every = np.concatenate([np.zeros((0, 10), np.int32), *nodes])
+    mask = np.repeat(np.arange(len(nodes)), [len(found) for found in nodes])
+    boxes = every[:, tree.X1 : tree.Y2 + 1].astype(np.float64)
+    return Components(boxes, every[:, tree.PIXELS].astype(np.int64), mask)
+
+
+def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The 8-connected components of (H, W) values above any of the cuts, (K, 10) as in `row_segments`, each once.
+
+    One that is the same above several cuts is there once; thresholds are indices of the finite cuts, rising.
     """
-    count, height, width = masks.shape
-    stride = width + 2  # an empty pixel at both ends of a row closes its runs and keeps the rows' keys apart
-    padded = np.zeros((count, height + 1, stride), bool)
-    padded[:, 1:, 1:-1] = masks  # the empty first row keeps the masks apart
-    flat = padded.ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    start, stop = edges[::2], edges[1::2] - 1  # flat positions of the first and the last pixel of each run
-    # A run touches those runs of the row above that end at or behind `start - 1` and start at or before `stop + 1`.
-    first = np.searchsorted(stop, start - stride - 1)
-    touching = np.maximum(np.searchsorted(start, stop - stride + 1, side="right") - first, 0)
-    pointer = np.concatenate([[0], np.cumsum(touching)])
-    above = np.arange(pointer[-1]) + np.repeat(first - pointer[:-1], touching)
-    graph = sparse.csr_array((np.ones(len(above), np.int8), above, pointer), shape=(len(start), len(start)))
-    number, label = csgraph.connected_components(graph, directed=False)
-    if number == 0:
-        return Components(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    pixels = np.bincount(label, stop - start + 1, number).astype(np.int64)
-    order = np.argsort(label, kind="stable")
-    group = np.searchsorted(label[order], np.arange(number))
-    tall_row = start[order] // stride
-    box = np.stack(
-        [
-            np.minimum.reduceat(start[order] % stride, group) - 1,
-            tall_row[group] % (height + 1) - 1,
-            np.maximum.reduceat(stop[order] % stride, group) - 1,
-            np.maximum.reduceat(tall_row % (height + 1), group) - 1,
-        ],
-        axis=1,
-    )
-    raster = np.argsort(order[group], kind="stable")  # order[group]: a component's first run
-    return Components(box[raster].astype(np.float64), pixels[raster], tall_row[group][raster] // (height + 1))
+    from eigencam.evaluation import kernels, row_segments  # numba takes its time to import
+
+    rising = np.array(sorted({c for c in cuts.tolist() if c < np.inf}), np.float32)
+    parts = [rising[i : i + 255] for i in range(0, len(rising), 255)]
+    nodes = [row_segments.nodes_of(kernels.levels_of(full, part), full.shape[1]) for part in parts]
+    return np.concatenate([np.zeros((0, 10), np.int32), *nodes])
 
 
 def box_of_mask(mask: NDArray[np.bool_], component: ComponentRule = "largest") -> NDArray[np.float64]:
@@ -262,21 +278,32 @@ def box_of_mask(mask: NDArray[np.bool_], component: ComponentRule = "largest") -
         component: `largest`: of the 8-connected component with most pixels, the first in raster order where several
             have as many; `all`: of all pixels.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return NO_BOX.copy()
-    x1, y1, x2, y2 = columns[0], rows[0], columns[-1], rows[-1]
-    if component == "all":
-        return np.array([x1, y1, x2, y2], np.float64)
-    found = components(mask[None, y1 : y2 + 1, x1 : x2 + 1])
-    return found.boxes[np.argmax(found.pixels)] + np.array([x1, y1, x1, y1])
+    return box_of(ScoreMap(mask, (mask.shape[0], mask.shape[1])), "max", 0.5, component)
 
 
 def box_of(
     score_map: ScoreMap, rule: Rule, threshold: float, component: ComponentRule = "largest"
 ) -> NDArray[np.float64]:
-    """The box (4,) of a score map's foreground, inclusive pixels of the original picture; NaNs where there is none."""
-    return box_of_mask(foreground(score_map, rule, threshold), component)
+    """The box (4,) inclusive of a score map's foreground, in pixels of the image; NaNs where there is none.
+
+    Args:
+        score_map: the map.
+        rule: how it is cut.
+        threshold: the rule's parameter.
+        component: `largest`: of the 8-connected component with most pixels, the first in raster order where several
+            have as many; `all`: of all pixels.
+    """
+    level = cut(score_map, rule, threshold)
+    if not score_map.peak > level:
+        return NO_BOX.copy()
+    if component == "all":
+        rows, columns = np.flatnonzero(score_map.row_peaks > level), np.flatnonzero(score_map.column_peaks > level)
+        return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float64)
+    from eigencam.evaluation import row_segments as tree  # numba takes its time to import
+
+    nodes = components_above(score_map.full, np.array([level]))
+    best = np.lexsort((nodes[:, tree.FIRST], -nodes[:, tree.PIXELS]))[0]
+    return nodes[best, tree.X1 : tree.Y2 + 1].astype(np.float64)
 
 
 def degenerate(states: Iterable[str]) -> str:

@@ -24,17 +24,9 @@ def match_best_pairs(overlap: Floats) -> Floats:
     Source: `closest_candidates.m` of detection-proposals. Of pairs as large it takes the first by object, then by
     proposal; by proposal first where there are more objects than proposals.
     """
-    by_object = overlap.shape[1] <= overlap.shape[0]
-    matched = np.zeros(overlap.shape[1])
-    rest = overlap[(overlap > 0).any(axis=1)]
-    rest = rest.T.copy() if by_object else rest.copy()
-    for _ in range(min(rest.shape)):
-        row, column = np.unravel_index(np.argmax(rest), rest.shape)
-        if rest[row, column] <= 0:
-            break
-        matched[row if by_object else column] = rest[row, column]
-        rest[row], rest[:, column] = 0, 0
-    return matched
+    from eigencam.evaluation.pairing import best_pairs  # numba takes its time to import
+
+    return best_pairs(np.ascontiguousarray(overlap))
 
 
 def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int64]]:
@@ -42,15 +34,10 @@ def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int
 
     Source: `evaluateImg` in pycocotools/cocoeval.py, without crowds; among equal overlaps the last object is taken.
     """
-    free = np.ones((len(IOUS), overlap.shape[1]), bool)
-    found_by = np.zeros((len(IOUS), len(overlap)), np.int64)
-    for p in np.flatnonzero(overlap.max(axis=1, initial=0.0) >= IOUS[0]):
-        allowed = np.where(free & (overlap[p] >= IOUS[:, None]), overlap[p], -1.0)
-        taken = overlap.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
-        hit = allowed[np.arange(len(IOUS)), taken] >= 0
-        free[hit, taken[hit]] = False
-        found_by[hit, p] = 1
-    return [found_by[:, :k].sum(axis=1) for k in budgets]
+    from eigencam.evaluation.pairing import found_in_order  # numba takes its time to import
+
+    found = found_in_order(np.ascontiguousarray(overlap), IOUS)
+    return [found[:, :k].sum(axis=1) for k in budgets]
 
 
 def recall_integral(matched: Floats) -> Floats:

@@ -94,7 +94,9 @@ class Pointing:
             `x`, `y`, the mean highest point; `hit`, the share of the highest points that hit, NaN if left out;
             `map_state`; with a list `in_difficult`, whether the pair is in the difficult subset.
         """
-        y, x = np.nonzero(score_map.full == score_map.peak)
+        lines = np.flatnonzero(score_map.row_peaks == score_map.peak)
+        line, x = np.nonzero(score_map.full[lines] == score_map.peak)
+        y = lines[line]
         sought = truth.sought()
         if self.objects == "mask" and truth.mask is None:
             raise ValueError(f"{truth.image_id}: the dataset has no masks; set objects=boxes")
@@ -159,17 +161,19 @@ class Energy:
         boxes = truth.boxes[truth.sought()]
         if not len(boxes):
             return {"energy": np.nan, **dict.fromkeys(names, np.nan), "map_state": score_map.state}
-        inside = fill(boxes, truth.size)
-        low = float(score_map.full.min())
-        span = score_map.peak - low
-        scaled = (score_map.full - low) / span if score_map.state == "ok" and span > 0 else np.zeros(truth.size)
+        key = ("inside", truth.label, truth.foreground)
+        inside = score_map.of_image(key, lambda: Inside.of(boxes, truth.size))
+        span = score_map.peak - score_map.low
+        if not (score_map.state == "ok" and span > 0):
+            return {"energy": 0.0, **dict.fromkeys(names, 0 / inside.pixels), "map_state": score_map.state}
+        from eigencam.evaluation import kernels  # numba takes its time to import
+
+        ends, deltas = (np.float32(score_map.low), np.float32(span)), np.array(self.deltas, np.float32)
+        scaled, counts = kernels.above_inside(score_map.full, *ends, inside.mask, deltas)
         total = float(scaled.sum(dtype=np.float64))
-        row: Row = {"energy": float(scaled[inside].sum(dtype=np.float64)) / total if total > 0 else 0.0}
-        size = np.count_nonzero(inside)
-        for name, delta in zip(names, self.deltas, strict=True):
-            above = scaled > delta
-            within = np.count_nonzero(above & inside)
-            row[name] = within / (size + np.count_nonzero(above) - within)
+        row: Row = {"energy": float(inside.of_values(scaled).sum(dtype=np.float64)) / total if total > 0 else 0.0}
+        for name, (above, within) in zip(names, counts.tolist(), strict=True):
+            row[name] = within / (inside.pixels + above - within)
         return {**row, "map_state": score_map.state}
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
@@ -242,12 +246,47 @@ def _accuracies(rows: pd.DataFrame, chosen: NDArray[np.bool_], suffix: str = "",
     return statistics.of_rows([of_classes, statistics.mean(names[1], hits)], hit)
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The pixels in any of some boxes.
+
+    Attributes:
+        mask: (H, W) of all pixels.
+        pixels: their number.
+        around: the rows and columns that they are in.
+        alone: whether they fill these: a single box.
+    """
+
+    mask: NDArray[np.bool_]
+    pixels: int
+    around: tuple[slice, slice]
+    alone: bool
+
+    @classmethod
+    def of(cls, boxes: Boxes, size: tuple[int, int]) -> "Inside":
+        """Those of (B, 4) inclusive boxes in an image of `size`, height and width."""
+        mask = fill(boxes, size)
+        around = _extent(mask.any(axis=1)), _extent(mask.any(axis=0))
+        return cls(mask, int(np.count_nonzero(mask)), around, bool(mask[around].all()))
+
+    def of_values(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(P,) `values[mask]`."""
+        part = values[self.around]
+        return part.ravel() if self.alone else part[self.mask[self.around]]
+
+
 def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """(H, W) bool: the pixels whose centres are in any of the boxes (B, 4) inclusive; fractions count as pixels."""
     inside = np.zeros(size, bool)
     for x1, y1, x2, y2 in np.rint(boxes).astype(int):
         inside[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1] = True
     return inside
+
+
+def _extent(lines: NDArray[np.bool_]) -> slice:
+    """From the first to the last of (n,) lines that is true."""
+    where = np.flatnonzero(lines).tolist()
+    return slice(where[0], where[-1] + 1) if where else slice(0)
 
 
 def _distance(x: NDArray[np.int64], y: NDArray[np.int64], boxes: Boxes) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ from eigencam.datasets.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
-from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components, cut
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components_above, cuts
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 
 Score = Literal["f1", "mean"]
@@ -123,8 +123,13 @@ class Proposals:
 
     def propose(self, score_map: ScoreMap) -> Boxes:
         """(P, 4) boxes, best first, P <= max_boxes, in inclusive pixels; none where the map has no foreground."""
-        cuts = [cut(score_map, self.rule, threshold) for threshold in self.thresholds]
-        boxes = components(np.stack([score_map.full > level for level in cuts])).boxes
+        key = ("proposals", self.rule, self.thresholds, self.score, self.nms, self.nms and self.max_boxes)
+        return score_map.shared(key, lambda: self._ranked(score_map))[: self.max_boxes]
+
+    def _ranked(self, score_map: ScoreMap) -> Boxes:
+        """All proposals, or the first `max_boxes` that are not suppressed."""
+        nodes = components_above(score_map.full, cuts(score_map, self.rule, self.thresholds))
+        boxes = nodes[:, 2:6].astype(np.float64)
         if len(boxes) == 0:
             return boxes
         height, width = score_map.size
@@ -134,11 +139,10 @@ class Proposals:
         boxes = boxes[np.lexsort((boxes[:, 0], boxes[:, 1], -area(boxes), -score))]
         if self.nms is not None:
             boxes = suppress(boxes, self.nms, self.max_boxes)
-        return boxes[: self.max_boxes]
+        return boxes
 
     def _score(self, score_map: ScoreMap, boxes: Boxes) -> Floats:
-        positive = np.maximum(score_map.full, 0)
-        inside, total = sums_inside(positive, boxes), float(positive.sum(dtype=np.float64))
+        inside, total = positive_inside(score_map.full, boxes), score_map.positive_sum
         if total == 0:  # `range` finds foreground in a negative map, too
             return np.zeros(len(boxes))
         mean, share = inside / (area(boxes) * score_map.peak), inside / total
@@ -172,7 +176,8 @@ class Proposals:
         if self.over == "classes":
             row |= {f"best_{k}": overlap[:k].max(axis=0, initial=0.0) for k in self.budgets}
         else:
-            row |= {f"matched_{k}": match_best_pairs(overlap[:k]) for k in self.budgets}
+            matched = {n: match_best_pairs(overlap[:n]) for n in {min(k, len(boxes)) for k in self.budgets}}
+            row |= {f"matched_{k}": matched[min(k, len(boxes))] for k in self.budgets}
             coco = match_coco(overlap, tuple(self.budgets))
             row |= {f"coco_{k}": hits for k, hits in zip(self.budgets, coco, strict=True)}
         return {**row, "map_state": "box"}
@@ -262,8 +267,8 @@ def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
     return pd.DataFrame({"iou": ious, "recall": [(matched >= o).mean() if len(matched) else np.nan for o in ious]})
 
 
-def sums_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
-    """Sum of `values` (H, W) inside each of `boxes` (B, 4), B >= 1, in float64.
+def positive_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
+    """Sum of what is positive of `values` (H, W) inside each of `boxes` (B, 4), B >= 1, in float64.
 
     An integral image on the grid of the boxes' own edges: a few dozen lines instead of all of the picture's.
     """
@@ -272,7 +277,9 @@ def sums_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
     ys, y = np.unique(np.concatenate([[0], corners[:, 1], corners[:, 3] + 1]), return_inverse=True)
     height, width = values.shape
     # An edge at the far border starts no cell; `integral` has one line more than there are cells, in front.
-    cells = np.add.reduceat(values, ys[ys < height], axis=0, dtype=np.float64)
+    from eigencam.evaluation import kernels  # numba takes its time to import
+
+    cells = kernels.positive_strips(values, ys[ys < height])
     cells = np.add.reduceat(cells, xs[xs < width], axis=1)
     integral = np.pad(cells.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     n = len(boxes)

@@ -28,6 +28,7 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import scaled
 
 Counts = NDArray[np.float64]
+Region = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +69,20 @@ class PxAP:
         if truth.mask is None:
             none = np.zeros(0, kind)
             return {"hist_object": none, "hist_background": none, "map_state": score_map.state}
-        mask = nearest(truth, truth.mask, score_map.region, self.size)
-        edges = self.edges
-        bins = _bins(scaled(score_map, self.size), edges, self.step)
-        bins[truth.sought_pixels(mask)] += len(edges)
-        bins[mask == VOID] = 2 * len(edges)
-        counts = np.bincount(bins.ravel(), minlength=2 * len(edges))[: 2 * len(edges)].astype(kind)
-        return {
-            "hist_object": counts[len(edges) :],
-            "hist_background": counts[: len(edges)],
-            "map_state": score_map.state,
-        }
+        from eigencam.evaluation import kernels  # numba takes its time to import
+
+        key = ("pxap", self.size, truth.label, truth.foreground)
+        kinds = score_map.of_image(key, lambda: self._kinds(truth, score_map.region))
+        counts = kernels.bins_by_kind(scaled(score_map, self.size), kinds, self.edges, self.step).astype(kind)
+        return {"hist_object": counts[1], "hist_background": counts[0], "map_state": score_map.state}
+
+    def _kinds(self, truth: Truth, region: Region | None) -> NDArray[np.uint8]:
+        """(size, size): 0 background, 1 the object sought, 2 void."""
+        assert truth.mask is not None
+        mask = nearest(truth, truth.mask, region, self.size)
+        kinds = truth.sought_pixels(mask).astype(np.uint8)
+        kinds[mask == VOID] = 2
+        return kinds
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """`pxap`, with its interval over images."""
@@ -133,7 +137,7 @@ def _share_found(sums: Counts) -> Counts:
 def nearest(
     truth: Truth,
     mask: NDArray[np.uint8],
-    region: tuple[float, float, float, float] | None,
+    region: Region | None,
     size: int,
     places: Callable[[float, float, int], Counts] | None = None,
 ) -> NDArray[np.uint8]:
@@ -188,14 +192,6 @@ def precision_recall(positive: Counts, negative: Counts, lost: float = 0.0) -> l
         return []
     recall, precision = 100 * tp[some] / (tp[-1] + lost), 100 * tp[some] / (tp + fp)[some]
     return [Curve("precision against recall", "pixel recall %", "pixel precision %", recall, precision)]
-
-
-def _bins(values: Counts, edges: Counts, step: float) -> NDArray[np.int64]:
-    """The last edge not above each value in [0, 1]: guessed by a division, put right by a comparison."""
-    bins = np.minimum((values / step).astype(np.int64), len(edges) - 1)
-    bins -= edges[bins] > values
-    bins += np.append(edges[1:], np.inf)[bins] <= values
-    return bins
 
 
 def _stack(column: "pd.Series[Any]") -> Counts:

@@ -38,7 +38,7 @@ from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
-from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, foreground
+from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cut
 from eigencam.evaluation.pxap import precision_recall
 
 LEVELS = 256
@@ -114,19 +114,17 @@ class Segmentation:
             raise ValueError(
                 f"{truth.image_id}: mask of {mask.shape}, picture of {score_map.size}; allowed are equal ones"
             )
-        by_value = np.bincount(mask.ravel(), minlength=VOID)[:VOID]
-        kind = np.ones(VOID + 1, np.uint16)  # 1: other
-        kind[0], kind[VOID] = 2, 3
+        from eigencam.evaluation import kernels  # numba takes its time to import
+
+        by_value = score_map.of_image("by_value", lambda: np.bincount(mask.ravel(), minlength=VOID)[:VOID])
+        kinds = np.ones(VOID + 1, np.uint8)  # 1: other
+        kinds[0], kinds[VOID] = 2, 3
         if truth.label >= 0:
-            kind[1 + truth.label] = 0
-        # One count of one code a pixel is as fast as a single histogram, whatever is to be told apart.
-        code = (kind * LEVELS)[mask]
-        code += foreground(score_map, self.rule, self.threshold) * np.uint16(4 * LEVELS)
-        if score_map.peak > 0:
-            code += (np.clip(score_map.full / np.float32(score_map.peak), 0, 1) * 255).astype(np.uint8)
-        counts = np.bincount(code.ravel(), minlength=8 * LEVELS).reshape(2, 4, LEVELS)[:, :3]
+            kinds[1 + truth.label] = 0
+        level = cut(score_map, self.rule, self.threshold)
+        counts = kernels.levels_by_kind(score_map.full, mask, kinds, level, np.float32(score_map.peak))
         classes = 1 + int(np.flatnonzero(by_value).max(initial=0))
-        return counts.astype(np.uint32), by_value[:classes].astype(np.uint32)
+        return counts[:, :3].astype(np.uint32), by_value[:classes].astype(np.uint32)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of the module's docstring, with intervals over images."""

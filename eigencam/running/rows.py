@@ -1,9 +1,10 @@
 """From the maps of one batch to rows: numpy alone, so that threads do it while the network has the next batch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,15 +102,19 @@ def score(
 
 
 def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:
-    """The rows of one batch, and what went wrong: map by map, so that one is at the size of its picture at a time."""
+    """The rows of one batch, and what went wrong.
+
+    Image by image, and map by map of each: one map at a time is at the size of its image, and what evaluators make of
+    the image alone is made once for all methods.
+    """
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     faults: dict[Key, PartError] = {}
-    for name in dict.fromkeys(name for name, _ in rows):
-        evaluators = [e for m, e in rows if m == name]
-        for n, group in groupby(range(len(scored.picture)), scored.picture.__getitem__):
-            own = list(group)
-            score_maps = _score_maps(scored, name, own) if name in scored.maps else []
-            for e in evaluators:
+    evaluators = {name: [e for m, e in rows if m == name] for name in dict.fromkeys(name for name, _ in rows)}
+    for n, group in groupby(range(len(scored.picture)), scored.picture.__getitem__):
+        own, memo = list(group), dict[Hashable, Any]()
+        for name in evaluators:
+            score_maps = _score_maps(scored, name, own, memo) if name in scored.maps else []
+            for e in evaluators[name]:
                 if (name, e) in faults:
                     continue
                 try:
@@ -162,11 +167,11 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
     return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(of)}
 
 
-def _score_maps(scored: Scored, method: str, own: Sequence[int]) -> list[ScoreMap]:
+def _score_maps(scored: Scored, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:
     """Those of one picture; the same object where the values are the same: it is enlarged once."""
     values = scored.maps[method]
     made: list[ScoreMap] = []
     for k in own:
         again = made and np.array_equal(values[k], values[k - 1])
-        made.append(made[-1] if again else ScoreMap(values[k], scored.truths[k].size, scored.regions[k]))
+        made.append(made[-1] if again else ScoreMap(values[k], scored.truths[k].size, scored.regions[k], memo))
     return made
