@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from eigencam.evaluation.row_segments import (
+from eigencam.evaluation.branches import (
     AREA,
     FIRST,
     GAINS,
@@ -51,27 +51,30 @@ SEGMENTS = 12
 """Segments of a row in the mean; rougher images are flooded."""
 
 
-def outer(levels: Levels) -> Nodes:
-    """The 8-connected components of (H, W) levels > v for v = 0 .. 254: (K, 10), columns as above."""
-    nodes = nodes_if_smooth(levels, SEGMENTS * len(levels), areas=True)
-    return flooded(levels) if nodes is None else nodes
+def outer(levels: Levels, segments: int = SEGMENTS) -> Nodes:
+    """The 8-connected components of (H, W) levels > v for v = 0 .. 254: (K, 10), columns as above.
+
+    Args:
+        levels: the image.
+        segments: of a row in the mean; a rougher image is flooded, which gives the same nodes in another order.
+    """
+    nodes = nodes_if_smooth(levels, segments * len(levels), areas=True)
+    return _flooded(levels) if nodes is None else nodes
 
 
-def holes(levels: Levels) -> Nodes:
+def holes(levels: Levels, segments: int = SEGMENTS) -> Nodes:
     """The 4-connected components of (H, W) levels <= v that do not touch the frame: (K, 10), LOW to PIXELS are set."""
     above = 255 - levels
-    nodes = nodes_if_smooth(above, SEGMENTS * len(levels), four=True, off_frame=True)
-    nodes = flooded(above, four=True, off_frame=True) if nodes is None else nodes
+    nodes = nodes_if_smooth(above, segments * len(levels), holes=True)
+    nodes = _flooded(above, four=True) if nodes is None else nodes
     low, high = 255 - nodes[:, HIGH], 255 - nodes[:, LOW]
     nodes[:, LOW], nodes[:, HIGH] = low, high
     return nodes
 
 
-def flooded(levels: Levels, *, four: bool = False, off_frame: bool = False) -> Nodes:
-    """As `nodes_if_smooth`, pixel by pixel, in another order; 4-connected ones without AREA and HOLES."""
+def _flooded(levels: Levels, *, four: bool = False) -> Nodes:
     stride = levels.shape[1] + 2
-    reach = [dy * stride + dx for dy, dx in RING if not (four and dy and dx)]
-    return _flood(_padded(levels), stride, np.array(reach), off_frame)
+    return _flood(_padded(levels), stride, np.array([dy * stride + dx for dy, dx in RING if not (four and dy and dx)]))
 
 
 def _padded(levels: Levels) -> Levels:
@@ -81,8 +84,8 @@ def _padded(levels: Levels) -> Levels:
 
 
 @njit(cache=True, nogil=True)
-def _flood(levels: Levels, stride: int, reach: NDArray[np.int64], off_frame: bool) -> Nodes:
-    """The tree of (n,) padded levels; all nodes, or those off the frame only."""
+def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
+    """The tree of (n,) padded levels; 8-connected with all nodes, or 4-connected with those off the frame only."""
     n, near = len(levels), len(reach)
     height, width = n // stride - 2, stride - 2
     eight = near == 8
@@ -136,7 +139,7 @@ def _flood(levels: Levels, stride: int, reach: NDArray[np.int64], off_frame: boo
         while following >= 0 and head[following] < 0:
             following -= 1
         if following < level:
-            count = _close(stack, top, following, nodes, count, off_frame, height, width)
+            count = _close(stack, top, following, nodes, count, eight, height, width)
             while top > 0 and stack[top, HIGH] < 0:
                 top -= 1
         if following < 0:
@@ -166,9 +169,7 @@ def _add(component: Nodes, x: int, y: int, width: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _close(
-    stack: Nodes, top: int, level: int, nodes: Nodes, count: int, off_frame: bool, height: int, width: int
-) -> int:
+def _close(stack: Nodes, top: int, level: int, nodes: Nodes, count: int, eight: bool, height: int, width: int) -> int:
     """Finish all components above `level`: into `nodes`, and into those below them. Merged ones get HIGH = -1."""
     while stack[top, HIGH] > level:
         component = stack[top]
@@ -176,7 +177,7 @@ def _close(
         if top > 0:
             below = max(below, int(stack[top - 1, HIGH]))
         inside = component[X1] > 0 and component[Y1] > 0 and component[X2] < width - 1 and component[Y2] < height - 1
-        if (inside or not off_frame) and component[HIGH] > below:
+        if (eight or inside) and component[HIGH] > below:
             nodes[count] = component
             nodes[count, LOW] = below
             nodes[count, HOLES] = 1 - component[HOLES]

@@ -247,9 +247,10 @@ class Components:
 
 def components(masks: NDArray[np.bool_]) -> Components:
     """8-connected components of masks (K, H, W) bool."""
-    from eigencam.evaluation import row_segments as tree  # numba takes its time to import
+    from eigencam.evaluation import branches as tree  # numba takes its time to import
+    from eigencam.evaluation.row_segments import padded
 
-    nodes = [tree.nodes_of(tree.padded(mask.astype(np.uint8)), masks.shape[2]) for mask in masks]
+    nodes = [tree.nodes_of(padded(mask.astype(np.uint8)), masks.shape[2]) for mask in masks]
     nodes = [found[np.argsort(found[:, tree.FIRST])] for found in nodes]
     every = np.concatenate([np.zeros((0, 10), np.int32), *nodes])
     mask = np.repeat(np.arange(len(nodes)), [len(found) for found in nodes])
@@ -258,15 +259,15 @@ def components(masks: NDArray[np.bool_]) -> Components:
 
 
 def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The 8-connected components of (H, W) values above any of the cuts, (K, 10) as in `row_segments`, each once.
+    """The 8-connected components of (H, W) values above any of the cuts, (K, 10) as in `branches`, each once.
 
     One that is the same above several cuts is there once; thresholds are indices of the finite cuts, rising.
     """
-    from eigencam.evaluation import kernels, row_segments  # numba takes its time to import
+    from eigencam.evaluation import branches, kernels  # numba takes its time to import
 
     rising = np.array(sorted({c for c in cuts.tolist() if c < np.inf}), np.float32)
     parts = [rising[i : i + 255] for i in range(0, len(rising), 255)]
-    nodes = [row_segments.nodes_of(kernels.levels_of(full, part), full.shape[1]) for part in parts]
+    nodes = [branches.nodes_of(kernels.levels_of(full, part), full.shape[1]) for part in parts]
     return np.concatenate([np.zeros((0, 10), np.int32), *nodes])
 
 
@@ -299,7 +300,7 @@ def box_of(
     if component == "all":
         rows, columns = np.flatnonzero(score_map.row_peaks > level), np.flatnonzero(score_map.column_peaks > level)
         return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float64)
-    from eigencam.evaluation import row_segments as tree  # numba takes its time to import
+    from eigencam.evaluation import branches as tree  # numba takes its time to import
 
     nodes = components_above(score_map.full, np.array([level]))
     best = np.lexsort((nodes[:, tree.FIRST], -nodes[:, tree.PIXELS]))[0]

@@ -97,9 +97,11 @@ def _component_tree() -> Case:
     for k in range(2):
         levels = (np.clip(score_map(k, 20, 26), 0, 1) * 255).astype(np.uint8)
         levels[4:9, 5:12], levels[6, 7:10] = 200, 20
-        nodes, inner = component_tree.outer(levels), component_tree.holes(levels)
+        nodes, inner = component_tree.outer(levels, segments=0), component_tree.holes(levels, segments=0)
         targets = np.array([[3.0, 4, 12, 14], [10, 2, 22, 19]])
         case[f"outer {k}"], case[f"holes {k}"] = numbers(nodes), numbers(inner[:, :7])
+        assert sorted(component_tree.outer(levels).tolist()) == sorted(nodes.tolist())
+        assert sorted(component_tree.holes(levels)[:, :7].tolist()) == sorted(inner[:, :7].tolist())
         for name, chosen in (
             ("pixels", component_tree.largest_by_pixels(nodes)),
             ("area", component_tree.largest_by_area(nodes, levels)),
