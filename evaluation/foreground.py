@@ -66,7 +66,8 @@ class Foreground:
             return {"has_mask": False, **nothing, "map_state": score_map.state}
         key = ("foreground", self.size, truth.label, truth.foreground)
         counted, wanted = score_map.of_image(key, lambda: self._counted(truth, score_map.region))
-        scaled, found = (values[counted] for values in self._scaled(score_map))
+        scaled, found = self._scaled(score_map)
+        scaled, found = scaled[counted], found[counted]
         both = int(np.count_nonzero(wanted & found))
         tp, fp, fn = both, int(np.count_nonzero(found)) - both, int(np.count_nonzero(wanted)) - both
         errors = 2 * tp + fp + fn
@@ -152,7 +153,7 @@ def two_channel_ap(scaled: NDArray[np.float32], wanted: NDArray[np.bool_], usabl
         return 0.5
     # A float in 0..1 orders as its bits do, and these leave two bits free: the lowest becomes the truth.
     values = np.concatenate([np.float32(1) - scaled, scaled])
-    keys = (values.view(np.uint32) << 1) | np.concatenate([~wanted, wanted])
+    keys: NDArray[np.uint32] = (values.view(np.uint32) << np.uint32(1)) | np.concatenate([~wanted, wanted])
     keys.sort()
     from eigencam.evaluation import kernels  # numba takes its time to import
 

@@ -266,7 +266,7 @@ class Inside:
     def of(cls, boxes: Boxes, size: tuple[int, int]) -> "Inside":
         """Those of (B, 4) inclusive boxes in an image of `size`, height and width."""
         mask = fill(boxes, size)
-        around = _extent(mask.any(axis=1)), _extent(mask.any(axis=0))
+        around = _extent(mask, 1), _extent(mask, 0)
         return cls(mask, int(np.count_nonzero(mask)), around, bool(mask[around].all()))
 
     def of_values(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -283,9 +283,9 @@ def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
     return inside
 
 
-def _extent(lines: NDArray[np.bool_]) -> slice:
-    """From the first to the last of (n,) lines that is true."""
-    where = np.flatnonzero(lines).tolist()
+def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
+    """From the first to the last line along an axis of (H, W) that has a pixel; `axis`: the other one."""
+    where = np.flatnonzero(mask.any(axis=axis)).tolist()
     return slice(where[0], where[-1] + 1) if where else slice(0)
 
 
