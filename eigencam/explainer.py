@@ -242,7 +242,7 @@ class Explainer:
         able = {m: method for m, method in methods.items() if m not in refused}
         classes = [t for t in asked if isinstance(t, int)]
         labels = list(range(len(asked))) if functions else classes or None
-        found = self._maps(network, able, resized, labels, name, region)
+        found = self._maps(network, able, (image, resized), labels, name, region)
         size, seen, made = (image.shape[0], image.shape[1]), shown(image), list[Explanation]()
         for k, target in enumerate(asked):
             logits, column = found.forward.logits[k].cpu().numpy(), found.targets[k]
@@ -270,17 +270,35 @@ class Explainer:
         self,
         network: Network,
         methods: Mapping[str, Method],
-        image: NDArray[np.uint8],
+        image: tuple[NDArray[np.uint8], NDArray[np.uint8]],
         labels: Sequence[int] | None,
         name: str,
         region: Region,
     ) -> Maps:
-        """The maps of one image, for each label; methods of no class do not need a network that answers with logits."""
+        """The maps of one image, for each label; methods of no class do not need a network that answers with logits.
+
+        Args:
+            network: the network.
+            methods: by name.
+            image: as it came, and as the network sees it.
+            labels: the classes; the predicted one when None.
+            name: of the image.
+            region: the part of the image that the network sees.
+        """
         rows = None if labels is None else [0] * len(labels)
-        images = torch.from_numpy(image)[None]
+        original, images = image[0], torch.from_numpy(image[1])[None]
 
         def made(network: Network) -> Maps:
-            return compute_maps(network, methods, images, labels=labels, rows=rows, ids=[name], regions=[region])
+            return compute_maps(
+                network,
+                methods,
+                images,
+                labels=labels,
+                rows=rows,
+                ids=[name],
+                original=lambda _n: original,
+                regions=[region],
+            )
 
         if network.classes == TARGETS or any(is_class_specific(method) for method in methods.values()):
             return made(network)

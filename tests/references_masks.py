@@ -305,5 +305,5 @@ PAIRS: list[Pair] = [
     Pair("mask", MeaningfulPerturbation(), FONG_AUTHORS, deletion(300)),
     Pair("mask steps=20", MeaningfulPerturbation(20), FONG_AUTHORS, deletion(20)),
     Pair("extremal_perturbation areas=[0.1] steps=20", kept(20), TORCHRAY, extremal(20, 0.1)),
-    Pair("extremal_perturbation areas=[0.1] steps=200", kept(200), TORCHRAY, extremal(200, 0.1)),
+    Pair("extremal_perturbation areas=[0.1] steps=60", kept(60), TORCHRAY, extremal(60, 0.1)),
 ]

@@ -136,6 +136,17 @@ def test_a_callable_alone_is_a_method() -> None:
     assert list(Explainer(net(), "0", preprocess=SMALL)(PICTURE, norm)) == ["norm"]
 
 
+def test_a_method_sees_the_image_as_it_came() -> None:
+    def norm(forward: Any, _targets: object) -> torch.Tensor:
+        seen.append(forward.original(0))
+        assert forward.pixels.shape == (1, 3, 16, 16)
+        return forward.activations().square().sum(1)
+
+    seen: list[np.ndarray] = []
+    Explainer(net(), "0", preprocess=SMALL)(PICTURE, norm)
+    np.testing.assert_array_equal(seen[0], PICTURE)
+
+
 def test_an_unknown_layer_names_near_ones() -> None:
     with pytest.raises(ValueError, match="no layer 'conv'"):
         Explainer(net(), "conv")

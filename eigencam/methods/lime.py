@@ -123,7 +123,7 @@ class LIME:
 
         if self.segmentation == "slic":
             return slic(picture, n_segments=self.segments, start_label=0)
-        return quickshift(picture, kernel_size=4, max_dist=200, ratio=0.2)
+        return quickshift(picture, kernel_size=4, max_dist=200, ratio=0.2, convert2lab=picture.shape[2] == 3)
 
     def choose(self, index: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
         """(N, S, K) bool, the superpixels that each copy shows; those that a picture has not are never shown."""

@@ -147,10 +147,11 @@ class MeaningfulPerturbation:
                 image = shown[n].permute(1, 2, 0).numpy()
                 radius = (self.blur * w / (region[2] - region[0]), self.blur * h / (region[3] - region[1]))
                 region = None
-            file = Image.fromarray(image)
-            for into, one in ((clear, file), (dull, file.filter(ImageFilter.GaussianBlur(radius)))):
-                resized = one.resize((w + more, h + more), Image.Resampling.BILINEAR, region)
-                into.append(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+            bands = [Image.fromarray(band) for band in np.moveaxis(image, 2, 0)]
+            blurred = [band.filter(ImageFilter.GaussianBlur(radius)) for band in bands]
+            for into, some in ((clear, bands), (dull, blurred)):
+                resized = [band.resize((w + more, h + more), Image.Resampling.BILINEAR, region) for band in some]
+                into.append(torch.from_numpy(np.stack([np.asarray(band) for band in resized])))
         there = to_device(forward.images.device, torch.stack(clear), torch.stack(dull))
         return there[0], there[1]
 

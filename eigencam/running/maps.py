@@ -105,7 +105,7 @@ def compute_maps(
             forward pass; a method's map that is of no class is computed once a picture.
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
         ids: N names in the dataset, for methods that look a map up.
-        original: decodes the n-th picture as it is in the dataset, for methods that give boxes.
+        original: decodes the n-th picture as it is in the dataset, for methods that begin with files.
         regions: N parts of the original pictures that the network sees.
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
