@@ -40,14 +40,14 @@ case $part in
         within "$python" scripts/benchmark_methods.py --device "$device" "${options[@]}" --resume --out "$out/cost_of_methods.csv"
         ;;
     3)
-        images=50000 model=resnet50 some=20000 few=2000
-        [ -z "$small" ] || { images=3 model=googlenet some=3 few=2; }
+        images=50000 model=resnet50 some=20000 few=2000 weights=model.weights=null  # speed does not depend on them
+        [ -z "$small" ] || { images=3 model=scenes_resnet weights=; }
         jpegs=${TMPDIR:-/tmp}/eigencam-jpegs-$images
         all=localization,localization_cam,localization_fong_energy,localization_fong_mean,localization_fong_range
         all=$all,maxboxacc,maxboxacc_plain,maxboxacc_v2,pointing,energy,proposals
         measure() {
             within "$python" scripts/benchmark_run.py --generate "$images" --keep "$jpegs" --model "$model" --repeats 1 \
-                --batch-size auto --device "$device" --resume --out "$out/speed_of_runs.csv" "$@"
+                --batch-size auto --device "$device" --resume --out "$out/speed_of_runs.csv" $weights "$@"
         }
         measure workers=$([ -z "$small" ] && echo 16 || echo 0)
         [ -z "$small" ] || exit 0

@@ -106,8 +106,14 @@ class CNNFixations:
     def _points(self, forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
         owner, places = _tracked(forward, targets)
         height, width = forward.images.shape[2:]
-        kept = crowded(owner, places, len(forward), self.radius * (height**2 + width**2) ** 0.5, self.share)
+        kept = crowded(owner, places, len(forward), self.radius * (height**2 + width**2) ** 0.5, self.share).nonzero()[
+            :, 0
+        ]
         return owner[kept], places[kept]
+
+
+COSTLY = ("conv2d", "linear")
+"""Operations before which points that meet become one; elsewhere that costs more, a GPU a wait, than it saves."""
 
 
 def fixations(forward: Forward, targets: Tensor) -> list[Tensor]:
@@ -128,7 +134,7 @@ def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: f
         distance: in pixels.
         share: of a picture's points, 0..1.
     """
-    sizes = torch.bincount(owner, minlength=count)
+    sizes = torch.zeros(count, dtype=torch.long, device=owner.device).scatter_add_(0, owner, torch.ones_like(owner))
     longest = int(sizes.max()) if len(owner) else 0
     if not longest:
         return torch.zeros(0, dtype=torch.bool, device=owner.device)
@@ -184,7 +190,9 @@ def track(tape: Tape, points: Tensor) -> Tensor:
     for k in range(tape.output, 0, -1):
         if k not in waiting:
             continue
-        step, here = tape.steps[k], torch.cat(waiting.pop(k)).unique()
+        step, here = tape.steps[k], torch.cat(waiting.pop(k))
+        if step.operation in COSTLY:
+            here = here.unique()
         if step.operation == "conv2d":
             found = _conv_rule(step, here, locate=bool(residual >> k & 1))
         elif step.operation == "linear":
