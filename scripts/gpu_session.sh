@@ -40,8 +40,8 @@ case $part in
         within "$python" scripts/benchmark_methods.py --device "$device" "${options[@]}" --resume --out "$out/cost_of_methods.csv"
         ;;
     3)
-        images=50000 model=resnet50 some=20000 few=2000 weights=model.weights=null  # speed does not depend on them
-        [ -z "$small" ] || { images=3 model=scenes_resnet weights=; }
+        images=50000 model=resnet50 some=10000 few=2000 weights=model.weights=null  # speed does not depend on them
+        [ -z "$small" ] || { images=3 model=scenes_resnet weights=target=predicted; }
         jpegs=${TMPDIR:-/tmp}/eigencam-jpegs-$images
         all=localization,localization_cam,localization_fong_energy,localization_fong_mean,localization_fong_range
         all=$all,maxboxacc,maxboxacc_plain,maxboxacc_v2,pointing,energy,proposals
@@ -53,7 +53,7 @@ case $part in
         [ -z "$small" ] || exit 0
         measure workers=8 dataset.count=$some
         measure workers=1 dataset.count=$few
-        measure workers=16 dataset.count=$some --evaluators "$all"
+        measure workers=16 dataset.count=$few --evaluators "$all"
         measure workers=16 dataset.count=$some dtype=tf32
         measure workers=16 dataset.count=$some dtype=bfloat16
         measure workers=16 dataset.count=$some dtype=autocast channels_last=true
