@@ -32,7 +32,8 @@ from eigencam.methods.support import refusal
 from eigencam.moved import renamed
 from eigencam.networks.classes import class_number, names_of
 from eigencam.networks.inputs import ImageLike, each_image, opened, pixels_of, shown
-from eigencam.networks.network import Network, Preprocess, Region, check_asked
+from eigencam.networks.network import Network, Preprocess, check_asked
+from eigencam.networks.preprocess import Region
 from eigencam.passes.calls import OutputError, evaluating, float32_precision, logits_of, run_network
 from eigencam.passes.readings import Layout
 from eigencam.reporting.explained import Explained as Explained

@@ -32,10 +32,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from PIL import Image
 
+from eigencam.configuring.compose import compose
 from eigencam.running.loading import Pictures, load
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.run import run
@@ -106,8 +106,7 @@ def composed(args: argparse.Namespace, root: str, results: Path) -> DictConfig:
     overrides = [f"model={args.model}", *dataset, f"paths.ilsvrc={root}", f"paths.results={results}"]
     overrides += [f"method=[{args.methods}]", f"evaluator=[{args.evaluators}]", f"batch_size={args.batch_size}"]
     overrides += [f"device={args.device}", "timing=false", *args.settings]
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        return compose("run", overrides)
+    return compose("run", overrides)
 
 
 def decode(job: Job) -> float:

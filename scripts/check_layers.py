@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 import torchvision
-from hydra import compose, initialize_config_module
 from torch import nn
 
+from eigencam.configuring.compose import compose
 from eigencam.networks.default_layer import choose
 from eigencam.networks.layers import Finding, examine
 from eigencam.networks.network import load_network
@@ -110,8 +110,7 @@ def check_configs(only: list[str]) -> int:
     for path in sorted(CONFIGS.glob("*.yaml")):
         if path.stem == "custom" or (only and not any(part in path.stem for part in only)):
             continue
-        with initialize_config_module("eigencam.configs", version_base="1.3"):
-            network = load_network(compose("run", [f"model={path.stem}", "model.weights=null"]).model)
+        network = load_network(compose("run", [f"model={path.stem}", "model.weights=null"]).model)
         examined = network.examined()
         choice = choose(network.module, examined, classifier=network.classes is not None)
         config = examined.findings[network.layer]

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import torch
 from benchmark_evaluators import IOUS, KINDS, SIZE, max_box_acc, truth_of
-from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 
+from eigencam.configuring.compose import compose
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
@@ -42,8 +42,7 @@ def generated(count: int) -> Iterator[tuple[str, ScoreMap, Truth]]:
 
 def of_network(pictures: int, overrides: list[str]) -> Iterator[tuple[str, ScoreMap, Truth]]:
     """Maps of all methods for pictures spread over the dataset; constant ones are left out."""
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        job = prepare(compose("run", [*overrides, "evaluator=[maxboxacc]"]))
+    job = prepare(compose("run", [*overrides, "evaluator=[maxboxacc]"]))
     for i in np.linspace(0, len(job.dataset.ids) - 1, pictures).astype(int).tolist():
         resized, region = job.network.preprocess(job.dataset.image(i))
         truth = job.dataset.truth(i)

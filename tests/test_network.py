@@ -93,7 +93,9 @@ def test_wrong_descriptions_say_what_is_allowed(changes: dict[str, Any], error: 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file({"conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"w\.safetensors do not fit ScenesResNet.*Missing key"):
+    with pytest.raises(
+        ValueError, match=r"w\.safetensors do not fit ScenesResNet: missing: bn1.weight, .*another shape: conv1.weight"
+    ):
         load_network(describe(weights=str(path)))
 
 

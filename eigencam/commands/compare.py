@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "maps, a file of boxes; settings as of `eigencam run` (dataset.count=40)",
     )
     add("--dataset", default="scenes", metavar="A,B", help="options of the `dataset` group")
-    add("--model", default="scenes_resnet", metavar="A,B", help="options of the `model` group")
+    add("--model", default="scenes_resnet", metavar="A,B", help="options of `model`, timm/NAME, my_module.build")
     add("--evaluator", default="localization,segmentation", metavar="A,B", help="options of the `evaluator` group")
     add("--metrics", default="", metavar="A,B", help="only these, or `all`; else the evaluators' headlines")
     add("--all-pairs", action="store_true", help="every pair of methods, not only with the first")
@@ -83,8 +83,7 @@ def _folders(
     args: argparse.Namespace, options: Sequence[str], nodes: named.Nodes, settings: Sequence[str]
 ) -> tuple[list[Path], Trust, list[str]]:
     """The folders of the results, computed where they are not there yet, what this command trusts, and what failed."""
-    from hydra import compose, initialize_config_module
-
+    from eigencam.configuring.compose import compose
     from eigencam.running.faults import PartlyFailedError
     from eigencam.running.prepare import prepare
     from eigencam.running.run import run
@@ -93,12 +92,11 @@ def _folders(
     if args.config_dir:
         overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
     configs = []
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        for model in args.model.split(","):
-            for dataset in args.dataset.split(","):
-                chosen = [f"model={model}", f"dataset={dataset}", "on_unsupported=skip"]
-                every = named.quoted([*chosen, *overrides, *settings])
-                configs.append(named.with_methods(compose("run", every), nodes))
+    for model in args.model.split(","):
+        for dataset in args.dataset.split(","):
+            chosen = [*named.model_overrides(model), f"dataset={dataset}", "on_unsupported=skip"]
+            every = named.quoted([*chosen, *overrides, *settings])
+            configs.append(named.with_methods(compose("run", every), nodes))
     found: list[Path] = []
     failed: list[str] = []
     for config in configs:

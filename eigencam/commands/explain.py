@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="resnet50",
         metavar="NAME",
-        help="an option of `model`, or my_module.build with model.layer=...",
+        help="an option of `model`, timm/NAME, torchvision/NAME, or my_module.build",
     )
     parser.add_argument(
         "--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a name of torchvision's"
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write a grid, and for a person's own pictures each overlay; returns 0."""
-    from hydra import compose, initialize_config_module
+    from eigencam.configuring.compose import compose
 
     if args.pictures < 1:
         raise ValueError(f"--pictures {args.pictures}; allowed: 1 or more")
@@ -58,17 +58,22 @@ def main(args: argparse.Namespace) -> int:
     if missing := [str(path) for path in photos if not path.is_file()]:
         raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
     options, nodes, _ = named.split(args.method.split(","))
-    chosen = [*model_overrides(args.model, args.weights), f"dataset={args.dataset}", f"method=[{','.join(options)}]"]
+    chosen = [
+        *named.model_overrides(args.model, args.weights),
+        f"dataset={args.dataset}",
+        f"method=[{','.join(options)}]",
+    ]
     settings = [
         "target=predicted",
         "on_unsupported=skip",
         "on_bad_truth=skip",
         *(item for item in args.inputs if "=" in item),
     ]
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
+    job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
     if args.label is not None and not job.network.classes:
         raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
+    if job.network.untrained:
+        print(f"{job.network.name}: {job.network.untrained}; its maps say nothing of a trained network")
     for name, reason in job.unsupported.items():
         print(f"{name} left out: {reason}")
     if photos:
@@ -100,16 +105,6 @@ def _readable(dataset: Dataset, picked: Iterable[int]) -> Iterator[tuple[str, ND
             yield dataset.ids[i], dataset.image(i), checked_truth(dataset, i)
         except (BadImageError, BadTruthError) as error:
             print(f"left out: {error}")
-
-
-def model_overrides(name: str, weights: str) -> list[str]:
-    """Overrides for a network of the group, or of a person's own by dotted name; its classes have no names."""
-    quoted = weights.replace("\\", "\\\\").replace("'", "\\'")
-    chosen = [f"model.weights='{quoted}'"] if weights else []
-    if "." not in name:
-        return [f"model={name}", *chosen]
-    short = name.rsplit(".", 1)[-1]
-    return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own", *chosen]
 
 
 def distinct(photos: Sequence[Path]) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from eigencam.commands.explain import model_overrides
 from eigencam.configuring import named
 from eigencam.evaluation.escaping import one_line
 from eigencam.networks.default_layer import Choice, choose
@@ -20,7 +19,7 @@ MOST_FED = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam layers`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="an option of `model`, or my_module.build")
+    add("model", metavar="MODEL", help="an option of `model`, timm/NAME, torchvision/NAME, or my_module.build")
     add("inputs", nargs="*", metavar="key=value", help="settings (model.preprocess.size=384, model.layer=layer3)")
     add("--weights", default="", metavar="FILE", help="a weight file for it, or a name of torchvision's")
     add("--all", action="store_true", help="every layer, and why one is no map; else the maps that everything passes")
@@ -28,19 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the table; returns 0."""
-    from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
+
+    from eigencam.configuring.compose import compose
 
     if strange := [item for item in args.inputs if "=" not in item]:
         raise ValueError(f"{' '.join(strange)}: allowed after the network: settings, key=value")
-    chosen = [*model_overrides(args.model, args.weights), *args.inputs]
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        config = compose("run", named.quoted(chosen))
+    config = compose("run", named.quoted([*named.model_overrides(args.model, args.weights), *args.inputs]))
     description = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(description, dict)
     network = load_network({str(k): v for k, v in description.items()}, choose=False)
     choice = choose(network.module, network.examined(), classifier=network.classes is not None)
-    print(f"{network.name}, input {' x '.join(map(str, network.preprocess.shape))}\n")
+    print(f"{network.label}, input {network.preprocess}\n")
     print(tabulate(list(rows(network, choice, every=args.all)), HEADER, "simple", disable_numparse=True))
     print("\n".join(notes(choice)))
     return 0

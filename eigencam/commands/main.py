@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 
@@ -113,12 +114,14 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    from eigencam.configuring.compose import register
     from eigencam.configuring.named import quoted
     from eigencam.configuring.overrides import accepted, hint
     from eigencam.running.sweep import free_gpu, gpus
     from eigencam.store.trust import keep_out
 
     OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
+    register()
     faults: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
@@ -186,7 +189,9 @@ def _retry(argv: list[str]) -> int:
 def _overrides(args: argparse.Namespace) -> list[str]:
     """The groups' options that a command's arguments choose, and its settings."""
     named = {group: getattr(args, group, None) for group in ("model", "dataset")}
-    chosen = [f"{group}={name}" for group, name in named.items() if isinstance(name, str) and "." not in name]
+    chosen = [
+        f"{group}={name}" for group, name in named.items() if isinstance(name, str) and ("." not in name or "/" in name)
+    ]
     return [*chosen, *(item for item in getattr(args, "inputs", ()) if "=" in item)]
 
 
@@ -198,33 +203,34 @@ def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = (
         config: the primary config.
         overrides: what was asked for, of which the groups' options tell the keys there are.
     """
-    from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.object_type import ObjectType
     from omegaconf import DictConfig, OmegaConf
 
+    from eigencam.configuring.compose import compose, groups, options
+    from eigencam.networks.libraries import LIBRARIES
+
     GlobalHydra.instance().clear()
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        if found := re.search(r"Could not (?:load|find) '(\w+)/([\w/]*)", message):
-            group = found[1]
-            if now := renamed(group, found[2]):
-                return now
-            below = loader.get_group_options(group, ObjectType.GROUP)
-            options = [*loader.get_group_options(group)]
-            options += [f"{inner}/{name}" for inner in below for name in loader.get_group_options(f"{group}/{inner}")]
-            return f"{group} is one of: {', '.join(options)}"
-        if found := re.search(r"Could not override '([\w.]+)'", message):
-            parent = found[1].rpartition(".")[0]
-            groups = loader.list_groups("")
-            chosen = [o for o in overrides if o.partition("=")[0] in groups and ("," not in o or "=[" in o)]
-            try:
-                whole = compose(config, chosen)
-            except Exception:  # a second fault, of which the next command tells
-                return ""
-            node = OmegaConf.select(whole, parent) if parent else whole
-            if isinstance(node, DictConfig):
-                return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
+    if found := re.search(r"Could not (?:load|find) '(\w+)/([^']*)", message):
+        group, name = found[1], found[2]
+        if now := renamed(group, name):
+            return now
+        there = options(group)
+        near = get_close_matches(name, there, 3)
+        told = [f"near {name}: {', '.join(near)}"] if near else []
+        told.append(f"{group} is one of: {', '.join(there)}")
+        if group == "model":
+            told.append(f"or a library's: {', '.join(f'{library}/NAME' for library in LIBRARIES)}; `eigencam networks`")
+        return "; ".join(told)
+    if found := re.search(r"Could not override '([\w.]+)'", message):
+        parent, known = found[1].rpartition(".")[0], groups()
+        chosen = [o for o in overrides if o.partition("=")[0] in known and ("," not in o or "=[" in o)]
+        try:
+            whole = compose(config, chosen)
+        except Exception:  # a second fault, which the next command reports
+            return ""
+        node = OmegaConf.select(whole, parent) if parent else whole
+        if isinstance(node, DictConfig):
+            return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
     return ""
 
 

@@ -87,7 +87,7 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
             lines.append({**_line(config.model.get("name", "?"), "?", "?", chosen), "state": "refused", "error": text})
             continue
         for (method, evaluator), result in job.results.items():
-            line = _line(job.network.name, method, evaluator, job.dataset.name)
+            line = _line(job.network.label, method, evaluator, job.dataset.name)
             there = read(result.folder)
             missing = {**line, "state": "missing", "rows": 0, "pictures": len(job.dataset.ids), "error": ""}
             if method in job.unsupported and there is None:
@@ -132,8 +132,8 @@ def _line(network: str, method: str, evaluator: str, dataset: str) -> dict[str, 
 
 
 def _state(stored: Stored) -> dict[str, Any]:
-    dataset, network, method, evaluator = stored.names
-    line = {**_line(network, method, evaluator, dataset), "state": stored.state, "rows": 0, "pictures": None}
+    dataset, _, method, evaluator = stored.names
+    line = {**_line(stored.network, method, evaluator, dataset), "state": stored.state, "rows": 0, "pictures": None}
     line |= {"left_s": float("nan"), "error": ""}
     if stored.summary is not None:
         return {**line, "rows": stored.summary.n, "error": stored.summary.unsupported}
@@ -163,7 +163,7 @@ def _paces(root: Path) -> Iterator[tuple[str, float]]:
     for stored in read_all(root) if root.is_dir() else ():
         for run in stored.runs:
             if run.images:
-                yield stored.names[1], run.seconds / run.images
+                yield stored.network, run.seconds / run.images
 
 
 def _estimated(frame: pd.DataFrame, root: Path) -> pd.DataFrame:

@@ -44,6 +44,20 @@ def quoted(overrides: Sequence[str]) -> list[str]:
     ]
 
 
+def model_overrides(name: str, weights: str = "") -> list[str]:
+    """Overrides for a network: of the group, of a library, or of a person's own by dotted name, without class names.
+
+    >>> model_overrides("timm/resnet18.tv_in1k")
+    ['model=timm/resnet18.tv_in1k']
+    """
+    quoted = weights.replace("\\", "\\\\").replace("'", "\\'")
+    chosen = [f"model.weights='{quoted}'"] if weights else []
+    if "." not in name or "/" in name:
+        return [f"model={name}", *chosen]
+    short = name.rsplit(".", 1)[-1]
+    return ["model=custom", f"model._target_={name}", f"model.name={short}", "model.classes=own", *chosen]
+
+
 def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
     """Tell options of the group from methods of a person's own.
 

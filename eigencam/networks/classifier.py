@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.reading import expand
 from eigencam.networks import fitted
+from eigencam.networks.building import constructor_identity
 from eigencam.networks.fitted import Fitted
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.store.canonical import canonical
-from eigencam.store.identity import describe
 
 KIND = "classifier"
 
@@ -170,8 +170,8 @@ class Head:
             ValueError: the head was fitted for another network, or for other weights.
         """
         path, base, tensors = self.fitted.path, self.fitted.about["network"], self.fitted.tensors
-        asked = canonical(_constructor(description))
-        made = canonical(base["constructor"] if "constructor" in base else _constructor(base))
+        asked = canonical(constructor_identity(description))
+        made = canonical(base["constructor"] if "constructor" in base else constructor_identity(base))
         if made != asked:
             raise ValueError(_other(path, f"{base['name']} ({made})", f"{description['name']} ({asked})"))
         if not self.whole and base["sha256"] != sha256:
@@ -210,10 +210,6 @@ def read_head(name: str) -> Head:
     if found.about["kind"] != KIND:
         raise ValueError(f"model.head: {path} holds {found.about['kind']}; allowed: {KIND}")
     return Head(found)
-
-
-def _constructor(description: Mapping[str, Any]) -> dict[str, Any]:
-    return describe({"_target_": description["_target_"], **(description.get("args") or {})}, computes=False)
 
 
 def _other(path: Path, fitted_for: str, this: str) -> str:

@@ -5,119 +5,41 @@ A network is described by a YAML of the `model` group:
     name:        short name, part of a result's folder name
     _target_:    the constructor, any importable callable that returns an `nn.Module`
     args:        its keyword arguments
-    weights:     a name of torchvision's (IMAGENET1K_V1), a .safetensors or .pth file, or null: the constructor's
+    library:     torchvision or timm, in the place of `_target_`: the network that is called `name` there
+    weights:     a name of torchvision's (IMAGENET1K_V1), a weight file, or null: the constructor's; of a library
+                 `default`, a name of its own, a file, or null: untrained
     drop:        prefixes of the weight file's keys that are left out (GoogLeNet's training heads)
     layer:       target layer, a `named_modules()` path; null: the one that `eigencam layers` marks
     reshape:     channels_first | channels_last | tokens: what the layer's output must be read as; null: found out
     prefix_tokens: number of tokens before the image's; null: found out
-    classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier
+    classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier; `weights`:
+                 what the library says of its weights
     head:        a file of `eigencam fit fit=classifier`, which replaces last layer and classes (`classifier`)
-    preprocess:  see `Preprocess`
+    preprocess:  see `Preprocess`; of a library, what is null is as its weights say
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
+from eigencam.networks.building import build, constructor_identity
 from eigencam.networks.classifier import Head, read_head
 from eigencam.networks.default_layer import default_layer
 from eigencam.networks.layers import LIST, Examined, examine, reading_of
-from eigencam.networks.weights import hash_parameters, is_file_name, load_weights, torchvision_network, weight_file
+from eigencam.networks.preprocess import Preprocess
 from eigencam.passes.calls import any_tensor
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import LAYOUTS, Layout, Reading
-from eigencam.store.build import instantiate
-from eigencam.store.identity import describe, describe_object
-from eigencam.transfer import constant, to_device
+from eigencam.store.identity import describe_object
+from eigencam.store.schema import network_label
+from eigencam.transfer import to_device
 
-Region = tuple[float, float, float, float]
-"""x0 y0 x1 y1, half-open, in pixels of the original picture: the part of it that the network sees."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocess:
-    """From an RGB picture to the network's input.
-
-    Attributes:
-        size: side of the square input, pixels.
-        resize: `squash`: the whole picture to size x size, so that a map covers all of it (localization);
-            `crop`: the short side to `short_side`, then the centre (classification as torchvision does it).
-        short_side: for `crop`.
-        mean: per channel, of values in 0..1.
-        std: per channel.
-        bgr: whether the network takes blue first, as Caffe's do.
-    """
-
-    size: int = 224
-    resize: Literal["squash", "crop"] = "squash"
-    short_side: int = 256
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    bgr: bool = False
-
-    version = 1
-
-    def __post_init__(self) -> None:
-        if self.resize not in ("squash", "crop"):
-            raise ValueError(f"preprocess.resize={self.resize!r}; allowed: squash, crop")
-        if self.size < 1 or (self.resize == "crop" and self.short_side < self.size):
-            raise ValueError(
-                f"preprocess.size={self.size}, short_side={self.short_side}: a crop must fit into the short side"
-            )
-        for name in ("mean", "std"):
-            values = tuple(float(v) for v in getattr(self, name))
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise ValueError(f"preprocess.{name}={values}; three numbers are needed, std above 0")
-            object.__setattr__(self, name, values)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of the input."""
-        return self.size, self.size
-
-    def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Region]:
-        """Resize one picture, bilinear with Pillow's anti-aliasing.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (3, size, size) uint8 RGB, and the part of the picture that it shows.
-        """
-        h, w = image.shape[:2]
-        if self.resize == "squash":
-            size, box, region = (self.size, self.size), None, (0.0, 0.0, float(w), float(h))
-        else:
-            scale = self.short_side / min(h, w)
-            size = (max(int(w * scale + 1e-9), self.size), max(int(h * scale + 1e-9), self.size))  # as torchvision
-            x, y = (round((side - self.size) / 2) for side in size)
-            box = (x, y, x + self.size, y + self.size)
-            fx, fy = w / size[0], h / size[1]
-            region = (box[0] * fx, box[1] * fy, box[2] * fx, box[3] * fy)
-        picture = Image.fromarray(image)
-        if picture.size != size:
-            picture = picture.resize(size, Image.Resampling.BILINEAR)
-        if box:
-            picture = picture.crop(box)
-        return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), region
-
-    def normalize(self, pictures: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(N, 3, H, W) uint8 to the network's input, on the tensor's device."""
-        mean, std = constant((self.mean, self.std), pictures.device)[..., None, None]
-        x = ((pictures.float() / 255 - mean) / std).to(dtype)
-        return x.flip(1) if self.bgr else x
-
-    def ends(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """(2, 3, 1, 1): what a black pixel and a white one become."""
-        ends = constant(((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)), device)
-        return self.normalize(ends[..., None, None], dtype)
+FROM_WEIGHTS = "weights"
+"""In the place of a class space: the one that a library says its weights are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +58,7 @@ class Network:
         identity: what of the description changes a number, with the checksum.
         head: the classifier that replaced the network's own.
         example: (1, C, H, W) uint8, the input that is asked about whether a method can run; None: noise.
+        untrained: which of its weights are random, in words; "" for none, and where it is not known.
     """
 
     name: str
@@ -149,7 +72,13 @@ class Network:
     identity: dict[str, Any] = field(default_factory=dict)
     head: Head | None = None
     example: Tensor | None = field(default=None, repr=False, compare=False)
+    untrained: str = ""
     _examined: list[Examined] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Its name, and whether its weights are random."""
+        return network_label(self.name, self.untrained)
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +93,7 @@ class Network:
     def examined(self) -> Examined:
         """What is known of every layer, from one pass of nine inputs that is made once."""
         if not self._examined:
-            self._examined.append(examine(self.module, self.preprocess.shape, len(self.preprocess.mean)))
+            self._examined.append(examine(self.module, self.preprocess.shape, self.preprocess.channels))
         return self._examined[0]
 
     def reading(self, layer: str) -> Reading:
@@ -189,7 +118,7 @@ class Network:
         index: Tensor | None = None,
         chunk: int = 64,
     ) -> Forward:
-        """One pass of (N, 3, H, W) uint8 RGB pictures of the input's size; see `forward_pass`."""
+        """One pass of (N, C, H, W) uint8 images of the input's size; see `forward_pass`."""
         layers = list(layers)
         (pictures,) = to_device(self.device, pictures)
         images = self.preprocess.normalize(pictures, self.dtype)
@@ -228,28 +157,18 @@ def load_network(
         FileNotFoundError: no such weight file, or torchvision's cannot be downloaded.
         ValueError: weights or a head that do not fit, a layer that is not there, or none that is certain to be a map.
     """
-    name, classes = description["name"], description.get("classes")
+    name = description["name"]
     head = read_head(description["head"]) if description.get("head") else None
-    weights = None if head and head.whole else description.get("weights")
-    constructor = {"_target_": description["_target_"], **(description.get("args") or {})}
-    if weights is None or is_file_name(weights):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a constructor without weights of its own gives the same ones each time
-            module = instantiate(constructor)
-        if not isinstance(module, nn.Module):
-            raise ValueError(
-                f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module"
-            )
-        sha256 = "" if weights is None else load_weights(module, weight_file(weights), description.get("drop") or ())
-    else:
-        module, sha256 = torchvision_network(constructor, str(weights))
-    sha256 = sha256 or hash_parameters(module)
+    built = build(description, None if head and head.whole else description.get("weights"))
+    module, sha256, untrained = built.module, built.sha256, built.untrained
+    classes = built.classes if description.get("classes") == FROM_WEIGHTS else description.get("classes")
     if head:
         sha256, classes = head.attach(module, sha256, description), head.class_space
+        untrained = "" if head.whole else untrained
     layer = description.get("layer")
     if layer is not None:
         check_layer(module, layer, f"model {name}")
-    preprocess = Preprocess(**(description.get("preprocess") or {}))
+    preprocess = chosen_preprocess(built.preprocess, description.get("preprocess") or {}, f"model {name}")
     reshape = description.get("reshape")
     prefix = description.get("prefix_tokens")
     check_asked(reshape, prefix)
@@ -259,15 +178,37 @@ def load_network(
         network = network.with_default_layer()
     identity = {
         "name": name,
-        "constructor": describe(constructor, computes=False),
+        "constructor": constructor_identity(description),
         "layer": network.layer,
         "classes": classes,
         **({"reshape": reshape} if reshape else {}),
         **({} if prefix is None else {"prefix_tokens": prefix}),
         "preprocess": describe_object(preprocess),
         "sha256": sha256,
+        **({"untrained": untrained} if untrained else {}),
     }
-    return replace(network, identity=identity)
+    return replace(network, identity=identity, untrained=untrained)
+
+
+def chosen_preprocess(from_weights: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Preprocess:
+    """The preprocessing that the weights describe, with what a config gives in its place.
+
+    Args:
+        from_weights: fields of a `Preprocess`.
+        given: likewise; null: as the weights say, or the default. Of another size the crop keeps its share.
+        where: whose, for messages.
+    """
+    said = {key: value for key, value in given.items() if value is not None}
+    if unknown := sorted(map(str, said.keys() - {f.name for f in fields(Preprocess)})):
+        allowed = ", ".join(f.name for f in fields(Preprocess))
+        raise ValueError(f"{where}: preprocess.{unknown[0]}: unknown; allowed: {allowed}")
+    if from_weights and "size" not in {*from_weights, *said}:
+        raise ValueError(f"{where}: its weights do not say the input's size; set model.preprocess.size")
+    own = dict(from_weights)
+    if "size" in said and "short_side" in own:
+        share = own["short_side"] / min(Preprocess(own["size"]).shape)
+        own["short_side"] = int(min(Preprocess(said["size"]).shape) * share)
+    return Preprocess(**{**own, **said})
 
 
 def check_asked(reshape: object, prefix_tokens: object) -> None:

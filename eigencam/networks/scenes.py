@@ -12,7 +12,7 @@ Output: (N, 12) float32 logits, in the order of `eigencam.datasets.scenes_object
 import torch
 from torch import Tensor, nn
 
-from eigencam.networks.network import Preprocess
+from eigencam.networks.preprocess import Preprocess
 
 PREPROCESS = Preprocess(size=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 NUM_CLASSES = 12

@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 
 from eigencam.networks.scenes import NUM_CLASSES, PREPROCESS
 
-SIDE = PREPROCESS.size // 8
+SIDE = PREPROCESS.shape[0] // 8
 """Tokens, or vertices, along a side."""
 
 STEM = ((16, 2), (32, 2), (48, 1))
@@ -31,7 +31,7 @@ class ScenesViT(VisionTransformer):
     def __init__(self, width: int = 64, layers: int = 3, heads: int = 2) -> None:
         stem = [ConvStemConfig(out, 3, stride) for out, stride in (*STEM, (width, 2), (width, 1))]
         super().__init__(
-            image_size=PREPROCESS.size,
+            image_size=PREPROCESS.shape[0],
             patch_size=8,
             num_layers=layers,
             num_heads=heads,

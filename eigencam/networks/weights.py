@@ -1,26 +1,20 @@
 """Weight files: where they are, what they hold, torchvision's own, and their checksums."""
 
 import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from eigencam.datasets.reading import expand
+from eigencam.networks.checkpoints import load_state, read_checkpoint
 from eigencam.store.build import instantiate
 
 PACKAGED = "eigencam:"
 """Prefix of weight files that come with this package."""
-
-
-def is_file_name(weights: object) -> bool:
-    """Whether `weights` names a file rather than one of torchvision's sets."""
-    return str(weights).endswith((".safetensors", ".pth", ".pt"))
 
 
 def weight_file(weights: str) -> Path:
@@ -36,33 +30,11 @@ def weight_file(weights: str) -> Path:
     return path
 
 
-def load_weights(module: nn.Module, path: Path, drop: tuple[str, ...] | list[str]) -> str:
-    """Load a weight file into the module; returns the file's SHA-256."""
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # each format has its own; all mean the same to the user
-        reason = str(error).strip().splitlines()[:1]
-        raise ValueError(f"weights {path} cannot be read: {type(error).__name__}: {' '.join(reason)}") from None
-    if path.suffix != ".safetensors":
-        for key in ("state_dict", "model", "model_state_dict"):
-            if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-                state = state[key]
-    state = {_current_key(k): v for k, v in state.items() if not k.startswith(tuple(drop))}
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"weights {path} do not fit {type(module).__name__} (model.weights=null: none): {reason[:400]}"
-        ) from None
+def load_weights(module: nn.Module, path: Path, drop: Sequence[str] = ()) -> str:
+    """Load a weight file into the module; returns the file's SHA-256. ValueError where it does not fit."""
+    load_state(module, read_checkpoint(path, list(module.state_dict()), drop), path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _current_key(key: str) -> str:
-    """Without `DataParallel`'s prefix, and DenseNet's keys (`norm.1`) as torchvision names them today (`norm1`)."""
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key.removeprefix("module."))
 
 
 def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.Module, str]:

@@ -135,6 +135,7 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
     names = dict(zip(NAMES, stored.names, strict=True))
     return {
         **names,
+        "network": stored.network,
         "method": names["method"] + suffix,
         **{f"{column}_name": name for column, name in names.items()},
         "target": identity["target"],

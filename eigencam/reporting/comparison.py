@@ -82,7 +82,7 @@ def compare(
     for stored in filter(None, (read(folder, hashed=True) for folder in sorted(folders))):
         if stored.summary is None:
             raise ValueError("\n".join([f"{stored.folder}: {stored.state}", *stored.faults]))
-        _, network, method, _ = stored.names
+        network, method = stored.network, stored.names[2]
         if stored.summary.unsupported:
             notes[f"{method} on {network}: not run, {stored.summary.unsupported}"] = None
             continue
@@ -230,7 +230,7 @@ def as_json(lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Se
 
 def _place(stored: Stored) -> Place:
     identity = {k: stored.identity[k] for k in ("dataset", "network", "evaluator", "target", "dtype")}
-    dataset, network, _, evaluator = stored.names
+    dataset, network, evaluator = stored.names[0], stored.network, stored.names[3]
     return Place(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
 
 

@@ -283,10 +283,10 @@ def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> 
 
 def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
     """The evaluators of a layout's experiment, with all their parameters."""
-    from hydra import compose, initialize_config_module
+    from eigencam.configuring.compose import compose
 
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        nodes: Any = OmegaConf.to_container(compose("run", [f"experiment={layout.experiment}"]).evaluator, resolve=True)
+    composed = compose("run", [f"experiment={layout.experiment}"])
+    nodes: Any = OmegaConf.to_container(composed.evaluator, resolve=True)
     return {name: describe(node) for name, node in nodes.items()}
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.digest import digest_of
-from eigencam.networks.network import Preprocess, Region
+from eigencam.networks.preprocess import Preprocess, Region
 from eigencam.running.faults import blame
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import Method, gives_boxes, is_class_specific, needs_gradient, tapped
-from eigencam.networks.network import Network, Region
+from eigencam.networks.network import Network
+from eigencam.networks.preprocess import Region
 from eigencam.passes.forward import ANSWERS, Forward, Picked, answer_codes
 from eigencam.running.faults import SharedChangedError
 from eigencam.transfer import to_device, to_host

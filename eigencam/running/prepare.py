@@ -22,8 +22,9 @@ from eigencam.methods.base import Method, content_of, gives_boxes, is_class_spec
 from eigencam.methods.support import refusal, traced
 from eigencam.networks import variants
 from eigencam.networks.classifier import read_head
+from eigencam.networks.libraries import check_name, is_file_name
 from eigencam.networks.network import Network, load_network
-from eigencam.networks.weights import is_file_name, weight_file
+from eigencam.networks.weights import weight_file
 from eigencam.passes.calls import NetworkError, set_float32_precision
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
@@ -343,6 +344,7 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a `model` node, before anything is built."""
     allowed = {
         "name",
+        "library",
         "_target_",
         "args",
         "weights",
@@ -358,9 +360,14 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
         if key not in allowed:
             names = ", ".join(sorted(allowed))
             yield f"model.{key}: unknown key; allowed: {names} (the constructor's own go into model.args)"
-    for key in ("name", "_target_"):
+    for key in ("name",) if model.get("library") else ("name", "_target_"):
         if not model.get(key):
             yield f"model.{key}: missing"
+    if model.get("library") and model.get("name"):
+        try:
+            check_name(model["library"], model["name"])
+        except ValueError as error:
+            yield str(error)
     if model.get("_target_"):
         yield from signature_errors({"_target_": model["_target_"], **(model.get("args") or {})}, "model.args")
     weights = model.get("weights")

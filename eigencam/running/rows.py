@@ -14,7 +14,7 @@ from eigencam.evaluation.base import Row, asks_network, is_joint
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import is_class_specific, is_constant_by_design
-from eigencam.networks.network import Region
+from eigencam.networks.preprocess import Region
 from eigencam.running.faults import PartError, blame
 from eigencam.running.loading import Batch
 from eigencam.running.maps import Maps

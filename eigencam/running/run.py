@@ -81,7 +81,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = job.network.head.seen(job.dataset) if job.network.head else frozenset[str]()
     fitted = f", on {len(seen)} of which the classifier was fitted" if seen else ""
-    title = f"{job.network.name} on {job.dataset.name}, {len(job.dataset.ids)} pictures{fitted}"
+    title = f"{job.network.label} on {job.dataset.name}, {len(job.dataset.ids)} pictures{fitted}"
     _refuse_gaps(job)
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {

@@ -32,18 +32,18 @@ def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, D
     Raises:
         HydraException: an unknown group, option or key.
     """
-    from hydra import compose, initialize_config_module
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # what `hydra.sweeper` is here
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from eigencam.configuring.compose import compose
+
     kept = [item for item in quoted(overrides) if item.split("=")[0].lstrip("+~") not in PLACES and item != "-m"]
     parser = OverridesParser.create()
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        fixed = [o.input_line for o in parser.parse_overrides(list(kept)) if not o.is_sweep_override()]
-        declared = compose(config, [str(o) for o in fixed], return_hydra_config=True).hydra.sweeper.params or {}
-        everything = parser.parse_overrides([*(f"{key}={value}" for key, value in declared.items()), *kept])
-        for chosen in BasicSweeper.split_arguments(everything, None)[0]:
-            yield " ".join(chosen), compose(config, chosen)
+    fixed = [o.input_line for o in parser.parse_overrides(list(kept)) if not o.is_sweep_override()]
+    declared = compose(config, [str(o) for o in fixed], with_hydra=True).hydra.sweeper.params or {}
+    everything = parser.parse_overrides([*(f"{key}={value}" for key, value in declared.items()), *kept])
+    for chosen in BasicSweeper.split_arguments(everything, None)[0]:
+        yield " ".join(chosen), compose(config, chosen)
 
 
 def failed(root: Path) -> list[Stored]:

@@ -21,7 +21,7 @@ from eigencam.store.canonical import canonical
 from eigencam.store.examine import examine, read_error
 from eigencam.store.identity import OBJECT
 from eigencam.store.parts import Parts, read_rows
-from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, SUMMARY, Run, Summary
+from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, SUMMARY, Run, Summary, network_label
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
 
@@ -69,6 +69,12 @@ class Stored:
         if self.summary is None:
             return "partial"
         return "left out" if self.summary.unsupported else "done"
+
+    @property
+    def network(self) -> str:
+        """Name of the network, and whether its weights are random."""
+        described = self.identity.get("network", {})
+        return network_label(self.names[1], str(described.get("untrained", "")))
 
     @property
     def running(self) -> bool:

@@ -236,6 +236,15 @@ def read_identity(path: Path) -> dict[str, Any]:
     return identity
 
 
+def network_label(name: str, untrained: str) -> str:
+    """Return how a network is named wherever numbers of it stand: that its weights are random belongs to its name.
+
+    >>> network_label("resnet18", "untrained"), network_label("mine", "partly untrained: fc.weight")
+    ('resnet18 (untrained)', 'mine (partly untrained)')
+    """
+    return f"{name} ({untrained.partition(':')[0]})" if untrained else name
+
+
 class OldFormatError(ValueError):
     """A result folder that another version of this program wrote."""
 

@@ -1,0 +1,114 @@
+"""The one place that composes configs: Hydra's, with the networks of libraries among the options of `model`.
+
+`model=timm/resnet18` is an option without a file. A config source behind our own answers for it, from
+`configs/model/library.yaml` with the two names filled in, so that Hydra finds it wherever an option may stand: on the
+command line, in a sweep, in a defaults list, in an experiment. No library is imported before a network is built.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+from hydra import compose as _compose
+from hydra import initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from eigencam.networks.libraries import LIBRARIES
+
+CONFIGS = "eigencam.configs"
+SCHEME = "eigencam-networks"
+_GROUPS = tuple(f"model/{library}" for library in LIBRARIES)
+_OPTION = re.compile(rf"model/({'|'.join(LIBRARIES)})/([\w.-]+?)(?:\.yaml)?")
+
+
+class LibraryNetworks(ConfigSource):
+    """Options `model/LIBRARY/NAME`, whatever the name: whether there is such a network is found when it is built."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Return how a search path names this source."""
+        return SCHEME
+
+    def available(self) -> bool:
+        """Return that it is always there."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """Return whether a path is that of a library."""
+        return config_path in _GROUPS
+
+    def is_config(self, config_path: str) -> bool:
+        """Return whether a path is that of a library's network."""
+        return bool(_OPTION.fullmatch(config_path))
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return no option: the libraries would have to be imported."""
+        return []
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the node of a library's network."""
+        found = _OPTION.fullmatch(config_path)
+        assert found is not None  # Hydra asks `is_config` before
+        node = OmegaConf.create((files(CONFIGS) / "model" / "library.yaml").read_text(encoding="utf-8"))
+        node.library, node.name = found[1], found[2]
+        return ConfigResult(self.provider, f"{SCHEME}://{config_path}", node, {"package": "model"})
+
+
+class LibraryNetworksPath(SearchPathPlugin):
+    """Puts the source behind all others."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the source."""
+        search_path.append(CONFIGS, f"{SCHEME}://")
+
+
+def register() -> None:
+    """Let Hydra know the networks of libraries; `eigencam run` and `eigencam fit` compose by Hydra's own command."""
+    for plugin in (LibraryNetworks, LibraryNetworksPath):
+        Plugins.instance().register(plugin)
+
+
+def compose(config: str = "run", overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
+    """Compose a config.
+
+    Args:
+        config: name of the primary config, `run` or `fit`.
+        overrides: as on the command line.
+        with_hydra: whether the node `hydra` is in it.
+
+    Raises:
+        HydraException: an unknown group, option or key.
+    """
+    with opened():
+        return _compose(config, list(overrides), return_hydra_config=with_hydra)
+
+
+def options(group: str) -> list[str]:
+    """The options of a group and of its subgroups that have a file."""
+    with opened() as loader:
+        found = list(loader.get_group_options(group))
+        for inner in loader.get_group_options(group, ObjectType.GROUP):
+            found += [f"{inner}/{name}" for name in loader.get_group_options(f"{group}/{inner}")]
+    return found
+
+
+def groups() -> list[str]:
+    """The names of the groups."""
+    with opened() as loader:
+        return loader.list_groups("")
+
+
+@contextmanager
+def opened() -> Iterator[Any]:
+    """Hydra's loader of our configs; whatever Hydra was at before is restored."""
+    register()
+    with initialize_config_module(CONFIGS, version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()

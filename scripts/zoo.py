@@ -1,0 +1,299 @@
+"""The default layer of hundreds of networks: `results/zoo.csv`, one network a line.
+
+    nice python scripts/zoo.py                      # what is missing in results/zoo.csv; about two hours on one core
+    nice python scripts/zoo.py --only swin vit      # networks whose name has one of these
+    python scripts/zoo.py --page > docs/networks.md # the page that shows it
+
+Every classification network of torchvision, and of each of timm's families the smallest ones; random weights, inputs of
+160 or 224 pixels where the network's own are larger and it takes these. Of each: the layer that is taken by default,
+how it is read, the map's size, or why none is taken; the verdict of a second stimulus, of other noise than the one that
+chose; and which methods say that they can run.
+"""
+
+import argparse
+import csv
+import gc
+import re
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eigencam.configuring.catalogue import catalogue
+from eigencam.explainer import as_methods
+from eigencam.methods.base import Method, lack_of
+from eigencam.methods.support import refusal
+from eigencam.networks import libraries
+from eigencam.networks.layers import watched
+from eigencam.networks.libraries import Library
+from eigencam.networks.network import Network, load_network
+from eigencam.passes import stimulus as moving
+from eigencam.passes.calls import evaluating
+from eigencam.running.maps import compute_maps
+
+TABLE = Path(__file__).parents[1] / "results" / "zoo.csv"
+FIELDS: tuple[str, ...] = (
+    "library", "family", "network", "parameters", "input", "layer", "reading", "state", "score", "map", "reason",
+    "second", "second_score", "methods", "refused", "tried", "seconds",
+)  # fmt: skip
+OF_A_FAMILY = 5
+SIZES = (
+    "test", "atto", "femto", "pico", "nano", "xxxs", "xxs", "xxtiny", "xs", "xtiny", "mini", "wee", "tiny", "ti", "t",
+    "little", "s", "small", "medium", "m", "b", "base", "l", "large", "xl", "xlarge", "h", "huge", "so", "g", "giant",
+    "gigantic", "enormous",
+)  # fmt: skip
+"""Words for sizes in timm's names, the smallest first."""
+SIDES = (160, 224)
+"""Sides of inputs that are tried, in pixels."""
+TRIED_EVERY = 10
+MOST_SECONDS = 200
+FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "window": 64, "stride": 64, "count": 20}
+"""Parameters of methods that only say how often something is done."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[], metavar="PART", help="of a network's name")
+    parser.add_argument("--out", type=Path, default=TABLE, metavar="FILE")
+    parser.add_argument("--page", action="store_true", help="print docs/networks.md")
+    args = parser.parse_args()
+    if args.page:
+        print(page(read(args.out)))
+        return 0
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    done = {(row["library"], row["network"]) for row in read(args.out)}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for library, family, name in chosen():
+        if (library, name) in done or (args.only and not any(part in name for part in args.only)):
+            continue
+        start = time.perf_counter()
+        row = {"library": library, "family": family, "network": name}
+        try:
+            with limited(MOST_SECONDS):
+                row |= examined(library, name)
+        except Exception as error:  # whatever a network may raise: it is a line of the table
+            row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        row["seconds"] = f"{time.perf_counter() - start:.0f}"
+        append(args.out, row)
+        print(*(row.get(key, "") for key in ("library", "network", "layer", "map", "second", "reason")), flush=True)
+        gc.collect()
+    return 0
+
+
+def chosen() -> list[tuple[Library, str, str]]:
+    """(library, family, name): all of torchvision, the smallest of each of timm's families; small ones first."""
+    from timm.models import _registry
+    from torchvision.models import get_model_builder, get_model_weights
+
+    ranked: list[tuple[int, tuple[int, ...], Library, str, str]] = []
+    for name in libraries.names("torchvision"):
+        family = get_model_builder(name).__module__.rsplit(".", 1)[-1]
+        parameters = next(iter(get_model_weights(name))).meta["num_params"]
+        ranked.append((0 if parameters < 60e6 else OF_A_FAMILY, (parameters,), "torchvision", family, name))
+    families: dict[str, list[str]] = {}
+    for name in libraries.names("timm"):
+        families.setdefault(_registry._model_to_module[name], []).append(name)
+    for family, members in families.items():
+        smallest = sorted(members, key=lambda name: (by_name(name), name))[:OF_A_FAMILY]
+        for k, name in enumerate(smallest):
+            ranked.append((k, by_name(name), "timm", family, name))
+    return [(library, family, name) for _, _, library, family, name in sorted(ranked)]
+
+
+def by_name(name: str) -> tuple[int, ...]:
+    """How large a network is, as far as its name says: by words, then by numbers (building it takes too long)."""
+    parts = re.split(r"[_.]|(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])", name)
+    words = [SIZES.index(part) for part in parts if part in SIZES]
+    numbers = [int(part) for part in parts if part.isdigit()]
+    return (min(words) if words else SIZES.index("s"), *numbers)
+
+
+def examined(library: Library, name: str) -> dict[str, str]:
+    """The cells of one network."""
+    network = built(library, name)
+    module, size = network.module, network.preprocess.shape
+    row = {"parameters": str(sum(p.numel() for p in module.parameters())), "input": "x".join(map(str, size))}
+    try:
+        network = network.with_default_layer()
+    except ValueError as error:
+        return row | {"reason": str(error)}
+    layer = network.layer
+    found = network.examined().findings[layer]
+    assert found.reading is not None  # a default layer is a map
+    maps = found.reading.size((0, *found.shape))
+    row |= {"layer": layer, "reading": str(found.reading), "state": found.state, "score": f"{found.score:.2f}"}
+    row |= {"map": "x".join(map(str, maps)), "reason": found.reason if found.state == "undecided" else ""}
+    second, score = again(network, seed=1)
+    row |= {"second": second, "second_score": f"{score:.2f}"}
+    able, refused = asked(network)
+    row |= {"methods": str(len(able)), "refused": " ".join(refused)}
+    return row
+
+
+def built(library: Library, name: str) -> Network:
+    """The network with random weights, for the smallest of `SIDES` that it takes, or for its own size."""
+    node: dict[str, Any] = {"library": library, "name": name, "weights": None, "classes": "weights"}
+    if library == "torchvision" and name in ("googlenet", "inception_v3"):
+        node["args"] = {"init_weights": False}
+    own = libraries.describe(library, name).preprocess.get("size", SIDES[-1])
+    largest = own if isinstance(own, int) else max(own)
+    for side in [side for side in SIDES if side < largest]:
+        for args in ({},) if side == SIDES[0] else ({"img_size": side}, {}):
+            if side == SIDES[0] and fixed(library, name):
+                continue
+            try:
+                changed = {"args": {**node.get("args", {}), **args}, "preprocess": {"size": side}}
+                made = load_network({**node, **changed}, choose=False)
+                with torch.no_grad(), evaluating(made.module):
+                    made.module(torch.zeros(1, made.preprocess.channels, side, side))
+                return woken(made)
+            except Exception:  # it takes no other size
+                continue
+    return woken(load_network(node, choose=False))
+
+
+def fixed(library: Library, name: str) -> bool:
+    """Whether a network takes inputs of its own size alone, as far as that is known."""
+    if library == "torchvision":
+        return "vit" in name
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def woken(network: Network) -> Network:
+    """With noise in last layers that start at zero, so that methods have something to explain."""
+    torch.manual_seed(0)
+    for inner in network.module.modules():
+        if isinstance(inner, nn.Linear) and not bool(inner.weight.any()):
+            nn.init.normal_(inner.weight, std=0.02)
+    return network
+
+
+def again(network: Network, seed: int) -> tuple[str, float]:
+    """Whether the layer's response follows another stimulus in the reading that was chosen, and its score."""
+    stimulus = moving.Stimulus.make(network.preprocess.channels, network.preprocess.shape, seed)
+    outs: list[Tensor] = []
+
+    def keep(layer: str, out: Any) -> None:
+        if layer == network.layer and isinstance(out, Tensor) and len(out) == len(stimulus.batch):
+            outs.append(out)
+
+    with evaluating(network.module), torch.no_grad(), watched(network.module, keep):
+        network.module(stimulus.batch)
+    reading = network.reading(network.layer)
+    out = next(o for o in reversed(outs) if reading.fits(tuple(o.shape)))
+    verdict = moving.check(stimulus, out, reading)
+    if verdict.reading:
+        return "follows", verdict.score
+    return ("contradicts" if verdict.reason else "undecided"), verdict.score
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Every method that can be built without a file, with few repetitions."""
+    made: dict[str, Method] = {}
+    for entry in catalogue():
+        try:
+            made |= as_methods([entry.option])
+        except Exception:  # it needs a folder, or weights that were fitted
+            continue
+    return {name: few(method) for name, method in made.items() if not lack_of(method, ["image"])}
+
+
+def few(method: Method) -> Method:
+    """The same method with few repetitions."""
+    from dataclasses import fields, is_dataclass, replace
+
+    if not is_dataclass(method) or isinstance(method, type):
+        return method
+    names = {f.name: getattr(method, f.name) for f in fields(method)}
+    less = {k: v for k, v in FEW.items() if isinstance(names.get(k), int) and names[k] > v}
+    return replace(method, **less) if less else method
+
+
+def asked(network: Network) -> tuple[list[str], list[str]]:
+    """The methods that say they can run, and the others."""
+    able, refused = [], []
+    for name, method in methods().items():
+        try:
+            reason = refusal(method, network)
+        except Exception as error:  # a fault of the network's pass
+            reason = str(error)
+        (refused if reason else able).append(name)
+    return able, refused
+
+
+def tries(network: Network, able: list[str]) -> str:
+    """What came of running them: `all N ran`, or those that did not, with the reason."""
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    small, region = network.preprocess(image)
+    failed = []
+    for name in able:
+        try:
+            found = compute_maps(
+                network, {name: methods()[name]}, torch.from_numpy(small)[None], labels=[3],
+                original=lambda _: image, regions=[region], chunk=8,
+            )  # fmt: skip
+            if not all(np.isfinite(values).all() for values in found.maps.values()):
+                raise ValueError("its map is not finite")
+        except TimeoutError:
+            raise
+        except Exception as error:  # what a method raises is what the table is for
+            failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:120]}")
+    return f"{len(able) - len(failed)} of {len(able)} ran" + (f"; {'; '.join(failed)}" if failed else "")
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """TimeoutError inside the block after so many seconds of the processor."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The table's lines; none where there is no table."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, row: dict[str, str]) -> None:
+    """One line more."""
+    new = not path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def page(rows: list[dict[str, str]]) -> str:
+    """docs/networks.md."""
+    return str(Counter(row["second"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
