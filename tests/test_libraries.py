@@ -82,9 +82,8 @@ def test_timms_images_are_its_own_transforms(name: str) -> None:
 def test_torchvisions_images_are_its_own_transforms(name: str) -> None:
     from torchvision.models import get_model_weights
 
-    assert_same_input(
-        Preprocess(**describe("torchvision", name).preprocess), get_model_weights(name).DEFAULT.transforms()
-    )
+    weights: Any = get_model_weights(name)
+    assert_same_input(Preprocess(**describe("torchvision", name).preprocess), weights.DEFAULT.transforms())
 
 
 def assert_same_input(ours: Preprocess, theirs: Any) -> None:

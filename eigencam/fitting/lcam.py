@@ -100,7 +100,7 @@ class LCAMFit:
     def first(self, job: Job) -> Descent:
         """The attention before the first step."""
         (layer,) = self.layers_of(job.network)
-        black = torch.zeros(1, 3, *job.network.preprocess.shape, dtype=torch.uint8)
+        black = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
         forward = job.network.forward(black, layers=[layer])
         channels, classes = forward.activations(layer).shape[1], forward.logits.shape[1]
         with torch.random.fork_rng(devices=[]):

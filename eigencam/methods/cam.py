@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eigencam.passes.calls import any_tensor, is_coarse
+from eigencam.passes.calls import any_tensor, is_coarse, random_images
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
@@ -84,7 +84,7 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Re
         ValueError: there is none.
     """
     weights = any_tensor(module)
-    probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
+    probe = random_images(module, shape)
     forward = forward_pass(module, probe, layer, readings={layer: reading})
     activations = forward.activations()
     linear = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]

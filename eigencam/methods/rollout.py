@@ -162,7 +162,7 @@ def step(matrix: Tensor, product: Tensor | None) -> Tensor:
 
 def fault(method: Method, network: "Network") -> str:
     """Why a method fails on a black picture; "" if it does not."""
-    black = torch.zeros(1, 3, *network.preprocess.shape, dtype=torch.uint8)
+    black = torch.zeros(1, *network.preprocess.input_shape, dtype=torch.uint8)
     try:
         method(
             network.forward(black, gradients=needs_gradient(method)),

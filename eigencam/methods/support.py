@@ -52,7 +52,8 @@ def probe(network: "Network") -> Tensor:
 
     With noise all of a network's operations have something to do; a detector may find nothing in it.
     """
-    noise = torch.randint(0, 256, (1, 3, *network.preprocess.shape), generator=torch.Generator().manual_seed(0)).byte()
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (1, *network.preprocess.input_shape), generator=random, dtype=torch.uint8)
     image = noise if network.example is None else network.example
     return network.preprocess.normalize(image.to(network.device), network.dtype)
 

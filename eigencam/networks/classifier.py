@@ -32,7 +32,7 @@ from eigencam.datasets.reading import expand
 from eigencam.networks import fitted
 from eigencam.networks.building import constructor_identity
 from eigencam.networks.fitted import Fitted
-from eigencam.passes.calls import evaluating, network_logits
+from eigencam.passes.calls import evaluating, network_logits, random_images
 from eigencam.store.canonical import canonical
 
 KIND = "classifier"
@@ -56,8 +56,7 @@ def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
     Raises:
         ValueError: there is none.
     """
-    weights = next(module.parameters())
-    probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
+    probe = random_images(module, shape)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     behind: dict[str, str] = {}
 

@@ -80,6 +80,11 @@ class Preprocess:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the input."""
+        return self.channels, *self.shape
+
+    @property
     def channels(self) -> int:
         """Number of the input's channels."""
         return len(self.mean)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.networks.weights import load_weights, weight_file
-from eigencam.passes.calls import any_tensor, evaluating, run_network
+from eigencam.passes.calls import evaluating, random_images, run_network
 
 
 @lru_cache(maxsize=4)
@@ -67,14 +67,13 @@ def layers_from_output(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
     def note(name: str) -> None:
         called[name] = next(clock)
 
-    weights = any_tensor(module)
     with ExitStack() as stack:
         for name, child in module.named_modules():
             handle = child.register_forward_pre_hook(lambda _m, _a, name=name: note(name))
             stack.callback(handle.remove)
         stack.enter_context(evaluating(module))
         stack.enter_context(torch.no_grad())
-        run_network(module, torch.zeros(1, 3, *shape, device=weights.device, dtype=weights.dtype))
+        run_network(module, random_images(module, shape)[:1])
 
     def time(name: str) -> int:
         while name not in called and name:

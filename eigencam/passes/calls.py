@@ -14,6 +14,18 @@ def any_tensor(module: nn.Module) -> Tensor:
     return next(found, torch.empty(()))
 
 
+def random_images(module: nn.Module, shape: Sequence[int]) -> Tensor:
+    """(2, C, H, W) seeded noise in 0..1 for a network, on its device: what its functions are tried on.
+
+    Args:
+        module: the network; C is what its first convolution takes, 3 without one.
+        shape: (height, width) of its input.
+    """
+    like = any_tensor(module)
+    channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    return torch.rand((2, channels, *shape), generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+
+
 NEEDED = (
     "logits (N, K) are needed, or a target that reads it (`target=`, `--target`); with `classes: null` in its "
     "description methods of no class run"

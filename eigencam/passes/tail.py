@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from eigencam.passes.calls import any_tensor, evaluating, is_coarse, network_logits
+from eigencam.passes.calls import any_tensor, evaluating, is_coarse, network_logits, random_images
 from eigencam.passes.hooks import tapped_pass
 
 VERSIONS = {"tail": 1}
@@ -31,7 +31,7 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
         ValueError: the network cannot be traced, or what follows the layer needs more than the layer's output.
     """
     weights = any_tensor(module)
-    probe = torch.rand((2, 3, *shape), generator=torch.Generator().manual_seed(0)).to(weights.device, weights.dtype)
+    probe = random_images(module, shape)
     expected, taps = tapped_pass(module, probe, [layer])  # tells of a wrong layer, too
     expected = expected.float()
     cut = _cut(module, layer)

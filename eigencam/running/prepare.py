@@ -386,7 +386,7 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
 def _probe_faults(job: Job) -> Iterator[str]:
     """What a forward pass of a black picture shows: layers that make no map, outputs that are not the classes."""
     layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
-    picture = torch.zeros(1, 3, *job.network.preprocess.shape, dtype=torch.uint8)
+    picture = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
     try:
         outputs = job.network.forward(picture, layers=layers).logits.shape[1]
     except ValueError as error:
