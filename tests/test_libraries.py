@@ -173,7 +173,7 @@ def test_random_weights_of_any_constructor_are_said(target: str, said: str) -> N
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_channels_and_oblong_inputs_are_read(channels: int) -> None:
     description = node(
-        "timm/test_efficientnet", f"model.args={{in_chans: {channels}}}", "model.preprocess.size=[96,160]"
+        "timm/test_efficientnet", f"+model.args.in_chans={channels}", "model.preprocess.size=[96,160]"
     )
     network = load_network({**description, "weights": None})
     assert network.preprocess.channels == channels
