@@ -109,7 +109,7 @@ def squashed(network: Network, image: NDArray[np.uint8], size: tuple[int, int], 
 def cropped(
     network: Network, image: NDArray[np.uint8], size: tuple[int, int], wanted: int, group: Group, smooth: bool
 ) -> None:
-    factor, side = 256 / min(size), network.preprocess.size
+    factor, side = 256 / min(size), network.preprocess.shape[0]
     new = (int(size[0] * factor), int(size[1] * factor))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     pixels = F.interpolate(pixels, new, mode="bilinear", antialias=smooth)

@@ -139,14 +139,14 @@ def test_a_masked_picture_is_the_mask_times_the_picture_before_its_normalisation
 def test_crops_are_a_function_of_seed_and_position_alone() -> None:
     pictures = torch.arange(4 * 3 * 8 * 8).view(4, 3, 8, 8)
     index = torch.tensor([7, 3, 900, 0])
-    whole = augmented(pictures, index, 7, seed=5)
+    whole = augmented(pictures, index, (7, 7), seed=5)
     assert whole.shape == (4, 3, 7, 7)
     for i in range(4):
-        assert torch.equal(augmented(pictures[i : i + 1], index[i : i + 1], 7, seed=5)[0], whole[i])
+        assert torch.equal(augmented(pictures[i : i + 1], index[i : i + 1], (7, 7), seed=5)[0], whole[i])
         crops = [pictures[i, :, y : y + 7, x : x + 7] for y in (0, 1) for x in (0, 1)]
         assert any(torch.equal(whole[i], c) for crop in crops for c in (crop, crop.flip(2)))
-    assert not torch.equal(augmented(pictures, index, 7, seed=6), whole)
-    mirrored = augmented(torch.arange(8.0).expand(400, 3, 8, 8), torch.arange(400), 7, seed=0)[:, 0, 0].diff() < 0
+    assert not torch.equal(augmented(pictures, index, (7, 7), seed=6), whole)
+    mirrored = augmented(torch.arange(8.0).expand(400, 3, 8, 8), torch.arange(400), (7, 7), seed=0)[:, 0, 0].diff() < 0
     assert 150 < mirrored.all(1).sum() < 250
     assert widened(Preprocess()).size == 256
     assert widened(Preprocess(resize="crop")).size == 256

@@ -70,7 +70,7 @@ def maps(used: Network, option: str, count: int) -> Maps:
     found = compute_maps(
         used,
         {"m": method(option)},
-        inputs(used.preprocess.size).repeat(count // 2, 1, 1, 1),
+        inputs(used.preprocess.shape[0]).repeat(count // 2, 1, 1, 1),
         labels=list(LABELS[used.name]) * (count // 2),
         ids=[str(n) for n in range(count)],
         original=lambda n: originals()[n % 2],
@@ -157,7 +157,7 @@ def probe(used: Network, count: int) -> tuple[np.ndarray, BatchProbe]:
     found = compute_maps(
         used,
         {"m": gradcam},
-        inputs(used.preprocess.size).repeat(count // 2, 1, 1, 1),
+        inputs(used.preprocess.shape[0]).repeat(count // 2, 1, 1, 1),
         labels=list(LABELS[used.name]) * (count // 2),
         chunk=10**6,
     )

@@ -172,9 +172,7 @@ def test_random_weights_of_any_constructor_are_said(target: str, said: str) -> N
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_channels_and_oblong_inputs_are_read(channels: int) -> None:
-    description = node(
-        "timm/test_efficientnet", f"+model.args.in_chans={channels}", "model.preprocess.size=[96,160]"
-    )
+    description = node("timm/test_efficientnet", f"+model.args.in_chans={channels}", "model.preprocess.size=[96,160]")
     network = load_network({**description, "weights": None})
     assert network.preprocess.channels == channels
     assert network.preprocess.shape == (96, 160)
@@ -191,7 +189,7 @@ def test_channels_of_an_image_that_are_not_the_networks() -> None:
     expected = np.asarray(Image.fromarray(PHOTO).convert("L").resize((50, 50), Image.Resampling.BILINEAR))
     assert np.array_equal(made[0], expected)
     assert Preprocess(size=50)(PHOTO[:, :, 0])[0].shape == (3, 50, 50)
-    with pytest.raises(ValueError, match=r"takes 2 channels .* the image has 3"):
+    with pytest.raises(ValueError, match="an image of 3 channels for a network of 2"):
         Preprocess(mean=(0.5, 0.5), std=(0.2, 0.2))(PHOTO)
 
 

@@ -29,20 +29,23 @@ def shuffled(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def widened(preprocess: Preprocess) -> Preprocess:
-    """Preprocessing to the larger square that random crops of the input's size are taken from.
+    """Preprocessing to the larger input that random crops of the input's size are taken from.
 
-    With `crop` it is the centred square of the short side, otherwise the whole picture, squashed to 8/7 of the size.
+    With a crop it is the centre of the short side, otherwise the whole image, squashed to 8/7 of the size.
     """
-    crop = preprocess.resize == "crop"
-    return replace(preprocess, size=preprocess.short_side if crop else round(preprocess.size * MARGIN))
+    whole = preprocess.resize == "squash"
+    scale = MARGIN if whole else preprocess.short_side / min(preprocess.shape)
+    high, wide = (round(side * scale) for side in preprocess.shape)
+    return replace(preprocess, size=(high, wide))
 
 
-def augmented(pictures: Tensor, index: Tensor, size: int, seed: int) -> Tensor:
-    """Random crops, half of them mirrored: (N, 3, size, size) of (N, 3, S, S), a function of `index` and `seed`."""
+def augmented(pictures: Tensor, index: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    """Random crops, half of them mirrored: (N, C, h, w) of (N, C, H, W), a function of `index` and `seed`."""
     u = uniform(index, (3,), seed)
-    start = (u[:, :2] * (pictures.shape[2] - size + 1)).long()
-    along = torch.arange(size).expand(len(pictures), size)
-    rows = start[:, 0, None] + along
+    room = torch.tensor([pictures.shape[2] - size[0] + 1, pictures.shape[3] - size[1] + 1])
+    start = (u[:, :2] * room).long()
+    along = torch.arange(size[1]).expand(len(pictures), size[1])
+    rows = start[:, 0, None] + torch.arange(size[0])
     columns = start[:, 1, None] + torch.where(u[:, 2, None] < 0.5, along.flip(1), along)
     picture = torch.arange(len(pictures))[:, None, None]
     return pictures[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

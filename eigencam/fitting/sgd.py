@@ -139,7 +139,7 @@ def descend(job: Job, learner: Learner, state: Descent, positions: Sequence[int]
 
 def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) -> dict[str, float]:
     """One step; returns the loss's terms."""
-    pictures, size = batch.pictures, job.network.preprocess.size
+    pictures, size = batch.pictures, job.network.preprocess.shape
     if learner.augment:
         pictures = augmented(pictures, torch.tensor(batch.index), size, seed_of(learner.seed, epoch, "augment"))
     with evaluating(job.network.module), torch.enable_grad():
