@@ -32,15 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the census and write the sheet; returns 0 where every truth can be right, else 1."""
-    from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
+    from eigencam.configuring.compose import compose
     from eigencam.running.prepare import DataConfig, attempt, build_dataset, stop, typed
 
     if strange := [item for item in args.settings if "=" not in item]:
         raise ValueError(f"{' '.join(strange)}: allowed are settings, key=value, as dataset=folder dataset.root=photos")
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        composed = compose("run", named.quoted(args.settings))
+    composed = compose("run", named.quoted(args.settings))
     faults: list[str] = []
     config = typed(OmegaConf.masked_copy(composed, [f.name for f in fields(DataConfig)]), DataConfig, faults)
     stop(faults)

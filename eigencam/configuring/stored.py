@@ -62,11 +62,11 @@ def check_paths(content: Mapping[str, Any], given: Iterable[str | Path], where: 
 
 def machine_paths() -> dict[str, str]:
     """Return the folders that this machine's environment names, by name: `paths` of a run without settings."""
-    from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        found: Any = OmegaConf.to_container(compose("run").paths, resolve=True)
+    from eigencam.configuring.compose import compose
+
+    found: Any = OmegaConf.to_container(compose("run").paths, resolve=True)
     return {name: str(expand(folder)) for name, folder in found.items()}
 
 
