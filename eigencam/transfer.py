@@ -26,7 +26,7 @@ def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
     leaving = [t for t in tensors if not t.is_cuda]
     block = _block(leaving, torch.device("cpu"), pinned=True).to(device, non_blocking=True) if leaving else None
     arrived = iter(_views(block, leaving)) if block is not None else iter(())
-    return tuple(t if t.is_cuda else next(arrived) for t in tensors)
+    return tuple(t.to(device) if t.is_cuda else next(arrived) for t in tensors)
 
 
 def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:

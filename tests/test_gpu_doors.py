@@ -1,9 +1,10 @@
 """The doors on a pretended GPU: runs, fits, `explain` and the `Explainer` give what they give on a CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import detectors
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +17,11 @@ from test_gpu import network
 from torch import Tensor
 
 import eigencam.running.run
-from eigencam import Explainer
+from eigencam import Explainer, targets
 from eigencam.commands.main import main
 from eigencam.fitting.job import fit
 from eigencam.networks import fitted
+from eigencam.networks.network import Preprocess
 from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward
 from eigencam.running.maps import Maps, compute_maps
@@ -117,6 +119,34 @@ def test_an_explainer() -> None:
         np.testing.assert_allclose(found[name].map, expected[name].map, rtol=1e-4, atol=1e-6)
 
 
+def test_targets_of_a_classifier() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    reference = np.linspace(-1, 1, 24, dtype=np.float32)[: network("scenes_resnet", "cpu").forward(
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).logits.shape[1]]  # fmt: skip
+    asked = [targets.difference(2, 3), targets.embedding(reference), 1]
+    expected = Explainer(network("scenes_resnet", "cpu"))(image, "gradcam", target=asked)
+    with pretend_gpu():
+        found = Explainer(network("scenes_resnet", "cuda"))(image, "gradcam", target=asked)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one["gradcam"].raw, other["gradcam"].raw, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "asked"), [
+    ("faster_rcnn", lambda: targets.box_score(0)),
+    ("deeplab", lambda: targets.segment(1, np.eye(48, 80) > 0)),
+])  # fmt: skip
+def test_targets_of_other_networks(name: str, asked: Callable[[], Any]) -> None:
+    image, layer = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8), detectors.LAYERS[name]
+    plain = Preprocess(size=detectors.SIDE, mean=(0, 0, 0), std=(1, 1, 1))
+    expected = Explainer(detectors.built(name), layer, preprocess=plain)(image, ["eigencam", "gradcam"], target=asked())
+    with pretend_gpu():
+        module = detectors.built(name).to("cuda")
+        found = Explainer(module, layer, preprocess=plain)(image, ["eigencam", "gradcam"], target=asked())
+    for method in expected:
+        raw = expected[method].raw
+        np.testing.assert_allclose(found[method].raw, raw, rtol=1e-3, atol=1e-4 * np.abs(raw).max())
+
+
 def test_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.radial_gradient("L").convert("RGB").save("photo.png")
@@ -207,9 +237,8 @@ def test_one_rule_of_precision_at_every_door(dtype: str, seen: tuple[Any, ...], 
     )
     images = torch.from_numpy(job.network.preprocess(job.dataset.image(0))[0])[None]
     compute_maps(job.network, {"look": looking}, images)
-    options = {"tf32": dtype == "tf32", "autocast": dtype == "autocast"}
     torch.backends.cudnn.allow_tf32 = True
-    Explainer(job.network, **options)(job.dataset.image(0), looking)
+    Explainer(job.network, tf32=dtype == "tf32", autocast=dtype == "autocast")(job.dataset.image(0), looking)
     assert looking.seen == [seen, seen]
     assert torch.backends.cudnn.allow_tf32
 

@@ -342,7 +342,8 @@ class Picked:
     @classmethod
     def of(cls, rows: Sequence[int], device: torch.device) -> "Picked":
         """Bring them there."""
-        return cls(*to_device(device, *cls.on_host(rows)), cls.count(rows))
+        there, nth = to_device(device, *cls.on_host(rows))
+        return cls(there, nth, cls.count(rows))
 
     @staticmethod
     def on_host(rows: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -122,8 +122,9 @@ def compute_maps(
     positions = torch.arange(len(pictures)) if index is None else torch.tensor(list(index), dtype=torch.long)
     chosen = None if rows is None or list(rows) == list(range(len(pictures))) else list(rows)
     asked = None if labels is None else list(labels)
-    there, seeds, classes_there, *picked = to_device(
-        network.device, pictures, positions, torch.tensor(asked or [], dtype=torch.long), *Picked.on_host(chosen or [])
+    rows_here, nth_here = Picked.on_host(chosen or [])
+    there, seeds, classes_there, rows_there, nth = to_device(
+        network.device, pictures, positions, torch.tensor(asked or [], dtype=torch.long), rows_here, nth_here
     )
     forward = network.forward(
         there,
@@ -136,29 +137,56 @@ def compute_maps(
     forward.ids, forward.original, forward.regions, forward.seeds = tuple(ids), original, tuple(regions), seeds
     whole, classes = forward, forward.logits.shape[1]
     if chosen is not None:
-        forward = forward.pick(torch.tensor(chosen, dtype=torch.long), Picked(*picked, Picked.count(chosen)))
+        forward = forward.pick(rows_here, Picked(rows_there, nth, Picked.count(chosen)))
     if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
         raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
     top5 = forward.logits.topk(min(5, classes)).indices
     predicted = top5[:, 0] if classes else top5.new_zeros(len(forward))
     targets = predicted if asked is None else classes_there
+    results = _results(network, methods, forward, whole, targets, progress, failed, seconds if clock else None)
+    repeated = {name for name in results if forward is not whole and not is_class_specific(methods[name])}
+    losing = {name for name in results if asked is None and is_class_specific(methods[name])}
+    arrive = _sent(results, targets, top5, forward.logits, chosen or [], repeated, losing)
+    return Maps(forward, targets, seconds, arrive)
+
+
+def _results(
+    network: Network,
+    methods: Mapping[str, Method],
+    forward: Forward,
+    whole: Forward,
+    targets: Tensor,
+    progress: Callable[[str, int], None],
+    failed: Callable[[str, Exception], None] | None,
+    seconds: dict[str, float] | None,
+) -> dict[str, Tensor | list[NDArray[np.float64]]]:
+    """What each method returns: of the pass of every row, or of no class of that of every picture.
+
+    Args:
+        network: the network.
+        methods: by name.
+        forward: of M rows.
+        whole: of N pictures.
+        targets: (M,).
+        progress: see `compute_maps`, as of `failed`.
+        failed: is told of what raises.
+        seconds: gets the time of every method; None: no time is taken.
+    """
     results: dict[str, Tensor | list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
         of = forward if is_class_specific(method) else whole
         of.progress = partial(progress, name)
-        if clock:
+        start = 0.0
+        if seconds is not None:
             of.forget_gradients()
-        start = _now(network) if clock else 0.0
+            start = _now(network)
         result = _called(name, method, of, targets if of is forward else targets.new_zeros(len(of)), failed)
         if result is None:
             continue
-        if clock:
+        if seconds is not None:
             seconds[name] = _now(network) - start
         results[name] = result
-    repeated = {name for name in results if forward is not whole and not is_class_specific(methods[name])}
-    losing = {name for name in results if asked is None and is_class_specific(methods[name])}
-    arrive = _sent(results, targets, top5, forward.logits, chosen if repeated else None, repeated, losing)
-    return Maps(forward, targets, seconds, arrive)
+    return results
 
 
 def _sent(
@@ -166,7 +194,7 @@ def _sent(
     targets: Tensor,
     top5: Tensor,
     logits: Tensor,
-    rows: Sequence[int] | None,
+    rows: Sequence[int],
     repeated: Collection[str],
     losing: Collection[str],
 ) -> Callable[[], Arrived]:
@@ -188,7 +216,7 @@ def _sent(
         of_targets, first, codes, *arrived = wait()
         maps = {name: m.numpy() for name, m in zip(on_device, arrived, strict=True)}
         boxes = {name: result for name, result in results.items() if not isinstance(result, Tensor)}
-        for name in repeated if rows is not None else ():
+        for name in repeated:
             if name in maps:
                 maps[name] = maps[name][list(rows)]
             else:
