@@ -3,6 +3,7 @@
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from runs import config
 from stored import ENVIRONMENT, finished, half, plan, result, rows
 
 import eigencam.locks
+import eigencam.store.merge
 from eigencam.commands.main import main
 from eigencam.locks import NoLocksError
 from eigencam.running.run import run
@@ -157,6 +159,22 @@ def test_an_evaluator_that_is_not_trusted_keeps_its_rows(tmp_path: Path) -> None
     stored = read(tmp_path / "m" / other.folder.name)
     assert stored
     assert [count for _, count in stored.parts()] == [1]
+
+
+def test_what_a_shard_writes_while_a_merge_reads_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some(tmp_path / "m", 0, 2)
+    some(tmp_path / "a", 2, 4)
+    united = eigencam.store.merge._united
+
+    def slow(*given: Any) -> Any:
+        some(tmp_path / "m", 4, 5)  # its parts are merged with those that were just read
+        return united(*given)
+
+    monkeypatch.setattr(eigencam.store.merge, "_united", slow)
+    merge([tmp_path / "a"], tmp_path / "m")
+    monkeypatch.undo()
+    some(tmp_path / "b", 5, 6)
+    assert merge([tmp_path / "b"], tmp_path / "m").complete == 1
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

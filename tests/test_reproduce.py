@@ -104,6 +104,9 @@ def test_a_part_of_the_images_gives_no_verdict_and_says_so(
         ("eigencam run 'a", "No closing quotation"),
         ("eigencam run " + "[" * 5000, "[[["),
         ("eigencam run ;rm -rf x", "refused"),
+        ("eigencam run dataset.count=range(1,1000000000)", "more than 1000 jobs"),
+        ("eigencam run -m " + " ".join(f"a{k}=1,2,3" for k in range(9)), "more than 1000 jobs"),
+        ("eigencam run hydra.sweeper.params.model=" + ",".join(["scenes_vgg"] * 1200), "more than 1000 jobs"),
         ("", "nothing else is run"),
     ],
 )

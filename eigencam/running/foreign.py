@@ -10,6 +10,7 @@ calls no loggers and downloads nothing.
 """
 
 import argparse
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ RUNS = ("run", "fit", "compare")
 SWEEP = "hydra.sweeper.params."
 LARGEST_LINE = 20_000
 """Characters of a command."""
+
+MOST_JOBS = 1000
+"""Jobs of a command's sweep."""
 
 _RESERVED = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_(?!\w)")
 _OPTION = re.compile(r"[\w.-]+(/[\w.-]+)*")
@@ -85,7 +89,10 @@ class Foreign:
         options = [word for word in rest if word.startswith("-") and word not in ("-m", "--multirun")]
         if options:
             raise ForeignError(f"{line[:80]}: {options[0]} is refused; a table's command may have -m and key=value")
-        return name, [word for word in rest if not word.startswith("-") and self._allowed(word)]
+        kept = [word for word in rest if not word.startswith("-") and self._allowed(word)]
+        if math.prod(map(_choices, kept)) > MOST_JOBS:
+            raise ForeignError(f"{line[:80]}: more than {MOST_JOBS} jobs")
+        return name, kept
 
     def _allowed(self, word: str) -> bool:
         """Whether an override is used; dropped is what this command line says better. ForeignError where refused."""
@@ -129,6 +136,16 @@ class Foreign:
                 config[key] = value
         content: Any = OmegaConf.to_container(config, resolve=True)
         return OmegaConf.create(PACKAGED.confined(content, "its config"))
+
+
+def _choices(word: str) -> int:
+    """How many values a sweep has in an override; more than are allowed where it is no list of them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = OverridesParser.create().parse_override(word.removeprefix(SWEEP))
+    if not override.is_sweep_override():
+        return 1
+    return len(override.value().list) if override.is_choice_sweep() else MOST_JOBS + 1  # type: ignore[union-attr]
 
 
 def _of_compare(words: Sequence[str]) -> list[str]:

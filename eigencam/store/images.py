@@ -33,12 +33,15 @@ class Known:
 
     digests: dict[str, str] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
+    _later: dict[str, int] = field(default_factory=dict)
 
     def add(self, folder: Path, digests: Mapping[str, str]) -> Iterator[str]:
         """Take in what a result says, and yield a line for each image that it says something else of."""
         for image, digest in digests.items():
+            if image not in self.digests and self.folders:
+                self._later[image] = len(self.folders)
             if is_changed(self.digests.setdefault(image, digest), digest):
-                other = self.folders[0].name
+                other = self.folders[self._later.get(image, 0)].name
                 yield f"{folder}: image {image} is another one than in {other}: {self.told(image, digest)}"
         self.folders.append(folder)
 
@@ -83,7 +86,7 @@ def digests_of(folder: Path, owner: str) -> dict[str, str]:
     try:
         sealed = published(folder).rows is not None
     except FileNotFoundError:
-        return _digests(Parts(folder / PARTS, owner).read(["image", DIGEST])[0])
+        return _digests(Parts(folder / PARTS, owner).read(["image", DIGEST])[0].values())
     path = folder / ROWS
     if not sealed or DIGEST not in pq.read_schema(path).names:
         return {}

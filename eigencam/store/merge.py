@@ -57,12 +57,14 @@ class _Source:
         table: the rows that are there, without those of a complete result that has the rows of another.
         bad: images that were left out.
         plan: see `eigencam.store.parts.Parts.plan`; None where there is none.
+        parts: that the rows were read from.
     """
 
     stored: Stored
     table: pa.Table
     bad: Mapping[Bad, Mapping[str, str]]
     plan: Mapping[str, Any] | None = None
+    parts: frozenset[Path] = frozenset()
 
     @property
     def summary(self) -> Summary | None:
@@ -144,13 +146,14 @@ def _read(folder: Path, faults: list[str]) -> _Source | None:
         table = pa.Table.from_pandas(rows, preserve_index=False)
         return _Source(stored, table, {"bad_images": summary.bad_images, "bad_truths": summary.bad_truths})
     parts = Parts(folder / PARTS, checksum(stored.identity))
-    tables, _ = parts.read()
+    found, _ = parts.read()
     bad, _ = parts.read_bad()
     try:
         plan = parts.plan()
     except (FileNotFoundError, DamagedError):  # the latter is among the faults
         plan = None
-    return _Source(stored, joined(tables) if tables else pa.table({"image": pa.array([], pa.string())}), bad, plan)
+    table = joined(found.values()) if found else pa.table({"image": pa.array([], pa.string())})
+    return _Source(stored, table, bad, plan, frozenset(found))
 
 
 def _united(found: Sequence[_Source], whole: _Source | None) -> pa.Table:
@@ -228,7 +231,7 @@ def _write_parts(found: Sequence[_Source], table: pa.Table, target: Path) -> Non
         if any(source.bad.values()):
             parts.write_bad(source.bad)
     if len(table):
-        parts.replace(table)
+        parts.replace((path for source in found for path in source.parts if path.parent == parts.folder), table)
 
 
 def _finish(result: Result, table: pa.Table, trust: Trust, merged: Merged) -> None:

@@ -64,10 +64,9 @@ class Parts:
             if old != path:
                 old.unlink(missing_ok=True)
 
-    def replace(self, table: pa.Table) -> None:
-        """Write rows in the place of all that are there."""
-        before = set(self.folder.glob("*.parquet"))
-        for old in before - {self._write(table)}:
+    def replace(self, parts: Iterable[Path], table: pa.Table) -> None:
+        """Write rows in the place of some parts, those that they were read from."""
+        for old in set(parts) - {self._write(table)}:
             old.unlink(missing_ok=True)
 
     def _write(self, table: pa.Table) -> Path:
@@ -102,14 +101,14 @@ class Parts:
     def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:
         """Return what the parts hold, and a line for each that was set aside because it is damaged."""
         found, errors = self.read(columns)
-        return found, [line for error in errors for line in set_aside(error)]
+        return list(found.values()), [line for error in errors for line in set_aside(error)]
 
-    def read(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[DamagedError]]:
-        """Return what the parts hold, and what is damaged; nothing is moved."""
-        found, errors = [], []
+    def read(self, columns: list[str] | None = None) -> tuple[dict[Path, pa.Table], list[DamagedError]]:
+        """Return what the parts hold, by file, and what is damaged; nothing is moved."""
+        found, errors = {}, []
         for path in sorted(self.folder.glob("*.parquet")):
             try:
-                found.append(self._read(path, columns))
+                found[path] = self._read(path, columns)
             except FileNotFoundError:  # merged by its shard, or the result was just finished by another
                 continue
             except DamagedError as error:

@@ -66,7 +66,7 @@ def _counts(stored: Stored, summary: Summary, rows: pd.DataFrame) -> Iterator[st
         if start > first:
             break
         first = max(first, last + 1)
-    if stretches and first < len(rows):
+    if stretches and first < len(rows) and all(run.rows for run in stored.computing):
         yield f"row {first} (image {rows['image'].iloc[first]}): no file in runs/ says what made it"
 
 
