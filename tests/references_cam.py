@@ -2,12 +2,14 @@
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytorch_grad_cam
 import torch
+import torch.nn.functional as F
 import torchcam.methods
 from references import OWN, Case, Pair, one_by_one
 from sklearn.decomposition import KernelPCA
@@ -20,9 +22,12 @@ from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.perturbation import AblationCAM
 from eigencam.methods.randomness import normal
+from eigencam.networks.network import Network
 
 THEIRS = "pytorch-grad-cam"
 THEIR_DEFAULTS = "torchcam, its defaults"
+LAYERS = ("features.6", "features.13", "features.18")
+"""Of MobileNetV2, for fused maps."""
 
 
 def activations_of(case: Case) -> Tensor:
@@ -141,6 +146,40 @@ def smooth_plus_plus(samples: int) -> Callable[[Case], Tensor]:
     return made
 
 
+def fused(case: Case) -> Tensor:
+    """Return LayerCAM of `LAYERS` by equation 9 of its paper: each map through tanh(2 M / max M), then the maximum."""
+    maps = []
+    for layer in LAYERS:
+        other = replace(case, network=replace(case.network, layer=layer))
+        activations, gradients = at_layer(other, case.inputs)
+        cam = (gradients.relu() * activations).sum(1).relu()
+        maps.append((2 * cam / cam.amax((1, 2), keepdim=True)).tanh())
+    return largest(maps)
+
+
+def fused_by_torchcam(case: Case) -> Tensor:
+    """Return what torchcam's `fuse_cams` makes of its LayerCAM of `LAYERS`."""
+    found = []
+    for x, target in zip(case.inputs, case.targets.tolist(), strict=True):
+        module = case.module()
+        with torchcam.methods.LayerCAM(module, list(LAYERS)) as cam:
+            found.append(cam.fuse_cams(cam([target], module(x[None].requires_grad_()))).detach())
+    return torch.cat(found)
+
+
+def largest(maps: list[Tensor]) -> Tensor:
+    """Return the maximum of maps (N, h, w), enlarged to the largest."""
+    size = max((m.shape[1:] for m in maps), key=lambda shape: shape[0])
+    enlarged = [F.interpolate(m[:, None], size, mode="bilinear", align_corners=False)[:, 0] for m in maps]
+    return torch.stack(enlarged).amax(0)
+
+
+def without_layers(network: Network) -> str:
+    """Return why a network has no fused map; "" if it has one."""
+    names = {name for name, _ in network.module.named_modules()}
+    return "" if names >= set(LAYERS) else f"no layers {', '.join(LAYERS)}"
+
+
 def first_singular(case: Case) -> Tensor:
     """Return |O v_1|: activations of one sign have a first vector of one sign."""
     o = activations_of(case).flatten(2).mT
@@ -185,6 +224,8 @@ PAIRS = [
     Pair("xgradcam", XGradCAM(), THEIRS, rectified(of_grad_cam("XGradCAM"))),
     Pair("hirescam", HiResCAM(), THEIRS, rectified(of_grad_cam("HiResCAM"))),
     Pair("layercam", LayerCAM(), THEIRS, rectified(of_grad_cam("LayerCAM"))),
+    Pair("layercam layers", LayerCAM(LAYERS), OWN, fused, unfit=without_layers),
+    Pair("layercam layers", LayerCAM(LAYERS), THEIR_DEFAULTS, fused_by_torchcam, unfit=without_layers),
     Pair("shapleycam", ShapleyCAM(), THEIRS, rectified(of_grad_cam("ShapleyCAM", rest))),
     Pair("shapleycam score=logit", ShapleyCAM("logit"), THEIRS, rectified(of_grad_cam("ShapleyCAM"))),
     Pair("ablationcam", AblationCAM(), THEIRS, rectified(of_grad_cam("AblationCAM"))),
