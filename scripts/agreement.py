@@ -18,36 +18,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from hydra import compose, initialize_config_module
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import references_cam
+import references_fixations
 import references_gradients
 import references_masks
-from references import Agreement, Case, Pair, compare
+import references_zennit
+from references import Agreement, Case, Pair, case_of, compare
 
 from eigencam.files import replacing
-from eigencam.running.prepare import prepare
 from eigencam.store.environment import git
 
-PAIRS: list[Pair] = [*references_gradients.PAIRS, *references_cam.PAIRS, *references_masks.PAIRS]
-FIXED = ("method=[random]", "evaluator=[energy]", "target=predicted")  # a run names some of each
+PAIRS: list[Pair] = [*references_gradients.PAIRS, *references_fixations.PAIRS, *references_zennit.PAIRS]
+PAIRS += [*references_cam.PAIRS, *references_masks.PAIRS]
 COLUMNS = ["method", "reference", "network", "n", "rho_median", "rho_least", "largest_difference"]
-
-
-def case_of(model: str, images: int, overrides: Sequence[str]) -> Case:
-    """Images spread over the dataset, and the network in float64."""
-    with initialize_config_module("eigencam.configs", version_base="1.3"):
-        job = prepare(compose("run", [f"model={model}", *FIXED, *overrides]))
-    job.network.module.double()
-    rows = np.linspace(0, len(job.dataset.ids) - 1, images).astype(int).tolist()
-    originals = tuple(job.dataset.image(row) for row in rows)
-    inputs = torch.stack([torch.from_numpy(job.network.preprocess(image)[0]) for image in originals])
-    return Case(job.network, inputs, job.network.forward(inputs).logits.argmax(1), originals)
 
 
 def line(pair: Pair, network: str, found: Agreement) -> list[object]:
@@ -68,7 +56,11 @@ def lines(case: Case, wanted: Sequence[str], notes: dict[str, None]) -> Iterator
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", required=True, help="names of the model group, with commas between")
+    parser.add_argument(
+        "--models",
+        required=True,
+        help="names of the model group, with commas between; a name may have overrides, after spaces",
+    )
     parser.add_argument("--images", type=int, default=2, help="of each network, spread over the dataset")
     parser.add_argument("--methods", default="", help="only these, with commas between")
     parser.add_argument("--out", type=Path, help="CSV; without it the table is printed only")

@@ -7,6 +7,7 @@ them by torch's own `fuse`, and every node's rule is an explicit formula of inpu
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.ELU, nn.Softsign)
 
 
@@ -29,6 +31,7 @@ class Node:
         output: what it gave.
         first: whether it is the first convolution.
         last: whether it is the last layer with weights.
+        beside: whether it lies on one side only of a sum of two values, such as a shortcut's.
     """
 
     kind: str
@@ -38,6 +41,7 @@ class Node:
     output: Tensor
     first: bool
     last: bool
+    beside: bool
 
     def vjp(self, arriving: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients with respect to its inputs of the sum of output times `arriving`."""
@@ -63,7 +67,7 @@ def walk(module: nn.Module, x: Tensor, start: Tensor, rules: Mapping[str, Rule],
     Returns:
         What arrives at each node's output, by its path in the network where it is a module; the image's is `image`.
     """
-    graph = fx.GraphModule(fused := _fused(module), fx.Tracer().trace(fused))
+    graph = _graph(module)
     nodes, values = _forward(graph, x)
     arriving: dict[fx.Node, Tensor] = {}
     ends = [node for node in graph.graph.nodes if node.op == "output"]
@@ -79,9 +83,11 @@ def walk(module: nn.Module, x: Tensor, start: Tensor, rules: Mapping[str, Rule],
     return found | {"image": next(value for node, value in arriving.items() if node.op == "placeholder")}
 
 
-def _fused(module: nn.Module) -> nn.Module:
+@lru_cache(maxsize=4)
+def _graph(module: nn.Module) -> fx.GraphModule:
     with torch.no_grad():
-        return fuse(module.eval())
+        fused = fuse(module.eval())  # of a copy
+    return fx.GraphModule(fused, fx.Tracer().trace(fused))
 
 
 def _forward(graph: fx.GraphModule, x: Tensor) -> tuple[dict[fx.Node, Node], dict[fx.Node, Any]]:
@@ -89,6 +95,7 @@ def _forward(graph: fx.GraphModule, x: Tensor) -> tuple[dict[fx.Node, Node], dic
     values: dict[fx.Node, Any] = {}
     nodes: dict[fx.Node, Node] = {}
     weighted = [n for n in graph.graph.nodes if _kind(modules.get(str(n.target))) in ("conv", "linear")]
+    beside = _beside(graph)
     convolutions = [n for n in weighted if _kind(modules[str(n.target)]) == "conv"]
     for node in graph.graph.nodes:
         if node.op == "placeholder":
@@ -103,15 +110,28 @@ def _forward(graph: fx.GraphModule, x: Tensor) -> tuple[dict[fx.Node, Node], dic
                 module = modules.get(str(node.target)) if node.op == "call_module" else None
                 kind = _kind(module) if node.op == "call_module" else _kind_of_function(node)
                 first = bool(convolutions) and node is convolutions[0]
-                nodes[node] = Node(kind, module, apply, inputs, values[node], first, node is weighted[-1])
+                nodes[node] = Node(
+                    kind, module, apply, inputs, values[node], first, node is weighted[-1], node in beside
+                )
     return nodes, values
+
+
+def _beside(graph: fx.GraphModule) -> set[fx.Node]:
+    ancestors: dict[fx.Node, set[fx.Node]] = {}
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        sources = node.all_input_nodes
+        ancestors[node] = {node}.union(*(ancestors[source] for source in sources))
+        if len(sources) == 2 and node.target in SUMS:
+            found |= ancestors[sources[0]] ^ ancestors[sources[1]]
+    return found
 
 
 def _function(
     node: fx.Node, modules: Mapping[str, nn.Module], sources: list[fx.Node], values: Mapping[fx.Node, Any]
 ) -> Callable[..., Any]:
     def apply(*inputs: Tensor) -> Any:
-        given = dict(zip(sources, inputs, strict=True))
+        given = {source: value.clone() for source, value in zip(sources, inputs, strict=True)}  # it may work in place
         args = fx.map_arg(node.args, lambda n: given.get(n, values.get(n)))
         kwargs = fx.map_arg(node.kwargs, lambda n: given.get(n, values.get(n)))
         if node.op == "call_module":
@@ -144,8 +164,8 @@ def _kind_of_function(node: fx.Node) -> str:
         return "activation"
     if node.target in (F.max_pool2d, torch.max_pool2d):
         return "pool"
-    if node.target in (operator.add, operator.iadd, torch.add, torch.flatten, torch.cat, "flatten", "mean", "view"):
+    if node.target in (*SUMS, torch.flatten, torch.cat, "flatten", "mean", "view"):
         return "other"
-    if node.target in (F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, F.dropout, F.pad, "add", "add_"):
+    if node.target in (F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, F.dropout, F.pad):
         return "other"
     raise ValueError(f"no rule for {node.target}")

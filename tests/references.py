@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from eigencam.configuring.compose import compose
 from eigencam.methods.base import Method, maps_of, needs_gradient, tapped
 from eigencam.methods.support import refusal
 from eigencam.networks.network import Network
+from eigencam.passes.forward import Forward
+from eigencam.running.prepare import prepare
 
 OWN = "own float64 formula"
+NEEDED = ("method=[random]", "evaluator=[energy]", "target=predicted")  # a run names some of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Case:
         """(N, 3, H, W) float64, normalised."""
         return self.network.preprocess.normalize(self.images, torch.float64)
 
+    def forward(self) -> Forward:
+        """The pass of the network, with gradients with respect to the target layer."""
+        return self.network.forward(self.images, gradients=True)
+
     def module(self) -> nn.Module:
         """A copy of the network that works out of place, for code that sets hooks or changes modules."""
         module = copy.deepcopy(self.network.module)
@@ -52,6 +60,23 @@ class Case:
             if hasattr(each, "inplace"):
                 each.inplace = False  # type: ignore[assignment]
         return module.eval()
+
+
+def case_of(model: str, images: int, overrides: Sequence[str] = ()) -> Case:
+    """Return images spread over a dataset, for the classes that a network of the model group predicts.
+
+    Args:
+        model: a name of the model group; words behind it are overrides, too.
+        images: their number.
+        overrides: Hydra's words, among them the dataset.
+    """
+    name, *words = model.split()
+    job = prepare(compose("run", [f"model={name}", *NEEDED, *words, *overrides]))
+    job.network.module.double()
+    rows = np.linspace(0, len(job.dataset.ids) - 1, images).astype(int).tolist()
+    originals = tuple(job.dataset.image(row) for row in rows)
+    inputs = torch.stack([torch.from_numpy(job.network.preprocess(image)[0]) for image in originals])
+    return Case(job.network, inputs, job.network.forward(inputs).logits.argmax(1), originals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +101,9 @@ class Pair:
 
     def refusal(self, network: Network) -> str:
         """Return why the two cannot be compared on a network; "" where they can."""
-        missing = self.package and find_spec(self.package) is None
-        return f"{self.package} is not installed" if missing else refusal(self.method, network) or self.unfit(network)
+        if self.package and find_spec(self.package) is None:
+            return f"{self.package} is not installed"
+        return self.unfit(network) or refusal(self.method, network)
 
 
 @dataclass(frozen=True, slots=True)

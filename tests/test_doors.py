@@ -50,6 +50,11 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Function, Function]] = {
         lambda x: x.clamp(min=0) - 0.25 * (-x).clamp(min=0),
     ),
     "ELU": (nn.ELU, F.elu, lambda x: torch.where(x > 0, x, x.exp() - 1)),
+    "RReLU": (nn.RReLU, lambda x: F.rrelu(x, training=False), lambda x: F.rrelu(x)),
+    "Hardtanh": (lambda: nn.Hardtanh(-0.5, 0.4), lambda x: F.hardtanh(x, -0.5, 0.4), lambda x: x.clamp(-0.5, 0.4)),
+    "Hardsigmoid": (nn.Hardsigmoid, F.hardsigmoid, lambda x: (x + 3).clamp(0, 6) / 6),
+    "Tanh": (nn.Tanh, F.tanh, lambda x: x.tanh()),
+    "Softsign": (nn.Softsign, F.softsign, lambda x: x / (1 + x.abs())),
     "GELU": (nn.GELU, F.gelu, lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),
     "SiLU": (nn.SiLU, F.silu, lambda x: x * torch.sigmoid(x)),
     "Hardswish": (nn.Hardswish, F.hardswish, lambda x: x * (x + 3).clamp(0, 6) / 6),
@@ -61,6 +66,7 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Function, Function]] = {
         lambda x: torch.where(x > 0.1, x, 0.0),
     ),
 }
+SIGN_KEEPING = ("LeakyReLU", "PReLU", "RReLU", "ELU", "Hardtanh", "Tanh", "Softsign")
 CASES = [(name, form) for name in FORMS for form in ("module", "function", "inline")]
 RULED: dict[str, Any] = {
     "guided_backprop": GuidedBackprop(),
@@ -71,7 +77,7 @@ RULED: dict[str, Any] = {
     "mwp": ExcitationBackprop(),
     "cmwp": ExcitationBackprop(contrastive=True),
     "cnn_fixations": CNNFixations(sigma=2.0),
-    "integrated_gradients": IntegratedGradients(steps=64),
+    "integrated_gradients": IntegratedGradients(steps=128),
     "fullgrad": FullGrad(),
 }
 LRPS = {name for name in RULED if name.startswith("lrp")}
@@ -113,9 +119,11 @@ def accepted(name: str, form: str) -> set[str]:
         return {"fullgrad"}
     if name == "Threshold":
         return {"deeplift", "fullgrad"}
-    if name == "PReLU" and form == "inline":  # made of ReLUs
+    if form == "inline" and name == "Softsign":  # a quotient of two values
+        return {"integrated_gradients", "fullgrad"}
+    if form == "inline" and name in ("PReLU", "Hardsigmoid"):  # made of ReLUs, of ReLU6
         return chosen | RELUS - {"cnn_fixations"}
-    return chosen | (LRPS - {"lrp_gamma"} if name in ("LeakyReLU", "PReLU") else set())
+    return chosen | (LRPS if name in SIGN_KEEPING else set())
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, ids=[f"{name}-{form}" for name, form in CASES])
@@ -143,13 +151,17 @@ def test_what_is_accepted_is_right_and_the_rest_is_refused_for_its_operations(na
             )
 
 
-@pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "PReLU"])
+@pytest.mark.parametrize("name", ["ReLU", "ReLU6", *SIGN_KEEPING])
 @pytest.mark.parametrize("form", ["module", "function", "inline"])
-def test_relevance_is_conserved_without_biases(name: str, form: str) -> None:
-    module = small(lambda: activation(name, form), bias=False)
+def test_relevance_is_conserved_without_biases_where_units_are_saturated(name: str, form: str) -> None:
+    seen: list[Tensor] = []
+    module = small(lambda: nn.Sequential(Call(lambda x: 9 * x), activation(name, form)), bias=False)
+    module[1].register_forward_hook(lambda _module, _args, out: seen.append(out.detach()))
     x, able = images(), LRPS & accepted(name, form)
     with torch.no_grad():
         logits = module(x)[[0, 1], [1, 2]]
+    top = {"ReLU6": 6, "Hardtanh": 0.4, "Tanh": 0.99, "Softsign": 0.9}
+    assert (seen[0] >= top.get(name, 6)).float().mean() > 0.02
     for method in able:
         torch.testing.assert_close(maps(RULED[method], module, x).sum((1, 2)), logits, atol=1e-6, rtol=1e-3)
     if "mwp" in accepted(name, form):

@@ -73,6 +73,20 @@ def test_integrated_gradients_add_up_and_are_captums() -> None:
     torch.testing.assert_close(found, theirs.float().sum(1), atol=1e-4, rtol=1e-3)
 
 
+def test_integrated_gradients_take_the_nodes_that_their_sum_asks_for() -> None:
+    forward, seen = read(plain()), list[int]()
+    forward.progress = seen.append
+    nothing = forward.predict(1, lambda _: torch.zeros_like(forward.images[:1]))[0, TARGETS]
+    difference = logit(forward) - nothing
+    allowed = 0.01 * torch.maximum(difference.abs(), forward.logits.std(1, correction=0))
+    fixed, found = (IntegratedGradients(2, tolerance)(forward, TARGETS).sum((1, 2)) for tolerance in (None, 0.01))
+    assert ((fixed - difference).abs() > allowed).any()
+    assert ((found - difference).abs() <= allowed).all()
+    short = IntegratedGradients(2, 0.01, max_steps=2)(forward, TARGETS).isnan().flatten(1)
+    assert torch.equal(short.all(1), (fixed - difference).abs() > allowed)
+    assert torch.equal(short.any(1), short.all(1))
+
+
 def test_smoothgrad_without_noise_is_the_gradient() -> None:
     forward = read(plain())
     torch.testing.assert_close(SmoothGrad(2, sigma=0)(forward, TARGETS), Gradient()(forward, TARGETS))
@@ -116,13 +130,28 @@ def test_lrp_is_captums() -> None:
         images = forward.images.abs() if rule == "zplus" else forward.images
         expected = captum.attr.LRP(net).attribute(images.requires_grad_(), target=TARGETS).detach().sum(1)
         again = forward_pass(plain(), images.detach(), "3")
-        torch.testing.assert_close(LRP(rule, epsilon=1e-9)(again, TARGETS), expected, atol=1e-4, rtol=1e-3)  # type: ignore[arg-type]
+        found = LRP(rule, epsilon=1e-9, bias="drop" if rule == "zplus" else "keep")(again, TARGETS)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def squeezed(rectified: bool, averaged_first: bool = False) -> nn.Sequential:
-    """SqueezeNet's form: the class scores of the positions are averaged; without the ReLU as with a fitted head."""
+def test_without_their_share_biases_take_no_relevance() -> None:
+    """Of a network of convolutions, whose inputs and outputs have either sign; no denominator of gamma is nearly 0."""
+    forward = read(squeezed(False), (10, 10))
+    kept, dropped = (LRP("gamma", bias=bias)(forward, TARGETS) for bias in ("keep", "drop"))
+    torch.testing.assert_close(dropped.sum((1, 2)), logit(forward), atol=1e-5, rtol=1e-4)
+    assert ((kept.sum((1, 2)) - logit(forward)).abs() > 1e-3).all()
+
+
+def squeezed(rectified: bool, averaged_first: bool = False, bias: bool = True) -> nn.Sequential:
+    """SqueezeNet's form: the class scores of the positions are averaged; without the ReLU as with a fitted head.
+
+    The trunk's bias is not negative: Captum does not cut off a negative one as the rule does.
+    """
     torch.manual_seed(0)
-    trunk = [nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU()]
+    second = nn.Conv2d(6, 8, 3, bias=bias)
+    if second.bias is not None:
+        second.bias.data.abs_()
+    trunk = [nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), second, nn.ReLU()]
     scores, average = nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1)
     if averaged_first:
         return nn.Sequential(*trunk, average, scores, nn.Flatten())
@@ -133,7 +162,7 @@ def squeezed(rectified: bool, averaged_first: bool = False) -> nn.Sequential:
 def test_the_preset_of_lrp_is_captums_where_the_classifier_is_a_convolution(rectified: bool) -> None:
     """In float64; between black and white that are both 0, z^B of a convolution without bias is epsilon."""
     net = squeezed(rectified).double()
-    of = {0: EpsilonRule(1e-9), 3: Alpha1_Beta0_Rule(set_bias_to_zero=True), 5: EpsilonRule(1e-6)}
+    of = {0: EpsilonRule(1e-9), 3: Alpha1_Beta0_Rule(), 5: EpsilonRule(1e-6)}
     for i, module in enumerate(net):
         if isinstance(module, nn.Conv2d | nn.Flatten):
             module.rule = of.get(i, EpsilonRule(1e-9))  # type: ignore[assignment]
@@ -149,7 +178,7 @@ def test_the_preset_of_lrp_is_captums_where_the_classifier_is_a_convolution(rect
 def test_a_classifier_is_the_same_before_and_behind_the_average() -> None:
     maps = []
     for averaged_first in (False, True):
-        forward = read(squeezed(False, averaged_first), (10, 10))
+        forward = read(squeezed(False, averaged_first, bias=False), (10, 10))
         maps.append(LRP()(forward, TARGETS))
         bias = forward.module.get_parameter("6.bias" if averaged_first else "5.bias")[TARGETS].detach()
         torch.testing.assert_close(maps[-1].sum((1, 2)), logit(forward) - bias, atol=1e-5, rtol=1e-4)
@@ -375,7 +404,7 @@ def test_batches_do_not_matter(method: Any) -> None:
     together = method(forward_pass(net, x, "conv", gradients=True), TARGETS[:3])
     for i in range(3):
         one = forward_pass(net, x[i : i + 1], "conv", gradients=True, index=torch.tensor([i]), chunk=1)
-        if method == LRP("composite"):  # its bounds are the network's, here those of the pictures
+        if method in (LRP("composite"), LRP("gamma")):  # its bounds are the network's, here those of the pictures
             one.black, one.white = x.amin((0, 2, 3))[:, None, None], x.amax((0, 2, 3))[:, None, None]
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
     half = forward_pass(net.bfloat16(), x.bfloat16(), "conv", gradients=True)
@@ -390,6 +419,14 @@ def test_networks_without_rules_are_refused() -> None:
     assert "no rule for gelu" in refusal(GuidedBackprop(), net)
     with pytest.raises(ValueError, match="allowed"):
         LRP("z")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="allowed: keep, drop"):
+        LRP(bias="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sums without biases cross 0"):
+        LRP("epsilon", bias="drop")
+    refused: list[dict[str, Any]] = [{"steps": 0}, {"steps": 9, "max_steps": 8}, {"tolerance": 0}]
+    for wrong in refused:
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*allowed"):
+            IntegratedGradients(**wrong)
     with pytest.raises(ValueError, match="max, sum, l2"):
         Gradient("mean")  # type: ignore[arg-type]
     value, gradient = gradients(plain(), random_activations(2, 3, 6, 6), TARGETS[:2])

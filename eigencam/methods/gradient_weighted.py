@@ -27,8 +27,10 @@ With A the activations (channel k) and g the gradient of the class's logit by A:
   exactly, b with the implicit biases of batch norms, beta - mean gamma / sigma, and of operations that are not linear,
   y - J z for the output y, the input z and the derivative J: 0 for a ReLU and a max-pool. The map is
   $\psi(x \odot \nabla_x f) + \sum_{l,c} \psi(b_l \odot \nabla_{b_l} f)_c$ over convolutions and batch norms, psi: the
-  absolute value, from minimum to maximum scaled to 0..1, enlarged bilinearly. The scale is a layer's (`layer`: the
-  authors' code) or a channel's (`channel`: pytorch-grad-cam). Other biases count in the sum and are not in the map.
+  absolute value, from minimum to maximum scaled to 0..1, enlarged bilinearly. `rescale: layer` is the authors' code: a
+  layer has one scale, and its corner positions stay in the corners (`align_corners`). `channel` is pytorch-grad-cam's:
+  each channel has its own, and positions are cells, as in all else here; `align_corners` changes either. Other biases,
+  among them what a bounded activation adds where it is saturated, count in the sum and are not in the map.
 """
 
 import warnings
@@ -241,11 +243,18 @@ class ShapleyCAM:
 
 @dataclass(frozen=True, slots=True)
 class FullGrad:
-    """FullGrad; `rescale` tells what psi brings to 0..1 at once: a layer or a channel."""
+    """FullGrad.
+
+    Attributes:
+        rescale: what psi brings to 0..1 at once.
+        align_corners: how maps are enlarged, as in `torch.nn.functional.interpolate`; None: as the code that `rescale`
+            names does.
+    """
 
     rescale: Rescale = "layer"
+    align_corners: bool | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False  # not of a layer
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Srinivas & Fleuret, NeurIPS 2019"
@@ -291,7 +300,8 @@ class FullGrad:
         low = x.amin(dims, keepdim=True)
         span = x.amax(dims, keepdim=True) - low
         scaled = torch.where(span > 0, (x - low) / torch.where(span > 0, span, 1.0), 0.0).sum(1, keepdim=True)
-        return F.interpolate(scaled, shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        aligned = self.rescale == "layer" if self.align_corners is None else self.align_corners
+        return F.interpolate(scaled, shape[2:], mode="bilinear", align_corners=aligned)[:, 0]
 
 
 def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -6,10 +6,19 @@ $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 | rule | share of input i |
 |---|---|
 | epsilon | $x_i w_{ij} / (z_j + \epsilon \operatorname{sign} z_j)$ |
-| zplus | $(x_i w_{ij})^+ / \sum (x w)^+$ |
-| alphabeta | $\alpha (x_i w_{ij})^+ / \sum^+ - \beta (x_i w_{ij})^- / \sum^-$, alpha - beta = 1 |
-| gamma | $x_i (w_{ij} + \gamma w_{ij}^+) / \sum$, for inputs that are not negative |
-| composite | epsilon for linear layers and the classifier, zplus for convolutions, z^B for the picture's |
+| zplus | $(x_i w_{ij})^+ / (\sum (x w)^+ + b_j^+)$ |
+| alphabeta | $\alpha (x_i w_{ij})^+ / (\sum^+ + b_j^+) - \beta (x_i w_{ij})^- / (\sum^- + b_j^-)$, alpha - beta = 1 |
+| gamma | $x_i w_{ij} + \gamma (x_i w_{ij})^\pm$ of their sum and $b_j + \gamma b_j^\pm$, with z_j's sign; see below |
+| composite | zplus for convolutions, epsilon for linear layers and the classifier, z^B for the image's convolution |
+
+Gamma is the generalised rule (Andéol et al. 2021, after Montavon et al. 2019), for inputs and outputs of either sign:
+what has the output's sign counts 1 + gamma times, so that no denominator is smaller than z_j. Linear layers take
+epsilon and the image's convolution z^B, as in zennit's EpsilonGammaBox.
+
+A bias takes its share, as an input of value 1 would, which no pixel gets (`bias: keep`, as in zennit, Captum and
+iNNvestigate); with `bias: drop` the inputs share all. Epsilon keeps it in either case: its sums without biases would
+cross 0. A map's sum falls short of the logit by what biases keep; in deep networks with batch norms that is nearly all,
+and the map is to be read by its proportions.
 
 `composite` is the preset. What it comes to on a network is read off its operations, with nothing to set:
 
@@ -29,12 +38,14 @@ a convolution is merged into it; max-pooling passes to the winner; local respons
 
 DeepLIFT, Rescale rule (Shrikumar et al., ICML 2017): multipliers $\Delta y / \Delta x$ of every nonlinearity between
 the picture and a reference of mean colour; contributions add up to the difference of the logits. That is so for every
-function of one number (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both; that of a
+function of one number (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both, the first of
+those that are equal but for rounding; that of a
 product of two values, such as a gate, is shared as Shapley's values are, as in Deep SHAP (Lundberg & Lee, NeurIPS
 2017).
 
-Which operations each of the three follows stands in `follows`; a network that runs any other is refused. LRP's rules
-pass leaky rectifiers, which only scale what goes through them.
+Which operations each of the three follows stands in `follows`; a network that runs any other is refused. An activation
+that keeps the sign of what it is given (ReLU6, hardtanh, tanh, leaky rectifiers, ELU, ...) passes LRP's relevance
+whole, that of saturated units, too, which its own gradient would lose; Excitation Backprop passes ReLU6 so.
 
 Excitation Backprop (Zhang et al., ECCV 2016; IJCV 2018): the zplus rule with a unit of relevance at the class, summed
 over the channels of a *saliency layer*. Contrastive (c-MWP): minus the same with the last classifier's weights
@@ -56,13 +67,17 @@ from eigencam.methods.support import traced
 from eigencam.passes.backward import RESCALED, LinearRules, chunked, entering, gradients, like, relevance_rules
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.operations import AFFINE, LEAKY, LINEAR, MAXIMA, RECTIFIERS
+from eigencam.passes.operations import AFFINE, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
+Bias = Literal["keep", "drop"]
 LrpRule = Literal["epsilon", "zplus", "alphabeta", "gamma", "composite"]
+BIASES: tuple[Bias, ...] = ("keep", "drop")
 RULES: tuple[LrpRule, ...] = ("epsilon", "zplus", "alphabeta", "gamma", "composite")
+BOXED: tuple[LrpRule, ...] = ("gamma", "composite")
+"""Rules that take z^B for the convolution that sees the image."""
 FOLLOWED = LINEAR | RECTIFIERS | MAXIMA | frozenset(("shift", "conv2d", "linear", "batch_norm", "local_response_norm"))
 """Operations that relevance passes: by a rule, or in proportion by their own gradient."""
 
@@ -78,23 +93,24 @@ class LRP:
     epsilon: float = 1e-6
     alpha: float = 2.0
     gamma: float = 0.25
+    bias: Bias = "keep"
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Bach et al., PLOS ONE 2015"
     needs: ClassVar[str] = "2 forwards, 1 backward"
-    networks: ClassVar[str] = "convolutional, with ReLUs (leaky ones, too, but for rule=gamma)"
+    networks: ClassVar[str] = "convolutional, with ReLUs or other activations that keep the sign"
     differentiates: ClassVar[str] = "image"
-
-    @property
-    def follows(self) -> frozenset[str]:
-        """The kinds of operations that it has rules for; `gamma` is for inputs that are not negative."""
-        return FOLLOWED if self.rule == "gamma" else FOLLOWED | LEAKY
+    follows: ClassVar[frozenset[str]] = FOLLOWED | SIGN_KEEPING
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"rule={self.rule!r}; allowed: {', '.join(RULES)}")
+        if self.bias not in BIASES:
+            raise ValueError(f"bias={self.bias!r}; allowed: {', '.join(BIASES)}")
+        if self.rule == "epsilon" and self.bias == "drop":
+            raise ValueError("bias='drop', rule='epsilon'; allowed with it: keep, since sums without biases cross 0")
         if self.epsilon < 0 or self.alpha < 1 or self.gamma < 0:
             numbers = f"epsilon={self.epsilon}, alpha={self.alpha}, gamma={self.gamma}"
             raise ValueError(f"{numbers}; allowed: 0 or more, 1 or more, 0 or more")
@@ -105,11 +121,11 @@ class LRP:
 
         def make(x: Tensor, y: Tensor) -> Tensor:
             layers = LinearRules(_Calls(self._rule, self._epsilon, last))
-            if self.rule != "composite":
+            if self.rule not in BOXED:
                 value, gradient = gradients(forward.module, x, y, rules=layers.rules)
                 return (value * gradient).sum(1)
-            value, gradient = gradients(forward.module, x, y, rules=layers.rules, by=lambda: _first(layers)[3])
-            op, seen, weight, _ = _first(layers)
+            value, gradient = gradients(forward.module, x, y, rules=layers.rules, by=lambda: self._first(layers)[3])
+            op, seen, weight, _ = self._first(layers)
             ends = (end.to(x).expand_as(x[:1]) for end in (forward.black, forward.white))
             low, high = (entering(forward.module, end).detach() for end in ends)
             return _to_picture(forward.module, x, _z_box(op, seen, weight, value * gradient, (low, high))).sum(1)
@@ -118,39 +134,50 @@ class LRP:
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        if self.rule == "composite" and all(op.kind != "conv2d" for op in traced(network).operations):
-            return "rule=composite needs a convolution that sees the picture; set another rule"
+        if self.rule in BOXED and all(op.kind != "conv2d" for op in traced(network).operations):
+            return self._unboxed
         return ""
 
+    @property
+    def _unboxed(self) -> str:
+        return f"rule={self.rule} needs a convolution that sees the image; set another rule"
+
+    def _first(self, layers: LinearRules) -> tuple[Op, Tensor, Tensor, Tensor]:
+        if layers.first is None:
+            raise ValueError(self._unboxed)
+        return layers.first
+
     def _rule(self, kind: str, _first: bool) -> LinearRule:
-        rule = self.rule
-        if rule == "composite":
-            rule = "epsilon" if kind == "linear" else "zplus"
-        if rule == "epsilon" or kind == "batch_norm":
+        if self.rule == "epsilon" or kind == "batch_norm" or (kind == "linear" and self.rule in BOXED):
             return self._epsilon
-        return {"zplus": z_plus, "alphabeta": self._alpha_beta, "gamma": self._gamma}[rule]
+        return self._gamma if self.rule == "gamma" else self._alpha_beta
+
+    def _kept(self, bias: Tensor | None) -> Tensor | None:
+        return bias if self.bias == "keep" else None
 
     def _epsilon(self, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         z = op(x, weight, bias)
-        kept = torch.where(z == 0, 0.0, z / (z + self.epsilon * torch.where(z < 0, -1.0, 1.0))).to(z.dtype).detach()
-        return z * kept + (z - z * kept).detach()
+        away = self.epsilon * torch.where(z < 0, -1.0, 1.0).to(z.dtype)
+        return like(z.detach(), z + away)
 
     def _alpha_beta(self, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        z = op(x, weight, bias).detach()
-        up, down = like(z, _parts(op, x, weight, 1)), like(z, _parts(op, x, weight, -1))
-        through = self.alpha * up - (self.alpha - 1) * down
+        z, alpha = op(x, weight, bias).detach(), self.alpha if self.rule == "alphabeta" else 1.0
+        through = alpha * like(z, _parts(op, x, weight, 1, self._kept(bias)))
+        if alpha > 1:
+            through = through - (alpha - 1) * like(z, _parts(op, x, weight, -1, self._kept(bias)))
         return through + (z - through).detach()
 
     def _gamma(self, op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        more = None if bias is None else bias + self.gamma * bias.clamp(min=0)
-        return like(op(x, weight, bias).detach(), op(x, weight + self.gamma * weight.clamp(min=0), more))
+        plain = op(x, weight, self._kept(bias))
+        up, down = (_parts(op, x, weight, sign, self._kept(bias)) for sign in (1, -1))
+        return like(op(x, weight, bias).detach(), plain + self.gamma * torch.where(plain > 0, up, down))
 
 
 @dataclass(frozen=True, slots=True)
 class DeepLIFT:
     """DeepLIFT, Rescale rule; the reference is the mean colour."""
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Shrikumar et al., ICML 2017"
@@ -262,13 +289,14 @@ def _speaks_against(op: Op, x: Tensor, weight: Tensor, _bias: Tensor | None) -> 
     return _parts(op, x, -weight, 1)
 
 
-def _parts(op: Op, x: Tensor, weight: Tensor, sign: int) -> Tensor:
-    """The sum of the positive (sign 1) or negative (sign -1) parts x w of an operation."""
+def _parts(op: Op, x: Tensor, weight: Tensor, sign: int, bias: Tensor | None = None) -> Tensor:
+    """The sum of the positive (sign 1) or negative (sign -1) parts x w of an operation, and of its bias."""
     plus, minus = x.clamp(min=0), x.clamp(max=0)
     more, less = weight.clamp(min=0), weight.clamp(max=0)
     if sign < 0:
         more, less = less, more
-    return op(plus, more, None) + op(minus, less, None)
+    part = None if bias is None else sign * (sign * bias).clamp(min=0)
+    return op(plus, more, part) + op(minus, less, None)
 
 
 def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
@@ -295,9 +323,3 @@ def _to_picture(module: nn.Module, images: Tensor, relevance: Tensor) -> Tensor:
     (share,) = torch.autograd.grad(seen, picture, relevance.to(seen.dtype), retain_graph=True)
     (whole,) = torch.autograd.grad(seen, picture, torch.ones_like(seen))
     return torch.where(whole != 0, share / torch.where(whole != 0, whole, 1.0), 0.0).float()
-
-
-def _first(layers: LinearRules) -> tuple[Op, Tensor, Tensor, Tensor]:
-    if layers.first is None:
-        raise ValueError("rule=composite needs a convolution that sees the picture; set another rule")
-    return layers.first

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eigencam.passes.calls import differentiate, evaluating, network_logits
-from eigencam.passes.operations import ARGUMENTS, ELEMENTWISE, LINEAR, Call, Watch
+from eigencam.passes.operations import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING, Call, Watch
 
 VERSIONS = {"backward": 1}
 """Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""
@@ -31,6 +31,9 @@ Rule = Callable[..., Tensor]
 ANY = "any"
 """In the place of a kind: the rule of all kinds but the linear ones that have none of their own."""
 
+
+TIE = 2.0**-14
+"""Values of a max-pool that differ by less, in parts of the input's largest, tie."""
 
 NO_GRADIENT = "no gradient of the logits reaches {}: the network's own forward pass cuts the graph, or does not use it"
 
@@ -145,7 +148,8 @@ def entering(module: nn.Module, images: Tensor) -> Tensor:
 def like(value: Tensor, through: Tensor) -> Tensor:
     """A tensor with the value of `value` and the gradient of `through`, scaled so that relevance is conserved.
 
-    For relevance R of `value`, the inputs of `through` get it in proportion to what they add to `through`.
+    For relevance R of `value`, what `through` is made of gets it in proportion to what it adds to `through`; what a
+    constant adds, such as a bias, is kept back.
     """
     ratio = torch.where(through != 0, value / torch.where(through != 0, through, 1.0), 0.0).detach()
     scaled = through * ratio
@@ -172,8 +176,11 @@ def deconvnet_relu(original: Any, x: Tensor) -> Tensor:
     return out
 
 
-def fixed_normalization(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Local response normalisation with its divisor taken as a constant."""
+def passed(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A function of one number that keeps its sign: relevance passes whole, also where its own gradient is 0.
+
+    Local response normalisation, too: its divisor is taken as a constant.
+    """
     return like(original(x, *args, **kwargs), x)
 
 
@@ -199,7 +206,8 @@ class LinearRules:
             "conv2d": self._conv2d,
             "linear": self._linear,
             "batch_norm": self._batch_norm,
-            "local_response_norm": fixed_normalization,
+            "local_response_norm": passed,
+            **dict.fromkeys(SIGN_KEEPING, passed),
         }
 
     def _conv2d(self, _original: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any) -> Tensor:
@@ -270,9 +278,14 @@ def rescaled_product(_original: Any, a: Tensor, b: Tensor) -> Tensor:
 
 
 def rescaled_pool(original: Any, x: Tensor, *options: Any) -> Tensor:
-    """A max-pool whose difference goes to the winners of the image and of the reference."""
+    """A max-pool whose difference goes to the winners of the image and of the reference.
+
+    Values that are equal but for rounding tie, and the first wins: away from its border every map of a plain reference
+    is constant, and its winner would depend on the processor.
+    """
     with torch.no_grad():
-        out, winners = F.max_pool2d(x, *options[:-1], return_indices=True)
+        out, step = original(x, *options), TIE * x.abs().amax((1, 2, 3), keepdim=True)
+        _, winners = F.max_pool2d((x / step.where(step > 0, 1.0)).round(), *options[:-1], return_indices=True)
     (y1, y0), (w1, w0) = out.chunk(2), winners.chunk(2)
     x1, x0 = x.chunk(2)
     top = torch.maximum(y1, y0)

@@ -34,6 +34,10 @@ MAXIMA = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax"))
 
 LEAKY = frozenset(("leaky_relu", "prelu"))
 
+SIGN_KEEPING = frozenset(("relu6", "hardtanh", "tanh", "softsign", "elu", "selu", "celu", "rrelu", *LEAKY))
+"""Functions of one number that are 0 at 0 and grow: their value has the sign of what they are given. `hardtanh` is any
+`clamp` with 0 between its bounds that is no rectifier."""
+
 ELEMENTWISE = (
     RECTIFIERS
     | LEAKY
@@ -41,6 +45,7 @@ ELEMENTWISE = (
         (
             *("elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "logsigmoid"),
             *("softplus", "softsign", "tanh", "tanhshrink", "softshrink", "hardshrink", "threshold", "clamp"),
+            *("hardtanh", "rrelu"),
             *("abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "square", "pow", "erf", "reciprocal"),
             *("sin", "cos", "maximum", "minimum", "round", "floor", "ceil", "sign"),
         )
@@ -306,9 +311,10 @@ def _bounded(call: Call) -> str:
     if len(call.moving) > 1:
         return "clamp between values of the image"
     low, high = _number(named.get("min")), _number(named.get("max"))
-    if low != 0:
-        return "clamp"
-    return "relu" if high in (None, torch.inf) else "relu6" if high > 0 else "clamp"
+    low, high = -torch.inf if low is None else low, torch.inf if high is None else high
+    if low == 0 < high:
+        return "relu" if high == torch.inf else "relu6"
+    return "hardtanh" if low < 0 <= high else "clamp"
 
 
 def _threshold(call: Call) -> str:
