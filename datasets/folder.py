@@ -13,7 +13,8 @@ with the largest area (`eigencam.datasets.main_class`). What files name their im
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,8 +29,9 @@ from eigencam.datasets.digest import file_digest
 from eigencam.datasets.folder_masks import MaskValues
 from eigencam.datasets.folder_truth import BoxForm, End, Format, Objects, Source, read_annotations, read_labels
 from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.kept import FileIds, Files, Names
 from eigencam.datasets.main_class import main_class
-from eigencam.datasets.names import SUFFIXES, image_id, unique
+from eigencam.datasets.names import SUFFIXES, image_id, repeated, unique
 from eigencam.datasets.reading import expand, files_in, read_lines
 
 Foreground = Literal["label", "any"]
@@ -95,22 +97,25 @@ class Folder:
         self.name, self.class_space = name, class_space or name
         self.foreground: Foreground = foreground or ("label" if labels else "any")
         self._mask_values = _mask_values(mask_folder, mask_values)
-        files = _images(top, mask_folder)
-        ids = unique([image_id(path.relative_to(top).as_posix()) for path in files], files)
+        self.files = _images(top, mask_folder)
+        self.ids: Sequence[str] = FileIds(self.files, top)
+        if repeated(self.ids):
+            unique(list(self.ids), self.files)
         annotations = _annotations(boxes, box_format, box_origin, box_end, origin)
-        found = {
-            "label": _labels(labels, ids, files),
-            "annotation": annotations,
-            "mask": _masks(mask_folder),
-        }
+        listed = read_labels(expand(labels)) if labels not in (None, FOLDERS) else None
+        found = {"label": listed, "annotation": annotations, "mask": _masks(mask_folder)}
         sources: dict[str, Source[Any]] = {what: one for what, one in found.items() if one is not None}
-        known = {what: one.by_id(ids) for what, one in sources.items()}
-        kept = _kept(ids, known, top, allow_missing)
+        known: dict[str, Mapping[str, Any]] = {what: one.by_id(self.ids) for what, one in sources.items()}
+        if labels == FOLDERS:
+            known["label"] = FirstFolders()
+        kept = _kept(self.ids, known, top, allow_missing)
         if not allow_missing:
-            _refuse_strangers(sources, ids, top)
-        self.files, self.ids = [files[i] for i in kept], [ids[i] for i in kept]
-        named: list[str] = [known["label"][one] for one in self.ids] if "label" in known else []
-        self._objects: list[Objects] = [known["annotation"][one] if annotations else Objects() for one in self.ids]
+            _refuse_strangers(sources, self.ids, top)
+        if len(kept) < len(self.ids):
+            self.files = Files(self.files[i] for i in kept)
+            self.ids = FileIds(self.files, top)
+        named = Names(known["label"][one] for one in self.ids) if "label" in known else ()
+        self._objects: list[Objects] = [known["annotation"][one] for one in self.ids] if annotations else []
         self._masks: list[Path] = [known["mask"][one] for one in self.ids] if "mask" in known else []
         self._painted = annotations is not None and annotations.pixels and not self._masks
         self.classes = _classes(classes, named, self._objects, annotations, self._mask_values)
@@ -137,7 +142,8 @@ class Folder:
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
-        objects, labels, label = self._objects[i], self._box_labels[i], self._labels[i]
+        objects = self._objects[i] if self._objects else Objects()
+        labels, label = self._box_labels[i] if self._objects else np.zeros(0, np.int64), int(self._labels[i])
         size = image_size(self.files[i])
         if any(objects.size) and objects.size != size:
             said, seen = (f"{w} x {h}" for h, w in (objects.size, size))
@@ -158,15 +164,17 @@ class Folder:
 
     def identity(self) -> dict[str, object]:
         """Number of images, classes, and checksums of truth, masks and image files."""
-        boxes = ([o.boxes.tolist(), o.difficult.tolist(), o.size] for o in self._objects)
-        labels = (one.tolist() for one in self._box_labels)
+        truth: list[Iterable[object]] = [self.ids, self._labels.tolist()]
+        if self._objects:
+            truth.append([o.boxes.tolist(), o.difficult.tolist(), o.size] for o in self._objects)
+            truth.append(one.tolist() for one in self._box_labels)
         told: dict[str, object] = {
             "name": self.name,
             "class_space": self.class_space,
             "classes": checksum(self.classes),
             "foreground": self.foreground,
             "n": len(self.ids),
-            "truth": checksum(zip(self.ids, self._labels, boxes, labels, strict=True)),
+            "truth": checksum(zip(*truth, strict=True)),
             "pictures": checksum(path.stat().st_size for path in self.files),
         }
         if self._masks and self._mask_values:
@@ -182,38 +190,56 @@ class Folder:
         index |= {name.split()[0]: k for name, k in index.items() if name.split()[0] not in index}
         index |= {str(k): k for k in range(len(self.classes)) if str(k) not in index}
         self._only = 0 if len(self.classes) == 1 else -1
-        self._labels: list[int] = []
+        labels = (index.get(name, -1) for name in named) if named else itertools.repeat(-1, len(self.ids))
+        self._labels: NDArray[np.int32] = np.fromiter(labels, np.int32, len(self.ids))
+        if named:
+            for i in np.flatnonzero(self._labels < 0).tolist():
+                self._note(i, named[i])
         self._box_labels: list[NDArray[np.int64]] = []
-        for i, (one, objects) in enumerate(zip(self.ids, self._objects, strict=True)):
-            label = index.get(named[i], -1) if named else -1
-            default = label if label >= 0 else self._only
-            labels = [index.get(name, -1) if name else default for name in objects.names]
-            self._labels.append(label)
-            self._box_labels.append(np.array([max(k, 0) for k in labels], np.int64))
-            unknown = (
-                [named[i]] if named and label < 0 else [n for n, k in zip(objects.names, labels, strict=True) if k < 0]
-            )
+        for i, objects in enumerate(self._objects):
+            default = int(self._labels[i]) if self._labels[i] >= 0 else self._only
+            own = [index.get(name, -1) if name else default for name in objects.names]
+            self._box_labels.append(np.array([max(k, 0) for k in own], np.int64))
             if objects.fault:
-                self.faults[one] = objects.fault
-            elif unknown:
-                self.faults[one] = (
-                    f"{self.files[i]}: class {unknown[0]!r}; the classes are {some(self.classes, 20)}"
-                    f"{', ...' if len(self.classes) > 20 else ''} (dataset.classes)"
-                )
+                self.faults[self.ids[i]] = objects.fault
+            elif -1 in own:
+                self._note(i, objects.names[own.index(-1)])
+
+    def _note(self, i: int, name: str) -> None:
+        """Note that an image is of a class that there is not."""
+        shown = f"{some(self.classes, 20)}{', ...' if len(self.classes) > 20 else ''}"
+        self.faults[self.ids[i]] = f"{self.files[i]}: class {name!r}; the classes are {shown} (dataset.classes)"
+
+
+class FirstFolders(Mapping[str, str]):
+    """The first folder of an id, for every id that is in one."""
+
+    def __getitem__(self, one: str) -> str:
+        folder, slash, _ = one.partition("/")
+        if not slash:
+            raise KeyError(one)
+        return folder
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("ids are not listed")
+
+    def __len__(self) -> int:
+        raise TypeError("ids are not counted")
 
 
 def _with_classes(objects: Objects, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
     return [one | {"class": int(label)} for one, label in zip(objects.coco, labels, strict=True)]
 
 
-def _images(top: Path, masks: Path | None) -> list[Path]:
+def _images(top: Path, masks: Path | None) -> Files:
     """The image files below a folder, without those of the masks."""
     if not top.is_dir():
         raise FileNotFoundError(f"{top}: no such folder")
-    files = [path for path in files_in(top, SUFFIXES, depth=-1) if masks is None or not path.is_relative_to(masks)]
+    found = files_in(top, SUFFIXES, depth=-1)
+    files = Files(path for path in found if masks is None or not path.is_relative_to(masks))
     if not files:
         raise FileNotFoundError(f"{top}: no image in it; files that end in {', '.join(SUFFIXES)} are images")
-    return sorted(files, key=lambda path: path.relative_to(top).as_posix())
+    return files
 
 
 def _mask_values(folder: Path | None, values: str | Mapping[str, object] | None) -> MaskValues | None:
@@ -222,15 +248,6 @@ def _mask_values(folder: Path | None, values: str | Mapping[str, object] | None)
             raise ValueError(f"mask_values={values} without masks: name their folder by dataset.masks")
         return None
     return MaskValues(values or "")
-
-
-def _labels(labels: str | Path | None, ids: Sequence[str], files: Sequence[Path]) -> Source[str] | None:
-    if labels is None:
-        return None
-    if labels != FOLDERS:
-        return read_labels(expand(labels))
-    items = {one: one.split("/")[0] for one in ids if "/" in one}
-    return Source("labels", items, dict(zip(ids, files, strict=True)))
 
 
 def _annotations(
@@ -280,7 +297,7 @@ def _refuse_strangers(sources: Mapping[str, Source[Any]], ids: Sequence[str], to
 
 def _classes(
     given: str | Path | Sequence[str] | None,
-    labels: Sequence[str],
+    labels: Iterable[str],
     objects: Sequence[Objects],
     annotations: Source[Objects] | None,
     masks: MaskValues | None,

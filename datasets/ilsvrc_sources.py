@@ -4,16 +4,20 @@ A source is found by its files' names below a root; its reader returns `Parsed`,
 have to satisfy is checked once, in `ilsvrc_truth.py`.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from eigencam.datasets import devkit
+from eigencam.datasets.base import checksum
 from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.devkit import Synsets
+from eigencam.datasets.kept import kept
 from eigencam.datasets.names import by_stem, image_id, once
 from eigencam.datasets.reading import FileError, Reading, integer
 
@@ -38,6 +42,7 @@ PLACES = (
 
 _XML_PLACES = ("Annotations/CLS-LOC/val", "CLS-LOC/val", "bbox/val", "val", ".")
 _CLASS_PLACES = ("Data/CLS-LOC/val", "Data/CLS-LOC/train", "CLS-LOC/val", "CLS-LOC/train", "val", "train", ".")
+_MANY = 1000  # XML files, whose content is kept from one time to the next
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -182,6 +187,41 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
 
 
 def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
+    """What the files say, from what was kept where none of so many has changed since they were read."""
+    if len(files) < _MANY:
+        return _parsed_xml(files, synsets)
+    name = f"ilsvrc-xml-{checksum(synsets.wnids or ())}"
+    table = kept(name, files, lambda: _as_table(_parsed_xml(files, synsets)), version=1)
+    parsed = Parsed()
+    columns = (table.column(name).to_pylist() for name in ("id", "label", "boxes", "size", "fault"))
+    for one, label, boxes, size, fault in zip(*columns, strict=True):
+        if label is not None:
+            parsed.labels[one] = label
+        if boxes is not None:
+            parsed.boxes[one] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in zip(*[iter(boxes)] * 4, strict=True)]
+        if size is not None:
+            parsed.sizes[one] = (size[0], size[1])
+        if fault is not None:
+            parsed.faults[one] = fault
+    return parsed
+
+
+def _as_table(parsed: Parsed) -> pa.Table:
+    """A row for each image, with nulls for what is not known."""
+    ids = sorted(parsed.labels.keys() | parsed.boxes.keys() | parsed.sizes.keys() | parsed.faults.keys())
+    boxes = [None if one not in parsed.boxes else [*itertools.chain(*parsed.boxes[one])] for one in ids]
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "label": pa.array([parsed.labels.get(one) for one in ids], pa.int32()),
+            "boxes": pa.array(boxes, pa.list_(pa.float64())),
+            "size": pa.array([parsed.sizes.get(one) for one in ids], pa.list_(pa.int64())),
+            "fault": pa.array([parsed.faults.get(one) for one in ids], pa.string()),
+        }
+    )
+
+
+def _parsed_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
     parsed, index = Parsed(), _index_by_wnid(synsets, files[0].parent)
     for path in files:
         try:

@@ -11,14 +11,20 @@ nothing is kept.
 
 import hashlib
 import mmap
+import operator
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from eigencam.datasets.names import image_id
 from eigencam.files import replacing
 
 _SHA256 = 32
@@ -29,7 +35,7 @@ class Names(Sequence[str]):
     """A sequence of texts that takes 8 bytes a text beside its characters.
 
     Attributes:
-        texts: the same as an array of Arrow.
+        texts: their UTF-8, as an array of Arrow.
     """
 
     def __init__(self, texts: "Iterable[str] | pa.Array | pa.ChunkedArray") -> None:
@@ -37,7 +43,9 @@ class Names(Sequence[str]):
         found: Any = texts
         if isinstance(texts, pa.ChunkedArray):
             found = found.combine_chunks() if found.num_chunks != 1 else found.chunk(0)
-        self.texts: Any = found if isinstance(found, pa.Array) else pa.array(found, pa.large_string())
+        if not isinstance(found, pa.Array):  # a file's name may be of bytes that are no text
+            found = pa.array((text.encode("utf-8", "surrogatepass") for text in found), pa.large_binary())
+        self.texts: Any = found.cast(pa.large_binary())
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,11 +57,11 @@ class Names(Sequence[str]):
     def __getitem__(self, i: int | slice) -> "str | Names":
         if isinstance(i, slice):
             return Names(self.texts.take(pa.array(range(len(self))[i], pa.int64())))
-        return self.texts[i].as_py()
+        return self.texts[i].as_py().decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), _CHUNK):
-            yield from self.texts.slice(start, _CHUNK).to_pylist()
+            yield from (text.decode("utf-8", "surrogatepass") for text in self.texts.slice(start, _CHUNK).to_pylist())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Names):
@@ -64,6 +72,73 @@ class Names(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"Names({len(self)}: {', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''})"
+
+
+class Files(Sequence[Path]):
+    """Paths that take 12 bytes each beside the characters of the file's name.
+
+    Attributes:
+        folders: that the files are in.
+        codes: (N,) int32, the folder of each.
+        names: of the files.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Pack the paths, in order."""
+        known: dict[Path, int] = {}
+        codes, chunks = array("i"), []
+        rest = iter(paths)
+        while some := list(islice(rest, _CHUNK)):
+            codes.extend(known.setdefault(path.parent, len(known)) for path in some)
+            chunks.append(Names(path.name for path in some).texts)
+        self.folders = list(known)
+        self.codes: NDArray[np.int32] = np.frombuffer(codes, np.int32) if codes else np.zeros(0, np.int32)
+        self.names = Names(pa.chunked_array(chunks, pa.large_binary()))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, i: int) -> Path: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Path]: ...
+    def __getitem__(self, i: int | slice) -> Path | list[Path]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        return self.folders[self.codes[i]] / self.names[i]
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self.folders[code] / name for code, name in zip(self.codes, self.names, strict=True))
+
+
+class FileIds(Sequence[str]):
+    """The ids of files below a folder: their paths without the suffix, made when they are asked for."""
+
+    def __init__(self, files: Files, top: Path) -> None:
+        """Refer to the files."""
+        self._files = files
+        self._folders = ["" if folder == top else f"{folder.relative_to(top).as_posix()}/" for folder in files.folders]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        return image_id(self._folders[self._files.codes[i]] + self._files.names[i])
+
+    def __iter__(self) -> Iterator[str]:
+        pairs = zip(self._files.codes, self._files.names, strict=True)
+        return (image_id(self._folders[code] + name) for code, name in pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def cache_folder() -> Path:

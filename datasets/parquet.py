@@ -29,7 +29,7 @@ from eigencam.datasets.completeness import some
 from eigencam.datasets.folder_truth import BoxForm, End, Format
 from eigencam.datasets.ilsvrc_truth import read_truths
 from eigencam.datasets.kept import Names
-from eigencam.datasets.names import image_id, unique
+from eigencam.datasets.names import image_id, repeated, unique
 from eigencam.datasets.packed import Boxes, Packed, joined
 from eigencam.datasets.reading import FileError, Reading, expand, files_in
 
@@ -245,7 +245,7 @@ def _ids(tables: Sequence[_Table]) -> Names:
         ids = Names(_id(path) for table in tables for path in table.paths.to_pylist())  # type: ignore[union-attr]
     else:
         ids = Names(f"{table.path.stem}/{row}" for table in tables for row in range(table.rows))
-    if len(ids.texts.unique()) < len(ids):
+    if repeated(ids):
         unique(list(ids), [f"{table.path}, row {row}" for table in tables for row in range(table.rows)])
     return ids
 

@@ -25,7 +25,7 @@ from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.ilsvrc_truth import read_truths
 from eigencam.datasets.kept import Names, kept
-from eigencam.datasets.names import SUFFIXES, unique
+from eigencam.datasets.names import SUFFIXES, repeated, unique
 from eigencam.datasets.packed import Packed, joined
 from eigencam.datasets.reading import Reading, expand, files_in, integer
 
@@ -123,7 +123,7 @@ def _index(files: Sequence[Path], label: str | None) -> pa.Table:
                 columns["label"].append(_label(path, members, label) if label else -1)
     types = {"tar": pa.int32(), "offset": pa.int64(), "size": pa.int32(), "label": pa.int32()}
     made = {name: pa.array(values, types[name]) for name, values in columns.items()}
-    return pa.table({"id": pa.array(ids, pa.large_string()), **made})
+    return pa.table({"id": Names(ids).texts, **made})
 
 
 def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
@@ -169,9 +169,9 @@ def _label(path: Path, members: dict[str, tarfile.TarInfo], label: str) -> int:
 def _short(ids: Names, files: Sequence[Path], table: pa.Table) -> Names:
     """The ids without their folders, where that keeps them apart. ValueError where two images have one name."""
     short = Names(name.rsplit("/", 1)[-1] for name in ids)
-    if len(short.texts.unique()) == len(short):
+    if not repeated(short):
         return short
-    if len(ids.texts.unique()) < len(ids):
+    if repeated(ids):
         unique(list(ids), [str(files[k]) for k in table.column("tar").to_pylist()])
     return ids
 

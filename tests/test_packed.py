@@ -18,7 +18,7 @@ from PIL import Image
 
 from eigencam.datasets.base import BadTruthError
 from eigencam.datasets.ilsvrc import Ilsvrc
-from eigencam.datasets.kept import Names, kept
+from eigencam.datasets.kept import FileIds, Files, Names, kept
 from eigencam.datasets.parquet import read_parquet
 from eigencam.datasets.tars import read_webdataset
 
@@ -326,3 +326,19 @@ def test_packed_names_are_a_sequence() -> None:
     assert "n12" in names
     assert names.texts.nbytes < 15 * len(names)
     assert pickle.loads(pickle.dumps(names[:3])) == ["n0", "n1", "n2"]
+
+
+def test_packed_files_are_a_sequence_and_their_ids_are_made_when_asked_for(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"b\xff.jpg")
+    paths = [tmp_path / name for name in ("a.jpg", "q/b.v2.JPEG", odd, "q/c.png")]
+    files = Files(iter(paths))
+    assert list(files) == paths
+    assert [files[k] for k in range(-4, 4)] == paths * 2
+    assert files[1:3] == paths[1:3]
+    ids = FileIds(files, tmp_path)
+    assert list(ids) == [ids[k] for k in range(4)] == ["a", "q/b.v2", odd[:2], "q/c"]
+    assert ids[1:] == list(ids)[1:]
+    assert ids == list(ids)
+    assert "q/c" in ids
+    assert len(files.folders) == 2
+    assert list(Files(())) == []
