@@ -40,7 +40,7 @@ def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
         here = tuple(t.detach().cpu() for t in tensors)
         return lambda: here
     block = _block([t.detach() for t in tensors], device).to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event(blocking=True)  # so that whoever waits leaves its core to the threads that make rows
     arrived.record(torch.cuda.current_stream(device))
 
     def wait() -> tuple[Tensor, ...]:

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -173,15 +172,27 @@ def _lowest(tensor: Tensor) -> int:
     return int(torch.iinfo(tensor.dtype).min)
 
 
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments, in lists, too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 def _here(value: Any) -> Any:
-    return value.data_here if isinstance(value, OnDevice) else value
+    """The data of a tensor of the device, and of those in a list."""
+    if isinstance(value, OnDevice):
+        return value.data_here
+    return type(value)(map(_here, value)) if isinstance(value, list | tuple) else value
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an operation on the CPU, as the device would."""
     name = func._schema.name.split("::")[-1]
     kwargs = dict(kwargs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = list(_tensors((*args, *kwargs.values())))
     on_device = [t for t in tensors if isinstance(t, OnDevice)]
     asked = kwargs.get("device")
     asked = torch.device(asked) if asked is not None else None
@@ -205,13 +216,14 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     kwargs.pop("pin_memory", None)
     if "device" in kwargs:
         kwargs["device"] = CPU
-    made = func(*tree_map(_here, tuple(args)), **tree_map(_here, kwargs))
-    same = {id(t.data_here): t for t in on_device}
-    return tree_map(lambda value: _there(value, same, name) if goes_there else value, made)
+    made = func(*map(_here, args), **{key: _here(value) for key, value in kwargs.items()})
+    return _there(made, {id(t.data_here): t for t in on_device}, name) if goes_there else made
 
 
 def _there(value: Any, same: Mapping[int, Tensor], name: str) -> Any:
-    """A result as a tensor of the device; the one that was changed where the operation works in place."""
+    """A result, or several, as tensors of the device; the one that was changed where the operation works in place."""
+    if isinstance(value, list | tuple):
+        return type(value)(_there(one, same, name) for one in value)
     if not isinstance(value, Tensor) or isinstance(value, OnDevice):
         return value
     if id(value) in same:

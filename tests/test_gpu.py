@@ -124,8 +124,7 @@ def test_every_method(option: str) -> None:
     with pretend_gpu() as ledger:
         used = network(name, "cuda")
         assert not refusal(method(option), used)
-        maps(used, option, 2)  # what is brought over once
-        with counted(ledger, few):
+        with counted(ledger, few):  # what is brought over once is among it
             maps(used, option, 2)
         with counted(ledger, many):
             found = maps(used, option, 8)
@@ -174,8 +173,7 @@ def test_every_evaluator_that_asks_the_network(option: str) -> None:
     few, many = dict[str, int](), dict[str, int]()
     with pretend_gpu() as ledger:
         used = network("scenes_resnet", "cuda")
-        evaluator.rows(*probe(used, 2))
-        asked = probe(used, 2)
+        asked = probe(used, 2)  # what is brought over once is among what it costs
         with counted(ledger, few):
             evaluator.rows(*asked)
         asked = probe(used, 8)

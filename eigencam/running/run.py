@@ -230,8 +230,10 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
                     work.flush()
                     written = time.monotonic()
         finally:
-            work.hand_on(threads, 0)
-            work.collect(0, bar)  # whatever stops the run, the batches before are kept
+            try:
+                work.hand_on(threads, 0)
+            finally:
+                work.collect(0, bar)  # whatever stops the run, the batches before are kept
     work.seconds = time.monotonic() - start
     work.flush()
     for key in work.alive(todo):
