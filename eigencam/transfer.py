@@ -5,10 +5,12 @@ has done all that it was told to do. So tensors travel together, as bytes of one
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 ALIGNED = 64
 """Bytes that each tensor of a block begins at a multiple of; kernels read several numbers at once."""
@@ -50,24 +52,38 @@ def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     return wait
 
 
+P = ParamSpec("P")
+
+
+def _once(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Have a function keep what it returns, but for torch's fake tensors, which nobody but their mode can use."""
+    kept = lru_cache(maxsize=256)(make)
+
+    @wraps(make)
+    def of(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return make(*args, **kwargs) if detect_fake_mode() else kept(*args, **kwargs)  # type: ignore[arg-type]
+
+    return of
+
+
 Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
-@lru_cache(maxsize=256)
+@_once
 def constant(numbers: Numbers, device: torch.device) -> Tensor:
     """Return numbers on the device, where they are brought once; nobody changes them."""
     with torch.inference_mode(False):
         return torch.tensor(numbers, device=device)
 
 
-@lru_cache(maxsize=64)
+@_once
 def resident(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a tensor on the device in this type, where it is brought once: weights that many batches read."""
     with torch.inference_mode(False):
         return tensor.detach().to(device, dtype)
 
 
-@lru_cache(maxsize=128)
+@_once
 def made(
     make: Callable[..., Tensor], arguments: tuple[Hashable, ...], device: torch.device, dtype: torch.dtype
 ) -> Tensor:

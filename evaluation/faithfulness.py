@@ -39,7 +39,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +59,6 @@ from eigencam.evaluation.changed_images import (
 )
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -225,12 +223,12 @@ class Road:
         import torch
 
         from eigencam.evaluation.imputation import impute
-        from eigencam.transfer import constant
+        from eigencam.transfer import constant, made
 
         m, map_states = scaled(maps, probe)
         n, ranks, pixels = len(m), ranks_of(m), m[0].numel()
         shares = constant(tuple(ROAD_SHARES), m.device)
-        noise = self.noise * _drawn(tuple(probe.images.shape[1:]), m.device)
+        noise = self.noise * made(_drawn, tuple(probe.images.shape[1:]), m.device, torch.float32)
 
         def inputs(part: slice) -> Tensor:
             which, i = variant_and_image(part, n, m.device)
@@ -310,13 +308,11 @@ class Adcc:
         return {"evaluator": "adcc", "rule": words, "undefined": rule}
 
 
-@lru_cache(maxsize=4)
-def _drawn(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def _drawn(*shape: int) -> Tensor:
     """Normal noise, the same for all images."""
     import torch
 
-    with torch.inference_mode(False):
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
