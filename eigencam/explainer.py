@@ -219,7 +219,9 @@ class Explainer:
         if not self._upright and not self._said and isinstance(made, Image.Image) and orientation(made) != 1:
             self._said = True
             which = image if isinstance(image, str | Path) else "the image"
-            LOG.warning("%s: taken as stored, although its EXIF tag says to turn it; upright=True turns it", which)
+            LOG.warning(
+                "%s: taken as stored, although its EXIF tag says to turn it; upright=True (`--upright`) turns it", which
+            )
         return pixels_of(made, len(self.network.preprocess.mean), turn=self._upright)
 
     def _explained(

@@ -1,13 +1,16 @@
 """`eigencam explain`: a person's own pictures and network, and a dataset's."""
 
 from pathlib import Path
+from typing import Any
 
+import detectors
 import numpy as np
 import pytest
 from PIL import Image
 
 from eigencam import Explainer
 from eigencam.commands.main import main
+from eigencam.datasets.scenes_objects import CLASSES
 from eigencam.networks.network import Preprocess
 from eigencam.networks.weights import weight_file
 from eigencam.reporting.shown import spread
@@ -26,6 +29,7 @@ def build():
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     Image.radial_gradient("L").convert("RGB").save("photo.png")
+    Path("empty").mkdir()
     return "photo.png"
 
 
@@ -76,6 +80,56 @@ def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(found["eigencam"].overlay()))
 
 
+NAMES = ("a=1.png", "-dash.png", "two words.png", "dots.v2.jpeg", "ümlaut.png")
+
+
+def test_files_of_any_name_and_a_folder(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos").mkdir()
+    Path("photos/broken.png").write_text("no image")
+    Path("photos/.hidden.png").write_text("no image")
+    for name in NAMES:
+        for folder in (".", "photos"):
+            Image.radial_gradient("L").resize((40, 30)).save(Path(folder) / name)
+    options = ["--model", "scenes_resnet", "--method", "eigencam"]
+    expected = {f"{Path(name).stem}-scenes_resnet-eigencam.png" for name in NAMES}
+    assert explain(*NAMES, *options) == 0
+    assert made() == {*expected, "grid-scenes_resnet.jpg"}
+    assert explain("photos", *options, "--out", "of folder") == 0
+    assert made("of folder") == {*expected, "grid-scenes_resnet.jpg"}
+    assert "left out: photos/broken.png" in capsys.readouterr().out
+
+
+def test_a_class_by_its_name_and_an_upright_image(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.radial_gradient("L").crop((0, 0, 200, 100)).convert("RGB").save("turned.png", exif=exif)
+    options = ["turned.png", "--model", "scenes_resnet", "--method", "gradcam", "model.preprocess.size=64"]
+    assert explain(*options, "--class", CLASSES[2].title(), "--out", "by name") == 0
+    number = 2
+    assert explain(*options, "--class", str(number), "--upright", "--out", "by number") == 0
+    sizes = []
+    for folder in ("by name", "by number"):
+        with Image.open(f"{folder}/turned-scenes_resnet-gradcam.png") as figure:
+            sizes.append(figure.size)
+    assert sizes == [(200, 100), (100, 200)]
+
+
+@pytest.mark.parametrize(
+    ("network", "target", "label"),
+    [("faster_rcnn", "box:0", "box_0"), ("ssd", "box:1", "box_1"), ("deeplab", "segment:3", "segment_3")],
+)
+def test_a_target_of_a_detector(photo: str, network: str, target: str, label: str, capsys: Any) -> None:
+    common = ["--model", f"detectors.{network}", f"model.layer={detectors.LAYERS[network]}", "--method"]
+    shape = ["model.preprocess.size=64", "model.preprocess.mean=[0,0,0]", "model.preprocess.std=[1,1,1]"]
+    assert explain(photo, *common, "eigencam,gradcam", *shape, "--target", target) == 0
+    name = f"photo-{network}"
+    assert made() == {f"{name}.jpg", *(f"{name}-{method}-{label}.png" for method in ("eigencam", "gradcam"))}
+    assert f"{label.replace('_', ' ')}: " in capsys.readouterr().out
+    assert explain(photo, *common, "eigencam,gradcam", *shape, "--out", "without") == 0
+    assert made("without") == {f"{name}.jpg", f"{name}-eigencam.png"}
+    assert "gradcam left out: the network returns" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,7 +137,7 @@ def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
             ["photo.png", "--model", "scenes_resnet", "--class", "12"],
             "class 12 was asked of scenes_resnet; it has 0 to",
         ),
-        (["none.jpg"], "no such picture: none.jpg"),
+        (["none.jpg"], "no such image: none.jpg"),
         (["--model", "scenes_resnet", "--pictures", "0"], "--pictures 0; allowed: 1 or more"),
         (["photo.png", "--model", "resnet5"], "model is one of: alexnet,"),
         (
@@ -91,6 +145,17 @@ def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
             "it's not, there.pth: no such file",
         ),
         (["photo.png", "--model", "scenes_vgg", "--method", "center_windows"], "gives boxes"),
+        (["photo.png", "--model", "scenes_resnet", "--class", "baloon"], "no class of this name; near: balloon"),
+        (["photo.png", "--model", "scenes_resnet", "--class", "2.0"], "target='2.0': no class of this name"),
+        (["photo.png", "a=b.jpg"], "no such image: a=b.jpg"),
+        (["photo.png", "--target", "box:-1"], "--target box:-1; allowed: class:K, box:NUMBER, box:x1,y1,x2,y2"),
+        (["photo.png", "--target", "box:1,2"], "--target box:1,2; allowed: "),
+        (["photo.png", "--target", "box:3,3,1,1"], "x1 y1 x2 y2 with x1<x2"),
+        (
+            ["photo.png", "--model", "scenes_vgg", "--target", "box:0"],
+            "a box was asked of a network that returns Tensor",
+        ),
+        (["empty"], "empty: no image files; looked for .jpg"),
     ],
 )
 def test_faults_are_told(photo: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

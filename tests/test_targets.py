@@ -1,5 +1,6 @@
 """Maps of networks that are no classifiers: methods of no class, and targets that read the network's output."""
 
+from collections import namedtuple
 from typing import Any
 
 import detectors
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from eigencam import Explainer, targets
 from eigencam.networks.network import Preprocess
+from eigencam.passes.items import items, replaced
 from eigencam.targets import Scored, View, placed
 
 PLAIN = Preprocess(size=detectors.SIDE, mean=(0, 0, 0), std=(1, 1, 1))
@@ -269,3 +271,40 @@ def test_a_scored_network_has_the_networks_modules() -> None:
         scored(x)
     assert module.training
     torch.testing.assert_close(scored(x)[:, 0], module.eval()(x)[:, 2])
+
+
+def test_a_layer_that_returns_several_maps(explainers: dict[str, Explainer]) -> None:
+    module = explainers["retinanet"].network.module
+    named = [Explainer(module, layer, preprocess=PLAIN) for layer in ("backbone:0", "backbone.fpn:0")]
+    kept: list[Any] = []
+    hook = module.get_submodule("backbone").register_forward_hook(lambda _m, _x, out: kept.append(out["0"].detach()))
+    explainers["retinanet"].output(IMAGE)
+    hook.remove()
+    a = kept[0][0].flatten(1).T.double()
+    expected = (a @ torch.linalg.svd(a, full_matrices=False).Vh[0]).reshape(kept[0].shape[2:]).abs()
+    for explain in named:
+        found = explain(IMAGE, ["eigencam", "gradcam", "shapleycam"], target=targets.box_score(0))
+        assert not found.refused
+        np.testing.assert_allclose(np.abs(found["eigencam"].raw), expected, atol=1e-3 * float(expected.max()))
+    for layer, message in [
+        ("backbone", "name one of backbone:0, backbone:1, backbone:pool"),
+        ("backbone:7", "does not call 'backbone:7'"),
+        ("nothing:0", "no layer 'nothing:0'; near matches"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Explainer(module, layer, preprocess=PLAIN)
+    with pytest.raises(ValueError, match="set layer, such as one of backbone:0, backbone:1"):
+        Explainer(module, preprocess=PLAIN)
+
+
+def test_an_item_of_an_output_is_replaced_where_it_stands() -> None:
+    pair = namedtuple("pair", "first second")
+    one, two = torch.zeros(1), torch.ones(1)
+    output = pair({"a": one}, [two, None])
+    assert [name for name, _ in items(output, "n")] == ["n:0:a", "n:1:0"]
+    assert replaced(output, "n", lambda _name, _tensor: None) is output
+    changed = replaced(output, "n", lambda name, tensor: tensor + 5 if name == "n:1:0" else None)
+    assert isinstance(changed, pair)
+    assert changed.first is output.first
+    assert changed.second[0].item() == 6
+    assert changed.second[1] is None

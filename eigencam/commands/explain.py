@@ -1,7 +1,7 @@
-"""`eigencam explain`: draw methods' maps over a person's own pictures, or over a dataset's."""
+"""`eigencam explain`: draw methods' maps over a person's own images, or over a dataset's."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,91 +11,150 @@ from numpy.typing import NDArray
 from eigencam.configuring import named
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
 from eigencam.datasets.checks import checked_truth
-from eigencam.datasets.images import read_rgb
+from eigencam.datasets.names import SUFFIXES
 from eigencam.datasets.reading import expand
 from eigencam.explainer import Explainer, Explanation
+from eigencam.methods.base import Method
+from eigencam.networks.classes import class_number
+from eigencam.networks.inputs import image_files
 from eigencam.passes.forward import answer_states
 from eigencam.reporting import draw
 from eigencam.reporting.shown import class_names, spread
 from eigencam.running.prepare import Job, prepare
+from eigencam.targets import Target, parsed
+
+IN_A_GRID = 40
+"""Images that one grid shows; a folder may have thousands."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam explain`."""
-    parser.add_argument(
-        "inputs", nargs="*", metavar="PHOTO|key=value", help="picture files; settings (model.layer=layer3)"
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="*",
+        metavar="IMAGE|FOLDER|key=value",
+        help="image files, folders of them; settings (model.layer=layer3)",
     )
-    parser.add_argument(
+    add(
         "--model",
         default="resnet50",
         metavar="NAME",
         help="an option of `model`, timm/NAME, torchvision/NAME, or my_module.build",
     )
-    parser.add_argument(
-        "--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a name of torchvision's"
-    )
-    parser.add_argument(
+    add("--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a name of torchvision's")
+    add(
         "--method",
         default="eigencam,gradcam",
         metavar="A,B",
         help="options of `method`, a dotted name, a .py or .yaml file, a folder of maps",
     )
-    parser.add_argument(
-        "--class", dest="label", type=int, metavar="K", help="class the maps are for; else the predicted"
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--class", dest="label", metavar="K|NAME", help="class the maps are for; else the predicted")
+    asked.add_argument(
+        "--target", metavar="box:N|segment:K", help="what else: a detector's N-th box, or box:x1,y1,x2,y2; a segment"
     )
-    parser.add_argument("--dataset", default="scenes", metavar="NAME", help="where pictures come from without a PHOTO")
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="how many of the dataset, spread over it")
-    parser.add_argument("--out", type=Path, default=Path("explained"), metavar="DIR", help="where the pictures go")
+    add("--upright", action="store_true", help="turn images as their EXIF tag says; else they are taken as stored")
+    add("--dataset", default="scenes", metavar="NAME", help="where images come from without an IMAGE")
+    add("--pictures", type=int, default=6, metavar="N", help="how many of the dataset, spread over it")
+    add("--out", type=Path, default=Path("explained"), metavar="DIR", help="where the figures go")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write a grid, and for a person's own pictures each overlay; returns 0."""
+    """Write a grid, and for a person's own images each overlay; returns 0."""
     from eigencam.configuring.compose import compose
 
     if args.pictures < 1:
         raise ValueError(f"--pictures {args.pictures}; allowed: 1 or more")
-    photos = [expand(item) for item in args.inputs if "=" not in item]
-    if missing := [str(path) for path in photos if not path.is_file()]:
-        raise FileNotFoundError(f"no such picture: {', '.join(missing)}")
+    target = None if args.target is None else parsed(args.target)
+    photos, settings = told_apart(args.inputs)
     options, nodes, _ = named.split(args.method.split(","))
-    chosen = [
-        *named.model_overrides(args.model, args.weights),
-        f"dataset={args.dataset}",
-        f"method=[{','.join(options)}]",
-    ]
-    settings = [
-        "target=predicted",
-        "on_unsupported=skip",
-        "on_bad_truth=skip",
-        *(item for item in args.inputs if "=" in item),
-    ]
+    chosen = [*named.model_overrides(args.model, args.weights), f"dataset={args.dataset}"]
+    chosen += [f"method=[{','.join(options)}]", "target=predicted", "on_unsupported=skip", "on_bad_truth=skip"]
     job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
-    if args.label is not None and not job.network.classes:
-        raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
     if job.network.untrained:
         print(f"{job.network.name}: {job.network.untrained}; its maps say nothing of a trained network")
+    names = class_names(job)
+    if args.label is not None and not job.network.classes:
+        raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
+    if args.label is not None:
+        number = args.label.isdecimal() and args.label not in names
+        target = class_number(int(args.label) if number else args.label, names)
+    methods = dict(job.methods) if callable(target) else _able(job)
+    lines: list[draw.Line] = []
+    dtype = job.config.dtype
+    with Explainer(
+        job.network, classes=names, upright=args.upright, tf32=dtype == "tf32", autocast=dtype == "autocast"
+    ) as explain:
+        for found, truth in _explained(job, explain, photos, methods, target, args.pictures):
+            caption = _caption(job, found, truth)
+            if len(lines) < IN_A_GRID:
+                lines.append(found.line(caption, truth))
+            for method, made in found.items() if photos else ():
+                box = made.box()
+                asked = f"-{found.label}".replace(" ", "_").replace(",", "") if callable(target) else ""
+                path = made.save(args.out / f"{found.name}-{job.network.name}-{method}{asked}.png")
+                print(f"{path}  {caption}, box {[round(x) for x in box] if box else 'none'}")
+    if not lines:
+        raise ValueError("none of the images can be read")
+    title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
+    few = f"  (the first {IN_A_GRID} images)" if len(photos) > IN_A_GRID else ""
+    print(f"{draw.save(draw.grid(lines), args.out / f'{title}-{job.network.name}.jpg')}{few}")
+    return 0
+
+
+def told_apart(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Image files, those of folders among them, and settings; a file whose name has `=` is a file.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no image in a folder.
+    """
+    photos: list[Path] = []
+    settings: list[str] = []
+    missing: list[str] = []
+    for item in inputs:
+        path = Path(item) if Path(item).exists() else expand(item)
+        if path.is_dir():
+            photos += image_files(path)
+        elif path.is_file():
+            photos.append(path)
+        elif "=" in item and not path.name.lower().endswith(SUFFIXES):
+            settings.append(item)
+        else:
+            missing.append(item)
+    if missing:
+        raise FileNotFoundError(f"no such image: {', '.join(missing)}")
+    return photos, settings
+
+
+def _able(job: Job) -> dict[str, Method]:
+    """The methods that can run on the network; the others are listed."""
     for name, reason in job.unsupported.items():
         print(f"{name} left out: {reason}")
-    if photos:
-        pictures = [(name, read_rgb(path), None) for name, path in zip(distinct(photos), photos, strict=True)]
-    else:
-        pictures = list(_readable(job.dataset, spread(len(job.dataset.ids), args.pictures)))
     methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
     if not methods:
         raise ValueError(f"none of the methods can run on {job.network.name}")
-    lines = []
-    with Explainer(job.network, tf32=(asked := job.config.dtype) == "tf32", autocast=asked == "autocast") as explain:
-        for name, image, truth in pictures:
-            found = explain(image, methods, target=args.label, name=name)
-            caption = _caption(job, name, truth, found)
-            lines.append(found.line(caption, truth))
-            for method, made in found.items() if photos else ():
-                box = made.box()
-                path = made.save(args.out / f"{name}-{job.network.name}-{method}.png")
-                print(f"{path}  {caption}, box {[round(x) for x in box] if box else 'none'}")
-    title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
-    print(draw.save(draw.grid(lines), args.out / f"{title}-{job.network.name}.jpg"))
-    return 0
+    return methods
+
+
+def _explained(
+    job: Job,
+    explain: Explainer,
+    photos: Sequence[Path],
+    methods: Mapping[str, Method],
+    target: int | Target | None,
+    pictures: int,
+) -> Iterator[tuple[Explanation, Truth | None]]:
+    """The maps of the photos, or of some of the dataset's images, and what is known of each; bad images are listed."""
+    for name, path in zip(distinct(photos), photos, strict=True):
+        try:
+            yield explain(path, methods, target=target, name=name), None
+        except BadImageError as error:
+            if len(photos) == 1:
+                raise
+            print(f"left out: {error}")
+    for name, image, truth in [] if photos else _readable(job.dataset, spread(len(job.dataset.ids), pictures)):
+        yield explain(image, methods, target=target, name=name), truth
 
 
 def _readable(dataset: Dataset, picked: Iterable[int]) -> Iterator[tuple[str, NDArray[np.uint8], Truth | None]]:
@@ -120,12 +179,14 @@ def distinct(photos: Sequence[Path]) -> list[str]:
     return names
 
 
-def _caption(job: Job, name: str, truth: Truth | None, found: Explanation) -> str:
-    """What the picture is, and what the network says it is."""
+def _caption(job: Job, found: Explanation, truth: Truth | None) -> str:
+    """What the image is, and what the network says it is."""
     known = class_names(job)
     answered = answer_states(torch.from_numpy(found.logits)[None])[0] == "ok"
     first = found.logits.argsort()[:-2:-1].tolist() if answered else []
     words = [str(known[k]) if k < len(known) else f"class {k}" for k in first]
     if truth and truth.label >= 0:
         words = [job.dataset.classes[truth.label], *(f"predicted {w}" for w in words)]
-    return ", ".join([name, *words])
+    if callable(found.target):
+        words.append(f"{found.label}: {found.score:.3g}")
+    return ", ".join([found.name, *words])

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from eigencam.configuring import named
 from eigencam.evaluation.escaping import one_line
-from eigencam.networks.default_layer import Choice, choose
+from eigencam.networks.default_layer import Choice, NoAnswerError, choose
 from eigencam.networks.layers import Finding
 from eigencam.networks.network import Network, load_network
 
@@ -37,10 +37,13 @@ def main(args: argparse.Namespace) -> int:
     description = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(description, dict)
     network = load_network({str(k): v for k, v in description.items()}, choose=False)
-    choice = choose(network.module, network.examined(), classifier=network.classes is not None)
+    try:
+        choice, why = choose(network.module, network.examined(), classifier=network.classes is not None), ""
+    except NoAnswerError as error:
+        choice, why = Choice(None, None, {}), str(error)
     print(f"{network.label}, input {network.preprocess}\n")
     print(tabulate(list(rows(network, choice, every=args.all)), HEADER, "simple", disable_numparse=True))
-    print("\n".join(notes(choice)))
+    print("\n".join(notes(choice, why)))
     return 0
 
 
@@ -86,11 +89,13 @@ def _marks(found: Finding, choice: Choice, classifier: bool) -> Iterator[str]:
         yield fault
 
 
-def notes(choice: Choice) -> Iterator[str]:
-    """What is to be known below the table."""
+def notes(choice: Choice, why: str = "") -> Iterator[str]:
+    """What is to be known below the table; `why` no default could be looked for."""
     yield ""
     yield "score: how well the response follows a stimulus that is moved over the input, at most 1"
-    if choice.doubtful is not None:
+    if why:
+        yield f"no default: {why}"
+    elif choice.doubtful is not None:
         yield f"no default: {choice.doubtful.layer} may be a map and is not read for certain; set model.layer"
     elif choice.found is None:
         yield "no default: no layer is a map that everything passes through; set model.layer"

@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     module.add_arguments(parser)
-    args = parser.parse_intermixed_args(argv[1:])
+    # A file whose name begins with a dash is no option.
+    args = parser.parse_intermixed_args([f"./{a}" if a[:1] == "-" and Path(a).is_file() else a for a in argv[1:]])
     try:
         from eigencam.datasets.reading import expand
         from eigencam.store.trust import keep_out

@@ -50,6 +50,7 @@ from eigencam.methods.support import probe
 from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_rules
 from eigencam.passes.calls import differentiate, evaluating, is_coarse, network_logits
 from eigencam.passes.forward import Forward
+from eigencam.passes.items import hook_output
 from eigencam.passes.operations import LEAKY, MAXIMA
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class ShapleyCAM:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others have no second derivative
-            handle = module.get_submodule(layer).register_forward_hook(keep)
+            handle = hook_output(module, layer, keep)
             stack.callback(handle.remove)
             logits = network_logits(module, images.clone()).float()
             score = logits.log_softmax(1) + logits if self.score == "rest" else logits

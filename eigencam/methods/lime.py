@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
+from eigencam.passes.items import hook_output
 from eigencam.transfer import to_device, to_host
 
 SCORES = ("class", "similarity")
@@ -193,7 +194,7 @@ def _answering_with_similarity(forward: Forward, layer: str, whole: Tensor) -> I
     def answer(_module: nn.Module, _inputs: object, _output: object) -> Tensor:
         return F.cosine_similarity(kept.pop()[:, None], whole[None], dim=2)
 
-    handles = [forward.module.get_submodule(layer).register_forward_hook(keep)]
+    handles = [hook_output(forward.module, layer, keep)]
     handles.append(forward.module.register_forward_hook(answer))
     try:
         yield

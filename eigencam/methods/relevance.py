@@ -67,6 +67,7 @@ from eigencam.methods.support import traced
 from eigencam.passes.backward import RESCALED, LinearRules, chunked, entering, gradients, like, relevance_rules
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
+from eigencam.passes.items import module_path
 from eigencam.passes.operations import AFFINE, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class ExcitationBackprop:
         """Why it cannot run on this network; "" if it can."""
         layer = self.layer or saliency_layer(network.module) or network.layer
         modules = list(network.module.modules())
-        if isinstance(network.module.get_submodule(layer), nn.Conv2d) and any(
+        if isinstance(network.module.get_submodule(module_path(layer)), nn.Conv2d) and any(
             isinstance(m, nn.BatchNorm2d) for m in modules
         ):
             return (

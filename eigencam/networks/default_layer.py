@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eigencam.networks.layers import LIST, Examined, Finding, watched
 from eigencam.passes.calls import evaluating, logits_of
+from eigencam.passes.items import MARK, module_path, replaced
 from eigencam.passes.layouts import PARAMETERS, POOLED
 from eigencam.passes.position_rules import tensors
 
@@ -62,13 +63,20 @@ class Choice:
     carried: Mapping[Finding, Carried]
 
 
+class NoAnswerError(ValueError):
+    """The network's output cannot be compared between images, as that of a detector."""
+
+
 def default_layer(module: nn.Module, examined: Examined, name: str, *, classifier: bool = True) -> str:
     """The last map that the output depends on and that nothing of the image passes by.
 
     Raises:
         ValueError: there is none, or a later layer may be one and cannot be read for certain.
     """
-    choice = choose(module, examined, classifier=classifier)
+    try:
+        choice = choose(module, examined, classifier=classifier)
+    except NoAnswerError as error:
+        raise ValueError(f"{name}: {error}{_several_maps(examined)}; {LIST}") from None
     doubtful = choice.doubtful
     if choice.found is not None and doubtful is None:
         return choice.found.layer
@@ -79,6 +87,15 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
         f"{name}: which layer? Everything passes through {doubtful.layer!r} {doubtful.shape}, which may be a map but "
         f"is not read for certain ({doubtful.reason}); {before}. Set model.layer; {LIST}"
     )
+
+
+def _several_maps(examined: Examined) -> str:
+    """The maps that the last module gives that gives several, as a detector's backbone; "" where none does."""
+    groups: dict[str, list[str]] = {}
+    for found in examined.findings.values():
+        if found.reading and MARK in found.layer and len(found.shape) == 3:
+            groups.setdefault(module_path(found.layer), []).append(found.layer)
+    return f", such as one of {', '.join(list(groups.values())[-1])}" if groups else ""
 
 
 def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) -> Choice:
@@ -110,14 +127,23 @@ def candidates(examined: Examined) -> list[Finding]:
     for found in examined.findings.values():
         if not examined.through.isdisjoint(found.values) and (found.reading or _may_be_map(found)):
             known = by_value.pop(found.values, found)
-            by_value[found.values] = min(known, found, key=lambda f: (f.reading is None, f.layer.count(".")))
+            by_value[found.values] = min(known, found, key=_preference)
     single = {f.values[0] for f in by_value.values() if f.reading}
     kept = [f for f in by_value.values() if f.reading or single.isdisjoint(f.values)]
     return sorted(kept, key=lambda f: -max(f.values))
 
 
+def _preference(found: Finding) -> tuple[bool, bool, int]:
+    """Of names for one value that of a whole module is taken, the outermost."""
+    return found.reading is None, MARK in found.layer, found.layer.count(".")
+
+
 def _may_be_map(found: Finding) -> bool:
-    return found.reason not in (POOLED, PARAMETERS) and (not found.shape or len(found.shape) > 1)
+    return (
+        found.state != "several"
+        and found.reason not in (POOLED, PARAMETERS)
+        and (not found.shape or len(found.shape) > 1)
+    )
 
 
 @torch.no_grad()
@@ -155,8 +181,8 @@ def _replaced(
     wanted = {f.layer: (2 + 2 * k, f.reading) for k, f in enumerate(findings)}
     means: dict[str, tuple[Tensor, ...]] = {f.layer: () for f in findings}
 
-    def put(layer: str, out: Any) -> Any:
-        if layer not in wanted or not isinstance(out, Tensor) or len(out) != len(batch):
+    def put(layer: str, out: Tensor) -> Tensor | None:
+        if layer not in wanted or len(out) != len(batch):
             return None
         at, reading = wanted[layer]
         if reading is None or not reading.fits(tuple(out.shape)):
@@ -168,7 +194,7 @@ def _replaced(
         changed[at + 1] = changed[0]
         return changed
 
-    with evaluating(module), torch.inference_mode(False), watched(module, put):
+    with evaluating(module), torch.inference_mode(False), watched(module, lambda layer, out: replaced(out, layer, put)):
         output = torch.func.functional_call(module, dict(parameters), (batch,))
     return _answer(output, len(batch)), means
 
@@ -180,7 +206,9 @@ def _answer(output: Any, count: int) -> Tensor:
     except ValueError:
         parts = [t.flatten(1).double() for t in tensors(output) if t.is_floating_point() and t.shape[:1] == (count,)]
     if not parts:
-        raise ValueError("the network returns no tensor with one row per image, so no layer can be chosen; set layer")
+        raise NoAnswerError(
+            "the network returns no tensor with one row per image, so no layer can be chosen; set layer"
+        )
     return torch.cat(parts, 1)
 
 

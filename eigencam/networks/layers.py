@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from eigencam.passes import stimulus as moving
 from eigencam.passes.calls import evaluating, run_network
 from eigencam.passes.following import Positions
+from eigencam.passes.items import items, module_path
 from eigencam.passes.layouts import PARAMETERS, WINDOWS, layout
 from eigencam.passes.position_rules import tensors
 from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Layout, Reading
 from eigencam.passes.stimulus import Stimulus, Verdict
 
 LIST = "`eigencam layers MODEL` lists a network's layers"
-State = Literal["follows", "undecided", "unknown", "none"]
+MOST_NAMED = 6
+"""Items of an output that a message names."""
+State = Literal["follows", "undecided", "unknown", "none", "several"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,11 @@ class Finding:
     """One layer's output.
 
     Attributes:
-        layer: `named_modules()` path.
+        layer: `named_modules()` path, and the place in what the module returns (`eigencam.passes.items`).
         shape: of the output for one image, the batch's axis left out.
         reading: how it becomes a map; None: it is none.
         state: `follows`: a moved stimulus moves in the reading; `undecided`: only the operations say so; `unknown`:
-            nothing says how it is read; `none`: it is no map.
+            nothing says how it is read; `none`: it is no map; `several`: its items, `layer:0`, are findings themselves.
         score: of the reading, at most 1; NaN where the stimulus says nothing.
         reason: why it is no map, or undecided.
         values: numbers of the output's values in the pass; equal for modules that return the same.
@@ -99,8 +102,15 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
             reads[layer] = tuple(n for t in tensors(given) if (n := positions.number(t)) is not None)
 
         def see(layer: str, out: Any) -> None:
-            findings.pop(layer, None)
-            findings[layer] = replace(_finding(layer, out, positions, stimulus, size), reads=reads.pop(layer, ()))
+            parts = dict(items(out, layer))
+            given = reads.pop(layer, ())
+            for name in [n for n in findings if module_path(n) == layer]:
+                del findings[name]
+            if layer not in parts:
+                findings[layer] = replace(_several(layer, out, parts, positions), reads=given)
+            for name, one in parts.items():
+                if one.is_floating_point() or name == layer:
+                    findings[name] = replace(_finding(name, one, positions, stimulus, size), reads=given)
 
         with watched(module, see, enter), _slow_attention(), positions:
             output = run_network(module, batch)
@@ -108,11 +118,17 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
     return Examined(findings, frozenset(passed_through(positions.sources, numbers)), size, channels)
 
 
-def _finding(layer: str, out: Any, positions: Positions, stimulus: Stimulus, size: tuple[int, int]) -> Finding:
-    made = [t for t in tensors(out) if t.is_floating_point()]
-    values = tuple(n for t in made if (n := positions.number(t)) is not None)
-    if not isinstance(out, Tensor):
-        return Finding(layer, (), reason=f"it returns {type(out).__name__}, not one tensor", values=values)
+def _several(layer: str, out: Any, parts: Mapping[str, Tensor], positions: Positions) -> Finding:
+    """What is known of an output that is not one tensor: what it holds."""
+    named = ", ".join(list(parts)[:MOST_NAMED]) + (", ..." if len(parts) > MOST_NAMED else "")
+    reason = f"it returns {type(out).__name__}, not one tensor" + (f"; name one of {named}" if parts else "")
+    numbers = (positions.number(t) for t in parts.values() if t.is_floating_point())
+    return Finding(layer, (), state="several", reason=reason, values=tuple(n for n in numbers if n is not None))
+
+
+def _finding(layer: str, out: Tensor, positions: Positions, stimulus: Stimulus, size: tuple[int, int]) -> Finding:
+    number = positions.number(out) if out.is_floating_point() else None
+    values = () if number is None else (number,)
     inputs, shape = len(stimulus.batch), tuple(out.shape)
     if shape[:1] != (inputs,):
         reason = WINDOWS if values else PARAMETERS

@@ -33,6 +33,7 @@ from eigencam.networks.layers import LIST, Examined, examine, reading_of
 from eigencam.networks.preprocess import Preprocess
 from eigencam.passes.calls import any_tensor
 from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.items import module_path
 from eigencam.passes.readings import LAYOUTS, Layout, Reading
 from eigencam.store.identity import describe_object
 from eigencam.store.schema import network_label
@@ -224,6 +225,6 @@ def check_asked(reshape: object, prefix_tokens: object) -> None:
 def check_layer(module: nn.Module, layer: str, where: str) -> None:
     """ValueError with near matches when `layer` is no module of the network."""
     names = [n for n, _ in module.named_modules() if n]
-    if layer not in names:
+    if module_path(layer) not in names:
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
         raise ValueError(f"{where}: no layer {layer!r}; near matches: {', '.join(near)} ({len(names)} in all; {LIST})")

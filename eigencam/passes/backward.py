@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eigencam.passes.calls import differentiate, evaluating, network_logits
+from eigencam.passes.items import hook_output
 from eigencam.passes.operations import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING, Call, Watch
 
 VERSIONS = {"backward": 1}
@@ -92,7 +93,7 @@ def gradients(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if layer is not None:
-            handle = module.get_submodule(layer).register_forward_hook(keep)
+            handle = hook_output(module, layer, keep)
             stack.callback(handle.remove)
         with watch if rules is not None else nullcontext():
             seen = x if rules is not None else x.clone()  # the network may work in place, but not under a watch

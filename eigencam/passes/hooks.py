@@ -4,24 +4,17 @@ The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tappe
 was kept (VGG's `features.28` is followed by one).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from eigencam.passes.calls import RefusedError, evaluating, network_logits, run_network, without_inference
+from eigencam.passes.items import hook_output
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
-
-@contextmanager
-def hooked(module: nn.Module, hook: object) -> Iterator[None]:
-    """A forward hook that is removed again."""
-    handle = module.register_forward_hook(hook)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        handle.remove()
+SEVERAL = "of a layer that returns several tensors one is named by its place (`layer:0`, `layer:key`)"
 
 
 def tapped_pass(
@@ -51,14 +44,11 @@ def tapped_pass(
     """
     taps: dict[str, Tensor] = {}
     wanted = dict.fromkeys(layers)
-    modules = dict(module.named_modules())
 
     def keep(name: str, out: Tensor) -> Tensor:
         reading = None if readings is None else readings.get(name, CHANNELS_FIRST)
-        if not isinstance(out, Tensor) or (reading is not None and not reading.fits(tuple(out.shape))):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            kind = reading or "any kind"
-            raise RefusedError(f"layer {name!r} gives {shape}, which cannot be read as a map of {kind}")
+        if reading is not None and not reading.fits(tuple(out.shape)):
+            raise RefusedError(f"layer {name!r} gives {tuple(out.shape)}, which cannot be read as a map of {reading}")
         if torch.is_inference_mode_enabled():  # the network's own: its tensors have neither graph nor version
             taps[name] = without_inference(out)
             return out
@@ -69,7 +59,7 @@ def tapped_pass(
 
     with ExitStack() as stack:
         for name in wanted:
-            stack.enter_context(hooked(modules[name], lambda _m, _a, out, name=name: keep(name, out)))
+            stack.callback(hook_output(module, name, lambda _m, _a, out, name=name: keep(name, out)).remove)
         stack.enter_context(evaluating(module))
         # Not inference mode: its tensors have no version counter, by which a method that changes them is found out.
         stack.enter_context(torch.inference_mode(False))
@@ -81,5 +71,5 @@ def tapped_pass(
             run_network(module, images.clone())
             output = images.new_zeros(len(images), 0)
     if unreached := [name for name in wanted if name not in taps]:
-        raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}")
+        raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}; {SEVERAL}")
     return output, taps

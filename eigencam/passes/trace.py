@@ -200,6 +200,8 @@ class _Reached(TorchDispatchMode):
         if name not in CONSTANT and any(t in self.values for t in tensors((args, kwargs or {}))):
             for one in tensors((out, {})):
                 self.values[one] = True
+                if one._base is not None and func._schema.is_mutable:  # what is written into a part is in the whole
+                    self.values[one._base] = True
         return out
 
 

@@ -2,18 +2,13 @@
 
 from collections.abc import Sequence
 
+from eigencam.networks.classes import names_of
 from eigencam.running.prepare import Job
 
 
 def class_names(job: Job) -> Sequence[str]:
     """Names of the network's classes, in order; none where they are not known."""
-    if job.comparable:
-        return job.dataset.classes
-    if job.network.classes == "imagenet":
-        from torchvision.models import ResNet50_Weights
-
-        return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    return ()
+    return job.dataset.classes if job.comparable else names_of(job.network)
 
 
 def spread(n: int, k: int) -> list[int]:
