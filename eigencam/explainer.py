@@ -31,6 +31,7 @@ from eigencam.methods.base import Method, gives_boxes, is_class_specific, lack_o
 from eigencam.methods.support import refusal
 from eigencam.moved import renamed
 from eigencam.networks.classes import class_number, names_of
+from eigencam.networks.detectors import check_normalised_once, own_preprocess
 from eigencam.networks.inputs import ImageLike, each_image, opened, pixels_of, shown
 from eigencam.networks.network import Network, Preprocess, check_asked
 from eigencam.networks.preprocess import Region
@@ -57,7 +58,8 @@ class Explainer:
         network: an `nn.Module`, on any device; or a loaded `Network`.
         layer: target layer, a `named_modules()` path; the last one that is a map and that everything passes through
             where it is None (`eigencam layers` marks it).
-        preprocess: from image to input; ImageNet's, 224 x 224, the whole image, where it is None.
+        preprocess: from image to input; where it is None ImageNet's, 224 x 224, the whole image, or for torchvision's
+            detectors, which normalise by themselves, values in 0..1.
         reshape: `channels_first`, `channels_last` or `tokens`: what the layer must be read as; None: found out.
         prefix_tokens: number of tokens before the image's; found out where it is None.
         classes: names of the classes, in order, by which one may be asked for.
@@ -90,7 +92,9 @@ class Explainer:
         else:
             name = type(network).__name__
             check_asked(reshape, prefix_tokens)
-            made = Network(name, network, layer or "", "", "", preprocess or Preprocess(), reshape, prefix_tokens)
+            shaped = preprocess or own_preprocess(network) or Preprocess()
+            check_normalised_once(network, shaped, name)
+            made = Network(name, network, layer or "", "", "", shaped, reshape, prefix_tokens)
             self._network = made if layer is not None else made.with_default_layer()
             self._network.reading(self._network.layer)
         self._classes = classes or names_of(self._network)
@@ -215,14 +219,13 @@ class Explainer:
 
     def _pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """(H, W, C) uint8 for the network; says once where an image would be turned."""
-        made = opened(image)
+        made, name = opened(image), image if isinstance(image, str | Path) else "image"
         if not self._upright and not self._said and isinstance(made, Image.Image) and orientation(made) != 1:
             self._said = True
-            which = image if isinstance(image, str | Path) else "the image"
             LOG.warning(
-                "%s: taken as stored, although its EXIF tag says to turn it; upright=True (`--upright`) turns it", which
+                "%s: taken as stored, although its EXIF tag says to turn it; upright=True (`--upright`) turns it", name
             )
-        return pixels_of(made, len(self.network.preprocess.mean), turn=self._upright)
+        return pixels_of(made, len(self.network.preprocess.mean), turn=self._upright, name=name)
 
     def _explained(
         self,

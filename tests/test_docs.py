@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(sys, "argv", sys.argv)
-    for name in ("my_method", "my_module"):
+    for name in ("my_method", "my_module", "my_detector"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -122,3 +123,22 @@ def test_the_python_page(here: Path) -> None:
         *(f"photo-scenes_resnet{end}" for end in (".jpg", "-eigencam.png", "-gradcam.png")),
         *(f"photo-build{end}" for end in (".jpg", "-gradcam.png")),
     }
+
+
+def test_the_page_of_detectors(here: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save("photo.jpg")
+    torch.manual_seed(0)
+    scope: dict[str, Any] = {}
+    for language, name, text in blocks("detectors.md"):
+        if language == "python" and not name:
+            smaller = text.replace("box_score_thresh=0.0)", "box_score_thresh=0.0, min_size=96, num_classes=4)")
+            exec(smaller.replace("resnet18()", "resnet18(num_classes=4)"), scope)
+    first, second = scope["first"]["gradcam"], scope["second"]["gradcam"]
+    assert np.abs(first.normalised - second.normalised).max() > 0
+    assert list(scope["whole"]) == ["eigencam", "hirescam"]
+    assert scope["segment"].label == f"segment {scope['label']}"
+    assert scope["similar"].score == pytest.approx(1)
+    execute("detectors.md")
+    assert {path.name for path in (here / "explained").iterdir()} == {
+        "photo-build.jpg", "photo-build-eigencam-box_0.png", "photo-build-gradcam-box_0.png"
+    }  # fmt: skip

@@ -57,7 +57,9 @@ def _array(image: NDArray[Any] | Tensor) -> NDArray[Any]:
     return (values.permute(1, 2, 0) if values.ndim == 3 else values).numpy()
 
 
-def pixels_of(image: ImageLike | NDArray[np.uint8], channels: int = 3, *, turn: bool = False) -> NDArray[np.uint8]:
+def pixels_of(
+    image: ImageLike | NDArray[np.uint8], channels: int = 3, *, turn: bool = False, name: str | Path = ""
+) -> NDArray[np.uint8]:
     """The image as a network of so many channels takes it.
 
     Grey is repeated for colours, and colours become grey by Pillow's weights; alpha is dropped, or 255 where a network
@@ -67,6 +69,7 @@ def pixels_of(image: ImageLike | NDArray[np.uint8], channels: int = 3, *, turn: 
         image: of any form.
         channels: of the network.
         turn: whether an EXIF tag of orientation is followed.
+        name: of the image, for messages; else its file's.
 
     Returns:
         (H, W, channels) uint8, contiguous.
@@ -79,7 +82,7 @@ def pixels_of(image: ImageLike | NDArray[np.uint8], channels: int = 3, *, turn: 
     made = opened(image)
     if isinstance(made, Image.Image):
         made = upright(made) if turn else made
-        name = image if isinstance(image, str | Path) else "image"
+        name = name or (image if isinstance(image, str | Path) else "image")
         values = rgb_of(made, name)
         if channels == 4 and made.has_transparency_data:
             values = np.dstack([values, np.asarray(made.convert("RGBA"))[..., 3]])
