@@ -92,7 +92,7 @@ class Explainer:
         else:
             name = type(network).__name__
             check_asked(reshape, prefix_tokens)
-            shaped = preprocess or own_preprocess(network) or Preprocess()
+            shaped = preprocess or Preprocess(**own_preprocess(network))
             check_normalised_once(network, shaped, name)
             made = Network(name, network, layer or "", "", "", shaped, reshape, prefix_tokens)
             self._network = made if layer is not None else made.with_default_layer()

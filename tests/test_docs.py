@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def execute(page: str) -> None:
+def execute(page: str, change: Callable[[str], str] = str) -> None:
     """Write the named files, type the commands."""
-    for language, name, text in blocks(page):
+    for language, name, as_written in blocks(page):
+        text = change(as_written)
         if name:
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).write_text(text)
@@ -128,17 +130,20 @@ def test_the_python_page(here: Path) -> None:
 def test_the_page_of_detectors(here: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save("photo.jpg")
     torch.manual_seed(0)
+
+    def small(text: str) -> str:
+        return text.replace("box_score_thresh=0.0", "box_score_thresh=0.0, min_size=96")
+
     scope: dict[str, Any] = {}
     for language, name, text in blocks("detectors.md"):
         if language == "python" and not name:
-            smaller = text.replace("box_score_thresh=0.0)", "box_score_thresh=0.0, min_size=96, num_classes=4)")
-            exec(smaller.replace("resnet18()", "resnet18(num_classes=4)"), scope)
+            exec(small(text), scope)
     first, second = scope["first"]["gradcam"], scope["second"]["gradcam"]
     assert np.abs(first.normalised - second.normalised).max() > 0
     assert list(scope["whole"]) == ["eigencam", "hirescam"]
     assert scope["segment"].label == f"segment {scope['label']}"
     assert scope["similar"].score == pytest.approx(1)
-    execute("detectors.md")
+    execute("detectors.md", small)
     assert {path.name for path in (here / "explained").iterdir()} == {
         "photo-build.jpg", "photo-build-eigencam-box_0.png", "photo-build-gradcam-box_0.png"
     }  # fmt: skip

@@ -120,7 +120,7 @@ def test_a_class_by_its_name_and_an_upright_image(photo: str, capsys: pytest.Cap
 )
 def test_a_target_of_a_detector(photo: str, network: str, target: str, label: str, capsys: Any) -> None:
     common = ["--model", f"detectors.{network}", f"model.layer={detectors.LAYERS[network]}", "--method"]
-    shape = ["model.preprocess.size=64", "model.preprocess.mean=[0,0,0]", "model.preprocess.std=[1,1,1]"]
+    shape = ["model.preprocess.size=64"]
     assert explain(photo, *common, "eigencam,gradcam", *shape, "--target", target) == 0
     name = f"photo-{network}"
     assert made() == {f"{name}.jpg", *(f"{name}-{method}-{label}.png" for method in ("eigencam", "gradcam"))}

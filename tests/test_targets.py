@@ -308,3 +308,12 @@ def test_an_item_of_an_output_is_replaced_where_it_stands() -> None:
     assert changed.first is output.first
     assert changed.second[0].item() == 6
     assert changed.second[1] is None
+
+
+def test_what_normalises_by_itself_is_not_normalised_twice() -> None:
+    detector = detectors.built("ssd")
+    assert Explainer(detector, "backbone:0").network.preprocess == Preprocess(
+        size=(64, 64), mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    with pytest.raises(ValueError, match=r"normalises its input by itself, and preprocess.mean=\[0.485"):
+        Explainer(detector, "backbone:0", preprocess=Preprocess(size=64))

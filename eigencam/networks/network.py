@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from eigencam.networks.building import build, constructor_identity
 from eigencam.networks.classifier import Head, read_head
 from eigencam.networks.default_layer import default_layer
-from eigencam.networks.detectors import check_normalised_once
+from eigencam.networks.detectors import check_normalised_once, own_preprocess
 from eigencam.networks.layers import LIST, Examined, examine, reading_of
 from eigencam.networks.preprocess import Preprocess
 from eigencam.passes.calls import any_tensor
@@ -170,7 +170,9 @@ def load_network(
     layer = description.get("layer")
     if layer is not None:
         check_layer(module, layer, f"model {name}")
-    preprocess = chosen_preprocess(built.preprocess, description.get("preprocess") or {}, f"model {name}")
+    preprocess = chosen_preprocess(
+        built.preprocess or own_preprocess(module), description.get("preprocess") or {}, f"model {name}"
+    )
     check_normalised_once(module, preprocess, f"model {name}")
     reshape = description.get("reshape")
     prefix = description.get("prefix_tokens")
