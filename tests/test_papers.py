@@ -35,7 +35,8 @@ def test_every_published_number_is_in_a_table() -> None:
     # The Eigen-CAM paper's three claims are gains over others, not a table; average drop in deletion has no evaluator.
     assert {key[:2] for key in left} <= {("eigencam2021", "claim"), ("shapleycam2025", "faithfulness")}
     assert {key[3] for key in left if key[0] == "shapleycam2025"} == {"average_drop_in_deletion"}
-    assert set(published["paper"]) <= set(papers())
+    # These tables have no network, dataset or method of ours; timm's are the top-1 that a run is compared with.
+    assert set(published["paper"]) - set(papers()) == {"promptcam2025", "tcam2023", "timm2026", "tscam2021"}
 
 
 @pytest.mark.parametrize("layout", ALL, ids=ids)

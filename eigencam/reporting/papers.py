@@ -14,7 +14,7 @@ its cell stays empty and the table says so.
         ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
         pictures:    the paper's number of pictures, or of pairs of picture and class; null where it is not known
         metrics:     column: {published: name, evaluator: name, metric: name, sign: +1 | -1}
-        models:      the paper's network: {networks: [ours, ...] or [any], differs: what differs}
+        models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
         methods:     the paper's method: ours, where the names differ
         rows:        [[network, method], ...] that the paper has and published.csv has not
         differs:     in what the protocols differ, one sentence each
@@ -149,7 +149,7 @@ def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> 
     lines, used = [], set[tuple[str, str]]()
     for model, method in keys:
         about = layout.models.get(model, {"networks": [], "differs": "no network of ours"})
-        networks = about["networks"]
+        networks = [option.rsplit("/", 1)[-1] for option in about["networks"]]
         ours = [
             key
             for key in mine
