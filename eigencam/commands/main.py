@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "reproduce": "run what a table's header names, and compare every cell",
     "prune": "list, and remove, results that are superseded, damaged or left over",
     "check": "a dataset: its first images with their truth, counts, and what cannot be right",
+    "networks": "the networks there are by name, and what their weights say of themselves",
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",

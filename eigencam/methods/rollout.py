@@ -88,7 +88,7 @@ class AttentionRollout:
 
     def unsupported(self, network: "Network") -> str:
         """Why there is no rollout for the network; "" if there is one."""
-        return fault(self, network)
+        return unseen_attention(network.module) or fault(self, network)
 
 
 def _tokens(reading: Reading, count: int) -> Reading:
@@ -103,6 +103,23 @@ NO_ATTENTION = (
     "attention rollout multiplies attention weights over all positions, as torch.nn.MultiheadAttention gives them, and "
     "the network has none"
 )
+
+
+def unseen_attention(module: nn.Module) -> str:
+    """Why the attention of a network that has some cannot be read; "" where it can, or where there is none.
+
+    Modules are known by their class: torchvision's shifted windows, and attention that a network computes itself.
+    """
+    kinds = {type(m) for m in module.modules()}
+    if nn.MultiheadAttention in kinds:
+        return ""
+    named = sorted(kind.__name__ for kind in kinds if "attention" in kind.__name__.lower() or kind.__name__ == "Attn")
+    if not named:
+        return ""
+    return (
+        f"attention rollout takes attention weights from torch.nn.MultiheadAttention, and the network computes its "
+        f"attention in modules of its own ({', '.join(named[:3])}), which do not give them"
+    )
 
 
 def attention_of(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

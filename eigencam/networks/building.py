@@ -30,6 +30,7 @@ class Built:
         classes: what the outputs mean, as far as the weights say so; None where they do not.
         preprocess: fields of a `Preprocess` that the weights say.
         untrained: which of its weights are random, in words; "" for none.
+        top1: share of ILSVRC's validation images that is reported as classified rightly, %; None: not known.
     """
 
     module: nn.Module
@@ -37,6 +38,7 @@ class Built:
     classes: str | None = None
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     untrained: str = ""
+    top1: float | None = None
 
 
 def build(description: Mapping[str, Any], weights: str | None) -> Built:
@@ -55,7 +57,9 @@ def build(description: Mapping[str, Any], weights: str | None) -> Built:
         return _of_library(library, description["name"], weights, args, drop)
     constructor = {"_target_": description["_target_"], **args}
     if weights is not None and not is_file_name(weights):
-        return Built(*torchvision_network(constructor, str(weights)))
+        module, sha256 = torchvision_network(constructor, str(weights))
+        said = libraries.describe("torchvision", description["_target_"].rsplit(".", 1)[-1], str(weights))
+        return Built(module, sha256, top1=said.top1)
     module = seeded(constructor, 0, description)
     if weights is not None:
         return Built(module, load_weights(module, weight_file(weights), drop))
@@ -76,7 +80,7 @@ def _of_library(
         if library == "timm":
             return _timm_network(name, said, args)
         module, sha256 = torchvision_network({"_target_": libraries.target(name), **args}, said.weights)
-        return Built(module, sha256, said.classes, said.preprocess)
+        return Built(module, sha256, said.classes, said.preprocess, top1=said.top1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same random weights each time
         module = _constructed(library, name, args)

@@ -88,7 +88,7 @@ def check_name(library: str, name: str) -> None:
         return
     found = [f"{library}/{n}" for n in near(library, name)]
     for other in LIBRARIES:
-        if other != library and (other != "timm" or _hastimm_module()):
+        if other != library and (other != "timm" or has_timm()):
             found += [f"{other}/{n}" for n in ([name] if name in names(other) else near(other, name, 2))]
     told = f"near matches: {', '.join(found)}; " if found else ""
     raise ValueError(f"model={library}/{name}: {library} has no network of this name; {told}{LIST}")
@@ -179,7 +179,8 @@ def _torchvision_described(name: str, weights: str) -> Described:
     return Described(chosen.name, classes, preprocess, categories or None, reported)
 
 
-def _hastimm_module() -> bool:
+def has_timm() -> bool:
+    """Whether timm is installed."""
     from importlib.util import find_spec
 
     return find_spec("timm") is not None

@@ -61,6 +61,7 @@ class Network:
         head: the classifier that replaced the network's own.
         example: (1, C, H, W) uint8, the input that is asked about whether a method can run; None: noise.
         untrained: which of its weights are random, in words; "" for none, and where it is not known.
+        top1: share of ILSVRC's validation images that is reported for its weights, %; None: not known.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Network:
     head: Head | None = None
     example: Tensor | None = field(default=None, repr=False, compare=False)
     untrained: str = ""
+    top1: float | None = None
     _examined: list[Examined] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -192,7 +194,8 @@ def load_network(
         "sha256": sha256,
         **({"untrained": untrained} if untrained else {}),
     }
-    return replace(network, identity=identity, untrained=untrained)
+    top1 = None if head else built.top1
+    return replace(network, identity=identity, untrained=untrained, top1=top1)
 
 
 def chosen_preprocess(from_weights: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Preprocess:

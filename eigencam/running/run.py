@@ -30,6 +30,7 @@ from eigencam.evaluation.base import asks_network
 from eigencam.files import first_line, one_line
 from eigencam.locks import HeldError
 from eigencam.methods.base import caveat_of, is_baseline
+from eigencam.running.accuracy import accuracy_line
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
 from eigencam.running.loading import Batch, Pictures, load
 from eigencam.running.loggers import tell
@@ -145,6 +146,8 @@ def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -
         say(f"  {line}")
     for reason in work.bad.values():
         say(f"  left out: {reason}")
+    if line := accuracy_line(job):
+        say(f"  {line}")
     if work.failed:
         reasons = dict.fromkeys(work.failed.values())
         raise PartlyFailedError("\n".join([f"{title}: {len(work.failed)} results failed", *reasons]))

@@ -1,0 +1,80 @@
+"""`eigencam networks`: the networks there are by name, ours and those of libraries, and what their weights say."""
+
+import argparse
+import fnmatch
+from collections.abc import Iterator
+
+from tabulate import tabulate
+
+from eigencam.configuring.compose import options
+from eigencam.networks import libraries
+from eigencam.networks.libraries import LIBRARIES, Library, describe
+from eigencam.networks.preprocess import Preprocess
+
+HEADER = ("model=", "weights", "outputs", "top-1 %", "input")
+MOST = 40
+"""Networks whose weights are described; of more only the names are listed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `eigencam networks`."""
+    parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="a part of a name, or *resnet*50")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the networks whose name has the pattern; returns 0, or 1 where there are none."""
+    for library in LIBRARIES:
+        try:
+            libraries.names(library)
+        except ValueError as error:
+            print(f"{library}: {error}")
+    found = list(matching(args.pattern))
+    if not found:
+        print(f"no network is called {args.pattern!r}; near matches: {', '.join(near(args.pattern)) or 'none'}")
+        return 1
+    if len(found) > MOST:
+        print("\n".join(found))
+        print(f"{len(found)} networks; with at most {MOST}, `eigencam networks PATTERN` says what their weights are")
+        return 0
+    print(tabulate(list(map(row, found)), HEADER, "simple", disable_numparse=True))
+    print(
+        "top-1: of ILSVRC's validation images, as the library reports it; other weights: model.weights=NAME or a file, "
+        "null: untrained"
+    )
+    return 0
+
+
+def installed() -> list[Library]:
+    """The libraries that are here."""
+    return [library for library in LIBRARIES if library != "timm" or libraries.has_timm()]
+
+
+def matching(pattern: str) -> Iterator[str]:
+    """The options of `model` whose name has a pattern, ours first; a name that is whole comes alone."""
+    everything = [name for name in options("model") if name != "library"]
+    everything += [f"{library}/{name}" for library in installed() for name in libraries.names(library)]
+    whole = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    yield from (name for name in everything if fnmatch.fnmatch(name, whole) or name == pattern)
+
+
+def near(name: str) -> list[str]:
+    """Names of libraries' networks that are like another one."""
+    bare = name.rpartition("/")[2]
+    return [f"{library}/{found}" for library in installed() for found in libraries.near(library, bare)]
+
+
+def row(name: str) -> tuple[str, ...]:
+    """What a network's own weights say; of our own configs the name alone."""
+    library, _, bare = name.partition("/")
+    if library not in LIBRARIES:
+        return name, "in its config", "", "", ""
+    said = describe(library, bare)
+    every = [w for w in libraries.weights_of(library, bare) if w != said.weights]
+    also = f" (also {', '.join(every[:3])}{', ...' if len(every) > 3 else ''})" if every else ""
+    weights = (said.weights or "none") + also
+    try:
+        shown = str(Preprocess(**said.preprocess)) if "size" in said.preprocess else "set model.preprocess.size"
+    except ValueError as error:
+        shown = str(error)
+    top1 = "" if said.top1 is None else f"{said.top1:.2f}"
+    return name, weights, "" if said.outputs is None else str(said.outputs), top1, shown
