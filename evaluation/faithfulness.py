@@ -214,7 +214,7 @@ class Road:
 
     noise: float = 0.01
 
-    version = 1
+    version = 2
     summary_version = 2
     headline = ("road",)
 

@@ -151,19 +151,29 @@ def test_road_prefers_the_map_that_finds_the_object() -> None:
     assert summary(Road(), right, p)["road"].value > 0 > summary(Road(), wrong, p)["road"].value
 
 
+@pytest.mark.parametrize("size", [(24, 20), (33, 47), (9, 13), (1, 9), (2, 2)])
 @pytest.mark.parametrize("share", [0.2, 0.8])
-def test_the_filling_solves_roads_system(share: float) -> None:
+def test_the_filling_solves_roads_system(share: float, size: tuple[int, int]) -> None:
+    height, width = size
     generator = torch.Generator().manual_seed(3)
-    images = torch.nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
-    gone = torch.zeros(2, 1, 24, 20, dtype=torch.bool)
-    gone[0] = torch.rand(1, 24, 20, generator=generator) < share
-    gone[1, :, 4 : 4 + int(20 * share)] = True
-    found = impute(images, gone, torch.zeros(3, 24, 20))
+    images = torch.nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), size, mode="bilinear")
+    gone = torch.zeros(2, 1, *size, dtype=torch.bool)
+    gone[0] = torch.rand(1, *size, generator=generator) < share
+    gone[1, :, : int(height * share), width // 5 : width // 5 + int(width * share)] = True
+    found = impute(images, gone, torch.zeros(3, *size))
     assert torch.equal(found[~gone.expand_as(found)], images[~gone.expand_as(images)])
     for n in range(2):
         for c in range(3):
             expected = solved(images[n, c].double().numpy(), gone[n, 0].numpy())
-            assert np.abs(found[n, c].numpy() - expected).max() < 0.01
+            assert np.abs(found[n, c].numpy() - expected).max() < 0.001
+
+
+def test_where_everything_or_nothing_is_gone_the_filling_is_finite() -> None:
+    images = torch.randn(2, 3, 30, 31)
+    gone = torch.stack([torch.ones(1, 30, 31), torch.zeros(1, 30, 31)]).bool()
+    found = impute(images, gone, torch.zeros(3, 30, 31))
+    assert (found[0] == 0).all()
+    assert torch.equal(found[1], images[1])
 
 
 @THEIR_NUMPY
@@ -183,13 +193,18 @@ def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> Non
 
 
 @THEIR_NUMPY
-def test_a_wide_hole_is_filled_as_well() -> None:
+@pytest.mark.parametrize("side", [224, 227])
+@pytest.mark.parametrize("shape", ["hole", "map"])
+def test_a_wide_hole_is_filled_as_well(shape: str, side: int) -> None:
     generator = torch.Generator().manual_seed(4)
-    pictures = nn.functional.interpolate(torch.randn(1, 3, 8, 8, generator=generator), (224, 224), mode="bilinear")
-    gone = torch.zeros(1, 1, 224, 224, dtype=torch.bool)
+    pictures = nn.functional.interpolate(torch.randn(1, 3, 8, 8, generator=generator), (side, side), mode="bilinear")
+    gone = torch.zeros(1, 1, side, side, dtype=torch.bool)
     gone[..., 10:210, 20:200] = True  # 72 %, as the lowest of a class map are
+    if shape == "map":
+        cells = torch.rand(1, 1, 7, 7, generator=generator)
+        gone = nn.functional.interpolate(cells, (side, side), mode="bilinear") < cells.quantile(0.75)
     theirs = NoisyLinearImputer(noise=0)(pictures[0], 1 - gone[0, 0].float())
-    error = (impute(pictures, gone, torch.zeros(3, 224, 224))[0] - theirs)[:, gone[0, 0]]
+    error = (impute(pictures, gone, torch.zeros(3, side, side))[0] - theirs)[:, gone[0, 0]]
     assert error.abs().max() < 0.001
 
 

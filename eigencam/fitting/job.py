@@ -7,7 +7,6 @@ the order of the pictures and their augmentation depend on (seed, epoch, positio
 a random generator has to be kept. Training goes on from the last checkpoint, which lies beside the file.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ from eigencam.running.prepare import (
     typed,
 )
 from eigencam.store.canonical import checksum, plain
-from eigencam.store.environment import keep_freed_memory
+from eigencam.store.environment import cores, keep_freed_memory
 from eigencam.store.identity import describe, describe_dataset
 
 
@@ -104,7 +103,7 @@ class Job:
         chosen = [list(batch) for batch in positions]
         workers = self.workers
         if workers == "auto":
-            workers = min(8, os.cpu_count() or 1) if len(chosen) > 4 else 0
+            workers = cores() if len(chosen) > 4 else 0
         loader = DataLoader(
             Pictures(self.dataset, preprocess),
             batch_sampler=chosen,

@@ -1,7 +1,6 @@
 """Decoded pictures, batch by batch, by loader processes where there are several pictures to decode."""
 
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.digest import digest_of
 from eigencam.networks.preprocess import Preprocess, Region
 from eigencam.running.faults import blame
+from eigencam.store.environment import cores
 
 
 @dataclass(slots=True)
@@ -88,10 +88,10 @@ def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -
     Args:
         pictures: the dataset.
         batches: positions of each batch's pictures.
-        workers: number of loader processes, or `auto`.
+        workers: number of loader processes, or `auto`, one for each core where there are several batches.
     """
     if workers == "auto":
-        workers = min(8, os.cpu_count() or 1) if len(batches) > 4 else 0
+        workers = cores() if len(batches) > 4 else 0
     assert isinstance(workers, int)  # checked with the config
     return iter(
         DataLoader(

@@ -39,7 +39,7 @@ from eigencam.running.prepare import Job, prepare
 from eigencam.running.rows import Key, Scored, pairs_of, score
 from eigencam.running.work import Work
 from eigencam.store.canonical import plain
-from eigencam.store.environment import environment, keep_freed_memory
+from eigencam.store.environment import cores, environment, keep_freed_memory
 from eigencam.store.gather import Plan
 from eigencam.store.images import Known, known_images
 from eigencam.store.merge import merge
@@ -49,7 +49,7 @@ from eigencam.store.schema import SUMMARY
 TIMED_BATCHES = 3
 """In so many batches, from the second on, the time of every method is taken alone."""
 
-EVALUATING = 2
+EVALUATION_THREADS = max(2, cores())
 """Threads that make rows; numpy and numba let them run beside each other and beside the network."""
 
 
@@ -210,7 +210,7 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
     start = written = time.monotonic()
     with (
         tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
-        ThreadPoolExecutor(EVALUATING) as threads,
+        ThreadPoolExecutor(EVALUATION_THREADS) as threads,
     ):
         bar.update(bar.total - sum(map(len, batches)))
         try:
@@ -228,7 +228,7 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
                     work.launched.append((scored, wanted, lacking))
                     work.hand_on(threads, in_flight)
                 bar.update(len(batch.bad))
-                work.collect(2 * EVALUATING, bar)
+                work.collect(2 * EVALUATION_THREADS, bar)
                 if time.monotonic() - written > job.config.flush_s:
                     work.flush()
                     written = time.monotonic()

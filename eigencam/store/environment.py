@@ -25,6 +25,11 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def environment(device: str) -> dict[str, Any]:
     """JSON-ready description of code, packages and machine."""
     import torch
