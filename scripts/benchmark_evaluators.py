@@ -1,23 +1,31 @@
 """What an evaluator costs for a picture, beside an implementation of the same with the usual libraries, in one run.
 
     python scripts/benchmark_evaluators.py --out results/evaluator_speed.csv
+    python scripts/benchmark_evaluators.py --together --against ../before/.venv/bin/python
 
 Both take turns on the same maps, from the raw map to the picture's row. The ratio of two CPU times of one map is
 what counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
 detection-proposals, TorchRay and RISE are in `reference_evaluators.py` as they are there, `authors`; `lean` has
 wsolevaluation's without what is computed again for each threshold. Of insertion and deletion it is the ranks and masks
 of all points: the network, which takes nearly all of the time, is the same for both.
+
+`--together` measures what a run pays: the rows of all evaluators that work on ILSVRC, and of those on VOC, of five maps
+of each image. `--against` names the interpreter of another checkout: both take turns, each in a process of its own.
 """
 
 import argparse
 import csv
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -49,14 +57,14 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.foreground import Foreground
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.localization_tuned import TunedLocalization
-from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.maps import Rule, ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
 from eigencam.files import replacing
-from eigencam.store.environment import git, processor
+from eigencam.store.environment import git, keep_freed_memory, processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +150,67 @@ def cases() -> list[Case]:
     return lines
 
 
+def together(name: str) -> dict[str, Any]:
+    """The evaluators that a dataset has the truth for: ILSVRC has no masks, and those that need some do nothing."""
+    shared = {
+        "localization": Localization(),
+        "segmentation": Segmentation(),
+        "pxap": PxAP(),
+        "foreground": Foreground(),
+        "proposals": Proposals(),
+        "pointing": Pointing(),
+        "energy": Energy(),
+    }
+    if name == "voc":
+        stl = Proposals(max_boxes=1000, budgets=(1, 5, 10, 100, 1000), over="classes")
+        return {**shared, "proposals_hosang": HOSANG, "proposals_stl": stl}
+    tuned = {f"localization_fong_{rule}": TunedLocalization(rule) for rule in get_args(Rule) if rule != "max"}
+    boxes = {"maxboxacc": MaxBoxAcc(), "maxboxacc_v2": MaxBoxAcc("all", IOUS), "plain": MaxBoxAcc(form="plain")}
+    return {**shared, "localization_cam": Localization(threshold=0.2), **tuned, **boxes}
+
+
+def serve(images: int) -> None:
+    """For each line of the input, the name of a dataset, print the CPU milliseconds of a map, with enlarging."""
+    keep_freed_memory()
+    shares = "image_memo" in ScoreMap.__dataclass_fields__  # an earlier checkout may not have it
+    for line in sys.stdin:
+        rng, evaluators = np.random.default_rng(0), together(line.strip()).values()
+        kinds = [kind for kind in KINDS if kind.startswith("blobs")]
+        made = [(truth_of(rng), [KINDS[kinds[k % 2]](rng) for k in range(5)]) for _ in range(images)]
+        if line.strip() == "ilsvrc":
+            made = [(replace(truth, mask=None), maps) for truth, maps in made]
+        start = time.process_time()
+        for truth, maps in made:
+            memo: list[Any] = [{}] if shares else []
+            for values in maps:
+                score_map = ScoreMap(values, SIZE, None, *memo)
+                for evaluator in evaluators:
+                    evaluator.row(score_map, truth)
+        print(1000 * (time.process_time() - start) / (5 * images), flush=True)
+
+
+def race(pythons: list[str], images: int, repeats: int) -> None:
+    """Print the medians of both checkouts, and of the ratio, for each dataset."""
+    command = [__file__, "--serve", "--maps", str(images)]
+    with ExitStack() as stack:
+        served = [
+            stack.enter_context(subprocess.Popen([python, *command], stdin=PIPE, stdout=PIPE, text=True))
+            for python in pythons
+        ]
+        for name in ("ilsvrc", "voc"):
+            times: list[list[float]] = []
+            for _ in range(repeats + 1):  # the first compiles
+                times.append([])
+                for process in served:
+                    pipes: Any = process  # both ends are pipes
+                    print(name, file=pipes.stdin, flush=True)
+                    times[-1].append(float(pipes.stdout.readline()))
+            medians = [statistics.median(side) for side in zip(*times[1:], strict=True)]
+            ratios = sorted(pair[-1] / pair[0] for pair in times[1:])
+            shown = f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, n = {repeats})"
+            print(name, *(f"{ms:.2f} ms" for ms in medians), shown, flush=True)
+
+
 def milliseconds(call: Callable[[ScoreMap, Truth], object], values: Values, truth: Truth, repeats: int) -> float:
     """CPU time of the fastest of some calls, each with a map of its own: nothing is remembered between them."""
     best = float("inf")
@@ -177,9 +246,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="calls a map, of which the fastest counts")
     parser.add_argument("--only", default="", help="evaluators whose names start with this")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--together", action="store_true", help="all evaluators of a dataset, as a run asks them")
+    parser.add_argument("--against", default=sys.executable, help="with it: the interpreter of another checkout")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    if args.serve:
+        serve(args.maps)
+    elif args.together:
+        race([sys.executable, args.against], args.maps, args.repeats)
+    else:
+        table(args)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Measure each case, and write the table."""
     times = ["median_ms", "max_ms", "reference", "reference_median_ms"]
     names = ["evaluator", "maps", *times, "ratio_median", "ratio_min", "ratio_max", "n"]
     lines = []
