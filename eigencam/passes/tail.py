@@ -59,7 +59,7 @@ def _cut(module: nn.Module, layer: str) -> fx.GraphModule:
         with evaluating(module):  # what a forward function asks of `self.training` is fixed by the trace
             graph = _Tracer(layer).trace(module)
     except Exception as error:  # whatever running a forward function on symbols may raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]  # torch.fx adds its manual
         raise ValueError(f"the network cannot be cut at {layer!r}, as it cannot be traced: {reason}") from None
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
     if not calls:
