@@ -13,6 +13,8 @@ import argparse
 import csv
 import os
 import platform
+import re
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -74,7 +76,7 @@ def main() -> None:
     csv.writer(sys.stdout).writerows([COLUMNS, *table])
     print(*notes, sep="\n", file=sys.stderr)
     if args.out:
-        command = " ".join(f"FOLDER/{Path(a).name}" if "/" in a and a.startswith("/") else a for a in sys.argv)
+        command = shlex.join(re.sub(r"(^|=)/\S*/", r"\1FOLDER/", word) for word in sys.argv)
         with replacing(args.out) as beside, beside.open("w", newline="") as file:
             file.write(f"# command: python {command}\n# n: images of each network; {os.cpu_count()} CPU cores, ")
             file.write(f"{platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}\n")

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from references import OWN, Case, Pair
 from scipy.ndimage import correlate1d
 from scipy.spatial.distance import cdist
-from torch import Tensor
+from torch import Tensor, nn
 
 from eigencam.methods.fixations import CNNFixations
+from eigencam.networks.network import Network
 
 
 def linear(node: Node, points: Tensor) -> tuple[Tensor]:
@@ -88,4 +89,12 @@ def blurred(
     return impulses
 
 
-PAIRS = [Pair("cnn_fixations", CNNFixations(), OWN, fixations)]
+def unfit(network: Network) -> str:
+    """Return which rule of the page these do not have, of those that a network needs."""
+    weighted = [module for module in network.module.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if any(isinstance(module, nn.LocalResponseNorm) for module in network.module.modules()):
+        return "no rule here for what lies behind a local response normalisation"
+    return "" if isinstance(weighted[-1], nn.Linear) else "no rule here for class maps that are averaged"
+
+
+PAIRS = [Pair("cnn_fixations", CNNFixations(), OWN, fixations, unfit=unfit)]
