@@ -29,7 +29,7 @@ from eigencam.running.prepare import prepare
 from eigencam.running.run import run
 
 MAPS = "[localization,maxboxacc,pxap,pointing,energy,segmentation,proposals,foreground]"
-SMALL = ["dataset.count=12", "batch_size=4", "timing=false", "method=[eigencam,gradcam,random]"]
+SMALL = ["dataset.count=12", "batch_size=4", "timing=false", "method=[gradcam,gradcampp,random]"]
 ONE = ["method=[eigencam]", "evaluator=[localization]", "dataset.count=1"]
 
 
@@ -50,9 +50,9 @@ def rows(results: Path) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize(
     "asked",
     [
-        [f"evaluator={MAPS}", "method=[eigencam,gradcam,rise,random]", "method.rise.masks=20"],
+        [f"evaluator={MAPS}", "method=[gradcam,rise,random]", "method.rise.masks=20"],
         ["evaluator=[average_drop]", "target=each", "dataset.count=4"],
-        ["evaluator=[localization]", "target=predicted", "method=[eigencam,gradcam]", "timing=true"],
+        ["evaluator=[localization]", "target=predicted", "method=[cam,gradcam]", "timing=true"],
         ["evaluator=[proposals]", "method=[center_windows,random_windows]"],
     ],
 )

@@ -32,6 +32,7 @@ from eigencam.methods.randomness import normal
 from eigencam.passes.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
+from eigencam.transfer import to_device, to_host
 
 GUIDED = AFFINE | RECTIFIERS | MAXIMA | NORMALIZATIONS | frozenset(("softmax", "log_softmax"))
 """Operations that guided backpropagation and the deconvnet follow: rectifiers by their rule, the others, which are no
@@ -134,12 +135,15 @@ class IntegratedGradients:
         difference = forward.logits.gather(1, targets[:, None])[:, 0] - start
         allowed = torch.maximum(difference.abs(), forward.logits.std(1, correction=0)) * (self.tolerance or torch.inf)
         total = torch.full_like(forward.images, torch.nan, dtype=torch.float32)
-        left, steps = difference.isfinite().nonzero()[:, 0], self.steps
-        while len(left) and steps <= self.max_steps:
+        (finite,) = to_host(difference.isfinite())()
+        waiting, steps = finite.nonzero()[:, 0], self.steps  # on the host
+        while len(waiting) and steps <= self.max_steps:
+            (left,) = to_device(difference.device, waiting)
             integral = _integral(forward, left, targets, steps)
-            done = (integral.sum((1, 2, 3)) - difference[left]).abs() <= allowed[left]
-            total[left[done]] = integral[done]
-            left, steps = left[~done], 2 * steps
+            missed = ~((integral.sum((1, 2, 3)) - difference[left]).abs() <= allowed[left])
+            total[left] = torch.where(missed[:, None, None, None], total[left], integral)
+            (again,) = to_host(missed)()  # the one wait of a round
+            waiting, steps = waiting[again], 2 * steps
         return reduced(total, self.reduce)
 
 
