@@ -138,6 +138,11 @@ def regular(path: Path) -> Path:
     return path
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match, by name, without those that are still being written."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def remove_leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
     """Remove what killed processes left half-written in a folder, and return its names.
 

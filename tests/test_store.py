@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from stored import ENVIRONMENT, IDENTITY, finished, result, rows
+from stored import ENVIRONMENT, IDENTITY, finished, half, result, rows
 
 import eigencam.files
 from eigencam.commands.main import main
@@ -141,6 +141,22 @@ def test_a_part_that_is_torn_foreign_or_renamed_is_set_aside(tmp_path: Path) -> 
     assert len(said) == 3
     assert all("damaged" in line and ".parquet" in line for line in said)
     assert parts.tables()[1] == []
+
+
+def test_a_file_that_is_still_being_written_is_nobody_s_damage(tmp_path: Path) -> None:
+    made = half(tmp_path)
+    for name in (
+        "parts/.writing-elsewhere-1-0.parquet",
+        "parts/.writing-elsewhere-1-1.json",
+        "runs/.writing-a-1-2.json",
+    ):
+        (made.folder / name).write_text("half")
+    stored = read(made.folder, hashed=True)
+    assert stored
+    assert stored.state == "partial"
+    assert len(made.done()) == 6
+    assert not made.repaired
+    assert len(list((made.folder / "parts").glob(".writing-*"))) == 2
 
 
 def test_parts_of_a_long_run_stay_few_and_hold_every_row_once(tmp_path: Path) -> None:

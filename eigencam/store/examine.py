@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eigencam.files import leftovers
+from eigencam.files import leftovers, visible
 from eigencam.store.schema import (
     CONFIG,
     IDENTITY,
@@ -65,7 +65,7 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
         found.old = error
     found._checked(read_yaml, folder / CONFIG)
     found.summary = found._checked(lambda path: published(path.parent, hashed=hashed), folder / SUMMARY)
-    runs = [found._checked(Run.read, path) for path in sorted((folder / RUNS).glob("*.json"))]
+    runs = [found._checked(Run.read, path) for path in visible(folder / RUNS, "*.json")]
     found.runs = tuple(sorted((run for run in runs if run), key=lambda run: run.started))
     for path in sorted(folder.glob("error*.json")):
         found._checked(read_error, path)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from eigencam.files import first_line, sync_folder, write_bytes
+from eigencam.files import first_line, sync_folder, visible, write_bytes
 from eigencam.store.canonical import checksum
 from eigencam.store.examine import examine
 from eigencam.store.gather import first_difference
@@ -203,7 +203,7 @@ def _config(found: Sequence[_Source]) -> str:
 def _copy_runs(found: Iterable[_Source], target: Path) -> None:
     """Copy the files of all runs; one that says which rows it made is not replaced by one that does not."""
     for source in found:
-        for path in sorted((source.stored.folder / RUNS).glob("*.json")):
+        for path in visible(source.stored.folder / RUNS, "*.json"):
             place = target / RUNS / path.name
             try:
                 new = Run.read(path)

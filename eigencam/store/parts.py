@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigencam.files import regular, write_bytes
+from eigencam.files import regular, visible, write_bytes
 from eigencam.store.bounded import BombError, read_table
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, read_bytes, read_json, write_json
@@ -106,7 +106,7 @@ class Parts:
     def read(self, columns: list[str] | None = None) -> tuple[dict[Path, pa.Table], list[DamagedError]]:
         """Return what the parts hold, by file, and what is damaged; nothing is moved."""
         found, errors = {}, []
-        for path in sorted(self.folder.glob("*.parquet")):
+        for path in visible(self.folder, "*.parquet"):
             try:
                 found[path] = self._read(path, columns)
             except FileNotFoundError:  # merged by its shard, or the result was just finished by another
@@ -140,7 +140,7 @@ class Parts:
 
     def damage(self) -> Iterator[str]:
         """Yield a line for each part that is damaged; nothing is moved."""
-        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else ():
+        for path in visible(self.folder, "*") if self.folder.is_dir() else ():
             try:
                 if path.suffix == ".parquet":
                     self._read(path, ["image"])
@@ -154,7 +154,7 @@ class Parts:
     def counts(self) -> list[tuple[float, int]]:
         """Return (time written, rows) of each part by time; parts that cannot be read are left out."""
         found = []
-        for path in self.folder.glob("*.parquet"):
+        for path in visible(self.folder, "*.parquet"):
             try:
                 found.append((path.stat().st_mtime, len(self._read(path, ["image"]))))
             except (OSError, DamagedError):
