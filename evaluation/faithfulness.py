@@ -57,6 +57,17 @@ from eigencam.evaluation.changed_images import (
     unit,
     variant_and_image,
 )
+from eigencam.evaluation.sums import Part, Sums, summed
+from eigencam.evaluation.unanswered import (
+    all_missing,
+    at_worst,
+    mean,
+    note,
+    of,
+    or_nothing,
+    told,
+    unanswered,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,17 +127,34 @@ class AverageDrop:
         }
         return rows_with_states(columns, map_states)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: by how much the probability drops, and whether it increases."""
+        parts = told(rows, rows["confidence"].to_numpy(np.float64))
+        for share in self.shares:
+            kept = _name("kept", share)
+            drop, increase = _drop_and_increase(rows, kept)
+            parts |= of(rows, _name("drop", share), drop, 1) | of(rows, _name("increase", share), increase, 0)
+        return parts
+
+    def metrics(self, sums: Sums) -> list[Metric]:
         """`drop_P` (average drop) and `increase_P` (increase in confidence) in percent."""
-        metrics, note = list[Metric](), _note(rows, rows["confidence"].to_numpy(np.float64))
+        metrics, said = list[Metric](), note(sums)
         for share in self.shares:
             at = f"{100 * share:g} % of the pixels"
-            drop, increase = drop_and_increase(rows, _name("kept", share))
-            metric = _mean(_name("drop", share), drop, threshold=at, better="lower", note=note)
+            metric = mean(sums, _name("drop", share), threshold=at, better="lower", note=said)
             metrics.append(replace(metric, win=_name("win", share), kept=_name("kept", share)))
-            metrics.append(_rate(_name("increase", share), increase, threshold=at))
-            note = ""
+            name = _name("increase", share)
+            lost = all_missing(sums, name)
+            why = states.UNANSWERED
+            metrics.append(
+                statistics.undefined(name, 0, why, threshold=at) if lost else sums.rate(name, name, threshold=at)
+            )
+            said = ""
         return metrics
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Average drop and increase in confidence against the share of the pixels that is kept."""
@@ -183,15 +211,22 @@ class InsertionDeletion:
         curves = probabilities(probe, 2 * points * n, inputs).view(2, points, n)
         return rows_with_states({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`deletion_auc` and `insertion_auc`, in percent."""
-        metrics = []
-        for name, better in (("deletion", "lower"), ("insertion", "higher")):
-            curve = _column(rows, name, 1 if name == "deletion" else 0)
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: the area under either curve."""
+        parts = told(rows, np.stack(rows["deletion"].to_numpy()))
+        for name, worst in (("deletion", 1), ("insertion", 0)):
+            curve = np.stack(rows[name].to_numpy()).astype(np.float64)
             area = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
-            note = _note(rows, np.stack(rows[name].to_numpy())) if name == "deletion" else ""
-            metrics.append(_mean(f"{name}_auc", area, better=better, note=note))
-        return metrics
+            parts |= of(rows, f"{name}_auc", np.where(np.isnan(curve).any(axis=1), np.nan, area), worst)
+        return parts
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """`deletion_auc` and `insertion_auc`, in percent."""
+        return [mean(sums, "deletion_auc", better="lower", note=note(sums)), mean(sums, "insertion_auc")]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean probability of the map's class while pixels go, and while they come."""
@@ -240,15 +275,22 @@ class Road:
         curves = probabilities(probe, 8 * n, inputs).view(2, 4, n)
         return rows_with_states({"morf": curves[0].T, "lerf": curves[1].T}, map_states)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: half the mean of LeRF - MoRF, and both means."""
+        morf, lerf = (np.stack(rows[name].to_numpy()).astype(np.float64).mean(axis=1) for name in ("morf", "lerf"))
+        parts = told(rows, np.stack(rows["morf"].to_numpy()))
+        parts |= of(rows, "road_morf", morf, 1) | of(rows, "road_lerf", lerf, 0)
+        worst = at_worst(rows, lerf, 0) - at_worst(rows, morf, 1)
+        return parts | {"road": worst / 2, "road missing": unanswered(rows, lerf) | unanswered(rows, morf)}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
         """`road`, half the mean of LeRF - MoRF, and both, in percent."""
-        morf, lerf = (_column(rows, name, name == "morf").mean(axis=1) for name in ("morf", "lerf"))
-        note = _note(rows, np.stack(rows["morf"].to_numpy()))
-        return [
-            _mean("road", (lerf - morf) / 2, note=note),
-            _mean("road_morf", morf, better="lower"),
-            _mean("road_lerf", lerf),
-        ]
+        road = mean(sums, "road", note=note(sums))
+        return [road, mean(sums, "road_morf", better="lower"), mean(sums, "road_lerf")]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean probability of the map's class at each share taken away."""
@@ -287,19 +329,31 @@ class Adcc:
         drop = torch.where(before > 0, (before - after).clamp(min=0) / before, torch.nan)
         return rows_with_states({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, map_states)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`adcc`, the mean over pictures of each picture's, and its three parts, in percent."""
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: its ADCC, and the three parts of it."""
         worst = {"coherency": 0, "complexity": 1, "drop": 1}
-        coherency, complexity, drop = (_column(rows, name, value) for name, value in worst.items())
-        parts = np.stack([coherency, 1 - complexity, 1 - drop])
-        inverse = np.divide(1, parts, out=np.full_like(parts, np.inf), where=parts > 0)
-        adcc = np.where(np.isnan(parts).any(axis=0), np.nan, 3 / inverse.sum(axis=0))
+        values = {name: rows[name].to_numpy(np.float64) for name in worst}
+        coherency, complexity, drop = (at_worst(rows, values[name], at) for name, at in worst.items())
+        goods = np.stack([coherency, 1 - complexity, 1 - drop])
+        inverse = np.divide(1, goods, out=np.full_like(goods, np.inf), where=goods > 0)
+        parts = told(rows, values["drop"])
+        for name, value in values.items():
+            parts |= of(rows, "average_drop" if name == "drop" else name, value, worst[name])
+        lost = np.any([unanswered(rows, value) for value in values.values()], axis=0)
+        return parts | {"adcc": 3 / inverse.sum(axis=0), "adcc missing": lost}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """`adcc`, the mean over images of each image's, and its three parts, in percent."""
         return [
-            _mean("adcc", adcc, note=_note(rows, rows["drop"].to_numpy(np.float64))),
-            _mean("coherency", coherency),
-            _mean("complexity", complexity, better="lower"),
-            _mean("average_drop", drop, better="lower"),
+            mean(sums, "adcc", note=note(sums)),
+            mean(sums, "coherency"),
+            mean(sums, "complexity", better="lower"),
+            mean(sums, "average_drop", better="lower"),
         ]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def protocol(self) -> Mapping[str, object]:
         """The rule in words."""
@@ -322,57 +376,20 @@ def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64
         rows: of `AverageDrop`.
         kept: the column of the probability after.
     """
+    drop, increase = _drop_and_increase(rows, kept)
+    return or_nothing(rows, drop, 1), or_nothing(rows, increase, 0)
+
+
+def _drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same; NaN where an image has none."""
     before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
     drop = np.divide(np.maximum(before - after, 0), before, out=np.full_like(before, np.nan), where=before > 0)
-    increase = np.where(np.isnan(before) | np.isnan(after), np.nan, after > before)
-    return _at_worst(rows, drop, 1), _at_worst(rows, increase, 0)
+    return drop, np.where(np.isnan(before) | np.isnan(after), np.nan, after > before)
 
 
 def _column(rows: pd.DataFrame, name: str, worst: float) -> NDArray[np.float64]:
     """(N,), or (N, P) of a column of lists, with the worst value where an image has none."""
-    return _at_worst(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
-
-
-def _at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """Values (N,) or (N, P), the worst in place of an image's that are not defined; NaN if no image has an answer."""
-    missing = _unanswered(rows, values)
-    if missing.all():
-        return np.full_like(values, np.nan)
-    bad = missing | states.no_map(rows, meant=False)
-    return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
-
-
-def _unanswered(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """(N,): the images for which the network, asked for the image or for a changed one, has no answer."""
-    return states.no_answer(rows) | np.isnan(values).reshape(len(rows), -1).any(axis=1)
-
-
-def _note(rows: pd.DataFrame, values: NDArray[np.floating]) -> str:
-    """The footnote: maps and answers without a value, and further images at the worst; of average drop also 0/0."""
-    known = states.no_answer(rows) | states.no_map(rows, meant=False)
-    changed = [name for name in rows if str(name).startswith("kept_")]
-    values = np.concatenate([values.reshape(len(rows), -1), rows[changed].to_numpy(np.float64)], axis=1)
-    parts = [states.note(rows)]
-    if count := int((_unanswered(rows, values) & ~known).sum()):
-        parts.append(f"{count} images more without a value, at the worst")
-    if changed and (count := int((values[:, 0] == 0).sum())):
-        parts.append(f"{count} images of probability 0 to begin with")
-    return "; ".join(part for part in parts if part)
-
-
-def _mean(
-    name: str, values: NDArray[np.float64], *, note: str = "", threshold: str = "", better: str = "higher"
-) -> Metric:
-    if np.isnan(values).all():
-        why = "; ".join(part for part in (states.UNANSWERED, note) if part)
-        return statistics.undefined(name, 0, why, threshold=threshold, better=better)
-    return statistics.mean(name, values, note=note, threshold=threshold, better=better)
-
-
-def _rate(name: str, values: NDArray[np.float64], *, threshold: str) -> Metric:
-    if np.isnan(values).all():
-        return statistics.undefined(name, 0, states.UNANSWERED, threshold=threshold)
-    return statistics.rate(name, values == 1, threshold=threshold)
+    return or_nothing(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
 
 
 def _name(what: str, share: float) -> str:

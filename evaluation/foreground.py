@@ -32,6 +32,7 @@ from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pxap import Region, nearest
+from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 Counts = NDArray[np.float64]
 _PIXELS = ("tp", "fp", "fn", "tn")
@@ -95,24 +96,33 @@ class Foreground:
         scaled = (full - full.min()) / (full.max() - full.min())
         return scaled, scaled > np.float32(scaled.mean(dtype=np.float64))
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: pixels right and wrong, average precision and F1, of rows with a mask."""
+        masked, worst = rows["has_mask"].to_numpy(bool), _at_worst(rows)
+        pixels = np.where(masked[:, None], worst[list(_PIXELS)].to_numpy(np.int64), 0)
+        means = {name: np.where(masked, worst[name].to_numpy(np.float64), np.nan) for name in ("ap", "f1")}
+        return {"pixels": Counted(pixels, masked), **means, "map_state": states.flags(rows) & masked[:, None]}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
         """The four metrics, with intervals over images."""
-        masked = rows["has_mask"].to_numpy(bool)
-        counted = _at_worst(rows[masked])
-        missing = len(rows) - len(counted)
-        if counted.empty:
+        n = sums.count("pixels")
+        if not n:
             return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
-        left_out = f"{missing} pictures without a mask left out" if missing else ""
-        note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
-        pixels = counted[list(_PIXELS)].to_numpy(np.float64)
+        left_out = f"{sums.rows - n} pictures without a mask left out" if n < sums.rows else ""
+        maps = states.counted(sums.total("map_state"), n, "maps")
+        note = "; ".join(part for part in (maps, left_out) if part)
+        pixels = sums["pixels"].astype(np.float64)
         right = np.stack([pixels[:, 0] + pixels[:, 3], pixels.sum(axis=1)], axis=1)
-        metrics = [
-            statistics.pooled("pixel_accuracy", right, MeanRatio(), threshold="> mean", note=note),
-            statistics.pooled("miou", pixels, _mean_iou, threshold="> mean"),
-            statistics.mean("mean_ap", counted["ap"], threshold="none"),
-            statistics.mean("mean_f1", counted["f1"], threshold="> mean"),
+        return [
+            statistics.pooled("pixel_accuracy", right, MeanRatio(), n=n, threshold="> mean", note=note),
+            statistics.pooled("miou", pixels, _mean_iou, n=n, threshold="> mean"),
+            sums.mean("mean_ap", "ap", threshold="none"),
+            sums.mean("mean_f1", "f1", threshold="> mean"),
         ]
-        return statistics.of_rows(metrics, masked)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""

@@ -38,7 +38,9 @@ from eigencam.datasets.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import About, Curve, Metric, Row
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule
+from eigencam.evaluation.sums import Part, Sums, flattened, summed
 
+RANKS = (1, 5)
 _CLASSES = "class prediction in the dataset's classes"
 
 
@@ -88,48 +90,76 @@ class Localization:
         """The row of boxes (K, 4), best first: that of the first one."""
         return row_of_boxes(boxes, truth)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The errors of the module's docstring, `top1_cls_error`, `top5_cls_error` and `mean_iou`.
-
-        Errors have Wilson's interval and `mean_iou` the bootstrap's. NaN where the rows do not define a metric.
-        """
-        boxed = rows["iou"].notna()
-        everything, rows = rows, states.at_worst(rows, iou=0.0).loc[boxed]
-        wrong_box = rows["iou"].to_numpy(np.float64) < self.iou
-        label = rows["label"].to_numpy(np.int64)
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: wrong boxes and labels of rows with a box, and what may be missing for a metric."""
+        boxed = rows["iou"].notna().to_numpy()
+        iou = states.at_worst(rows, iou=0.0)["iou"].to_numpy(np.float64)
+        wrong_box, label = iou < self.iou, rows["label"].to_numpy(np.int64)
         known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
-        at = f"{self.threshold:g} {self.rule}"
+        ranks, unanswered = _rank_of_label(rows), states.no_answer(rows) & (label >= 0)
+        ranked = ranks >= 0
+        ranks[unanswered] = 0  # without an answer there is no first class
+        parts: dict[str, Part] = {
+            "iou": iou,
+            "wrong_box": np.where(boxed, wrong_box, np.nan),
+            "boxed": boxed,
+            "unknown": boxed & ~known,
+            "map_state": states.flags(rows),
+            "answer_state": states.flags(rows, "answer_state"),
+        }
+        for whose, of in (("boxed", boxed), ("all", np.ones(len(rows), bool))):
+            parts |= {
+                f"ranked_{whose}": of & ranked,
+                f"unranked_{whose}": of & (ranks < 0),
+                f"unanswered_{whose}": of & unanswered,
+                f"no_answer_{whose}": of & states.no_answer(rows),
+            }
+        for k in RANKS:
+            right = (ranks >= 1) & (ranks <= k)
+            parts[f"other_map_{k}"] = boxed & right & ~known
+            parts[f"wrong_{k}"] = np.where(boxed, ~right | wrong_box, np.nan)
+            parts[f"wrong_label_{k}"] = (~right).astype(np.float64)
+        return parts
 
-        def error(name: str, wrong: NDArray[np.bool_], missing: int, what: str, about: About = "method") -> Metric:
-            asked, threshold = (everything, "") if about == "network" else (rows, at)
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The errors of the module's docstring, `top1_cls_error`, `top5_cls_error` and `mean_iou`."""
+        at, boxed = f"{self.threshold:g} {self.rule}", int(sums.total("boxed")[0])
+
+        def error(name: str, part: str, missing: int, what: str, about: About = "method") -> Metric:
+            whose, n, threshold = ("all", sums.rows, "") if about == "network" else ("boxed", boxed, at)
             undefined = partial(statistics.undefined, threshold=threshold, better="lower", about=about)
-            if about != "method" and len(asked) and states.no_answer(asked).all():
+            if about != "method" and n and sums.total(f"no_answer_{whose}")[0] == n:
                 return undefined(name, 0, states.UNANSWERED)
             if missing:
-                note = f"not defined: {missing} of {len(wrong)} pictures have no {what}"
-                return undefined(name, len(wrong) - missing, note)
-            return statistics.rate(name, wrong, threshold=threshold, better="lower", about=about)
+                return undefined(name, n - missing, f"not defined: {missing} of {n} pictures have no {what}")
+            return sums.rate(name, part, threshold=threshold, better="lower", about=about)
 
-        boxless = (
-            f"{len(everything) - len(rows)} pictures without a box left out" if len(rows) < len(everything) else ""
-        )
-        note = "; ".join(part for part in (states.note(everything), boxless) if part)
+        def unranked(whose: str) -> int:
+            # Without an answer the label is not among the classes, where others can be compared.
+            lost = 0 if sums.total(f"ranked_{whose}")[0] else sums.total(f"unanswered_{whose}")[0]
+            return int(sums.total(f"unranked_{whose}")[0] + lost)
+
+        boxless = f"{sums.rows - boxed} pictures without a box left out" if boxed < sums.rows else ""
+        note = "; ".join(part for part in (states.noted(sums), boxless) if part)
         metrics = [
-            statistics.rate("box_error", wrong_box, note=note, threshold=at, better="lower"),
-            error("gt_known_error", wrong_box, int((~known).sum()), "map for the true class"),
+            sums.rate("box_error", "wrong_box", note=note, threshold=at, better="lower"),
+            error("gt_known_error", "wrong_box", int(sums.total("unknown")[0]), "map for the true class"),
         ]
-        ranks, all_ranks = _rank_of_label(rows), _rank_of_label(everything)
-        for k in (1, 5):
-            right = (ranks >= 1) & (ranks <= k)
-            missing, what = int((ranks < 0).sum()), _CLASSES
+        for k in RANKS:
+            missing, what = unranked("boxed"), _CLASSES
             if not missing:
-                missing, what = int((right & ~known).sum()), f"map for their true class, which is in the top {k}"
-            metrics.append(error(f"top{k}_loc_error", ~right | wrong_box, missing, what, "both"))
-        for k in (1, 5):
-            wrong = (all_ranks < 1) | (all_ranks > k)
-            metrics.append(error(f"top{k}_cls_error", wrong, int((all_ranks < 0).sum()), _CLASSES, "network"))
-        metrics.append(statistics.mean("mean_iou", rows["iou"], threshold=at))
-        return statistics.of_rows(metrics, boxed)
+                missing, what = (
+                    int(sums.total(f"other_map_{k}")[0]),
+                    f"map for their true class, which is in the top {k}",
+                )
+            metrics.append(error(f"top{k}_loc_error", f"wrong_{k}", missing, what, "both"))
+        for k in RANKS:
+            metrics += [error(f"top{k}_cls_error", f"wrong_label_{k}", unranked("all"), _CLASSES, "network")]
+        return [*metrics, sums.mean("mean_iou", "iou", threshold=at)]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory. NaN where the rows do not define one."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The share of pictures whose box overlaps the object by at least x; marked at the overlap asked for."""
@@ -174,10 +204,10 @@ def _rank_of_label(rows: pd.DataFrame) -> NDArray[np.int64]:
     ranks = np.full(len(rows), -1)
     if "top5" not in rows:
         return ranks
-    for i, (top, wanted) in enumerate(zip(rows["top5"], rows["label"], strict=True)):
-        if wanted >= 0 and len(top):
-            found = np.flatnonzero(np.asarray(top) == wanted)
-            ranks[i] = found[0] + 1 if len(found) else 0
-    # Without an answer there is no first class: the label is not among them, where others can be compared.
-    ranks[states.no_answer(rows) & (rows["label"].to_numpy(np.int64) >= 0)] = 0 if (ranks >= 0).any() else -1
+    label, (flat, lengths) = rows["label"].to_numpy(np.int64), flattened(rows["top5"])
+    row = np.repeat(np.arange(len(rows)), lengths)
+    ranks[(label >= 0) & (lengths > 0)] = 0
+    place = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    hit = (flat == label[row]) & (label[row] >= 0)
+    ranks[row[hit][::-1]] = place[hit][::-1] + 1  # of several the first
     return ranks

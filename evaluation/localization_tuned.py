@@ -30,6 +30,7 @@ from eigencam.datasets.boxes import Boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts
+from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 DEFAULT: Mapping[str, tuple[float, ...]] = {
     "range": tuple(np.arange(0, 1, 0.05).round(2).tolist()),
@@ -38,6 +39,9 @@ DEFAULT: Mapping[str, tuple[float, ...]] = {
     "mean": tuple(np.arange(0, 10.1, 0.5).tolist()),
 }
 """Fong & Vedaldi's grids."""
+
+
+_HALVES = ("first", "second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +81,39 @@ class TunedLocalization:
         best = iou(boxes, sought).max(axis=1) if len(sought) else np.full(len(boxes), np.nan)
         return {"ious": best.astype(np.float32), "map_state": score_map.state}
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`error`, `error_best` (both with Wilson's interval) and `best_threshold`."""
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: whether its box is wrong at each threshold, by the half that its image is in."""
         ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
-        counted = ~np.isnan(ious).any(axis=1)
-        wrong, ids = ious[counted] < self.iou, rows["image"].to_numpy()[counted]
-        if not len(wrong):
+        counted, half = ~np.isnan(ious).any(axis=1), halves(rows["image"])
+        parts: dict[str, Part] = {"map_state": states.flags(rows)}
+        for name, side in zip(_HALVES, (~half, half), strict=True):
+            parts[name] = Counted((ious < self.iou) & (counted & side)[:, None], counted & side)
+        return parts
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """`error`, `error_best` and `best_threshold`."""
+        wrong, n = np.stack([sums.total(name) for name in _HALVES]), [sums.count(name) for name in _HALVES]
+        if not sum(n):
             return [statistics.undefined(name, 0, "no picture has a box", better="lower") for name in self.headline]
-        half = halves(ids)
-        chosen = np.full(len(wrong), int(wrong.mean(axis=0).argmin()))
-        best = chosen[0]
-        if half.any() and not half.all():
-            for side in (half, ~half):
-                chosen[side] = int(wrong[~side].mean(axis=0).argmin())
-        used = sorted({self.grid[i] for i in chosen})
-        at, left_out = " / ".join(f"{t:g}" for t in used), len(ious) - len(wrong)
+        best = int(wrong.sum(axis=0).argmin())
+        chosen = [int(other.argmin()) for other in wrong[::-1]] if all(n) else [best, best]
+        used = sorted({self.grid[i] for i, many in zip(chosen, n, strict=True) if many})
+        at, left_out = " / ".join(f"{t:g}" for t in used), sums.rows - sum(n)
         boxless = f"{left_out} pictures without a box left out" if left_out else ""
-        note = "; ".join(part for part in (states.count(rows["map_state"], "maps"), boxless) if part)
-        fitted = wrong[np.arange(len(wrong)), chosen]
+        maps = states.counted(sums.total("map_state"), sums.rows, "maps")
+        note = "; ".join(part for part in (maps, boxless) if part)
+        sums.combine("fitted", zip(_HALVES, chosen, strict=True), _HALVES)
+        sums.combine("best", zip(_HALVES, (best, best), strict=True), _HALVES)
         low = float(self.grid[best])
-        metrics = [
-            statistics.rate("error", fitted, threshold=f"{at} {self.rule}", better="lower", note=note),
-            statistics.rate("error_best", wrong[:, best], threshold=f"{low:g} {self.rule}", better="lower"),
-            Metric("best_threshold", low, np.nan, np.nan, len(wrong), "", better=""),
+        return [
+            sums.rate("error", "fitted", threshold=f"{at} {self.rule}", better="lower", note=note),
+            sums.rate("error_best", "best", threshold=f"{low:g} {self.rule}", better="lower"),
+            Metric("best_threshold", low, np.nan, np.nan, sum(n), "", better=""),
         ]
-        return statistics.of_rows(metrics, counted)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The error at each threshold; marked where it is smallest."""

@@ -41,6 +41,7 @@ from eigencam.datasets.boxes import Boxes, to_half_open
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 Contours = Literal["largest", "all"]
 Form = Literal["reference", "plain"]
@@ -109,41 +110,51 @@ class MaxBoxAcc:
         hits = {name: np.packbits(best >= iou) for name, iou in zip(names, self.ious, strict=True)}
         return {**hits, "map_state": score_map.state}
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
-        boxed = rows[_column(self.ious[0])].map(len) > 0
-        counted = self._counted(rows)
-        n, boxless = len(counted), len(rows) - len(counted)
-        if n == 0:
-            names = [self.name, *(f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1)]
-            why = "not defined: no picture has a box of an object sought"
-            return [statistics.undefined(name, 0, why) for name in names]
-        visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
-        at: list[int] = []
-        chosen: list[NDArray[np.bool_]] = []
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: for each overlap the hits at 255 thresholds, of rows with a box."""
+        boxed, counted = self._boxed(rows), self._counted(rows)
+        parts: dict[str, Part] = {"map_state": states.flags(rows)}
         for iou in self.ious:
-            packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
-            hits = np.unpackbits(packed, axis=1, count=255)[:, visited]
-            best = int(hits.sum(axis=0).argmax())
-            at.append(int(visited[best]))
-            chosen.append(hits[:, best].astype(bool))
-        left_out = f"{boxless} pictures without a box left out" if boxless else ""
-        note = "; ".join(part for part in (ORACLE, states.count(rows["map_state"], "maps"), left_out) if part)
-        if len(self.ious) == 1:
-            metric = statistics.rate(self.name, chosen[0], threshold=_level(at[0]), note=note)
-            return statistics.of_rows([metric], boxed)
+            hits = np.zeros((len(rows), 255), np.uint8)
+            if boxed.any():
+                packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
+                hits[boxed] = np.unpackbits(packed, axis=1, count=255)
+            parts[_column(iou)] = Counted(hits, boxed)
+        return parts
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
+        columns = [_column(iou) for iou in self.ious]
+        names = [f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1]
+        n = sums.count(columns[0])
+        if n == 0:
+            why = "not defined: no picture has a box of an object sought"
+            return [statistics.undefined(name, 0, why) for name in [self.name, *names]]
+        visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
+        at = [int(visited[sums.total(column)[visited].argmax()]) for column in columns]
+        left_out = f"{sums.rows - n} pictures without a box left out" if n < sums.rows else ""
+        note = "; ".join(part for part in (ORACLE, states.noted(sums), left_out) if part)
+        if not names:
+            return [sums.rate(self.name, columns[0], at[0], threshold=_level(at[0]), note=note)]
         single = [
-            statistics.rate(f"{self.name}_{100 * iou:g}", hits, threshold=_level(v), note=ORACLE)
-            for iou, v, hits in zip(self.ious, at, chosen, strict=True)
+            sums.rate(name, column, v, threshold=_level(v), note=ORACLE)
+            for name, column, v in zip(names, columns, at, strict=True)
         ]
         words = ", ".join(f"{_level(v)} for {iou:g}" for v, iou in zip(at, self.ious, strict=True))
-        mean = statistics.mean(self.name, np.mean(chosen, axis=0), threshold=words, note=note)
-        mean = replace(mean, value=float(np.average([metric.value for metric in single])))
-        return statistics.of_rows([mean, *single], boxed)
+        sums.combine(self.name, zip(columns, at, strict=True), columns[:1], len(columns))
+        mean = sums.mean(self.name, self.name, threshold=words, note=note)
+        return [replace(mean, value=float(np.average([metric.value for metric in single]))), *single]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def _counted(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows with a box to find; without a hit where the map has no value."""
-        return states.at_worst(rows[rows[_column(self.ious[0])].map(len) > 0], **{_column(i): 0.0 for i in self.ious})
+        return states.at_worst(rows[self._boxed(rows)], **{_column(i): 0.0 for i in self.ious})
+
+    def _boxed(self, rows: pd.DataFrame) -> NDArray[np.bool_]:
+        return (rows[_column(self.ious[0])].map(len) > 0).to_numpy(bool)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""

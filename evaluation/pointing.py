@@ -42,6 +42,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.sums import ByClass, Part, Sums, summed
 
 Objects = Literal["boxes", "mask"]
 
@@ -114,17 +115,34 @@ class Pointing:
             row["in_difficult"] = flags is None or truth.label < 0 or bool(flags[truth.label])
         return row
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: its hits, to its class and in all; with a list those of the difficult subset, too."""
+        hit, label = states.at_worst(rows, hit=0.0)["hit"].to_numpy(np.float64), rows["label"].to_numpy(np.int64)
+        parts: dict[str, Part] = {}
+        for suffix in self._subsets:
+            chosen = rows["in_difficult"].to_numpy(bool) if suffix else np.ones(len(rows), bool)
+            own = np.flatnonzero(chosen & ~np.isnan(hit))
+            values = {"pairs": np.ones(len(own), np.int64), "hits": hit[own]}
+            parts[f"classes{suffix}"] = ByClass(own, label[own] + 1, values)  # those without a label are the first
+            parts[f"hit{suffix}"] = np.where(chosen, hit, np.nan)
+            parts[f"chosen{suffix}"] = chosen
+            parts[f"map_state{suffix}"] = states.flags(rows) & chosen[:, None]
+        return parts
+
+    @property
+    def _subsets(self) -> tuple[str, ...]:
+        return ("",) if self.difficult is None else ("", "_difficult")
+
+    def metrics(self, sums: Sums) -> list[Metric]:
         """`pointing_accuracy`, the mean over classes; `pointing_hits`, over images.
 
         With a list both of the difficult subset, too: `pointing_accuracy_difficult`, `pointing_hits_difficult`.
         """
-        metrics = _accuracies(rows, np.ones(len(rows), bool))
-        if self.difficult is not None:
-            chosen = rows["in_difficult"].to_numpy(bool)
-            note = f"the {chosen.sum()} of {len(rows)} in the difficult subset"
-            metrics += _accuracies(rows, chosen, "_difficult", note)
-        return metrics
+        return [metric for suffix in self._subsets for metric in _accuracies(sums, suffix)]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -176,13 +194,21 @@ class Energy:
             row[name] = within / (inside.pixels + above - within)
         return {**row, "map_state": score_map.state}
 
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: energy and overlaps."""
+        names = ["energy", *(f"overlap_{delta:g}" for delta in self.deltas)]
+        return {name: rows[name].to_numpy(np.float64) for name in names} | {"map_state": states.flags(rows)}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """`energy_inside` and `overlap_D`, means over images in percent."""
+        maps = states.counted(sums.total("map_state"), sums.rows, "maps")
+        names = {f"overlap_{delta:g}": f"{delta:g} range" for delta in self.deltas}
+        overlaps = (sums.mean(name, name, threshold=at) for name, at in names.items())
+        return [sums.mean("energy_inside", "energy", note=maps), *overlaps]
+
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """`energy_inside` and `overlap_D`, means over pictures in percent."""
-        metrics = [statistics.mean("energy_inside", rows["energy"], note=states.count(rows["map_state"], "maps"))]
-        for delta in self.deltas:
-            name = f"overlap_{delta:g}"
-            metrics.append(statistics.mean(name, rows[name], threshold=f"{delta:g} range"))
-        return metrics
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The overlap at each delta."""
@@ -226,24 +252,21 @@ def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
     return flags
 
 
-def _accuracies(rows: pd.DataFrame, chosen: NDArray[np.bool_], suffix: str = "", subset: str = "") -> list[Metric]:
-    """The mean over classes and the share of hits of the `chosen` rows; `subset` says in words which these are."""
-    rows = states.at_worst(rows, hit=0.0)
-    names = f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"
-    hit = chosen & rows["hit"].notna().to_numpy()
-    counted, missing = rows[hit], int((chosen & ~hit).sum())
+def _accuracies(sums: Sums, suffix: str) -> list[Metric]:
+    """The mean over classes and the share of hits, of all rows or of a subset."""
+    names, chosen = (f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"), int(sums.total(f"chosen{suffix}")[0])
+    subset = f"the {chosen} of {sums.rows} in the difficult subset" if suffix else ""
+    missing = chosen - sums.count(f"hit{suffix}")
     left_out = f"{missing} pictures without an object to hit left out" if missing else ""
-    parts = (subset, states.count(rows.loc[chosen, "map_state"], "maps"), left_out)
+    parts = (subset, states.counted(sums.total(f"map_state{suffix}"), chosen, "maps"), left_out)
     note = "; ".join(part for part in parts if part)
-    if counted.empty:
+    if chosen == missing:
         return [statistics.undefined(name, 0, note or "no picture") for name in names]
-    hits, classes = counted["hit"].to_numpy(np.float64), counted["label"].to_numpy(np.int64)
-    present, group = np.unique(classes, return_inverse=True)
-    rows_of, columns = np.tile(np.arange(len(hits)), 2), np.concatenate([group, len(present) + group])
-    counts = np.concatenate([hits, np.ones(len(hits))])
-    sums = sparse.csr_array((counts, (rows_of, columns)), shape=(len(hits), 2 * len(present)))
-    of_classes = statistics.pooled(names[0], sums, MeanRatio(len(present)), note=note)
-    return statistics.of_rows([of_classes, statistics.mean(names[1], hits)], hit)
+    found = sums.classes(f"classes{suffix}")
+    counts = sparse.csr_array(sparse.hstack([found["hits"], found["pairs"]]))
+    statistic = MeanRatio(found["pairs"].shape[1])
+    of_classes = statistics.pooled(names[0], counts, statistic, n=chosen - missing, note=note)
+    return [of_classes, sums.mean(names[1], f"hit{suffix}")]
 
 
 @dataclass(frozen=True, slots=True)

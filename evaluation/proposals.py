@@ -46,11 +46,11 @@ localization with deep networks", WACV 2016.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from eigencam.datasets.base import Truth
@@ -60,10 +60,14 @@ from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components_above, cuts
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
+from eigencam.evaluation.sums import ByClass, Part, Sums, flattened, summed
 
 Score = Literal["f1", "mean"]
 Over = Literal["objects", "classes"]
 Floats = NDArray[np.float64]
+
+
+_KINDS = ("recall50", "recall70", "ar", "ar_coco")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,41 +186,55 @@ class Proposals:
             row |= {f"coco_{k}": hits for k, hits in zip(self.budgets, coco, strict=True)}
         return {**row, "map_state": "box"}
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring in percent, with intervals over images."""
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: objects, and those found, in all and by class."""
         rows = _missed(rows)
-        objects = rows["n_objects"].to_numpy(np.int64)
-        note = states.count(rows["map_state"], "maps")
-        best, classes = _flat(rows["best"]), _flat(rows["object_class"]).astype(np.int64)
-        columns: dict[str, Floats] = {}
+        best, objects = flattened(rows["best"])
+        row, label = np.repeat(np.arange(len(rows)), objects), flattened(rows["object_class"])[0].astype(np.int64)
+        by_class: dict[str, NDArray[Any]] = {"objects": np.ones(len(row), np.int64)}
+        parts: dict[str, Part] = {"map_state": states.flags(rows), "objects": objects}
         if self.over == "classes":
-            reached = {k: _flat(rows[f"best_{k}"]) for k in self.budgets}
-            for k, o in reached.items():
-                columns[f"mean_recall50_{k}"] = (o >= 0.5).astype(np.float64)
-                columns[f"mean_recall70_{k}"] = (o >= 0.7).astype(np.float64)
-            metrics = _means_over_classes({**columns, "mabo": best}, classes, objects)
-            metrics[-1] = replace(metrics[-1], note="; ".join(part for part in (metrics[-1].note, note) if part))
+            for k in self.budgets:
+                reached = flattened(rows[f"best_{k}"])[0]
+                by_class[f"mean_recall50_{k}"] = (reached >= 0.5).astype(np.int64)
+                by_class[f"mean_recall70_{k}"] = (reached >= 0.7).astype(np.int64)
         else:
             for k in self.budgets:
-                matched = _flat(rows[f"matched_{k}"])
-                columns[f"recall50_{k}"] = _per_picture(matched >= 0.5, objects)
-                columns[f"recall70_{k}"] = _per_picture(matched >= 0.7, objects)
-                columns[f"ar_{k}"] = _per_picture(recall_integral(matched), objects)
-                columns[f"ar_coco_{k}"] = np.array([np.mean(hits) for hits in rows[f"coco_{k}"]], np.float64)
-            columns["abo"] = _per_picture(best, objects)
-            metrics = [
-                statistics.pooled(
-                    name,
-                    np.stack([column, objects], axis=1),
-                    MeanRatio(),
-                    n=int(objects.sum()),
-                    hits=name.startswith("recall"),
-                    note=note * (name == "abo"),
-                )
-                for name, column in columns.items()
-            ]
-            metrics += _means_over_classes({"mabo": best}, classes, objects)
-        return [*metrics, statistics.plain_mean("boxes", rows["n_boxes"], better="")]
+                matched = flattened(rows[f"matched_{k}"])[0].astype(np.float64)
+                parts[f"recall50_{k}"] = np.bincount(row[matched >= 0.5], minlength=len(rows))
+                parts[f"recall70_{k}"] = np.bincount(row[matched >= 0.7], minlength=len(rows))
+                parts[f"ar_{k}"] = _column(np.bincount(row, recall_integral(matched), len(rows)))
+                parts[f"ar_coco_{k}"] = _column([np.mean(hits) for hits in rows[f"coco_{k}"]])
+            parts["abo"] = _column(np.bincount(row, best, len(rows)))
+        by_class["mabo"] = best.astype(np.float64)
+        return {**parts, "classes": ByClass(row, label, by_class), "boxes": rows["n_boxes"].to_numpy(np.float64)}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The metrics of the module's docstring in percent, with intervals over images."""
+        note, n = states.counted(sums.total("map_state"), sums.rows, "maps"), int(sums.total("objects")[0])
+        names = [] if self.over == "classes" else [f"{kind}_{k}" for k in self.budgets for kind in _KINDS] + ["abo"]
+        metrics = [
+            statistics.pooled(
+                name,
+                np.concatenate([sums[name], sums["objects"]], axis=1).astype(np.float64),
+                MeanRatio(),
+                n=n,
+                hits=name.startswith("recall"),
+                note=note * (name == "abo"),
+            )
+            for name in names
+        ]
+        (_, objects), *found = sums.classes("classes").items()
+        classes = objects.shape[1]
+        for name, own in found:
+            counts = sparse.csr_array(sparse.hstack([own, objects], dtype=np.float64))
+            told = "; ".join(part for part in (f"{classes} classes", note * (not names and name == "mabo")) if part)
+            metrics.append(statistics.pooled(name, counts, MeanRatio(classes), n=n, note=told))
+        return [*metrics, replace(sums.mean("boxes", "boxes", scale=1), better="")]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Recall against overlap for each number of boxes; recall at two overlaps against the number of boxes."""
@@ -299,30 +317,9 @@ def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
     return boxes[kept]
 
 
-def _means_over_classes(
-    columns: Mapping[str, Floats], classes: NDArray[np.int64], objects: NDArray[np.int64]
-) -> list[Metric]:
-    """Of each column, a value an object, the mean over classes of the mean over the class's objects."""
-    names, index = np.unique(classes, return_inverse=True)
-    picture = np.repeat(np.arange(len(objects)), objects)
-    shape = (len(objects), len(names))
-
-    def per_class(values: Floats) -> sparse.csr_array:
-        return sparse.csr_array((values, (picture, index)), shape)
-
-    # One row an image, columns: a column's values summed by class, then the number of objects of each. Most are 0.
-    counts = per_class(np.ones(len(classes)))
-    statistic = MeanRatio(len(names))
-    return [
-        statistics.pooled(
-            name,
-            sparse.csr_array(sparse.hstack([per_class(values), counts])),
-            statistic,
-            n=len(classes),
-            note=f"{len(names)} classes",
-        )
-        for name, values in columns.items()
-    ]
+def _column(values: ArrayLike) -> Floats:
+    """(N, 1): sums over each image's objects; an image without any adds 0."""
+    return np.asarray(values, np.float64).reshape(-1, 1)
 
 
 def _recall(found: NDArray[np.bool_], classes: Floats | None) -> float:
@@ -333,9 +330,3 @@ def _recall(found: NDArray[np.bool_], classes: Floats | None) -> float:
 def _flat(column: "pd.Series") -> Floats:
     """A column of lists of numbers, one list a picture, as one array."""
     return np.concatenate([np.zeros(0), *column]).astype(np.float64)
-
-
-def _per_picture(values: NDArray[np.generic], objects: NDArray[np.int64]) -> Floats:
-    """(N,): `values`, one an object, summed over each picture's objects."""
-    picture = np.repeat(np.arange(len(objects)), objects)
-    return np.bincount(picture, values.astype(np.float64), len(objects)).astype(np.float64)

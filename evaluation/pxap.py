@@ -26,6 +26,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import scaled
+from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 Counts = NDArray[np.float64]
 Region = tuple[float, float, float, float]
@@ -84,20 +85,29 @@ class PxAP:
         kinds[mask == VOID] = 2
         return kinds
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: pixels by bin, of rows with a mask."""
+        masked = (rows["hist_object"].map(len) > 0).to_numpy(bool)
+        counts = np.zeros((len(rows), 2 * len(self.edges) + 1), np.int64)
+        if masked.any():
+            counts[masked] = np.concatenate(_histograms(rows[masked]), axis=1)
+        return {"pixels": Counted(counts, masked), "map_state": states.flags(rows) & masked[:, None]}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
         """`pxap`, with its interval over images."""
-        masked = rows["hist_object"].map(len) > 0
-        counted = rows[masked]
-        if counted.empty:
+        n = sums.count("pixels")
+        if not n:
             return [statistics.undefined("pxap", 0, "not defined: no picture has a mask")]
-        counts = np.concatenate(_histograms(counted), axis=1)
-        value = float(_share_found(counts.sum(axis=0, keepdims=True))[0])
-        if np.isnan(value):
-            return [statistics.undefined("pxap", len(counted), "not defined: no pixel of an object sought")]
-        missing = len(rows) - len(counted)
-        left_out = f"{missing} pictures without a mask left out" if missing else ""
-        note = "; ".join(part for part in (states.count(counted["map_state"], "maps"), left_out) if part)
-        return statistics.of_rows([statistics.pooled("pxap", counts, _share_found, note=note)], masked)
+        if np.isnan(_share_found(sums.total("pixels")[None].astype(np.float64))[0]):
+            return [statistics.undefined("pxap", n, "not defined: no pixel of an object sought")]
+        left_out = f"{sums.rows - n} pictures without a mask left out" if n < sums.rows else ""
+        maps = states.counted(sums.total("map_state"), n, "maps")
+        note = "; ".join(part for part in (maps, left_out) if part)
+        return [statistics.pooled("pxap", sums["pixels"].astype(np.float64), _share_found, n=n, note=note)]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Precision against recall of the pixels of all pictures, at every edge."""

@@ -13,11 +13,14 @@ or `nonfinite`. The state is a column of each row; the rule is applied where row
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from eigencam.evaluation.sums import Sums
 
 SUMMARY_VERSIONS = {"states": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -75,6 +78,13 @@ def note(rows: pd.DataFrame) -> str:
     return "; ".join(part for column, what in columns.items() if (part := count(rows.get(column, ()), what)))
 
 
+def noted(sums: "Sums") -> str:
+    """The same from sums of `flags`."""
+    found = {"map_state": "maps", "answer_state": "answers"}
+    parts = (counted(sums.total(column), sums.rows, what) for column, what in found.items() if column in sums)
+    return "; ".join(part for part in parts if part)
+
+
 def count(states: Iterable[str], what: str) -> str:
     """How many have no value: `2 constant, 1 nonfinite of 50 maps`; empty where all have.
 
@@ -82,8 +92,18 @@ def count(states: Iterable[str], what: str) -> str:
     '2 constant, 1 nonfinite of 4 maps'
     """
     seen = list(states)
-    parts = ", ".join(f"{n} {state}" for state in DEGENERATE if (n := seen.count(state)))
-    return f"{parts} of {len(seen)} {what}" if parts else ""
+    return counted([seen.count(state) for state in DEGENERATE], len(seen), what)
+
+
+def counted(degenerate: Iterable[int], n: int, what: str) -> str:
+    """The same from the numbers of constant and of nonfinite ones among `n`."""
+    parts = ", ".join(f"{number} {state}" for number, state in zip(degenerate, DEGENERATE, strict=True) if number)
+    return f"{parts} of {n} {what}" if parts else ""
+
+
+def flags(rows: pd.DataFrame, column: str = "map_state") -> NDArray[np.bool_]:
+    """(N, 2): whether the state is constant, and whether it is nonfinite."""
+    return np.stack([_is(rows, column, (kind,)) for kind in DEGENERATE], axis=1)
 
 
 def _is(rows: pd.DataFrame, column: str, kinds: Iterable[str]) -> NDArray[np.bool_]:

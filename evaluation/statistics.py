@@ -46,7 +46,7 @@ def rate(
     """The metric `name`: percentage of true values among `hits` (N,) bool, one for each image."""
     array = np.asarray(hits, bool)
     k, n = int(array.sum()), len(array)
-    ends = _scaled(intervals.of_rate(k, n))
+    ends = scaled(intervals.of_rate(k, n))
     value = 100 * k / n if n else float("nan")
     sample = Sample(array.astype(np.float64))
     return Metric(name, value, *ends, n, "%", threshold, better, note, sample, about=about, hit=True)
@@ -56,16 +56,16 @@ def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", b
     """The metric `name`: 100 times the mean of `values` (N,), one for each image, NaNs left out."""
     sample = np.asarray(values, np.float64)
     array = sample[~np.isnan(sample)]
-    ends = _scaled(intervals.of_mean(array))
+    ends = scaled(intervals.of_mean(array))
     value = 100 * float(array.mean()) if len(array) else float("nan")
     metric = Metric(name, value, *ends, len(array), "%", threshold, better, note)
-    return _noted(replace(metric, sample=Sample(sample)))
+    return noted(metric, Sample(sample))
 
 
 def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "higher") -> Metric:
     """The metric `name`: the mean of `values` (N,), as `mean`, in their own unit."""
     metric = mean(name, values, better=better)
-    low, high = _scaled((metric.low, metric.high), 1 / 100)
+    low, high = scaled((metric.low, metric.high), 1 / 100)
     return replace(metric, value=metric.value / 100, low=low, high=high, unit=unit)
 
 
@@ -94,13 +94,13 @@ def pooled(
     """
     sample = Sample(parts, statistic, hits=hits)
     value = float(statistic(np.asarray(parts.sum(axis=0), np.float64).reshape(1, -1))[0])
-    ends = _scaled(_interval(sample))
+    ends = scaled(_interval(sample))
     images = cast(tuple[int, ...], parts.shape)[0]
     metric = Metric(name, 100 * value, *ends, images if n is None else n, "%", threshold, better, note)
-    return _noted(replace(metric, sample=sample))
+    return noted(metric, sample)
 
 
-def _scaled(ends: Interval, scale: float = 100) -> Interval:
+def scaled(ends: Interval, scale: float = 100) -> Interval:
     """In percent; where there is none always the same NaNs, so that equal metrics are equal."""
     return intervals.NONE if np.isnan(ends[0]) else (scale * ends[0], scale * ends[1])
 
@@ -114,22 +114,26 @@ def _interval(sample: Sample, within: Interval = (0.0, 1.0)) -> Interval:
     return intervals.of_statistic(sample.parts, sample.statistic, within)
 
 
-def _noted(metric: Metric) -> Metric:
-    """The metric with the reason why it has no interval, and whether classes are rare."""
-    sample, said = metric.sample, list[str]()
-    if sample is None or np.isnan(metric.value):
-        return metric
+def noted(metric: Metric, sample: Sample) -> Metric:
+    """The metric with its sample, the reason why it has no interval, and whether classes are rare."""
+    said = list[str]()
+    if np.isnan(metric.value):
+        return replace(metric, sample=sample)
     if isinstance(sample.statistic, MeanRatio) and (classes := sample.statistic.classes) > 2:
         parts: Any = sample.parts
         rare = int((np.asarray((parts[:, classes:] > 0).sum(axis=0)) < RARE).sum())
         said += [f"biased by rare classes: {rare} of {classes} in fewer than {RARE} images"] * (rare > 0)
     if np.isnan(metric.low):
         said.append(_why_none(sample))
-    return replace(metric, caution="; ".join(said))
+    return replace(metric, sample=sample, caution="; ".join(said))
 
 
 def _why_none(sample: Sample) -> str:
-    if _length(sample.parts) < intervals.LEAST_IMAGES:
+    parts: Any = sample.parts
+    images = int((~np.isnan(parts)).sum()) if sample.statistic is None else _length(parts)
+    if sample.hits:
+        return "no interval of one image"
+    if images < intervals.LEAST_IMAGES:
         return f"no interval below {intervals.LEAST_IMAGES} images"
     if sample.statistic is not None and intervals.few_in_class(sample.parts, sample.statistic):
         return f"no interval unless each class is in {intervals.LEAST_IN_CLASS} images"
@@ -200,8 +204,8 @@ def _summed(metric: Metric, unit: NDArray[np.int64], several: bool) -> Metric:
     shape = int(of.max(initial=-1)) + 1, len(of)
     member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape)
     made = Sample(member @ parts, statistic, hits=sample.hits or metric.hit)
-    low, high = _scaled(_interval(made, within), 100 if metric.unit == "%" else 1)
-    return _noted(replace(metric, low=low, high=high, sample=made))
+    low, high = scaled(_interval(made, within), 100 if metric.unit == "%" else 1)
+    return noted(replace(metric, low=low, high=high), made)
 
 
 def _length(parts: Parts) -> int:

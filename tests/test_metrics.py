@@ -15,7 +15,7 @@ from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.reporting.comparison import _chosen
 from eigencam.reporting.gallery import Scores
-from eigencam.store.schema import _metric
+from eigencam.store.schema import metric_of
 from eigencam.store.seal import DamagedError
 
 PLAIN: dict[str, Any] = {"name": "a", "value": 1.0, "low": 0.0, "high": 2.0, "n": 3}
@@ -29,14 +29,14 @@ def test_only_what_is_said_is_stored_and_absent_keys_are_the_defaults() -> None:
     assert not set(plain.stored()) & set(SAID)
     assert {key: telling.stored()[key] for key in SAID} == {key: getattr(telling, key) for key in SAID}
     for metric in (plain, telling):
-        read = _metric(Path("metrics.json"), metric.stored())
+        read = metric_of(Path("metrics.json"), metric.stored())
         assert read == {f.name: getattr(metric, f.name) for f in fields(Metric) if f.name != "sample"}
 
 
 @pytest.mark.parametrize(("key", "value"), [("about", 1), ("hit", "yes"), ("undefined", 1), ("win", False)])
 def test_other_types_are_refused(key: str, value: object) -> None:
     with pytest.raises(DamagedError, match=key):
-        _metric(Path("metrics.json"), {**PLAIN, key: value})
+        metric_of(Path("metrics.json"), {**PLAIN, key: value})
 
 
 def test_what_is_about_the_network_is_not_compared_whatever_its_name() -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from covering import covers
 from numpy.typing import NDArray
 from wsol_maps import (
     KINDS,
@@ -152,7 +153,7 @@ def test_the_metric_is_the_protocols(step: float) -> None:
         rows = frame([evaluator.row(score_map, truth) for score_map, truth in data])
         metric = dataclasses.replace(evaluator, step=step).summary(rows)[0]
         assert metric.value == wanted
-        assert metric.low <= metric.value <= metric.high
+        assert covers(metric)
         assert metric.n == len(data)
 
 

@@ -1,0 +1,297 @@
+"""What the rows of a result add up to: the same for all rows at once and for blocks of them, as they are read.
+
+An evaluator says what each row adds (`parts`), and makes its metrics of the sums (`metrics`): `Streaming`. Rows may
+then be summed in blocks of the dataset's order, whose size is fixed, so that a result's numbers do not depend on how
+it was read; counts are integers. What is kept are the sums of each image, for intervals over images; of more than
+10,000 images those of 1,000 groups of them, by a hash of their ids.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from eigencam.evaluation import intervals, statistics
+from eigencam.evaluation.base import About, Metric, Sample, Summing
+from eigencam.evaluation.intervals import Interval, MeanRatio
+
+BLOCK = 2**13
+"""Number of rows that are summed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What each of N rows adds, of those that count at all.
+
+    Attributes:
+        numbers: (N, K).
+        present: (N,) whether the row counts; the numbers of all others are 0.
+    """
+
+    numbers: NDArray[Any]
+    present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ByClass:
+    """What rows add to sums of each class.
+
+    Attributes:
+        row: (M,) which row adds it.
+        label: (M,) to which class, from 0 on.
+        numbers: by name (M,) what it adds.
+    """
+
+    row: NDArray[np.int64]
+    label: NDArray[np.int64]
+    numbers: Mapping[str, NDArray[Any]]
+
+
+Part = NDArray[Any] | Counted | ByClass | str
+"""(N,) floats are one value a row, NaN where it has none; (N,) or (N, K) other numbers are counts; a text is the same
+for all rows."""
+
+
+class Streaming(Summing, Protocol):
+    """An evaluator whose rows can be summed in blocks."""
+
+    def parts(self, rows: pd.DataFrame) -> Mapping[str, Part]:
+        """What each row of a block adds to named sums, whatever other rows there are."""
+        ...
+
+    def metrics(self, sums: "Sums") -> list[Metric]:
+        """The metrics of the sums of all rows."""
+        ...
+
+
+def is_streaming(evaluator: object) -> TypeGuard[Streaming]:
+    """Whether an evaluator's rows can be summed in blocks; a person's own may have a `summary` alone."""
+    return hasattr(evaluator, "parts") and hasattr(evaluator, "metrics")
+
+
+@dataclass(slots=True)
+class _Sum:
+    """One named sum: by unit, the number of rows that count, and the range of single values."""
+
+    units: Any
+    present: NDArray[np.int64]
+    low: float = 0.0
+    high: float = 0.0
+    whole: bool = True
+    up: int = 0
+    down: int = 0
+    single: bool = False
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums of rows by unit: rows, images, or groups of images.
+
+    Attributes:
+        size: number of units.
+        alone: whether each row is of an image of its own.
+        rows: number of rows so far.
+    """
+
+    size: int
+    alone: bool
+    rows: int = 0
+    _sums: dict[str, _Sum] = field(default_factory=dict)
+    _classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    def add(self, parts: Mapping[str, Part], unit: NDArray[np.int64]) -> None:
+        """Add what N rows, of the units (N,), give."""
+        self.rows += len(unit)
+        member = sparse.csr_array((np.ones(len(unit), np.int64), (unit, np.arange(len(unit)))), (self.size, len(unit)))
+        for name, part in parts.items():
+            if isinstance(part, str):
+                self._texts.setdefault(name, part)
+            elif isinstance(part, ByClass):
+                self._add_classes(name, part, unit)
+            else:
+                self._add(name, part, member)
+
+    def _add(self, name: str, part: NDArray[Any] | Counted, member: Any) -> None:
+        single = isinstance(part, np.ndarray) and part.ndim == 1 and part.dtype.kind == "f"
+        values: NDArray[Any] = part.numbers if isinstance(part, Counted) else part
+        present = part.present if isinstance(part, Counted) else np.ones(len(values), bool)
+        if single:
+            present = ~np.isnan(values)
+            values = np.where(present, values, 0.0)
+        values = values.reshape(len(values), -1) if values.ndim > 1 else values[:, None]
+        values = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+        units, counts = member @ values, member @ present.astype(np.int64)
+        found = self._sums.get(name)
+        if found is None:
+            found = self._sums[name] = _Sum(units, counts, single=single)
+        else:
+            found.units, found.present = found.units + units, found.present + counts
+        if single:
+            found.low, found.high = (
+                min(found.low, float(values.min(initial=0))),
+                max(found.high, float(values.max(initial=0))),
+            )
+            found.whole &= bool(np.isin(values, (-1, 0, 1)).all())
+            found.up, found.down = found.up + int((values > 0).sum()), found.down + int((values < 0).sum())
+
+    def _add_classes(self, name: str, part: ByClass, unit: NDArray[np.int64]) -> None:
+        kept = self._classes.setdefault(name, {})
+        shape = self.size, int(part.label.max(initial=-1)) + 1
+        for key, values in part.numbers.items():
+            kind = np.float64 if values.dtype.kind == "f" else np.int64
+            made: Any = sparse.csr_array((values.astype(kind), (unit[part.row], part.label)), shape)
+            if key in kept:
+                width = max(kept[key].shape[1], shape[1])
+                for matrix in (made, kept[key]):
+                    matrix.resize((self.size, width))
+                made = kept[key] + made
+            kept[key] = made
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sums
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """(U, K): the sum of each unit in which a row counts."""
+        found = self._sums[name]
+        return found.units[found.present > 0]
+
+    def total(self, name: str) -> NDArray[Any]:
+        """(K,): the sum over all."""
+        return self._sums[name].units.sum(axis=0)
+
+    def count(self, name: str) -> int:
+        """Number of rows that count."""
+        return int(self._sums[name].present.sum())
+
+    def text(self, name: str) -> str:
+        """What is the same for all rows."""
+        return self._texts[name]
+
+    def classes(self, name: str) -> dict[str, sparse.csr_array]:
+        """By name (U, C) sums of the classes that the first of them counts."""
+        kept = self._classes[name]
+        first = next(iter(kept.values()))
+        occurs = np.flatnonzero(np.asarray(first.sum(axis=0)).ravel() > 0)
+        return {key: sparse.csr_array(matrix[:, occurs]) for key, matrix in kept.items()}
+
+    def combine(self, name: str, columns: Iterable[tuple[str, int]], among: Iterable[str], divisor: int = 1) -> None:
+        """Make a new part of one value a row: the sum of columns of parts, over `divisor`.
+
+        Args:
+            name: of the part.
+            columns: parts and their columns.
+            among: parts whose rows count, no row twice.
+            divisor: number of the columns that a row has a value in.
+        """
+        units = sum(self._sums[part].units[:, column] for part, column in columns) / divisor
+        present = sum(self._sums[part].present for part in among)
+        self._sums[name] = _Sum(np.asarray(units)[:, None], np.asarray(present), 0.0, 1.0, whole=False, single=True)
+
+    def rate(
+        self,
+        name: str,
+        part: str,
+        column: int = 0,
+        *,
+        note: str = "",
+        threshold: str = "",
+        better: str = "higher",
+        about: About = "method",
+    ) -> Metric:
+        """The metric `name`: percentage of the rows counted that are 1 in a column of a part."""
+        hits, counts = self._sums[part].units[:, column], self._sums[part].present
+        k, n = round(float(hits.sum())), int(counts.sum())
+        ends = (
+            intervals.of_rate(k, n)
+            if self.alone
+            else intervals.of_pooled_rate(hits.astype(np.float64), counts.astype(np.float64))
+        )
+        value = 100 * k / n if n else float("nan")
+        metric = Metric(name, value, *statistics.scaled(ends), n, "%", threshold, better, note, about=about, hit=True)
+        return statistics.noted(metric, self._sample(hits, counts, hits=True))
+
+    def mean(
+        self, name: str, part: str, *, note: str = "", threshold: str = "", better: str = "higher", scale: float = 100
+    ) -> Metric:
+        """The metric `name`: the mean of a part of one value a row, in percent, or as a plain number."""
+        found = self._sums[part]
+        values, counts = found.units[:, 0], found.present
+        n = int(counts.sum())
+        value = float(values.sum()) / n if n else float("nan")
+        unit = "%" if scale == 100 else ""
+        ends = statistics.scaled(self._of_mean(found, n), scale)
+        metric = Metric(name, scale * value, *ends, n, unit, threshold, better, note)
+        return statistics.noted(metric, self._sample(values, counts, hits=False))
+
+    def _of_mean(self, found: _Sum, n: int) -> Interval:
+        if self.alone and n and found.whole:
+            return (
+                intervals.of_rate(found.up, n) if found.down == 0 else intervals.of_paired_hits(found.up, found.down, n)
+            )
+        within = (0.0, 1.0) if found.low >= 0 and found.high <= 1 else (-np.inf, np.inf)
+        parts = np.stack([found.units[:, 0], found.present], axis=1).astype(np.float64)
+        return intervals.of_statistic(parts[found.present > 0], MeanRatio(), within)
+
+    def _sample(self, values: NDArray[Any], counts: NDArray[np.int64], hits: bool) -> Sample:
+        """A value of each row where rows are the units, else what each unit adds."""
+        if self.size == self.rows and counts.max(initial=0) <= 1:
+            return Sample(np.where(counts > 0, values.astype(np.float64), np.nan))
+        return Sample(np.stack([values, counts], axis=1).astype(np.float64)[counts > 0], MeanRatio(), hits=hits)
+
+
+def summed(evaluator: Streaming, rows: pd.DataFrame) -> list[Metric]:
+    """The metrics of rows, each taken as of an image of its own, with a sample of every row."""
+    sums = Sums(len(rows), alone=True)
+    sums.add(evaluator.parts(rows), np.arange(len(rows)))
+    return evaluator.metrics(sums)
+
+
+def reduced(evaluator: Streaming, blocks: Iterable[pd.DataFrame], images: int) -> list[Metric]:
+    """The metrics of rows, with intervals over images.
+
+    Args:
+        evaluator: that made them.
+        blocks: all rows in the dataset's order, so that those of one image follow each other.
+        images: number of images that there are rows of.
+    """
+    grouped = images > statistics.MOST_IMAGES
+    sums = Sums(statistics.GROUPS if grouped else images, alone=True)
+    seen, last = 0, None
+    for rows in of_size(blocks, BLOCK):
+        ids = rows["image"].to_numpy()
+        begins = np.append(last is None or ids[0] != last, ids[1:] != ids[:-1])
+        sums.alone &= bool(begins.all())
+        place = seen - 1 + np.cumsum(begins)
+        seen, last = seen + int(begins.sum()), ids[-1]
+        if seen > images:
+            raise ValueError(f"rows of more than {images} images, or those of {last} do not follow each other")
+        begins[0] = True
+        unit = statistics.groups_of(ids[begins])[np.cumsum(begins) - 1] if grouped else place
+        sums.add(evaluator.parts(rows), unit)
+    return evaluator.metrics(sums) if sums.rows else []
+
+
+def flattened(column: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """A column of N lists as one array (M,), and their lengths (N,)."""
+    lists = column.tolist()
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    return (np.concatenate(lists) if lengths.any() else np.zeros(0)), lengths
+
+
+def of_size(blocks: Iterable[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
+    """The same rows in frames of `size`, the last one shorter."""
+    waiting: list[pd.DataFrame] = []
+    have = 0
+    for block in blocks:
+        waiting, have = [*waiting, block], have + len(block)
+        while have >= size:
+            rows = pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+            yield rows.iloc[:size].reset_index(drop=True)
+            waiting, have = [rows.iloc[size:]], have - size
+    if have:
+        yield pd.concat(waiting, ignore_index=True)

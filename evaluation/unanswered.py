@@ -1,0 +1,67 @@
+"""Images without an answer, in evaluators that put changed images through the network; see `states` for the rule."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eigencam.evaluation import states, statistics
+from eigencam.evaluation.base import Metric
+from eigencam.evaluation.sums import Part, Sums
+
+
+def or_nothing(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
+    """Values (N,) or (N, P), the worst where an image has none; NaN if no image has an answer."""
+    missing = unanswered(rows, values).all()
+    return np.full_like(values, np.nan) if missing else at_worst(rows, values, worst)
+
+
+def at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
+    """Values (N,) or (N, P), the worst in place of an image's that are not defined."""
+    bad = unanswered(rows, values) | states.no_map(rows, meant=False)
+    return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
+
+
+def unanswered(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """(N,): the images for which the network, asked for the image or for a changed one, has no answer."""
+    return states.no_answer(rows) | np.isnan(values).reshape(len(rows), -1).any(axis=1)
+
+
+def of(rows: pd.DataFrame, name: str, values: NDArray[np.float64], worst: float) -> dict[str, Part]:
+    """What a metric is made of: values, the worst where an image has none, and whether it has none."""
+    return {name: at_worst(rows, values, worst), f"{name} missing": unanswered(rows, values)}
+
+
+def all_missing(sums: Sums, name: str) -> bool:
+    """Whether no image has an answer."""
+    return sums.total(f"{name} missing")[0] == sums.rows
+
+
+def told(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
+    """What the footnote is made of: states, further images at the worst; of average drop also 0/0."""
+    known = states.no_answer(rows) | states.no_map(rows, meant=False)
+    changed = [name for name in rows if str(name).startswith("kept_")]
+    values = np.concatenate([values.reshape(len(rows), -1), rows[changed].to_numpy(np.float64)], axis=1)
+    return {
+        "map_state": states.flags(rows),
+        "answer_state": states.flags(rows, "answer_state"),
+        "more": unanswered(rows, values) & ~known,
+        "zero": (values[:, 0] == 0) & bool(changed),
+    }
+
+
+def note(sums: Sums) -> str:
+    """The footnote: maps and answers without a value, and further images at the worst; of average drop also 0/0."""
+    parts = [states.noted(sums)]
+    if count := sums.total("more")[0]:
+        parts.append(f"{count} images more without a value, at the worst")
+    if count := sums.total("zero")[0]:
+        parts.append(f"{count} images of probability 0 to begin with")
+    return "; ".join(part for part in parts if part)
+
+
+def mean(sums: Sums, name: str, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
+    """The metric `name` of the part of that name; not defined where no image has an answer."""
+    if all_missing(sums, name):
+        why = "; ".join(part for part in (states.UNANSWERED, note) if part)
+        return statistics.undefined(name, 0, why, threshold=threshold, better=better)
+    return sums.mean(name, name, note=note, threshold=threshold, better=better)
