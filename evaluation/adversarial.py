@@ -157,7 +157,7 @@ class Adversarial:
         return [
             first,
             statistics.rate(names[1], after | ~attacked, threshold=at, better="lower"),
-            statistics.mean(names[2], change, threshold=at, better="lower"),
+            statistics.change(names[2], change, threshold=at, better="lower"),
         ]
 
     def protocol(self) -> Mapping[str, object]:

@@ -218,14 +218,17 @@ def few_in_class(parts: Parts, statistic: Callable[[Floats], Floats]) -> int:
 
 
 def of_mean(values: ArrayLike) -> Interval:
-    """The interval of the mean of (N,) values of as many images: of rates and changes of hit or miss their own."""
+    """The interval of the mean of (N,) values of as many images.
+
+    Values that are 0 and 1, or -1, 0 and 1, are hits, and changes of hit or miss. Where all are equal they may be
+    anything: there is no interval.
+    """
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]
     n = len(array)
-    if n and np.isin(array, (0, 1)).all():
-        return of_rate(int(array.sum()), n)
-    if n and np.isin(array, (-1, 0, 1)).all():
-        return of_paired_hits(int((array > 0).sum()), int((array < 0).sum()), n)
+    up, down = int((array > 0).sum()), int((array < 0).sum())
+    if up + down and max(up, down) < n and np.isin(array, (-1, 0, 1)).all():
+        return of_paired_hits(up, down, n) if down else of_rate(up, n)
     if n < LEAST_IMAGES:
         return NONE
     mean = float(array.mean())

@@ -62,6 +62,15 @@ def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", b
     return noted(metric, Sample(sample))
 
 
+def change(name: str, values: ArrayLike, *, threshold: str = "", better: str = "higher") -> Metric:
+    """The metric `name`: as `mean`, of changes (N,) between hit and miss: -1, 0 or 1."""
+    array = np.asarray(values, np.float64)
+    up, down, n = int((array > 0).sum()), int((array < 0).sum()), len(array)
+    value = 100 * float(array.mean()) if n else float("nan")
+    ends = scaled(intervals.of_paired_hits(up, down, n))
+    return noted(Metric(name, value, *ends, n, "%", threshold, better), Sample(array))
+
+
 def plain_mean(name: str, values: ArrayLike, *, unit: str = "", better: str = "higher") -> Metric:
     """The metric `name`: the mean of `values` (N,), as `mean`, in their own unit."""
     metric = mean(name, values, better=better)

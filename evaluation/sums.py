@@ -123,7 +123,7 @@ class Sums:
         if single:
             present = ~np.isnan(values)
             values = np.where(present, values, 0.0)
-        values = values.reshape(len(values), -1) if values.ndim > 1 else values[:, None]
+        values = values if values.ndim == 2 else values[:, None]
         values = values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
         units, counts = member @ values, member @ present.astype(np.int64)
         found = self._sums.get(name)
@@ -229,7 +229,7 @@ class Sums:
         return statistics.noted(metric, self._sample(values, counts, hits=False))
 
     def _of_mean(self, found: _Sum, n: int) -> Interval:
-        if self.alone and n and found.whole:
+        if self.alone and found.whole and found.up + found.down and max(found.up, found.down) < n:
             return (
                 intervals.of_rate(found.up, n) if found.down == 0 else intervals.of_paired_hits(found.up, found.down, n)
             )
@@ -274,6 +274,39 @@ def reduced(evaluator: Streaming, blocks: Iterable[pd.DataFrame], images: int) -
         unit = statistics.groups_of(ids[begins])[np.cumsum(begins) - 1] if grouped else place
         sums.add(evaluator.parts(rows), unit)
     return evaluator.metrics(sums) if sums.rows else []
+
+
+class Blocks(Protocol):
+    """Rows that are read in blocks."""
+
+    @property
+    def images(self) -> int:
+        """Number of images that there are rows of."""
+        ...
+
+    def blocks(self) -> Iterator[pd.DataFrame]:
+        """Yield all rows in the dataset's order."""
+        ...
+
+    def frame(self) -> pd.DataFrame:
+        """Return all rows at once."""
+        ...
+
+
+def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
+    """The metrics of rows, with intervals over images; none of no rows.
+
+    A person's own evaluator that has a `summary` alone is given all rows at once.
+    """
+    if not is_streaming(evaluator):
+        frame = rows if isinstance(rows, pd.DataFrame) else rows.frame()
+        return statistics.by_picture(evaluator.summary(frame), frame) if len(frame) else []
+    if not isinstance(rows, pd.DataFrame):
+        return reduced(evaluator, rows.blocks(), rows.images)
+    place, ids = pd.factorize(rows["image"])
+    if (np.diff(place) < 0).any():  # rows of one image apart from each other
+        rows = rows.iloc[np.argsort(place, kind="stable")]
+    return reduced(evaluator, [rows], len(ids))
 
 
 def flattened(column: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -55,5 +55,5 @@ def again(stored: Stored, trust: Trust, *, always: bool = False) -> bool:
     evaluator, summary = stored.evaluator(trust), stored.summary
     if summary is None or (not always and is_current(summary, evaluator)):
         return False
-    sum_up_again(stored.folder, summary, evaluator, stored.rows())
+    sum_up_again(stored.folder, summary, evaluator, stored.row_file())
     return True

@@ -13,6 +13,7 @@ so that there are about log2(rows) of them however long a run takes.
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eigencam.evaluation.sums import BLOCK
 from eigencam.files import regular, visible, write_bytes
 from eigencam.store.bounded import BombError, read_table
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
@@ -201,6 +203,37 @@ def read_rows(path: Path) -> pd.DataFrame:
     if not isinstance(rows.index, pd.RangeIndex) or not {"image", "label"} <= set(rows.columns):
         raise DamagedError(path, "no rows of images")
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """The rows of a complete result, read in blocks.
+
+    Attributes:
+        path: of the Parquet file.
+        images: number of images that it has rows of.
+    """
+
+    path: Path
+    images: int
+
+    def blocks(self) -> Iterator[pd.DataFrame]:
+        """Yield all rows in their order. DamagedError where the file holds none, though its checksum may be right."""
+        try:
+            with pq.ParquetFile(regular(self.path)) as file:
+                for batch in file.iter_batches(BLOCK):
+                    rows = batch.to_pandas()
+                    if not {"image", "label"} <= set(rows.columns):
+                        raise DamagedError(self.path, "no rows of images")
+                    yield rows
+        except (FileNotFoundError, PermissionError, DamagedError):
+            raise
+        except pa.ArrowException as error:
+            raise DamagedError(self.path, f"no rows ({type(error).__name__})") from None
+
+    def frame(self) -> pd.DataFrame:
+        """Return all rows at once."""
+        return read_rows(self.path)
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:

@@ -20,7 +20,7 @@ from eigencam.locks import is_held
 from eigencam.store.canonical import canonical
 from eigencam.store.examine import examine, read_error
 from eigencam.store.identity import OBJECT
-from eigencam.store.parts import Parts, read_rows
+from eigencam.store.parts import Parts, RowFile
 from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, SUMMARY, Run, Summary, network_label
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
@@ -103,13 +103,17 @@ class Stored:
 
     def rows(self) -> pd.DataFrame:
         """Return the rows of a complete result, in the dataset's order. DamagedError where they are not sealed."""
+        return self.row_file().frame()
+
+    def row_file(self) -> RowFile:
+        """Return the file of these rows, to be read in blocks. DamagedError where they are not sealed."""
         path = self.folder / ROWS
-        seal = self.summary.rows if self.summary else None
-        if seal is None:
+        summary, seal = self.summary, self.summary.rows if self.summary else None
+        if summary is None or seal is None:
             raise ValueError(f"{self.folder}: not complete; it has no rows that a summary names")
         if file_digest(path) != seal.blake2b:
             raise DamagedError(path, "its content does not match the checksum in the summary")
-        return read_rows(path)
+        return RowFile(path, summary.n)
 
     def evaluator(self, trust: Trust = PACKAGED) -> Any:
         """Return the evaluator that made its rows. UntrustedError where this command does not trust its code."""

@@ -23,13 +23,13 @@ import pandas as pd
 import pyarrow as pa
 
 from eigencam.evaluation.base import Metric, Row, headline_of
-from eigencam.evaluation.statistics import by_picture
+from eigencam.evaluation.sums import Blocks, summarised
 from eigencam.files import remove_leftovers, sync_folder, write_bytes
 from eigencam.locks import HeldError, Lock, take
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.examine import examine, has_leftovers, published
 from eigencam.store.gather import RUN, Gathered, Plan, gather
-from eigencam.store.parts import Parts, as_bytes, frame_of, images_of, read_rows, set_aside
+from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, images_of, read_rows, set_aside
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary
 from eigencam.store.seal import DamagedError, digest, read_json, write_json, write_yaml
 from eigencam.versions import summary_versions_of
@@ -286,7 +286,7 @@ class Result:
         if summary is None or summary.unsupported or is_current(summary, evaluator):
             return
         with self.finishing():
-            sum_up_again(self.folder, summary, evaluator, self.rows())
+            sum_up_again(self.folder, summary, evaluator, RowFile(self.folder / ROWS, summary.n))
 
     def measured(self, what: Mapping[str, Any]) -> None:
         """Note what this run measured beside its environment; it is no part of the result. Only within `finishing`."""
@@ -356,9 +356,9 @@ class Result:
             (self.folder / ROWS).unlink(missing_ok=True)  # a run was killed between rows and summary
 
 
-def summed_up(evaluator: Any, rows: pd.DataFrame) -> tuple[dict[str, Any], list[Metric]]:
-    """Return the fields of `Summary` that an evaluator makes of rows, and its metrics."""
-    metrics = by_picture(evaluator.summary(rows), rows) if len(rows) else []
+def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, Any], list[Metric]]:
+    """Return the fields of `Summary` that an evaluator makes of rows, in memory or read in blocks, and its metrics."""
+    metrics = summarised(evaluator, rows)
     told = {
         "protocol": plain(dict(evaluator.protocol())),
         "headline": headline_of(evaluator),
@@ -373,7 +373,7 @@ def is_current(summary: Summary, evaluator: Any) -> bool:
     return summary.summary_versions == summary_versions_of(type(evaluator))
 
 
-def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFrame) -> None:
+def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFrame | Blocks) -> None:
     """Publish a complete result with metrics made again from its rows, which stay."""
     told, _ = summed_up(evaluator, rows)
     publish(folder, replace(summary, **told))

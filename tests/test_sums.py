@@ -1,0 +1,162 @@
+"""Rows summed in blocks give what all rows at once give, and the same as a file read in blocks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eigencam.evaluation import statistics, sums
+from eigencam.evaluation.base import Metric
+from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.localization_tuned import TunedLocalization
+from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.evaluation.pointing import Energy, Pointing
+from eigencam.evaluation.proposals import Proposals
+from eigencam.evaluation.pxap import PxAP
+from eigencam.evaluation.sums import reduced, summarised
+from eigencam.store.parts import RowFile
+
+STATES = np.array(["ok", "ok", "ok", "ok", "constant", "nonfinite"])
+
+
+def rows_of(kind: str, n: int, several: bool) -> tuple[Any, pd.DataFrame]:
+    """An evaluator, and rows as it makes them, of images that have one each or several."""
+    rng = np.random.default_rng(n)
+    image = np.sort(rng.integers(0, n // 3, n)) if several else np.arange(n)
+    label = rng.integers(0, 4, n)
+    rows: dict[str, Any] = {
+        "image": [f"i{k:06d}" for k in image],
+        "label": label,
+        "target": label,
+        "top5": list(rng.integers(0, 4, (n, 2))),
+        "map_state": rng.choice(STATES, n),
+        "answer_state": rng.choice(STATES[:5], n),
+        "constant_by_design": False,
+    }
+    iou = np.where(rng.random(n) < 0.1, np.nan, rng.random(n))
+    objects = rng.integers(0, 4, n)
+    own: dict[str, tuple[Any, dict[str, Any]]] = {
+        "localization": (Localization(), {"iou": iou}),
+        "tuned": (
+            TunedLocalization(),
+            {
+                "ious": list(
+                    np.repeat(iou[:, None], len(TunedLocalization().grid), 1)
+                    * np.linspace(0.5, 1.5, len(TunedLocalization().grid))
+                )
+            },
+        ),
+        "maxboxacc": (
+            MaxBoxAcc(ious=(0.3, 0.5, 0.7)),
+            {f"hits_{d}": list(rng.integers(0, 255, (n, 32), np.uint8)) for d in (30, 50, 70)},
+        ),
+        "pointing": (Pointing(), {"hit": np.round(iou)}),
+        "energy": (Energy(), dict.fromkeys(("energy", "overlap_0", "overlap_0.25", "overlap_0.5"), iou)),
+        "pxap": (PxAP(step=0.25), {f"hist_{k}": list(rng.integers(0, 99, (n, 5))) for k in ("object", "background")}),
+        "proposals": (
+            Proposals(over="classes", budgets=(1, 5)),
+            {
+                "n_boxes": rng.integers(0, 9, n),
+                "n_objects": objects,
+                "object_class": [rng.integers(0, 3, k) for k in objects],
+                "best": [rng.random(k) for k in objects],
+                "best_1": [rng.random(k) for k in objects],
+                "best_5": [rng.random(k) for k in objects],
+            },
+        ),
+    }
+    evaluator, more = own[kind]
+    return evaluator, pd.DataFrame({**rows, **more})
+
+
+KINDS = ("localization", "tuned", "maxboxacc", "pointing", "energy", "pxap", "proposals")
+
+
+def equal(a: list[Metric], b: list[Metric], tolerance: float = 1e-9) -> None:
+    """Names, counts and words alike, floats within a tolerance of their size."""
+    assert [(m.name, m.n, m.note, m.caution, m.threshold) for m in a] == [
+        (m.name, m.n, m.note, m.caution, m.threshold) for m in b
+    ]
+    for one, other in zip(a, b, strict=True):
+        found, wanted = ([m.value, m.low, m.high] for m in (one, other))
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=1e-12, err_msg=one.name)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_in_blocks_is_all_rows_at_once(
+    kind: str, several: bool, grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator, rows = rows_of(kind, 700, several)
+    if grouped:
+        monkeypatch.setattr(statistics, "MOST_IMAGES", 100)
+        monkeypatch.setattr(statistics, "GROUPS", 60)
+    monkeypatch.setattr(sums, "BLOCK", 10_000)
+    at_once = summarised(evaluator, rows)
+    monkeypatch.setattr(sums, "BLOCK", 64)
+    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), tmp_path / "rows.parquet", row_group_size=150)
+    found = summarised(evaluator, RowFile(tmp_path / "rows.parquet", rows["image"].nunique()))
+    equal(found, at_once)
+    assert all(m.value == m.value for m in found)
+    if not grouped:
+        by_rows = statistics.by_picture(evaluator.summary(rows), rows)
+        assert [m.name for m in found] == [m.name for m in by_rows]
+        for one, other in zip(found, by_rows, strict=True):
+            assert (one.value, one.n) == (pytest.approx(other.value, rel=1e-12), other.n)
+            assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=1e-9, nan_ok=True)
+
+
+def test_the_order_of_blocks_of_any_size_is_kept() -> None:
+    frames = [pd.DataFrame({"image": range(a, b)}) for a, b in ((0, 3), (3, 3), (3, 10), (10, 11))]
+    found = list(sums.of_size(frames, 4))
+    assert [frame["image"].tolist() for frame in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+def test_rows_of_an_image_that_lie_apart_are_put_together_or_refused() -> None:
+    evaluator, rows = rows_of("energy", 90, several=False)
+    again = pd.concat([rows, rows], ignore_index=True)
+    equal(summarised(evaluator, again), summarised(evaluator, again.sort_values("image", kind="stable")))
+    with pytest.raises(ValueError, match="do not follow each other"):
+        reduced(evaluator, [again], 90)
+
+
+def test_an_evaluator_with_a_summary_alone_is_given_all_rows(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Own:
+        def summary(self, rows: pd.DataFrame) -> list[Metric]:
+            seen.append(len(rows))
+            return [statistics.mean("mine", rows["iou"])]
+
+        def protocol(self) -> dict[str, object]:
+            return {}
+
+    rows = pd.DataFrame({"image": [f"{k}" for k in range(50)], "label": 0, "iou": np.linspace(0, 1, 50)})
+    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), tmp_path / "rows.parquet")
+    [metric] = summarised(Own(), RowFile(tmp_path / "rows.parquet", 50))
+    assert (seen, metric.value) == ([50], 50)
+
+
+def test_blocks_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "BLOCK", 100)
+    held: list[int] = []
+    _, rows = rows_of("localization", 300, several=False)
+
+    def blocks() -> Iterator[pd.DataFrame]:
+        for start in range(0, 300, 100):
+            held.append(start)
+            yield rows.iloc[start : start + 100]
+
+    class Watching(Localization):
+        def parts(self, rows: pd.DataFrame) -> Any:
+            assert len(rows) <= 100
+            return super().parts(rows)
+
+    reduced(Watching(), blocks(), 300)
+    assert held == [0, 100, 200]
