@@ -22,7 +22,7 @@ from eigencam.evaluation import intervals
 from eigencam.evaluation.base import About, Metric, Sample
 from eigencam.evaluation.intervals import Floats, Interval, MeanRatio, Parts, bounds_of
 
-SUMMARY_VERSIONS = {"statistics": 2}
+SUMMARY_VERSIONS = {"statistics": 3}
 """Raised when a change here or in `intervals` moves a number; see `eigencam.versions`."""
 
 MOST_IMAGES = 10_000
@@ -138,11 +138,9 @@ def noted(metric: Metric, sample: Sample) -> Metric:
 
 
 def _why_none(sample: Sample) -> str:
-    parts: Any = sample.parts
-    images = int((~np.isnan(parts)).sum()) if sample.statistic is None else _length(parts)
     if sample.hits:
         return "no interval of one image"
-    if images < intervals.LEAST_IMAGES:
+    if counted(sample) < intervals.LEAST_IMAGES:
         return f"no interval below {intervals.LEAST_IMAGES} images"
     if sample.statistic is not None and intervals.few_in_class(sample.parts, sample.statistic):
         return f"no interval unless each class is in {intervals.LEAST_IN_CLASS} images"
@@ -215,6 +213,12 @@ def _summed(metric: Metric, unit: NDArray[np.int64], several: bool) -> Metric:
     made = Sample(member @ parts, statistic, hits=sample.hits or metric.hit)
     low, high = scaled(_interval(made, within), 100 if metric.unit == "%" else 1)
     return noted(replace(metric, low=low, high=high), made)
+
+
+def counted(sample: Sample) -> int:
+    """Number of rows, images or groups that count in a sample."""
+    parts: Any = sample.parts
+    return int(np.count_nonzero(abs(parts).sum(axis=1) if sample.statistic else ~np.isnan(parts)))
 
 
 def _length(parts: Parts) -> int:

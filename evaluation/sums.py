@@ -156,9 +156,8 @@ class Sums:
         return name in self._sums
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """(U, K): the sum of each unit in which a row counts."""
-        found = self._sums[name]
-        return found.units[found.present > 0]
+        """(U, K): the sum of each unit; 0 where no row counts."""
+        return self._sums[name].units
 
     def total(self, name: str) -> NDArray[Any]:
         """(K,): the sum over all."""

@@ -166,3 +166,14 @@ def test_metrics_carry_their_samples_and_do_not_store_them() -> None:
     rate = statistics.rate("error", [True, False])
     assert rate.sample
     assert np.asarray(rate.sample.parts).tolist() == [1, 0]
+
+
+def test_the_difference_that_n_images_show_is_found_in_four_of_five_samples() -> None:
+    rng, found = np.random.default_rng(0), 0
+    sample = rng.normal(0, 1, 100)
+    shown = difference(Sample(np.zeros(100)), Sample(sample)).shown
+    for _ in range(1000):
+        found += scipy.stats.ttest_1samp(rng.normal(shown / sample.std(), 1, 100), 0).pvalue < 0.05
+    assert found / 1000 == pytest.approx(0.8, abs=0.05)
+    hits = np.repeat([0.0, 1.0], 50)
+    assert difference(Sample(hits), Sample(hits)).shown > 0.02  # none that differ is no proof of precision

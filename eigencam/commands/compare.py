@@ -22,7 +22,7 @@ from eigencam.evaluation import ranks
 from eigencam.evaluation.escaping import file_name, one_line
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.files import write_text
-from eigencam.reporting.comparison import DIGITS, as_json, compare, rank_table, rankings, table
+from eigencam.reporting.comparison import DIGITS, as_json, compare, placing_tables, rank_table, rankings, table
 from eigencam.reporting.written import write
 from eigencam.store.reader import as_lines, read
 from eigencam.store.trust import Trust
@@ -62,14 +62,15 @@ def main(args: argparse.Namespace) -> int:
     lines, values, notes = compare(folders, order, metrics, all_pairs=args.all_pairs, trust=trust)
     notes += failed
     found = rankings(values, order)
-    made = [table(lines, notes, DIGITS), *([rank_table(found)] if found else [])]
+    placed = placing_tables(values, order) if len(order) > 2 else []
+    made = [table(lines, notes, DIGITS), *placed, *([rank_table(found)] if found else [])]
     if args.format == "json":
-        print(as_json(lines, found, notes))
+        print(as_json(lines, found, notes, values))
     else:
         print("\n".join(render(item, args.format) for item in made))
     if args.out:
         written = write(args.out, "compare", made, ["printed by: eigencam compare"])
-        write_text(args.out / "compare.json", as_json(lines, found, notes) + "\n")
+        write_text(args.out / "compare.json", as_json(lines, found, notes, values) + "\n")
         written.append(args.out / "compare.json")
         for ranking in found:
             if len(ranking.methods) > 2 and not np.isnan(ranking.critical):

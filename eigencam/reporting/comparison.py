@@ -13,6 +13,7 @@ import pandas as pd
 from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric, headline_of
 from eigencam.evaluation.paired import Difference, difference, holm
+from eigencam.evaluation.placing import Placing, placings
 from eigencam.evaluation.statistics import by_picture
 from eigencam.evaluation.tables import Table
 from eigencam.files import first_line
@@ -77,6 +78,38 @@ def compare(
     Raises:
         ValueError: nothing can be compared, or an unknown metric.
     """
+    places, notes = _places(folders)
+    lines: list[Compared] = []
+    values: list[dict[str, Any]] = []
+    known: dict[str, None] = {}
+    for place, of in places.items():
+        evaluator = next(iter(of.values())).evaluator(trust)
+        rows = {name: of[name].rows() for name in order if name in of}
+        full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
+        known |= {metric: None for found in full.values() for metric in found}
+        chosen = _chosen(full, headline_of(evaluator), metrics)
+        values += _values(place, evaluator, rows, full, chosen)
+        for a, b in combinations(rows, 2):
+            if not all_pairs and a != order[0]:
+                continue
+            (one, other), same = _common([rows[a], rows[b]])
+            if one.empty:
+                notes[f"{place.evaluator}: {a} and {b} have no picture in common"] = None
+            pair = {a: one, b: other}
+            first, second = (full[x] if same else _metrics(evaluator, own) for x, own in pair.items())
+            for metric in chosen:
+                if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
+                    notes[f"{place.evaluator}: {why}"] = None
+                elif found := _compared(place, a, b, first.get(metric), second.get(metric), one):
+                    lines.append(found)
+    _check(lines, metrics, known, notes)
+    corrected = holm([line.found.p for line in lines])
+    done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
+    return done, pd.DataFrame(values), list(notes)
+
+
+def _places(folders: Sequence[Path]) -> tuple[dict[Place, dict[str, Stored]], dict[str, None]]:
+    """The results by place and method, and notes on those that cannot be compared."""
     places: dict[Place, dict[str, Stored]] = {}
     notes: dict[str, None] = {}
     for stored in filter(None, (read(folder, hashed=True) for folder in sorted(folders))):
@@ -89,40 +122,45 @@ def compare(
         if caveat := stored.summary.caveat:
             notes[f"{method}: {caveat}"] = None
         places.setdefault(_place(stored), {})[method] = stored
-    lines: list[Compared] = []
-    values: list[dict[str, Any]] = []
-    known: dict[str, None] = {}
-    for place, of in places.items():
-        evaluator = next(iter(of.values())).evaluator(trust)
-        rows = {name: _keyed(of[name]) for name in order if name in of}
-        full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
-        known |= {metric: None for found in full.values() for metric in found}
-        chosen = _chosen(full, headline_of(evaluator), metrics)
-        values += [
-            {"place": place, "method": name, "metric": m, "value": found[m].value, "n": found[m].n}
-            | {"better": found[m].better}
-            for name, found in full.items()
-            for m in chosen
-            if m in found
-        ]
-        for a, b in combinations(rows, 2):
-            if not all_pairs and a != order[0]:
-                continue
-            common = rows[a].index.intersection(rows[b].index, sort=False)
-            if common.empty:
-                notes[f"{place.evaluator}: {a} and {b} have no picture in common"] = None
-            first, second = (
-                full[x] if rows[x].index.equals(common) else _metrics(evaluator, rows[x].loc[common]) for x in (a, b)
-            )
-            for metric in chosen:
-                if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
-                    notes[f"{place.evaluator}: {why}"] = None
-                elif found := _compared(place, a, b, first.get(metric), second.get(metric), common):
-                    lines.append(found)
-    _check(lines, metrics, known, notes)
-    corrected = holm([line.found.p for line in lines])
-    done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
-    return done, pd.DataFrame(values), list(notes)
+    return places, notes
+
+
+def _values(
+    place: Place,
+    evaluator: Any,
+    rows: Mapping[str, pd.DataFrame],
+    full: Mapping[str, Mapping[str, Metric]],
+    chosen: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Each method's value of each metric over its images, and its placing over the images that all have."""
+    common, same = _common(list(rows.values()))
+    own = full if same else {name: _metrics(evaluator, frame) for name, frame in zip(rows, common, strict=True)}
+    placed: dict[str, dict[str, Placing]] = {}
+    for metric in chosen:
+        found = {name: of[metric] for name, of in own.items() if metric in of and of[metric].value == of[metric].value}
+        better = next((m.better for m in found.values()), "")
+        summed = {name: by_picture([m], common[0])[0].sample for name, m in found.items()}
+        samples = {name: sample for name, sample in summed.items() if sample}
+        placed[metric] = placings(samples, better) if better and len(samples) == len(rows) else {}
+    return [
+        {"place": place, "method": name, "metric": m, "value": found[m].value, "n": found[m].n}
+        | {"better": found[m].better, "placing": placed[m].get(name)}
+        for name, found in full.items()
+        for m in chosen
+        if m in found
+    ]
+
+
+def _common(frames: Sequence[pd.DataFrame]) -> tuple[list[pd.DataFrame], bool]:
+    """The rows of the images and classes that all frames have, in one order, and whether that is all of them."""
+    first, keys = frames[0], ["image", "label"]
+    if all(len(own) == len(first) and (own[keys].to_numpy() == first[keys].to_numpy()).all() for own in frames):
+        return list(frames), True
+    indexed = [own.set_index(keys) for own in frames]
+    common = indexed[0].index
+    for own in indexed[1:]:
+        common = common.intersection(own.index, sort=False)
+    return [own.loc[common].reset_index() for own in indexed], False
 
 
 def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
@@ -163,6 +201,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
                 "difference": f"{d:+.{digits}f}{ends}",
                 "better/worse in": "-" if up < 0 else f"{up}/{down}",
                 "n": str(found.n),
+                "can show": "-" if np.isnan(found.shown) else f"{percent * found.shown:.{digits}f}",
                 "p": _p(found.p),
                 "p (Holm)": _p(line.holm),
             }
@@ -175,6 +214,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     tests = hits if any(line.found.test == "mcnemar" for line in lines) else "sign flips"
     words = [
         "difference: method less reference, over the images that both have; in brackets: 95 % intervals",
+        "can show: the smallest difference that n images show, at 5 % and with a probability of 80 %",
         f"p: {tests}; Holm's correction over the table",
         "bold: better than the reference, corrected p below 0.05",
     ]
@@ -213,7 +253,35 @@ def rank_table(found: Sequence[ranks.Ranking]) -> Table:
     return Table("ranks", frame, best, notes)
 
 
-def as_json(lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Sequence[str]) -> str:
+def placing_tables(values: pd.DataFrame, order: Sequence[str]) -> list[Table]:
+    """One table for each (dataset, network): the rank of each method, and how often it is first."""
+    made = []
+    placed = values[values["placing"].notna()]
+    pairs = [(place.dataset, place.network) for place in placed["place"]]
+    for (dataset, network), part in placed.groupby(pd.MultiIndex.from_tuples(pairs), sort=False) if pairs else ():
+        lines, best = [], []
+        for (place, metric), own in part.groupby(["place", "metric"], sort=False):
+            found: dict[str, Placing] = dict(zip(own["method"], own["placing"], strict=True))
+            lines.append(
+                {"evaluator": place.evaluator, "metric": metric}
+                | {m: _placed(found[m]) if m in found else "-" for m in order if m in set(part["method"])}
+            )
+            best.append({m: m in found and found[m].first >= 0.95 for m in lines[-1] if m in order})
+        notes = [
+            "rank [95 % interval], and the share of resamples of the images in which the method is first",
+            "bold: first in 95 % or more",
+        ]
+        made.append(Table(f"which is first: {dataset}, {network}", pd.DataFrame(lines), pd.DataFrame(best), notes))
+    return made
+
+
+def _placed(found: Placing) -> str:
+    return f"{found.rank:g} [{found.low:g}, {found.high:g}], {100 * found.first:.0f} %"
+
+
+def as_json(
+    lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Sequence[str], values: pd.DataFrame
+) -> str:
     """Everything in numbers; fractions where the unit is %."""
     content = {
         "comparisons": [
@@ -221,6 +289,13 @@ def as_json(lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Se
             | {k: v for k, v in asdict(line.place).items() if k != "identity"}
             | asdict(line.found)
             for line in lines
+        ],
+        "placings": [
+            {k: v for k, v in asdict(row["place"]).items() if k != "identity"}
+            | {"metric": row["metric"], "method": row["method"]}
+            | asdict(row["placing"])
+            for row in values.to_dict("records")
+            if row["placing"] is not None
         ],
         "ranks": [asdict(ranking) for ranking in found],
         "notes": list(notes),
@@ -234,15 +309,10 @@ def _place(stored: Stored) -> Place:
     return Place(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
 
 
-def _keyed(stored: Stored) -> pd.DataFrame:
-    """The rows by (image, label): with `target=each` a picture has several."""
-    return stored.rows().set_index(["image", "label"])
-
-
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
     """The summary of rows, by name; nothing where there are no rows."""
     try:
-        return {metric.name: metric for metric in evaluator.summary(rows.reset_index())} if len(rows) else {}
+        return {metric.name: metric for metric in evaluator.summary(rows)} if len(rows) else {}
     except (KeyError, TypeError, AttributeError, IndexError) as error:  # sealed, and still no rows of this evaluator
         raise ValueError(f"rows that {type(evaluator).__name__} cannot sum up: {first_line(error)}") from None
 
@@ -256,12 +326,12 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
 
 
 def _compared(
-    place: Place, a: str, b: str, first: Metric | None, second: Metric | None, keys: pd.Index
+    place: Place, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
 ) -> Compared | None:
-    """None where one of the two has no such metric, or one that is not made of pictures; `keys`: of their rows."""
+    """None where one of the two has no such metric, or one that is not made of images; `rows`: of either."""
     if not (first and second and first.sample and second.sample):
         return None
-    one, other = by_picture(_in_both(first, second), keys.to_frame())
+    one, other = by_picture(_in_both(first, second), rows)
     assert one.sample is not None  # as before
     assert other.sample is not None
     return Compared(place, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))
