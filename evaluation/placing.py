@@ -83,7 +83,7 @@ def _resampled(influence: Floats, seed: int) -> Floats:
     rng, changes = np.random.default_rng(seed), np.empty((RESAMPLES, len(influence)))
     if influence.shape[1] > statistics.MOST_IMAGES:
         group = rng.permutation(influence.shape[1]) % statistics.GROUPS
-        influence = np.stack([np.bincount(group, own, statistics.GROUPS) for own in influence])
+        influence = np.array([np.bincount(group, own, statistics.GROUPS) for own in influence], np.float64)
     n = influence.shape[1]
     step = max(1, _DRAWS // n)
     for start in range(0, RESAMPLES, step):

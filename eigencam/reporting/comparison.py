@@ -260,7 +260,8 @@ def placing_tables(values: pd.DataFrame, order: Sequence[str]) -> list[Table]:
     pairs = [(place.dataset, place.network) for place in placed["place"]]
     for (dataset, network), part in placed.groupby(pd.MultiIndex.from_tuples(pairs), sort=False) if pairs else ():
         lines, best = [], []
-        for (place, metric), own in part.groupby(["place", "metric"], sort=False):
+        for (_, metric), own in part.groupby(["place", "metric"], sort=False):
+            place: Place = own["place"].iloc[0]
             found: dict[str, Placing] = dict(zip(own["method"], own["placing"], strict=True))
             lines.append(
                 {"evaluator": place.evaluator, "metric": metric}
