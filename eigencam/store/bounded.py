@@ -1,6 +1,6 @@
 """Parquet files of anybody, read within bounds: a few kilobytes may unpack to more than a machine's memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ class BombError(ValueError):
 
 
 def read_table(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the rows of a Parquet file.
+    """Return the rows of a Parquet file, all at once; see `read_batches`."""
+    about = _opened(source).schema_arrow
+    fields = [field for field in about if columns is None or field.name in columns]
+    return pa.Table.from_batches(read_batches(source, columns), pa.schema(fields, about.metadata))
+
+
+def read_batches(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file, a batch at a time.
 
     Texts are looked at as a dictionary and its indices before they are written out, so that a long one that every row
     has costs nothing until then.
@@ -47,14 +54,13 @@ def read_table(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]
     wanted = plain.schema_arrow.names if columns is None else [n for n in plain.schema_arrow.names if n in columns]
     schema = pa.schema([plain.schema_arrow.field(name) for name in wanted], plain.schema_arrow.metadata)
-    batches, total = [], 0
+    total = 0
     for batch in _opened(source, texts).iter_batches(BATCH, columns=wanted):
         total += sum(map(_bytes, batch.columns))
         if total > most:
             raise BombError(f"{size} bytes that unpack to more than {most}")
         arrays = [_written_out(batch.column(name)).cast(schema.field(name).type) for name in wanted]
-        batches.append(pa.record_batch(arrays, schema))
-    return pa.Table.from_batches(batches, schema)
+        yield pa.record_batch(arrays, schema)
 
 
 def _opened(source: Path | pa.Buffer, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:

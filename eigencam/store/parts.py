@@ -21,9 +21,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigencam.evaluation.sums import BLOCK
 from eigencam.files import regular, visible, write_bytes
-from eigencam.store.bounded import BombError, read_table
+from eigencam.store.bounded import BombError, read_batches, read_table
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, read_bytes, read_json, write_json
 
@@ -220,14 +219,15 @@ class RowFile:
     def blocks(self) -> Iterator[pd.DataFrame]:
         """Yield all rows in their order. DamagedError where the file holds none, though its checksum may be right."""
         try:
-            with pq.ParquetFile(regular(self.path)) as file:
-                for batch in file.iter_batches(BLOCK):
-                    rows = batch.to_pandas()
-                    if not {"image", "label"} <= set(rows.columns):
-                        raise DamagedError(self.path, "no rows of images")
-                    yield rows
+            for batch in read_batches(regular(self.path)):
+                rows = batch.to_pandas()
+                if not {"image", "label"} <= set(rows.columns):
+                    raise DamagedError(self.path, "no rows of images")
+                yield rows
         except (FileNotFoundError, PermissionError, DamagedError):
             raise
+        except BombError as error:
+            raise DamagedError(self.path, str(error)) from None
         except pa.ArrowException as error:
             raise DamagedError(self.path, f"no rows ({type(error).__name__})") from None
 
