@@ -30,6 +30,9 @@ PLAN = "plan.json"
 LARGEST_PART = 8 * 2**30
 """Bytes that a part may have."""
 
+ROW_GROUP = 2**16
+"""Rows of a group, whose texts a reader holds at a time."""
+
 _OWNER = b"eigencam.result"
 """Key of a part's metadata: the checksum of the identity it belongs to."""
 
@@ -246,7 +249,7 @@ def as_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> 
     if metadata:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
     return buffer.getvalue()
 
 
