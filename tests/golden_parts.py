@@ -358,7 +358,7 @@ def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
     for name, node in nodes("model").items():
         if node["_target_"].startswith("eigencam."):
             make = partial(_logits if name.startswith("scenes") else _waves, name)
-            things[find(node["_target_"])] = {name: make} if name != "alexnet_bvlc" else {}
+            things[find(node["_target_"])] = {name: make} if name not in ("alexnet_bvlc", "efficientnet_lite0") else {}
     for node in nodes("dataset").values():
         things[find(node["_target_"])] = {}
     things[Scenes] = {split: partial(_scenes, split) for split in ("test", "train")}

@@ -36,6 +36,9 @@ def efficientnet_lite0() -> nn.Module:
     return module
 
 
+efficientnet_lite0.version = 1  # type: ignore[attr-defined]
+
+
 def weight_file() -> Path:
     """Where the package's weights are. FileNotFoundError where it is not installed."""
     found = find_spec(PACKAGE)
