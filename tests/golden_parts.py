@@ -305,7 +305,7 @@ def _waves(name: str) -> Case:
             flat = torch.arange(tensor.numel())
             spread = 1.0 if tensor.ndim == 1 else (2.0 / tensor[0].numel()) ** 0.5
             tensor.copy_(spread * (torch.cos((flat % 1009) + k) + (1.1 if tensor.ndim == 1 else 0.0)).view_as(tensor))
-        size = node["preprocess"]["size"]
+        size = node.get("preprocess", {}).get("size", 224)
         out = module((inputs(size).float() / 255 - 0.5).to(next(module.parameters()).dtype))
     return {"output": numbers(out / out.abs().max())}
 
