@@ -7,7 +7,7 @@ member that decodes a picture, so that predictions made elsewhere can be scored 
 import hashlib
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -222,7 +222,6 @@ class Dataset(Protocol):
         classes: names of the classes, in the order of the labels.
         class_space: `imagenet`, `voc`, `scenes`, ...: labels are comparable with a network's outputs only when the
             network names the same one.
-        ids: image ids, in order.
 
     A dataset may also have `faults`, by image id: what its lists show to be wrong with a truth, known before any image
     is read; and `digest(i)`, a text that tells image `i` from another one (`eigencam.datasets.digest`), without which
@@ -232,7 +231,11 @@ class Dataset(Protocol):
     name: str
     classes: tuple[str, ...]
     class_space: str
-    ids: list[str]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Image ids, in order."""
+        ...
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""

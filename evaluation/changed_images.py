@@ -82,7 +82,8 @@ def blur_kernel() -> NDArray[np.float64]:
     side, reach = 11, 20
     gaussian = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 5.0) ** 2)
     place = (side // 2 + np.arange(-reach, reach + 1)) % (2 * side)
-    return np.bincount(np.minimum(place, 2 * side - 1 - place), gaussian / gaussian.sum(), side)
+    sums = np.bincount(np.minimum(place, 2 * side - 1 - place), gaussian / gaussian.sum(), side)
+    return sums.astype(np.float64)
 
 
 def variant_and_image(part: slice, n: int, device: torch.device) -> tuple[Tensor, Tensor]:

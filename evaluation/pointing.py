@@ -27,7 +27,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -264,7 +264,8 @@ def _accuracies(sums: Sums, suffix: str) -> list[Metric]:
         return [statistics.undefined(name, 0, note or "no picture") for name in names]
     found = sums.classes(f"classes{suffix}")
     counts = sparse.csr_array(sparse.hstack([found["hits"], found["pairs"]]))
-    statistic = MeanRatio(found["pairs"].shape[1])
+    pairs: Any = found["pairs"]
+    statistic = MeanRatio(pairs.shape[1])
     of_classes = statistics.pooled(names[0], counts, statistic, n=chosen - missing, note=note)
     return [of_classes, sums.mean(names[1], f"hit{suffix}")]
 

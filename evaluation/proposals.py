@@ -225,7 +225,8 @@ class Proposals:
             for name in names
         ]
         (_, objects), *found = sums.classes("classes").items()
-        classes = objects.shape[1]
+        of_objects: Any = objects
+        classes = of_objects.shape[1]
         for name, own in found:
             counts = sparse.csr_array(sparse.hstack([own, objects], dtype=np.float64))
             told = "; ".join(part for part in (f"{classes} classes", note * (not names and name == "mabo")) if part)

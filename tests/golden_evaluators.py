@@ -106,7 +106,7 @@ weighted.needs_gradient = False  # type: ignore[attr-defined]
 def probe() -> tuple[NDArray[np.float32], Callable[[], BatchProbe]]:
     """Maps of two images, and a probe that has not been asked anything yet."""
     used = network("scenes_resnet")
-    pictures = inputs(used.preprocess.size)
+    pictures = inputs(used.preprocess.shape[0])
     targets = torch.tensor(LABELS[used.name])
     truths = [replace(own, label=int(t)) for (_, own), t in zip(samples()[:2], targets, strict=True)]
 

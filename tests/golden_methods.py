@@ -112,7 +112,7 @@ def inputs(size: int) -> torch.Tensor:
 def run(method: Any, name: str) -> Case:
     """Maps or boxes of the images, each for a class of its own."""
     used = network(name)
-    size = used.preprocess.size
+    size = used.preprocess.shape[0]
     found = compute_maps(
         used,
         {"m": method},

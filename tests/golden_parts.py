@@ -139,7 +139,7 @@ def _forward() -> Case:
     case: Case = {}
     for name in ("scenes_vgg", "scenes_vit"):
         used, targets = network(name), torch.tensor(LABELS[name])
-        made = used.forward(inputs(used.preprocess.size), gradients=True)
+        made = used.forward(inputs(used.preprocess.shape[0]), gradients=True)
         case |= {f"{name} logits": numbers(made.logits), f"{name} black": numbers(made.black)}
         case |= {f"{name} activations": numbers(made.activations())}
         case |= {f"{name} gradients": numbers(made.gradients(targets))}
@@ -293,7 +293,7 @@ PARTS: tuple[tuple[ModuleType, Callable[[], Case]], ...] = (
 
 def _logits(name: str) -> Case:
     used = network(name)
-    return {"logits": numbers(used.forward(inputs(used.preprocess.size)).logits)}
+    return {"logits": numbers(used.forward(inputs(used.preprocess.shape[0])).logits)}
 
 
 def _waves(name: str) -> Case:

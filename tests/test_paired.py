@@ -1,6 +1,7 @@
 """Paired comparisons against scipy, sums over all sign vectors, and a loop over multinomial weights."""
 
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,7 +174,8 @@ def test_the_difference_that_n_images_show_is_found_in_four_of_five_samples() ->
     sample = rng.normal(0, 1, 100)
     shown = difference(Sample(np.zeros(100)), Sample(sample)).shown
     for _ in range(1000):
-        found += scipy.stats.ttest_1samp(rng.normal(shown / sample.std(), 1, 100), 0).pvalue < 0.05
+        test: Any = scipy.stats.ttest_1samp(rng.normal(shown / sample.std(), 1, 100), 0)
+        found += test.pvalue < 0.05
     assert found / 1000 == pytest.approx(0.8, abs=0.05)
     hits = np.repeat([0.0, 1.0], 50)
     assert difference(Sample(hits), Sample(hits)).shown > 0.02  # none that differ is no proof of precision

@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,7 +112,7 @@ def test_a_rate_of_nothing_or_all_has_an_interval_over_pictures(hit: int) -> Non
     rows = pd.DataFrame({"image": list("aabbccdd"), "hit": float(hit)})
     [metric] = statistics.by_picture([statistics.rate("r", rows["hit"])], rows)
     assert (metric.value, metric.n) == (100 * hit, 8)
-    effective = 4 * (intervals.Z95 / scipy.stats.t.ppf(0.975, 3)) ** 2  # four images, whatever their rows
+    effective = float(4 * (intervals.Z95 / scipy.stats.t.ppf(0.975, 3)) ** 2)  # four images, whatever their rows
     assert (metric.low / 100, metric.high / 100) == pytest.approx(intervals.exact(effective * hit, effective))
     assert metric.high > metric.low
 
@@ -137,11 +138,9 @@ def test_tango_s_ends_are_where_the_score_test_is_just_passed(gained: int, lost:
             return -(gained * np.log(end + q) + lost * np.log(q) + (n - gained - lost) * np.log(kept))
 
         least, most = max(0, -end) + 1e-12, (1 - end) / 2 - 1e-12
-        q = float(
-            scipy.optimize.minimize_scalar(
-                likelihood, bounds=(least, most), method="bounded", options={"xatol": 1e-12}
-            ).x
-        )
+        options = {"xatol": 1e-12}
+        best: Any = scipy.optimize.minimize_scalar(likelihood, bounds=(least, most), method="bounded", options=options)
+        q = float(best.x)
         score = (gained - lost - n * end) / np.sqrt(n * (2 * q + end - end**2))
         assert abs(score) == pytest.approx(intervals.Z95, abs=2e-4)
 
@@ -188,6 +187,7 @@ def test_many_images_are_summed_in_groups_and_the_interval_stays() -> None:
     before = statistics.mean("m", rows["value"])
     [after] = statistics.by_picture([before], rows)
     assert after.sample is not None
-    assert np.shape(after.sample.parts) == (1000, 2)
+    parts: Any = after.sample.parts
+    assert parts.shape == (1000, 2)
     assert (after.value, after.n) == (before.value, before.n)
     assert (after.low, after.high) == pytest.approx((before.low, before.high), abs=0.1 * (before.high - before.low))

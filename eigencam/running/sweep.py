@@ -95,7 +95,7 @@ def retry(
             check_paths(content, given, where)
             paths = content.get("paths")
             content["paths"] = {**(paths if isinstance(paths, dict) else {}), "results": str(root)}
-            run(OmegaConf.create(content))
+            run(DictConfig(content))
         except Exception as error:
             status = refuse(error)
     return status
