@@ -69,8 +69,14 @@ class Streaming(Summing, Protocol):
 
 
 def is_streaming(evaluator: object) -> TypeGuard[Streaming]:
-    """Whether an evaluator's rows can be summed in blocks; a person's own may have a `summary` alone."""
-    return hasattr(evaluator, "parts") and hasattr(evaluator, "metrics")
+    """Whether an evaluator's rows can be summed in blocks.
+
+    A person's own may have a `summary` alone, or one that takes the place of an inherited one.
+    """
+    if not (hasattr(evaluator, "parts") and hasattr(evaluator, "metrics")):
+        return False
+    defines = next((vars(kind) for kind in type(evaluator).__mro__ if {"summary", "metrics"} & vars(kind).keys()), {})
+    return "metrics" in defines or "summary" not in defines
 
 
 @dataclass(slots=True)

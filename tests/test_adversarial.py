@@ -152,7 +152,7 @@ def test_the_summary_is_by_hand() -> None:
     assert found["box_error_change"].value == 0
     assert found["box_error_before_fooled"].n == 2
     assert found["box_error_change_fooled"].value == 0
-    assert found["box_error_change_fooled"].low == -100
+    assert -100 < found["box_error_change_fooled"].low == -found["box_error_change_fooled"].high < -80  # Tango's, n = 2
     assert found["fooling_rate"].value == 75
     assert found["rank_correlation"].value == 0.75  # where either map is constant there is no similarity to speak of
     assert found["rank_correlation"].n == 2

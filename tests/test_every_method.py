@@ -107,7 +107,8 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
     assert found.maps.keys() | found.boxes.keys() == ran.keys()
     for m, maps in found.maps.items():
         assert maps.dtype == np.float32
-        assert np.isfinite(maps).all(), m
+        # KPCA-CAM gives no map where no component stands out.
+        assert np.isfinite(maps).all() or (m.startswith("kpcacam") and np.isnan(maps).all()), m
     for m, boxes in found.boxes.items():
         assert boxes[0].shape[1:] == (5,), m
 

@@ -192,7 +192,7 @@ def test_an_identity_of_any_content_costs_no_other_result_anything(
         assert main([*command, "--results", str(tmp_path)]) in (0, 1), command
     said = capsys.readouterr()
     assert "Traceback" not in said.err
-    assert "39.0" in said.out  # of the other
+    assert "60.0" in said.out  # of the other
 
 
 FRAMES: list[pd.DataFrame] = [

@@ -211,6 +211,6 @@ def test_weights_that_do_not_fit_are_told_before_the_run(tmp_path: Path) -> None
     overrides += [f"evaluator.label_randomization.weights={tmp_path}/other.safetensors"]
     with (
         initialize_config_module("eigencam.configs", version_base="1.3"),
-        pytest.raises(ValueError, match=r"evaluator\.label_randomization: .* do not fit ScenesVGG"),
+        pytest.raises(ValueError, match=r"evaluator\.label_randomization: .*none of its names is the network's"),
     ):
         run(compose("run", ["evaluator=[label_randomization]", *overrides, "method=[eigencam]"]))

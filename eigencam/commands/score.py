@@ -316,10 +316,10 @@ def as_text(scored: Scored) -> str:
     columns = {
         "metric": [m.name for m in scored.metrics],
         "%": [f"{m.value:.2f}" for m in scored.metrics],
-        "95 % interval": [f"{m.low:.2f} .. {m.high:.2f}" for m in scored.metrics],
+        "95 % interval": ["" if math.isnan(m.low) else f"{m.low:.2f} .. {m.high:.2f}" for m in scored.metrics],
         "n": [m.n for m in scored.metrics],
         "threshold": [m.threshold for m in scored.metrics],
-        "note": [m.note for m in scored.metrics],
+        "note": ["; ".join(filter(None, (m.note, m.caution))) for m in scored.metrics],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     align = ["right" if name in ("%", "n") else "left" for name in columns]

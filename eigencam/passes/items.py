@@ -73,4 +73,4 @@ def hook_output(
     def see(inner: nn.Module, given: Any, out: Any) -> Any:
         return replaced(out, path, lambda name, tensor: hook(inner, given, tensor) if name == layer else None)
 
-    return module.get_submodule(path).register_forward_hook(see)
+    return dict(module.named_modules())[path].register_forward_hook(see)
