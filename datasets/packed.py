@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import BadTruthError, Truth, checksum
 from eigencam.datasets.bounds import possible
 from eigencam.datasets.completeness import some
+from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.digest import bytes_digest
-from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
+from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, read_truths
 from eigencam.datasets.images import rgb_of_bytes, size_of_bytes
 
 
@@ -145,6 +147,28 @@ class Packed:
         if self._last[0] != i:
             self._last = (i, self.store.read(i))
         return self._last[1]
+
+
+def with_truth(made: Packed, truth: str | Path, class_space: str | None) -> Packed:
+    """Return the images with the labels and boxes of ILSVRC's lists, joined by the ids.
+
+    Args:
+        made: the images; labels that they come with must be those of the lists.
+        truth: folder, or folders `A:B`, of the lists.
+        class_space: what the network calls the classes; default `imagenet`.
+
+    Raises:
+        FileNotFoundError: there are no such lists.
+        ValueError: an image is not in the lists, or its label is another there.
+    """
+    annotation = read_truths(truth)
+    rows = joined(annotation, made.ids, made.labels, str(truth))
+    numbers = tuple(map(str, range(N_CLASSES)))
+    names = annotation.synsets.words or annotation.synsets.wnids
+    names = names or (made.classes if len(made.classes) == N_CLASSES else numbers)
+    labels = annotation.labels[rows].astype(np.int32)
+    space = class_space or "imagenet"
+    return Packed(made.name, space, names, made.ids, made.store, labels, made.boxes, annotation, rows)
 
 
 def joined(annotation: IlsvrcTruth, ids: Sequence[str], labels: NDArray[np.int32], where: str) -> NDArray[np.int64]:

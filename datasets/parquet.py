@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.folder_truth import BoxForm, End, Format
-from eigencam.datasets.ilsvrc_truth import read_truths
 from eigencam.datasets.kept import Names
 from eigencam.datasets.names import image_id, repeated, unique
-from eigencam.datasets.packed import Boxes, Packed, joined
+from eigencam.datasets.packed import Boxes, Packed, with_truth
 from eigencam.datasets.reading import FileError, Reading, expand, files_in
 
 ROWS = 16
@@ -51,14 +50,15 @@ class Rows:
     def __init__(self, files: Sequence[Path], column: str) -> None:
         """Look at the files' footers; `column` has the images."""
         self.files, self.column = list(files), column
-        groups: list[tuple[int, int, int]] = []
+        groups: list[tuple[int, int, int, int]] = []
         for k, path in enumerate(self.files):
             with Reading(path, "a Parquet file with a column of images") as file:
                 found = pq.ParquetFile(file.regular())
                 if column not in found.schema_arrow.names:
                     raise ValueError(f"no column {column!r}; there are {', '.join(found.schema_arrow.names)}")
-                groups += [(k, g, found.metadata.row_group(g).num_rows) for g in range(found.num_row_groups)]
-        self._groups = np.array(groups, np.int64).reshape(-1, 3)
+                parts = map(found.metadata.row_group, range(found.num_row_groups))
+                groups += [(k, g, part.num_rows, part.total_byte_size) for g, part in enumerate(parts)]
+        self._groups = np.array(groups, np.int64).reshape(-1, 4)
         self._starts = np.concatenate([[0], np.cumsum(self._groups[:, 2])])
         self._reset()
 
@@ -88,14 +88,10 @@ class Rows:
 
     def identity(self) -> dict[str, object]:
         """Return a checksum of the sizes of the row groups."""
-        sizes = [
-            pq.ParquetFile(path).metadata.row_group(g).total_byte_size
-            for path, g in ((self.files[k], g) for k, g, _ in self._groups.tolist())
-        ]
-        return {"pictures": checksum(sizes)}
+        return {"pictures": checksum(self._groups[:, 3].tolist())}
 
     def _open(self, group: int) -> None:
-        k, number, _ = self._groups[group].tolist()
+        k, number = self._groups[group, :2].tolist()
         with Reading(self.files[k], "a Parquet file"):
             file = pq.ParquetFile(self.files[k], memory_map=True)
             self._batches = file.iter_batches(ROWS, row_groups=[number], columns=[self.column], use_threads=False)
@@ -171,13 +167,8 @@ def read_parquet(
     names = tuple(classes) if classes else tables[0].classes
     labels, names = _numbers([table.labels for table in tables], names, files)
     found = _boxes(tables, form, names) if form else None
-    if truth is None:
-        return Packed(name, class_space or name, names, ids, store, labels, found)
-    annotation = read_truths(truth)
-    rows = joined(annotation, ids, labels, str(truth))
-    names = annotation.synsets.words or annotation.synsets.wnids or names
-    labels = annotation.labels[rows].astype(np.int32)
-    return Packed(name, class_space or "imagenet", names, ids, store, labels, found, annotation, rows)
+    made = Packed(name, class_space or name, names, ids, store, labels, found)
+    return made if truth is None else with_truth(made, truth, class_space)
 
 
 read_parquet.version = 1  # type: ignore[attr-defined]

@@ -23,10 +23,9 @@ import pyarrow as pa
 
 from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
-from eigencam.datasets.ilsvrc_truth import read_truths
 from eigencam.datasets.kept import Names, kept
 from eigencam.datasets.names import SUFFIXES, repeated, unique
-from eigencam.datasets.packed import Packed, joined
+from eigencam.datasets.packed import Packed, with_truth
 from eigencam.datasets.reading import Reading, expand, files_in, integer
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -94,13 +93,8 @@ def read_webdataset(
     store, ids = Members(files, table), _short(Names(table.column("id")), files, table)
     labels = np.asarray(table.column("label"))
     names = tuple(classes) if classes else tuple(map(str, range(int(labels.max(initial=0)) + 1)))
-    if truth is None:
-        return Packed(name, class_space or name, names, ids, store, labels)
-    annotation = read_truths(truth)
-    rows = joined(annotation, ids, labels, str(truth))
-    names = annotation.synsets.words or annotation.synsets.wnids or tuple(map(str, range(1000)))
-    labels = annotation.labels[rows].astype(np.int32)
-    return Packed(name, class_space or "imagenet", names, ids, store, labels, None, annotation, rows)
+    made = Packed(name, class_space or name, names, ids, store, labels)
+    return made if truth is None else with_truth(made, truth, class_space)
 
 
 read_webdataset.version = 1  # type: ignore[attr-defined]

@@ -191,7 +191,6 @@ def test_the_first_word_of_a_class_names_it(photos: Path) -> None:
     assert [data.truth(i).label for i in range(2)] == [1, 1]
 
 
-GREY = "grey"
 MASKS: dict[str, tuple[Callable[[np.ndarray], Image.Image], Any]] = {
     "0 and 255": (lambda m: Image.fromarray(m * 255), {"object": 255}),
     "one bit": (lambda m: Image.fromarray(m > 0), {"object": 1}),
