@@ -289,6 +289,26 @@ def test_a_later_layer_that_is_not_read_for_certain_is_never_passed_over_in_sile
     assert (choice.found.layer, choice.doubtful.layer) == ("stage", "last")
 
 
+class Resampling(nn.Module):
+    """A block beside a shortcut that halves the grid and doubles it again, half a cell further up and left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(8, 8, 5, 2, 2)
+        self.up = nn.ConvTranspose2d(8, 8, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x)) + x
+
+
+def test_blocks_beside_a_shortcut_add_no_drift() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, STRIDE, STRIDE), *(Resampling() for _ in range(6))).eval()
+    examined = examine(module, (64, 64))
+    assert reading_of(examined, "6", "net") == CHANNELS_FIRST
+    assert default_layer(module, examined, "net") == "6"
+
+
 def test_no_layer_at_all() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     with pytest.raises(ValueError, match=r"no layer is a map that everything passes through; set model.layer"):

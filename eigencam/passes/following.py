@@ -69,6 +69,14 @@ class Positions(TorchDispatchMode):
         rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in func.tags else None)
         if rule is None:
             return [lost(t) for t in made]
-        axes = rule(Call(args, kwargs, out, lambda t: self._axes.get(t) or (NOTHING,) * t.ndim))
+        axes = rule(
+            Call(
+                args,
+                kwargs,
+                out,
+                axes=lambda t: self._axes.get(t) or (NOTHING,) * t.ndim,
+                number=lambda t: self._number.get(t, 0),
+            )
+        )
         each = axes if isinstance(axes, list) else [axes, *(lost(t) for t in made[1:])]
         return [a if len(a) == t.ndim else lost(t) for a, t in zip(each, made, strict=True)]

@@ -13,12 +13,13 @@ from eigencam.passes.positions import LOST, NOTHING, Axes, Axis, Vector, joined,
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation: its arguments, its output, and the axes of tensors."""
+    """One operation: its arguments, its output, the axes of tensors, and their numbers in the order they were made."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     out: Any
     axes: Callable[[Tensor], Axes]
+    number: Callable[[Tensor], int]
 
     def given(self, index: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
@@ -55,10 +56,10 @@ def _same(call: Call) -> Axes:
 
 
 def pointwise(call: Call) -> Axes:
-    """Values combined index by index."""
+    """Values combined index by index; the oldest says where they are, so that blocks around a shortcut add no drift."""
     out = tensors(call.out)[0]
     axes: list[Axis] = [NOTHING] * out.ndim
-    for tensor in tensors([call.args, call.kwargs]):
+    for tensor in sorted(tensors([call.args, call.kwargs]), key=call.number):
         shift = out.ndim - tensor.ndim
         for k, axis in enumerate(call.axes(tensor)):
             if shift + k >= 0 and (tensor.shape[k] > 1 or out.shape[shift + k] == 1):
