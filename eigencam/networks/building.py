@@ -118,7 +118,7 @@ def _timm_network(name: str, said: Described, args: Mapping[str, Any]) -> Built:
         ) from None
     other_head = "num_classes" in args and libraries.describe("timm", full).outputs != args["num_classes"]
     untrained = f"partly {UNTRAINED}: its classifier" if other_head else ""
-    return Built(module, hash_parameters(module), said.classes, said.preprocess, untrained)
+    return Built(module, hash_parameters(module), said.classes, said.preprocess, untrained, said.top1)
 
 
 def _with(args: Mapping[str, Any]) -> str:

@@ -5,11 +5,13 @@ crop (`weights.transforms()` of torchvision, `resolve_data_config` of timm). A n
 config says otherwise. timm is optional: without it every other network works.
 """
 
+import csv
 import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
 Library = Literal["torchvision", "timm"]
@@ -218,7 +220,17 @@ def _timm_described(name: str, weights: str) -> Described:
     preprocess |= _timm_crop(made["crop_mode"], made["crop_pct"], min(high, wide))
     classes = {0: None, 1000: "imagenet"}.get(config.num_classes, "own")
     there = bool(config.tag) and config.tag in weights_of("timm", bare)
-    return Described((config.tag or "") if there else "", classes, preprocess, config.num_classes)
+    told = _timm_reported().get(f"{bare}.{config.tag}")
+    return Described((config.tag or "") if there else "", classes, preprocess, config.num_classes, told)
+
+
+@cache
+def _timm_reported() -> Mapping[str, float]:
+    """Top-1, %, of timm's own table, as far as the published numbers have it, by the weights' full names."""
+    with (files("eigencam.published") / "published.csv").open() as lines:
+        rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+        errors = [row for row in rows if (row["paper"], row["metric"]) == ("timm2026", "cls_error_top1")]
+    return {row["note"].partition(",")[0]: 100 - float(row["value"]) for row in errors}
 
 
 def _timm_crop(mode: str, share: float, side: int) -> dict[str, Any]:
