@@ -23,7 +23,7 @@ VERSION = 1
 """Of the generator: raised whenever a change alters a picture or its truth."""
 
 Split = Literal["train", "test"]
-_SPLITS: dict[str, int] = {"train": 0, "test": 1}
+SPLITS: dict[str, int] = {"train": 0, "test": 1}
 _SIZES = ((120, 160), (160, 120), (144, 144), (128, 192), (192, 128), (112, 168), (168, 112), (150, 180))
 """Height and width of the pictures."""
 
@@ -34,7 +34,7 @@ _DOMINANCE = 1.6  # visible area of the main object over that of any object of a
 Pixels = NDArray[np.bool_]
 
 
-class _Scene(NamedTuple):
+class Scene(NamedTuple):
     """A picture (H, W, 3) uint8, its mask (H, W) uint8, boxes (B, 4) and labels (B,), the main object first."""
 
     image: NDArray[np.uint8]
@@ -60,8 +60,8 @@ class Scenes:
     def __init__(self, count: int = 400, seed: int = 0, split: Split = "test") -> None:
         if count < 1 or seed < 0:
             raise ValueError(f"scenes need count >= 1 and seed >= 0, not count={count}, seed={seed}")
-        if split not in _SPLITS:
-            raise ValueError(f"split {split!r} of scenes is not one of {', '.join(_SPLITS)}")
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} of scenes is not one of {', '.join(SPLITS)}")
         self.count, self.seed, self.split = count, seed, split
         self.ids = [f"scenes-{split}-{i:06d}" for i in range(count)]
 
@@ -104,15 +104,16 @@ class Scenes:
             counts = np.bincount(scene.mask.ravel(), minlength=len(self.classes) + 1)
             yield [scene.mask.shape, scene.boxes.tolist(), scene.labels.tolist(), counts.tolist()]
 
-    def _scene(self, i: int) -> _Scene:
+    def _scene(self, i: int) -> Scene:
         if not 0 <= i < self.count:
             raise IndexError(f"scene {i} of {self.count}")
-        return _scene(self.seed, self.split, i)
+        return made_scene(self.seed, self.split, i)
 
 
 @lru_cache(maxsize=16)
-def _scene(seed: int, split: str, index: int) -> _Scene:
-    rng = np.random.default_rng([seed, _SPLITS[split], index])
+def made_scene(seed: int, split: Split, index: int) -> Scene:
+    """The scene of that number, however many there are in a dataset."""
+    rng = np.random.default_rng([seed, SPLITS[split], index])
     size = _SIZES[rng.integers(len(_SIZES))]
     ground = Ground.random(rng)
     layers, visible = _arrange(rng, size, ground)
@@ -130,7 +131,7 @@ def _scene(seed: int, split: str, index: int) -> _Scene:
     for layer, seen in objects:
         mask[layer.window][seen] = layer.label + 1
     boxes = np.array([_box(layer, seen) for layer, seen in objects], np.float64)
-    return _Scene(np.ascontiguousarray(image), mask, boxes, np.array([layer.label for layer, _ in objects], np.int64))
+    return Scene(np.ascontiguousarray(image), mask, boxes, np.array([layer.label for layer, _ in objects], np.int64))
 
 
 def _box(layer: Layer, seen: Pixels) -> tuple[int, int, int, int]:

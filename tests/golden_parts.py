@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from eigencam.datasets import base, images
 from eigencam.datasets import boxes as box
+from eigencam.datasets.base import Dataset
+from eigencam.datasets.planted import Planted
 from eigencam.datasets.scenes import Scenes
+from eigencam.datasets.scenes_grid import ScenesGrid
 from eigencam.evaluation import bicubic, component_tree, intervals, matching, similarity, statistics
 from eigencam.evaluation import maps as score_maps
 from eigencam.methods import randomness, regions, smooth_masks
@@ -325,13 +328,13 @@ def _preprocess() -> Case:
     return case
 
 
-def _scenes(split: Any) -> Case:
-    data, case = Scenes(count=4, split=split), Case()
+def _generated(data: Dataset) -> Case:
+    case = Case()
     for k in range(4):
         truth = data.truth(k)
-        assert truth.mask is not None
         case |= {f"image {k}": numbers(data.image(k)), f"boxes {k}": numbers(truth.boxes)}
-        case |= {f"mask {k}": numbers(truth.mask), f"labels {k}": numbers(truth.box_labels)}
+        case |= {} if truth.mask is None else {f"mask {k}": numbers(truth.mask)}
+        case[f"labels {k}"] = numbers(truth.box_labels)
     return case
 
 
@@ -357,11 +360,13 @@ def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
     things: dict[Any, dict[str, Callable[[], Case]]] = {}
     for name, node in nodes("model").items():
         if node["_target_"].startswith("eigencam."):
-            make = partial(_logits if name.startswith("scenes") else _waves, name)
+            make = partial(_logits if name.startswith(("scenes", "planted")) else _waves, name)
             things[find(node["_target_"])] = {name: make} if name not in ("alexnet_bvlc", "efficientnet_lite0") else {}
     for node in nodes("dataset").values():
         things[find(node["_target_"])] = {}
-    things[Scenes] = {split: partial(_scenes, split) for split in ("test", "train")}
+    things[Scenes] = {split: partial(_generated, Scenes(count=4, split=split)) for split in ("test", "train")}
+    things[ScenesGrid] = {f"heads {heads}": partial(_generated, ScenesGrid(4, heads=heads)) for heads in (False, True)}
+    things[Planted] = {"marks": partial(_generated, Planted(4))}
     for node in nodes("fit").values():
         things[find(node["_target_"])] = {}
     for node in nodes("evaluator").values():

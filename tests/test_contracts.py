@@ -19,8 +19,10 @@ from toys import ConvNet, make
 from eigencam.evaluation.adversarial import Adversarial
 from eigencam.evaluation.base import BoxEvaluator, Evaluator, JointEvaluator, NetworkEvaluator, PackagedEvaluator
 from eigencam.evaluation.class_segmentation import ClassSegmentation
+from eigencam.evaluation.evidence import Evidence
 from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road
 from eigencam.evaluation.foreground import Foreground
+from eigencam.evaluation.infidelity import Infidelity
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.localization_tuned import TunedLocalization
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
@@ -29,6 +31,8 @@ from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.randomization import LabelRandomization, Randomization
 from eigencam.evaluation.segmentation import Segmentation
+from eigencam.evaluation.sensitivity import MaxSensitivity
+from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods import base
 from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
@@ -144,6 +148,7 @@ EVALUATORS: tuple[type[PackagedEvaluator], ...] = (
     AverageDrop,
     InsertionDeletion,
     Road,
+    Evidence,
     Foreground,
     Localization,
     TunedLocalization,
@@ -155,8 +160,12 @@ EVALUATORS: tuple[type[PackagedEvaluator], ...] = (
     LabelRandomization,
     Randomization,
     Segmentation,
+    Infidelity,
+    MaxSensitivity,
+    Sparseness,
 )
 OF_ONE_MAP: tuple[type[Evaluator], ...] = (
+    Evidence,
     Foreground,
     Localization,
     TunedLocalization,
@@ -166,6 +175,7 @@ OF_ONE_MAP: tuple[type[Evaluator], ...] = (
     Proposals,
     PxAP,
     Segmentation,
+    Sparseness,
 )
 JOINT: tuple[type[JointEvaluator], ...] = (ClassSegmentation,)
 ASKING: tuple[type[NetworkEvaluator], ...] = (
@@ -176,6 +186,8 @@ ASKING: tuple[type[NetworkEvaluator], ...] = (
     Road,
     LabelRandomization,
     Randomization,
+    Infidelity,
+    MaxSensitivity,
 )
 OF_BOXES: tuple[type[BoxEvaluator], ...] = (
     Localization,

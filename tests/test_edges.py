@@ -94,6 +94,14 @@ PROPOSED = joined(
 )
 SURE = (N - 100) / N  # share of right values among the highest where 100 pixels too many are found
 
+SHARE = [0.5, 0.5, 1, 1, 1, 1 / N, 200 / N, 816 / N, 0.5]  # of the image where the map is high, or says nothing
+PIXELS = np.array([N, N, N, N, 1, N, N, N, 40])
+NATS = np.log(PIXELS * SHARE)
+INSIDE = joined(
+    table("mass_inside", NAN, 100, 50, 0, 100, 100, 50, 100, 100),
+    table("rank_inside", NAN, 100, 50, 0, 100, 100, 50, 100, 100),
+)
+
 EXPECTED: dict[str, Values] = {
     "localization": BOXED,
     "localization_cam": BOXED,
@@ -119,6 +127,13 @@ EXPECTED: dict[str, Values] = {
         table("energy_inside", NAN, 100, 0, 0, 0, 100, 50, 100, 100),
         table("overlap_0", NAN, 50, 0, 0, 0, 100, 50, 100, 100),
         table("overlap_0.5", NAN, 50, 0, 0, 0, 100, 50, 100, 100),
+    ),
+    "evidence": INSIDE,
+    "grid_pointing": INSIDE,
+    "sparseness": joined(
+        table("gini", *(100 * (1 - np.array(SHARE)))),
+        table("entropy", *NATS),
+        table("evenness", *(100 * np.where(PIXELS > 1, NATS / np.log(np.maximum(PIXELS, 2)), 1))),
     ),
     "proposals": PROPOSED,
     "proposals_hosang": PROPOSED,

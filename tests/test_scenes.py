@@ -56,7 +56,7 @@ def test_contract(scenes: Scenes) -> None:
 
 def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
     first = Scenes(10, seed=4).image(7)
-    module._scene.cache_clear()
+    module.made_scene.cache_clear()
     many = Scenes(20, seed=4)
     for i in (9, 0, 8):
         many.image(i)

@@ -12,12 +12,16 @@ import pytest
 
 from eigencam.evaluation import statistics, sums
 from eigencam.evaluation.base import Metric
+from eigencam.evaluation.evidence import Evidence
+from eigencam.evaluation.infidelity import Infidelity
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.localization_tuned import TunedLocalization
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
+from eigencam.evaluation.sensitivity import MaxSensitivity
+from eigencam.evaluation.sparseness import Sparseness
 from eigencam.evaluation.sums import reduced, summarised
 from eigencam.store.parts import RowFile
 
@@ -57,6 +61,18 @@ def rows_of(kind: str, n: int, several: bool) -> tuple[Any, pd.DataFrame]:
         ),
         "pointing": (Pointing(), {"hit": np.round(iou)}),
         "energy": (Energy(), dict.fromkeys(("energy", "overlap_0", "overlap_0.25", "overlap_0.5"), iou)),
+        "evidence": (Evidence(), dict.fromkeys(("mass", "rank"), iou)),
+        "infidelity": (
+            Infidelity(),
+            {
+                "infidelity": iou,
+                "map_square": rng.random(n),
+                "product": rng.random(n) - 0.3,
+                "drop_square": rng.random(n),
+            },
+        ),
+        "max_sensitivity": (MaxSensitivity(), dict.fromkeys(MaxSensitivity().headline, iou)),
+        "sparseness": (Sparseness(), dict.fromkeys(Sparseness().headline, rng.random(n))),
         "pxap": (PxAP(step=0.25), {f"hist_{k}": list(rng.integers(0, 99, (n, 5))) for k in ("object", "background")}),
         "proposals": (
             Proposals(over="classes", budgets=(1, 5)),
@@ -75,6 +91,7 @@ def rows_of(kind: str, n: int, several: bool) -> tuple[Any, pd.DataFrame]:
 
 
 KINDS = ("localization", "tuned", "maxboxacc", "pointing", "energy", "pxap", "proposals")
+KINDS += ("evidence", "infidelity", "max_sensitivity", "sparseness")
 
 
 def equal(a: list[Metric], b: list[Metric], tolerance: float = 1e-9) -> None:

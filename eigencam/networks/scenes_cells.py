@@ -1,0 +1,71 @@
+"""The networks of the scenes with outputs wired to cells of a mosaic: DiFull's setting.
+
+S. Rao, M. Böhle and B. Schiele, "Towards Better Understanding Attribution Methods" (CVPR 2022). The image is cut into
+n x n cells, each goes through the network alone, and logit `12 j + k` is that of class k for cell j: nothing outside
+the cell can change it, so that all of a faithful map of this output lies inside the cell. The cells' feature maps are
+joined to one map of the whole image in the module `joined`, which is the target layer.
+
+Weights are those of the networks of the scenes; for a mosaic whose cells have their input's size, logits are theirs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from eigencam.networks.scenes import ScenesResNet, ScenesVGG
+
+
+def cut(x: Tensor, n: int) -> Tensor:
+    """(N, C, n h, n w) to (N n n, C, h, w), the cells of each image in raster order."""
+    images, channels, height, width = x.shape
+    if height % n or width % n:
+        raise ValueError(f"a map or image of {height} x {width} does not divide into {n} x {n} equal cells")
+    x = x.view(images, channels, n, height // n, n, width // n).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(images * n * n, channels, height // n, width // n)
+
+
+def join(x: Tensor, n: int) -> Tensor:
+    """(N n n, C, h, w) to (N, C, n h, n w): the inverse of `cut`."""
+    cells, channels, height, width = x.shape
+    x = x.view(cells // n**2, n, n, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(cells // n**2, channels, n * height, n * width)
+
+
+class ScenesResNetCells(ScenesResNet):
+    """`ScenesResNet` for each cell alone.
+
+    Args:
+        cells: n, cells along each side.
+    """
+
+    version = 1
+
+    def __init__(self, cells: int = 2) -> None:
+        super().__init__()
+        self.cells, self.joined = cells, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, n S, n S) normalised mosaics to (N, 12 n n) logits."""
+        x = self.relu(self.bn1(self.conv1(cut(x, self.cells))))
+        x = self.joined(join(self.layer3(self.layer2(self.layer1(x))), self.cells))
+        x = self.fc(torch.flatten(self.avgpool(cut(x, self.cells)), 1))
+        return x.reshape(-1, self.cells**2 * x.shape[1])
+
+
+class ScenesVGGCells(ScenesVGG):
+    """`ScenesVGG` for each cell alone.
+
+    Args:
+        cells: n, cells along each side.
+    """
+
+    version = 1
+
+    def __init__(self, cells: int = 2) -> None:
+        super().__init__()
+        self.cells, self.joined = cells, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, n S, n S) normalised mosaics to (N, 12 n n) logits."""
+        x = self.joined(join(self.features(cut(x, self.cells)), self.cells))
+        x = self.classifier(torch.flatten(self.avgpool(cut(x, self.cells)), 1))
+        return x.reshape(-1, self.cells**2 * x.shape[1])
