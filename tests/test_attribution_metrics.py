@@ -184,7 +184,8 @@ def test_max_sensitivity_is_captums(name: str) -> None:
             images = images[0] if isinstance(images, tuple) else images
             return (torch.stack([p.explain(image.expand_as(p.images))[k] for image in images]),)
 
-        theirs = sensitivity_max(explain, image := p.images[k : k + 1], always(image + noises), n_perturb_samples=3)
+        image = p.images[k : k + 1]
+        theirs = sensitivity_max(explain, (image,), always(image + noises), n_perturb_samples=3)
         assert rows[k]["max_sensitivity"] == pytest.approx(theirs.item(), rel=1e-4)
         assert 0 < rows[k]["mean_sensitivity"] <= rows[k]["max_sensitivity"]
 
@@ -203,9 +204,10 @@ def test_a_map_of_the_image_itself_moves_by_the_noise_and_a_constant_one_is_left
     found = metrics(evaluator, rows)
     assert found["max_sensitivity"].n == 1
     assert found["max_sensitivity"].note == "1 constant of 2 maps"
-    for wrong in ({"radius": 0.0}, {"samples": 0}):
-        with pytest.raises(ValueError, match="allowed"):
-            MaxSensitivity(**wrong)
+    with pytest.raises(ValueError, match="radius=0; allowed"):
+        MaxSensitivity(radius=0)
+    with pytest.raises(ValueError, match="samples=0; allowed"):
+        MaxSensitivity(samples=0)
 
 
 @pytest.mark.parametrize("evaluator", [Infidelity(4, "blur"), MaxSensitivity(samples=2)])

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,7 @@ def test_mosaics_are_of_distinct_classes_and_no_scene_is_in_two() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"cells": 1}, {"cells": 4}, {"count": 0}, {"side": 0}, {"seed": -1}])
-def test_mosaics_that_cannot_be(wrong: dict[str, int]) -> None:
+def test_mosaics_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cells of 2 or 3"):
         ScenesGrid(**wrong)
 

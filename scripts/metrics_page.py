@@ -1,0 +1,77 @@
+"""The page that shows `results/metrics_judged.csv`, which `scripts/judge_metrics.py` makes.
+
+python scripts/metrics_page.py results/metrics_judged.csv > docs/metrics.md
+"""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+KNOWN = {
+    "planted": "the class depends on the pixels of one mark and on nothing else, by construction.",
+    "wired": "each output sees one cell of a mosaic (DiFull); the mean over two networks.",
+    "mosaic": "the class is in one cell of a mosaic (GridPG).",
+    "objects": "the object's visible pixels in scenes, which a sound network looks at; the mean over two networks.",
+}
+HEAD = """# Which metric to believe
+
+Made by `{command}` and `python scripts/metrics_page.py {file}`.
+
+A metric is to say which of two methods shows better what the network looks at. Where that is known, one can ask whether
+the metric does. The table has Kendall's τ between the ranking of {count} methods by the metric and by the truth: 1 for
+the same order, 0 for chance, -1 for the reverse, with a 95 % interval over images; the methods are given.
+
+{known}
+
+A metric *follows the truth* where all its intervals are above 0. Metrics of boxes are given the very place that is the
+truth here; on other images they say where the object is, whatever the network looks at. `passes` are images through the
+network for each map, + those made once for all methods.
+
+"""
+MIDDLE = """
+
+What is stable need not be right: a metric that ranks by something else than the truth does so with any seed. Those
+columns have τ between a metric's own rankings: with another draw of its noise, with another filling of what is removed,
+and between halves of the images.
+
+## The truth itself
+
+The share of the map's positive mass inside, in percent, of the methods that the metrics had to rank
+([protocols.md](protocols.md), Known evidence). On 2 x 2 cells a uniform map has 25.
+
+"""
+
+
+def page(file: Path) -> str:
+    """docs/metrics.md, of the table in a file."""
+    text = file.read_text().splitlines()
+    rows = list(csv.DictReader(line for line in text if not line.startswith("#")))
+    judged = sorted((r for r in rows if r["evaluator"] != "truth"), key=lambda r: -float(r["tau"] or -2))
+    methods = [r for r in rows if r["evaluator"] == "truth"]
+    settings = list(rows[0])[list(rows[0]).index("verdict") + 1 :]
+    truths = [name for name in KNOWN if any(row[f"tau_{name}"] for row in judged)]
+    shown = [["metric", "asks", *truths, "mean", "other seed", "other filling", "half the images", "passes", ""]]
+    for row in judged:
+        taus = [_interval(row, f"tau_{name}") for name in truths]
+        cost = row["passes_each"] + (f" + {row['passes_once']}" if float(row["passes_once"]) else "")
+        stable = [row[f"stable_{name}"] for name in ("seed", "filling", "halves")]
+        shown.append([f"`{row['metric']}`", row["needs"], *taus, row["tau"], *stable, cost, row["verdict"]])
+    inside = [["method", *settings], *([f"`{row['metric']}`", *(row[s] for s in settings)] for row in methods)]
+    known = "\n".join(f"* **{name}**: {KNOWN[name]}" for name in truths)
+    command = text[0].removeprefix("# command: ")
+    head = HEAD.format(command=command, file=f"results/{file.name}", count=len(methods), known=known)
+    return f"{head}{_table(shown)}{MIDDLE}{_table(inside)}\n"
+
+
+def _interval(row: dict[str, str], name: str) -> str:
+    return f"{row[name]} [{row[f'{name}_low']}, {row[f'{name}_high']}]" if row[name] else ""
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    body = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in body)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page(Path(sys.argv[1])))
