@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from eigencam.datasets.base import Dataset, Truth
@@ -97,19 +97,30 @@ class Pointing:
         """
         lines = np.flatnonzero(score_map.row_peaks == score_map.peak)
         line, x = np.nonzero(score_map.full[lines] == score_map.peak)
-        y = lines[line]
+        return self.row_of_points(x, lines[line], truth, score_map.state)
+
+    def row_of_points(self, x: ArrayLike, y: ArrayLike, truth: Truth, state: str = "ok") -> Row:
+        """The row of points in place of a map's highest ones, in pixels of the original image.
+
+        Args:
+            x: (P,); with `objects: mask` whole pixels.
+            y: (P,), likewise.
+            truth: of the image.
+            state: of the map that the points are of.
+        """
+        x, y = np.asarray(x), np.asarray(y)
         sought = truth.sought()
         if self.objects == "mask" and truth.mask is None:
             raise ValueError(f"{truth.image_id}: the dataset has no masks; set objects=boxes")
         if not sought.any() or truth.difficult[sought].all():
             hit = float("nan")
-        elif score_map.state == "nonfinite":
+        elif state == "nonfinite":
             hit = 0.0
         elif self.objects == "boxes":
             hit = float((_distance(x, y, truth.boxes[sought]) < self.tolerance).mean())
         else:
             hit = float(_near(x, y, truth.sought_pixels(), self.tolerance).mean())
-        row: Row = {"x": float(x.mean()), "y": float(y.mean()), "hit": hit, "map_state": score_map.state}
+        row: Row = {"x": float(x.mean()), "y": float(y.mean()), "hit": hit, "map_state": state}
         if self.difficult is not None:
             flags = read_flags(self.difficult).get(truth.image_id)
             row["in_difficult"] = flags is None or truth.label < 0 or bool(flags[truth.label])
@@ -313,10 +324,10 @@ def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
     return slice(where[0], where[-1] + 1) if where else slice(0)
 
 
-def _distance(x: NDArray[np.int64], y: NDArray[np.int64], boxes: Boxes) -> NDArray[np.float64]:
-    """(P,): distance in pixels of each point from the nearest pixel of any box (B, 4) inclusive; 0 inside."""
-    dx = np.maximum(np.maximum(boxes[:, 0] - x[:, None], x[:, None] - boxes[:, 2]), 0)
-    dy = np.maximum(np.maximum(boxes[:, 1] - y[:, None], y[:, None] - boxes[:, 3]), 0)
+def _distance(x: NDArray[Any], y: NDArray[Any], boxes: Boxes) -> NDArray[np.float64]:
+    """(P,): distance of each point from the nearest pixel of any box (B, 4) inclusive; 0 on a pixel inside."""
+    dx = x[:, None] - np.clip(np.rint(x)[:, None], boxes[:, 0], boxes[:, 2])
+    dy = y[:, None] - np.clip(np.rint(y)[:, None], boxes[:, 1], boxes[:, 3])
     return np.hypot(dx, dy).min(axis=1)
 
 

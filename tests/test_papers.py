@@ -13,7 +13,8 @@ from stored import restated
 from eigencam.commands.main import main
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.reporting.collect import collect
-from eigencam.reporting.papers import Column, Layout, layouts, numbers, paper_table, papers, shown_beside
+from eigencam.reporting.papers import Column, Layout, layouts, paper_table, shown_beside
+from eigencam.reporting.published import numbers, papers
 from eigencam.running.run import run
 
 ALL = [layout for paper in papers() for layout in layouts(paper)]
@@ -62,6 +63,7 @@ def test_a_layout_fits_the_numbers_and_its_experiment(layout: Layout) -> None:
 
 LAYOUT = Layout(
     paper="p2020",
+    address="https://example.org/p2020",
     name="localization",
     title="errors",
     dataset="ilsvrc_val",

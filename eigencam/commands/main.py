@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
+    "published": "the papers' numbers, their empty cells, and what a person has read there",
     "compare": "methods against each other on the same pictures: differences, tests, ranks",
     "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
     "status": "what is done, partly done, failed or missing",

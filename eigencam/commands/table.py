@@ -9,7 +9,8 @@ from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.evaluation.tables import FORMATS, render, tables
 from eigencam.reporting.collect import collect, selected
 from eigencam.reporting.derived import by_prediction, with_wins
-from eigencam.reporting.papers import beside, layouts, numbers, paper_table, papers
+from eigencam.reporting.papers import beside, every_cell, layouts, paper_table
+from eigencam.reporting.published import anchors, numbers, papers, read_readings
 from eigencam.reporting.written import as_csv, header_of, write
 
 
@@ -31,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--paper", metavar="NAME", help=f"a paper's tables, ours beside the published numbers: {', '.join(papers())}"
     )
     parser.add_argument(
+        "--readings",
+        type=Path,
+        metavar="FILE",
+        help="with --paper: values that a person has read, see `eigencam published`; they are marked as read by them",
+    )
+    parser.add_argument(
         "--all-versions", action="store_true", help="also results that a later version of the same code supersedes"
     )
     add_trust(parser)
@@ -50,13 +57,17 @@ def main(args: argparse.Namespace) -> int:
         if unused := [f"--{name}" for name in ("by", "win", "metrics") if getattr(args, name)]:
             raise ValueError(f"{', '.join(unused)}: not with --paper, whose tables have their own columns")
         planned, published = layouts(args.paper), numbers()
+        read = read_readings(args.readings, every_cell(published), published) if args.readings else None
         try:
             results = selected(args.results, **only)
         except FileNotFoundError:  # the table then says what would make them
             results = []
         ours = [beside(args.results, layout, results) for layout in planned]
-        made = [paper_table(layout, published, long) for layout, long in zip(planned, ours, strict=True)]
+        first = anchors()
+        made = [paper_table(layout, published, long, first, read) for layout, long in zip(planned, ours, strict=True)]
         long = pd.concat(ours)
+    elif args.readings:
+        raise ValueError("--readings: for a paper's table; give --paper too")
     else:
         long = collect(args.results, all_versions=args.all_versions, **only)
         long = with_wins(args.results, long) if args.win else long

@@ -4,7 +4,8 @@ A layout, one YAML a paper in `results/published/`, says how a published table i
 it; the numbers are in `published.csv`, in the same folder. A number that is not there could not be read in any source:
 its cell stays empty and the table says so.
 
-    title:  the paper
+    title:   the paper
+    address: where the paper, or the table, is
     tables:
       - name:        of the table, `table` in published.csv
         title:       what it shows
@@ -23,9 +24,8 @@ its cell stays empty and the table says so.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from omegaconf import OmegaConf
 from eigencam.evaluation.tables import Table, outdated_notes
 from eigencam.reporting.collect import long_of
 from eigencam.reporting.derived import with_wins
+from eigencam.reporting.published import Cell, folder, papers
 from eigencam.store.identity import describe
 
 ANY = "any"
@@ -57,6 +58,7 @@ class Layout:
     """One published table; the attributes are the keys of the module's docstring, `runs` our experiment's methods."""
 
     paper: str
+    address: str
     name: str
     title: str
     dataset: str
@@ -77,22 +79,6 @@ class Layout:
         return " ".join(["eigencam run", f"experiment={self.experiment}", *self.settings])
 
 
-def folder() -> Traversable:
-    """Where the published numbers and the layouts lie."""
-    return files("eigencam.published")
-
-
-def papers() -> list[str]:
-    """The papers that have a layout."""
-    return sorted(item.name.removesuffix(".yaml") for item in folder().iterdir() if item.name.endswith(".yaml"))
-
-
-def numbers() -> pd.DataFrame:
-    """The published numbers: paper, table, dataset, model, method, metric, value, unit, source, note."""
-    with (folder() / "published.csv").open() as file:
-        return pd.read_csv(file, comment="#")
-
-
 def layouts(paper: str) -> list[Layout]:
     """The tables of a paper.
 
@@ -109,7 +95,8 @@ def layouts(paper: str) -> list[Layout]:
         tuples = {key: tuple(node.get(key, ())) for key in ("settings", "differs")}
         rows = tuple((model, method) for model, method in node.get("rows", ()))
         runs = _methods_of(node["experiment"])
-        made.append(Layout(**{**node, **tuples, "paper": paper, "metrics": columns, "rows": rows, "runs": runs}))
+        about = {"paper": paper, "address": content["address"], "metrics": columns, "rows": rows, "runs": runs}
+        made.append(Layout(**{**node, **tuples, **about}))
     return made
 
 
@@ -119,35 +106,32 @@ def _methods_of(experiment: str) -> tuple[str, ...]:
     return tuple(next(part["override /method"] for part in content.defaults if "override /method" in part))
 
 
-def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> Table:
+def paper_table(
+    layout: Layout,
+    published: pd.DataFrame,
+    long: pd.DataFrame,
+    anchors: pd.DataFrame | None = None,
+    readings: pd.DataFrame | None = None,
+) -> Table:
     """A published table with ours beside it.
 
     Args:
         layout: of the table.
         published: of `numbers`.
         long: of `eigencam.evaluation.tables.collect`; may be empty.
+        anchors: of `published.anchors`.
+        readings: of `published.read_readings`; their cells are marked, and a note names reader and source.
 
     Returns:
         Columns network (the paper's), method (the paper's), and of each metric the published value, ours and the
-        difference, then `ours of` (our network and method), n and marks; the notes explain the marks. Rows of ours that
-        the paper has not come last.
+        difference, then `ours of` (our network and method), n and marks; the notes explain the marks. Anchors come
+        first; rows of ours that the paper has not come last.
     """
-    published = published[
-        (published["paper"] == layout.paper)
-        & (published["table"] == layout.name)
-        & (published["dataset"] == layout.dataset)
-    ]
-    keys = list(dict.fromkeys([*zip(published["model"], published["method"], strict=True), *layout.rows]))
-    values = {
-        (model, method, metric): (value * (100 if unit == "fraction" else 1), unit)
-        for model, method, metric, value, unit in zip(
-            *(published[c] for c in ("model", "method", "metric", "value", "unit")), strict=True
-        )
-    }
+    marks, readers = _Marks(), _Marks()
+    values = _published(layout, published) | _read(layout, readings, readers)
     mine = _ours(layout, long)
-    marks = _Marks()
-    lines, used = [], set[tuple[str, str]]()
-    for model, method in keys:
+    lines, used = _anchored(layout, anchors, values, marks), set[tuple[str, str]]()
+    for model, method in _rows(layout, published):
         about = layout.models.get(model, {"networks": [], "differs": "no network of ours"})
         networks = [option.rsplit("/", 1)[-1] for option in about["networks"]]
         ours = [
@@ -167,7 +151,91 @@ def paper_table(layout: Layout, published: pd.DataFrame, long: pd.DataFrame) -> 
             lines.append(_line(layout, (EMPTY, EMPTY), {}, key, found) | {"differs": mark})
     frame = pd.DataFrame(lines)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns[2:])
-    return Table(f"{layout.paper}: {layout.title}", frame, best, [*_notes(layout, frame, marks), *outdated_notes(long)])
+    notes = [*_notes(layout, frame, marks, readers), *outdated_notes(long)]
+    return Table(f"{layout.paper}: {layout.title}", frame, best, notes)
+
+
+class Theirs(NamedTuple):
+    """A published value, in the unit of the table, and the mark of whoever read it for himself."""
+
+    value: float
+    mark: str = ""
+
+
+Values = dict[tuple[str, str, str], Theirs]
+"""By the paper's network, method and metric."""
+
+
+def cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
+    """The cells of a table: each row that the paper has, with each metric."""
+    return [
+        Cell((layout.paper, layout.name, layout.dataset, model, method, column.published), title, layout.title)
+        for model, method in _rows(layout, published)
+        for title, column in layout.metrics.items()
+    ]
+
+
+def empty_cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
+    """The cells of a table that `published.csv` has no number for."""
+    known = _published(layout, published)
+    return [cell for cell in cells(layout, published) if cell.place[3:] not in known]
+
+
+def every_cell(published: pd.DataFrame) -> list[Cell]:
+    """The cells of all papers' tables."""
+    return [cell for paper in papers() for layout in layouts(paper) for cell in cells(layout, published)]
+
+
+def _of(layout: Layout, frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a table."""
+    here = (frame["paper"] == layout.paper) & (frame["table"] == layout.name) & (frame["dataset"] == layout.dataset)
+    return frame[here]
+
+
+def _rows(layout: Layout, published: pd.DataFrame) -> list[tuple[str, str]]:
+    """The paper's (network, method) pairs."""
+    of = _of(layout, published)
+    return list(dict.fromkeys([*zip(of["model"], of["method"], strict=True), *layout.rows]))
+
+
+def _published(layout: Layout, published: pd.DataFrame) -> Values:
+    of = _of(layout, published)
+    columns = zip(*(of[c] for c in ("model", "method", "metric", "value", "unit")), strict=True)
+    return {
+        (m, method, metric): Theirs(v * (100 if unit == "fraction" else 1)) for m, method, metric, v, unit in columns
+    }
+
+
+def _read(layout: Layout, readings: pd.DataFrame | None, readers: "_Marks") -> Values:
+    """A person's readings, each with its mark."""
+    if readings is None:
+        return {}
+    of = _of(layout, readings)
+    said = [f"read by {reader} in {source}" for reader, source in zip(of["reader"], of["source"], strict=True)]
+    values = _published(layout, readings).items()
+    return {
+        key: Theirs(found.value, f" (r{readers.of([text])})") for (key, found), text in zip(values, said, strict=True)
+    }
+
+
+def _anchored(layout: Layout, anchors: pd.DataFrame | None, values: Values, marks: "_Marks") -> list[dict[str, str]]:
+    """The lines of baselines that need nothing but the truth, whatever the network."""
+    if anchors is None:
+        return []
+    lines = []
+    for (method, rule), of in _of(layout, anchors).groupby(["method", "rule"], sort=False):
+        line = _line(layout, (ANY, str(method)), {}, None, {})
+        for title, column in layout.metrics.items():
+            theirs = {found.value for key, found in values.items() if key[1:] == (method, column.published)}
+            for ours in of.loc[of["metric"] == column.published, "value"]:
+                line[f"{title} ours"] = f"{ours:.2f}"
+                if len(theirs) == 1:
+                    [value] = theirs
+                    line |= {f"{title} published": f"{value:.2f}", f"{title} diff.": f"{ours - value:+.2f}"}
+        line["n"] = "/".join(dict.fromkeys(f"{n:,}" for n in of["n"]))
+        mark = marks.of([f"ours: {rule}; from the truth alone, without image or network: python scripts/anchors.py"])
+        lines.append(line | {"differs": mark})
+    return lines
 
 
 KEY = ("network", "method", "network_name", "method_name")
@@ -238,7 +306,7 @@ def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: M
 def _line(
     layout: Layout,
     names: tuple[str, str],
-    shown: Mapping[str, tuple[float, str] | None],
+    shown: Mapping[str, Theirs | None],
     key: Key | None,
     found: Mapping[str, Mapping[Any, Any]],
 ) -> dict[str, str]:
@@ -246,9 +314,9 @@ def _line(
     line: dict[str, str] = {"network": names[0], "method": names[1]}
     for title in layout.metrics:
         theirs, ours = shown.get(title), found.get(title)
-        line[f"{title} published"] = f"{theirs[0]:.2f}" if theirs else EMPTY
+        line[f"{title} published"] = f"{theirs.value:.2f}{theirs.mark}" if theirs else EMPTY
         line[f"{title} ours"] = _measured(ours) if ours else EMPTY
-        line[f"{title} diff."] = f"{ours['value'] - theirs[0]:+.2f}" if ours and theirs else EMPTY
+        line[f"{title} diff."] = f"{ours['value'] - theirs.value:+.2f}" if ours and theirs else EMPTY
     line["ours of"] = f"{key[0]}, {key[1]}" if key else EMPTY
     line["n"] = "/".join(sorted({f"{ours['n']:,}" for ours in found.values()}))
     return line
@@ -259,8 +327,9 @@ def _measured(ours: Mapping[str, Any]) -> str:
     return f"{ours['value']:.2f}{interval}"
 
 
-def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks) -> list[str]:
+def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks, readers: _Marks) -> list[str]:
     notes = [f"{number}: {text}" for text, number in marks.numbers.items()]
+    notes += [f"r{number}: {text}, not by this project" for text, number in readers.numbers.items()]
     theirs = frame.loc[frame["network"] != EMPTY, [f"{title} published" for title in layout.metrics]]
     if (theirs == EMPTY).to_numpy().all():
         notes.append("the published values could not be read in any source: their cells are empty")
