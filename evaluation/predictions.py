@@ -24,12 +24,14 @@ from eigencam.datasets.coco_objects import read_instances
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.datasets.names import match, unique
-from eigencam.datasets.reading import Reading, expand, files_in
+from eigencam.datasets.reading import Reading, expand, files_in, integer
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric
 
 GUESSES = 5
 MAP_SUFFIXES = (".npy", ".png")
+NO_CATEGORY = -1
+"""Of a COCO result that does not say; categories count from 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,9 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
 def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
     """Read a COCO results file: for each picture its boxes (P, 4), inclusive pixels, by falling score.
 
+    Boxes of equal score are in the order in which COCOeval takes them without regard to classes: by `category_id`, and
+    within a category in the order of the file. A result without a category comes first.
+
     Args:
         path: the file.
         ids: of the truth's pictures. An `image_id` is one of these, or the number that one has behind its letters: 1
@@ -145,13 +150,14 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
     aliases: Mapping[str, str] | None = getattr(ids, "aliases", None)  # an annotation file's own ids
     known = {name: [name] for name in ids} | {key: [name] for key, name in (aliases or {}).items()}
     known = known if aliases else numbers | known
-    found: dict[str, list[tuple[float, list[float]]]] = {}
+    found: dict[str, list[tuple[float, int, list[float]]]] = {}
     unknown: list[str] = []
     with Reading(path, "a list of results with image_id, bbox of four finite numbers, and score") as file:
         if not isinstance(results := file.json(), list):
             raise ValueError(f"JSON of a {type(results).__name__}")
         for result in file.each("result", results):
             image, score, box = str(result["image_id"]), float(result["score"]), [float(x) for x in result["bbox"]]
+            category = integer(result["category_id"]) if result.get("category_id") is not None else NO_CATEGORY
             if len(box) != 4 or not np.isfinite([score, *box]).all():
                 raise ValueError(f"bbox {box}, score {score}")
             if box[2] <= 0 or box[3] <= 0:
@@ -160,7 +166,7 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
             if len(meant) > 1:
                 raise ValueError(f"image_id {image} could be {meant[0]} or {meant[1]}; name the image by its whole id")
             if meant:
-                found.setdefault(meant[0], []).append((score, box))
+                found.setdefault(meant[0], []).append((score, category, box))
             else:
                 unknown.append(image)
         if unknown:
@@ -168,9 +174,8 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
                 f"{len(unknown)} results are of images that the truth does not have, e.g. {some(unknown)}; it has "
                 f"{some(ids)}"
             )
-    # The sort is stable: equal scores stay in the order of the file.
-    ranked = {image: sorted(boxes, key=lambda item: -item[0]) for image, boxes in found.items()}
-    return {image: from_xywh(np.array([box for _, box in boxes])) for image, boxes in ranked.items()}
+    ranked = {image: sorted(boxes, key=lambda one: (-one[0], one[1])) for image, boxes in found.items()}  # stable
+    return {image: from_xywh(np.array([box for *_, box in boxes])) for image, boxes in ranked.items()}
 
 
 def read_coco_truth(path: Path | str) -> list[Truth]:

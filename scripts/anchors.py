@@ -3,14 +3,14 @@ r"""The published centre baselines from truth alone, by our evaluators: no image
     python scripts/anchors.py --ilsvrc FOLDER --cub FOLDER --voc FOLDER --difficult FILE \
         --out results/published/anchors.csv
 
-What is not given is left out. `--ilsvrc` is a folder with the truth and the sizes of the 50,000 validation images,
-`--cub` wsolevaluation's `metadata/CUB/test`, `--voc` a VOCdevkit of which VOC 2007's annotations and the list
+What is not given is left out. `--ilsvrc` and `--cub` are wsolevaluation's `metadata/ILSVRC/test` and
+`metadata/CUB/test`, `--voc` a VOCdevkit of which VOC 2007's annotations and the list
 `ImageSets/Main/test.txt` are enough, `--difficult` TorchRay's `pointing_game_ebp_voc07_difficult.txt`.
 
 wsolevaluation (Choe et al., CVPR 2020) has a "center baseline", an isotropic Gaussian, which is not in its code. Cut at
 any level it is a centred square of the network's input, so that its width does not matter. Its published numbers stand
 under MaxBoxAccV2, 52.5 on ILSVRC and 59.7 on CUB; MaxBoxAccV2 of a centred square is 53.39 and 56.83, while MaxBoxAcc
-at IoU 0.5 with no box but the first of each image gives both to the decimal. Each is printed.
+at IoU 0.5 with no box but the first listed of each image gives both to the decimal. Each is printed.
 
 TorchRay's centre is in its `examples/attribution_benchmark.py`: the point (w / 2, h / 2) of the original image.
 
@@ -27,8 +27,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from eigencam.datasets import ilsvrc_sources
 from eigencam.datasets.base import Truth
-from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.reading import read_lines
 from eigencam.datasets.voc import read_annotation
 from eigencam.datasets.wsol_metadata import read_metadata
@@ -76,7 +76,12 @@ class Centre:
 V2 = MaxBoxAcc("all", (0.3, 0.5, 0.7))
 CENTRES = (
     Centre(V2, 111.5, False, "MaxBoxAccV2 as for the methods, any box of the image"),
-    Centre(MaxBoxAcc(), 112, True, "MaxBoxAcc at IoU 0.5 with the first box of each image alone, centre on pixel 112"),
+    Centre(
+        MaxBoxAcc(),
+        112,
+        True,
+        "MaxBoxAcc at IoU 0.5 with the first listed box of each image alone, centre on pixel 112",
+    ),
 )
 
 
@@ -128,9 +133,13 @@ def pointing(truths: Iterable[Truth], difficult: str | None) -> Iterator[Anchor]
 
 
 def of_ilsvrc(root: Path) -> list[Truth]:
-    """The truth of ILSVRC's validation images."""
-    data = Ilsvrc(root, images=False)
-    return [data.truth(i) for i in range(len(data.ids))]
+    """The truth of ILSVRC's validation images, boxes in the order of wsolevaluation's list."""
+    found = ilsvrc_sources.read("text", ilsvrc_sources.find("text", root), ilsvrc_sources.find_classes(root))
+    made = []
+    for name, label in sorted(found.labels.items()):
+        boxes = np.array(found.boxes[name], np.float64)
+        made.append(Truth(name, found.sizes[name], label, boxes, np.full(len(boxes), label)))
+    return made
 
 
 def of_cub(folder: Path) -> list[Truth]:

@@ -97,6 +97,21 @@ def test_wins_are_counted_picture_by_picture(results: Path, methods: tuple[str, 
     assert columns.index("win_100 %") == columns.index("drop_100 %") + 1
 
 
+def test_a_pair_s_share_is_counted_among_the_two_whatever_else_ran(results: Path) -> None:
+    everything, pair = collect(results, method=METHODS), METHODS[:2]
+    long = with_wins(results, everything, pair)
+    alone = with_wins(results, collect(results, method=pair))
+    for name in ("win_100", "win_15"):
+        assert set(long.loc[long["metric"] == name, "method"]) == set(pair)
+        for method in pair:
+            assert value(long, method, name)["value"] == value(alone, method, name)["value"]
+        both = sum(value(long, method, name)["value"] for method in pair)
+        assert 100 <= both < 200  # a tie counts for each
+    twice = everything.assign(method_name=everything["method_name"].replace(METHODS[2], METHODS[0]))
+    assert with_wins(results, twice, pair) is twice  # which of the variants is the paper's?
+    assert with_wins(results, everything, (pair[0], "absent")) is everything
+
+
 def test_one_method_wins_nothing(results: Path) -> None:
     long = collect(results, method=["random"])
     assert with_wins(results, long) is long

@@ -1,5 +1,7 @@
 import argparse
+import contextlib
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -203,6 +205,46 @@ def test_coco_against_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert run(capsys, file, "--format", "coco", "--truth", truth, "--difficult")["metrics"]["recall50_10"] == 50
     assert [t.box_labels.tolist() for t in read_coco_truth(truth)] == [[0, 1], [0, 0]]
     assert not any(name.startswith("top") for name in out["metrics"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_scores_are_ordered_as_cocoeval_orders_them(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 25, (60, 2))
+    objects = [
+        {"id": k + 1, "image_id": 1 + k % 6, "category_id": int(rng.choice([9, 2, 5])), "iscrowd": 0, "area": 25}
+        | {"bbox": [*map(int, corner), 5, 5]}
+        for k, corner in enumerate(corners[:18])
+    ]
+    results = [
+        {**coco_result(1 + int(rng.integers(6)), [*map(float, corner), 5.0, 5.0], float(rng.choice([0.5, 0.9])))}
+        | {"category_id": int(rng.choice([9, 2, 5]))}
+        for corner in np.concatenate([corners[:18] + rng.integers(0, 2, (18, 2)), corners])
+    ]
+    rng.shuffle(results)  # type: ignore[arg-type]
+    data = {
+        "images": [{"id": i, "width": 40, "height": 40} for i in range(1, 7)],
+        "categories": [{"id": i, "name": str(i)} for i in (9, 2, 5)],
+        "annotations": objects,
+        "info": {},
+    }
+    truth, file = tmp_path / "instances.json", tmp_path / "results.json"
+    truth.write_text(json.dumps(data))
+    file.write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = coco.COCO(str(truth))
+        evaluation = cocoeval.COCOeval(gt, gt.loadRes(str(file)), "bbox")
+        evaluation.params.useCats = 0
+        evaluation.params.maxDets = [1, 10, 100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    expected = 100 * evaluation.eval["recall"][:, 0, 0, :].mean(axis=0)
+    metrics = run(capsys, file, "--format", "coco", "--truth", truth)["metrics"]
+    np.testing.assert_allclose([metrics[f"ar_coco_{k}"] for k in (1, 10, 100)], expected, atol=0.005)
 
 
 def test_coco_ids_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -100,12 +101,25 @@ def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
             "network": "n",
             "method": "m",
             "evaluator": "e",
+            "unsupported": "",
             "identity": {"method": {}, "evaluator": {}, "network": {"classes": classes, "sha256": classes * 20}},
         }
         for classes in ("imagenet", "voc", "coco")
     ]
     _tell_apart(three)  # a checksum that tells nothing more stays away
     assert [r["network"] for r in three] == ["n (classes=imagenet)", "n (classes=voc)", "n (classes=coco)"]
+
+
+@pytest.mark.parametrize(("files", "names"), [("a", ["m", "m"]), ("ab", ["m (file=a)", "m (file=b)", "m"])])
+def test_what_could_not_run_is_no_variant(files: str, names: list[str]) -> None:
+    def made(network: str, file: str | None, unsupported: str) -> dict[str, Any]:
+        identity = {"method": {"parameters": {"file": file}}, "evaluator": {}, "network": {"name": network}}
+        of = {"dataset": "d", "group": "g", "network": network, "method": "m", "evaluator": "e"}
+        return {**of, "unsupported": unsupported, "identity": identity}
+
+    results = [*(made(file, file, "") for file in files), made("none", None, "no fitted weights")]
+    _tell_apart(results)
+    assert [result["method"] for result in results] == names
 
 
 def test_results_that_were_all_left_out_make_a_table_that_says_so(tmp_path: Path) -> None:

@@ -163,7 +163,8 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
 def _tell_apart(results: list[dict[str, Any]]) -> None:
     """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ.
 
-    A parameter that stands in no identity has its default, and is not shown.
+    A parameter that stands in no identity has its default, and is not shown. What could not run is no variant: only
+    results that ran make names differ, and what a method that could not run lacks, such as a file, is not shown.
     """
     for part in ("method", "evaluator", "network"):
         by_name: dict[str, list[dict[str, Any]]] = {}
@@ -171,12 +172,14 @@ def _tell_apart(results: list[dict[str, Any]]) -> None:
             by_name.setdefault(result[part], []).append(result)
         for same in by_name.values():
             flat = [{k: json.dumps(v) for k, v in _flat(result["identity"][part]).items()} for result in same]
-            differing = sorted({k for f in flat for k in f if len({g.get(k) for g in flat}) > 1})
-            short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in flat)]
-            if _kinds(flat, short) == _kinds(flat, differing):  # a checksum tells nothing more
+            ran = [f for f, result in zip(flat, same, strict=True) if not result["unsupported"]] or flat
+            differing = sorted({k for f in ran for k in f if len({g.get(k) for g in ran}) > 1})
+            short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in ran)]
+            if _kinds(ran, short) == _kinds(ran, differing):  # a checksum tells nothing more
                 differing = short
             for result, parameters in zip(same, flat, strict=True):
-                there = [k for k in differing if k in parameters]
+                lacking = bool(result["unsupported"])
+                there = [k for k in differing if k in parameters and not (lacking and parameters[k] == "null")]
                 shown = [f"{_short(k.removeprefix('parameters.'))}={_short(parameters[k])}" for k in there]
                 if shown:
                     result[part] += f" ({', '.join(shown[:MOST])}{', …' if len(shown) > MOST else ''})"

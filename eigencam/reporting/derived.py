@@ -3,7 +3,7 @@
 Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and give back a long frame.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,19 +68,27 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
     return pd.DataFrame(lines, columns=list(long.columns))
 
 
-def with_wins(root: Path, long: pd.DataFrame) -> pd.DataFrame:
+def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> pd.DataFrame:
     """`long`, and for each metric that names a `win`, as each average drop, the share of images with the smallest drop.
 
     Compared are the methods of one network on one dataset that `long` has, over the pictures that all have rows of:
     choose two of them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each
     of the tied, as the shares there add up to more than 100 %. A drop that is not defined, for want of a map or of the
     network's answer, wins nothing; see `evaluation/faithfulness.py`.
+
+    Args:
+        root: folder of results.
+        long: as `collect` gives it.
+        methods: compare these alone, by their plain names, where a network has each of them in one variant.
     """
     drops = long[long["win"].fillna("") != ""]
+    if methods:
+        drops = drops[drops["method_name"].isin(methods)]
     added = []
     stored = by_folder(root, drops)
     for _, of in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
-        if of["folder"].nunique() < 2:
+        variants = of.drop_duplicates("folder")
+        if len(variants) < 2 or (methods and sorted(variants["method_name"]) != sorted(methods)):
             continue
         by_row = _drops(stored, of)
         for metric, everything in of.groupby("metric", sort=False):

@@ -14,7 +14,8 @@ its cell stays empty and the table says so.
         settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
         ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
         pictures:    the paper's number of pictures, or of pairs of picture and class; null where it is not known
-        metrics:     column: {published: name, evaluator: name, metric: name, sign: +1 | -1}
+        metrics:     column: {published: name, evaluator: name, metric: name, among: [methods of ours]}; `among` only
+                     where a metric compares methods
         models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
         methods:     the paper's method: ours, where the names differ
         rows:        [[network, method], ...] that the paper has and published.csv has not
@@ -46,11 +47,15 @@ EMPTY = ""
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A metric of a published table and the one of ours that stands beside it."""
+    """A metric of a published table and the one of ours that stands beside it.
+
+    `among`: of a metric that compares methods, those of ours that the paper compares.
+    """
 
     published: str
     evaluator: str
     metric: str
+    among: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,10 @@ def layouts(paper: str) -> list[Layout]:
     assert isinstance(content, dict)  # the file is ours
     made = []
     for node in content["tables"]:
-        columns = {title: Column(**column) for title, column in node["metrics"].items()}
+        columns = {
+            title: Column(**{**column, "among": tuple(column.get("among", ()))})
+            for title, column in node["metrics"].items()
+        }
         tuples = {key: tuple(node.get(key, ())) for key in ("settings", "differs")}
         rows = tuple((model, method) for model, method in node.get("rows", ()))
         runs = _methods_of(node["experiment"])
@@ -345,7 +353,9 @@ def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> 
     chosen = [r for r in results if r["dataset"] == layout.ours["dataset"] and r["evaluator"] in wanted]
     if not chosen:
         return pd.DataFrame()
-    planned, long = _planned(layout), with_wins(root, long_of(chosen))
+    planned, long = _planned(layout), long_of(chosen)
+    for column in layout.metrics.values():
+        long = with_wins(root, long, column.among) if column.among else long
     others = {r["folder"]: _others(r["identity"]["evaluator"], planned.get(r["evaluator"], {})) for r in chosen}
     return shown_beside(layout, long.assign(parameters=long["folder"].map(others)))
 
