@@ -38,18 +38,20 @@ class Look(NamedTuple):
 
 def looks(published: pd.DataFrame) -> Iterator[Look]:
     """For each row where to look and what to find there."""
+    texts = published.fillna("").astype(str).to_dict("records")
+    values = published["value"].to_list()
     cam = {
-        (line.paper, line.dataset, line.model): line.value
-        for line in published[published["method"] == "cam"].itertuples(index=False)
+        (line["paper"], line["dataset"], line["model"]): value
+        for line, value in zip(texts, values, strict=True)
+        if line["method"] == "cam"
     }
-    for row, line in enumerate(published.itertuples(index=False), start=1):
-        said = f"{line.value:g} {line.unit}"
-        if ADDED in str(line.source) and line.method not in ABSOLUTE:
-            base = cam[line.paper, line.dataset, line.model]
-            said = f"{line.value - base:+.1f} (CAM {base:g}, together {line.value:g} {line.unit})"
-        where = f"table {line.table}, {line.dataset}, {line.model}, {line.method}: {line.metric}"
-        note = "" if pd.isna(line.note) else str(line.note)
-        yield Look(row, str(line.paper), str(line.source), f"{said} at {where}", note)
+    for row, (line, value) in enumerate(zip(texts, values, strict=True), start=1):
+        said = f"{value:g} {line['unit']}"
+        if ADDED in line["source"] and line["method"] not in ABSOLUTE:
+            base = cam[line["paper"], line["dataset"], line["model"]]
+            said = f"{value - base:+.1f} (CAM {base:g}, together {value:g} {line['unit']})"
+        where = f"table {line['table']}, {line['dataset']}, {line['model']}, {line['method']}: {line['metric']}"
+        yield Look(row, line["paper"], line["source"], f"{said} at {where}", line["note"])
 
 
 def wanted(texts: Sequence[str], last: int) -> set[int]:

@@ -92,7 +92,7 @@ def read_readings(path: Path, cells: Sequence[Cell], published: pd.DataFrame) ->
                 continue
             if len(line) != len(READING):
                 raise ValueError(f"{len(line)} fields; allowed are {len(READING)}: {','.join(READING)}")
-            found = dict(zip(READING, (cell.strip() for cell in line), strict=True))
+            found: dict[str, str] = dict(zip(READING, (cell.strip() for cell in line), strict=True))
             place: Place = tuple(found[name] for name in PLACE)  # type: ignore[assignment]
             if place in ours:
                 raise ValueError(f"{', '.join(place)}: {ours[place]:g} is in published.csv; allowed are empty cells")
