@@ -6,7 +6,7 @@ classes or cut off by the border. Objects of other classes are there in most pic
 the label, the class of the largest object, is never in doubt. Boxes and masks are those of the *visible* pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -113,10 +113,21 @@ class Scenes:
 @lru_cache(maxsize=16)
 def made_scene(seed: int, split: Split, index: int) -> Scene:
     """The scene of that number, however many there are in a dataset."""
-    rng = np.random.default_rng([seed, SPLITS[split], index])
+    return draw_scene((seed, SPLITS[split], index))
+
+
+def draw_scene(seed: Sequence[int], label: int | None = None, without: frozenset[int] = frozenset()) -> Scene:
+    """Draw a scene.
+
+    Args:
+        seed: of all that is random.
+        label: class of the main object; None: any.
+        without: classes that no other object is of.
+    """
+    rng = np.random.default_rng(list(seed))
     size = _SIZES[rng.integers(len(_SIZES))]
     ground = Ground.random(rng)
-    layers, visible = _arrange(rng, size, ground)
+    layers, visible = _arrange(rng, size, ground, label, without)
     picture = ground.paint(rng, size)
     grain = 1 + 0.22 * (noise(rng, size, 24, 2) - 0.5)
     for layer in layers:
@@ -141,14 +152,17 @@ def _box(layer: Layer, seen: Pixels) -> tuple[int, int, int, int]:
     return int(left + columns[0]), int(top + rows[0]), int(left + columns[-1]), int(top + rows[-1])
 
 
-def _arrange(rng: np.random.Generator, size: tuple[int, int], ground: Ground) -> tuple[list[Layer], list[Pixels]]:
+def _arrange(
+    rng: np.random.Generator, size: tuple[int, int], ground: Ground, chosen: int | None, without: frozenset[int]
+) -> tuple[list[Layer], list[Pixels]]:
     """Objects and clutter from back to front, and the visible pixels of each on its window.
 
     An arrangement is drawn anew until the main object is large, small and visible enough; objects of other classes that
     are too large or hardly visible are left out.
     """
     for _ in range(100):
-        label = int(rng.integers(len(CLASSES)))
+        drawn = int(rng.integers(len(CLASSES)))
+        label = drawn if chosen is None else chosen
         share = 0.055 + 0.62 * rng.random() ** 1.2
         palette = Palette.random(rng, ground.mean)
         main = _place(rng, label, palette, size, share)
@@ -161,7 +175,8 @@ def _arrange(rng: np.random.Generator, size: tuple[int, int], ground: Ground) ->
             part = main.area * (0.15 + 0.4 * rng.random()) / (size[0] * size[1])
             half_width, half_height, area = extent(other)
             part *= 4 * half_width * half_height / area
-            others.append(_place(rng, other, Palette.random(rng, ground.mean), size, part))
+            placed = _place(rng, other, Palette.random(rng, ground.mean), size, part)
+            others += [] if other in without else [placed]
         layers = [_clutter(rng, size, behind=True) for _ in range(rng.integers(6, 20))]
         objects = [main, *others]
         layers += [objects[k] for k in rng.permutation(len(objects))]

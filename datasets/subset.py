@@ -48,6 +48,12 @@ class Subset:
         digest = self.dataset.digest  # type: ignore[attr-defined]
         return lambda i: digest(self.positions[i])
 
+    @property
+    def partner(self) -> Callable[[int], NDArray[np.uint8]]:
+        """The dataset's `partner`, by position here (`eigencam.datasets.pairs`). AttributeError where it has none."""
+        partner = self.dataset.partner  # type: ignore[attr-defined]
+        return lambda i: partner(self.positions[i])
+
     def truth(self, i: int) -> Truth:
         """Return the truth about image `i`. Raises `BadTruthError` where it cannot be right."""
         return self.dataset.truth(self.positions[i])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from captum.attr._core import deep_lift
 from graph_walk import ACTIVATIONS, Node, Rule, divided, walk
 from references import OWN, Case, Pair
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from eigencam.methods.gradient_weighted import FullGrad
@@ -21,8 +22,10 @@ from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGra
 from eigencam.methods.randomness import normal
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
 from eigencam.methods.support import probe, traced
+from eigencam.methods.ventral import Ventral
 from eigencam.networks.network import Network
 from eigencam.passes.operations import ELEMENTWISE, MAXIMA, NORMALIZATIONS
+from eigencam.passes.readings import CHANNELS_FIRST
 
 Layer = Callable[[Node, Tensor], tuple[Tensor, ...]]
 EPSILON = 1e-6
@@ -326,6 +329,25 @@ def excitations(layer: str, leaf: str) -> list[Pair]:
     ]
 
 
+def ventral(case: Case) -> Tensor:
+    """Return Captum's saliency of the target layer's sum, smoothed by SciPy."""
+    module, kept = case.module(), list[Tensor]()
+    module.get_submodule(case.network.layer).register_forward_hook(lambda _m, _a, out: kept.append(out.clone()))
+
+    def total(x: Tensor) -> Tensor:
+        module(x)
+        return kept.pop().sum((1, 2, 3))
+
+    found = captum.attr.Saliency(total).attribute(case.inputs.clone().requires_grad_()).amax(1)
+    return torch.from_numpy(gaussian_filter(found.detach().numpy(), 30**0.5, axes=(1, 2)))
+
+
+def no_positions(network: Network) -> str:
+    """Return why the layer's whole sum is not that of a map; "" where it is."""
+    reading = network.reading(network.layer)
+    return "" if reading == CHANNELS_FIRST else f"{network.layer} is read as {reading}"
+
+
 CAPTUM = f"captum {version('captum')}"
 PAIRS = [
     Pair("lrp", LRP(), OWN, lrp("composite")),
@@ -354,4 +376,5 @@ PAIRS = [
     Pair("guided_backprop", GuidedBackprop(), OWN, lambda case: guided(False, case).abs().amax(1)),
     Pair("deconvnet", GuidedBackprop(deconvnet=True), OWN, lambda case: guided(True, case).abs().amax(1)),
     Pair("guided_gradcam", GuidedGradCAM(), OWN, guided_gradcam),
+    Pair("ventral_reading", Ventral(), f"{CAPTUM} and SciPy", ventral, unfit=no_positions),
 ]

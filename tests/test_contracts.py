@@ -56,6 +56,7 @@ from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
 from eigencam.methods.rollout import AttentionRollout
 from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.methods.self_taught import SelfTaught
+from eigencam.methods.ventral import Ventral
 from eigencam.methods.vscam import VSCAM
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows
 from eigencam.store.build import find
@@ -104,6 +105,7 @@ FIXED: tuple[type[FixedMethod], ...] = (
     LRP,
     AttentionRollout,
     SelectiveSearch,
+    Ventral,
     VSCAM,
     CenterWindows,
     RandomWindows,
@@ -131,6 +133,7 @@ CHOOSY: tuple[type[Choosy], ...] = (
     LRP,
     AttentionRollout,
     SelfTaught,
+    Ventral,
     VSCAM,
 )
 PREPARED: tuple[type[Prepared], ...] = (MapFiles,)

@@ -13,13 +13,19 @@ The euclidean weight is by how much channel k brings e nearer to r, in squared d
 
 $$L = \sum_k \frac{w_k}{\sum_j |w_j|}\, A_k$$
 
-The map has a sign: negative where channels that tell e from r are active. The reference is the picture itself, or the
-vector of a file, for instance the mean embedding of a class or of the picture that was searched for.
+The map has a sign: negative where channels that tell e from r are active. The reference is
+
+* of a dataset of pairs the other image's embedding: why the two match, or an image was found for another one;
+* the vector of a file, for instance the mean embedding of a class;
+* of `fam_support_reading` the mean embedding of a few images of the class (few-shot learning), which
+  `eigencam fit fit=support` makes: the map is then for a class;
+* else the image itself.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,7 +35,16 @@ from torch import Tensor
 from eigencam.datasets.reading import expand
 from eigencam.files import regular
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.networks import fitted
+from eigencam.networks.fitted import Fitted
 from eigencam.passes.forward import Forward
+from eigencam.transfer import resident
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+SUPPORT = "support"
+"""What `eigencam fit fit=support` makes."""
 
 Similarity = Literal["cosine", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")
@@ -37,7 +52,7 @@ SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")
 
 @dataclass(frozen=True, slots=True)
 class FAM:
-    """FAM to the picture itself, or to `reference`, a .npy file of (C,) numbers.
+    """FAM to the other image of a pair, to the image itself, or to `reference`, a .npy file of (C,) numbers.
 
     Raises:
         ValueError: an unknown similarity, or a file that holds something else than a finite vector.
@@ -73,7 +88,7 @@ class FAM:
         """(N, h, w) float32, signed."""
         activations = forward.activations(self.layer)
         embedding = activations.mean((2, 3))
-        reference = embedding
+        reference = embedding if forward.partner is None else forward.partner.activations(self.layer).mean((2, 3))
         if self.vector is not None:
             if len(self.vector) != embedding.shape[1]:
                 raise ValueError(
@@ -86,6 +101,54 @@ class FAM:
     def identity(self) -> dict[str, str]:
         """A checksum of the reference: another one is another result."""
         return {} if self.vector is None else {"reference": hashlib.sha256(self.vector.tobytes()).hexdigest()}
+
+
+@dataclass(frozen=True, slots=True)
+class FAMSupport:
+    """FAM to the mean embedding of a class's support set, of `eigencam fit fit=support`.
+
+    Attributes:
+        file: of the embeddings; of several the first that is there.
+        similarity: as of `FAM`.
+        layer: whose means they are; the network's target layer when None.
+        support: the file's content; None where there is no file.
+    """
+
+    file: str | Sequence[str]
+    similarity: Similarity = "cosine"
+    layer: str | None = None
+    support: Fitted | None = field(init=False, repr=False, compare=False)
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Liao et al., arXiv 2023"
+    caveat: ClassVar[str] = FAM.caveat
+    needs: ClassVar[str] = "1 forward; a support set"
+    networks: ClassVar[str] = "those it has a support set for"
+
+    def __post_init__(self) -> None:
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(f"similarity={self.similarity!r}; allowed: {', '.join(SIMILARITIES)}")
+        object.__setattr__(self, "support", fitted.read_first(self.file, [SUPPORT]))
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, signed."""
+        if self.support is None:
+            raise FileNotFoundError(f"no support set: {self.file}")
+        activations = forward.activations(self.layer)
+        references = resident(self.support.tensors["embedding"], activations.device, activations.dtype)[targets]
+        return weighted_sum(contributions(activations.mean((2, 3)), references, self.similarity), activations)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why the support set is not for the network; "" if it is."""
+        if self.support is None:
+            return fitted.missing(self.file, [SUPPORT], network)
+        return self.support.fault(network, [self.layer or network.layer])
+
+    def identity(self) -> dict[str, Any]:
+        """The embeddings' checksum in the place of their file's name."""
+        return {"file": self.support and self.support.sha256}
 
 
 def contributions(embedding: Tensor, reference: Tensor, similarity: Similarity) -> Tensor:

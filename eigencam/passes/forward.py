@@ -50,6 +50,7 @@ class Forward:
         preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None where it is not known.
         black: (3, 1, 1), what a black pixel is after normalisation.
         white: (3, 1, 1), what a white one is.
+        partner: the pass of the images that these are compared with; None where they are not.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Forward:
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
         self.preprocess: Callable[[Tensor], Tensor] | None = None
+        self.partner: Forward | None = None
         self._pixels: Tensor | None = None
         self._output, self._taps, self._with_graph = output, taps, with_graph
         self.readings: Mapping[str, Reading] = readings or {}
@@ -214,6 +216,7 @@ class Forward:
         made.regions = tuple(self.regions[i] for i in listed) if self.regions else ()
         made.black, made.white, made._source = self.black, self.white, (self, picked)
         made.preprocess, made._pixels = self.preprocess, None if self._pixels is None else self._pixels[places]
+        made.partner = None if self.partner is None else self.partner.pick(rows, picked)
         return made
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -265,7 +268,7 @@ class Forward:
             chunk=self.chunk,
         )
         again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
-        again.preprocess, again.regions = self.preprocess, self.regions
+        again.preprocess, again.regions, again.partner = self.preprocess, self.regions, self.partner
         if images is self.images:
             again.original, again._pixels = self.original, self._pixels
         again._seeds = self._seeds

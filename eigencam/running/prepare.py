@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.checks import truth_faults
 from eigencam.datasets.names import checked_ids
+from eigencam.datasets.pairs import Paired
 from eigencam.datasets.reading import expand
 from eigencam.datasets.subset import chosen
 from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
@@ -24,6 +25,7 @@ from eigencam.networks import variants
 from eigencam.networks.classifier import read_head
 from eigencam.networks.libraries import check_name, is_file_name
 from eigencam.networks.network import Network, load_network
+from eigencam.networks.verification import for_pairs
 from eigencam.networks.weights import weight_file
 from eigencam.passes.calls import NetworkError, set_float32_precision
 from eigencam.running.faults import blame
@@ -145,6 +147,12 @@ def prepare(composed: DictConfig) -> Job:
     device = chosen_device(config.device, config.dtype)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
+    if isinstance(dataset, Paired):
+        network = attempt(f"model {network.name}", faults, for_pairs, network, dataset.partner)
+        if config.batch_size not in ("auto", 1):
+            faults.append(f"batch_size={config.batch_size}; allowed with {dataset.name}, a dataset of pairs: auto, 1")
+        config.batch_size = 1
+        stop(faults)
     if config.batch_size == "auto":
         config.batch_size = BATCH_SIZES.get(network.device.type, BATCH_SIZES["cpu"])
     if config.channels_last:
