@@ -193,7 +193,9 @@ def _finder(root: Path) -> Callable[[str, str], Path]:
         if not name or Path(name).name != name or name in (".", ".."):
             raise ValueError(f"{name!r} is no name of a folder")
         stem = root / name / f"{name}_{int(number):04d}"
-        return next((found for s in SUFFIXES if (found := stem.with_name(stem.name + s)).is_file()), Path(f"{stem}.jpg"))
+        return next(
+            (found for s in SUFFIXES if (found := stem.with_name(stem.name + s)).is_file()), Path(f"{stem}.jpg")
+        )
 
     return file_of
 

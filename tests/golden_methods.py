@@ -49,7 +49,7 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {}
 """Settings beside the packaged ones, by class: what these do not reach."""
 
 ELSEWHERE = {"rollout": "scenes_vit", "vscam_reading": "scenes_vig", "cam": "scenes_resnet"}
-FITTED = ("broadcam", "lcam_fm", "lcam_img")
+FITTED = ("broadcam", "fam_support_reading", "lcam_fm", "lcam_img")
 
 
 def nodes(group: str) -> dict[str, dict[str, Any]]:

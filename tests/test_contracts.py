@@ -41,7 +41,7 @@ from eigencam.methods.cam import CAM
 from eigencam.methods.components import KPCACAM, EigenGradCAM
 from eigencam.methods.edge_windows import EdgeWindows
 from eigencam.methods.eigencam import EigenCAM
-from eigencam.methods.fam import FAM
+from eigencam.methods.fam import FAM, FAMSupport
 from eigencam.methods.files import MapFiles
 from eigencam.methods.fixations import CNNFixations
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
@@ -75,6 +75,7 @@ FIXED: tuple[type[FixedMethod], ...] = (
     EdgeWindows,
     EigenCAM,
     FAM,
+    FAMSupport,
     CNNFixations,
     GradCAM,
     GradCAMPlusPlus,
@@ -122,6 +123,7 @@ CHOOSY: tuple[type[Choosy], ...] = (
     BroadCAM,
     CAM,
     CNNFixations,
+    FAMSupport,
     FullGrad,
     LCAM,
     Captum,
@@ -140,6 +142,7 @@ PREPARED: tuple[type[Prepared], ...] = (MapFiles,)
 FROM_FILES: tuple[type[FromFiles], ...] = (
     BroadCAM,
     FAM,
+    FAMSupport,
     MapFiles,
     LCAM,
 )

@@ -40,7 +40,12 @@ NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ 
 }
 FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "window": 64, "stride": 64, "count": 20}
 """Parameters that only say how often something is done."""
-NO_RANDOM = ("broadcam", "lcam_fm", "lcam_img")  # they need weights that were fitted for the network's own
+NO_RANDOM = (
+    "broadcam",
+    "fam_support_reading",
+    "lcam_fm",
+    "lcam_img",
+)  # they need weights that were fitted for the network's own
 
 
 @lru_cache(maxsize=1)
