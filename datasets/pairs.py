@@ -54,6 +54,11 @@ class Paired(Protocol):
         ...
 
 
+def partner_of(dataset: object) -> Callable[[int], Pixels] | None:
+    """Return what gives the image that one is compared with; None of a dataset whose images stand alone."""
+    return dataset.partner if isinstance(dataset, Paired) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A line of a list: two files, and whether they show the same."""
@@ -193,9 +198,8 @@ def _finder(root: Path) -> Callable[[str, str], Path]:
         if not name or Path(name).name != name or name in (".", ".."):
             raise ValueError(f"{name!r} is no name of a folder")
         stem = root / name / f"{name}_{int(number):04d}"
-        return next(
-            (found for s in SUFFIXES if (found := stem.with_name(stem.name + s)).is_file()), Path(f"{stem}.jpg")
-        )
+        files = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
+        return next((file for file in files if file.is_file()), files[0])
 
     return file_of
 

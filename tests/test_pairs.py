@@ -65,7 +65,8 @@ def test_each_image_of_a_pair_is_compared_with_the_other(lfw: Path) -> None:
 
 
 def test_pairs_that_match_keep_their_ids_in_any_choice(lfw: Path) -> None:
-    every, same, other = (Lfw(lfw, matching=m) for m in (None, True, False))
+    choices: tuple[bool | None, ...] = (None, True, False)
+    every, same, other = (Lfw(lfw, matching=choice) for choice in choices)
     assert (len(same.ids), len(other.ids)) == (4, 4)
     assert same.ids == every.ids[:4]
     assert len({str(data.identity()) for data in (every, same, other)}) == 3
@@ -183,7 +184,7 @@ def test_a_network_that_returns_vectors_is_compared_by_them() -> None:
 
 def test_images_are_compared_one_at_a_time() -> None:
     made, small, _ = compared(toy("gap"))
-    with pytest.raises(ValueError, match="2 images of pairs in one pass; .*batch_size=1"):
+    with pytest.raises(ValueError, match=r"2 images of pairs in one pass; .*batch_size=1"):
         made.forward(small, index=torch.tensor([0, 1]))
     assert made.forward(small).partner is None  # of a check, with noise
 
@@ -214,11 +215,10 @@ def test_fam_and_lime_explain_the_similarity_of_a_pair() -> None:
         torch.testing.assert_close(torch.from_numpy(found.maps["fam"]), expected)
         forward = made.forward(small[i : i + 1], index=torch.tensor([i]))
         assert forward.partner is not None
-        partner, seen = forward.partner, forward
         # The same by the way without pairs: the reference in the place of the image's own embedding.
         alone = plain(toy("rectified")).forward(small[i : i + 1], index=torch.tensor([i]))
-        alone.activations = lambda _layer=None: partner.activations()  # type: ignore[method-assign]
-        torch.testing.assert_close(lime(seen, torch.zeros(1)), lime(alone, torch.zeros(1)), atol=1e-5, rtol=1e-4)
+        alone.activations = forward.partner.activations  # type: ignore[method-assign]
+        torch.testing.assert_close(lime(forward, torch.zeros(1)), lime(alone, torch.zeros(1)), atol=1e-5, rtol=1e-4)
 
 
 def test_orthogonal_embeddings_have_no_share() -> None:
@@ -283,7 +283,7 @@ def test_what_is_missing_of_a_support_set_is_said(tmp_path: Path) -> None:
     assert "eigencam fit model=toy fit=support" in lacking.unsupported(plain(toy("gap")))
     with pytest.raises(ValueError, match=r"fit.shots=30: scenes has fewer images of balloon, "):
         SupportFit("", shots=30).chosen(Scenes(4))
-    with pytest.raises(ValueError, match="fit.shots=0; allowed: 1 or more"):
+    with pytest.raises(ValueError, match=r"fit\.shots=0; allowed: 1 or more"):
         SupportFit("", shots=0)
     with pytest.raises(ValueError, match="cosine, euclidean"):
         FAMSupport("", "dot")  # type: ignore[arg-type]

@@ -21,6 +21,8 @@ weights, as in a layer of few channels, there are no nodes and $W = W_z / s$; `s
 Choices. A network's classes must be the dataset's, and labels are the class of the picture where the dataset seeks
 objects of one class, all classes with a box where it seeks any. The authors' loop regresses two classes at a time and
 leaves out the last of an odd number, which is not reproduced; a sum over scales and flips is not part of the map here.
+`file` may also be a `.pkl` of the authors' program, of which the weights are read (`eigencam.networks.authors`); no
+published one could be opened.
 The largest number of pictures kept (`share`) is a hash of their position: smaller shares are parts of larger ones.
 """
 

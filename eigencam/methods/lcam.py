@@ -22,6 +22,9 @@ on. The area and variation terms are over a picture's own map; `quirk: true` tak
 labels in the batch, as the authors' indexing `a[:, labels]` does. Their labels are a list of the network's predictions,
 one a picture; here the network predicts the augmented picture.
 
+`file` may also be a checkpoint of the authors (`.pth.tar`), or of the L-CAM in T-TAME (`.ckpt`), which is compared with
+the network's weights; no published one could be opened (`eigencam.networks.authors`).
+
 The file for `scenes_resnet` that comes with the package was made in 2 minutes of one core's time by
 `eigencam fit model=scenes_resnet fit=lcam_fm dataset.count=1500 fit.epochs=5`; its numbers stand in
 `results/all_methods/tables.md`.
@@ -68,7 +71,7 @@ class LCAM:
     networks: ClassVar[str] = "those it was trained for"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", fitted.read_first(self.file, KINDS))
+        object.__setattr__(self, "weights", fitted.read_first(self.file, (*KINDS, fitted.LCAM)))
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, signed."""

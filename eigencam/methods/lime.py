@@ -13,10 +13,10 @@ and gives about `segments` superpixels; `fill: zero` hides with the picture's me
 
 `score: similarity` is for networks without a classifier, as in the verification of faces: f is the cosine between the
 embeddings of the copy and of the whole picture, an embedding being the layer's output averaged over the positions. The
-map is then for no class. Of a dataset of pairs it is `lime_verification_reading`, LIME for verification (Alonso-Fernandez
-et al., arXiv 2307.13428): f is the cosine of the copy and the *other* image of the pair, by the embedding that
-`eigencam.networks.verification` compares. Only the paper's abstract could be read, which has this cosine; superpixels,
-samples, kernel and fill are LIME's here, a choice.
+map is then for no class. Of a dataset of pairs it is `lime_verification_reading`, LIME for verification
+(Alonso-Fernandez et al., arXiv 2307.13428): f is the cosine of the copy and the *other* image of the pair, by the
+embedding that `eigencam.networks.verification` compares. Only the paper's abstract could be read, which has this
+cosine; superpixels, samples, kernel and fill are LIME's here, a choice.
 
 Superpixels are made on the CPU, image by image, of the 8-bit colours that the network sees: neither its type nor its
 normalisation changes them.

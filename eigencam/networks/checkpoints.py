@@ -41,7 +41,7 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
     Raises:
         ValueError: it cannot be read, or holds no weights.
     """
-    content = _content(path)
+    content = file_content(path)
     states = {where: state for where, state in _states(content) if state}
     if not states:
         raise ValueError(f"weights {path}: no tensors by name in it; {_found(content)}")
@@ -87,8 +87,8 @@ def _shapes(name: str, own: Tensor, other: Tensor) -> str:
     return f"{name} {tuple(other.shape)}, the network's is {tuple(own.shape)}"
 
 
-def _content(path: Path) -> Any:
-    """What a file holds; tensors and plain values alone, never code."""
+def file_content(path: Path) -> Any:
+    """What a file of weights holds; tensors and plain values alone, never code. ValueError where it cannot be read."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

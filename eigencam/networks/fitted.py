@@ -11,24 +11,30 @@ The metadata has one key, `about`, a JSON text:
     head      of a classifier; see `eigencam.networks.classifier`
 
 Weights are of use for the one network, with the weights, that they were fitted for: `Fitted.fault` tells of any other.
+Files of the methods' authors are read, too: `eigencam.networks.authors`.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from eigencam.files import write_bytes
+from eigencam.networks.authors import read_attention, read_coefficients
 from eigencam.networks.weights import weight_file
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
+
+LCAM = "lcam"
+"""Kind of an authors' file, which does not say whether its attention masked activations or images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +45,20 @@ class Fitted:
         path: the file.
         sha256: of the file.
         tensors: by name, on the CPU.
-        about: see the module.
+        about: see the module; of an authors' file kind and layers alone.
+        body: of an authors' file the weights of the network that they were fitted for, by name.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, Tensor]
     about: dict[str, Any]
+    body: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def fault(self, network: "Network", layers: Sequence[str]) -> str:
         """Why these weights are not for the network's layers; "" if they are."""
+        if "network" not in self.about:
+            return self._fault_of_authors(network, layers)
         name, sha256 = self.about["network"]["name"], self.about["network"]["sha256"]
         if sha256 != network.sha256:
             return (
@@ -58,6 +68,31 @@ class Fitted:
         if list(layers) != self.about["layers"]:
             fitted = ", ".join(self.about["layers"])
             return f"{self.path} was fitted for {fitted} of {name}, not for {', '.join(layers)}; name the same layers"
+        return ""
+
+    def _fault_of_authors(self, network: "Network", layers: Sequence[str]) -> str:
+        """The same of an authors' file, which names no network: by layers, weights and numbers of channels."""
+        known = self.about["layers"]
+        if known and list(layers) not in [[layer] for layer in known]:
+            return f"{self.path} is for the layer {' or '.join(known)}, not for {', '.join(layers)}"
+        own = network.module.state_dict()
+        for name in self.body:
+            if name.endswith("num_batches_tracked"):
+                continue
+            if name not in own:
+                return f"{self.path} is for a network that has {name}; {network.name} has not"
+            mine = own[name].detach().float().cpu()
+            if mine.shape != self.body[name].shape or not torch.allclose(mine, self.body[name], rtol=1e-3, atol=1e-6):
+                return f"{self.path} is for a network with other weights than {network.name} has ({name} differs)"
+        black = torch.zeros(1, *network.preprocess.input_shape, dtype=torch.uint8)
+        forward = network.forward(black, layers=layers)
+        here = forward.logits.shape[1], sum(forward.activations(layer).shape[1] for layer in layers)
+        if here != tuple(self.tensors["weight"].shape):
+            classes, channels = self.tensors["weight"].shape
+            return (
+                f"{self.path} has weights for {classes} classes and {channels} channels; {', '.join(layers)} of "
+                f"{network.name} has {here[0]} and {here[1]}"
+            )
         return ""
 
 
@@ -84,7 +119,12 @@ def read_first(files: str | Sequence[str], kinds: Sequence[str]) -> Fitted | Non
 
 
 def read(path: Path) -> Fitted:
-    """A file's content. ValueError where it was not made by `write`."""
+    """A file's content. ValueError where it was made neither by `write` nor by the authors of a method."""
+    if path.suffix == ".pkl":
+        return Fitted(path, _sha256(path), read_coefficients(path), {"kind": "broadcam", "layers": []})
+    if path.suffix in (".tar", ".ckpt", ".pth", ".pt"):
+        tensors, body, layers = read_attention(path)
+        return Fitted(path, _sha256(path), tensors, {"kind": LCAM, "layers": layers}, body)
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -94,7 +134,12 @@ def read(path: Path) -> Fitted:
         raise ValueError(
             f"{path}: no file of fitted weights ({type(error).__name__}); eigencam fit makes them"
         ) from None
-    return Fitted(path, hashlib.sha256(path.read_bytes()).hexdigest(), tensors, about)
+    return Fitted(path, _sha256(path), tensors, about)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """A network that compares: its answer to an image is how similar its embedding is to that of another image.
 
-Of a dataset of pairs (`eigencam.datasets.pairs`) every image is explained with the other one of its pair as reference r.
-With e the embedding and s the cosine of e and r, the logits of the classes `different` and `same` are
+Of a dataset of pairs (`eigencam.datasets.pairs`) every image is explained with the other one of its pair as reference
+r. With e the embedding and s the cosine of e and r, the logits of the classes `different` and `same` are
 
     -atanh(s), atanh(s)        so that the softmax probability of `same` is (1 + s) / 2
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.checks import truth_faults
 from eigencam.datasets.names import checked_ids
-from eigencam.datasets.pairs import Paired
+from eigencam.datasets.pairs import partner_of
 from eigencam.datasets.reading import expand
 from eigencam.datasets.subset import chosen
 from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
@@ -147,11 +147,11 @@ def prepare(composed: DictConfig) -> Job:
     device = chosen_device(config.device, config.dtype)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
-    if isinstance(dataset, Paired):
-        network = attempt(f"model {network.name}", faults, for_pairs, network, dataset.partner)
+    if (partner := partner_of(dataset)) is not None:
         if config.batch_size not in ("auto", 1):
             faults.append(f"batch_size={config.batch_size}; allowed with {dataset.name}, a dataset of pairs: auto, 1")
         config.batch_size = 1
+        network = attempt(f"model {network.name}", faults, for_pairs, network, partner)
         stop(faults)
     if config.batch_size == "auto":
         config.batch_size = BATCH_SIZES.get(network.device.type, BATCH_SIZES["cpu"])
