@@ -214,7 +214,7 @@ def measured(setting: Setting, judged: Sequence[Judged], methods: str, images: i
     given = {j.option: dict(j.few or {}) for j in judged}
     asked = [setting.evaluator, *given]
     overrides = [f"evaluator=[{','.join(asked)}]", f"method=[{methods}]", f"paths.results={root / setting.name}"]
-    overrides += [f"dataset.count={max(round(setting.part * images), 4)}", *setting.overrides, "on_unsupported=skip"]
+    overrides += [f"dataset.count={max(round(setting.part * images), 2)}", *setting.overrides, "on_unsupported=skip"]
     overrides += [f"evaluator.{o}.{key}={value}" for o, few in given.items() for key, value in few.items()]
     composed = compose("run", [*overrides, "timing=false", "workers=0", "device=cpu"])
     with open_dict(composed.evaluator):

@@ -26,10 +26,13 @@ NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ 
     "googlenet_bvlc": (),
     "mobilenet_v2": (),
     "mobilenet_v2_tf": (),
+    "planted": (),
     "resnet18_trunk": (),
     "resnet50": ("resnet101",),
     "scenes_resnet": (),
+    "scenes_resnet_cells": (),
     "scenes_vgg": (),
+    "scenes_vgg_cells": (),
     "scenes_vig": (),
     "scenes_vit": (),
     "squeezenet1_0": ("squeezenet1_0_local",),
@@ -71,7 +74,7 @@ def random_network(name: str) -> Network:
     """With random weights that do not vanish, for pictures of 64 pixels where the architecture allows it."""
     torch.manual_seed(0)
     changes = [f"model={name}", "model.weights=null"]
-    if not name.startswith("scenes"):
+    if not name.startswith("scenes") or name.endswith("_cells"):
         changes.append(f"model.preprocess.size={227 if name == 'alexnet_bvlc' else 96 if 'alexnet' in name else 64}")
     if name.startswith("vit"):
         changes.append("+model.args.image_size=64")

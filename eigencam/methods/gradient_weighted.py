@@ -286,6 +286,8 @@ class FullGrad:
             of_input, maps, rest = full_gradients(network.module, images, target)
         except (ValueError, NotImplementedError) as error:
             return f"its parts cannot be computed: {' '.join(str(error).split())[:200]}"
+        if several := next((len(part) for part in maps if len(part) != len(images)), 0):
+            return f"a convolution gives {several} maps for one image: where these lie in it is not known"
         total = sum((part.sum() for part in (of_input, *maps, *rest)), torch.zeros((), device=network.device))
         with evaluating(network.module), torch.no_grad():
             logit = network_logits(network.module, images)[0, 0].to(total.dtype)
