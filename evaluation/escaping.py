@@ -10,6 +10,7 @@ Characters that end a line or steer a terminal are first shown as they would be 
 import html as _html
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -33,8 +34,62 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"\char34{}",
+    "ß": r"\ss{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
+    "…": r"\dots{}",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "\u00a0": "~",
 }
+_LATEX_ACCENTS = dict(
+    zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327\u0304\u0306\u0307\u030b", "`'^~\"rvc=u.H", strict=True)
+)
+_LATEX_SYMBOLS = {
+    "±": r"\pm",
+    "×": r"\times",
+    "·": r"\cdot",
+    "≤": r"\leq",
+    "≥": r"\geq",
+    "≠": r"\neq",
+    "≈": r"\approx",
+    "→": r"\rightarrow",
+    "←": r"\leftarrow",
+    "∞": r"\infty",
+    "∩": r"\cap",
+    "∪": r"\cup",
+    "°": r"^{\circ}",
+    "²": "^{2}",
+    "³": "^{3}",
+    "½": r"\frac12",
+    "√": r"\surd",
+    "Σ": r"\Sigma",
+    "Δ": r"\Delta",
+    "Ω": r"\Omega",
+    "α": r"\alpha",
+    "β": r"\beta",
+    "γ": r"\gamma",
+    "δ": r"\delta",
+    "ε": r"\epsilon",
+    "λ": r"\lambda",
+    "µ": r"\mu",
+    "μ": r"\mu",
+    "π": r"\pi",
+    "σ": r"\sigma",
+    "τ": r"\tau",
+    "φ": r"\phi",
+    "ω": r"\omega",
+}
+"""In mathematics."""
 
 
 def one_line(text: object) -> str:
@@ -72,10 +127,29 @@ def markdown(text: object, *, starts_line: bool = False) -> str:
 
 
 def latex(text: object) -> str:
-    r"""Text of a cell or a caption; what begins with `[` or `*` is no option of the `\\` before it."""
-    escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
+    r"""Text of a cell or a caption; what begins with `[` or `*` is no option of the `\\` before it.
+
+    It is ASCII, so that every engine prints it; a letter that none of LaTeX's commands stands for comes as it would be
+    typed (`\u4e2d`).
+
+    >>> latex("Müller ± 5"), latex("中")
+    ('M\\"{u}ller \\ensuremath{\\pm} 5', '\\textbackslash{}u4e2d')
+    """
+    escaped = "".join(_LATEX.get(character) or _latex_letter(character) for character in one_line(text))
     escaped = escaped.replace("--", "-{}-")
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped
+
+
+def _latex_letter(character: str) -> str:
+    """A letter beyond ASCII by the command that prints it."""
+    if character.isascii():
+        return character
+    if character in _LATEX_SYMBOLS:
+        return f"\\ensuremath{{{_LATEX_SYMBOLS[character]}}}"
+    base, *accents = unicodedata.normalize("NFD", character)
+    if base.isascii() and len(accents) == 1 and accents[0] in _LATEX_ACCENTS:
+        return f"\\{_LATEX_ACCENTS[accents[0]]}{{{base}}}"
+    return latex(character.encode("ascii", "backslashreplace").decode())
 
 
 def csv_table(lines: Iterable[Iterable[object]]) -> str:

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_module
 from stored import ENVIRONMENT
 
 from eigencam.commands.main import SUBCOMMANDS, main
-from eigencam.evaluation.tables import _origins, render, tables
+from eigencam.evaluation.footnotes import _origins
+from eigencam.evaluation.tables import render, tables
 from eigencam.reporting.collect import _tell_apart, collect
 from eigencam.running.run import run
 from eigencam.store.records import Result

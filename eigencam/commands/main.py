@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
     "status": "what is done, partly done, failed or missing",
     "merge": "results of several folders into one: shards of machines without a common disk",
+    "bundle": "results in one file, which others verify, merge and make again",
     "summarize": "metrics of stored rows once more, without data or network",
     "verify": "whether results are as they say: seals, n, metrics, versions, images",
     "card": "where a result comes from, on one page",

@@ -1,7 +1,11 @@
 """`eigencam reproduce TABLE …`: run what a table's header names into a fresh folder, and compare every cell.
 
+Of a folder of results or a bundle, it runs what made the claimed ones, or the one result that is named, and compares
+rows and metrics; a claimed result that came out the same is none any more.
+
     eigencam reproduce results/real_voc/tables.md paths.voc=/data/VOCdevkit paths.weights=/data/weights
     eigencam reproduce table_of_a_stranger.csv --limit 100
+    eigencam reproduce results/both paths.ilsvrc=/data/ILSVRC
 
 A table is data: no shell runs its commands. They are parsed and composed of this package alone, and what a stranger may
 not ask for is refused (`eigencam.running.foreign`).
@@ -14,9 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eigencam.commands.bundle import named as named_as
+from eigencam.commands.bundle import opened
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
 from eigencam.reporting.stated import Cell, Stated, read_stated
+from eigencam.store.bundle import SUFFIX
+from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import keep_out
 
 if TYPE_CHECKING:
@@ -31,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="+",
-        metavar="TABLE or key=value",
-        help="tables that this program wrote (.md, .csv, .tex); paths.NAME=FOLDER, device=, workers=",
+        metavar="TABLE, RESULTS or key=value",
+        help="tables that this program wrote (.md, .csv, .tex), folders of results, bundles; paths.NAME=DIR, device=",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="images of each dataset at most; of more, no verdict")
     parser.add_argument(
@@ -49,12 +57,14 @@ def main(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit {args.limit}; allowed: 1 or more")
     settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
-    tables = {item: read_stated(expand(item)) for item in args.inputs if item not in settings}
-    if not tables:
+    named = {item: expand(item) for item in args.inputs if item not in settings}
+    folders = [path for path in named.values() if path.is_dir() or path.suffix == SUFFIX]
+    tables = {item: read_stated(path) for item, path in named.items() if path not in folders}
+    if not named:
         raise ValueError("no table; name a file that `eigencam table --out` wrote")
     root = args.out or Path(tempfile.mkdtemp(prefix="eigencam-reproduce-"))
     keep_out(root)
-    status = 0
+    status = _make_again(folders, _foreign(settings, root / "results"), args) if folders else 0
     groups: dict[tuple[str, ...], dict[str, Stated]] = {}
     for name, stated in tables.items():
         groups.setdefault(tuple(stated.commands), {})[name] = stated
@@ -63,6 +73,32 @@ def main(args: argparse.Namespace) -> int:
         status = max(status, _reproduce(commands, same, foreign, args))
     print(f"results are in {root}")
     return status
+
+
+def _make_again(paths: Sequence[Path], foreign: "Foreign", args: argparse.Namespace) -> int:
+    """Make results again, print what became of each, and note it where they are claimed; the exit status."""
+    from eigencam.reporting.again import claimed, make_again, note
+    from eigencam.reporting.reproduce import DIFFERENT, NOT_RUN
+
+    with opened(paths) as (roots, names):
+        todo: list[Stored] = []
+        for root in roots:
+            keep_out(root)
+            folders = results_in(root)
+            found = [stored for folder in folders if (stored := read(folder, hashed=True)) and stored.summary]
+            todo += found if root in folders else claimed(found)
+        if not todo:
+            print(one_line(f"{', '.join(map(str, paths))}: nothing there is claimed and not made again"))
+            return 0
+        verdicts = make_again(todo, foreign, args.limit, lambda line: print(one_line(line)))
+        for stored in todo:
+            verdict = verdicts[stored.folder.name]
+            note(stored, verdict, "eigencam reproduce")
+            why = f": {verdict.why}" if verdict.why else ""
+            print(one_line(named_as(f"{verdict.kind}: {stored.folder}{why}", names)))
+    kinds = Counter(verdict.kind for verdict in verdicts.values())
+    print(f"{len(todo)} results: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}")
+    return 1 if kinds[DIFFERENT] else 2 if kinds[NOT_RUN] == kinds.total() else 0
 
 
 def _foreign(settings: Sequence[str], results: Path) -> "Foreign":

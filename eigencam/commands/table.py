@@ -1,16 +1,23 @@
 """`eigencam table`: the results as tables, and the papers' tables with ours beside."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from eigencam.commands.arrangement import add_arguments as add_arrangement
+from eigencam.commands.arrangement import arranged, chosen, parameters, style_of, told
 from eigencam.configuring.results import add_trust, default_results, trust_of
-from eigencam.evaluation.tables import FORMATS, render, tables
-from eigencam.reporting.collect import collect, selected
+from eigencam.evaluation.cells import column_of
+from eigencam.evaluation.tables import FORMATS, Format, Table, render, tables
+from eigencam.reporting.collect import long_of, selected
 from eigencam.reporting.derived import by_prediction, with_wins
 from eigencam.reporting.papers import beside, every_cell, layouts, paper_table
 from eigencam.reporting.published import anchors, numbers, papers, read_readings
+from eigencam.reporting.significance import marks
+from eigencam.reporting.stated import ARRANGED
+from eigencam.reporting.sweep_plot import save
 from eigencam.reporting.written import as_csv, header_of, write
 
 
@@ -41,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all-versions", action="store_true", help="also results that a later version of the same code supersedes"
     )
     add_trust(parser)
+    add_arrangement(parser)
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="also draw a sweep, along the first key of --pivot: .pdf, .svg, .png",
+    )
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="of what is printed")
     parser.add_argument(
         "--out",
@@ -54,31 +68,71 @@ def main(args: argparse.Namespace) -> int:
     """Print tables; returns 0."""
     only = {name: getattr(args, name) for name in ("dataset", "network", "method", "evaluator")}
     if args.paper:
-        if unused := [f"--{name}" for name in ("by", "win", "metrics") if getattr(args, name)]:
-            raise ValueError(f"{', '.join(unused)}: not with --paper, whose tables have their own columns")
-        planned, published = layouts(args.paper), numbers()
-        read = read_readings(args.readings, every_cell(published), published) if args.readings else None
-        try:
-            results = selected(args.results, **only)
-        except FileNotFoundError:  # the table then says what would make them
-            results = []
-        ours = [beside(args.results, layout, results) for layout in planned]
-        first = anchors()
-        made = [paper_table(layout, published, long, first, read) for layout, long in zip(planned, ours, strict=True)]
-        long = pd.concat(ours)
+        unused = [
+            *(name for name in ("by", "win", "metrics", "figure", "only") if getattr(args, name)),
+            *arranged(args),
+        ]
+        if unused:
+            names = ", ".join(f"--{name}" for name in unused)
+            raise ValueError(f"{names}: not with --paper, whose tables have their own columns")
+        made, long = _of_paper(args, only)
+        forms, lines, every = {args.format: made}, None, long
     elif args.readings:
         raise ValueError("--readings: for a paper's table; give --paper too")
     else:
-        long = collect(args.results, all_versions=args.all_versions, **only)
-        long = with_wins(args.results, long) if args.win else long
-        long = by_prediction(args.results, long, trust_of(args)) if args.by else long
-        made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
-    if args.format == "csv" and not args.paper:
-        print(as_csv(long), end="")
+        results = selected(args.results, all_versions=args.all_versions, **only)
+        keys = parameters(args)
+        long = chosen(args, _derived(args, long_of(results, keys)))
+        kept = [result for result in results if result["folder"] in set(long["folder"])]
+        every = _derived(args, long_of(kept)) if keys else long  # names that say everything
+        forms = {style: _tables(args, long, paper=style == "latex") for style in {args.format, *_written(args)}}
+        lines = as_csv(every, digits=6)
+    if args.format == "csv" and not args.paper and not arranged(args):
+        print(as_csv(every), end="")
     else:
-        print("\n".join(render(table, args.format) for table in made))
+        print("\n".join(render(table, args.format) for table in forms[args.format]))
+    if args.figure:
+        pivot, metrics = [column_of(key) for key in args.pivot], _metrics(args, long)
+        print("written:", save(long, style_of(args, long, paper=True), pivot, metrics, args.figure))
     if args.out:
-        lines = as_csv(long, digits=6) if not args.paper else None
         header = header_of(args.results, long)
-        print("written:", *write(args.out, args.paper or "tables", made, header, lines))
+        header += [f"{ARRANGED}{words}"] if (words := told(args)) else []
+        print("written:", *write(args.out, args.paper or "tables", forms, header, lines))
     return 0
+
+
+def _derived(args: argparse.Namespace, long: pd.DataFrame) -> pd.DataFrame:
+    """The frame with what `--win` and `--by` add."""
+    long = with_wins(args.results, long) if args.win else long
+    return by_prediction(args.results, long, trust_of(args)) if args.by else long
+
+
+def _written(args: argparse.Namespace) -> tuple[Format, ...]:
+    return ("latex", "html") if args.out else ()
+
+
+def _metrics(args: argparse.Namespace, long: pd.DataFrame) -> list[str]:
+    named = [value for key, values in args.only if key == "metric" for value in values.split(",")]
+    return list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics or named
+
+
+def _tables(args: argparse.Namespace, long: pd.DataFrame, *, paper: bool) -> list[Table]:
+    """The tables in the arrangement that is asked for."""
+    style, metrics = style_of(args, long, paper=paper), _metrics(args, long)
+    if args.against:
+        style = replace(style, marks=marks(args.results, long, args.against, metrics, trust_of(args)))
+    return tables(long, metrics, style)
+
+
+def _of_paper(args: argparse.Namespace, only: dict[str, list[str]]) -> tuple[list[Table], pd.DataFrame]:
+    """A paper's tables, and the lines of ours in them."""
+    planned, published = layouts(args.paper), numbers()
+    read = read_readings(args.readings, every_cell(published), published) if args.readings else None
+    try:
+        results = selected(args.results, all_versions=False, **only)
+    except FileNotFoundError:  # the table then says what would make them
+        results = []
+    ours = [beside(args.results, layout, results) for layout in planned]
+    first = anchors()
+    made = [paper_table(layout, published, long, first, read) for layout, long in zip(planned, ours, strict=True)]
+    return made, pd.concat(ours)

@@ -2,6 +2,7 @@
 
     eigencam verify                              seals, n, metrics made again from the rows, versions
     eigencam verify runs/a whole --data          also the data at hand: truth and every image
+    eigencam verify theirs.zip                   a bundle of another group
     eigencam verify --data paths.voc=/data/VOC   where the data are on this machine
 
 Results are data: code of a person's own is run only where `--config-dir` or `--trust` names it.
@@ -11,6 +12,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from eigencam.commands.bundle import named, opened
 from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="*",
-        metavar="FOLDER or key=value",
-        help="folders of results, or single results; with --data also settings such as paths.voc=DIR",
+        metavar="FOLDER, BUNDLE or key=value",
+        help="folders of results, single results, bundles; with --data also settings such as paths.voc=DIR",
     )
     parser.add_argument("--data", action="store_true", help="also read the data, and compare every image")
     add_trust(parser)
@@ -42,20 +44,23 @@ def main(args: argparse.Namespace) -> int:
     for root in roots:
         keep_out(root)
     trust = trust_of(args)
-    results = [stored for root in roots for folder in results_in(root) if (stored := read(folder, hashed=True))]
-    if not results:
-        raise FileNotFoundError(f"{', '.join(map(str, roots))}: no results there; `eigencam run` makes them")
-    said = [f"{stored.folder}: {fault}" for stored in results for fault in faults(stored, trust)]
-    groups = _by_dataset(results)
-    said += [line for same in groups for line in _between(same)]
-    if args.data:
-        from eigencam.reporting.data import data_faults
+    with opened(roots) as (folders, names):
+        results = [stored for root in folders for folder in results_in(root) if (stored := read(folder, hashed=True))]
+        if not results:
+            raise FileNotFoundError(f"{', '.join(map(str, roots))}: no results there; `eigencam run` makes them")
+        said = [f"{stored.folder}: {fault}" for stored in results for fault in faults(stored, trust)]
+        groups = _by_dataset(results)
+        said += [line for same in groups for line in _between(same)]
+        if args.data:
+            from eigencam.reporting.data import data_faults
 
-        said += [line for same in groups for line in data_faults(same, settings, trust)]
+            said += [line for same in groups for line in data_faults(same, settings, trust)]
     for line in said:
-        print(one_line(line))
+        print(one_line(named(line, names)))
     complete = sum(stored.summary is not None for stored in results)
-    print(f"{len(results)} results, {complete} of them complete; {len(said) or 'no'} faults")
+    claimed = sum(stored.claim is not None and not stored.claim.confirmed for stored in results)
+    claims = f", {claimed} claimed by others and not made again here" if claimed else ""
+    print(f"{len(results)} results, {complete} of them complete{claims}; {len(said) or 'no'} faults")
     return int(bool(said))
 
 

@@ -24,6 +24,8 @@ def card(stored: Stored) -> list[str]:
     """
     dataset, network, method, evaluator = stored.names
     lines = [f"{method} on {network}, {dataset}: {evaluator}", f"  folder: {stored.folder}", f"  state: {stored.state}"]
+    if claim := stored.claim:
+        lines += [f"  {claim}; bundle {claim.bundle} of {claim.host}, {claim.made}"]
     lines += [f"  {fault}" for fault in (stored.denied, stored.old, *stored.faults) if fault]
     if stored.summary is not None:
         lines += _metrics(stored.summary)

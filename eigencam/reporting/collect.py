@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import inspect
 import json
 import os
 import shlex
@@ -14,10 +15,13 @@ from typing import Any
 import pandas as pd
 
 from eigencam.evaluation import escaping
+from eigencam.evaluation.cells import column_of
 from eigencam.files import first_line
+from eigencam.store.build import find
 from eigencam.store.current import outdated
 from eigencam.store.reader import Stored, as_lines, newest, read_all
 from eigencam.store.schema import NAMES
+from eigencam.store.trust import packaged_target
 
 LONG = 40
 """Characters from which on a parameter in a name is cut, or left out where the others tell enough."""
@@ -27,12 +31,15 @@ MOST = 8
 """Parameters in a name."""
 
 
-def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[str]) -> pd.DataFrame:
+def collect(
+    root: Path | str, *, all_versions: bool = False, keys: Sequence[str] = (), **only: Collection[str]
+) -> pd.DataFrame:
     """Return all complete results below a folder, one line for each metric.
 
     Args:
         root: folder of result folders.
         all_versions: whether results that a later version of the same code supersedes are in it, too.
+        keys: parameters that are to be columns of their own, not parts of names; see `long_of`.
         only: names to keep, by `dataset`, `network`, `method` or `evaluator`; empty: all.
 
     Returns:
@@ -45,7 +52,7 @@ def collect(root: Path | str, *, all_versions: bool = False, **only: Collection[
         FileNotFoundError: there are no complete results.
         ValueError: nothing is left.
     """
-    return long_of(selected(root, all_versions=all_versions, **only))
+    return long_of(selected(root, all_versions=all_versions, **only), keys)
 
 
 def selected(root: Path | str, *, all_versions: bool = False, **only: Collection[str]) -> list[dict[str, Any]]:
@@ -97,13 +104,23 @@ def read_results(root: Path, folders: Container[str] | None = None) -> list[dict
     return [_line(stored) for stored in read_all(root, folders) if stored.state in ("done", "left out")]
 
 
-def long_of(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the frame of `collect` of some results of `selected`; names are told apart among these alone."""
+def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the frame of `collect` of some results of `selected`; names are told apart among these alone.
+
+    Args:
+        results: the results.
+        keys: parameters of networks, evaluators, methods or datasets that become columns (`column_of`): `layer`,
+            `threshold`, or with their part, `method.alpha`. They do not stand in names, too.
+    """
     results = [dict(result) for result in results]
-    _tell_apart(results)
+    for key in keys:
+        column = values_of(key, results)
+        for result, value in zip(results, column, strict=True):
+            result[column_of(key)] = value
+    _tell_apart(results, keys)
     lines = []
     for result in results:
-        shared = {key: value for key, value in result.items() if key not in ("metrics", "identity")}
+        shared = {key: value for key, value in result.items() if key not in ("metrics", "identity", "protocol")}
         lines += [{**shared, "metric": m.pop("name"), **m} for m in map(dict, result["metrics"])]
         if not result["metrics"]:
             texts = dict.fromkeys(("metric", "unit", "threshold", "better", "note", "win", "kept", "caution"), "")
@@ -155,23 +172,29 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
         "commits": tuple(sorted({run.commit for run in stored.computing})),
         "packages": tuple(sorted({pair for run in stored.computing for pair in run.packages.items()})),
         "outdated": "; ".join(outdated(identity)),
+        "claim": str(stored.claim or ""),
         "metrics": summary.metrics,
+        "protocol": summary.protocol,
         "identity": identity,
     }
 
 
-def _tell_apart(results: list[dict[str, Any]]) -> None:
+def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None:
     """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ.
 
-    A parameter that stands in no identity has its default, and is not shown. What could not run is no variant: only
-    results that ran make names differ, and what a method that could not run lacks, such as a file, is not shown.
+    A parameter that stands in no identity has its default, and is not shown; nor are `keys`, which are columns. What
+    could not run is no variant: only results that ran make names differ, and what a method that could not run lacks,
+    such as a file, is not shown.
     """
     for part in ("method", "evaluator", "network"):
         by_name: dict[str, list[dict[str, Any]]] = {}
         for result in results:
             by_name.setdefault(result[part], []).append(result)
         for same in by_name.values():
-            flat = [{k: json.dumps(v) for k, v in _flat(result["identity"][part]).items()} for result in same]
+            flat = [
+                {k: json.dumps(v) for k, v in _flat(result["identity"][part]).items() if not _is_key(part, k, keys)}
+                for result in same
+            ]
             ran = [f for f, result in zip(flat, same, strict=True) if not result["unsupported"]] or flat
             differing = sorted({k for f in ran for k in f if len({g.get(k) for g in ran}) > 1})
             short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in ran)]
@@ -183,17 +206,66 @@ def _tell_apart(results: list[dict[str, Any]]) -> None:
                 shown = [f"{_short(k.removeprefix('parameters.'))}={_short(parameters[k])}" for k in there]
                 if shown:
                     result[part] += f" ({', '.join(shown[:MOST])}{', …' if len(shown) > MOST else ''})"
-    for same in _alike(results):  # they differ in something else: the memory format, a key that is new
+    for same in _alike(results, keys):  # they differ in something else: the memory format, a key that is new
         for result in same[1:]:
             result["method"] += f" ({result['folder'].rsplit('-', 1)[-1]})"
 
 
-def _alike(results: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _alike(results: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[str, Any]]]:
     """The results that would stand in one cell of a table."""
     places: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for result in results:
-        places.setdefault(tuple(result[key] for key in ("group", *NAMES)), []).append(result)
+        places.setdefault(tuple(result[key] for key in ("group", *NAMES, *map(column_of, keys))), []).append(result)
     return [same for same in places.values() if len(same) > 1]
+
+
+PARTS = ("network", "evaluator", "method", "dataset")
+"""Parts of an identity, in the order in which a parameter without its part is looked up."""
+
+
+def values_of(key: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a parameter's value in each result, as text; of one that stands in no identity its default.
+
+    Raises:
+        ValueError: no result has such a parameter.
+    """
+    part = next((part for part in PARTS if any(_is_key(part, k, [key]) for k in _keys_of(part, results))), "")
+    if not part:
+        there = sorted(
+            {k.rsplit(".", 1)[-1] for part in ("network", "evaluator", "method") for k in _keys_of(part, results)}
+        )
+        raise ValueError(f"{key}: no result has such a parameter; there are: {', '.join(there) or 'none'}")
+    return [_value(part, key, result) for result in results]
+
+
+def _value(part: str, key: str, result: Mapping[str, Any]) -> str:
+    found = next((v for k, v in _flat(result["identity"][part]).items() if _is_key(part, k, [key])), None)
+    name = key.rsplit(".", 1)[-1]
+    if found is None and part == "evaluator":
+        found = result["protocol"].get(name)
+    return _short(json.dumps(default_of(part, result, name) if found is None else found))
+
+
+def default_of(part: str, result: Mapping[str, Any], name: str) -> Any:
+    """Return the default of a parameter of our own code; `default` where that is not known."""
+    described = result["identity"][part]
+    try:
+        target = packaged_target(part, str(described.get("name")))
+        return inspect.signature(find(target)).parameters[name].default
+    except (KeyError, TypeError, ValueError):
+        return "default"
+
+
+def _keys_of(part: str, results: Iterable[Mapping[str, Any]]) -> dict[str, None]:
+    """The flat keys of a part of the identities, and of an evaluator what its protocol says."""
+    found = {k: None for result in results for k in _flat(result["identity"][part])}
+    return found | ({k: None for result in results for k in result["protocol"]} if part == "evaluator" else {})
+
+
+def _is_key(part: str, flat: str, keys: Sequence[str]) -> bool:
+    """Whether a flat key of a part of an identity is one of those that are asked for."""
+    name = flat.removeprefix("parameters.")
+    return any(name == key.removeprefix(f"{part}.") or (name.rsplit(".", 1)[-1] == key) for key in keys)
 
 
 def _kinds(flat: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:

@@ -108,6 +108,24 @@ def compare(
     return done, pd.DataFrame(values), list(notes)
 
 
+def pair_of(reference: Stored, other: Stored, metrics: Sequence[str], trust: Trust = PACKAGED) -> list[Compared]:
+    """Return the comparisons of two results of the same dataset, network and evaluator, not corrected.
+
+    Args:
+        reference: compared with.
+        other: the one that is compared.
+        metrics: names; those of the evaluator's headline where there are none.
+        trust: what may be built from stored results.
+    """
+    evaluator = other.evaluator(trust)
+    (one, two), _ = _common([reference.rows(), other.rows()])
+    first, second = _metrics(evaluator, one), _metrics(evaluator, two)
+    chosen = _chosen({"": first, " ": second}, headline_of(evaluator), metrics)
+    place, names = _place(other), (reference.names[2], other.names[2])
+    found = (_compared(place, *names, first.get(metric), second.get(metric), one) for metric in chosen)
+    return [line for line in found if line]
+
+
 def _places(folders: Sequence[Path]) -> tuple[dict[Place, dict[str, Stored]], dict[str, None]]:
     """The results by place and method, and notes on those that cannot be compared."""
     places: dict[Place, dict[str, Stored]] = {}

@@ -1,9 +1,9 @@
 """The curves of results: gathered into plots, a line for each method, and written as figures for papers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from eigencam.evaluation.escaping import figure as figure_text
 from eigencam.evaluation.escaping import file_name
 from eigencam.files import replacing
 from eigencam.reporting.collect import alone
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = ("pdf", "svg", "png")
 COLOURS = ("#4a86c5", "#ee7733", "#2a9d47", "#cc4c93", "#66ccee", "#ccaa33", "#ee6677", "#009988", "#8a6fd1", "#a8683c")
@@ -121,14 +124,25 @@ def thinned(points: NDArray[np.float64], tolerance: float = 0.25) -> NDArray[np.
     return np.asarray(points[kept], np.float64)
 
 
-def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
-    """Write a plot; SVG, PDF or PNG by the name's ending. The same curves make the same bytes."""
+def write_figure(path: Path, size: tuple[float, float], draw: "Callable[[Figure], None]") -> Path:
+    """Write a figure of a size in inches; SVG, PDF or PNG by the ending. The same drawing makes the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     settings: Any = {"svg.hashsalt": "eigencam", "svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 8}
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
     with rc_context(settings):
-        figure = Figure(figsize=(3.4, 2.6), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        with replacing(path) as beside:
+            figure.savefig(beside, dpi=300, metadata=dates[path.suffix.removeprefix(".")])
+    return path
+
+
+def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
+    """Write a plot; SVG, PDF or PNG by the name's ending. The same curves make the same bytes."""
+
+    def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         for method, curve in plot.lines.items():
             dash = [float(n) / 1.2 for n in look[method].dash.split()]
@@ -144,10 +158,8 @@ def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
         legend = axes.legend(frameon=False, fontsize=6, ncols=2 if len(plot.lines) > 6 else 1)
         for text, method in zip(legend.get_texts(), plot.lines, strict=True):  # a label `_a` would not be shown
             text.set_text(figure_text(method))
-        dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-        with replacing(path) as beside:
-            figure.savefig(beside, dpi=300, metadata=dates[path.suffix.removeprefix(".")])
-    return path
+
+    return write_figure(path, (3.4, 2.6), draw)
 
 
 def save_all(made: Sequence[Plot], look: dict[str, Style], folder: Path, kind: str) -> list[Path]:

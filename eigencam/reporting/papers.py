@@ -32,7 +32,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from eigencam.evaluation.tables import Table, outdated_notes
+from eigencam.evaluation.footnotes import claim_notes, outdated_notes
+from eigencam.evaluation.tables import Table
 from eigencam.reporting.collect import long_of
 from eigencam.reporting.derived import with_wins
 from eigencam.reporting.published import Cell, folder, papers
@@ -159,7 +160,7 @@ def paper_table(
             lines.append(_line(layout, (EMPTY, EMPTY), {}, key, found) | {"differs": mark})
     frame = pd.DataFrame(lines)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns[2:])
-    notes = [*_notes(layout, frame, marks, readers), *outdated_notes(long)]
+    notes = [*_notes(layout, frame, marks, readers), *claim_notes(long), *outdated_notes(long)]
     return Table(f"{layout.paper}: {layout.title}", frame, best, notes)
 
 

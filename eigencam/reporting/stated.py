@@ -20,14 +20,18 @@ LARGEST = 16 * 2**20
 NUMBERS = ("value", "low", "high", "n", "pictures", "left_out", "bad_truths")
 """Columns of a long CSV that are compared."""
 
+ARRANGED = "arranged by: "
+"""Begins the line of a header that names the options that rows and columns come from."""
+
 _TITLE = re.compile(
     r"(?P<data>.+), (?P<n>\d+) (?:pictures|images): (?P<evaluator>.+) \(maps for the class: (?P<target>\w+)"
     r"(?:, (?P<dtype>\w+))?\)"
 )
 _NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
-_CELL = re.compile(rf"(?P<value>{_NUMBER})(?: \[(?P<low>{_NUMBER}), (?P<high>{_NUMBER})\])?")
+_CELL = re.compile(rf"(?P<value>{_NUMBER})\**(?: \[(?P<low>{_NUMBER}), (?P<high>{_NUMBER})\]| ± {_NUMBER})?")
 _NOTE = re.compile(r"(?P<metric>\S+)(?: %)?: (?P<rest>.+)")
 _NOTED = re.compile(rf"(?P<network>\S+) (?P<cell>{_CELL.pattern})")
+_LATEX_LINE = re.compile(r"(?P<cells>.*[^\\]?) \\\\(?: % (?P<names>.*))?")
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 _LATEX = {
     r"\textbackslash{}": "\\",
@@ -37,6 +41,7 @@ _LATEX = {
     r"\textgreater{}": ">",
     r"\textbar{}": "|",
     r"\textquotedbl{}": '"',
+    r"\char34{}": '"',
     **{f"\\{character}": character for character in "&%$#_{}"},
 }
 _LATEX_TOKEN = re.compile("|".join(map(re.escape, _LATEX)))
@@ -103,6 +108,8 @@ def read_stated(path: Path) -> Stated:
         text = file.text()
         reader = {".md": _markdown, ".csv": _csv, ".tex": _latex}.get(path.suffix)
         stated = reader(text) if reader else Stated()
+        if path.suffix != ".csv" and ARRANGED in text.partition("\n\n")[0]:
+            raise ValueError("its lines and columns were arranged by options; tables.csv beside it has every number")
         if not stated.cells:
             raise ValueError("no table of numbers in it")
         if not stated.commands:
@@ -169,34 +176,44 @@ def _plain(cell: str) -> str:
 
 
 def _latex(text: str) -> Stated:
-    lines = text.splitlines()
-    comments = [line.removeprefix("% ") for line in lines if line.startswith("% ")]
-    stated = Stated(_commands(comments))
+    """Cells are read as they are typeset; what they are of, from the comments that have the stored names."""
+    stated = Stated(_commands([line.removeprefix("% ") for line in text.splitlines() if line.startswith("% ")]))
     title, heads, rows, noted = "", list[str](), False, list[str]()
-    for line in lines:
-        if line.startswith("% "):
-            noted.append(line.removeprefix("% "))
+    for line in text.splitlines():
+        if line.startswith("% table: "):
+            title = line.removeprefix("% table: ")
+        elif line.startswith("% columns: "):
+            heads = _split_comment(line.removeprefix("% columns: "))
+        elif line.startswith("% "):
+            noted.append(line.removeprefix("% ").removeprefix("note: "))
         elif line.startswith(r"\caption{"):
-            title, heads = _unlatex(line.removeprefix(r"\caption{").removesuffix("}")), []
+            title = title or _unlatex(line.removeprefix(r"\caption{").removesuffix("}"))
             for note in noted:
                 _add_note(stated, title, note)
             noted = []
         elif line in (r"\toprule", r"\midrule"):
             rows = line == r"\midrule"
-        elif line.endswith(r" \\"):
-            cells = [_unlatex(cell) for cell in re.split(r"(?<!\\) & ", line.removesuffix(r" \\"))]
-            if rows:
-                _add(stated, title, heads, cells)
-            else:
+        elif line == r"\end{table}":
+            title, heads = "", []
+        elif found := _LATEX_LINE.fullmatch(line):
+            cells = [_unlatex(cell) for cell in re.split(r"(?<!\\) & ", found["cells"])]
+            names = _split_comment(found["names"]) if found["names"] else []
+            if rows:  # the numbers stand behind the names, whatever of these is typeset
+                _add(stated, title, heads, [*names, *cells[len(cells) - len(heads) + len(names) :]])
+            elif not heads:
                 heads = cells
     return stated
 
 
+def _split_comment(text: str) -> list[str]:
+    return [html.unescape(part) for part in text.split(" | ")]
+
+
 def _unlatex(cell: str) -> str:
     """Text without LaTeX's escapes."""
-    text = cell.strip()
-    if bold := re.fullmatch(r"\\textbf\{(.*)\}", text):
-        text = bold[1]
+    text = re.sub(r"\$\^\{(\*+)\}\$", r"\1", cell.strip())
+    text = re.sub(r"\{\\scriptsize (\[.*\])\}", r"\1", text).replace(r" $\pm$ ", " ± ")
+    text = re.sub(r"^\\(?:textbf|underline)\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}", r"\1", text)
     text = re.sub(r"^\{([\[*])\}", r"\1", text).replace("-{}-", "--")
     return _LATEX_TOKEN.sub(lambda found: _LATEX[found[0]], text)
 

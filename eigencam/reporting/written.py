@@ -1,12 +1,14 @@
 """Tables as files: CSV, Markdown, LaTeX and HTML, each beginning with what made it."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from eigencam.evaluation import escaping
-from eigencam.evaluation.tables import FORMATS, Table, render
+from eigencam.evaluation.latex import PACKAGES
+from eigencam.evaluation.tables import FORMATS, Format, Table, render
 from eigencam.files import write_text
 from eigencam.reporting.collect import provenance
 
@@ -45,23 +47,32 @@ def _rounded(cell: Any, digits: int | None) -> Any:
     return f"{cell:.{digits}g}" if digits and isinstance(cell, float) and cell == cell else cell
 
 
-def write(folder: Path, stem: str, made: list[Table], header: list[str], lines: str | None = None) -> list[Path]:
+def write(
+    folder: Path,
+    stem: str,
+    made: Sequence[Table] | Mapping[Format, Sequence[Table]],
+    header: list[str],
+    lines: str | None = None,
+) -> list[Path]:
     """The tables as STEM.csv, .md, .tex and .html, each beginning with the header.
 
     Args:
         folder: made where it is not there.
         stem: of the files' names.
-        made: the tables.
+        made: the tables, or by format those that are arranged for it; others are written as the first.
         header: sentences.
         lines: what STEM.csv holds instead of the tables.
 
     Returns:
         The files.
     """
-    texts = {style: "\n".join(render(table, style) for table in made) for style in FORMATS if style != "terminal"}
+    forms: Mapping[Format, Sequence[Table]] = made if isinstance(made, Mapping) else {"html": made}
+    other = next(of for style, of in forms.items() if style != "latex" or len(forms) == 1)
+    styles: list[Format] = [style for style in FORMATS if style != "terminal"]
+    texts = {style: "\n".join(render(table, style) for table in forms.get(style, other)) for style in styles}
     plain = [escaping.one_line(line) for line in header]
     texts["csv"] = "".join(f"# {line}\n" for line in plain) + (lines or texts["csv"])
-    texts["latex"] = "".join(f"% {line}\n" for line in plain) + texts["latex"]
+    texts["latex"] = "".join(f"% {line}\n" for line in [*plain, PACKAGES]) + "\n" + texts["latex"]
     said = f"<!-- {' | '.join(map(escaping.comment, header))} -->\n"
     texts["markdown"] = said + "\n" + texts["markdown"]
     texts["html"] = PAGE.format(title=escaping.html(stem), body=said + texts["html"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eigencam.files import leftovers, visible
+from eigencam.store.claim import CLAIM, Claim
 from eigencam.store.schema import (
     CONFIG,
     IDENTITY,
@@ -31,6 +32,7 @@ class Examined:
         identity: None where it is not there, or damaged.
         summary: None where the result is not complete, or the summary or the rows that it names are damaged.
         runs: that worked on it, the first one first.
+        claim: what is known of a result that came in a bundle.
         damaged: one error for each damaged file.
         old: where another version of this program wrote it.
     """
@@ -38,6 +40,7 @@ class Examined:
     identity: Mapping[str, Any] | None = None
     summary: Summary | None = None
     runs: tuple[Run, ...] = ()
+    claim: Claim | None = None
     damaged: list[DamagedError] = field(default_factory=list)
     old: OldFormatError | None = None
 
@@ -65,6 +68,7 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
         found.old = error
     found._checked(read_yaml, folder / CONFIG)
     found.summary = found._checked(lambda path: published(path.parent, hashed=hashed), folder / SUMMARY)
+    found.claim = found._checked(Claim.read, folder / CLAIM)
     runs = [found._checked(Run.read, path) for path in visible(folder / RUNS, "*.json")]
     found.runs = tuple(sorted((run for run in runs if run), key=lambda run: run.started))
     for path in sorted(folder.glob("error*.json")):

@@ -18,7 +18,9 @@ from typing import Any
 import pyarrow as pa
 
 from eigencam.files import first_line, sync_folder, visible, write_bytes
+from eigencam.store.bundle import MAPS
 from eigencam.store.canonical import checksum
+from eigencam.store.claim import CLAIM
 from eigencam.store.examine import examine
 from eigencam.store.gather import first_difference
 from eigencam.store.parts import Parts, frame_of, images_of, joined
@@ -113,7 +115,8 @@ def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged
     if not found:
         return
     first, target = found[0].stored, into / found[0].stored.folder.name
-    whole = next((source for source in found if source.summary), None)
+    complete = [source for source in found if source.summary]
+    whole = next((source for source in complete if source.stored.claim is None), next(iter(complete), None))
     table = _united(found, whole)
     result = Result(into, first.names, first.identity, alone=True)
     result.open(_config(found), None)
@@ -122,10 +125,12 @@ def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged
         if whole is None:
             _write_parts(found, table, target)
             _finish(result, table, trust, merged)
-        elif not whole.stored.folder.samefile(target):
-            with result.finishing():
-                _copy_complete(whole.stored, target)
-                result.settle()
+        else:
+            if not whole.stored.folder.samefile(target):
+                with result.finishing():
+                    _copy_complete(whole.stored, target)
+                    result.settle()
+            _settle_claim(complete, target)
     finally:
         result.close()
     merged.complete += result.summary is not None
@@ -216,10 +221,21 @@ def _copy_runs(found: Iterable[_Source], target: Path) -> None:
 
 def _copy_complete(stored: Stored, target: Path) -> None:
     """Publish a complete result as it is."""
-    for name in (ROWS, SUMMARY):
+    maps = sorted(path.relative_to(stored.folder) for path in (stored.folder / MAPS).rglob("*.npy"))
+    for name in (*maps, ROWS, SUMMARY):
         if (path := stored.folder / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target / name, path.read_bytes(), sync=True, follow=False)
     sync_folder(target)
+
+
+def _settle_claim(complete: Sequence[_Source], target: Path) -> None:
+    """Whether the result is claimed: where nobody here has computed it, as the source says that has checked it most."""
+    claims = [source.stored.claim for source in complete]
+    if (found := [claim for claim in claims if claim]) == claims:
+        max(found, key=lambda claim: bool(claim.again)).write(target)
+    else:
+        (target / CLAIM).unlink(missing_ok=True)
 
 
 def _write_parts(found: Sequence[_Source], table: pa.Table, target: Path) -> None:

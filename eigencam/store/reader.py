@@ -18,6 +18,7 @@ import pandas as pd
 from eigencam.files import naming, one_line
 from eigencam.locks import is_held
 from eigencam.store.canonical import canonical
+from eigencam.store.claim import Claim
 from eigencam.store.examine import examine, read_error
 from eigencam.store.identity import OBJECT
 from eigencam.store.parts import Parts, RowFile
@@ -43,6 +44,7 @@ class Stored:
         identity: what its hash is of; empty where it is damaged or of an old format.
         summary: None until it is complete, and where it is damaged.
         runs: that worked on it, the first one first.
+        claim: where it came in a bundle, what is known of it.
         faults: a line for each damaged file that was looked at.
         old: a line where another version of this program wrote it, else "".
         denied: a line where this user may not read it, else "".
@@ -53,6 +55,7 @@ class Stored:
     identity: Mapping[str, Any] = field(default_factory=dict)
     summary: Summary | None = None
     runs: tuple[Run, ...] = ()
+    claim: Claim | None = None
     faults: tuple[str, ...] = ()
     old: str = ""
     denied: str = ""
@@ -230,7 +233,9 @@ def _read(folder: Path, hashed: bool) -> Stored | None:
     names = _names(folder.name, found.identity)
     if found.summary and found.summary.names != names:
         faults.append(f"{folder / SUMMARY}: damaged: it is of {'-'.join(found.summary.names)}")
-    return Stored(folder, names, found.identity, None if faults else found.summary, found.runs, tuple(faults))
+    return Stored(
+        folder, names, found.identity, None if faults else found.summary, found.runs, found.claim, tuple(faults)
+    )
 
 
 def newest(results: Iterable[Stored]) -> tuple[list[Stored], list[Stored]]:

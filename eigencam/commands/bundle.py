@@ -1,0 +1,80 @@
+"""`eigencam bundle RESULT …`: results in one file, which another group verifies and merges with its own.
+
+eigencam bundle results/runs/ilsvrc-resnet50-eigencam-* --out ours.zip      here
+eigencam verify ours.zip                                                    there
+eigencam merge ours.zip results/runs --into results/both
+eigencam table --results results/both                                       a footnote: claimed by others
+eigencam reproduce results/both paths.ilsvrc=DIR                            made again there: no claim any more
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from eigencam.evaluation.escaping import one_line
+from eigencam.store.bundle import SUFFIX, is_bundle, pack, unpacked
+from eigencam.store.reader import Stored, read, results_in
+from eigencam.store.trust import keep_out
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eigencam bundle`."""
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="a result, or a folder of results")
+    parser.add_argument("--out", type=Path, default=Path("bundle.zip"), metavar="FILE", help="the file to write")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the bundle; returns 0."""
+    from eigencam.reporting.card import card
+
+    if args.out.suffix != SUFFIX:
+        raise ValueError(f"--out {args.out}: allowed is a name that ends in {SUFFIX}")
+    found = list(_complete(args.results))
+    cards = {stored.folder.name: "\n".join(map(one_line, card(stored))) + "\n" for stored in found}
+    files = pack([stored.folder for stored in found], args.out, cards)
+    size = args.out.stat().st_size
+    print(one_line(f"{args.out}: {len(found)} results, {files} files, {size / 1e6:.2f} MB"))
+    return 0
+
+
+def _complete(roots: Sequence[Path]) -> Iterator[Stored]:
+    """The complete results of some folders; what is unfinished in a folder of results is left out, with a line."""
+    count = 0
+    for root in roots:
+        keep_out(root)
+        alone = root in (folders := results_in(root))
+        for stored in filter(None, (read(folder, hashed=True) for folder in folders)):
+            if stored.state in ("damaged", "refused", "old") or (alone and stored.summary is None):
+                raise ValueError("\n".join([f"{stored.folder}: {stored.state}", *stored.faults]))
+            if stored.summary is None:
+                print(one_line(f"left out: {stored.folder}: {stored.state}"))
+                continue
+            count += 1
+            yield stored
+    if not count:
+        raise FileNotFoundError(f"{', '.join(map(str, roots))}: no complete results there; `eigencam run` makes them")
+
+
+@contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]:
+    """Open folders as they are, and bundles as the folders that they unpack to.
+
+    Yields:
+        The folders; and by the folder of a bundle the bundle's name, which lines for people show in its place.
+    """
+    with ExitStack() as stack:
+        roots, names = list[Path](), dict[str, str]()
+        for path in paths:
+            root = stack.enter_context(unpacked(path)) if is_bundle(path) else path
+            roots.append(root)
+            if root != path:
+                names[str(root)] = str(path)
+        yield roots, names
+
+
+def named(line: str, names: dict[str, str]) -> str:
+    """Return a line with a bundle's name in the place of the folder that it was unpacked to."""
+    for root, name in names.items():
+        line = line.replace(root, name)
+    return line

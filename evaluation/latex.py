@@ -1,0 +1,155 @@
+r"""A table as LaTeX that compiles as it is, with `\usepackage{booktabs}` and, of a wide one, `graphicx`.
+
+The typeset cells have printed names; comments beside them have the stored ones, so that `eigencam reproduce` can read
+the file again: `% table:` the title, `% columns:` the headings, behind each line what it is of.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from eigencam.evaluation import escaping
+from eigencam.evaluation.cells import Table, parsed
+
+NARROW, SMALL = 72, 92
+"""Characters that fit into a line of `article`'s text at \\normalsize, and at \\footnotesize."""
+
+SEPARATOR = " | "
+PACKAGES = "needs: \\usepackage{booktabs,graphicx}"
+
+
+def latex(table: Table) -> str:
+    """Return the table as one `table` environment."""
+    stored = table.stored or table
+    cells = [_cells(table, k) for k in range(len(table.frame))]
+    size = _size(table)
+    text = [
+        f"% table: {escaping.one_line(stored.title)}",
+        f"% columns: {_joined(stored.frame.columns)}",
+        *[f"% note: {escaping.one_line(note)}" for note in stored.notes],
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_caption(table)}}}",
+        rf"\label{{{label(stored)}}}",
+        r"\medskip",
+        *([r"\footnotesize"] if size else []),
+        *([r"\resizebox{\textwidth}{!}{%"] if size > 1 else []),
+        rf"\begin{{tabular}}{{{_sides(table)}}}",
+        r"\toprule",
+        *_heads(table),
+        r"\midrule",
+        *_body(table, cells),
+        r"\bottomrule",
+        r"\end{tabular}" + ("}" if size > 1 else ""),
+        r"\end{table}",
+    ]
+    return "\n".join([*text, ""])
+
+
+def label(table: Table) -> str:
+    r"""Return what `\ref` names a table by: `tab:scenes-test-localization`."""
+    about = re.sub(r", \d+ (?:pictures|images)|maps for the class", "", table.title)
+    return "tab:" + "-".join(re.findall(r"[a-z0-9]+", about.lower()))[:120]
+
+
+def _caption(table: Table) -> str:
+    """The title and every footnote but those on where results come from, as sentences."""
+    sentences = [table.title, *(note for note in table.notes if note not in table.provenance)]
+    return " ".join(f"{escaping.latex(_sentence(text))}." for text in sentences)
+
+
+def _sentence(text: str) -> str:
+    """A footnote with a capital letter, unless it begins with a name; without a full stop."""
+    first = text.partition(" ")[0].rstrip(",:")
+    capital = first.islower() and first.isalpha() and len(first) > 1
+    return (text[:1].upper() + text[1:] if capital else text).rstrip(".")
+
+
+def _joined(texts: Iterable[object]) -> str:
+    return SEPARATOR.join(escaping.comment(text) for text in texts)
+
+
+def _shown(table: Table) -> list[int]:
+    """Numbers of the columns that are typeset: all but the one that spans."""
+    return [k for k, name in enumerate(table.frame.columns) if not (k == 0 and name == table.span)]
+
+
+def _sides(table: Table) -> str:
+    names = list(table.frame.columns)
+    filled = {name: [cell for cell in table.frame[name].astype(str) if cell] for name in names}
+    numbers = {name for name, cells in filled.items() if cells and all(map(parsed, cells))}
+    return "".join("r" if names[k] in table.best or names[k] in numbers else "l" for k in _shown(table))
+
+
+def _size(table: Table) -> int:
+    """How far the table has to shrink to stay within the text: 0 not at all, 1 by its size of type, 2 by scaling."""
+    shown = [table.headings[k] for k in _shown(table)]
+    columns = [table.frame.iloc[:, k].astype(str) for k in _shown(table)]
+    widths = [max(len(head[-1]), *map(_length, column)) for head, column in zip(shown, columns, strict=True)]
+    total = sum(widths) + 2 * len(widths)
+    return 0 if total <= NARROW else 1 if total <= SMALL else 2
+
+
+def _length(text: str) -> float:
+    """About how many characters wide a cell is, whose interval is set smaller."""
+    value, space, interval = text.partition(" [")
+    return len(value) + (0.75 * len(interval) + 2 if space else 0)
+
+
+def _heads(table: Table) -> list[str]:
+    r"""The lines of headings; one over several columns stands once, above a `\cmidrule`."""
+    heads = [table.headings[k] for k in _shown(table)]
+    levels = max(map(len, heads))
+    padded = [("",) * (levels - len(head)) + head for head in heads]  # a short one stands at the bottom
+    lines = []
+    for k in range(levels):
+        cells, rules, column = [], [], 1
+        for head, same in groupby(padded, lambda head, k=k: head[: k + 1]):
+            size = len(list(same))
+            text = escaping.latex(head[k])
+            if size > 1 and text:
+                cells.append(rf"\multicolumn{{{size}}}{{c}}{{{text}}}")
+                rules.append(rf"\cmidrule(lr){{{column}-{column + size - 1}}}")
+            else:
+                cells += [text] * size
+            column += size
+        lines += [" & ".join(cells) + r" \\", *rules]
+    return lines
+
+
+def _body(table: Table, cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines; a line across the table before those of each network."""
+    stored = table.stored or table
+    keys = [name for name in stored.frame.columns if name not in stored.best and name != "cost"]
+    shown = _shown(table)
+    lines, before = [], None
+    for k, line in enumerate(cells):
+        if len(shown) < len(table.frame.columns) and (name := str(table.frame.iloc[k, 0])) != before:
+            lines += [r"\addlinespace"] if before is not None else []
+            lines.append(rf"\multicolumn{{{len(shown)}}}{{l}}{{\textit{{{escaping.latex(name)}}}}} \\")
+            before = name
+        own = f" % {_joined(stored.frame[keys].iloc[k])}" if table.span or table.stored else ""
+        lines.append(" & ".join(line) + r" \\" + own)
+    return lines
+
+
+def _cells(table: Table, k: int) -> list[str]:
+    """The typeset cells of one line."""
+    made = []
+    for column in _shown(table):
+        name, text = table.frame.columns[column], str(table.frame.iloc[k, column])
+        best = name in table.best and bool(table.best[name].iloc[k])
+        second = table.second is not None and name in table.second and bool(table.second[name].iloc[k])
+        made.append(_typeset(text, r"\textbf{{{}}}" if best else r"\underline{{{}}}" if second else "{}"))
+    return made
+
+
+def _typeset(text: str, form: str) -> str:
+    r"""`\textbf{57.5}$^{*}$ {\scriptsize [50.6, 64.1]}`; text that is no number is escaped."""
+    parts = parsed(text)
+    if not parts or parts["value"] == "-" or not set(text) & set("[±*"):
+        return form.format(escaping.latex(text))
+    marks = f"$^{{{parts['marks']}}}$" if parts["marks"] else ""
+    interval = rf" {{\scriptsize [{parts['low']}, {parts['high']}]}}" if parts["low"] else ""
+    half = rf" $\pm$ {parts['half']}" if parts["half"] else ""
+    return f"{form.format(parts['value'])}{marks}{interval}{half}"

@@ -1,0 +1,186 @@
+"""Bundles: results of another group are verified, merged, shown as claimed, and made again."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stored import finished, reseal, restated, rows
+
+from eigencam.commands.main import main
+from eigencam.evaluation.localization import Localization
+from eigencam.reporting import again
+from eigencam.reporting.reproduce import Ran
+from eigencam.store.bundle import BundleError, unpacked
+from eigencam.store.claim import CLAIM, Claim
+from eigencam.store.reader import read, read_all
+from eigencam.store.records import summed_up
+from eigencam.store.seal import digest, write_json
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: object, status: int = 0) -> str:
+    assert main([str(word) for word in argv]) == status, capsys.readouterr()
+    out, err = capsys.readouterr()
+    return out + err
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A bundle of one result, made in a folder that is gone."""
+    finished(tmp_path / "there")
+    said(capsys, "bundle", tmp_path / "there", "--out", tmp_path / "theirs.zip")
+    (tmp_path / "there").rename(tmp_path / "gone")
+    return tmp_path / "theirs.zip"
+
+
+def test_a_bundle_is_verified_merged_and_shown_as_claimed(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = said(capsys, "verify", theirs)
+    assert "1 results, 1 of them complete, 1 claimed by others and not made again here; no faults" in out
+    finished(tmp_path / "ours", method={"name": "Other", "version": 1})
+    assert "2 complete results" in said(capsys, "merge", theirs, tmp_path / "ours", "--into", tmp_path / "both")
+    [mine, other] = sorted(read_all(tmp_path / "both"), key=lambda stored: stored.claim is not None)
+    assert mine.claim is None
+    assert other.claim
+    for style in ("terminal", "markdown", "latex", "html"):
+        table = said(capsys, "table", "--results", tmp_path / "both", "--format", style)
+        assert "laimed by others, not made again here: " in table
+    assert "claimed by others, not made again here; bundle " in said(capsys, "card", other.folder)
+    gone = next((tmp_path / "gone").iterdir())
+    for name in ("rows.parquet", "metrics.json", "identity.json"):
+        assert (other.folder / name).read_bytes() == (gone / name).read_bytes()
+    said(capsys, "merge", tmp_path / "both", "--into", tmp_path / "third")  # a claim goes with the result
+    assert sum(stored.claim is not None for stored in read_all(tmp_path / "third")) == 1
+    said(capsys, "merge", tmp_path / "gone", "--into", tmp_path / "third")  # somebody here has computed it
+    assert not any(stored.claim for stored in read_all(tmp_path / "third"))
+
+
+def rewritten(bundle: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The bundle with other files in it."""
+    with zipfile.ZipFile(bundle) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    change(files)
+    made = bundle.with_name("tampered.zip")
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return made
+
+
+def named(files: dict[str, bytes], end: str) -> str:
+    return next(name for name in files if name.endswith(end))
+
+
+def flip(end: str) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        content = bytearray(files[name := named(files, end)])
+        content[len(content) // 2] ^= 1
+        files[name] = bytes(content)
+
+    return change
+
+
+@pytest.mark.parametrize("end", ["rows.parquet", "metrics.json", "identity.json", "config.yaml", "card.txt", ".json"])
+def test_a_changed_file_is_refused_by_name(theirs: Path, end: str) -> None:
+    bundle = rewritten(theirs, flip(end))
+    with pytest.raises(BundleError, match=end.replace(".", r"\.")), unpacked(bundle):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda files: files.pop(named(files, "rows.parquet")), r"rows\.parquet is missing"),
+        (lambda files: files.update({"x/y.py": b""}), r"x/y\.py is in it, and bundle\.json does not name it"),
+        (lambda files: files.pop("bundle.json"), "it is no bundle"),
+        (lambda files: files.update({"bundle.json": b"{}"}), "no seal"),
+    ],
+)
+def test_a_file_more_or_less_is_refused(theirs: Path, change: Callable[[dict[str, bytes]], None], word: str) -> None:
+    with pytest.raises(BundleError, match=word), unpacked(rewritten(theirs, change)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a-b-c-d-0123456789/rows.parquet",
+        "a-b-c-d-0123456789/../x.json",
+        "/etc/passwd",
+        "a-b-c-d-0123456789/x.py",
+        "a-b-c-d-0123456789/maps/../../x.npy",
+        "a-b-c-d-0123456789/runs/../x.json",
+    ],
+)
+def test_a_manifest_names_files_of_results_alone(tmp_path: Path, name: str) -> None:
+    content = b"x"
+    entry = {"bytes": 1, "blake2b": digest(content)}
+    write_json(tmp_path / "bundle.json", {"format": 1, "made": "", "host": "", "files": {name: entry}})
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(tmp_path / "bundle.json", "bundle.json")
+        archive.writestr(name, content)
+    with pytest.raises(BundleError, match="is no file of a result"), unpacked(tmp_path / "b.zip"):
+        pass
+
+
+def test_a_bomb_and_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, entry = "a-b-c-d-0123456789/rows.parquet", {"bytes": 10, "blake2b": "0" * 32}
+    write_json(tmp_path / "bundle.json", {"format": 1, "made": "", "host": "", "files": {name: entry}})
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "bundle.json", "bundle.json")
+        archive.writestr(name, bytes(10**7))
+    assert "more than the 10 bytes" in said(capsys, "verify", tmp_path / "b.zip", status=2)
+    (tmp_path / "c.zip").write_text("no archive")
+    assert "no bundle" in said(capsys, "merge", tmp_path / "c.zip", "--into", tmp_path / "m", status=2)
+    assert "ends in .zip" in said(capsys, "bundle", tmp_path, "--out", "x.tar", status=2)
+
+
+def forged(root: Path) -> Path:
+    """A result whose rows are made up, and whose metrics, seals and card agree with them."""
+    folder = finished(root).folder
+    frame = rows(6, iou=0.9)
+    reseal(folder, frame)
+    return restated(folder, lambda _: None, metrics=summed_up(Localization(), frame)[0]["metrics"])
+
+
+def test_what_is_made_up_consistently_stays_claimed_until_it_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, lie = tmp_path / "honest", tmp_path / "lie"
+    finished(honest)
+    forged(lie)
+    for root in (honest, lie):
+        said(capsys, "bundle", root, "--out", root.with_suffix(".zip"))
+        assert "no faults" in said(capsys, "verify", root.with_suffix(".zip"))
+        said(capsys, "merge", root.with_suffix(".zip"), "--into", tmp_path / f"with-{root.name}")
+
+    def ran(commands: object, foreign: object, limit: object, say: object) -> Ran:
+        finished(foreign.results)  # type: ignore[attr-defined]
+        return Ran(1)
+
+    monkeypatch.setattr(again, "rerun", ran)
+    out = said(capsys, "reproduce", tmp_path / "with-honest", "--out", tmp_path / "a")
+    assert "1 results: 1 same" in out
+    table = said(capsys, "table", "--results", tmp_path / "with-honest")
+    assert "claimed by others, made again here the same: net/method" in table
+    assert "nothing there is claimed" in said(capsys, "reproduce", tmp_path / "with-honest", "--out", tmp_path / "b")
+    out = said(capsys, "reproduce", tmp_path / "with-lie", "--out", tmp_path / "c", status=1)
+    assert "different: " in out
+    assert "mean_iou 90, 60 now; image 0000: iou 0.9 and 0.6" in out
+    assert "made again here and came out different" in said(capsys, "table", "--results", tmp_path / "with-lie")
+    together = said(capsys, "merge", tmp_path / "lie.zip", honest, "--into", tmp_path / "all", status=1)
+    assert "contradict each other: image 0000: iou" in together
+    assert "lie.zip/" in together
+
+
+def test_a_claim_is_sealed(tmp_path: Path) -> None:
+    folder = finished(tmp_path).folder
+    Claim("0" * 32, "host", "2026-01-01T00:00:00Z").write(folder)
+    stored = read(folder)
+    assert stored
+    assert str(stored.claim) == "claimed by others, not made again here"
+    (folder / CLAIM).write_text((folder / CLAIM).read_text().replace('"again": ""', '"again": "same"'))
+    damaged = read(folder)
+    assert damaged
+    assert damaged.state == "damaged"
