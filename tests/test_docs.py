@@ -52,7 +52,7 @@ def execute(page: str, change: Callable[[str], str] = str) -> None:
         for line in text.splitlines() if language == "sh" else ():
             command, *arguments = [FEW.get(word, word) for word in shlex.split(line, comments=True)]
             assert command == "eigencam"
-            small = [] if arguments[0] == "table" else ["workers=0", "device=cpu"]
+            small = [] if arguments[0] in ("table", "bundle", "verify", "merge") else ["workers=0", "device=cpu"]
             assert cli.main([*arguments, *small]) == 0, line
 
 
@@ -87,6 +87,15 @@ def test_the_commands_of_compare(here: Path, capsys: pytest.CaptureFixture[str])
     execute("compare.md")
     assert "critical difference" in capsys.readouterr().out
     assert (here / "compared/ranks-localization-mean_iou.svg").is_file()
+
+
+def test_the_page_of_tables(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute("tables.md", lambda text: text.replace("features.9,features.18", "features.18"))
+    printed = capsys.readouterr().out
+    assert r"\textbf{" in printed
+    assert "layer features.18, threshold 0.3" in printed
+    assert (here / "sweep.svg").is_file()
+    assert "claimed by others, not made again here" in printed
 
 
 def test_the_page_of_results(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
