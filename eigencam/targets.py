@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eigencam.passes.calls import RefusedError, evaluating, logits_of, run_network
+from eigencam.passes.contrast import Contrast, Weights
 
 Target = Callable[[Any], Tensor]
 """From a network's output for N images to (N,) numbers, or one number for N = 1; with a graph, for gradients."""
@@ -118,6 +119,11 @@ def embedding(reference: Tensor | NDArray[Any]) -> Target:
 def difference(one: int | Target, other: int | Target) -> Target:
     """What the one has more than the other; a number is a class."""
     return _Difference(*(t if callable(t) else class_score(t) for t in (one, other)))
+
+
+def finer(label: int, alpha: float = 1.0, references: int = 3, weights: Weights = "probability") -> Target:
+    """Finer-CAM's score: the logit less that of the classes nearest to it on the image; see `eigencam.methods.finer`."""
+    return Contrast(label, alpha, references, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +321,7 @@ class _Difference:
 
 def words(target: Target) -> str:
     """A target in a few words: what it says of itself, or its name."""
-    if isinstance(target, _Class | _Numbered | _Box | _Segment | _Embedding | _Difference):
+    if isinstance(target, _Class | _Numbered | _Box | _Segment | _Embedding | _Difference | Contrast):
         return str(target)
     return getattr(target, "__name__", type(target).__name__)
 

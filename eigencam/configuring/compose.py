@@ -1,4 +1,4 @@
-"""The one place that composes configs: Hydra's, with the networks of libraries among the options of `model`.
+"""The one place that composes configs: Hydra's, with networks of libraries and methods in wrappers among the options.
 
 `model=timm/resnet18` is an option without a file. A config source behind our own answers for it, from
 `configs/model/library.yaml` with the two names filled in, so that Hydra finds it wherever an option may stand: on the
@@ -21,11 +21,14 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from eigencam.configuring.wrapped import is_wrapper, wrapped
 from eigencam.networks.libraries import LIBRARIES
 
 CONFIGS = "eigencam.configs"
 SCHEME = "eigencam-networks"
 _GROUPS = tuple(f"model/{library}" for library in LIBRARIES)
+WRAPPED = "eigencam-wrapped"
+_METHOD = re.compile(r"method/(\w+)/([\w/]+?)(?:\.yaml)?")
 _OPTION = re.compile(rf"model/({'|'.join(LIBRARIES)})/([\w.-]+?)(?:\.yaml)?")
 
 
@@ -62,17 +65,53 @@ class LibraryNetworks(ConfigSource):
         return ConfigResult(self.provider, f"{SCHEME}://{config_path}", node, {"package": "model"})
 
 
+class WrappedMethods(ConfigSource):
+    """Options `method/WRAPPER/METHOD`."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Return how a search path names this source."""
+        return WRAPPED
+
+    def available(self) -> bool:
+        """Return that it is always there."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """Return whether a path is that of a wrapper."""
+        group, _, wrapper = config_path.partition("/")
+        return group == "method" and is_wrapper(wrapper)
+
+    def is_config(self, config_path: str) -> bool:
+        """Return whether a path is that of a method in a wrapper."""
+        found = _METHOD.fullmatch(config_path)
+        return found is not None and wrapped(f"{found[1]}/{found[2]}") is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return no option: any method may stand in a wrapper."""
+        return []
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the node of a method in a wrapper."""
+        found = _METHOD.fullmatch(config_path)
+        assert found is not None  # Hydra asks `is_config` before
+        name = f"{found[1]}/{found[2]}"
+        node = OmegaConf.create({name.replace("/", "_"): wrapped(name)})
+        return ConfigResult(self.provider, f"{WRAPPED}://{config_path}", node, {"package": "method"})
+
+
 class LibraryNetworksPath(SearchPathPlugin):
-    """Puts the source behind all others."""
+    """Puts the sources behind all others."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the source."""
+        """Append the sources."""
         search_path.append(CONFIGS, f"{SCHEME}://")
+        search_path.append(CONFIGS, f"{WRAPPED}://")
 
 
 def register() -> None:
     """Let Hydra know the networks of libraries; `eigencam run` and `eigencam fit` compose by Hydra's own command."""
-    for plugin in (LibraryNetworks, LibraryNetworksPath):
+    for plugin in (LibraryNetworks, WrappedMethods, LibraryNetworksPath):
         Plugins.instance().register(plugin)
 
 

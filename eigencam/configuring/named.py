@@ -1,6 +1,7 @@
 """What a person may write where a method is named: an option of the group, a function, a file, a folder.
 
 eigencam                     an option of the `method` group (`--config-dir` adds a person's own)
+smooth/gradcam               a packaged option in another that runs methods (`eigencam.configuring.wrapped`)
 my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
 my_method.py[:NAME]          the same in a file; NAME is the file's name where it is left out
 my_method.yaml               a config as in `configs/method/`: name, below it `_target_` and parameters
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigencam.configuring.wrapped import wrapped
 from eigencam.datasets.reading import Reading, expand
 from eigencam.store.build import find
 
@@ -74,7 +76,7 @@ def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
     for name in names:
         if _is_option(name):
             options.append(name)
-            order.append(name.rsplit("/", 1)[-1])
+            order.append(name.replace("/", "_") if wrapped(name) else name.rsplit("/", 1)[-1])
             continue
         made = node(name)
         nodes |= made

@@ -77,10 +77,7 @@ class XGradCAM:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
         activations, gradients = forward.activations(self.layer), forward.gradients(targets, self.layer)
-        total = activations.sum((2, 3))
-        weighted = (activations * gradients).sum((2, 3))
-        weights = torch.where(total != 0, weighted / torch.where(total != 0, total, 1.0), 0.0)
-        return weighted_sum(weights, activations).relu()
+        return weighted_sum(xgrad_weights(activations, gradients), activations).relu()
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +302,12 @@ class FullGrad:
         scaled = torch.where(span > 0, (x - low) / torch.where(span > 0, span, 1.0), 0.0).sum(1, keepdim=True)
         aligned = self.rescale == "layer" if self.align_corners is None else self.align_corners
         return F.interpolate(scaled, shape[2:], mode="bilinear", align_corners=aligned)[:, 0]
+
+
+def xgrad_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """(N, C) weights of XGrad-CAM from (N, C, h, w) activations and gradients."""
+    total, weighted = activations.sum((2, 3)), (activations * gradients).sum((2, 3))
+    return torch.where(total != 0, weighted / torch.where(total != 0, total, 1.0), 0.0)
 
 
 def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:

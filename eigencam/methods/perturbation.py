@@ -166,7 +166,7 @@ class AblationCAM:
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        return _uncut(network, self.layer)
+        return uncut(network, self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class ShapCAM:
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
-        return _uncut(network, self.layer)
+        return uncut(network, self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +354,7 @@ def masked_scores(
         place = torch.arange(part.start, part.stop, device=images.device)
         picture, rest = place // (samples * c), place % (samples * c)
         masks = F.interpolate(activations[picture, rest % c][:, None], size, mode="bilinear", align_corners=False)
-        masks = change(_unit(masks[:, 0]), torch.stack([picture, rest]))
+        masks = change(unit(masks[:, 0]), torch.stack([picture, rest]))
         return images[picture] * masks[:, None].to(images.dtype)
 
     logits = forward.predict(n * samples * c, masked)
@@ -371,7 +371,7 @@ def strongest(activations: Tensor, channels: int | None) -> Tensor:
     return activations[torch.arange(len(activations), device=kept.device)[:, None], kept]
 
 
-def _unit(masks: Tensor) -> Tensor:
+def unit(masks: Tensor) -> Tensor:
     """(B, H, W) scaled to 0..1; a constant mask is 0."""
     low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
     return torch.where(high > low, (masks - low) / torch.where(high > low, high - low, 1.0), 0.0)
@@ -385,7 +385,8 @@ def _check(score: str, **numbers: int | None) -> None:
             raise ValueError(f"{name}={value}; allowed: 1 or more")
 
 
-def _uncut(network: "Network", layer: str | None) -> str:
+def uncut(network: "Network", layer: str | None) -> str:
+    """Why the network cannot be run from changed outputs of the layer on; "" if it can."""
     from eigencam.passes.tail import fault
 
     reading = network.reading(layer or network.layer)

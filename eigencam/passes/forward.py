@@ -27,6 +27,7 @@ VERSIONS = {"forward": 1}
 """Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
 
 T = TypeVar("T")
+Gradients = dict[str, Tensor | None]  # by tapped layer, in the form of its output; None where none arrives
 
 CUT = "the network's own forward pass cuts the graph behind that layer (torch.no_grad, detach), or does not use it"
 
@@ -80,7 +81,7 @@ class Forward:
         self._output, self._taps, self._with_graph = output, taps, with_graph
         self.readings: Mapping[str, Reading] = readings or {}
         self.logits = output.detach().float()
-        self._gradients: tuple[Tensor, dict[str, Tensor | None]] | None = None
+        self._gradients: tuple[Tensor, Gradients] | None = None
         self._source: tuple[Forward, Picked] | None = None
         self._seeds: Tensor | None = None
         self._shared: dict[Hashable, object] = {}
@@ -155,23 +156,33 @@ class Forward:
             raise ValueError(f"no gradient of the logits reaches {layer or self.layer}: {CUT}")
         return self.maps(gradient, layer)
 
-    def _backward(self, targets: Tensor) -> dict[str, Tensor | None]:
+    def _backward(self, targets: Tensor) -> Gradients:
         """The gradients by every tapped layer, None where none arrives; k backward passes for k picks of an image."""
         if self._source is not None:
-            return self._backward_of_source(*self._source, targets)
+            return self._backward_of_source(*self._source, targets, lambda source, full: source._backward(full))
         with torch.inference_mode(False), torch.enable_grad():
             score = self._output.gather(1, targets[:, None].clone())  # a clone: no inference tensor
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 
-    def _backward_of_source(self, source: "Forward", picked: "Picked", targets: Tensor) -> dict[str, Tensor | None]:
-        """The gradients of a pass that pictures were picked from, a round at a time; all shapes are known."""
-        found: dict[str, Tensor | None] = {name: torch.zeros_like(tap) for name, tap in self._taps.items()}
+    def backward_of(self, seed: Tensor) -> Gradients:
+        """The gradients of the logits times `seed` (N, K), summed."""
+        if self._source is not None:
+            return self._backward_of_source(*self._source, seed, lambda source, full: source.backward_of(full))
+        with torch.inference_mode(False), torch.enable_grad():
+            grads = differentiate(self._output, list(self._taps.values()), seed.to(self._output.dtype), keep=True)
+        return dict(zip(self._taps, grads, strict=True))
+
+    def _backward_of_source(
+        self, source: "Forward", picked: "Picked", asked: Tensor, back: "Callable[[Forward, Tensor], Gradients]"
+    ) -> Gradients:
+        """The gradients of a pass that images were picked from, a round at a time; all shapes are known."""
+        found: Gradients = {name: torch.zeros_like(tap) for name, tap in self._taps.items()}
         for r in range(picked.rounds):
             now = picked.round == r
-            full = targets.new_zeros(len(source) + 1)  # the last one takes the classes of other rounds
-            full[torch.where(now, picked.rows, len(source))] = targets
-            for name, gradient in source._backward(full[:-1]).items():
+            full = asked.new_zeros(len(source) + 1, *asked.shape[1:])  # the last one takes what is of other rounds
+            full[torch.where(now, picked.rows, len(source))] = asked
+            for name, gradient in back(source, full[:-1]).items():
                 if (into := found[name]) is not None and gradient is not None:
                     these = now.view(-1, *[1] * (into.ndim - 1))
                     found[name] = torch.where(these, gradient[picked.rows], into)
@@ -256,7 +267,7 @@ class Forward:
     def repeat(
         self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
     ) -> "Forward":
-        """The same pass of other pictures (N, 3, H, W) in the place of these, or in another network of this form."""
+        """The same pass of other images (N, 3, H, W), or in another network of this form; `layers` may say how to read."""
         again = forward_pass(
             module or self.module,
             images,
@@ -264,7 +275,7 @@ class Forward:
             layers=layers,
             gradients=gradients,
             index=self.index,
-            readings=self.readings,
+            readings={**self.readings, **(layers if isinstance(layers, Mapping) else {})},
             chunk=self.chunk,
         )
         again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress

@@ -1,0 +1,90 @@
+r"""Finer-CAM: a map of what sets a class apart from the classes that the network takes it for.
+
+Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309) explains, by any method that reads activations and gradients,
+instead of the logit $y_c$ the score
+
+$$s = y_c - \alpha \sum_{i \in R} w_i\, y_i, \qquad w_i = p_i / \sum_{j \in R} p_j$$
+
+with R the `references` classes whose logits are nearest to $y_c$, p the softmax of all logits, and the gradient taken
+through the weights, too, as in the authors' code (Imageomics/Finer-CAM@564ad2c, taken over by pytorch-grad-cam), which
+has three references and $\alpha = 1$. With one reference the weight is 1.
+
+`finercam_mean` is what torchcam calls Finer-CAM: equal weights, $s = y_c - \gamma\, \operatorname{mean}_i y_i$ with
+$\gamma = 0.6$ (`weights: equal`, `alpha: 0.6`).
+
+The references are those of the image itself; the class is never its own reference. `method` is the method that explains
+the score: Grad-CAM, or `method=finercam/layercam` and so on. `eigencam.targets.finer` is the same score as a target, by
+which every method of a class can be asked, those with passes of their own included.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from eigencam.methods.base import Method
+from eigencam.methods.components import EigenGradCAM
+from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
+from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM
+from eigencam.methods.wrapping import Wrapping
+from eigencam.passes.contrast import WEIGHTS, Weights, contrasted, nearest
+from eigencam.passes.forward import Forward
+from eigencam.passes.rescored import rescored
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+BASES = (GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, EigenGradCAM)
+"""Methods that read nothing but activations and gradients of the shared pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinerCAM(Wrapping):
+    """Finer-CAM of `method`; `weights: equal` is torchcam's.
+
+    Attributes:
+        method: explains the score.
+        alpha: how much of the references is taken away.
+        references: their number; all others where the network has fewer classes.
+        weights: `probability` or `equal`.
+    """
+
+    method: Method
+    alpha: float = 1.0
+    references: int = 3
+    weights: Weights = "probability"
+
+    version = 1
+    paper: ClassVar[str] = "Zhang et al., CVPR 2025"
+    needs: ClassVar[str] = "1 forward, 1 backward"
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights={self.weights!r}; allowed: {', '.join(WEIGHTS)}")
+        if self.references < 1 or not self.alpha >= 0:
+            raise ValueError(f"references={self.references}, alpha={self.alpha}; allowed: 1 or more, 0 or more")
+        if not isinstance(self.method, BASES):
+            allowed = ", ".join(base.__name__ for base in BASES)
+            raise ValueError(
+                f"method={type(self.method).__name__}; allowed for Finer-CAM, which changes the score of the shared "
+                f"pass: {allowed}; for others give `target=eigencam.targets.finer(label)` in Python"
+            )
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32 maps of `method`."""
+        if forward.logits.shape[1] < 2:
+            raise ValueError("Finer-CAM compares classes, and the network has one output")
+        compared = nearest(forward.logits, targets, self.references)
+
+        def score(logits: Tensor) -> Tensor:
+            return contrasted(logits, targets, compared, self.alpha, self.weights)[:, None]
+
+        return self.method(rescored(forward, score), torch.zeros_like(targets))  # type: ignore[return-value]
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        black = torch.zeros(1, *network.preprocess.input_shape, dtype=torch.uint8)
+        if network.forward(black).logits.shape[1] < 2:
+            return "it compares classes, and the network has one output"
+        return self.refusal_within(network)

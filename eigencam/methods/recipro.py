@@ -1,0 +1,73 @@
+r"""Recipro-CAM: what the network says of each position of a layer alone. No gradient.
+
+Recipro-CAM (Byun & Lee, CVPR Workshops 2024, arXiv 2209.14074): the map at (u, v) is the network's probability of the
+class when the layer's output A keeps that position alone,
+
+$$L(u, v) = p_c(A \odot M_{uv}), \qquad M_{uv} = 1 \text{ at } (u, v), \text{ else } 0$$
+
+Only what lies behind the layer runs, h w times. `spread: true` puts the position's column into its neighbours as well,
+weighted by the 3 x 3 kernel (1, 2, 1) x (1, 2, 1) / 16, cut off at the border; the authors' code has it and leaves it
+off for convolutional networks (sybyun/ReciproCAM@bfbf22c).
+
+`score: logit` takes the logit in the place of the probability. Behind an average over the positions and a linear layer
+that is CAM / (h w) plus the bias.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam.methods.perturbation import SCORES, Score, uncut
+from eigencam.passes.forward import Forward
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+KERNEL = (1 / 4, 1 / 2, 1 / 4)
+"""Of `spread`, along each side."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReciproCAM:
+    """Recipro-CAM; `spread` smooths what a position keeps."""
+
+    score: Score = "probability"
+    spread: bool = False
+    layer: str | None = None
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Byun & Lee, CVPR Workshops 2024"
+    needs: ClassVar[str] = "1 forward, h w times what lies behind the layer"
+    networks: ClassVar[str] = "that `torch.fx` can trace"
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ValueError(f"score={self.score!r}; allowed: {', '.join(SCORES)}")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, of probabilities in 0..1."""
+        activations = forward.activations(self.layer)
+        n, _, h, w = activations.shape
+        positions, columns = h * w, activations.flatten(2)
+
+        def alone(part: slice) -> Tensor:
+            place = torch.arange(part.start, part.stop, device=activations.device)
+            image, position = place // positions, place % positions
+            kept = F.one_hot(position, positions).view(-1, 1, h, w).to(activations)
+            if self.spread:
+                line = activations.new_tensor(KERNEL)
+                kept = F.conv2d(kept, (line[:, None] * line)[None, None], padding=1)
+            return columns[image, :, position][:, :, None, None] * kept
+
+        logits = forward.predict(n * positions, alone, self.layer or forward.layer)
+        answers = logits if self.score == "logit" else logits.softmax(1)
+        return answers.gather(1, targets.repeat_interleave(positions)[:, None]).view(n, h, w)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return uncut(network, self.layer)

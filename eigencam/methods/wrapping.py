@@ -1,0 +1,77 @@
+"""What a method that runs another method says of itself: what the other says.
+
+method=aug_smooth/layercam          the packaged option `aug_smooth` with `layercam` in the place of its `method`
+method=finercam/gradcampp           (see `eigencam.configuring.wrapped`); in a YAML `method: {_target_: ...}`
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from eigencam.methods import base
+from eigencam.methods.base import Method
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+
+class Wrapping:
+    """A base of dataclasses with a field `method`, which they run on the pass, or on passes like it."""
+
+    __slots__ = ()
+    method: Method
+
+    networks: ClassVar[str] = "those of the method"
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the method asks `forward.gradients`."""
+        return base.needs_gradient(self.method)
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether the method's map depends on the class."""
+        return base.is_class_specific(self.method)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that the method reads."""
+        return tuple(base.tapped(self.method))
+
+    @property
+    def differentiates(self) -> str:
+        """What the method differentiates with respect to."""
+        return base.differentiates(self.method)
+
+    @property
+    def follows(self) -> frozenset[str] | None:
+        """The operations that the method has rules for."""
+        return base.follows(self.method)
+
+    @property
+    def needs_smooth(self) -> bool:
+        """Whether the method needs a network without jumps."""
+        return base.needs_smooth(self.method)
+
+    @property
+    def caveat(self) -> str:
+        """What is not known of the method's paper."""
+        return base.caveat_of(self.method)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on this network; "" if it can."""
+        return self.refusal_within(network)
+
+    def refusal_within(self, network: "Network") -> str:
+        """Why the method itself cannot run on the network, or cannot be run by another; "" where it can."""
+        if base.gives_boxes(self.method):
+            return "it takes maps, and its method gives boxes"
+        return base.stated_refusal(self.method, network)
+
+    def lacking(self, ids: Iterable[str]) -> str:
+        """What the method lacks for these images, "" if nothing."""
+        return base.lack_of(self.method, ids)
+
+    def identity(self) -> dict[str, Any]:
+        """What changes the method's maps besides its parameters."""
+        content = base.content_of(self.method)
+        return {"content": content} if content else {}

@@ -1,0 +1,56 @@
+"""A pass with other scores in the place of its logits: activations, graph and images are shared, one backward pass more.
+
+contrast = rescored(forward, lambda logits: logits[:, :1] - logits[:, 1:2])
+contrast.gradients(contrast_targets)        # of the difference, by the layers that `forward` has tapped
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eigencam.passes.forward import Forward, Gradients
+
+Scores = Callable[[Tensor], Tensor]
+"""From (N, K) logits to (N, K') scores, each row of its own image alone, differentiable."""
+
+
+class Rescored(Forward):
+    """See `rescored`."""
+
+    def __init__(self, forward: Forward, scores: Scores) -> None:
+        super().__init__(
+            forward.module,
+            forward.images,
+            forward.index,
+            forward.layer,
+            scores(forward.logits),
+            forward._taps,
+            with_graph=forward._with_graph,
+            readings=forward.readings,
+            chunk=forward.chunk,
+            progress=forward.progress,
+        )
+        self._of, self._scores = forward, scores
+        self.ids, self.original, self.regions = forward.ids, forward.original, forward.regions
+        self.black, self.white, self.preprocess = forward.black, forward.white, forward.preprocess
+        self._pixels, self._seeds = forward._pixels, forward._seeds
+
+    def _backward(self, targets: Tensor) -> Gradients:
+        """The gradients of the targets' scores: the scores' own by the logits, then the network's."""
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = self._of.logits.clone().requires_grad_()
+            score = self._scores(logits).gather(1, targets[:, None].clone())
+            (seed,) = torch.autograd.grad(score.sum(), logits)
+        return self._of.backward_of(seed)
+
+
+def rescored(forward: Forward, scores: Scores) -> Forward:
+    """Return the pass with `scores` of its logits in their place; for methods that make no passes of their own.
+
+    Args:
+        forward: made with gradients, where they will be asked for.
+        scores: see `Scores`.
+    """
+    with torch.no_grad():
+        return Rescored(forward, scores)
