@@ -122,7 +122,7 @@ def difference(one: int | Target, other: int | Target) -> Target:
 
 
 def finer(label: int, alpha: float = 1.0, references: int = 3, weights: Weights = "probability") -> Target:
-    """Finer-CAM's score: the logit less that of the classes nearest to it on the image; see `eigencam.methods.finer`."""
+    """Finer-CAM's score: the logit less those of the classes nearest to it; see `eigencam.methods.finer`."""
     return Contrast(label, alpha, references, weights)
 
 

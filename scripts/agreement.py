@@ -3,7 +3,8 @@
     EIGENCAM_WEIGHTS=FOLDER python scripts/agreement.py --models mobilenet_v2_tf,googlenet_bvlc --images 2 \
         --out results/agreement.csv dataset=ilsvrc paths.ilsvrc=FOLDER
 
-The references are in `tests/references_*.py`; those of a library that is not installed are left out and named. Words
+The references are in `tests/references_*.py`; those of a library that is not installed are left out and named,
+and so is authors' code that is not in the folder `EIGENCAM_AUTHORS` (`tests/references_authors.py`). Words
 behind the options are Hydra's, as for `eigencam run`. For each method, reference and network: the number of images, the
 median and the smallest Spearman correlation over an image's positions, and the largest difference in parts of the
 reference's largest absolute value. The classes are the predicted ones.
@@ -26,6 +27,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import references_cam
+import references_camfam
 import references_fixations
 import references_gradients
 import references_masks
@@ -36,7 +38,7 @@ from eigencam.files import replacing
 from eigencam.store.environment import git
 
 PAIRS: list[Pair] = [*references_gradients.PAIRS, *references_fixations.PAIRS, *references_zennit.PAIRS]
-PAIRS += [*references_cam.PAIRS, *references_masks.PAIRS]
+PAIRS += [*references_cam.PAIRS, *references_masks.PAIRS, *references_camfam.PAIRS]
 COLUMNS = ["method", "reference", "network", "n", "rho_median", "rho_least", "largest_difference"]
 
 

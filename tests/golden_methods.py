@@ -37,6 +37,7 @@ FEW: dict[str, Any] = {
     "masks": 6,
     "permutations": 2,
     "steps": 3,
+    "groups": 4,
     "window": 20,
     "stride": 14,
     "count": 20,

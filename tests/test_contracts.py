@@ -34,7 +34,7 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods import base
-from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared
+from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared, WrappingMethod
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
 from eigencam.methods.broadcam import BroadCAM
 from eigencam.methods.cam import CAM
@@ -42,20 +42,26 @@ from eigencam.methods.components import KPCACAM, EigenGradCAM
 from eigencam.methods.edge_windows import EdgeWindows
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.fam import FAM, FAMSupport
+from eigencam.methods.fem import FEM
 from eigencam.methods.files import MapFiles
+from eigencam.methods.finer import FinerCAM
 from eigencam.methods.fixations import CNNFixations
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import FullGrad, HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
+from eigencam.methods.group import GroupCAM
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
 from eigencam.methods.lcam import LCAM
 from eigencam.methods.lime import LIME
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
 from eigencam.methods.peers import Captum, PytorchGradCAM, TorchCAM
 from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
+from eigencam.methods.recipro import ReciproCAM
+from eigencam.methods.refine import RefineCAM
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
 from eigencam.methods.rollout import AttentionRollout
 from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.methods.self_taught import SelfTaught
+from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.ventral import Ventral
 from eigencam.methods.vscam import VSCAM
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows
@@ -76,8 +82,11 @@ FIXED: tuple[type[FixedMethod], ...] = (
     EigenCAM,
     FAM,
     FAMSupport,
+    FEM,
     CNNFixations,
     GradCAM,
+    GroupCAM,
+    ReciproCAM,
     GradCAMPlusPlus,
     FullGrad,
     HiResCAM,
@@ -119,6 +128,13 @@ CHOSEN: tuple[type[ChosenMethod], ...] = (
     PytorchGradCAM,
     SelfTaught,
 )
+WRAPPING: tuple[type[WrappingMethod], ...] = (
+    AugSmooth,
+    EigenSmooth,
+    FinerCAM,
+    RefineCAM,
+    Smooth,
+)
 CHOOSY: tuple[type[Choosy], ...] = (
     BroadCAM,
     CAM,
@@ -131,20 +147,23 @@ CHOOSY: tuple[type[Choosy], ...] = (
     TorchCAM,
     AblationCAM,
     ShapCAM,
+    ReciproCAM,
     ExcitationBackprop,
     LRP,
     AttentionRollout,
     SelfTaught,
     Ventral,
     VSCAM,
+    *WRAPPING,
 )
-PREPARED: tuple[type[Prepared], ...] = (MapFiles,)
+PREPARED: tuple[type[Prepared], ...] = (MapFiles, *WRAPPING)
 FROM_FILES: tuple[type[FromFiles], ...] = (
     BroadCAM,
     FAM,
     FAMSupport,
     MapFiles,
     LCAM,
+    *WRAPPING,
 )
 
 EVALUATORS: tuple[type[PackagedEvaluator], ...] = (
@@ -218,7 +237,7 @@ def packaged(group: str) -> set[type]:
 @pytest.mark.parametrize(
     ("group", "listed", "parts"),
     [
-        ("method", (*FIXED, *CHOSEN), {"unsupported": CHOOSY, "lacking": PREPARED, "identity": FROM_FILES}),
+        ("method", (*FIXED, *CHOSEN, *WRAPPING), {"unsupported": CHOOSY, "lacking": PREPARED, "identity": FROM_FILES}),
         (
             "evaluator",
             EVALUATORS,

@@ -41,7 +41,17 @@ NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ 
     "vgg16": (),
     "vit_b_16": ("vit_l_16",),
 }
-FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "window": 64, "stride": 64, "count": 20}
+FEW = {
+    "samples": 2,
+    "masks": 8,
+    "permutations": 1,
+    "steps": 2,
+    "channels": 4,
+    "window": 64,
+    "stride": 64,
+    "count": 20,
+    "groups": 4,
+}
 """Parameters that only say how often something is done."""
 NO_RANDOM = (
     "broadcam",

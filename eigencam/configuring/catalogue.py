@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from tabulate import tabulate
 
-from eigencam.store.build import find
+from eigencam.store.build import find, instantiate
 
 HEADER = ("method", "paper", "needs", "for a class", "networks")
 
@@ -90,7 +90,7 @@ def _entry(option: str, node: dict[str, Any]) -> Entry:
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     specific = inspect.getattr_static(target, "class_specific", True)
     if isinstance(specific, property):  # it depends on the parameters
-        specific = target(**given).class_specific
+        specific = instantiate(node).class_specific
     elif not isinstance(specific, bool):  # it is one of them
         specific = given.get("class_specific", True)
     return Entry(

@@ -2,8 +2,8 @@
 
 `smooth/gradcam` is an option without a file: the node of `configs/method/smooth.yaml`, its `method` replaced by the
 node of `gradcam`, under the name `smooth_gradcam`. A wrapper is an option whose node has a key `method` with a
-`_target_`; wrappers may be nested (`aug_smooth/finercam/layercam`). Parameters are `method.smooth_gradcam.samples` and, of the other,
-`method.smooth_gradcam.method.relu`. A method of a person's own is put into a YAML of theirs.
+`_target_`; wrappers may be nested (`aug_smooth/finercam/layercam`). Parameters are `method.smooth_gradcam.samples` and,
+of the other, `method.smooth_gradcam.method.relu`. A method of a person's own is put into a YAML of theirs.
 """
 
 from functools import cache

@@ -98,6 +98,30 @@ class FromFiles(Protocol):
         ...
 
 
+class WrappingMethod(Method, Choosy, Prepared, FromFiles, Protocol):
+    """A method that runs another, which says what it needs; see `eigencam.methods.wrapping`."""
+
+    needs: ClassVar[str]
+
+    @property
+    def method(self) -> Method:
+        """The method that is run."""
+        ...
+
+    @property
+    def version(self) -> int: ...  # noqa: D102
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether `forward.gradients` is asked."""
+        ...
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether the map depends on `targets`."""
+        ...
+
+
 def tapped(method: Method) -> list[str]:
     """Return the layers that a method reads (`layer`, `layers`) besides the network's target layer."""
     return [layer for layer in (getattr(method, "layer", None), *getattr(method, "layers", ())) if layer]

@@ -10,8 +10,8 @@ where.
 * `grid: input` enlarges to the network's input and scales once more after that, as pytorch-grad-cam does: a map's
   largest value is 1 again, which enlarging had lowered (`refinecam_input`).
 
-The base of both is Grad-CAM++ (`method`), any method that has a `layer`; `layers` are named, from two on. With none named
-they are the network's stages (`eigencam.methods.stages`), in a pass of their own.
+The base of both is Grad-CAM++ (`method`), any method that has a `layer`; `layers` are named, from two on. With none
+named they are the network's stages (`eigencam.methods.stages`), in a pass of their own.
 One layer named twice gives the square. A position that is 0 in one layer is 0.
 """
 

@@ -1,7 +1,7 @@
 """What a method that runs another method says of itself: what the other says.
 
-method=aug_smooth/layercam          the packaged option `aug_smooth` with `layercam` in the place of its `method`
-method=finercam/gradcampp           (see `eigencam.configuring.wrapped`); in a YAML `method: {_target_: ...}`
+`method=aug_smooth/layercam` is the packaged option `aug_smooth` with `layercam` in the place of its `method` (see
+`eigencam.configuring.wrapped`); in a YAML it is `method: {_target_: ...}`.
 """
 
 from collections.abc import Iterable

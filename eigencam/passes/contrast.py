@@ -16,7 +16,7 @@ WEIGHTS: tuple[Weights, ...] = ("probability", "equal")
 
 
 def nearest(logits: Tensor, targets: Tensor, count: int) -> Tensor:
-    """(N, R) int64: the classes whose logits (N, K) are nearest to the target's, itself left out; the first of a tie."""
+    """(N, R) int64: the classes whose logits (N, K) are nearest to the target's, without itself; the first of a tie."""
     away = (logits - logits.gather(1, targets[:, None])).abs().scatter(1, targets[:, None], torch.inf)
     return away.argsort(dim=1, stable=True)[:, : min(count, logits.shape[1] - 1)]
 

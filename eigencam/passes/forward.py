@@ -267,7 +267,7 @@ class Forward:
     def repeat(
         self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
     ) -> "Forward":
-        """The same pass of other images (N, 3, H, W), or in another network of this form; `layers` may say how to read."""
+        """The same pass of other images (N, 3, H, W), or in another network; `layers` may say how they are read."""
         again = forward_pass(
             module or self.module,
             images,

@@ -1,7 +1,7 @@
-"""A pass with other scores in the place of its logits: activations, graph and images are shared, one backward pass more.
+"""A pass with other scores in the place of its logits: activations, graph and images are shared.
 
-contrast = rescored(forward, lambda logits: logits[:, :1] - logits[:, 1:2])
-contrast.gradients(contrast_targets)        # of the difference, by the layers that `forward` has tapped
+`rescored(forward, lambda logits: logits[:, :1] - logits[:, 1:2]).gradients(zeros)` are the gradients of a difference of
+two logits with respect to the layers that `forward` has tapped, by one backward pass more.
 """
 
 from collections.abc import Callable

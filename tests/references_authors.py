@@ -1,0 +1,100 @@
+"""References that are the authors' own code, run from clones that a person has: `EIGENCAM_AUTHORS=FOLDER`.
+
+FOLDER holds `NAME` of each repository `OWNER/NAME` at the commit that a reference names; what is not there is left
+out.
+The codes want a GPU and libraries of which they use one function: `.cuda()` does nothing here, and such a function is
+another library's.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from references import Case
+from references_cam import at_layer
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from eigencam.networks.network import Network
+
+FOLDER = os.environ.get("EIGENCAM_AUTHORS")
+GROUP = "wofmanaf/Group-CAM@ffd807b"
+RECIPRO = "sybyun/ReciproCAM@bfbf22c"
+
+
+def absent(reference: str, also: Callable[[Network], str] = lambda _network: "") -> Callable[[Network], str]:
+    """Return why a reference `OWNER/NAME@commit` cannot be asked; "" where it can."""
+    name = reference.partition("@")[0].partition("/")[2]
+
+    def unfit(network: Network) -> str:
+        if not FOLDER:
+            return "EIGENCAM_AUTHORS is not set"
+        return also(network) if Path(FOLDER, name).is_dir() else f"no {name} in EIGENCAM_AUTHORS"
+
+    return unfit
+
+
+@contextmanager
+def loaded(reference: str, file: str, stand_ins: Mapping[str, Mapping[str, Any]] = {}) -> Iterator[ModuleType]:
+    """A file of a repository as a module, on the CPU; `stand_ins` are modules that it imports, by name."""
+    folder = Path(FOLDER or "", reference.partition("@")[0].partition("/")[2])
+    modules = {}
+    for name, content in stand_ins.items():
+        modules[name] = ModuleType(name)
+        modules[name].__dict__.update(content)
+    spec = importlib.util.spec_from_file_location("authors", folder / file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with patch.dict(sys.modules, modules), patch.object(Tensor, "cuda", lambda self, *_: self):
+        spec.loader.exec_module(module)
+        yield module
+
+
+def recipro(case: Case) -> Tensor:
+    """Return Recipro-CAM, scaled to 0..1 as theirs is."""
+    with loaded(RECIPRO, "src/recipro_cam.py") as theirs:
+
+        class At(theirs.ReciproCam):  # at a layer that is named
+            def _find_target_layer(self, m: nn.Module, depth: int = 0) -> None:
+                self.target_layers = [m.get_submodule(case.network.layer)]
+
+        found = [At(case.module(), "cpu")(x[None], int(y))[0] for x, y in zip(case.inputs, case.targets, strict=True)]
+    return torch.stack(found)
+
+
+def group(case: Case) -> Tensor:
+    """Return Group-CAM, scaled to 0..1 and of the input's size as theirs is."""
+
+    class Base:
+        def __init__(self, model: nn.Module, target_layer: str) -> None:
+            self.model = model
+
+        def __call__(self, *args: Any) -> Any:
+            return self.forward(*args)  # type: ignore[attr-defined]
+
+    stand_ins = {
+        "kornia": {},
+        "kornia.filters": {},
+        "kornia.filters.gaussian": {
+            "gaussian_blur2d": lambda x, kernel_size, sigma: gaussian_blur(x, list(kernel_size), list(sigma))
+        },
+        "utils": {"group_sum": None},
+        "cam": {"BaseCAM": Base},
+    }
+    activations, gradients = at_layer(case, case.inputs)
+    with loaded(GROUP, "cam/groupcam.py", stand_ins) as theirs:
+        found = []
+        for n, (x, y) in enumerate(zip(case.inputs, case.targets, strict=True)):
+            method = theirs.GroupCAM(case.module())
+            method.activations, method.gradients = {"value": activations[n : n + 1]}, {"value": gradients[n : n + 1]}
+            with patch.object(Tensor, "backward", lambda *_args, **_more: None):
+                found.append(method(x[None], int(y))[0, 0])
+    return torch.stack(found)
