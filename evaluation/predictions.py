@@ -46,6 +46,10 @@ class Guesses:
     labels: NDArray[np.int64]
     boxes: Boxes
 
+    def select(self, rows: NDArray[np.bool_]) -> "Guesses":
+        """The guesses of some rows."""
+        return Guesses(self.labels[rows], self.boxes[rows])
+
 
 def read_devkit(path: Path | str) -> Guesses:
     """Read a file in the devkit's form.
@@ -178,16 +182,22 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
     return {image: from_xywh(np.array([box for *_, box in boxes])) for image, boxes in ranked.items()}
 
 
-def read_coco_truth(path: Path | str) -> list[Truth]:
+def read_coco_truth(path: Path | str, faults: dict[str, str] | None = None) -> list[Truth]:
     """Read a COCO instances file, images sorted by id: every object is sought, crowds are `difficult`.
+
+    Args:
+        path: the file.
+        faults: where what is wrong with an image's annotations is noted, by id, and the image left out; None: raised.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file has another structure, or an annotation is wrong.
     """
     found = read_instances(path, order=lambda image: image["id"], pixels=False)
-    if fault := next(filter(None, found.faults), ""):
-        raise BadTruthError(fault)
+    wrong = {str(image["id"]): fault for image, fault in zip(found.images, found.faults, strict=True) if fault}
+    if wrong and faults is None:
+        raise BadTruthError(next(iter(wrong.values())))
+    (faults if faults is not None else {}).update(wrong)
     return [
         Truth(
             str(image["id"]),
@@ -200,6 +210,7 @@ def read_coco_truth(path: Path | str) -> list[Truth]:
             source=str(path),
         )
         for image, objects in zip(found.images, found.objects, strict=True)
+        if str(image["id"]) not in wrong
     ]
 
 

@@ -4,9 +4,11 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from eigencam.commands import score
+from eigencam.commands.main import main
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.evaluation.predictions import (
@@ -277,6 +280,69 @@ def test_coco_faults_are_named(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "truth.json").write_text('{"images": []}')
     with pytest.raises(ValueError, match="no 'categories'; expected: COCO's instances"):
         read_coco_truth(tmp_path / "truth.json")
+
+
+def bad_devkit(folder: Path) -> tuple[list[object], list[object]]:
+    """Three images, the box of the second one outside; predictions that are right."""
+    truth = ilsvrc(folder / "truth")
+    lines = (truth / "localization.txt").read_text().replace("0,0,4,4", "0,0,4,99").splitlines()
+    (truth / "localization.txt").write_text("\n".join(line for line in lines if "20,10,39,29" not in line) + "\n")
+    boxes = folder / "boxes.txt"
+    boxes.write_text(
+        "".join(f"{DEVKIT_IDS[label]} {box}\n" for label, box in ((7, "0 0 9 9"), (8, "0 0 4 4"), (9, "5 5 14 14")))
+    )
+    return [boxes, "--format", "devkit", "--truth", truth], ["top1_loc_error", 0.0]
+
+
+def bad_coco(folder: Path) -> tuple[list[object], list[object]]:
+    objects = [(1, [0, 0, 10, 10]), (2, [30, 0, 20, 10]), (3, [5, 5, 10, 10])]
+    data = {
+        "images": [{"id": i, "width": 40, "height": 30} for i in (1, 2, 3)],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": k, "image_id": i, "category_id": 1, "bbox": box} for k, (i, box) in enumerate(objects)],
+    }
+    (folder / "truth.json").write_text(json.dumps(data))
+    (folder / "boxes.json").write_text(json.dumps([coco_result(i, [*map(float, box)], 1.0) for i, box in objects]))
+    return [folder / "boxes.json", "--format", "coco", "--truth", folder / "truth.json"], ["box_error", 0.0]
+
+
+def bad_voc(folder: Path) -> tuple[list[object], list[object]]:
+    root, maps = voc(folder), folder / "maps"
+    annotation = root / "VOC2012/Annotations/2008_000002.xml"
+    annotation.write_text(re.sub(r"<xmax>\d+", "<xmax>400", annotation.read_text(), count=1))
+    maps.mkdir()
+    for name in ("2008_000001", "2008_000002"):
+        np.save(maps / f"{name}.npy", np.arange(12.0).reshape(3, 4))
+    return [maps, "--format", "maps", "--truth", root, "--set", "2012/Main/val"], ["mean_iou", None]
+
+
+@pytest.mark.parametrize("made", [bad_devkit, bad_coco, bad_voc])
+def test_truth_that_cannot_be_right_is_refused_or_left_out_and_counted(
+    made: Callable[[Path], tuple[list[object], list[object]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, (metric, value) = made(tmp_path)
+    assert main(["score", *map(str, options)]) == 2
+    error = capsys.readouterr().err
+    assert "--on-bad-truth skip leaves such images out" in error
+    assert len(error.splitlines()) == 1
+    out = run(capsys, *options, "--on-bad-truth", "skip")
+    n = 2 if made is not bad_voc else 1
+    assert out["n"] == n
+    assert out["protocol"]["bad truth"].startswith(f"1 of {n + 1} left out, e.g. ")
+    assert set(out["denominators"].values()) <= {n}
+    assert value is None or out["metrics"][metric] == value
+    assert main(["score", *map(str, options), "--on-bad-truth", "skip"]) == 0
+    assert f"bad truth: 1 of {n + 1} left out" in capsys.readouterr().out
+
+
+def test_where_no_truth_is_right_nothing_is_left_to_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options, _ = bad_coco(tmp_path)
+    text = (tmp_path / "truth.json").read_text()
+    data = json.loads(text)
+    data["annotations"] = [{**one, "bbox": [30, 0, 20, 10]} for one in data["annotations"]]
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    assert main(["score", *map(str, options), "--on-bad-truth", "skip"]) == 2
+    assert "for all 3 images: no truth is right" in capsys.readouterr().err
 
 
 def test_maps_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,13 +23,9 @@ from omegaconf import OmegaConf
 from tabulate import tabulate
 from tqdm import tqdm
 
-from eigencam.datasets.base import BadTruthError, Truth
+from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import Boxes
-from eigencam.datasets.checks import known_faults, truth_faults
-from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.ilsvrc_truth import read_truth
-from eigencam.datasets.subset import chosen_positions
-from eigencam.datasets.voc import Task, Voc
 from eigencam.evaluation import predictions
 from eigencam.evaluation.base import Evaluator, Metric, Row
 from eigencam.evaluation.localization import Localization, row_of_boxes
@@ -37,16 +33,7 @@ from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
 from eigencam.evaluation.proposal_files import READERS, Order
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.segmentation import Segmentation
-
-
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """The truth that predictions are scored against: `ids`, and the truth about picture `i`."""
-
-    name: str
-    ids: list[str]
-    truth: Callable[[int], Truth]
-    masks: bool = False
+from eigencam.reporting.truths import Truths, check, left_out, open_truths
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(0, 1),
         help="what a mat or txt file calls the first pixel; the default is 1 for mat, 0 for txt",
     )
+    add(
+        "--on-bad-truth",
+        default="fail",
+        choices=("fail", "skip"),
+        help="images whose truth cannot be right: stop at the first, or leave them out and count them",
+    )
     add("--allow-missing", action="store_true", help="leave out pictures whose files or maps are missing")
     add("--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a sample")
     add("--seed", type=int, metavar="S", help="of that sample")
@@ -152,10 +145,16 @@ def _refuse_unread(args: argparse.Namespace) -> None:
 
 def _score_devkit(args: argparse.Namespace) -> Scored:
     guesses = predictions.read_devkit(args.predictions)
-    truth = read_truth(args.truth)
+    truth = read_truth(args.truth, keep_faults=True)
+    every, faults = len(truth.ids), truth.faults
+    check(faults, args.on_bad_truth)
+    if faults and len(guesses.labels) == every:
+        kept = np.array([name not in faults for name in truth.ids])
+        guesses, truth = guesses.select(kept), truth.select(np.flatnonzero(kept))
     metrics = predictions.devkit_metrics(args.predictions, guesses, truth, args.labels)
     protocol = {
-        "pictures": f"{len(truth.ids)} of ILSVRC, none left out",
+        "pictures": f"{len(truth.ids)} of ILSVRC, {every - len(truth.ids) or 'none'} left out",
+        **left_out(faults, every),
         "hit": "right label and inclusive IoU >= 0.5 with any box of the picture; the best of the guesses counts",
         "box_error": "the first box is wrong, its label ignored",
         "labels": args.labels,
@@ -163,36 +162,36 @@ def _score_devkit(args: argparse.Namespace) -> Scored:
     return Scored(metrics, len(truth.ids), protocol)
 
 
+def _open(args: argparse.Namespace) -> Truths:
+    maps = args.format == "maps"
+    return open_truths(args.truth, args.set, args.on_bad_truth, maps=maps, allow_missing=args.allow_missing)
+
+
 def _score_coco(args: argparse.Namespace) -> Scored:
-    pictures = open_truth(args)
-    return _score_boxes(args, pictures, predictions.read_coco_boxes(args.predictions, pictures.ids))
+    truths = _open(args)
+    return _score_boxes(args, truths, predictions.read_coco_boxes(args.predictions, truths.ids))
 
 
 def _score_files(args: argparse.Namespace) -> Scored:
-    pictures = open_truth(args)
+    truths = _open(args)
     read, first = READERS[args.format]
     origin = first if args.origin is None else args.origin
-    return _score_boxes(args, pictures, read(args.predictions, pictures.ids, args.order, origin))
+    return _score_boxes(args, truths, read(args.predictions, truths.ids, args.order, origin))
 
 
-def _part(args: argparse.Namespace, pictures: Pictures) -> Pictures:
-    """The images that `--limit`, `--seed` and `--images` ask for."""
-    kept = chosen_positions(pictures.ids, args.limit, args.seed, args.images)
-    return replace(pictures, ids=[pictures.ids[i] for i in kept], truth=lambda i: pictures.truth(kept[i]))
-
-
-def _score_boxes(args: argparse.Namespace, pictures: Pictures, boxes: dict[str, Boxes]) -> Scored:
+def _score_boxes(args: argparse.Namespace, truths: Truths, boxes: dict[str, Boxes]) -> Scored:
     """Boxes by picture, best first, as proposals and, the first of them, as localization."""
     proposals = _proposals(args)
-    pictures = _part(args, pictures)
+    truths = truths.part(args.limit, args.seed, args.images)
     rows: list[list[Row]] = [[], []]
-    for i, name in enumerate(pictures.ids):
-        truth, found = pictures.truth(i), boxes.get(name, np.zeros((0, 4)))
+    for truth in truths.of(truths.ids):
+        found = boxes.get(truth.image_id, np.zeros((0, 4)))
         rows[0].append(_row(truth, row_of_boxes(found, truth)))
         rows[1].append(_row(truth, proposals.row_of_boxes(found, truth)))
     protocol = {
-        "pictures": f"{len(pictures.ids)} of {pictures.name}",
-        "without boxes": f"{len(set(pictures.ids) - boxes.keys())}: their objects are missed",
+        "pictures": f"{len(rows[0])} of {truths.name}",
+        **left_out(truths.left_out, len(truths.ids)),
+        "without boxes": f"{len(set(truths.ids) - boxes.keys() - truths.left_out.keys())}: their objects are missed",
         "box_error": "the box of the highest score, with any object sought",
     }
     return _scored([Localization(), proposals], rows, protocol)
@@ -204,28 +203,27 @@ def _score_maps(args: argparse.Namespace) -> Scored:
         _proposals(args),
     ]
     files = predictions.find_maps(args.predictions)
-    pictures = open_truth(args)
-    found = predictions.maps_of(pictures.ids, files)
-    pictures = _part(args, pictures)
-    if pictures.masks:
+    truths = _open(args)
+    found = predictions.maps_of(truths.ids, files)
+    truths = truths.part(args.limit, args.seed, args.images)
+    if truths.masks:
         evaluators.insert(1, Segmentation(args.rule, args.mask_threshold))
-    missing = [name for name in pictures.ids if name not in found]
-    if missing and (len(missing) == len(pictures.ids) or not args.allow_missing):
+    missing = [name for name in truths.ids if name not in found]
+    if missing and (len(missing) == len(truths.ids) or not args.allow_missing):
         raise FileNotFoundError(
-            f"{args.predictions}: {len(missing)} of {len(pictures.ids)} pictures of {pictures.name} have no map, e.g. "
+            f"{args.predictions}: {len(missing)} of {len(truths.ids)} pictures of {truths.name} have no map, e.g. "
             f"{predictions.some(missing)}; there are {predictions.some(files)}; --allow-missing leaves pictures out"
         )
     used = set(found.values())
     extra = [key for key, path in files.items() if path not in used]
     rows: list[list[Row]] = [[] for _ in evaluators]
-    for i, name in enumerate(tqdm(pictures.ids, unit="maps", disable=None)):
-        if name in found:
-            truth = pictures.truth(i)
-            score_map = ScoreMap(predictions.read_map(found[name]), truth.size)
-            for evaluator, own in zip(evaluators, rows, strict=True):
-                own.append(_row(truth, evaluator.row(score_map, truth)))
+    for truth in tqdm(truths.of(found), total=len(truths.ids) - len(missing), unit="maps", disable=None):
+        score_map = ScoreMap(predictions.read_map(found[truth.image_id]), truth.size)
+        for evaluator, own in zip(evaluators, rows, strict=True):
+            own.append(_row(truth, evaluator.row(score_map, truth)))
     protocol = {
-        "pictures": f"{len(rows[0])} of the {len(pictures.ids)} of {pictures.name}",
+        "pictures": f"{len(rows[0])} of the {len(truths.ids)} of {truths.name}",
+        **left_out(truths.left_out, len(truths.ids)),
         "without map": f"{len(missing)}, left out: {predictions.some(missing)}" if missing else "0",
         "maps of no picture": f"{len(extra)}, not used: {predictions.some(extra)}" if extra else "0",
         "box_error": "any object sought; the gt-known error if the maps are for the true class",
@@ -240,58 +238,6 @@ def _proposals(args: argparse.Namespace) -> Proposals:
     node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))[name]
     chosen = {key: value for key, value in node.items() if key != "_target_"}
     return replace(Proposals(**chosen), rule=args.rule, difficult=args.difficult or chosen["difficult"])
-
-
-def open_truth(args: argparse.Namespace) -> Pictures:
-    """The pictures that `--truth` and `--set` name.
-
-    Raises:
-        FileNotFoundError: nothing of the kind is there.
-        BadTruthError: some of the truth cannot be right.
-        ValueError: several sets are there and none is chosen, or `--set` is not understood.
-    """
-    root: Path = args.truth
-    if root.is_file() and root.name.endswith((".json", ".json.gz")):
-        if args.set != "auto":
-            raise ValueError(f"--set {args.set}: {root} has one set of images; leave the option out")
-        truths = predictions.read_coco_truth(root)
-        return Pictures(root.name, [truth.image_id for truth in truths], truths.__getitem__)
-    chosen: str = args.set
-    if chosen == "auto":
-        sets = voc_sets(root)
-        if len(sets) > 1:
-            raise ValueError(f"{root} has several of VOC's sets: choose one, --set {' or --set '.join(sets)}")
-        chosen = sets[0] if sets else "ilsvrc"
-    if chosen == "ilsvrc":
-        data = Ilsvrc(root, images=False)
-        # Boxes need no picture; a map has to know its picture's size, which not every form of the truth tells.
-        if args.format == "maps" and (data.annotation.sizes == 0).any():
-            data = Ilsvrc(root, allow_missing=args.allow_missing)
-        return _checked(Pictures("ilsvrc", data.ids, data.truth), data)
-    year, _, rest = chosen.partition("/")
-    task, _, image_set = rest.partition("/")
-    if not (year.isdigit() and task and image_set):
-        raise ValueError(f"--set {chosen}: allowed are auto, ilsvrc, and YEAR/TASK/IMAGE_SET as 2007/Main/test")
-    data = Voc(root, int(year), image_set, cast(Task, task), allow_missing=args.allow_missing)
-    return _checked(Pictures(chosen, data.ids, data.truth, masks=task == "Segmentation"), data)
-
-
-def _checked(pictures: Pictures, data: Ilsvrc | Voc) -> Pictures:
-    """The pictures, once their truth is known to be right as far as it shows before one is scored."""
-    if fault := next(iter(known_faults(data).values()), None) or next(truth_faults(data, skip=True), None):
-        raise BadTruthError(fault)
-    return pictures
-
-
-def voc_sets(root: Path) -> list[str]:
-    """VOC's usual sets that are in `root`: `YEAR/TASK/IMAGE_SET`."""
-    return [
-        f"{year}/{task}/{image_set}"
-        for year, image_set in ((2007, "test"), (2007, "val"), (2012, "val"))
-        for task in get_args(Task)
-        for folder in (root / f"VOCdevkit/VOC{year}", root / f"VOC{year}", root)
-        if folder.name == f"VOC{year}" and (folder / "ImageSets" / task / f"{image_set}.txt").is_file()
-    ]
 
 
 def as_json(scored: Scored) -> str:
@@ -365,6 +311,7 @@ _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "protocol": ("coco", (*_BOXES, "maps")),
     "order": ("falling", ("mat", "txt")),
     "origin": (None, ("mat", "txt")),
+    "on_bad_truth": ("fail", ("devkit", *_BOXES, "maps")),
     "allow_missing": (False, (*_BOXES, "maps")),
 }
 """Default of each option, and the formats that read it."""
