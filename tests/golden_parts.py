@@ -361,7 +361,8 @@ def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
     for name, node in nodes("model").items():
         if node["_target_"].startswith("eigencam."):
             make = partial(_logits if name.startswith(("scenes", "planted")) else _waves, name)
-            things[find(node["_target_"])] = {name: make} if name not in ("alexnet_bvlc", "efficientnet_lite0") else {}
+            left_out = name in ("alexnet_bvlc", "efficientnet_lite0") or name.startswith("wsol_")
+            things[find(node["_target_"])] = {} if left_out else {name: make}
     for node in nodes("dataset").values():
         things[find(node["_target_"])] = {}
     things[Scenes] = {split: partial(_generated, Scenes(count=4, split=split)) for split in ("test", "train")}

@@ -18,7 +18,7 @@ from eigencam.moved import MovedWarning, renamed
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
-    "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes (Hydra)",
+    "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes, a network for localization (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
     "published": "the papers' numbers, their empty cells, and what a person has read there",

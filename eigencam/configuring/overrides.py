@@ -25,7 +25,7 @@ def accepted(arguments: Sequence[str]) -> list[str]:
     if results := os.environ.get("EIGENCAM_RESULTS"):
         os.environ["EIGENCAM_RESULTS"] = str(expand(results))  # Hydra's own folder is in it, too
     check_encoding(arguments)
-    return expanded(arguments)
+    return expanded(of_fit(arguments))
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
@@ -41,6 +41,17 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             argument = f"{key}={path}" if parse(f"{key}={path}") else f"{key}={_quoted(path)}"
         found.append(argument)
     return found
+
+
+def of_fit(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `fit.` in the place of the name of what is fitted.
+
+    >>> of_fit(["-m", "fit=wsol", "wsol.method=has,adl", "model=vgg16"])
+    ['-m', 'fit=wsol', 'fit.method=has,adl', 'model=vgg16']
+    """
+    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith("fit=")]
+    names = "|".join(re.escape(name) for name in ",".join(chosen).split(",") if name)
+    return [re.sub(rf"^(\+{{0,2}}|~)({names})\.", r"\1fit.", argument) if names else argument for argument in arguments]
 
 
 def check_encoding(arguments: Sequence[str]) -> None:

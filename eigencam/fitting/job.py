@@ -1,4 +1,4 @@
-"""`eigencam fit`: train what learns from pictures (L-CAM, BroadCAM, a classifier), for a network.
+"""`eigencam fit`: train what learns from images: L-CAM, BroadCAM, a classifier, a network as a whole.
 
     config ──► all faults at once ──► pictures ──► fitter ──► <results>/fitted/METHOD-NETWORK.safetensors
 
@@ -22,6 +22,7 @@ from eigencam.datasets.base import BadImageError, BadTruthError, Dataset
 from eigencam.datasets.checks import truth_faults
 from eigencam.datasets.reading import expand
 from eigencam.files import write_text
+from eigencam.methods.base import content_of
 from eigencam.networks import fitted
 from eigencam.networks.network import Network, Preprocess, check_layer, load_network
 from eigencam.running.loading import Batch, Pictures, collate, die_with_parent
@@ -213,7 +214,7 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
     stop(faults)
     faults += fitter.faults(network, dataset)
     stop(faults)
-    options = describe({key: value for key, value in config.fit.items() if key != "file"})
+    options = describe({key: value for key, value in config.fit.items() if key != "file"}, content=content_of(fitter))
     about = {
         "kind": fitter.kind,
         "network": network.identity,

@@ -6,7 +6,7 @@ one that was not. The network stays in evaluation mode: batch normalisation keep
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from eigencam.transfer import to_host
 
 SAVE_S = 300.0
 """Seconds between two checkpoints within an epoch."""
+KEPT = ("step", "sums", "pictures", "log", "best", "best_score")
+"""What a checkpoint keeps besides the tensors and the optimizer."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ class Descent:
         sums: of the loss's terms in the epoch under way.
         pictures: that `sums` is over.
         log: of the epochs done.
+        best: copies of `tensors` after the best epoch so far, of a learner that chooses one.
+        best_score: the score of that epoch.
     """
 
     tensors: dict[str, Tensor]
@@ -45,6 +49,8 @@ class Descent:
     sums: dict[str, float] = field(default_factory=dict)
     pictures: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_score: float = -math.inf
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -53,13 +59,14 @@ class Descent:
             for name, tensor in self.tensors.items():
                 tensor.copy_(state["tensors"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.sums, self.pictures, self.log = (state[k] for k in ("step", "sums", "pictures", "log"))
+        for name in KEPT:
+            setattr(self, name, state[name])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint as a whole."""
         state: dict[str, Any] = {"tensors": {name: tensor.detach() for name, tensor in self.tensors.items()}}
         state["optimizer"] = self.optimizer.state_dict()
-        state |= {k: getattr(self, k) for k in ("step", "sums", "pictures", "log")}
+        state |= {name: getattr(self, name) for name in KEPT}
         with replacing(path) as beside:
             torch.save(state, beside)
 
@@ -69,9 +76,15 @@ class Descent:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * pictures
 
-    def close(self, epoch: int) -> str:
-        """Put the epoch's means into the log; returns them as a line."""
-        means = {name: total / self.pictures for name, total in self.sums.items()}
+    def keep_best(self, score: float) -> None:
+        """Copy the tensors where an epoch's score is above that of all epochs before."""
+        if score > self.best_score:
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors.items()}
+            self.best_score = score
+
+    def close(self, epoch: int, measured: dict[str, float]) -> str:
+        """Put the epoch's means, and what was measured after it, into the log; return them as a line."""
+        means = {name: total / self.pictures for name, total in self.sums.items()} | measured
         self.log.append({"epoch": epoch + 1, "pictures": self.pictures, **means})
         self.sums, self.pictures = {}, 0
         return ", ".join([f"epoch {epoch + 1}", *(f"{name} {value:.4f}" for name, value in means.items())])
@@ -97,11 +110,20 @@ class Learner(Protocol):
         ...
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The loss's terms, which are summed, of one batch of (N, 3, H, W) uint8 pictures."""
+        """Return the loss's terms of one batch of (N, 3, H, W) uint8 images.
+
+        Those with a gradient are summed; the others are only noted in the log.
+        """
         ...
 
 
-def descend(job: Job, learner: Learner, state: Descent, positions: Sequence[int] | None = None) -> None:
+def descend(
+    job: Job,
+    learner: Learner,
+    state: Descent,
+    positions: Sequence[int] | None = None,
+    after: Callable[[], dict[str, float]] = dict,
+) -> None:
     """Train from the last checkpoint on, or from `state`, to the last epoch.
 
     Args:
@@ -109,6 +131,7 @@ def descend(job: Job, learner: Learner, state: Descent, positions: Sequence[int]
         learner: what is trained.
         state: as before the first step; is changed.
         positions: of the pictures in the dataset; all when None.
+        after: is called after each epoch; what it returns goes into the log.
     """
     chosen = torch.tensor(range(len(job.dataset.ids)) if positions is None else positions)
     steps = math.ceil(len(chosen) / learner.batch_size)
@@ -129,11 +152,11 @@ def descend(job: Job, learner: Learner, state: Descent, positions: Sequence[int]
                 state.note(terms, len(batch.index))
                 state.step += 1
                 bar.update()
-                if time.monotonic() - saved > SAVE_S:
+                if time.monotonic() - saved > SAVE_S and state.step % steps:  # the last step's follows below
                     state.save(job.checkpoint)
                     saved = time.monotonic()
         state.step = (epoch + 1) * steps  # batches without a picture that can be decoded make no step
-        job.say(f"  {state.close(epoch)}")
+        job.say(f"  {state.close(epoch, after())}")
         state.save(job.checkpoint)
 
 
@@ -144,7 +167,7 @@ def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) 
         pictures = augmented(pictures, torch.tensor(batch.index), size, seed_of(learner.seed, epoch, "augment"))
     with evaluating(job.network.module), torch.enable_grad():
         terms = learner.terms(job, state, pictures, batch)
-        loss = torch.stack(list(terms.values())).sum()
+        loss = torch.stack([term for term in terms.values() if term.requires_grad]).sum()
         state.optimizer.zero_grad()
         loss.backward()
     (values,) = to_host(torch.stack([loss, *terms.values()]))()  # the one wait of a step

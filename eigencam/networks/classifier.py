@@ -15,6 +15,7 @@ negative, which a probability below 0.5 needs: that ReLU becomes an identity whe
     whole        whether the file holds all weights, not the last layer's alone
     fitted_on    ids of the pictures it was fitted on
     held_out     ids of those its average precision was measured on
+    label        of a network trained as a whole (`fit=cam_loss`, `wsol`, `flim`): how, in a word or two, for tables
 """
 
 import hashlib
@@ -36,6 +37,8 @@ from eigencam.passes.calls import evaluating, network_logits, random_images
 from eigencam.store.canonical import canonical
 
 KIND = "classifier"
+KINDS = (KIND, "cam_loss", "wsol", "flim")
+"""The kinds of files that `model.head` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def put(module: nn.Module, place: Place, weight: Tensor, bias: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A file of `eigencam fit fit=classifier`."""
+    """A file of `eigencam fit` that holds a classifier, or a whole network."""
 
     fitted: Fitted
 
@@ -149,6 +152,11 @@ class Head:
     def whole(self) -> bool:
         """Whether it holds all weights of the network."""
         return self._about["whole"]
+
+    @property
+    def label(self) -> str:
+        """How a network was trained that has another one's form; "" for a classifier."""
+        return self._about.get("label", "")
 
     @property
     def _about(self) -> dict[str, Any]:
@@ -206,8 +214,8 @@ def read_head(name: str) -> Head:
             f"model.head: {path}: no such file; made by: eigencam fit fit=classifier model=... dataset=..."
         )
     found = fitted.read(path)
-    if found.about["kind"] != KIND:
-        raise ValueError(f"model.head: {path} holds {found.about['kind']}; allowed: {KIND}")
+    if found.about["kind"] not in KINDS:
+        raise ValueError(f"model.head: {path} holds {found.about['kind']}; allowed: {', '.join(KINDS)}")
     return Head(found)
 
 

@@ -193,6 +193,7 @@ def load_network(
         "preprocess": describe_object(preprocess),
         "sha256": sha256,
         **({"untrained": untrained} if untrained else {}),
+        **({"fitted": head.label} if head and head.label else {}),
     }
     top1 = None if head else built.top1
     return replace(network, identity=identity, untrained=untrained, top1=top1)

@@ -1,0 +1,239 @@
+r"""`eigencam fit fit=cam_loss`: CAM-loss (Wang et al., ICCV 2021), a network whose features are where its class is.
+
+With A the output (C, h, w) of the layer in front of the global average pooling, w the weights of the linear layer
+behind it, y the true class, mm the scaling of one image's map to 0..1 by its minimum and maximum, and sg(.) without
+gradient:
+
+$$\mathrm{CAAM} = \sum_k A_k,\quad \mathrm{CAM} = \sum_k \mathrm{sg}(w_{y,k})\, A_k,\quad
+L = \mathrm{CE} + \alpha\, \mathrm{mean}\, |\mathrm{mm}(\mathrm{CAM}) - \mathrm{mm}(\mathrm{CAAM})|$$
+
+The mean is over images and positions. The gradient of the second term reaches A by both maps, and never w. A map that
+is constant has no scaling: its image's term is 0, and the share of such images stands in the log (`constant`).
+
+With `teacher` the second term is CAAM-CAM distillation: the student's CAAM is drawn to the CAM of a fixed network,
+enlarged (bilinear) to the student's size where that is another one.
+
+Reference: C. Wang, J. Xiao, Y. Han, Q. Yang, S. Song, G. Huang, "Towards Learning Spatially Discriminative Feature
+Representations", ICCV 2021 (arXiv 2109.01359). Only its abstract could be read; alpha = 3, after epochs without the
+term, and Adam at 1e-4 are those of sihyeong671/PyTorch_CAM-loss@2a1843e, on MNIST.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam.datasets.base import Dataset
+from eigencam.fitting.job import Job
+from eigencam.fitting.pictures import seed_of
+from eigencam.fitting.sgd import Descent, descend
+from eigencam.fitting.whole import (
+    Optimizer,
+    Trainee,
+    accuracy,
+    batch_on_device,
+    head_notes,
+    label_faults,
+    random_steps,
+    trainee,
+)
+from eigencam.methods.cam import CAM, find_head
+from eigencam.networks.classifier import find_place
+from eigencam.networks.network import Network, load_network
+from eigencam.running.loading import Batch
+
+
+class Term(NamedTuple):
+    """The mean distance of two maps, a scalar, and the share of images in which one of the maps is constant."""
+
+    distance: Tensor
+    constant: Tensor
+
+
+def scaled(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (N, h, w) maps at 0..1 by their own minimum and maximum, constant ones at 0; and (N,) which are those."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    constant = high == low
+    return (maps - low) / torch.where(constant, 1.0, high - low), constant.flatten()
+
+
+def distance(first: Tensor, second: Tensor) -> Term:
+    """Return the mean over images and positions of |mm(first) - mm(second)|, both (N, h, w)."""
+    (a, flat_a), (b, flat_b) = scaled(first), scaled(second)
+    flat = flat_a | flat_b
+    each = (a - b).abs().mean((1, 2))
+    return Term(torch.where(flat, 0.0, each).mean(), flat.float().mean())
+
+
+def cam_term(activations: Tensor, weight: Tensor, labels: Tensor) -> Term:
+    """Return CAM-loss's second term.
+
+    Args:
+        activations: (N, C, h, w).
+        weight: (K, C) of the linear layer; its gradient is not asked for.
+        labels: (N,) the true classes.
+    """
+    cams = torch.einsum("nc,nchw->nhw", weight.detach()[labels], activations)
+    return distance(cams, activations.sum(1))
+
+
+@dataclass(frozen=True, slots=True)
+class CAMLossFit:
+    """Trains a network, from the weights that `model` gives it, with CAM-loss; see the module.
+
+    Attributes:
+        file: where the weights go; `{dataset}` is the dataset's name.
+        alpha: factor of the second term; 0 trains with the cross-entropy alone.
+        warmup: the first epochs, without the second term.
+        teacher: the description of a network, a `model` node, for distillation.
+        layer: in front of the pooling; the network's target layer when None.
+        epochs: passes over the images.
+        batch_size: images of a step.
+        optimizer: `adam` or `sgd`.
+        lr: its rate.
+        decay: factor of the rate, per epoch.
+        weight_decay: of all parameters.
+        augment: random crops and mirrors.
+        seed: of a new last layer, the order, the augmentation and dropout.
+    """
+
+    file: str
+    alpha: float = 3.0
+    warmup: int = 0
+    teacher: Mapping[str, Any] | None = None
+    layer: str | None = None
+    epochs: int = 5
+    batch_size: int = 32
+    optimizer: Optimizer = "adam"
+    lr: float = 1e-4
+    decay: float = 1.0
+    weight_decay: float = 0.0
+    augment: bool = True
+    seed: int = 0
+
+    version = 1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"fit.optimizer={self.optimizer}; allowed: adam, sgd")
+        if self.alpha < 0 or self.warmup < 0 or self.weight_decay < 0:
+            seen = f"fit.alpha={self.alpha}, fit.warmup={self.warmup}, fit.weight_decay={self.weight_decay}"
+            raise ValueError(f"{seen}; allowed: 0 or more")
+        if not (self.lr > 0 and 0 < self.decay <= 1):
+            raise ValueError(f"fit.lr={self.lr}, fit.decay={self.decay}; allowed: above 0, and above 0 up to 1")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+
+    @property
+    def kind(self) -> str:
+        """`cam_loss`."""
+        return "cam_loss"
+
+    @property
+    def label(self) -> str:
+        """What the network is called in tables."""
+        if not self.alpha:
+            return "cross-entropy"
+        return "CAM-loss" if self.teacher is None else f"CAM-loss, teacher {self.teacher['name']}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes the weights besides the parameters: the teacher's."""
+        if self.teacher is None:
+            return {}
+        return {"teacher": load_network(self.teacher).identity}
+
+    def layers_of(self, network: Network) -> list[str]:
+        """Return the last layer."""
+        return [find_place(network.module, network.preprocess.shape).layer]
+
+    def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
+        """Report a network without global average pooling and one linear layer, and images without a class."""
+        yield from label_faults(network, dataset)
+        yield from self._head_faults(network, self.layer or network.layer)
+        if self.teacher is None:
+            return
+        teacher = load_network(self.teacher)
+        yield from self._head_faults(teacher, teacher.layer)
+        if teacher.classes != dataset.class_space:
+            yield f"fit.teacher: {teacher.name} is of {teacher.classes}, {dataset.name} of {dataset.class_space}"
+        mine, theirs = ((n.preprocess.shape, n.preprocess.resize) for n in (network, teacher))
+        if mine != theirs:
+            yield f"fit.teacher: {teacher.name} takes images of {theirs}, {network.name} of {mine}; set preprocess.size"
+
+    @staticmethod
+    def _head_faults(network: Network, layer: str) -> Iterator[str]:
+        if reason := CAM(layer).unsupported(network):
+            yield f"fit: {network.name}: {reason}"
+        elif find_head(network.module, layer, network.preprocess.shape, network.reading(layer)).positive:
+            yield f"fit: {network.name} rectifies its class maps before the pooling; the loss is for linear layers"
+
+    def rate(self, epoch: int) -> float:
+        """Return the rate in an epoch, from 0."""
+        return self.lr * self.decay**epoch
+
+    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Train from the last checkpoint on."""
+        made = trainee(job, self.layer or job.network.layer, self.seed)
+        state = made.descent(self.optimizer, (), 1, self.lr, self.weight_decay)
+        descend(job, _Learner(self, made, self._rectified(job), self._teacher(job)), state)
+        job.notes["head"] = head_notes(job, made.place, self.label)
+        return state.tensors, state.log
+
+    def _teacher(self, job: Job) -> Network | None:
+        return None if self.teacher is None else load_network(self.teacher, device=job.network.device)
+
+    def _rectified(self, job: Job) -> bool:
+        network, layer = job.network, self.layer or job.network.layer
+        return find_head(network.module, layer, network.preprocess.shape, network.reading(layer)).rectified
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """What `descend` trains; `rectified` says whether a ReLU follows the layer."""
+
+    options: CAMLossFit
+    trainee: Trainee
+    rectified: bool
+    teacher: Network | None
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
+    @property
+    def batch_size(self) -> int:
+        return self.options.batch_size
+
+    @property
+    def augment(self) -> bool:
+        return self.options.augment
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    def rate(self, epoch: int) -> float:
+        return self.options.rate(epoch)
+
+    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return cross-entropy and second term, and for the log the accuracy and the share of constant maps."""
+        images, labels = batch_on_device(job, pictures, batch)
+        with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):
+            logits, activations = self.trainee.passed(images)
+        activations = activations.relu() if self.rectified else activations
+        last: Any = self.trainee.module.get_submodule(self.trainee.place.layer)
+        if self.teacher is None:
+            term = cam_term(activations, last.weight.flatten(1), labels)
+        else:
+            with torch.no_grad():
+                cams = CAM()(self.teacher.forward(pictures), labels)[:, None].to(activations)
+            size = (activations.shape[2], activations.shape[3])
+            large = cams if cams.shape[2:] == size else F.interpolate(cams, size, mode="bilinear")
+            term = distance(large[:, 0], activations.sum(1))
+        alpha = self.options.alpha if len(state.log) >= self.options.warmup else 0.0
+        seen = {"accuracy": accuracy(logits, labels), "distance": term.distance.detach(), "constant": term.constant}
+        return {"ce": F.cross_entropy(logits, labels), "cam": alpha * term.distance, **seen}

@@ -1,0 +1,309 @@
+"""`eigencam fit fit=wsol`: the training of wsolevaluation (Choe et al., CVPR 2020): CAM, HaS, CutMix, ADL.
+
+A classifier is trained with the cross-entropy while images or features are erased (`eigencam.fitting.erasing`), so that
+it looks at more than the most telling part of an object; its CAM is what localizes. SGD with Nesterov's momentum 0.9;
+the rate falls to a tenth whenever the number of an epoch, from 1, is a multiple of `frequency`; the rate of new layers
+is `ratio` times as high. Images are squashed to 8/7 of the input's size, cut at random and mirrored at random.
+
+After each epoch accuracy and MaxBoxAccV2 of the true class's CAM are measured on a validation split, where there is one
+(`dataset@fit.validation=...`); `select=best` keeps the epoch with the best MaxBoxAccV2 (the first of several),
+`select=last` what the last epoch ends in, which the authors report.
+
+Differences from clovaai/wsolevaluation@96f4b88: random numbers are functions of (seed, step) or (seed, epoch, image);
+the network before the first epoch is no candidate of `best`; the squares of HaS are cut by the image's own sides, where
+theirs end in x at the height (equal for square images).
+
+References: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020; K. K. Singh,
+Y. J. Lee, "Hide-and-Seek", ICCV 2017 (grids of 16, 32, 44, 56 or no squares, one drawn for each image:
+kkanshul/Hide-and-Seek@b4c8518); S. Yun et al., "CutMix", ICCV 2019; J. Choe, H. Shim, "Attention-based dropout layer
+for weakly supervised object localization", CVPR 2019 (t 0.5, rate 0.75: junsukchoe/ADL@dab2e78).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eigencam.datasets.base import Dataset
+from eigencam.fitting.erasing import attention_dropout, cut_box, hide, mixed, squares
+from eigencam.fitting.job import Job
+from eigencam.fitting.pictures import seed_of
+from eigencam.fitting.selection import MAX_BOX_ACC_V2, Validation
+from eigencam.fitting.sgd import Descent, descend
+from eigencam.fitting.whole import (
+    Trainee,
+    accuracy,
+    batch_on_device,
+    head_notes,
+    label_faults,
+    random_steps,
+    trainee,
+)
+from eigencam.methods.cam import CAM
+from eigencam.methods.randomness import uniform
+from eigencam.networks.classifier import find_place
+from eigencam.networks.network import Network, check_layer
+from eigencam.running.loading import Batch
+from eigencam.running.prepare import build_node
+from eigencam.transfer import to_device
+
+Method = Literal["cam", "has", "cutmix", "adl"]
+NAMES = {"cam": "CAM", "has": "HaS", "cutmix": "CutMix", "adl": "ADL"}
+ADL_LAYERS = {
+    "vgg16": ("features.16", "features.22", "features.29"),
+    "resnet50": ("layer3.0", "layer4.0", "layer4.2"),
+}
+"""Where the authors put ADL, by the network's name; the networks of `eigencam.networks.wsol` say so themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class HaS:
+    """Hide-and-Seek: side of the squares in pixels (of several, one is drawn for each image), and their rate."""
+
+    grid: int | Sequence[int] = 4
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class CutMix:
+    """Parameter of the Beta distribution, and the probability that a batch is mixed."""
+
+    beta: float = 1.0
+    probability: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ADL:
+    """Threshold as a share of the maximum, rate of the drop mask, and the layers; none: the authors' or the target."""
+
+    threshold: float = 0.9
+    rate: float = 0.75
+    layers: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WSOLFit:
+    """Trains a network for localization without boxes; see the module.
+
+    Attributes:
+        file: where the weights go; `{dataset}` is the dataset's name.
+        method: what is erased.
+        has: the fields of `HaS`.
+        cutmix: the fields of `CutMix`.
+        adl: the fields of `ADL`.
+        validation: a `dataset` node: images with boxes to measure each epoch on.
+        select: `last` epoch, or `best` by MaxBoxAccV2 on the validation split.
+        new_layers: prefixes of the parameters with the larger rate; none: the network's own, or its last layer.
+        ratio: their rate over that of the others.
+        epochs: passes over the images.
+        frequency: of the epochs in which the rate falls to a tenth.
+        batch_size: images of a step.
+        lr: rate.
+        weight_decay: of all parameters.
+        augment: random crops and mirrors.
+        seed: of all that is random.
+    """
+
+    file: str
+    method: Method = "cam"
+    has: Mapping[str, Any] = field(default_factory=dict)
+    cutmix: Mapping[str, Any] = field(default_factory=dict)
+    adl: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] | None = None
+    select: Literal["last", "best"] = "last"
+    new_layers: Sequence[str] = ()
+    ratio: float = 10.0
+    epochs: int = 10
+    frequency: int = 3
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 5e-4
+    augment: bool = True
+    seed: int = 0
+
+    version = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("method", get_args(Method)), ("select", ("last", "best"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: {', '.join(allowed)}")
+        if not self.lr > 0 or not self.ratio > 0 or self.weight_decay < 0:
+            seen = f"fit.lr={self.lr}, fit.ratio={self.ratio}, fit.weight_decay={self.weight_decay}"
+            raise ValueError(f"{seen}; allowed: above 0, above 0, 0 or more")
+        for name in ("epochs", "batch_size", "frequency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+        if self.select == "best" and self.validation is None:
+            raise ValueError("fit.select=best: it needs images with boxes: dataset@fit.validation=...")
+        for name, form in (("has", HaS), ("cutmix", CutMix), ("adl", ADL)):
+            if unknown := set(getattr(self, name)) - set(form.__dataclass_fields__):
+                known = ", ".join(form.__dataclass_fields__)
+                raise ValueError(f"fit.{name}.{sorted(unknown)[0]}: unknown; allowed: {known}")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        shares = {"has.rate": HaS(**self.has).rate, "cutmix.probability": CutMix(**self.cutmix).probability}
+        shares |= {"adl.rate": ADL(**self.adl).rate, "adl.threshold": ADL(**self.adl).threshold}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"fit.{name}={value}; allowed: 0 to 1")
+        if not CutMix(**self.cutmix).beta > 0:
+            raise ValueError(f"fit.cutmix.beta={CutMix(**self.cutmix).beta}; allowed: above 0")
+        if not (grids := self.grids) or min(grids) < 0:
+            raise ValueError(f"fit.has.grid={HaS(**self.has).grid}; allowed: 0 or more, or a list of such")
+
+    @property
+    def kind(self) -> str:
+        """`wsol`."""
+        return "wsol"
+
+    @property
+    def grids(self) -> list[int]:
+        """Return the sides of the squares that HaS draws from."""
+        grid = HaS(**self.has).grid
+        return [grid] if isinstance(grid, int) else list(grid)
+
+    def validated(self) -> Validation | None:
+        """Return the validation split. ValueError where it cannot be built."""
+        if self.validation is None:
+            return None
+        return Validation(self.validation, build_node("fit.validation", self.validation))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes the weights besides the parameters: the content of the validation split."""
+        split = self.validated()
+        return {"validation": split.identity} if split else {}
+
+    def layers_of(self, network: Network) -> list[str]:
+        """Return the last layer."""
+        return [find_place(network.module, network.preprocess.shape).layer]
+
+    def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
+        """Report a network without CAM, layers that it has not, and a validation split that is of no use."""
+        yield from label_faults(network, dataset)
+        if reason := CAM().unsupported(network):
+            yield f"fit: {network.name}: {reason}"
+        try:
+            for layer in self.adl_layers(network) if self.method == "adl" else ():
+                check_layer(network.module, layer, "fit.adl.layers")
+            split = self.validated()
+        except (ValueError, OSError) as error:
+            yield str(error)
+            return
+        if split and split.dataset.class_space != dataset.class_space:
+            of = f"{split.dataset.name} is of {split.dataset.class_space}, {dataset.name} of {dataset.class_space}"
+            yield f"fit.validation: {of}"
+        if split and "test" in split.dataset.identity().values():
+            yield f"fit.validation: {split.dataset.name} with these options is for evaluation; take another split"
+
+    def adl_layers(self, network: Network) -> list[str]:
+        """Return the layers behind which ADL stands."""
+        said = getattr(network.module, "adl_layers", ()) or ADL_LAYERS.get(network.name, ())
+        return list(ADL(**self.adl).layers or said or [network.layer])
+
+    def fast(self, made: Trainee) -> list[str]:
+        """Return the prefixes of the parameters with the larger rate."""
+        return list(self.new_layers or getattr(made.module, "new_layers", ()) or [made.place.layer])
+
+    def rate(self, epoch: int) -> float:
+        """Return the rate in an epoch, from 0."""
+        return self.lr * 0.1 ** ((epoch + 1) // self.frequency)
+
+    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Train from the last checkpoint on; return the weights of the chosen epoch."""
+        made, split = trainee(job, job.network.layer, self.seed), self.validated()
+        state = made.descent("sgd", self.fast(made), self.ratio, self.lr, self.weight_decay)
+
+        def after() -> dict[str, float]:
+            found = split.measured(job, made.module) if split else {}
+            if self.select == "best":
+                state.keep_best(found[MAX_BOX_ACC_V2])
+            return found
+
+        with ExitStack() as hooks:
+            if self.method == "adl":
+                _add_adl(made.module, self.adl_layers(job.network), ADL(**self.adl), hooks)
+            descend(job, _Learner(self, made), state, after=after)
+        job.notes["head"] = head_notes(job, made.place, NAMES[self.method])
+        return (state.best if self.select == "best" else state.tensors), state.log
+
+
+def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: ExitStack) -> None:
+    """Put ADL behind layers, for training mode; one draw for each layer and batch."""
+
+    def changed(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
+        if not module.training:
+            return out
+        return attention_dropout(out, options.threshold, bool(torch.rand(()) < options.rate))
+
+    for layer in layers:
+        hooks.callback(module.get_submodule(layer).register_forward_hook(changed).remove)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """What `descend` trains."""
+
+    options: WSOLFit
+    trainee: Trainee
+
+    @property
+    def epochs(self) -> int:
+        return self.options.epochs
+
+    @property
+    def batch_size(self) -> int:
+        return self.options.batch_size
+
+    @property
+    def augment(self) -> bool:
+        return self.options.augment
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    def rate(self, epoch: int) -> float:
+        return self.options.rate(epoch)
+
+    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the cross-entropy, and for the log the accuracy on the images as they were given."""
+        images, labels = batch_on_device(job, pictures, batch)
+        others, share = labels, 1.0
+        if self.options.method == "has":
+            images = self._hidden(images, batch, len(state.log))
+        elif self.options.method == "cutmix":
+            images, others, share = self._mixed(images, labels, state.step)
+        with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):
+            logits, _ = self.trainee.passed(images)
+        loss = share * F.cross_entropy(logits, labels)
+        if share < 1:
+            loss = loss + (1 - share) * F.cross_entropy(logits, others)
+        return {"ce": loss, "accuracy": accuracy(logits, labels)}
+
+    def _hidden(self, images: Tensor, batch: Batch, epoch: int) -> Tensor:
+        """Images with hidden squares, a function of seed, epoch and position in the dataset."""
+        options, grids, index = HaS(**self.options.has), self.options.grids, torch.tensor(batch.index)
+        chosen = (uniform(index, (1,), seed_of(self.seed, epoch, "grid"))[:, 0] * len(grids)).long()
+        made, rate = [], options.rate
+        for n, k in enumerate(chosen.tolist()):
+            count = [max(squares(side, grids[k]), 1) for side in images.shape[2:]]
+            drawn = uniform(index[n : n + 1], (count[0], count[1]), seed_of(self.seed, epoch, "hide"))
+            (there,) = to_device(images.device, drawn)
+            made.append(hide(images[n : n + 1], there, grids[k], rate))
+        return torch.cat(made)
+
+    def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, float]:
+        """Mixed images, the labels of what came in, and the share of the images that stayed."""
+        options, random = CutMix(**self.options.cutmix), np.random.default_rng(seed_of(self.seed, step, "cutmix"))
+        if random.random() >= options.probability:
+            return images, labels, 1.0
+        share, size = random.beta(options.beta, options.beta), (images.shape[2], images.shape[3])
+        box = cut_box(size, share, [int(random.integers(side)) for side in size])
+        (order,) = to_device(images.device, torch.from_numpy(random.permutation(len(images))))
+        return mixed(images, order, box), labels[order], box.outside
