@@ -22,13 +22,14 @@ NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ 
     "alexnet_bvlc": (),
     "alexnet_bvlc_features": (),
     "densenet121": (),
-    "googlenet": (),
+    "flim": (),
+    "googlenet": ("wsol_inception_v3",),
     "googlenet_bvlc": (),
     "mobilenet_v2": (),
     "mobilenet_v2_tf": (),
     "planted": (),
     "resnet18_trunk": (),
-    "resnet50": ("resnet101",),
+    "resnet50": ("resnet101", "wsol_resnet50"),
     "scenes_resnet": (),
     "scenes_resnet_cells": (),
     "scenes_vgg": (),
@@ -38,7 +39,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ 
     "squeezenet1_0": ("squeezenet1_0_local",),
     "squeezenet1_1": ("squeezenet1_1_local",),
     "swin_t": ("swin_s",),
-    "vgg16": (),
+    "vgg16": ("wsol_vgg16",),
     "vit_b_16": ("vit_l_16",),
 }
 FEW = {
@@ -86,6 +87,8 @@ def random_network(name: str) -> Network:
     changes = [f"model={name}", "model.weights=null"]
     if not name.startswith("scenes") or name.endswith("_cells"):
         changes.append(f"model.preprocess.size={227 if name == 'alexnet_bvlc' else 96 if 'alexnet' in name else 64}")
+    if name == "flim":
+        changes.append("model.args.size=64")
     if name.startswith("vit"):
         changes.append("+model.args.image_size=64")
     with initialize_config_module("eigencam.configs", version_base="1.3"):
