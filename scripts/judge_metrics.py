@@ -37,12 +37,12 @@ from eigencam.evaluation.base import Metric, Sample, asks_network
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.files import replacing
 from eigencam.methods.gradcam import GradCAM
+from eigencam.reporting.collect import complete
 from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.probe import BatchProbe
 from eigencam.running.run import run
 from eigencam.store.environment import git
-from eigencam.store.reader import read_all
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -223,7 +223,7 @@ def measured(setting: Setting, judged: Sequence[Judged], methods: str, images: i
                 composed.evaluator[name] = {**composed.evaluator[j.option], **more}
     run(composed)
     metrics, sizes = dict[tuple[str, str, str], Metric](), set[int]()
-    for stored in read_all(root / setting.name):
+    for stored in (s for s in complete(root / setting.name)[0] if s.state == "done"):
         _, _, method, evaluator = stored.names
         rows = stored.rows()
         sizes.add(len(rows))
@@ -301,14 +301,13 @@ def of_halves(evaluator: str, name: str, measured_: Sequence[Measured]) -> float
 
 
 def verdict(taus: Mapping[str, tuple[float, float, float]]) -> str:
-    """In a word: whether the intervals over images are above 0."""
+    """In words: on how many truths the interval over images is above 0, and on how many below."""
     known = [ends for ends in taus.values() if not np.isnan(ends[0])]
-    above = sum(low > 0 for _, low, _ in known)
+    above, below = sum(low > 0 for _, low, _ in known), sum(high < 0 for _, _, high in known)
     if above == len(known):
         return "follows the truth"
-    if above:
-        return f"follows {above} of {len(known)}"
-    return "against the truth" if any(high < 0 for _, _, high in known) else "no evidence that it follows"
+    words = [f"follows {above} of {len(known)}"] * (above > 0) + [f"against {below} of {len(known)}"] * (below > 0)
+    return ", ".join(words) or "undecided"
 
 
 def lines(results: Sequence[Measured], judged: Sequence[Judged]) -> Iterator[dict[str, object]]:

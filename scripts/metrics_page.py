@@ -24,9 +24,10 @@ the same order, 0 for chance, -1 for the reverse, with a 95 % interval over imag
 
 {known}
 
-A metric *follows the truth* where all its intervals are above 0. Metrics of boxes are given the very place that is the
-truth here; on other images they say where the object is, whatever the network looks at. `passes` are images through the
-network for each map, + those made once for all methods.
+A metric follows the truth where an interval is above 0, and is against it where one is below. {advice}
+
+Metrics of boxes are given the very place that is the truth here; on other images they say where the object is, whatever
+the network looks at. `passes` are images through the network for each map, + those made once for all methods.
 
 """
 MIDDLE = """
@@ -60,7 +61,12 @@ def page(file: Path) -> str:
     inside = [["method", *settings], *([f"`{row['metric']}`", *(row[s] for s in settings)] for row in methods)]
     known = "\n".join(f"* **{name}**: {KNOWN[name]}" for name in truths)
     command = text[0].removeprefix("# command: ")
-    head = HEAD.format(command=command, file=f"results/{file.name}", count=len(methods), known=known)
+    follow = [
+        f"`{row['metric']}`" for row in judged if row["verdict"] == "follows the truth" and row["needs"] != "boxes"
+    ]
+    against = [f"`{row['metric']}`" for row in judged if "against" in row["verdict"]]
+    advice = f"Without boxes, to believe: {', '.join(follow) or 'none'}. Against it: {', '.join(against) or 'none'}."
+    head = HEAD.format(advice=advice, command=command, file=f"results/{file.name}", count=len(methods), known=known)
     return f"{head}{_table(shown)}{MIDDLE}{_table(inside)}\n"
 
 

@@ -21,7 +21,9 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.planted import GAIN
 from eigencam.networks.scenes_cells import cut, join
+from eigencam.running.maps import compute_maps
 from eigencam.running.run import run
+from eigencam.store.build import instantiate
 from tests.runs import config
 
 
@@ -220,3 +222,17 @@ def test_grid_pointing_where_outputs_are_wired_to_cells(tmp_path: Path) -> None:
     found = masses(tmp_path, *wired, "evaluator=[grid_pointing]")
     assert found["hirescam"] > 0.8  # half a cell of the map is enlarged across the border
     assert found["hirescam"] > found["gradcam"] > found["eigencam"]
+
+
+@pytest.mark.parametrize("name", ["lrp", "deeplift", "gradient", "hirescam"])
+def test_of_a_wired_output_nothing_lies_outside_its_cell_and_a_batch_of_one_is_one_of_many(name: str) -> None:
+    used, grid = network("scenes_resnet_cells", 128), ScenesGrid(2, side=64, heads=True)
+    method = {name: instantiate(nodes("method")[name])}
+    images, labels = batch([grid.image(i) for i in range(2)]), [int(grid.truth(i).label) for i in range(2)]
+    maps = compute_maps(used, method, images, labels=labels).maps[name]
+    for i, values in enumerate(maps):
+        own = compute_maps(used, method, images[i : i + 1], labels=labels[i : i + 1]).maps[name][0]
+        np.testing.assert_allclose(values, own, rtol=1e-3, atol=1e-5 * np.abs(own).max())
+        cells = cut(torch.from_numpy(values)[None, None], 2)[:, 0].abs().sum((1, 2))
+        assert cells[i] > 0
+        assert not np.delete(cells.numpy(), i).any()

@@ -54,8 +54,9 @@ def test_verdicts() -> None:
     nothing, above, over, below = (np.nan, np.nan, np.nan), (0.5, 0.2, 0.7), (0.1, -0.2, 0.4), (-0.5, -0.7, -0.2)
     assert verdict({"a": above, "b": nothing}) == "follows the truth"
     assert verdict({"a": above, "b": over}) == "follows 1 of 2"
-    assert verdict({"a": over, "b": below}) == "against the truth"
-    assert verdict({"a": over, "b": over}) == "no evidence that it follows"
+    assert verdict({"a": over, "b": below}) == "against 1 of 2"
+    assert verdict({"a": above, "b": below, "c": over}) == "follows 1 of 3, against 1 of 3"
+    assert verdict({"a": over, "b": over}) == "undecided"
 
 
 def test_a_table_of_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ class LRP:
                 return (value * gradient).sum(1)
             value, gradient = gradients(forward.module, x, y, rules=layers.rules, by=lambda: self._first(layers)[3])
             op, seen, weight, _ = self._first(layers)
-            ends = (end.to(x).expand_as(x[:1]) for end in (forward.black, forward.white))
+            ends = (end.to(x).expand_as(x) for end in (forward.black, forward.white))
             low, high = (entering(forward.module, end).detach() for end in ends)
             return _to_picture(forward.module, x, _z_box(op, seen, weight, value * gradient, (low, high))).sum(1)
 
