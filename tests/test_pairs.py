@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from dataset_files import picture
 from hydra import compose, initialize_config_module
+from numpy.typing import NDArray
 from omegaconf import DictConfig
+from pretend_gpu import pretend_gpu
 from torch import Tensor, nn
 from toys import network as toy
 from toys import random_activations
@@ -187,6 +189,22 @@ def test_images_are_compared_one_at_a_time() -> None:
     with pytest.raises(ValueError, match=r"2 images of pairs in one pass; .*batch_size=1"):
         made.forward(small, index=torch.tensor([0, 1]))
     assert made.forward(small).partner is None  # of a check, with noise
+
+
+def test_pairs_on_a_pretended_gpu_are_those_of_the_cpu() -> None:
+    methods: dict[str, Any] = {"fam": FAM(), "gradcam": GradCAM(), "lime": LIME("similarity", 20, "slic", 6)}
+    drawn = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3)).astype(np.uint8)
+    small = torch.from_numpy(drawn[:1].transpose(0, 3, 1, 2).copy())
+
+    def maps(device: str) -> dict[str, NDArray[np.float32]]:
+        made = for_pairs(plain(toy("rectified").to(device)), lambda i: drawn[i ^ 1])
+        return compute_maps(made, methods, small, labels=[SAME], index=[0]).maps
+
+    here = maps("cpu")
+    with pretend_gpu():
+        there = maps("cuda")
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, atol=1e-6)
 
 
 def test_what_follows_classes_refuses_a_cosine() -> None:

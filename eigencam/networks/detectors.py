@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from eigencam.networks.preprocess import Preprocess
 
@@ -31,3 +32,56 @@ def check_normalised_once(module: nn.Module, preprocess: Preprocess, name: str) 
             f"{name}: the network normalises its input by itself, and preprocess.mean={list(preprocess.mean)} would do "
             "so before; leave it out, or set model.preprocess.mean=[0,0,0] model.preprocess.std=[1,1,1]"
         )
+
+
+class ScenesBody(nn.Module):
+    """The trunk of `scenes_resnet` with its packaged weights, stride 8: what the scenes' detector begins with."""
+
+    out_channels = 128
+
+    def __init__(self) -> None:
+        from eigencam.networks.scenes import ScenesResNet
+        from eigencam.networks.weights import load_weights, weight_file
+
+        super().__init__()
+        network = ScenesResNet()
+        load_weights(network, weight_file("eigencam:scenes_resnet.safetensors"))
+        named = ("conv1", "bn1", "relu", "layer1", "layer2", "layer3")
+        self.layers = nn.Sequential(*(network.get_submodule(name) for name in named))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 128, H / 8, W / 8) of (N, 3, H, W)."""
+        return self.layers(x)
+
+
+def scenes_detector() -> nn.Module:
+    """A small Faster R-CNN of torchvision's for the scenes' twelve classes; its heads have random weights.
+
+    Values in 0..1, 112 pixels on the shorter side. `eigencam fit fit=detector model=scenes_detector` trains it.
+    """
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+    from torchvision.ops import MultiScaleRoIAlign
+
+    from eigencam.networks.scenes import NUM_CLASSES
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FasterRCNN(
+            ScenesBody(),
+            rpn_anchor_generator=AnchorGenerator(((16, 32, 56, 84),), ((0.5, 1.0, 2.0),)),
+            box_roi_pool=MultiScaleRoIAlign(["0"], 5, 2),
+            box_head=TwoMLPHead(ScenesBody.out_channels * 25, 128),
+            box_predictor=FastRCNNPredictor(128, 1 + NUM_CLASSES),
+            min_size=112,
+            max_size=224,
+            image_mean=[0.5, 0.5, 0.5],
+            image_std=[0.25, 0.25, 0.25],
+            rpn_pre_nms_top_n_train=400,
+            rpn_post_nms_top_n_train=200,
+            rpn_pre_nms_top_n_test=400,
+            rpn_post_nms_top_n_test=100,
+        )
+
+
+scenes_detector.version = 1  # type: ignore[attr-defined]

@@ -1,0 +1,97 @@
+"""Which detections are right, and their average precision: PASCAL VOC's rules.
+
+Within an image and class the detections come by falling score. Each is compared with the object of its class that it
+overlaps most (inclusive IoU); from 0.5 on it is a hit, unless a better one has hit that object before: then it is a
+false one, as is any that overlaps less. An object flagged difficult is neither found nor missed, and a detection of it
+does not count. Average precision is that of `eigencam.evaluation.average_precision`, with the objects that are never
+found as the recall's denominator; its mean is over the classes that have an object.
+
+Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.4; VOCdevkit's
+`VOCevaldet.m`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eigencam.datasets.base import Truth
+from eigencam.datasets.boxes import Boxes, iou
+
+LEAST = 0.5
+"""Least overlap of a hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The detections of one image.
+
+    Attributes:
+        scores: (K,) by falling score.
+        labels: (K,) index into the dataset's classes.
+        states: (K,) 1 hit, 0 false, -1 not counted.
+        objects: labels of the objects that count.
+    """
+
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    states: NDArray[np.int64]
+    objects: NDArray[np.int64]
+
+
+def detected(boxes: Boxes, scores: NDArray[np.float64], labels: NDArray[np.int64], truth: Truth) -> Detected:
+    """Compare detections with the truth about their image.
+
+    Args:
+        boxes: (K, 4) inclusive pixels of the original image, in any order.
+        scores: (K,) finite.
+        labels: (K,) index into the dataset's classes.
+        truth: of the image.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, scores, labels = boxes[order], scores[order], labels[order]
+    overlaps = iou(boxes, truth.boxes)
+    states, taken = np.zeros(len(boxes), np.int64), np.zeros(len(truth.boxes), bool)
+    for k, label in enumerate(labels.tolist()):
+        own = np.flatnonzero(truth.box_labels == label)
+        if not len(own):
+            continue
+        best = int(own[overlaps[k, own].argmax()])
+        if overlaps[k, best] < LEAST:
+            continue
+        if truth.difficult[best]:
+            states[k] = -1
+        elif not taken[best]:
+            states[k], taken[best] = 1, True
+    return Detected(scores, labels, states, truth.box_labels[~truth.difficult])
+
+
+def mean_average_precision(found: Sequence[Detected], classes: int) -> tuple[float, dict[int, float]]:
+    """(mean over classes, by class) of the area under the precision-recall curve, in 0..1.
+
+    Args:
+        found: of all images.
+        classes: number of the dataset's classes; those without an object that counts are left out.
+    """
+    scores = np.concatenate([one.scores for one in found])
+    labels = np.concatenate([one.labels for one in found])
+    states = np.concatenate([one.states for one in found])
+    counts = np.bincount(np.concatenate([one.objects for one in found]), minlength=classes)
+    by_class = {
+        label: _area(scores[own], states[own], int(counts[label]))
+        for label in range(classes)
+        if counts[label] and (own := (labels == label) & (states >= 0)) is not None
+    }
+    return float(np.mean([*by_class.values()])) if by_class else float("nan"), by_class
+
+
+def _area(scores: NDArray[np.float64], hits: NDArray[np.int64], objects: int) -> float:
+    """Area under the curve made monotonic; detections of equal score enter together."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1) if len(ranked) else np.zeros(0, int)
+    right = np.cumsum(hits[order])[last]
+    recall, precision = right / objects, right / (last + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * best).sum())
