@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := results/demo
+# What the system trusts, a company's certificates among it.
+export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types wheel lock clean
+.PHONY: help setup demo test lint types docs wheel dist lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +20,7 @@ demo: setup  ## all methods and evaluators on the embedded scenes: tables, a rep
 	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --pictures 6 \
 		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
 
-test: setup lint types  ## lint, types, tests; ROOM=methods: of one room; EIGENCAM_SHARED=FOLDER: also on real images and weights
+test: setup lint types docs  ## lint, types, the site, tests; ROOM=methods: of one room; EIGENCAM_SHARED=FOLDER: also on real images and weights
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(if $(ROOM),--room $(ROOM))
 
 lint: setup  ## ruff: rules and format
@@ -28,6 +30,12 @@ lint: setup  ## ruff: rules and format
 types: setup  ## pyright
 	$(BIN)/pyright
 
+docs: setup  ## the pages as a site in build/site: a broken link or a missing docstring fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: setup  ## wheel and source distribution in dist/, both checked; about two minutes
+	$(BIN)/python scripts/check_wheel.py --out dist
+
 wheel: setup  ## the wheel, installed into an empty environment beside Hugging Face's datasets; about a minute
 	$(BIN)/python scripts/check_wheel.py
 
@@ -36,13 +44,14 @@ lock: setup  ## renew requirements.lock from pyproject.toml
 		--no-annotate --extra test --group dev --upgrade --quiet --output-file requirements.lock pyproject.toml
 
 clean:  ## remove the environment and what the demo made
-	rm -rf .venv $(DEMO) build *.egg-info
+	rm -rf .venv $(DEMO) build dist *.egg-info
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 		"Python 3.11 to 3.13 is needed and this is %d.%d: make PYTHON=python3.12 ..." % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = "eigencam"
-LAST = "0.1"
+LAST = "0.2"
 """The last version in which the old paths work."""
 
 MODULES = {

@@ -1,15 +1,18 @@
 """Build the wheel, install it into an empty environment outside the clone, beside Hugging Face's `datasets`, and run.
 
     make wheel
+    make dist      also the source distribution, whose tests are collected; both are kept in dist/
 
 A distribution must not install packages called `datasets` or `evaluation`, and must ship every config, weight file and
 published number that the clone has. Needs the package index, or uv's cache.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -38,6 +41,33 @@ def expected() -> set[str]:
     return found
 
 
+def check_source(folder: Path, python: Path) -> Path:
+    """Build the source distribution, and collect its tests from it; ValueError where it lacks a file of the clone."""
+    run(
+        UV,
+        "build",
+        "--quiet",
+        "--sdist",
+        "--no-build-isolation",
+        "--python",
+        python,
+        "--out-dir",
+        folder,
+        ROOT,
+        cwd=folder,
+    )
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder / "source", filter="data")
+        held = {name.partition("/")[2] for name in (member.name for member in tar if member.isfile())}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    if lacking := {name for name in listed.splitlines() if not name.startswith(".typings/")} - held:
+        raise ValueError(f"{archive.name} lacks {', '.join(sorted(lacking)[:10])}")
+    (source,) = (folder / "source").iterdir()
+    run(python, "-m", "pytest", "--collect-only", "--quiet", "--quiet", cwd=source)
+    return archive
+
+
 def run(*words: str | Path, cwd: Path) -> None:
     """Run a command that knows nothing of the clone."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -45,7 +75,10 @@ def run(*words: str | Path, cwd: Path) -> None:
 
 
 def main() -> int:
-    """Return 0 where the wheel is whole and works."""
+    """Return 0 where the wheel is whole and works, and with --out the source distribution, too."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep the wheel, and the source distribution, here")
+    out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = ROOT / ".venv/bin/python"
@@ -64,6 +97,10 @@ def main() -> int:
         run(inside / "python", "-c", INSIDE, cwd=folder)
         run(inside / "eigencam", "run", *DEMO, f"paths.results={folder / 'runs'}", cwd=folder)
         run(inside / "eigencam", "table", "--results", folder / "runs", cwd=folder)
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            for made in (wheel, check_source(folder, python)):
+                print("written:", shutil.copy(made, out))
     print(f"{wheel.name}: {len(content)} files, installed beside `datasets`, runs")
     return 0
 

@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(sys, "argv", sys.argv)
-    for name in ("my_method", "my_module", "my_detector"):
+    for name in ("my_method", "my_methods", "my_module", "my_detector"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -62,6 +62,7 @@ def test_the_worked_example_makes_rows_and_a_comparison(here: Path, capsys: pyte
     assert re.search(r"localization +gt_known_error +my_method +eigencam", printed)
     assert re.search(r"scenes_resnet +(gradcam|eigencam|my_method).*\n.*\n? +my_method|my_method +\d", printed)
     assert len(list(here.glob("results/runs/*-my_method-localization-*"))) == 2  # power 2 and 3
+    assert len(pd.read_parquet(next(here.glob("results/runs/*channel_norm-localization*/rows.parquet")))) == 6
 
 
 def test_a_dataset_a_network_and_an_evaluator_of_one_s_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ def test_an_old_module_has_what_the_new_one_has(old: str, new: str) -> None:
     sys.modules.pop(f"eigencam.{old}", None)
     there = importlib.import_module(f"eigencam.{new}")
     spec = there.__spec__
-    with pytest.warns(moved.MovedWarning, match=rf"^eigencam\.{old} is eigencam\.{new} now; .* version 0\.1$") as told:
+    with pytest.warns(moved.MovedWarning, match=rf"^eigencam\.{old} is eigencam\.{new} now; .* version 0\.2$") as told:
         here = importlib.import_module(f"eigencam.{old}")
     assert len(told) == 1
     public = [name for name in vars(there) if not name.startswith("_")]

@@ -4,39 +4,36 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-import pandas as pd
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def block(language: str, containing: str) -> str:
-    """The one fenced block of this language that contains a text."""
-    found = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in b]
-    assert len(found) == 1
-    return found[0]
+PAGES = [ROOT / "README.md", ROOT / "docs/measured.md"]
 
 
-def test_the_ten_line_method_runs_as_told(tmp_path: Path) -> None:
-    (tmp_path / "my_methods.py").write_text(block("python", "ChannelNorm"))
-    configs = tmp_path / "my_configs" / "method"
-    configs.mkdir(parents=True)
-    (configs / "channel_norm.yaml").write_text(block("yaml", "channel_norm"))
-    command = block("sh", "--config-dir my_configs").split()
-    assert command[0] == ".venv/bin/eigencam"
-    small = ["dataset.count=4", "workers=0", "device=cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "eigencam", *command[1:], *small],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = pd.read_parquet(next(tmp_path.glob("results/runs/*channel_norm-localization*/rows.parquet")))
-    assert len(rows) == 4
+def test_the_readme_is_short_and_has_three_tasks_of_three_lines() -> None:
+    assert len(README.splitlines()) < 120
+    tasks = README.partition("## Three tasks")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", tasks, re.DOTALL)
+    assert [len(block.splitlines()) for block in blocks] == [3, 3, 3]
+    assert README.index("explain photo.jpg") < README.index("| network | method |")
+    assert "eigencam reproduce results/real_ilsvrc/tables.md" in README
+
+
+def test_the_page_of_measured_numbers_is_made_by_its_command() -> None:
+    made = subprocess.run([sys.executable, "scripts/measured.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert made.stdout == (ROOT / "docs/measured.md").read_text()
+
+
+def test_the_version_is_said_once_for_all() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version  # type: ignore[index]
 
 
 def test_files_that_the_readme_shows_are_there() -> None:
@@ -56,6 +53,7 @@ def squeezed(line: str) -> str:
 
 def test_the_numbers_that_the_readme_quotes_are_those_of_the_committed_tables() -> None:
     committed = {squeezed(line) for path in ROOT.glob("results/*/tables.md") for line in path.read_text().splitlines()}
-    quoted = [squeezed(line) for line in README.splitlines() if re.match(r"\| \w+ \| \w+ \| .*\[", line)]
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    quoted = [squeezed(line) for line in lines if re.match(r"\| \w+ \| \w+ \| .*\[", line)]
     assert len(quoted) > 20
     assert set(quoted) <= committed

@@ -1,10 +1,12 @@
 """`eigencam bundle RESULT …`: results in one file, which another group verifies and merges with its own.
 
-eigencam bundle results/runs/ilsvrc-resnet50-eigencam-* --out ours.zip      here
-eigencam verify ours.zip                                                    there
-eigencam merge ours.zip results/runs --into results/both
-eigencam table --results results/both                                       a footnote: claimed by others
-eigencam reproduce results/both paths.ilsvrc=DIR                            made again there: no claim any more
+Examples:
+    eigencam bundle results/runs/ilsvrc-resnet50-eigencam-* --out ours.zip      here
+    eigencam bundle results/runs                                                every complete one, into bundle.zip
+    eigencam verify ours.zip                                                    there
+    eigencam merge ours.zip results/runs --into results/both
+    eigencam table --results results/both                                       a footnote: claimed by others
+    eigencam reproduce results/both paths.ilsvrc=DIR                            made again there: no claim any more
 """
 
 import argparse

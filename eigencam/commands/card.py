@@ -1,4 +1,9 @@
-"""`eigencam card RESULT`: where the numbers of a result come from, on one page."""
+"""`eigencam card RESULT`: where the numbers of a result come from, on one page.
+
+Examples:
+    eigencam card results/runs/scenes-scenes_resnet-gradcam-localization-0123456789
+    eigencam card results/runs
+"""
 
 import argparse
 from pathlib import Path

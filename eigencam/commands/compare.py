@@ -1,5 +1,6 @@
 """`eigencam compare`: methods against each other on the same pictures, and whether the difference is more than chance.
 
+    eigencam compare eigencam gradcam my_method.py --dataset scenes dataset.count=40
     eigencam compare eigencam gradcam my_module.my_method --dataset scenes --model scenes_resnet,scenes_vgg
 
 What is missing is run first, exactly as `eigencam run` would; then everything comes from the rows of the results. The

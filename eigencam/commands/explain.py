@@ -1,4 +1,9 @@
-"""`eigencam explain`: draw methods' maps over a person's own images, or over a dataset's."""
+"""`eigencam explain`: draw methods' maps over a person's own images, or over a dataset's.
+
+Examples:
+    eigencam explain photo.jpg --model resnet50 --method eigencam,gradcam
+    eigencam explain --model scenes_vgg --method gradcam --pictures 6
+"""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence

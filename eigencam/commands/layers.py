@@ -1,4 +1,9 @@
-"""`eigencam layers`: a network's layers, which are maps, how they are read, and which one is taken by default."""
+"""`eigencam layers`: a network's layers, which are maps, how they are read, and which one is taken by default.
+
+Examples:
+    eigencam layers resnet50
+    eigencam layers timm/vit_base_patch16_224 --all
+"""
 
 import argparse
 from collections.abc import Iterator

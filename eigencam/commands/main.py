@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
     "methods": "the methods there are, and what each needs",
     "explain": "draw methods' maps over pictures",
+    "completion": "what a shell has to read to complete commands, options and settings",
 }
 
 HYDRA = {"run": "running.run", "fit": "fitting.job"}
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = argv[0] if argv else ""
     if chosen == "run" and "--retry-failed" in argv:
         return _retry(argv[1:])
-    if chosen in ("run", "fit"):
+    if chosen in HYDRA:
         return _hydra(chosen, argv[1:])
     if chosen not in SUBCOMMANDS:
         return _top_level(argv)
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=f"eigencam {chosen}",
         description=SUBCOMMANDS[chosen],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=examples(module.__doc__ or ""),
+        formatter_class=_Help,
     )
     module.add_arguments(parser)
     # A file whose name begins with a dash is no option.
@@ -92,6 +94,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults that are values, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, (), []) else action.help
+
+
+def examples(docstring: str) -> str:
+    """Return the commands of a module's docstring as the end of its help."""
+    lines = [line for line in docstring.splitlines() if line.startswith("    eigencam ")]
+    return "\n".join(["examples:", *(line[2:] for line in lines)]) if lines else ""
+
+
 def _top_level(argv: list[str]) -> int:
     """`eigencam --help`, `eigencam --version` and what is no subcommand."""
     parser = argparse.ArgumentParser(
@@ -120,7 +135,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
     from eigencam.configuring.compose import register
     from eigencam.configuring.named import quoted
-    from eigencam.configuring.overrides import accepted, hint
+    from eigencam.configuring.overrides import accepted, hint, options_first
     from eigencam.running.sweep import free_gpu, gpus
     from eigencam.store.trust import keep_out
 
@@ -146,7 +161,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
     try:
         argv = accepted(argv)
-        sys.argv = [f"eigencam {chosen}", *quoted(argv)]
+        sys.argv = [f"eigencam {chosen}", *options_first(quoted(argv))]
         task()
         if faults:
             return _refuse(faults[0])

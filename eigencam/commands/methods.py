@@ -1,4 +1,9 @@
-"""`eigencam methods`: the methods there are, and what each needs."""
+"""`eigencam methods`: the methods there are, and what each needs.
+
+Examples:
+    eigencam methods
+    eigencam methods --format markdown
+"""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,9 @@
-"""`eigencam networks`: the networks there are by name, ours and those of libraries, and what their weights say."""
+"""`eigencam networks`: the networks there are by name, ours and those of libraries, and what their weights say.
+
+Examples:
+    eigencam networks
+    eigencam networks timm/vit_*
+"""
 
 import argparse
 import fnmatch

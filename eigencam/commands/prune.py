@@ -1,5 +1,8 @@
 """`eigencam prune`: list results that nothing shows any more, and with `--yes` remove them.
 
+    eigencam prune
+    eigencam prune --results results/runs --yes
+
     superseded   a later version of the same method, evaluator, network or dataset reader has a complete result
     damaged      a file is not what was written; the next run would compute it again
     old          another format: this program does not read it

@@ -1,4 +1,9 @@
-"""`eigencam report`: results as one page of HTML that needs nothing else, and their curves as figures for papers."""
+"""`eigencam report`: results as one page of HTML that needs nothing else, and their curves as figures for papers.
+
+Examples:
+    eigencam report --out report.html
+    eigencam report --no-pictures --figures figures
+"""
 
 import argparse
 from pathlib import Path

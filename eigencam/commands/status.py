@@ -1,5 +1,8 @@
 """`eigencam status`: what is done, running, partly done, failed, left out or missing, and the time left.
 
+    eigencam status
+    eigencam status experiment=demo
+
 Without settings it lists the results that are in a folder. With those of a run, as `experiment=demo`, it lists the
 results that the run would give: what is not there is `missing`; a job whose config has faults is `refused`, and why.
 """

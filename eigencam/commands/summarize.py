@@ -1,5 +1,8 @@
 """`eigencam summarize`: make summaries again from stored rows, without data, network or torch.
 
+    eigencam summarize
+    eigencam summarize --results results/runs --all
+
 A summary has a version of its own. Where this program sums rows up otherwise than the one that made a result (a better
 interval, another note), the result's metrics are made again; its rows, and so its identity, stay as they are.
 """

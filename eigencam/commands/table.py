@@ -1,4 +1,10 @@
-"""`eigencam table`: the results as tables, and the papers' tables with ours beside."""
+"""`eigencam table`: the results as tables, and the papers' tables with ours beside.
+
+Examples:
+    eigencam table --dataset scenes --metrics mean_iou
+    eigencam table --format latex --second --against eigencam
+    eigencam table --pivot layer,threshold --metrics gt_known_error --figure sweep.pdf
+"""
 
 import argparse
 from dataclasses import replace

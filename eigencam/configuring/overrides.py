@@ -54,6 +54,25 @@ def of_fit(arguments: Sequence[str]) -> list[str]:
     return [re.sub(rf"^(\+{{0,2}}|~)({names})\.", r"\1fit.", argument) if names else argument for argument in arguments]
 
 
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with options before overrides, in their order: Hydra takes none between overrides.
+
+    >>> options_first(["method=cam", "-m", "--config-dir", "mine", "limit=3"])
+    ['-m', '--config-dir', 'mine', 'method=cam', 'limit=3']
+    """
+    options, overrides, rest = list[str](), list[str](), iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*options, argument, *overrides, *rest]
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in (*_VALUED, "--experimental-rerun"):
+            options += [value for value in (next(rest, None),) if value is not None]
+    return [*options, *overrides]
+
+
 def check_encoding(arguments: Sequence[str]) -> None:
     """Check the files of the folders that `--config-dir` names.
 

@@ -5,7 +5,7 @@ What has no name here is printed as it is stored, a metric with spaces. Paramete
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 METHODS = {
     "ablationcam": "Ablation-CAM",
@@ -71,7 +71,9 @@ METHODS = {
     "xgradcam": "XGrad-CAM",
 }
 
-_METRICS = (
+_Form = str | Callable[[re.Match[str]], str]
+
+_METRICS: tuple[tuple[str, _Form], ...] = (
     (r"top(\d+)_loc_error", r"Top-\1 loc. err."),
     (r"top(\d+)_cls_error", r"Top-\1 cls. err."),
     (r"gt_known_error", "GT-known err."),
@@ -118,7 +120,7 @@ _METRICS = (
     (r"relative_l2", "Relative L2"),
 )
 
-_NETWORKS = (
+_NETWORKS: tuple[tuple[str, _Form], ...] = (
     (r"resnet(\d+)", r"ResNet-\1"),
     (r"wide_resnet(\d+)_(\d+)", r"Wide ResNet-\1-\2"),
     (r"resnext(\d+)_.*", r"ResNeXt-\1"),
@@ -138,7 +140,7 @@ _NETWORKS = (
     (r"scenes_(resnet)", "Scenes ResNet"),
 )
 
-_DATASETS = (
+_DATASETS: tuple[tuple[str, _Form], ...] = (
     (r"ilsvrc", "ILSVRC"),
     (r"voc(\d{4})(?:_seg)?", r"PASCAL VOC \1"),
     (r"coco_(\D+)(\d{4})", r"COCO \2 \1"),
@@ -146,20 +148,20 @@ _DATASETS = (
     (r"scenes", "the generated scenes"),
 )
 
-_EVALUATORS = (
+_EVALUATORS: tuple[tuple[str, _Form], ...] = (
     (r"maxboxacc(?:_plain)?", "MaxBoxAcc"),
     (r"maxboxacc_v2", "MaxBoxAccV2"),
     (r"pointing", "Pointing game"),
     (r"(pxap|road|adcc|fgsm|pgd)", lambda found: found[1].upper().replace("PXAP", "PxAP")),
 )
 
-_TARGETS = (
+_TARGETS: tuple[tuple[str, _Form], ...] = (
     (r"ground_truth", "the true class"),
     (r"predicted", "the predicted class"),
     (r"each", "each class in the image"),
 )
 
-_PATTERNS = {
+_PATTERNS: Mapping[str, tuple[tuple[str, _Form], ...]] = {
     "metric": _METRICS,
     "network": _NETWORKS,
     "dataset": _DATASETS,
@@ -182,9 +184,10 @@ def printed(kind: str, name: str, renamed: Mapping[str, str] | None = None) -> s
     ('Grad-CAM++', 'Top-1 loc. err.', 'ResNet-50')
     """
     plain, bracket, parameters = name.partition(" (")
-    base, part = re.fullmatch(r"(.+?)(_right|_wrong)?", plain).groups() if kind == "metric" and plain else (plain, None)  # type: ignore[union-attr]
+    part = re.fullmatch(r"(.+)_(right|wrong)", plain) if kind == "metric" else None
+    base = part[1] if part else plain
     shown = METHODS.get(base, base) if kind == "method" else _matched(kind, base)
-    shown += f", prediction {part[1:]}" if part else ""
+    shown += f", prediction {part[2]}" if part else ""
     for own in (name, plain, shown):
         if renamed and own in renamed:
             shown = renamed[own]

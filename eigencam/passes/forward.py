@@ -363,8 +363,8 @@ class Picked:
     def on_host(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """`rows` and `round`.
 
-        >>> [numbers.tolist() for numbers in Picked.on_host([4, 4, 7, 4])]
-        [[4, 4, 7, 4], [0, 1, 0, 2]]
+        >>> tuple(numbers.tolist() for numbers in Picked.on_host([4, 4, 7, 4]))
+        ([4, 4, 7, 4], [0, 1, 0, 2])
         """
         seen: Counter[int] = Counter()
         nth = []

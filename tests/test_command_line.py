@@ -1,0 +1,114 @@
+"""What every command says of itself, where options may stand, and what a shell completes."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eigencam.commands.completion import BASH, candidates
+from eigencam.commands.main import HYDRA, SUBCOMMANDS, examples, main
+from eigencam.configuring.overrides import options_first
+
+PLAIN = [name for name in SUBCOMMANDS if name not in HYDRA]
+EIGENCAM = Path(sys.executable).parent / "eigencam"
+
+
+@pytest.mark.parametrize("command", PLAIN)
+def test_the_help_of_each_command_has_two_examples_of_it(command: str) -> None:
+    lines = examples(importlib.import_module(f"eigencam.commands.{command}").__doc__ or "").splitlines()
+    assert lines[0] == "examples:"
+    assert sum(line.startswith(f"  eigencam {command}") for line in lines) >= 2
+
+
+@pytest.mark.parametrize("command", HYDRA)
+def test_hydra_s_help_has_two_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out.partition("Examples:")[2].partition("Groups and their options")[0]
+    assert shown.count(f"  eigencam {command} ") == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("method=cam -m limit=3", "-m method=cam limit=3"),
+        ("a=1 --config-dir mine b=2", "--config-dir mine a=1 b=2"),
+        ("a=1 --config-dir=mine -cn fit b=2", "--config-dir=mine -cn fit a=1 b=2"),
+        ("~a b=2 --cfg job", "--cfg job ~a b=2"),
+        ("a=1 -- -m", "-- a=1 -m"),
+        ("a=1 --config-dir", "--config-dir a=1"),
+    ],
+)
+def test_options_may_stand_anywhere_among_overrides(typed: str, given: str) -> None:
+    assert options_first(typed.split()) == given.split()
+
+
+@pytest.fixture(autouse=True)
+def argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's commands write `sys.argv`."""
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+
+
+def test_a_config_folder_between_overrides(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/mine.yaml").write_text("mine:\n  _target_: eigencam.methods.cam.CAM\n")
+    assert main(["run", "method=[mine]", "--config-dir", str(tmp_path), "dataset.count=3", "--cfg", "job"]) == 0
+    assert "mine:" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("eigencam ta", "table"),
+        ("eigencam run mod", "model="),
+        ("eigencam run model=scenes_", "model=scenes_vgg"),
+        ("eigencam run method=[cam,eig", "method=[cam,eigencam"),
+        ("eigencam run evaluator.localization.thr", "evaluator.localization.threshold="),
+        ("eigencam run dataset=scenes dataset.co", "dataset.count="),
+        ("eigencam fit --con", "--config-dir"),
+        ("eigencam table --format ", "latex"),
+        ("eigencam table --piv", "--pivot"),
+    ],
+)
+def test_candidates(line: str, word: str) -> None:
+    found = candidates(line)
+    assert word in found
+    assert all(other.startswith(line.rpartition(" ")[2]) for other in found)
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    """The script in a real shell; what it asks is answered by a stand-in, so that nothing heavy starts."""
+    if not (bash := shutil.which("bash")):
+        pytest.skip("no bash")
+    answer = tmp_path / "eigencam"
+    asked = "completion --query eigencam run model=scenes_v"
+    answer.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "{asked}" ] && echo model=scenes_vgg\n')
+    answer.chmod(0o755)
+    script = BASH + (
+        'COMP_LINE="eigencam run model=scenes_v"; COMP_POINT=${#COMP_LINE}\n'
+        "COMP_WORDS=(eigencam run model = scenes_v)\n"
+        '_eigencam; echo "${COMPREPLY[*]}"; complete -p eigencam\n'
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[0] == "scenes_vgg"  # bash has `model=` already
+    assert "-F _eigencam eigencam" in done.stdout
+
+
+def test_help_that_nobody_reads_to_its_end_ends_quietly() -> None:
+    script = f"set -o pipefail; {EIGENCAM} fit --help | head -1; {EIGENCAM} table --help | head -1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_defaults_that_are_no_values_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["table", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(default: terminal)" in out
+    assert not any(f"(default: {nothing})" in out for nothing in ("None", "False", "[]", "()"))
