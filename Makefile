@@ -31,7 +31,7 @@ types: setup  ## pyright
 	$(BIN)/pyright
 
 docs: setup  ## the pages as a site in build/site: a broken link or a missing docstring fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 dist: setup  ## wheel and source distribution in dist/, both checked; about two minutes
 	$(BIN)/python scripts/check_wheel.py --out dist
