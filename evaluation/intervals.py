@@ -101,7 +101,7 @@ def wilson(k: float, n: float) -> Interval:
     return 0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half)
 
 
-def exact(k: float, n: float) -> Interval:
+def exact(k: float, n: float, tail: float = 0.025) -> Interval:
     """Clopper's and Pearson's interval of a rate of `k` in `n`, which need not be integers; NaNs for n = 0.
 
     >>> [round(end, 4) for end in exact(5, 10)]
@@ -109,8 +109,8 @@ def exact(k: float, n: float) -> Interval:
     """
     if n == 0:
         return NONE
-    low = 0.0 if k <= 0 else float(special.betaincinv(k, n - k + 1, 0.025))
-    return low, 1.0 if k >= n else float(special.betaincinv(k + 1, n - k, 0.975))
+    low = 0.0 if k <= 0 else float(special.betaincinv(k, n - k + 1, tail))
+    return low, 1.0 if k >= n else float(special.betaincinv(k + 1, n - k, 1 - tail))
 
 
 def of_rate(k: float, n: float) -> Interval:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from eigencam.evaluation import intervals, statistics
 from eigencam.evaluation.base import Sample
@@ -58,6 +57,8 @@ def placings(samples: Mapping[str, Sample], better: str, seed: int = 0) -> dict[
     resampled = values + _resampled(influence, seed)
     tolerance = 1e-12 * max(1.0, float(np.abs(values).max()))  # sums that are equal but for rounding are ties
     resampled, values = (np.round(sign * v / tolerance) * tolerance for v in (resampled, values))
+    from scipy.stats import rankdata  # it takes its time to import
+
     ranks = rankdata(resampled, axis=1)
     least = resampled == resampled.min(axis=1, keepdims=True)
     first = (least / least.sum(axis=1, keepdims=True)).mean(axis=0)

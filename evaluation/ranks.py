@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from eigencam.evaluation.escaping import figure as figure_text
 from eigencam.files import replacing
@@ -51,19 +50,23 @@ def ranking(metric: str, methods: Sequence[str], values: Floats, better: str) ->
     >>> found.methods, found.ranks
     (('b', 'a'), (1.0, 2.0))
     """
-    ranks = rankdata(values if better == "lower" else -values, axis=1)
+    from scipy import stats  # it takes its time to import
+
+    ranks = stats.rankdata(values if better == "lower" else -values, axis=1)
     average = ranks.mean(axis=0)
     order = np.argsort(average, kind="stable")
     blocks, count = values.shape
     tested = count > 2 and blocks > 1 and np.ptp(ranks, axis=1).any()
-    p = float(friedmanchisquare(*ranks.T).pvalue) if tested else float("nan")
+    p = float(stats.friedmanchisquare(*ranks.T).pvalue) if tested else float("nan")
     critical = critical_difference(count, blocks) if blocks > 1 else float("nan")
     return Ranking(metric, tuple(str(methods[i]) for i in order), tuple(average[order].tolist()), blocks, p, critical)
 
 
 def critical_difference(methods: int, blocks: int) -> float:
     """Nemenyi's, at 5 %."""
-    q = float(studentized_range.ppf(0.95, methods, np.inf)) / np.sqrt(2)
+    from scipy import stats
+
+    q = float(stats.studentized_range.ppf(0.95, methods, np.inf)) / np.sqrt(2)
     return float(q * np.sqrt(methods * (methods + 1) / (6 * blocks)))
 
 

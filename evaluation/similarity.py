@@ -12,8 +12,6 @@ A pair of which one map is not finite, or has no variation (for the cosine: is z
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
-from scipy.stats import rankdata
-from skimage.feature import hog as hog_of
 
 VERSIONS = {"similarity": 1}
 """Raised when a change here moves a number; see `eigencam.versions`."""
@@ -29,6 +27,8 @@ def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating], *, absolu
     >>> rank_correlation(a, -a), rank_correlation(a, a**3)
     (array([-1.]), array([1.]))
     """
+    from scipy.stats import rankdata  # it takes its time to import
+
     a, b, finite = _flat(a, b)
     if absolute:
         a, b = np.abs(a), np.abs(b)
@@ -63,6 +63,8 @@ def ssim(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
 
 def hog(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     """(N,) in [-1, 1], of maps (N, h, w): 9 orientations, 8 x 8 cells, blocks of one cell; NaN below 8 pixels."""
+    from skimage.feature import hog as hog_of
+
     x, y, usable = _unit(a, b)
     cell = (x.shape[1] // 8, x.shape[2] // 8)
     if not min(cell):

@@ -5,16 +5,21 @@ Examples:
     eigencam layers timm/vit_base_patch16_224 --all
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from eigencam.configuring import named
 from eigencam.evaluation.escaping import one_line
-from eigencam.networks.default_layer import Choice, NoAnswerError, choose
-from eigencam.networks.layers import Finding
-from eigencam.networks.network import Network, load_network
+
+if TYPE_CHECKING:
+    from eigencam.networks.default_layer import Choice
+    from eigencam.networks.layers import Finding
+    from eigencam.networks.network import Network
 
 HEADER = ("layer", "shape", "read as", "map", "score", "feeds", "")
 MOST_FED = 3
@@ -35,6 +40,8 @@ def main(args: argparse.Namespace) -> int:
     from omegaconf import OmegaConf
 
     from eigencam.configuring.compose import compose
+    from eigencam.networks.default_layer import Choice, NoAnswerError, choose
+    from eigencam.networks.network import load_network
 
     if strange := [item for item in args.inputs if "=" not in item]:
         raise ValueError(f"{' '.join(strange)}: allowed after the network: settings, key=value")

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 
 from tabulate import tabulate
 
-from eigencam.configuring.compose import options
 from eigencam.networks import libraries
 from eigencam.networks.libraries import LIBRARIES, Library, describe
-from eigencam.networks.preprocess import Preprocess
 
 HEADER = ("model=", "weights", "outputs", "top-1 %", "input")
 MOST = 40
@@ -56,6 +54,8 @@ def installed() -> list[Library]:
 
 def matching(pattern: str) -> Iterator[str]:
     """The options of `model` whose name has a pattern, ours first; a name that is whole comes alone."""
+    from eigencam.configuring.compose import options
+
     everything = [name for name in options("model") if name != "library"]
     everything += [f"{library}/{name}" for library in installed() for name in libraries.names(library)]
     whole = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
@@ -70,6 +70,8 @@ def near(name: str) -> list[str]:
 
 def row(name: str) -> tuple[str, ...]:
     """What a network's own weights say; of our own configs the name alone."""
+    from eigencam.networks.preprocess import Preprocess
+
     library, _, bare = name.partition("/")
     if library not in LIBRARIES:
         return name, "in its config", "", "", ""

@@ -1,1 +1,5 @@
 """Networks under test: weights, preprocessing, fitted classifiers, variants, Caffe layouts, the embedded networks."""
+
+from eigencam.networks import lean
+
+lean.install()

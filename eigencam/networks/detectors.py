@@ -1,5 +1,6 @@
 """Networks that prepare their input by themselves: torchvision's detectors take values in 0..1 and normalise them."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,11 @@ def own_preprocess(module: nn.Module) -> dict[str, Any]:
 
     Values in 0..1, of the side that the network would resize to.
     """
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
+    detection: Any = sys.modules.get("torchvision.models.detection.transform")  # where none is imported, none is built
     transform = getattr(module, "transform", None)
-    if not isinstance(transform, GeneralizedRCNNTransform):
+    if detection is None or not isinstance(transform, detection.GeneralizedRCNNTransform):
         return {}
-    sides: Sequence[int] = tuple(transform.min_size)  # type: ignore[arg-type]  # torchvision makes a number a tuple
+    sides: Sequence[int] = tuple(transform.min_size)  # torchvision makes a number a tuple
     width, height = transform.fixed_size or (sides[-1], sides[-1])
     return {"size": (height, width), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

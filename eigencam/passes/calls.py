@@ -86,9 +86,11 @@ def differentiate(
     if not score.requires_grad:
         return (None,) * len(inputs)
     places = [k for k, t in enumerate(inputs) if t.requires_grad]
+    if seed is None and score.ndim:  # of a single number torch makes it, without what imports sympy
+        seed = torch.ones_like(score)
     try:
         found = torch.autograd.grad(
-            score, [inputs[k] for k in places], torch.ones_like(score) if seed is None else seed,
+            score, [inputs[k] for k in places], seed,
             retain_graph=keep or None, allow_unused=True,
         )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError, RefusedError, NetworkError):

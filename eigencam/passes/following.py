@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from eigencam.passes.modes import DispatchMode
 from eigencam.passes.position_rules import RULES, Call, lost, pointwise, tensors
 from eigencam.passes.positions import NOTHING, Axes
 
 
-class Positions(TorchDispatchMode):
+class Positions(DispatchMode):
     """Follows the coordinates from `images`, (N, C, H, W), and which value was made from which.
 
     Attributes:

@@ -161,7 +161,7 @@ class Forward:
         if self._source is not None:
             return self._backward_of_source(*self._source, targets, lambda source, full: source._backward(full))
         with torch.inference_mode(False), torch.enable_grad():
-            score = self._output.gather(1, targets[:, None].clone())  # a clone: no inference tensor
+            score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 

@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eigencam.passes.calls import OutputError, differentiate, evaluating, is_coarse, logits_of, run_network
 from eigencam.passes.forward import forward_pass
+from eigencam.passes.modes import DispatchMode
 from eigencam.passes.operations import CONSTANT, ELEMENTWISE, JUMPS, READINGS, Call, Watch, tensors
 from eigencam.passes.readings import Reading
 
@@ -123,7 +123,7 @@ def _traced(module: nn.Module, images: Tensor) -> Trace:
             plain = logits_of(output, len(x))
         except OutputError as error:
             return Trace(unread=str(error))
-        passes = differentiate(plain, [x])[0] is not None
+        passes = differentiate(plain.sum(), [x])[0] is not None
         reached, follower = _Reached(x), _Follower(x)
         follower.reached = reached.values
         try:
@@ -186,7 +186,7 @@ class _Step:
     sources: tuple[int, ...]
 
 
-class _Reached(TorchDispatchMode):
+class _Reached(DispatchMode):
     """Which tensors depend on the image, seen below torch's functions."""
 
     def __init__(self, images: Tensor) -> None:

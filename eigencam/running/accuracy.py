@@ -5,14 +5,14 @@ of ILSVRC's validation images that are classified rightly shows it: libraries re
 """
 
 import pandas as pd
-from scipy.stats import binomtest
 
+from eigencam.evaluation.intervals import exact
 from eigencam.running.prepare import Job
 
 ENOUGH = 100
 """Images from which on the shares are compared."""
-SURE = 0.99
-"""Of the interval around our share: one network in a hundred is named wrongly."""
+TAIL = 0.005
+"""On either side of the interval around our share: one network in a hundred is named wrongly."""
 
 
 def accuracy_line(job: Job) -> str:
@@ -38,8 +38,7 @@ def compared(name: str, known: float, rows: pd.DataFrame, resize: str = "crop") 
     if (n := len(answered)) < ENOUGH:
         return ""
     right = sum(top[0] == label for top, label in answered)
-    interval = binomtest(right, n).proportion_ci(SURE, "exact")
-    low, high = 100 * interval.low, 100 * interval.high
+    low, high = (100 * end for end in exact(right, n, TAIL))
     said = f"{name}: top-1 {100 * right / n:.1f} % of {n} images [{low:.1f}, {high:.1f}], reported {known:.1f} %"
     if low <= known <= high:
         return f"{said}: it fits"
