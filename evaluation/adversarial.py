@@ -31,16 +31,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from eigencam.evaluation import similarity, states, statistics
 from eigencam.evaluation.attacks import Attack, Attacked
 from eigencam.evaluation.base import Metric, Probe, Row
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
+from eigencam.evaluation.sums import Part, Sums, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_STATES = ("map_state", "answer_state", "map_state_after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,42 +125,56 @@ class Adversarial:
         images = (probe.images.float() - black) / scale
         return self.attack(lambda x: probe.differentiable(x * scale + black), images, scale, names)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring, `l2` and `iterations`."""
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: its box before and after where it has one to find, its similarity, its noise."""
         attacked = ~states.no_answer(rows) & _predicted(rows, "prediction")
-        no_map = states.no_map(rows), states.no_map(rows, "map_state_after")
-        rows = states.at_worst(states.at_worst(rows, iou_before=0.0), "map_state_after", iou_after=0.0)
-        rows = rows.assign(lost=no_map[0] | no_map[1] | ~attacked, attacked=attacked)
-        boxed, metrics, note = rows["iou_before"].notna(), list[Metric](), _note(rows)
-        for suffix, chosen in (("", boxed), ("_fooled", boxed & rows["fooled"].astype(bool))):
-            metrics += statistics.of_rows(self._errors(rows.loc[chosen], suffix, "" if suffix else note), chosen)
-        without = ~attacked | states.no_map(rows, meant=False) | states.no_map(rows, "map_state_after", meant=False)
-        alike = rows[["rank_correlation", "cosine"]].mask(pd.Series(without, rows.index))
-        metrics += [statistics.plain_mean(str(name), alike[name]) for name in alike]
         predicted = _predicted(rows, "prediction") & _predicted(rows, "prediction_after")
-        fooled = replace(statistics.rate("fooling_rate", rows["fooled"].astype(bool)[predicted]), better="")
-        metrics += statistics.of_rows([fooled], predicted)
-        noise = rows[["relative_l2", "linf", "l2", "iterations"]].astype(np.float64)
-        noise[~attacked] = np.nan
-        metrics.append(statistics.mean("relative_l2", noise["relative_l2"], better=""))
-        metrics.append(statistics.plain_mean("linf", 255 * noise["linf"], unit="/255", better=""))
-        metrics += [statistics.plain_mean(name, noise[name], better="") for name in ("l2", "iterations")]
-        return metrics
-
-    def _errors(self, rows: pd.DataFrame, suffix: str, note: str) -> list[Metric]:
-        """The box errors of rows that have a box to find; `lost`: those whose change is at the worst."""
-        at, attacked = f"{self.threshold:g} {self.rule}", rows["attacked"].to_numpy(bool)
+        lost = states.no_map(rows) | states.no_map(rows, "map_state_after") | ~attacked
+        unlike = ~attacked | states.no_map(rows, meant=False) | states.no_map(rows, "map_state_after", meant=False)
+        rows = states.at_worst(states.at_worst(rows, iou_before=0.0), "map_state_after", iou_after=0.0)
         before, after = (rows[f"iou_{when}"].to_numpy(np.float64) < self.iou for when in ("before", "after"))
-        change = np.where(rows["lost"], 1.0, after.astype(np.float64) - before)
+        fooled, boxed = rows["fooled"].to_numpy(bool), rows["iou_before"].notna().to_numpy()
+        parts: dict[str, Part] = {name: states.flags(rows, name) for name in _STATES}
+        parts |= {"unpredicted": ~_predicted(rows, "prediction_after"), "fooling_rate": _among(fooled, predicted)}
+        for suffix, chosen in (("", boxed), ("_fooled", boxed & fooled)):
+            parts |= {
+                f"attacked{suffix}": attacked & chosen,
+                f"box_error_before{suffix}": _among(before, chosen),
+                f"box_error_after{suffix}": _among(after | ~attacked, chosen),
+                f"box_error_change{suffix}": _among(np.where(lost, 1.0, after * 1.0 - before), chosen),
+            }
+        parts |= {name: _among(rows[name], ~unlike) for name in ("rank_correlation", "cosine")}
+        scales = {"relative_l2": 1, "linf": 255, "l2": 1, "iterations": 1}
+        parts |= {name: _among(scale * rows[name], attacked) for name, scale in scales.items()}
+        return parts
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The metrics of the module's docstring, `l2` and `iterations`."""
+        metrics = [*self._errors(sums, "", _note(sums)), *self._errors(sums, "_fooled", "")]
+        metrics += [sums.mean(name, name, scale=1) for name in ("rank_correlation", "cosine")]
+        metrics += [
+            sums.rate("fooling_rate", "fooling_rate", better=""),
+            sums.mean("relative_l2", "relative_l2", better=""),
+        ]
+        noise = [sums.mean(name, name, better="", scale=1) for name in ("linf", "l2", "iterations")]
+        return [*metrics, replace(noise[0], unit="/255"), *noise[1:]]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
+
+    def _errors(self, sums: Sums, suffix: str, note: str) -> list[Metric]:
+        """The box errors of rows that have a box to find, or of those whose prediction has changed."""
+        at = f"{self.threshold:g} {self.rule}"
         names = [f"box_error_{what}{suffix}" for what in ("before", "after", "change")]
-        first = statistics.rate(names[0], before, threshold=at, better="lower", note=note)
-        if len(rows) and not attacked.any():
+        first = sums.rate(names[0], names[0], threshold=at, better="lower", note=note)
+        if sums.count(names[0]) and not sums.total(f"attacked{suffix}")[0]:
             why = states.UNANSWERED
             return [first, *(statistics.undefined(n, 0, why, threshold=at, better="lower") for n in names[1:])]
         return [
             first,
-            statistics.rate(names[1], after | ~attacked, threshold=at, better="lower"),
-            statistics.change(names[2], change, threshold=at, better="lower"),
+            sums.rate(names[1], names[1], threshold=at, better="lower"),
+            sums.mean(names[2], names[2], threshold=at, better="lower", change=True),
         ]
 
     def protocol(self) -> Mapping[str, object]:
@@ -186,12 +203,17 @@ def _predicted(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
     return np.asarray(rows.get(column, np.zeros(len(rows))), np.int64) >= 0
 
 
-def _note(rows: pd.DataFrame) -> str:
+def _among(values: ArrayLike, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(N,): the values of rows that are chosen, NaN for all others."""
+    return np.where(chosen, np.asarray(values, np.float64), np.nan)
+
+
+def _note(sums: Sums) -> str:
     """Maps and answers without a value, before and after the attack."""
-    attacked = [states.count(rows["map_state_after"], "maps")]
-    if lost := int((~_predicted(rows, "prediction_after")).sum()):
-        attacked.append(f"{lost} nonfinite of {len(rows)} answers")
-    return "; ".join(part for part in (states.note(rows), *(f"attacked: {p}" for p in attacked if p)) if part)
+    attacked = [states.counted(sums.total("map_state_after"), sums.rows, "maps")]
+    if lost := int(sums.total("unpredicted")[0]):
+        attacked.append(f"{lost} nonfinite of {sums.rows} answers")
+    return "; ".join(part for part in (states.noted(sums), *(f"attacked: {p}" for p in attacked if p)) if part)
 
 
 def _lengths(before: Tensor, after: Tensor) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ Reference: the evaluation of class activation maps as seeds of weakly supervised
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,11 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.localization_tuned import halves
 from eigencam.evaluation.maps import Floats, ScoreMap
-from eigencam.evaluation.segmentation import ORACLE, Counts, class_ious, mean_iou
+from eigencam.evaluation.segmentation import ORACLE, Counts, mean_iou
+from eigencam.evaluation.sums import ByClass, Counted, Part, Sums, Totals, flattened, summed
+
+_HALVES = ("first half", "second half")
+_KINDS = ("truth", "right", "predicted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,39 +120,39 @@ class ClassSegmentation:
             **counts,
         }
 
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
+        """What all images with a mask add up to by class at each threshold, in either half."""
+        rows = rows[rows["has_mask"].to_numpy(bool)]
+        pixels, half = _Pixels.of(rows, len(self.grid)), halves(rows["image"])
+        made: dict[str, NDArray[Any]] = {"given": np.bincount(pixels.label)}
+        for side, chosen in zip(_HALVES, (~half, half), strict=True):
+            found = pixels.total(chosen)
+            made |= {f"{side} n": np.array([chosen.sum()])} | {f"{side} {kind}": of for kind, of in found.items()}
+        return made
+
+    def choose(self, totals: Totals) -> "_AtThresholds":
+        """The evaluator with the thresholds that are best on all images, and on either half."""
+        whole = _whole(totals)
+        each = [{kind: totals[f"{side} {kind}"] for kind in _KINDS} for side in _HALVES]
+        best, first, second = (int(_mean_ious(of).argmax()) for of in (whole, *each))
+        fixed = int(np.searchsorted(self.grid, np.float32(self.threshold)))
+        halved = all(totals[f"{side} n"][0] for side in _HALVES)
+        given = np.flatnonzero(totals["given"])
+        absent = int((whole["truth"][given[given > 0]] == 0).sum())
+        return _AtThresholds(self, fixed, best, (second, first), halved, absent)
+
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring, with intervals over images."""
-        masked = rows["has_mask"].to_numpy(bool)
-        rows, n = rows[masked], int(masked.sum())
-        if n == 0:
-            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
-        grid, pixels = self.grid, _Pixels.of(rows, len(self.grid))
-        if not pixels.truth.any():
-            return [statistics.undefined(name, n, "not defined: all pixels are void") for name in self.headline]
-        half, everyone = halves(rows["image"]), np.ones(n, bool)
-        fixed = int(np.searchsorted(grid, np.float32(self.threshold)))
-        best = pixels.best(everyone)
-        counts = pixels.at(np.full(n, fixed))
-        note = "; ".join(part for part in (_maps(rows), pixels.note, _ties(rows, counts)) if part)
-        metrics = [class_ious("class_miou", counts, f"{self.threshold:g} max", note)]
-        if half.all() or not half.any():
-            metrics.append(statistics.undefined("class_miou_tuned", n, "not defined: one half is empty"))
-        else:
-            chosen = np.where(half, pixels.best(~half), pixels.best(half))
-            at = " / ".join(f"{grid[k]:g}" for k in np.unique(chosen)) + " max"
-            metrics.append(class_ious("class_miou_tuned", pixels.at(chosen), at))
-        value = float(f"{grid[best]:g}")
-        oracle = class_ious("class_miou_best", pixels.at(np.full(n, best)), f"{value:g} max", ORACLE)
-        metrics += [oracle, Metric("class_best_threshold", value, np.nan, np.nan, n, "", better="")]
-        return statistics.of_rows(metrics, masked)
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean IoU at every threshold; marked where it is largest."""
-        rows = rows[rows["has_mask"].to_numpy(bool)]
-        if not len(rows):
-            return []
+        return self.drawn(self.totals(rows))
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curve of the totals of all rows."""
         at = self.grid.astype(np.float64)
-        values = 100 * mean_iou(_Pixels.of(rows, len(at)).total(np.ones(len(rows), bool)))
+        values = 100 * _mean_ious(_whole(totals))
         if np.isnan(values).any():
             return []
         best = int(values.argmax())
@@ -180,6 +185,69 @@ def _highest(
 
 
 @dataclass(frozen=True, slots=True)
+class _AtThresholds:
+    """The metrics of the module's docstring, at thresholds that were chosen of all rows.
+
+    Attributes:
+        evaluator: whose rows they are.
+        fixed: number of its own threshold.
+        best: of the best one.
+        crossed: of the one for either half, the best of the other half.
+        halved: whether there are images in both halves.
+        absent: number of classes that are asked for and have no pixel.
+    """
+
+    evaluator: ClassSegmentation
+    fixed: int
+    best: int
+    crossed: tuple[int, int]
+    halved: bool
+    absent: int
+
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row with a mask adds."""
+        masked = rows["has_mask"].to_numpy(bool)
+        own, place = rows[masked], np.flatnonzero(masked)
+        pixels, half = _Pixels.of(own, len(self.evaluator.grid)), halves(own["image"]).astype(np.int64)
+        everyone = np.ones(len(own), np.int64)
+        at = {"fixed": everyone * self.fixed, "best": everyone * self.best, "tuned": np.array(self.crossed)[half]}
+        counts = {name: rows[name].to_numpy(np.int64) * masked for name in ("tied", "maps", "constant", "nonfinite")}
+        counts["found"] = np.bincount(place, pixels.found(self.fixed), len(rows)).astype(np.int64)
+        return {"masked": Counted(masked, masked), **counts} | {
+            name: pixels.part(chosen, place) for name, chosen in at.items()
+        }
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The metrics of the module's docstring, with intervals over images."""
+        n, grid, names = sums.count("masked"), self.evaluator.grid, self.evaluator.headline
+        if n == 0:
+            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in names]
+        if not (classes := sums.class_count("fixed")):
+            return [statistics.undefined(name, n, "not defined: all pixels are void") for name in names]
+        note = f"{classes} classes occur, with background"
+        if self.absent:
+            note += f"; {self.absent} given without a pixel left out"
+        note = "; ".join(part for part in (_maps(sums), note, self._ties(sums)) if part)
+        metrics = [
+            sums.class_ious(names[0], "fixed", "masked", threshold=f"{self.evaluator.threshold:g} max", note=note)
+        ]
+        if self.halved:
+            at = " / ".join(f"{grid[k]:g}" for k in sorted(set(self.crossed))) + " max"
+            metrics.append(sums.class_ious(names[1], "tuned", "masked", threshold=at))
+        else:
+            metrics.append(statistics.undefined(names[1], n, "not defined: one half is empty"))
+        value = float(f"{grid[self.best]:g}")
+        oracle = sums.class_ious(names[2], "best", "masked", threshold=f"{value:g} max", note=ORACLE)
+        return [*metrics, oracle, Metric(names[3], value, np.nan, np.nan, n, "", better="")]
+
+    def _ties(self, sums: Sums) -> str:
+        """The share of the pixels found that classes tie for."""
+        found = int(sums.total("found")[0])
+        percent = 100 * int(sums.total("tied")[0]) / found if found else 0.0
+        return f"{percent:.1f} % of the pixels found are a tie, the first class's" if percent >= 0.05 else ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Pixels:
     """Pixels of every class of every picture at every threshold: E pairs, of N pictures and C classes.
 
@@ -189,7 +257,7 @@ class _Pixels:
         right: (E, T) of the class and found to be.
         predicted: (E, T) found to be.
         truth: (E,).
-        note: what occurs.
+        pictures: N.
     """
 
     picture: NDArray[np.int64]
@@ -197,14 +265,13 @@ class _Pixels:
     right: Counts
     predicted: Counts
     truth: Counts
-    note: str
+    pictures: int
 
     @classmethod
     def of(cls, rows: pd.DataFrame, thresholds: int) -> "_Pixels":
-        picture = np.repeat(np.arange(len(rows)), rows["classes"].map(len))
-        label, truth, right, predicted = (
-            np.concatenate(rows[name].tolist()) for name in ("classes", "truth", "right", "predicted")
-        )
+        label, lengths = flattened(rows["classes"])
+        picture = np.repeat(np.arange(len(rows)), lengths)
+        truth, right, predicted = (flattened(rows[name])[0] for name in _KINDS)
         # Level l is above the first l thresholds: a class has what is above threshold k, the background the rest.
         background = (label == 0)[:, None]
         right, predicted = (
@@ -215,37 +282,38 @@ class _Pixels:
         wrong = _without_map(rows)[picture]
         pixels = np.bincount(picture, truth, len(rows))
         right[wrong], predicted[wrong] = 0, (pixels[picture] - truth)[wrong, None]
-        occur, given = set(label[truth > 0].tolist()), set(label.tolist()) - {0}
-        note = f"{len(occur)} classes occur, with background"
-        if absent := given - occur:
-            note += f"; {len(absent)} given without a pixel left out"
-        return cls(picture, label.astype(np.int64), right, predicted, truth.astype(np.float64), note)
+        return cls(picture, label.astype(np.int64), right, predicted, truth.astype(np.float64), len(rows))
 
-    @property
-    def _classes(self) -> int:
-        return int(self.label.max()) + 1
-
-    def at(self, chosen: NDArray[np.int64]) -> Counts:
-        """(N, 3 C) right, predicted and of the truth, each picture at the threshold chosen for it (N,)."""
-        sums = np.zeros((len(chosen), 3, self._classes))
+    def part(self, chosen: NDArray[np.int64], place: NDArray[np.int64]) -> ByClass:
+        """Pixels of the truth, right and predicted, of the rows `place`, each at the threshold chosen for it (N,)."""
         pair, k = np.arange(len(self.label)), chosen[self.picture]
-        for kind, values in enumerate((self.right[pair, k], self.predicted[pair, k], self.truth)):
-            sums[self.picture, kind, self.label] = values
-        return sums.reshape(len(chosen), -1)
+        numbers = {"truth": self.truth, "right": self.right[pair, k], "predicted": self.predicted[pair, k]}
+        counts = {name: values.astype(np.int64) for name, values in numbers.items()}
+        return ByClass(place[self.picture], self.label, counts)
 
-    def total(self, chosen: NDArray[np.bool_]) -> Counts:
-        """(T, 3 C) of all pictures chosen (N,), at each threshold."""
-        kept = chosen[self.picture]
-        thresholds = self.right.shape[1]
-        sums = np.zeros((3, self._classes, thresholds))
-        truth = np.broadcast_to(self.truth[:, None], self.right.shape)
-        for own, values in zip(sums, (self.right, self.predicted, truth), strict=True):
-            np.add.at(own, self.label[kept], values[kept])
-        return sums.reshape(-1, thresholds).T
+    def found(self, k: int) -> NDArray[np.int64]:
+        """(N,): pixels found to be of a class other than the background at a threshold."""
+        return np.bincount(self.picture, self.predicted[:, k] * (self.label > 0), self.pictures).astype(np.int64)
 
-    def best(self, chosen: NDArray[np.bool_]) -> int:
-        """The first threshold with the largest mean IoU of the pictures chosen."""
-        return int(np.argmax(mean_iou(self.total(chosen))))
+    def total(self, chosen: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+        """`truth` (C,), `right` and `predicted` (C, T) of all pictures chosen (N,)."""
+        kept, classes = chosen[self.picture], int(self.label.max(initial=-1)) + 1
+        made: dict[str, NDArray[Any]] = {"truth": np.bincount(self.label[kept], self.truth[kept], classes)}
+        for name, values in (("right", self.right), ("predicted", self.predicted)):
+            made[name] = np.zeros((classes, values.shape[1]))
+            np.add.at(made[name], self.label[kept], values[kept])
+        return made
+
+
+def _whole(totals: Totals) -> dict[str, NDArray[Any]]:
+    """Of all images, of the totals of the two halves."""
+    return {kind: np.add(*(totals[f"{side} {kind}"] for side in _HALVES)) for kind in _KINDS}
+
+
+def _mean_ious(totals: Totals) -> Counts:
+    """(T,): the mean IoU at each threshold."""
+    parts = [totals[kind].T for kind in ("right", "predicted")]
+    return mean_iou(np.concatenate([*parts, np.broadcast_to(totals["truth"], parts[0].shape)], axis=1))
 
 
 def _without_map(rows: pd.DataFrame) -> NDArray[np.bool_]:
@@ -253,17 +321,9 @@ def _without_map(rows: pd.DataFrame) -> NDArray[np.bool_]:
     bad = rows["nonfinite"].to_numpy(np.int64) + rows["constant"].to_numpy(np.int64)
     if "constant_by_design" in rows:
         bad = np.where(rows["constant_by_design"].to_numpy(bool), rows["nonfinite"].to_numpy(np.int64), bad)
-    return (bad > 0) & np.array([max(classes) > 0 for classes in rows["classes"]])  # of no class, no map is needed
+    return (bad > 0) & np.array([max(classes) > 0 for classes in rows["classes"]], bool)  # of no class, none is needed
 
 
-def _maps(rows: pd.DataFrame) -> str:
-    constant, nonfinite, maps = (int(rows[name].sum()) for name in ("constant", "nonfinite", "maps"))
-    seen = ["constant"] * constant + ["nonfinite"] * nonfinite + ["ok"] * (maps - constant - nonfinite)
-    return states.count(seen, "maps")
-
-
-def _ties(rows: pd.DataFrame, counts: Counts) -> str:
-    """The share of the pixels found that classes tie for."""
-    found = np.split(counts, 3, axis=1)[1][:, 1:].sum()
-    percent = 100 * rows["tied"].sum() / found if found else 0.0
-    return f"{percent:.1f} % of the pixels found are a tie, the first class's" if percent >= 0.05 else ""
+def _maps(sums: Sums) -> str:
+    constant, nonfinite, maps = (int(sums.total(name)[0]) for name in ("constant", "nonfinite", "maps"))
+    return states.counted([constant, nonfinite], maps, "maps")

@@ -26,12 +26,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.evaluation import similarity, states, statistics
+from eigencam.evaluation import similarity, states
 from eigencam.evaluation.base import Metric, Probe, Row
+from eigencam.evaluation.sums import Part, Sums, summed
 
 Order = Literal["cascading", "independent"]
 ORDERS: tuple[Order, ...] = ("cascading", "independent")
 RANKS = ("rank", "rank_abs")
+MEASURES = (*RANKS, "ssim", "hog")
 LEFT_OUT = "a pair with a map that is constant or not finite: left out, n says of how many"
 
 
@@ -78,23 +80,34 @@ class Randomization:
             for n, score_map in enumerate(probe.score_maps)
         ]
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """Of each measure: `_output` (only the output layer is new), `_last`, `_mean` over stages, `_1`, `_2`, ..."""
-        names = str(rows["stages"].iloc[0]).split(" ")
-        metrics: list[Metric] = []
-        for measure in [m for m in (*RANKS, "ssim", "hog") if m in rows]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: each measure at each stage, and its mean over them."""
+        parts: dict[str, Part] = {"map_state": states.flags(rows), "stages": str(rows["stages"].iloc[0])}
+        for measure in [m for m in MEASURES if m in rows]:
             values = np.stack(rows[measure].to_numpy()).astype(np.float64)
             defined = ~np.isnan(values).all(axis=1)
             means = np.full(len(values), np.nan)
             means[defined] = np.nanmean(values[defined], axis=1)
-            to = "down to" if self.order == "cascading" else "at"
-            stages = [(str(k + 1), values[:, k], f"{to} {name}") for k, name in enumerate(names)]
-            ends = [("output", values[:, 0], f"at {names[0]}"), ("mean", means, ""), ("last", *stages[-1][1:])]
-            for suffix, column, at in ends + stages:
-                metric = statistics.plain_mean(f"{measure}_{suffix}", column, better="lower")
-                metrics.append(replace(metric, threshold=f"new weights {at}" if at else ""))
-        note = states.count(rows["map_state"], "maps")
-        return [replace(metrics[0], note=note), *metrics[1:]]
+            parts |= {f"{measure}_mean": means} | {f"{measure}_{k + 1}": of for k, of in enumerate(values.T)}
+        return parts
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """Of each measure: `_output` (only the output layer is new), `_last`, `_mean` over stages, `_1`, `_2`, ..."""
+        names = sums.text("stages").split(" ")
+        to = "down to" if self.order == "cascading" else "at"
+        stages = [(str(k + 1), str(k + 1), f"new weights {to} {name}") for k, name in enumerate(names)]
+        ends = [("output", "1", f"new weights at {names[0]}"), ("mean", "mean", ""), ("last", *stages[-1][1:])]
+        metrics = [
+            sums.mean(f"{measure}_{suffix}", f"{measure}_{part}", threshold=at, better="lower", scale=1)
+            for measure in MEASURES
+            if f"{measure}_mean" in sums
+            for suffix, part, at in ends + stages
+        ]
+        return [replace(metrics[0], note=states.noted(sums)), *metrics[1:]]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -127,11 +140,19 @@ class LabelRandomization:
             for n, score_map in enumerate(probe.score_maps)
         ]
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row adds: each measure."""
+        there = [measure for measure in MEASURES if measure in rows]
+        return {"map_state": states.flags(rows)} | {name: rows[name].to_numpy(np.float64) for name in there}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
         """The mean of each measure."""
-        there = [measure for measure in self.headline if measure in rows]
-        metrics = [statistics.plain_mean(measure, rows[measure], better="lower") for measure in there]
-        return [replace(metrics[0], note=states.count(rows["map_state"], "maps")), *metrics[1:]]
+        metrics = [sums.mean(name, name, better="lower", scale=1) for name in MEASURES if name in sums]
+        return [replace(metrics[0], note=states.noted(sums)), *metrics[1:]]
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""

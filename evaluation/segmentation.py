@@ -29,6 +29,7 @@ Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", I
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cut
 from eigencam.evaluation.pxap import precision_recall
+from eigencam.evaluation.sums import ByClass, Counted, Part, Sums, Totals, flattened, summed
 
 LEVELS = 256
 _KINDS = ("label", "other", "background")
@@ -126,47 +128,34 @@ class Segmentation:
         classes = 1 + int(np.flatnonzero(by_value).max(initial=0))
         return counts[:, :3].astype(np.uint32), by_value[:classes].astype(np.uint32)
 
-    def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of the module's docstring, with intervals over images."""
-        at = f"{self.threshold:g} {self.rule}"
-        masked = rows["has_mask"].to_numpy(bool)
-        rows = states.at_worst(rows.loc[masked], fg_iou=0.0)
-        n = len(rows)
-        if n == 0:
-            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
-        histograms, above, wanted, rest = _by_level(rows)
-        hit, found = above[:, 0] + rows["any_foreground"].to_numpy(bool) * above[:, 1], above.sum(axis=1)
-        classes = _Classes.of(rows)
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
+        """What all images with a mask add up to at each level: pixels by class, foreground and rest, `fg_iou`."""
+        rows = rows.loc[rows["has_mask"].to_numpy(bool)]
+        kinds, _, wanted, rest = _by_level(rows)
+        ious = _ious(wanted, rest)
+        some = ~np.isnan(ious[:, 0])
+        totals = {"wanted": wanted.sum(axis=0), "rest": rest.sum(axis=0), "ious": ious[some].sum(axis=0)}
+        return totals | {"n": np.array([some.sum()])} | _Classes.of(rows).by_level(kinds)
 
-        total, both = wanted.sum(axis=1), histograms.sum(axis=(1, 2))
-        right = [both - total - found + hit, hit]
-        binary = np.stack([*right, both - found, found, both - total, total], axis=1)
-        pixels = np.stack([hit, found, total], axis=1)
-        metrics = [
-            statistics.mean("fg_iou", rows["fg_iou"], threshold=at, note=states.count(rows["map_state"], "maps")),
-            class_ious("miou", classes.counts(above), at, classes.note),
-            class_ious("miou_binary", binary, at),
-            statistics.pooled("pixel_precision", pixels[:, [0, 1]], MeanRatio(), threshold=at),
-            statistics.pooled("pixel_recall", pixels[:, [0, 2]], MeanRatio(), threshold=at),
-            statistics.pooled(
-                "precision_eer",
-                np.concatenate([wanted, rest], axis=1),
-                equal_error_rate,
-                threshold="precision = recall",
-            ),
-            *_sweep(wanted, rest, histograms, classes),
-        ]
-        return statistics.of_rows(metrics, masked)
+    def choose(self, totals: Totals) -> "_AtLevels":
+        """The evaluator with the levels at which `fg_iou` and the mean IoU are largest."""
+        parts = [totals[name].T for name in ("right", "predicted")]
+        sums = np.concatenate([*parts, np.broadcast_to(totals["truth"], parts[0].shape)], axis=1)
+        return _AtLevels(self, int(totals["ious"].argmax()), int(mean_iou(sums).argmax()) if sums.size else 0)
+
+    def summary(self, rows: pd.DataFrame) -> list[Metric]:
+        """The metrics of rows in memory."""
+        return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Pixel precision against recall; `fg_iou` at all thresholds, marked where it is largest."""
-        rows = rows.loc[rows["has_mask"].to_numpy(bool)]
-        if not len(rows):
-            return []
-        _, _, wanted, rest = _by_level(rows)
-        made, ious = precision_recall(wanted.sum(axis=0), rest.sum(axis=0)), _ious(wanted, rest)
-        if len(ious := ious[~np.isnan(ious[:, 0])]):
-            at, values = np.arange(LEVELS) / 255, 100 * ious.mean(axis=0)
+        return self.drawn(self.totals(rows))
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curves of the totals of all rows."""
+        made = precision_recall(totals["wanted"], totals["rest"])
+        if n := int(totals["n"][0]):
+            at, values = np.arange(LEVELS) / 255, 100 * totals["ious"] / n
             best = int(values.argmax())
             mark = float(at[best]), float(values[best])
             made.append(Curve("foreground IoU against threshold", "threshold (max)", "fg_iou %", at, values, mark))
@@ -185,31 +174,112 @@ class Segmentation:
 
 
 @dataclass(frozen=True, slots=True)
+class _AtLevels:
+    """The metrics of the module's docstring, the two largest ones at levels that were chosen of all rows."""
+
+    evaluator: Segmentation
+    fg_iou: int
+    miou: int
+
+    def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
+        """What each row with a mask adds."""
+        masked = rows["has_mask"].to_numpy(bool)
+        own = states.at_worst(rows.loc[masked], fg_iou=0.0)
+        kinds, above, wanted, rest = _by_level(own)
+        hit, found = above[:, 0] + own["any_foreground"].to_numpy(bool) * above[:, 1], above.sum(axis=1)
+        total, both, classes = wanted.sum(axis=1), kinds.sum(axis=(1, 2)), _Classes.of(own)
+        right = [both - total - found + hit, hit]
+        binary = np.stack([*right, both - found, found, both - total, total], axis=1)
+
+        def spread(values: NDArray[Any], none: float = 0) -> NDArray[Any]:
+            everyone = np.full((len(rows), *values.shape[1:]), none, values.dtype)
+            everyone[masked] = values
+            return everyone
+
+        counts = {"pixels": np.stack([hit, found, total], axis=1), "binary": binary}
+        counts["levels"] = np.concatenate([wanted, rest], axis=1)
+        at_best = _from_above(kinds)[:, :, self.miou]
+        return {
+            "map_state": states.flags(rows) & masked[:, None],
+            "fg_iou": spread(own["fg_iou"].to_numpy(np.float64), np.nan),
+            "fg_iou_best": spread(_ious(wanted, rest)[:, self.fg_iou], np.nan),
+            **{name: Counted(spread(values.astype(np.int64)), masked) for name, values in counts.items()},
+            "miou": classes.part(above, np.flatnonzero(masked)),
+            "miou_best": classes.part(at_best, np.flatnonzero(masked)),
+        }
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The metrics of the module's docstring, with intervals over images."""
+        at, n = f"{self.evaluator.threshold:g} {self.evaluator.rule}", sums.count("pixels")
+        if n == 0:
+            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
+        pixels, best = sums["pixels"].astype(np.float64), _level(self.miou)
+        classes = f"{sums.class_count('miou')} classes occur, with background"
+        maps = states.counted(sums.total("map_state"), n, "maps")
+        binary = sums["binary"].astype(np.float64)
+        occurs = binary[:, 4:].sum(axis=0) > 0
+        unions = np.concatenate([binary[:, :2], binary[:, 2:4] + binary[:, 4:] - binary[:, :2]], axis=1)
+        two, few = MeanRatio(int(occurs.sum())), np.tile(occurs, 2)
+        return [
+            sums.mean("fg_iou", "fg_iou", threshold=at, note=maps),
+            sums.class_ious("miou", "miou", "pixels", threshold=at, note=classes),
+            sums.pooled("miou_binary", unions[:, few], two, "pixels", threshold=at),
+            sums.pooled("pixel_precision", pixels[:, [0, 1]], MeanRatio(), "pixels", threshold=at),
+            sums.pooled("pixel_recall", pixels[:, [0, 2]], MeanRatio(), "pixels", threshold=at),
+            sums.pooled(
+                "precision_eer",
+                sums["levels"].astype(np.float64),
+                equal_error_rate,
+                "pixels",
+                threshold="precision = recall",
+            ),
+            sums.mean("fg_iou_best", "fg_iou_best", threshold=_level(self.fg_iou), note=ORACLE),
+            sums.class_ious("miou_best", "miou_best", "pixels", threshold=best, note=f"{ORACLE}; {classes}"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class _Classes:
     """What the pooled mean IoU needs of each picture: its class and the pixels of every class in its truth."""
 
     own: NDArray[np.int64]  # (N,) class of the picture's label, background 0; 0 without a label
-    truth: Counts  # (N, C)
-    note: str
+    row: NDArray[np.int64]  # (M,) picture of each class that one has
+    label: NDArray[np.int64]  # (M,)
+    truth: Counts  # (M,) pixels
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "_Classes":
         own = np.maximum(rows["label"].to_numpy(np.int64) + 1, 0)
-        width = max(int(own.max()) + 1, *map(len, rows["class_pixels"]))
-        pixels = np.zeros((len(rows), width))
-        for line, counted in zip(pixels, rows["class_pixels"], strict=True):
-            line[: len(counted)] = counted
-        return cls(own, pixels, f"{int((pixels.sum(axis=0) > 0).sum())} classes occur, with background")
+        truth, lengths = flattened(rows["class_pixels"])
+        row = np.repeat(np.arange(len(rows)), lengths)
+        label = np.arange(len(truth)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return cls(own, row, label, truth.astype(np.float64))
 
-    def counts(self, above: Counts) -> Counts:
-        """(N, 3 C): pixels right, predicted and of the truth, by class; `above` (N, 3): pixels found, by kind."""
+    def part(self, above: Counts, place: NDArray[np.int64]) -> ByClass:
+        """Pixels of the truth, right and predicted, of the rows `place`; `above` (N, 3): pixels found, by kind."""
+        found, labelled, background = above.sum(axis=1), self.own > 0, self.label == 0
         right, predicted = np.zeros_like(self.truth), np.zeros_like(self.truth)
-        pictures = np.flatnonzero(self.own > 0)
-        right[pictures, self.own[pictures]] = above[pictures, 0]
-        predicted[pictures, self.own[pictures]] = above[pictures].sum(axis=1)
-        right[:, 0] = self.truth[:, 0] - above[:, 2]
-        predicted[:, 0] = self.truth.sum(axis=1) - above.sum(axis=1)
-        return np.concatenate([right, predicted, self.truth], axis=1)
+        behind, whole = self.row[background], np.bincount(self.row, self.truth, len(self.own))
+        right[background] = self.truth[background] - above[behind, 2]
+        predicted[background] = (whole - found)[behind]
+        numbers = {
+            "truth": np.append(self.truth, np.zeros(labelled.sum())),
+            "right": np.append(right, above[labelled, 0]),
+            "predicted": np.append(predicted, found[labelled]),
+        }
+        row, label = np.append(self.row, np.flatnonzero(labelled)), np.append(self.label, self.own[labelled])
+        return ByClass(place[row], label, {name: values.astype(np.int64) for name, values in numbers.items()})
+
+    def by_level(self, kinds: Counts) -> dict[str, NDArray[Any]]:
+        """`truth` (C,), `right` and `predicted` (C, 256) of all pictures; `kinds` (N, 3, 256) pixels by level."""
+        above, classes = _from_above(kinds), 1 + max(self.own.max(initial=0), self.label.max(initial=0))
+        right, predicted = np.zeros((classes, LEVELS)), np.zeros((classes, LEVELS))
+        np.add.at(right, self.own, above[:, 0])
+        np.add.at(predicted, self.own, above.sum(axis=1))
+        truth = np.bincount(self.label, self.truth, classes)
+        right[0] = truth[0] - above[:, 2].sum(axis=0)
+        predicted[0] = truth.sum() - above.sum(axis=(0, 1))
+        return {"truth": truth, "right": right, "predicted": predicted}
 
 
 def mean_iou(sums: Counts) -> Counts:
@@ -218,18 +288,6 @@ def mean_iou(sums: Counts) -> Counts:
     occurs = truth > 0
     ious = np.where(occurs, right, 0) / np.where(occurs, predicted + truth - right, 1)
     return _ratio(ious.sum(axis=1), occurs.sum(axis=1).astype(np.float64))
-
-
-def _sweep(wanted: Counts, rest: Counts, kinds: Counts, classes: _Classes) -> list[Metric]:
-    """`fg_iou_best`, `miou_best` from pixels by level: foreground and rest (N, 256), all by kind (N, 3, 256)."""
-    above, some = _from_above(kinds), _ious(wanted, rest)
-    there = ~np.isnan(some[:, 0])
-    best = int(np.argmax(some[there].mean(axis=0))) if there.any() else 0
-    fg_iou = statistics.mean("fg_iou_best", some[:, best], threshold=_level(best), note=ORACLE)
-    sums = [classes.counts(above[:, :, v]).sum(axis=0) for v in range(LEVELS)]
-    best = int(np.argmax(mean_iou(np.stack(sums))))
-    counts = classes.counts(above[:, :, best])
-    return [fg_iou, class_ious("miou_best", counts, _level(best), f"{ORACLE}; {classes.note}")]
 
 
 def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts, Counts]:
@@ -274,17 +332,10 @@ def equal_error_rate(histograms: Counts) -> Counts:
     return _ratio(tp[pictures, before] + share * (tp[pictures, after] - tp[pictures, before]), foreground_pixels)
 
 
-def class_ious(name: str, counts: Counts, threshold: str, note: str = "") -> Metric:
-    """The metric `name`: mean IoU over the classes that occur, of pixels (N, 3 C) right, predicted, of the truth."""
-    occurs = counts[:, 2 * counts.shape[1] // 3 :].sum(axis=0) > 0
-    right, predicted, truth = (part[:, occurs] for part in np.split(counts, 3, axis=1))
-    parts = np.concatenate([right, predicted + truth - right], axis=1)
-    return statistics.pooled(name, parts, MeanRatio(right.shape[1]), threshold=threshold, note=note)
-
-
 def _stack(rows: pd.DataFrame, column: str) -> Counts:
     """(N, K): a column of lists of K numbers."""
-    return np.stack(rows[column].tolist()).astype(np.float64)
+    lists = rows[column].tolist()
+    return np.stack(lists).astype(np.float64) if lists else np.zeros((0, 3 if column == "above" else LEVELS))
 
 
 def _from_above(histograms: Counts) -> Counts:

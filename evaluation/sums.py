@@ -3,12 +3,13 @@
 An evaluator says what each row adds (`parts`), and makes its metrics of the sums (`metrics`): `Streaming`. Rows may
 then be summed in blocks of the dataset's order, whose size is fixed, so that a result's numbers do not depend on how
 it was read; counts are integers. What is kept are the sums of each image, for intervals over images; of more than
-10,000 images those of 1,000 groups of them, by a hash of their ids.
+10,000 images those of 1,000 groups of them, by a hash of their ids. One that reads its metrics off at a threshold
+chosen of all rows is `Choosing`: the rows are then read twice.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
@@ -17,47 +18,15 @@ from scipy import sparse
 
 from eigencam.evaluation import intervals, statistics
 from eigencam.evaluation.base import About, Metric, Sample, Summing
-from eigencam.evaluation.intervals import Interval, MeanRatio
+from eigencam.evaluation.intervals import Floats, Interval, MeanRatio
+from eigencam.evaluation.parts import ByClass, Counted, Part, Totals
 
 BLOCK = 2**13
 """Number of rows that are summed at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What each of N rows adds, of those that count at all.
-
-    Attributes:
-        numbers: (N, K).
-        present: (N,) whether the row counts; the numbers of all others are 0.
-    """
-
-    numbers: NDArray[Any]
-    present: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class ByClass:
-    """What rows add to sums of each class.
-
-    Attributes:
-        row: (M,) which row adds it.
-        label: (M,) to which class, from 0 on.
-        numbers: by name (M,) what it adds.
-    """
-
-    row: NDArray[np.int64]
-    label: NDArray[np.int64]
-    numbers: Mapping[str, NDArray[Any]]
-
-
-Part = NDArray[Any] | Counted | ByClass | str
-"""(N,) floats are one value a row, NaN where it has none; (N,) or (N, K) other numbers are counts; a text is the same
-for all rows."""
-
-
-class Streaming(Summing, Protocol):
-    """An evaluator whose rows can be summed in blocks."""
+class Reading(Protocol):
+    """What sums up rows in blocks."""
 
     def parts(self, rows: pd.DataFrame) -> Mapping[str, Part]:
         """What each row of a block adds to named sums, whatever other rows there are."""
@@ -68,15 +37,51 @@ class Streaming(Summing, Protocol):
         ...
 
 
-def is_streaming(evaluator: object) -> TypeGuard[Streaming]:
+class Streaming(Summing, Reading, Protocol):
+    """An evaluator whose rows can be summed in blocks."""
+
+
+class Choosing(Summing, Protocol):
+    """An evaluator that chooses, of all rows, how it reads them."""
+
+    def totals(self, rows: pd.DataFrame) -> Totals:
+        """What the rows of a block add to the sums that the choice is made of."""
+        ...
+
+    def choose(self, totals: Totals) -> Reading:
+        """What sums the rows up, of the totals of all of them."""
+        ...
+
+
+def is_streaming(evaluator: object) -> TypeGuard[Streaming | Choosing]:
     """Whether an evaluator's rows can be summed in blocks.
 
     A person's own may have a `summary` alone, or one that takes the place of an inherited one.
     """
-    if not (hasattr(evaluator, "parts") and hasattr(evaluator, "metrics")):
+    made = next((name for name in ("metrics", "choose") if hasattr(evaluator, name)), None)
+    if made is None:
         return False
-    defines = next((vars(kind) for kind in type(evaluator).__mro__ if {"summary", "metrics"} & vars(kind).keys()), {})
-    return "metrics" in defines or "summary" not in defines
+    defines = next((vars(kind) for kind in type(evaluator).__mro__ if {"summary", made} & vars(kind).keys()), {})
+    return made in defines or "summary" not in defines
+
+
+def added(blocks: Iterable[Totals]) -> dict[str, NDArray[Any]]:
+    """The totals of all blocks."""
+    kept: dict[str, NDArray[Any]] = {}
+    for block in blocks:
+        for name, values in block.items():
+            short, long = sorted((kept.get(name, values[:0]), values), key=len)
+            kept[name] = long.copy()
+            kept[name][: len(short)] += short
+    return kept
+
+
+def settled(evaluator: Streaming | Choosing, blocks: Iterable[pd.DataFrame]) -> Reading:
+    """What sums up the rows of some blocks: the evaluator, or what it chooses of them."""
+    if not hasattr(evaluator, "choose"):
+        return cast(Streaming, evaluator)
+    choosing = cast(Choosing, evaluator)
+    return choosing.choose(added(choosing.totals(rows) for rows in of_size(blocks, BLOCK)))
 
 
 @dataclass(slots=True)
@@ -184,6 +189,10 @@ class Sums:
         occurs = np.flatnonzero(np.asarray(first.sum(axis=0)).ravel() > 0)
         return {key: sparse.csr_array(matrix[:, occurs]) for key, matrix in kept.items()}
 
+    def class_count(self, name: str) -> int:
+        """Number of classes that occur in the first of the sums of classes."""
+        return cast(tuple[int, int], next(iter(self.classes(name).values())).shape)[1]
+
     def combine(self, name: str, columns: Iterable[tuple[str, int]], among: Iterable[str], divisor: int = 1) -> None:
         """Make a new part of one value a row: the sum of columns of parts, over `divisor`.
 
@@ -221,19 +230,57 @@ class Sums:
         return statistics.noted(metric, self._sample(hits, counts, hits=True))
 
     def mean(
-        self, name: str, part: str, *, note: str = "", threshold: str = "", better: str = "higher", scale: float = 100
+        self,
+        name: str,
+        part: str,
+        *,
+        note: str = "",
+        threshold: str = "",
+        better: str = "higher",
+        scale: float = 100,
+        change: bool = False,
     ) -> Metric:
-        """The metric `name`: the mean of a part of one value a row, in percent, or as a plain number."""
+        """The metric `name`: the mean of a part of one value a row, in percent, or as a plain number.
+
+        With `change` the values are changes between hit and miss: -1, 0 or 1.
+        """
         found = self._sums[part]
         values, counts = found.units[:, 0], found.present
         n = int(counts.sum())
         value = float(values.sum()) / n if n else float("nan")
         unit = "%" if scale == 100 else ""
-        ends = statistics.scaled(self._of_mean(found, n), scale)
+        ends = statistics.scaled(self._of_mean(found, n, change), scale)
         metric = Metric(name, scale * value, *ends, n, unit, threshold, better, note)
         return statistics.noted(metric, self._sample(values, counts, hits=False))
 
-    def _of_mean(self, found: _Sum, n: int) -> Interval:
+    def pooled(
+        self,
+        name: str,
+        parts: Any,
+        statistic: Callable[[Floats], Floats],
+        among: str,
+        *,
+        note: str = "",
+        threshold: str = "",
+    ) -> Metric:
+        """The metric `name`: 100 times a statistic of the sums of `parts` (U, K), of the rows that count in `among`."""
+        present = self._sums[among].present
+        has = present > 0
+        metric = statistics.pooled(name, parts[has], statistic, n=int(present.sum()), threshold=threshold, note=note)
+        return statistics.of_rows([metric], has)[0] if self.size == self.rows else metric
+
+    def class_ious(self, name: str, part: str, among: str, *, note: str = "", threshold: str = "") -> Metric:
+        """The metric `name`: mean IoU over the classes that occur, of pixels of the `truth`, `right`, `predicted`."""
+        found = self.classes(part)
+        truth, right, predicted = (found[key] for key in ("truth", "right", "predicted"))
+        union: Any = predicted + truth - right
+        parts = sparse.csr_array(sparse.hstack([right, union], dtype=np.float64))
+        statistic = MeanRatio(cast(tuple[int, int], right.shape)[1])
+        return self.pooled(name, parts, statistic, among, note=note, threshold=threshold)
+
+    def _of_mean(self, found: _Sum, n: int, change: bool) -> Interval:
+        if self.alone and change:
+            return intervals.of_paired_hits(found.up, found.down, n)
         if self.alone and found.whole and found.up + found.down and max(found.up, found.down) < n:
             return (
                 intervals.of_rate(found.up, n) if found.down == 0 else intervals.of_paired_hits(found.up, found.down, n)
@@ -249,14 +296,15 @@ class Sums:
         return Sample(np.stack([values, counts], axis=1).astype(np.float64)[counts > 0], MeanRatio(), hits=hits)
 
 
-def summed(evaluator: Streaming, rows: pd.DataFrame) -> list[Metric]:
+def summed(evaluator: Streaming | Choosing, rows: pd.DataFrame) -> list[Metric]:
     """The metrics of rows, each taken as of an image of its own, with a sample of every row."""
+    reading = settled(evaluator, [rows])
     sums = Sums(len(rows), alone=True)
-    sums.add(evaluator.parts(rows), np.arange(len(rows)))
-    return evaluator.metrics(sums)
+    sums.add(reading.parts(rows), np.arange(len(rows)))
+    return reading.metrics(sums)
 
 
-def reduced(evaluator: Streaming, blocks: Iterable[pd.DataFrame], images: int) -> list[Metric]:
+def reduced(evaluator: Reading, blocks: Iterable[pd.DataFrame], images: int) -> list[Metric]:
     """The metrics of rows, with intervals over images.
 
     Args:
@@ -307,11 +355,11 @@ def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
         frame = rows if isinstance(rows, pd.DataFrame) else rows.frame()
         return statistics.by_picture(evaluator.summary(frame), frame) if len(frame) else []
     if not isinstance(rows, pd.DataFrame):
-        return reduced(evaluator, rows.blocks(), rows.images)
+        return reduced(settled(evaluator, rows.blocks()), rows.blocks(), rows.images) if rows.images else []
     place, ids = pd.factorize(rows["image"])
     if (np.diff(place) < 0).any():  # rows of one image apart from each other
         rows = rows.iloc[np.argsort(place, kind="stable")]
-    return reduced(evaluator, [rows], len(ids))
+    return reduced(settled(evaluator, [rows]), [rows], len(ids)) if len(rows) else []
 
 
 def flattened(column: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -9,9 +9,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from eigencam.evaluation import statistics, sums
+from eigencam.evaluation.adversarial import Adversarial
+from eigencam.evaluation.attacks import PGD
 from eigencam.evaluation.base import Metric
+from eigencam.evaluation.class_segmentation import ClassSegmentation
 from eigencam.evaluation.evidence import Evidence
 from eigencam.evaluation.infidelity import Infidelity
 from eigencam.evaluation.localization import Localization
@@ -20,6 +24,8 @@ from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
+from eigencam.evaluation.randomization import LabelRandomization, Randomization
+from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.evaluation.sums import reduced, summarised
@@ -86,12 +92,59 @@ def rows_of(kind: str, n: int, several: bool) -> tuple[Any, pd.DataFrame]:
             },
         ),
     }
-    evaluator, more = own[kind]
+    evaluator, more = own[kind] if kind in own else chosen_of_all_rows(kind, rng, label, iou)
     return evaluator, pd.DataFrame({**rows, **more})
 
 
-KINDS = ("localization", "tuned", "maxboxacc", "pointing", "energy", "pxap", "proposals")
-KINDS += ("evidence", "infidelity", "max_sensitivity", "sparseness")
+def chosen_of_all_rows(
+    kind: str, rng: np.random.Generator, label: NDArray[np.int64], iou: NDArray[np.float64]
+) -> tuple[Any, dict[str, Any]]:
+    """The same of evaluators that choose a threshold of all rows, and of those that pass the network again."""
+    n, stages = len(label), [rng.random((len(label), 3)) for _ in range(2)]
+    if kind == "segmentation":
+        kinds = rng.integers(0, 9, (3, n, 256)).astype(np.uint32)
+        pixels = np.zeros((n, 6), np.uint32)
+        pixels[:, 0], pixels[:, 5] = kinds[2].sum(axis=1), kinds[1].sum(axis=1)
+        pixels[np.arange(n), label + 1] += kinds[0].sum(axis=1).astype(np.uint32)
+        above = kinds[:, :, 50:].sum(axis=2).T
+        histograms = {f"hist_{k}": list(v) for k, v in zip(("label", "other", "background"), kinds, strict=True)}
+        masks = {"has_mask": rng.random(n) < 0.9, "any_foreground": False, "fg_iou": iou}
+        return Segmentation(), {**masks, **histograms, "above": list(above), "class_pixels": list(pixels)}
+    if kind == "class_segmentation":
+        evaluator = ClassSegmentation(step=0.1)
+        levels, given = len(evaluator.grid) + 1, [np.unique([0, k + 1, rng.integers(0, 6)]) for k in label]
+        right = [rng.integers(0, 99, len(k) * levels) for k in given]
+        counts = {name: rng.integers(0, 3, n) for name in ("tied", "constant")} | {"maps": 3, "nonfinite": 0}
+        return evaluator, {"has_mask": rng.random(n) < 0.9, **counts} | {
+            "classes": given,
+            "right": right,
+            "predicted": [r + rng.integers(0, 99, len(r)) for r in right],
+            "truth": [rng.integers(0, 999, len(k)) for k in given],
+        }
+    if kind == "randomization":
+        stages[0][rng.random((n, 3)) < 0.1] = np.nan
+        return Randomization(), {"stages": "fc layer4 conv1", "rank": list(stages[0]), "rank_abs": list(stages[1])}
+    if kind == "label_randomization":
+        return LabelRandomization("file"), {"rank": iou, "rank_abs": iou**2}
+    predicted = rng.integers(-1, 4, (2, n))
+    return Adversarial(PGD()), {
+        "iou_before": iou,
+        "iou_after": np.where(np.isnan(iou), np.nan, stages[0][:, 0]),
+        "prediction": predicted[0],
+        "prediction_after": predicted[1],
+        "fooled": predicted[0] != predicted[1],
+        **dict.fromkeys(("rank_correlation", "cosine"), iou),
+        **dict.fromkeys(("l2", "linf", "relative_l2"), stages[1][:, 0]),
+        "iterations": label + 1,
+        "map_state_after": rng.choice(STATES, n),
+    }
+
+
+KINDS = (
+    *("localization", "tuned", "maxboxacc", "pointing", "energy", "pxap", "proposals"),
+    *("segmentation", "class_segmentation", "randomization", "label_randomization", "adversarial"),
+    *("evidence", "infidelity", "max_sensitivity", "sparseness"),
+)
 
 
 def equal(a: list[Metric], b: list[Metric], tolerance: float = 1e-9) -> None:

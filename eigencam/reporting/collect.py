@@ -196,7 +196,8 @@ def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None
                 for result in same
             ]
             ran = [f for f, result in zip(flat, same, strict=True) if not result["unsupported"]] or flat
-            differing = sorted({k for f in ran for k in f if len({g.get(k) for g in ran}) > 1})
+            parameters_of = dict.fromkeys(k for f in ran for k in f)
+            differing = sorted(k for k in parameters_of if len({f.get(k) for f in ran}) > 1)
             short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in ran)]
             if _kinds(ran, short) == _kinds(ran, differing):  # a checksum tells nothing more
                 differing = short
