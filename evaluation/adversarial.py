@@ -152,10 +152,8 @@ class Adversarial:
         """The metrics of the module's docstring, `l2` and `iterations`."""
         metrics = [*self._errors(sums, "", _note(sums)), *self._errors(sums, "_fooled", "")]
         metrics += [sums.mean(name, name, scale=1) for name in ("rank_correlation", "cosine")]
-        metrics += [
-            sums.rate("fooling_rate", "fooling_rate", better=""),
-            sums.mean("relative_l2", "relative_l2", better=""),
-        ]
+        metrics.append(sums.among("fooling_rate", sums.rate("fooling_rate", "fooling_rate", better="")))
+        metrics.append(sums.mean("relative_l2", "relative_l2", better=""))
         noise = [sums.mean(name, name, better="", scale=1) for name in ("linf", "l2", "iterations")]
         return [*metrics, replace(noise[0], unit="/255"), *noise[1:]]
 
@@ -166,16 +164,15 @@ class Adversarial:
     def _errors(self, sums: Sums, suffix: str, note: str) -> list[Metric]:
         """The box errors of rows that have a box to find, or of those whose prediction has changed."""
         at = f"{self.threshold:g} {self.rule}"
-        names = [f"box_error_{what}{suffix}" for what in ("before", "after", "change")]
-        first = sums.rate(names[0], names[0], threshold=at, better="lower", note=note)
-        if sums.count(names[0]) and not sums.total(f"attacked{suffix}")[0]:
+        before, after, change = (f"box_error_{what}{suffix}" for what in ("before", "after", "change"))
+        first = sums.rate(before, before, threshold=at, better="lower", note=note)
+        if sums.count(before) and not sums.total(f"attacked{suffix}")[0]:
             why = states.UNANSWERED
-            return [first, *(statistics.undefined(n, 0, why, threshold=at, better="lower") for n in names[1:])]
-        return [
-            first,
-            sums.rate(names[1], names[1], threshold=at, better="lower"),
-            sums.mean(names[2], names[2], threshold=at, better="lower", change=True),
-        ]
+            others = [statistics.undefined(n, 0, why, threshold=at, better="lower") for n in (after, change)]
+        else:
+            second = sums.rate(after, after, threshold=at, better="lower")
+            others = [second, sums.mean(change, change, threshold=at, better="lower", change=True)]
+        return [sums.among(before, metric) for metric in (first, *others)]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""

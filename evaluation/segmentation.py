@@ -221,7 +221,7 @@ class _AtLevels:
         unions = np.concatenate([binary[:, :2], binary[:, 2:4] + binary[:, 4:] - binary[:, :2]], axis=1)
         two, few = MeanRatio(int(occurs.sum())), np.tile(occurs, 2)
         return [
-            sums.mean("fg_iou", "fg_iou", threshold=at, note=maps),
+            sums.among("pixels", sums.mean("fg_iou", "fg_iou", threshold=at, note=maps)),
             sums.class_ious("miou", "miou", "pixels", threshold=at, note=classes),
             sums.pooled("miou_binary", unions[:, few], two, "pixels", threshold=at),
             sums.pooled("pixel_precision", pixels[:, [0, 1]], MeanRatio(), "pixels", threshold=at),
@@ -233,7 +233,7 @@ class _AtLevels:
                 "pixels",
                 threshold="precision = recall",
             ),
-            sums.mean("fg_iou_best", "fg_iou_best", threshold=_level(self.fg_iou), note=ORACLE),
+            sums.among("pixels", sums.mean("fg_iou_best", "fg_iou_best", threshold=_level(self.fg_iou), note=ORACLE)),
             sums.class_ious("miou_best", "miou_best", "pixels", threshold=best, note=f"{ORACLE}; {classes}"),
         ]
 

@@ -8,7 +8,7 @@ chosen of all rows is `Choosing`: the rows are then read twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
@@ -268,6 +268,14 @@ class Sums:
         has = present > 0
         metric = statistics.pooled(name, parts[has], statistic, n=int(present.sum()), threshold=threshold, note=note)
         return statistics.of_rows([metric], has)[0] if self.size == self.rows else metric
+
+    def among(self, part: str, metric: Metric) -> Metric:
+        """The metric with a sample of the rows alone that count in a part."""
+        sample, has = metric.sample, self._sums[part].present > 0
+        if sample is None or sample.statistic is not None or has.all():
+            return metric
+        parts: Any = sample.parts
+        return replace(metric, sample=Sample(parts[has], rows=has))
 
     def class_ious(self, name: str, part: str, among: str, *, note: str = "", threshold: str = "") -> Metric:
         """The metric `name`: mean IoU over the classes that occur, of pixels of the `truth`, `right`, `predicted`."""

@@ -4,10 +4,15 @@ Whoever loads other weights than he thinks, or normalises otherwise than they we
 of ILSVRC's validation images that are classified rightly shows it: libraries report it for their weights.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import pandas as pd
 
 from eigencam.evaluation.intervals import exact
 from eigencam.running.prepare import Job
+from eigencam.store.parts import RowFile
+from eigencam.store.schema import ROWS
 
 ENOUGH = 100
 """Images from which on the shares are compared."""
@@ -21,23 +26,39 @@ def accuracy_line(job: Job) -> str:
     if known is None or not job.comparable or job.dataset.class_space != "imagenet":
         return ""
     done = next((result for result in job.results.values() if result.complete), None)
-    return "" if done is None else compared(job.network.name, known, done.rows(), job.network.preprocess.resize)
+    if done is None:
+        return ""
+    return compared(job.network.name, known, RowFile(done.folder / ROWS, 0).blocks(), job.network.preprocess.resize)
 
 
-def compared(name: str, known: float, rows: pd.DataFrame, resize: str = "crop") -> str:
+def right_of(blocks: Iterable[pd.DataFrame]) -> tuple[int, int]:
+    """Number of images that are classified rightly, and of those with a label and an answer.
+
+    Args:
+        blocks: rows in which those of one image follow each other.
+    """
+    right = n = 0
+    last = None
+    for rows in blocks:
+        once = rows[rows["image"].ne(rows["image"].shift()) & ~(rows["image"].eq(last) & (np.arange(len(rows)) == 0))]
+        last = rows["image"].iloc[-1] if len(rows) else last
+        answered = [top[0] == k for top, k in zip(once["top5"], once["label"], strict=True) if k >= 0 and len(top)]
+        right, n = right + sum(answered), n + len(answered)
+    return right, n
+
+
+def compared(name: str, known: float, rows: pd.DataFrame | Iterable[pd.DataFrame], resize: str = "crop") -> str:
     """A sentence on our share and the reported one.
 
     Args:
         name: of the network.
         known: the reported top-1, %.
-        rows: of one result, with columns `image`, `label` and `top5`.
+        rows: of one result, with columns `image`, `label` and `top5`; or blocks of them in the dataset's order.
         resize: of the preprocessing.
     """
-    once = rows.drop_duplicates("image")
-    answered = [(top, label) for top, label in zip(once["top5"], once["label"], strict=True) if label >= 0 and len(top)]
-    if (n := len(answered)) < ENOUGH:
+    right, n = right_of([rows.drop_duplicates("image")] if isinstance(rows, pd.DataFrame) else rows)
+    if n < ENOUGH:
         return ""
-    right = sum(top[0] == label for top, label in answered)
     low, high = (100 * end for end in exact(right, n, TAIL))
     said = f"{name}: top-1 {100 * right / n:.1f} % of {n} images [{low:.1f}, {high:.1f}], reported {known:.1f} %"
     if low <= known <= high:

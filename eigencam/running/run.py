@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -41,8 +40,9 @@ from eigencam.running.work import Work
 from eigencam.store.canonical import plain
 from eigencam.store.environment import cores, environment, keep_freed_memory
 from eigencam.store.gather import Plan
-from eigencam.store.images import Known, known_images
+from eigencam.store.images import KnownDigests, known_images
 from eigencam.store.merge import merge
+from eigencam.store.positions import Positions
 from eigencam.store.records import Result, Shard, summed_up
 from eigencam.store.schema import SUMMARY
 
@@ -109,7 +109,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
             return job
         work = Work(job, todo)
         try:
-            _compute(work, shard, title, say)
+            _compute(work, shard, plan.positions, title, say)
             finished = sum([_finish(work, key, result, say) for key, result in todo.items()])
         except BaseException as error:
             with suppress(OSError):  # a full disk: the first error says so
@@ -191,19 +191,21 @@ def _refuse_gaps(job: Job) -> None:
             raise ValueError("\n".join([f"results are there without {what}:", *sorted(reasons), ending]))
 
 
-def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -> None:
+def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Callable[[str], None]) -> None:
     """Fill the results' rows: the network has one batch while threads make rows of those before.
 
     A GPU has a batch in flight while the host prepares the next one.
     """
     job, todo = work.job, work.todo
     ids, size = job.dataset.ids, job.config.batch_size
-    missing = {key: _missing(ids, result.done()) for key, result in todo.items()}
+    missing = {key: result.lacking(positions) for key, result in todo.items()}
     any_missing = np.any(list(missing.values()), axis=0)
     grid = shard.pick([range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)])
     batches = [list(batch) for batch in grid if any_missing[batch].any()]
     first = next(iter(todo.values()))
-    known = known_images(first.root, plain(first.identity["dataset"]), ids) if batches else Known()
+    known = (
+        known_images(first.root, plain(first.identity["dataset"]), positions) if batches else KnownDigests(positions)
+    )
     pictures = Pictures(job.dataset, job.network.preprocess)
     loaded = load(pictures, batches, workers=job.config.workers)
     in_flight = IN_FLIGHT if job.network.device.type == "cuda" else 0
@@ -243,18 +245,14 @@ def _compute(work: Work, shard: Shard, title: str, say: Callable[[str], None]) -
         todo[key].succeed()
 
 
-def _missing(ids: Sequence[str], done: set[str]) -> NDArray[np.bool_]:
-    """(n,) bool: the pictures without a row."""
-    return np.array([image not in done for image in ids], bool)
-
-
-def _refuse_changed(known: Known, batch: Batch, root: Path) -> None:
+def _refuse_changed(known: KnownDigests, batch: Batch, root: Path) -> None:
     """ValueError where an image is not the one that other results in the folder were made of."""
-    for truth, digest in zip(batch.truths, batch.digests, strict=True):
-        if is_changed(known.digests.get(truth.image_id), digest):
+    found = known.of([truth.image_id for truth in batch.truths])
+    for truth, digest, before in zip(batch.truths, batch.digests, found, strict=True):
+        if is_changed(before, digest):
             raise ValueError(
                 f"image {truth.image_id} is another one than when results in {root} were made of it: "
-                f"{known.told(truth.image_id, digest)}; put it back, or write elsewhere (paths.results=DIR)"
+                f"{before} there, {digest} here; put it back, or write elsewhere (paths.results=DIR)"
             )
 
 

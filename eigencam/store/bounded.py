@@ -29,7 +29,9 @@ def read_table(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -
     return pa.Table.from_batches(read_batches(source, columns), pa.schema(fields, about.metadata))
 
 
-def read_batches(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    source: Path | pa.Buffer, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a Parquet file, a batch at a time.
 
     Texts are looked at as a dictionary and its indices before they are written out, so that a long one that every row
@@ -38,6 +40,7 @@ def read_batches(source: Path | pa.Buffer, columns: Sequence[str] | None = None)
     Args:
         source: a file, or its content.
         columns: that are wanted; None: all.
+        groups: numbers of the row groups that are wanted; None: all.
 
     Raises:
         BombError: it unpacks to more than `FREE` bytes and `RATIO` times its own size.
@@ -55,7 +58,7 @@ def read_batches(source: Path | pa.Buffer, columns: Sequence[str] | None = None)
     wanted = plain.schema_arrow.names if columns is None else [n for n in plain.schema_arrow.names if n in columns]
     schema = pa.schema([plain.schema_arrow.field(name) for name in wanted], plain.schema_arrow.metadata)
     total = 0
-    for batch in _opened(source, texts).iter_batches(BATCH, columns=wanted):
+    for batch in _opened(source, texts).iter_batches(BATCH, row_groups=groups, columns=wanted):
         total += sum(map(_bytes, batch.columns))
         if total > most:
             raise BombError(f"{size} bytes that unpack to more than {most}")

@@ -8,6 +8,7 @@ of images stands in `parts/plan.json`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.digest import is_changed
+from eigencam.store.parts import RowFile
+from eigencam.store.positions import Positions
 from eigencam.store.schema import Bad
-
-POSITION, RUN, FITTED = "_position", "_run", "_fitted"
-"""Columns of parts: the image's position in the dataset, the run, whether the classifier was fitted on the image."""
+from eigencam.store.windows import FITTED, POSITION, RUN, Windows, write_rows
 
 DIGEST = "digest"
 """Column of rows: what the image is (`eigencam.datasets.digest`)."""
@@ -32,13 +33,13 @@ class Plan:
     """What a run knows of a result before its first row.
 
     Attributes:
-        order: position of each image of the dataset by its id.
+        positions: of the dataset's images.
         fitted_on: images that the network's classifier was fitted on.
         baseline: whether the method is one, as it says of itself.
         caveat: what has to stand below every table with the method, as it says of itself.
     """
 
-    order: Mapping[str, int]
+    positions: Positions
     fitted_on: frozenset[str] = frozenset()
     baseline: bool = False
     caveat: str = ""
@@ -46,16 +47,19 @@ class Plan:
     @classmethod
     def of(cls, ids: Sequence[str], fitted_on: frozenset[str] = frozenset(), *, baseline: bool = False) -> Self:
         """Return the plan for a dataset's images, in their order."""
-        return cls({image: k for k, image in enumerate(ids)}, fitted_on, baseline)
+        return cls(Positions(ids), fitted_on, baseline)
 
     def placed(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return rows with the columns that say what is known of their images."""
         images = rows["image"]
-        return rows.assign(**{POSITION: images.map(self.order), FITTED: images.isin(self.fitted_on)})
+        place = self.positions.of(images.tolist())
+        if (place < 0).any():
+            raise ValueError(f"image {images[place < 0].iloc[0]}: none of the dataset's")
+        return rows.assign(**{POSITION: place, FITTED: images.isin(self.fitted_on)})
 
     def stored(self) -> dict[str, Any]:
         """Return what `parts/plan.json` holds."""
-        return {"images": len(self.order), "baseline": self.baseline, "caveat": self.caveat}
+        return {"images": len(self.positions), "baseline": self.baseline, "caveat": self.caveat}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,62 +67,50 @@ class Gathered:
     """All that a result is made of.
 
     Attributes:
-        rows: of every image, in the dataset's order.
+        rows: of every image, in the dataset's order, in a file that is not published yet.
         facts: the fields of `Summary` that are no metrics.
         made_by: numbers of the first and last of the rows that each run made, in stretches.
     """
 
-    rows: pd.DataFrame
+    rows: RowFile
     facts: dict[str, Any]
     made_by: dict[str, list[list[int]]]
 
 
 def gather(
-    rows: pd.DataFrame, bad: Mapping[Bad, Mapping[str, str]], plan: Mapping[str, Any], target: str
+    files: Sequence[Path],
+    bad: Mapping[Bad, Mapping[str, str]],
+    plan: Mapping[str, Any],
+    target: str,
+    staged: Path,
+    positions: Positions | None = None,
 ) -> Gathered | None:
     """Return what a result is made of; None where images are missing.
 
     Args:
-        rows: of all parts, with the columns that those have.
+        files: all parts.
         bad: images that were left out, with the reason.
         plan: as `Plan.stored` gives it.
         target: the class that maps are for.
+        staged: where the rows are put.
+        positions: of the dataset's images, where the data are known.
 
     Raises:
         ValueError: every image was left out, or rows do not say where they belong.
     """
-    there = set(rows["image"])
-    left_out = {kind: {i: reasons[i] for i in sorted(reasons) if i not in there} for kind, reasons in bad.items()}
-    if len(there) + len(frozenset[str]().union(*left_out.values())) < plan["images"]:
+    asked = frozenset[str]().union(*bad.values())
+    found = Windows.of(files, plan["images"], positions, asked)
+    left_out = {kind: {i: reasons[i] for i in sorted(reasons) if i not in found.named} for kind, reasons in bad.items()}
+    n = int(found.seen.sum())
+    if n + len(asked - found.named) < plan["images"]:
         return None
-    if not there:
+    if not n:
         reason = next((reason for reasons in left_out.values() for reason in reasons.values()), "it has none")
         raise ValueError(f"no image of the dataset can be scored: all {plan['images']} are left out; {reason}")
-    rows = _in_order(rows)
-    fitted = rows.loc[rows.get(FITTED, pd.Series(False, rows.index)).eq(True), "image"].nunique()
+    made_by = write_rows(found.tables(), staged)
     said = {"baseline": plan["baseline"], "caveat": plan.get("caveat", "")}
-    facts = {"n": len(there), **left_out, "target": target, "fitted_on": fitted, **said}
-    runs = rows[RUN] if RUN in rows else pd.Series(None, rows.index, object)
-    made_by = {str(run): _stretches((runs == run).to_numpy()) for run in runs.dropna().unique()}
-    return Gathered(rows.drop(columns=[POSITION, RUN, FITTED], errors="ignore"), facts, made_by)
-
-
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows, once each, in the dataset's order."""
-    if POSITION not in rows or rows[POSITION].isna().any():
-        raise ValueError("rows of an older version of this program, without the images' order; a run completes them")
-    rows = rows.sort_values([POSITION, "label"], kind="stable", ignore_index=True)
-    return rows.drop_duplicates(KEY, ignore_index=True)
-
-
-def _stretches(chosen: NDArray[np.bool_]) -> list[list[int]]:
-    """First and last number of each stretch of what is chosen.
-
-    >>> _stretches(np.array([True, True, False, True]))
-    [[0, 1], [3, 3]]
-    """
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
-    return [[int(first), int(end) - 1] for first, end in edges.reshape(-1, 2)]
+    facts = {"n": n, **left_out, "target": target, "fitted_on": int(found.fitted.sum()), **said}
+    return Gathered(RowFile(staged, n), facts, made_by)
 
 
 def first_difference(mine: pd.DataFrame, other: pd.DataFrame) -> str:

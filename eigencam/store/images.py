@@ -4,20 +4,20 @@ Each row has its image's digest (`eigencam.datasets.digest`). A run compares wha
 the same folder and dataset were made of; `eigencam verify` compares results with one another, and with the data.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from eigencam.datasets.digest import is_changed
-from eigencam.store.bounded import read_table
+from eigencam.store.bounded import read_batches
 from eigencam.store.canonical import canonical, checksum
 from eigencam.store.examine import published
 from eigencam.store.gather import DIGEST
 from eigencam.store.parts import Parts
+from eigencam.store.positions import Positions
 from eigencam.store.reader import results_in
 from eigencam.store.schema import IDENTITY, PARTS, ROWS, read_identity
 
@@ -50,31 +50,73 @@ class Known:
         return f"{self.digests.get(image)} there, {digest} here"
 
 
-def known_images(root: Path, dataset: Mapping[str, Any], ids: Sequence[str]) -> Known:
+class KnownDigests:
+    """Digests of a dataset's images, the first that a result says of each, in as many bytes as they have letters.
+
+    Args:
+        positions: of the images.
+    """
+
+    def __init__(self, positions: Positions) -> None:
+        self._positions = positions
+        self._digests = np.zeros(len(positions), "S1")
+
+    @property
+    def complete(self) -> bool:
+        """Whether one is known of every image."""
+        return bool((self._digests != b"").all())
+
+    def add(self, images: Sequence[str], digests: Sequence[str | None]) -> None:
+        """Take in what a result says."""
+        if not len(images):
+            return
+        place = self._positions.of(images)
+        new = np.array([(digest or "").encode() for digest in digests])
+        chosen = np.flatnonzero((place >= 0) & (new != b""))
+        chosen = chosen[self._digests[place[chosen]] == b""]
+        if new.dtype.itemsize > self._digests.dtype.itemsize:
+            self._digests = self._digests.astype(new.dtype)
+        self._digests[place[chosen]] = new[chosen]
+
+    def of(self, images: Sequence[str]) -> list[str | None]:
+        """The digest of each image; None where none is known."""
+        place = self._positions.of(images)
+        found = self._digests[np.maximum(place, 0)].tolist() if len(self._digests) else [b""] * len(images)
+        return [digest.decode() if at >= 0 and digest else None for at, digest in zip(place, found, strict=True)]
+
+
+def known_images(root: Path, dataset: Mapping[str, Any], positions: Positions) -> KnownDigests:
     """Return what the results below `root` say of a dataset's images, as far as they can be read.
 
     Args:
         root: folder of results.
         dataset: the dataset's part of their identities.
-        ids: of the images; once all are known no more results are read.
+        positions: of the images; once all are known no more results are read.
     """
-    known, wanted = Known(), canonical(dataset)
+    known, wanted = KnownDigests(positions), canonical(dataset)
     for folder in results_in(root) if root.is_dir() else ():
-        if len(known.digests) == len(ids):
+        if known.complete:
             break
         if not folder.name.startswith(f"{dataset['name']}-"):
             continue
         try:
             identity = read_identity(folder / IDENTITY)
             if canonical(identity["dataset"]) == wanted:
-                list(known.add(folder, digests_of(folder, checksum(identity))))
+                for images, digests in said_of(folder, checksum(identity)):
+                    known.add(images, digests)
         except (ValueError, OSError):  # damaged, or not for this user: it is named where it is asked for
             continue
     return known
 
 
 def digests_of(folder: Path, owner: str) -> dict[str, str]:
-    """Return the digests in the rows of a result by image id, complete or not.
+    """Return the digests in the rows of a result by image id, complete or not; see `said_of`."""
+    said = said_of(folder, owner)
+    return {image: digest for images, of in said for image, digest in zip(images, of, strict=True) if digest}
+
+
+def said_of(folder: Path, owner: str) -> Iterator[tuple[list[str], list[str | None]]]:
+    """Yield images and their digests, as the rows of a result have them, complete or not, some at a time.
 
     Args:
         folder: of the result.
@@ -83,20 +125,14 @@ def digests_of(folder: Path, owner: str) -> dict[str, str]:
     Raises:
         DamagedError: its summary or its rows are not what was written.
     """
+    columns = ["image", DIGEST]
     try:
         sealed = published(folder).rows is not None
     except FileNotFoundError:
-        return _digests(Parts(folder / PARTS, owner).read(["image", DIGEST])[0].values())
-    path = folder / ROWS
-    if not sealed or DIGEST not in pq.read_schema(path).names:
-        return {}
-    return _digests([read_table(path, ["image", DIGEST])])
-
-
-def _digests(tables: Iterable[pa.Table]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for table in tables:
-        if DIGEST in table.column_names:
-            pairs = zip(table["image"].to_pylist(), table[DIGEST].to_pylist(), strict=True)
-            found.update((image, digest) for image, digest in pairs if digest)
-    return found
+        tables = Parts(folder / PARTS, owner).read(columns)[0].values()
+        batches = (batch for table in tables for batch in table.to_batches())
+    else:
+        batches = read_batches(folder / ROWS, columns) if sealed else ()
+    for batch in batches:
+        if DIGEST in batch.schema.names:
+            yield batch.column("image").to_pylist(), batch.column(DIGEST).to_pylist()

@@ -8,7 +8,7 @@ damaged or foreign part is known for what it is, set aside, and its rows are com
     parts/plan.json                                           what finishing the result needs besides; see `gather`
 
 A shard's parts are merged geometrically: a new part takes the last one in as long as that has at most twice its rows,
-so that there are about log2(rows) of them however long a run takes.
+so that there are about log2(rows) of them; those of more than 262,144 rows stay as they are.
 """
 
 import io
@@ -24,14 +24,15 @@ import pyarrow.parquet as pq
 from eigencam.files import regular, visible, write_bytes
 from eigencam.store.bounded import BombError, read_batches, read_table
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
-from eigencam.store.seal import DamagedError, digest, read_bytes, read_json, write_json
+from eigencam.store.seal import DamagedError, digest, file_digest, read_bytes, read_json, write_json
+from eigencam.store.windows import ROW_GROUP
 
 PLAN = "plan.json"
 LARGEST_PART = 8 * 2**30
 """Bytes that a part may have."""
 
-ROW_GROUP = 2**16
-"""Rows of a group, whose texts a reader holds at a time."""
+LARGEST_MERGED = 2**18
+"""Rows from which on a part is not merged with others: they are held while they are."""
 
 _OWNER = b"eigencam.result"
 """Key of a part's metadata: the checksum of the identity it belongs to."""
@@ -55,7 +56,7 @@ class Parts:
         table = pa.Table.from_pandas(frame, preserve_index=False)
         own = self._own_parts()
         absorbed: list[Path] = []
-        while own and own[-1][0] <= 2 * len(table):
+        while own and own[-1][0] <= min(2 * len(table), LARGEST_MERGED):
             path = own.pop()[1]
             try:
                 table = joined([self._read(path), table])
@@ -118,6 +119,39 @@ class Parts:
             except DamagedError as error:
                 errors.append(error)
         return found, errors
+
+    def files(self) -> tuple[list[Path], list[str]]:
+        """Return the parts that are whole, and a line for each that was set aside because it is damaged."""
+        found, said = list[Path](), list[str]()
+        for path in visible(self.folder, "*.parquet"):
+            try:
+                self._check(path)
+                found.append(path)
+            except FileNotFoundError:  # merged by its shard, or the result was just finished by another
+                continue
+            except DamagedError as error:
+                said += set_aside(error)
+        return found, said
+
+    def images(self, files: Iterable[Path]) -> Iterator[list[str]]:
+        """Yield the ids of the images that parts have rows of, some at a time."""
+        for path in files:
+            for batch in read_batches(path, ["image"]):
+                yield [str(value) for value in batch.column("image").to_pylist()]
+
+    def _check(self, path: Path) -> None:
+        """Raise DamagedError where a part is not what was written; no more of it than its footer is held."""
+        if path.stat().st_size > LARGEST_PART or file_digest(path) != path.stem.rsplit("-", 1)[-1]:
+            raise DamagedError(path, "its content does not match the checksum in its name")
+        try:
+            schema = pq.read_schema(path)
+            next(read_batches(path, ["image"]), None)
+        except BombError as error:
+            raise DamagedError(path, str(error)) from None
+        except Exception as error:  # sealed, and still no rows of ours: whatever Arrow makes of it
+            raise DamagedError(path, f"no Parquet file ({type(error).__name__})") from None
+        if (schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in schema.names:
+            raise DamagedError(path, "it holds rows of another result")
 
     def bad(self) -> tuple[dict[Bad, dict[str, str]], list[str]]:
         """Return images that were left out, with the reasons; and lines as `tables`."""

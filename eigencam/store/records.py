@@ -19,20 +19,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from eigencam.evaluation.base import Metric, Row, headline_of
 from eigencam.evaluation.sums import Blocks, summarised
-from eigencam.files import remove_leftovers, sync_folder, write_bytes
+from eigencam.files import remove_leftovers, replacing, sync_folder, write_bytes
 from eigencam.locks import HeldError, Lock, take
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.examine import examine, has_leftovers, published
-from eigencam.store.gather import RUN, Gathered, Plan, gather
-from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, images_of, read_rows, set_aside
+from eigencam.store.gather import Gathered, Plan, gather
+from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
+from eigencam.store.positions import Positions
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary
-from eigencam.store.seal import DamagedError, digest, read_json, write_json, write_yaml
+from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
+from eigencam.store.windows import RUN, MisplacedError
 from eigencam.versions import summary_versions_of
+
+STAGED = "rows.staged"
+"""Name of the file of all rows, among the parts, until the result is published."""
 
 S = TypeVar("S", bound=Sequence[Any])
 
@@ -213,11 +220,18 @@ class Result:
         with take(self.folder / ".lock-finish", wait=True, needed=not self.alone):
             yield
 
-    def done(self) -> set[str]:
-        """Return the ids of the images whose rows are on disk; damaged parts are set aside."""
-        tables, said = self.parts.tables(["image"])
+    def lacking(self, positions: Positions) -> NDArray[np.bool_]:
+        """(n,): which of a dataset's images have no row on disk; damaged parts are set aside."""
+        lacking = np.ones(len(positions), bool)
+        for images in self.parts.images(self._files()):
+            place = positions.of(images)
+            lacking[place[place >= 0]] = False
+        return lacking
+
+    def _files(self) -> list[Path]:
+        files, said = self.parts.files()
         self.repaired += said
-        return images_of(tables)
+        return files
 
     def bad(self) -> dict[Bad, dict[str, str]]:
         """Return images that were left out, by id, with the reason, as far as is noted on disk."""
@@ -258,23 +272,28 @@ class Result:
             ValueError: every image was left out.
             FileNotFoundError: no run noted how many images there are.
         """
-        plan, bad, there = self._plan.stored() if self._plan else self.parts.plan(), self.bad(), self.done()
-        if len(there.union(*bad.values())) < plan["images"]:
-            return None
-        rows = self._plan.placed(self.rows()) if self._plan else self.rows()
-        return gather(rows, bad, plan, str(self.identity["target"]))
+        plan, positions = (self._plan.stored(), self._plan.positions) if self._plan else (self.parts.plan(), None)
+        bad, target, staged = self.bad(), str(self.identity["target"]), self.folder / PARTS / STAGED
+        while True:
+            try:
+                return gather(self._files(), bad, plan, target, staged, positions)
+            except MisplacedError as error:
+                if self._plan is None:
+                    raise
+                rows = self._plan.placed(read_rows(error.path))
+                self.parts.replace([error.path], pa.Table.from_pandas(rows, preserve_index=False))
 
     def publish(self, gathered: Gathered, told: Mapping[str, Any]) -> None:
         """Publish what was gathered with what `summed_up` makes of its rows; each run's file says which it made."""
         for name, rows in gathered.made_by.items():
             self._change_run(name, {"rows": rows})
-        self.finish(gathered.rows, {**gathered.facts, **told})
+        self.finish(gathered.rows.path, {**gathered.facts, **told})
 
-    def finish(self, rows: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+    def finish(self, rows: pd.DataFrame | Path, summary: Mapping[str, Any]) -> None:
         """Publish all rows and the summary, and drop the parts.
 
         Args:
-            rows: of every image, in the dataset's order.
+            rows: of every image, in the dataset's order, or the file that they are in.
             summary: the fields of `Summary` but for names and seals, those of `summed_up` among them.
         """
         publish(self.folder, self._summary(summary), rows)
@@ -379,15 +398,21 @@ def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFr
     publish(folder, replace(summary, **told))
 
 
-def publish(folder: Path, summary: Summary, rows: pd.DataFrame | None = None) -> None:
+def publish(folder: Path, summary: Summary, rows: pd.DataFrame | Path | None = None) -> None:
     """Write rows, then the summary that seals them, then sync the folder's names.
 
     Args:
         folder: of the result.
         summary: its `rows` are set here where rows are given.
-        rows: of every image; None: `rows.parquet` stays, as the summary names it.
+        rows: of every image, or the file that they are in, which is moved; None: `rows.parquet` stays, as the summary
+            names it.
     """
-    if rows is not None:
+    if isinstance(rows, Path):
+        seal = Seal(rows.stat().st_size, file_digest(rows))
+        with replacing(folder / ROWS, sync=True, follow=False) as beside:
+            rows.replace(beside)
+        summary = replace(summary, rows=seal)
+    elif rows is not None:
         content = as_bytes(pa.Table.from_pandas(rows, preserve_index=False))
         write_bytes(folder / ROWS, content, sync=True, follow=False)
         summary = replace(summary, rows=Seal(len(content), digest(content)))

@@ -1,0 +1,43 @@
+"""Where images are in a dataset, without a dictionary of their ids: 16 bytes an image, where that takes 150."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Positions:
+    """Finds ids in a dataset's by 64-bit hashes of them; what has the hash is compared.
+
+    Args:
+        ids: of the dataset's images, no two equal.
+
+    >>> Positions(["a", "b", "c"]).of(["c", "x", "a"]).tolist()
+    [2, -1, 0]
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids = ids
+        hashes = _hashes(ids)
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def of(self, images: Sequence[str]) -> NDArray[np.int64]:
+        """(N,): the position of each image; -1 for one that the dataset does not have."""
+        asked = _hashes(images)
+        first = np.searchsorted(self._hashes, asked)
+        last = np.searchsorted(self._hashes, asked, side="right")
+        found = np.full(len(images), -1, np.int64)
+        for k, (start, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+            for place in self._order[start:end].tolist():
+                if self._ids[place] == images[k]:
+                    found[k] = place
+                    break
+        return found
+
+
+def _hashes(ids: Sequence[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, ids), np.int64, len(ids))

@@ -1,0 +1,197 @@
+"""The rows of many parts in the dataset's order, a window of positions at a time.
+
+A part's rows lie about in the order of their images, so that each of its row groups is of a short stretch of positions:
+of a window only the groups are read that may have rows in it. What is held at a time does not depend on the number of
+images.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from eigencam.store.bounded import read_batches
+from eigencam.store.positions import Positions
+
+POSITION, RUN, FITTED = "_position", "_run", "_fitted"
+"""Columns of parts: the image's position in the dataset, the run, whether the classifier was fitted on the image."""
+
+WINDOW = 2**13
+"""Positions of a window."""
+
+ROW_GROUP = 2**14
+"""Rows of a group of a file, which a reader holds at a time."""
+
+
+class MisplacedError(ValueError):
+    """A part whose rows do not say where their images are, or say it wrongly."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path}: rows of an older version of this program, without the images' order; a run completes them"
+        )
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A row group of a part, and the first and last position of its rows."""
+
+    path: Path
+    number: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The rows of parts.
+
+    Attributes:
+        groups: of the parts, in their order.
+        schema: of all their columns.
+        seen: (n,) which of the dataset's images have rows.
+        fitted: (n,) on which of them the network's classifier was fitted.
+        named: which of the images that were asked for have rows, by id.
+    """
+
+    groups: tuple[Group, ...]
+    schema: pa.Schema
+    seen: NDArray[np.bool_]
+    fitted: NDArray[np.bool_]
+    named: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, files: Sequence[Path], images: int, positions: Positions | None = None, asked: Iterable[str] = ()
+    ) -> "Windows":
+        """Look through parts.
+
+        Args:
+            files: of the parts, which have been checked.
+            images: number of the dataset's.
+            positions: of these, where they are known; what the rows say is compared with it.
+            asked: ids for `named`.
+
+        Raises:
+            MisplacedError: rows that do not say where they belong.
+        """
+        asked, named, groups = frozenset(asked), set[str](), list[Group]()
+        seen, fitted = np.zeros(images, bool), np.zeros(images, bool)
+        schemas: list[pa.Schema] = []
+        for path in files:
+            about = pq.ParquetFile(path)
+            schemas.append(about.schema_arrow.remove_metadata())
+            for number in range(about.num_row_groups):
+                first, last = images, -1
+                for batch in read_batches(path, ["image", POSITION, FITTED], [number]):
+                    ids = batch.column("image").to_pylist()
+                    place = _places(path, batch, images)
+                    if positions is not None and (place != positions.of(ids)).any():
+                        raise MisplacedError(path)
+                    seen[place] = True
+                    if FITTED in batch.schema.names:
+                        fitted[place[batch.column(FITTED).to_numpy(zero_copy_only=False).astype(bool)]] = True
+                    named |= asked.intersection(ids)
+                    first, last = min(first, int(place.min(initial=first))), max(last, int(place.max(initial=last)))
+                groups.append(Group(path, number, first, last))
+        schema = pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+        return cls(tuple(groups), schema, seen, fitted, frozenset(named))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield all rows, once each, by position and label."""
+        for start in range(0, len(self.seen), WINDOW):
+            within = [g for g in self.groups if g.last >= start and g.first < start + WINDOW]
+            found = [table for g in within for table in self._read(g, start)]
+            if found:
+                table = pa.concat_tables(found)
+                place, label = (table[name].to_numpy() for name in (POSITION, "label"))
+                order = np.lexsort((label, place))
+                place, label = place[order], label[order]
+                again = (place[1:] == place[:-1]) & (label[1:] == label[:-1])
+                yield table.take(pa.array(order[np.append(True, ~again)]))
+
+    def _read(self, group: Group, start: int) -> Iterator[pa.Table]:
+        for batch in read_batches(group.path, None, [group.number]):
+            place = batch.column(POSITION).to_numpy(zero_copy_only=False)
+            kept = batch.filter(pa.array((place >= start) & (place < start + WINDOW)))
+            if kept.num_rows:
+                columns = {
+                    field.name: kept.column(field.name).cast(field.type)
+                    if field.name in kept.schema.names
+                    else pa.nulls(kept.num_rows, field.type)
+                    for field in self.schema
+                }
+                yield pa.table(columns, schema=self.schema)
+
+
+def _places(path: Path, batch: pa.RecordBatch, images: int) -> NDArray[np.int64]:
+    if POSITION not in batch.schema.names or batch.column(POSITION).null_count:
+        raise MisplacedError(path)
+    place = batch.column(POSITION).to_numpy(zero_copy_only=False)
+    if place.dtype.kind != "i" or place.min(initial=0) < 0 or place.max(initial=0) >= images:
+        raise MisplacedError(path)
+    return place.astype(np.int64)
+
+
+def write_rows(tables: Iterable[pa.Table], path: Path) -> dict[str, list[list[int]]]:
+    """Write rows without the columns that only parts have, in groups of `ROW_GROUP`.
+
+    Returns:
+        Numbers of the first and last of the rows that each run made, in stretches.
+    """
+    made_by: dict[str, list[list[int]]] = {}
+    writer: pq.ParquetWriter | None = None
+    schema, count = pa.schema([]), 0
+    try:
+        for table in of_size(tables, ROW_GROUP):
+            if RUN in table.column_names:
+                _note_stretches(made_by, table[RUN].to_pandas().to_numpy(object), count)
+            count += len(table)
+            table = table.drop_columns([n for n in (POSITION, RUN, FITTED) if n in table.column_names])
+            if writer is None:
+                schema = _as_of_pandas(table)
+                writer = pq.ParquetWriter(path, schema, compression="zstd")
+            writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
+    finally:
+        if writer is not None:
+            writer.close()
+    return made_by
+
+
+def _as_of_pandas(table: pa.Table) -> pa.Schema:
+    """The table's schema as pandas gives it, so that the same rows have the same bytes whoever wrote them."""
+    like = pa.Table.from_pandas(table.to_pandas(), preserve_index=False).schema
+    fields = [table.schema.field(own.name) if "null" in str(own.type) else own for own in like]
+    return pa.schema(fields, like.metadata)
+
+
+def of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `size`, the last one shorter."""
+    waiting: list[pa.Table] = []
+    have = 0
+    for table in tables:
+        waiting, have = [*waiting, table], have + len(table)
+        while have >= size:
+            rows = pa.concat_tables(waiting)
+            yield rows.slice(0, size)
+            waiting, have = [rows.slice(size)], have - size
+    if have:
+        yield pa.concat_tables(waiting)
+
+
+def _note_stretches(made_by: dict[str, list[list[int]]], runs: NDArray[Any], start: int) -> None:
+    """Add the stretches of rows, numbered from `start`, to those of the runs that made them."""
+    edges = np.flatnonzero(np.append(True, runs[1:] != runs[:-1])).tolist()
+    for first, end in zip(edges, [*edges[1:], len(runs)], strict=True):
+        if isinstance(run := runs[first], str):
+            known = made_by.setdefault(run, [])
+            if known and known[-1][1] == start + first - 1:
+                known[-1][1] = start + end - 1
+            else:
+                known.append([start + first, start + end - 1])
