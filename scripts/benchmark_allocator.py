@@ -9,15 +9,14 @@ MiB.
 """
 
 import argparse
-import csv
 import platform
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
-from eigencam.files import replacing
-from eigencam.store.environment import git, keep_freed_memory, processor
+import measuring
+
+from eigencam.store.environment import keep_freed_memory
 
 PASSES = 4
 
@@ -43,29 +42,28 @@ def measure(keep: bool) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    measuring.add_arguments(parser)
     parser.add_argument("--one", choices=("keep", "give back"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(*measure(args.one == "keep"))
         return
-    rows = []
+    faults, found = measuring.faults(args), {how: list[list[float]]() for how in ("give back", "keep")}
     for _ in range(args.repeats):
-        for how in ("give back", "keep"):
+        for how, rows in found.items():
             command = [sys.executable, __file__, "--one", how]
-            found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            user, system, pages, peak = map(float, found)
-            rows.append([how, f"{user:.2f}", f"{system:.2f}", f"{pages:.0f}", f"{peak:.0f}"])
-            print(*rows[-1], sep="\t", flush=True)
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            rows.append([float(value) for value in said])
+            print(how, *said, sep="\t", flush=True)
     if args.out:
-        with replacing(args.out) as beside, beside.open("w", newline="") as file:
-            file.write(f"# command: python {' '.join(sys.argv)}\n")
-            file.write(
-                f"# {processor()}, {platform.libc_ver()}, code {git()['git_commit']}; a pass, {PASSES} passes each\n"
-            )
-            header = ["freed_blocks", "program_seconds", "system_seconds", "pages", "peak_mib"]
-            csv.writer(file).writerows([header, *rows])
+        columns = ["program_seconds", "system_seconds", "pages", "peak_mib"]
+        header = ["freed_blocks", *(f"{c}{end}" for c in columns for end in ("", "_min", "_max"))]
+        lines = [
+            [how, *(cell for column in zip(*rows, strict=True) for cell in measuring.spread(column))]
+            for how, rows in found.items()
+        ]
+        about = f"{platform.libc_ver()}; a pass, medians of {args.repeats} processes of {PASSES} passes each"
+        measuring.write(args.out, faults, about, header, lines)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,33 @@
 """What an evaluator costs for a picture, beside an implementation of the same with the usual libraries, in one run.
 
     python scripts/benchmark_evaluators.py --out results/evaluator_speed.csv
+    python scripts/benchmark_evaluators.py --together --out results/evaluators_together.csv
     python scripts/benchmark_evaluators.py --together --against ../before/.venv/bin/python
 
-Both take turns on the same maps, from the raw map to the picture's row. The ratio of two CPU times of one map is
-what counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
-detection-proposals, TorchRay and RISE are in `reference_evaluators.py` as they are there, `authors`; `lean` has
-wsolevaluation's without what is computed again for each threshold. Of insertion and deletion it is the ranks and masks
-of all points: the network, which takes nearly all of the time, is the same for both.
+Both take turns on the same maps, from the raw map to the image's row. The ratio of two CPU times of one map is what
+counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
+detection-proposals, TorchRay, RISE and pytorch-grad-cam's ROAD are in `reference_evaluators.py` as they are there,
+`authors`; `lean` has wsolevaluation's without what is computed again for each threshold. Of insertion and deletion it
+is the ranks and masks of all points, of ROAD the filling: the network, which takes nearly all of the time, is the same
+for both.
 
 `--together` measures what a run pays: the rows of all evaluators that work on ILSVRC, and of those on VOC, of five maps
-of each image. `--against` names the interpreter of another checkout: both take turns, each in a process of its own.
+of each image, enlarging included; and of each evaluator alone. `--against` names the interpreter of another checkout:
+both take turns, each in a process of its own.
 """
 
 import argparse
-import csv
-import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from subprocess import PIPE
 from typing import Any, get_args
 
 import cv2
+import measuring
 import numpy as np
 import torch
 from reference_evaluators import (
@@ -38,6 +38,8 @@ from reference_evaluators import (
     boxes_of_a_grid,
     coco,
     curve,
+    filled,
+    filled_by_a_direct_solve,
     hosang,
     many_boxes,
     max_box_acc,
@@ -63,8 +65,7 @@ from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
-from eigencam.files import replacing
-from eigencam.store.environment import git, keep_freed_memory, processor
+from eigencam.store.environment import keep_freed_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ def cases() -> list[Case]:
             Case("foreground", Foreground().row, kind, "authors (Chefer), sklearn", two_channels),
             Case("proposals", Proposals().row, kind, "cv2 components + plain loops", proposals_loops, 8),
             Case("insertion_deletion", removed, kind, "authors (RISE)", removed_step_by_step),
+            Case("road", filled, kind, "authors (pytorch-grad-cam)", filled_by_a_direct_solve, 8),
             Case("maxboxacc_plain", MaxBoxAcc(form="plain").row, kind),
         ]
     lines += [
@@ -151,33 +153,28 @@ def cases() -> list[Case]:
 
 
 def together(name: str) -> dict[str, Any]:
-    """The evaluators that a dataset has the truth for: ILSVRC has no masks, and those that need some do nothing."""
-    shared = {
-        "localization": Localization(),
-        "segmentation": Segmentation(),
-        "pxap": PxAP(),
-        "foreground": Foreground(),
-        "proposals": Proposals(),
-        "pointing": Pointing(),
-        "energy": Energy(),
-    }
+    """The evaluators that a dataset has the truth for: ILSVRC has no masks, VOC also has lists of its own protocols."""
+    shared = {"localization": Localization(), "proposals": Proposals(), "pointing": Pointing(), "energy": Energy()}
     if name == "voc":
+        masks = {"segmentation": Segmentation(), "pxap": PxAP(), "foreground": Foreground()}
         stl = Proposals(max_boxes=1000, budgets=(1, 5, 10, 100, 1000), over="classes")
-        return {**shared, "proposals_hosang": HOSANG, "proposals_stl": stl}
+        return {**shared, **masks, "proposals_hosang": HOSANG, "proposals_stl": stl}
     tuned = {f"localization_fong_{rule}": TunedLocalization(rule) for rule in get_args(Rule) if rule != "max"}
     boxes = {"maxboxacc": MaxBoxAcc(), "maxboxacc_v2": MaxBoxAcc("all", IOUS), "plain": MaxBoxAcc(form="plain")}
     return {**shared, "localization_cam": Localization(threshold=0.2), **tuned, **boxes}
 
 
 def serve(images: int) -> None:
-    """For each line of the input, the name of a dataset, print the CPU milliseconds of a map, with enlarging."""
+    """For each line of the input, a dataset and an evaluator or `all`, print the CPU milliseconds of a map."""
     keep_freed_memory()
     shares = "image_memo" in ScoreMap.__dataclass_fields__  # an earlier checkout may not have it
     for line in sys.stdin:
-        rng, evaluators = np.random.default_rng(0), together(line.strip()).values()
+        dataset, only = line.split()
+        rng, known = np.random.default_rng(0), together(dataset)
+        evaluators = known.values() if only == "all" else [known[only]]
         kinds = [kind for kind in KINDS if kind.startswith("blobs")]
         made = [(truth_of(rng), [KINDS[kinds[k % 2]](rng) for k in range(5)]) for _ in range(images)]
-        if line.strip() == "ilsvrc":
+        if dataset == "ilsvrc":
             made = [(replace(truth, mask=None), maps) for truth, maps in made]
         start = time.process_time()
         for truth, maps in made:
@@ -189,26 +186,37 @@ def serve(images: int) -> None:
         print(1000 * (time.process_time() - start) / (5 * images), flush=True)
 
 
-def race(pythons: list[str], images: int, repeats: int) -> None:
-    """Print the medians of both checkouts, and of the ratio, for each dataset."""
-    command = [__file__, "--serve", "--maps", str(images)]
+def race(args: argparse.Namespace) -> None:
+    """Measure all evaluators of each dataset, and each alone; with another checkout, beside it."""
+    faults, command = measuring.faults(args), [__file__, "--serve", "--maps", str(args.maps)]
+    pythons = [sys.executable, *([args.against] if args.against else [])]
+    names = ["dataset", "evaluators", "n", "median_ms", "min_ms", "max_ms"]
+    names += ["before_median_ms", "before_min_ms", "before_max_ms", "ratio", "ratio_min", "ratio_max"][
+        : 6 * len(pythons[1:])
+    ]
+    lines = []
     with ExitStack() as stack:
         served = [
             stack.enter_context(subprocess.Popen([python, *command], stdin=PIPE, stdout=PIPE, text=True))
             for python in pythons
         ]
-        for name in ("ilsvrc", "voc"):
-            times: list[list[float]] = []
-            for _ in range(repeats + 1):  # the first compiles
-                times.append([])
-                for process in served:
-                    pipes: Any = process  # both ends are pipes
-                    print(name, file=pipes.stdin, flush=True)
-                    times[-1].append(float(pipes.stdout.readline()))
-            medians = [statistics.median(side) for side in zip(*times[1:], strict=True)]
-            ratios = sorted(pair[-1] / pair[0] for pair in times[1:])
-            shown = f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, n = {repeats})"
-            print(name, *(f"{ms:.2f} ms" for ms in medians), shown, flush=True)
+        for dataset in ("ilsvrc", "voc"):
+            known = together(dataset)
+            for only in ("all", *known):
+                times: list[list[float]] = []
+                for _ in range(args.repeats + 1):  # the first compiles
+                    times.append([])
+                    for process in served:
+                        pipes: Any = process  # both ends are pipes
+                        print(dataset, only, file=pipes.stdin, flush=True)
+                        times[-1].append(float(pipes.stdout.readline()))
+                sides = [cell for side in zip(*times[1:], strict=True) for cell in measuring.spread(side)]
+                ratios = measuring.spread([turn[1] / turn[0] for turn in times[1:]]) if args.against else []
+                lines.append([dataset, f"all {len(known)}" if only == "all" else only, args.repeats, *sides, *ratios])
+                print(*lines[-1], sep="  ", flush=True)
+    if args.out:
+        about = f"one thread, CPU time of a map, enlarging included; {args.maps} images of five maps a measurement"
+        measuring.write(args.out, faults, f"{about}; ratio: before / now", names, lines)
 
 
 def milliseconds(call: Callable[[ScoreMap, Truth], object], values: Values, truth: Truth, repeats: int) -> float:
@@ -231,53 +239,48 @@ def measure(case: Case, count: int, repeats: int) -> list[str]:
         own.append(milliseconds(case.row, values, truth, repeats))
         if case.call:
             other.append(milliseconds(case.call, values, truth, 1 if case.most < 10 else repeats))
-    line = [case.name, case.kind, f"{statistics.median(own):.2f}", f"{max(own):.2f}", case.reference]
+    line = [case.name, case.kind, *measuring.spread(own), case.reference]
     if other:
         ratios = [b / a for a, b in zip(own, other, strict=True)]
-        line += [f"{statistics.median(other):.2f}", *(f"{f(ratios):.1f}" for f in (statistics.median, min, max))]
+        line += [*measuring.spread(other), *measuring.spread(ratios, 1)]
     else:
-        line += [""] * 4
+        line += [""] * 6
     return [*line, str(len(own))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=30, help="of each kind; fewer where the other side is slow")
-    parser.add_argument("--repeats", type=int, default=3, help="calls a map, of which the fastest counts")
     parser.add_argument("--only", default="", help="evaluators whose names start with this")
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--together", action="store_true", help="all evaluators of a dataset, as a run asks them")
-    parser.add_argument("--against", default=sys.executable, help="with it: the interpreter of another checkout")
+    parser.add_argument("--against", metavar="PYTHON", help="with it: the interpreter of another checkout")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    measuring.add_arguments(parser)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     if args.serve:
         serve(args.maps)
     elif args.together:
-        race([sys.executable, args.against], args.maps, args.repeats)
+        race(args)
     else:
         table(args)
 
 
 def table(args: argparse.Namespace) -> None:
     """Measure each case, and write the table."""
-    times = ["median_ms", "max_ms", "reference", "reference_median_ms"]
+    faults, lines = measuring.faults(args), []
+    times = ["median_ms", "min_ms", "max_ms", "reference"]
+    times += [f"reference_{time}" for time in times[:3]]
     names = ["evaluator", "maps", *times, "ratio_median", "ratio_min", "ratio_max", "n"]
-    lines = []
     for case in cases():
         if case.name.startswith(args.only):
             lines.append(measure(case, args.maps, args.repeats))
-            print(
-                "  ".join(f"{cell:>{w}}" for cell, w in zip(lines[-1], (18, 10, 7, 7, 32, 9, 7, 7, 7, 3), strict=True))
-            )
-            sys.stdout.flush()
+            print(*lines[-1], sep="  ", flush=True)
     if args.out:
-        with replacing(args.out) as beside, beside.open("w", newline="") as file:
-            file.write(f"# command: python {' '.join(sys.argv)}\n")
-            file.write(f"# {processor()}, {os.cpu_count()} cores, one thread, CPU time, OpenCV {cv2.__version__}, ")
-            file.write(f"code {git()['git_commit']}; {SIZE[0]} x {SIZE[1]} pictures; n: maps; ratio: reference / own\n")
-            csv.writer(file).writerows([names, *lines])
+        about = f"one thread, CPU time, fastest of {args.repeats} calls a map; OpenCV {cv2.__version__}; "
+        about += f"{SIZE[0]} x {SIZE[1]} images; medians and ranges over n maps; ratio: reference / own"
+        measuring.write(args.out, faults, about, names, lines)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ Weights are random: the cost does not depend on them.
 import argparse
 import csv
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,9 +28,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import measuring
 import torch
 
-from eigencam.files import replacing
 from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
@@ -41,7 +40,6 @@ from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
 from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
 from eigencam.running.maps import compute_maps
-from eigencam.store.environment import git
 
 NETWORKS = {"vgg16": "features.29", "resnet50": "layer4", "googlenet": "inception5b"}
 FIVE: dict[str, Method] = {
@@ -228,10 +226,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet50"], choices=NETWORKS)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", metavar="METHODS", help="of the sets: eigencam five scorecam; else all")
-    parser.add_argument("--out", type=Path)
+    measuring.add_arguments(parser)
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--resume", action="store_true", help="measure what the file of --out does not have")
     parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
@@ -246,7 +243,7 @@ def main() -> None:
     known = [*OURS, *(label for sets in PEERS.values() for label in sets), *MANY]
     if unknown := [label for label in args.only or () if label not in known]:
         parser.error(f"--only {' '.join(unknown)}: allowed are {', '.join(dict.fromkeys(known))}")
-    chosen = args.only or known
+    chosen, args.faults = args.only or known, measuring.faults(args)
     lines: list[list[Any]] = _measured(args.out) if args.resume else []
     done = [line[:3] for line in lines]
 
@@ -269,7 +266,7 @@ def main() -> None:
         for label, method in MANY.items():
             if label not in chosen or [name, "this", label] in done:
                 continue
-            found = many(network, method, label, 2)
+            found = many(network, method, label, args.repeats)
             add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
 
 
@@ -287,11 +284,8 @@ def _measured(path: Path | None) -> list[list[Any]]:
 def _write(args: argparse.Namespace, lines: list[list[Any]]) -> None:
     """All lines so far."""
     machine = f"CPU, {torch.get_num_threads()} threads" if args.device == "cpu" else torch.cuda.get_device_name()
-    with replacing(args.out) as beside, beside.open("w", newline="") as file:
-        file.write(f"# command: python {' '.join(sys.argv)}\n")
-        file.write(f"# {machine}, {platform.machine()}, torch {torch.__version__}, code {git()['git_commit']}; ")
-        file.write(f"batch {args.batch_size}, 224 px, float32, n = {args.repeats}; multiples of a bare forward pass\n")
-        csv.writer(file).writerows([HEADER, *lines])
+    about = f"{machine}, torch {torch.__version__}; batch {args.batch_size}, 224 px, float32, n = {args.repeats}; "
+    measuring.write(args.out, args.faults, f"{about}multiples of a bare forward pass", HEADER, lines)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ In turn, `--repeats` times: *decode*, the loader alone (read, decode, resize, ha
 summed-up results, in an empty folder. Printed are pictures a second of each, and the run's over its limit: on a CPU,
 where both share the cores, 1 / (1 / decode + 1 / forward); on a GPU the slower of the two.
 
-`--generate N` writes N JPEGs in the layout of ILSVRC, on all cores: random textures of 500 x 375, or of the sizes in
-`--sizes`, a file `name,width,height` a line. With `--keep FOLDER` they stay there, for the next command. `--resume`
-does nothing where the file of `--out` has a line of the same command. Memory: by how much the main process's largest
-resident size exceeds that of the first tenth of the run.
+The table of `--out` gets a line for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
+random textures of 500 x 375, or of the sizes in `--sizes`, a file `name,width,height` a line. With `--keep FOLDER` they
+stay there, for the next command. `--resume` does nothing where the file of `--out` has a line of the same command.
+Memory: by how much the main process's largest resident size exceeds that of the first tenth of the run.
 """
 
 import argparse
 import csv
-import platform
 import random
 import statistics
 import sys
@@ -30,6 +29,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
+import measuring
 import numpy as np
 import torch
 from omegaconf import DictConfig
@@ -167,16 +167,16 @@ def main() -> None:
     parser.add_argument("--evaluators", default="localization", metavar="A,B")
     parser.add_argument("--batch-size", default="16", help="a number, or auto")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="append a line here")
+    measuring.add_arguments(parser)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where generated pictures stay")
     parser.add_argument("--resume", action="store_true", help="do nothing that --out has")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
     args = parser.parse_args()
-    command = " ".join(sys.argv[1:])
+    command, faults = " ".join(arg for arg in sys.argv[1:] if arg != "--anyway"), list[str]()
     if args.resume and args.out and args.out.is_file() and any(command in row for row in _rows(args.out)):
         print(f"there already: {command}")
         return
+    faults = measuring.faults(args)
     keep_freed_memory()  # as a run does, so that the bare passes have it, too
     with tempfile.TemporaryDirectory() as folder:
         root = args.pictures or str(args.keep or f"{folder}/ilsvrc")
@@ -200,37 +200,20 @@ def main() -> None:
         print(f"resident memory: {100 * memory:+.1f} % from the first tenth on; MiB at most in each tenth:", end=" ")
         print(*(f"{most:.0f}" for most in tenths))
         if args.out:
-            new = not args.out.is_file()
-            with args.out.open("a", newline="") as file:
-                if new:
-                    file.write(
-                        "# python scripts/benchmark_run.py; pictures a second, medians; ratio: run over its limit\n"
-                    )
-                    csv.writer(file).writerow(
-                        [
-                            "machine",
-                            "command",
-                            "code",
-                            "n",
-                            "decode",
-                            "forward",
-                            "run",
-                            "ratio",
-                            "ratio_min",
-                            "ratio_max",
-                            "memory",
-                        ]
-                    )
-                medians = [f"{statistics.median(column):.1f}" for column in zip(*rates, strict=True)]
-                machine = (
-                    torch.cuda.get_device_name()
-                    if gpu
-                    else f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-                )
-                shown = [f"{f(ratios):.3f}" for f in (statistics.median, min, max)]
-                csv.writer(file).writerow(
-                    [machine, command, git()["git_commit"], n, *medians, *shown, f"{memory:+.3f}"]
-                )
+            columns = [measuring.spread(column, 1) for column in zip(*rates, strict=True)]
+            said = f"CPU, {torch.get_num_threads()} threads" if not gpu else torch.cuda.get_device_name()
+            line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
+            line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
+            before = _rows(args.out)[1:] if args.out.is_file() else []
+            about = "images a second of each, and the run's over its limit; `memory`: growth after the first tenth"
+            measuring.write(args.out, [], about, HEADER, [*before, line])
+
+
+HEADER = [
+    *("machine", "command", "code", "images", "n"),
+    *(f"{what}{end}" for what in ("decode", "forward", "run", "ratio") for end in ("", "_min", "_max")),
+    *("memory", "not_to_be_compared"),
+]
 
 
 if __name__ == "__main__":

@@ -1,39 +1,49 @@
-"""What the statistics of a comparison cost, beside scipy's for the same, in one run.
+"""What the statistics of tables and comparisons cost, beside scipy's for the same, in one run.
 
     python scripts/benchmark_statistics.py --out results/speed_of_statistics.csv
 
-Each line: paired differences of so many pictures, one metric, 9,999 resamples. Times are CPU times of one thread; both
-sides take turns on the same numbers, and the ratio is what counts. scipy's resamples are drawn in batches of 100, which
-bounds its memory at 40 MB for 50,000 pictures; with `--most` it gets fewer resamples where pictures x resamples are
-more than that, and its time is scaled up by the quotient (column `reference_resamples`). The columns own and
-reference have what came out: the ends of the interval, or the p-value.
+Each line is the interval that a table prints of one metric, or what `eigencam compare` prints, of so many images. Times
+are CPU times of one thread, with their range; both sides take turns on the same numbers, and the ratio of the medians
+is what counts. scipy's resamples, 9,999, are drawn in batches of 100, which bounds its memory; with `--most` it
+gets fewer where images x resamples are more than that, and its time is scaled up by the quotient
+(`scipy_resamples`). The last columns have what came out: the ends of the interval, the p-value, or both.
 """
 
 import argparse
-import csv
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
 import scipy
 import scipy.stats
 from numpy.typing import NDArray
 
+from eigencam.evaluation import intervals
 from eigencam.evaluation.base import Sample
+from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.paired import RESAMPLES, difference, interval, mcnemar, sign_flips
-from eigencam.files import replacing
-from eigencam.store.environment import git, processor
 
 Floats = NDArray[np.float64]
-KINDS: dict[str, Callable[[np.random.Generator, int], Floats]] = {
-    "overlaps": lambda rng, n: np.clip(rng.beta(2, 1.5, n) + rng.normal(0.004, 0.2, n), 0, 1) - rng.beta(2, 1.5, n),
-    "hits": lambda rng, n: rng.choice([-1.0, 0, 1], n, p=[0.1, 0.795, 0.105]),
+CLASSES = 20
+KINDS: dict[str, Callable[[np.random.Generator, int], NDArray[Any]]] = {
+    "overlaps": lambda rng, n: np.asarray(rng.beta(2, 1.5, n), np.float64),
+    "changes": lambda rng, n: np.clip(rng.beta(2, 1.5, n) + rng.normal(0.004, 0.2, n), 0, 1) - rng.beta(2, 1.5, n),
+    "hits": lambda rng, n: (rng.random(n) < 0.4).astype(np.float64),
+    "changed hits": lambda rng, n: rng.choice([-1.0, 0, 1], n, p=[0.1, 0.795, 0.105]),
+    "objects": lambda rng, n: (lambda of: np.stack([rng.binomial(of, 0.6), of], axis=1))(rng.integers(1, 5, n)) * 1.0,
+    "classes": lambda rng, n: _of_classes(rng, n),
 }
+
+
+def _of_classes(rng: np.random.Generator, n: int) -> Floats:
+    """(N, 40): pixels right and in all, of the one class of 20 that each image has."""
+    parts, own, pixels = np.zeros((n, 2, CLASSES)), rng.integers(0, CLASSES, n), rng.integers(100, 9000, n)
+    parts[np.arange(n), 1, own] = pixels
+    parts[np.arange(n), 0, own] = rng.binomial(pixels, 0.5)
+    return parts.reshape(n, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +57,25 @@ class Case:
     reference: Callable[[Floats, int], object]
 
 
-def bootstrap(change: Floats, resamples: int) -> object:
-    rng = np.random.default_rng(0)
-    found = scipy.stats.bootstrap((change,), np.mean, n_resamples=resamples, method="percentile", batch=100, rng=rng)
-    return tuple(found.confidence_interval)
+def bootstrap(statistic: Callable[[Floats], Floats] | None) -> Callable[[Floats, int], object]:
+    """The interval, by scipy, of a statistic of the sums of lines; by default of the mean."""
+
+    def call(values: Floats, resamples: int) -> object:
+        rng, lines = np.random.default_rng(0), np.arange(len(values))
+
+        def of_lines(i: Floats, axis: int) -> Any:  # scipy passes it
+            return statistic(values[i.astype(int)].sum(axis=1)) if statistic else None
+
+        of, data = (of_lines, lines) if statistic else (np.mean, values)
+        found = scipy.stats.bootstrap((data,), of, n_resamples=resamples, method="percentile", batch=100, rng=rng)
+        return tuple(found.confidence_interval)
+
+    return call
+
+
+def wilson(hits: Floats, _resamples: int) -> object:
+    found = scipy.stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return found.low, found.high
 
 
 def permutation(change: Floats, resamples: int) -> object:
@@ -76,34 +101,47 @@ def whole(change: Floats) -> tuple[float, float, float]:
 
 
 def both(change: Floats, resamples: int) -> object:
-    ends: Any = bootstrap(change, resamples)
+    ends: Any = bootstrap(None)(change, resamples)
     return (*ends, permutation(change, resamples))
 
 
+def of_objects(parts: Floats) -> object:
+    return intervals.of_pooled_rate(parts[:, 0], parts[:, 1])
+
+
+def of_classes(parts: Floats) -> object:
+    return intervals.of_statistic(parts, MeanRatio(CLASSES))
+
+
 CASES = (
-    Case("interval", "overlaps", interval, "bootstrap", bootstrap),
-    Case("interval", "hits", lambda change: interval(change, hits=True), "bootstrap", bootstrap),
-    Case("sign flips", "overlaps", sign_flips, "permutation_test", permutation),
-    Case("McNemar", "hits", exact, "permutation_test", permutation),
-    Case("a line of compare", "overlaps", whole, "both", both),
+    Case("table: a rate", "hits", intervals.of_mean, "binomtest, Wilson", wilson),
+    Case("table: a mean", "overlaps", intervals.of_mean, "bootstrap", bootstrap(None)),
+    Case("table: a rate of objects", "objects", of_objects, "bootstrap", bootstrap(MeanRatio())),
+    Case("table: a mean over classes", "classes", of_classes, "bootstrap", bootstrap(MeanRatio(CLASSES))),
+    Case("compare: interval", "changes", interval, "bootstrap", bootstrap(None)),
+    Case("compare: interval", "changed hits", lambda c: interval(c, hits=True), "bootstrap", bootstrap(None)),
+    Case("compare: sign flips", "changes", sign_flips, "permutation_test", permutation),
+    Case("compare: McNemar", "changed hits", exact, "permutation_test", permutation),
+    Case("compare: a line", "changes", whole, "both", both),
 )
 
 
 def measure(case: Case, n: int, repeats: int, most: int) -> list[str]:
-    change = KINDS[case.kind](np.random.default_rng(n), n)
+    values = KINDS[case.kind](np.random.default_rng(n), n)
     resamples = min(RESAMPLES, max(99, most // n))
-    own = case.own(change)  # also what is computed once a process
-    best, theirs, found = float("inf"), float("inf"), None
+    own, found = case.own(values), case.reference(values, 99)  # also what is computed once a process
+    ours, theirs = list[float](), list[float]()
     for turn in range(repeats):
         start = time.process_time()
-        case.own(change)
-        best = min(best, time.process_time() - start)
-        if turn == 0 or theirs < 1:
+        case.own(values)
+        ours.append(1000 * (time.process_time() - start))
+        if turn == 0 or sum(theirs) < 10_000:  # milliseconds
             start = time.process_time()
-            found = case.reference(change, resamples)
-            theirs = min(theirs, time.process_time() - start)
-    theirs *= RESAMPLES / resamples
-    times = [f"{1000 * best:.2f}", f"{1000 * theirs:.0f}", f"{theirs / best:.0f}"]
+            found = case.reference(values, resamples)
+            scale = RESAMPLES / resamples if case.reference is not wilson else 1
+            theirs.append(1000 * (time.process_time() - start) * scale)
+    ratio = f"{np.median(theirs) / max(np.median(ours), 1e-6):.1f}"
+    times = [*measuring.spread(ours), str(len(ours)), *measuring.spread(theirs), str(len(theirs)), ratio]
     return [case.name, case.kind, str(n), *times, case.reference_name, str(resamples), shown(own), shown(found)]
 
 
@@ -113,28 +151,21 @@ def shown(found: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", default="500,5000,50000", help="numbers of pictures")
-    parser.add_argument("--repeats", type=int, default=5, help="calls, of which the fastest counts")
-    parser.add_argument("--most", type=float, default=1e8, help="pictures x resamples of scipy's")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--images", default="500,5000,50000", help="numbers of images")
+    parser.add_argument("--most", type=float, default=1e8, help="images x resamples of scipy's")
+    measuring.add_arguments(parser)
     args = parser.parse_args()
-    names = ["what", "numbers", "pictures", "own_ms", "scipy_ms", "ratio", "scipy", "reference_resamples"]
-    names += ["own", "reference"]
+    faults = measuring.faults(args)
+    sides = [f"{side}_ms{end}" for side in ("own", "scipy") for end in ("", "_min", "_max", "_n")]
+    names = ["what", "numbers", "images", *sides, "ratio", "scipy", "scipy_resamples", "own", "reference"]
     lines = []
     for case in CASES:
-        for n in map(int, args.pictures.split(",")):
+        for n in map(int, args.images.split(",")):
             lines.append(measure(case, n, args.repeats, int(args.most)))
-            print(
-                "  ".join(f"{cell:>{w}}" for cell, w in zip(lines[-1], (17, 8, 5, 7, 6, 5, 16, 4, 8, 8), strict=True))
-            )
-            sys.stdout.flush()
+            print(*lines[-1], sep="  ", flush=True)
     if args.out:
-        with replacing(args.out) as beside, beside.open("w", newline="") as file:
-            file.write(f"# command: python {' '.join(sys.argv)}\n")
-            file.write(f"# {processor()}, {os.cpu_count()} cores, one thread, CPU time, fastest of {args.repeats}, ")
-            file.write(f"numpy {np.__version__}, scipy {scipy.__version__}, code {git()['git_commit']}; ")
-            file.write(f"{RESAMPLES} resamples; ratio: scipy / own\n")
-            csv.writer(file).writerows([names, *lines])
+        about = f"one thread, CPU time, medians; numpy {np.__version__}, scipy {scipy.__version__}; {RESAMPLES} "
+        measuring.write(args.out, faults, f"{about}resamples; ratio: scipy / own", names, lines)
 
 
 if __name__ == "__main__":

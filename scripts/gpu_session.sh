@@ -37,7 +37,7 @@ case $part in
     2)
         options=(--networks resnet50 vgg16 --batch-size 128 --repeats 5)
         [ -z "$small" ] || options=(--networks googlenet --batch-size 1 --repeats 1 --only eigencam --no-memory)
-        within "$python" scripts/benchmark_methods.py --device "$device" "${options[@]}" --resume --out "$out/cost_of_methods.csv"
+        within "$python" scripts/benchmark_methods.py --device "$device" "${options[@]}" --anyway --resume --out "$out/cost_of_methods.csv"
         ;;
     3)
         images=50000 model=resnet50 some=10000 few=2000 weights=model.weights=null  # speed does not depend on them
@@ -46,7 +46,7 @@ case $part in
         all=localization,localization_cam,localization_fong_energy,localization_fong_mean,localization_fong_range
         all=$all,maxboxacc,maxboxacc_plain,maxboxacc_v2,pointing,energy,proposals
         measure() {
-            within "$python" scripts/benchmark_run.py --generate "$images" --keep "$jpegs" --model "$model" --repeats 1 \
+            within "$python" scripts/benchmark_run.py --generate "$images" --keep "$jpegs" --model "$model" --repeats 1 --anyway \
                 --batch-size auto --device "$device" --resume --out "$out/speed_of_runs.csv" $weights "$@"
         }
         measure workers=$([ -z "$small" ] && echo 16 || echo 0)

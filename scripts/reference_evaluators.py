@@ -18,6 +18,8 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, pr
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import to_xywh
 from eigencam.evaluation.changed_images import ranks_of
+from eigencam.evaluation.faithfulness import ROAD_SHARES
+from eigencam.evaluation.imputation import impute
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.proposals import Proposals
 
@@ -232,3 +234,30 @@ def removed_step_by_step(score_map: ScoreMap, _truth: Truth) -> object:
         states.append(state.copy())
         state[0, order[:, 224 * 8 * i : 224 * 8 * (i + 1)]] = True
     return np.stack(states)
+
+
+def _gone(score_map: ScoreMap) -> torch.Tensor:
+    """(8, 224, 224): the pixels that ROAD takes away, the most relevant and the least relevant shares."""
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear", align_corners=False
+    )
+    ranks, pixels = ranks_of(enlarged[0]), 224 * 224
+    removed = (torch.tensor(ROAD_SHARES) * pixels).round()[:, None, None]
+    return torch.cat([ranks < removed, ranks >= pixels - removed])
+
+
+_IMAGE = torch.from_numpy(np.random.default_rng(0).random((3, 224, 224), np.float32))
+
+
+def filled(score_map: ScoreMap, _truth: Truth) -> object:
+    """An image with ROAD's eight sets of pixels filled in, as the evaluator does it."""
+    gone = _gone(score_map)
+    return impute(_IMAGE.expand(len(gone), -1, -1, -1), gone[:, None], torch.zeros(3, 224, 224))
+
+
+def filled_by_a_direct_solve(score_map: ScoreMap, _truth: Truth) -> object:
+    """The same by the code of ROAD's authors, as pytorch-grad-cam has it: a sparse system, solved directly."""
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    fill: Any = NoisyLinearImputer(0.0)
+    return torch.stack([fill(_IMAGE, 1 - gone.float()) for gone in _gone(score_map)])

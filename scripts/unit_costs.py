@@ -1,27 +1,30 @@
-"""What a run costs for each picture beside decoding and the network, and from it the plan of very large runs.
+"""What a run costs for each image beside decoding and the network, and from it the plan of very large runs.
 
     python scripts/unit_costs.py --rows 1000000 --decode 470 --forward 16.8 --out results/unit_costs.csv
+    python scripts/unit_costs.py --rows 5000000 --repeats 1 --decode 470 --forward 16.8
 
-Measured, in turn: *index*, reading the list of pictures and boxes (ILSVRC's csv layout, 50,000 lines, in rounds);
-*rows*, keeping a localization row, writing it in parts of 50,000 and reading the parts' ids back, as a resumed run
-does; *sum up*, reading all rows, ordering them, the metrics with their intervals, and the final file. Given for each:
-microseconds and bytes of memory a picture, and bytes on disk. All are a single process's.
+Measured, in turn: *index*, reading the list of images and boxes (ILSVRC's csv layout, 50,000 lines); *rows*, keeping a
+localization row and writing it in parts of 50,000; *resume*, finding out which images have rows; *finish*, bringing all
+rows into the dataset's order, the metrics with their intervals, and the final file; *again*, the metrics made again
+from that file. Given for each: microseconds an image; the bytes by which the peak rises for each further image, from a
+quarter of `--rows` to all of them; the MiB by which it rises at all; medians over `--repeats` processes of either size.
 
-`--decode` and `--forward` are pictures a second, as `benchmark_run.py` prints them. The plan then says, for 14,197,122
-pictures (ImageNet-21k) and for a billion, how many hours each step takes in one process, and what that process holds.
+`--decode` and `--forward` are images a second, as `benchmark_run.py` prints them. The plan then says, for 14,197,122
+images (ImageNet-21k) and for a billion, how many hours each step takes in one process, and what that process holds.
 """
 
 import argparse
-import csv
-import platform
-import resource
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from typing import overload
 
+import measuring
 import numpy as np
 
 from eigencam.datasets.base import Truth
@@ -29,9 +32,10 @@ from eigencam.datasets.ilsvrc_truth import read_truth
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.files import replacing
-from eigencam.store.environment import git
+from eigencam.store.gather import Plan
+from eigencam.store.parts import RowFile
 from eigencam.store.records import Result, summed_up
+from eigencam.store.schema import ROWS
 
 INDEX = 50_000
 PART = 50_000
@@ -71,71 +75,119 @@ def drawn(first: int, count: int) -> Iterator[Row]:
         }
 
 
-FOUND: list[tuple[str, float, float]] = []
-"""(step, microseconds a picture, bytes of memory a picture)."""
-
-
 @contextmanager
 def measured(step: str, n: int) -> Iterator[None]:
-    """Time, and by how much the process's peak rises."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    """Print the step, microseconds an image, and by how many bytes the process's peak rises."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    before, start = _kilobytes("VmRSS"), time.process_time()
     yield
-    seconds = time.perf_counter() - start
-    rise = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    FOUND.append((step, 1e6 * seconds / n, rise / n))
-    print(f"{step}: {1e6 * seconds / n:.1f} us and {rise / n:.0f} bytes of memory a picture, n = {n}", flush=True)
+    seconds = time.process_time() - start
+    print(step, 1e6 * seconds / n, 1024 * max(_kilobytes("VmHWM") - before, 0), flush=True)
 
 
-def rows_on_disk(root: Path, n: int) -> float:
-    """Write n rows in parts, sum them up; bytes of the final file a row."""
-    result = Result(root, ("data", "net", "method", "localization"), {"n": n})
-    result.open("", {})
-    with measured("rows", n):
-        for start in range(0, n, PART):
-            result.add(drawn(start, min(PART, n - start)))
-            result.flush()
-        assert len(result.done()) == n
-    order = {f"{i:010d}": i for i in range(n)}
-    with measured("sum up", n):
-        rows = result.rows()
-        rows = rows.assign(order=rows["image"].map(order)).sort_values("order", ignore_index=True).drop(columns="order")
-        told, _ = summed_up(Localization(), rows)
-        result.finish(rows, {"n": n, **told})
-    result.close()
-    return (result.folder / "rows.parquet").stat().st_size / n
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def plan(args: argparse.Namespace, size: float, say: Callable[[str], None]) -> None:
-    per = {step: (us, held) for step, us, held in FOUND}
+class Numbers(Sequence[str]):
+    """Ids that take no memory."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    @overload
+    def __getitem__(self, k: int) -> str: ...
+
+    @overload
+    def __getitem__(self, k: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, k: int | slice) -> str | Sequence[str]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(self.n))]
+        if not 0 <= k < self.n:
+            raise IndexError(k)
+        return f"{k:010d}"
+
+
+def one(n: int) -> None:
+    """All steps, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        index(Path(folder))
+        identity = {"n": n, "target": "ground_truth"}
+        result = Result(Path(folder, "results"), ("data", "net", "method", "localization"), identity)
+        plan = Plan.of(Numbers(n))
+        result.open("", {}, plan=plan)
+        with measured("rows", n):
+            for start in range(0, n, PART):
+                result.add(drawn(start, min(PART, n - start)))
+                result.flush()
+        with measured("resume", n):
+            if result.lacking(plan.positions).any():
+                raise ValueError("rows are missing")
+        with measured("finish", n):
+            gathered = result.gathered()
+            if gathered is None:
+                raise ValueError("rows are missing")
+            result.publish(gathered, summed_up(Localization(), gathered.rows)[0])
+        with measured("again", n):
+            summed_up(Localization(), RowFile(result.folder / ROWS, n))
+        result.close()
+        print("size", (result.folder / ROWS).stat().st_size / n, 0, flush=True)
+
+
+def plan(found: dict[str, tuple[float, ...]], args: argparse.Namespace) -> Iterator[str]:
+    """What very large runs take."""
+    size = found.pop("size")[0]
+    yield f"bytes on disk a localization row: {size:.1f}"
     for name, n in PLANS.items():
-        hours = {step: n * us / 3.6e9 for step, (us, _) in per.items()}
+        hours = {step: n * us / 3.6e9 for step, (us, *_) in found.items() if step != "again"}
         hours |= {"decode": n / args.decode / 3600, "forward": n / args.forward / 3600}
-        held = sum(n * bytes_ for _, bytes_ in per.values()) / 2**30
+        held = max(mib / 1024 + n * each / 2**30 for _, each, mib in found.values())
         shown = ", ".join(f"{step} {h:.1f} h" for step, h in hours.items())
-        say(f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows a result; {held:.0f} GiB of memory")
+        yield f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows a result; {held:.1f} GiB of memory"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--decode", type=float, required=True, help="pictures a second")
-    parser.add_argument("--forward", type=float, required=True, help="pictures a second")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--decode", type=float, required=True, help="images a second")
+    parser.add_argument("--forward", type=float, required=True, help="images a second")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    measuring.add_arguments(parser)
     args = parser.parse_args()
-    notes: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        index(Path(folder))
-        size = rows_on_disk(Path(folder, "results"), args.rows)
-    notes.append(f"bytes on disk a localization row: {size:.1f}")
-    plan(args, size, notes.append)
+    if args.one:
+        one(args.rows)
+        return
+    faults, steps = measuring.faults(args), dict[str, list[list[float]]]()
+    for _ in range(args.repeats):
+        few, many = (said(rows) for rows in (args.rows // 4, args.rows))
+        for step, (us, rise) in many.items():
+            further = (rise - few[step][1]) / (args.rows - args.rows // 4)
+            steps.setdefault(step, []).append([us, max(further, 0), rise / 2**20])
+            print(step, *steps[step][-1], flush=True)
+    columns = {step: list(zip(*of, strict=True)) for step, of in steps.items()}
+    notes = list(plan({step: tuple(map(median, of)) for step, of in columns.items()}, args))
     print("\n".join(notes))
     if args.out:
-        with replacing(args.out) as beside, beside.open("w", newline="") as file:
-            file.write(f"# command: python {' '.join(sys.argv)}\n# {platform.machine()}, code {git()['git_commit']}\n")
-            file.writelines(f"# {note}\n" for note in notes)
-            writer = csv.writer(file)
-            writer.writerow(["step", "microseconds_a_picture", "bytes_of_memory_a_picture"])
-            writer.writerows([step, f"{us:.2f}", f"{held:.0f}"] for step, us, held in FOUND)
+        names = [f"{what}{end}" for what in ("microseconds", "bytes_each", "mib") for end in ("", "_min", "_max")]
+        lines = [
+            [step, args.rows, args.repeats, *(cell for column in of for cell in measuring.spread(column, 1))]
+            for step, of in columns.items()
+            if step != "size"
+        ]
+        about = "CPU time and memory; " + " | ".join(notes)
+        measuring.write(args.out, faults, about, ["step", "images", "n", *names], lines)
+
+
+def said(rows: int) -> dict[str, tuple[float, float]]:
+    """What a process of its own measures: by step, microseconds an image and the bytes by which its peak rises."""
+    command = [sys.executable, __file__, "--decode", "1", "--forward", "1", "--one", "--rows", str(rows)]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    return {step: (float(us), float(rise)) for step, us, rise in map(str.split, lines)}
 
 
 if __name__ == "__main__":

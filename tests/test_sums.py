@@ -112,7 +112,7 @@ def chosen_of_all_rows(
         return Segmentation(), {**masks, **histograms, "above": list(above), "class_pixels": list(pixels)}
     if kind == "class_segmentation":
         evaluator = ClassSegmentation(step=0.1)
-        levels, given = len(evaluator.grid) + 1, [np.unique([0, k + 1, rng.integers(0, 6)]) for k in label]
+        levels, given = len(evaluator.grid) + 1, [np.unique(np.array([0, k + 1, rng.integers(0, 6)])) for k in label]
         right = [rng.integers(0, 99, len(k) * levels) for k in given]
         counts = {name: rng.integers(0, 3, n) for name in ("tied", "constant")} | {"maps": 3, "nonfinite": 0}
         return evaluator, {"has_mask": rng.random(n) < 0.9, **counts} | {

@@ -6,7 +6,6 @@ of ILSVRC's validation images that are classified rightly shows it: libraries re
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from eigencam.evaluation.intervals import exact
@@ -40,8 +39,9 @@ def right_of(blocks: Iterable[pd.DataFrame]) -> tuple[int, int]:
     right = n = 0
     last = None
     for rows in blocks:
-        once = rows[rows["image"].ne(rows["image"].shift()) & ~(rows["image"].eq(last) & (np.arange(len(rows)) == 0))]
-        last = rows["image"].iloc[-1] if len(rows) else last
+        images = rows["image"].tolist()
+        once = rows[[image != before for image, before in zip(images, [last, *images], strict=False)]]
+        last = images[-1] if images else last
         answered = [top[0] == k for top, k in zip(once["top5"], once["label"], strict=True) if k >= 0 and len(top)]
         right, n = right + sum(answered), n + len(answered)
     return right, n

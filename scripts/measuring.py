@@ -1,0 +1,90 @@
+"""What every measurement of `scripts/` does alike: an idle machine, a clean tree, five times or more, median and range.
+
+A script writes its table itself, with the command, the code and the machine in the header. It refuses to where more
+than half a core is busy with something else, files of the clone are changed, or fewer than five measurements are asked
+for. With `--anyway` it measures all the same, and the header says why the numbers are not to be compared.
+"""
+
+import argparse
+import csv
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from eigencam.files import replacing
+from eigencam.store.environment import git, processor
+
+IDLE = 0.5
+"""Busy cores up to which a machine is idle."""
+LEAST = 5
+"""Measurements that a median is of."""
+SECONDS = 3.0
+"""For which the machine is watched."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, repeats: int = LEAST) -> None:
+    """The options that every script has."""
+    parser.add_argument("--repeats", type=int, default=repeats, help="measurements, in turn")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the table")
+    parser.add_argument("--anyway", action="store_true", help="on a busy machine, of changed code, or a few times only")
+
+
+def faults(args: argparse.Namespace) -> list[str]:
+    """Why a table of these numbers would not be worth much; refused unless `--anyway` is given."""
+    if not args.out:
+        return []
+    found = []
+    if (load := busy_cores()) > IDLE:
+        found.append(f"{load:.1f} cores were busy with something else")
+    if git()["git_dirty"] is not False:
+        found.append("the code is of no commit: files are changed")
+    if args.repeats < LEAST:
+        found.append(f"n = {args.repeats}")
+    if found and not args.anyway:
+        sys.exit(f"{args.out} is not written: {'; '.join(found)}; --anyway measures, and says so in the header")
+    return found
+
+
+def busy_cores(seconds: float = SECONDS) -> float:
+    """Number of cores that are at work while this process waits; the system's load where it does not count them."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return os.getloadavg()[0]
+    before = _ticks(stat)
+    time.sleep(seconds)
+    busy, whole = (after - early for after, early in zip(_ticks(stat), before, strict=True))
+    return (os.cpu_count() or 1) * busy / max(whole, 1)
+
+
+def _ticks(stat: Path) -> tuple[int, int]:
+    """Of all cores since the start: at work, and in all."""
+    user, nice, system, idle, waiting, *rest = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
+    return user + nice + system + sum(rest[:3]), user + nice + system + idle + waiting + sum(rest[:3])
+
+
+def spread(values: Sequence[float], digits: int = 2) -> list[str]:
+    """Median, smallest and largest."""
+    return [f"{of(values):.{digits}f}" for of in (statistics.median, min, max)]
+
+
+def write(
+    path: Path, found: Sequence[str], about: str, names: Sequence[str], lines: Iterable[Sequence[object]]
+) -> None:
+    """Write a table.
+
+    Args:
+        path: of the file.
+        found: what `faults` found before anything was measured.
+        about: what the columns are, and what of the machine matters.
+        names: of the columns.
+        lines: of the table.
+    """
+    with replacing(path) as beside, beside.open("w", newline="") as file:
+        file.write(f"# command: python {' '.join(sys.argv)}\n")
+        file.write(f"# {processor()}, {os.cpu_count()} cores, code {git()['git_commit']}; {about}\n")
+        if found:
+            file.write(f"# not to be compared: {'; '.join(found)}\n")
+        csv.writer(file).writerows([names, *lines])
