@@ -38,9 +38,11 @@ from eigencam.datasets.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import About, Curve, Metric, Row
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule
+from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Part, Sums, flattened, summed
 
 RANKS = (1, 5)
+_OVERLAPS = np.linspace(0, 1, 51)
 _CLASSES = "class prediction in the dataset's classes"
 
 
@@ -163,13 +165,21 @@ class Localization:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The share of pictures whose box overlaps the object by at least x; marked at the overlap asked for."""
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+        """Number of images with a box, and of those whose box overlaps the object by at least each overlap."""
         ious = states.at_worst(rows, iou=0.0)["iou"].dropna().to_numpy(np.float64)
-        if not len(ious):
+        at = np.append(_OVERLAPS, self.iou)
+        return {"hits": (ious >= at[:, None]).sum(axis=1), "n": np.array([len(ious)])}
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curve of the totals of all rows."""
+        if not (n := int(totals["n"][0])):
             return []
-        at = np.linspace(0, 1, 51)
-        mark = self.iou, 100 * float((ious >= self.iou).mean())
-        hits = 100 * (ious >= at[:, None]).mean(axis=1)
-        return [Curve("localized against overlap", "overlap (IoU) asked for", "pictures localized %", at, hits, mark)]
+        *hits, at_mark = (100 * totals["hits"] / n).tolist()
+        words = ("localized against overlap", "overlap (IoU) asked for", "pictures localized %")
+        return [Curve(*words, _OVERLAPS, np.array(hits), (self.iou, at_mark))]
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""

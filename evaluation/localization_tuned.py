@@ -30,6 +30,7 @@ from eigencam.datasets.boxes import Boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts
+from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 DEFAULT: Mapping[str, tuple[float, ...]] = {
@@ -117,11 +118,19 @@ class TunedLocalization:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The error at each threshold; marked where it is smallest."""
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+        """Number of images with a box, and of errors at each threshold."""
         ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
         ious = ious[~np.isnan(ious).any(axis=1)]
-        if not len(ious):
+        return {"errors": (ious < self.iou).sum(axis=0), "n": np.array([len(ious)])}
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curve of the totals of all rows."""
+        if not (n := int(totals["n"][0])):
             return []
-        at, error = np.array(self.grid), 100 * (ious < self.iou).mean(axis=0)
+        at, error = np.array(self.grid), 100 * totals["errors"] / n
         best = int(error.argmin())
         mark = float(at[best]), float(error[best])
         return [Curve("error against threshold", f"threshold ({self.rule})", "error %", at, error, mark)]

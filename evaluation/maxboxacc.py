@@ -41,6 +41,7 @@ from eigencam.datasets.boxes import Boxes, to_half_open
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 Contours = Literal["largest", "all"]
@@ -158,13 +159,22 @@ class MaxBoxAcc:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+        """Number of images with a box, and for each overlap of hits at all 255 thresholds."""
         counted = self._counted(rows)
-        if counted.empty:
-            return []
-        at, made = np.arange(255) / 255, []
-        for iou in self.ious:
+        totals = {"n": np.array([len(counted)])}
+        for iou in self.ious if len(counted) else ():
             packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
-            accuracy = 100 * np.unpackbits(packed, axis=1, count=255).mean(axis=0)
+            totals[_column(iou)] = np.unpackbits(packed, axis=1, count=255).sum(axis=0, dtype=np.int64)
+        return totals
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curves of the totals of all rows."""
+        at, made, n = np.arange(255) / 255, list[Curve](), int(totals["n"][0])
+        for iou in self.ious if n else ():
+            accuracy = 100 * totals[_column(iou)] / n
             best = int(accuracy.argmax())
             name, mark = f"accuracy at IoU {iou:g} against threshold", (float(at[best]), float(accuracy[best]))
             made.append(Curve(name, "threshold (range)", "pictures localized %", at, accuracy, mark))

@@ -42,6 +42,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import ByClass, Part, Sums, summed
 
 Objects = Literal["boxes", "mask"]
@@ -223,10 +224,19 @@ class Energy:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The overlap at each delta."""
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+        """Sums of the overlaps at each delta, and of how many images."""
+        values = rows[[f"overlap_{delta:g}" for delta in sorted(self.deltas)]].to_numpy(np.float64)
+        return {"overlap": np.nansum(values, axis=0), "n": (~np.isnan(values)).sum(axis=0).astype(np.float64)}
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curve of the totals of all rows."""
         at = sorted(self.deltas)
-        values = np.array([100 * rows[f"overlap_{delta:g}"].mean() for delta in at], np.float64)
-        if len(at) < 2 or np.isnan(values).any():
+        if len(at) < 2 or not (totals["n"] > 0).all():
             return []
+        values = 100 * totals["overlap"] / totals["n"]
         return [Curve("overlap against threshold", "threshold (range)", "overlap %", np.array(at), values)]
 
     def protocol(self) -> Mapping[str, object]:

@@ -60,6 +60,7 @@ from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components_above, cuts
 from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
+from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import ByClass, Part, Sums, flattened, summed
 
 Score = Literal["f1", "mean"]
@@ -68,6 +69,10 @@ Floats = NDArray[np.float64]
 
 
 _KINDS = ("recall50", "recall70", "ar", "ar_coco")
+
+
+_ASKED = np.append(np.linspace(0.5, 1, 51), [0.5, 0.7])
+"""Overlaps of the curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,21 +244,33 @@ class Proposals:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Recall against overlap for each number of boxes; recall at two overlaps against the number of boxes."""
-        if not rows["n_objects"].sum():
-            return []
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+        """Objects, and those found at each overlap by each number of boxes; by class, where recall is a mean over them."""
         rows = _missed(rows)
-        classes = _flat(rows["object_class"]) if self.over == "classes" else None
-        column = "matched" if classes is None else "best"
-        overlap = {k: _flat(rows[f"{column}_{k}"]) for k in self.budgets}
-        at, name, made = np.linspace(0.5, 1, 51), "recall" if classes is None else "mean recall", []
-        for k, o in overlap.items():
-            recall = np.array([_recall(o >= x, classes) for x in at])
-            made.append(Curve(f"{name} of the first {k}", "overlap (IoU) asked for", f"{name} %", at, recall))
+        classes = flattened(rows["object_class"])[0].astype(np.int64)
+        classes = classes if self.over == "classes" else np.zeros_like(classes)
+        column, count = "best" if self.over == "classes" else "matched", int(classes.max(initial=-1)) + 1
+        found = np.zeros((count, len(self.budgets), len(_ASKED)), np.int64)
+        for k, budget in enumerate(self.budgets):
+            reached = flattened(rows[f"{column}_{budget}"])[0]
+            np.add.at(found[:, k], classes, reached[:, None] >= _ASKED)
+        return {"found": found, "objects": np.bincount(classes, minlength=count)}
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curves of the totals of all rows."""
+        some = totals["objects"] > 0
+        if not some.any():
+            return []
+        recall = 100 * (totals["found"][some] / totals["objects"][some, None, None]).mean(axis=0)
+        name, made = "mean recall" if self.over == "classes" else "recall", list[Curve]()
+        for k, of in zip(self.budgets, recall[:, :-2], strict=True):
+            made.append(Curve(f"{name} of the first {k}", "overlap (IoU) asked for", f"{name} %", _ASKED[:-2], of))
         boxes = np.array(self.budgets, np.float64)
-        for iou_asked in (0.5, 0.7) if len(boxes) > 1 else ():
-            recall = np.array([_recall(o >= iou_asked, classes) for o in overlap.values()])
+        for iou_asked, of in zip((0.5, 0.7), recall[:, -2:].T, strict=True) if len(boxes) > 1 else ():
             title = f"{name} at IoU {iou_asked:g} against boxes"
-            made.append(Curve(title, "boxes", f"{name} %", boxes, recall, log=True))
+            made.append(Curve(title, "boxes", f"{name} %", boxes, of, log=True))
         return made
 
     def protocol(self) -> Mapping[str, object]:
@@ -321,11 +338,6 @@ def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
 def _column(values: ArrayLike) -> Floats:
     """(N, 1): sums over each image's objects; an image without any adds 0."""
     return np.asarray(values, np.float64).reshape(-1, 1)
-
-
-def _recall(found: NDArray[np.bool_], classes: Floats | None) -> float:
-    """Percent of the objects found, or the mean over classes of that."""
-    return 100 * float(found.mean() if classes is None else pd.Series(found).groupby(classes).mean().mean())
 
 
 def _flat(column: "pd.Series") -> Floats:

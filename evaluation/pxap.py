@@ -26,6 +26,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import scaled
+from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 Counts = NDArray[np.float64]
@@ -111,11 +112,18 @@ class PxAP:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Precision against recall of the pixels of all pictures, at every edge."""
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> dict[str, Counts]:
+        """Pixels of all images by bin."""
         counted = rows[rows["hist_object"].map(len) > 0]
         if counted.empty:
-            return []
-        wanted, rest, lost = (part.sum(axis=0) for part in _histograms(counted))
-        return precision_recall(wanted, rest, float(lost[0]))
+            return {}
+        return dict(zip(("wanted", "rest", "lost"), (of.sum(axis=0) for of in _histograms(counted)), strict=True))
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curve of the totals of all rows."""
+        return precision_recall(totals["wanted"], totals["rest"], float(totals["lost"][0])) if totals else []
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""

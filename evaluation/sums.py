@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from eigencam.evaluation import intervals, statistics
-from eigencam.evaluation.base import About, Metric, Sample, Summing
+from eigencam.evaluation.base import About, Curve, Metric, Sample, Summing, curves_of
 from eigencam.evaluation.intervals import Floats, Interval, MeanRatio
 from eigencam.evaluation.parts import ByClass, Counted, Part, Totals
 
@@ -54,15 +54,14 @@ class Choosing(Summing, Protocol):
 
 
 def is_streaming(evaluator: object) -> TypeGuard[Streaming | Choosing]:
-    """Whether an evaluator's rows can be summed in blocks.
+    """Whether an evaluator's rows can be summed in blocks."""
+    return any(_stands(evaluator, name, "summary") for name in ("metrics", "choose"))
 
-    A person's own may have a `summary` alone, or one that takes the place of an inherited one.
-    """
-    made = next((name for name in ("metrics", "choose") if hasattr(evaluator, name)), None)
-    if made is None:
-        return False
-    defines = next((vars(kind) for kind in type(evaluator).__mro__ if {"summary", made} & vars(kind).keys()), {})
-    return made in defines or "summary" not in defines
+
+def _stands(evaluator: object, name: str, simpler: str) -> bool:
+    """Whether a method is there, and no `simpler` one of a person's own has taken its place."""
+    defines = next((vars(kind) for kind in type(evaluator).__mro__ if {simpler, name} & vars(kind).keys()), {})
+    return hasattr(evaluator, name) and (name in defines or simpler not in defines)
 
 
 def added(blocks: Iterable[Totals]) -> dict[str, NDArray[Any]]:
@@ -368,6 +367,13 @@ def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
     if (np.diff(place) < 0).any():  # rows of one image apart from each other
         rows = rows.iloc[np.argsort(place, kind="stable")]
     return reduced(settled(evaluator, [rows]), [rows], len(ids)) if len(rows) else []
+
+
+def drawn(evaluator: Any, rows: Blocks) -> list[Curve]:
+    """The curves of rows; none where an evaluator draws none."""
+    if _stands(evaluator, "drawn", "curves"):
+        return evaluator.drawn(added(evaluator.totals(block) for block in of_size(rows.blocks(), BLOCK)))
+    return curves_of(evaluator, rows.frame())
 
 
 def flattened(column: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.int64]]:

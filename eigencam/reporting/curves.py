@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.evaluation.base import Curve, curves_of
+from eigencam.evaluation.base import Curve
 from eigencam.evaluation.escaping import figure as figure_text
 from eigencam.evaluation.escaping import file_name
+from eigencam.evaluation.sums import Blocks, drawn
 from eigencam.files import replacing
 from eigencam.reporting.collect import alone
 
@@ -72,14 +73,14 @@ def styles(long: pd.DataFrame) -> dict[str, Style]:
     return chosen
 
 
-def plots(results: Iterable[tuple[dict[str, Any], Any, pd.DataFrame]]) -> list[Plot]:
+def plots(results: Iterable[tuple[dict[str, Any], Any, Blocks]]) -> list[Plot]:
     """Gather the curves of results, each with its evaluator and its rows, in the order in which they come."""
     made: dict[tuple[str, ...], Plot] = {}
     for result, evaluator, rows in results:
         dataset = f"{result['dataset']} {result['part']}".strip()
         found: list[Curve] = []
         with alone(result["folder"], "no curves of"):
-            found = list(curves_of(evaluator, rows)) if len(rows) else []
+            found = drawn(evaluator, rows) if rows.images else []
         for curve in found:
             names = (dataset, result["network"], result["evaluator"], curve.name)
             key = (*names[:3], result["group"], curve.name)

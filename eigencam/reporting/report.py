@@ -16,6 +16,7 @@ from eigencam.evaluation.tables import Table
 from eigencam.reporting import curves, gallery
 from eigencam.reporting.collect import alone, provenance
 from eigencam.reporting.derived import by_folder
+from eigencam.store.parts import RowFile
 from eigencam.store.trust import Trust
 
 PLOT = (300.0, 170.0)
@@ -24,8 +25,8 @@ PLOT = (300.0, 170.0)
 HEAT = 32
 """Colours of the heat's scale."""
 
-Loaded = tuple[dict[str, Any], Any, pd.DataFrame]
-"""A result: its line of the long frame, its evaluator, its rows."""
+Loaded = tuple[dict[str, Any], Any, RowFile]
+"""A result: its line of the long frame, its evaluator, the file of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
         if not result["unsupported"]:
             one = stored[result["folder"]]
             with alone(one.folder.name, "no curves and no images of"):
-                evaluator, rows = one.evaluator(trust), one.rows()
+                evaluator, rows = one.evaluator(trust), one.row_file()
                 yield {str(k): v for k, v in result.items()}, evaluator, rows
 
 
@@ -79,11 +80,11 @@ def galleries(
     scores: dict[tuple[str, str], gallery.Scores] = {}
     names = long.drop_duplicates("group").groupby(["dataset", "part"]).size()
     for result, evaluator, rows in results:
-        if len(rows):
+        if rows.images:
             several = names[result["dataset"], result["part"]] > 1
             name = f"{_dataset(result)}, class: {result['target']}" if several else _dataset(result)
             with alone(result["folder"], "no images of"):
-                scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows)
+                scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows.frame())
     baselines = set(long.loc[long["baseline"].astype(bool), "method"])
     sets: dict[str, Any] = {}
     for (name, _), of in scores.items():

@@ -8,6 +8,7 @@ damaged result has the state `damaged` and says which file it is; it costs no ot
 
 import errno
 import os
+import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,18 @@ from eigencam.store.claim import Claim
 from eigencam.store.examine import examine, read_error
 from eigencam.store.identity import OBJECT
 from eigencam.store.parts import Parts, RowFile
-from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, SUMMARY, Run, Summary, network_label
+from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, RUNS, SUMMARY, Run, Summary, network_label
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
 
 LARGEST_CONFIG = 2**20
 """Characters that a config may have."""
+
+SETTLED_NS = 10**9
+"""Nanoseconds within which a file system may give two changes one time."""
+
+MOST_KEPT = 10_000
+"""Results that a process keeps what it has read of."""
 
 State = Literal["done", "left out", "partial", "damaged", "old", "refused"]
 _VERSIONED = ("version", "shared", "libraries", "library_version", "source", "own_source")
@@ -204,13 +211,48 @@ def is_result(name: str) -> bool:
 
 
 def read(folder: Path, *, hashed: bool = False) -> Stored | None:
-    """Return one result; None where the folder holds none yet, or none any more."""
+    """Return one result; None where the folder holds none yet, or none any more.
+
+    A complete one of which no file has changed since this process read it is not read again.
+    """
     try:
-        return _read(folder, hashed)
+        state = _state_of(folder)
+        before, kept = _KEPT.get((folder, hashed), ((), None))
+        if kept is not None and state == before:
+            return kept
+        found = _read(folder, hashed)
+        if found is not None and found.summary is not None and _is_settled(state):
+            if len(_KEPT) >= MOST_KEPT:
+                _KEPT.clear()
+            _KEPT[folder, hashed] = state, found
+        return found
     except PermissionError as error:
         return Stored(folder, _names(folder.name), denied=one_line(error))
     except OSError as error:  # a disk that fails
         return Stored(folder, _names(folder.name), faults=(one_line(error),))
+
+
+_KEPT: dict[tuple[Path, bool], tuple[tuple[object, ...], Stored]] = {}
+
+
+def _state_of(folder: Path) -> tuple[object, ...]:
+    """Name, size, time and inode of every file of a result, and the folder's rights; () where there is none."""
+    found = list[object]()
+    for place in (folder, folder / RUNS):
+        try:
+            with os.scandir(place) as entries:
+                stats = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found.append(os.access(place, os.R_OK | os.X_OK))
+        found += sorted((name, s.st_size, s.st_mtime_ns, s.st_ino, s.st_mode) for name, s in stats)
+    return tuple(found)
+
+
+def _is_settled(state: tuple[object, ...]) -> bool:
+    """Whether the last change was so long ago that a further one has another time."""
+    last = max((file[2] for file in state if isinstance(file, tuple)), default=0)
+    return time.time_ns() - last > SETTLED_NS
 
 
 def _read(folder: Path, hashed: bool) -> Stored | None:
