@@ -247,7 +247,7 @@ class Proposals:
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-        """Objects, and those found at each overlap by each number of boxes; by class where recall is a mean over these."""
+        """Objects, and those found at each overlap by each number of boxes; by class for `over` classes."""
         rows = _missed(rows)
         classes = flattened(rows["object_class"])[0].astype(np.int64)
         classes = classes if self.over == "classes" else np.zeros_like(classes)

@@ -16,7 +16,7 @@ def own_preprocess(module: nn.Module) -> dict[str, Any]:
     Values in 0..1, of the side that the network would resize to.
     """
     detection: Any = sys.modules.get("torchvision.models.detection.transform")  # where none is imported, none is built
-    transform = getattr(module, "transform", None)
+    transform: Any = getattr(module, "transform", None)
     if detection is None or not isinstance(transform, detection.GeneralizedRCNNTransform):
         return {}
     sides: Sequence[int] = tuple(transform.min_size)  # torchvision makes a number a tuple
