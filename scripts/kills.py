@@ -2,7 +2,8 @@
 
     python scripts/kills.py --kills 20
 
-Each kill (SIGKILL, SIGTERM, SIGINT in turn) hits `run`, a multirun, `fit`, `merge`, `table --out` or `report --out`.
+Each kill (SIGKILL, SIGTERM, SIGINT in turn) hits `run`, a multirun, `fit`, a training, `merge`, `table --out` or
+`report --out`.
 Afterwards every result can be read and none is damaged, tables and pages are as they were or new, the same command
 completes what is missing, and identity, config, rows, summary and fitted weights have the bytes of an undisturbed run;
 those of a merge of four shards the rows and summaries of the run. While a run writes
@@ -41,6 +42,7 @@ FIT = [
     "workers=0",
     "device=cpu",
 ]
+TRAIN = [word for word in FIT if not word.startswith("fit=")] + ["fit=cam_loss", "fit.epochs=3"]
 SHARDS = [f"machine{k}" for k in range(1, 5)]
 MERGE = ["merge", *SHARDS, "--into", "runs"]
 READERS = ("table", "report")
@@ -48,6 +50,7 @@ JOBS = {
     "run": RUN,
     "multirun": SWEEP,
     "fit": FIT,
+    "training": TRAIN,
     "merge": MERGE,
     "table": ["table", "--results", "runs", "--out", "tables"],
     "report": ["report", "--no-pictures", "--results", "runs"],
