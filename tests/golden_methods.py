@@ -43,13 +43,15 @@ FEW: dict[str, Any] = {
     "count": 20,
     "limit": 40,
     "min_area": 200,
+    "distance": 0.5,
 }
 """In the place of packaged parameters that only say how often something is done."""
 
 MORE: dict[str, dict[str, dict[str, Any]]] = {}
 """Settings beside the packaged ones, by class: what these do not reach."""
 
-ELSEWHERE = {"rollout": "scenes_vit", "vscam_reading": "scenes_vig", "cam": "scenes_resnet"}
+OF_TRANSFORMERS = ("rollout", "gae", "transformer_attribution", "legrad", "attnlrp", "cp_lrp", "cp_lrp_gamma", "vitcx")
+ELSEWHERE = {"vscam_reading": "scenes_vig", "cam": "scenes_resnet", **dict.fromkeys(OF_TRANSFORMERS, "scenes_vit")}
 FITTED = ("broadcam", "fam_support_reading", "lcam_fm", "lcam_img")
 
 

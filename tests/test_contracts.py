@@ -34,6 +34,8 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods import base
+from eigencam.methods.attention_relevance import GAE, LeGrad, TransformerAttribution
+from eigencam.methods.attnlrp import AttnLRP
 from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared, WrappingMethod
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
 from eigencam.methods.broadcam import BroadCAM
@@ -63,6 +65,7 @@ from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.methods.self_taught import SelfTaught
 from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.ventral import Ventral
+from eigencam.methods.vitcx import ViTCX
 from eigencam.methods.vscam import VSCAM
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows
 from eigencam.store.build import find
@@ -114,6 +117,11 @@ FIXED: tuple[type[FixedMethod], ...] = (
     ExcitationBackprop,
     LRP,
     AttentionRollout,
+    AttnLRP,
+    GAE,
+    LeGrad,
+    TransformerAttribution,
+    ViTCX,
     SelectiveSearch,
     Ventral,
     VSCAM,
@@ -151,6 +159,10 @@ CHOOSY: tuple[type[Choosy], ...] = (
     ExcitationBackprop,
     LRP,
     AttentionRollout,
+    AttnLRP,
+    GAE,
+    LeGrad,
+    TransformerAttribution,
     SelfTaught,
     Ventral,
     VSCAM,

@@ -52,6 +52,7 @@ FEW = {
     "stride": 64,
     "count": 20,
     "groups": 4,
+    "distance": 1.0,
 }
 """Parameters that only say how often something is done."""
 NO_RANDOM = (
@@ -144,7 +145,8 @@ def test_what_runs_where() -> None:
     both = runs["scenes_vgg"] & runs["scenes_resnet"]
     assert {"cnn_fixations", "lrp", "deeplift", "cmwp", "guided_backprop", "ablationcam", "shapcam", "lime"} <= both
     assert "cam" in runs["scenes_resnet"] & runs["scenes_vig"] - runs["scenes_vgg"] - runs["scenes_vit"]
-    assert "rollout" in runs["scenes_vit"] - runs["scenes_vig"] - both
+    of_attention = {"rollout", "gae", "transformer_attribution", "legrad", "attnlrp", "cp_lrp", "cp_lrp_gamma"}
+    assert of_attention <= runs["scenes_vit"] - runs["scenes_vig"] - both
     assert "vscam_reading" in runs["scenes_vig"] - runs["scenes_vit"] - both
-    everywhere = {"eigencam", "gradcam", "scorecam", "rise", "mask", "extremal_perturbation", "fullgrad", "shapleycam"}
+    everywhere = {"eigencam", "gradcam", "scorecam", "rise", "mask", "extremal_perturbation", "fullgrad", "vitcx"}
     assert everywhere <= set.intersection(*runs.values())

@@ -106,7 +106,7 @@ def test_swin_as_described_has_cam_at_its_last_norm() -> None:
     assert EigenCAM()(forward, targets).shape == (2, 4, 4)
     norm2 = network.forward(pictures, layers=["features.7.1.norm2"], gradients=True)
     assert norm2.gradients(targets, "features.7.1.norm2").abs().amax((1, 2, 3)).min() > 0
-    assert "computes its attention in modules of its own" in AttentionRollout().unsupported(network)
+    assert "its attention is within windows, for which no source has a rule" in AttentionRollout().unsupported(network)
 
 
 def test_cam_of_a_layer_that_no_linear_head_reads_says_so() -> None:

@@ -19,7 +19,8 @@ from eigencam.methods.base import (
     tapped,
 )
 from eigencam.networks.network import check_layer
-from eigencam.passes.trace import Trace, gradient_reaches, trace
+from eigencam.passes.attention import Attended
+from eigencam.passes.trace import Trace, attention_of, gradient_reaches, trace
 from eigencam.targets import Scored
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def refusal(method: Method, network: "Network") -> str:
 def traced(network: "Network") -> Trace:
     """What the network does with an image of noise."""
     return trace(network.module, probe(network))
+
+
+def attention(network: "Network") -> Attended:
+    """Return what the network's attention is."""
+    return attention_of(network.module, probe(network))
 
 
 def probe(network: "Network") -> Tensor:

@@ -21,18 +21,22 @@ vertices that they belong to, the form that the authors of ViG (Han et al., Neur
 target layer's vertices: pyramids, which merge vertices between layers, are left out.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.rollout import fault, propagate
+from eigencam.methods.rollout import step
 from eigencam.passes.forward import Forward
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
+
+Matrix = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor | None]
+"""From a module's arguments and output to (N, P, P), what each vertex takes from each; None where it mixes none."""
 
 NO_GRAPH = "VS-CAM needs a vision graph network: no module returns edges, int64 (2, N, vertices, neighbours)"
 
@@ -75,7 +79,45 @@ class VSCAM:
 
     def unsupported(self, network: "Network") -> str:
         """Why the network has no VS-CAM; "" if it has one."""
-        return fault(self, network)
+        black = torch.zeros(1, *network.preprocess.input_shape, dtype=torch.uint8)
+        try:
+            self(network.forward(black, gradients=True), torch.zeros(1, dtype=torch.long, device=network.device))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+def propagate(forward: Forward, matrices: Mapping[nn.Module, Matrix], none: str) -> Tensor:
+    """(N, T, T) product of the modules' (M + I) / 2, rows of sum 1, in the order in which the network calls them.
+
+    Args:
+        forward: the batch, which goes through the network once more, `forward.chunk` pictures at a time.
+        matrices: by module, M of one of its calls.
+        none: what to say where no module gives one.
+
+    Raises:
+        ValueError: there is no matrix, or they are not square, or not of one size.
+    """
+    products: list[Tensor | None] = []
+
+    def inputs(part: slice) -> Tensor:
+        products.append(None)
+        return forward.images[part]
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        if (matrix := matrices[module](args, kwargs, out)) is not None:
+            products[-1] = step(matrix, products[-1])
+
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in matrices]
+    try:
+        forward.predict(len(forward), inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    known = [product for product in products if product is not None]
+    if not known:
+        raise ValueError(none)
+    return torch.cat(known)
 
 
 def aggregate(probes: Tensor, base: Tensor, count: int | None = None) -> Tensor:

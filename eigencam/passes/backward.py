@@ -48,13 +48,17 @@ class relevance_rules(Watch):  # noqa: N801 - a context manager, used as a funct
 
     def perform(self, call: Call) -> Any:
         """The rule's output, or the operation's own."""
-        if (rule := self.rules.get(call.kind)) is not None:
-            defaults = ARGUMENTS.get(call.kind)
-            if defaults is not None:
-                return rule(call.function, *({**defaults, **call.named(defaults)}.values()))
-        elif call.kind not in LINEAR:
-            rule = self.rules.get(ANY)
-        return call() if rule is None else rule(call.of, *call.moving)
+        rule = self.rules.get(call.kind)
+        if rule is None and call.kind not in LINEAR and (rule := self.rules.get(ANY)) is not None:
+            return rule(call.of, *call.moving)
+        return call() if rule is None else ruled(rule, call)
+
+
+def ruled(rule: Rule, call: Call) -> Any:
+    """The output of a rule of an operation's kind."""
+    if (defaults := ARGUMENTS.get(call.kind)) is not None:
+        return rule(call.function, *({**defaults, **call.named(defaults)}.values()))
+    return rule(call.of, *call.moving)
 
 
 def gradients(
@@ -183,6 +187,12 @@ def passed(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     Local response normalisation, too: its divisor is taken as a constant.
     """
     return like(original(x, *args, **kwargs), x)
+
+
+def halved(original: Any, a: Tensor, b: Tensor) -> Tensor:
+    """A product of two values, or matrices, of which each gets half of what is in proportion to their products."""
+    value = original(a, b)
+    return value / 2 + (value / 2).detach()
 
 
 class LinearRules:

@@ -241,6 +241,10 @@ class Forward:
             self._shared[key] = make()
         return self._shared[key]  # type: ignore[return-value]
 
+    def known(self, key: Hashable) -> object:
+        """What `shared` has computed for this key; None where it has not."""
+        return self._shared.get(key)
+
     def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
         """(count, K) float32 logits of further inputs, `chunk` of them at a time, without a graph.
 

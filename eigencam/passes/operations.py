@@ -25,7 +25,7 @@ LINEAR = frozenset(("same", "reshape", "cat", "sum", "scale", "mean", "avg_pool2
 
 AFFINE = LINEAR | {"shift", "fill", "conv2d", "linear", "batch_norm", "convolution", "matmul"}
 """Linear but for a constant. `fill` puts constants in the place of values or beside them, `matmul` is any product with
-a constant, `convolution` any other than `conv2d`."""
+a constant (with two values of the image it is a `matrix_product`), `convolution` any other than `conv2d`."""
 
 RECTIFIERS = frozenset(("relu", "relu6"))
 """max(x, 0), and the same cut off at a positive number."""
@@ -84,7 +84,7 @@ ALIASES: Mapping[str, str] = {
     **dict.fromkeys(("interpolate", "upsample", "grid_sample"), "interpolate"),
     **dict.fromkeys(("neg", "negative", "positive"), "scale"),
     **dict.fromkeys(("conv1d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "convolution"),
-    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm"), "matmul"),
+    **dict.fromkeys(("mv", "addmm", "baddbmm"), "matmul"),
     **dict.fromkeys(("einsum", "tensordot", "inner", "outer", "cumsum", "diff", "tril", "triu"), "matmul"),
     **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices", "boolean_dispatch.<locals>.fn"), "max_pool2d"),
     **dict.fromkeys(("absolute", "__abs__"), "abs"),
@@ -109,6 +109,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "eps": 1e-5,
     },
     "local_response_norm": {"input": ..., "size": ..., "alpha": 1e-4, "beta": 0.75, "k": 1.0},
+    "layer_norm": {"input": ..., "normalized_shape": ..., "weight": None, "bias": None, "eps": 1e-5},
     "max_pool2d": {
         "input": ...,
         "kernel_size": ...,
@@ -152,12 +153,16 @@ class Call:
         """The arguments by name."""
         return dict(zip(names, self.args)) | self.kwargs  # noqa: B905 - trailing arguments have defaults
 
-    def of(self, *values: Tensor) -> Any:
+    def on(self, *values: Tensor) -> "Call":
         """The same operation on other values in the place of those that depend on the image."""
         new = iter(values)
         places = {id(t) for t in self.moving}
         args, kwargs = _mapped((self.args, self.kwargs), lambda t: next(new) if id(t) in places else t)
-        return self.function(*args, **kwargs)
+        return Call(self.function, self.name, args, kwargs, values, self.kind)
+
+    def of(self, *values: Tensor) -> Any:
+        """The output of the same operation on other values."""
+        return self.on(*values)()
 
 
 class Watch(TorchFunctionMode):
@@ -341,6 +346,11 @@ def _larger(call: Call) -> str:
     return "minimum" if low else "relu" if _number(constant) == 0 else "maximum"
 
 
+def _matrices(call: Call) -> str:
+    """Two factors that are made of the image are kept apart from one with a constant."""
+    return "matrix_product" if len(call.moving) == 2 else "matmul"
+
+
 def _chosen(call: Call) -> str:
     condition = call.named(("condition",)).get("condition")
     return "where by the image's values" if any(condition is one for one in call.moving) else "fill"
@@ -392,6 +402,7 @@ CLASSIFY: Mapping[str, Callable[[Call], str]] = {
     **dict.fromkeys(("maximum", "minimum", "max", "min", "fmax", "fmin", "amax", "amin"), _larger),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), _dropped),
     **dict.fromkeys(("feature_dropout", "feature_alpha_dropout"), _dropped),
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "bmm", "mm"), _matrices),
     "leaky_relu": _leaky,
     **dict.fromkeys(("cat", "concat", "concatenate", "stack", "hstack", "vstack"), _joined),
     "where": _chosen,

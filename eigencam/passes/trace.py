@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from eigencam.passes.attention import Attended, attended
 from eigencam.passes.calls import OutputError, differentiate, evaluating, is_coarse, logits_of, run_network
 from eigencam.passes.forward import forward_pass
 from eigencam.passes.modes import DispatchMode
@@ -87,6 +88,19 @@ def trace(module: nn.Module, images: Tensor) -> Trace:
     return kept.trace
 
 
+def attention_of(module: nn.Module, images: Tensor) -> Attended:
+    """What a network's attention is (`eigencam.passes.attention`); kept as `trace` is.
+
+    Args:
+        module: the network.
+        images: (1, C, H, W), normalised.
+    """
+    kept = _kept(module, images)
+    if kept.attention is None:
+        kept.attention = attended(module, images)
+    return kept.attention
+
+
 @dataclass(slots=True)
 class _Kept:
     """What is known of a network in one state."""
@@ -94,6 +108,7 @@ class _Kept:
     state: tuple[object, ...]
     trace: Trace | None = None
     reached: dict[str, bool] = field(default_factory=dict)
+    attention: Attended | None = None
 
 
 _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()

@@ -1,0 +1,235 @@
+r"""Relevance of attention: GAE, transformer attribution, LeGrad.
+
+Per block l, A_l (heads, T, T) are the attention weights as they multiply the values, y the class's logit.
+
+* GAE (Chefer et al., Generic Attention-model Explainability, ICCV 2021), for self-attention:
+  $R_0 = I, \quad R_l = R_{l-1} + E_l R_{l-1}, \quad E_l = \operatorname{mean}_h \max(0, \nabla A_l \odot A_l)$.
+* Transformer attribution (Chefer et al., Transformer Interpretability Beyond Attention Visualization, CVPR 2021): the
+  same product $(I + E_L) \cdots (I + E_1)$ with $E_l = \operatorname{mean}_h \max(0, \nabla A_l \odot R^{A_l})$, where
+  R^A is the relevance that arrives at the weights, from 1 at the class's logit, by these rules:
+
+| operation | what its inputs get of R |
+|---|---|
+| linear | $(x_i w_{ij})^+ / \sum (x w)^+$ of it, without the bias |
+| product of two matrices | each factor half of what is in proportion to $a_i b_j$ |
+| sum of two values | in proportion; then scaled, per image, so that totals are as their absolute values |
+| softmax, normalisation, activation | all of it, value by value |
+
+* LeGrad (Bousselham et al., 2024, arXiv 2404.03214): for each key, summed over the last `blocks` blocks,
+  $\operatorname{mean}_{h,q} \max(0, \partial s_l / \partial A_l)$. s_l is the class's logit, not of the last block's
+  tokens but of the mean of block l's, put through what lies behind the last block (normalisation and head). The weights
+  are not multiplied in.
+
+The map of the first two is the row of R - I of the tokens that the head reads, at the image's positions: for a network
+with a class token the class token's row, as in the authors' codes; for one that pools its tokens (which these do not
+have) the mean over the rows. Which it is, is read off the last block's gradient: it is 0 in rows that nothing reads.
+Rows are not divided by their sums (the authors' codes have that for their plain rollout alone).
+
+Relevance is in gradient form, R = x g (`eigencam.passes.backward`), on the one recorded pass that all of these share
+(`eigencam.passes.ways`). The rule for sums needs the totals of each image; the authors' code takes them over the batch
+and is right for one image at a time.
+
+LeGrad's authors have CLIP's similarity for s_l and the last two blocks; `blocks: null` takes all. The tokens behind a
+block are the last sum of two values (shortcut and block) before the next attention. torchcam's LeGrad is the same with
+the mean over blocks in the place of the sum.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from eigencam.methods.relevance import z_plus
+from eigencam.methods.rollout import tokens_of
+from eigencam.methods.support import attention, probe
+from eigencam.passes.attention import NO_ATTENTION
+from eigencam.passes.backward import Rule, halved, passed
+from eigencam.passes.forward import Forward
+from eigencam.passes.ways import NO_STREAM, Ways, passes, ways_of
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+OF_TRANSFORMERS = "transformers whose self-attention is over all positions"
+ACTIVATIONS = frozenset(("gelu", "relu", "silu", "tanh", "elu", "leaky_relu", "sigmoid", "hardswish", "relu6"))
+
+
+@dataclass(frozen=True, slots=True)
+class GAE:
+    """Generic attention explainability, its rule for self-attention."""
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False  # not of a layer
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Chefer et al., ICCV 2021"
+    needs: ClassVar[str] = "2 forwards, 1 backward"
+    networks: ClassVar[str] = OF_TRANSFORMERS
+    differentiates: ClassVar[str] = "image"
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+
+        def blocks(ways: Ways, some: Tensor) -> list[Tensor]:
+            return [a.detach() for a in ways.weights()]
+
+        return _rolled(forward, targets, blocks)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on the network; "" if it can."""
+        return attention(network).fault
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerAttribution:
+    """Transformer attribution: gradients times relevance of the attention weights, multiplied over the blocks."""
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Chefer et al., CVPR 2021"
+    needs: ClassVar[str] = "2 forwards, 2 backwards, the second with 3 times the products"
+    networks: ClassVar[str] = OF_TRANSFORMERS
+    differentiates: ClassVar[str] = "image"
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+
+        def blocks(ways: Ways, some: Tensor) -> list[Tensor]:
+            score = ways.scores(some)
+            seed = torch.where(score != 0, 1 / score, 0.0).detach()
+            found = ways.back(score, ways.attentions, rules(len(some)), seed)
+            return [a.detach() * g.view_as(a) for a, g in zip(ways.weights(), found, strict=True)]
+
+        return _rolled(forward, targets, blocks)
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on the network; "" if it can."""
+        seen = attention(network)
+        lacking = sorted(seen.kinds - rules(1).keys() - PROPORTIONAL)
+        return seen.fault or (f"it has no rule for {', '.join(lacking)} behind the first attention" if lacking else "")
+
+
+@dataclass(frozen=True, slots=True)
+class LeGrad:
+    """LeGrad over the last blocks (`blocks` of them); None: all of them.
+
+    Raises:
+        ValueError: `blocks` is below 1.
+    """
+
+    blocks: int | None = 2
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Bousselham et al., arXiv 2024"
+    needs: ClassVar[str] = "2 forwards, a backward through one block for each of the blocks"
+    networks: ClassVar[str] = f"{OF_TRANSFORMERS}, with a shortcut around each block"
+    differentiates: ClassVar[str] = "image"
+
+    def __post_init__(self) -> None:
+        if self.blocks is not None and self.blocks < 1:
+            raise ValueError(f"blocks={self.blocks}; allowed: null (all), 1 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, h, w) float32, non-negative."""
+        parts = []
+        with torch.inference_mode(False):
+            for ways, some in passes(forward, targets):
+                parts.append(self._keys(ways, some))
+        return _cells(forward, torch.cat(parts))
+
+    def _keys(self, ways: Ways, targets: Tensor) -> Tensor:
+        if not ways.attentions:
+            raise ValueError(NO_ATTENTION)
+        if len(ways.streams) != len(ways.attentions):
+            raise ValueError(NO_STREAM)
+        total = torch.zeros((), device=targets.device)
+        for stream, weights in list(zip(ways.streams, ways.attentions, strict=True))[-(self.blocks or 0) :]:
+            axis = 1 if stream.shape[0] == len(targets) else 0
+            with torch.enable_grad():
+                logits = ways.logits_of(stream.mean(axis, keepdim=True).expand_as(stream))
+                score = logits.gather(1, targets[:, None].clone())
+            (gradient,) = ways.back(score, [weights])
+            total = total + gradient.relu().reshape(len(targets), -1, *weights.shape[-2:]).mean((1, 2))
+        return total
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on the network; "" if it can."""
+        if fault := attention(network).fault:
+            return fault
+        try:
+            self._keys(ways_of(network.module, probe(network)), torch.zeros(1, dtype=torch.long, device=network.device))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[Ways, Tensor], Sequence[Tensor]]) -> Tensor:
+    """(N, h, w) float32: the row of the product of I + E_l, E_l the heads' mean of positive gradients times `blocks`.
+
+    Args:
+        forward: the batch.
+        targets: (N,) classes.
+        blocks: (N, heads, T, T) of each block, of a recorded pass and its targets.
+    """
+    rows = []
+    with torch.inference_mode(False):
+        for ways, some in passes(forward, targets):
+            if not ways.attentions:
+                raise ValueError(NO_ATTENTION)
+            gradients = ways.gradients(some)
+            read = _rows_read(gradients[-1])
+            added = torch.zeros_like(read)  # the row of R - I: beside that of I, small numbers would lose their digits
+            for relevance, gradient in reversed(list(zip(blocks(ways, some), gradients, strict=True))):
+                added = added + ((read + added)[:, None] @ (gradient * relevance).relu().mean(1))[:, 0]
+            rows.append(added)
+    return _cells(forward, torch.cat(rows))
+
+
+def _rows_read(gradient: Tensor) -> Tensor:
+    """(N, T) of sum 1: the rows of the last block's (N, heads, T, T) that have a gradient, all alike."""
+    read = (gradient != 0).any(3).any(1).to(gradient.dtype)
+    return read / read.sum(1, keepdim=True).clamp(min=1)
+
+
+def _cells(forward: Forward, tokens: Tensor) -> Tensor:
+    """(N, h, w) float32 of (N, T), without the tokens that are no positions."""
+    reading = tokens_of(forward.reading(), tokens.shape[1])
+    return tokens.detach().float()[:, reading.front : reading.front + reading.cells].unflatten(1, reading.grid)
+
+
+def rules(count: int) -> Mapping[str, Rule]:
+    """Transformer attribution's rules for a pass of so many images."""
+    return {
+        **dict.fromkeys((*ACTIVATIONS, "softmax", "layer_norm"), passed),
+        "linear": z_plus,
+        "matrix_product": halved,
+        "sum": lambda _original, a, b: _Shares.apply(a, b, 0 if a.shape[0] == count else 1),
+    }
+
+
+PROPORTIONAL = frozenset(("same", "reshape", "scale", "mean", "cat"))
+"""Operations whose own gradient shares relevance in proportion."""
+
+
+class _Shares(torch.autograd.Function):
+    """A sum of two values of which each gets, per image, a share of the relevance by the size of its total."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, axis: int) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.axis = axis
+        return a + b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, b = ctx.saved_tensors
+        (gradient,) = grads
+        others = [k for k in range(a.ndim) if k != ctx.axis]
+        first, second = ((x * gradient).sum(others, keepdim=True) for x in (a, b))
+        size = first.abs() + second.abs()
+        scale = torch.where(size != 0, (first + second) / torch.where(size != 0, size, 1.0), 0.0)
+        return gradient * scale * first.sign(), gradient * scale * second.sign(), None

@@ -1,0 +1,155 @@
+r"""LRP for transformers: AttnLRP, CP-LRP.
+
+Layer-wise relevance (`eigencam.methods.relevance`) from the logit to the image, with rules for what transformers have
+besides linear layers. x is an operation's input, R what its output has:
+
+| operation | AttnLRP (Achtibat et al., ICML 2024) | CP-LRP (Ali et al., ICML 2022) |
+|---|---|---|
+| softmax s of attention | $R_x = x \odot (R - s \sum R)$ | none: the weights are constants |
+| product of two matrices | in proportion to $a_i b_j$, each factor half | all to the values |
+| product of two values | each half | refused: which of them is the gate is not seen |
+| LayerNorm, RMSNorm | the deviation is a constant, the rest linear | the same |
+| activation (GELU, SiLU, ...) | all, value by value | the same |
+| linear, convolution, sum, average | in proportion, $x_i w_{ij} / z_j$ (epsilon -> 0) | the same |
+
+With R = x g all of these are the image times a gradient that some operations change: that of a softmax stays (it is the
+rule above), matrix products halve theirs, LayerNorm's deviation has none, an activation f has $f(x) / x$. Both share
+the one recorded pass of `eigencam.passes.ways`. As the authors state, $\epsilon$ is 0 there, and biases keep what is
+theirs.
+
+The sum of a map. Every rule of CP-LRP hands on all that it is given, so the map of a network without biases, class
+token and position embedding sums up to the logit; with these, it falls short by what they keep. AttnLRP is *not*
+conservative: over a row of the softmax $\sum R_x = \sum x \odot R - (\sum s \odot x) \sum R$, which is $\sum R$ by
+chance alone (a Taylor expansion around x has a constant term, which no input gets). The sum of its map is no logit.
+
+`gamma_linear`, `gamma_conv`: the generalised gamma rule (Andéol et al. 2021) for linear layers and convolutions; 0 is
+the rule above. What LXT ships for torchvision's ViT is CP-LRP's attention with gamma, "to be tuned": its example tries
+0.1, 0.25 and 100 for convolutions and 0 to 1 for linear layers. `cp_lrp_gamma` has 0.25 and 0.05 of these.
+
+DeepLIFT and Excitation Backprop have no published rule for attention and LayerNorm, and refuse.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from eigencam.methods.support import attention
+from eigencam.passes.backward import Rule, halved, like, passed
+from eigencam.passes.forward import Forward
+from eigencam.passes.operations import LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.ways import Ways, passes
+
+if TYPE_CHECKING:
+    from eigencam.networks.network import Network
+
+Attention = Literal["attnlrp", "cp"]
+ATTENTIONS: tuple[Attention, ...] = ("attnlrp", "cp")
+ACTIVATIONS = RECTIFIERS | SIGN_KEEPING | frozenset(("gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid"))
+NORMS = frozenset(("layer_norm", "rms_norm"))
+FUSED = frozenset(
+    ("multi_head_attention_forward", "scaled_dot_product_attention", "einsum of several values of the image")
+)
+"""What is taken apart into products and a softmax before it is recorded."""
+
+AFFINE = frozenset(("shift", "fill", "conv2d", "linear", "batch_norm"))
+FOLLOWED = LINEAR | AFFINE | MAXIMA | ACTIVATIONS | NORMS | FUSED
+
+
+@dataclass(frozen=True, slots=True)
+class AttnLRP:
+    """AttnLRP, or with `attention: cp` CP-LRP.
+
+    Raises:
+        ValueError: an unknown `attention`, or a gamma below 0.
+    """
+
+    attention: Attention = "attnlrp"
+    gamma_linear: float = 0.0
+    gamma_conv: float = 0.0
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Achtibat et al., ICML 2024; cp: Ali et al., ICML 2022"
+    needs: ClassVar[str] = "2 forwards, 1 backward"
+    networks: ClassVar[str] = "transformers whose self-attention is over all positions"
+    differentiates: ClassVar[str] = "image"
+    follows: ClassVar[frozenset[str]] = FOLLOWED | {"matrix_product", "softmax", "product"}
+
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention={self.attention!r}; allowed: {', '.join(ATTENTIONS)}")
+        if self.gamma_linear < 0 or self.gamma_conv < 0:
+            raise ValueError(f"gamma_linear={self.gamma_linear}, gamma_conv={self.gamma_conv}; allowed: 0 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, signed."""
+        rules = self.rules()
+
+        def made(ways: Ways, some: Tensor) -> Tensor:
+            (gradient,) = ways.back(ways.scores(some), [ways.images], rules)
+            return (ways.images.detach() * gradient).sum(1).float()
+
+        with torch.inference_mode(False):
+            return torch.cat([made(ways, some) for ways, some in passes(forward, targets)])
+
+    def rules(self) -> Mapping[str, Rule]:
+        """What it changes of the backward pass, by kind of operation."""
+        rules: dict[str, Rule] = {
+            **dict.fromkeys(ACTIVATIONS, passed),
+            "layer_norm": _layer_norm,
+            "rms_norm": _rms_norm,
+            "product": halved,
+            "matrix_product": halved if self.attention == "attnlrp" else _to_values,
+        }
+        for kind, gamma in (("linear", self.gamma_linear), ("conv2d", self.gamma_conv)):
+            if gamma:
+                rules[kind] = _Gamma(gamma)
+        return rules
+
+    def unsupported(self, network: "Network") -> str:
+        """Why it cannot run on the network; "" if it can."""
+        seen = attention(network)
+        if seen.fault:
+            return seen.fault
+        if seen.apart:
+            return "it has rules for products of matrices in attention, and the network has others"
+        if self.attention == "cp" and "product" in seen.kinds:
+            return "it has no rule for product: which factor is a gate, that is a constant, is not seen"
+        return ""
+
+
+def _to_values(original: Any, weights: Tensor, values: Tensor) -> Tensor:
+    return original(weights.detach(), values)
+
+
+def _layer_norm(
+    original: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    dims = tuple(range(-len(shape), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    through = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt().detach()
+    through = through if weight is None else through * weight
+    return through + (original(x, shape, weight, bias, eps) - through).detach()
+
+
+def _rms_norm(original: Any, x: Tensor) -> Tensor:
+    return like(original(x), x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gamma:
+    """What has the output's sign counts 1 + gamma times, the bias too, whose share is lost."""
+
+    gamma: float
+
+    def __call__(self, original: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        plain = original(x, weight, bias, *geometry)
+        plus, minus, more, less = x.clamp(min=0), x.clamp(max=0), weight.clamp(min=0), weight.clamp(max=0)
+        over, under = (None, None) if bias is None else (bias.clamp(min=0), bias.clamp(max=0))
+        up = original(plus, more, over, *geometry) + original(minus, less, None, *geometry)
+        down = original(plus, less, under, *geometry) + original(minus, more, None, *geometry)
+        return like(plain.detach(), plain + self.gamma * torch.where(plain > 0, up, down))

@@ -1,0 +1,143 @@
+r"""ViT-CX (Xie et al., Causality-Guided Explanations for Vision Transformers, IJCAI 2023).
+
+Masks are made of the channels of the target layer (the last block's first norm), enlarged to the image, scaled to 0..1
+each: channels whose cosine distance to all others of a group is below `distance` (complete linkage) are summed up, and
+the sum is scaled to 0..1. With M_i these masks, X the normalised image, p the class's probability and Z_i noise of
+standard deviation `sigma`, in normalised values and another one for each mask:
+
+$$s_i = p(X \odot M_i + Z_i \odot (1 - M_i)) - p(X + Z_i \odot (1 - M_i)) + p(X), \qquad
+  S = \frac{1}{n} \sum_i \frac{s_i M_i}{\sum_j M_j}$$
+
+The second term takes away what the noise does by itself; dividing by the masks' sum corrects for positions that many of
+them show.
+
+Algorithm, defaults and formulas are those of the authors' code (vaynexie/CausalX-ViT@a120d99). A constant channel is
+NaN there, and so the whole map; a position that no mask shows is NaN, too. Here the first is no mask, and the second
+is 0. Noise is a function of the seed and the image's position. Groups depend on roundings where a distance is near the
+limit.
+
+Nothing here needs attention: any layer that is read as a map will do.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from eigencam.methods.randomness import normal
+from eigencam.passes.forward import Forward
+from eigencam.transfer import to_device, to_host
+
+
+@dataclass(frozen=True, slots=True)
+class ViTCX:
+    """ViT-CX.
+
+    Attributes:
+        distance: cosine distance below which masks are one.
+        sigma: of the noise.
+        seed: of the noise.
+        layer: whose channels become masks; None: the target layer.
+
+    Raises:
+        ValueError: `distance` is not in 0..1, or `sigma` is below 0.
+    """
+
+    distance: float = 0.1
+    sigma: float = 0.1
+    seed: int = 0
+    layer: str | None = None
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Xie et al., IJCAI 2023"
+    needs: ClassVar[str] = "2 M + 1 forwards, M masks, at most C"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.distance <= 1 or self.sigma < 0:
+            raise ValueError(f"distance={self.distance}, sigma={self.sigma}; allowed: above 0 up to 1, 0 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        activations = forward.activations(self.layer)
+        size = (forward.images.shape[2], forward.images.shape[3])
+        (distances,) = to_host(torch.stack([distances_of(enlarged(a, size)) for a in activations]))()
+        groups = [grouped(one.numpy(), self.distance) for one in distances]
+        (labels,) = to_device(activations.device, torch.from_numpy(np.stack(groups)))
+        p = forward.logits.softmax(1).gather(1, targets[:, None])[:, 0]
+        maps = []
+        for n, (a, group) in enumerate(zip(activations, groups, strict=True)):
+            sums = a.new_zeros(int(group.max()) + 1, *size).index_add_(0, labels[n], enlarged(a, size))
+            masks = scaled(sums)[1:]  # group 0: constant channels
+            scores = self._scores(forward, n, targets[n], masks) + p[n]
+            shown = masks.sum(0)
+            total = torch.einsum("m,mhw->hw", scores, masks) / max(len(masks), 1)
+            maps.append(torch.where(shown > 0, total / torch.where(shown > 0, shown, 1.0), 0.0))
+        return torch.stack(maps)
+
+    def _scores(self, forward: Forward, n: int, target: Tensor, masks: Tensor) -> Tensor:
+        """(M,) probability with a mask and noise outside of it, less that with the noise alone."""
+        image, index, count = forward.images[n].float(), forward.seeds[n : n + 1], len(masks)
+
+        def inputs(part: slice) -> Tensor:
+            made = []
+            for k in range(part.start, part.stop):
+                mask, shown = masks[k // 2], image if k % 2 else image * masks[k // 2]
+                noise = self.sigma * normal(index, tuple(image.shape), self.seed * MOST_MASKS + k // 2)[0]
+                made.append(shown + noise * (1 - mask))
+            return torch.stack(made)
+
+        if not count:
+            return masks.new_zeros(0)
+        with_mask, without = forward.predict(2 * count, inputs).softmax(1)[:, target].view(count, 2).unbind(1)
+        return with_mask - without
+
+
+MOST_MASKS = 2**20
+"""Seeds of masks of one seed do not meet those of the next."""
+
+
+def enlarged(activations: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) float32: channels (C, h, w) at the image's size, each scaled to 0..1; a constant one is 0."""
+    masks = scaled(F.interpolate(activations[None], size, mode="bilinear", align_corners=False)[0])
+    varies = (activations != activations[:, :1, :1]).any(2).any(1)  # of an enlarged constant the rounding varies
+    return torch.where(varies[:, None, None], masks, 0.0)
+
+
+def scaled(masks: Tensor) -> Tensor:
+    """(C, H, W) from the least to the largest value of each; a constant one is 0."""
+    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (masks - low) / torch.where(high > low, high - low, 1.0), 0.0)
+
+
+def distances_of(masks: Tensor) -> Tensor:
+    """(C, C) cosine distances of (C, H, W); NaN on the diagonal of a constant mask."""
+    flat = masks.flatten(1)
+    norms = flat.norm(dim=1)
+    unit = flat / torch.where(norms > 0, norms, 1.0)[:, None]
+    distances = 1 - unit @ unit.T
+    return distances.masked_fill_(torch.diag_embed(norms == 0), torch.nan)
+
+
+def grouped(distances: NDArray[np.floating], limit: float) -> NDArray[np.int64]:
+    """(C,) int64 groups by complete linkage, all distances within one below the limit; 0: constant masks.
+
+    Groups are counted from 1 in the order of their first channels.
+    """
+    varies = np.flatnonzero(~np.isnan(np.diag(distances)))
+    labels = np.zeros(len(distances), np.int64)
+    if len(varies) < 2:
+        labels[varies] = 1
+        return labels
+    pairs = squareform(distances[np.ix_(varies, varies)].astype(np.float64), checks=False)
+    found = fcluster(linkage(pairs, "complete"), np.nextafter(limit, 0), "distance")
+    _, first, group = np.unique(found, return_index=True, return_inverse=True)
+    labels[varies] = 1 + first.argsort().argsort()[group]
+    return labels

@@ -1,0 +1,222 @@
+"""One pass forward and several ways back: rules of the backward pass that are chosen when it is walked.
+
+The graph of a network is recorded once. Where an operation may have a rule, it does not record its own gradient but the
+operation itself, and the rule is looked up on the way back: another set of rules is another backward pass of the same
+graph. Gradients with respect to the attention weights, and the relevance of several rules, so share one forward pass.
+
+Rules are those of `eigencam.passes.backward`: they make an operation's output with another dependence on its inputs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigencam.passes.attention import WEIGHTS, Attentive, of_images
+from eigencam.passes.backward import Rule, ruled
+from eigencam.passes.calls import differentiate, evaluating, network_logits
+from eigencam.passes.forward import Forward
+from eigencam.passes.operations import ELEMENTWISE, NORMALIZATIONS, Call, tensors
+
+VERSIONS = {"ways": 1}
+"""Raised when a change here, in `eigencam.passes.attention` or in `eigencam.passes.operations` moves a number."""
+
+SWITCHED = ELEMENTWISE | NORMALIZATIONS | {"conv2d", "linear", "matrix_product", "product", "softmax", "sum"}
+"""Kinds of operations that may have a rule; all others pass by their own gradient."""
+
+
+class Ways(Attentive):
+    """A recorded pass; made by `ways_of`.
+
+    Attributes:
+        images: (N, C, H, W), where the graph begins.
+        logits: (N, K), with the graph.
+        attentions: (N, heads, T, T) weights of each block as they multiply the values, in the graph.
+        streams: the tokens behind each block, in the graph: the last sum of two values before the next attention.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__(images)
+        self.images, self.logits = images, images
+        self.attentions: list[Tensor] = []
+        self.streams: list[Tensor] = []
+        self._rules = _Rules()
+        self._since: list[tuple[Call, Any]] = []
+        self._gradients: tuple[Tensor, list[Tensor]] | None = None
+
+    def attend(self, weights: Tensor, values: Tensor) -> None:
+        """Keep the weights, and the stream that they were made of."""
+        if self.attentions:
+            self._end_block()
+        self.attentions.append(weights)
+        self._since = []
+
+    def compute(self, call: Call) -> Any:
+        """The output, with the rule open where there may be one."""
+        graph = torch.is_grad_enabled() and any(t.requires_grad for t in call.moving)
+        out = _Open.apply(call, self._rules, *call.moving) if graph and call.kind in SWITCHED else call()
+        if any(True for _ in tensors((out, {}))):
+            self._since.append((call, out))
+        return out
+
+    def _end_block(self) -> None:
+        count = self.attentions[-1].shape[-1] if self.attentions else 0
+        sums = [k for k, (call, _) in enumerate(self._since) if call.kind == "sum" and _are_tokens(call.moving, count)]
+        if sums:
+            self.streams.append(self._since[sums[-1]][1])
+            self._since = self._since[sums[-1] + 1 :]
+
+    def weights(self) -> list[Tensor]:
+        """The attentions as (N, heads, T, T). ValueError where they are something else."""
+        return [of_images(weights, len(self.images)) for weights in self.attentions]
+
+    def gradients(self, targets: Tensor) -> list[Tensor]:
+        """(N, heads, T, T) gradients of the targets' logits with respect to the attentions, kept for one `targets`."""
+        if self._gradients is None or self._gradients[0] is not targets:
+            self._gradients = (targets, self.back(self.scores(targets), self.attentions))
+        return [of_images(gradient, len(self.images)) for gradient in self._gradients[1]]
+
+    def scores(self, targets: Tensor) -> Tensor:
+        """(N,) logits of the targets, with the graph."""
+        with torch.enable_grad():
+            return self.logits.gather(1, targets[:, None].clone())[:, 0]
+
+    def back(
+        self,
+        score: Tensor,
+        inputs: Sequence[Tensor],
+        rules: Mapping[str, Rule] | None = None,
+        seed: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Gradients with respect to tensors of the pass, by rules; zeros where none arrives.
+
+        Args:
+            score: any form; of its sum where there is no `seed`.
+            inputs: the tensors.
+            rules: in the place of operations' own gradients.
+            seed: of the form of `score`.
+        """
+        self._rules.current = rules or {}
+        try:
+            found = differentiate(score, inputs, seed, keep=True)
+        finally:
+            self._rules.current = {}
+        return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
+
+    def logits_of(self, tokens: Tensor) -> Tensor:
+        """(N, K) logits of other tokens in the place of the last stream's, by what lies behind it.
+
+        Raises:
+            ValueError: more than the last stream's tokens leads to the logits.
+        """
+        made = {id(self.streams[-1]): tokens} if self.streams else {}
+        for call, out in self._since:
+            if not all(id(t) in made for t in call.moving):
+                continue  # it does not depend on the stream, or not on it alone
+            again = call.of(*(made[id(t)] for t in call.moving))
+            made |= {id(a): b for a, b in zip(tensors((out, {})), tensors((again, {})), strict=True)}
+        if id(self.logits) not in made:
+            raise ValueError(NO_STREAM)
+        return made[id(self.logits)]
+
+
+NO_STREAM = (
+    "a score of its own for each block is needed, and the logits of this network are not made of the last sum of two "
+    "values (shortcut and block) alone"
+)
+
+
+@dataclass(slots=True)
+class _Rules:
+    """The rules of the present way back, in a box that graph and pass hold together."""
+
+    current: Mapping[str, Rule] = field(default_factory=dict)
+
+
+class _Open(torch.autograd.Function):
+    """An operation whose backward rule is looked up on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, rules: _Rules, *_values: Tensor) -> Any:
+        ctx.call, ctx.rules = call, rules
+        return call()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        call: Call = ctx.call
+        (gradient,) = grads
+        rule = ctx.rules.current.get(call.kind)
+        if rule is None and (own := OWN.get(call.kind)) is not None and _plain(call):
+            return None, None, *own(call, gradient)
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in call.moving]
+            again = call.on(*leaves)
+            out = again() if rule is None else ruled(rule, again)
+            found = torch.autograd.grad(out, leaves, gradient.to(out.dtype), allow_unused=True)
+        return None, None, *(None if g is None else g.to(t.dtype) for g, t in zip(found, call.moving, strict=True))
+
+
+def _plain(call: Call) -> bool:
+    """Whether nothing is converted or broadcast between an operation's factors."""
+    same = len({t.dtype for t in tensors((call.args, call.kwargs))}) == 1
+    return same and (call.kind == "linear" or len({t.shape[:-2] for t in call.moving}) == 1)
+
+
+def _linear(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+    return (gradient @ call.named(("input", "weight"))["weight"],)
+
+
+def _product(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+    a, b = call.moving
+    return gradient @ b.transpose(-2, -1), a.transpose(-2, -1) @ gradient
+
+
+OWN: Mapping[str, Callable[[Call, Tensor], tuple[Tensor, ...]]] = {"linear": _linear, "matrix_product": _product}
+"""Own gradients of operations that cost too much to be repeated for them."""
+
+
+def _are_tokens(values: Sequence[Tensor], count: int) -> bool:
+    """Whether all of them are so many tokens, in (N, T, C) or (T, N, C)."""
+    return len({tuple(t.shape) for t in values}) == 1 and values[0].ndim == 3 and count in values[0].shape[:2]
+
+
+def ways_of(module: nn.Module, images: Tensor) -> Ways:
+    """Run a network once and record its graph, whose parameters are frozen.
+
+    Args:
+        module: the network; its state is as before when this returns.
+        images: (N, C, H, W), normalised.
+
+    Raises:
+        NetworkError: its forward pass fails.
+        OutputError: it returns no logits.
+    """
+    with evaluating(module), torch.inference_mode(False), torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        ways = Ways(x)
+        with ways:
+            ways.logits = network_logits(module, x)
+        ways._end_block()
+    return ways
+
+
+def passes(forward: Forward, targets: Tensor) -> Iterator[tuple[Ways, Tensor]]:
+    """The recorded pass of each part of a batch, and the part's targets; at most `forward.chunk` images a part.
+
+    A batch of one part is recorded once for all methods; a larger one part by part, so that memory stays bounded.
+    """
+
+    def make(images: Tensor) -> Ways:
+        made = ways_of(forward.module, images)
+        forward.progress(len(images))
+        return made
+
+    if len(forward) <= forward.chunk:
+        ways = forward.shared("ways", lambda: make(forward.images))
+        forward.shared(WEIGHTS, ways.weights)
+        yield ways, targets
+        return
+    for images, some in zip(forward.images.split(forward.chunk), targets.split(forward.chunk), strict=True):
+        yield make(images), some
