@@ -6,6 +6,7 @@ notation.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,11 +160,17 @@ def attribution(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return grid(product[0])
 
 
+def weights_of(mlp: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Return the weights of an MLP's two linear layers."""
+    first, second = (each for each in mlp if isinstance(each, nn.Linear))
+    return first.weight, second.weight
+
+
 def down(block: Block, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Return the relevance (T, C) before a block and that of its weights (heads, T, T), of the relevance behind it."""
-    mlp, attention = block.module.mlp, block.module.self_attention
+    attention, (up, back) = block.module.self_attention, weights_of(block.module.mlp)
     kept, fed = totals(relevance, block.between, block.fed)
-    fed = positive(positive(fed, block.active, mlp[3].weight), block.normed_again, mlp[0].weight)
+    fed = positive(positive(fed, block.active, back), block.normed_again, up)
     kept, attended = totals(kept + fed, block.before, block.attended)
     joined = block.mixed.transpose(0, 1).flatten(1)
     mixed = positive(attended, joined, attention.out_proj.weight).view(len(relevance), *_heads(block)).transpose(0, 1)
@@ -222,10 +229,10 @@ def normed(relevance: Tensor, x: Tensor, norm: nn.Module, out: Tensor) -> Tensor
 
 def lower(block: Block, relevance: Tensor, cp: bool) -> Tensor:
     """Return the relevance (T, C) before a block."""
-    mlp, attention = block.module.mlp, block.module.self_attention
+    attention, (up, back) = block.module.self_attention, weights_of(block.module.mlp)
     share = divided(relevance, block.after)
-    fed = proportional(share * block.fed, block.active, mlp[3].weight, block.fed)
-    fed = proportional(fed, block.normed_again, mlp[0].weight, block.hidden)
+    fed = proportional(share * block.fed, block.active, back, block.fed)
+    fed = proportional(fed, block.normed_again, up, block.hidden)
     relevance = share * block.between + normed(fed, block.between, block.module.ln_2, block.normed_again)
     share = divided(relevance, block.between)
     joined = block.mixed.transpose(0, 1).flatten(1)
@@ -254,14 +261,9 @@ def legrad(blocks: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
         layers = [f"encoder.layers.{name}" for name, _ in module.encoder.layers.named_children()][-blocks:]
         with torchcam.methods.LeGrad(module, list(layers)) as cam:
             (found,) = cam(int(target), module(x), normalized=False)
-        return blocks * found.detach()
+        return blocks * found.detach().view(1, *found.shape[-2:])
 
-    return one_grid(made)
-
-
-def one_grid(made: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Return maps (1, h, w), whether `made` returns them with an axis for images or not."""
-    return lambda module, x, target: made(module, x, target).view(1, *made(module, x, target).shape[-2:])
+    return made
 
 
 def vit_cx(distance: float) -> Callable[[Case], Tensor]:
@@ -276,8 +278,8 @@ def vit_cx(distance: float) -> Callable[[Case], Tensor]:
             masks = torch.stack([(one - one.min()) / (one.max() - one.min()) for one in maps])
             flat = masks.flatten(1)
             cosines = flat @ flat.T / (flat.norm(dim=1)[:, None] * flat.norm(dim=1))
-            fit = AgglomerativeClustering(n_clusters=None, distance_threshold=distance, metric="precomputed",
-                                          linkage="complete").fit(1 - cosines.numpy())  # fmt: skip
+            options: dict[str, Any] = {"n_clusters": None, "distance_threshold": distance, "metric": "precomputed"}
+            fit = AgglomerativeClustering(linkage="complete", **options).fit(1 - cosines.numpy())
             order = dict.fromkeys(fit.labels_.tolist())  # by first channels
             sums = [masks[torch.from_numpy(fit.labels_ == label)].sum(0) for label in order]
             masks = torch.stack([(one - one.min()) / (one.max() - one.min()) for one in sums])

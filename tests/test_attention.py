@@ -35,6 +35,7 @@ WIDTH, HEADS = 24, 2
 """With few inputs some linear unit has no positive part, and transformer attribution loses what it is given."""
 TOKENS = Reading((1,), (4, 4), front=1)
 
+BOTH: Any = "both"
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -355,7 +356,7 @@ def test_groups_of_masks() -> None:
     ("wrong", "said"),
     [
         (lambda: LeGrad(0), "blocks=0; allowed: null"),
-        (lambda: AttnLRP("both"), "attention='both'; allowed: attnlrp, cp"),
+        (lambda: AttnLRP(BOTH), "attention='both'; allowed: attnlrp, cp"),
         (lambda: AttnLRP(gamma_conv=-1), "gamma_conv=-1; allowed: 0 or more"),
         (lambda: ViTCX(distance=0), "distance=0, sigma=0.1; allowed: above 0"),
     ],

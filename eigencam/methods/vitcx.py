@@ -76,7 +76,7 @@ class ViTCX:
         for n, (a, group) in enumerate(zip(activations, groups, strict=True)):
             sums = a.new_zeros(int(group.max()) + 1, *size).index_add_(0, labels[n], enlarged(a, size))
             masks = scaled(sums)[1:]  # group 0: constant channels
-            scores = self._scores(forward, n, targets[n], masks) + p[n]
+            scores = self._scores(forward, n, targets[n : n + 1], masks) + p[n]
             shown = masks.sum(0)
             total = torch.einsum("m,mhw->hw", scores, masks) / max(len(masks), 1)
             maps.append(torch.where(shown > 0, total / torch.where(shown > 0, shown, 1.0), 0.0))
@@ -96,7 +96,8 @@ class ViTCX:
 
         if not count:
             return masks.new_zeros(0)
-        with_mask, without = forward.predict(2 * count, inputs).softmax(1)[:, target].view(count, 2).unbind(1)
+        answers = forward.predict(2 * count, inputs).softmax(1).gather(1, target.expand(2 * count)[:, None])
+        with_mask, without = answers.view(count, 2).unbind(1)
         return with_mask - without
 
 

@@ -124,7 +124,7 @@ class _Examined(Attentive):
 
     def __init__(self, images: Tensor, positions: Positions) -> None:
         super().__init__(images)
-        self.count, self.size, self.positions = len(images), tuple(images.shape[2:]), positions
+        self.count, self.size, self.positions = len(images), (images.shape[2], images.shape[3]), positions
         self.readings: list[Reading | str | None] = []
         self.sizes: list[int] = []
         self.kinds: list[str] = []
@@ -153,7 +153,7 @@ class _Examined(Attentive):
             return "its attention takes values that are not made of the image"
         if any(vector is not None for vector in axes[1][1:]):
             return f"{IN_WINDOWS}: {WINDOWS}"
-        found = layout((axes[0], axes[2]), (self.count, split.shape[2]), (self.size[0], self.size[1]))
+        found = layout((axes[0], axes[2]), (self.count, split.shape[2]), self.size)
         return f"{NOT_OF_POSITIONS}: {found.reason}" if found.reason else found.reading
 
 
@@ -165,7 +165,8 @@ def form_fault(shape: tuple[int, ...], count: int) -> str:
     """Why attention weights of this shape are not (count, heads, T, T); "" if they are, or (count heads, T, T)."""
     if shape[-1] != shape[-2]:
         return f"a layer mixes positions by a matrix {shape[-2:]}; the product needs square ones of one size"
-    if len(shape) > 4 or (shape[0] != count if len(shape) == 4 else shape[0] % count):
+    first, axes = shape[0], len(shape)
+    if axes > 4 or first % count or (axes == 4 and first != count):
         return f"{IN_WINDOWS} (weights of {shape} for {count} images)"
     return ""
 
