@@ -259,7 +259,7 @@ def test_without_the_package_the_message_says_which() -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("torchvision/swin_t", r"its attention is within windows, .* weights of \(\d+, 3, 49, 49\) for 2 images"),
+        ("torchvision/swin_t", r"its attention is within windows, .*weights of \(\d+, 3, 49, 49\) for 2 images"),
         ("timm/test_vit", "^$"),
         ("timm/test_resnet", "the network has none"),
     ],
