@@ -9,6 +9,7 @@ What is known, from exact to approximate (docs/protocols.md, Known evidence):
     mosaic    the class is in one cell of a mosaic (GridPG)
     objects   the object's visible pixels, on scenes, two networks: where the object is, not what the network looks at
 
+Some methods are there twice, the second time with their maps mirrored left to right: as sparse, as steady, and wrong.
 Of each method, on the same images, the truth is the share of the map's positive mass inside (`mass_inside`). For each
 metric: Kendall's tau-b between the methods' values and the truth, with a 95 % interval over images (bootstrap, images
 of truth and metric resampled together; the mean over the networks); two values within a thousandth of the methods'
@@ -46,12 +47,13 @@ from eigencam.store.environment import git
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from metrics_page import page
+from metrics_page import page, verdict
 
 Floats = NDArray[np.float64]
 RESAMPLES, SPLITS, TIE = 1000, 200, 1e-3
 METHODS = "eigencam,eigengradcam,gradcam,gradcampp,hirescam,layercam,fullgrad,gradient,guided_backprop,lrp,deeplift"
 METHODS += ",center_gaussian,random"
+MIRRORED = "gradcam,layercam,guided_backprop,lrp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +211,24 @@ class Measured:
         return found
 
 
-def measured(setting: Setting, judged: Sequence[Judged], methods: str, images: int, root: Path) -> Measured:
+def measured(
+    setting: Setting, judged: Sequence[Judged], methods: Sequence[str], mirrored: Sequence[str], images: int, root: Path
+) -> Measured:
     """Run what is missing, and read it."""
     given = {j.option: dict(j.few or {}) for j in judged}
     asked = [setting.evaluator, *given]
-    overrides = [f"evaluator=[{','.join(asked)}]", f"method=[{methods}]", f"paths.results={root / setting.name}"]
+    overrides = [
+        f"evaluator=[{','.join(asked)}]",
+        f"method=[{','.join(methods)}]",
+        f"paths.results={root / setting.name}",
+    ]
     overrides += [f"dataset.count={max(round(setting.part * images), 2)}", *setting.overrides, "on_unsupported=skip"]
     overrides += [f"evaluator.{o}.{key}={value}" for o, few in given.items() for key, value in few.items()]
     composed = compose("run", [*overrides, "timing=false", "workers=0", "device=cpu"])
-    with open_dict(composed.evaluator):
+    names = [*methods, *(f"mirrored_{name}" for name in mirrored)]
+    with open_dict(composed):
+        for name in mirrored:
+            composed.method[f"mirrored_{name}"] = {"_target_": "mirrored.Mirrored", "method": composed.method[name]}
         for j in judged if setting.varied else ():
             for name, more in j.variants().items():
                 composed.evaluator[name] = {**composed.evaluator[j.option], **more}
@@ -231,7 +242,7 @@ def measured(setting: Setting, judged: Sequence[Judged], methods: str, images: i
             metrics[evaluator, metric.name, method] = metric
     (n,) = sizes
     there = {method for _, _, method in metrics}
-    return Measured(setting, n, tuple(m for m in methods.split(",") if m in there), metrics)
+    return Measured(setting, n, tuple(name for name in names if name in there), metrics)
 
 
 def passes(option: str, few: Mapping[str, Any]) -> tuple[float, float]:
@@ -264,17 +275,25 @@ def passes(option: str, few: Mapping[str, Any]) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------------- the table
 
 
+def mean_defined(values: Sequence[Floats | float]) -> Floats:
+    """The mean over the first axis of what is not NaN; NaN where nothing is."""
+    stack = np.asarray(values, np.float64)
+    there = ~np.isnan(stack)
+    count, total = there.sum(axis=0), np.where(there, stack, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
 def against_truth(evaluator: str, name: str, measured_: Sequence[Measured]) -> tuple[float, float, float]:
-    """Tau and its interval, the mean over settings of one truth; NaN where none has the metric."""
+    """Tau and its interval, the mean over settings of one truth; NaN where none has the metric, or all methods tie."""
     found = list[Floats]()
     for k, m in enumerate(measured_):
         weights = resampled(m.n, k)
         if (values := m.matrix(evaluator, name, weights)) is not None:
             found.append(tau(values, m.truth(weights)))
-    if not found:
+    mean = mean_defined(found) if found else np.full(1, np.nan)
+    if np.isnan(mean[0]):
         return np.nan, np.nan, np.nan
-    mean = np.mean(found, axis=0)
-    low, high = np.nanquantile(mean[1:], (0.025, 0.975))
+    low, high = np.nanquantile(mean, (0.025, 0.975))
     return float(mean[0]), float(low), float(high)
 
 
@@ -287,7 +306,7 @@ def between(evaluator: str, name: str, others: Sequence[str], measured_: Sequenc
         for other in others:
             if base is not None and (values := m.matrix(other, name, weights)) is not None:
                 found.append(float(tau(base, values)[0]))
-    return float(np.nanmean(found)) if found else np.nan
+    return float(mean_defined(found)) if found else np.nan
 
 
 def of_halves(evaluator: str, name: str, measured_: Sequence[Measured]) -> float:
@@ -296,18 +315,8 @@ def of_halves(evaluator: str, name: str, measured_: Sequence[Measured]) -> float
     for m in measured_:
         one, other = (m.matrix(evaluator, name, weights) for weights in halves(m.n, 0))
         if one is not None and other is not None:
-            found.append(float(np.nanmean(tau(one, other))))
-    return float(np.nanmean(found)) if found else np.nan
-
-
-def verdict(taus: Mapping[str, tuple[float, float, float]]) -> str:
-    """In words: on how many truths the interval over images is above 0, and on how many below."""
-    known = [ends for ends in taus.values() if not np.isnan(ends[0])]
-    above, below = sum(low > 0 for _, low, _ in known), sum(high < 0 for _, _, high in known)
-    if above == len(known):
-        return "follows the truth"
-    words = [f"follows {above} of {len(known)}"] * (above > 0) + [f"against {below} of {len(known)}"] * (below > 0)
-    return ", ".join(words) or "undecided"
+            found.append(float(mean_defined(list(tau(one, other)))))
+    return float(mean_defined(found)) if found else np.nan
 
 
 def lines(results: Sequence[Measured], judged: Sequence[Judged]) -> Iterator[dict[str, object]]:
@@ -363,12 +372,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--page", type=Path, help="the page, Markdown; scripts/metrics_page.py makes it of a table that is there")
     add("--images", type=int, default=32, help="of scenes; twice as many planted ones, three eighths of mosaics")
     add("--methods", default=METHODS, metavar="A,B")
+    add("--mirrored", default=MIRRORED, metavar="A,B", help="those of them that are there mirrored, too")
     add("--settings", default=",".join(s.name for s in SETTINGS), metavar="A,B")
     add("--evaluators", default=",".join(j.option for j in JUDGED), metavar="A,B")
     args = parser.parse_args(arguments)
     judged = [j for j in JUDGED if j.option in args.evaluators.split(",")]
     chosen = [s for s in SETTINGS if s.name in args.settings.split(",")]
-    results = [measured(s, judged, args.methods, args.images, args.runs) for s in chosen]
+    methods, mirrored = (list(filter(None, names.split(","))) for names in (args.methods, args.mirrored))
+    results = [measured(s, judged, methods, mirrored, args.images, args.runs) for s in chosen]
     command = shlex.join(["python", "scripts/judge_metrics.py", *(arguments or sys.argv[1:])])
     rows = [*lines(results, judged), *truths(results)]
     write_csv(args.out, rows, command.replace(str(args.runs), "FOLDER"), {m.setting.name: m.n for m in results})

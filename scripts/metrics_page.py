@@ -5,8 +5,10 @@ python scripts/metrics_page.py results/metrics_judged.csv > docs/metrics.md
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 KNOWN = {
     "planted": "the class depends on the pixels of one mark and on nothing else, by construction.",
@@ -20,7 +22,9 @@ Made by `{command}` and `python scripts/metrics_page.py {file}`.
 
 A metric is to say which of two methods shows better what the network looks at. Where that is known, one can ask whether
 the metric does. The table has Kendall's τ between the ranking of {count} methods by the metric and by the truth: 1 for
-the same order, 0 for chance, -1 for the reverse, with a 95 % interval over images; the methods are given.
+the same order, 0 for chance, -1 for the reverse, with a 95 % interval over images; the methods are given. Some are
+there twice, the second time with their maps mirrored left to right: as sparse and as steady, but in the wrong place, so
+that a metric that sees no difference does not follow.
 
 {known}
 
@@ -68,6 +72,16 @@ def page(file: Path) -> str:
     advice = f"Without boxes, to believe: {', '.join(follow) or 'none'}. Against it: {', '.join(against) or 'none'}."
     head = HEAD.format(advice=advice, command=command, file=f"results/{file.name}", count=len(methods), known=known)
     return f"{head}{_table(shown)}{MIDDLE}{_table(inside)}\n"
+
+
+def verdict(taus: Mapping[str, tuple[float, float, float]]) -> str:
+    """In words: on how many truths the interval over images is above 0, and on how many below."""
+    known = [ends for ends in taus.values() if not np.isnan(ends[0])]
+    above, below = sum(low > 0 for _, low, _ in known), sum(high < 0 for _, _, high in known)
+    if above == len(known):
+        return "follows the truth"
+    words = [f"follows {above} of {len(known)}"] * (above > 0) + [f"against {below} of {len(known)}"] * (below > 0)
+    return ", ".join(words) or "undecided"
 
 
 def _interval(row: dict[str, str], name: str) -> str:

@@ -16,7 +16,8 @@ from eigencam.evaluation.intervals import MeanRatio
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import judge_metrics
-from judge_metrics import halves, main, resampled, tau, values_of, verdict
+from judge_metrics import halves, main, mean_defined, resampled, tau, values_of
+from metrics_page import verdict
 
 
 def scipys(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -50,6 +51,13 @@ def test_values_of_resampled_images() -> None:
     assert (one.sum(axis=1) == 3).all()
 
 
+def test_a_mean_of_what_is_defined() -> None:
+    np.testing.assert_equal(
+        mean_defined([np.array([1.0, np.nan, np.nan]), np.array([3.0, 5.0, np.nan])]), [2, 5, np.nan]
+    )
+    assert mean_defined([np.nan, 4.0]) == 4
+
+
 def test_verdicts() -> None:
     nothing, above, over, below = (np.nan, np.nan, np.nan), (0.5, 0.2, 0.7), (0.1, -0.2, 0.4), (-0.5, -0.7, -0.2)
     assert verdict({"a": above, "b": nothing}) == "follows the truth"
@@ -63,7 +71,7 @@ def test_a_table_of_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(judge_metrics, "RESAMPLES", 50)
     few = ["--images", "2", "--settings", "planted", "--evaluators", "infidelity,max_sensitivity,sparseness,energy"]
     files = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "t.csv"), "--page", str(tmp_path / "t.md")]
-    main([*few, *files, "--methods", "gradcam,gradient,eigencam,random"])
+    main([*few, *files, "--methods", "gradcam,gradient,eigencam", "--mirrored", "gradient"])
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert "--runs FOLDER" in lines[0]
     assert "planted 4;" in lines[1]
@@ -77,8 +85,9 @@ def test_a_table_of_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert -1 <= float(rows["max_sensitivity"]["stable_seed"]) <= 1
     assert gini["stable_seed"] == gini["tau_wired"] == ""
     assert float(rows["energy_inside"]["tau"]) > 0.5
-    assert float(rows["gradcam"]["planted"]) > 50 > 20 > float(rows["random"]["planted"])
+    assert float(gini["tau_planted"]) < 0.9  # a map and its mirror image are as sparse
+    assert float(rows["gradient"]["planted"]) > 95 > 20 > float(rows["mirrored_gradient"]["planted"])
     page = (tmp_path / "t.md").read_text()
     assert f"| `infidelity_share` | network | {share['tau_planted']} [" in page
-    assert "| `random` |" in page
+    assert "| `mirrored_gradient` |" in page
     assert "**wired**" not in page
