@@ -15,7 +15,8 @@ metric: Kendall's tau-b between the methods' values and the truth, with a 95 % i
 of truth and metric resampled together; the mean over the networks); two values within a thousandth of the methods'
 range tie. Stability is tau between a metric's own rankings: with other seeds, with other fillings of what is removed
 (mean over planted and scenes), and on halves of the images. The cost is the number of images that go through the
-network: for each map, and once for all methods. FOLDER keeps the runs; the same command continues them.
+network: for each map, and once for all methods; `mirror` how often a map is preferred to its mirror image. FOLDER keeps
+the runs; the same command continues them. With the packaged numbers it takes about 25 minutes of one core.
 """
 
 import argparse
@@ -29,7 +30,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import open_dict
 from torch import nn
 
@@ -48,11 +48,11 @@ from eigencam.store.environment import git
 sys.path.insert(0, str(Path(__file__).parent))
 
 from metrics_page import page, verdict
+from rank_agreement import TIE, Floats, halves, mean_defined, resampled, tau, values_of
 
-Floats = NDArray[np.float64]
-RESAMPLES, SPLITS, TIE = 1000, 200, 1e-3
 METHODS = "eigencam,eigengradcam,gradcam,gradcampp,hirescam,layercam,fullgrad,gradient,guided_backprop,lrp,deeplift"
 METHODS += ",center_gaussian,random"
+TWIN = "mirrored_"
 MIRRORED = "gradcam,layercam,guided_backprop,lrp"
 
 
@@ -139,50 +139,6 @@ JUDGED = (
 )
 
 
-# ------------------------------------------------------------------------------------------------------- statistics
-
-
-def values_of(sample: Sample, weights: Floats) -> Floats:
-    """(R,): the metric of images that count as often as R weights (R, N) say; NaN where none has a value."""
-    parts: Any = sample.parts if isinstance(sample.parts, np.ndarray) else sample.parts.toarray()
-    if sample.statistic is None:
-        there = ~np.isnan(parts)
-        count = weights @ there
-        total = weights @ np.where(there, parts, 0.0)
-        return np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
-    full = np.zeros((weights.shape[1], parts.shape[1]))
-    full[slice(None) if sample.rows is None else sample.rows] = parts
-    return np.asarray(sample.statistic(weights @ full), np.float64)
-
-
-def tau(x: Floats, y: Floats) -> Floats:
-    """(R,): Kendall's tau-b of values (R, M) of M methods; NaN where all tie. A pair with a NaN does not count."""
-    a, b = np.triu_indices(x.shape[1], 1)
-
-    def signs(v: Floats) -> Floats:
-        span = np.nanmax(v, axis=1, keepdims=True) - np.nanmin(v, axis=1, keepdims=True)
-        steps = v[:, a] - v[:, b]
-        return np.where(np.abs(steps) > TIE * span, np.sign(steps), 0.0)
-
-    defined = ~np.isnan(x[:, a] - x[:, b] + y[:, a] - y[:, b])
-    p, q = (np.where(defined, signs(v), 0.0) for v in (x, y))
-    below = np.sqrt((p**2).sum(axis=1) * (q**2).sum(axis=1))
-    return np.divide((p * q).sum(axis=1), below, out=np.full(len(x), np.nan), where=below > 0)
-
-
-def resampled(n: int, seed: int) -> Floats:
-    """(1 + RESAMPLES, n): how often each image counts; the first line is the images as they are."""
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    return np.concatenate([np.ones((1, n)), draws]).astype(np.float64)
-
-
-def halves(n: int, seed: int) -> tuple[Floats, Floats]:
-    """(SPLITS, n) each: one half of the images, and the other."""
-    rng = np.random.default_rng(seed)
-    one = np.stack([rng.permutation(n) < n // 2 for _ in range(SPLITS)]).astype(np.float64)
-    return one, 1 - one
-
-
 # -------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -225,10 +181,10 @@ def measured(
     overrides += [f"dataset.count={max(round(setting.part * images), 2)}", *setting.overrides, "on_unsupported=skip"]
     overrides += [f"evaluator.{o}.{key}={value}" for o, few in given.items() for key, value in few.items()]
     composed = compose("run", [*overrides, "timing=false", "workers=0", "device=cpu"])
-    names = [*methods, *(f"mirrored_{name}" for name in mirrored)]
+    names = [*methods, *(f"{TWIN}{name}" for name in mirrored)]
     with open_dict(composed):
         for name in mirrored:
-            composed.method[f"mirrored_{name}"] = {"_target_": "mirrored.Mirrored", "method": composed.method[name]}
+            composed.method[f"{TWIN}{name}"] = {"_target_": "mirrored.Mirrored", "method": composed.method[name]}
         for j in judged if setting.varied else ():
             for name, more in j.variants().items():
                 composed.evaluator[name] = {**composed.evaluator[j.option], **more}
@@ -275,14 +231,6 @@ def passes(option: str, few: Mapping[str, Any]) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------------- the table
 
 
-def mean_defined(values: Sequence[Floats | float]) -> Floats:
-    """The mean over the first axis of what is not NaN; NaN where nothing is."""
-    stack = np.asarray(values, np.float64)
-    there = ~np.isnan(stack)
-    count, total = there.sum(axis=0), np.where(there, stack, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
-
-
 def against_truth(evaluator: str, name: str, measured_: Sequence[Measured]) -> tuple[float, float, float]:
     """Tau and its interval, the mean over settings of one truth; NaN where none has the metric, or all methods tie."""
     found = list[Floats]()
@@ -319,6 +267,19 @@ def of_halves(evaluator: str, name: str, measured_: Sequence[Measured]) -> float
     return float(mean_defined(found)) if found else np.nan
 
 
+def told_apart(evaluator: str, name: str, measured_: Sequence[Measured]) -> float:
+    """In percent of the mirrored maps, how often the metric prefers the right ones, ties by half; NaN without any."""
+    found = list[Floats]()
+    for m in measured_:
+        pairs = [(m.methods.index(o.removeprefix(TWIN)), k) for k, o in enumerate(m.methods) if o.startswith(TWIN)]
+        values = m.matrix(evaluator, name, np.ones((1, m.n)))
+        if values is not None and pairs:
+            steps = np.array([values[0, right] - values[0, wrong] for right, wrong in pairs])
+            tie = np.abs(steps) <= TIE * np.ptp(values)
+            found.append(np.where(np.isnan(steps), np.nan, np.where(tie, 0.5, steps > 0)))
+    return 100 * float(mean_defined(list(np.concatenate(found)))) if found else np.nan
+
+
 def lines(results: Sequence[Measured], judged: Sequence[Judged]) -> Iterator[dict[str, object]]:
     """The rows of the table."""
     by_truth = {truth: [m for m in results if m.setting.truth == truth] for truth in TRUTHS}
@@ -333,10 +294,12 @@ def lines(results: Sequence[Measured], judged: Sequence[Judged]) -> Iterator[dic
                 row |= {f"tau_{truth}{end}": _number(v) for end, v in zip(("", "_low", "_high"), ends, strict=True)}
             known = [ends[0] for ends in taus.values() if not np.isnan(ends[0])]
             row["tau"] = _number(float(np.mean(known)) if known else np.nan)
+            apart = told_apart(j.option, name, results)
+            row["mirror"] = "" if np.isnan(apart) else f"{apart:.0f}"
             row["stable_seed"] = _number(between(j.option, name, seeds, varied))
             row["stable_filling"] = _number(between(j.option, name, fillings, varied))
             row["stable_halves"] = _number(of_halves(j.option, name, results))
-            yield row | {"passes_each": f"{each:g}", "passes_once": f"{once:g}", "verdict": verdict(taus)}
+            yield row | {"passes_each": f"{each:g}", "passes_once": f"{once:g}", "verdict": verdict(taus, apart)}
 
 
 def truths(results: Sequence[Measured]) -> Iterator[dict[str, object]]:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+BLIND = 65
+"""Percent: a metric that prefers right maps to their mirror images no more often is blind to the place."""
+
 KNOWN = {
     "planted": "the class depends on the pixels of one mark and on nothing else, by construction.",
     "wired": "each output sees one cell of a mosaic (DiFull); the mean over two networks.",
@@ -28,7 +31,11 @@ that a metric that sees no difference does not follow.
 
 {known}
 
-A metric follows the truth where an interval is above 0, and is against it where one is below. {advice}
+`mirror` is how often the metric prefers a map to its mirror image: one that does so in no more than {blind} % of the
+cases is blind to the place, however it ranks the methods. Else it follows the truth where an interval is above 0, and
+is against it where one is below.
+
+{advice}
 
 Metrics of boxes are given the very place that is the truth here; on other images they say where the object is, whatever
 the network looks at. `passes` are images through the network for each map, + those made once for all methods.
@@ -56,26 +63,41 @@ def page(file: Path) -> str:
     methods = [r for r in rows if r["evaluator"] == "truth"]
     settings = list(rows[0])[list(rows[0]).index("verdict") + 1 :]
     truths = [name for name in KNOWN if any(row[f"tau_{name}"] for row in judged)]
-    shown = [["metric", "asks", *truths, "mean", "other seed", "other filling", "half the images", "passes", ""]]
+    shown = [
+        ["metric", "asks", *truths, "mean", "mirror %", "other seed", "other filling", "half the images", "passes", ""]
+    ]
     for row in judged:
         taus = [_interval(row, f"tau_{name}") for name in truths]
         cost = row["passes_each"] + (f" + {row['passes_once']}" if float(row["passes_once"]) else "")
         stable = [row[f"stable_{name}"] for name in ("seed", "filling", "halves")]
-        shown.append([f"`{row['metric']}`", row["needs"], *taus, row["tau"], *stable, cost, row["verdict"]])
+        shown.append(
+            [f"`{row['metric']}`", row["needs"], *taus, row["tau"], row["mirror"], *stable, cost, row["verdict"]]
+        )
     inside = [["method", *settings], *([f"`{row['metric']}`", *(row[s] for s in settings)] for row in methods)]
     known = "\n".join(f"* **{name}**: {KNOWN[name]}" for name in truths)
     command = text[0].removeprefix("# command: ")
-    follow = [
-        f"`{row['metric']}`" for row in judged if row["verdict"] == "follows the truth" and row["needs"] != "boxes"
-    ]
-    against = [f"`{row['metric']}`" for row in judged if "against" in row["verdict"]]
-    advice = f"Without boxes, to believe: {', '.join(follow) or 'none'}. Against it: {', '.join(against) or 'none'}."
-    head = HEAD.format(advice=advice, command=command, file=f"results/{file.name}", count=len(methods), known=known)
+    said = {word: [f"`{row['metric']}` {row['tau']}" for row in judged if word in row["verdict"] and row["needs"] != "boxes"]
+            for word in ("follows the truth", "follows", "against", "blind")}  # fmt: skip
+    said["follows"] = [name for name in said["follows"] if name not in said["follows the truth"]]
+    words = {"follows the truth": "To believe", "follows": "In part", "against": "Against it", "blind": "Blind"}
+    advice = "Without boxes, with the mean τ. " + " ".join(
+        f"{words[k]}: {', '.join(names) or 'none'}." for k, names in said.items()
+    )
+    head = HEAD.format(
+        advice=advice, blind=BLIND, command=command, file=f"results/{file.name}", count=len(methods), known=known
+    )
     return f"{head}{_table(shown)}{MIDDLE}{_table(inside)}\n"
 
 
-def verdict(taus: Mapping[str, tuple[float, float, float]]) -> str:
-    """In words: on how many truths the interval over images is above 0, and on how many below."""
+def verdict(taus: Mapping[str, tuple[float, float, float]], mirror: float) -> str:
+    """In words: on how many truths the interval over images is above 0, and on how many below.
+
+    Args:
+        taus: tau with its interval by truth, NaN where there is none.
+        mirror: how often a map is preferred to its mirror image, %; NaN where there is none.
+    """
+    if mirror <= BLIND:
+        return "blind to the place"
     known = [ends for ends in taus.values() if not np.isnan(ends[0])]
     above, below = sum(low > 0 for _, low, _ in known), sum(high < 0 for _, _, high in known)
     if above == len(known):

@@ -15,9 +15,10 @@ from eigencam.evaluation.intervals import MeanRatio
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
-import judge_metrics
-from judge_metrics import halves, main, mean_defined, resampled, tau, values_of
+import rank_agreement
+from judge_metrics import main
 from metrics_page import verdict
+from rank_agreement import halves, mean_defined, resampled, tau, values_of
 
 
 def scipys(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -60,15 +61,17 @@ def test_a_mean_of_what_is_defined() -> None:
 
 def test_verdicts() -> None:
     nothing, above, over, below = (np.nan, np.nan, np.nan), (0.5, 0.2, 0.7), (0.1, -0.2, 0.4), (-0.5, -0.7, -0.2)
-    assert verdict({"a": above, "b": nothing}) == "follows the truth"
-    assert verdict({"a": above, "b": over}) == "follows 1 of 2"
-    assert verdict({"a": over, "b": below}) == "against 1 of 2"
-    assert verdict({"a": above, "b": below, "c": over}) == "follows 1 of 3, against 1 of 3"
-    assert verdict({"a": over, "b": over}) == "undecided"
+    assert verdict({"a": above, "b": nothing}, 90) == "follows the truth"
+    assert verdict({"a": above, "b": over}, 90) == "follows 1 of 2"
+    assert verdict({"a": over, "b": below}, 90) == "against 1 of 2"
+    assert verdict({"a": above, "b": below, "c": over}, 90) == "follows 1 of 3, against 1 of 3"
+    assert verdict({"a": over, "b": over}, 90) == "undecided"
+    assert verdict({"a": above}, 50) == "blind to the place"
+    assert verdict({"a": above}, np.nan) == "follows the truth"
 
 
 def test_a_table_of_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_metrics, "RESAMPLES", 50)
+    monkeypatch.setattr(rank_agreement, "RESAMPLES", 50)
     few = ["--images", "2", "--settings", "planted", "--evaluators", "infidelity,max_sensitivity,sparseness,energy"]
     files = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "t.csv"), "--page", str(tmp_path / "t.md")]
     main([*few, *files, "--methods", "gradcam,gradient,eigencam", "--mirrored", "gradient"])
@@ -85,7 +88,8 @@ def test_a_table_of_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert -1 <= float(rows["max_sensitivity"]["stable_seed"]) <= 1
     assert gini["stable_seed"] == gini["tau_wired"] == ""
     assert float(rows["energy_inside"]["tau"]) > 0.5
-    assert float(gini["tau_planted"]) < 0.9  # a map and its mirror image are as sparse
+    assert (gini["mirror"], gini["verdict"]) == ("50", "blind to the place")  # a map and its mirror image are as sparse
+    assert (share["mirror"], rows["energy_inside"]["mirror"]) == ("100", "100")
     assert float(rows["gradient"]["planted"]) > 95 > 20 > float(rows["mirrored_gradient"]["planted"])
     page = (tmp_path / "t.md").read_text()
     assert f"| `infidelity_share` | network | {share['tau_planted']} [" in page
