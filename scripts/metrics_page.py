@@ -76,17 +76,30 @@ def page(file: Path) -> str:
     inside = [["method", *settings], *([f"`{row['metric']}`", *(row[s] for s in settings)] for row in methods)]
     known = "\n".join(f"* **{name}**: {KNOWN[name]}" for name in truths)
     command = text[0].removeprefix("# command: ")
-    said = {word: [f"`{row['metric']}` {row['tau']}" for row in judged if word in row["verdict"] and row["needs"] != "boxes"]
-            for word in ("follows the truth", "follows", "against", "blind")}  # fmt: skip
-    said["follows"] = [name for name in said["follows"] if name not in said["follows the truth"]]
-    words = {"follows the truth": "To believe", "follows": "In part", "against": "Against it", "blind": "Blind"}
-    advice = "Without boxes, with the mean τ. " + " ".join(
-        f"{words[k]}: {', '.join(names) or 'none'}." for k, names in said.items()
-    )
     head = HEAD.format(
-        advice=advice, blind=BLIND, command=command, file=f"results/{file.name}", count=len(methods), known=known
+        advice=_advice(judged),
+        blind=BLIND,
+        command=command,
+        file=f"results/{file.name}",
+        count=len(methods),
+        known=known,
     )
     return f"{head}{_table(shown)}{MIDDLE}{_table(inside)}\n"
+
+
+def _advice(judged: Sequence[Mapping[str, str]]) -> str:
+    """Which metrics, of those that are given no boxes, to believe."""
+    kinds = {
+        "To believe": lambda said: said == "follows the truth",
+        "In part": lambda said: "follows" in said and " of " in said,
+        "Against it somewhere": lambda said: "against" in said,
+        "Blind": lambda said: "blind" in said,
+    }
+    words = []
+    for kind, fits in kinds.items():
+        names = [f"`{r['metric']}` {r['tau']}" for r in judged if r["needs"] != "boxes" and fits(r["verdict"])]
+        words.append(f"{kind}: {', '.join(names) or 'none'}.")
+    return "Without boxes, with the mean τ. " + " ".join(words)
 
 
 def verdict(taus: Mapping[str, tuple[float, float, float]], mirror: float) -> str:
