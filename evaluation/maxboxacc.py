@@ -7,8 +7,9 @@ threshold v = 0 .. 254 the pixels above it have contours, and each contour a box
                       least delta = 0.5 with any box of the object sought
     max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
 
-The class is given. The threshold is chosen on the pictures themselves (an oracle's); it is reported as `> v/255`, the
-lowest of several. The interval is that at the thresholds chosen.
+The class is given. The threshold is chosen on the pictures themselves (an oracle's), or with `tune` on a part of them,
+and the metric is that of the others; it is reported as `> v/255`, the lowest of several. The interval is that at the
+thresholds chosen.
 
 The form `reference` gives the numbers of the authors' code to the last bit, with what is peculiar to it: boxes of the
 truth are scaled to 224 and truncated to whole pixels; a contour's box is one pixel too wide and too high, unless it
@@ -36,13 +37,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import Truth
+from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes, to_half_open
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
+from eigencam.evaluation.tuning import Tune, check_tune, is_tuned_on, tune_sources
 
 Contours = Literal["largest", "all"]
 Form = Literal["reference", "plain"]
@@ -60,6 +62,7 @@ class MaxBoxAcc:
         form: `reference` or `plain`.
         step: of the thresholds, in (0, 1].
         size: height and width that maps are enlarged to, pixels.
+        tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: all.
     """
 
     contours: Contours = "largest"
@@ -67,6 +70,7 @@ class MaxBoxAcc:
     form: Form = "reference"
     step: float = 0.001
     size: int = 224
+    tune: Tune = None
 
     version = 1
     summary_version = 2
@@ -83,6 +87,11 @@ class MaxBoxAcc:
             raise ValueError(f"step={self.step}; allowed: 0 < step <= 1")
         if self.size < 1:
             raise ValueError(f"size={self.size}; allowed: at least 1")
+        check_tune(self.tune)
+
+    def sources(self, dataset: Dataset) -> dict[str, str]:
+        """SHA-256 of the list of images that the threshold is chosen on, if there is one."""
+        return tune_sources(self.tune, dataset)
 
     @property
     def name(self) -> str:
@@ -99,28 +108,35 @@ class MaxBoxAcc:
 
         Returns:
             `hits_D` for each overlap D in percent: 255 bits, v = 0 first, as 32 uint8; none without a box of an object
-            sought. `map_state`.
+            sought. `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`.
         """
+        part: Row = {} if self.tune is None else {"in_tune": is_tuned_on(self.tune, truth.image_id)}
         boxes = truth_boxes(truth, score_map.region, self.size, self.form)
         names = [_column(iou) for iou in self.ious]
         if not len(boxes):
-            return {**{name: np.zeros(0, np.uint8) for name in names}, "map_state": score_map.state}
+            return {**{name: np.zeros(0, np.uint8) for name in names}, "map_state": score_map.state, **part}
         image = levels(score_map, self.size)
         nodes = score_map.shared(("wsol.outer", self.size), lambda: outer(image))
         best = overlaps(image, boxes, self.contours, self.form, nodes)
         hits = {name: np.packbits(best >= iou) for name, iou in zip(names, self.ious, strict=True)}
-        return {**hits, "map_state": score_map.state}
+        return {**hits, "map_state": score_map.state, **part}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: for each overlap the hits at 255 thresholds, of rows with a box."""
+        """What each row adds: for each overlap the hits at 255 thresholds, of rows with a box.
+
+        With `tune` of rows that are reported on, and, as `tune_D`, of those that the threshold is chosen on.
+        """
         boxed, counted = self._boxed(rows), self._counted(rows)
+        tuned = boxed & (rows["in_tune"].to_numpy(bool) if self.tune is not None else False)
         parts: dict[str, Part] = {"map_state": states.flags(rows)}
         for iou in self.ious:
             hits = np.zeros((len(rows), 255), np.uint8)
             if boxed.any():
                 packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
                 hits[boxed] = np.unpackbits(packed, axis=1, count=255)
-            parts[_column(iou)] = Counted(hits, boxed)
+            parts[_column(iou)] = Counted(hits * ~tuned[:, None], boxed & ~tuned)
+            if self.tune is not None:
+                parts[f"tune_{_column(iou)}"] = Counted(hits * tuned[:, None], tuned)
         return parts
 
     def metrics(self, sums: Sums) -> list[Metric]:
@@ -128,17 +144,23 @@ class MaxBoxAcc:
         columns = [_column(iou) for iou in self.ious]
         names = [f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1]
         n = sums.count(columns[0])
-        if n == 0:
+        sources = columns if self.tune is None else [f"tune_{column}" for column in columns]
+        tuned = 0 if self.tune is None else sums.count(sources[0])
+        if n == 0 or (self.tune is not None and tuned == 0):
             why = "not defined: no picture has a box of an object sought"
+            if n + tuned:
+                why = f"not defined: none of the {n + tuned} images is left to {'report on' if tuned else 'tune on'}"
             return [statistics.undefined(name, 0, why) for name in [self.name, *names]]
         visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
-        at = [int(visited[sums.total(column)[visited].argmax()]) for column in columns]
-        left_out = f"{sums.rows - n} pictures without a box left out" if n < sums.rows else ""
-        note = "; ".join(part for part in (ORACLE, states.noted(sums), left_out) if part)
+        at = [int(visited[sums.total(column)[visited].argmax()]) for column in sources]
+        bare = sums.rows - n - tuned
+        left_out = f"{bare} pictures without a box left out" if bare else ""
+        chosen = ORACLE if self.tune is None else f"threshold chosen on {tuned} other images (tune={self.tune})"
+        note = "; ".join(part for part in (chosen, states.noted(sums), left_out) if part)
         if not names:
             return [sums.rate(self.name, columns[0], at[0], threshold=_level(at[0]), note=note)]
         single = [
-            sums.rate(name, column, v, threshold=_level(v), note=ORACLE)
+            sums.rate(name, column, v, threshold=_level(v), note=chosen)
             for name, column, v in zip(names, columns, at, strict=True)
         ]
         words = ", ".join(f"{_level(v)} for {iou:g}" for v, iou in zip(at, self.ious, strict=True))
@@ -158,12 +180,14 @@ class MaxBoxAcc:
         return (rows[_column(self.ious[0])].map(len) > 0).to_numpy(bool)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """For each overlap the accuracy at all 255 thresholds; marked where it is largest."""
+        """For each overlap the accuracy at all 255 thresholds, of images reported on; marked where it is largest."""
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
         """Number of images with a box, and for each overlap of hits at all 255 thresholds."""
         counted = self._counted(rows)
+        if self.tune is not None:
+            counted = counted[~counted["in_tune"].to_numpy(bool)]
         totals = {"n": np.array([len(counted)])}
         for iou in self.ious if len(counted) else ():
             packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
@@ -184,13 +208,14 @@ class MaxBoxAcc:
         """Parameters and the rules in words."""
         what = "the box of the largest contour" if self.contours == "largest" else "the box of any contour"
         overlap = "as in the authors' code" if self.form == "reference" else "exact half-open boxes"
+        where = "these pictures" if self.tune is None else "other images"
         return {
             "evaluator": self.name,
             **asdict(self),
             "ious": list(self.ious),
             "hit": f"{what} overlaps any box of the object sought; class given; {overlap}",
             "undefined": "map constant or not finite: not localized",
-            "threshold": "of 255 levels the best on these pictures, for each IoU its own",
+            "threshold": f"of 255 levels the best on {where}, for each IoU its own",
         }
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -28,6 +29,8 @@ from eigencam.evaluation import maxboxacc as wsol
 from eigencam.evaluation.bicubic import resize
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.evaluation.sums import summed
+from eigencam.evaluation.tuning import is_tuned_on
 
 V1, V2 = MaxBoxAcc(), MaxBoxAcc("all", (0.3, 0.5, 0.7))
 
@@ -261,3 +264,67 @@ def test_rows_are_small_and_come_back_from_disk(evaluator: MaxBoxAcc, most: int,
 def test_nothing_of_this_imports_numba_before_it_is_used() -> None:
     code = "import sys, eigencam.commands.score, eigencam.evaluation.pxap; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("evaluator", [V1, V2, PLAIN])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_threshold_tuned_on_some_images_is_reported_on_the_others(
+    evaluator: MaxBoxAcc, as_list: bool, tmp_path: Path
+) -> None:
+    data = [
+        (score_map, dataclasses.replace(truth, image_id=f"i{k}")) for k, (score_map, truth) in enumerate(pictures(24))
+    ]
+    everything = frame([evaluator.row(*pair) for pair in data])
+    file = tmp_path / "tune.txt"
+    names = [truth.image_id for _, truth in data]
+    file.write_text("\n".join(names[:9]))
+    tune = str(file) if as_list else 0.4
+    tuned = dataclasses.replace(evaluator, tune=tune)
+    rows = frame([tuned.row(*pair) for pair in data])
+    chosen = np.array([is_tuned_on(tune, name) for name in names])
+    assert 3 < chosen.sum() < 20
+    assert not as_list or chosen.tolist() == [k < 9 for k in range(24)]
+    assert rows["in_tune"].to_numpy().tolist() == chosen.tolist()
+    values = []
+    for iou in evaluator.ious:
+        hits = np.unpackbits(np.stack(everything[f"hits_{100 * iou:g}"].tolist()), axis=1, count=255)
+        visited = np.unique((np.arange(0, 1, evaluator.step) * 255).astype(int))
+        at = visited[hits[chosen][:, visited].sum(axis=0).argmax()]
+        values.append(100 * hits[~chosen][:, at].mean())
+    metrics = tuned.summary(rows)
+    assert metrics[0].value == pytest.approx(np.mean(values))
+    assert metrics[0].n == (~chosen).sum()
+    assert f"threshold chosen on {chosen.sum()} other images (tune={tune})" in metrics[0].note
+    assert all("oracle" not in metric.note for metric in metrics)
+    assert len(tuned.curves(rows)) == len(evaluator.ious)
+    assert tuned.curves(rows[chosen]) == []
+    assert summed(tuned, rows[chosen])[0].undefined
+    assert "report on" in summed(tuned, rows[chosen])[0].note
+    assert "tune on" in summed(tuned, rows[~chosen])[0].note
+
+
+@pytest.mark.parametrize("tune", [0.0, 1.0, -0.1, float("nan"), "", 3, True])
+def test_what_is_no_share_and_no_file_is_refused(tune: object) -> None:
+    with pytest.raises(ValueError, match="0 < tune < 1, a file of ids, or null"):
+        MaxBoxAcc(tune=tune)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("lines", "words"), [("x\ny", "none of the 3"), ("a\nb\nc", "all of the 3"), ("", "none")])
+def test_a_list_of_none_or_all_images_is_refused(lines: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "tune.txt"
+    file.write_text(lines)
+    data = SimpleNamespace(ids=["a", "b", "c"], name="d")
+    with pytest.raises(ValueError, match=words):
+        MaxBoxAcc(tune=str(file)).sources(data)  # type: ignore[arg-type]
+    some = tmp_path / "some.txt"
+    some.write_text("a\nx\n")
+    assert set(MaxBoxAcc(tune=str(some)).sources(data)) == {"tune"}  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
+        MaxBoxAcc(tune=str(tmp_path / "missing.txt")).sources(data)  # type: ignore[arg-type]
+
+
+def test_the_share_does_not_depend_on_the_other_images() -> None:
+    ids = [f"image {k}" for k in range(4000)]
+    some = [is_tuned_on(0.1, name) for name in ids]
+    assert 300 < sum(some) < 500
+    assert all(is_tuned_on(0.3, name) for name, chosen in zip(ids, some, strict=True) if chosen)
