@@ -8,8 +8,8 @@ threshold v = 0 .. 254 the pixels above it have contours, and each contour a box
     max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
 
 The class is given. The threshold is chosen on the pictures themselves (an oracle's), or with `tune` on a part of them,
-and the metric is that of the others; it is reported as `> v/255`, the lowest of several. The interval is that at the
-thresholds chosen.
+and the metric is that of the others, or with `pseudo` by other boxes than the truth's; it is reported as `> v/255`, the
+lowest of several. The interval is that at the thresholds chosen.
 
 The form `reference` gives the numbers of the authors' code to the last bit, with what is peculiar to it: boxes of the
 truth are scaled to 224 and truncated to whole pixels; a contour's box is one pixel too wide and too high, unless it
@@ -31,6 +31,7 @@ References: J. Choe et al., "Evaluating weakly supervised object localization me
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,7 +45,7 @@ from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
-from eigencam.evaluation.tuning import Tune, check_tune, is_tuned_on, tune_sources
+from eigencam.evaluation.tuning import Tune, check_tune, is_tuned_on, pseudo_boxes, pseudo_sources, tune_sources
 
 Contours = Literal["largest", "all"]
 Form = Literal["reference", "plain"]
@@ -63,6 +64,7 @@ class MaxBoxAcc:
         step: of the thresholds, in (0, 1].
         size: height and width that maps are enlarged to, pixels.
         tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: all.
+        pseudo: file of boxes that it is chosen by in place of the truth's; see there.
     """
 
     contours: Contours = "largest"
@@ -71,6 +73,7 @@ class MaxBoxAcc:
     step: float = 0.001
     size: int = 224
     tune: Tune = None
+    pseudo: str | None = None
 
     version = 1
     summary_version = 2
@@ -90,8 +93,8 @@ class MaxBoxAcc:
         check_tune(self.tune)
 
     def sources(self, dataset: Dataset) -> dict[str, str]:
-        """SHA-256 of the list of images that the threshold is chosen on, if there is one."""
-        return tune_sources(self.tune, dataset)
+        """SHA-256 of the files that say on which images, and by which boxes, the threshold is chosen."""
+        return tune_sources(self.tune, dataset) | pseudo_sources(self.pseudo, dataset)
 
     @property
     def name(self) -> str:
@@ -108,54 +111,76 @@ class MaxBoxAcc:
 
         Returns:
             `hits_D` for each overlap D in percent: 255 bits, v = 0 first, as 32 uint8; none without a box of an object
-            sought. `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`.
+            sought. `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`; with `pseudo`
+            `pseudo_D`, likewise, by the boxes that stand in.
         """
-        part: Row = {} if self.tune is None else {"in_tune": is_tuned_on(self.tune, truth.image_id)}
+        row = {**self._hits("hits", score_map, truth), "map_state": score_map.state}
+        if self.tune is not None:
+            row["in_tune"] = is_tuned_on(self.tune, truth.image_id)
+        if self.pseudo is not None:
+            boxes = pseudo_boxes(self.pseudo, truth.image_id)
+            labels, easy = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
+            other = replace(truth, boxes=boxes, box_labels=labels, difficult=easy, foreground="any", source=self.pseudo)
+            row |= self._hits("pseudo", score_map, other)
+        return row
+
+    def _hits(self, kind: str, score_map: ScoreMap, truth: Truth) -> Row:
         boxes = truth_boxes(truth, score_map.region, self.size, self.form)
-        names = [_column(iou) for iou in self.ious]
         if not len(boxes):
-            return {**{name: np.zeros(0, np.uint8) for name in names}, "map_state": score_map.state, **part}
+            return {_column(iou, kind): np.zeros(0, np.uint8) for iou in self.ious}
         image = levels(score_map, self.size)
         nodes = score_map.shared(("wsol.outer", self.size), lambda: outer(image))
         best = overlaps(image, boxes, self.contours, self.form, nodes)
-        hits = {name: np.packbits(best >= iou) for name, iou in zip(names, self.ious, strict=True)}
-        return {**hits, "map_state": score_map.state, **part}
+        return {_column(iou, kind): np.packbits(best >= iou) for iou in self.ious}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """What each row adds: for each overlap the hits at 255 thresholds, of rows with a box.
 
-        With `tune` of rows that are reported on, and, as `tune_D`, of those that the threshold is chosen on.
+        With `tune` of rows that are reported on. With `tune` or `pseudo` as `choose_D` the hits that the threshold is
+        chosen by, of the rows that it is chosen on.
         """
-        boxed, counted = self._boxed(rows), self._counted(rows)
-        tuned = boxed & (rows["in_tune"].to_numpy(bool) if self.tune is not None else False)
-        parts: dict[str, Part] = {"map_state": states.flags(rows)}
+        tuned = rows["in_tune"].to_numpy(bool) if self.tune is not None else np.zeros(len(rows), bool)
+        parts: dict[str, Part] = {"map_state": states.flags(rows), "boxless": ~self._boxed(rows)}
         for iou in self.ious:
-            hits = np.zeros((len(rows), 255), np.uint8)
-            if boxed.any():
-                packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)
-                hits[boxed] = np.unpackbits(packed, axis=1, count=255)
-            parts[_column(iou)] = Counted(hits * ~tuned[:, None], boxed & ~tuned)
-            if self.tune is not None:
-                parts[f"tune_{_column(iou)}"] = Counted(hits * tuned[:, None], tuned)
+            parts[_column(iou)] = self._counts(rows, _column(iou), ~tuned)
+            if self._chooses:
+                column = _column(iou, "hits" if self.pseudo is None else "pseudo")
+                chosen = tuned if self.tune is not None else ~tuned
+                parts[_column(iou, "choose")] = self._counts(rows, column, chosen)
         return parts
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the threshold is chosen elsewhere than by the truth of what is reported."""
+        return self.tune is not None or self.pseudo is not None
+
+    def _counts(self, rows: pd.DataFrame, column: str, wanted: NDArray[np.bool_]) -> Counted:
+        """The hits (N, 255) of the wanted rows that have a box; none where the map has no value."""
+        there = wanted & (rows[column].map(len) > 0).to_numpy(bool)
+        hits = np.zeros((len(rows), 255), np.uint8)
+        if there.any():
+            counted = states.at_worst(rows[there], **{column: 0.0})
+            packed = np.stack(counted[column].tolist()).astype(np.uint8)
+            hits[there] = np.unpackbits(packed, axis=1, count=255)
+        return Counted(hits, there)
 
     def metrics(self, sums: Sums) -> list[Metric]:
         """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
         columns = [_column(iou) for iou in self.ious]
         names = [f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1]
         n = sums.count(columns[0])
-        sources = columns if self.tune is None else [f"tune_{column}" for column in columns]
-        tuned = 0 if self.tune is None else sums.count(sources[0])
-        if n == 0 or (self.tune is not None and tuned == 0):
+        sources = [_column(iou, "choose") for iou in self.ious] if self._chooses else columns
+        on = sums.count(sources[0])
+        if n == 0 or on == 0:
             why = "not defined: no picture has a box of an object sought"
-            if n + tuned:
-                why = f"not defined: none of the {n + tuned} images is left to {'report on' if tuned else 'tune on'}"
+            if n or on:
+                why = f"not defined: no image is left to {'choose the threshold on' if n else 'report on'}"
             return [statistics.undefined(name, 0, why) for name in [self.name, *names]]
         visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
         at = [int(visited[sums.total(column)[visited].argmax()]) for column in sources]
-        bare = sums.rows - n - tuned
+        bare = int(sums.total("boxless")[0])
         left_out = f"{bare} pictures without a box left out" if bare else ""
-        chosen = ORACLE if self.tune is None else f"threshold chosen on {tuned} other images (tune={self.tune})"
+        chosen = self._chosen(on)
         note = "; ".join(part for part in (chosen, states.noted(sums), left_out) if part)
         if not names:
             return [sums.rate(self.name, columns[0], at[0], threshold=_level(at[0]), note=note)]
@@ -167,6 +192,14 @@ class MaxBoxAcc:
         sums.combine(self.name, zip(columns, at, strict=True), columns[:1], len(columns))
         mean = sums.mean(self.name, self.name, threshold=words, note=note)
         return [replace(mean, value=float(np.average([metric.value for metric in single]))), *single]
+
+    def _chosen(self, on: int) -> str:
+        """How the threshold was chosen, on so many images, for a footnote."""
+        if not self._chooses:
+            return ORACLE
+        by = f" by the boxes of {PurePath(self.pseudo).name}" if self.pseudo is not None else ""
+        where = f"{on} images" if self.tune is None else f"{on} other images (tune={self.tune})"
+        return f"threshold chosen{by} on {where}"
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of rows in memory."""
@@ -295,8 +328,8 @@ def overlaps(
     return np.where(best < 0, without, best)
 
 
-def _column(iou: float) -> str:
-    return f"hits_{100 * iou:g}"
+def _column(iou: float, kind: str = "hits") -> str:
+    return f"{kind}_{100 * iou:g}"
 
 
 def _level(v: int) -> str:

@@ -1,14 +1,24 @@
-"""Which images a threshold is chosen on, so that the metric can be reported on the others.
+"""Which images a threshold is chosen on, and by which boxes; without either it is an oracle's.
 
 `tune` is a share of the images, in (0, 1), drawn by a hash of their ids, whatever else is in the dataset; or a file
-that lists ids, one a line. Without it a threshold is the best on the images that are scored, an oracle's.
+that lists ids, one a line. The metric is reported on the others.
+
+`pseudo` is a file of boxes that stand in for the truth where none may be seen, as those of selective search in
+S. Murtaza et al., "A realistic protocol for evaluation of weakly supervised object localization", WACV 2025: lines
+`path,x0,y0,x1,y1` in pixels of the original image, as wsolevaluation's localization.txt and the authors' files
+(github.com/shakeebmurtaza/wsol_model_selection) have them.
 """
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 
+import numpy as np
+
 from eigencam.datasets.base import Dataset
-from eigencam.datasets.reading import expand, read_lines
+from eigencam.datasets.boxes import Boxes, as_boxes
+from eigencam.datasets.names import image_id
+from eigencam.datasets.reading import Reading, expand, read_lines
 
 Tune = float | str | None
 _EXPECTED = "the ids of the images that the threshold is chosen on, one a line"
@@ -45,6 +55,38 @@ def tune_sources(tune: Tune, dataset: Dataset) -> dict[str, str]:
             f"{dataset.ids[0]}, but {listed}; allowed are some of them, the others are reported on"
         )
     return {"tune": hashlib.sha256(expand(tune).read_bytes()).hexdigest()}
+
+
+def pseudo_boxes(file: str, name: str) -> Boxes:
+    """(B, 4) inclusive: the boxes that stand in for an image's truth; none where the file has none."""
+    return _boxes(file).get(name, np.zeros((0, 4)))
+
+
+def pseudo_sources(file: str | None, dataset: Dataset) -> dict[str, str]:
+    """SHA-256 of the file of boxes, if there is one. ValueError where it has none of the dataset's images."""
+    if file is None:
+        return {}
+    if not _boxes(file).keys() & set(dataset.ids):
+        there = next(iter(_boxes(file)), "no image")
+        raise ValueError(f"pseudo={file}: none of the images of {dataset.name}, e.g. {dataset.ids[0]}, but {there}")
+    return {"pseudo": hashlib.sha256(expand(file).read_bytes()).hexdigest()}
+
+
+@lru_cache(maxsize=4)
+def _boxes(file: str) -> Mapping[str, Boxes]:
+    """Boxes by an image's id, and by its last part where that is one image's: ILSVRC's ids have no folder."""
+    found: dict[str, list[list[float]]] = {}
+    with Reading(expand(file), "`path,x0,y0,x1,y1`") as lines:
+        for path, *corners in lines.columns(",", 5):
+            box = [float(corner) for corner in corners]
+            if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
+                raise ValueError(f"box {box}; allowed are finite x0 <= x1 and y0 <= y1")
+            found.setdefault(image_id(path), []).append(box)
+    last: dict[str, list[str]] = {}
+    for name in found:
+        last.setdefault(name.rpartition("/")[2], []).append(name)
+    short = {end: found[names[0]] for end, names in last.items() if len(names) == 1}
+    return {name: as_boxes(boxes) for name, boxes in {**short, **found}.items()}
 
 
 @lru_cache(maxsize=4)

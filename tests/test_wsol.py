@@ -30,7 +30,7 @@ from eigencam.evaluation.bicubic import resize
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.evaluation.sums import summed
-from eigencam.evaluation.tuning import is_tuned_on
+from eigencam.evaluation.tuning import is_tuned_on, pseudo_boxes
 
 V1, V2 = MaxBoxAcc(), MaxBoxAcc("all", (0.3, 0.5, 0.7))
 
@@ -299,8 +299,64 @@ def test_a_threshold_tuned_on_some_images_is_reported_on_the_others(
     assert len(tuned.curves(rows)) == len(evaluator.ious)
     assert tuned.curves(rows[chosen]) == []
     assert summed(tuned, rows[chosen])[0].undefined
-    assert "report on" in summed(tuned, rows[chosen])[0].note
-    assert "tune on" in summed(tuned, rows[~chosen])[0].note
+    assert "no image is left to report on" in summed(tuned, rows[chosen])[0].note
+    assert "no image is left to choose the threshold on" in summed(tuned, rows[~chosen])[0].note
+
+
+@pytest.mark.parametrize("evaluator", [V1, V2, PLAIN])
+@pytest.mark.parametrize("tune", [None, 0.4])
+def test_a_threshold_chosen_by_boxes_that_stand_in_for_the_truth(
+    evaluator: MaxBoxAcc, tune: float | None, tmp_path: Path
+) -> None:
+    names = [f"i{k}" for k in range(24)]
+    data = [(m, dataclasses.replace(t, image_id=name)) for name, (m, t) in zip(names, pictures(24), strict=True)]
+    file, lines = tmp_path / "selective_search.txt", []
+    others = []
+    for k, (score_map, truth) in enumerate(data):
+        height, width = truth.size
+        box = [width // 8, height // 8, width // 2, height // 2]
+        lines += [f"val/{truth.image_id}.JPEG,{','.join(map(str, box))}"] if k % 3 else []
+        stand_in = dataclasses.replace(
+            truth, boxes=np.array([box], float), box_labels=np.array([truth.label]), difficult=None
+        )
+        others.append(evaluator.row(score_map, stand_in))
+    file.write_text("\n".join(lines))
+    chosen = np.array([k % 3 > 0 and (tune is None or is_tuned_on(tune, name)) for k, name in enumerate(names)])
+    reported = np.array([tune is None or not is_tuned_on(tune, name) for name in names])
+    assert 3 < chosen.sum() < 24
+    assert reported.any()
+    picks = dataclasses.replace(evaluator, pseudo=str(file), tune=tune)
+    rows = frame([picks.row(*pair) for pair in data])
+    values = []
+    for iou in evaluator.ious:
+        by, hits = (
+            np.unpackbits(np.stack([row[f"hits_{100 * iou:g}"] for row in some]), axis=1, count=255)
+            for some in (others, rows.to_dict("records"))
+        )
+        values.append(100 * hits[reported][:, by[chosen].sum(axis=0).argmax()].mean())
+    metrics = picks.summary(rows)
+    assert metrics[0].value == pytest.approx(np.mean(values))
+    assert metrics[0].n == reported.sum()
+    assert f"threshold chosen by the boxes of selective_search.txt on {chosen.sum()} " in metrics[0].note
+    assert "without a box" not in metrics[0].note
+
+
+def test_a_file_of_boxes_is_of_the_dataset(tmp_path: Path) -> None:
+    file = tmp_path / "boxes.txt"
+    data = SimpleNamespace(ids=["ILSVRC2012_val_00000001", "b"], name="d")
+    for k, (text, said) in enumerate([("x/y.jpg,0,0,1,1", "none of the images of d"), ("b,3,0,1,1", "line 1: box")]):
+        file = tmp_path / f"{k}.txt"
+        file.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            MaxBoxAcc(pseudo=str(file)).sources(data)  # type: ignore[arg-type]
+    good = tmp_path / "good.txt"
+    good.write_text("val/ILSVRC2012_val_00000001.JPEG,0,0,1,1\nval/ILSVRC2012_val_00000001.JPEG,2,2,3,3\n")
+    assert set(MaxBoxAcc(pseudo=str(good)).sources(data)) == {"pseudo"}  # type: ignore[arg-type]
+    assert pseudo_boxes(str(good), "ILSVRC2012_val_00000001").tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    outside = dataclasses.replace(pictures(1)[0][1], image_id="ILSVRC2012_val_00000001")
+    good.with_name("far.txt").write_text("val/ILSVRC2012_val_00000001.JPEG,0,0,9999,1\n")
+    with pytest.raises(ValueError, match=r"far\.txt"):
+        MaxBoxAcc(pseudo=str(good.with_name("far.txt"))).row(pictures(1)[0][0], outside)
 
 
 @pytest.mark.parametrize("tune", [0.0, 1.0, -0.1, float("nan"), "", 3, True])
