@@ -31,7 +31,6 @@ References: J. Choe et al., "Evaluating weakly supervised object localization me
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -194,12 +193,12 @@ class MaxBoxAcc:
         return [replace(mean, value=float(np.average([metric.value for metric in single]))), *single]
 
     def _chosen(self, on: int) -> str:
-        """How the threshold was chosen, on so many images, for a footnote."""
+        """How the threshold was chosen, on so many images, for a footnote; without a file's name, as identities are."""
         if not self._chooses:
             return ORACLE
-        by = f" by the boxes of {PurePath(self.pseudo).name}" if self.pseudo is not None else ""
-        where = f"{on} images" if self.tune is None else f"{on} other images (tune={self.tune})"
-        return f"threshold chosen{by} on {where}"
+        by = " by boxes in place of the truth's" if self.pseudo is not None else ""
+        drawn = "listed" if isinstance(self.tune, str) else f"tune={self.tune}"
+        return f"threshold chosen{by} on {on} " + ("images" if self.tune is None else f"other images ({drawn})")
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of rows in memory."""
