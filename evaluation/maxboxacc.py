@@ -241,6 +241,7 @@ class MaxBoxAcc:
         what = "the box of the largest contour" if self.contours == "largest" else "the box of any contour"
         overlap = "as in the authors' code" if self.form == "reference" else "exact half-open boxes"
         where = "these pictures" if self.tune is None else "other images"
+        where += "" if self.pseudo is None else ", by boxes in place of the truth's"
         return {
             "evaluator": self.name,
             **asdict(self),
