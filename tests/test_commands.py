@@ -174,6 +174,8 @@ SCRIPTS = sorted({w.words[1:] for w in ALL if w.words[0] == "python"})
 @pytest.mark.parametrize("words", SCRIPTS, ids=place)
 def test_a_script_is_there_and_has_the_options(words: tuple[str, ...]) -> None:
     source = (ROOT / words[0]).read_text()
+    shared = (ROOT / f"scripts/{name}.py" for name in re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE))
+    source += "".join(path.read_text() for path in shared if path.is_file())
     for option in (word.split("=")[0] for word in words[1:] if word.startswith("--")):
         made = 'f"--{name}"' in source and f'"{option.removeprefix("--")}"' in source
         assert f'"{option}"' in source or made, f"{words[0]} has no {option}"
