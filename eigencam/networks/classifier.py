@@ -211,7 +211,7 @@ def read_head(name: str) -> Head:
     path = expand(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"model.head: {path}: no such file; made by: eigencam fit fit=classifier model=... dataset=..."
+            f"model.head: {path}: no such file; made by: eigencam fit model=... dataset=... fit={', '.join(KINDS)}"
         )
     found = fitted.read(path)
     if found.about["kind"] not in KINDS:
@@ -220,7 +220,7 @@ def read_head(name: str) -> Head:
 
 
 def _other(path: Path, fitted_for: str, this: str) -> str:
-    return f"model.head: {path} was fitted for {fitted_for}; this is {this}; eigencam fit fit=classifier makes its own"
+    return f"model.head: {path} was fitted for {fitted_for}; this is {this}; eigencam fit makes its own"
 
 
 def _close(values: Tensor, logits: Tensor) -> bool:

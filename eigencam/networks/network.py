@@ -14,7 +14,7 @@ A network is described by a YAML of the `model` group:
     prefix_tokens: number of tokens before the image's; null: found out
     classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier; `weights`:
                  what the library says of its weights
-    head:        a file of `eigencam fit fit=classifier`, which replaces last layer and classes (`classifier`)
+    head:        a file of `eigencam fit` that replaces last layer and classes, or all weights (`classifier`)
     preprocess:  see `Preprocess`; of a library, what is null is as its weights say
 """
 
