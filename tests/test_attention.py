@@ -21,6 +21,7 @@ from eigencam.methods.rollout import AttentionRollout
 from eigencam.methods.support import refusal
 from eigencam.methods.vitcx import ViTCX, grouped
 from eigencam.networks.network import Network, Preprocess
+from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import Reading
 from eigencam.passes.ways import ways_of
@@ -308,6 +309,17 @@ def test_one_recorded_pass_serves_all_and_changes_nothing() -> None:
         assert low.dtype == torch.float32
         assert low.isfinite().all()
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_autocast_is_for_the_network_alone() -> None:
+    net = Net(F.scaled_dot_product_attention).float()
+    images = IMAGES.float()
+    for method in METHODS:
+        exact = maps_of(method, forward_of(net, images), TARGETS)
+        with float32_precision(autocast=True):
+            coarse = maps_of(method, forward_of(net, images), TARGETS)
+        assert coarse.dtype == torch.float32
+        assert torch.corrcoef(torch.stack([exact.flatten(), coarse.flatten()]))[0, 1] > 0.98
 
 
 class OneChannel(nn.Module):

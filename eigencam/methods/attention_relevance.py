@@ -47,7 +47,7 @@ from eigencam.methods.support import attention, probe
 from eigencam.passes.attention import NO_ATTENTION
 from eigencam.passes.backward import Rule, halved, passed
 from eigencam.passes.forward import Forward
-from eigencam.passes.ways import NO_STREAM, Ways, passes, ways_of
+from eigencam.passes.ways import NO_STREAM, Ways, passes, ways_of, wide
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -153,7 +153,7 @@ class LeGrad:
                 logits = ways.logits_of(stream.mean(axis, keepdim=True).expand_as(stream))
                 score = logits.gather(1, targets[:, None].clone())
             (gradient,) = ways.back(score, [weights])
-            total = total + gradient.relu().reshape(len(targets), -1, *weights.shape[-2:]).mean((1, 2))
+            total = total + wide(gradient).relu().reshape(len(targets), -1, *weights.shape[-2:]).mean((1, 2))
         return total
 
     def unsupported(self, network: "Network") -> str:
@@ -180,11 +180,11 @@ def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[Ways, Tensor], 
         for ways, some in passes(forward, targets):
             if not ways.attentions:
                 raise ValueError(NO_ATTENTION)
-            gradients = ways.gradients(some)
+            gradients = [wide(gradient) for gradient in ways.gradients(some)]
             read = _rows_read(gradients[-1])
             added = torch.zeros_like(read)  # the row of R - I: beside that of I, small numbers would lose their digits
             for relevance, gradient in reversed(list(zip(blocks(ways, some), gradients, strict=True))):
-                added = added + ((read + added)[:, None] @ (gradient * relevance).relu().mean(1))[:, 0]
+                added = added + ((read + added)[:, None] @ (gradient * wide(relevance)).relu().mean(1))[:, 0]
             rows.append(added)
     return _cells(forward, torch.cat(rows))
 

@@ -40,7 +40,7 @@ from eigencam.methods.support import attention
 from eigencam.passes.backward import Rule, halved, like, passed
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
-from eigencam.passes.ways import Ways, passes
+from eigencam.passes.ways import Ways, passes, wide
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -91,7 +91,7 @@ class AttnLRP:
 
         def made(ways: Ways, some: Tensor) -> Tensor:
             (gradient,) = ways.back(ways.scores(some), [ways.images], rules)
-            return (ways.images.detach() * gradient).sum(1).float()
+            return (wide(ways.images.detach()) * wide(gradient)).sum(1).float()
 
         with torch.inference_mode(False):
             return torch.cat([made(ways, some) for ways, some in passes(forward, targets)])

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eigencam.passes.calls import evaluating, run_network
+from eigencam.passes.calls import evaluating, network_precision, run_network
 from eigencam.passes.following import Positions
 from eigencam.passes.layouts import WINDOWS, layout
 from eigencam.passes.operations import Call, Watch, tensors
@@ -200,7 +200,8 @@ class _Shown(Attentive):
 
     def attend(self, weights: Tensor, values: Tensor) -> None:
         """Hand the weights on."""
-        self.see(of_images(weights, self.count))
+        with network_precision(weights.device, always_full=True):
+            self.see(of_images(weights, self.count))
 
 
 def _dot_products(call: Call) -> Callable[[], Tensor] | None:

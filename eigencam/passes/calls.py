@@ -55,9 +55,7 @@ def run_network(module: nn.Module, images: Tensor) -> object:
         NetworkError: its forward pass fails, for whatever reason but a lack of memory.
     """
     try:
-        if not _LESS["autocast"]:
-            return module(images)
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with network_precision(images.device):
             return module(images)
     except (torch.OutOfMemoryError, MemoryError, RefusedError, NetworkError):
         raise
@@ -67,6 +65,21 @@ def run_network(module: nn.Module, images: Tensor) -> object:
             f"the forward pass of {type(module).__name__} fails on an input of shape {tuple(images.shape)}, "
             f"{str(images.dtype).removeprefix('torch.')}: {type(error).__name__}{': ' if words else ''}{words[:400]}"
         ) from error
+
+
+@contextmanager
+def network_precision(device: torch.device, *, always_full: bool = False) -> Iterator[None]:
+    """Compute as a network does: with less precision where `set_float32_precision` has said that.
+
+    Args:
+        device: of the network.
+        always_full: compute with full precision in any case, within a pass of the network.
+    """
+    if not _LESS["autocast"]:
+        yield
+        return
+    with torch.autocast(device.type, torch.bfloat16, enabled=not always_full):
+        yield
 
 
 def differentiate(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eigencam.passes.attention import WEIGHTS, Attentive, of_images
 from eigencam.passes.backward import Rule, ruled
-from eigencam.passes.calls import differentiate, evaluating, network_logits
+from eigencam.passes.calls import differentiate, evaluating, network_logits, network_precision
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import ELEMENTWISE, NORMALIZATIONS, Call, tensors
 
@@ -115,7 +115,8 @@ class Ways(Attentive):
         for call, out in self._since:
             if not all(id(t) in made for t in call.moving):
                 continue  # it does not depend on the stream, or not on it alone
-            again = call.of(*(made[id(t)] for t in call.moving))
+            with network_precision(tokens.device):
+                again = call.of(*(made[id(t)] for t in call.moving))
             made |= {id(a): b for a, b in zip(tensors((out, {})), tensors((again, {})), strict=True)}
         if id(self.logits) not in made:
             raise ValueError(NO_STREAM)
@@ -148,9 +149,9 @@ class _Open(torch.autograd.Function):
         call: Call = ctx.call
         (gradient,) = grads
         rule = ctx.rules.current.get(call.kind)
-        if rule is None and (own := OWN.get(call.kind)) is not None and _plain(call):
+        if rule is None and (own := OWN.get(call.kind)) is not None and _plain(call, gradient):
             return None, None, *own(call, gradient)
-        with torch.enable_grad():
+        with torch.enable_grad(), network_precision(gradient.device):
             leaves = [t.detach().requires_grad_() for t in call.moving]
             again = call.on(*leaves)
             out = again() if rule is None else ruled(rule, again)
@@ -158,9 +159,9 @@ class _Open(torch.autograd.Function):
         return None, None, *(None if g is None else g.to(t.dtype) for g, t in zip(found, call.moving, strict=True))
 
 
-def _plain(call: Call) -> bool:
+def _plain(call: Call, gradient: Tensor) -> bool:
     """Whether nothing is converted or broadcast between an operation's factors."""
-    same = len({t.dtype for t in tensors((call.args, call.kwargs))}) == 1
+    same = len({gradient.dtype, *(t.dtype for t in tensors((call.args, call.kwargs)))}) == 1
     return same and (call.kind == "linear" or len({t.shape[:-2] for t in call.moving}) == 1)
 
 
@@ -180,6 +181,11 @@ OWN: Mapping[str, Callable[[Call, Tensor], tuple[Tensor, ...]]] = {"linear": _li
 def _are_tokens(values: Sequence[Tensor], count: int) -> bool:
     """Whether all of them are so many tokens, in (N, T, C) or (T, N, C)."""
     return len({tuple(t.shape) for t in values}) == 1 and values[0].ndim == 3 and count in values[0].shape[:2]
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: what is computed of a pass."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def ways_of(module: nn.Module, images: Tensor) -> Ways:
