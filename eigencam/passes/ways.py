@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes.attention import WEIGHTS, Attentive, of_images
-from eigencam.passes.backward import Rule, ruled
+from eigencam.passes.backward import Rule, halved, passed, ruled
 from eigencam.passes.calls import differentiate, evaluating, network_logits, network_precision
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import ELEMENTWISE, NORMALIZATIONS, Call, tensors
@@ -149,8 +149,9 @@ class _Open(torch.autograd.Function):
         call: Call = ctx.call
         (gradient,) = grads
         rule = ctx.rules.current.get(call.kind)
-        if rule is None and (own := OWN.get(call.kind)) is not None and _plain(call, gradient):
-            return None, None, *own(call, gradient)
+        direct = OWN.get(call.kind) if rule is None else DIRECT.get(rule)
+        if direct is not None and _plain(call, gradient):
+            return None, None, *direct(call, gradient)
         with torch.enable_grad(), network_precision(gradient.device):
             leaves = [t.detach().requires_grad_() for t in call.moving]
             again = call.on(*leaves)
@@ -162,7 +163,7 @@ class _Open(torch.autograd.Function):
 def _plain(call: Call, gradient: Tensor) -> bool:
     """Whether nothing is converted or broadcast between an operation's factors."""
     same = len({gradient.dtype, *(t.dtype for t in tensors((call.args, call.kwargs)))}) == 1
-    return same and (call.kind == "linear" or len({t.shape[:-2] for t in call.moving}) == 1)
+    return same and (call.kind != "matrix_product" or len({t.shape[:-2] for t in call.moving}) == 1)
 
 
 def _linear(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
@@ -174,8 +175,24 @@ def _product(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
     return gradient @ b.transpose(-2, -1), a.transpose(-2, -1) @ gradient
 
 
-OWN: Mapping[str, Callable[[Call, Tensor], tuple[Tensor, ...]]] = {"linear": _linear, "matrix_product": _product}
+def _half(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+    a, b = call.moving
+    if call.kind == "product":
+        return tuple((gradient * other / 2).sum_to_size(x.shape) for x, other in ((a, b), (b, a)))
+    return _product(call, gradient / 2)
+
+
+def _passed(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+    (x,) = call.moving
+    return (torch.where(x != 0, gradient * call() / x, 0.0),)
+
+
+Direct = Callable[[Call, Tensor], tuple[Tensor, ...]]
+OWN: Mapping[str, Direct] = {"linear": _linear, "matrix_product": _product}
 """Own gradients of operations that cost too much to be repeated for them."""
+
+DIRECT: Mapping[Rule, Direct] = {passed: _passed, halved: _half}
+"""Gradients by rules, without a graph of their own."""
 
 
 def _are_tokens(values: Sequence[Tensor], count: int) -> bool:
