@@ -4,15 +4,19 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from runs import config
 from stored import finished, reseal, restated, rows
 
 from eigencam.commands.main import main
 from eigencam.evaluation.localization import Localization
 from eigencam.reporting import again
 from eigencam.reporting.reproduce import Ran
+from eigencam.running.run import run
 from eigencam.store.bundle import BundleError, unpacked
 from eigencam.store.claim import CLAIM, Claim
+from eigencam.store.gather import first_difference
 from eigencam.store.reader import read, read_all
 from eigencam.store.records import summed_up
 from eigencam.store.seal import digest, write_json
@@ -184,3 +188,33 @@ def test_a_claim_is_sealed(tmp_path: Path) -> None:
     damaged = read(folder)
     assert damaged
     assert damaged.state == "damaged"
+
+
+def test_maps_of_a_bundle_give_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["evaluator=[localization]", "batch_size=4"]
+    run(config(tmp_path / "there", "method=[gradcam,eigencam]", *common), say=print)
+    out = said(capsys, "bundle", tmp_path / "there", "--maps", "--out", tmp_path / "b.zip")
+    assert out.count("20 maps, ") == 2
+    said(capsys, "merge", tmp_path / "b.zip", "--into", tmp_path / "here")
+    for stored in read_all(tmp_path / "here"):
+        maps = [np.load(path) for path in (stored.folder / "maps").glob("*.npy")]
+        assert {m.shape for m in maps} == {(14, 14)}
+        assert sum(m.dtype == np.float16 for m in maps) > 10
+        files = [f"method.files.folder={stored.folder / 'maps'}", "method.files.resize=false"]
+        files += [f"method.files.class_specific={str(stored.names[2] == 'gradcam').lower()}"]
+        job = run(config(tmp_path / stored.names[2], "method=[files]", *files, *common), say=print)
+        [result] = job.results.values()
+        assert not first_difference(stored.rows(), result.rows())
+        assert len(result.rows()) == 20
+        summary = result.summary
+        assert summary
+        assert stored.summary
+        assert summary.metrics == stored.summary.metrics
+
+
+def test_maps_are_kept_of_the_same_rows_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(config(tmp_path / "r", "method=[random]", "evaluator=[localization]", "dataset.count=4"), say=print)
+    [stored] = read_all(tmp_path / "r")
+    frame = stored.rows()
+    reseal(stored.folder, frame.assign(iou=frame["iou"] / 2))
+    assert "its rows are others: image" in said(capsys, "bundle", stored.folder, "--maps", "--out", tmp_path / "b.zip", status=2)  # fmt: skip  # noqa: E501

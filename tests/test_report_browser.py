@@ -225,6 +225,70 @@ def test_a_phone_needs_no_scrolling_sideways(there: chromium.Page, page: Path) -
     assert max(widths) <= 360
 
 
+def test_the_overlay_s_opacity_is_a_slider(there: chromium.Page, page: Path) -> None:
+    seen = "getComputedStyle(document.querySelector('.card canvas')).opacity"
+    assert there.ask(seen) == "0.55"
+    choose(there, opacity="20")
+    assert there.ask(seen) == "0.2"
+    there.open(page, there.ask("location.hash"))
+    assert there.ask(seen) == "0.2"
+    there.click("#filters button[type=reset]")
+    assert there.ask(seen) == "0.55"
+
+
+def test_an_image_has_an_address_and_two_methods_a_swipe(there: chromium.Page, page: Path) -> None:
+    wanted = data(there)["pictures"][3]["id"]
+    there.open(page, f"#pictures?at={wanted}&first=gradcam&second=eigencam")
+    assert there.ask("document.getElementById('large').open")
+    assert there.ask("document.querySelector('#inside h3').textContent") == wanted
+    assert there.ask("document.querySelector('#pair [name=first]').value") == "gradcam"
+    clip = "getComputedStyle(document.querySelector('#swipe .upper')).clipPath"
+    assert "50%" in there.ask(clip)
+    choose(there, cut="80")
+    assert "80%" in there.ask(clip)
+    pixels = """(() => { const c = document.querySelector('#difference canvas');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;
+        for (let k = 3; k < d.length; k += 4) n += d[k] > 0; return n })()"""
+    assert there.ask(pixels) > 100
+    choose(there, second="gradcam")
+    assert there.ask(pixels) == 0
+    assert "second=gradcam" in there.ask("location.hash")
+    there.key("Escape")
+    there.wait("!location.hash.includes('at=')")
+
+
+def test_a_phone_shows_whole_numbers_and_folds_intervals(there: chromium.Page, page: Path) -> None:
+    there.size(390, 844, phone=True)
+    there.open(page)
+    right = "document.querySelector('td.n b').getBoundingClientRect().right"
+    assert there.ask(right) <= 390
+    folded = "[...document.querySelectorAll('td .ci')].filter(e => e.getClientRects().length).length"
+    assert there.ask(folded) == 0
+    there.click("#intervals")
+    assert there.ask(folded) > 0
+    assert there.ask("document.documentElement.scrollWidth <= innerWidth")
+    method = "document.querySelector('tbody th:nth-child(2)').getBoundingClientRect().left"
+    before = there.ask(method)
+    there.ask("document.querySelector('.scroll').scrollLeft = 400")
+    assert 0 <= there.ask(method) <= before
+
+
+def test_baselines_are_told_apart(there: chromium.Page) -> None:
+    base = there.ask("[...new Set([...document.querySelectorAll('tr.base')].map(r => r.cells[1].innerText))]")
+    assert base == ["random"]
+    assert "Baselines in italics" in there.ask("document.querySelector('main').innerText")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_an_automated_check_of_accessibility_finds_nothing(there: chromium.Page, page: Path, dark: bool) -> None:
+    axe = pytest.importorskip("axe_core_python.base", reason="needs axe-core-python")
+    there.size(1200, 900, dark=dark)
+    there.open(page)
+    there.ask((Path(axe.__file__).parent / "axe.min.js").read_text() + "; 1")
+    found = there.ask("axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html)))")
+    assert found == []
+
+
 def test_what_a_reader_by_ear_needs(there: chromium.Page) -> None:
     unnamed = there.ask("""[...document.querySelectorAll('button, select, input, a, dialog')].filter(e =>
         !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title)).map(e => e.outerHTML)""")

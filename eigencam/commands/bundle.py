@@ -2,6 +2,7 @@
 
 Examples:
     eigencam bundle results/runs/ilsvrc-resnet50-eigencam-* --out ours.zip      here
+    eigencam bundle results/runs --maps --out maps.zip paths.ilsvrc=DIR         with the maps, for method=[files]
     eigencam bundle results/runs                                                every complete one, into bundle.zip
     eigencam verify ours.zip                                                    there
     eigencam merge ours.zip results/runs --into results/both
@@ -10,19 +11,33 @@ Examples:
 """
 
 import argparse
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from eigencam.configuring.results import add_trust, trust_of
+from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.bundle import SUFFIX, is_bundle, pack, unpacked
 from eigencam.store.reader import Stored, read, results_in
-from eigencam.store.trust import keep_out
+from eigencam.store.schema import CONFIG
+from eigencam.store.trust import Trust, keep_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eigencam bundle`."""
-    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="a result, or a folder of results")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="RESULT or key=value",
+        help="results, folders of results; with --maps paths.NAME=DIR",
+    )
+    parser.add_argument(
+        "--maps", action="store_true", help="also the maps, made again: half precision where that is exact"
+    )
+    add_trust(parser)
     parser.add_argument("--out", type=Path, default=Path("bundle.zip"), metavar="FILE", help="the file to write")
 
 
@@ -32,12 +47,37 @@ def main(args: argparse.Namespace) -> int:
 
     if args.out.suffix != SUFFIX:
         raise ValueError(f"--out {args.out}: allowed is a name that ends in {SUFFIX}")
-    found = list(_complete(args.results))
+    settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
+    found = list(_complete([expand(item) for item in args.inputs if item not in settings]))
     cards = {stored.folder.name: "\n".join(map(one_line, card(stored))) + "\n" for stored in found}
-    files = pack([stored.folder for stored in found], args.out, cards)
+    with tempfile.TemporaryDirectory(prefix="eigencam-maps-") as made:
+        maps = {
+            stored.folder.name: _maps(stored, Path(made), settings, trust_of(args)) for stored in found if args.maps
+        }
+        files = pack([stored.folder for stored in found], args.out, cards, maps)
     size = args.out.stat().st_size
     print(one_line(f"{args.out}: {len(found)} results, {files} files, {size / 1e6:.2f} MB"))
     return 0
+
+
+def _maps(stored: Stored, root: Path, settings: Sequence[str], trust: Trust) -> Path:
+    """Make the maps of a result again, below a folder; the folder that they are in."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from eigencam.configuring.stored import changed, check_paths, machine_paths
+    from eigencam.running.kept_maps import keep_maps
+
+    if stored.summary is None or stored.summary.unsupported:
+        raise ValueError(f"{stored.folder}: no maps, the method could not run")
+    where, folder = str(stored.folder / CONFIG), root / stored.folder.name
+    config: Any = OmegaConf.to_container(changed(OmegaConf.create(trust.confined(stored.config(), where)), settings))
+    check_paths(config, [*machine_paths().values(), *(item.partition("=")[2] for item in settings), root], where)
+    config["paths"] = {**config["paths"], "results": str(root / "runs")}
+    method, evaluator = stored.names[2:]
+    config |= {"method": {method: config["method"][method]}, "evaluator": {evaluator: config["evaluator"][evaluator]}}
+    kept = keep_maps(DictConfig({**config, "shard": "1/1", "on_unsupported": "fail"}), stored.rows(), folder)
+    print(one_line(f"{stored.folder.name}: {kept.maps} maps, {kept.single} of them in single precision"))
+    return folder
 
 
 def _complete(roots: Sequence[Path]) -> Iterator[Stored]:

@@ -29,6 +29,8 @@ class MapFiles:
     Attributes:
         folder: where the files lie, or lie below.
         class_specific: whether the maps are for the class that the run asks for.
+        resize: whether maps are first resized to the network's input; else evaluators get them as they are, so that
+            those of a method of this package (`eigencam bundle --maps`) give that method's numbers.
         files: found there, by their path without suffix; which image each is of, the ids tell (`maps_of`).
 
     Raises:
@@ -37,6 +39,7 @@ class MapFiles:
 
     folder: str
     class_specific: bool = True
+    resize: bool = True
     files: Mapping[str, Path] = field(init=False, repr=False, compare=False)
     _of: dict[str, Path] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -49,13 +52,19 @@ class MapFiles:
         object.__setattr__(self, "files", find_maps(self.folder))
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32 of the input's size; maps of other sizes are resized bilinearly."""
+        """(N, H, W) float32 of the input's size, to which maps are resized bilinearly; else of the maps' own."""
         size, maps = tuple(forward.images.shape[2:]), []
         if lack := "" if self._of.keys() >= set(forward.ids) else self.lacking(forward.ids):
             raise FileNotFoundError(lack)
         for name in forward.ids:
-            score_map = torch.from_numpy(read_map(self._of[name]).astype(np.float32))[None, None]
-            maps.append(F.interpolate(score_map, size, mode="bilinear", antialias=True)[0, 0])
+            score_map = torch.from_numpy(read_map(self._of[name]).astype(np.float32))
+            if self.resize:
+                score_map = F.interpolate(score_map[None, None], size, mode="bilinear", antialias=True)[0, 0]
+            maps.append(score_map)
+        if len(sizes := {tuple(score_map.shape) for score_map in maps}) > 1:
+            raise ValueError(
+                f"{self.folder}: maps of sizes {sorted(sizes)} in one batch; resize: true, or batch_size=1"
+            )
         return torch.stack(maps).to(forward.images.device)
 
     def lacking(self, ids: Iterable[str]) -> str:

@@ -126,6 +126,7 @@ def render(
         "groups": _by_place(plots, look),
         "look": {name: look[name] for name in sorted(look, key=lambda n: (look[n].colour == curves.GREY, n))},
         "said": said,
+        "baselines": set(long.loc[long["baseline"].astype(bool), "method"]),
     }
     template = environment.get_template("report.html.j2")
 
