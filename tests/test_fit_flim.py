@@ -19,6 +19,8 @@ from eigencam.fitting.filters import filters, k_means, patches, principal, stati
 from eigencam.fitting.job import prepare
 from eigencam.fitting.markers import drawn, read_markers, resized, write_markers
 from eigencam.fitting.svm import linear_svm
+from eigencam.methods.input_gradients import GuidedBackprop
+from eigencam.methods.support import refusal
 from eigencam.networks.flim import FLIM, LEAST, MOST, WHITE, XYZ, Lab, MarkerNorm
 from eigencam.networks.network import load_network
 
@@ -224,3 +226,12 @@ def test_a_block_that_cannot_be_filled_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"block 1: the markers give \d+ filters, and the layer has 900"):
         fitted_by(tmp_path, *SMALL, "model.args.widths=[900,5,4]")
     assert FLIM(head="average", size=32).fc.in_features == 48
+
+
+def test_without_lab_methods_of_relu_networks_follow_it(tmp_path: Path) -> None:
+    method = GuidedBackprop()
+    for colour, runs in (("lab", False), ("rgb", True)):
+        network = load_network(config(tmp_path, *SMALL, f"model.args.colour={colour}").model)
+        assert (refusal(method, network) == "") == runs
+    with pytest.raises(ValueError, match="colour=grey; allowed: lab, rgb"):
+        FLIM(colour="grey")  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """FLIM (de Souza & Falcao, 2020): a network whose filters come from markers in a few images, without backpropagation.
 
-Input: RGB in 0..1. It becomes Lab, scaled to about 0..1; then each block standardises its channels by what was measured
-at the markers, convolves with filters of norm 1 and without bias, rectifies and pools. A linear layer, a support vector
-machine, has the flattened last map as input, or its average (`head: average`), which a CAM needs.
+Input: RGB in 0..1. It becomes Lab, scaled to about 0..1 (`colour: rgb` leaves it); then each block standardises its
+channels by what was measured at the markers, convolves with filters of norm 1 and without bias, rectifies and pools. A
+linear layer, a support vector machine, has the flattened last map as input, or its average (`head: average`), which a
+CAM needs.
 
 `eigencam fit fit=flim` makes the filters (`eigencam.fitting.flim`); the constructor alone draws random ones.
 """
@@ -71,6 +72,7 @@ class FLIM(nn.Module):
         strides: of its pooling.
         padding: of the convolutions, `reflect` or `zeros`.
         head: `flat` or `average`.
+        colour: `lab`, or `rgb`, which methods with rules for ReLU networks alone can follow down to the image.
     """
 
     version = 1
@@ -87,6 +89,7 @@ class FLIM(nn.Module):
         strides: Sequence[int] = (2, 2, 2),
         padding: Literal["reflect", "zeros"] = "reflect",
         head: Literal["flat", "average"] = "flat",
+        colour: Literal["lab", "rgb"] = "lab",
     ) -> None:
         super().__init__()
         columns = (widths, kernels, dilations, pools, pool_sizes, strides)
@@ -95,7 +98,9 @@ class FLIM(nn.Module):
             raise ValueError(f"model.args: {seen}: allowed are lists of one length, and odd sides")
         if head not in ("flat", "average") or not set(pools) <= {"max", "average"}:
             raise ValueError(f"model.args: head={head}, pools={list(pools)}; allowed: flat or average; max or average")
-        self.lab, channels, side = Lab(), 3, size
+        if colour not in ("lab", "rgb"):
+            raise ValueError(f"model.args: colour={colour}; allowed: lab, rgb")
+        self.lab, channels, side = (Lab() if colour == "lab" else nn.Identity()), 3, size
         blocks = []
         for width, kernel, dilation, pool, pool_size, stride in zip(*columns, strict=True):
             reach = dilation * (kernel - 1) // 2
