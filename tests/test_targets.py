@@ -1,6 +1,7 @@
 """Maps of networks that are no classifiers: methods of no class, and targets that read the network's output."""
 
 from collections import namedtuple
+from pathlib import Path
 from typing import Any
 
 import detectors
@@ -317,3 +318,35 @@ def test_what_normalises_by_itself_is_not_normalised_twice() -> None:
     )
     with pytest.raises(ValueError, match=r"normalises its input by itself, and preprocess.mean=\[0.485"):
         Explainer(detector, "backbone:0", preprocess=Preprocess(size=64))
+
+
+def test_an_embedding_is_read_from_a_file(tmp_path: Path) -> None:
+    features = nn.Sequential(detectors.stem(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    similar = Explainer(features, "0.2", preprocess=PLAIN)
+    reference = np.asarray(similar.output(IMAGE))[0] + np.float32(0.5)
+    np.save(tmp_path / "words.npy", reference[None])
+    target = targets.parsed(f"embedding:{tmp_path / 'words.npy'}")
+    found = similar(IMAGE, "gradcam", target=target)
+    expected = similar(IMAGE, "gradcam", target=targets.embedding(reference))
+    assert found.score == expected.score < 1
+    np.testing.assert_array_equal(found["gradcam"].raw, expected["gradcam"].raw)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.ones((2, 3)), r"float64 \(2, 3\); allowed: numbers of shape \(D,\) or \(1, D\)"),
+        (np.array(["a", "b"]), "allowed: numbers of shape"),
+        (np.array([1.0, np.nan]), "not finite, or all 0"),
+        (np.zeros(4), "not finite, or all 0"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(values: Any, words: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(ValueError, match=words):
+        targets.parsed(f"embedding:{tmp_path / 'x.npy'}")
+    (tmp_path / "y.npy").write_text("no array")
+    with pytest.raises(ValueError, match=r"y\.npy: no \.npy file of numbers"):
+        targets.parsed(f"embedding:{tmp_path / 'y.npy'}")
+    with pytest.raises(FileNotFoundError):
+        targets.parsed(f"embedding:{tmp_path / 'z.npy'}")

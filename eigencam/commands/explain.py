@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--class", dest="label", metavar="K|NAME", help="class the maps are for; else the predicted")
     asked.add_argument(
-        "--target", metavar="box:N|segment:K", help="what else: a detector's N-th box, or box:x1,y1,x2,y2; a segment"
+        "--target",
+        metavar="box:N|segment:K",
+        help="what else: a detector's N-th box, or box:x1,y1,x2,y2; a segment; embedding:FILE.npy",
     )
     add("--upright", action="store_true", help="turn images as their EXIF tag says; else they are taken as stored")
     add("--dataset", default="scenes", metavar="NAME", help="where images come from without an IMAGE")
