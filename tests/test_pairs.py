@@ -121,7 +121,7 @@ def test_generated_pairs_share_objects_of_one_class_or_none() -> None:
 
 
 @pytest.mark.parametrize("options", [{"count": 0}, {"seed": -1}])
-def test_options_of_generated_pairs_are_checked(options: dict[str, int]) -> None:
+def test_options_of_generated_pairs_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="scenes_pairs need count >= 1 and seed >= 0"):
         ScenePairs(**options)
 
