@@ -25,7 +25,10 @@ from eigencam.versions import summary_versions_of, versions_of
 FEW: dict[str, Any] = {"size": 48, "steps": 5, "max_iter": 3, "num_classes": 3, "stages": 3, "structure": True}
 """In the place of packaged parameters that only say how fine or how often."""
 
-MORE: dict[str, dict[str, dict[str, Any]]] = {"Infidelity": {"slope": {"reading": "slope", "fill": "mean"}}}
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "Infidelity": {"slope": {"reading": "slope", "fill": "mean"}},
+    "MaxSensitivity": {"seed": {"samples": 2, "seed": 1}},
+}
 """Settings beside the packaged ones, by class: what these do not reach."""
 
 CLASSES = 4
