@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import references_cam
 import references_camfam
+import references_camfam_more
 import references_fixations
 import references_gradients
 import references_masks
@@ -41,6 +42,7 @@ from eigencam.store.environment import git
 PAIRS: list[Pair] = [*references_gradients.PAIRS, *references_fixations.PAIRS, *references_zennit.PAIRS]
 PAIRS += [*references_cam.PAIRS, *references_masks.PAIRS, *references_camfam.PAIRS]
 PAIRS += references_transformers.PAIRS
+PAIRS += references_camfam_more.PAIRS
 COLUMNS = ["method", "reference", "network", "n", "rho_median", "rho_least", "largest_difference"]
 
 

@@ -38,6 +38,7 @@ FEW: dict[str, Any] = {
     "permutations": 2,
     "steps": 3,
     "groups": 4,
+    "scales": 2,
     "window": 20,
     "stride": 14,
     "count": 20,
@@ -124,6 +125,7 @@ def run(method: Any, name: str) -> Case:
         original=lambda n: originals()[n],
         ids=("0", "1"),
         regions=[(0.0, 0.0, 100.0, 80.0)] * 2,
+        population=(2, lambda k: inputs(size)[k].numpy()),
         chunk=32,
     )
     if found.boxes:

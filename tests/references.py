@@ -123,6 +123,7 @@ def compare(pair: Pair, case: Case) -> Agreement:
     """Return how a method's maps agree with the reference's."""
     layers = tapped(pair.method)
     forward = case.network.forward(case.images, layers=layers, gradients=needs_gradient(pair.method))
+    forward.population = len(case.images), lambda k: case.images[k].numpy()
     if case.originals:
         forward.original = case.originals.__getitem__
         forward.regions = tuple((0.0, 0.0, float(file.shape[1]), float(file.shape[0])) for file in case.originals)

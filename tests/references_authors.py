@@ -6,6 +6,7 @@ The codes want a GPU and libraries of which they use one function: `.cuda()` doe
 another library's.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -27,6 +28,8 @@ from eigencam.networks.network import Network
 FOLDER = os.environ.get("EIGENCAM_AUTHORS")
 GROUP = "wofmanaf/Group-CAM@ffd807b"
 RECIPRO = "sybyun/ReciproCAM@bfbf22c"
+OPTI = "hanwei0912/OptiCAM@78339fa"
+POLY = "andralex8/polycam@8003dc6"
 
 
 def absent(reference: str, also: Callable[[Network], str] = lambda _network: "") -> Callable[[Network], str]:
@@ -56,6 +59,50 @@ def loaded(reference: str, file: str, stand_ins: Mapping[str, Mapping[str, Any]]
     with patch.dict(sys.modules, modules), patch.object(Tensor, "cuda", lambda self, *_: self):
         spec.loader.exec_module(module)
         yield module
+
+
+def opti(steps: int) -> Callable[[Case], Tensor]:
+    """Return Opti-CAM, scaled to 0..1 and of the input's size as theirs is; the masked images count from 0 to 1."""
+
+    def made(case: Case) -> Tensor:
+        class Extractor:
+            def __init__(self, model: nn.Module, *_: Any) -> None:
+                self.model, self.activations = model, list[Tensor]()
+
+            def __call__(self, x: Tensor) -> Tensor:
+                self.activations.clear()
+                layer = self.model[1].get_submodule(case.network.layer)  # type: ignore[index]
+                handle = layer.register_forward_hook(lambda _m, _i, out: self.activations.append(out.detach()))
+                out = self.model(x)
+                handle.remove()
+                return out
+
+        stand_ins = {"activations_and_gradients": {"ActivationsAndGradients": Extractor}}
+        black, white = (case.network.preprocess.normalize(torch.full((1, 3, 1, 1), v), torch.float64) for v in (0, 255))
+        found = []
+        with loaded(OPTI, "util.py", stand_ins) as theirs:
+            seen = theirs.Preprocessing_Layer((-black / (white - black)).flatten(), (1 / (white - black)).flatten())
+            for x, y in zip(case.images, case.targets, strict=True):
+                network = nn.Sequential(seen, case.module())
+                method = theirs.Basic_OptCAM(network, "cpu", steps, 0.1, "", name_loss="plain", name_mode="resnet")
+                found.append(method(x[None].double() / 255, y[None])[0][0].detach())
+        return torch.cat(found)
+
+    return made
+
+
+def poly(weights: str, layers: Callable[[Network], list[str]]) -> Callable[[Case], Tensor]:
+    """Return Poly-CAM of the layers, scaled and enlarged to the input's size as theirs is."""
+
+    def made(case: Case) -> Tensor:
+        name, found = {"plus": "PCAMp", "minus": "PCAMm", "both": "PCAMpm"}[weights], []
+        with patch.object(sys, "path", [str(Path(FOLDER or "", "polycam")), *sys.path]):
+            theirs = importlib.import_module("polycam.polycam")
+            for x, y in zip(case.inputs, case.targets, strict=True):
+                found.append(getattr(theirs, name)(case.module(), layers(case.network))(x[None], int(y))[-1][0])
+        return torch.cat(found).detach()
+
+    return made
 
 
 def recipro(case: Case) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_grad_cam
+import pytorch_grad_cam.sess
 import references_authors as authors
 import torch
 import torch.nn.functional as F
@@ -47,19 +48,32 @@ def unit(maps: Tensor) -> Tensor:
 
 
 class Scaled:
-    """A method whose maps are enlarged to the input's size, if asked for, and scaled to 0..1, as some codes return."""
+    """A method whose maps are scaled to 0..1 as some codes return them.
 
-    def __init__(self, method: Method, enlarged: bool = False) -> None:
-        self.method, self.enlarged = method, enlarged
+    Args:
+        method: the method.
+        first: what is done with its maps (N, h, w) before.
+        enlarged: whether they are brought to the input's size then.
+        last: scales them.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        enlarged: bool = False,
+        first: Callable[[Tensor], Tensor] = lambda maps: maps,
+        last: Callable[[Tensor], Tensor] = unit,
+    ) -> None:
+        self.method, self.enlarged, self.first, self.last = method, enlarged, first, last
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
     def __call__(self, forward: Any, targets: Tensor) -> Tensor:
-        found: Any = self.method(forward, targets)
+        found = self.first(self.method(forward, targets))  # type: ignore[arg-type]
         if self.enlarged:
             found = F.interpolate(found[:, None], forward.images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-        return unit(found)
+        return self.last(found)
 
 
 def finer(logits: Tensor, target: int) -> Tensor:

@@ -41,8 +41,10 @@ from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, Who
 from eigencam.methods.broadcam import BroadCAM
 from eigencam.methods.cam import CAM
 from eigencam.methods.components import KPCACAM, EigenGradCAM
+from eigencam.methods.decom import DecomCAM
 from eigencam.methods.edge_windows import EdgeWindows
 from eigencam.methods.eigencam import EigenCAM
+from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.fam import FAM, FAMSupport
 from eigencam.methods.fem import FEM
 from eigencam.methods.files import MapFiles
@@ -52,22 +54,29 @@ from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import FullGrad, HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.group import GroupCAM
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
+from eigencam.methods.integrated import IntegratedGradCAM
 from eigencam.methods.lcam import LCAM
+from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.lime import LIME
+from eigencam.methods.opti import OptiCAM
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
 from eigencam.methods.peers import Captum, PytorchGradCAM, TorchCAM
 from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
+from eigencam.methods.poly import PolyCAM
 from eigencam.methods.recipro import ReciproCAM
 from eigencam.methods.refine import RefineCAM
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
+from eigencam.methods.relevance_cam import RelevanceCAM
 from eigencam.methods.rollout import AttentionRollout
 from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.methods.self_taught import SelfTaught
+from eigencam.methods.sess import SESS
 from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.ventral import Ventral
 from eigencam.methods.vitcx import ViTCX
 from eigencam.methods.vscam import VSCAM
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows
+from eigencam.methods.zoom import ZoomCAM
 from eigencam.store.build import find
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +99,14 @@ FIXED: tuple[type[FixedMethod], ...] = (
     GradCAM,
     GroupCAM,
     ReciproCAM,
+    DecomCAM,
+    ExpectedGradients,
+    IntegratedGradCAM,
+    LIFTCAM,
+    OptiCAM,
+    PolyCAM,
+    RelevanceCAM,
+    ZoomCAM,
     GradCAMPlusPlus,
     FullGrad,
     HiResCAM,
@@ -141,6 +158,7 @@ WRAPPING: tuple[type[WrappingMethod], ...] = (
     EigenSmooth,
     FinerCAM,
     RefineCAM,
+    SESS,
     Smooth,
 )
 CHOOSY: tuple[type[Choosy], ...] = (
@@ -156,6 +174,8 @@ CHOOSY: tuple[type[Choosy], ...] = (
     AblationCAM,
     ShapCAM,
     ReciproCAM,
+    LIFTCAM,
+    ZoomCAM,
     ExcitationBackprop,
     LRP,
     AttentionRollout,

@@ -53,6 +53,7 @@ FEW = {
     "count": 20,
     "groups": 4,
     "distance": 1.0,
+    "scales": 1,
 }
 """Parameters that only say how often something is done."""
 NO_RANDOM = (
@@ -126,6 +127,7 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
         labels=None if network.classes is None else [3],
         original=lambda _: picture,
         regions=[region],
+        population=(1, lambda _k: small),
     )
     assert found.maps.keys() | found.boxes.keys() == ran.keys()
     for m, maps in found.maps.items():

@@ -77,6 +77,7 @@ def maps(used: Network, option: str, count: int) -> Maps:
         ids=[str(n) for n in range(count)],
         original=lambda n: originals()[n % 2],
         regions=[(0.0, 0.0, 100.0, 80.0)] * count,
+        population=(2, lambda k: inputs(used.preprocess.shape[0])[k].numpy()),
         chunk=10**6,
     )
     found.arrived()

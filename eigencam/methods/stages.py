@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from torch import nn
 
-from eigencam.networks.layers import Examined, examine
+from eigencam.networks.layers import Examined, Finding, examine
 from eigencam.passes.forward import Forward
 from eigencam.passes.readings import Reading
 
@@ -43,3 +43,16 @@ def stages_of(examined: Examined, layer: str) -> dict[str, Reading]:
         last[own.size((1, *examined.findings[layer].shape))] = layer
     readings = {name: examined.findings[name].reading for name in last.values()}
     return {name: reading for name, reading in readings.items() if reading is not None}
+
+
+def layers_of(forward: Forward, kind: type[nn.Module]) -> dict[str, Reading]:
+    """Return the modules of a kind whose outputs are maps, in the order in which they ran, with how they are read."""
+    channels, *size = forward.images.shape[1:]
+    findings = _examined(forward.module, (size[0], size[1]), channels).findings
+    modules = dict(forward.module.named_modules())
+    found = {name: f.reading for name, f in findings.items() if isinstance(modules.get(name), kind)}
+    return {name: reading for name, reading in found.items() if reading is not None and min(_size(findings[name])) > 1}
+
+
+def _size(found: Finding) -> tuple[int, int]:
+    return (0, 0) if found.reading is None else found.reading.size((1, *found.shape))

@@ -27,7 +27,8 @@ VERSIONS = {"forward": 1}
 """Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
 
 T = TypeVar("T")
-Gradients = dict[str, Tensor | None]  # by tapped layer, in the form of its output; None where none arrives
+Gradients = dict[str, Tensor | None]  # by tapped layer; None where none arrives
+Back = Callable[["Forward", Tensor], Gradients]
 
 CUT = "the network's own forward pass cuts the graph behind that layer (torch.no_grad, detach), or does not use it"
 
@@ -45,13 +46,13 @@ class Forward:
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
         readings: how tapped layers become maps, of those that are not (N, C, h, w).
-        ids: the pictures' names in the dataset; empty where they have none.
+        ids: the images' names in the dataset; none: ().
         original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
         regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
         preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None where it is not known.
-        black: (3, 1, 1), what a black pixel is after normalisation.
-        white: (3, 1, 1), what a white one is.
+        black, white: (3, 1, 1), what a black and a white pixel are after normalisation.
         partner: the pass of the images that these are compared with; None where they are not.
+        population: size of the dataset, and what gives its image k as the network sees it, (3, H, W) uint8; None: none.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Forward:
         self.ids: tuple[str, ...] = ()
         self.original: Callable[[int], NDArray[np.uint8]] | None = None
         self.regions: tuple[tuple[float, float, float, float], ...] = ()
+        self.population: tuple[int, Callable[[int], NDArray[np.uint8]]] | None = None
         self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
         self.white = images.amax((0, 2, 3))[:, None, None]
         self.preprocess: Callable[[Tensor], Tensor] | None = None
@@ -159,7 +161,7 @@ class Forward:
     def _backward(self, targets: Tensor) -> Gradients:
         """The gradients by every tapped layer, None where none arrives; k backward passes for k picks of an image."""
         if self._source is not None:
-            return self._backward_of_source(*self._source, targets, lambda source, full: source._backward(full))
+            return self._in_rounds(*self._source, targets, lambda source, full: source._backward(full))
         with torch.inference_mode(False), torch.enable_grad():
             score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
             grads = differentiate(score, list(self._taps.values()), keep=True)
@@ -168,14 +170,12 @@ class Forward:
     def backward_of(self, seed: Tensor) -> Gradients:
         """The gradients of the logits times `seed` (N, K), summed."""
         if self._source is not None:
-            return self._backward_of_source(*self._source, seed, lambda source, full: source.backward_of(full))
+            return self._in_rounds(*self._source, seed, lambda source, full: source.backward_of(full))
         with torch.inference_mode(False), torch.enable_grad():
             grads = differentiate(self._output, list(self._taps.values()), seed.to(self._output.dtype), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 
-    def _backward_of_source(
-        self, source: "Forward", picked: "Picked", asked: Tensor, back: "Callable[[Forward, Tensor], Gradients]"
-    ) -> Gradients:
+    def _in_rounds(self, source: "Forward", picked: "Picked", asked: Tensor, back: "Back") -> Gradients:
         """The gradients of a pass that images were picked from, a round at a time; all shapes are known."""
         found: Gradients = {name: torch.zeros_like(tap) for name, tap in self._taps.items()}
         for r in range(picked.rounds):
@@ -207,12 +207,11 @@ class Forward:
         picked = picked or Picked.of(listed, self.images.device)
         places = picked.rows
         taps = {name: tap.detach()[places] for name, tap in self._taps.items()}
-        index = self.index[rows.to(self.index.device)]
         images, output = self.images[places], self._output.detach()[places].requires_grad_(self._output.requires_grad)
         made = Forward(
             self.module,
             images,
-            index,
+            self.index[rows.to(self.index.device)],
             self.layer,
             output,
             taps,
@@ -227,7 +226,7 @@ class Forward:
         made.regions = tuple(self.regions[i] for i in listed) if self.regions else ()
         made.black, made.white, made._source = self.black, self.white, (self, picked)
         made.preprocess, made._pixels = self.preprocess, None if self._pixels is None else self._pixels[places]
-        made.partner = None if self.partner is None else self.partner.pick(rows, picked)
+        made.population, made.partner = self.population, self.partner and self.partner.pick(rows, picked)
         return made
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -282,8 +281,8 @@ class Forward:
             readings={**self.readings, **(layers if isinstance(layers, Mapping) else {})},
             chunk=self.chunk,
         )
-        again.ids, again.black, again.white, again.progress = self.ids, self.black, self.white, self.progress
-        again.preprocess, again.regions, again.partner = self.preprocess, self.regions, self.partner
+        for kept in ("ids", "black", "white", "progress", "preprocess", "regions", "partner", "population"):
+            setattr(again, kept, getattr(self, kept))
         if images is self.images:
             again.original, again._pixels = self.original, self._pixels
         again._seeds = self._seeds
@@ -335,11 +334,9 @@ def forward_pass(
     Raises:
         ValueError: a tapped layer's output cannot be read as a map, or the layer was not reached.
     """
-    known = readings or {}
-    wanted = [layer, *layers]
+    known, wanted = readings or {}, [layer, *layers]
     output, taps = tapped_pass(module, images, wanted, classifier=classifier, gradients=gradients, readings=known)
-    if index is None:
-        index = torch.arange(len(images))
+    index = torch.arange(len(images)) if index is None else index
     return Forward(module, images, index, layer, output, taps, with_graph=gradients, readings=known, chunk=chunk)
 
 

@@ -34,6 +34,7 @@ class Rescored(Forward):
         self._of, self._scores = forward, scores
         self.ids, self.original, self.regions = forward.ids, forward.original, forward.regions
         self.black, self.white, self.preprocess = forward.black, forward.white, forward.preprocess
+        self.population = forward.population
         self._pixels, self._seeds = forward._pixels, forward._seeds
 
     def _backward(self, targets: Tensor) -> Gradients:

@@ -324,6 +324,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
         ids=[truth.image_id],
         original=lambda _n: image,
         regions=[region],
+        population=(len(job.dataset.ids), lambda k: job.network.preprocess(job.dataset.image(k))[0]),
         chunk=job.config.chunk,
     )
     known, first = class_names(job), found.top5[0][:1]

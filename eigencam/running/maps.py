@@ -89,6 +89,7 @@ def compute_maps(
     ids: Iterable[str] = (),
     original: Callable[[int], NDArray[np.uint8]] | None = None,
     regions: Iterable[Region] = (),
+    population: tuple[int, Callable[[int], NDArray[np.uint8]]] | None = None,
     chunk: int = 64,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
     clock: bool = False,
@@ -108,6 +109,7 @@ def compute_maps(
         ids: N names in the dataset, for methods that look a map up.
         original: decodes the n-th picture as it is in the dataset, for methods that begin with files.
         regions: N parts of the original pictures that the network sees.
+        population: the dataset's size and images as the network sees them, for methods that draw references from it.
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
         clock: whether to take the time of every method alone; none then shares a backward pass with another.
@@ -135,6 +137,7 @@ def compute_maps(
     )
     seconds = {"": _now(network) - start} if clock else {}
     forward.ids, forward.original, forward.regions, forward.seeds = tuple(ids), original, tuple(regions), seeds
+    forward.population = population
     whole, classes = forward, forward.logits.shape[1]
     if chosen is not None:
         forward = forward.pick(rows_here, Picked(rows_there, nth, Picked.count(chosen)))

@@ -334,6 +334,7 @@ def _through_network(
         ids=images,
         original=lru_cache(lambda n: job.dataset.image(batch.index[n])),
         regions=batch.regions,
+        population=(len(job.dataset.ids), lambda k: job.network.preprocess(job.dataset.image(k))[0]),
         chunk=work.chunk,
         progress=progress,
         clock=timed,

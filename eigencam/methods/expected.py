@@ -1,0 +1,116 @@
+r"""Expected Gradients: integrated gradients from images of the dataset, not from a chosen colour.
+
+Expected Gradients (Erion et al., Nature Machine Intelligence 2021): with references x' drawn from the dataset and t
+uniform in 0..1 for each,
+
+$$\phi = \operatorname{mean}_{x'}\, (x - x') \odot \nabla f\big(x' + t (x - x')\big), \qquad
+  E \sum \phi = f(x) - \operatorname{mean}_{x'} f(x')$$
+
+f is the class's logit. The estimate is unbiased, and `Completeness` says by how much its sum misses and what its
+standard error is. GradientSHAP (Lundberg & Lee, NeurIPS 2017; Captum) is the same with noise on the image: `sigma`, in
+parts of the image's range; 0 in both codes by default.
+
+The references are `references` images of the dataset, drawn once without replacement and the same for all images; each
+image meets each of them once, at a t of its own. The dataset is that of the run, a subset where only that is evaluated.
+Where there is none, as in `explain`, the method stops with that reason.
+
+`reduce` makes one number of the three channels: `sum` (signed), `max` of the absolute values or `l2`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eigencam.methods.input_gradients import REDUCES, Reduce, picture_gradients, reduced
+from eigencam.methods.randomness import normal, uniform
+from eigencam.passes.forward import Forward
+from eigencam.transfer import to_device
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """How the sums of Expected Gradients meet what they estimate, of N images, float32.
+
+    Attributes:
+        sums: (N,) the attributions' sums.
+        differences: (N,) the logit less the references' mean logit.
+        errors: (N,) standard error of the sum.
+    """
+
+    sums: Tensor
+    differences: Tensor
+    errors: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedGradients:
+    """Expected Gradients with so many `references`; with `sigma`, GradientSHAP."""
+
+    references: int = 50
+    sigma: float = 0.0
+    reduce: Reduce = "sum"
+    seed: int = 0
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False  # not of a layer
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Erion et al., Nature Machine Intelligence 2021"
+    needs: ClassVar[str] = "R + 1 forwards, R backwards; R images of the dataset"
+    networks: ClassVar[str] = "differentiable, without jumps"
+    differentiates: ClassVar[str] = "image"
+    needs_smooth: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.references < 1 or not self.sigma >= 0:
+            raise ValueError(f"references={self.references}, sigma={self.sigma}; allowed: 1 or more, 0 or more")
+        if self.reduce not in REDUCES:
+            raise ValueError(f"reduce={self.reduce!r}; allowed: {', '.join(REDUCES)}")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        return reduced(self.attributions(forward, targets)[0], self.reduce)
+
+    def completeness(self, forward: Forward, targets: Tensor) -> Completeness:
+        """Compare the sums with what they estimate; R more passes forward."""
+        sums = self.attributions(forward, targets)[1]
+        background = self.background(forward)
+        of_references = forward.predict(len(background), lambda part: background[part])[:, targets].mean(0)
+        logits = forward.logits.gather(1, targets[:, None])[:, 0]
+        return Completeness(sums.mean(0), logits - of_references, sums.std(0) / len(sums) ** 0.5)
+
+    def attributions(self, forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) mean attributions, and (R, N) their sums by reference."""
+        images = forward.images.float()
+        spread = self.sigma * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
+        background = self.background(forward)
+        share = uniform(forward.seeds, (len(background),), 2 * self.seed)
+        total, sums = torch.zeros_like(images), list[Tensor]()
+        for k, reference in enumerate(background.float()):
+            x = images
+            if self.sigma:
+                noise = normal(forward.seeds, tuple(images.shape[1:]), 2 * (self.seed * len(background) + k) + 1)
+                x = images + spread * noise
+            away = x - reference
+            part = away * picture_gradients(forward, targets, reference + share[:, k, None, None, None] * away)
+            total += part / len(background)
+            sums.append(part.sum((1, 2, 3)))
+        return total, torch.stack(sums)
+
+    def background(self, forward: Forward) -> Tensor:
+        """(R, 3, H, W) the references as the network sees them; decoded once a pass."""
+        return forward.shared(("background", self.references, self.seed), lambda: self._background(forward))
+
+    def _background(self, forward: Forward) -> Tensor:
+        if forward.population is None:
+            raise ValueError(
+                "Expected Gradients draws its references from the dataset, and there is none here; run it on a dataset"
+            )
+        count, image = forward.population
+        keys = uniform(torch.zeros(1, dtype=torch.long), (count,), 2 * self.seed)[0]
+        chosen = keys.argsort(stable=True)[: self.references].sort().values
+        pixels = torch.from_numpy(np.stack([image(k) for k in chosen.tolist()]))
+        (there,) = to_device(forward.images.device, pixels)
+        return forward.normalized(there).to(forward.images.dtype)

@@ -1,0 +1,100 @@
+r"""SESS: any method on windows of the image at several scales, pasted together.
+
+SESS (Tursun et al., IJCAI 2022, arXiv 2207.01769): the image is enlarged to `scales` sizes, 2/7 of its own more each
+time (224, 288, ..., 928 pixels); windows of the network's input size cover each, without overlap but for the last in a
+row or column, which ends at the border: 122 windows of a square image. A window's map is rectified, enlarged to the
+window, scaled to 0..1 and multiplied with the class's probability there over the largest of all windows; put in its
+place, and brought back to the image's size. The map is the mean over the windows where they are above 0, smoothed by a
+Gaussian of 11 pixels and standard deviation 5.
+
+As in the authors' code (neouyghur/SESS@2f62f41) without its two options, a threshold and a share of windows that are
+left out, which are 0 there. A window whose map is constant adds nothing; theirs divides 0 by 0. Maps that are signed
+are rectified, which theirs are already.
+
+`method=sess/layercam` has LayerCAM in the windows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam.methods.base import Method, maps_of
+from eigencam.methods.group import truncated_blur
+from eigencam.methods.perturbation import unit
+from eigencam.methods.smoothing import again
+from eigencam.methods.wrapping import Wrapping
+from eigencam.passes.forward import Forward
+from eigencam.transfer import made
+
+STEP = 2 / 7
+"""Of the sizes, in parts of the input's."""
+SIGMA, REACH = 5.0, 5
+"""Of the smoothing at the end, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class SESS(Wrapping):
+    """SESS of `method` at `scales` sizes."""
+
+    method: Method
+    scales: int = 12
+
+    version = 1
+    paper: ClassVar[str] = "Tursun et al., IJCAI 2022"
+    needs: ClassVar[str] = "122 times the method"
+
+    def __post_init__(self) -> None:
+        if self.scales < 1:
+            raise ValueError(f"scales={self.scales}; allowed: 1 or more")
+
+    @property
+    def class_specific(self) -> bool:
+        """It is: windows are weighted by the class's probability."""
+        return True
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32, non-negative."""
+        size = (int(forward.images.shape[2]), int(forward.images.shape[3]))
+        total = torch.zeros(len(forward), *size, device=forward.images.device)
+        count, best = torch.zeros_like(total), total.new_zeros(len(forward), 1, 1)
+        for scale in range(self.scales):
+            large = (round(size[0] * (1 + STEP * scale)), round(size[1] * (1 + STEP * scale)))
+            images = F.interpolate(forward.images.float(), large, mode="bilinear", align_corners=False)
+            down, right = (
+                made(_shrinking, (small, long), total.device, total.dtype)
+                for small, long in zip(size, large, strict=True)
+            )
+            for top, left in windows(large, size):
+                rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+                of = forward if scale == 0 else again(forward, images[:, :, rows, columns], self.method)
+                found = maps_of(self.method, of, targets).relu()[:, None]
+                found = unit(F.interpolate(found, size, mode="bilinear", align_corners=False)[:, 0])
+                share = of.logits.softmax(1).gather(1, targets[:, None])[:, :, None]
+                placed = down[:, rows] @ (share * found) @ right[:, columns].mT
+                total, count, best = total + placed, count + (placed > 0), torch.maximum(best, share)
+        mean = total / count.clamp(min=1) / torch.where(best > 0, best, 1.0)
+        return truncated_blur(mean, SIGMA, REACH)
+
+
+def windows(large: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The upper left corners of the windows of `size` that cover `large`.
+
+    >>> list(windows((5, 4), (2, 2)))
+    [(0, 0), (0, 2), (2, 0), (2, 2), (3, 0), (3, 2)]
+    """
+    rows, columns = (
+        [min(k * window, side - window) for k in range(ceil(side / window))]
+        for side, window in zip(large, size, strict=True)
+    )
+    return ((top, left) for top in rows for left in columns)
+
+
+def _shrinking(small: int, large: int) -> Tensor:
+    """(small, large) float32: brings a line of values to `small` ones, bilinearly and without smoothing it before."""
+    eye = torch.eye(large, dtype=torch.float64)[None]
+    return F.interpolate(eye, small, mode="linear", align_corners=False)[0].mT.float()
