@@ -149,7 +149,8 @@ def pasted(scales: int) -> Callable[[Case], Tensor]:
 
     def made(layer: str, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         with pytorch_grad_cam.sess.SESS(module, [module.get_submodule(layer)], num_scales=scales) as sess:
-            return torch.from_numpy(sess.forward_single_image(x, ClassifierOutputTarget(int(target))))[None]
+            asked: Any = ClassifierOutputTarget(int(target))
+            return torch.from_numpy(sess.forward_single_image(x, asked))[None]
 
     return one_by_one_at_layer(made)
 

@@ -8,7 +8,8 @@ weighted sum of the channels.
 X counts from 0 to 1 where it is masked, so that what is hidden is black, as in the authors' code
 (hanwei0912/OptiCAM@78339fa), which normalises within the network; its stop every tenth of the steps, where the loss of
 a whole batch has risen, is left out, so that a map depends on its image alone. 50 steps at 0.1 are its settings for
-ImageNet. A sum that is constant gives the mask 0; theirs divides 0 by 0.
+ImageNet. Each image climbs alone, on a GPU, too: Adam's steps let the rounding of a batch grow. A sum that is constant
+gives the mask 0; theirs divides 0 by 0.
 """
 
 from dataclasses import dataclass
@@ -47,20 +48,12 @@ class OptiCAM:
         """(N, h, w) float32, non-negative."""
         activations = forward.activations(self.layer).relu()
         with torch.inference_mode(False), torch.no_grad():
-            step = 1 if forward.images.device.type == "cpu" else forward.chunk  # alone it does not depend on the batch
-            weights = [
-                self._ascend(forward, images, maps, classes)
-                for images, maps, classes in zip(
-                    forward.images.clone().split(step),
-                    activations.clone().split(step),
-                    targets.clone().split(step),
-                    strict=True,
-                )
-            ]
+            parts = (part.clone().split(1) for part in (forward.images, activations, targets))
+            weights = [self._ascend(forward, *alone) for alone in zip(*parts, strict=True)]
         return weighted_sum(torch.cat(weights), activations)
 
     def _ascend(self, forward: Forward, images: Tensor, maps: Tensor, targets: Tensor) -> Tensor:
-        """(B, C) float32 softmax of the weights after the last step."""
+        """(1, C) float32 softmax of the weights after the last step."""
         black, size = forward.black.to(images.dtype), tuple(images.shape[2:])
         with evaluating(forward.module), torch.enable_grad():
             u = torch.full(maps.shape[:2], 0.5, device=maps.device).requires_grad_()

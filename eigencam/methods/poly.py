@@ -103,9 +103,17 @@ class PolyCAM:
 
 def channel_masks(activations: Tensor) -> Tensor:
     """(N, C, h, w) in 0..1 of (N, C, h, w) activations."""
-    ends = activations.new_tensor((OUTLIERS, 1 - OUTLIERS))
-    low, high = activations.flatten(2).quantile(ends, dim=2)[..., None, None]
+    ordered = activations.flatten(2).sort(dim=2).values
+    low, high = (_percentile(ordered, share)[..., None, None] for share in (OUTLIERS, 1 - OUTLIERS))
     return ((activations - low) / high.clamp(min=1e-12)).clamp(0, 1)
+
+
+def _percentile(ordered: Tensor, share: float) -> Tensor:
+    """(N, C) of (N, C, P) values in rising order, with values between two of them."""
+    place = share * (ordered.shape[2] - 1)
+    below = int(place)
+    above = min(below + 1, ordered.shape[2] - 1)
+    return torch.lerp(ordered[..., below], ordered[..., above], place - below)
 
 
 def _sized(maps: Tensor, like: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from eigencam.methods.perturbation import SCORES, Score, uncut
 from eigencam.passes.forward import Forward
+from eigencam.transfer import constant
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -60,7 +61,7 @@ class ReciproCAM:
             image, position = place // positions, place % positions
             kept = F.one_hot(position, positions).view(-1, 1, h, w).to(activations)
             if self.spread:
-                line = activations.new_tensor(KERNEL)
+                line = constant(KERNEL, activations.device).to(activations.dtype)
                 kept = F.conv2d(kept, (line[:, None] * line)[None, None], padding=1)
             return columns[image, :, position][:, :, None, None] * kept
 
