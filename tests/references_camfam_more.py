@@ -199,7 +199,7 @@ PAIRS = [
     Pair("integrated_gradcam steps=4", IntegratedGradCAM(4), OWN, integrated(4)),
     Pair("zoomcam", ZoomCAM(), "pytorch-grad-cam HiResCAM, fused", zoomed),
     Pair("decomcam", DecomCAM(), "scikit-learn, SciPy", decomposed),
-    Pair("sess scales=2", SESS(GradCAM(), 2), THEIRS, pasted(2)),
+    Pair("sess sizes=2", SESS(GradCAM(), 2), THEIRS, pasted(2)),
     Pair(
         "opticam steps=10",
         Scaled(OptiCAM(10), enlarged=True),

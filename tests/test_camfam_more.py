@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from toys import colored, make, network, random_activations
 
+from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.decom import DecomCAM, principal
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.fem import FEM
@@ -22,6 +24,7 @@ from eigencam.methods.opti import OptiCAM
 from eigencam.methods.perturbation import unit
 from eigencam.methods.poly import PolyCAM, channel_masks
 from eigencam.methods.relevance_cam import RelevanceCAM
+from eigencam.methods.sensitivity_indices import HSICAttribution, SobolAttribution, hsic, jansen
 from eigencam.methods.sess import SESS, windows
 from eigencam.methods.zoom import ZoomCAM, scaled
 from eigencam.passes.forward import Forward, forward_pass
@@ -176,7 +179,49 @@ def test_components_are_scikit_learns() -> None:
         np.testing.assert_allclose(found[n], expected, atol=1e-5)
 
 
+def test_blur_ig_adds_up_to_the_difference_from_the_blurred_image() -> None:
+    """As the steps grow; of a linear network the path does not matter."""
+    forward = make(network("gap"))
+    blurred = gaussian_filter(forward.images.numpy(), (0, 0, 3, 3), mode="constant")
+    with torch.no_grad():
+        difference = forward.logits - forward.module(torch.from_numpy(blurred))
+    expected = difference.gather(1, TARGETS[:, None])[:, 0]
+    found = [BlurIG(steps, 3)(forward, TARGETS).sum((1, 2)) for steps in (20, 400)]
+    assert (found[1] - expected).abs().max() < 0.25 * (found[0] - expected).abs().max()
+    torch.testing.assert_close(found[1], expected, atol=2e-3, rtol=2e-2)
+
+
+def test_sobol_indices_of_a_sum_are_the_shares_of_the_squares() -> None:
+    a = torch.tensor([3.0, 1.0, 0.0, 2.0])
+    points = torch.quasirandom.SobolEngine(8).draw(4096)
+    under_c = [torch.where(torch.arange(4) == i, points[:, 4:], points[:, :4]) @ a for i in range(4)]
+    found = jansen((points[:, :4] @ a)[:, None], torch.stack(under_c)[:, :, None])[:, 0]
+    torch.testing.assert_close(found, a.square() / a.square().sum(), atol=5e-3, rtol=0)
+    assert not jansen(torch.ones(4, 2), torch.rand(3, 4, 2)).any()
+
+
+def test_hsic_is_the_product_of_centred_kernels() -> None:
+    """Of one cell that decides, and others that do not."""
+    generator = torch.Generator().manual_seed(0)
+    z = (torch.rand(200, 3, generator=generator) < 0.5).double()
+    y = 1 + 2 * z[:, :1] + 0.01 * torch.rand(200, 2, generator=generator).double()
+    centre = torch.eye(200, dtype=torch.float64) - 1 / 200
+    expected = torch.zeros(2, 3, dtype=torch.float64)
+    for image in range(2):
+        away = y[:, image, None] - y[:, image]
+        output = torch.exp(-away.square() / (2 * np.median(y[:, image]) ** 2))
+        for cell in range(3):
+            k = 1.5 - (z[:, cell, None] - z[:, cell]).square()
+            expected[image, cell] = ((centre @ k @ centre) * (centre @ output @ centre)).sum() / 200
+    found = hsic(z, y)
+    torch.testing.assert_close(found, expected)
+    assert (found[:, 0] > 50 * found[:, 1:].amax(1)).all()
+
+
 METHODS: list[Any] = [
+    BlurIG(4, 3),
+    SobolAttribution(2, 2),
+    HSICAttribution(8, 2),
     ExpectedGradients(3),
     ExpectedGradients(3, 0.1, "max"),
     LIFTCAM(),
@@ -215,6 +260,9 @@ def test_a_batch_equals_batches_of_one_and_half_precision_gives_float32(method: 
         (lambda: PolyCAM(channels=0), "1 or more, or null"),
         (lambda: SESS(GradCAM(), 0), "1 or more"),
         (lambda: DecomCAM(0), "1 or more"),
+        (lambda: BlurIG(0), "1 or more"),
+        (lambda: SobolAttribution(3), "a power of 2"),
+        (lambda: HSICAttribution(1), "2 or more"),
     ],
 )
 def test_options_are_checked(make_it: Any, message: str) -> None:

@@ -38,6 +38,7 @@ from eigencam.methods.attention_relevance import GAE, LeGrad, TransformerAttribu
 from eigencam.methods.attnlrp import AttnLRP
 from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared, WrappingMethod
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
+from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.broadcam import BroadCAM
 from eigencam.methods.cam import CAM
 from eigencam.methods.components import KPCACAM, EigenGradCAM
@@ -70,6 +71,7 @@ from eigencam.methods.relevance_cam import RelevanceCAM
 from eigencam.methods.rollout import AttentionRollout
 from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.methods.self_taught import SelfTaught
+from eigencam.methods.sensitivity_indices import HSICAttribution, SobolAttribution
 from eigencam.methods.sess import SESS
 from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.ventral import Ventral
@@ -99,7 +101,10 @@ FIXED: tuple[type[FixedMethod], ...] = (
     GradCAM,
     GroupCAM,
     ReciproCAM,
+    BlurIG,
     DecomCAM,
+    HSICAttribution,
+    SobolAttribution,
     ExpectedGradients,
     IntegratedGradCAM,
     LIFTCAM,

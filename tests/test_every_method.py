@@ -54,6 +54,8 @@ FEW = {
     "groups": 4,
     "distance": 1.0,
     "scales": 1,
+    "sizes": 1,
+    "designs": 2,
 }
 """Parameters that only say how often something is done."""
 NO_RANDOM = (

@@ -1,6 +1,6 @@
 r"""SESS: any method on windows of the image at several scales, pasted together.
 
-SESS (Tursun et al., IJCAI 2022, arXiv 2207.01769): the image is enlarged to `scales` sizes, 2/7 of its own more each
+SESS (Tursun et al., IJCAI 2022, arXiv 2207.01769): the image is enlarged to `sizes` sizes, 2/7 of its own more each
 time (224, 288, ..., 928 pixels); windows of the network's input size cover each, without overlap but for the last in a
 row or column, which ends at the border: 122 windows of a square image. A window's map is rectified, enlarged to the
 window, scaled to 0..1 and multiplied with the class's probability there over the largest of all windows; put in its
@@ -39,18 +39,18 @@ SIGMA, REACH = 5.0, 5
 
 @dataclass(frozen=True, slots=True)
 class SESS(Wrapping):
-    """SESS of `method` at `scales` sizes."""
+    """SESS of `method` at `sizes` sizes."""
 
     method: Method
-    scales: int = 12
+    sizes: int = 12
 
     version = 1
     paper: ClassVar[str] = "Tursun et al., IJCAI 2022"
     needs: ClassVar[str] = "122 times the method"
 
     def __post_init__(self) -> None:
-        if self.scales < 1:
-            raise ValueError(f"scales={self.scales}; allowed: 1 or more")
+        if self.sizes < 1:
+            raise ValueError(f"sizes={self.sizes}; allowed: 1 or more")
 
     @property
     def class_specific(self) -> bool:
@@ -62,7 +62,7 @@ class SESS(Wrapping):
         size = (int(forward.images.shape[2]), int(forward.images.shape[3]))
         total = torch.zeros(len(forward), *size, device=forward.images.device)
         count, best = torch.zeros_like(total), total.new_zeros(len(forward), 1, 1)
-        for scale in range(self.scales):
+        for scale in range(self.sizes):
             large = (round(size[0] * (1 + STEP * scale)), round(size[1] * (1 + STEP * scale)))
             images = F.interpolate(forward.images.float(), large, mode="bilinear", align_corners=False)
             down, right = (

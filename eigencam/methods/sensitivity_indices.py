@@ -1,0 +1,146 @@
+r"""How much of the score's variance a cell of the image explains: Sobol and HSIC attribution.
+
+Both hide cells of a `cells` x `cells` grid by masks, $X \odot M$ with each cell's value enlarged to its pixels
+(nearest), X the normalised image, so that a hidden cell has the mean colour; f is the class's logit. The map has a
+value a cell and is not negative: it says how much, not in which direction.
+
+* Sobol attribution (Fel et al., NeurIPS 2021): with A and B two halves of a Sobol sequence in $2 d$ dimensions, d the
+  number of cells, and $C_i$ as A with column i of B, the total index of cell i by Jansen's estimator,
+
+  $$S_i = \frac{\frac{1}{2n} \sum_j \big(f(A_j) - f(C_{ij})\big)^2}{\operatorname{var} f(A)}$$
+
+  n is `designs`, a power of 2; the sequence is not scrambled, as in the authors' code
+  (fel-thomas/Sobol-Attribution-Method@f4103ed), which has 64 of them, Xplique 32. Where f is a sum over the cells, the
+  indices add up to 1 as n grows.
+* HSIC attribution (Novello et al., NeurIPS 2022): the dependence of f on each cell's visibility, with binary masks z
+  and kernels $k = 1 + \frac12 - (z - z')^2$ and $l = \exp(-(f - f')^2 / 2 m^2)$, m the median of f, centred: $\sum K
+  \odot L / n$. The designs are independent draws, visible or not with equal probability; the authors' are a Latin
+  hypercube, Xplique's a Sobol sequence, so numbers differ by the design. A median of 0 has no kernel; the map is NaN
+  there, and is counted.
+
+A pass of d + 2 times `designs` inputs, or of `designs`, goes through the network in chunks, which bounds the memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam.methods.randomness import uniform
+from eigencam.passes.forward import Forward
+from eigencam.transfer import made
+
+
+@dataclass(frozen=True, slots=True)
+class SobolAttribution:
+    """Sobol attribution of `cells` x `cells` cells by so many `designs`."""
+
+    designs: int = 32
+    cells: int = 8
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Fel et al., NeurIPS 2021"
+    needs: ClassVar[str] = "N (d + 2) forwards for d cells"
+
+    def __post_init__(self) -> None:
+        if self.designs < 2 or self.designs & (self.designs - 1) or not 1 <= self.cells**2 <= 10600:
+            raise ValueError(f"designs={self.designs}, cells={self.cells}; allowed: a power of 2, 1 to 102")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, cells, cells) float32, non-negative; 0 where the score does not vary."""
+        count, n = self.cells**2, self.designs
+        halves = made(_sobol_sequence, (2 * count, n), forward.images.device, torch.float32)
+        a, b = halves[:, :count], halves[:, count:]
+
+        def designs(place: Tensor) -> Tensor:
+            row, part = place % n, place // n  # A, B, then C of each cell
+            swapped = F.one_hot((part - 2).clamp(min=0), count).bool() & (part >= 2)[:, None]
+            return torch.where(swapped | (part == 1)[:, None], b[row], a[row])
+
+        scores = masked_scores(forward, targets, designs, n * (count + 2), self.cells).unflatten(0, (-1, n))
+        return jansen(scores[0], scores[2:]).mT.unflatten(1, (self.cells, self.cells))
+
+
+@dataclass(frozen=True, slots=True)
+class HSICAttribution:
+    """HSIC attribution of `cells` x `cells` cells by so many `designs`."""
+
+    designs: int = 500
+    cells: int = 8
+    seed: int = 0
+
+    version = 1
+    needs_gradient: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Novello et al., NeurIPS 2022"
+    needs: ClassVar[str] = "N forwards"
+
+    def __post_init__(self) -> None:
+        if self.designs < 2 or self.cells < 1:
+            raise ValueError(f"designs={self.designs}, cells={self.cells}; allowed: 2 or more, 1 or more")
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, cells, cells) float32."""
+        index = torch.arange(self.designs, device=forward.images.device)
+        visible = (uniform(index, (self.cells**2,), self.seed) < 0.5).float()
+        scores = masked_scores(forward, targets, lambda place: visible[place], self.designs, self.cells)
+        return hsic(visible, scores).unflatten(1, (self.cells, self.cells))
+
+
+def masked_scores(
+    forward: Forward, targets: Tensor, designs: Callable[[Tensor], Tensor], count: int, cells: int
+) -> Tensor:
+    """(count, N) logits of the images under masks, each image under all.
+
+    Args:
+        forward: the pass of N images.
+        targets: (N,).
+        designs: gives the masks (B, cells x cells) of (B,) numbers below `count`.
+        count: number of masks.
+        cells: of a side.
+    """
+    images = forward.images
+    n, together = len(images), max(1, forward.chunk // len(images))
+    scores = []
+    for start in range(0, count, together):
+        part = torch.arange(start, min(start + together, count), device=images.device)
+        masks = F.interpolate(designs(part).view(-1, 1, cells, cells), images.shape[2:]).to(images.dtype)
+
+        def shown(of: slice, masks: Tensor = masks) -> Tensor:
+            place = torch.arange(of.start, of.stop, device=images.device)
+            return images[place % n] * masks[place // n]
+
+        logits = forward.predict(len(masks) * n, shown)
+        scores.append(logits.gather(1, targets.repeat(len(masks))[:, None]).view(-1, n))
+    return torch.cat(scores)
+
+
+def jansen(a: Tensor, c: Tensor) -> Tensor:
+    """(d, N) total indices of scores (n, N) under A and (d, n, N) under each C; 0 where those under A do not vary."""
+    variance = a.var(0)
+    indices = (a - c).square().sum(1) / (2 * len(a) * torch.where(variance > 0, variance, 1.0))
+    return torch.where(variance > 0, indices, 0.0)
+
+
+def hsic(visible: Tensor, scores: Tensor) -> Tensor:
+    r"""(N, d) HSIC of (n, d) masks of 0 and 1 with (n, N) scores.
+
+    With L centred the constant of the input's kernel falls away, and $-\sum_{ij} (z_i - z_j)^2 L_{ij}$ is $2 z^T L z$.
+    """
+    n = len(scores)
+    of = scores.mT  # (N, n)
+    width = of.sort(1).values[:, [(n - 1) // 2, n // 2]].mean(1)[:, None, None]
+    kernel = torch.exp(-(of[:, :, None] - of[:, None]).square() / (2 * width.square()))
+    rows = kernel.mean(2, keepdim=True)
+    centred = kernel - rows - rows.mT + rows.mean(1, keepdim=True)
+    return 2 * torch.einsum("ic,nij,jc->nc", visible, centred, visible) / n
+
+
+def _sobol_sequence(dimensions: int, count: int) -> Tensor:
+    """(count, dimensions) float32 in [0, 1)."""
+    return torch.quasirandom.SobolEngine(dimensions).draw(count)
