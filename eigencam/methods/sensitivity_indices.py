@@ -134,7 +134,8 @@ def hsic(visible: Tensor, scores: Tensor) -> Tensor:
     """
     n = len(scores)
     of = scores.mT  # (N, n)
-    width = of.sort(1).values[:, [(n - 1) // 2, n // 2]].mean(1)[:, None, None]
+    ordered = of.sort(1).values
+    width = (ordered[:, (n - 1) // 2] + ordered[:, n // 2])[:, None, None] / 2
     kernel = torch.exp(-(of[:, :, None] - of[:, None]).square() / (2 * width.square()))
     rows = kernel.mean(2, keepdim=True)
     centred = kernel - rows - rows.mT + rows.mean(1, keepdim=True)
