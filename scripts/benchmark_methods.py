@@ -34,9 +34,12 @@ import torch
 from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
+from eigencam.methods.fem import FEM
+from eigencam.methods.finer import FinerCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
 from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
+from eigencam.methods.smoothing import EigenSmooth
 from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
 from eigencam.running.maps import compute_maps
@@ -49,9 +52,24 @@ FIVE: dict[str, Method] = {
     "xgradcam": XGradCAM(),
     "layercam": LayerCAM(),
 }
+TEN: dict[str, Method] = {
+    "fem": FEM(),
+    "fem_share": FEM(weights="share"),
+    "finercam": FinerCAM(GradCAM()),
+    "finercam_mean": FinerCAM(GradCAM(), 0.6, weights="equal"),
+    "finercam_gradcampp": FinerCAM(GradCAMPlusPlus()),
+    "finercam_layercam": FinerCAM(LayerCAM()),
+    "finercam_xgradcam": FinerCAM(XGradCAM()),
+    "eigen_smooth": EigenSmooth(GradCAM()),
+    "eigen_smooth_gradcampp": EigenSmooth(GradCAMPlusPlus()),
+    "eigen_smooth_layercam": EigenSmooth(LayerCAM()),
+}
 OURS: dict[str, dict[str, Method]] = {name: {name: method} for name, method in FIVE.items()} | {
     "cam": {"cam": CAM()},
     "five": FIVE,
+    "finercam": {"finercam": FinerCAM(GradCAM())},
+    "eigen_smooth": {"eigen_smooth": EigenSmooth(GradCAM())},
+    "ten": TEN,
     "ablationcam": {"ablationcam": AblationCAM()},
 }
 PEERS: dict[str, dict[str, tuple[str, ...]]] = {

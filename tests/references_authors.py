@@ -21,6 +21,7 @@ import torch
 from references import Case
 from references_cam import at_layer
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.transforms.functional import gaussian_blur
 
 from eigencam.networks.network import Network
@@ -30,6 +31,8 @@ GROUP = "wofmanaf/Group-CAM@ffd807b"
 RECIPRO = "sybyun/ReciproCAM@bfbf22c"
 OPTI = "hanwei0912/OptiCAM@78339fa"
 POLY = "andralex8/polycam@8003dc6"
+SALIENCY = "PAIR-code/saliency@7b72b67"
+SOBOL = "fel-thomas/Sobol-Attribution-Method@f4103ed"
 
 
 def absent(reference: str, also: Callable[[Network], str] = lambda _network: "") -> Callable[[Network], str]:
@@ -101,6 +104,46 @@ def poly(weights: str, layers: Callable[[Network], list[str]]) -> Callable[[Case
             for x, y in zip(case.inputs, case.targets, strict=True):
                 found.append(getattr(theirs, name)(case.module(), layers(case.network))(x[None], int(y))[-1][0])
         return torch.cat(found).detach()
+
+    return made
+
+
+def blur_ig(steps: int, sigma: float) -> Callable[[Case], Tensor]:
+    """Return Blur IG, summed over the colours."""
+
+    def made(case: Case) -> Tensor:
+        with patch.object(sys, "path", [str(Path(FOLDER or "", "saliency")), *sys.path]):
+            theirs = importlib.import_module("saliency.core.blur_ig")
+        found = []
+        for x, y in zip(case.inputs, case.targets, strict=True):
+            module = case.module()
+
+            def answer(images: Any, module: nn.Module = module, y: Tensor = y, **_more: Any) -> dict[str, Any]:
+                asked = torch.as_tensor(images).movedim(3, 1).requires_grad_()
+                (gradient,) = torch.autograd.grad(module(asked)[:, y].sum(), asked)
+                return {"INPUT_OUTPUT_GRADIENTS": gradient.movedim(1, 3).numpy()}
+
+            mask = theirs.BlurIG().GetMask(x.movedim(0, 2).numpy(), answer, max_sigma=sigma, steps=steps)
+            found.append(torch.as_tensor(mask).sum(2))
+        return torch.stack(found)
+
+    return made
+
+
+def sobol(designs: int, cells: int) -> Callable[[Case], Tensor]:
+    """Return Sobol indices by the authors' sequence, SciPy's, and their estimator, mask by mask."""
+
+    def made(case: Case) -> Tensor:
+        with loaded(SOBOL, "sobol_attribution_method/sampling.py", {"tensorflow": {}}) as theirs:
+            masks = theirs.ScipySobolSequence()(cells**2, designs).reshape(-1, 1, cells, cells)
+        with loaded(SOBOL, "sobol_attribution_method/estimators.py") as theirs:
+            estimator, found, module = theirs.JansenEstimator(), [], case.module()
+            for x, y in zip(case.inputs, case.targets, strict=True):
+                with torch.no_grad():
+                    shown = [x * interpolate(torch.from_numpy(m[None]), x.shape[1:])[0] for m in masks]
+                    scores = torch.cat([module(one[None])[:, y] for one in shown]).numpy()
+                found.append(torch.from_numpy(estimator(masks, scores, designs)[0]))
+        return torch.stack(found)
 
     return made
 

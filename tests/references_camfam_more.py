@@ -29,6 +29,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.decom import DecomCAM
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.gradcam import GradCAM
@@ -38,6 +39,7 @@ from eigencam.methods.opti import OptiCAM
 from eigencam.methods.poly import PolyCAM, channel_masks
 from eigencam.methods.randomness import uniform
 from eigencam.methods.relevance_cam import RelevanceCAM
+from eigencam.methods.sensitivity_indices import HSICAttribution, SobolAttribution
 from eigencam.methods.sess import SESS
 from eigencam.methods.zoom import ZoomCAM
 from eigencam.networks.network import Network
@@ -176,6 +178,26 @@ def decomposed(case: Case) -> Tensor:
     return torch.stack(found)
 
 
+def dependence(designs: int, cells: int) -> Callable[[Case], Tensor]:
+    """Return HSIC by the centred Gram matrices of Xplique's kernels, over the masks of `HSICAttribution`."""
+
+    def made(case: Case) -> Tensor:
+        visible = (uniform(torch.arange(designs), (cells**2,), 0) < 0.5).double()
+        centre, module = torch.eye(designs, dtype=torch.float64) - 1 / designs, case.module()
+        found = []
+        for x, target in zip(case.inputs, case.targets, strict=True):
+            with torch.no_grad():
+                masks = F.interpolate(visible.view(-1, 1, cells, cells), x.shape[1:])
+                y = torch.cat([module(x[None] * mask)[:, target] for mask in masks])
+            output = torch.exp(-((y[:, None] - y) ** 2) / (2 * float(np.median(y.numpy())) ** 2))
+            kernels = [1 + 0.5 - (z[:, None] - z) ** 2 for z in visible.T]
+            scores = [((centre @ k @ centre) * (centre @ output @ centre)).sum() / designs for k in kernels]
+            found.append(torch.stack(scores).view(cells, cells))
+        return torch.stack(found)
+
+    return made
+
+
 REFINED = ("features.3", "features.6", "features.13")
 """Layers of MobileNetV2, for Poly-CAM."""
 
@@ -193,6 +215,21 @@ def without_layers(network: Network) -> str:
 
 
 PAIRS = [
+    Pair(
+        "blur_ig steps=10 sigma=5",
+        BlurIG(10, 5),
+        authors.SALIENCY,
+        authors.blur_ig(10, 5),
+        unfit=authors.absent(authors.SALIENCY),
+    ),
+    Pair(
+        "sobol designs=4 cells=4",
+        SobolAttribution(4, 4),
+        authors.SOBOL,
+        authors.sobol(4, 4),
+        unfit=authors.absent(authors.SOBOL),
+    ),
+    Pair("hsic designs=40 cells=4", HSICAttribution(40, 4), OWN, dependence(40, 4)),
     Pair("expected_gradients", ExpectedGradients(), "captum GradientShap, same samples", against_references),
     Pair("liftcam", LIFTCAM(), "captum DeepLift behind the layer", lifted, unfit=beyond_captum),
     Pair("relevance_cam", RelevanceCAM(), OWN, relevant, unfit=normalised),

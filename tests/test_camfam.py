@@ -89,6 +89,21 @@ def test_finer_cam_is_the_cam_of_the_difference_of_weights(picked: bool) -> None
     torch.testing.assert_close(one, base(forward, targets) - base(forward, other), atol=1e-6, rtol=1e-4)
 
 
+def test_methods_of_one_score_share_its_backward_pass() -> None:
+    forward, count = make(network("rectified"), gradients=True), list[Tensor]()
+    kept = forward.backward_of
+    forward.backward_of = lambda seed: count.append(seed) or kept(seed)  # type: ignore[method-assign]
+    for method in (GradCAM(), LayerCAM(), HiResCAM()):
+        FinerCAM(method)(forward, TARGETS)
+    assert len(count) == 1
+    other = TARGETS.flip(0)
+    FinerCAM(GradCAM())(forward, other)
+    assert len(count) == 2
+    torch.testing.assert_close(
+        FinerCAM(GradCAM())(forward, other), FinerCAM(GradCAM())(make(forward.module, True), other)
+    )
+
+
 def test_the_classes_compared_are_the_nearest_without_the_class_itself() -> None:
     logits = torch.tensor([[1.0, 4.0, 4.0, 3.5], [0.0, 0.0, 0.0, 9.0]])
     assert nearest(logits, torch.tensor([1, 3]), 2).tolist() == [[2, 3], [0, 1]]

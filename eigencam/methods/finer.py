@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.methods.base import Method
+from eigencam.methods.base import Method, maps_of
 from eigencam.methods.components import EigenGradCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM
@@ -75,12 +75,18 @@ class FinerCAM(Wrapping):
         """(N, h, w) float32 maps of `method`."""
         if forward.logits.shape[1] < 2:
             raise ValueError("Finer-CAM compares classes, and the network has one output")
+        key = ("finer", self.alpha, self.references, self.weights, id(targets))
+        contrast, first, _ = forward.shared(key, lambda: self._contrast(forward, targets))
+        return maps_of(self.method, contrast, first)
+
+    def _contrast(self, forward: Forward, targets: Tensor) -> tuple[Forward, Tensor, Tensor]:
+        """The pass whose one score is the class's, that score's number, and the classes: all methods share them."""
         compared = nearest(forward.logits, targets, self.references)
 
         def score(logits: Tensor) -> Tensor:
             return contrasted(logits, targets, compared, self.alpha, self.weights)[:, None]
 
-        return self.method(rescored(forward, score), torch.zeros_like(targets))  # type: ignore[return-value]
+        return rescored(forward, score), torch.zeros_like(targets), targets
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""

@@ -290,7 +290,7 @@ class Forward:
 
     def forget_gradients(self) -> None:
         """Have the next `gradients` make a backward pass of its own, so that its time can be taken."""
-        self._gradients = None
+        self._gradients, self._shared = None, {}
 
     def versions(self) -> list[int]:
         """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""

@@ -1,0 +1,34 @@
+"""What came to the CAM family since 2020 beside the libraries and formulas, on a network of the scenes in float64.
+
+The same pairs on networks with real weights, and with the authors' code, are rows of `scripts/agreement.py`.
+"""
+
+import pytest
+import references_authors as authors
+import references_camfam
+import references_camfam_more
+from references import Case, Pair, case_of, compare
+
+AUTHORS = (authors.GROUP, authors.RECIPRO, authors.OPTI, authors.POLY, authors.SALIENCY, authors.SOBOL)
+PAIRS = [
+    pair
+    for pair in (*references_camfam.PAIRS, *references_camfam_more.PAIRS)
+    if pair.reference
+    not in (authors.GROUP, authors.RECIPRO, authors.OPTI, authors.POLY, authors.SALIENCY, authors.SOBOL)
+]
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return case_of("scenes_vgg", 2, ["dataset=scenes", "dataset.count=8", "model.preprocess.size=64"])
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")  # Captum's
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.name}-{pair.reference}")
+def test_maps_agree_with_independent_code(pair: Pair, case: Case) -> None:
+    if why := pair.refusal(case.network):
+        pytest.fail(why)
+    found = compare(pair, case)
+    assert all(rho > 0.999 for rho in found.rhos if rho == rho)  # NaN: a map of no value
+    assert max(found.differences) < 5e-5
