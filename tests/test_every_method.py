@@ -53,7 +53,6 @@ FEW = {
     "count": 20,
     "groups": 4,
     "distance": 1.0,
-    "scales": 1,
     "sizes": 1,
     "designs": 2,
 }

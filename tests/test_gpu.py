@@ -25,7 +25,7 @@ from eigencam.methods.eigencam import ROUNDING, squared
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
-from eigencam.passes.forward import answer_states
+from eigencam.passes.answers import answer_states
 from eigencam.running.maps import Maps, compute_maps
 from eigencam.running.probe import BatchProbe
 from eigencam.store.build import find, instantiate

@@ -17,7 +17,7 @@ from eigencam.explainer import Explainer, Explanation
 from eigencam.methods.base import Method
 from eigencam.networks.classes import class_number
 from eigencam.networks.inputs import image_files
-from eigencam.passes.forward import answer_states
+from eigencam.passes.answers import answer_states
 from eigencam.reporting import draw
 from eigencam.reporting.shown import class_names, spread
 from eigencam.running.prepare import Job, prepare

@@ -46,7 +46,7 @@ class Forward:
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
         readings: how tapped layers become maps, of those that are not (N, C, h, w).
-        ids: the images' names in the dataset; none: ().
+        ids: the pictures' names in the dataset; empty where they have none.
         original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
         regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
         preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None where it is not known.
@@ -378,27 +378,3 @@ class Picked:
     def count(rows: Sequence[int]) -> int:
         """The number of rounds."""
         return max(Counter(rows).values(), default=0)
-
-
-ANSWERS = ("nonfinite", "constant", "ok", "none")
-"""The states of a network's answer."""
-
-
-def answer_codes(logits: Tensor) -> Tensor:
-    """(N,) int64: the state of each answer (N, K) as its place in `ANSWERS`, on the device."""
-    if not logits.shape[1]:
-        return torch.full((len(logits),), ANSWERS.index("none"), device=logits.device)
-    finite = logits.isfinite().all(1)
-    varies = (logits != logits[:, :1]).any(1) if logits.shape[1] > 1 else torch.ones_like(finite)
-    return torch.where(finite, 1 + varies.long(), 0)
-
-
-def answer_states(logits: Tensor) -> list[str]:
-    """(N,) states of the network's answers, logits (N, K): as a map's, `none` without a classifier.
-
-    `nonfinite` where a logit is not finite; `constant` where all of K > 1 are equal, so that no class is preferred.
-
-    >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
-    ['ok', 'constant', 'nonfinite', 'nonfinite']
-    """
-    return [ANSWERS[code] for code in answer_codes(logits).tolist()]

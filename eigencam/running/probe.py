@@ -14,8 +14,9 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import Method, is_class_specific, maps_of, needs_gradient, tapped
 from eigencam.networks import variants
+from eigencam.passes.answers import answer_states
 from eigencam.passes.calls import evaluating, network_logits
-from eigencam.passes.forward import Forward, answer_states
+from eigencam.passes.forward import Forward
 from eigencam.transfer import to_host
 
 T = TypeVar("T")
