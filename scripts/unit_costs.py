@@ -146,9 +146,10 @@ def plan(found: dict[str, tuple[float, ...]], args: argparse.Namespace) -> Itera
     for name, n in PLANS.items():
         hours = {step: n * us / 3.6e9 for step, (us, *_) in found.items() if step != "again"}
         hours |= {"decode": n / args.decode / 3600, "forward": n / args.forward / 3600}
-        held = max(mib / 1024 + n * each / 2**30 for _, each, mib in found.values())
+        held = {step: mib / 1024 + n * each / 2**30 for step, (_, each, mib) in found.items()}
+        most = held.pop("index") + max(held.values())
         shown = ", ".join(f"{step} {h:.1f} h" for step, h in hours.items())
-        yield f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows a result; {held:.1f} GiB of memory"
+        yield f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows a result; {most:.1f} GiB of memory"
 
 
 def main() -> None:
@@ -166,7 +167,7 @@ def main() -> None:
     for _ in range(args.repeats):
         few, many = (said(rows) for rows in (args.rows // 4, args.rows))
         for step, (us, rise) in many.items():
-            further = (rise - few[step][1]) / (args.rows - args.rows // 4)
+            further = rise / INDEX if step == "index" else (rise - few[step][1]) / (args.rows - args.rows // 4)
             steps.setdefault(step, []).append([us, max(further, 0), rise / 2**20])
             print(step, *steps[step][-1], flush=True)
     columns = {step: list(zip(*of, strict=True)) for step, of in steps.items()}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from eigencam.evaluation.statistics import by_picture
 from eigencam.evaluation.tables import Table
 from eigencam.files import first_line
 from eigencam.store.canonical import canonical
+from eigencam.store.gather import KEY
 from eigencam.store.reader import Stored, read
 from eigencam.store.seal import strict
 from eigencam.store.trust import PACKAGED, Trust
@@ -84,24 +85,22 @@ def compare(
     known: dict[str, None] = {}
     for place, of in places.items():
         evaluator = next(iter(of.values())).evaluator(trust)
-        rows = {name: of[name].rows() for name in order if name in of}
-        full = {name: _metrics(evaluator, frame) for name, frame in rows.items()}
-        known |= {metric: None for found in full.values() for metric in found}
+        found = _Summed.of(evaluator, {name: of[name] for name in order if name in of})
+        full = found.full
+        known |= {metric: None for metrics_of in full.values() for metric in metrics_of}
         chosen = _chosen(full, headline_of(evaluator), metrics)
-        values += _values(place, evaluator, rows, full, chosen)
-        for a, b in combinations(rows, 2):
+        values += _values(place, found, chosen)
+        for a, b in combinations(full, 2):
             if not all_pairs and a != order[0]:
                 continue
-            (one, other), same = _common([rows[a], rows[b]])
+            (first, second), one = found.common([a, b])
             if one.empty:
                 notes[f"{place.evaluator}: {a} and {b} have no picture in common"] = None
-            pair = {a: one, b: other}
-            first, second = (full[x] if same else _metrics(evaluator, own) for x, own in pair.items())
             for metric in chosen:
                 if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
                     notes[f"{place.evaluator}: {why}"] = None
-                elif found := _compared(place, a, b, first.get(metric), second.get(metric), one):
-                    lines.append(found)
+                elif line := _compared(place, a, b, first.get(metric), second.get(metric), one):
+                    lines.append(line)
     _check(lines, metrics, known, notes)
     corrected = holm([line.found.p for line in lines])
     done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
@@ -118,8 +117,8 @@ def pair_of(reference: Stored, other: Stored, metrics: Sequence[str], trust: Tru
         trust: what may be built from stored results.
     """
     evaluator = other.evaluator(trust)
-    (one, two), _ = _common([reference.rows(), other.rows()])
-    first, second = _metrics(evaluator, one), _metrics(evaluator, two)
+    both = _Summed.of(evaluator, {"reference": reference, "other": other})
+    (first, second), one = both.common(["reference", "other"])
     chosen = _chosen({"": first, " ": second}, headline_of(evaluator), metrics)
     place, names = _place(other), (reference.names[2], other.names[2])
     found = (_compared(place, *names, first.get(metric), second.get(metric), one) for metric in chosen)
@@ -143,42 +142,75 @@ def _places(folders: Sequence[Path]) -> tuple[dict[Place, dict[str, Stored]], di
     return places, notes
 
 
-def _values(
-    place: Place,
-    evaluator: Any,
-    rows: Mapping[str, pd.DataFrame],
-    full: Mapping[str, Mapping[str, Metric]],
-    chosen: Sequence[str],
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Summed:
+    """The metrics of results of one place. Rows are held of one result at a time, unless they are of other images.
+
+    Attributes:
+        evaluator: that made the rows.
+        stored: the results, by method.
+        full: the metrics of each, over its own images.
+        keys: image and label of each row of the first.
+        same: the methods whose rows are of these, in this order.
+    """
+
+    evaluator: Any
+    stored: Mapping[str, Stored]
+    full: Mapping[str, Mapping[str, Metric]]
+    keys: pd.DataFrame
+    same: frozenset[str]
+
+    @classmethod
+    def of(cls, evaluator: Any, stored: Mapping[str, Stored]) -> Self:
+        """Read the results, one after the other."""
+        full, keys, same = dict[str, Mapping[str, Metric]](), pd.DataFrame(), set[str]()
+        for name, one in stored.items():
+            rows = one.rows()
+            full[name] = _metrics(evaluator, rows)
+            own = rows[KEY]
+            keys = own if len(full) == 1 else keys
+            if len(own) == len(keys) and (own.to_numpy() == keys.to_numpy()).all():
+                same.add(name)
+        return cls(evaluator, stored, full, keys, frozenset(same))
+
+    def common(self, names: Sequence[str]) -> tuple[list[Mapping[str, Metric]], pd.DataFrame]:
+        """The metrics of methods over the images and classes that all of them have, and image and label of each row."""
+        if self.same.issuperset(names):
+            return [self.full[name] for name in names], self.keys
+        frames = _common([self.stored[name].rows() for name in names])
+        return [_metrics(self.evaluator, frame) for frame in frames], frames[0][KEY]
+
+
+def _values(place: Place, found: _Summed, chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Each method's value of each metric over its images, and its placing over the images that all have."""
-    common, same = _common(list(rows.values()))
-    own = full if same else {name: _metrics(evaluator, frame) for name, frame in zip(rows, common, strict=True)}
+    full = found.full
+    metrics, keys = found.common(list(full))
+    own = dict(zip(full, metrics, strict=True))
     placed: dict[str, dict[str, Placing]] = {}
     for metric in chosen:
-        found = {name: of[metric] for name, of in own.items() if metric in of and of[metric].value == of[metric].value}
-        better = next((m.better for m in found.values()), "")
-        summed = {name: by_picture([m], common[0])[0].sample for name, m in found.items()}
+        with_value = {
+            name: of[metric] for name, of in own.items() if metric in of and of[metric].value == of[metric].value
+        }
+        better = next((m.better for m in with_value.values()), "")
+        summed = {name: by_picture([m], keys)[0].sample for name, m in with_value.items()}
         samples = {name: sample for name, sample in summed.items() if sample}
-        placed[metric] = placings(samples, better) if better and len(samples) == len(rows) else {}
+        placed[metric] = placings(samples, better) if better and len(samples) == len(full) else {}
     return [
-        {"place": place, "method": name, "metric": m, "value": found[m].value, "n": found[m].n}
-        | {"better": found[m].better, "placing": placed[m].get(name)}
-        for name, found in full.items()
+        {"place": place, "method": name, "metric": m, "value": of[m].value, "n": of[m].n}
+        | {"better": of[m].better, "placing": placed[m].get(name)}
+        for name, of in full.items()
         for m in chosen
-        if m in found
+        if m in of
     ]
 
 
-def _common(frames: Sequence[pd.DataFrame]) -> tuple[list[pd.DataFrame], bool]:
-    """The rows of the images and classes that all frames have, in one order, and whether that is all of them."""
-    first, keys = frames[0], ["image", "label"]
-    if all(len(own) == len(first) and (own[keys].to_numpy() == first[keys].to_numpy()).all() for own in frames):
-        return list(frames), True
-    indexed = [own.set_index(keys) for own in frames]
+def _common(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The rows of the images and classes that all frames have, in one order."""
+    indexed = [own.set_index(KEY) for own in frames]
     common = indexed[0].index
     for own in indexed[1:]:
         common = common.intersection(own.index, sort=False)
-    return [own.loc[common].reset_index() for own in indexed], False
+    return [own.loc[common].reset_index() for own in indexed]
 
 
 def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
