@@ -56,6 +56,7 @@ from reference_evaluators import (
 from scipy import ndimage
 
 from eigencam.datasets.base import Truth
+from eigencam.evaluation.evidence import Evidence
 from eigencam.evaluation.foreground import Foreground
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.localization_tuned import TunedLocalization
@@ -65,6 +66,7 @@ from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
+from eigencam.evaluation.sparseness import Sparseness
 from eigencam.store.environment import keep_freed_memory
 
 
@@ -128,6 +130,8 @@ def cases() -> list[Case]:
             Case("proposals", Proposals().row, kind, "cv2 components + plain loops", proposals_loops, 8),
             Case("insertion_deletion", removed, kind, "authors (RISE)", removed_step_by_step),
             Case("road", filled, kind, "authors (pytorch-grad-cam)", filled_by_a_direct_solve, 8),
+            Case("sparseness", Sparseness().row, kind),
+            Case("evidence", Evidence().row, kind),
             Case("maxboxacc_plain", MaxBoxAcc(form="plain").row, kind),
         ]
     lines += [
