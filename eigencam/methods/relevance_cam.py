@@ -69,7 +69,7 @@ def contrastive_relevance(module: nn.Module, images: Tensor, targets: Tensor, la
             logits = network_logits(module, x)
         start = torch.full_like(logits, -1 / logits.shape[1]).scatter(1, targets[:, None].clone(), 1.0)
         seed = torch.where(logits != 0, start / torch.where(logits != 0, logits, 1.0), 0.0).detach()
-        (gradient,) = differentiate(logits, [kept[-1]], seed)
+        (gradient,) = differentiate((logits * seed).sum(), [kept[-1]])
     if gradient is None:
         raise ValueError(NO_GRADIENT.format(layer))
     return kept[-1].detach() * gradient

@@ -172,7 +172,8 @@ class Forward:
         if self._source is not None:
             return self._in_rounds(*self._source, seed, lambda source, full: source.backward_of(full))
         with torch.inference_mode(False), torch.enable_grad():
-            grads = differentiate(self._output, list(self._taps.values()), seed.to(self._output.dtype), keep=True)
+            score = (self._output * seed.to(self._output.dtype, copy=True)).sum()  # one number: see `differentiate`
+            grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 
     def _in_rounds(self, source: "Forward", picked: "Picked", asked: Tensor, back: "Back") -> Gradients:
