@@ -77,6 +77,8 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[st
         cells = cells.reindex(index)
         head = tuple(_heading(key, value, lines, style) for key, value in zip(columns, place, strict=True))
         name = ", ".join(head)
+        if name in frame:
+            raise ValueError(f"two columns are called {name}; --rename gives one of them another name")
         frame[name] = cells["text"].fillna("-").to_numpy()
         best[name], second[name] = (cells["place"].eq(k).to_numpy() for k in (1, 2))
         heads.append(head)

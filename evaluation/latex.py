@@ -11,8 +11,8 @@ from itertools import groupby
 from eigencam.evaluation import escaping
 from eigencam.evaluation.cells import Table, parsed
 
-NARROW, SMALL = 72, 92
-"""Characters that fit into a line of `article`'s text at \\normalsize, and at \\footnotesize."""
+NARROW, SMALL, TALL = 72, 92, 40
+"""Characters that fit into a line of `article` at \\normalsize and at \\footnotesize, and lines below a caption."""
 
 SEPARATOR = " | "
 PACKAGES = "needs: \\usepackage{booktabs,graphicx}"
@@ -22,7 +22,7 @@ def latex(table: Table) -> str:
     """Return the table as one `table` environment."""
     stored = table.stored or table
     cells = [_cells(table, k) for k in range(len(table.frame))]
-    size = _size(table)
+    small, scaled = _size(table)
     text = [
         f"% table: {escaping.one_line(stored.title)}",
         f"% columns: {_joined(stored.frame.columns)}",
@@ -32,15 +32,15 @@ def latex(table: Table) -> str:
         rf"\caption{{{_caption(table)}}}",
         rf"\label{{{label(stored)}}}",
         r"\medskip",
-        *([r"\footnotesize"] if size else []),
-        *([r"\resizebox{\textwidth}{!}{%"] if size > 1 else []),
+        *([r"\footnotesize"] if small else []),
+        *([rf"\resizebox{scaled}{{%"] if scaled else []),
         rf"\begin{{tabular}}{{{_sides(table)}}}",
         r"\toprule",
         *_heads(table),
         r"\midrule",
         *_body(table, cells),
         r"\bottomrule",
-        r"\end{tabular}" + ("}" if size > 1 else ""),
+        r"\end{tabular}" + ("}" if scaled else ""),
         r"\end{table}",
     ]
     return "\n".join([*text, ""])
@@ -81,13 +81,18 @@ def _sides(table: Table) -> str:
     return "".join("r" if names[k] in table.best or names[k] in numbers else "l" for k in _shown(table))
 
 
-def _size(table: Table) -> int:
-    """How far the table has to shrink to stay within the text: 0 not at all, 1 by its size of type, 2 by scaling."""
+def _size(table: Table) -> tuple[bool, str]:
+    r"""Whether the type has to be smaller, and what the tabular is scaled to: "" or the sides of a `\\resizebox`."""
     shown = [table.headings[k] for k in _shown(table)]
     columns = [table.frame.iloc[:, k].astype(str) for k in _shown(table)]
     widths = [max(len(head[-1]), *map(_length, column)) for head, column in zip(shown, columns, strict=True)]
-    total = sum(widths) + 2 * len(widths)
-    return 0 if total <= NARROW else 1 if total <= SMALL else 2
+    wide = (sum(widths) + 2 * len(widths)) / SMALL
+    spans = table.frame.iloc[:, 0].nunique() if len(shown) < len(table.frame.columns) else 0
+    tall = (len(table.frame) + 1.5 * spans + 2) / TALL
+    small = max(wide * SMALL / NARROW, tall) > 1
+    if max(wide, tall) <= 1:
+        return small, ""
+    return small, r"{\textwidth}{!}" if wide > tall else r"{!}{0.7\textheight}"
 
 
 def _length(text: str) -> float:

@@ -95,6 +95,8 @@ def test_lines_and_columns_of_one_s_own(sweep: Path, capsys: pytest.CaptureFixtu
     assert "features.5, features.9, features.12" in refused(capsys, *base, "--only", "layer=features.7")
     assert "no result has such a parameter" in refused(capsys, *base, "--pivot", "depth")
     assert "--rename gradcan: no such name" in refused(capsys, *base, "--rename", "gradcan=x")
+    twice = ("--columns", "method", "--rows", "metric", "--rename", "gradcam=X", "eigencam=X", *only)
+    assert "two columns are called X" in refused(capsys, *base, *twice)
     assert "named twice" in refused(capsys, *base, "--rows", "layer", "--pivot", "layer")
     assert "not with --paper" in refused(capsys, *base, "--paper", "cam2016", "--rows", "layer")
 
@@ -140,6 +142,8 @@ def test_names_are_printed_as_papers_print_them() -> None:
     assert printed("method", "gradcampp (layer=layer3)") == "Grad-CAM++ (layer=layer3)"
     assert printed("metric", "top1_loc_error") == "Top-1 loc. err."
     assert printed("metric", "gt_known_error_right") == "GT-known err., prediction right"
+    assert printed("metric", "recall50_100") == "Recall@100, IoU 0.5"
+    assert printed("metric", "max_box_acc_v2_70") == "MaxBoxAccV2, IoU 0.7"
     assert printed("metric", "my_number") == "My number"
     assert printed("network", "resnet50") == "ResNet-50"
     assert printed("method", "mine", {"mine": "Ours"}) == "Ours"
@@ -237,6 +241,17 @@ def test_latex_is_whole_whatever_the_names_are(sweep: Path, tmp_path: Path, caps
         assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
         assert (tmp_path / "all.pdf").stat().st_size > 10_000
         assert b"multiply defined" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "scaled"),
+    [(5, 2, ""), (90, 2, r"{!}{0.7\textheight}"), (5, 12, r"{\textwidth}{!}"), (60, 20, r"{\textwidth}{!}")],
+)
+def test_a_large_table_is_scaled_to_the_page(rows: int, columns: int, scaled: str) -> None:
+    cells = {f"metric {k} %": ["57.5 [50.6, 64.1]"] * rows for k in range(columns)}
+    frame = pd.DataFrame({"method": ["gradcam"] * rows, **cells})
+    text = render(Table("data, 3 images", frame, pd.DataFrame(False, frame.index, frame.columns[1:]), []), "latex")
+    assert (rf"\resizebox{scaled}{{%" in text) if scaled else "resizebox" not in text
 
 
 def test_latex_is_read_again_from_its_typeset_cells(
