@@ -85,7 +85,9 @@ def test_mlflow_has_a_run_for_each_result(tmp_path: Path, monkeypatch: pytest.Mo
     for identity in ("a", "b"):
         logger.log(identity, NAMES, {"iou@0.5": 62.5})
     client = MlflowClient(tmp_path.as_uri())
-    found = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment
+    found = client.search_runs([experiment.experiment_id])
     assert {run.data.tags["identity"] for run in found} == {"a", "b"}
     assert all(run.data.metrics == {"iou_0.5": 62.5} for run in found)
     assert found[0].data.tags.items() >= NAMES.items()

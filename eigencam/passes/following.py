@@ -75,7 +75,7 @@ class Positions(DispatchMode):
                 kwargs,
                 out,
                 axes=lambda t: self._axes.get(t) or (NOTHING,) * t.ndim,
-                number=lambda t: self._number.get(t, 0),
+                number=lambda t: self._number.get(t) or 0,
             )
         )
         each = axes if isinstance(axes, list) else [axes, *(lost(t) for t in made[1:])]
