@@ -1,7 +1,7 @@
-"""What a dataset is: picture `i` and the truth about it.
+"""What a dataset is: image `i` and the truth about it.
 
 A dataset is any object with the members of `Dataset`; there is no base class and no registry. `image` is the only
-member that decodes a picture, so that predictions made elsewhere can be scored without one.
+member that decodes an image, so that predictions made elsewhere can be scored without one.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ MASK_VALUES = (
 
 
 class BadImageError(ValueError):
-    """A picture that cannot be decoded; carries the file and the reason."""
+    """An image that cannot be decoded; carries the file and the reason."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(str(path), reason)
@@ -183,7 +183,7 @@ class Truth:
         return np.ones(len(self.boxes), bool) if self.foreground == "any" else self.box_labels == self.label
 
     def objects(self) -> list[int]:
-        """The classes among the picture's objects, ascending: of the boxes, without any those of the mask."""
+        """The classes among the image's objects, ascending: of the boxes, without any those of the mask."""
         if len(self.box_labels) or self.mask is None:
             return np.unique(self.box_labels).tolist()
         return [k - 1 for k in np.flatnonzero(np.bincount(self.mask.ravel(), minlength=VOID)[:VOID]).tolist() if k]
@@ -215,7 +215,7 @@ def whole(value: object) -> int | None:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Pictures with their truth, in an order that depends on the image ids alone.
+    """Images with their truth, in an order that depends on the image ids alone.
 
     Attributes:
         name: short name, part of a result's folder name, e.g. `voc2012`.
@@ -238,7 +238,7 @@ class Dataset(Protocol):
         ...
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         ...
 
     def truth(self, i: int) -> Truth:

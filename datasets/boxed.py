@@ -1,4 +1,4 @@
-"""Pictures of one labelled object class each, with boxes: what CUB and ImageNetV2 are once their files are read."""
+"""Images of one labelled object class each, with boxes: what CUB and ImageNetV2 are once their files are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ from eigencam.datasets.images import image_size, read_rgb
 
 @dataclass(slots=True)
 class Boxed:
-    """An `eigencam.datasets.base.Dataset`; row `i` of everything is picture `ids[i]`.
+    """An `eigencam.datasets.base.Dataset`; row `i` of everything is image `ids[i]`.
 
     Attributes:
         split: part of the dataset, for the identity.
-        files: the pictures.
+        files: the images.
         labels: (N,) int64.
-        boxes: of each picture (B, 4) float64 inclusive pixels, of the labelled class.
+        boxes: of each image (B, 4) float64 inclusive pixels, of the labelled class.
         sizes: (N, 2) int64, (height, width) that the boxes refer to; zeros where that is not known.
         source: file of the boxes, for messages.
         faults: what the lists show to be wrong with the truth of an image, by id; `truth` raises it.
@@ -50,7 +50,7 @@ class Boxed:
                 self.faults.setdefault(self.ids[i], str(error))
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
 
     def digest(self, i: int) -> str:
@@ -58,7 +58,7 @@ class Boxed:
         return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`; its size is that of the file.
+        """The truth about image `i`; its size is that of the file.
 
         Raises:
             BadTruthError: label or boxes are wrong, or the image was resized or replaced since its boxes were drawn.
@@ -81,7 +81,7 @@ class Boxed:
         return Truth(self.ids[i], size, label, boxes, np.full(len(boxes), label, np.int64), source=str(self.source))
 
     def identity(self) -> dict[str, object]:
-        """Split, n, and checksums of truth and picture files."""
+        """Split, n, and checksums of truth and image files."""
         boxes = (box.tolist() for box in self.boxes)
         return {
             "name": self.name,

@@ -1,6 +1,6 @@
 """Box arithmetic: the one place that knows the conventions of boxes.
 
-Everywhere else in the project a box is `x1 y1 x2 y2`, float64, in pixels of the original picture, 0-based and
+Everywhere else in the project a box is `x1 y1 x2 y2`, float64, in pixels of the original image, 0-based and
 *inclusive*: the box of the single pixel in the upper left corner is `0 0 0 0` and its area is 1. This is how ILSVRC's
 and VOC's evaluation codes count (`w = x2 - x1 + 1`); VOC's files are 1-based and are shifted where they are read.
 A box with `x2 < x1` or `y2 < y1` or a NaN is empty: its area is 0 and it overlaps nothing.
@@ -65,22 +65,22 @@ def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
 
 
 def best_iou(predictions: Boxes, boxes: Boxes, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Best overlap of each picture's prediction with any box of the same picture, for many pictures at once.
+    """Best overlap of each image's prediction with any box of the same image, for many images at once.
 
     Args:
-        predictions: (N, 4), one box a picture.
-        boxes: (B, 4), the boxes of all pictures, those of a picture together, in the order of the pictures.
-        offsets: (N + 1,), picture `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
+        predictions: (N, 4), one box an image.
+        boxes: (B, 4), the boxes of all images, those of an image together, in the order of the images.
+        offsets: (N + 1,), image `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
 
     Returns:
-        (N,) in [0, 1]; 0 for a picture without boxes.
+        (N,) in [0, 1]; 0 for an image without boxes.
     """
     counts = np.diff(offsets)
     best = np.zeros(len(predictions))
     owned = counts > 0
     if owned.any():
         paired = iou_paired(np.repeat(predictions, counts, axis=0), boxes)
-        # Pictures without boxes are left out: reduceat returns the next picture's value for an empty slice.
+        # Images without boxes are left out: reduceat returns the next image's value for an empty slice.
         best[owned] = np.maximum.reduceat(paired, offsets[:-1][owned])
     return best
 
@@ -106,7 +106,7 @@ def to_xywh(boxes: Boxes) -> Boxes:
 
 
 def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
-    """Boxes cut at the borders of a picture of `size` (height, width); a box wholly outside becomes empty."""
+    """Boxes cut at the borders of an image of `size` (height, width); a box wholly outside becomes empty."""
     height, width = size
     upper: NDArray[Any] = np.array([np.inf, np.inf, width - 1, height - 1])
     return np.minimum(np.maximum(boxes, [0, 0, -np.inf, -np.inf]), upper)

@@ -1,4 +1,4 @@
-"""COCO's instances: pictures with masks and boxes of objects of 80 classes, several in most pictures.
+"""COCO's instances: images with masks and boxes of objects of 80 classes, several in most images.
 
     data = Coco("coco")     # annotations/instances_val2014.json, val2014/COCO_val2014_000000000042.jpg
 
@@ -7,7 +7,7 @@ every pixel to one class: of overlapping objects the smaller is on top, as a sma
 is. Crowds, which no one counted, are void where no object is, and `difficult` boxes.
 
 All objects count as what is sought (`foreground="any"`), and the label is the class with the largest area, the first of
-equal ones, -1 without an object; `target=each` makes a row of every class that a picture has.
+equal ones, -1 without an object; `target=each` makes a row of every class that an image has.
 
 Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014.
 """
@@ -34,7 +34,7 @@ HOW_TO_GET = (
 
 
 class Coco:
-    """Pictures of one split and their objects; an `eigencam.datasets.base.Dataset`."""
+    """Images of one split and their objects; an `eigencam.datasets.base.Dataset`."""
 
     version = 1
 
@@ -50,19 +50,19 @@ class Coco:
         allow_missing: bool = False,
         allow_outside: bool = False,
     ) -> None:
-        """Read the annotations and find the pictures.
+        """Read the annotations and find the images.
 
         Args:
-            root: folder with `annotations` and the folder of the split's pictures.
+            root: folder with `annotations` and the folder of the split's images.
             split: val2014, val2017, ... of `annotations/instances_<split>.json`.
             annotations: that file, by default looked for below `root`.
-            images: folder of the pictures, by default `root/<split>`.
-            expect: `full`: an error unless all pictures of the split are there.
-            allow_missing: take the pictures that are there.
+            images: folder of the images, by default `root/<split>`.
+            expect: `full`: an error unless all images of the split are there.
+            allow_missing: take the images that are there.
             allow_outside: follow file names that lead out of the folder of the images.
 
         Raises:
-            FileNotFoundError: annotations or pictures are missing.
+            FileNotFoundError: annotations or images are missing.
             ValueError: the file is not COCO's, or pycocotools is not installed.
         """
         try:
@@ -90,7 +90,7 @@ class Coco:
         self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
 
     def digest(self, i: int) -> str:
@@ -98,7 +98,7 @@ class Coco:
         return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`.
+        """The truth about image `i`.
 
         Raises:
             BadTruthError: an annotation is wrong, or the image's size is not the one that its objects refer to.
@@ -117,7 +117,7 @@ class Coco:
         return Truth(self.ids[i], size, label, boxes, labels, crowds, mask, "any", source=str(self.files[i]))
 
     def identity(self) -> dict[str, object]:
-        """Split, n, and checksums of truth and picture files."""
+        """Split, n, and checksums of truth and image files."""
         return {
             "name": self.name,
             "split": self.split,

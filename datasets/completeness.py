@@ -1,4 +1,4 @@
-"""Is all of a dataset there? How many pictures a full copy has, and which files are missing."""
+"""Is all of a dataset there? How many images a full copy has, and which files are missing."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ def check_count(what: str, n: int, full: int | None, expect: Expect | None) -> N
 
     Args:
         what: the dataset and its part, for the message.
-        n: pictures that are there.
-        full: pictures of a full copy; None where that is not known.
+        n: images that are there.
+        full: images of a full copy; None where that is not known.
         expect: `full`, or None for whatever is there.
 
     Raises:
@@ -30,7 +30,7 @@ def check_count(what: str, n: int, full: int | None, expect: Expect | None) -> N
         raise ValueError(f"expect={expect!r}: allowed are null (whatever is there) and full")
     if full is None or n == full:
         return
-    words = f"{what}: {n} pictures, where a full copy has {full}"
+    words = f"{what}: {n} images, where a full copy has {full}"
     if expect == "full":
         raise ValueError(f"{words}; dataset.expect=null evaluates what is there")
     LOG.warning("%s", words)

@@ -1,10 +1,10 @@
 """CUB-200-2011: 11,788 birds of 200 species with a box each; 5,794 of them are the test set.
 
     data = read_cub("CUB_200_2011")                    # the archive as it unpacks
-    data = read_cub("wsolevaluation", split="val")     # metadata/CUB/<split> and dataset/CUB/<class>/<picture>
+    data = read_cub("wsolevaluation", split="val")     # metadata/CUB/<split> and dataset/CUB/<class>/<image>
 
 Both forms give the same truth. CUB writes `x y width height`; x + width is the last column (no box of the 11,788 goes
-beyond it), so that it is taken as it is and no pixel is subtracted. The split `val` is CUBV2, 1,000 further pictures
+beyond it), so that it is taken as it is and no pixel is subtracted. The split `val` is CUBV2, 1,000 further images
 that wsolevaluation tunes thresholds on.
 
 Reference: C. Wah et al., "The Caltech-UCSD Birds-200-2011 dataset", CNS-TR-2011-001.
@@ -41,18 +41,18 @@ def read_cub(
     allow_missing: bool = False,
     allow_outside: bool = False,
 ) -> Boxed:
-    """Read the truth and find the pictures.
+    """Read the truth and find the images.
 
     Args:
         root: the unpacked archive, or a folder with wsolevaluation's `metadata`.
         split: test, train, or val (CUBV2, with wsolevaluation's metadata alone).
         images: folder of the class folders; by default looked for below `root`.
-        expect: `full`: an error unless all pictures of the split are there.
-        allow_missing: take the pictures that are there.
+        expect: `full`: an error unless all images of the split are there.
+        allow_missing: take the images that are there.
         allow_outside: follow listed paths that lead out of the folder of the images.
 
     Raises:
-        FileNotFoundError: no truth, or pictures are missing.
+        FileNotFoundError: no truth, or images are missing.
         ValueError: an option or a line of a file is wrong.
     """
     if split not in get_args(Split):

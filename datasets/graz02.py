@@ -4,13 +4,13 @@
 
 A mask is painted: red where the object is seen, green where something in front of it hides it, black elsewhere; some
 are empty. `occluded` says what the green pixels are: `background` (only what is seen counts), `object` (the whole
-object) or `void` (counted nowhere). A pixel that is red in one of a picture's masks and green in another is of the
+object) or `void` (counted nowhere). A pixel that is red in one of an image's masks and green in another is of the
 object.
 
 The lists `<category>_test.txt` and `<category>_train.txt` are the suggested split; the protocol evaluates each category
-on its own test pictures, so that a dataset here is one category, named `ig02_cars`, unless `category` is `all`.
+on its own test images, so that a dataset here is one category, named `ig02_cars`, unless `category` is `all`.
 
-Reference: M. Marszalek, C. Schmid, "Accurate object localization with shape masks", CVPR 2007; pictures: A. Opelt et
+Reference: M. Marszalek, C. Schmid, "Accurate object localization with shape masks", CVPR 2007; images: A. Opelt et
 al., "Generic object recognition with boosting", PAMI 2006.
 """
 
@@ -45,7 +45,7 @@ HOW_TO_GET = (
 
 
 class Ig02:
-    """Pictures of a category, or of all, and their masks; an `eigencam.datasets.base.Dataset`."""
+    """Images of a category, or of all, and their masks; an `eigencam.datasets.base.Dataset`."""
 
     class_space = "ig02"
     classes: tuple[str, ...] = CATEGORIES
@@ -66,13 +66,13 @@ class Ig02:
         Args:
             root: the folder with `bikes`, `cars`, `people` and the lists, or with one folder an archive.
             category: bikes, cars, people, or all.
-            split: test, train, or all pictures of the category's folder.
+            split: test, train, or all images of the category's folder.
             occluded: what hidden parts of objects are.
-            expect: `full`: an error unless all pictures of the split are there.
-            allow_missing: take the pictures that are there.
+            expect: `full`: an error unless all images of the split are there.
+            allow_missing: take the images that are there.
 
         Raises:
-            FileNotFoundError: a list, a picture, or all masks of a picture are missing.
+            FileNotFoundError: a list, an image, or all masks of an image are missing.
             ValueError: an option is not one of those allowed.
         """
         for key, value, allowed in (
@@ -97,7 +97,7 @@ class Ig02:
             whole = [i for i in present(files, f"IG02 {name}", HOW_TO_GET, allow_missing) if listed[i] in masks]
             if len(whole) < len(files) and not allow_missing:
                 bare = next(stem for stem in listed if stem not in masks)
-                raise FileNotFoundError(f"{folder / name}: no {bare}.mask.0.png beside its picture. {HOW_TO_GET}")
+                raise FileNotFoundError(f"{folder / name}: no {bare}.mask.0.png beside its image. {HOW_TO_GET}")
             check_count(f"IG02 {name} {split}", len(whole), FULL[name][split], expect)
             self.files += [files[i] for i in whole]
             self._masks += [masks[listed[i]] for i in whole]
@@ -106,7 +106,7 @@ class Ig02:
         self.ids = unique(ids, self.files)
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
 
     def digest(self, i: int) -> str:
@@ -114,7 +114,7 @@ class Ig02:
         return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`; a box is the tightest around what counts of an object.
+        """The truth about image `i`; a box is the tightest around what counts of an object.
 
         Raises:
             BadTruthError: a mask is not of the image's size, or painted in other colours than red and green.
@@ -125,7 +125,7 @@ class Ig02:
         for path in self._masks[i]:
             colours = read_rgb(path)
             if colours.shape[:2] != size:
-                raise BadTruthError(f"{path}: a mask of {colours.shape[1::-1]} pixels, the picture has {size[::-1]}")
+                raise BadTruthError(f"{path}: a mask of {colours.shape[1::-1]} pixels, the image has {size[::-1]}")
             _check_colours(path, colours)
             red, green = painted(colours)
             seen |= red
@@ -171,7 +171,7 @@ def _check_colours(path: Path, colours: NDArray[np.uint8]) -> None:
 
 
 def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:
-    """The folder that has a category's pictures and lists, and the names of the split's pictures, sorted."""
+    """The folder that has a category's images and lists, and the names of the split's images, sorted."""
     list_name = f"{category}_{'test' if split == 'all' else split}.txt"
     places = (root, root / f"ig02-v1.0-{category}", root / f"ig02-{category}", root / category)
     folder = first_folder(places, list_name)
@@ -181,10 +181,10 @@ def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:
     if split == "all":
         stems = sorted(match[1] for path in files_in(folder / category, PNG) if (match := _IMAGE.fullmatch(path.name)))
         if not stems:
-            raise FileNotFoundError(f"{folder / category}: no picture. {HOW_TO_GET}")
+            raise FileNotFoundError(f"{folder / category}: no image. {HOW_TO_GET}")
         return folder, stems
     seen: dict[str, str] = {}
-    with Reading(folder / list_name, f"a picture's name, as {category}/NAME.image.png") as file:
+    with Reading(folder / list_name, f"an image's name, as {category}/NAME.image.png") as file:
         for (stem,) in file.columns(None, 1):
             name = inside(stem).removeprefix(f"{category}/")
             once(seen, match[1] if (match := _IMAGE.fullmatch(name)) else name, file.place)
@@ -194,7 +194,7 @@ def _listed(root: Path, category: str, split: str) -> tuple[Path, list[str]]:
 
 
 def _masks(folder: Path) -> dict[str, list[Path]]:
-    """The masks of each picture, by its name."""
+    """The masks of each image, by its name."""
     found: dict[str, list[Path]] = {}
     files = [path for path in files_in(folder, PNG) if _MASK.fullmatch(path.name)]
     unique([path.name.lower() for path in files], files, "masks")

@@ -1,10 +1,10 @@
-"""ILSVRC CLS-LOC validation: 50,000 pictures of 1000 classes, with boxes of the labelled object.
+"""ILSVRC CLS-LOC validation: 50,000 images of 1000 classes, with boxes of the labelled object.
 
     data = Ilsvrc("ILSVRC_root")                        # Kaggle's layout, image-net.org's, class folders, flat
     data = Ilsvrc("ILSVRC_root", count=1000, seed=0)    # the same 1000 on every machine
     data = Ilsvrc("metadata_root", images=False)        # the truth alone, to score predictions made elsewhere
 
-Rows are in the order of the picture ids, whatever the folders look like. The pictures' licence does not let us ship or
+Rows are in the order of the image ids, whatever the folders look like. The images' licence does not let us ship or
 download them: the user names a folder.
 """
 
@@ -32,17 +32,17 @@ from eigencam.datasets.subset import sample
 N_IMAGES = 50_000
 IMAGE_PLACES = ("Data/CLS-LOC/val", "CLS-LOC/val", "ILSVRC2012_img_val", "val", "images", ".")
 HOW_TO_GET = (
-    "The pictures are in ILSVRC2012_img_val.tar of image-net.org (free account) and in Kaggle's "
+    "The images are in ILSVRC2012_img_val.tar of image-net.org (free account) and in Kaggle's "
     "imagenet-object-localization-challenge; name the folder they are in with `images`"
 )
 
 
 class Ilsvrc:
-    """ILSVRC validation pictures and their truth; an `eigencam.datasets.base.Dataset`.
+    """ILSVRC validation images and their truth; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
-        annotation: truth of the chosen pictures as arrays, row `i` being `ids[i]`.
-        paths: the chosen pictures' files, row by row; empty for `images=False`.
+        annotation: truth of the chosen images as arrays, row `i` being `ids[i]`.
+        paths: the chosen images' files, row by row; empty for `images=False`.
         faults: what is wrong with the truth of an image, by id; `truth` raises it.
     """
 
@@ -63,26 +63,26 @@ class Ilsvrc:
         seed: int = 0,
         allow_missing: bool = False,
     ) -> None:
-        """Find the pictures, read the truth, and check that each fits the other.
+        """Find the images, read the truth, and check that each fits the other.
 
         Args:
-            root: folder with pictures and truth, or several, which are joined: a list, or one text with the separator
+            root: folder with images and truth, or several, which are joined: a list, or one text with the separator
                 of the system's paths (`:`); see `read_truth` for the layouts.
             split: only `val` has public truth.
             source: which truth to read: text, xml, csv or devkit; by default the first that is there.
-            images: folder of the pictures, flat or in class folders; by default looked for below `root`. False for
-                truth without pictures: then `image` raises.
-            blacklist: file of pictures to leave out, a line each: number in 1..50000 as in the devkit's
-                `ILSVRC2014_clsloc_validation_blacklist.txt` (1,762 pictures), or id. By default none is left out.
+            images: folder of the images, flat or in class folders; by default looked for below `root`. False for
+                truth without images: then `image` raises.
+            blacklist: file of images to leave out, a line each: number in 1..50000 as in the devkit's
+                `ILSVRC2014_clsloc_validation_blacklist.txt` (1,762 images), or id. By default none is left out.
             subset: file whose first column lists the ids to keep; further columns are not looked at.
             count: keep this many, those with the smallest SHA-256 of `seed/id`: spread evenly over the ids, independent
                 of what else is there, and a part of every larger count.
             seed: of `count`.
-            allow_missing: take the pictures that are there, where some are missing or have no truth.
+            allow_missing: take the images that are there, where some are missing or have no truth.
 
         Raises:
-            FileNotFoundError: there is no truth or no picture, or some pictures are missing.
-            ValueError: an option or a file is wrong, or pictures and truth contradict each other.
+            FileNotFoundError: there is no truth or no image, or some images are missing.
+            ValueError: an option or a file is wrong, or images and truth contradict each other.
         """
         if split != "val":
             raise ValueError(f"split={split!r}: allowed is 'val' (test truth is secret, train is half without boxes)")
@@ -100,7 +100,7 @@ class Ilsvrc:
             )
         if count is not None:
             if not 1 <= count <= len(rows):
-                raise ValueError(f"count={count}: allowed are 1..{len(rows)}, the pictures there are to choose from")
+                raise ValueError(f"count={count}: allowed are 1..{len(rows)}, the images there are to choose from")
             rows = sample(truth.ids, rows, count, seed)
         self.annotation: IlsvrcTruth = truth.select(rows)
         self.ids: list[str] = self.annotation.ids
@@ -114,9 +114,9 @@ class Ilsvrc:
         self._check(", ".join(map(str, roots)))
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         if not self.paths:
-            raise FileNotFoundError(f"{self.ids[i]}: the dataset was made with images=False, without pictures")
+            raise FileNotFoundError(f"{self.ids[i]}: the dataset was made with images=False, without images")
         return read_rgb(self.paths[i])
 
     def digest(self, i: int) -> str:
@@ -124,7 +124,7 @@ class Ilsvrc:
         return file_digest(self.paths[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`; its size is that of the file.
+        """The truth about image `i`; its size is that of the file.
 
         Raises:
             BadTruthError: it is wrong, or the image's size is not the one that its boxes refer to, so it was resized or
@@ -144,7 +144,7 @@ class Ilsvrc:
         return self.annotation.of_image(i, size, str(self.paths[i]), self._one_size)
 
     def identity(self) -> dict[str, object]:
-        """Split, n, and checksums of truth and picture files. How the pictures were chosen shows in these alone."""
+        """Split, n, and checksums of truth and image files. How the images were chosen shows in these alone."""
         boxes = (self.annotation.boxes_of(i).tolist() for i in range(len(self.ids)))
         return {
             "name": self.name,
@@ -155,7 +155,7 @@ class Ilsvrc:
         }
 
     def _check(self, roots: str) -> None:
-        """Find a wrong data folder before a run starts, at the price of a few pictures' headers."""
+        """Find a wrong data folder before a run starts, at the price of a few images' headers."""
         counts = np.diff(self.annotation.offsets)
         if bare := [i for i in np.flatnonzero(counts == 0).tolist() if self.ids[i] not in self.faults]:
             raise ValueError(
@@ -178,7 +178,7 @@ class Ilsvrc:
             except BadTruthError as error:
                 found[self.ids[i]] = str(error)
             except BadImageError:
-                continue  # left to the run, which counts bad pictures
+                continue  # left to the run, which counts bad images
         if 2 * len(found) > len(looked_at):
             raise BadTruthError(next(iter(found.values())))
         self.faults |= found
@@ -200,12 +200,12 @@ def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | Non
     if blacklist is not None:
         kept = kept - _named(blacklist, _blacklisted)
     if not kept:
-        raise ValueError(f"no picture is left of {len(ids)} by subset={subset}, blacklist={blacklist}")
+        raise ValueError(f"no image is left of {len(ids)} by subset={subset}, blacklist={blacklist}")
     return sorted(row[name] for name in kept)
 
 
 def _named(path: str | Path, read: Callable[[str], str]) -> set[str]:
-    """The ids of the pictures that a list names, one a line."""
+    """The ids of the images that a list names, one a line."""
     with Reading(expand(path), "a list of images") as file:
         return {read(line) for line in file.lines()}
 
@@ -214,17 +214,17 @@ def _blacklisted(line: str) -> str:
     if not line.isdigit():
         return picture_id(line)
     if not 1 <= int(line) <= N_IMAGES:
-        raise ValueError(f"picture number {line}; allowed are 1..{N_IMAGES}")
+        raise ValueError(f"image number {line}; allowed are 1..{N_IMAGES}")
     return validation_id(int(line))
 
 
 def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
-    """Picture files by id: of each root's folders the first that has any."""
+    """Image files by id: of each root's folders the first that has any."""
     files: dict[str, Path] = {}
     for of_root in folders:
         found = next((found for folder in of_root if (found := by_stem(folder, [(*JPEG, *PNG)], 1))), {})
         if twice := sorted(files.keys() & found.keys()):
-            raise ValueError(f"{len(twice)} pictures are in two of the roots, e.g. {some(twice)}: leave one root out")
+            raise ValueError(f"{len(twice)} images are in two of the roots, e.g. {some(twice)}: leave one root out")
         files.update(found)
     return files
 
@@ -232,25 +232,25 @@ def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
 def _present(
     truth: IlsvrcTruth, rows: list[int], files: dict[str, Path], folders: list[Path], allow_missing: bool, whole: bool
 ) -> list[int]:
-    """The rows whose picture is there; raises if any is not, or if (`whole`) pictures have no truth."""
+    """The rows whose image is there; raises if any is not, or if (`whole`) images have no truth."""
     present = [i for i in rows if truth.ids[i] in files]
     missing = [truth.ids[i] for i in rows if truth.ids[i] not in files]
     bare = sorted(files.keys() - set(truth.ids)) if whole else []
     looked = ", ".join(str(folder) if folder.is_dir() else f"{folder} (does not exist)" for folder in folders)
     if not present:
         raise FileNotFoundError(
-            f"none of the {len(rows)} ILSVRC pictures is there, e.g. {some(missing)}; looked in {looked}. {HOW_TO_GET}"
+            f"none of the {len(rows)} ILSVRC images is there, e.g. {some(missing)}; looked in {looked}. {HOW_TO_GET}"
         )
     if allow_missing:
         return present
     proceed = f"allow_missing=true evaluates the {len(present)} that are there"
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(rows)} ILSVRC pictures are missing, e.g. {some(missing)}; looked in {looked}. "
+            f"{len(missing)} of {len(rows)} ILSVRC images are missing, e.g. {some(missing)}; looked in {looked}. "
             f"{HOW_TO_GET}; {proceed}"
         )
     if bare:
         raise FileNotFoundError(
-            f"{len(bare)} of {len(files)} ILSVRC pictures have no truth ({truth.source}), e.g. {some(bare)}; {proceed}"
+            f"{len(bare)} of {len(files)} ILSVRC images have no truth ({truth.source}), e.g. {some(bare)}; {proceed}"
         )
     return present

@@ -1,6 +1,6 @@
-"""The files that the truth about ILSVRC validation pictures comes in, and a reader for each kind.
+"""The files that the truth about ILSVRC validation images comes in, and a reader for each kind.
 
-A source is found by its files' names below a root; its reader returns `Parsed`, keyed by picture id. What they all
+A source is found by its files' names below a root; its reader returns `Parsed`, keyed by image id. What they all
 have to satisfy is checked once, in `ilsvrc_truth.py`.
 """
 
@@ -28,7 +28,7 @@ Source = Literal["text", "xml", "csv", "devkit"]
 Box = tuple[float, float, float, float]
 
 DATA_PLACES = (".", "ILSVRC")
-"""Folders below the root where pictures, XML and class folders are looked for."""
+"""Folders below the root where images, XML and class folders are looked for."""
 PLACES = (
     *DATA_PLACES,
     "devkit/data",
@@ -48,7 +48,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(slots=True)
 class Parsed:
-    """What a reader found, by picture id.
+    """What a reader found, by image id.
 
     Attributes:
         labels: index of the sorted WordNet ids.
@@ -95,7 +95,7 @@ def read(source: Source, files: Sequence[Path], synsets: Synsets) -> Parsed:
 
 
 def picture_id(name: str) -> str:
-    """The id of a picture's file name or path: ILSVRC's names are unique, whatever folders they are in.
+    """The id of an image's file name or path: ILSVRC's names are unique, whatever folders they are in.
 
     >>> picture_id("val/ILSVRC2012_val_00000001.JPEG")
     'ILSVRC2012_val_00000001'
@@ -104,7 +104,7 @@ def picture_id(name: str) -> str:
 
 
 def validation_id(k: int) -> str:
-    """The id of validation picture k = 1..50000, as the devkit's lists count them."""
+    """The id of validation image k = 1..50000, as the devkit's lists count them."""
     return f"ILSVRC2012_val_{k:08d}"
 
 

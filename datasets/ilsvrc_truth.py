@@ -1,4 +1,4 @@
-"""The truth about the ILSVRC validation pictures, from whichever of four sources is there, all read to the same arrays.
+"""The truth about the ILSVRC validation images, from whichever of four sources is there, all read to the same arrays.
 
 ======== =============================================================================== ============ =====
 source   files                                                                           labels       sizes
@@ -9,8 +9,8 @@ source   files                                                                  
 `devkit` `cache_groundtruth.mat`, `ILSVRC2012_validation_ground_truth.txt` (labels only)  devkit ids   no
 ======== =============================================================================== ============ =====
 
-The first that is there is read, in this order: those that know the pictures' sizes come first, as sizes show whether
-the pictures on disk are the ones annotated. Labels become indices of the 1000 sorted WordNet ids; WordNet ids need the
+The first that is there is read, in this order: those that know the images' sizes come first, as sizes show whether
+the images on disk are the ones annotated. Labels become indices of the 1000 sorted WordNet ids; WordNet ids need the
 list of all 1000, devkit ids the permutation (`devkit.py`). Boxes are taken as they stand: all sources count pixels from
 0 and inclusively, and their boxes are identical.
 """
@@ -44,13 +44,13 @@ HOW_TO_GET = (
 
 @dataclass(frozen=True, slots=True)
 class IlsvrcTruth:
-    """Labels, boxes and sizes of N pictures, rows sorted by id as read.
+    """Labels, boxes and sizes of N images, rows sorted by id as read.
 
     Attributes:
         ids: e.g. `ILSVRC2012_val_00000001`.
-        labels: (N,) int64, index (0..999) of the sorted WordNet ids; all boxes of a picture have this label.
-        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels; those of a picture together, and sorted.
-        offsets: (N + 1,) int64, picture `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
+        labels: (N,) int64, index (0..999) of the sorted WordNet ids; all boxes of an image have this label.
+        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels; those of an image together, and sorted.
+        offsets: (N + 1,) int64, image `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
         sizes: (N, 2) int64, (height, width) in pixels; (0, 0) where the source does not tell.
         synsets: WordNet ids, names and devkit ids of the classes, as far as found.
         source: what was read.
@@ -81,7 +81,7 @@ class IlsvrcTruth:
 
         Args:
             i: row.
-            size: (height, width) of the picture; by default the source's, and (0, 0) where that does not tell: enough
+            size: (height, width) of the image; by default the source's, and (0, 0) where that does not tell: enough
                 to score boxes, not maps.
             file: of the image, for messages.
             may_be_resized: false where the image is known to be an original, whatever `resized` says.
@@ -115,7 +115,7 @@ class IlsvrcTruth:
             noted = f"{width} x {height} pixels" if height else f"boxes up to {boxes[:, 2].max()}, {boxes[:, 3].max()}"
             raise BadTruthError(
                 f"{file} has {size[1]} x {size[0]} pixels, its truth ({self.source}) has {noted}: "
-                "use the original pictures, or truth whose boxes were resized with them"
+                "use the original images, or truth whose boxes were resized with them"
             )
         # A source without sizes does not tell resized images from originals; most have one size if they were resized.
         return self.truth(i, size, file, bool(height) or size == one_size)
@@ -181,10 +181,10 @@ def read_truths(root: str | Path | Sequence[str | Path], source: Source | None =
 
 
 def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:
-    """One truth of several, rows sorted by id. Raises `ValueError` if a picture is in two of them."""
+    """One truth of several, rows sorted by id. Raises `ValueError` if an image is in two of them."""
     ids = [name for truth in truths for name in truth.ids]
     if twice := sorted(name for name, n in Counter(ids).items() if n > 1):
-        raise ValueError(f"{len(twice)} pictures are in two of the roots, e.g. {twice[:3]}: leave one root out")
+        raise ValueError(f"{len(twice)} images are in two of the roots, e.g. {twice[:3]}: leave one root out")
     counts = np.concatenate([np.diff(truth.offsets) for truth in truths])
     together = IlsvrcTruth(
         ids,
@@ -201,14 +201,14 @@ def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:
 
 
 def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
-    """Raise `ValueError`, naming the first picture, unless both say the same about the same pictures.
+    """Raise `ValueError`, naming the first image, unless both say the same about the same images.
 
     Sizes are compared where both know them; names of classes are not compared.
     """
     pair = f"{a.source} and {b.source}"
     if a.ids != b.ids:
         odd = sorted(set(a.ids) ^ set(b.ids))
-        raise ValueError(f"{pair} list different pictures: {len(odd)} are in one only, e.g. {odd[:3]}")
+        raise ValueError(f"{pair} list different images: {len(odd)} are in one only, e.g. {odd[:3]}")
     known = (a.sizes > 0).all(1) & (b.sizes > 0).all(1)
     for what, differs in (
         ("label", a.labels != b.labels),
@@ -216,7 +216,7 @@ def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
         ("number of boxes", np.diff(a.offsets) != np.diff(b.offsets)),
     ):
         if differs.any():
-            raise ValueError(f"{pair} differ in the {what} of {differs.sum()} pictures, e.g. {a.ids[differs.argmax()]}")
+            raise ValueError(f"{pair} differ in the {what} of {differs.sum()} images, e.g. {a.ids[differs.argmax()]}")
     if (unequal := (a.boxes != b.boxes).any(1)).any():
         i = int(unequal.argmax())
         raise ValueError(
@@ -227,7 +227,7 @@ def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
 
 def _assemble(parsed: Parsed, synsets: Synsets, source: Source, root: Path) -> IlsvrcTruth:
     if unlabelled := sorted(parsed.boxes.keys() - parsed.labels.keys() - parsed.faults.keys()):
-        raise ValueError(f"{root}: {len(unlabelled)} pictures have boxes but no label, e.g. {unlabelled[:3]}")
+        raise ValueError(f"{root}: {len(unlabelled)} images have boxes but no label, e.g. {unlabelled[:3]}")
     ids = sorted(parsed.labels.keys() | parsed.faults.keys())
     boxes = [sorted(parsed.boxes.get(name, ())) for name in ids]
     truth = IlsvrcTruth(
@@ -254,7 +254,7 @@ def _box_faults(truth: IlsvrcTruth, root: Path) -> dict[str, str]:
     wrong = np.flatnonzero(~possible(truth.boxes, height, width, float(bool(truth.resized))))
     return {
         truth.ids[owner[i]]: f"{root}: {len(wrong)} boxes are impossible, e.g. {truth.boxes[i].tolist()} of "
-        f"{truth.ids[owner[i]]}, a picture of {width[i] or '?'} x {height[i] or '?'} pixels; `x1 y1 x2 y2`, inclusive "
+        f"{truth.ids[owner[i]]}, an image of {width[i] or '?'} x {height[i] or '?'} pixels; `x1 y1 x2 y2`, inclusive "
         "pixels from 0, is expected"
         for i in wrong.tolist()
     }

@@ -1,4 +1,4 @@
-"""ImageNet-Segmentation: 4,276 pictures of ImageNet with a mask of what the picture is of.
+"""ImageNet-Segmentation: 4,276 images of ImageNet with a mask of what the image is of.
 
     data = ImageNetSegmentation("gtsegs_ijcv.mat")
 
@@ -35,7 +35,7 @@ HOW_TO_GET = (
 
 
 class ImageNetSegmentation:
-    """All pictures of the file; an `eigencam.datasets.base.Dataset`."""
+    """All images of the file; an `eigencam.datasets.base.Dataset`."""
 
     name = "imagenet_segmentation"
     class_space = "foreground"
@@ -44,11 +44,11 @@ class ImageNetSegmentation:
     version = 1
 
     def __init__(self, root: str | Path, expect: Expect | None = None, allow_outside: bool = False) -> None:
-        """Open the file and look at what every picture is.
+        """Open the file and look at what every image is.
 
         Args:
             root: the file, or the folder that it is in.
-            expect: `full`: an error unless there are 4,276 pictures.
+            expect: `full`: an error unless there are 4,276 images.
             allow_outside: read data that the file does not hold itself but names another file for.
 
         Raises:
@@ -78,20 +78,20 @@ class ImageNetSegmentation:
         }
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
+        """Image `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
         try:
             stored = np.asarray(self._picture(i))
         except Exception as error:  # HDF5 raises OSError, RuntimeError, ...
-            raise BadImageError(self.path, f"picture {i}: {reason(error)}") from error
+            raise BadImageError(self.path, f"image {i}: {reason(error)}") from error
         picture = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise BadImageError(
-                self.path, f"picture {i}: an array of {stored.shape}, {stored.dtype}; (3, W, H) uint8 is due"
+                self.path, f"image {i}: an array of {stored.shape}, {stored.dtype}; (3, W, H) uint8 is due"
             )
         return np.ascontiguousarray(picture)
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`: mask, and the box around it.
+        """The truth about image `i`: mask, and the box around it.
 
         Raises:
             BadTruthError: the mask is not of the image's size, or has other values than 0 and 1.
@@ -112,14 +112,14 @@ class ImageNetSegmentation:
         return Truth(self.ids[i], size, -1, boxes, labels, mask=mask.astype(np.uint8), foreground="any", source=source)
 
     def identity(self) -> dict[str, object]:
-        """n, and a checksum of the shapes and the stored sizes of pictures and masks."""
+        """n, and a checksum of the shapes and the stored sizes of images and masks."""
         return {"name": self.name, "n": len(self.ids), "truth": self._checksum}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def _open(self) -> tuple[int, Any, NDArray[Any], NDArray[Any]]:
-        """This process, its own open file, and the references to pictures and to the cells of masks."""
+        """This process, its own open file, and the references to images and to the cells of masks."""
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 import h5py

@@ -1,4 +1,4 @@
-"""ImageNetV2 with wsolevaluation's boxes: 10,000 pictures of ImageNet's 1000 classes, which thresholds are tuned on.
+"""ImageNetV2 with wsolevaluation's boxes: 10,000 images of ImageNet's 1000 classes, which thresholds are tuned on.
 
     data = read_imagenetv2("wsolevaluation")     # metadata/ILSVRC/val and dataset/ILSVRC/val2/<class>/<k>.jpeg
 
@@ -7,7 +7,7 @@ image-folder loader sorts them, they give other classes; here the label is read 
 folder's number.
 
 Reference: B. Recht et al., "Do ImageNet classifiers generalize to ImageNet?", ICML 2019; boxes: J. Choe et al., CVPR
-2020. The pictures are those of the set `threshold-0.7`.
+2020. The images are those of the set `threshold-0.7`.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ FULL = 10_000
 PICTURES = ("dataset/ILSVRC", "ILSVRC", ".")
 UNPACKED = ("imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", "val2", ".")
 HOW_TO_GET = (
-    "The pictures are imagenetv2-threshold0.7.tar.gz of github.com/modestyachts/ImageNetV2, the metadata "
+    "The images are imagenetv2-threshold0.7.tar.gz of github.com/modestyachts/ImageNetV2, the metadata "
     "metadata/ILSVRC/val of github.com/clovaai/wsolevaluation; name the folder by paths.imagenetv2 or "
     "EIGENCAM_IMAGENETV2"
 )
@@ -36,17 +36,17 @@ def read_imagenetv2(
     allow_missing: bool = False,
     allow_outside: bool = False,
 ) -> Boxed:
-    """Read the truth and find the pictures.
+    """Read the truth and find the images.
 
     Args:
-        root: folder with `metadata/ILSVRC/val` (or those files themselves) and the pictures.
+        root: folder with `metadata/ILSVRC/val` (or those files themselves) and the images.
         images: folder of the class folders 0 ... 999; by default looked for below `root`.
         expect: `full`: an error unless all 10,000 are there and localization.txt is wsolevaluation's.
-        allow_missing: take the pictures that are there.
+        allow_missing: take the images that are there.
         allow_outside: follow listed paths that lead out of the folder of the images.
 
     Raises:
-        FileNotFoundError: no truth, or pictures are missing.
+        FileNotFoundError: no truth, or images are missing.
         ValueError: a file is wrong, or a folder's number is not its class.
     """
     top = expand(root)

@@ -1,6 +1,6 @@
-"""Pictures and masks from files to arrays: the one place that decodes.
+"""Images and masks from files to arrays: the one place that decodes.
 
-Boxes of ILSVRC and VOC refer to the pixel grid as it is stored, so a picture is never rotated by its EXIF tag and never
+Boxes of ILSVRC and VOC refer to the pixel grid as it is stored, so an image is never rotated by its EXIF tag and never
 decoded at a reduced scale. What a file is, its content decides and not its name: a PNG named `.JPEG` is read as a PNG.
 """
 
@@ -36,20 +36,20 @@ _OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of th
 
 
 def read_rgb(path: Path | str) -> NDArray[np.uint8]:
-    """Decode a picture as RGB.
+    """Decode an image as RGB.
 
     Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles; of 16 bits a
     channel the upper eight are kept; floating-point pixels must lie in 0..1; alpha and transparent colours are dropped
     (the stored colour shows, nothing is blended with a background); of several frames the first counts.
 
     Args:
-        path: picture in any format that Pillow reads.
+        path: image in any format that Pillow reads.
 
     Returns:
         (H, W, 3) uint8, RGB, writable, H and W as stored.
 
     Raises:
-        BadImageError: the file is empty, truncated, corrupt, not a picture, or so large that it must be a bomb.
+        BadImageError: the file is empty, truncated, corrupt, not an image, or so large that it must be a bomb.
         FileNotFoundError: there is no such file (other faults of the file system pass through likewise).
     """
     return rgb_of(decode(path), path)
@@ -155,10 +155,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) of a picture in pixels as stored, from its header alone.
+    """(height, width) of an image in pixels as stored, from its header alone.
 
     Raises:
-        BadImageError: the header is not that of a picture.
+        BadImageError: the header is not that of an image.
         FileNotFoundError: there is no such file.
     """
     with _regular(path).open("rb") as file, _open(path, file) as image:
@@ -169,7 +169,7 @@ def read_mask(path: Path | str) -> NDArray[np.uint8]:
     """Decode a segmentation mask: the palette's indices, not its colours.
 
     Args:
-        path: palette PNG as in VOC's `SegmentationClass`, or a grey picture whose values are the indices.
+        path: palette PNG as in VOC's `SegmentationClass`, or a grey image whose values are the indices.
 
     Returns:
         (H, W) uint8.
@@ -189,7 +189,7 @@ def read_mask(path: Path | str) -> NDArray[np.uint8]:
 
 
 def read_grey(path: Path | str) -> NDArray[np.uint8]:
-    """Decode a picture as grey, (H, W) uint8: the weighted sum of the colours, alpha dropped; 1 bit becomes 0 and 255.
+    """Decode an image as grey, (H, W) uint8: the weighted sum of the colours, alpha dropped; 1 bit becomes 0 and 255.
 
     Raises:
         BadImageError: the file cannot be decoded.
@@ -297,5 +297,5 @@ def _open(path: Path | str, file: IO[bytes]) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture in any known format"
+        return "not an image in any known format"
     return str(error) or type(error).__name__

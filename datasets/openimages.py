@@ -1,14 +1,14 @@
-"""OpenImages30k, wsolevaluation's part of Open Images V5: pictures of 100 classes with masks, and regions to ignore.
+"""OpenImages30k, wsolevaluation's part of Open Images V5: images of 100 classes with masks, and regions to ignore.
 
-    data = OpenImages("wsolevaluation")     # metadata/OpenImages/test and dataset/OpenImages/test/<class>/<picture>.jpg
+    data = OpenImages("wsolevaluation")     # metadata/OpenImages/test and dataset/OpenImages/test/<class>/<image>.jpg
 
-Beside each picture lie a mask for every object of its class, `<picture>_m<class>_<hash>.png`, and
+Beside each image lie a mask for every object of its class, `<picture>_m<class>_<hash>.png`, and
 `<picture>_ignore.png` with the boxes of objects that have none. The object is the union of the masks, void what else is
 in the ignored region. A mask's pixel counts where its grey value is not 0, of whatever kind the PNG is (1 bit, RGB,
 RGBA).
 
-Masks can be of another resolution than their pictures. They are kept as they are, as PxAP brings them to its own size
-in one step; `masks=picture` brings them to the picture's size, for evaluators that count its pixels.
+Masks can be of another resolution than their images. They are kept as they are, as PxAP brings them to its own size
+in one step; `masks=picture` brings them to the image's size, for evaluators that count its pixels.
 """
 
 from pathlib import Path
@@ -34,14 +34,14 @@ FULL = {"test": 5000, "val": 2500, "train": 29_819}
 N_CLASSES = 100
 PICTURES = ("dataset/OpenImages", "OpenImages", ".")
 HOW_TO_GET = (
-    "The pictures and masks are the two archives of OpenImages30k that github.com/clovaai/wsolevaluation links to, "
+    "The images and masks are the two archives of OpenImages30k that github.com/clovaai/wsolevaluation links to, "
     "unpacked into one folder, the metadata its metadata/OpenImages; name the folder by paths.openimages30k or "
     "EIGENCAM_OPENIMAGES30K"
 )
 
 
 class OpenImages:
-    """Pictures of one split and their masks; an `eigencam.datasets.base.Dataset`."""
+    """Images of one split and their masks; an `eigencam.datasets.base.Dataset`."""
 
     version = 1
 
@@ -61,16 +61,16 @@ class OpenImages:
         """Read the lists and find the files.
 
         Args:
-            root: folder with wsolevaluation's `metadata` and the pictures.
+            root: folder with wsolevaluation's `metadata` and the images.
             split: test, val, or train, which has no masks.
-            images: folder of `test`, `val` and `train`, pictures and masks; by default looked for below `root`.
+            images: folder of `test`, `val` and `train`, images and masks; by default looked for below `root`.
             masks: resolution of the masks: their `own`, or the `picture`'s.
-            expect: `full`: an error unless all pictures are there and localization.txt is wsolevaluation's.
-            allow_missing: take the pictures that are there with all their masks.
+            expect: `full`: an error unless all images are there and localization.txt is wsolevaluation's.
+            allow_missing: take the images that are there with all their masks.
             allow_outside: follow listed paths that lead out of the folder of the images.
 
         Raises:
-            FileNotFoundError: no metadata, or pictures or masks are missing.
+            FileNotFoundError: no metadata, or images or masks are missing.
             ValueError: an option or a line of a file is wrong.
         """
         if split not in get_args(Split):
@@ -85,7 +85,7 @@ class OpenImages:
         if split != "train" and (
             bare := [path for path, lines in zip(found.paths, found.masks, strict=True) if not lines]
         ):
-            raise ValueError(f"{metadata / 'localization.txt'}: no mask for {len(bare)} pictures, e.g. {bare[0]}")
+            raise ValueError(f"{metadata / 'localization.txt'}: no mask for {len(bare)} images, e.g. {bare[0]}")
         folder = expand(images) if images else images_folder([top / place for place in PICTURES], found.paths) or top
         pictures = as_stored([folder / path for path in found.paths])
         kept = present(pictures, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
@@ -105,7 +105,7 @@ class OpenImages:
         self.faults = {image_id(path): fault for path, fault in found.faults.items()}
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self.files[i])
 
     def digest(self, i: int) -> str:
@@ -113,7 +113,7 @@ class OpenImages:
         return file_digest(self.files[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`; its boxes are the tightest around each mask.
+        """The truth about image `i`; its boxes are the tightest around each mask.
 
         Raises:
             BadTruthError: label or a mask is wrong, or no mask has a pixel.
@@ -182,7 +182,7 @@ def resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_
 
 
 def _tight(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64] | None:
-    """The inclusive box of a mask of any resolution in the picture's pixels: all that it touches."""
+    """The inclusive box of a mask of any resolution in the image's pixels: all that it touches."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None

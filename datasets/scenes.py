@@ -1,8 +1,8 @@
-"""Scenes: generated pictures with exact truth, so that nothing has to be downloaded.
+"""Scenes: generated images with exact truth, so that nothing has to be downloaded.
 
-A picture is a function of (seed, split, index) alone. It shows one object of its class, sometimes two, anywhere on a
-textured and cluttered background, at 5 to 60 % of the picture, partly covered by clutter or by objects of other
-classes or cut off by the border. Objects of other classes are there in most pictures; they are always smaller, so that
+An image is a function of (seed, split, index) alone. It shows one object of its class, sometimes two, anywhere on a
+textured and cluttered background, at 5 to 60 % of the image, partly covered by clutter or by objects of other
+classes or cut off by the border. Objects of other classes are there in most images; they are always smaller, so that
 the label, the class of the largest object, is never in doubt. Boxes and masks are those of the *visible* pixels.
 """
 
@@ -20,14 +20,14 @@ from eigencam.datasets.scenes_backgrounds import Ground, Plane, noise, ramp
 from eigencam.datasets.scenes_objects import CLASSES, Layer, Palette, Pose, Sketch, draw, extent, hsv, window_of
 
 VERSION = 1
-"""Of the generator: raised whenever a change alters a picture or its truth."""
+"""Of the generator: raised whenever a change alters an image or its truth."""
 
 Split = Literal["train", "test"]
 SPLITS: dict[str, int] = {"train": 0, "test": 1}
 _SIZES = ((120, 160), (160, 120), (144, 144), (128, 192), (192, 128), (112, 168), (168, 112), (150, 180))
-"""Height and width of the pictures."""
+"""Height and width of the images."""
 
-_SMALLEST, _LARGEST = 0.045, 0.62  # the main object's visible box, as a share of the picture
+_SMALLEST, _LARGEST = 0.045, 0.62  # the main object's visible box, as a share of the image
 _LEAST_VISIBLE = 0.6  # of an object's silhouette
 _DOMINANCE = 1.6  # visible area of the main object over that of any object of another class
 
@@ -35,7 +35,7 @@ Pixels = NDArray[np.bool_]
 
 
 class Scene(NamedTuple):
-    """A picture (H, W, 3) uint8, its mask (H, W) uint8, boxes (B, 4) and labels (B,), the main object first."""
+    """An image (H, W, 3) uint8, its mask (H, W) uint8, boxes (B, 4) and labels (B,), the main object first."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
@@ -47,9 +47,9 @@ class Scenes:
     """The generated dataset.
 
     Args:
-        count: number of pictures.
-        seed: another seed gives other pictures.
-        split: `train` and `test` share no picture.
+        count: number of images.
+        seed: another seed gives other images.
+        split: `train` and `test` share no image.
     """
 
     version = 1
@@ -69,7 +69,7 @@ class Scenes:
         return self.count
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB."""
+        """Image `i`: (H, W, 3) uint8 RGB."""
         return self._scene(i).image.copy()
 
     def digest(self, i: int) -> str:
@@ -77,7 +77,7 @@ class Scenes:
         return generated_digest(self.name, VERSION, self.split, self.seed, i)
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`: all objects have a box; the one sought is of the class of the largest."""
+        """The truth about image `i`: all objects have a box; the one sought is of the class of the largest."""
         scene = self._scene(i)
         height, width = scene.mask.shape
         label = int(scene.labels[0])
@@ -184,11 +184,11 @@ def _arrange(
         kept = _keep(layers, main, size)
         if kept is not None:
             return kept
-    raise RuntimeError(f"no arrangement found for a picture of {size}")  # pragma: no cover
+    raise RuntimeError(f"no arrangement found for an image of {size}")  # pragma: no cover
 
 
 def _place(rng: np.random.Generator, label: int, palette: Palette, size: tuple[int, int], share: float) -> Layer:
-    """An object whose box takes about `share` of the picture, more often near the border than a uniform law would."""
+    """An object whose box takes about `share` of the image, more often near the border than a uniform law would."""
     height, width = size
     pose = Pose.random(label, rng)
     half_width, half_height, _ = extent(label)
@@ -268,7 +268,7 @@ def _clutter(rng: np.random.Generator, size: tuple[int, int], behind: bool) -> L
 
 
 def _composite(picture: Plane, layer: Layer, grain: Plane) -> None:
-    """Lays a layer with its shadow over the picture (3, H, W), in place."""
+    """Lays a layer with its shadow over the image (3, H, W), in place."""
     height, width = layer.alpha.shape
     if not height or not width:
         return

@@ -55,7 +55,7 @@ class Sketch:
     Attributes:
         u: (h, w) float64, abscissa in the object's frame.
         v: (h, w) float64, ordinate in the object's frame, downwards.
-        px: size of a picture's pixel in the units of the frame.
+        px: size of an image's pixel in the units of the frame.
         d: (h, w) float64, signed distance to the silhouette so far.
         rgb: (3, h, w) float32 in [0, 1].
     """
@@ -322,15 +322,15 @@ _UPRIGHT = frozenset(("balloon", "mug", "mushroom", "snail", "umbrella"))
 
 
 class Layer(NamedTuple):
-    """A drawn object, on the window of the picture that it touches.
+    """A drawn object, on the window of the image that it touches.
 
     Attributes:
         label: index into `CLASSES`, or -1 for clutter that is no object.
-        window: rows and columns of the picture.
+        window: rows and columns of the image.
         alpha: (h, w) float32 in [0, 1]; a pixel belongs to the object where it is >= 0.5.
         solid: (h, w) bool, exactly that.
         rgb: (3, h, w) float32 in [0, 1].
-        area: of the whole silhouette within the picture, pixels.
+        area: of the whole silhouette within the image, pixels.
     """
 
     label: int
@@ -361,14 +361,14 @@ class Pose(NamedTuple):
 
 
 def window_of(x: float, y: float, reach: float, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a picture of `size` (height, width) within `reach` pixels of (x, y); may be empty."""
+    """Rows and columns of an image of `size` (height, width) within `reach` pixels of (x, y); may be empty."""
     top, left = max(int(y - reach), 0), max(int(x - reach), 0)
     bottom, right = min(int(y + reach) + 2, size[0]), min(int(x + reach) + 2, size[1])
     return slice(top, max(bottom, top)), slice(left, max(right, left))
 
 
 def draw(label: int, pose: Pose, palette: Palette, size: tuple[int, int], rng: np.random.Generator) -> Layer:
-    """The object of class `label`, lit from the upper left, on a picture of `size` (height, width)."""
+    """The object of class `label`, lit from the upper left, on an image of `size` (height, width)."""
     rows, columns = window_of(pose.x, pose.y, 1.36 * pose.scale, size)
     y = (np.arange(rows.start, rows.stop, dtype=np.float64)[:, None] - pose.y) / pose.scale
     x = (np.arange(columns.start, columns.stop, dtype=np.float64)[None] - pose.x) / pose.scale

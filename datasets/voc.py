@@ -1,4 +1,4 @@
-"""PASCAL VOC 2007 and 2012: boxes of 20 classes, and segmentation masks for a part of the pictures.
+"""PASCAL VOC 2007 and 2012: boxes of 20 classes, and segmentation masks for a part of the images.
 
     data = Voc("data", year=2007, image_set="test")                       # boxes
     data = Voc("data", year=2012, image_set="val", task="Segmentation")   # masks, and boxes where annotated
@@ -6,7 +6,7 @@
 All objects of the 20 classes count as what is sought (`foreground="any"`). VOC's files count pixels from 1; boxes are
 shifted to 0-based inclusive pixels here, fractions (there are some in VOC 2012) kept.
 
-The label of a picture, which has objects of several classes, is the class with the largest area: of the mask where
+The label of an image, which has objects of several classes, is the class with the largest area: of the mask where
 there is one with an object in it, otherwise of the boxes, added up, without those flagged difficult unless all are. Of
 equal classes the first in alphabetical order is taken; without any object the label is -1.
 """
@@ -84,7 +84,7 @@ def read_annotation(path: Path, origin: int = 1) -> Annotation:
 
 
 class Voc:
-    """Pictures of one of VOC's image sets and their truth; an `eigencam.datasets.base.Dataset`."""
+    """Images of one of VOC's image sets and their truth; an `eigencam.datasets.base.Dataset`."""
 
     version = 1
     class_space = "voc"
@@ -108,10 +108,10 @@ class Voc:
             root: the folder that contains `VOCdevkit`, or `VOCdevkit`, or `VOC2012` itself.
             year: 2007 or 2012.
             image_set: a list in `ImageSets/<task>`: train, val, trainval, test, or a class's, as `cow_val`, whose
-                pictures flagged -1 (no such object) are left out.
-            task: `Main`: every picture has boxes; `Segmentation`: every picture has a mask, and boxes where annotated.
+                images flagged -1 (no such object) are left out.
+            task: `Main`: every image has boxes; `Segmentation`: every image has a mask, and boxes where annotated.
             difficult: keep the boxes flagged difficult (`Truth.difficult` tells them apart).
-            allow_missing: take the pictures whose files are all there.
+            allow_missing: take the images whose files are all there.
             download: let torchvision download the archive into `root` unless the image set is there already.
             without: a text file of ids, one a line, that are left out; others than the image set's may be among them.
             origin: what the annotations call the first pixel: 1, as VOC's own do, or 0, as some programs write them.
@@ -144,7 +144,7 @@ class Voc:
         self._annotations = [self._annotation(name, origin) for name in self.ids]
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
         return read_rgb(self._path("JPEGImages", self.ids[i]))
 
     def digest(self, i: int) -> str:
@@ -152,7 +152,7 @@ class Voc:
         return file_digest(self._path("JPEGImages", self.ids[i]))
 
     def truth(self, i: int) -> Truth:
-        """The truth about picture `i`, with its mask for the task Segmentation.
+        """The truth about image `i`, with its mask for the task Segmentation.
 
         Raises:
             BadTruthError: the annotation is wrong; image, annotation and mask differ in size; or the mask has values
@@ -168,11 +168,11 @@ class Voc:
             sizes["annotation"] = annotation.size
         if mask is not None:
             sizes["mask"] = mask.shape
-        with suppress(BadImageError):  # `image` raises it; the truth is known without the picture
+        with suppress(BadImageError):  # `image` raises it; the truth is known without the image
             sizes["picture"] = image_size(self._path("JPEGImages", name))
         if len(set(sizes.values())) > 1:
             seen = ", ".join(f"{what} {width} x {height}" for what, (height, width) in sizes.items())
-            raise BadTruthError(f"{name} in {self.folder}: {seen} pixels; all must be those of the original picture")
+            raise BadTruthError(f"{name} in {self.folder}: {seen} pixels; all must be those of the original image")
         height, width = next(iter(sizes.values()))
         kept = np.ones(len(annotation.boxes), bool) if self.difficult else ~annotation.difficult
         return Truth(
@@ -188,7 +188,7 @@ class Voc:
         )
 
     def identity(self) -> dict[str, object]:
-        """Year, task, image set, n, and checksums of the truth and of the pictures' files."""
+        """Year, task, image set, n, and checksums of the truth and of the images' files."""
         truth = (
             [name, a.size, a.boxes.tolist(), a.labels.tolist(), a.difficult.tolist()]
             for name, a in zip(self.ids, self._annotations, strict=True)
@@ -229,7 +229,7 @@ class Voc:
         return mask
 
     def _complete(self, listed: list[str], there: dict[str, dict[str, Path]], allow_missing: bool) -> list[str]:
-        """The pictures that have all their files; raises if any has not, unless that is allowed."""
+        """The images that have all their files; raises if any has not, unless that is allowed."""
         kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
         complete = [name for name in listed if all(name in there[kind] for kind in kinds)]
         if len(complete) < len(listed) and not (allow_missing and complete):
@@ -241,7 +241,7 @@ class Voc:
             )
             proceed = f"; allow_missing=true evaluates the {len(complete)} that are complete" if complete else ""
             raise FileNotFoundError(
-                f"of the {len(listed)} pictures of {self.name} {self.task}/{self.image_set} {counts}. "
+                f"of the {len(listed)} images of {self.name} {self.task}/{self.image_set} {counts}. "
                 f"{HOW_TO_GET}{proceed}"
             )
         return complete
@@ -283,11 +283,11 @@ def _listed(path: Path) -> list[str]:
 
 
 def _rest(listed: list[str], path: Path) -> list[str]:
-    """Those of the listed pictures that a file does not name."""
+    """Those of the listed images that a file does not name."""
     left_out = set(read_lines(path, "an image's id in each line of dataset.without"))
     rest = [name for name in listed if name not in left_out]
     if not rest:
-        raise ValueError(f"dataset.without={path}: it names all {len(listed)} pictures")
+        raise ValueError(f"dataset.without={path}: it names all {len(listed)} images")
     return rest
 
 

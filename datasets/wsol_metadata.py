@@ -6,8 +6,8 @@
                               localization.txt    path,x0,y0,x1,y1                  boxes, a line each; or
                                                   path,mask,ignore                  OpenImages; `ignore` on a first line
 
-Paths are relative to the dataset's folder of pictures. Boxes are read as they stand, as inclusive pixels: no x1 is
-beyond the last column of its picture, and many are that column.
+Paths are relative to the dataset's folder of images. Boxes are read as they stand, as inclusive pixels: no x1 is
+beyond the last column of its image, and many are that column.
 
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020;
 github.com/clovaai/wsolevaluation.
@@ -46,14 +46,14 @@ Masks = list[list[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """One split; row `i` is picture `paths[i]`.
+    """One split; row `i` is image `paths[i]`.
 
     Attributes:
-        paths: of the pictures, sorted; what the files name them by.
+        paths: of the images, sorted; what the files name them by.
         labels: (N,) int64.
         sizes: (N, 2) int64, (height, width); zeros where the files do not tell.
-        boxes: of each picture (B, 4) float64, inclusive pixels; none of OpenImages.
-        masks: of each picture of OpenImages its masks and ignored regions, by path; "" for no region.
+        boxes: of each image (B, 4) float64, inclusive pixels; none of OpenImages.
+        masks: of each image of OpenImages its masks and ignored regions, by path; "" for no region.
         faults: what is wrong with the label or size of an image, by path.
     """
 
@@ -157,11 +157,11 @@ def _sizes(
 
 
 def _listed(folder: Path, labels: dict[str, int], allow_outside: bool) -> list[str]:
-    """The pictures of image_ids.txt, or of all labels where there is no such file, sorted."""
+    """The images of image_ids.txt, or of all labels where there is no such file, sorted."""
     if not is_file(folder / "image_ids.txt"):
         return sorted(labels)
     seen: dict[str, str] = {}
-    with Reading(folder / "image_ids.txt", "`path` of a picture that class_labels.txt gives a class") as file:
+    with Reading(folder / "image_ids.txt", "`path` of an image that class_labels.txt gives a class") as file:
         for (path,) in file.columns(",", 1):
             if once(seen, inside(path, allow_outside), file.place) not in labels:
                 raise ValueError(f"no class for {path!r}")
@@ -181,7 +181,7 @@ def _boxes(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, M
 
 
 def _masks(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
-    """Lines of localization.txt that are masks, with the ignored region on a picture's first line."""
+    """Lines of localization.txt that are masks, with the ignored region on an image's first line."""
     found: dict[str, list[tuple[str, str]]] = {path: [] for path in paths}
     seen: dict[str, str] = {}
     with Reading(place, "`path,mask,ignore`") as file:

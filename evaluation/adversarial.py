@@ -1,14 +1,14 @@
-"""Do maps survive adversarial noise? The claim of Eigen-CAM for pictures changed by DeepFool.
+"""Do maps survive adversarial noise? The claim of Eigen-CAM for images changed by DeepFool.
 
 M. B. Muhammad, M. Yeasin ("Eigen-CAM: Visual Explanations for Deep Convolutional Neural Networks", SN Computer Science
-2021) argue that a map that asks no class of the network withstands noise that changes the class. Each picture is
-attacked once, for all methods (see `evaluation/attacks.py`); the same method then explains the attacked picture:
+2021) argue that a map that asks no class of the network withstands noise that changes the class. Each image is
+attacked once, for all methods (see `evaluation/attacks.py`); the same method then explains the attacked image:
 
-    box_error_before, box_error_after    localization of both maps, over the same pictures
+    box_error_before, box_error_after    localization of both maps, over the same images
     box_error_change                     their difference, paired
-    ..._fooled                           the same over the pictures whose prediction has changed
+    ..._fooled                           the same over the images whose prediction has changed
     rank_correlation, cosine             of the two raw maps (see `evaluation/similarity.py`)
-    fooling_rate                         share of the pictures whose prediction has changed
+    fooling_rate                         share of the images whose prediction has changed
 
 The attack is on the class that the network predicts, right or wrong. The class asked for after the attack follows the
 run's `target`: the true class remains the true class; with `predicted` it is the class that is predicted now.
@@ -19,8 +19,8 @@ attack. Such images have no similarity and no length of noise, and are left out 
 to the attacked one, is not finite, there is no prediction to change: it is -1, and the image is in no fooling rate.
 Notes and n say how many.
 
-Lengths of the noise are in the picture before normalisation, where black is 0 and white is 1: `l2`; `linf`, in steps of
-1/255; and `relative_l2`, the length over that of the picture, in percent, which the paper of DeepFool averages.
+Lengths of the noise are in the image before normalisation, where black is 0 and white is 1: `l2`; `linf`, in steps of
+1/255; and `relative_l2`, the length over that of the image, in percent, which the paper of DeepFool averages.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Adversarial:
     """Evaluator of maps under an attack; see the module.
 
     Attributes:
-        attack: what changes the pictures.
+        attack: what changes the images.
         rule: how a map is cut, see `evaluation/maps.py`.
         threshold: the rule's parameter.
         component: `largest` connected component of the foreground, or `all` of it.
@@ -78,7 +78,7 @@ class Adversarial:
         return Localization(self.rule, self.threshold, self.component, self.iou)
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """Each picture before and after.
+        """Each image before and after.
 
         Returns:
             `iou_before`, `iou_after`, NaN without a box to find; `fooled`, `prediction`, `prediction_after`;

@@ -199,7 +199,7 @@ def _title(part: pd.DataFrame, evaluator: str, cells_of: dict[str, str], style: 
     if not style.paper:
         data = f"{part['dataset'].iloc[0]} {data}".strip()
         about = ", ".join([style.names("evaluator", evaluator), *more])
-        return f"{data}, {n} pictures: {about} (maps for the class: {target}{dtype})"
+        return f"{data}, {n} images: {about} (maps for the class: {target}{dtype})"
     data = " ".join(filter(None, (style.names("dataset", part["dataset"].iloc[0]), f"({data})" if data else "")))
     classes = style.names("target", target)
     return f"{', '.join([style.names('evaluator', evaluator), *more])} on {data}, n = {n:,}, maps for {classes}{dtype}"

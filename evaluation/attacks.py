@@ -1,4 +1,4 @@
-r"""Adversarial noise: the small change of a picture that changes what a network sees in it.
+r"""Adversarial noise: the small change of an image that changes what a network sees in it.
 
 * DeepFool (S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, CVPR 2016): as if the network were affine, step to the
   nearest boundary between the predicted class k0 and another of its `num_classes` likeliest, until the prediction
@@ -6,13 +6,13 @@ r"""Adversarial noise: the small change of a picture that changes what a network
 
   $$l = \arg\min_k |f_k| / \|w_k\|_2, \qquad r_i = (|f_l| / \|w_l\|_2 + 10^{-4})\, w_l / \|w_l\|_2,$$
 
-  and the picture is x + (1 + overshoot) Σ r_i. The authors' code does this on the normalised picture and leaves the
+  and the image is x + (1 + overshoot) Σ r_i. The authors' code does this on the normalised image and leaves the
   range of pixels; so do the defaults.
 * FGSM (I. Goodfellow, J. Shlens, C. Szegedy, ICLR 2015): x + eps sign(∇ loss), loss the cross entropy of a class.
 * PGD (A. Madry et al., ICLR 2018): steps of `step` in that direction, each followed by a projection on the box of
   half side eps around x, from a random start in it.
 
-Functions of a differentiable network and a batch; pictures are changed independently of each other.
+Functions of a differentiable network and a batch; images are changed independently of each other.
 
 >>> import torch
 >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 Logits = Callable[["Tensor"], "Tensor"]
-"""(B, ...) float32 pictures to (B, K) logits, differentiable; the logits of a picture depend on no other."""
+"""(B, ...) float32 images to (B, K) logits, differentiable; the logits of an image depend on no other."""
 
 Space = Literal["network", "pixels"]
 
@@ -43,7 +43,7 @@ class Attacked:
     """What an attack made.
 
     Attributes:
-        images: of the shape and unit of the pictures that were attacked.
+        images: of the shape and unit of the images that were attacked.
         iterations: (N,) int64, steps taken.
     """
 
@@ -55,12 +55,12 @@ class Attack(Protocol):
     """An attack with its parameters; hashable, so that its result can be shared."""
 
     def __call__(self, logits: Logits, images: Tensor, scale: Tensor, names: Sequence[str]) -> Attacked:
-        """Attacked pictures.
+        """Attacked images.
 
         Args:
-            logits: of pictures in the unit of `images`.
+            logits: of images in the unit of `images`.
             images: (N, C, H, W) float32, before normalisation, 0 black and 1 white.
-            scale: (C, 1, 1), what 1 becomes in the normalised picture.
+            scale: (C, 1, 1), what 1 becomes in the normalised image.
             names: N, the seeds of what is random.
         """
         ...
@@ -75,7 +75,7 @@ def deepfool(
     max_iter: int = 50,
     clip: tuple[Tensor, Tensor] | None = None,
 ) -> Attacked:
-    """DeepFool; a picture leaves the loop when its prediction changes, the others go on as a smaller batch.
+    """DeepFool; an image leaves the loop when its prediction changes, the others go on as a smaller batch.
 
     Args:
         logits: the network.
@@ -113,7 +113,7 @@ def deepfool(
         nearest = distance.argmin(0)
         own = torch.arange(len(active), device=images.device)
         length, direction = distance[nearest, own], w[nearest, own]
-        reachable = length.isfinite()  # elsewhere no logit depends on the picture: it stays
+        reachable = length.isfinite()  # elsewhere no logit depends on the image: it stays
         stuck[active] = ~reachable
         step = (length + 1e-4)[:, None] * direction / direction.norm(dim=1, keepdim=True)
         step = torch.where(reachable[:, None], step, 0.0)
@@ -166,7 +166,7 @@ def pgd(
 
 
 def _class_gradients(logits: Logits, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K), and gradients (C, B, ...) of each picture's own `classes` (B, C): a forward pass, C backward."""
+    """Logits (B, K), and gradients (C, B, ...) of each image's own `classes` (B, C): a forward pass, C backward."""
     import torch
 
     with torch.enable_grad():
@@ -187,7 +187,7 @@ class DeepFool:
         overshoot: see `deepfool`.
         max_iter: see `deepfool`.
         space: where lengths are measured: in the `network`'s normalised input, as the authors do, or in `pixels`.
-        clip: whether the picture stays within black and white; the authors' does not.
+        clip: whether the image stays within black and white; the authors' does not.
     """
 
     num_classes: int = 10
@@ -246,7 +246,7 @@ class PGD:
         step: change of a pixel in a step.
         steps: how many.
         random_start: whether to begin at a random place of the box.
-        seed: of that place, with the picture's name.
+        seed: of that place, with the image's name.
     """
 
     eps: float = 8 / 255

@@ -1,8 +1,8 @@
 """Average precision of a classifier, VOC's two ways.
 
-Pictures are ranked by falling score; pictures of equal score enter together, so that their order does not matter.
+Images are ranked by falling score; images of equal score enter together, so that their order does not matter.
 `all points` (VOC from 2010 on) is the area under the precision-recall curve made monotonic, `11 points` (VOC 2007) the
-mean of the largest precision at recalls of at least 0, 0.1, ..., 1. Pictures flagged -1 for a class (all its objects
+mean of the largest precision at recalls of at least 0, 0.1, ..., 1. Images flagged -1 for a class (all its objects
 are difficult) count neither as positive nor as negative.
 
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.2.

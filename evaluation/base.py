@@ -1,9 +1,9 @@
 """What an evaluator is: a pure function of (map, truth) to a row, and one of rows to a summary.
 
 Rows are mergeable: shards, resumed runs, confidence intervals and paired tests all come from them. There is one a
-picture, or, with `target=each`, one for each class among the picture's objects: the evaluator is then given the map for
+picture, or, with `target=each`, one for each class among the image's objects: the evaluator is then given the map for
 that class, and the truth with that class as its `label`; rows are unique by (`image`, `label`). Classes whose objects
-are all difficult are among them. A picture without objects has one row, of its own label. An evaluator that needs the
+are all difficult are among them. An image without objects has one row, of its own label. An evaluator that needs the
 maps of all these classes at once has `joint_row` in place of `row`. An evaluator never imports a method or a network.
 """
 
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 class Sample:
     """What a metric is made of, row by row: from it two methods are compared in pairs.
 
-    Which pictures are left out may depend on the truth only, so that the samples of two methods are of the same ones.
+    Which images are left out may depend on the truth only, so that the samples of two methods are of the same ones.
 
     Attributes:
         parts: (N,) a value of each row whose mean is the metric, NaN where it has none; or (N, K) what each adds to
@@ -65,7 +65,7 @@ class Metric:
         threshold: the threshold the value was obtained at, with its rule, e.g. `0.15 max`; "" where there is none.
         better: `lower` or `higher`; "" for a number that is neither.
         note: what a reader must know beside the number: a class count, degenerate maps, why it is not defined.
-        sample: a value of each picture, or what each adds to sums, both as fractions where `unit` is `%`; None where
+        sample: a value of each image, or what each adds to sums, both as fractions where `unit` is `%`; None where
             methods cannot be compared in it. Not stored: rows are.
         about: what the number is about: the `method`, the `network`, whose answers are the same for all its methods, or
             `both`. Methods are not compared in what is about the network alone.
@@ -177,7 +177,7 @@ class Evaluator(Summing, Protocol):
     """The contract of `evaluation/localization.py` and most others: one map, one truth, one row."""
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """The row of one picture. Columns are the same for every picture."""
+        """The row of one image. Columns are the same for every image."""
         ...
 
 
@@ -190,20 +190,20 @@ class BoxEvaluator(Summing, Protocol):
 
 
 class JointEvaluator(Summing, Protocol):
-    """An evaluator that needs the maps of all of a picture's classes at once: `joint_row` in place of `row`.
+    """An evaluator that needs the maps of all of an image's classes at once: `joint_row` in place of `row`.
 
-    In what `summary` is given, `label` is the picture's own, `target` -1.
+    In what `summary` is given, `label` is the image's own, `target` -1.
     """
 
     def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
-        """The row of one picture, from a map and a truth (of that `label`) for each class; of one without `each`."""
+        """The row of one image, from a map and a truth (of that `label`) for each class; of one without `each`."""
         ...
 
 
 class Probe(Protocol):
     """What an evaluator may ask of the network: that of one batch and one method.
 
-    With `target=each` a picture occurs as often as it has classes, and N counts these.
+    With `target=each` an image occurs as often as it has classes, and N counts these.
 
     Attributes:
         images: (N, 3, H, W), normalised.
@@ -211,7 +211,7 @@ class Probe(Protocol):
         white: (3, 1, 1), a white one.
         logits: (N, K) float32 of the images.
         targets: (N,) int64, the classes the maps are for.
-        score_maps: N, of the pictures' size.
+        score_maps: N, of the images' size.
         truths: N, with the class that a row is for as `label`.
     """
 
@@ -237,7 +237,7 @@ class Probe(Protocol):
     def truths(self) -> Sequence[Truth]: ...  # noqa: D102
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, computed once for all methods and evaluators of these pictures, as their attacked versions are.
+        """`make()`, computed once for all methods and evaluators of these images, as their attacked versions are.
 
         Args:
             key: names what is made, with all its parameters; never a method.
@@ -250,7 +250,7 @@ class Probe(Protocol):
         ...
 
     def explain(self, images: "Tensor") -> "Tensor":
-        """(N, h, w) maps of the same method for other pictures, the same classes."""
+        """(N, h, w) maps of the same method for other images, the same classes."""
         ...
 
     def differentiable(self, images: "Tensor") -> "Tensor":
@@ -258,18 +258,18 @@ class Probe(Protocol):
         ...
 
     def again(self, key: Hashable, images: "Tensor") -> "Again":
-        """The same method on changed versions of all N pictures, in one pass that serves all methods.
+        """The same method on changed versions of all N images, in one pass that serves all methods.
 
         The classes asked for follow the run's rule: the same ones, or with `target=predicted` those predicted now.
 
         Args:
-            key: names the pictures, as in `shared`.
+            key: names the images, as in `shared`.
             images: (N, 3, H, W), normalised.
         """
         ...
 
     def randomised(self, order: str, stages: int, seed: int) -> "Sequence[tuple[str, NDArray[np.float32]]]":
-        """The same method on the same pictures and classes, in networks with layers initialised anew.
+        """The same method on the same images and classes, in networks with layers initialised anew.
 
         Args:
             order: `cascading`: of the layers from the output on, more and more; `independent`: one stage's at a time.
@@ -282,13 +282,13 @@ class Probe(Protocol):
         ...
 
     def reweighted(self, weights: str) -> NDArray[np.float32]:
-        """(N, h, w) maps of the same method for the same pictures and classes, with the weights of another file."""
+        """(N, h, w) maps of the same method for the same images and classes, with the weights of another file."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What a method shows of other pictures.
+    """What a method shows of other images.
 
     Attributes:
         maps: (N, h, w) float32, raw.
@@ -300,20 +300,20 @@ class Again:
 
 
 class NetworkEvaluator(Summing, Protocol):
-    """An evaluator that puts changed pictures through the network: `rows` of a batch in place of `row`."""
+    """An evaluator that puts changed images through the network: `rows` of a batch in place of `row`."""
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """The rows of N pictures from their raw maps (N, h, w)."""
+        """The rows of N images from their raw maps (N, h, w)."""
         ...
 
 
 def asks_network(evaluator: object) -> TypeGuard[NetworkEvaluator]:
-    """Whether an evaluator puts changed pictures through the network."""
+    """Whether an evaluator puts changed images through the network."""
     return hasattr(evaluator, "rows")
 
 
 def is_joint(evaluator: object) -> TypeGuard[JointEvaluator]:
-    """Whether an evaluator needs the maps of all of a picture's classes at once."""
+    """Whether an evaluator needs the maps of all of an image's classes at once."""
     return hasattr(evaluator, "joint_row")
 
 

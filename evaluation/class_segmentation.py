@@ -1,27 +1,27 @@
-r"""Segmentation by the maps of all classes that a picture has: each pixel goes to the class of the highest map.
+r"""Segmentation by the maps of all classes that an image has: each pixel goes to the class of the highest map.
 
-The picture's classes are given (`target=each`), not predicted. The map $m_c$ of each is scaled by its own maximum,
-enlarged to the picture; the background has the score t everywhere:
+The image's classes are given (`target=each`), not predicted. The map $m_c$ of each is scaled by its own maximum,
+enlarged to the image; the background has the score t everywhere:
 
 $$\hat y = \arg\max_c\ s_c, \qquad s_c = \max(m_c, 0) / \max m_c, \quad s_\text{background} = t$$
 
 so a class has a pixel only where it is above t. Of equal classes the first in the order of labels has it, as argmax
-does in the authors' code; a method that knows no classes has equal maps everywhere, and with two classes in a picture
+does in the authors' code; a method that knows no classes has equal maps everywhere, and with two classes in an image
 says nothing about the second. The note counts such pixels. A map without a positive value finds nothing.
 
-A picture of which the map of one class is constant or not finite is wrong at every pixel: nothing is right, and each
+An image of which the map of one class is constant or not finite is wrong at every pixel: nothing is right, and each
 class, background included, is found in all pixels that are not its own. Only a baseline's constant map that is meant
 counts as any other.
 
     class_miou            VOC's mean IoU at a fixed t: pixels right, predicted and of the truth are summed over the set,
                           IoU of each class, mean over the classes, background included, that occur in the truth (the
                           interval: of these classes, each in 3 images or more)
-    class_miou_tuned      the same where each half of the pictures, by a hash of their ids, is read at the t that is
+    class_miou_tuned      the same where each half of the images, by a hash of their ids, is read at the t that is
                           best on the other half
-    class_miou_best       at the best t on the pictures themselves: an oracle's number
+    class_miou_best       at the best t on the images themselves: an oracle's number
     class_best_threshold  that t
 
-Void pixels count nowhere. Pictures without a mask are left out; one without a class is all background.
+Void pixels count nowhere. Images without a mask are left out; one without a class is all background.
 
 Reference: the evaluation of class activation maps as seeds of weakly supervised segmentation: J. Ahn, S. Cho, S. Kwak,
 "Weakly supervised learning of instance segmentation with inter-pixel relations", CVPR 2019, with t = 0.15 in its code.
@@ -76,7 +76,7 @@ class ClassSegmentation:
         return np.unique(np.append(steps, self.threshold).astype(np.float32))
 
     def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
-        """Pixels of one picture by the number of thresholds that their score is above.
+        """Pixels of one image by the number of thresholds that their score is above.
 
         Returns:
             `has_mask`; `classes` (K,) uint8, those of the maps and of the mask ascending, background 0; `right` and
@@ -95,7 +95,7 @@ class ClassSegmentation:
                 **counts,
             }
         if mask.shape != truth.size:
-            raise ValueError(f"{truth.image_id}: mask of {mask.shape}, picture of {truth.size}; allowed are equal ones")
+            raise ValueError(f"{truth.image_id}: mask of {mask.shape}, image of {truth.size}; allowed are equal ones")
         grid = self.grid
         score, winner, tied = _highest(score_maps, truths)
         own = np.bincount(mask.ravel(), minlength=VOID + 1)[:VOID]
@@ -161,9 +161,9 @@ class ClassSegmentation:
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
-        words = "the picture's classes are given; each map over its maximum; the highest above the background's score"
+        words = "the image's classes are given; each map over its maximum; the highest above the background's score"
         counts = "void ignored, original pixels, summed over the set; mean over the classes that occur"
-        rule = "a class's map constant or not finite: the picture is wrong at every pixel"
+        rule = "a class's map constant or not finite: the image is wrong at every pixel"
         return {"evaluator": "class_segmentation", **asdict(self), "pixel": words, "counts": counts, "undefined": rule}
 
 
@@ -221,7 +221,7 @@ class _AtThresholds:
         """The metrics of the module's docstring, with intervals over images."""
         n, grid, names = sums.count("masked"), self.evaluator.grid, self.evaluator.headline
         if n == 0:
-            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in names]
+            return [statistics.undefined(name, 0, "not defined: no image has a mask") for name in names]
         if not (classes := sums.class_count("fixed")):
             return [statistics.undefined(name, n, "not defined: all pixels are void") for name in names]
         note = f"{classes} classes occur, with background"
@@ -249,7 +249,7 @@ class _AtThresholds:
 
 @dataclass(frozen=True, slots=True)
 class _Pixels:
-    """Pixels of every class of every picture at every threshold: E pairs, of N pictures and C classes.
+    """Pixels of every class of every image at every threshold: E pairs, of N images and C classes.
 
     Attributes:
         picture: (E,) in 0 .. N - 1.
@@ -296,7 +296,7 @@ class _Pixels:
         return np.bincount(self.picture, self.predicted[:, k] * (self.label > 0), self.pictures).astype(np.int64)
 
     def total(self, chosen: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """`truth` (C,), `right` and `predicted` (C, T) of all pictures chosen (N,)."""
+        """`truth` (C,), `right` and `predicted` (C, T) of all images chosen (N,)."""
         kept, classes = chosen[self.picture], int(self.label.max(initial=-1)) + 1
         made: dict[str, NDArray[Any]] = {"truth": np.bincount(self.label[kept], self.truth[kept], classes)}
         for name, values in (("right", self.right), ("predicted", self.predicted)):

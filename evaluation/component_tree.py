@@ -1,6 +1,6 @@
-"""All connected components of a picture of levels, over all 255 thresholds, in one pass.
+"""All connected components of an image of levels, over all 255 thresholds, in one pass.
 
-With a picture of levels f in 0..255, the foreground at threshold v is f > v. As v falls, 8-connected components of the
+With an image of levels f in 0..255, the foreground at threshold v is f > v. As v falls, 8-connected components of the
 foreground are born, grow and merge: they are the nodes of a tree, and each node is there for an interval of thresholds
 [low, high). As v rises, so do the 4-connected components of the background; those that do not touch the frame are the
 holes of the foreground. Whatever is asked of the components at a threshold is answered by the nodes that are there.
@@ -199,8 +199,8 @@ def overlaps_of_all(nodes: Nodes, grow: int, size: tuple[int, int], boxes: NDArr
     Args:
         nodes: (K, 10).
         grow: what is added to a node's box: 0 nothing; 1 one pixel to the right and below; 2 one pixel on every side
-            (a hole, in its border) and then as 1. The right and lower ends are cut at the picture's last pixel.
-        size: (height, width) of the picture.
+            (a hole, in its border) and then as 1. The right and lower ends are cut at the image's last pixel.
+        size: (height, width) of the image.
         boxes: (B, 4) half-open.
 
     Returns:

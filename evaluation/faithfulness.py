@@ -1,25 +1,25 @@
-r"""Does the network rely on what the map shows? Metrics that put changed pictures through the network again.
+r"""Does the network rely on what the map shows? Metrics that put changed images through the network again.
 
-Y and O are the softmax probabilities of the map's class for the picture and for the changed picture.
+Y and O are the softmax probabilities of the map's class for the image and for the changed image.
 
-* Average drop and increase in confidence (Chattopadhay et al., "Grad-CAM++", WACV 2018), of the picture weighted with
+* Average drop and increase in confidence (Chattopadhay et al., "Grad-CAM++", WACV 2018), of the image weighted with
   the map m, scaled to 0..1 and enlarged bilinearly, at shares p of its highest pixels as L-CAM evaluates them
   (Gkartzonika et al., ECCV Workshops 2022): pixels below the p-th are set to 0 in m, the others stay soft.
 
   $$AD_p = 100\,\operatorname{mean}\frac{\max(0, Y - O_p)}{Y}, \qquad IC_p = 100\,\operatorname{mean}[O_p > Y]$$
 
-  What m takes away is filled: `black` (the picture before normalisation, L-CAM), `mean` (0 after it, most libraries)
+  What m takes away is filled: `black` (the image before normalisation, L-CAM), `mean` (0 after it, most libraries)
   or `blur`.
 * Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): the area under the curve of the probability while pixels
-  go by falling m (to the mean colour), or come onto a blurred picture (the kernel of the authors' code: 11 x 11, sigma
+  go by falling m (to the mean colour), or come onto a blurred image (the kernel of the authors' code: 11 x 11, sigma
   5 reflected into it, zeros beyond the border). Pixels of the same value go in raster order, the steps are equal
   shares, both ends count.
 * ROAD (Rong et al., ICML 2022): the same at four shares with the pixels taken away filled from their neighbours (the
   solution of a linear system, weights 1/6 and 1/12 for the 8 neighbours, and noise of 0.01), most relevant first and
   least relevant first; the number is half the mean difference (LeRF - MoRF), as pytorch-grad-cam combines them.
 * Coherency, complexity and ADCC (Poppi et al., CVPR Workshops 2021): coherency (r + 1) / 2 with Pearson's r of the map
-  and the same method's map of the picture weighted with it; complexity the mean of m; ADCC the harmonic mean of
-  coherency, 1 - complexity and 1 - average drop, of each picture.
+  and the same method's map of the image weighted with it; complexity the mean of m; ADCC the harmonic mean of
+  coherency, 1 - complexity and 1 - average drop, of each image.
 
 The share of images in which a method's drop is the smallest, "win" of Grad-CAM++, needs the rows of several methods:
 `eigencam table --win`.
@@ -308,7 +308,7 @@ class Road:
 
 @dataclass(frozen=True, slots=True)
 class Adcc:
-    """Evaluator of coherency, complexity and ADCC; see the module. The map weights the normalised picture."""
+    """Evaluator of coherency, complexity and ADCC; see the module. The map weights the normalised image."""
 
     version = 2
     summary_version = 2
@@ -357,7 +357,7 @@ class Adcc:
 
     def protocol(self) -> Mapping[str, object]:
         """The rule in words."""
-        words = "map times the normalised picture; coherency of a constant map is 0; a part that is 0 makes ADCC 0"
+        words = "map times the normalised image; coherency of a constant map is 0; a part that is 0 makes ADCC 0"
         rule = f"{UNDEFINED}: coherency 0, complexity 100 %, drop 100 %; probability 0 to begin with: drop 100 %"
         return {"evaluator": "adcc", "rule": words, "undefined": rule}
 

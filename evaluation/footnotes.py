@@ -101,12 +101,12 @@ def _left_out(part: pd.DataFrame, style: Style) -> list[str]:
     """Which images and results are not in it, which methods need a word, and what a classifier has seen."""
     notes = []
     if left_out := int(part["left_out"].max()):
-        notes.append(f"{left_out} pictures could not be decoded and are left out (named in metrics.json)")
+        notes.append(f"{left_out} images could not be decoded and are left out (named in metrics.json)")
     if wrong := int(part["bad_truths"].max()):
         notes.append(f"{wrong} images whose boxes, labels or mask cannot be right are left out (named in metrics.json)")
     for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):
         names = ", ".join(sorted({style.names("network", name) for name in of["network"]}))
-        notes.append(f"the classifier was fitted on {seen} of these pictures, whose classes it has seen: {names}")
+        notes.append(f"the classifier was fitted on {seen} of these images, whose classes it has seen: {names}")
     for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
         notes.append(f"not run, {why}: {', '.join(sorted(set(_results(of, style))))}")
     return notes + caveats(part, style)

@@ -6,10 +6,10 @@ FP, FN, TN the pixels above the mean of R or not, of the object or not,
     pixel_accuracy   (TP + TN) / all, pixels summed over the set
     miou             mean over {background, object} of the IoU, pixels summed over the set
     mean_ap          average precision of the 2 x 224 x 224 values [1 - R, R] together, a value being right where the
-                     pixel is background, of the object; mean over pictures
-    mean_f1          2 TP / (2 TP + FP + FN) of each picture, 0 where that is 0/0; mean over pictures
+                     pixel is background, of the object; mean over images
+    mean_f1          2 TP / (2 TP + FP + FN) of each image, 0 where that is 0/0; mean over images
 
-so `mean_ap` of a picture is 50 % for a map that says nothing, and counts the background as much as the object. A map
+so `mean_ap` of an image is 50 % for a map that says nothing, and counts the background as much as the object. A map
 that is constant or not finite is 0/0 in the authors' code, which then makes all of R and 1 - R zero: all is background,
 which is right of most pixels where objects are small, and the average precision is that of chance, 50 %. Here only the
 constant map that a baseline means counts so; any other such map is wrong at every pixel, with an average precision and
@@ -57,7 +57,7 @@ class Foreground:
             raise ValueError(f"size={self.size}; allowed: at least 1")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Pixel counts and scores of one picture.
+        """Pixel counts and scores of one image.
 
         Returns:
             `has_mask`; `tp`, `fp`, `fn`, `tn`, pixels; `ap` and `f1` in [0, 1], NaN without a mask; `map_state`.
@@ -107,8 +107,8 @@ class Foreground:
         """The four metrics, with intervals over images."""
         n = sums.count("pixels")
         if not n:
-            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in self.headline]
-        left_out = f"{sums.rows - n} pictures without a mask left out" if n < sums.rows else ""
+            return [statistics.undefined(name, 0, "not defined: no image has a mask") for name in self.headline]
+        left_out = f"{sums.rows - n} images without a mask left out" if n < sums.rows else ""
         maps = states.counted(sums.total("map_state"), n, "maps")
         note = "; ".join(part for part in (maps, left_out) if part)
         pixels = sums["pixels"].astype(np.float64)
@@ -127,7 +127,7 @@ class Foreground:
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
         words = "map bilinear, minimum to maximum, object where above its mean; mask nearest; void left out"
-        pooled = "pixel_accuracy, miou: pixels of all pictures; mean_ap, mean_f1: means over pictures"
+        pooled = "pixel_accuracy, miou: pixels of all images; mean_ap, mean_f1: means over images"
         rule = "map constant or not finite: wrong at every pixel"
         return {"evaluator": "foreground", **asdict(self), "pixels": words, "sums": pooled, "undefined": rule}
 

@@ -1,19 +1,19 @@
 """Weakly supervised localization by the rule of the ILSVRC development kit.
 
-A picture is localized when the box made from its map overlaps any box of the object sought with an intersection over
-union of at least 0.5, counted in inclusive pixels of the original picture. The errors, in percent of all pictures:
+An image is localized when the box made from its map overlaps any box of the object sought with an intersection over
+union of at least 0.5, counted in inclusive pixels of the original image. The errors, in percent of all images:
 
     top1_loc_error   the network's first class is wrong or the box is
     top5_loc_error   no one of its five classes is right or the box of the right one is wrong
     gt_known_error   the box is wrong, whatever the network says: maps for the true class
     box_error        the box is wrong, for maps of whatever class
 
-One map a picture is enough for all of them. By the kit's rule only a guess with the right label can count, and the
+One map an image is enough for all of them. By the kit's rule only a guess with the right label can count, and the
 map that belongs to that guess *is* the map for the true class. So maps for the true class (`target == label`) give all
 four. Maps for the predicted class give `top1_loc_error` exactly, since where the first class is right it is the true
 class; they give `top5_loc_error` and `gt_known_error` only if no needed map is missing. A metric whose maps are not
-there is NaN and its note says why; nothing is approximated. A picture whose truth has no box of an object sought (VOC
-has masks of pictures that it has no boxes for) is left out of every metric that needs one, and counted in the note.
+there is NaN and its note says why; nothing is approximated. An image whose truth has no box of an object sought (VOC
+has masks of images that it has no boxes for) is left out of every metric that needs one, and counted in the note.
 
 An image whose map is constant or not finite is missed, whatever box the threshold would make of it; only a baseline's
 constant map that is meant gives its box, the whole image. Where the network's answer is constant or not finite it has
@@ -79,7 +79,7 @@ class Localization:
             raise ValueError(f"iou {self.iou}: allowed is 0 < iou <= 1")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """The row of one picture.
+        """The row of one image.
 
         Returns:
             `x1 y1 x2 y2`, NaN without foreground; `iou`, the best with any sought box, in [0, 1], NaN where the truth
@@ -133,7 +133,7 @@ class Localization:
             if about != "method" and n and sums.total(f"no_answer_{whose}")[0] == n:
                 return undefined(name, 0, states.UNANSWERED)
             if missing:
-                return undefined(name, n - missing, f"not defined: {missing} of {n} pictures have no {what}")
+                return undefined(name, n - missing, f"not defined: {missing} of {n} images have no {what}")
             return sums.rate(name, part, threshold=threshold, better="lower", about=about)
 
         def unranked(whose: str) -> int:
@@ -141,7 +141,7 @@ class Localization:
             lost = 0 if sums.total(f"ranked_{whose}")[0] else sums.total(f"unanswered_{whose}")[0]
             return int(sums.total(f"unranked_{whose}")[0] + lost)
 
-        boxless = f"{sums.rows - boxed} pictures without a box left out" if boxed < sums.rows else ""
+        boxless = f"{sums.rows - boxed} images without a box left out" if boxed < sums.rows else ""
         note = "; ".join(part for part in (states.noted(sums), boxless) if part)
         metrics = [
             sums.rate("box_error", "wrong_box", note=note, threshold=at, better="lower"),
@@ -164,7 +164,7 @@ class Localization:
         return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """The share of pictures whose box overlaps the object by at least x; marked at the overlap asked for."""
+        """The share of images whose box overlaps the object by at least x; marked at the overlap asked for."""
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
@@ -178,7 +178,7 @@ class Localization:
         if not (n := int(totals["n"][0])):
             return []
         *hits, at_mark = (100 * totals["hits"] / n).tolist()
-        words = ("localized against overlap", "overlap (IoU) asked for", "pictures localized %")
+        words = ("localized against overlap", "overlap (IoU) asked for", "images localized %")
         return [Curve(*words, _OVERLAPS, np.array(hits), (self.iou, at_mark))]
 
     def protocol(self) -> Mapping[str, object]:
@@ -189,11 +189,11 @@ class Localization:
 
 
 def row_of_boxes(boxes: NDArray[np.float64], truth: Truth) -> Row:
-    """The row of a picture whose boxes were made elsewhere: that of the first, best box.
+    """The row of an image whose boxes were made elsewhere: that of the first, best box.
 
     Args:
-        boxes: (K, 4) inclusive pixels of the original picture, best first; none is a miss.
-        truth: of the picture.
+        boxes: (K, 4) inclusive pixels of the original image, best first; none is a miss.
+        truth: of the image.
 
     Returns:
         The columns of `Localization.row`, with `map_state` `box`.

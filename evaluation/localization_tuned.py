@@ -1,18 +1,18 @@
-"""Localization with a threshold that is tuned on pictures other than those it is measured on.
+"""Localization with a threshold that is tuned on images other than those it is measured on.
 
 Protocol of Zhang et al. (ECCV 2016) and Fong & Vedaldi ("Interpretable explanations of black boxes by meaningful
-perturbation", ICCV 2017): the class is given, the box is the tightest around *all* foreground pixels, a picture without
-foreground gets the whole picture, an error is an inclusive IoU below 0.5 with every box of the object. Their threshold
-was chosen on 5,000 annotated training pictures. Three rules: a share of the map's range (`range`), the smallest set of
+perturbation", ICCV 2017): the class is given, the box is the tightest around *all* foreground pixels, an image without
+foreground gets the whole image, an error is an inclusive IoU below 0.5 with every box of the object. Their threshold
+was chosen on 5,000 annotated training images. Three rules: a share of the map's range (`range`), the smallest set of
 top pixels that holds a share of the sum (`energy`), a multiple of the mean (`mean`).
 
-Here every picture's IoU at every threshold is in its row, and the threshold is chosen by two-fold cross-fitting: the
-pictures are halved by a hash of their ids, each half is measured at the threshold that is best on the other. `error`
-is the mean of the two halves. The best threshold on the pictures themselves gives `error_best`, an oracle's number, and
+Here every image's IoU at every threshold is in its row, and the threshold is chosen by two-fold cross-fitting: the
+images are halved by a hash of their ids, each half is measured at the threshold that is best on the other. `error`
+is the mean of the two halves. The best threshold on the images themselves gives `error_best`, an oracle's number, and
 `best_threshold` names it, for use on another split by `localization`.
 
-A picture whose map is constant or not finite is an error at every threshold, though without foreground, too: the whole
-picture would be right where the object is large.
+An image whose map is constant or not finite is an error at every threshold, though without foreground, too: the whole
+image would be right where the object is large.
 
 The boxes at all thresholds come from the highest value of each row and column of the map: no mask is made.
 """
@@ -95,12 +95,12 @@ class TunedLocalization:
         """`error`, `error_best` and `best_threshold`."""
         wrong, n = np.stack([sums.total(name) for name in _HALVES]), [sums.count(name) for name in _HALVES]
         if not sum(n):
-            return [statistics.undefined(name, 0, "no picture has a box", better="lower") for name in self.headline]
+            return [statistics.undefined(name, 0, "no image has a box", better="lower") for name in self.headline]
         best = int(wrong.sum(axis=0).argmin())
         chosen = [int(other.argmin()) for other in wrong[::-1]] if all(n) else [best, best]
         used = sorted({self.grid[i] for i, many in zip(chosen, n, strict=True) if many})
         at, left_out = " / ".join(f"{t:g}" for t in used), sums.rows - sum(n)
-        boxless = f"{left_out} pictures without a box left out" if left_out else ""
+        boxless = f"{left_out} images without a box left out" if left_out else ""
         maps = states.counted(sums.total("map_state"), sums.rows, "maps")
         note = "; ".join(part for part in (maps, boxless) if part)
         sums.combine("fitted", zip(_HALVES, chosen, strict=True), _HALVES)
@@ -143,17 +143,17 @@ class TunedLocalization:
             "thresholds": list(self.grid),
             "hit": f"inclusive IoU >= {self.iou:g} of the box around all foreground with any box of the object sought",
             "undefined": "map constant or not finite: an error",
-            "threshold": "two-fold cross-fitted; error_best: chosen on the same pictures",
+            "threshold": "two-fold cross-fitted; error_best: chosen on the same images",
         }
 
 
 def halves(ids: Iterable[object]) -> NDArray[np.bool_]:
-    """(N,) bool: the half that each picture is in, by a hash of its id."""
+    """(N,) bool: the half that each image is in, by a hash of its id."""
     return np.array([hashlib.sha256(str(i).encode()).digest()[0] & 1 for i in ids], bool)
 
 
 def boxes_around(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Boxes:
-    """(T, 4) inclusive: the tightest boxes around all foreground at each threshold; without any, the whole picture."""
+    """(T, 4) inclusive: the tightest boxes around all foreground at each threshold; without any, the whole image."""
     from eigencam.evaluation import kernels  # numba takes its time to import
 
     return kernels.boxes_around(score_map.row_peaks, score_map.column_peaks, cuts(score_map, rule, thresholds))

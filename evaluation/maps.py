@@ -1,7 +1,7 @@
 """From a raw, low-resolution score map to foreground, connected components and boxes.
 
-A score map says how much each place of the picture speaks for a class. A method returns it as it comes out of the
-network: small (14 x 14), unnormalised, possibly signed. Here it is enlarged to the picture it belongs to, once for all
+A score map says how much each place of the image speaks for a class. A method returns it as it comes out of the
+network: small (14 x 14), unnormalised, possibly signed. Here it is enlarged to the image it belongs to, once for all
 evaluators, and cut at a threshold by one of the rules of the field:
 
     max     m > t max(m)                          CAM (t = 0.2), Grad-CAM (t = 0.15)
@@ -41,13 +41,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreMap:
-    """A raw score map and the picture it belongs to.
+    """A raw score map and the image it belongs to.
 
     Attributes:
-        values: (h, w) float, any range, not NaN where it is to count; any resolution, also that of the picture.
-        size: (height, width) of the original picture, pixels.
-        region: (x0, y0, x1, y1) half-open, in pixels of the original picture: the part of it that the map covers, e.g.
-            a centre crop; it may reach beyond the picture. None: the whole picture.
+        values: (h, w) float, any range, not NaN where it is to count; any resolution, also that of the image.
+        size: (height, width) of the original image, pixels.
+        region: (x0, y0, x1, y1) half-open, in pixels of the original image: the part of it that the map covers, e.g.
+            a centre crop; it may reach beyond the image. None: the whole image.
         image_memo: where maps of the same image and region, with the same truth, share what is made of these alone;
             None: it is made anew, since nothing says that the truth stays the same.
     """
@@ -65,7 +65,7 @@ class ScoreMap:
                 f"a score map of shape {values.shape} and type {values.dtype}: allowed is a real (h, w) with h, w >= 1"
             )
         if min(self.size) < 1:
-            raise ValueError(f"a picture of size {self.size}: allowed are (height, width) >= 1")
+            raise ValueError(f"an image of size {self.size}: allowed are (height, width) >= 1")
         if self.region is not None and not (self.region[2] > self.region[0] and self.region[3] > self.region[1]):
             raise ValueError(f"a region of {self.region}: allowed is x0 y0 x1 y1 with x0 < x1 and y0 < y1")
         with np.errstate(over="ignore"):  # what does not fit float32 is not finite below
@@ -83,7 +83,7 @@ class ScoreMap:
 
     @property
     def full(self) -> Floats:
-        """(H, W) float32: the map at the size of the picture, read-only.
+        """(H, W) float32: the map at the size of the image, read-only.
 
         Bilinear between the centres of the map's cells, constant beyond the outermost centres, as torch's
         `interpolate(mode="bilinear", align_corners=False)`. Outside `region` it is `min(0, min(values))`. A map that
@@ -226,7 +226,7 @@ def _below(values: NDArray[np.float64]) -> Floats:
 
 
 def foreground(score_map: ScoreMap, rule: Rule, threshold: float) -> NDArray[np.bool_]:
-    """(H, W) bool: the pixels of the picture that the rule calls foreground."""
+    """(H, W) bool: the pixels of the image that the rule calls foreground."""
     return score_map.full > cut(score_map, rule, threshold)
 
 

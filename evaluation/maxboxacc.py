@@ -3,17 +3,17 @@
 The map is enlarged to 224 x 224 (bicubic), scaled to 0..1 by its minimum and maximum and cut into 256 levels. At each
 threshold v = 0 .. 254 the pixels above it have contours, and each contour a box. With delta the overlap asked for,
 
-    max_box_acc       max over v of the share of pictures where the box of the largest contour has an overlap of at
+    max_box_acc       max over v of the share of images where the box of the largest contour has an overlap of at
                       least delta = 0.5 with any box of the object sought
     max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
 
-The class is given. The threshold is chosen on the pictures themselves (an oracle's), or with `tune` on a part of them,
+The class is given. The threshold is chosen on the images themselves (an oracle's), or with `tune` on a part of them,
 and the metric is that of the others, or with `pseudo` by other boxes than the truth's; it is reported as `> v/255`, the
 lowest of several. The interval is that at the thresholds chosen.
 
 The form `reference` gives the numbers of the authors' code to the last bit, with what is peculiar to it: boxes of the
 truth are scaled to 224 and truncated to whole pixels; a contour's box is one pixel too wide and too high, unless it
-ends at the picture's last pixel; the contours of `all` are those of holes, too, one pixel around the hole; the largest
+ends at the image's last pixel; the contours of `all` are those of holes, too, one pixel around the hole; the largest
 is by the area of the polygon through the centres of its pixels, its holes filled, and of several as large the one that
 OpenCV lists first; without any contour the box is that of the first pixel. The form `plain` has none of this: exact
 boxes of the truth, tight boxes of 8-connected components, the one of most pixels (of several the first in raster
@@ -49,7 +49,7 @@ from eigencam.evaluation.tuning import Tune, check_tune, is_tuned_on, pseudo_box
 Contours = Literal["largest", "all"]
 Form = Literal["reference", "plain"]
 
-ORACLE = "oracle: threshold chosen on these pictures"
+ORACLE = "oracle: threshold chosen on these images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class MaxBoxAcc:
         return (self.name,)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Whether the picture is localized at each threshold.
+        """Whether the image is localized at each threshold.
 
         Returns:
             `hits_D` for each overlap D in percent: 255 bits, v = 0 first, as 32 uint8; none without a box of an object
@@ -171,14 +171,14 @@ class MaxBoxAcc:
         sources = [_column(iou, "choose") for iou in self.ious] if self._chooses else columns
         on = sums.count(sources[0])
         if n == 0 or on == 0:
-            why = "not defined: no picture has a box of an object sought"
+            why = "not defined: no image has a box of an object sought"
             if n or on:
                 why = f"not defined: no image is left to {'choose the threshold on' if n else 'report on'}"
             return [statistics.undefined(name, 0, why) for name in [self.name, *names]]
         visited = np.unique((np.arange(0, 1, self.step) * 255).astype(np.int64))
         at = [int(visited[sums.total(column)[visited].argmax()]) for column in sources]
         bare = int(sums.total("boxless")[0])
-        left_out = f"{bare} pictures without a box left out" if bare else ""
+        left_out = f"{bare} images without a box left out" if bare else ""
         chosen = self._chosen(on)
         note = "; ".join(part for part in (chosen, states.noted(sums), left_out) if part)
         if not names:
@@ -233,14 +233,14 @@ class MaxBoxAcc:
             accuracy = 100 * totals[_column(iou)] / n
             best = int(accuracy.argmax())
             name, mark = f"accuracy at IoU {iou:g} against threshold", (float(at[best]), float(accuracy[best]))
-            made.append(Curve(name, "threshold (range)", "pictures localized %", at, accuracy, mark))
+            made.append(Curve(name, "threshold (range)", "images localized %", at, accuracy, mark))
         return made
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
         what = "the box of the largest contour" if self.contours == "largest" else "the box of any contour"
         overlap = "as in the authors' code" if self.form == "reference" else "exact half-open boxes"
-        where = "these pictures" if self.tune is None else "other images"
+        where = "these images" if self.tune is None else "other images"
         where += "" if self.pseudo is None else ", by boxes in place of the truth's"
         return {
             "evaluator": self.name,

@@ -1,16 +1,16 @@
-r"""Two methods on the same pictures: the difference, its interval, and whether it is more than chance.
+r"""Two methods on the same images: the difference, its interval, and whether it is more than chance.
 
-The difference of a metric is that of two samples of the same pictures (`eigencam.evaluation.base.Sample`).
+The difference of a metric is that of two samples of the same images (`eigencam.evaluation.base.Sample`).
 
 interval        of the change in each image, so that what is common to both falls out (`intervals`): Tango's for hit
                 or miss, the jackknife for everything else; none below 30 images
-McNemar, exact  for hit or miss. Of the pictures where one hits and the other misses, b + c, as many should go either
+McNemar, exact  for hit or miss. Of the images where one hits and the other misses, b + c, as many should go either
                 way: twice the tail of Binomial(b + c, 1/2) at min(b, c). Q. McNemar, "Note on the sampling error of the
                 difference between correlated proportions or percentages", Psychometrika 12 (1947)
 sign flips      for everything else. Were the methods exchangeable, each difference d_i could as well have the other
                 sign: the share of sign vectors s with |sum s_i d_i| >= |sum d_i|. R. A. Fisher, "The design of
-                experiments" (1935), section 21. All of them up to 13 pictures, else (1 + count) / (1 + resamples). In
-                a metric of sums over the set the methods change places in a picture, which is the same test
+                experiments" (1935), section 21. All of them up to 13 images, else (1 + count) / (1 + resamples). In
+                a metric of sums over the set the methods change places in an image, which is the same test
 Holm            p times the number of tests still open, in rising order. S. Holm, "A simple sequentially rejective
                 multiple test procedure", Scand. J. Statist. 6 (1979)
 """
@@ -33,7 +33,7 @@ RESAMPLES = 9999
 POWER = 1.959964 + 0.841621
 """Standard errors of a difference that is found at 5 % (two-sided) with a probability of 80 %."""
 EXACT = 13
-"""Pictures up to which all 2^n sign vectors are visited."""
+"""Images up to which all 2^n sign vectors are visited."""
 _DISTINCT = 64
 """Different values, or sizes of them, up to which each is drawn for itself."""
 _PRODUCT = 4_000_000
@@ -44,13 +44,13 @@ class Difference:
     """Method b less method a, as fractions.
 
     Attributes:
-        a: the metric of a over the common pictures.
+        a: the metric of a over the common images.
         b: of b.
         value: b - a.
         low: lower end of the 95 % interval of `value`.
         high: upper end.
-        n: pictures that both have a value for.
-        larger: pictures where b's value is the larger one; -1 for a metric of sums.
+        n: images that both have a value for.
+        larger: images where b's value is the larger one; -1 for a metric of sums.
         smaller: where a's is.
         p: two-sided p-value; NaN where there is nothing to test.
         test: which one.
@@ -71,7 +71,7 @@ class Difference:
 
 
 def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
-    """Compare two samples of the same pictures in the same order.
+    """Compare two samples of the same images in the same order.
 
     Args:
         a: of the reference.
@@ -83,7 +83,7 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
         ValueError: the samples are not of the same form.
     """
     if a.parts.shape != b.parts.shape or (a.statistic is None) != (b.statistic is None):
-        raise ValueError(f"samples of {a.parts.shape} and {b.parts.shape} cannot be paired: not the same pictures")
+        raise ValueError(f"samples of {a.parts.shape} and {b.parts.shape} cannot be paired: not the same images")
     if a.statistic is not None:
         return _of_sums(a, b, resamples, seed)
     first, second = np.asarray(a.parts), np.asarray(b.parts)
@@ -117,7 +117,7 @@ def interval(change: Floats, hits: bool = False) -> intervals.Interval:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Exact two-sided p-value of `b` pictures that changed one way and `c` the other; 1 where none changed.
+    """Exact two-sided p-value of `b` images that changed one way and `c` the other; 1 where none changed.
 
     >>> mcnemar(9, 1)
     0.021484375
@@ -194,7 +194,7 @@ def _of_sums(a: Sample, b: Sample, resamples: int, seed: int) -> Difference:
 
 
 def _exchanged(a: Sample, b: Sample, sums: Floats, observed: float, resamples: int, seed: int) -> float:
-    """p-value of a difference of statistics of sums when the methods may change places in each picture."""
+    """p-value of a difference of statistics of sums when the methods may change places in each image."""
     assert a.statistic is not None  # the caller's check
     assert b.statistic is not None
     gain: Any = b.parts - a.parts

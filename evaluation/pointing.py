@@ -1,17 +1,17 @@
 r"""The pointing game, the energy pointing game and Grad-CAM++'s overlap of map and box.
 
 Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016; protocol of TorchRay): a hit
-when a pixel of an object sought lies less than 15 px from the map's highest point, at the picture's original size. A
-picture whose objects sought are all flagged difficult is left out, otherwise difficult objects count as well. The
-accuracy is hits / (hits + misses) of each class, averaged over the classes that have a picture counted. Objects are
+when a pixel of an object sought lies less than 15 px from the map's highest point, at the image's original size. A
+image whose objects sought are all flagged difficult is left out, otherwise difficult objects count as well. The
+accuracy is hits / (hits + misses) of each class, averaged over the classes that have an image counted. Objects are
 filled boxes, or the mask. Of several highest points each counts with its share, where TorchRay takes whichever argmax
 finds: a constant map then scores by chance, and not by the upper left corner. So counts the baseline whose constant map
 is meant; any other map that is constant or not finite misses. Distances are strictly below the tolerance, as in the
 code.
 
 The difficult subset is a list of the paper's authors, of which TorchRay has copies for VOC and COCO, the files
-`pointing_game_ebp_{voc07,coco}_difficult.txt`: a picture's id and a 0 or 1 for each class, between tabs. A pair of
-picture and class whose flag is 0 is left out; a picture that is not listed stays with all its classes.
+`pointing_game_ebp_{voc07,coco}_difficult.txt`: an image's id and a 0 or 1 for each class, between tabs. A pair of
+image and class whose flag is 0 is left out; an image that is not listed stays with all its classes.
 
 Energy pointing game (Wang et al., "Score-CAM", CVPR Workshops 2020): the share of the map's sum inside the boxes.
 
@@ -53,7 +53,7 @@ class Pointing:
     """Evaluator of the pointing game; see the module.
 
     Attributes:
-        tolerance: pixels of the original picture.
+        tolerance: pixels of the original image.
         objects: `boxes`, or `mask` where the dataset has masks.
         difficult: file of the difficult subset, for which there are metrics of their own then; None: without.
     """
@@ -84,7 +84,7 @@ class Pointing:
             )
         if not flags.keys() & set(dataset.ids):
             raise ValueError(
-                f"difficult={self.difficult}: lists none of the pictures of {dataset.name}, e.g. {dataset.ids[0]}, but "
+                f"difficult={self.difficult}: lists none of the images of {dataset.name}, e.g. {dataset.ids[0]}, but "
                 f"{', '.join(list(flags)[:3])}"
             )
         return {"difficult": hashlib.sha256(expand(self.difficult).read_bytes()).hexdigest()}
@@ -250,7 +250,7 @@ class Energy:
 
 @lru_cache(maxsize=4)
 def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
-    """The list of a difficult subset: (C,) flags by picture, in the order of the classes.
+    """The list of a difficult subset: (C,) flags by image, in the order of the classes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -278,11 +278,11 @@ def _accuracies(sums: Sums, suffix: str) -> list[Metric]:
     names, chosen = (f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"), int(sums.total(f"chosen{suffix}")[0])
     subset = f"the {chosen} of {sums.rows} in the difficult subset" if suffix else ""
     missing = chosen - sums.count(f"hit{suffix}")
-    left_out = f"{missing} pictures without an object to hit left out" if missing else ""
+    left_out = f"{missing} images without an object to hit left out" if missing else ""
     parts = (subset, states.counted(sums.total(f"map_state{suffix}"), chosen, "maps"), left_out)
     note = "; ".join(part for part in parts if part)
     if chosen == missing:
-        return [statistics.undefined(name, 0, note or "no picture") for name in names]
+        return [statistics.undefined(name, 0, note or "no image") for name in names]
     found = sums.classes(f"classes{suffix}")
     counts = sparse.csr_array(sparse.hstack([found["hits"], found["pairs"]]))
     pairs: Any = found["pairs"]

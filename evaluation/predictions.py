@@ -1,10 +1,10 @@
 """Predictions made by any other program: boxes in the ILSVRC devkit's or COCO's form, or a folder of maps.
 
-devkit  text, plain or .gz, line k for picture k in the order of the ids: up to five guesses `label x1 y1 x2 y2`,
-        best first, inclusive pixels of the original picture, 0-based
+devkit  text, plain or .gz, line k for image k in the order of the ids: up to five guesses `label x1 y1 x2 y2`,
+        best first, inclusive pixels of the original image, 0-based
 coco    JSON, plain or .gz, a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`
 maps    files `<image id>.npy` (real, (h, w)) or `<image id>.png` (grey, 8 or 16 bits) of any resolution; a map
-        covers the whole picture. An image suffix before that, as in `<image id>.JPEG.npy`, is no part of the id; of
+        covers the whole image. An image suffix before that, as in `<image id>.JPEG.npy`, is no part of the id; of
         an id that has folders, as many as tell the images apart are needed
 """
 
@@ -39,8 +39,8 @@ class Guesses:
     """A file in the devkit's form.
 
     Attributes:
-        labels: (N, G) int64, as in the file; 0 where a picture has fewer than G guesses.
-        boxes: (N, G, 4) float64, inclusive pixels; NaN where a picture has fewer.
+        labels: (N, G) int64, as in the file; 0 where an image has fewer than G guesses.
+        boxes: (N, G, 4) float64, inclusive pixels; NaN where an image has fewer.
     """
 
     labels: NDArray[np.int64]
@@ -90,15 +90,15 @@ def read_devkit(path: Path | str) -> Guesses:
 
 
 def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, labels: str = "devkit") -> list[Metric]:
-    """Errors by the rule of the ILSVRC2014 development kit, in percent of all pictures of the truth.
+    """Errors by the rule of the ILSVRC2014 development kit, in percent of all images of the truth.
 
-    The error of a picture is the minimum over its guesses of max(label wrong, box wrong); a box is right if its
-    inclusive IoU with any box of the picture is at least 0.5. No blacklist.
+    The error of an image is the minimum over its guesses of max(label wrong, box wrong); a box is right if its
+    inclusive IoU with any box of the image is at least 0.5. No blacklist.
 
     Args:
         path: the file, for messages.
         guesses: its content, row k for row k of `truth`.
-        truth: of all the pictures.
+        truth: of all the images.
         labels: what the file counts classes by: `devkit` ids 1 to 1000, or indices of the `sorted` WordNet ids, 0 to
             999.
 
@@ -107,11 +107,11 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
         `box_error`: the first box is wrong, whatever its label; `mean_iou` of the first box.
 
     Raises:
-        ValueError: the numbers of lines and pictures differ, or a label is out of range.
+        ValueError: the numbers of lines and images differ, or a label is out of range.
     """
     n, most = guesses.labels.shape
     if n != len(truth.ids):
-        raise ValueError(f"{path}: {n} lines, the truth has {len(truth.ids)} pictures; allowed is a line a picture")
+        raise ValueError(f"{path}: {n} lines, the truth has {len(truth.ids)} images; allowed is a line an image")
     given = ~np.isnan(guesses.boxes[..., 0])
     low, high = (1, N_CLASSES) if labels == "devkit" else (0, N_CLASSES - 1)
     outside = (given & ((guesses.labels < low) | (guesses.labels > high))).any(axis=1)
@@ -135,18 +135,18 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
 
 
 def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
-    """Read a COCO results file: for each picture its boxes (P, 4), inclusive pixels, by falling score.
+    """Read a COCO results file: for each image its boxes (P, 4), inclusive pixels, by falling score.
 
     Boxes of equal score are in the order in which COCOeval takes them without regard to classes: by `category_id`, and
     within a category in the order of the file. A result without a category comes first.
 
     Args:
         path: the file.
-        ids: of the truth's pictures. An `image_id` is one of these, or the number that one has behind its letters: 1
+        ids: of the truth's images. An `image_id` is one of these, or the number that one has behind its letters: 1
             for `ILSVRC2012_val_00000001`, 2008000002 for `2008_000002`.
 
     Raises:
-        ValueError: the file is not a list of results, or names a picture that the truth does not have.
+        ValueError: the file is not a list of results, or names an image that the truth does not have.
     """
     numbers: dict[str, list[str]] = {}
     for name in ids:
@@ -237,7 +237,7 @@ def maps_of(ids: Iterable[str], files: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def read_map(path: Path) -> NDArray[Any]:
-    """A score map (h, w), as stored: `.npy`, where further axes of length one are dropped, or a grey picture."""
+    """A score map (h, w), as stored: `.npy`, where further axes of length one are dropped, or a grey image."""
     with Reading(path, "a real array (h, w) in .npy, or a grey image") as file:
         if path.suffix.lower() == ".npy":
             values = np.load(file.regular(), allow_pickle=False)

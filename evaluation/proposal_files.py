@@ -26,23 +26,23 @@ Floats = NDArray[np.float64]
 
 
 def read_mat(folder: Path | str, ids: Sequence[str], order: Order = "falling", origin: int = 1) -> dict[str, Boxes]:
-    """Boxes (K, 4) of each picture that has a file, 0-based inclusive pixels, best first.
+    """Boxes (K, 4) of each image that has a file, 0-based inclusive pixels, best first.
 
     Args:
         folder: with the files, at any depth.
-        ids: of the truth's pictures.
+        ids: of the truth's images.
         order: which scores are good; `file`: not asked.
         origin: what the first pixel is called, 0 or 1.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no file in it is of one of the pictures.
+        FileNotFoundError: there is no such folder, or no file in it is of one of the images.
         ValueError: a file has no `boxes` (K, 4), or not as many scores.
     """
     return {name: _mat(path, order, origin) for name, path in _files(expand(folder), ".mat", ids).items()}
 
 
 def read_txt(path: Path | str, ids: Sequence[str], order: Order = "falling", origin: int = 0) -> dict[str, Boxes]:
-    """Boxes (K, 4) of each picture that is in the file or folder; arguments and errors as `read_mat`."""
+    """Boxes (K, 4) of each image that is in the file or folder; arguments and errors as `read_mat`."""
     path = expand(path)
     if path.is_dir():
         found = _files(path, ".txt", ids)
@@ -73,7 +73,7 @@ def _files(folder: Path, suffix: str, ids: Sequence[str]) -> dict[str, Path]:
     found = match(ids, there, there.__getitem__, "files")
     if not found:
         raise FileNotFoundError(
-            f"{folder}: no {suffix} file of a picture of the truth ({some(ids)}); there are: {some(there) or 'none'}"
+            f"{folder}: no {suffix} file of an image of the truth ({some(ids)}); there are: {some(there) or 'none'}"
         )
     return {name: there[found[name]] for name in ids if name in found}
 

@@ -8,7 +8,7 @@ They are ranked by a score made of two fractions of the positive map p = max(m, 
     f1    = 2 share mean / (share + mean)         (default) both; `mean` alone prefers the smallest peak
 
 Ties (to 6 decimals) go to the larger area, then to the first upper left corner in raster order. All objects of the
-picture are sought, whatever their class; with o the overlap (inclusive IoU) that a proposal has with an object, over
+image are sought, whatever their class; with o the overlap (inclusive IoU) that a proposal has with an object, over
 `objects`:
 
     recall50_k, recall70_k   share of the objects that one of the first k proposals explains with o >= 0.5, 0.7
@@ -16,7 +16,7 @@ picture are sought, whatever their class; with o the overlap (inclusive IoU) tha
     ar_coco_k  average recall of COCO: mean of the recall at o = 0.5, 0.55, ..., 0.95, by COCO's own matching
     abo, mabo  best overlap of any of the proposals with each object, without matching (one proposal may serve several
                objects): mean over objects; mean over classes of the mean over the class's objects (Uijlings et al.)
-    boxes      proposals a picture, mean
+    boxes      proposals an image, mean
 
 and over `classes`, as Bazzani et al. count:
 
@@ -30,11 +30,11 @@ recall can be lower, where a proposal takes an object that a later one fits bett
 
 Objects flagged `difficult` are removed before the matching, unless asked for: they are neither found nor missed, and a
 proposal on one is an ordinary proposal that explains nothing and uses up its place among the k. (COCO's ignored objects
-give the same recall, since a proposal prefers an object that counts.) A picture without proposals misses its objects,
+give the same recall, since a proposal prefers an object that counts.) An image without proposals misses its objects,
 and so does one whose map is constant or not finite, whatever is proposed.
 
 Presets: `proposals_hosang`, the protocol of detection-proposals on VOC 2007 test (budgets 1 to 10,000 in half decades,
-difficult objects included: 14,976 objects in 4,952 pictures, equal boxes once), and `proposals_stl`, mean recall over
+difficult objects included: 14,976 objects in 4,952 images, equal boxes once), and `proposals_stl`, mean recall over
 classes at 1, 5, 10, 100 and 1,000 boxes. The code that counted the latter is not public: that it has no matching and
 leaves difficult objects out is taken, not read.
 
@@ -83,7 +83,7 @@ class Proposals:
         thresholds: the rule's parameters that the map is cut at.
         rule: how a map is cut, see `evaluation/maps.py`.
         score: what the boxes are ranked by, `f1` or `mean`.
-        max_boxes: proposals kept a picture.
+        max_boxes: proposals kept an image.
         difficult: whether objects flagged `difficult` count.
         nms: drop a box that overlaps a better one by more than this; None: keep all.
         budgets: the numbers k of proposals, rising.
@@ -278,7 +278,7 @@ class Proposals:
         return {
             "evaluator": "proposals",
             **asdict(self),
-            "overlap": "inclusive IoU, original pixels, all objects of the picture, class-agnostic",
+            "overlap": "inclusive IoU, original pixels, all objects of the image, class-agnostic",
             "budgets": list(self.budgets),
             "undefined": "map constant or not finite: all objects missed",
             "matching": "none: any of the first k boxes"
@@ -306,7 +306,7 @@ def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
 def positive_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
     """Sum of what is positive of `values` (H, W) inside each of `boxes` (B, 4), B >= 1, in float64.
 
-    An integral image on the grid of the boxes' own edges: a few dozen lines instead of all of the picture's.
+    An integral image on the grid of the boxes' own edges: a few dozen lines instead of all of the image's.
     """
     corners = boxes.astype(np.int64)
     xs, x = np.unique(np.concatenate([[0], corners[:, 0], corners[:, 2] + 1]), return_inverse=True)
@@ -341,5 +341,5 @@ def _column(values: ArrayLike) -> Floats:
 
 
 def _flat(column: "pd.Series") -> Floats:
-    """A column of lists of numbers, one list a picture, as one array."""
+    """A column of lists of numbers, one list an image, as one array."""
     return np.concatenate([np.zeros(0), *column]).astype(np.float64)

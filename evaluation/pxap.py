@@ -1,8 +1,8 @@
-r"""PxAP: average precision of a map's pixels, pooled over the pictures.
+r"""PxAP: average precision of a map's pixels, pooled over the images.
 
 Map and mask are brought to 224 x 224, the map as in `wsol` (bicubic, scaled to 0..1), the mask by its nearest pixels.
 Void pixels are left out; those of the object sought are positive, all others negative. With precision and recall of
-the pixels at or above each edge t = 0, step, 2 step, ... of all pictures together,
+the pixels at or above each edge t = 0, step, 2 step, ... of all images together,
 
 $$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
 
@@ -64,8 +64,8 @@ class PxAP:
         """Pixels by bin.
 
         Returns:
-            `hist_object`, `hist_background`: as many numbers as `edges`; none where the picture has no mask. uint16
-            at the default size: 4 KB a picture, about half of it in a Parquet file. `map_state`.
+            `hist_object`, `hist_background`: as many numbers as `edges`; none where the image has no mask. uint16
+            at the default size: 4 KB an image, about half of it in a Parquet file. `map_state`.
         """
         kind = np.uint16 if self.size**2 < 2**16 else np.uint32
         if truth.mask is None:
@@ -98,10 +98,10 @@ class PxAP:
         """`pxap`, with its interval over images."""
         n = sums.count("pixels")
         if not n:
-            return [statistics.undefined("pxap", 0, "not defined: no picture has a mask")]
+            return [statistics.undefined("pxap", 0, "not defined: no image has a mask")]
         if np.isnan(_share_found(sums.total("pixels")[None].astype(np.float64))[0]):
             return [statistics.undefined("pxap", n, "not defined: no pixel of an object sought")]
-        left_out = f"{sums.rows - n} pictures without a mask left out" if n < sums.rows else ""
+        left_out = f"{sums.rows - n} images without a mask left out" if n < sums.rows else ""
         maps = states.counted(sums.total("map_state"), n, "maps")
         note = "; ".join(part for part in (maps, left_out) if part)
         return [statistics.pooled("pxap", sums["pixels"].astype(np.float64), _share_found, n=n, note=note)]
@@ -111,7 +111,7 @@ class PxAP:
         return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """Precision against recall of the pixels of all pictures, at every edge."""
+        """Precision against recall of the pixels of all images, at every edge."""
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, Counts]:
@@ -127,7 +127,7 @@ class PxAP:
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
-        words = "map bicubic, minimum to maximum; mask nearest; void left out; pixels of all pictures pooled; step rule"
+        words = "map bicubic, minimum to maximum; mask nearest; void left out; pixels of all images pooled; step rule"
         rule = "map constant or not finite: all else before the object, which is never found"
         return {"evaluator": "pxap", **asdict(self), "pixels": words, "undefined": rule}
 
@@ -159,12 +159,12 @@ def nearest(
     size: int,
     places: Callable[[float, float, int], Counts] | None = None,
 ) -> NDArray[np.uint8]:
-    """(size, size): the mask where the map is, void beyond the picture.
+    """(size, size): the mask where the map is, void beyond the image.
 
     Args:
-        truth: of the picture.
-        mask: (h, w), of the whole picture, at any resolution.
-        region: what the map covers, pixels of the picture.
+        truth: of the image.
+        mask: (h, w), of the whole image, at any resolution.
+        region: what the map covers, pixels of the image.
         size: of the result.
         places: start, stop, n -> (n,) where between them the pixels are taken from; by default each takes the one at
             its upper left corner.

@@ -1,7 +1,7 @@
 """Sanity checks: does a map depend on what the network has learnt?
 
 J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018. A map of the trained network is compared with the
-same method's map, of the same picture and class,
+same method's map, of the same image and class,
 
 * `Randomization` (section 3.2): in networks whose layers are initialised anew, from the output down, more with each
   stage (`cascading`), or one stage at a time (`independent`);
@@ -9,12 +9,12 @@ same method's map, of the same picture and class,
 
 The rank correlation is over the raw maps, once as they are and once of absolute values, as in the paper; SSIM and HOG
 are of maps enlarged to the network's input where they are asked for (see `evaluation/similarity.py`). A map that stays
-alike says more of the picture than of the network: lower is better. A method that reads a layer in front of all that
+alike says more of the image than of the network: lower is better. A method that reads a layer in front of all that
 was changed has not changed at all; for a map of no class this is by construction, not a fault found.
 
-A picture of which one of the maps has no variation, or is not finite, has no similarity there, and is left out of that
-stage's mean; `_mean` is, for each picture, over the stages that it is left in. n says how many count, and a method that
-misses pictures that others have is not marked as best. The maps are of classes that the run asks for, whatever a
+An image of which one of the maps has no variation, or is not finite, has no similarity there, and is left out of that
+stage's mean; `_mean` is, for each image, over the stages that it is left in. n says how many count, and a method that
+misses images that others have is not marked as best. The maps are of classes that the run asks for, whatever a
 network with new weights answers; of a class that is to be the predicted one, where there is no answer, there is no map.
 """
 

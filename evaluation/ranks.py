@@ -1,4 +1,4 @@
-r"""Ranks of several methods over several (dataset, network) pairs, and a picture of which differ.
+r"""Ranks of several methods over several (dataset, network) pairs, and an image of which differ.
 
 In each pair, a block, the methods are ranked, 1 the best, ties sharing the mean. Friedman's test asks whether the
 average ranks differ at all; two methods then differ where their average ranks are further apart than Nemenyi's critical
@@ -83,7 +83,7 @@ def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
 
 
 def draw(found: Ranking, path: Path) -> Path:
-    """Write the critical-difference picture; SVG, PDF or PNG by the name's ending."""
+    """Write the critical-difference diagram; SVG, PDF or PNG by the name's ending."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -1,15 +1,15 @@
-"""Segmentation by a score map: the pixels above a threshold against the picture's mask.
+"""Segmentation by a score map: the pixels above a threshold against the image's mask.
 
-The truth has three kinds of pixels: of the picture's class ("label"), of other classes ("other") and background; void
+The truth has three kinds of pixels: of the image's class ("label"), of other classes ("other") and background; void
 pixels count nowhere. The foreground is "label", or "label" and "other" where `Truth.foreground` is `any`. With TP, FP,
 FN the numbers of foreground pixels above the threshold, of other pixels above it, and of foreground pixels below:
 
-    fg_iou           TP / (TP + FP + FN) of each picture, then the mean over pictures that have foreground
-    miou             VOC's: a pixel above the threshold is predicted to be of the picture's class, else background;
+    fg_iou           TP / (TP + FP + FN) of each image, then the mean over images that have foreground
+    miou             VOC's: a pixel above the threshold is predicted to be of the image's class, else background;
                      TP, FP, FN of every class summed over the set, IoU of each class, mean over the classes (with the
-                     background) whose pixels occur in the truth. A picture without a label predicts no class
+                     background) whose pixels occur in the truth. An image without a label predicts no class
                      (the interval: of these classes, each in 3 images or more)
-    miou_binary      the same with two classes, foreground and the rest, whatever the picture's class is called
+    miou_binary      the same with two classes, foreground and the rest, whatever the image's class is called
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
                      Graz-02 protocol (M. Marszalek, C. Schmid, CVPR 2007). The two are equal where as many pixels are
@@ -18,10 +18,10 @@ FN the numbers of foreground pixels above the threshold, of other pixels above i
                      so these are bounds (oracles), no results; their intervals are those at the threshold chosen
 
 The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)), with
-a pixel foreground if its level is at least v; all levels are 0 where the maximum is not positive. Pictures without a
-mask are not counted. A picture without a foreground pixel has no `fg_iou`, and counts in the sums.
+a pixel foreground if its level is at least v; all levels are 0 where the maximum is not positive. Images without a
+mask are not counted. An image without a foreground pixel has no `fg_iou`, and counts in the sums.
 
-A picture whose map is constant or not finite is wrong at every pixel: its foreground is not found, all else is. Only a
+An image whose map is constant or not finite is wrong at every pixel: its foreground is not found, all else is. Only a
 baseline's constant map that is meant is cut as any other.
 
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.3.
@@ -81,7 +81,7 @@ class Segmentation:
         check_rule(self.rule, self.threshold)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Pixel counts of one picture; zeros and `has_mask` False where it has no mask.
+        """Pixel counts of one image; zeros and `has_mask` False where it has no mask.
 
         Returns:
             `has_mask` and `any_foreground` (bool); `above` (3,) uint32, pixels above the fixed threshold by kind of
@@ -114,7 +114,7 @@ class Segmentation:
         """Pixels (below or above the fixed threshold, kind of truth, level), and by class of the truth."""
         if mask.shape != score_map.size:
             raise ValueError(
-                f"{truth.image_id}: mask of {mask.shape}, picture of {score_map.size}; allowed are equal ones"
+                f"{truth.image_id}: mask of {mask.shape}, image of {score_map.size}; allowed are equal ones"
             )
         from eigencam.evaluation import kernels  # numba takes its time to import
 
@@ -163,7 +163,7 @@ class Segmentation:
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rules in words."""
-        words = "void ignored, original pixels; fg_iou: mean over pictures; all others: pixels summed over the set"
+        words = "void ignored, original pixels; fg_iou: mean over images; all others: pixels summed over the set"
         return {
             "evaluator": "segmentation",
             **asdict(self),
@@ -212,7 +212,7 @@ class _AtLevels:
         """The metrics of the module's docstring, with intervals over images."""
         at, n = f"{self.evaluator.threshold:g} {self.evaluator.rule}", sums.count("pixels")
         if n == 0:
-            return [statistics.undefined(name, 0, "not defined: no picture has a mask") for name in _NAMES]
+            return [statistics.undefined(name, 0, "not defined: no image has a mask") for name in _NAMES]
         pixels, best = sums["pixels"].astype(np.float64), _level(self.miou)
         classes = f"{sums.class_count('miou')} classes occur, with background"
         maps = states.counted(sums.total("map_state"), n, "maps")
@@ -240,10 +240,10 @@ class _AtLevels:
 
 @dataclass(frozen=True, slots=True)
 class _Classes:
-    """What the pooled mean IoU needs of each picture: its class and the pixels of every class in its truth."""
+    """What the pooled mean IoU needs of each image: its class and the pixels of every class in its truth."""
 
-    own: NDArray[np.int64]  # (N,) class of the picture's label, background 0; 0 without a label
-    row: NDArray[np.int64]  # (M,) picture of each class that one has
+    own: NDArray[np.int64]  # (N,) class of the image's label, background 0; 0 without a label
+    row: NDArray[np.int64]  # (M,) image of each class that one has
     label: NDArray[np.int64]  # (M,)
     truth: Counts  # (M,) pixels
 
@@ -271,7 +271,7 @@ class _Classes:
         return ByClass(place[row], label, {name: values.astype(np.int64) for name, values in numbers.items()})
 
     def by_level(self, kinds: Counts) -> dict[str, NDArray[Any]]:
-        """`truth` (C,), `right` and `predicted` (C, 256) of all pictures; `kinds` (N, 3, 256) pixels by level."""
+        """`truth` (C,), `right` and `predicted` (C, 256) of all images; `kinds` (N, 3, 256) pixels by level."""
         above, classes = _from_above(kinds), 1 + max(self.own.max(initial=0), self.label.max(initial=0))
         right, predicted = np.zeros((classes, LEVELS)), np.zeros((classes, LEVELS))
         np.add.at(right, self.own, above[:, 0])
@@ -309,7 +309,7 @@ def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts, Counts]:
 
 
 def _ious(wanted: Counts, rest: Counts) -> Counts:
-    """(N, 256) IoU of the foreground at each level; NaN for a picture that has none."""
+    """(N, 256) IoU of the foreground at each level; NaN for an image that has none."""
     tp, fp = _from_above(wanted), _from_above(rest)
     some = wanted.sum(axis=1, keepdims=True) > 0  # tp[:, 0]: all foreground, found or not
     return np.divide(tp, tp[:, :1] + fp, out=np.full_like(tp, np.nan), where=some)

@@ -1,4 +1,4 @@
-"""How alike two maps of one picture are: rank correlation, cosine, structural similarity, oriented gradients.
+"""How alike two maps of one image are: rank correlation, cosine, structural similarity, oriented gradients.
 
 * Spearman's rank correlation of the maps' values, equal values at their mean rank; with `absolute`, of their absolute
   values: both are reported by J. Adebayo et al. ("Sanity Checks for Saliency Maps", NeurIPS 2018, section 3).

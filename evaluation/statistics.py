@@ -232,14 +232,14 @@ def bootstrap_mean(
     distinct: int = _DISTINCT,
     cut: Callable[[int], NDArray[np.int64]] | None = None,
 ) -> Interval:
-    """Percentile bootstrap interval of a mean over pictures; NaN values are left out, NaNs come back for none.
+    """Percentile bootstrap interval of a mean over images; NaN values are left out, NaNs come back for none.
 
     Up to `distinct` values the resampling is exact. Beyond, the sorted values are cut into groups of neighbours. The
     groups' counts are resampled exactly; the sum of a group given its count is drawn from the normal distribution with
     the group's mean and variance, which is small, since neighbours in rank are together.
 
     Args:
-        values: (N,) one value a picture.
+        values: (N,) one value an image.
         resamples: number of resamples.
         seed: of the random numbers.
         distinct: number of values up to which none are grouped; the time grows with the number of groups.

@@ -2,7 +2,7 @@
 
     python scripts/benchmark_allocator.py --out results/cost_of_allocation.csv
 
-Forward passes of ResNet-50, 16 pictures of 224 x 224, one thread, in processes of their own, by turns with and without
+Forward passes of ResNet-50, 16 images of 224 x 224, one thread, in processes of their own, by turns with and without
 `keep_freed_memory` of eigencam.store.environment. CPU seconds, which other jobs disturb less than the clock: of the
 program, of the system on its behalf, and the pages that the system had to fetch, a pass; the largest resident size in
 MiB.

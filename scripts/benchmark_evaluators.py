@@ -1,4 +1,4 @@
-"""What an evaluator costs for a picture, beside an implementation of the same with the usual libraries, in one run.
+"""What an evaluator costs for an image, beside an implementation of the same with the usual libraries, in one run.
 
     python scripts/benchmark_evaluators.py --out results/evaluator_speed.csv
     python scripts/benchmark_evaluators.py --together --out results/evaluators_together.csv

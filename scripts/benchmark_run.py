@@ -6,7 +6,7 @@
 
 In turn, `--repeats` times: *decode*, the loader alone (read, decode, resize, hand over; the run's own workers);
 *forward*, the network alone on batches that are there, under inference mode; *run*, `eigencam run` from JPEG files to
-summed-up results, in an empty folder. Printed are pictures a second of each, and the run's over its limit: on a CPU,
+summed-up results, in an empty folder. Printed are images a second of each, and the run's over its limit: on a CPU,
 where both share the cores, 1 / (1 / decode + 1 / forward); on a GPU the slower of the two.
 
 The table of `--out` gets a line for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
@@ -50,7 +50,7 @@ XML = """<annotation><filename>{name}</filename><size><width>{w}</width><height>
 
 
 def generate(root: Path, count: int, sizes: Path | None) -> None:
-    """Pictures and boxes in the layout of ILSVRC's validation set."""
+    """Images and boxes in the layout of ILSVRC's validation set."""
     from torchvision.models import ResNet50_Weights
 
     names = [f"ILSVRC2012_val_{i + 1:08d}" for i in range(count)]
@@ -71,12 +71,12 @@ def generate(root: Path, count: int, sizes: Path | None) -> None:
 
 
 def _folders(root: Path) -> tuple[Path, Path]:
-    """Of pictures and boxes."""
+    """Of images and boxes."""
     return root / "Data/CLS-LOC/val", root / "Annotations/CLS-LOC/val"
 
 
 def _write(job: tuple[Path, int, str, tuple[int, int], list[str]]) -> None:
-    """One picture with its box."""
+    """One image with its box."""
     root, k, name, (w, h), wnids = job
     pictures, boxes = _folders(root)
     draw = random.Random(k)
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--batch-size", default="16", help="a number, or auto")
     parser.add_argument("--device", default="auto")
     measuring.add_arguments(parser)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where generated pictures stay")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where generated images stay")
     parser.add_argument("--resume", action="store_true", help="do nothing that --out has")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
     args = parser.parse_args()
@@ -192,7 +192,7 @@ def main() -> None:
                 rates.append((*alone, n / (time.perf_counter() - start)))
             tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
             memory = max(tenths) / tenths[0] - 1
-            print("pictures a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
+            print("images a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
         gpu = job.network.device.type == "cuda"
         limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, _ in rates]
         ratios = [r / limit for (_, _, r), limit in zip(rates, limits, strict=True)]

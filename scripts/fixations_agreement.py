@@ -4,13 +4,13 @@
         --published googleNet.txt --weights googlenet_bvlc.safetensors --out results/cnn_fixations_agreement.csv
 
 `--published` is `bounding_box/googleNet.txt` of the authors' repository (val-iisc/cnn-fixations): line k for validation
-picture k. `--truth` is a folder with the truth and the sizes of all 50,000 pictures. A picture whose size is not the
+image k. `--truth` is a folder with the truth and the sizes of all 50,000 images. An image whose size is not the
 original one was resized as a whole; it is counted apart, and its shape is put right first.
 
 Pipelines, all with the network's colours:
 
-    method            the whole picture squashed to 224 x 224, the method's own points (outliers found at 224 x 224)
-    squash            the same, outliers found in the original picture, as in all that follow
+    method            the whole image squashed to 224 x 224, the method's own points (outliers found at 224 x 224)
+    squash            the same, outliers found in the original image, as in all that follow
     centre_crop       short side to 256 without smoothing, the middle 224 x 224
     five_crops        the authors' form: class by the mean probability of ten crops; points of those of the five not
                       mirrored crops whose own first class is that class, of the centre crop where none is
@@ -21,8 +21,8 @@ The rule from points to a box is not in the authors' repository; here it is the 
 outliers: more than `share` of all points within `radius` of the diagonal. `class` says which class the points are for:
 the published one, or the pipeline's own.
 
-Columns: percent of pictures with the published class as the pipeline's; mean and median IoU with the published box, of
-all and of those with the same class; percent of pictures with an IoU of at least 0.5 and 0.9; percent where our box,
+Columns: percent of images with the published class as the pipeline's; mean and median IoU with the published box, of
+all and of those with the same class; percent of images with an IoU of at least 0.5 and 0.9; percent where our box,
 and the published one, overlaps a true box with at least 0.5, whatever the class. The last rows are floors.
 """
 
@@ -63,7 +63,7 @@ Points = NDArray[np.int64]
 
 @dataclass
 class Group:
-    """Pictures of one kind, and for each pipeline and class their points and predicted classes."""
+    """Images of one kind, and for each pipeline and class their points and predicted classes."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Group:
     predicted: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, pipeline: str, kind: str, points: Points) -> None:
-        """Keep the points of the next picture."""
+        """Keep the points of the next image."""
         self.points.setdefault((pipeline, kind), []).append(points)
 
 
@@ -85,7 +85,7 @@ def run(network: Network, images: Tensor) -> Forward:
 
 
 def points_of(forward: Forward, target: int, offsets: Tensor, scale: Tensor) -> list[Points]:
-    """Each view's points for a class, in pixels of the original picture."""
+    """Each view's points for a class, in pixels of the original image."""
     found = fixations(forward, torch.full((len(forward),), target))
     return [((p + o) / scale).long().numpy() for p, o in zip(found, offsets, strict=True)]
 
@@ -187,10 +187,10 @@ def lines_of(name: str, group: Group, truth: Ilsvrc, published: NDArray[np.float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="ILSVRC roots")
-    parser.add_argument("--truth", type=Path, required=True, help="folder with the truth of all 50,000 pictures")
+    parser.add_argument("--truth", type=Path, required=True, help="folder with the truth of all 50,000 images")
     parser.add_argument("--published", type=Path, required=True, help="the authors' googleNet.txt, plain or .gz")
     parser.add_argument("--weights", type=Path, required=True, help="googlenet_bvlc.safetensors")
-    parser.add_argument("--count", type=int, help="at most so many pictures of a root, an even sample")
+    parser.add_argument("--count", type=int, help="at most so many images of a root, an even sample")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     network, truth, guesses = load(args.weights), Ilsvrc(args.truth, images=False), read_devkit(args.published)

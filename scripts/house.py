@@ -1,4 +1,4 @@
-"""Draw the graph of imports between the rooms into docs/design.md, as a Mermaid picture.
+"""Draw the graph of imports between the rooms into docs/design.md, as a Mermaid drawing.
 
     python scripts/house.py
 
@@ -20,10 +20,10 @@ MARKS = ("<!-- made by scripts/house.py -->", "<!-- end -->")
 
 def main() -> None:
     text = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: picture(), text, flags=re.DOTALL))
+    PAGE.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: drawing(), text, flags=re.DOTALL))
 
 
-def picture() -> str:
+def drawing() -> str:
     """Return the block that stands in the page."""
     found = {(str(room(a.importer)), str(room(a.imported))) for a in arrows(ROOT) if not a.typing}
     kept = {(a, b) for a, b in found if a != b and a in LEVEL and b in LEVEL and a != "__main__"}

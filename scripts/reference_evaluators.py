@@ -45,7 +45,7 @@ def ious(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def max_box_acc(step: float, every: bool, lean: bool = False) -> Callable[[ScoreMap, Truth], object]:
-    """The steps of wsolevaluation for one picture."""
+    """The steps of wsolevaluation for one image."""
     thresholds = list(np.arange(0, 1, step))
 
     def boxes_at(image: NDArray[np.uint8], threshold: int) -> list[list[int]]:
@@ -72,7 +72,7 @@ def max_box_acc(step: float, every: bool, lean: bool = False) -> Callable[[Score
 
 
 def pxap(score_map: ScoreMap, truth: Truth) -> object:
-    """The steps of wsolevaluation for one picture, the mask decoded."""
+    """The steps of wsolevaluation for one image, the mask decoded."""
     assert truth.mask is not None
     edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
     mask = cv2.resize(truth.mask, (224, 224), interpolation=cv2.INTER_NEAREST)
@@ -81,7 +81,7 @@ def pxap(score_map: ScoreMap, truth: Truth) -> object:
 
 
 def two_channels(score_map: ScoreMap, truth: Truth) -> object:
-    """The steps of Chefer et al. for one picture, with scikit-learn's scores."""
+    """The steps of Chefer et al. for one image, with scikit-learn's scores."""
     assert truth.mask is not None
     target = np.asarray(Image.fromarray(truth.mask).resize((224, 224), Image.Resampling.NEAREST)) == 4
     full = F.interpolate(torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear")[0, 0].numpy()
@@ -140,7 +140,7 @@ def coco(score_map: ScoreMap, truth: Truth) -> object:
 
 
 def meshgrid(score_map: ScoreMap, truth: Truth) -> object:
-    """TorchRay's test: the distance of every pixel of the picture, and the mask of filled boxes."""
+    """TorchRay's test: the distance of every pixel of the image, and the mask of filled boxes."""
     full, mask = torch.from_numpy(enlarged(score_map)), torch.zeros(SIZE, dtype=torch.bool)
     for x1, y1, x2, y2 in truth.boxes.astype(np.int64).tolist():
         mask[y1 : y2 + 1, x1 : x2 + 1] = True
@@ -205,7 +205,7 @@ def many_boxes(score_map: ScoreMap) -> NDArray[np.float64]:
 
 
 def hosang(score_map: ScoreMap, truth: Truth) -> object:
-    """detection-proposals' steps for one picture: the overlaps of each object, again for each budget."""
+    """detection-proposals' steps for one image: the overlaps of each object, again for each budget."""
     boxes = many_boxes(score_map)
     _, first = np.unique(boxes, axis=0, return_index=True)
     boxes = boxes[np.sort(first)].astype(np.int64)

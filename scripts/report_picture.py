@@ -1,4 +1,4 @@
-"""What a report looks like, as one picture: a sorted table, the curves, and the pictures on a dark page.
+"""What a report looks like, as one image: a sorted table, the curves, and the images on a dark page.
 
     python scripts/report_picture.py results/scenes/report.html results/scenes/report.png
 

@@ -60,7 +60,7 @@ def _squashed(job: tuple[int, Split, int, int]) -> tuple[NDArray[np.uint8], list
 
 
 def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor]:
-    """Pictures (count, 3, 112, 112) uint8 and labels (count,) int64 of the first scenes of a split."""
+    """Images (count, 3, 112, 112) uint8 and labels (count,) int64 of the first scenes of a split."""
     file = cache / f"scenes-v{VERSION}-{split}-{seed}-{count}-{nets.PREPROCESS.size}.npz"
     if not file.is_file():
         edges = np.linspace(0, count, 4 * workers + 1).astype(int).tolist()
@@ -74,7 +74,7 @@ def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tu
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrors, shifts, scales, recolours and cuts rectangles out of (N, 3, S, S) normalised pictures."""
+    """Mirrors, shifts, scales, recolours and cuts rectangles out of (N, 3, S, S) normalised images."""
     n, _, size, _ = x.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

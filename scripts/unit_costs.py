@@ -43,7 +43,7 @@ PLANS = {"ImageNet-21k": 14_197_122, "a billion": 1_000_000_000}
 
 
 def index(folder: Path) -> int:
-    """Read the truth of 50,000 pictures; how many there were."""
+    """Read the truth of 50,000 images; how many there were."""
     wnids = [f"n{k:08d}" for k in range(1000)]
     (folder / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} class\n" for wnid in wnids))
     lines = [f"ILSVRC2012_val_{i + 1:08d},{wnids[i % 1000]} 10 20 {200 + i % 99} 300 \n" for i in range(INDEX)]

@@ -41,7 +41,7 @@ def generated(count: int) -> Iterator[tuple[str, ScoreMap, Truth]]:
 
 
 def of_network(pictures: int, overrides: list[str]) -> Iterator[tuple[str, ScoreMap, Truth]]:
-    """Maps of all methods for pictures spread over the dataset; constant ones are left out."""
+    """Maps of all methods for images spread over the dataset; constant ones are left out."""
     job = prepare(compose("run", [*overrides, "evaluator=[maxboxacc]"]))
     for i in np.linspace(0, len(job.dataset.ids) - 1, pictures).astype(int).tolist():
         resized, region = job.network.preprocess(job.dataset.image(i))

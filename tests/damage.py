@@ -98,7 +98,7 @@ VOC: Cases = {
 } | {
     "label": (swap(VOC_XML, "<name>cat", "<name>unicorn"), r"2008_000001\.xml: class 'unicorn'; the classes are"),
     "flag": (swap(VOC_XML, "<difficult>0", "<difficult>no"), r"2008_000001\.xml: difficult 'no'; allowed are 0 and 1"),
-    "size": (swap(VOC_XML, "<width>40", "<width>44"), r"2008_000001.*annotation 44 x 30, picture 40 x 30"),
+    "size": (swap(VOC_XML, "<width>40", "<width>44"), r"2008_000001.*annotation 44 x 30, image 40 x 30"),
     "empty": (empty(VOC_XML), r"2008_000001\.xml: no element found.*expected: a VOC annotation"),
 }
 VOC_MASKS: Cases = {

@@ -13,7 +13,7 @@ RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 
 def picture(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
-    """A picture of noise, (height, width), by its file's suffix a JPEG or PNG."""
+    """An image of noise, (height, width), by its file's suffix a JPEG or PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(path, "PNG" if path.suffix == ".png" else "JPEG")
@@ -46,7 +46,7 @@ def write_cub(root: Path, pictures: bool = True) -> Path:
 
 
 def write_wsol_cub(root: Path) -> Path:
-    """wsolevaluation's layout of the same pictures."""
+    """wsolevaluation's layout of the same images."""
     for split, training in (("test", False), ("train", True)):
         folder = root / "metadata/CUB" / split
         chosen = [(path, *row[:3]) for path, row in reversed(CUB.items()) if row[3] == training]
@@ -79,7 +79,7 @@ def write_imagenetv2(root: Path, pictures: str = "dataset/ILSVRC") -> Path:
     return root
 
 
-OPENIMAGES = {  # path: size of the picture, size of the masks, class
+OPENIMAGES = {  # path: size of the image, size of the masks, class
     "test/01226z/7af766bd43da900b.jpg": ((30, 40), (45, 60), 0),
     "test/0138tl/973645e9516726b3.jpg": ((24, 36), (24, 36), 1),
 }
@@ -119,7 +119,7 @@ IG02 = {"bikes": ["bike_002", "bike_001"], "cars": ["carsgraz_001"], "people": [
 
 
 def write_ig02(root: Path, size: tuple[int, int] = (24, 32)) -> Path:
-    """Each picture: an object of which a part is hidden, one that hides a part of the first, and an empty mask."""
+    """Each image: an object of which a part is hidden, one that hides a part of the first, and an empty mask."""
     for category, stems in IG02.items():
         lines(root / f"{category}_test.txt", *stems)
         lines(root / f"{category}_train.txt", *stems[:1])
@@ -135,7 +135,7 @@ def write_ig02(root: Path, size: tuple[int, int] = (24, 32)) -> Path:
 
 
 def write_imagenet_segmentation(path: Path, masks: list[NDArray[Any]]) -> list[NDArray[np.uint8]]:
-    """MATLAB's 7.3: structs and cells are references into `#refs#`, axes reversed. Returns the pictures (H, W, 3)."""
+    """MATLAB's 7.3: structs and cells are references into `#refs#`, axes reversed. Returns the images (H, W, 3)."""
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (*mask.shape, 3), np.uint8) for mask in masks]
     with h5py.File(path, "w", userblock_size=512) as file:
@@ -163,7 +163,7 @@ def square(x: float, y: float, w: float, h: float) -> list[list[float]]:
 
 
 def write_coco(root: Path, split: str = "val2014") -> Path:
-    """Two pictures: a person with a toothbrush in front and a crowd; and one without objects."""
+    """Two images: a person with a toothbrush in front and a crowd; and one without objects."""
     crowd = np.zeros(COCO_SIZE, np.uint8)
     crowd[30:40, 0:20] = 1
     flat = crowd.T.ravel()  # column by column

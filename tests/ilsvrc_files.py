@@ -14,7 +14,7 @@ from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 
 SHARED = os.environ.get("EIGENCAM_SHARED", "")
 needs_shared = pytest.mark.skipif(
-    not SHARED, reason="EIGENCAM_SHARED is not set: real pictures and reference files are not here"
+    not SHARED, reason="EIGENCAM_SHARED is not set: real images and reference files are not here"
 )
 
 RNG = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Attacks against closed forms on affine networks, and DeepFool against its authors' loop, picture by picture."""
+"""Attacks against closed forms on affine networks, and DeepFool against its authors' loop, image by image."""
 
 from collections.abc import Callable
 
@@ -62,7 +62,7 @@ def test_of_many_classes_the_nearest_boundary_is_crossed(considered: int) -> Non
 def of_the_authors(
     logits: Logits, image: Tensor, num_classes: int, overshoot: float, max_iter: int
 ) -> tuple[Tensor, int]:
-    """The published pseudocode for one picture, with a gradient at a time."""
+    """The published pseudocode for one image, with a gradient at a time."""
     order = logits(image[None])[0].argsort(descending=True)[:num_classes].tolist()
     total, x, i = torch.zeros_like(image), image.clone(), 0
     while logits(x[None])[0].argmax().item() == order[0] and i < max_iter:
@@ -93,7 +93,7 @@ def test_a_batch_is_what_the_authors_loop_gives_for_each_picture(considered: int
         torch.testing.assert_close(found.images[n], expected, atol=1e-4, rtol=1e-4)
         assert found.iterations[n] == iterations
         steps.add(iterations)
-    assert most == 1 or len(steps) > 1  # pictures leave the loop at different times
+    assert most == 1 or len(steps) > 1  # images leave the loop at different times
     if most == 50:
         assert (logits(found.images).argmax(1) != logits(x).argmax(1)).all()
 
@@ -145,7 +145,7 @@ def test_pgd_ends_in_the_corner_of_its_box_and_never_leaves_it() -> None:
     corner = x.flatten(1) + 0.05 * (w[1 - first] - w[first]).sign()
     for random_start in (False, True):
         attack = PGD(eps=0.05, step=0.02, steps=6, random_start=random_start)
-        found = attack(logits, x, CHANNELS, [f"picture {n}" for n in range(8)])
+        found = attack(logits, x, CHANNELS, [f"image {n}" for n in range(8)])
         torch.testing.assert_close(found.images.flatten(1), corner)
     short = PGD(eps=0.05, step=0.001, steps=1)(logits, x, CHANNELS, list("abcdefgh")).images
     assert ((short - x).abs() <= 0.05 + 1e-6).all()

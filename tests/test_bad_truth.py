@@ -142,7 +142,7 @@ def test_one_wrong_truth_is_named_and_the_others_are_read(tmp_path: Path, reader
         ("cub_wsol", "**/test/localization.txt", "has no box"),
         ("imagenetv2", "**/localization.txt", "has no box"),
         ("ilsvrc_text", "localization.txt", "6 of 6 images have a label but no box"),
-        ("openimages", "**/localization.txt", "no mask for 2 pictures"),
+        ("openimages", "**/localization.txt", "no mask for 2 images"),
     ],
 )
 @pytest.mark.parametrize("skip", [False, True])

@@ -65,7 +65,7 @@ def by_hand(picture: Picture, threshold: float) -> Masks:
 def miou(pictures: Sequence[Picture], found: Sequence[Masks]) -> float:
     """From a confusion matrix, over the classes with a pixel in the truth, in percent.
 
-    In a picture without a map each class is found wherever it is not.
+    In an image without a map each class is found wherever it is not.
     """
     confusion, elsewhere = np.zeros((VOID, VOID)), np.zeros(VOID)
     for picture, own in zip(pictures, found, strict=True):
@@ -107,7 +107,7 @@ def random_pictures(n: int, seed: int = 0) -> list[Picture]:
             maps[next(iter(maps))] = np.ones((1, 1))
         if i % 5 == 4:
             maps[CLASSES + 1] = -np.ones((2, 2))  # given, no pixel of it
-        pictures.append(Picture(f"picture {i}", mask, maps))
+        pictures.append(Picture(f"image {i}", mask, maps))
     return pictures
 
 
@@ -232,7 +232,7 @@ def test_void_no_mask_no_class_and_one_pixel() -> None:
     truth = Truth("a", (4, 6), 0, np.zeros((0, 4)), np.zeros(0, np.int64))
     rows = [{"image": "a", **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [truth])}]
     assert rows[0].keys() == Picture("a", halved(1), {0: LEFT}).row(evaluator).keys() - {"label", "constant_by_design"}
-    assert all(np.isnan(m.value) and "no picture has a mask" in m.note for m in evaluator.summary(pd.DataFrame(rows)))
+    assert all(np.isnan(m.value) and "no image has a mask" in m.note for m in evaluator.summary(pd.DataFrame(rows)))
     assert evaluator.curves(pd.DataFrame(rows)) == []
     both = pd.DataFrame([*rows, Picture("b", halved(1), {0: LEFT}).row(evaluator)])
     first = evaluator.summary(both)[0]

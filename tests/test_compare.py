@@ -165,7 +165,7 @@ def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.Capt
         reseal(folder, rows.assign(image=rows["image"] + "x"))
     found = as_json(capsys, "eigencam", "gradcam", "random", "--no-run", "--evaluator", "localization")
     assert {c["method"] for c in found["comparisons"]} == {"random"}
-    assert found["notes"] == ["localization: eigencam and gradcam have no picture in common"]
+    assert found["notes"] == ["localization: eigencam and gradcam have no image in common"]
 
 
 def test_a_method_may_come_as_maps_or_boxes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

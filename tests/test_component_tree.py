@@ -53,7 +53,7 @@ def small(kind: str, rng: np.random.Generator) -> Levels:
 
 @pytest.mark.parametrize("kind", ["two", "few", "noise", "smooth"])
 def test_small_pictures(kind: str) -> None:
-    """Ties, rings, islands in holes, contours at the border, pictures of one row: they are all among these."""
+    """Ties, rings, islands in holes, contours at the border, images of one row: they are all among these."""
     rng = np.random.default_rng(0)
     for _ in range(40):
         levels = small(kind, rng)

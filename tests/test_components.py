@@ -58,7 +58,7 @@ def test_seg_eigencam_is_pytorch_grad_cams() -> None:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_sign_is_the_one_known_on_paper_and_pytorch_grad_cams_eigencam_is_lapacks(mirrored: bool) -> None:
-    """Rank one: channels c_k m of gradients g_k have the component (m - mean m) ‖g c‖, mirrored with the picture.
+    """Rank one: channels c_k m of gradients g_k have the component (m - mean m) ‖g c‖, mirrored with the image.
 
     The energy is at m's peak, so that is positive. LAPACK's sign follows the first pixel: mirroring flips it.
     """

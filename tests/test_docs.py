@@ -76,7 +76,7 @@ def test_a_dataset_a_network_and_an_evaluator_of_one_s_own(here: Path, capsys: p
     torch.save(squeezenet1_1(num_classes=2).state_dict(), "birds_squeezenet.pth")
     execute("extending.md")
     printed = capsys.readouterr().out
-    assert "birds, 3 pictures: peak_distance" in printed
+    assert "birds, 3 images: peak_distance" in printed
     assert re.search(r"peak_distance +gradcam +eigencam", printed)
     [folder] = here.glob("results/runs/birds-birds_squeezenet-gradcam-peak_distance-*")
     metrics = {m["name"]: m for m in json.loads((folder / "metrics.json").read_text())["metrics"]}

@@ -1,4 +1,4 @@
-"""`target=each`: one map and one row for every class among a picture's objects, from one forward pass."""
+"""`target=each`: one map and one row for every class among an image's objects, from one forward pass."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -224,7 +224,7 @@ def test_the_rows_of_an_image_count_as_one(tmp_path: Path) -> None:
                 assert (same.low, same.high) == pytest.approx((metric.low, metric.high), abs=1e-9)
             assert same.sample is not None
             assert cast(tuple[int, ...], same.sample.parts.shape)[0] <= len(set(rows["image"]))
-            # Three times the same rows tell no more, and as pictures of their own they would seem to.
+            # Three times the same rows tell no more, and as images of their own they would seem to.
             apart = alone[metric.name]
             assert apart.high - apart.low < metric.high - metric.low or metric.value in (0, 100)
             stored = next(m for m in summary.metrics if m["name"] == metric.name)

@@ -2,7 +2,7 @@
 
 The constant maps are meant, as a baseline's is; those that are not are in `test_states.py`.
 
-The picture is of 224 x 224 pixels, so that no map or mask is resized, but for the two that are about it.
+The image is of 224 x 224 pixels, so that no map or mask is resized, but for the two that are about it.
 """
 
 import math
@@ -61,7 +61,7 @@ EDGES = {
     "all object": Edge(high(LEFT), [(0, 0, 223, 223)]),
     "constant map": Edge(np.full((224, 224), 0.5), [LEFT], "constant"),
     "a NaN": Edge(BROKEN, [LEFT], "nonfinite"),
-    "picture of one pixel": Edge(np.full((1, 1), 0.7), [(0, 0, 0, 0)], "constant"),
+    "image of one pixel": Edge(np.full((1, 1), 0.7), [(0, 0, 0, 0)], "constant"),
     "object of one pixel": Edge(high(PIXEL), [PIXEL]),
     "ties": Edge(high(FIRST, SECOND), [FIRST]),
     "box at the border": Edge(high(CORNER), [CORNER]),
@@ -80,11 +80,11 @@ def joined(*tables: Values) -> Values:
     return {edge: {name: value for part in tables for name, value in part[edge].items()} for edge in EDGES}
 
 
-# Half of the picture for the whole of it, or the whole for a half, overlaps by exactly 1/2, which is right.
+# Half of the image for the whole of it, or the whole for a half, overlaps by exactly 1/2, which is right.
 BOXED = joined(
     table("box_error", NAN, 0, 0, 100, 0, 0, 0, 0, 0), table("mean_iou", NAN, 50, 50, 0, 100, 100, 100, 100, 100)
 )
-# Without foreground the box is the whole picture, but for a NaN; of ties it is around both.
+# Without foreground the box is the whole image, but for a NaN; of ties it is around both.
 AROUND = joined(table("error", NAN, 0, 0, 100, 0, 0, 100, 0, 0), table("error_best", NAN, 0, 0, 100, 0, 0, 100, 0, 0))
 PROPOSED = joined(
     table("recall50_1", NAN, 100, 100, 0, 100, 100, 100, 100, 100),

@@ -85,7 +85,7 @@ def methods() -> dict[str, Any]:
 
 
 def random_network(name: str) -> Network:
-    """With random weights that do not vanish, for pictures of 64 pixels where the architecture allows it."""
+    """With random weights that do not vanish, for images of 64 pixels where the architecture allows it."""
     torch.manual_seed(0)
     changes = [f"model={name}", "model.weights=null"]
     if not name.startswith("scenes") or name.endswith("_cells"):

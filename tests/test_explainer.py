@@ -1,4 +1,4 @@
-"""The Python API: the same maps as the run loop's, of any form of picture, and a network left as it was."""
+"""The Python API: the same maps as the run loop's, of any form of image, and a network left as it was."""
 
 import gc
 import subprocess
@@ -81,7 +81,7 @@ def test_maps_of_a_folder_are_found_by_the_pictures_name(tmp_path: Path) -> None
     found = explain(tmp_path / "photo.png", [f"{tmp_path}/maps/"])
     np.testing.assert_allclose(found["maps"].raw, theirs, atol=1e-6)
     assert list(explain(PICTURE, [f"{tmp_path}/maps/"], name="photo")) == ["maps"]
-    with pytest.raises(ValueError, match="no map for 1 pictures"):
+    with pytest.raises(ValueError, match="no map for 1 images"):
         explain(PICTURE, [f"{tmp_path}/maps/"])
 
 

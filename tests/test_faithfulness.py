@@ -32,7 +32,7 @@ THEIR_NUMPY = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarni
 
 @dataclass
 class Sum:
-    """A network of two classes: logit 0 is the sum of the picture's first channel, logit 1 is 0."""
+    """A network of two classes: logit 0 is the sum of the image's first channel, logit 1 is 0."""
 
     images: Tensor
     targets: Tensor
@@ -179,7 +179,7 @@ def test_where_everything_or_nothing_is_gone_the_filling_is_finite() -> None:
 @THEIR_NUMPY
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> None:
-    """Theirs is solved directly, in float64; their noise is drawn anew at each call, ours is one for all pictures."""
+    """Theirs is solved directly, in float64; their noise is drawn anew at each call, ours is one for all images."""
     generator = torch.Generator().manual_seed(4)
     pictures = nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
     gone = torch.rand(2, 1, 24, 20, generator=generator) < share
@@ -358,7 +358,7 @@ def test_chunks_are_full_of_pictures_and_steps() -> None:
     p = probe(n=5)
     counting: Any = Counting(p.images, p.targets, p.black)
     InsertionDeletion(steps=9).rows(torch.rand(5, 4, 4).numpy(), counting)
-    assert sizes == [16] * 6 + [4]  # 2 curves x 10 points x 5 pictures
+    assert sizes == [16] * 6 + [4]  # 2 curves x 10 points x 5 images
 
 
 def test_parameters_are_checked() -> None:

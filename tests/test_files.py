@@ -24,7 +24,7 @@ def test_maps_of_a_folder_are_rows_like_any_other(tmp_path: Path) -> None:
     assert found[0, :, 0].eq(0).all()
     assert found[0, :, -1].eq(65535).all()
     assert not method.lacking(["a", "b"])
-    assert "no map for 1 pictures, e.g. c" in method.lacking("abc")
+    assert "no map for 1 images, e.g. c" in method.lacking("abc")
 
 
 def test_other_maps_are_another_result(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_the_loss_is_the_sum_that_can_be_done_by_hand() -> None:
     terms = Loss()(torch.zeros(2, 4), torch.tensor([0, 3]), masks)
     assert math.isclose(terms["ce"], 1.5 * math.log(4), rel_tol=1e-6)
     assert math.isclose(terms["area"], 2 * 0.5005**0.3, rel_tol=1e-6)
-    assert math.isclose(terms["variation"], 0.01 * 0.3 * 12 * 0.25 / 2, rel_tol=1e-6)  # 2 pictures of 12 / (2 B)
+    assert math.isclose(terms["variation"], 0.01 * 0.3 * 12 * 0.25 / 2, rel_tol=1e-6)  # 2 images of 12 / (2 B)
     step = torch.tensor([[0.0, 1.0]]).expand(1, 1, 2, 2)  # two steps of 1, and borders of 2 + 1 + 1
     assert math.isclose(variation(step, 0.3), (2 + 0.3 * 4) / 2, rel_tol=1e-6)
 

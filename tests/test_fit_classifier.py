@@ -45,7 +45,7 @@ def quiet(_line: str) -> None:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """20 pictures of noise on cats, dogs, both, and difficult sheep."""
+    """20 images of noise on cats, dogs, both, and difficult sheep."""
     top = tmp_path / "voc/VOC2012"
     for below in ("ImageSets/Main", "JPEGImages", "Annotations"):
         (top / below).mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_each_class_is_scikit_learns_logistic_regression_on_the_pictures_that_co
     mean, scale = x.double().mean(0), x.double().std(0, correction=0)
     for k in range(4):
         n = labels[:, k] >= 0
-        # the features are standardised over all pictures, whichever count
+        # the features are standardised over all images, whichever count
         model: Any = LogisticRegression(C=1 / (int(n.sum()) * l2), tol=1e-10, max_iter=10000)
         model.fit(z[n.numpy()], labels[n, k].numpy())
         np.testing.assert_allclose(scores[:, k], model.decision_function(z), atol=1e-5)
@@ -183,7 +183,7 @@ def test_a_run_with_the_head_asks_for_every_class_of_a_picture(voc: Path) -> Non
     given = [f"model.head={path}", "dataset=voc2012", "target=each"]
     job = run(config(voc, *given, "batch_size=10", name="run"), say=lines.append)
     seen = len(set(fitted.read(path).about["head"]["fitted_on"]) & set(job.dataset.ids))
-    assert f"10 pictures, on {seen} of which the classifier was fitted" in lines[0]
+    assert f"10 images, on {seen} of which the classifier was fitted" in lines[0]
     rows = job.results["cam", "localization"].rows()
     assert len(rows) == sum(len(job.dataset.truth(i).objects()) for i in range(10))
     assert (rows["label"] == rows["target"]).all()

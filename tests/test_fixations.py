@@ -102,7 +102,7 @@ def by_pool(values: Array, point: Point, k: int, stride: int) -> Point:
 
 
 def of_chain(net: Chain, x: Tensor, target: int) -> set[Point]:
-    """The points of one picture at the picture."""
+    """The points of one image at the image."""
     relu1 = net.conv(x[None]).relu()
     pool1 = net.pool(net.norm(relu1))  # its windows are judged by the values before the LRN, what follows by its own
     relu2 = net.grouped(pool1).relu()
@@ -122,7 +122,7 @@ def of_chain(net: Chain, x: Tensor, target: int) -> set[Point]:
 
 
 def of_branches(net: Branches, n: int, target: int) -> set[Point]:
-    """The points of picture `n` at the picture."""
+    """The points of image `n` at the image."""
     v = {name: value[n] for name, value in net.kept.items()}
     channels = np.flatnonzero(weight(net.fc)[target] * v["mean"] > 0)
     side = v["out"].shape[1:]
@@ -224,7 +224,7 @@ def test_outliers_are_counted_as_in_a_double_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     places = torch.randint(0, 60, (300, 2), generator=generator)
     owner = torch.randint(0, 4, (300,), generator=generator).sort().values
-    owner[owner == 2] = 3  # a picture without points
+    owner[owner == 2] = 3  # an image without points
     kept = crowded(owner, places, 4, 9.5, 0.08)
     for p in range(300):
         same = [q for q in range(300) if owner[q] == owner[p]]

@@ -26,7 +26,7 @@ def truth_of(mask: NDArray[np.uint8], foreground: str = "any", label: int = -1) 
 
 
 def pairs(n: int, seed: int = 0, kind: str = "noise") -> list[tuple[ScoreMap, Truth]]:
-    """Pictures of several sizes; maps of 14 x 14 that resemble their masks."""
+    """Images of several sizes; maps of 14 x 14 that resemble their masks."""
     rng = np.random.default_rng(seed)
     data = []
     for _ in range(n):
@@ -43,7 +43,7 @@ def pairs(n: int, seed: int = 0, kind: str = "noise") -> list[tuple[ScoreMap, Tr
 
 
 def reference(data: list[tuple[ScoreMap, Truth]]) -> dict[str, float]:
-    """Step by step as the authors do it, picture by picture."""
+    """Step by step as the authors do it, image by image."""
     inter, union, right, total, aps, f1s = np.zeros(2), np.zeros(2), 0, 0, [], []
     for score_map, truth in data:
         assert truth.mask is not None
@@ -192,7 +192,7 @@ def test_pictures_without_a_mask_are_left_out(tmp_path: Path) -> None:
     without = (data[0][0], dataclasses.replace(data[0][1], mask=None))
     metrics = summary([*data, without])
     assert {name: m.value for name, m in metrics.items()} == {name: m.value for name, m in summary(data).items()}
-    assert metrics["pixel_accuracy"].note == "1 pictures without a mask left out"
+    assert metrics["pixel_accuracy"].note == "1 images without a mask left out"
     assert all(np.isnan(metric.value) and metric.n == 0 for metric in summary([without]).values())
     rows = frame([*data, without])
     rows.to_parquet(tmp_path / "rows.parquet")

@@ -37,7 +37,7 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def resnet(images: int = 3, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
-    """A ResNet-18 with running statistics and biases that are not 0 and 1, and pictures for it."""
+    """A ResNet-18 with running statistics and biases that are not 0 and 1, and images for it."""
     torch.manual_seed(0)
     net = torchvision.models.resnet18(weights=None, num_classes=10).eval()
     for i, norm in enumerate(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -118,7 +118,7 @@ def test_smooth_gradcam_plus_plus_follows_its_equation_in_float64() -> None:
     denominator = 2 * d2 + a.sum((2, 3), keepdim=True) * d3
     alpha = torch.where(denominator == 0, 0, d2 / denominator)
     expected = torch.einsum("nc,nchw->nhw", (alpha * d1.relu()).sum((2, 3)), a).relu()
-    for chunk in (2, 7, 64):  # pictures apart, samples apart, all at once
+    for chunk in (2, 7, 64):  # images apart, samples apart, all at once
         forward.chunk = chunk
         found = SmoothGradCAMPlusPlus(samples, sigma, seed=5)(forward, TARGETS)
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Classifiers in a network's last layer: where they go, what a file has to fit, and what a run says of its pictures."""
+"""Classifiers in a network's last layer: where they go, what a file has to fit, and what a run says of its images."""
 
 import hashlib
 from pathlib import Path
@@ -185,10 +185,10 @@ def test_a_run_says_on_how_many_of_its_pictures_the_head_was_fitted(tmp_path: Pa
     ids = (*Scenes(4, split="test").ids[:3], "elsewhere")
     lines: list[str] = []
     run(config(tmp_path, stored(tmp_path / "a.safetensors", ids=ids), "target=predicted"), say=lines.append)
-    assert "4 pictures, on 3 of which the classifier was fitted" in lines[0]
+    assert "4 images, on 3 of which the classifier was fitted" in lines[0]
     frame: pd.DataFrame = collect(tmp_path / "runs")
     assert set(frame["fitted_on"]) == {3}
-    assert "the classifier was fitted on 3 of these pictures" in render(tables(frame)[0], "terminal")
+    assert "the classifier was fitted on 3 of these images" in render(tables(frame)[0], "terminal")
     fresh = stored(tmp_path / "b.safetensors", ids=("elsewhere",))
     run(config(tmp_path / "b", fresh, "target=predicted"), say=lines.append)
     assert "classifier" not in lines[-1]

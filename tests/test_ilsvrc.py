@@ -91,10 +91,10 @@ def test_lists_with_unknown_pictures_or_none_left_are_errors(root: Path, tmp_pat
     with pytest.raises(ValueError, match=r"list\.txt: 1 of 1 ids have no truth"):
         Ilsvrc(root, subset=file)
     file.write_text("0\n")
-    with pytest.raises(ValueError, match=r"picture number 0; allowed are 1\.\.50000"):
+    with pytest.raises(ValueError, match=r"image number 0; allowed are 1\.\.50000"):
         Ilsvrc(root, blacklist=file)
     file.write_text("1\n2\n3\n4\n5\n6\n")
-    with pytest.raises(ValueError, match="no picture is left of 6"):
+    with pytest.raises(ValueError, match="no image is left of 6"):
         Ilsvrc(root, blacklist=file)
     with pytest.raises(FileNotFoundError, match="no such file; expected: a list of images"):
         Ilsvrc(root, subset=tmp_path / "none.txt")
@@ -129,7 +129,7 @@ def test_missing_pictures_are_counted_and_can_be_left_out(root: Path) -> None:
 
 def test_pictures_without_truth_are_not_left_out_silently(root: Path) -> None:
     (root / "ILSVRC/Annotations/CLS-LOC/val" / f"{IDS[3]}.xml").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of 6 ILSVRC pictures have no truth \(xml\), e\.g\. {IDS[3]}"):
+    with pytest.raises(FileNotFoundError, match=rf"1 of 6 ILSVRC images have no truth \(xml\), e\.g\. {IDS[3]}"):
         Ilsvrc(root)
     assert len(Ilsvrc(root, allow_missing=True).ids) == 5
 
@@ -153,7 +153,7 @@ def test_several_roots_are_joined_by_id(tmp_path: Path) -> None:
     expected(data.annotation)
     assert [data.truth(i).size for i in range(6)] == SIZES
     assert data.identity() == Ilsvrc([tmp_path / "b", tmp_path / "b/a"]).identity()
-    with pytest.raises(ValueError, match=r"3 pictures are in two of the roots"):
+    with pytest.raises(ValueError, match=r"3 images are in two of the roots"):
         Ilsvrc([tmp_path / "b", tmp_path / "b"])
 
 
@@ -162,7 +162,7 @@ def test_resized_pictures_with_boxes_of_the_originals_are_found_at_once(root: Pa
     write_csv(root)
     for path in (root / "ILSVRC/Data/CLS-LOC/val").iterdir():
         Image.new("RGB", (28, 28)).save(path)
-    with pytest.raises(ValueError, match=r"28 x 28 pixels, its truth .* use the original pictures"):
+    with pytest.raises(ValueError, match=r"28 x 28 pixels, its truth .* use the original images"):
         Ilsvrc(root, source=source)  # type: ignore[arg-type]
 
 

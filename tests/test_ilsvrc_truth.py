@@ -195,7 +195,7 @@ def test_a_file_that_is_not_matlab_is_named(tmp_path: Path) -> None:
     [
         ("text", "localization.txt", f"{IDS[0]},1,2,3\n", r"localization\.txt, line 1.*image,x0,y0,x1,y1"),
         ("text", "class_labels.txt", f"{IDS[0]},one\n", r"class_labels\.txt, line 1.*image,index"),
-        ("text", "class_labels.txt", f"{IDS[0]},1\n", "5 pictures have boxes but no label"),
+        ("text", "class_labels.txt", f"{IDS[0]},1\n", "5 images have boxes but no label"),
         ("csv", "LOC_val_solution.csv", "ImageId,PredictionString\n\na,n1 2 3\n", r"solution\.csv, line 3"),
         ("csv", "LOC_val_solution.csv", f"a,{WNIDS[0]} 1 2 3 4\n", "header"),
         (
@@ -232,15 +232,15 @@ def test_an_impossible_box_is_an_error(tmp_path: Path, box: str) -> None:
     write_text(tmp_path)
     path = tmp_path / "localization.txt"
     path.write_text(path.read_text().replace("3,4,30,49", box))
-    with pytest.raises(ValueError, match=rf"1 boxes are impossible, .* of {IDS[0]}, a picture of 40 x 50"):
+    with pytest.raises(ValueError, match=rf"1 boxes are impossible, .* of {IDS[0]}, an image of 40 x 50"):
         read_truth(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "match"),
     [
-        ("class_labels.txt", ",999", ",998", f"the label of 1 pictures, e.g. {IDS[1]}"),
-        ("image_sizes.txt", "40,50", "41,50", f"the size of 1 pictures, e.g. {IDS[0]}"),
+        ("class_labels.txt", ",999", ",998", f"the label of 1 images, e.g. {IDS[1]}"),
+        ("image_sizes.txt", "40,50", "41,50", f"the size of 1 images, e.g. {IDS[0]}"),
         ("localization.txt", "5,5,5,5", "5,5,5,6", f"1 boxes, e.g. {IDS[4]}"),
         ("localization.txt", "5,5,5,5", f"5,5,5,5\nval/{IDS[4]}.JPEG,5,5,5,5", f"number of boxes of 1 .* {IDS[4]}"),
     ],
@@ -253,11 +253,11 @@ def test_sources_that_differ_are_told_with_the_picture(
     (tmp_path / file).write_text((tmp_path / file).read_text().replace(old, new))
     with pytest.raises(ValueError, match=match):
         check_agree(before, read_truth(tmp_path))
-    with pytest.raises(ValueError, match="different pictures: 1"):
+    with pytest.raises(ValueError, match="different images: 1"):
         check_agree(before, before.select(range(5)))
 
 
-# --- pictures ------------------------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------------------------
 
 
 @needs_shared

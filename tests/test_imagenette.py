@@ -31,7 +31,7 @@ def test_labels_are_those_of_imagenet(root: Path) -> None:
         ({"split": "test"}, ValueError, "split=test; allowed: val, train"),
         ({"size": "200px"}, ValueError, "size=200px; allowed: full, 320px, 160px"),
         ({"size": "160px"}, FileNotFoundError, "no .*imagenette2-160/val.*imagenette2.tgz"),
-        ({"expect": "full"}, ValueError, "10 pictures, where a full copy has 3925"),
+        ({"expect": "full"}, ValueError, "10 images, where a full copy has 3925"),
     ],
 )
 def test_what_is_refused(root: Path, options: dict[str, str], error: type[Exception], words: str) -> None:

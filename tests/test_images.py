@@ -97,10 +97,10 @@ def jpeg(size: tuple[int, int] = (200, 300)) -> bytes:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"<html>404</html>", "not a picture"),
+        (b"<html>404</html>", "not an image"),
         (jpeg()[: len(jpeg()) // 2], "truncated"),
         (jpeg()[:100], "Truncated"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "not an image"),
     ],
     ids=["empty", "text", "half", "header only", "broken PNG"],
 )

@@ -23,7 +23,7 @@ METHODS = [
 
 
 class Colors(nn.Module):
-    """Logits that are linear in the picture; or probabilities that are."""
+    """Logits that are linear in the image; or probabilities that are."""
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Colors(nn.Module):
 
 
 def patches() -> Forward:
-    """Two pictures of 16 patches of one colour, and a network whose probability is the sum of their values."""
+    """Two images of 16 patches of one colour, and a network whose probability is the sum of their values."""
     net = Colors(probabilities=True)
     nn.init.constant_(net.conv.weight, 1e-4)
     small = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -82,7 +82,7 @@ def test_the_fit_of_lime_is_scikit_learns() -> None:
     """With the weights of the authors' code: sqrt(exp(-d^2 / width^2)) of the cosine distance to the first sample."""
     generator = torch.Generator().manual_seed(0)
     shown = (torch.rand(2, 90, 7, generator=generator) < 0.5).float()
-    shown[:, 0], shown[1, :, 5:], shown[:, 3] = 1, 0, 0  # the second picture has five superpixels
+    shown[:, 0], shown[1, :, 5:], shown[:, 3] = 1, 0, 0  # the second image has five superpixels
     scores = torch.rand(2, 90, generator=generator)
     found = fit(shown, scores, 0.25, 1.0)
     for n, k in ((0, 7), (1, 5)):

@@ -67,7 +67,7 @@ def test_pictures_without_a_box_are_left_out() -> None:
         **dict.fromkeys(["top1_cls_error", "top5_cls_error"], 3),
     }
     assert metrics["gt_known_error"].value == 0
-    assert metrics["box_error"].note == "3 constant of 3 maps; 2 pictures without a box left out"
+    assert metrics["box_error"].note == "3 constant of 3 maps; 2 images without a box left out"
 
 
 def test_the_whole_picture_can_be_the_object() -> None:
@@ -103,7 +103,7 @@ def test_maps_for_the_predicted_class() -> None:
     for name in ("top5_loc_error", "gt_known_error"):
         assert math.isnan(metrics[name].value)
     assert (metrics["top5_loc_error"].n, metrics["gt_known_error"].n) == (2, 1)
-    assert "1 of 3 pictures have no map for their true class" in metrics["top5_loc_error"].note
+    assert "1 of 3 images have no map for their true class" in metrics["top5_loc_error"].note
     assert metrics["box_error"].value == pytest.approx(100 / 3)
 
 

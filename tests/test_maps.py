@@ -11,7 +11,7 @@ RULES: list[tuple[Rule, float]] = [("max", 0.5), ("range", 0.5), ("mean", 0.5), 
 
 
 def native(values: object) -> ScoreMap:
-    """A map already at the size of its picture."""
+    """A map already at the size of its image."""
     array = np.asarray(values, np.float64)
     return ScoreMap(array, (array.shape[0], array.shape[1]))
 

@@ -85,7 +85,7 @@ def test_missing_files_of_graz_say_where_they_come_from(ig02: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no bike_001\.mask\.0\.png"):
         Ig02(ig02)
     assert Ig02(ig02, allow_missing=True).ids == ["bikes/bike_002"]
-    with pytest.raises(ValueError, match=r"IG02 cars test: 1 pictures, where a full copy has 177"):
+    with pytest.raises(ValueError, match=r"IG02 cars test: 1 images, where a full copy has 177"):
         Ig02(ig02, "cars", expect="full")
     (ig02 / "cars_test.txt").write_text("\n")
     with pytest.raises(ValueError, match="no image is listed"):
@@ -94,7 +94,7 @@ def test_missing_files_of_graz_say_where_they_come_from(ig02: Path) -> None:
         with pytest.raises(ValueError, match="allowed are"):
             Ig02(ig02, **wrong)  # type: ignore[arg-type]
     Image.new("RGB", (4, 4)).save(ig02 / "people/person_007.mask.1.png")
-    with pytest.raises(ValueError, match=r"mask of \(4, 4\) pixels, the picture has \(32, 24\)"):
+    with pytest.raises(ValueError, match=r"mask of \(4, 4\) pixels, the image has \(32, 24\)"):
         Ig02(ig02, "people").truth(0)
 
 
@@ -161,7 +161,7 @@ def test_grey_pictures_are_repeated_and_others_are_bad(tmp_path: Path) -> None:
     data = ImageNetSegmentation(path)
     assert data.image(0).shape == (20, 30, 3)
     assert data.image(0)[1, 0].tolist() == [1, 1, 1]
-    with pytest.raises(BadImageError, match="picture 1"):
+    with pytest.raises(BadImageError, match="image 1"):
         data.image(1)
     with pytest.raises(ValueError, match="mask 1 of uint8 with 1 pixels such as 7; allowed are the numbers 0 and 1"):
         data.truth(1)
@@ -181,7 +181,7 @@ def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected: MATLAB 7\.3"):
         ImageNetSegmentation(path)
     files.write_imagenet_segmentation(path, MASKS)
-    with pytest.raises(ValueError, match="3 pictures, where a full copy has 4276"):
+    with pytest.raises(ValueError, match="3 images, where a full copy has 4276"):
         ImageNetSegmentation(path, expect="full")
 
 
@@ -219,7 +219,7 @@ def test_masks_of_objects_are_those_of_cocos_own_code(coco: Path, capsys: pytest
     path = coco / "annotations/instances_val2014.json"
     content = json.loads(path.read_text())
     rng = np.random.default_rng(0)
-    for k in range(20):  # random polygons of several parts, each alone in a picture
+    for k in range(20):  # random polygons of several parts, each alone in an image
         parts = [(rng.random(10) * 40).round(2).tolist() for _ in range(1 + k % 2)]
         content["annotations"].append(
             {
@@ -247,7 +247,7 @@ def test_masks_of_objects_are_those_of_cocos_own_code(coco: Path, capsys: pytest
 def test_missing_files_of_coco_say_where_they_come_from(coco: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"the splits there are val2014.*cocodataset\.org.*EIGENCAM_COCO"):
         Coco(coco, "val2017")
-    with pytest.raises(ValueError, match="2 pictures, where a full copy has 40504"):
+    with pytest.raises(ValueError, match="2 images, where a full copy has 40504"):
         Coco(coco, expect="full")
     files.picture(coco / "val2014/COCO_val2014_000000000042.jpg", (20, 25))
     with pytest.raises(ValueError, match=r"has \(25, 20\) pixels, its objects are for \(50, 40\)"):

@@ -156,7 +156,7 @@ def pillow(x: Floats, radius: float) -> Floats:
 def by_hand(forward: Forward, n: int, target: int, steps: int, beta: float) -> Floats:
     """The authors' loop in NumPy and float64, with their gradient; the network's alone is torch's.
 
-    The picture is that of a file; without one it is the input, in 8 bits.
+    The image is that of a file; without one it is the input, in 8 bits.
     """
     file = Image.fromarray(forward.original(n) if forward.original else forward.pixels[n].permute(1, 2, 0).numpy())
     h, w = forward.images.shape[2:]

@@ -12,8 +12,8 @@ MEASURED = {
     "| choice |": "choices.csv",
     "| ResNet-50, time": "cost_of_methods.csv",
     "| network | methods | ours |": "cost_of_methods.csv",
-    "| pictures | network, methods, evaluators |": "speed_of_runs.csv",
-    "| step | a picture |": "unit_costs.csv",
+    "| images | network, methods, evaluators |": "speed_of_runs.csv",
+    "| step | an image |": "unit_costs.csv",
     "| | ImageNet-21k": "unit_costs.csv",
     "| network | input | layer |": "zoo.csv",
 }

@@ -148,7 +148,7 @@ def test_the_interval_of_sums_is_that_of_scipy() -> None:
 
 
 def test_samples_of_other_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="not the same pictures"):
+    with pytest.raises(ValueError, match="not the same images"):
         difference(Sample(np.zeros(3)), Sample(np.zeros(4)))
 
 

@@ -252,7 +252,7 @@ def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
         one = forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk)
         one.progress = told.append
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-4, rtol=1e-3)
-        # Ablation-CAM's inputs are the classifier's vectors here: as many as fill a chunk of pictures go at once
+        # Ablation-CAM's inputs are the classifier's vectors here: as many as fill a chunk of images go at once
         assert max(told) <= (chunk * x[i].numel() // 4 if isinstance(method, AblationCAM) else chunk)
     half = forward_pass(net.bfloat16(), x.bfloat16(), "conv")
     assert method(half, TARGETS[:3]).dtype == torch.float32

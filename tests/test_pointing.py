@@ -76,7 +76,7 @@ def test_pictures_without_an_object_to_hit_are_left_out() -> None:
     frame = pd.DataFrame(rows).assign(label=0)
     accuracy, hits = Pointing().summary(frame)
     assert (accuracy.value, accuracy.n, hits.value, hits.n) == (100, 1, 100, 1)
-    assert "2 pictures" in accuracy.note
+    assert "2 images" in accuracy.note
     assert np.isnan(Pointing().summary(frame[1:])[0].value)
     nan = Pointing().row(ScoreMap(np.full(SIZE, np.nan), SIZE), truth((0, 0, 9, 9)))
     assert nan["hit"] == 0
@@ -92,7 +92,7 @@ def test_the_accuracy_is_the_mean_over_classes() -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """One class of one picture."""
+    """One class of one image."""
 
     score_map: ScoreMap
     truth: Truth
@@ -130,7 +130,7 @@ def protocol_by_hand(
 
 
 def random_pairs(n: int, classes: int, seed: int) -> list[Pair]:
-    """Pictures with boxes at the border, difficult objects, several of a class; maps of one pixel, with ties or NaN."""
+    """Images with boxes at the border, difficult objects, several of a class; maps of one pixel, with ties or NaN."""
     rng = np.random.default_rng(seed)
     pairs = []
     for i in range(n):
@@ -201,7 +201,7 @@ class Few:
     ("text", "fault"),
     [
         ("a\t0\t1\nb\t0\n", "1 flags for b; allowed is one for each of the 2 classes of few"),
-        ("c\t0\t1\n", "lists none of the pictures of few, e.g. a, but c"),
+        ("c\t0\t1\n", "lists none of the images of few, e.g. a, but c"),
         ("a 0 1\n", "line 1: 'a 0 1'; expected: .* its id and flags"),
         ("a\t0\t1\nb\t0\t2\n", "line 2"),
         ("", "no image is listed"),

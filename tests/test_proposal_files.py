@@ -98,7 +98,7 @@ def test_faults_of_text_are_named(text: str, words: str, tmp_path: Path) -> None
 def test_faults_of_mat_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         read_mat(tmp_path / "none", ["a"])
-    with pytest.raises(FileNotFoundError, match=r"no \.mat file of a picture"):
+    with pytest.raises(FileNotFoundError, match=r"no \.mat file of an image"):
         read_mat(tmp_path, ["a"])
     for content, words in (
         ({"candidates": BOXES}, "no `boxes`"),

@@ -37,7 +37,7 @@ def random_boxes(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def random_set(n: int, seed: int) -> list[tuple[np.ndarray, Truth]]:
-    """Pictures of 0 to 6 objects, some difficult, and 0 to 150 boxes, many of them near an object."""
+    """Images of 0 to 6 objects, some difficult, and 0 to 150 boxes, many of them near an object."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(n):

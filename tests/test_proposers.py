@@ -1,4 +1,4 @@
-"""Methods that give boxes: on pictures whose boxes are known, and against plain loops."""
+"""Methods that give boxes: on images whose boxes are known, and against plain loops."""
 
 import itertools
 from pathlib import Path
@@ -34,7 +34,7 @@ SQUARES = np.array([[15.0, 20, 44, 49], [70, 40, 109, 79]])
 
 
 class Red(nn.Module):
-    """Class 0 by the picture's red, class 1 by its green; the layer keeps the picture."""
+    """Class 0 by the image's red, class 1 by its green; the layer keeps the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Red(nn.Module):
 
 
 def seen(pictures: list[Picture], region: bool = True) -> Forward:
-    """A pass of pictures of one size, 0 for grey, seen whole."""
+    """A pass of images of one size, 0 for grey, seen whole."""
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 128 - 1
     forward = forward_pass(Red(), images, "layer")
     forward.black, forward.white = torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 255 / 128 - 1)
@@ -233,7 +233,7 @@ def test_self_taught_ranks_by_what_the_network_needs() -> None:
     forward = seen([two_squares()] * 2)
     red, green = SelfTaught("target", ("lab",), (50,))(forward, torch.tensor([0, 1]))
     for boxes, square in ((red, SQUARES[0]), (green, SQUARES[1])):
-        assert np.abs(boxes[0, :4] - square).max() <= 3  # the segments are of a smoothed picture
+        assert np.abs(boxes[0, :4] - square).max() <= 3  # the segments are of a smoothed image
         assert boxes[0, 4] > 0.1
         assert boxes[0, 4] == boxes[:, 4].max()
     x1, y1, x2, y2 = red[0, :4].round().astype(int)

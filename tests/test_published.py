@@ -222,7 +222,7 @@ def test_every_row_says_what_must_be_read(capsys: pytest.CaptureFixture[str]) ->
     assert all(line["source"] and line["read"] for line in lines)
     assert made.main(["--paper", "wsolevaluation2020", "--dataset", "cub_test", "--method", "cutmix", "--csv"]) == 0
     said = [line["read"].split(" (")[0] for line in csv.DictReader(capsys.readouterr().out.splitlines())]
-    assert said == ["-1.4", "+0.8", "-0.2"]  # as the picture of the table has them
+    assert said == ["-1.4", "+0.8", "-0.2"]  # as the image of the table has them
     assert made.main(["--rows", "52-53", "1", "--csv"]) == 0
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["row", "1", "52", "53"]
     for wrong in (["--paper", "nobody"], ["--rows", "0"], ["--rows", "5-2"], ["--rows", "x"]):

@@ -1,4 +1,4 @@
-"""PxAP against the protocol's own steps: histograms of the pixels of all pictures."""
+"""PxAP against the protocol's own steps: histograms of the pixels of all images."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ from eigencam.evaluation.pxap import PxAP
 
 
 def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric | float, list[tuple[Floats, Floats]]]:
-    """The protocol's steps: histograms of the pixels of all pictures, then the sum over its bins.
+    """The protocol's steps: histograms of the pixels of all images, then the sum over its bins.
 
     A map with a NaN, which is zero in the histograms, is summed up as the worst one, its object never found.
     """
@@ -107,7 +107,7 @@ def test_pxap_on_paper() -> None:
     assert pxap((mask == 4).astype(float)).value == 100
     assert pxap((mask == 0).astype(float)).value == 50  # all found at once, with all others
     assert pxap(np.zeros((7, 7))).value == 50
-    # One picture is right, one is all background: half of the pixels found at 1, at precision 1; the rest at 1/2.
+    # One image is right, one is all background: half of the pixels found at 1, at precision 1; the rest at 1/2.
     assert pxap((mask == 4).astype(float), np.zeros((7, 7))).value == 75
     # Of the other nothing is found, and all that is not the object comes first: half of the pixels at precision 1/2.
     assert pxap((mask == 4).astype(float), np.zeros((7, 7)), meant=False).value == 25

@@ -366,7 +366,7 @@ def test_lrp_goes_to_the_pixels_that_the_first_convolution_sees_changed() -> Non
     found = LRP()(forward, TARGETS)
     changed = F.pad(net.scale * pictures + 0.25, (0, 1, 0, 1)).detach()
     same = forward_pass(Entered(own=False), changed, "net.3")
-    # the border is the same in all pictures: nothing of it lies between black and white, and it gets nothing
+    # the border is the same in all images: nothing of it lies between black and white, and it gets nothing
     same.black, same.white = (
         F.pad(net.scale * end + torch.full((3, 5, 5), 0.25), (0, 1, 0, 1)).detach() for end in ends
     )
@@ -404,7 +404,7 @@ def test_batches_do_not_matter(method: Any) -> None:
     together = method(forward_pass(net, x, "conv", gradients=True), TARGETS[:3])
     for i in range(3):
         one = forward_pass(net, x[i : i + 1], "conv", gradients=True, index=torch.tensor([i]), chunk=1)
-        if method in (LRP("composite"), LRP("gamma")):  # its bounds are the network's, here those of the pictures
+        if method in (LRP("composite"), LRP("gamma")):  # its bounds are the network's, here those of the images
             one.black, one.white = x.amin((0, 2, 3))[:, None, None], x.amax((0, 2, 3))[:, None, None]
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
     half = forward_pass(net.bfloat16(), x.bfloat16(), "conv", gradients=True)

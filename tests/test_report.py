@@ -160,9 +160,9 @@ def test_the_budget_drops_pictures_and_says_so(
     left = len(data["sets"]["scenes test"]["pictures"])
     assert 0 < left < 10
     assert data["dropped"] == 10 - left
-    assert f"{10 - left} of 10 pictures left out" in capsys.readouterr().out
+    assert f"{10 - left} of 10 images left out" in capsys.readouterr().out
     assert main([*arguments, "--max-mb", "0.01"]) == 2
-    assert "the page without pictures has" in capsys.readouterr().err
+    assert "the page without images has" in capsys.readouterr().err
 
 
 def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
@@ -171,7 +171,7 @@ def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
     out = tmp_path / "page.html"
     arguments = ["report", "--results", str(results), "--out", str(out), "--pictures", "4"]
     assert main([*arguments, "dataset.count=20"]) == 0
-    assert "no pictures of scenes_resnet: the dataset is not that of the results" in capsys.readouterr().out
+    assert "no images of scenes_resnet: the dataset is not that of the results" in capsys.readouterr().out
     assert "the dataset is not that of the results any more" in out.read_text()
     assert data_of(out.read_text())["sets"] == {}
     assert main([*arguments, "model.weights=/nowhere.pth"]) == 0

@@ -128,7 +128,7 @@ def test_the_gallery_filters(there: chromium.Page, page: Path) -> None:
     assert cards(there) == shown
     choose(there, q="nothing is called so")
     assert cards(there) == []
-    assert "No picture of 12" in there.ask("document.getElementById('status').textContent")
+    assert "No image of 12" in there.ask("document.getElementById('status').textContent")
     there.click("#filters button[type=reset]")
     assert cards(there) == ids
     assert "?" not in there.ask("location.hash")

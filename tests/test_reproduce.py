@@ -147,7 +147,7 @@ def test_what_is_composed_is_this_machine_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["md", "tex", "csv"])
 def test_names_come_back_as_they_were_written(tmp_path: Path, kind: str) -> None:
-    title = "data part, 6 pictures: evaluator (maps for the class: each, float16)"
+    title = "data part, 6 images: evaluator (maps for the class: each, float16)"
     frame = pd.DataFrame({"network": [ODD, "=b"], "method": ["-m", "*x*"], "mean_iou %": ["57.5 [50.6, 64.1]", "-"]})
     best = pd.DataFrame({"mean_iou %": [True, False]})
     said = ["command: eigencam run a=b --x '|' <!--", "code: c"]

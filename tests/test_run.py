@@ -159,7 +159,7 @@ def test_classes_of_another_kind_need_the_predicted_target(tmp_path: Path) -> No
 
 @pytest.fixture
 def ilsvrc(tmp_path: Path) -> Path:
-    """A tiny ILSVRC tree: 6 pictures, one of them cut off."""
+    """A tiny ILSVRC tree: 6 images, one of them cut off."""
     root = tmp_path / "ILSVRC"
     (root / "val").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -193,7 +193,7 @@ def test_a_broken_picture_is_named_counted_and_left_out_or_stops_the_run(tmp_pat
     assert summary["n"] == 5
     assert list(summary["bad_images"]) == ["ILSVRC2012_val_00000003"]
     assert [image[-1] for image in result.rows()["image"]] == ["1", "2", "4", "5", "6"]
-    with pytest.raises(ValueError, match=r"without pictures that could not be decoded:\n.*00000003"):
+    with pytest.raises(ValueError, match=r"without images that could not be decoded:\n.*00000003"):
         run(config(tmp_path / "r", *overrides, "on_bad_image=fail"))
     with pytest.raises(BadImageError, match="00000003"):
         run(config(tmp_path / "s", *overrides, "on_bad_image=fail"))

@@ -37,7 +37,7 @@ DEVKIT_IDS = np.roll(np.arange(1, 1001), 1)  # sorted index 0 is devkit id 1000,
 
 
 def ilsvrc(folder: Path) -> Path:
-    """Three pictures of 40 x 30: the second has two boxes."""
+    """Three images of 40 x 30: the second has two boxes."""
     names = [f"val/ILSVRC2012_val_{k:08d}.JPEG" for k in (1, 2, 3)]
     boxes = [(0, "0,0,9,9"), (1, "0,0,4,4"), (1, "20,10,39,29"), (2, "5,5,14,14")]
     files = {
@@ -58,7 +58,7 @@ def annotated(name: str, difficult: int, box: tuple[int, ...]) -> str:
 
 
 def voc(root: Path) -> Path:
-    """Two pictures of 40 x 30: an object of class 0 in each, a difficult one of class 1 in the second."""
+    """Two images of 40 x 30: an object of class 0 in each, a difficult one of class 1 in the second."""
     folder = root / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True)
@@ -138,7 +138,7 @@ def test_devkit_ids_are_not_sorted_indices(tmp_path: Path, capsys: pytest.Captur
         ("7 0 0 9 9\n8 0 0 nan 4\n9 5 5 14 14\n", "line 2"),
         ("7 0 0 9 9\n1001 0 0 4 4\n9 5 5 14 14\n", r"line 2: labels \[1001\]; allowed are 1 to 1000"),
         ("0 0 0 9 9\n8 0 0 4 4\n9 5 5 14 14\n", "line 1: labels"),
-        ("7 0 0 9 9\n8 0 0 4 4\n", "2 lines, the truth has 3 pictures"),
+        ("7 0 0 9 9\n8 0 0 4 4\n", "2 lines, the truth has 3 images"),
         ("", "line 1: 0 numbers"),
     ],
 )
@@ -357,7 +357,7 @@ def test_maps_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = run(capsys, maps, *options)
     assert out["n"] == 2
     assert out["metrics"]["box_error"] == 0
-    assert out["protocol"]["maps of no picture"] == "1, not used: unrelated"
+    assert out["protocol"]["maps of no image"] == "1, not used: unrelated"
     assert 50 < out["metrics"]["fg_iou"] < 100
     assert out["metrics"]["abo"] > 50
     assert out["thresholds"]["box_error"] == "0.15 max"
@@ -365,7 +365,7 @@ def test_maps_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (other["thresholds"]["box_error"], other["thresholds"]["fg_iou"]) == ("0.9 max", "0.5 max")
     assert other["protocol"]["localization"]["component"] == "all"
     (maps / "2008_000002.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures .* e.g. 2008_000002; .*--allow-missing"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images .* e.g. 2008_000002; .*--allow-missing"):
         run(capsys, maps, *options)
     assert run(capsys, maps, *options, "--allow-missing")["n"] == 1
 

@@ -21,7 +21,7 @@ def truth_of(mask: object, label: int = 0, **kwargs: object) -> Truth:
 
 
 def random_set(n: int, seed: int = 0, **kwargs: object) -> list[tuple[ScoreMap, Truth]]:
-    """Pictures of different sizes with smooth masks, some void, and maps that resemble them."""
+    """Images of different sizes with smooth masks, some void, and maps that resemble them."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(n):

@@ -45,7 +45,7 @@ def test_collect_gives_a_line_for_each_metric_with_what_it_needs_to_be_read(resu
 
 def test_a_table_has_baselines_last_the_best_marked_and_says_what_was_not_run(results: Path) -> None:
     table = next(t for t in tables(collect(results)) if "localization" in t.title)
-    assert table.title == "scenes test, 10 pictures: localization (maps for the class: ground_truth)"
+    assert table.title == "scenes test, 10 images: localization (maps for the class: ground_truth)"
     assert list(table.frame["method"]) == ["cam", "eigencam", "gradcam", "whole_picture"] * 2
     column = "gt_known_error %"
     for _, part in table.frame.groupby("network"):

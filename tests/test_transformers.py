@@ -115,7 +115,7 @@ def test_cam_of_a_layer_that_no_linear_head_reads_says_so() -> None:
 
 
 def naive_rollout(net: VisionTransformer, pictures: Tensor, fusion: str, discard: float) -> NDArray[np.float64]:
-    """From the blocks' inputs and projection matrices, a picture, a head and a row at a time."""
+    """From the blocks' inputs and projection matrices, an image, a head and a row at a time."""
     inputs: list[Tensor] = []
     blocks = [m for m in net.modules() if isinstance(m, nn.MultiheadAttention)]
     handles = [m.register_forward_pre_hook(lambda _m, args: inputs.append(args[0])) for m in blocks]
@@ -157,7 +157,7 @@ def test_rollout_agrees_with_a_naive_loop(fusion: HeadFusion, discard: float) ->
 
 
 def test_rollout_of_uniform_attention_is_constant() -> None:
-    """U has entries 1/T, U² = U, so R = ((U + I)/2)² = (3U + I)/4: 3/(4T) at every position of the picture."""
+    """U has entries 1/T, U² = U, so R = ((U + I)/2)² = (3U + I)/4: 3/(4T) at every position of the image."""
     net = vit()
     for block in net.modules():
         if isinstance(block, nn.MultiheadAttention):

@@ -12,7 +12,7 @@ from eigencam.datasets.voc import CLASSES, Voc, read_annotation
 
 SHARED = os.environ.get("EIGENCAM_SHARED", "")
 needs_shared = pytest.mark.skipif(
-    not SHARED, reason="EIGENCAM_SHARED is not set: real pictures and reference files are not here"
+    not SHARED, reason="EIGENCAM_SHARED is not set: real images and reference files are not here"
 )
 
 CAT, DOG, PERSON = (CLASSES.index(name) for name in ("cat", "dog", "person"))
@@ -120,7 +120,7 @@ def test_missing_pictures_and_masks_are_one_message(root: Path) -> None:
     (root / "VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg").unlink()
     (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000002.png").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"3 pictures.*JPEGImages, e\.g\. 2008_000001; .*SegmentationClass, e\.g\."
+        FileNotFoundError, match=r"3 images.*JPEGImages, e\.g\. 2008_000001; .*SegmentationClass, e\.g\."
     ):
         Voc(root, task="Segmentation")
     assert Voc(root, task="Segmentation", allow_missing=True).ids == ["2009_000003"]
@@ -151,7 +151,7 @@ def test_listed_pictures_can_be_left_out(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no\.txt: no such file.*dataset\.without"):
         Voc(root, without=root / "no.txt")
     file.write_text("\n".join(PICTURES))
-    with pytest.raises(ValueError, match="it names all 3 pictures"):
+    with pytest.raises(ValueError, match="it names all 3 images"):
         Voc(root, without=file)
 
 
@@ -165,7 +165,7 @@ def test_wrong_options_name_the_allowed_ones(root: Path) -> None:
 def test_a_resized_picture_is_an_error_and_a_broken_one_is_left_to_the_run(root: Path) -> None:
     path = root / "VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg"
     Image.new("RGB", (20, 15)).save(path)
-    with pytest.raises(ValueError, match="annotation 40 x 30, picture 20 x 15"):
+    with pytest.raises(ValueError, match="annotation 40 x 30, image 20 x 15"):
         Voc(root).truth(0)
     path.write_bytes(b"")
     data = Voc(root)

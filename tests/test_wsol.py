@@ -100,7 +100,7 @@ def test_all_overlaps_are_the_protocols(kind: str) -> None:
         image = (full * 255).astype(np.uint8)
         thresholds: Sequence[int] = range(255)
         if (image == 0).all() or set(np.unique(image)) == {0, 255}:
-            thresholds = [0]  # all thresholds give the same picture
+            thresholds = [0]  # all thresholds give the same image
         by_contours = oracle(image, boxes, thresholds)
         for evaluator in (V1, V2):
             wanted = np.broadcast_to(by_contours[evaluator.contours], 255)
@@ -176,7 +176,7 @@ def test_names_thresholds_and_notes() -> None:
 
 
 def test_on_paper() -> None:
-    """A box of 10 x 10 is read as 11 x 11; at the picture's last pixel it is exact. The plain form is exact."""
+    """A box of 10 x 10 is read as 11 x 11; at the image's last pixel it is exact. The plain form is exact."""
     image, truth = wsol.levels(square(20, 30, 29, 39), 224), truth_224([20, 30, 29, 39])
     boxes = wsol.truth_boxes(truth, None, 224)
     assert wsol.overlaps(image, boxes).tolist() == [100 / 121] * 255
@@ -193,7 +193,7 @@ def test_on_paper() -> None:
 
 def test_a_map_of_a_part_of_the_picture() -> None:
     truth = truth_224([110, 10, 119, 19], [90, 0, 109, 9], size=(50, 200))
-    wanted = [[20, 20, 40, 40], [-20, 0, 20, 20]]  # 2 pixels of the map a pixel of the picture, from x = 100
+    wanted = [[20, 20, 40, 40], [-20, 0, 20, 20]]  # 2 pixels of the map a pixel of the image, from x = 100
     assert wsol.truth_boxes(truth, (100, 0, 150, 50), 100, "plain").tolist() == wanted
 
 
@@ -229,7 +229,7 @@ def test_pictures_without_a_box_are_left_out(evaluator: MaxBoxAcc) -> None:
     data = [(square(0, 0, 99, 99), truth_224([0, 0, 99, 99])), (square(0, 0, 9, 9), truth_224())]
     metric = evaluator.summary(frame([evaluator.row(*pair) for pair in data]))[0]
     assert (metric.value, metric.n) == (100, 1)
-    assert "1 pictures without a box left out" in metric.note
+    assert "1 images without a box left out" in metric.note
     none = evaluator.summary(frame([evaluator.row(*data[1])]))[0]
     assert np.isnan(none.value)
     assert none.n == 0

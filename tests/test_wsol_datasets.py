@@ -58,8 +58,8 @@ def test_a_part_of_cub_is_noted_and_refused_where_all_is_expected(
     root = files.write_cub(tmp_path)
     with caplog.at_level(logging.WARNING):
         read_cub(root)
-    assert "CUB test: 2 pictures, where a full copy has 5794" in caplog.text
-    with pytest.raises(ValueError, match=r"2 pictures, where a full copy has 5794.*expect=null"):
+    assert "CUB test: 2 images, where a full copy has 5794" in caplog.text
+    with pytest.raises(ValueError, match=r"2 images, where a full copy has 5794.*expect=null"):
         read_cub(root, expect="full")
     with pytest.raises(ValueError, match=r"localization\.txt: has the MD5"):
         read_cub(files.write_wsol_cub(tmp_path / "b"), expect="full")
@@ -173,7 +173,7 @@ def test_masks_of_the_pictures_size_serve_evaluators_that_count_its_pixels(tmp_p
     own, fitted = OpenImages(root), OpenImages(root, masks="picture")
     assert own.identity() != fitted.identity()
     score_map = ScoreMap(np.eye(7), own.truth(0).size)
-    with pytest.raises(ValueError, match=r"mask of \(45, 60\), picture of \(30, 40\)"):
+    with pytest.raises(ValueError, match=r"mask of \(45, 60\), image of \(30, 40\)"):
         Segmentation().row(score_map, own.truth(0))
     assert Segmentation().row(score_map, fitted.truth(0))["has_mask"]
 
@@ -255,11 +255,11 @@ def test_missing_files_of_openimages_say_where_they_come_from(tmp_path: Path) ->
     assert OpenImages(root, allow_missing=True).ids == ["test/01226z/7af766bd43da900b"]
     with pytest.raises(ValueError, match="allowed are test, val, train"):
         OpenImages(root, "dev")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="own, picture"):
+    with pytest.raises(ValueError, match="own, image"):
         OpenImages(root, masks="224")  # type: ignore[arg-type]
     place = root / "metadata/OpenImages/test/localization.txt"
     place.write_text(place.read_text().splitlines()[0] + "\n")
-    with pytest.raises(ValueError, match="no mask for 1 pictures"):
+    with pytest.raises(ValueError, match="no mask for 1 images"):
         OpenImages(root)
 
 

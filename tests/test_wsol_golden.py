@@ -1,4 +1,4 @@
-"""MaxBoxAcc and MaxBoxAccV2 against hits that the authors' steps gave, without OpenCV; and on maps of real pictures."""
+"""MaxBoxAcc and MaxBoxAccV2 against hits that the authors' steps gave, without OpenCV; and on maps of real images."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def test_hits_are_those_that_the_authors_steps_gave() -> None:
     assert sum(golden[f"hits_{n}"].any() for n in range(count)) >= 10  # the file says something
 
 
-@pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set: it names the folder with the real pictures")
+@pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set: it names the folder with the real images")
 def test_maps_of_real_pictures() -> None:
     data = Path(str(SHARED)) / "realdata"
     paths = {"EIGENCAM_WEIGHTS": str(data / "weights"), "EIGENCAM_ILSVRC": str(data)}

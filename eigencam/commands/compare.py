@@ -1,10 +1,10 @@
-"""`eigencam compare`: methods against each other on the same pictures, and whether the difference is more than chance.
+"""`eigencam compare`: methods against each other on the same images, and whether the difference is more than chance.
 
     eigencam compare eigencam gradcam my_method.py --dataset scenes dataset.count=40
     eigencam compare eigencam gradcam my_module.my_method --dataset scenes --model scenes_resnet,scenes_vgg
 
 What is missing is run first, exactly as `eigencam run` would; then everything comes from the rows of the results. The
-first method is the reference. Of each (dataset, network, evaluator) the pictures that both methods have a row for are
+first method is the reference. Of each (dataset, network, evaluator) the images that both methods have a row for are
 compared (`eigencam.evaluation.paired`), the p-values are corrected by Holm over the whole table, and the methods are
 ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
 """
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
     add("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
     add("--format", choices=(*FORMATS, "json"), default="terminal", help="of what is printed")
-    add("--out", type=Path, metavar="DIR", help="also write compare.csv, .md, .tex, .html, .json and pictures of ranks")
+    add("--out", type=Path, metavar="DIR", help="also write compare.csv, .md, .tex, .html, .json and images of ranks")
 
 
 def main(args: argparse.Namespace) -> int:

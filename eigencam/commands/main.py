@@ -22,8 +22,8 @@ SUBCOMMANDS = {
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
     "published": "the papers' numbers, their empty cells, and what a person has read there",
-    "compare": "methods against each other on the same pictures: differences, tests, ranks",
-    "report": "results as one page of HTML: tables, curves, pictures; figures for papers",
+    "compare": "methods against each other on the same images: differences, tests, ranks",
+    "report": "results as one page of HTML: tables, curves, images; figures for papers",
     "status": "what is done, partly done, failed or missing",
     "merge": "results of several folders into one: shards of machines without a common disk",
     "bundle": "results in one file, which others verify, merge and make again",
@@ -36,7 +36,7 @@ SUBCOMMANDS = {
     "networks": "the networks there are by name, and what their weights say of themselves",
     "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
     "methods": "the methods there are, and what each needs",
-    "explain": "draw methods' maps over pictures",
+    "explain": "draw methods' maps over images",
     "completion": "what a shell has to read to complete commands, options and settings",
 }
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metrics", nargs="+", default=[], metavar="NAME", help="columns of the tables; `all`: every one there is")
     add("--pictures", type=int, default=48, metavar="N", help="of each dataset")
     add("--no-pictures", action="store_true", help="numbers and curves only; no network, no data")
-    add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; pictures are left out until it fits")
+    add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; images are left out until it fits")
     add_trust(parser)
     add("--title", default="", metavar="TEXT", help="of the page")
     add("--figures", type=Path, metavar="DIR", help="also write every plot as a file")
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     page = render(args, long, made, plots, look, sets, list(said))
     write_text(args.out, page)
     shown = sum(len(of["pictures"]) for of in sets.values())
-    print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} pictures, {len(page.encode()) / 1e6:.2f} MB")
+    print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} images, {len(page.encode()) / 1e6:.2f} MB")
     if args.figures:
         paths = curves.save_all(plots, look, args.figures, args.figure_format)
         print(f"{args.figures}: {len(paths)} figures")

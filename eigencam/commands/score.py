@@ -38,7 +38,7 @@ from eigencam.reporting.truths import Truths, check, left_out, open_truths
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What is printed: metrics, number of pictures, and what was done, in words and numbers."""
+    """What is printed: metrics, number of images, and what was done, in words and numbers."""
 
     metrics: list[Metric]
     n: int
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,  # or --help would show a default of None
         choices=tuple(_SCORERS),
-        help="devkit: line k for picture k, up to five times `label x1 y1 x2 y2`; coco: JSON list of results; "
+        help="devkit: line k for image k, up to five times `label x1 y1 x2 y2`; coco: JSON list of results; "
         "mat: folder of <image id>.mat as detection-proposals has it; txt: lines `image x1 y1 x2 y2 score`, or a "
         "folder of <image id>.txt without the image; maps: folder of <image id>.npy or .png",
     )
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--set",
         default=_OPTIONS["set"][0],
-        help="which pictures: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET as 2007/Main/test; auto: the only ones there",
+        help="which images: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET as 2007/Main/test; auto: the only ones there",
     )
     add("--json", action="store_true", help="print JSON")
     add(
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fail", "skip"),
         help="images whose truth cannot be right: stop at the first, or leave them out and count them",
     )
-    add("--allow-missing", action="store_true", help="leave out pictures whose files or maps are missing")
+    add("--allow-missing", action="store_true", help="leave out images whose files or maps are missing")
     add("--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a sample")
     add("--seed", type=int, metavar="S", help="of that sample")
     add("--images", metavar="FILE", help="only the images of a list, an id on each line")
@@ -155,7 +155,7 @@ def _score_devkit(args: argparse.Namespace) -> Scored:
     protocol = {
         "pictures": f"{len(truth.ids)} of ILSVRC, {every - len(truth.ids) or 'none'} left out",
         **left_out(faults, every),
-        "hit": "right label and inclusive IoU >= 0.5 with any box of the picture; the best of the guesses counts",
+        "hit": "right label and inclusive IoU >= 0.5 with any box of the image; the best of the guesses counts",
         "box_error": "the first box is wrong, its label ignored",
         "labels": args.labels,
     }
@@ -180,7 +180,7 @@ def _score_files(args: argparse.Namespace) -> Scored:
 
 
 def _score_boxes(args: argparse.Namespace, truths: Truths, boxes: dict[str, Boxes]) -> Scored:
-    """Boxes by picture, best first, as proposals and, the first of them, as localization."""
+    """Boxes by image, best first, as proposals and, the first of them, as localization."""
     proposals = _proposals(args)
     truths = truths.part(args.limit, args.seed, args.images)
     rows: list[list[Row]] = [[], []]
@@ -211,8 +211,8 @@ def _score_maps(args: argparse.Namespace) -> Scored:
     missing = [name for name in truths.ids if name not in found]
     if missing and (len(missing) == len(truths.ids) or not args.allow_missing):
         raise FileNotFoundError(
-            f"{args.predictions}: {len(missing)} of {len(truths.ids)} pictures of {truths.name} have no map, e.g. "
-            f"{predictions.some(missing)}; there are {predictions.some(files)}; --allow-missing leaves pictures out"
+            f"{args.predictions}: {len(missing)} of {len(truths.ids)} images of {truths.name} have no map, e.g. "
+            f"{predictions.some(missing)}; there are {predictions.some(files)}; --allow-missing leaves images out"
         )
     used = set(found.values())
     extra = [key for key, path in files.items() if path not in used]
@@ -225,7 +225,7 @@ def _score_maps(args: argparse.Namespace) -> Scored:
         "pictures": f"{len(rows[0])} of the {len(truths.ids)} of {truths.name}",
         **left_out(truths.left_out, len(truths.ids)),
         "without map": f"{len(missing)}, left out: {predictions.some(missing)}" if missing else "0",
-        "maps of no picture": f"{len(extra)}, not used: {predictions.some(extra)}" if extra else "0",
+        "maps of no image": f"{len(extra)}, not used: {predictions.some(extra)}" if extra else "0",
         "box_error": "any object sought; the gt-known error if the maps are for the true class",
     }
     return _scored(evaluators, rows, protocol)

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def states(root: Path) -> pd.DataFrame:
-    """One line for each result folder: dataset, network, method, evaluator, state, rows, pictures, left_s, error.
+    """One line for each result folder: dataset, network, method, evaluator, state, rows, images, left_s, error.
 
     `left_s`: seconds until a running result is done, by the rows that its last parts took; NaN where that is not known.
 

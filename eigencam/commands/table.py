@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="every metric twice: where the first class is right, and where not",
     )
     parser.add_argument(
-        "--win", action="store_true", help="average drop: the share of pictures in which a method's drop is smallest"
+        "--win", action="store_true", help="average drop: the share of images in which a method's drop is smallest"
     )
     parser.add_argument(
         "--paper", metavar="NAME", help=f"a paper's tables, ours beside the published numbers: {', '.join(papers())}"

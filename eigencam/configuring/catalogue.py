@@ -58,7 +58,7 @@ def pages(entries: list[Entry]) -> str:
     text = [
         "# Methods",
         "",
-        "Made by `eigencam methods --pages` from the methods' own files. *needs* is the cost of a picture, C a layer's "
+        "Made by `eigencam methods --pages` from the methods' own files. *needs* is the cost of an image, C a layer's "
         "channels; *for a class* tells whether the map depends on the class asked for.",
         "",
         tabulate([entry.row for entry in entries], HEADER, "pipe", disable_numparse=True),

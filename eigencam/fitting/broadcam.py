@@ -20,16 +20,16 @@ from eigencam.transfer import to_host
 
 @dataclass(frozen=True, slots=True)
 class BroadCAMFit:
-    """Regresses BroadCAM's weights in one pass over the pictures; see `eigencam.methods.broadcam`.
+    """Regresses BroadCAM's weights in one pass over the images; see `eigencam.methods.broadcam`.
 
     Attributes:
         file: where the weights go.
         layers: whose activations are read; none: the network's target layer.
-        share: of the pictures that is used.
+        share: of the images that is used.
         alpha: penalty of the ridge regressions.
         step: channels of an enhancement node.
-        batch_size: pictures at once.
-        seed: of the choice of the pictures.
+        batch_size: images at once.
+        seed: of the choice of the images.
     """
 
     file: str
@@ -69,13 +69,13 @@ class BroadCAMFit:
             )
 
     def chosen(self, dataset: Dataset) -> list[int]:
-        """Positions of the pictures that are used, in order; those of a smaller share are among them."""
+        """Positions of the images that are used, in order; those of a smaller share are among them."""
         n = len(dataset.ids)
         order = uniform(torch.arange(n), (1,), self.seed)[:, 0].argsort(stable=True)
         return sorted(order[: math.ceil(self.share * n)].tolist())
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Average the channels of every picture, then regress, in float64."""
+        """Average the channels of every image, then regress, in float64."""
         layers, positions = self.layers_of(job.network), self.chosen(job.dataset)
         grid = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
         features, labels = [], []
@@ -87,6 +87,6 @@ class BroadCAMFit:
                 labels += [multi_hot(truth, len(job.dataset.classes)) for truth in batch.truths]
                 bar.update(len(batch.index))
         if not features:
-            raise ValueError("no picture could be decoded")
+            raise ValueError("no image could be decoded")
         weight = broad_weights(torch.cat(features), torch.stack(labels), self.alpha, self.step)
         return {"weight": weight.float()}, [{"pictures": len(labels), "channels": weight.shape[1]}]

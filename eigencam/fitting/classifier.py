@@ -5,9 +5,9 @@ pictures, and the layer is fitted to its minimum by logistic regression (`eigenc
 there, all weights go down the same loss by stochastic gradient descent; batch normalisation keeps its statistics and
 dropout is off.
 
-A picture is of every class that has an object in it; where all objects of a class are flagged difficult it counts for
+An image is of every class that has an object in it; where all objects of a class are flagged difficult it counts for
 that class neither way, in loss and average precision. Where a dataset seeks objects of one class (ImageNet, CUB), the
-picture is of that class, and the loss is the cross-entropy of the softmax. Of the pictures, `held_out` are not fitted
+image is of that class, and the loss is the cross-entropy of the softmax. Of the images, `held_out` are not fitted
 on: the log has the average precision on them. The ids of the others stand in the file, and in a .txt beside it.
 """
 
@@ -45,15 +45,15 @@ class ClassifierFit:
     Attributes:
         file: where the weights go; `{dataset}` is the dataset's name.
         train: `last` layer, or `all` weights.
-        held_out: share of the pictures that is not fitted on.
+        held_out: share of the images that is not fitted on.
         l2: penalty of the last layer's weights, for standardised inputs.
-        batch_size: pictures at once.
+        batch_size: images at once.
         epochs: of `all`.
         lr: rate of `all`.
         decay: factor of the rate, an epoch.
         weight_decay: of `all`.
         augment: random crops and mirrors in `all`.
-        seed: of the choice of the pictures, and of their order and augmentation.
+        seed: of the choice of the images, and of their order and augmentation.
     """
 
     file: str
@@ -91,16 +91,16 @@ class ClassifierFit:
         return [find_place(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """A network that has a head already; a dataset that does not tell the classes of its pictures."""
+        """A network that has a head already; a dataset that does not tell the classes of its images."""
         if network.head:
             yield "fit: model.head is set; a classifier is fitted on the network itself (model.head=null)"
         if len(dataset.classes) < 2:
             yield f"fit: {dataset.name} has no classes to tell apart"
         if getattr(dataset, "difficult", True) is False:
-            yield "dataset.difficult=false: pictures with difficult objects alone would count as without any"
+            yield "dataset.difficult=false: images with difficult objects alone would count as without any"
 
     def parts(self, n: int) -> tuple[list[int], list[int]]:
-        """Positions of the pictures that are fitted on, and of those that are not, both ascending."""
+        """Positions of the images that are fitted on, and of those that are not, both ascending."""
         order = uniform(torch.arange(n), (1,), seed_of(self.seed, 0, "held out"))[:, 0].argsort(stable=True).tolist()
         held = math.floor(self.held_out * n)
         return sorted(order[held:]), sorted(order[:held])
@@ -110,7 +110,7 @@ class ClassifierFit:
         return self.lr * self.decay**epoch
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Fit, then rank the pictures held out."""
+        """Fit, then rank the images held out."""
         place = find_place(job.network.module, job.network.preprocess.shape)
         fitted_on, held = self.parts(len(job.dataset.ids))
         if self.train == "last":
@@ -146,10 +146,10 @@ class ClassifierFit:
         device = job.network.device
         found = regress(torch.cat(seen).to(device), labels.to(device), self.l2, _exclusive(job.dataset))
         if lacking := [job.dataset.classes[k] for k in (~found.fitted).nonzero()[:, 0].tolist()]:
-            job.say(f"  not to be fitted, as all or none of the pictures have them: {', '.join(lacking)}")
+            job.say(f"  not to be fitted, as all or none of the images have them: {', '.join(lacking)}")
         entry = {"pictures": len(labels), "inputs": found.weight.shape[1], "loss": found.loss, "lacking": lacking}
         entry |= {"gradient": found.gradient, "evaluations": found.evaluations}
-        job.say(f"  last layer: {len(labels)} pictures, {entry['inputs']} inputs, loss {found.loss:.4f}")
+        job.say(f"  last layer: {len(labels)} images, {entry['inputs']} inputs, loss {found.loss:.4f}")
         layer = job.network.module.get_submodule(place.layer)
         weight = found.weight.float().cpu()
         weight = weight[:, :, None, None] if isinstance(layer, nn.Conv2d) else weight
@@ -211,7 +211,7 @@ class _Whole:
 
 
 def _exclusive(dataset: Dataset) -> bool:
-    """Whether a picture is of one class."""
+    """Whether an image is of one class."""
     return dataset.truth(0).foreground == "label"
 
 
@@ -223,7 +223,7 @@ def _headed(job: Job, place: Place, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, title: str) -> tuple[Tensor, Tensor]:
-    """Logits and labels, (n, K) both, of those pictures that can be decoded."""
+    """Logits and labels, (n, K) both, of those images that can be decoded."""
     grid = [positions[start : start + size] for start in range(0, len(positions), size)]
     scores, labels = [], []
     with tqdm(total=len(positions), desc=f"{job.network.name}, {title}", unit="img") as bar, evaluating(module):
@@ -235,15 +235,15 @@ def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, ti
             labels += [class_labels(truth, len(job.dataset.classes)) for truth in batch.truths]
             bar.update(len(batch.index))
     if _exclusive(job.dataset) and (lacking := [i for i, y in enumerate(labels) if not y.any()]):
-        raise ValueError(f"{len(lacking)} pictures of {job.dataset.name} are of no class; leave them out")
+        raise ValueError(f"{len(lacking)} images of {job.dataset.name} are of no class; leave them out")
     if not labels:
-        raise ValueError(f"none of {len(positions)} pictures of {job.dataset.name} could be decoded")
+        raise ValueError(f"none of {len(positions)} images of {job.dataset.name} could be decoded")
     return torch.cat(scores), torch.stack(labels)
 
 
 def _ranking(job: Job, module: nn.Module, positions: Sequence[int], size: int) -> dict[str, Any]:
-    """Average precision on the pictures held out: told, and as an entry of the log (fractions of 1)."""
-    scores, labels = _scores(job, module, positions, size, "pictures held out")
+    """Average precision on the images held out: told, and as an entry of the log (fractions of 1)."""
+    scores, labels = _scores(job, module, positions, size, "images held out")
     exclusive = _exclusive(job.dataset)
     ranks = scores.double().log_softmax(1) if exclusive else scores.double()
     each = [average_precision(s.numpy(), y.numpy()) for s, y in zip(ranks.T, labels.T, strict=True)]
@@ -258,7 +258,7 @@ def _ranking(job: Job, module: nn.Module, positions: Sequence[int], size: int) -
     lines.append([f"mean of {len(there)}", len(labels), entry.get("mAP"), entry.get("mAP_11")])
     shown = [[name, n, *(f"{100 * value:.1f}" for value in values if value is not None)] for name, n, *values in lines]
     table = tabulate(shown, ["class", "pictures", "AP %, all points", "11 points"], disable_numparse=True)
-    job.say(f"  average precision on the {len(labels)} pictures held out\n{table}")
+    job.say(f"  average precision on the {len(labels)} images held out\n{table}")
     if exclusive:
         entry["accuracy"] = float((scores.argmax(1) == labels.argmax(1)).double().mean())
         job.say(f"  first class right: {100 * entry['accuracy']:.1f} % of {len(labels)}")

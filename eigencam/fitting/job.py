@@ -1,9 +1,9 @@
 """`eigencam fit`: train what learns from images: L-CAM, BroadCAM, a classifier, a network as a whole.
 
-    config ──► all faults at once ──► pictures ──► fitter ──► <results>/fitted/METHOD-NETWORK.safetensors
+    config ──► all faults at once ──► images ──► fitter ──► <results>/fitted/METHOD-NETWORK.safetensors
 
 A fitter is an object of the config's group `fit` with the members of `Fitter`. The result is a function of the config:
-the order of the pictures and their augmentation depend on (seed, epoch, position in the dataset) alone, so no state of
+the order of the images and their augmentation depend on (seed, epoch, position in the dataset) alone, so no state of
 a random generator has to be kept. Training goes on from the last checkpoint, which lies beside the file.
 """
 
@@ -60,13 +60,13 @@ class Job:
 
     Attributes:
         network: whose activations are read.
-        dataset: the pictures to learn from.
+        dataset: the images to learn from.
         fitter: what learns.
         about: goes into the file; its checksum tells fits apart.
-        workers: processes that decode pictures.
+        workers: processes that decode images.
         say: gets the few lines meant for a person.
         skip_bad_truth: leave images out whose boxes, labels or mask cannot be right.
-        bad: by position, pictures that could not be decoded.
+        bad: by position, images that could not be decoded.
         notes: what the fitter adds to `about` once it is done.
     """
 
@@ -99,7 +99,7 @@ class Job:
         """Decoded images, batch by batch; those that cannot be decoded, or used, are left out and noted.
 
         Raises:
-            Exception: whatever else a dataset raises for a picture.
+            Exception: whatever else a dataset raises for an image.
         """
         chosen = [list(batch) for batch in positions]
         workers = self.workers
@@ -162,7 +162,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
     keep_freed_memory()
     job = prepare(composed, say)
     file = job.file
-    title = f"{job.fitter.kind} for {job.network.name} on {len(job.dataset.ids)} pictures of {job.dataset.name}"
+    title = f"{job.fitter.kind} for {job.network.name} on {len(job.dataset.ids)} images of {job.dataset.name}"
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = locks.take(file.with_name(f".{file.name}.lock"))
@@ -198,7 +198,7 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
     if dataset and "test" in (identity := dataset.identity()).values():
         part = next(key for key, value in identity.items() if value == "test")
         others = f"dataset=scenes_train, dataset.{part}=train"
-        faults.append(f"dataset.{part}=test: these pictures are for evaluation; fit on others ({others})")
+        faults.append(f"dataset.{part}=test: these images are for evaluation; fit on others ({others})")
     if config.on_bad_truth not in CHOICES["on_bad_truth"]:
         faults.append(f"on_bad_truth={config.on_bad_truth}; allowed: {', '.join(CHOICES['on_bad_truth'])}")
     skip = config.on_bad_truth == "skip"

@@ -27,8 +27,8 @@ class LCAMFit:
         file: where the weights go.
         masked: `features` for L-CAM-Fm, `image` for L-CAM-Img.
         layer: whose activations are read; the network's target layer when None.
-        epochs: passes over the pictures.
-        batch_size: pictures a step.
+        epochs: passes over the images.
+        batch_size: images a step.
         lr: rate of the weights; that of the bias is twice as high.
         decay: factor of the rate, an epoch.
         decay_until: the last epoch, from 0, that the rate falls in; None: all.

@@ -1,15 +1,15 @@
 r"""Logistic regression with an l2 penalty, to its minimum: one problem a class, or one softmax over exclusive classes.
 
-With z the standardised features of n pictures, weights W (K, D) and an unpenalised bias b:
+With z the standardised features of n images, weights W (K, D) and an unpenalised bias b:
 
 $$\min_{W, b}\; \sum_k \frac{1}{n_k} \sum_i \log(1 + e^{-y_{ik} (W_k z_i + b_k)}) + \frac{\lambda}{2} \|W\|^2$$
 
-over the $n_k$ pictures that count for class k (y = 1 or -1); for exclusive classes the first term is the mean
+over the $n_k$ images that count for class k (y = 1 or -1); for exclusive classes the first term is the mean
 cross-entropy. The minimum is unique up to a constant of all biases of a softmax, and is found by L-BFGS in float64 from
 zero, so the result does not depend on a seed. scikit-learn's `C` is $1 / (n \lambda)$. Standardising is folded back:
 the weights returned are for the features as they come.
 
-A class without a positive or without a negative picture has no minimum: its weights are 0, and its bias is the log-odds
+A class without a positive or without a negative image has no minimum: its weights are 0, and its bias is the log-odds
 of (positives + 0.5) among (n + 1).
 """
 
@@ -49,9 +49,9 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
 
     Args:
         features: (n, D).
-        labels: (n, K) int64: 1, 0, or -1 where a picture does not count for a class; one 1 a row where exclusive.
+        labels: (n, K) int64: 1, 0, or -1 where an image does not count for a class; one 1 a row where exclusive.
         l2: the factor lambda.
-        exclusive: whether a picture is of one class.
+        exclusive: whether an image is of one class.
     """
     x = features.double()
     mean, scale = x.mean(0), x.std(0, correction=0)
@@ -94,12 +94,12 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
 
 
 def loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
-    """Mean cross-entropy over the pictures; of classes that do not exclude each other, summed over the classes.
+    """Mean cross-entropy over the images; of classes that do not exclude each other, summed over the classes.
 
     Args:
         logits: (n, K).
         labels: (n, K) int64, see `regress`.
-        exclusive: whether a picture is of one class.
+        exclusive: whether an image is of one class.
     """
     if exclusive:
         return F.cross_entropy(logits, labels.argmax(1))

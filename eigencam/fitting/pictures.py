@@ -1,4 +1,4 @@
-"""Order, augmentation and labels of the pictures that a fitter learns from.
+"""Order, augmentation and labels of the images that a fitter learns from.
 
 All are functions of (seed, epoch, position in the dataset), so that no state of a random generator has to be kept.
 """
@@ -15,7 +15,7 @@ from eigencam.networks.network import Preprocess
 from eigencam.store.canonical import checksum
 
 MARGIN = 8 / 7
-"""Side of the picture that is decoded over the side of a random crop: 256 over 224."""
+"""Side of the image that is decoded over the side of a random crop: 256 over 224."""
 
 
 def seed_of(seed: int, epoch: int, use: str) -> int:
@@ -52,7 +52,7 @@ def augmented(pictures: Tensor, index: Tensor, size: tuple[int, int], seed: int)
 
 
 def multi_hot(truth: Truth, classes: int) -> Tensor:
-    """(classes,) float64: 1 for the picture's classes; the one it is labelled with, or all where any is sought."""
+    """(classes,) float64: 1 for the image's classes; the one it is labelled with, or all where any is sought."""
     present = np.unique(truth.box_labels) if truth.foreground == "any" else np.array([truth.label])
     labels = torch.zeros(classes, dtype=torch.float64)
     labels[torch.from_numpy(present[present >= 0])] = 1
@@ -60,9 +60,9 @@ def multi_hot(truth: Truth, classes: int) -> Tensor:
 
 
 def class_labels(truth: Truth, classes: int) -> Tensor:
-    """(classes,) int64: 1 for the picture's classes, -1 for those of which all objects are difficult, 0 for the others.
+    """(classes,) int64: 1 for the image's classes, -1 for those of which all objects are difficult, 0 for the others.
 
-    The classes are as in `multi_hot`; where a picture has no boxes, those of its mask.
+    The classes are as in `multi_hot`; where an image has no boxes, those of its mask.
     """
     labels = torch.zeros(classes, dtype=torch.int64)
     if truth.foreground == "label":

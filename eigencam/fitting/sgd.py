@@ -1,4 +1,4 @@
-"""Stochastic gradient descent over the pictures of a fit, with checkpoints that it goes on from.
+"""Stochastic gradient descent over the images of a fit, with checkpoints that it goes on from.
 
 Order and augmentation are functions of (seed, epoch, position), so a training that was stopped ends in the weights of
 one that was not. The network stays in evaluation mode: batch normalisation keeps its statistics, dropout is off.
@@ -130,7 +130,7 @@ def descend(
         job: the fit.
         learner: what is trained.
         state: as before the first step; is changed.
-        positions: of the pictures in the dataset; all when None.
+        positions: of the images in the dataset; all when None.
         after: is called after each epoch; what it returns goes into the log.
     """
     chosen = torch.tensor(range(len(job.dataset.ids)) if positions is None else positions)
@@ -155,7 +155,7 @@ def descend(
                 if time.monotonic() - saved > SAVE_S and state.step % steps:  # the last step's follows below
                     state.save(job.checkpoint)
                     saved = time.monotonic()
-        state.step = (epoch + 1) * steps  # batches without a picture that can be decoded make no step
+        state.step = (epoch + 1) * steps  # batches without an image that can be decoded make no step
         job.say(f"  {state.close(epoch, after())}")
         state.save(job.checkpoint)
 

@@ -1,9 +1,9 @@
-"""The baselines every table needs: maps that have not seen the picture.
+"""The baselines every table needs: maps that have not seen the image.
 
-On ImageNet a centred box of half the area overlaps the object by IoU 0.5 in more than half of the pictures, so a
-method's number means little until it stands beside these. The whole picture, the box and the Gaussian are drawn at
+On ImageNet a centred box of half the area overlaps the object by IoU 0.5 in more than half of the images, so a
+method's number means little until it stands beside these. The whole image, the box and the Gaussian are drawn at
 the network's input resolution; `RandomMap` is uniform noise at the target layer's resolution, a function of (seed,
-position of the picture in the dataset) alone, so batches and resumed runs do not change it.
+position of the image in the dataset) alone, so batches and resumed runs do not change it.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class WholePicture:
 
 @dataclass(frozen=True, slots=True)
 class CenterBox:
-    """1 inside a centred box of the share `area`, 0..1, of the picture and of its aspect ratio; 0 outside."""
+    """1 inside a centred box of the share `area`, 0..1, of the image and of its aspect ratio; 0 outside."""
 
     area: float = 0.5
 
@@ -100,7 +100,7 @@ class RandomMap:
 
 
 def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
-    """(H, 1) and (1, W): the pixel centres' offsets from the picture's centre, in half sides, -1..1."""
+    """(H, 1) and (1, W): the pixel centres' offsets from the image's centre, in half sides, -1..1."""
     h, w = images.shape[2:]
     y = (torch.arange(h, device=images.device) + 0.5) * 2 / h - 1
     x = (torch.arange(w, device=images.device) + 0.5) * 2 / w - 1

@@ -18,12 +18,12 @@ $$W = W_z / s + (\xi / (s m))\, W_h, \qquad L_y = \max\Big(0, \sum_k W_{ky} \ope
 with the layers' activations F enlarged bilinearly to those of the largest. Where a class has less than 256 positive
 weights, as in a layer of few channels, there are no nodes and $W = W_z / s$; `step` lowers the 256.
 
-Choices. A network's classes must be the dataset's, and labels are the class of the picture where the dataset seeks
+Choices. A network's classes must be the dataset's, and labels are the class of the image where the dataset seeks
 objects of one class, all classes with a box where it seeks any. The authors' loop regresses two classes at a time and
 leaves out the last of an odd number, which is not reproduced; a sum over scales and flips is not part of the map here.
 `file` may also be a `.pkl` of the authors' program, of which the weights are read (`eigencam.networks.authors`); no
 published one could be opened.
-The largest number of pictures kept (`share`) is a hash of their position: smaller shares are parts of larger ones.
+The largest number of images kept (`share`) is a hash of their position: smaller shares are parts of larger ones.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ def broad_weights(features: Tensor, labels: Tensor, alpha: float, step: int) -> 
 
     Args:
         features: (n, d) averages of the channels.
-        labels: (n, K), 1 where the picture is of the class.
+        labels: (n, K), 1 where the image is of the class.
         alpha: penalty of the regressions.
         step: channels in an enhancement node.
     """

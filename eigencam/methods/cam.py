@@ -40,7 +40,7 @@ class CAM:
     networks: ClassVar[str] = "global average pooling and one linear layer behind the target layer"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32 map of each picture's target class."""
+        """(N, h, w) float32 map of each image's target class."""
         head = find_head(
             forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]), forward.reading(self.layer)
         )

@@ -106,7 +106,7 @@ class KPCACAM:
         _check_sign(self.sign)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32; NaN for a picture whose activations are not finite or have no first component."""
+        """(N, h, w) float32; NaN for an image whose activations are not finite or have no first component."""
         activations = forward.activations(self.layer)
         positions = activations.shape[2] * activations.shape[3]
         return torch.cat([self._maps(part) for part in activations.split(max(1, CELLS // positions**2))])

@@ -67,7 +67,7 @@ class EdgeWindows:
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
     paper: ClassVar[str] = "after Zitnick & Dollar, ECCV 2014"
-    needs: ClassVar[str] = "the picture; no network"
+    needs: ClassVar[str] = "the image; no network"
 
     def __post_init__(self) -> None:
         check_windows(self.alpha, self.min_area, self.max_aspect, self.limit)
@@ -126,7 +126,7 @@ def _groups(stays: NDArray[np.bool_], bins: NDArray[np.int64]) -> Groups:
 
 @dataclass(frozen=True, slots=True)
 class Contours:
-    """Groups of a picture's edges, as windows are scored by.
+    """Groups of an image's edges, as windows are scored by.
 
     Attributes:
         groups: (H, W), 0 off the edges.
@@ -156,7 +156,7 @@ class Contours:
         return cls(groups, total, middle, *sums)
 
     def scores(self, boxes: NDArray[np.int64], kappa: float) -> Floats:
-        """(K,) scores of (K, 4) inclusive boxes inside the picture."""
+        """(K,) scores of (K, 4) inclusive boxes inside the image."""
         return _refine(self.groups, self.total, self.middle, self.of_groups, self.of_pixels, boxes.copy(), kappa, 0.0)
 
     def refined(self, boxes: NDArray[np.int64], kappa: float, step: float) -> tuple[NDArray[np.int64], Floats]:

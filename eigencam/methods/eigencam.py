@@ -81,7 +81,7 @@ class EigenCAM:
 
 
 def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "sum") -> Tensor:
-    """O v_1 of each picture's activations.
+    """O v_1 of each image's activations.
 
     Args:
         activations: (N, C, h, w), any float dtype; computed in float32.

@@ -2,7 +2,7 @@ r"""FAM, the feature activation map (Liao, Gao & Zhang, arXiv 2307.05017): for n
 
 The abstract gives the idea: the channels' weights come from the similarity of two embeddings, and the activations A are
 combined linearly with the normalised weights. The paper's formulas were not at hand, so all of the following is chosen
-here. With e the picture's embedding, the mean of A over the positions, and r the reference:
+here. With e the image's embedding, the mean of A over the positions, and r the reference:
 
 | similarity | weight w_k before normalisation | sum of the weights |
 |---|---|---|

@@ -1,6 +1,6 @@
 """Maps or boxes made elsewhere: a folder of `<image id>.npy` or `.png` files, or a file, as a method of its own.
 
-A map covers what the network sees of the picture (all of it with `resize: squash`), in any resolution; a .npy file
+A map covers what the network sees of the image (all of it with `resize: squash`), in any resolution; a .npy file
 holds (h, w) numbers, a .png file 8 or 16 bit grey levels. So a method in another language, or one too slow to run
 again, is a row of the same table. Boxes go to the evaluators that take boxes; `eigencam score` needs no network.
 """
@@ -68,14 +68,14 @@ class MapFiles:
         return torch.stack(maps).to(forward.images.device)
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Which of the dataset's pictures have no map, or which have two; "" if all have one."""
+        """Which of the dataset's images have no map, or which have two; "" if all have one."""
         ids = ids if isinstance(ids, Sequence) else list(ids)
         try:
             self._of.update(maps_of(ids, self.files))
         except ValueError as error:
             return f"{self.folder}: {error}"
         missing = [name for name in ids if name not in self._of]
-        return f"{self.folder}: no map for {len(missing)} pictures, e.g. {missing[0]}" if missing else ""
+        return f"{self.folder}: no map for {len(missing)} images, e.g. {missing[0]}" if missing else ""
 
     def identity(self) -> dict[str, str]:
         """A checksum of the files' names, sizes and times: other maps are another result."""
@@ -89,7 +89,7 @@ class MapFiles:
 class BoxFiles:
     """The boxes of a file: COCO's results (.json), or the ILSVRC devkit's lines (`label x1 y1 x2 y2`, any other name).
 
-    Line k of the devkit's form is the dataset's picture k; a label is not read. Pictures without a box have none.
+    Line k of the devkit's form is the dataset's image k; a label is not read. Images without a box have none.
 
     Attributes:
         file: plain or gzipped; see `eigencam.evaluation.predictions`.
@@ -113,11 +113,11 @@ class BoxFiles:
             file.regular()
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[NDArray[np.float64]]:
-        """For each picture (K, 5), the score falling with the place in the file's order."""
+        """For each image (K, 5), the score falling with the place in the file's order."""
         return [self._found.get(name, np.zeros((0, 5))) for name in forward.ids]
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Read the file for these pictures; the fault, if it is of others."""
+        """Read the file for these images; the fault, if it is of others."""
         ids = ids if isinstance(ids, Sequence) else list(ids)
         names, path = list(ids), expand(self.file)
         if path.name.lower().endswith((".json", ".json.gz")):
@@ -125,7 +125,7 @@ class BoxFiles:
         else:
             lines = read_devkit(path).boxes
             if len(lines) != len(names):
-                return f"{path}: {len(lines)} lines for {len(names)} pictures; allowed is a line a picture"
+                return f"{path}: {len(lines)} lines for {len(names)} images; allowed is a line an image"
             boxes = {name: line[~np.isnan(line[:, 0])] for name, line in zip(names, lines, strict=True)}
         self._found.update({n: np.column_stack([b, -np.arange(len(b), dtype=float)]) for n, b in boxes.items()})
         return ""

@@ -1,7 +1,7 @@
 r"""CNN-Fixations (Mopuri, Garg & Babu, IEEE Transactions on Image Processing 28(5), 2019; arXiv 1708.06670).
 
 From the class's logit down, a set of points is replaced layer by layer by the points that speak for it; what arrives at
-the picture are the fixations. Duplicates are removed at every layer. Rules, as in the authors' code:
+the image are the fixations. Duplicates are removed at every layer. Rules, as in the authors' code:
 
 | layer | a point becomes |
 |---|---|
@@ -19,16 +19,16 @@ authors' code. Chosen here, where their code does not say or has no case: a batc
 convolution turns its contributions round; padding is never a place; an average pool over class maps (SqueezeNet) is
 taken as what it equals but for the ReLU, the pooling of the layer below and then a linear layer.
 
-A point is an outlier unless more than `share` of a picture's points, itself counted, lie within `radius` times the
-picture's diagonal. The map is an impulse at each point left, blurred by a Gaussian of `sigma` pixels of the input, cut
-at the largest odd kernel that fits into the picture; or the tight box around these points, filled.
+A point is an outlier unless more than `share` of an image's points, itself counted, lie within `radius` times the
+image's diagonal. The map is an impulse at each point left, blurred by a Gaussian of `sigma` pixels of the input, cut
+at the largest odd kernel that fits into the image; or the tight box around these points, filled.
 
-Agreement with the boxes that the authors published for GoogLeNet, on 99 pictures of ILSVRC validation at their original
+Agreement with the boxes that the authors published for GoogLeNet, on 99 images of ILSVRC validation at their original
 sizes (`scripts/fixations_agreement.py`, `results/cnn_fixations_agreement.csv`): with the authors' ten crops 98 % have
 their class, the mean IoU of our box with theirs is 0.86, every IoU is above 0.5, and 70.7 % of our boxes are right, of
 theirs 69.7 %. Each change of the outlier rule lowers the mean IoU to 0.70 or less. What is left is their framework's
 resize and the rule from points to a box, which is not in their code. The method itself, as in all rows here, sees the
-whole picture once: mean IoU 0.67. A centred box of half the area reaches 0.68.
+whole image once: mean IoU 0.67. A centred box of half the area reaches 0.68.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +90,7 @@ class CNNFixations:
         return boxed(impulses) if self.map == "box" else blurred(impulses, self.sigma)
 
     def points(self, forward: Forward, targets: Tensor) -> list[Tensor]:
-        """For each picture the (P, 2) int64 rows and columns that are no outliers."""
+        """For each image the (P, 2) int64 rows and columns that are no outliers."""
         return _by_picture(*self._points(forward, targets), len(forward))
 
     def unsupported(self, network: "Network") -> str:
@@ -117,22 +117,22 @@ COSTLY = ("conv2d", "linear")
 
 
 def fixations(forward: Forward, targets: Tensor) -> list[Tensor]:
-    """For each picture the (P, 2) int64 rows and columns that its class leads to, outliers among them.
+    """For each image the (P, 2) int64 rows and columns that its class leads to, outliers among them.
 
-    A place comes once for each of the picture's channels that is reached there.
+    A place comes once for each of the image's channels that is reached there.
     """
     return _by_picture(*_tracked(forward, targets), len(forward))
 
 
 def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: float) -> Tensor:
-    """(P,) bool: points with more than `share` of their picture's points, themselves counted, nearer than `distance`.
+    """(P,) bool: points with more than `share` of their image's points, themselves counted, nearer than `distance`.
 
     Args:
-        owner: (P,) picture of each point, ascending.
+        owner: (P,) image of each point, ascending.
         places: (P, 2) rows and columns.
-        count: of pictures.
+        count: of images.
         distance: in pixels.
-        share: of a picture's points, 0..1.
+        share: of an image's points, 0..1.
     """
     sizes = torch.zeros(count, dtype=torch.long, device=owner.device).scatter_add_(0, owner, torch.ones_like(owner))
     longest = int(sizes.max()) if len(owner) else 0
@@ -164,7 +164,7 @@ def boxed(impulses: Tensor) -> Tensor:
 
 
 def _tracked(forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(P,) picture, ascending, and (P, 2) place of each point."""
+    """(P,) image, ascending, and (P, 2) place of each point."""
     owners, places, first = [], [], 0
     for images, wanted in zip(forward.images.split(forward.chunk), targets.split(forward.chunk), strict=True):
         tape = record(forward.module, images)
@@ -180,7 +180,7 @@ def _tracked(forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def track(tape: Tape, points: Tensor) -> Tensor:
-    """Points at the picture that points at the logits lead to; each is a position in the flattened tensor."""
+    """Points at the image that points at the logits lead to; each is a position in the flattened tensor."""
     waiting: dict[int, list[Tensor]] = {tape.output: [points]}
     residual = _residual(tape)
     if (head := _class_maps(tape)) is not None:
@@ -359,7 +359,7 @@ RULES: Mapping[str, Callable[[Step, Tensor], Found]] = {
 
 
 def _unravel(points: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Picture, channel, row and column of positions in a flattened (N, C, h, w) or (N, C)."""
+    """Image, channel, row and column of positions in a flattened (N, C, h, w) or (N, C)."""
     _, channels, height, width = (*shape, 1, 1)[:4]
     place, column = points // width, points % width
     plane, row = place // height, place % height

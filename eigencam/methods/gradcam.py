@@ -11,7 +11,7 @@ $$\alpha_k(x,y) = \frac{g_k^2}{2 g_k^2 + \sum_{ab} A_k(a,b)\, g_k^3} = \frac{1}{
 
 With g^2 cancelled no epsilon is needed, and small gradients (a median g^2 of 5e-8 on ResNet-50) are not drowned in
 one. Where the denominator is zero it is 1, as in the paper. The factor exp(logit) of dY/dA is left out: it scales a
-picture's whole map, and overflows.
+image's whole map, and overflows.
 """
 
 from dataclasses import dataclass

@@ -9,13 +9,13 @@ With A the activations (channel k) and g the gradient of the class's logit by A:
   are fused by the maximum of their maps, each scaled by its own maximum and through $\tanh(\gamma M / \max M)$, as the
   paper does for shallow layers ($\gamma = 2$), and enlarged to the finest.
 * Smooth Grad-CAM++ (Omeiza et al. 2019, arXiv 1908.01224): with D1, D2, D3 the means of the gradient and of its second
-  and third power over noisy copies of the picture,
+  and third power over noisy copies of the image,
 
   $$\alpha_k = \frac{D^2_k}{2 D^2_k + \sum_{ab} A_k(a,b)\, D^3_k}, \qquad
     L = \operatorname{ReLU}\Big(\sum_k A_k \sum_{xy} \alpha_k \operatorname{ReLU}(D^1_k)\Big)$$
 
-  A is of the picture itself. The paper prints D1 in the numerator; D2 is what Grad-CAM++ has there, and what torchcam
-  computes, too. The noise has `sigma` times the picture's range as its standard deviation (chosen here).
+  A is of the image itself. The paper prints D1 in the numerator; D2 is what Grad-CAM++ has there, and what torchcam
+  computes, too. The noise has `sigma` times the image's range as its standard deviation (chosen here).
 * ShapleyCAM (Cai 2025, arXiv 2501.06261): $\alpha_k = \operatorname{mean}_{xy}(g - \tfrac12 H A)_k$ with g and H the
   first and second derivative of the score by A, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. Logits of a ReLU
   network are piecewise linear: their H is 0, and the method is Grad-CAM (`score: logit`). The paper's score ReST, the
@@ -136,7 +136,7 @@ class LayerCAM:
 
 @dataclass(frozen=True, slots=True)
 class SmoothGradCAMPlusPlus:
-    """Smooth Grad-CAM++ with `samples` noisy copies; `sigma` in parts of the picture's range."""
+    """Smooth Grad-CAM++ with `samples` noisy copies; `sigma` in parts of the image's range."""
 
     samples: int = 25
     sigma: float = 0.1
@@ -144,7 +144,7 @@ class SmoothGradCAMPlusPlus:
     layer: str | None = None
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # its gradients are of other pictures
+    needs_gradient: ClassVar[bool] = False  # its gradients are of other images
     differentiates: ClassVar[str] = "layer"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Omeiza et al., arXiv 2019"
@@ -311,7 +311,7 @@ def xgrad_weights(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The parts of each picture's class logit, which add up to it.
+    """The parts of each image's class logit, which add up to it.
 
     Returns:
         In float32, or float64 for such a network: x times its gradient (N, 3, H, W); bias times its gradient for each

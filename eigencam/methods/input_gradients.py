@@ -1,10 +1,10 @@
-r"""Gradients by the picture: saliency, SmoothGrad, integrated gradients, guided backpropagation, deconvnet.
+r"""Gradients by the image: saliency, SmoothGrad, integrated gradients, guided backpropagation, deconvnet.
 
-With f the class's logit and x the normalised picture:
+With f the class's logit and x the normalised image:
 
 * Gradient (Simonyan et al., ICLR Workshops 2014): $\max_c |\partial f / \partial x_c|$.
-* SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825): the mean gradient of noisy pictures, whose noise has `sigma`
-  times the picture's range as its standard deviation.
+* SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825): the mean gradient of noisy images, whose noise has `sigma`
+  times the image's range as its standard deviation.
 * Integrated gradients (Sundararajan et al., ICML 2017): $(x - x_0) \int_0^1 \nabla f(x_0 + t (x - x_0))\, dt$ with
   x_0 = 0, the mean colour, by Gauss-Legendre quadrature; sums up to f(x) - f(x_0). A network of ReLUs has kinks along
   the path, so no number of nodes is enough for every image: an image's nodes are doubled until its sum is within
@@ -44,7 +44,7 @@ REDUCES: tuple[Reduce, ...] = ("max", "sum", "l2")
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """The gradient; `times_input`: times the picture."""
+    """The gradient; `times_input`: times the image."""
 
     reduce: Reduce = "max"
     times_input: bool = False
@@ -67,7 +67,7 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class SmoothGrad:
-    """SmoothGrad with `samples` noisy pictures; `sigma` in parts of the picture's range."""
+    """SmoothGrad with `samples` noisy images; `sigma` in parts of the image's range."""
 
     samples: int = 25
     sigma: float = 0.15
@@ -212,7 +212,7 @@ class GuidedGradCAM:
 def picture_gradients(
     forward: Forward, targets: Tensor, images: Tensor | None = None, rules: Mapping[str, Rule] | None = None
 ) -> Tensor:
-    """(N, 3, H, W) float32 gradients of the class's logit by the pictures of the pass, or by others in their place."""
+    """(N, 3, H, W) float32 gradients of the class's logit by the images of the pass, or by others in their place."""
     pictures = forward.images if images is None else images.to(forward.images.dtype)
 
     def make(x: Tensor, y: Tensor) -> Tensor:

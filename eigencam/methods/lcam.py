@@ -6,21 +6,21 @@ A 1x1 convolution with bias makes a map for each class y of the frozen network's
 $$c_y = \sum_k w_{yk} F_k + b_y, \qquad a_y = \sigma(c_y)$$
 
 In training the attention of the network's own prediction y masks the activations (Fm), or, enlarged bilinearly, the
-picture x in [0, 1] before its normalisation (Img), and the rest of the network, or all of it, looks again:
+image x in [0, 1] before its normalisation (Img), and the rest of the network, or all of it, looks again:
 
 $$z = \operatorname{rest}(a_y \odot F) \quad\text{or}\quad z = \operatorname{network}(a_y \odot x)$$
 
 $$L = 1.5\, \operatorname{CE}(z, y) + 2 \operatorname{mean}\big((a_y + 0.0005)^{0.3}\big)
   + \frac{0.01}{2B} \sum\Big(|\partial_x a_y|^2 + |\partial_y a_y|^2 + 0.3 \sum_{\text{border}} a_y^2\Big)$$
 
-for a batch of B pictures; a corner is in two borders and counts twice. The map is the linear $c_y$ of the class, before
+for a batch of B images; a corner is in two borders and counts twice. The map is the linear $c_y$ of the class, before
 the sigmoid, signed, as in the authors' evaluation, which stretches it between its minimum and maximum; a rule that cuts
 at a share of the maximum (`localization`) cuts the logits. A run costs one forward pass and no gradient.
 
 Choices. The network is in evaluation mode throughout; the authors' script for VGG-16 trains with its dropout switched
-on. The area and variation terms are over a picture's own map; `quirk: true` takes them over each picture's maps of all
+on. The area and variation terms are over an image's own map; `quirk: true` takes them over each image's maps of all
 labels in the batch, as the authors' indexing `a[:, labels]` does. Their labels are a list of the network's predictions,
-one a picture; here the network predicts the augmented picture.
+one an image; here the network predicts the augmented image.
 
 `file` may also be a checkpoint of the authors (`.pth.tar`), or of the L-CAM in T-TAME (`.ckpt`), which is compared with
 the network's weights; no published one could be opened (`eigencam.networks.authors`).
@@ -95,12 +95,12 @@ class LCAM:
 
 
 def attention_logits(activations: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """(N, h, w): the 1x1 convolution's channel of each picture's class; weight (K, C), bias (K,)."""
+    """(N, h, w): the 1x1 convolution's channel of each image's class; weight (K, C), bias (K,)."""
     return torch.einsum("nc,nchw->nhw", weight[targets], activations) + bias[targets, None, None]
 
 
 def masked_picture(images: Tensor, masks: Tensor, black: Tensor) -> Tensor:
-    """Pictures times masks, for pictures that are normalised already.
+    """Images times masks, for images that are normalised already.
 
     Args:
         images: (N, 3, H, W), normalised.
@@ -125,9 +125,9 @@ class Loss:
         """The three terms.
 
         Args:
-            logits: (B, K) of the masked pictures.
+            logits: (B, K) of the masked images.
             labels: (B,) classes that the masks are for.
-            masks: (B, M, h, w) in 0..1; M maps a picture, one but for the authors' quirk.
+            masks: (B, M, h, w) in 0..1; M maps an image, one but for the authors' quirk.
         """
         return {
             "ce": self.ce * F.cross_entropy(logits, labels),
@@ -137,7 +137,7 @@ class Loss:
 
 
 def variation(masks: Tensor, border: float) -> Tensor:
-    """Half the squared differences of neighbours and `border` times the squared borders, summed, a picture.
+    """Half the squared differences of neighbours and `border` times the squared borders, summed, an image.
 
     >>> variation(torch.ones(2, 1, 2, 2), border=0.3)
     tensor(1.2000)

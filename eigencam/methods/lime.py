@@ -1,18 +1,18 @@
-r"""LIME for pictures (Ribeiro et al., KDD 2016).
+r"""LIME for images (Ribeiro et al., KDD 2016).
 
-The picture is cut into superpixels. In each of `samples` copies of it a random half of them is hidden,
-$z \in \{0, 1\}^K$. A linear model of z is fitted to the copies' scores; those closer to the whole picture weigh more:
+The image is cut into superpixels. In each of `samples` copies of it a random half of them is hidden,
+$z \in \{0, 1\}^K$. A linear model of z is fitted to the copies' scores; those closer to the whole image weigh more:
 
 $$\min_{b, c} \sum_i w_i\, (f(x_{z_i}) - b - c \cdot z_i)^2 + \lambda \lVert c \rVert^2, \qquad
   w_i = \exp\big(-d_i^2 / (2 \sigma^2)\big), \qquad d_i = 1 - \cos(z_i, \mathbf{1})$$
 
 The map is each superpixel's coefficient c, with its sign. Settings are those of the authors' code: 1000 samples (the
-first is the whole picture), $\sigma$ = 0.25, $\lambda$ = 1, no penalty on b, quickshift (kernel 4, distance 200, ratio
+first is the whole image), $\sigma$ = 0.25, $\lambda$ = 1, no penalty on b, quickshift (kernel 4, distance 200, ratio
 0.2), a hidden superpixel gets its mean colour, and f is the class's softmax probability. `segmentation: slic` is faster
-and gives about `segments` superpixels; `fill: zero` hides with the picture's mean colour after normalisation, 0.
+and gives about `segments` superpixels; `fill: zero` hides with the image's mean colour after normalisation, 0.
 
 `score: similarity` is for networks without a classifier, as in the verification of faces: f is the cosine between the
-embeddings of the copy and of the whole picture, an embedding being the layer's output averaged over the positions. The
+embeddings of the copy and of the whole image, an embedding being the layer's output averaged over the positions. The
 map is then for no class. Of a dataset of pairs it is `lime_verification_reading`, LIME for verification
 (Alonso-Fernandez et al., arXiv 2307.13428): f is the cosine of the copy and the *other* image of the pair, by the
 embedding that `eigencam.networks.verification` compares. Only the paper's abstract could be read, which has this
@@ -44,7 +44,7 @@ SEGMENTATIONS = ("quickshift", "slic")
 FILLS = ("mean", "zero")
 
 Copies = Callable[[Tensor, Tensor], Tensor]
-"""(picture (B,), sample (B,)) -> (B, 3, H, W): the given pictures' copies of the given numbers."""
+"""(image (B,), sample (B,)) -> (B, 3, H, W): the given images' copies of the given numbers."""
 
 PASSES = 16
 """Passes whose answers are kept until the class's are picked."""
@@ -84,12 +84,12 @@ class LIME:
 
     @property
     def class_specific(self) -> bool:
-        """Not where pictures are compared."""
+        """Not where images are compared."""
         return self.score == "class"
 
     @property
     def caveat(self) -> str:
-        """Where pictures are compared, what is not known."""
+        """Where images are compared, what is not known."""
         choice = "which embedding and superpixels the work on biometrics has could not be read: a choice"
         return "" if self.score == "class" else choice
 
@@ -115,7 +115,7 @@ class LIME:
         return coefficients.gather(1, labels.flatten(1)).view(labels.shape)
 
     def superpixels(self, forward: Forward) -> Tensor:
-        """(N, H, W) int64 on the pictures' device, each picture's superpixels numbered from 0."""
+        """(N, H, W) int64 on the images' device, each image's superpixels numbered from 0."""
         return to_device(forward.images.device, self._segmented(forward))[0]
 
     def _segmented(self, forward: Forward) -> Tensor:
@@ -125,7 +125,7 @@ class LIME:
         return torch.from_numpy(np.stack(labels)).view(pixels.shape[:3])
 
     def _segment(self, picture: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(H, W) superpixels of an (H, W, 3) picture in 0..1."""
+        """(H, W) superpixels of an (H, W, 3) image in 0..1."""
         from skimage.segmentation import quickshift, slic
 
         if self.segmentation == "slic":
@@ -133,7 +133,7 @@ class LIME:
         return quickshift(picture, kernel_size=4, max_dist=200, ratio=0.2, convert2lab=picture.shape[2] == 3)
 
     def choose(self, index: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
-        """(N, S, K) bool, the superpixels that each copy shows; those that a picture has not are never shown."""
+        """(N, S, K) bool, the superpixels that each copy shows; those that an image has not are never shown."""
         count = labels.amax((1, 2)) + 1
         widest = widest or int(count.max())
         shown = uniform(index, (widest, self.samples), self.seed).mT < 0.5  # superpixel by superpixel: K changes none
@@ -141,14 +141,14 @@ class LIME:
         return shown & (torch.arange(widest, device=labels.device) < count[:, None])[:, None]
 
     def _similarities(self, forward: Forward, copies: Copies) -> Tensor:
-        """(N, S) cosines between the embeddings of the copies and of the whole pictures."""
+        """(N, S) cosines between the embeddings of the copies and of the whole images."""
         whole = forward.activations(self.layer).mean((2, 3))
         classes = torch.arange(len(whole), device=whole.device)
         with _answering_with_similarity(forward, self.layer or forward.layer, whole):
             return self._answers(forward, classes, copies, softmax=False)
 
     def _answers(self, forward: Forward, targets: Tensor, copies: Copies, *, softmax: bool) -> Tensor:
-        """(N, S) of the network's answers for each copy, those of its picture's entry in (N,) `targets`."""
+        """(N, S) of the network's answers for each copy, those of its image's entry in (N,) `targets`."""
         parts = []
         for places in torch.arange(len(targets) * self.samples, device=targets.device).split(PASSES * forward.chunk):
 

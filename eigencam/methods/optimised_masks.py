@@ -1,6 +1,6 @@
-r"""Masks that are optimised for one picture: Meaningful Perturbation and Extremal Perturbations.
+r"""Masks that are optimised for one image: Meaningful Perturbation and Extremal Perturbations.
 
-X is the normalised picture, f the network's answer for the class, m a mask in 0..1 that is 1 where the picture is left
+X is the normalised image, f the network's answer for the class, m a mask in 0..1 that is 1 where the image is left
 as it is and 0 where it is changed most. Both descend in a mask of low resolution, which is smoothed and enlarged.
 
 * Meaningful Perturbation (Fong & Vedaldi, ICCV 2017, arXiv 1704.03296), the smallest deletion:
@@ -8,14 +8,14 @@ as it is and 0 where it is changed most. Both descend in a mask of low resolutio
   + f(\tau[M X + (1 - M)\, g_{10} * X])$$ with f the probability, one value of m for `cell` x `cell` pixels, M the
   enlarged mask smoothed by 5 pixels, $g_{10}$ a blur of the file by 10 of its pixels and $\tau$ a shift of up to 3
   pixels, another at each of 300 steps of Adam. It starts from the smallest disc in the centre that takes away 99 % of
-  what blurring the whole picture takes from f. The map is 1 - M. With `top: 5` f is the sum over the five classes
+  what blurring the whole image takes from f. The map is 1 - M. With `top: 5` f is the sum over the five classes
   predicted; so, with $\lambda_1 = 0.001$ and $\beta = 2$, the paper's boxes were made.
 * Extremal Perturbations (Fong, Patrick & Vedaldi, ICCV 2019), the best preservation by a mask of given area a:
   $$\max_m\; f(X_m) - \lambda_t \operatorname{mean} (\operatorname{sort}(m) - r_a)^2$$ with f the logit and r_a zeros,
-  then ones, a share a of them. $X_m$ takes each pixel from one of eight pictures, blurred by 20 pixels to 0, or faded
+  then ones, a share a of them. $X_m$ takes each pixel from one of eight images, blurred by 20 pixels to 0, or faded
   from the mean colour. The mask is the smooth maximum $\sum_k v_k \operatorname{softmax}(20 v)_k$ of the parameters
   around a pixel times $k(d / \sigma)$ for their distance d, $k(z) = \exp(-2 \max(z - \frac12, 0)^2)$. 800 steps of
-  gradient ascent, rate 0.01, momentum and dampening 0.9, every other one on the mirrored picture; $\lambda_t$ is 300 at
+  gradient ascent, rate 0.01, momentum and dampening 0.9, every other one on the mirrored image; $\lambda_t$ is 300 at
   first and grows by 0.35 % a step. The map is the sum of the masks of all `areas`, smoothed by a Gaussian of `smooth`
   times the shorter side. `areas` are TorchRay's for VOC; for COCO it has 0.018, 0.025, 0.05, 0.1.
 
@@ -26,7 +26,7 @@ facebookresearch/TorchRay@6a198ee (`extremal_perturbation.py`, `attribution_benc
 theirs. The text of the papers could not be read; a public implementation quotes the first one's for the start and the
 shifts, as here.
 
-Pictures are blurred as files, at their own size, by Pillow's filter, and the mask is smoothed by the same filter in 8
+Images are blurred as files, at their own size, by Pillow's filter, and the mask is smoothed by the same filter in 8
 bits, which the way back leaves out: all as in the first authors' code. With their loop, written anew in NumPy, and the
 same shifts, on files of ILSVRC and SqueezeNet 1.1: rank correlation of the maps 0.976 to 0.994, n = 4; with other
 shifts that loop agrees with itself to 0.79 to 0.97. Hundreds of steps let rounding grow.
@@ -62,7 +62,7 @@ RADII = 5.0
 """Pixels between the discs that Meaningful Perturbation may start from."""
 
 LEVELS, STRONGEST = 8, 20.0
-"""Extremal Perturbations: pictures between the most changed and the intact one; the strongest blur in pixels."""
+"""Extremal Perturbations: images between the most changed and the intact one; the strongest blur in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class MeaningfulPerturbation:
         tv: weight of the mask's variation, to the power `beta`.
         cell: side in pixels of what shares a value of the mask.
         smooth: standard deviation of the enlarged mask's smoothing, in pixels.
-        blur: that of the blurred picture.
+        blur: that of the blurred image.
         jitter: number of different shifts along each side; 0: none.
         top: lower the probabilities of so many predicted classes; 0: of the class asked for.
         seed: of the shifts.
@@ -195,7 +195,7 @@ class ExtremalPerturbation:
     """Extremal Perturbations.
 
     Attributes:
-        areas: shares of the picture, a mask for each.
+        areas: shares of the image, a mask for each.
         steps: of gradient ascent.
         perturbation: `blur`, or `fade` to the mean colour.
         variant: `preserve` what raises the logit, `delete` what lowers it, or `dual`, both at once.
@@ -227,7 +227,7 @@ class ExtremalPerturbation:
             raise ValueError(f"areas={list(self.areas)}; allowed: one or more, each 0 < a < 1")
         _at_least(1, steps=self.steps, cell=self.cell, sigma=self.sigma)
         near, far = ceil(self.sigma / self.cell), ceil(2 * self.sigma / self.cell)
-        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # where the cells fit the picture's side
+        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # where the cells fit the image's side
             raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: a cell below 2/3 of sigma")
         _at_least(0, smooth=self.smooth)
 
@@ -336,7 +336,7 @@ def circles(size: tuple[int, ...], radii: Tensor) -> Tensor:
 
 
 def pyramid(images: Tensor, how: Perturbation) -> Tensor:
-    """(N, levels, 3, H, W): from the most changed picture to the intact one."""
+    """(N, levels, 3, H, W): from the most changed image to the intact one."""
     shares = [level / (LEVELS - 1) for level in range(LEVELS)]
     if how == "fade":
         return torch.stack([share * images for share in shares], 1)

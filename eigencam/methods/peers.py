@@ -1,13 +1,13 @@
 """Methods of other libraries, run as they are: pytorch-grad-cam, torchcam and Captum.
 
-Install them with the extra `peers`. They make their own passes on the same network, layer, pictures and classes, so a
+Install them with the extra `peers`. They make their own passes on the same network, layer, images and classes, so a
 table shows how far a library's map, its time and its quirks are from the method of the same name here.
 
 * pytorch-grad-cam (Gildenblat et al.): every class of its package by name. Its maps come rectified, scaled to 0..1 and
   resized to the input; there is no way to get them raw.
 * torchcam (Fernandez): every class of `torchcam.methods`; raw maps at the layer's resolution.
 * Captum (Kokhlikyan et al. 2020, arXiv 2009.07896): every class of `captum.attr` with `attribute(inputs, target=...)`;
-  those that begin with Layer, and GuidedGradCam, are given the layer. Attributions of a picture are summed over the
+  those that begin with Layer, and GuidedGradCam, are given the layer. Attributions of an image are summed over the
   channels, with their sign.
 
 Not every class can run: some need more than a configuration can say, and those of Captum that replace gradients see

@@ -1,7 +1,7 @@
 r"""Methods that look how the score changes: Score-CAM and its relatives, Ablation-CAM, Shap-CAM, RISE, occlusion.
 
-f is the network's answer for the class, X the normalised picture, so that 0 is the mean colour; $M_k = s(U(A_k))$ is
-channel k of the activations, enlarged bilinearly to the picture and scaled to 0..1.
+f is the network's answer for the class, X the normalised image, so that 0 is the mean colour; $M_k = s(U(A_k))$ is
+channel k of the activations, enlarged bilinearly to the image and scaled to 0..1.
 
 * Score-CAM (Wang et al., CVPR Workshops 2020): $\alpha = \operatorname{softmax}_k\, [f(X \odot M_k) - f(0)]$ with f the
   logit, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. The public codes weight with the softmax probability of the
@@ -17,7 +17,7 @@ channel k of the activations, enlarged bilinearly to the picture and scaled to 0
 * Shap-CAM (Zheng et al., ECCV 2022, arXiv 2208.03608; only its abstract could be read): the Shapley value of each
   *position* of the activations, estimated over sampled permutations: positions are added in random order to the empty
   activation map, and each gets the change of the logit. A permutation and its reverse are a pair, which lowers the
-  variance. The values of a picture sum up to f(A) - f(0) exactly. The map ends with a ReLU, as the paper's diagram
+  variance. The values of an image sum up to f(A) - f(0) exactly. The map ends with a ReLU, as the paper's diagram
   does; `signed` leaves it out.
 * RISE (Petsiuk et al., BMVC 2018): $S = \frac{1}{N p} \sum_i f(X \odot M_i)\, M_i$ with f the probability and random
   masks: an s x s grid of Bernoulli(p) values, enlarged bilinearly to (s + 1) cells and cut at a random offset. Outside
@@ -102,7 +102,7 @@ class SSCAM:
         """(N, h, w) float32, non-negative."""
         activations = strongest(forward.activations(self.layer), self.channels)
         index, size = forward.seeds, tuple(forward.images.shape[2:])
-        noise = self.sigma * normal(index, (self.samples, *size), self.seed)  # the same for all channels of a picture
+        noise = self.sigma * normal(index, (self.samples, *size), self.seed)  # the same for all channels of an image
 
         def noisy(masks: Tensor, of: Tensor) -> Tensor:
             return masks + noise[of[0], of[1] // activations.shape[1]]
@@ -220,7 +220,7 @@ class ShapCAM:
 
 @dataclass(frozen=True, slots=True)
 class RISE:
-    """RISE; the same masks serve all pictures."""
+    """RISE; the same masks serve all images."""
 
     masks: int = 4000
     cells: int = 7
@@ -337,13 +337,13 @@ def masked_scores(
     samples: int,
     score: Score,
 ) -> Tensor:
-    """(N, C) mean score of the picture under each channel's mask, over `samples` changes of the mask.
+    """(N, C) mean score of the image under each channel's mask, over `samples` changes of the mask.
 
     Args:
         forward: the pass.
         targets: (N,) classes.
         activations: (N, C, h, w).
-        change: (masks (B, H, W), of (2, B)) -> (B, H, W); `of` holds picture and sample * C + channel of each.
+        change: (masks (B, H, W), of (2, B)) -> (B, H, W); `of` holds image and sample * C + channel of each.
         samples: changes of each mask.
         score: `logit` or `probability`.
     """
@@ -364,7 +364,7 @@ def masked_scores(
 
 
 def strongest(activations: Tensor, channels: int | None) -> Tensor:
-    """(N, min(C, channels), h, w): each picture's channels of the largest sum of absolute values."""
+    """(N, min(C, channels), h, w): each image's channels of the largest sum of absolute values."""
     if channels is None or channels >= activations.shape[1]:
         return activations
     kept = activations.abs().sum((2, 3)).topk(channels, dim=1).indices

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of (seed, position of the picture in the dataset) alone.
+"""Random numbers that are a function of (seed, position of the image in the dataset) alone.
 
 Batches, resumed runs, devices and the other methods do not change them; no generator's state is read or left behind.
 """
@@ -18,7 +18,7 @@ def uniform(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
 
     Args:
         index: (N,) int64 positions in the dataset.
-        shape: of what each picture gets.
+        shape: of what each image gets.
         seed: any integer; another one gives independent numbers.
 
     Returns:

@@ -37,7 +37,7 @@ z^B shares by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black 
 a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its divisor.
 
 DeepLIFT, Rescale rule (Shrikumar et al., ICML 2017): multipliers $\Delta y / \Delta x$ of every nonlinearity between
-the picture and a reference of mean colour; contributions add up to the difference of the logits. That is so for every
+the image and a reference of mean colour; contributions add up to the difference of the logits. That is so for every
 function of one number (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both, the first of
 those that are equal but for rounding; that of a
 product of two values, such as a gate, is shared as Shapley's values are, as in Deep SHAP (Lundberg & Lee, NeurIPS
@@ -117,7 +117,7 @@ class LRP:
             raise ValueError(f"{numbers}; allowed: 0 or more, 1 or more, 0 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32, signed; the sum over a picture is the logit, less what biases and epsilon keep."""
+        """(N, H, W) float32, signed; the sum over an image is the logit, less what biases and epsilon keep."""
         last = _count(forward.module, forward.images[:1]) - 1 if self.rule == "composite" else None
 
         def make(x: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ r"""Attention rollout (Abnar & Zuidema, Quantifying Attention Flow in Transforme
 $$A_l = \tfrac{1}{2}\,(W_l + I), \qquad R = A_L \cdots A_2 A_1$$
 
 W_l is block l's attention, the mean over its heads; the identity stands for the shortcut around it. The map is the
-class token's row of R at the picture's positions. No gradient, no class.
+class token's row of R at the image's positions. No gradient, no class.
 
 What the paper does not say, and is chosen here:
 

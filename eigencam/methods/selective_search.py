@@ -12,10 +12,10 @@ space, scale of the segments and sum of terms (`colour`: all four; otherwise wit
 version is the default: HSV and Lab, scales 50 and 100, with and without colour; "quality" has five colour spaces and
 four scales.
 
-A region's priority is its place from the top of its hierarchy (1 is the whole picture) times a random number in 0..1,
+A region's priority is its place from the top of its hierarchy (1 is the whole image) times a random number in 0..1,
 smallest first; boxes narrower or lower than 20 pixels and duplicates are left out. No network is asked.
 
-Differences. The random numbers are a function of the picture's position in the dataset. The derivatives behind the
+Differences. The random numbers are a function of the image's position in the dataset. The derivatives behind the
 texture are of an isotropic Gaussian (sigma 1), steered to 8 directions and rectified; the authors' are anisotropic. The
 segments are scikit-image's. "Quality" of the authors has two more sums of terms.
 """
@@ -53,7 +53,7 @@ class SelectiveSearch:
     class_specific: ClassVar[bool] = False
     gives_boxes: ClassVar[bool] = True
     paper: ClassVar[str] = "Uijlings et al., IJCV 2013"
-    needs: ClassVar[str] = "the picture; no network"
+    needs: ClassVar[str] = "the image; no network"
 
     def __post_init__(self) -> None:
         check_segments(self.spaces, self.scales)

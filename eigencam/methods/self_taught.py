@@ -106,7 +106,7 @@ class SelfTaught:
         return found
 
     def _measure(self, forward: Forward, asked: Tensor, of: Labels, boxes: Labels) -> tuple[Floats, Floats]:
-        """(B,) drops and (B, C) features of (B, 4) boxes in the pictures `of` (B,)."""
+        """(B,) drops and (B, C) features of (B, 4) boxes in the images `of` (B,)."""
         there, at = to_device(forward.images.device, torch.from_numpy(of), torch.from_numpy(boxes))
         drops, features = drop(forward, asked, there, at), []
         for start in range(0, len(boxes), forward.chunk):
@@ -187,7 +187,7 @@ def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats
 
     Args:
         trees: the hierarchies.
-        measure: (B,) pictures and (B, 4) boxes -> (B,) drops and (B, C) features.
+        measure: (B,) images and (B, 4) boxes -> (B,) drops and (B, C) features.
     """
     firsts = dict.fromkeys(range(len(trees)), 0)
     while firsts:
@@ -207,7 +207,7 @@ def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
     Args:
         forward: the pass.
         asked: (N, k) classes.
-        of: (B,) picture of each box.
+        of: (B,) image of each box.
         boxes: (B, 4) int64 inclusive.
     """
     rows, columns = (torch.arange(side, device=boxes.device) for side in forward.images.shape[2:])
@@ -223,7 +223,7 @@ def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
 
 
 def crops(images: Tensor, of: Tensor | Labels, boxes: Tensor | Labels) -> Tensor:
-    """(B, 3, H, W): the boxes (B, 4) cut out of their pictures `of` (B,) and enlarged, bilinear.
+    """(B, 3, H, W): the boxes (B, 4) cut out of their images `of` (B,) and enlarged, bilinear.
 
     As `torch.nn.functional.interpolate` does it with each alone, for all at once.
     """
@@ -253,7 +253,7 @@ def _between(first: Tensor, last: Tensor, count: int) -> tuple[Tensor, Tensor, T
 
 
 def to_original(boxes: Floats, forward: Forward, n: int) -> Floats:
-    """(K, 4) inclusive boxes in picture n of the network's input as inclusive boxes in the original picture."""
+    """(K, 4) inclusive boxes in image n of the network's input as inclusive boxes in the original image."""
     height, width = forward.images.shape[2:]
     x0, y0, x1, y1 = forward.regions[n] if forward.regions else (0.0, 0.0, float(width), float(height))
     scale = np.array([(x1 - x0) / width, (y1 - y0) / height] * 2)

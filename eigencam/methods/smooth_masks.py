@@ -36,7 +36,7 @@ def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: float, edge: Edge) -> Tensor:
-    """(..., H, W) smoothed. As products with two matrices: the kernels here are about as long as the picture."""
+    """(..., H, W) smoothed. As products with two matrices: the kernels here are about as long as the image."""
     down, right = (made(gaussian, (side, sigma, edge), x.device, x.dtype) for side in x.shape[-2:])
     return down @ x @ right.mT
 
@@ -73,8 +73,8 @@ def _box(side: int, radius: float) -> Tensor:
 class SmoothMax:
     """Smooth maximum of parameters around a pixel, weighted by distance: (N, h, w) in 0..1 to (N, H', W').
 
-    The parameters lie `cell` pixels apart. The masks surround the picture (H, W) by a margin of about `sigma`, where
-    its border's parameters work as well; the picture starts at pixel `margin` along each side.
+    The parameters lie `cell` pixels apart. The masks surround the image (H, W) by a margin of about `sigma`, where
+    its border's parameters work as well; the image starts at pixel `margin` along each side.
 
     The weights depend on the pixel's place within a cell alone: all cells are pooled alike, and `pixel_shuffle` lays
     the places side by side.

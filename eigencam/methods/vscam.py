@@ -10,7 +10,7 @@ $$B = \sum_k \alpha_k^c F_k, \qquad R = \prod_{l=L}^{1} \tfrac{1}{2} (A_l + I), 
 
 * Base map B: the class's evidence in the vertices F of the target layer. The weights are Grad-CAM's, so that any head
   will do; for average pooling and one linear layer B is CAM divided by the number of vertices.
-* Probe map R_v of each vertex v: what it gathers from the picture's vertices through the graphs of all layers. A_l
+* Probe map R_v of each vertex v: what it gathers from the image's vertices through the graphs of all layers. A_l
   gives each of a vertex's neighbours the same weight (rows sum to 1); I stands for the vertex itself, which a graph
   convolution keeps beside its neighbours. The class plays no part in it.
 * Detection s_v: the base map's positive evidence under a probe.
@@ -91,7 +91,7 @@ def propagate(forward: Forward, matrices: Mapping[nn.Module, Matrix], none: str)
     """(N, T, T) product of the modules' (M + I) / 2, rows of sum 1, in the order in which the network calls them.
 
     Args:
-        forward: the batch, which goes through the network once more, `forward.chunk` pictures at a time.
+        forward: the batch, which goes through the network once more, `forward.chunk` images at a time.
         matrices: by module, M of one of its calls.
         none: what to say where no module gives one.
 

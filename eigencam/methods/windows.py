@@ -1,13 +1,13 @@
-"""Windows that have not seen the picture: the baselines of object proposals.
+"""Windows that have not seen the image: the baselines of object proposals.
 
 * `sliding_windows`: all positions, sizes and shapes of a sliding window whose neighbours overlap by `alpha`; large ones
-  first, of equal size the nearest to the centre of the picture.
+  first, of equal size the nearest to the centre of the image.
 * `random_windows`: Hosang et al.'s `Uniform`: centre, square root of the relative area and logarithm of the aspect
   ratio are uniform between the extremes of VOC 2007's training set.
-* `center_windows`: windows of the picture's shape about its centre, the whole picture first, each next one smaller by a
+* `center_windows`: windows of the image's shape about its centre, the whole image first, each next one smaller by a
   factor of `shrink` in each side.
 
-Boxes are inclusive pixels of the original picture; the score falls with the rank. The steps of a sliding window follow
+Boxes are inclusive pixels of the original image; the score falls with the rank. The steps of a sliding window follow
 from the overlap alpha of neighbours, as in C. Zitnick, P. Dollar, "Edge boxes: locating object proposals from edges",
 ECCV 2014: sizes by sqrt(1/alpha), shapes by (1 + alpha) / (2 alpha), positions by (1 - alpha) / (1 + alpha) of a side.
 
@@ -62,7 +62,7 @@ class SlidingWindows:
 
 @dataclass(frozen=True, slots=True)
 class RandomWindows:
-    """`count` windows a picture, a function of (seed, position of the picture in the dataset)."""
+    """`count` windows an image, a function of (seed, position of the image in the dataset)."""
 
     count: int = 1000
     seed: int = 0
@@ -124,14 +124,14 @@ class CenterWindows:
 
 
 def sizes(forward: Forward) -> list[tuple[int, int]]:
-    """(height, width) of each original picture."""
+    """(height, width) of each original image."""
     return [(image.shape[0], image.shape[1]) for image in originals(forward)]
 
 
 def originals(forward: Forward) -> list[NDArray[np.uint8]]:
-    """The pictures as they are in the dataset, (H, W, 3) uint8. ValueError where the pass is of no dataset."""
+    """The images as they are in the dataset, (H, W, 3) uint8. ValueError where the pass is of no dataset."""
     if forward.original is None:
-        raise ValueError("boxes were asked for pictures of no dataset; compute_maps(original=...) gives them")
+        raise ValueError("boxes were asked for images of no dataset; compute_maps(original=...) gives them")
     return [forward.original(n) for n in range(len(forward))]
 
 
@@ -150,9 +150,9 @@ def check_windows(alpha: float, min_area: float, max_aspect: float, limit: int) 
 
 
 def sliding(size: tuple[int, int], alpha: float, min_area: float, max_aspect: float) -> Floats:
-    """(K, 4) inclusive windows inside a picture of (height, width); the last of a row or column is moved inwards.
+    """(K, 4) inclusive windows inside an image of (height, width); the last of a row or column is moved inwards.
 
-    A picture that is smaller than every window is one window.
+    An image that is smaller than every window is one window.
     """
     height, width = size
     smallest, scale, shape = min_area**0.5, alpha**-0.5, (1 + alpha) / (2 * alpha)

@@ -13,7 +13,7 @@ negative, which a probability below 0.5 needs: that ReLU becomes an identity whe
     class_space  what the outputs mean, e.g. `voc`
     classes      their names
     whole        whether the file holds all weights, not the last layer's alone
-    fitted_on    ids of the pictures it was fitted on
+    fitted_on    ids of the images it was fitted on
     held_out     ids of those its average precision was measured on
     label        of a network trained as a whole (`fit=cam_loss`, `wsol`, `flim`): how, in a word or two, for tables
 """
@@ -196,7 +196,7 @@ class Head:
         return self.fitted.sha256
 
     def seen(self, dataset: Dataset) -> frozenset[str]:
-        """Those of the dataset's pictures that it was fitted on."""
+        """Those of the dataset's images that it was fitted on."""
         same = self.fitted.about["dataset"]["name"] == dataset.name
         return frozenset(self._about["fitted_on"]) & frozenset(dataset.ids) if same else frozenset()
 

@@ -5,7 +5,7 @@ The metadata has one key, `about`, a JSON text:
     kind      lcam_fm, lcam_img, broadcam or classifier
     network   the network's identity, with the checksum of its weights
     layers    the layers whose activations the weights are for
-    dataset   the identity of the pictures it was fitted on
+    dataset   the identity of the images it was fitted on
     fit       the options of `eigencam fit`
     log       what was measured on the way, one entry an epoch
     head      of a classifier; see `eigencam.networks.classifier`

@@ -54,7 +54,7 @@ class Network:
         layer: target layer, a `named_modules()` path.
         classes: class space of the outputs; None without a classifier.
         sha256: of the weight file, or of the parameters where the constructor gave them.
-        preprocess: from picture to input.
+        preprocess: from image to input.
         reshape: what the target layer's output must be read as; None: found out.
         prefix_tokens: number of tokens before the image's; None: found out.
         identity: what of the description changes a number, with the checksum.

@@ -5,7 +5,7 @@ kinds of network that class-activation methods treat differently. Both have a la
 see 82 and 65 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights; `results/scenes_networks.csv`
 is its log.
 
-Input: the whole picture squashed to 112 x 112 pixels (bilinear, antialiased), as `PREPROCESS` says.
+Input: the whole image squashed to 112 x 112 pixels (bilinear, antialiased), as `PREPROCESS` says.
 Output: (N, 12) float32 logits, in the order of `eigencam.datasets.scenes_objects.CLASSES`.
 """
 
@@ -54,7 +54,7 @@ class ScenesVGG(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 112, 112) normalised pictures to (N, 12) logits."""
+        """(N, 3, 112, 112) normalised images to (N, 12) logits."""
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
@@ -95,7 +95,7 @@ class ScenesResNet(nn.Module):
         self.fc = nn.Linear(128, NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 112, 112) normalised pictures to (N, 12) logits."""
+        """(N, 3, 112, 112) normalised images to (N, 12) logits."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(self.avgpool(x), 1))

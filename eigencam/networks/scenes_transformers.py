@@ -119,6 +119,6 @@ class ScenesViG(nn.Module):
         self.fc = nn.Linear(width, NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, 112, 112) normalised pictures to (N, 12) logits."""
+        """(N, 3, 112, 112) normalised images to (N, 12) logits."""
         x = self.blocks(self.stem(x) + self.position)
         return self.fc(torch.flatten(self.avgpool(x), 1))

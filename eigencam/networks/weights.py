@@ -40,7 +40,7 @@ def load_weights(module: nn.Module, path: Path, drop: Sequence[str] = ()) -> str
 def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.Module, str]:
     """A torchvision network with torchvision's own weights, downloaded into torch's cache when not there yet.
 
-    torchvision sets what its weights need (`transform_input`, the size of a ViT's pictures). `aux_logits` is left to
+    torchvision sets what its weights need (`transform_input`, the size of a ViT's images). `aux_logits` is left to
     it: it loads the heads for training and drops them, and takes no other value.
     """
     from torchvision.models import get_model_weights

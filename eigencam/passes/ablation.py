@@ -33,7 +33,7 @@ class Parts:
 
 
 def logits_without(forward: Forward, layer: str) -> Tensor:
-    """(N, C, K) float32 logits of each picture with each channel of the layer's output set to zero.
+    """(N, C, K) float32 logits of each image with each channel of the layer's output set to zero.
 
     Raises:
         ValueError: the network cannot be cut at the layer.
@@ -67,7 +67,7 @@ def _by_columns(forward: Forward, activations: Tensor, found: Parts) -> Tensor:
     vectors = found.before(activations.to(forward.images.dtype))
     z = found.linear(vectors)
     blocks, columns = vectors.unflatten(1, (c, -1)), found.linear.weight.unflatten(1, (c, -1))
-    # as many vectors at once as take the memory of a chunk of pictures
+    # as many vectors at once as take the memory of a chunk of images
     step = max(1, forward.chunk * forward.images[0].numel() // (n * z.shape[1]))
     logits = []
     for x, w in zip(blocks.split(step, 1), columns.split(step, 1), strict=True):

@@ -71,14 +71,14 @@ def gradients(
     by: Callable[[], Tensor] | None = None,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The (modified) gradient of each picture's class logit by the picture, or by a layer's output.
+    """The (modified) gradient of each image's class logit by the image, or by a layer's output.
 
     Args:
         module: the network; its state is as before when this returns.
         images: (N, 3, H, W), normalised.
         targets: (N,) int64 classes.
         rules: in place of operations' own gradients.
-        layer: by whose output; None: by the picture.
+        layer: by whose output; None: by the image.
         by: tells, after the forward pass, another tensor to differentiate by.
         normalize: of the logarithm of the logit's absolute value, so that relevance sums up to 1.
 
@@ -113,7 +113,7 @@ def gradients(
 def chunked(
     make: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, chunk: int, tell: Callable[[int], None]
 ) -> Tensor:
-    """`make(images, targets)` of at most `chunk` pictures at a time, joined."""
+    """`make(images, targets)` of at most `chunk` images at a time, joined."""
     parts = []
     for x, y in zip(images.split(chunk), targets.split(chunk), strict=True):
         parts.append(make(x, y))
@@ -127,9 +127,9 @@ class _Entered(Exception):  # noqa: N818 - no error, it ends a pass
 
 
 def entering(module: nn.Module, images: Tensor) -> Tensor:
-    """(N, C, H', W') what a network's first convolution sees of (N, 3, H, W) pictures, with its graph.
+    """(N, C, H', W') what a network's first convolution sees of (N, 3, H, W) images, with its graph.
 
-    Most see the picture itself; some pad it first, or normalise it in another way (GoogLeNet's `transform_input`).
+    Most see the image itself; some pad it first, or normalise it in another way (GoogLeNet's `transform_input`).
 
     Raises:
         ValueError: the network has no convolution.
@@ -201,7 +201,7 @@ class LinearRules:
     Args:
         rule_of: (kind, is_first) -> what makes the output: `(op, x, weight, bias) -> Tensor`, where `op(x, weight,
             bias)` applies the layer, `kind` is `conv2d`, `linear` or `batch_norm` (one without a convolution before
-            it) and `is_first` tells whether the layer sees the picture, or is the first convolution behind it.
+            it) and `is_first` tells whether the layer sees the image, or is the first convolution behind it.
     """
 
     def __init__(self, rule_of: Callable[[str, bool], Callable[..., Tensor]]) -> None:

@@ -39,16 +39,16 @@ class Forward:
     Attributes:
         module: the network, in eval mode, without hooks; for methods that need passes of their own.
         images: (N, 3, H, W), normalised, the network's dtype.
-        index: (N,) int64 on the host, the pictures' positions in the dataset: the seed of whatever is random.
+        index: (N,) int64 on the host, the images' positions in the dataset: the seed of whatever is random.
         seeds: the same on the device of the images.
         logits: (N, K) float32, K = 0 for a network without a classifier.
         layer: path of the network's target layer.
         chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
         progress: is told the number of inputs after each of these passes.
         readings: how tapped layers become maps, of those that are not (N, C, h, w).
-        ids: the pictures' names in the dataset; empty where they have none.
-        original: decodes picture n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
-        regions: x0 y0 x1 y1 of each, half-open: the part of the original picture that the network sees.
+        ids: the images' names in the dataset; empty where they have none.
+        original: decodes image n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
+        regions: x0 y0 x1 y1 of each, half-open: the part of the original image that the network sees.
         preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None where it is not known.
         black, white: (3, 1, 1), what a black and a white pixel are after normalisation.
         partner: the pass of the images that these are compared with; None where they are not.
@@ -196,9 +196,9 @@ class Forward:
         return self._backward(targets)[layer or self.layer] is not None
 
     def pick(self, rows: Tensor, picked: "Picked | None" = None) -> "Forward":
-        """This pass with some pictures left out or repeated, for maps of several classes of a picture.
+        """This pass with some images left out or repeated, for maps of several classes of an image.
 
-        It has the activations of this one, no pass of its own; a picture that occurs k times costs k backward passes.
+        It has the activations of this one, no pass of its own; an image that occurs k times costs k backward passes.
 
         Args:
             rows: (M,) int64 positions in this pass, on the host.
@@ -231,7 +231,7 @@ class Forward:
         return made
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, computed once in this pass: what several methods or evaluators need of its pictures.
+        """`make()`, computed once in this pass: what several methods or evaluators need of its images.
 
         >>> forward = forward_pass(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), torch.zeros(1, 3, 1, 1), "0")
         >>> forward.shared("size", lambda: 1), forward.shared("size", lambda: 2)

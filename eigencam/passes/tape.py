@@ -65,7 +65,7 @@ class Step:
 
 
 class Tape(Watch):
-    """The steps of a pass, made by `record`; step 0 is the picture.
+    """The steps of a pass, made by `record`; step 0 is the image.
 
     Attributes:
         steps: in the order in which they ran.
@@ -80,7 +80,7 @@ class Tape(Watch):
     def number_of(self, out: Tensor) -> int:
         """The step that made a tensor. ValueError where none did."""
         if out not in self.number:
-            raise ValueError("the network's output does not come from the picture by functions of torch")
+            raise ValueError("the network's output does not come from the image by functions of torch")
         return self.number[out]
 
     def ancestors(self) -> list[int]:
@@ -99,7 +99,7 @@ class Tape(Watch):
         return f"it has no rule for {', '.join(sorted(names))}" if names else ""
 
     def note(self, call: Call, out: Tensor) -> int:
-        """A new step, but for what makes of the picture one in other colours."""
+        """A new step, but for what makes of the image one in other colours."""
         sources = tuple(self.number[t] for t in call.moving)
         has_rule = call.name in NAMES.get(call.kind, (call.name,))
         operation = OPERATIONS.get(call.kind, UNKNOWN) if has_rule else UNKNOWN

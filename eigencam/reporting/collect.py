@@ -44,7 +44,7 @@ def collect(
 
     Returns:
         Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, what
-        else a metric says of itself (`eigencam.evaluation.base.SAID`), target, pictures, left_out, bad_truths,
+        else a metric says of itself (`eigencam.evaluation.base.SAID`), target, images, left_out, bad_truths,
         fitted_on, unsupported, baseline, caveat, headline, cost (of the method, in bare forward passes), commits,
         packages, outdated (what is of another version than this program's), group (the dataset's identity) and folder.
 

@@ -95,7 +95,7 @@ def compare(
                 continue
             (first, second), one = found.common([a, b])
             if one.empty:
-                notes[f"{place.evaluator}: {a} and {b} have no picture in common"] = None
+                notes[f"{place.evaluator}: {a} and {b} have no image in common"] = None
             for metric in chosen:
                 if why := _reason(metric, {a: first.get(metric), b: second.get(metric)}):
                     notes[f"{place.evaluator}: {why}"] = None

@@ -1,4 +1,4 @@
-"""Numbers that finished results give without a network: split by prediction, and the share of pictures a method wins.
+"""Numbers that finished results give without a network: split by prediction, and the share of images a method wins.
 
 Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and give back a long frame.
 """
@@ -23,7 +23,7 @@ _METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better",
 
 
 def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd.DataFrame:
-    """Every metric twice: over the pictures whose first class is their label (`NAME_right`), and the others.
+    """Every metric twice: over the images whose first class is their label (`NAME_right`), and the others.
 
     The evaluator sums up the rows of either part as it does all of them, so any evaluator's metrics can be split. With
     `target=each`, a row is right where the network's first class is the class of the row.
@@ -63,7 +63,7 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
     if not any(line["metric"] for line in lines):
         raise ValueError(
             f"{root}: no rows say whether the prediction is right; the network's classes must be the dataset's, and "
-            "the pictures labelled"
+            "the images labelled"
         )
     return pd.DataFrame(lines, columns=list(long.columns))
 
@@ -71,7 +71,7 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
 def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> pd.DataFrame:
     """`long`, and for each metric that names a `win`, as each average drop, the share of images with the smallest drop.
 
-    Compared are the methods of one network on one dataset that `long` has, over the pictures that all have rows of:
+    Compared are the methods of one network on one dataset that `long` has, over the images that all have rows of:
     choose two of them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each
     of the tied, as the shares there add up to more than 100 %. A drop that is not defined, for want of a map or of the
     network's answer, wins nothing; see `evaluation/faithfulness.py`.
@@ -154,7 +154,7 @@ def _right(rows: pd.DataFrame) -> NDArray[np.bool_] | None:
 
 
 def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
-    """Each row's drop, by picture and class asked for; NaN where it is not defined."""
+    """Each row's drop, by image and class asked for; NaN where it is not defined."""
     before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
     undefined = states.no_answer(rows) | states.no_map(rows, meant=False) | ~(before > 0)
     drop = np.where(undefined, np.nan, np.maximum(before - after, 0))
@@ -162,9 +162,9 @@ def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
 
 
 def _none(of: pd.DataFrame) -> list[Metric]:
-    """The metrics of a part without a picture."""
+    """The metrics of a part without an image."""
     return [
-        statistics.undefined(line["metric"], 0, "not defined: no such picture", better=line["better"])
+        statistics.undefined(line["metric"], 0, "not defined: no such image", better=line["better"])
         for _, line in of.iterrows()
     ]
 

@@ -84,7 +84,7 @@ def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) ->
 
 
 def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:
-    """The picture with (B, 4) inclusive boxes drawn in; NaN boxes are none."""
+    """The image with (B, 4) inclusive boxes drawn in; NaN boxes are none."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     width = max(1, round(max(image.shape) / 90))
@@ -95,7 +95,7 @@ def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, in
 
 
 def with_truth(image: Picture, truth: Truth) -> Picture:
-    """The picture with the sought objects' mask left bright, everything else dimmed, and their boxes drawn."""
+    """The image with the sought objects' mask left bright, everything else dimmed, and their boxes drawn."""
     if truth.mask is not None:
         bright = Image.fromarray(truth.sought_pixels()).resize(image.shape[1::-1], Image.Resampling.NEAREST)
         image = np.where(np.asarray(bright)[..., None], image, (image * 0.35).astype(np.uint8))
@@ -112,7 +112,7 @@ def with_all_truth(image: Picture, truth: Truth) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a grid: a picture, what is known of it (or None), a map for each method, words beside it."""
+    """One line of a grid: an image, what is known of it (or None), a map for each method, words beside it."""
 
     image: Picture
     truth: Truth | None
@@ -121,12 +121,12 @@ class Line:
 
 
 def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Image:
-    """Picture, truth, then a column for each method: map, its box (15 % of the maximum) in blue, the truth's in green.
+    """Image, truth, then a column for each method: map, its box (15 % of the maximum) in blue, the truth's in green.
 
     Args:
         lines: of the same methods.
-        height: of each picture in the grid, pixels.
-        gap: between pictures, pixels.
+        height: of each image in the grid, pixels.
+        gap: between images, pixels.
     """
     methods = list(lines[0].maps)
     columns = ["picture", *(["truth"] if any(line.truth for line in lines) else []), *methods]

@@ -1,6 +1,6 @@
-"""Pictures for a report: which, and every method's map of them, computed again from the results' own configs.
+"""Images for a report: which, and every method's map of them, computed again from the results' own configs.
 
-Of thousands of pictures a few dozen are shown: for each method those that it wins and loses most, hits and misses
+Of thousands of images a few dozen are shown: for each method those that it wins and loses most, hits and misses
 evenly spread, and those that the network got wrong. Their maps are computed again, from the `config.yaml` beside each
 result, and only if network, dataset and method still are what the result says. A map travels as it comes out of the
 network, a few hundred bytes, and the page enlarges and colours it.
@@ -36,12 +36,12 @@ Item = tuple[str, int]
 """(image id, class that the row is for)."""
 
 SIDE, CELLS, BOXES = 256, 32, 5
-"""Longest side of a picture and of a map in the report, pixels; boxes shown of a method that gives boxes."""
+"""Longest side of an image and of a map in the report, pixels; boxes shown of a method that gives boxes."""
 
 
 @dataclass(slots=True)
 class Scores:
-    """What the rows of the results of one dataset say of each picture.
+    """What the rows of the results of one dataset say of each image.
 
     Attributes:
         graded: by (network, method), then by `evaluator metric`: a value of each item, percent where it is one.
@@ -90,12 +90,12 @@ class Scores:
 
     @property
     def hit(self) -> str:
-        """The metric that says of each picture hit or miss; "" if there is none."""
+        """The metric that says of each image hit or miss; "" if there is none."""
         return min(self.hits, key=lambda name: (self.hits[name] != "method", name), default="")
 
     @property
     def main(self) -> str:
-        """The metric by which pictures are chosen: a graded one if there is one."""
+        """The metric by which images are chosen: a graded one if there is one."""
         return next((name for name in sorted(self.better) if name not in self.hits), "") or self.hit
 
     def frame(self, metric: str) -> pd.DataFrame:
@@ -157,13 +157,13 @@ def pictures(
     trust: Trust,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The chosen pictures with every network's and method's map: what the page's gallery is made of, JSON-ready.
+    """The chosen images with every network's and method's map: what the page's gallery is made of, JSON-ready.
 
     Args:
         root: folder of the results.
         scores: of one dataset.
         items: the most telling first, which is the order they are given back in.
-        settings: `key=value` that take the place of what the configs say, e.g. where the pictures are now.
+        settings: `key=value` that take the place of what the configs say, e.g. where the images are now.
         trust: what the results' configs may have built.
         say: gets what could not be shown, and why.
     """
@@ -174,7 +174,7 @@ def pictures(
         try:
             job, names = _job(root, folders, settings, trust, say)
         except Exception as error:  # whatever a config from elsewhere leads to
-            say(f"no pictures of {network}: {first_line(error)}")
+            say(f"no images of {network}: {first_line(error)}")
             continue
         place = {image: i for i, image in enumerate(job.dataset.ids)}
         index = pd.MultiIndex.from_tuples(items, names=["image", "label"])
@@ -208,7 +208,7 @@ def pictures(
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One picture through one network."""
+    """One image through one network."""
 
     image: NDArray[np.uint8]
     truth: Truth
@@ -290,7 +290,7 @@ def _job(
         now = job.results[key, "localization"].identity["method"]
         same = canonical(now) == canonical(found[method].identity["method"])
         if key in job.unsupported or not same:
-            say(f"no pictures of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
+            say(f"no images of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
             del names[key], job.methods[key]
     return job, names
 
@@ -304,7 +304,7 @@ def _method_node(config: Mapping[str, Any], stored: Stored) -> Any:
 
 
 def _seen(job: Any, i: int, label: int) -> _Seen:
-    """Picture `i` through the network, every method's map of it for the class of its row."""
+    """Image `i` through the network, every method's map of it for the class of its row."""
     from dataclasses import replace
 
     import torch
@@ -335,7 +335,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
 
 
 def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
-    """Drop the least telling pictures until all are below a number of bytes of JSON; how many were dropped."""
+    """Drop the least telling images until all are below a number of bytes of JSON; how many were dropped."""
     sizes = [[len(json.dumps(picture)) for picture in gallery["pictures"]] for gallery in galleries]
     dropped, total = 0, sum(map(sum, sizes))
     while total > limit and any(sizes):

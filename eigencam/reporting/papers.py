@@ -13,7 +13,7 @@ its cell stays empty and the table says so.
         experiment:  what runs ours: eigencam run experiment=...
         settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
         ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
-        pictures:    the paper's number of pictures, or of pairs of picture and class; null where it is not known
+        pictures:    the paper's number of images, or of pairs of image and class; null where it is not known
         metrics:     column: {published: name, evaluator: name, metric: name, among: [methods of ours]}; `among` only
                      where a metric compares methods
         models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
@@ -255,7 +255,7 @@ Key = tuple[str, str, str, str]
 def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
     """The lines of `long` that the table shows, with the layout's `column`.
 
-    Of several numbers that of an evaluator as the experiment has it, then that of most pictures. `parameters` of
+    Of several numbers that of an evaluator as the experiment has it, then that of most images. `parameters` of
     `long`, where it is there, says in what an evaluator is another.
     """
     if long.empty:
@@ -299,7 +299,7 @@ def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: M
         texts.append(f"network: {about['differs']}")
     if found:
         if layout.pictures is None:
-            texts.append("n: the paper's number of pictures is not known")
+            texts.append("n: the paper's number of images is not known")
         elif not all(layout.pictures in (line["n"], line["pictures"]) for line in found.values()):
             texts.append(f"n: the paper has {layout.pictures:,}")
         texts += dict.fromkeys(f"evaluator: {p}" for line in found.values() if (p := line.get("parameters")))

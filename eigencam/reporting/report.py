@@ -104,7 +104,7 @@ def render(
     sets: Mapping[str, Any],
     said: Sequence[str],
 ) -> str:
-    """The page; of pictures as many as fit."""
+    """The page; of images as many as fit."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -139,10 +139,10 @@ def render(
     if (over := len(page.encode()) - limit) > 0 and sets:
         size = sum(len(json.dumps(picture)) for of in sets.values() for picture in of["pictures"])
         dropped = gallery.fitting(list(sets.values()), max(size - over, 0))
-        print(f"{dropped} of {dropped + sum(len(of['pictures']) for of in sets.values())} pictures left out: --max-mb")
+        print(f"{dropped} of {dropped + sum(len(of['pictures']) for of in sets.values())} images left out: --max-mb")
         page = filled(dropped)
     if len(page.encode()) > limit:
-        raise ValueError(f"--max-mb {args.max_mb}: the page without pictures has {len(page.encode()) / 1e6:.2f} MB")
+        raise ValueError(f"--max-mb {args.max_mb}: the page without images has {len(page.encode()) / 1e6:.2f} MB")
     return page
 
 

@@ -1,4 +1,4 @@
-"""Decoded pictures, batch by batch, by loader processes where there are several pictures to decode."""
+"""Decoded images, batch by batch, by loader processes where there are several images to decode."""
 
 import ctypes
 import signal
@@ -23,14 +23,14 @@ from eigencam.store.environment import cores
 
 @dataclass(slots=True)
 class Batch:
-    """Decoded pictures of one batch.
+    """Decoded images of one batch.
 
     Attributes:
-        index: positions in the dataset of the pictures that could be decoded.
+        index: positions in the dataset of the images that could be decoded.
         pictures: (N, 3, H, W) uint8.
-        regions: the part of each original picture that the network sees.
+        regions: the part of each original image that the network sees.
         truths: what is known of each.
-        bad: by position, why a picture could not be decoded.
+        bad: by position, why an image could not be decoded.
         digests: what each image is; see `eigencam.datasets.digest`.
     """
 
@@ -42,7 +42,7 @@ class Batch:
     digests: list[str] = field(default_factory=list)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Some of the pictures."""
+        """Some of the images."""
         these = slice(start, stop)
         return Batch(
             self.index[these], self.pictures[these], self.regions[these], self.truths[these], {}, self.digests[these]
@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pictures(torch.utils.data.Dataset[Any]):
-    """The dataset as the loader sees it: picture `i` decoded and resized, or why not."""
+    """The dataset as the loader sees it: image `i` decoded and resized, or why not."""
 
     dataset: Dataset
     preprocess: Preprocess
@@ -78,7 +78,7 @@ class Pictures(torch.utils.data.Dataset[Any]):
             raise BadTruthError(str(error)) from error
         if shape != truth.size:
             shown, said = (f"{w} x {h}" for h, w in (shape, truth.size))
-            raise truth.fault(f"the picture is {shown} pixels, its boxes and masks are for {said}")
+            raise truth.fault(f"the image is {shown} pixels, its boxes and masks are for {said}")
         return truth
 
 
@@ -87,7 +87,7 @@ def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -
 
     Args:
         pictures: the dataset.
-        batches: positions of each batch's pictures.
+        batches: positions of each batch's images.
         workers: number of loader processes, or `auto`, one for each core where there are several batches.
     """
     if workers == "auto":

@@ -70,7 +70,7 @@ class Maps:
 
     @property
     def top5(self) -> list[list[int]]:
-        """(M,) the network's first five classes; none for a picture that it has no answer for, or no classifier."""
+        """(M,) the network's first five classes; none for an image that it has no answer for, or no classifier."""
         return self.arrived().top5
 
     @property
@@ -102,14 +102,14 @@ def compute_maps(
         network: the network.
         methods: by name.
         pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
-        labels: N classes the maps are for; the predicted classes when None (0 without a classifier). A picture that the
+        labels: N classes the maps are for; the predicted classes when None (0 without a classifier). An image that the
             network has no answer for has no predicted class: maps that depend on one are NaN, and boxes none.
-        rows: M positions in the batch, for maps of several classes of a picture: `labels` are then M. All come from one
-            forward pass; a method's map that is of no class is computed once a picture.
+        rows: M positions in the batch, for maps of several classes of an image: `labels` are then M. All come from one
+            forward pass; a method's map that is of no class is computed once an image.
         index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
         ids: N names in the dataset, for methods that look a map up.
-        original: decodes the n-th picture as it is in the dataset, for methods that begin with files.
-        regions: N parts of the original pictures that the network sees.
+        original: decodes the n-th image as it is in the dataset, for methods that begin with files.
+        regions: N parts of the original images that the network sees.
         population: the dataset's size and images as the network sees them, for methods that draw references from it.
         chunk: inputs that go through the network at once in methods that need passes of their own.
         progress: is told the method and the number of inputs after each such pass.
@@ -118,7 +118,7 @@ def compute_maps(
 
     Raises:
         SharedChangedError: a method changed in place what all methods share.
-        ValueError: a class that the network has not, or a method that returns something else than a map a picture, or
+        ValueError: a class that the network has not, or a method that returns something else than a map an image, or
             boxes of each where it says that it gives boxes.
     """
     start = _now(network) if clock else 0.0
@@ -164,13 +164,13 @@ def _results(
     failed: Callable[[str, Exception], None] | None,
     seconds: dict[str, float] | None,
 ) -> dict[str, Tensor | list[NDArray[np.float64]]]:
-    """What each method returns: of the pass of every row, or of no class of that of every picture.
+    """What each method returns: of the pass of every row, or of no class of that of every image.
 
     Args:
         network: the network.
         methods: by name.
         forward: of M rows.
-        whole: of N pictures.
+        whole: of N images.
         targets: (M,).
         progress: see `compute_maps`, as of `failed`.
         failed: is told of what raises.
@@ -209,7 +209,7 @@ def _sent(
         targets: (M,).
         top5: (M, 5).
         logits: (M, K).
-        rows: M positions in the batch of the methods in `repeated`, whose results are one a picture.
+        rows: M positions in the batch of the methods in `repeated`, whose results are one an image.
         repeated: see `rows`.
         losing: methods without a map where the network has no answer.
     """
@@ -276,11 +276,11 @@ def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Te
     if gives_boxes(method):
         found = [np.asarray(boxes, np.float64) for boxes in result]
         if shapes := [boxes.shape for boxes in found if boxes.ndim != 2 or boxes.shape[1] != 5]:
-            raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each picture")
+            raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each image")
         return found
     if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != len(forward):
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map a picture")
+        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map an image")
     return result
 
 

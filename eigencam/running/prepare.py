@@ -1,4 +1,4 @@
-"""From a composed config to a job: everything is checked, and all faults are told at once, before a picture is read."""
+"""From a composed config to a job: everything is checked, and all faults are told at once, before an image is read."""
 
 import hashlib
 import re
@@ -392,7 +392,7 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probe_faults(job: Job) -> Iterator[str]:
-    """What a forward pass of a black picture shows: layers that make no map, outputs that are not the classes."""
+    """What a forward pass of a black image shows: layers that make no map, outputs that are not the classes."""
     layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
     picture = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
     try:

@@ -63,7 +63,7 @@ class BatchProbe:
         return self.forward.shared(key, make)
 
     def explain(self, images: Tensor) -> Tensor:
-        """(N, h, w) maps of other pictures."""
+        """(N, h, w) maps of other images."""
         again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
         return maps_of(self.method, again, self.targets)
 
@@ -73,7 +73,7 @@ class BatchProbe:
             return network_logits(self.forward.module, images.to(self.images.dtype)).float()
 
     def again(self, key: Hashable, images: Tensor) -> Again:
-        """Maps of changed pictures from a pass that all methods share."""
+        """Maps of changed images from a pass that all methods share."""
         other = self._other(key, images=images)
         if not self.follows:
             return Again(self._maps(other, self.targets), other.logits)

@@ -41,10 +41,10 @@ class Scored:
     """What the rows of one batch are made of; all but `batch` of length M, the number of rows.
 
     Attributes:
-        batch: its pictures are not needed any more.
+        batch: its images are not needed any more.
         picture: positions in the batch.
         truths: with the class that a row is for as `label`.
-        regions: the part of each original picture that its map covers.
+        regions: the part of each original image that its map covers.
         maps: (M, h, w) by method.
         boxes: M times (K, 5) by method.
         targets: classes that class-specific maps are for.
@@ -74,7 +74,7 @@ def score(
     progress: Callable[[str, int], None],
     failed: Callable[[Key, Exception], None],
 ) -> Scored:
-    """Maps with the pictures that they belong to, after all that needs the network has been asked.
+    """Maps with the images that they belong to, after all that needs the network has been asked.
 
     `failed` is told the results whose evaluator raised.
     """
@@ -126,7 +126,7 @@ def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, 
 
 
 def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_maps: Sequence[ScoreMap]) -> list[Row]:
-    """The rows of one evaluator about one picture; `own`: their positions."""
+    """The rows of one evaluator about one image; `own`: their positions."""
     name, e = key
     evaluator = job.evaluators[e]
     starts = [_start(job, scored, name, k) for k in own]
@@ -168,7 +168,7 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
 
 
 def _score_maps(scored: Scored, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:
-    """Those of one picture; the same object where the values are the same: it is enlarged once."""
+    """Those of one image; the same object where the values are the same: it is enlarged once."""
     values = scored.maps[method]
     made: list[ScoreMap] = []
     for k in own:

@@ -1,9 +1,9 @@
-"""The run loop: one pass over the pictures serves all methods and all evaluators.
+"""The run loop: one pass over the images serves all methods and all evaluators.
 
     decode ──► network ──► methods ──► evaluators ──► rows ──► parts on disk ──► rows.parquet, metrics.json
 
 Batches are a fixed grid over the dataset's order, so a run that was killed computes the same batches as one that was
-not, and ends in identical rows. A batch is computed when any result lacks one of its pictures, for the methods whose
+not, and ends in identical rows. A batch is computed when any result lacks one of its images, for the methods whose
 results lack it.
 """
 
@@ -82,7 +82,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = job.network.head.seen(job.dataset) if job.network.head else frozenset[str]()
     fitted = f", on {len(seen)} of which the classifier was fitted" if seen else ""
-    title = f"{job.network.label} on {job.dataset.name}, {len(job.dataset.ids)} pictures{fitted}"
+    title = f"{job.network.label} on {job.dataset.name}, {len(job.dataset.ids)} images{fitted}"
     _refuse_gaps(job)
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {
@@ -181,7 +181,7 @@ def _refuse_gaps(job: Job) -> None:
     """ValueError when results that are there were made without images that this run does not leave out."""
     summaries = [result.summary for result in job.results.values() if result.complete]
     policies = (
-        ("on_bad_image", "bad_images", "pictures that could not be decoded"),
+        ("on_bad_image", "bad_images", "images that could not be decoded"),
         ("on_bad_truth", "bad_truths", "images whose truth cannot be right"),
     )
     for policy, kind, what in policies:
@@ -284,7 +284,7 @@ def _scored(
     progress: Callable[[str, int], None],
     say: Callable[[str], None],
 ) -> Iterator[Callable[[], Scored]]:
-    """What gives the maps of one batch. Where memory runs out, half as many pictures at a time, from then on."""
+    """What gives the maps of one batch. Where memory runs out, half as many images at a time, from then on."""
     done, fits = 0, True
     while done < len(batch.index):
         part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)
@@ -364,7 +364,7 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
 
 
 def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
-    """Sum a result up once all pictures are done, by this process or another; whether they are."""
+    """Sum a result up once all images are done, by this process or another; whether they are."""
     if key in work.failed:
         return False
     job, costs = work.job, work.costs[key[0]]

@@ -24,9 +24,9 @@ class Work:
     """What a run computes, and what it finds out on the way.
 
     Attributes:
-        bad: pictures that could not be decoded, by id, with the reason.
+        bad: images that could not be decoded, by id, with the reason.
         costs: of each method in the timed batches, in multiples of a forward pass.
-        size: pictures that go through the network at once; halved where memory runs out, as is `chunk`.
+        size: images that go through the network at once; halved where memory runs out, as is `chunk`.
         pictures: how many were scored, in so many seconds.
         failed: why results are left out from then on: their method or evaluator raised.
         launched: what gives the maps of batches that the device may be at work on, and the results that they are for.
