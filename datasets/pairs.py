@@ -56,7 +56,8 @@ class Paired(Protocol):
 
 def partner_of(dataset: object) -> Callable[[int], Pixels] | None:
     """Return what gives the image that one is compared with; None of a dataset whose images stand alone."""
-    return dataset.partner if isinstance(dataset, Paired) else None
+    partner = getattr(dataset, "partner", None)  # of a part of a dataset a property, which fails where there is none
+    return partner if callable(partner) else None
 
 
 @dataclass(frozen=True, slots=True)

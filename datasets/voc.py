@@ -169,7 +169,7 @@ class Voc:
         if mask is not None:
             sizes["mask"] = mask.shape
         with suppress(BadImageError):  # `image` raises it; the truth is known without the image
-            sizes["picture"] = image_size(self._path("JPEGImages", name))
+            sizes["image"] = image_size(self._path("JPEGImages", name))
         if len(set(sizes.values())) > 1:
             seen = ", ".join(f"{what} {width} x {height}" for what, (height, width) in sizes.items())
             raise BadTruthError(f"{name} in {self.folder}: {seen} pixels; all must be those of the original image")

@@ -20,6 +20,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return f"eigencam.{room}" not in collection_path.read_text(encoding="utf-8") or None
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is no terminal of a certain width, whatever runs the tests says."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Records the methods of every forward pass."""

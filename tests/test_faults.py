@@ -67,6 +67,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     (folder / "raising.py").write_text(MINE)
     monkeypatch.syspath_prepend(folder)
+    sys.modules.pop("raising", None)  # another test's
     yield folder / "raising.py"
     sys.modules.pop("raising", None)
 

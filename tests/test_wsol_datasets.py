@@ -255,7 +255,7 @@ def test_missing_files_of_openimages_say_where_they_come_from(tmp_path: Path) ->
     assert OpenImages(root, allow_missing=True).ids == ["test/01226z/7af766bd43da900b"]
     with pytest.raises(ValueError, match="allowed are test, val, train"):
         OpenImages(root, "dev")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="own, image"):
+    with pytest.raises(ValueError, match="own, picture"):
         OpenImages(root, masks="224")  # type: ignore[arg-type]
     place = root / "metadata/OpenImages/test/localization.txt"
     place.write_text(place.read_text().splitlines()[0] + "\n")

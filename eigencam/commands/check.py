@@ -35,7 +35,8 @@ def main(args: argparse.Namespace) -> int:
     from omegaconf import OmegaConf
 
     from eigencam.configuring.compose import compose
-    from eigencam.running.prepare import DataConfig, attempt, build_dataset, stop, typed
+    from eigencam.running.configs import DataConfig, typed
+    from eigencam.running.prepare import attempt, build_dataset, stop
 
     if strange := [item for item in args.settings if "=" not in item]:
         raise ValueError(f"{' '.join(strange)}: allowed are settings, key=value, as dataset=folder dataset.root=photos")

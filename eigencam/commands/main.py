@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -122,26 +122,15 @@ def _top_level(argv: list[str]) -> int:
     return 0
 
 
-def _hydra(chosen: str, argv: list[str]) -> int:
-    """`eigencam run` and `eigencam fit` are Hydra's: its overrides, its multirun, its --help."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
+def _task(chosen: str, faults: list[Exception]) -> Callable[[], None]:
+    """Return what Hydra runs once, or for each job; a single run's faults go past it, or it would print overrides."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from omegaconf import DictConfig
 
-    from eigencam.configuring.compose import register
-    from eigencam.configuring.named import quoted
-    from eigencam.configuring.overrides import accepted, hint, options_first
-    from eigencam.running.sweep import free_gpu, gpus
+    from eigencam.running.sweep import free_gpu
     from eigencam.store.trust import keep_out
-
-    OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
-    register()
-    faults: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:
@@ -157,12 +146,31 @@ def _hydra(chosen: str, argv: list[str]) -> int:
                 _refuse(error)
                 error.told = True  # type: ignore[union-attr]
                 raise
-            faults.append(error)  # past Hydra, which would print the overrides, too
+            faults.append(error)
 
+    return task
+
+
+def _hydra(chosen: str, argv: list[str]) -> int:
+    """`eigencam run` and `eigencam fit` are Hydra's: its overrides, its multirun, its --help."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from eigencam.configuring.compose import register
+    from eigencam.configuring.named import quoted
+    from eigencam.configuring.overrides import accepted, hint, options_first
+    from eigencam.running.sweep import gpus
+
+    OmegaConf.register_new_resolver("eigencam.gpus", gpus, replace=True)
+    register()
+    faults: list[Exception] = []
     try:
         argv = accepted(argv)
         sys.argv = [f"eigencam {chosen}", *options_first(quoted(argv))]
-        task()
+        _task(chosen, faults)()
         if faults:
             return _refuse(faults[0])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -25,18 +25,14 @@ from eigencam.files import write_text
 from eigencam.methods.base import content_of
 from eigencam.networks import fitted
 from eigencam.networks.network import Network, Preprocess, check_layer, load_network
+from eigencam.running.configs import CHOICES, DataConfig, chosen_device, machine_faults, typed
 from eigencam.running.loading import Batch, Pictures, collate, die_with_parent
 from eigencam.running.prepare import (
-    CHOICES,
-    DataConfig,
     attempt,
     build_dataset,
     build_node,
-    chosen_device,
-    machine_faults,
     model_faults,
     stop,
-    typed,
 )
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.environment import cores, keep_freed_memory

@@ -137,7 +137,8 @@ def grouped(distances: NDArray[np.floating], limit: float) -> NDArray[np.int64]:
     if len(varies) < 2:
         labels[varies] = 1
         return labels
-    pairs = squareform(distances[np.ix_(varies, varies)].astype(np.float64), checks=False)
+    apart = distances[np.ix_(varies, varies)].astype(np.float64)
+    pairs = squareform(np.maximum(apart, 0), checks=False)  # of parallel masks, rounding leaves less than 0
     found = fcluster(linkage(pairs, "complete"), np.nextafter(limit, 0), "distance")
     _, first, group = np.unique(found, return_index=True, return_inverse=True)
     labels[varies] = 1 + first.argsort().argsort()[group]

@@ -81,7 +81,8 @@ def rerun(commands: Sequence[str], foreign: Foreign, limit: int | None, say: Cal
 def _run(name: str, config: Any, limit: int | None, say: Callable[[str], None]) -> None:
     """Run one job, of `limit` images at most."""
     from eigencam.fitting.job import fit
-    from eigencam.running.prepare import DataConfig, build_dataset, typed
+    from eigencam.running.configs import DataConfig, typed
+    from eigencam.running.prepare import build_dataset
     from eigencam.running.run import run
 
     if name == "fit":

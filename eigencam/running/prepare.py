@@ -3,13 +3,11 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from importlib.resources import files
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.checks import truth_faults
@@ -27,68 +25,16 @@ from eigencam.networks.libraries import check_name, is_file_name
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.verification import for_pairs
 from eigencam.networks.weights import weight_file
-from eigencam.passes.calls import NetworkError, set_float32_precision
+from eigencam.passes.calls import NetworkError
+from eigencam.running.configs import DTYPES, DataConfig, RunConfig, checked, chosen_device
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.identity import describe, describe_dataset, identity_of
-from eigencam.store.records import Result, Shard
-
-DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "autocast": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
-"""The types of a network's parameters; with `tf32` and `autocast` its passes round more (`set_float32_precision`)."""
+from eigencam.store.records import Result
 
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
 """What `batch_size=auto` begins with; halved where it does not fit into the memory."""
-
-T = TypeVar("T")
-CHOICES = {
-    "target": ("ground_truth", "predicted", "each"),
-    "on_unsupported": ("fail", "skip"),
-    "on_bad_image": ("skip", "fail"),
-    "on_bad_truth": ("fail", "skip"),
-    "dtype": tuple(DTYPES),
-}
-
-
-@dataclass
-class DataConfig:
-    """The keys that say which images."""
-
-    paths: Any = MISSING
-    dataset: Any = MISSING
-    limit: int | None = None
-    seed: int | None = None
-    images: Any = None
-
-
-@dataclass
-class RunConfig(DataConfig):
-    """The keys of a run's config; see `configs/run.yaml`."""
-
-    model: Any = MISSING
-    method: dict[str, Any] = field(default_factory=dict)
-    evaluator: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
-    target: str = "ground_truth"
-    on_unsupported: str = "fail"
-    on_bad_image: str = "skip"
-    on_bad_truth: str = "fail"
-    dtype: str = "float32"
-    channels_last: bool = False
-    device: str = "auto"
-    batch_size: Any = "auto"
-    chunk: int = 64
-    workers: Any = "auto"
-    flush_s: float = 10.0
-    shard: str = "1/1"
-    own_folder: bool = False
-    timing: bool = True
 
 
 @dataclass(slots=True)
@@ -123,27 +69,60 @@ def prepare(composed: DictConfig) -> Job:
         ValueError: with one line for each fault found.
     """
     faults: list[str] = []
-    config = _checked(composed, faults)
+    config = checked(composed, faults)
     stop(faults)
-    faults += [
-        f"{what} {name!r}: allowed in names: letters, digits, _ and ."
-        for what, names in (
-            ("model.name", [config.model.get("name", "")]),
-            ("method", config.method),
-            ("evaluator", config.evaluator),
-        )
-        for name in names
-        if not re.fullmatch(r"[\w.]+", str(name))
-    ]
-    nodes = [(f"method.{name}", node) for name, node in config.method.items()]
-    nodes += [(f"evaluator.{name}", node) for name, node in config.evaluator.items()]
-    nodes += [(f"logger.{name}", node) for name, node in config.logger.items()]
+    faults += _name_faults(config)
     dataset = attempt("dataset", faults, build_dataset, config)
-    built = {where: attempt(where, faults, build_node, where, node) for where, node in nodes}
+    methods, evaluators, loggers = (
+        _built(group, getattr(config, group), faults) for group in ("method", "evaluator", "logger")
+    )
     faults += model_faults(config.model)
     faults += _truth_faults(dataset, config.on_bad_truth)
     stop(faults)
+    network = _network(config, dataset, faults)
+    seen = attempt(f"model {network.name}", faults, traced, network)
+    stop(faults)
+    unsupported = _refusals(config, methods, network, dataset, faults)
+    if seen.unread and network.classes is not None:  # methods of no class need no logits
+        network = replace(network, classes=None)
+    sources = {
+        name: attempt(f"evaluator.{name}", faults, _sources, network, dataset, evaluator)
+        for name, evaluator in evaluators.items()
+    }
+    faults += _evaluator_faults(network, methods, evaluators)
+    job = Job(config, network, dataset, methods, evaluators, {}, unsupported, loggers)
+    faults += _target_faults(job)
+    stop(faults)
+    job.results.update(_results(job, sources))
+    if not all(result.complete for result in job.results.values()):
+        stop(list(_probe_faults(job)))
+    return job
 
+
+def _name_faults(config: RunConfig) -> Iterator[str]:
+    """Names that could not be a part of a folder's name."""
+    chosen_names = {
+        "model.name": [config.model.get("name", "")],
+        "method": config.method,
+        "evaluator": config.evaluator,
+    }
+    for what, names in chosen_names.items():
+        for name in names:
+            if not re.fullmatch(r"[\w.]+", str(name)):
+                yield f"{what} {name!r}: allowed in names: letters, digits, _ and ."
+
+
+def _built(group: str, nodes: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """What a group's nodes describe, by name; None in the place of what cannot be built."""
+    made: dict[str, Any] = {}
+    for name, node in nodes.items():
+        where = f"{group}.{name}"
+        made[name] = attempt(where, faults, build_node, where, node)
+    return made
+
+
+def _network(config: RunConfig, dataset: Dataset, faults: list[str]) -> Network:
+    """The network on its device, for pairs where the dataset has these; sets the batch size that `auto` stands for."""
     device = chosen_device(config.device, config.dtype)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
@@ -157,51 +136,39 @@ def prepare(composed: DictConfig) -> Job:
         config.batch_size = BATCH_SIZES.get(network.device.type, BATCH_SIZES["cpu"])
     if config.channels_last:
         network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    seen = attempt(f"model {network.name}", faults, traced, network)
-    stop(faults)
-    methods = {name: built[f"method.{name}"] for name in config.method}
-    evaluators = {name: built[f"evaluator.{name}"] for name in config.evaluator}
-    unsupported = _refusals(config, methods, network, dataset, faults)
-    if seen.unread and network.classes is not None:  # methods of no class need no logits
-        network = replace(network, classes=None)
-    sources = {
-        name: attempt(f"evaluator.{name}", faults, _sources, network, dataset, evaluator)
-        for name, evaluator in evaluators.items()
-    }
-    if network.classes is None:
-        faults += [
-            f"evaluator.{name}: it asks the network for the class's probability, and {network.name} has no classifier"
-            for name, evaluator in evaluators.items()
-            if asks_network(evaluator)
-        ]
-    faults += [
-        f"evaluator.{e}: it takes maps, and method {m} gives boxes; leave one of them out"
-        for m, method in methods.items()
-        for e, evaluator in evaluators.items()
-        if gives_boxes(method) and not takes_boxes(evaluator)
-    ]
-    loggers = {name: built[f"logger.{name}"] for name in config.logger}
-    job = Job(config, network, dataset, methods, evaluators, {}, unsupported, loggers)
-    faults += _target_faults(job)
-    stop(faults)
+    return network
+
+
+def _evaluator_faults(network: Network, methods: Mapping[str, Method], evaluators: Mapping[str, Any]) -> Iterator[str]:
+    """Evaluators that the network or a method has nothing for."""
+    for e, evaluator in evaluators.items():
+        if network.classes is None and asks_network(evaluator):
+            asked = "it asks the network for the class's probability"
+            yield f"evaluator.{e}: {asked}, and {network.name} has no classifier"
+    for m, method in methods.items():
+        for e, evaluator in evaluators.items():
+            if gives_boxes(method) and not takes_boxes(evaluator):
+                yield f"evaluator.{e}: it takes maps, and method {m} gives boxes; leave one of them out"
+
+
+def _results(job: Job, sources: Mapping[str, dict[str, str]]) -> Iterator[tuple[tuple[str, str], Result]]:
+    """The result of each method and evaluator, by its identity; `sources` are checksums of evaluators' files."""
+    config, network = job.config, job.network
     root = expand(config.paths["results"])
     shared = identity_of(
         network=network.identity,
-        dataset=describe_dataset(config.dataset, dataset),
+        dataset=describe_dataset(config.dataset, job.dataset),
         target=config.target,
         dtype="float32" if config.dtype == "tf32" else config.dtype,
         channels_last=config.channels_last,
         tf32=config.dtype == "tf32" and network.device.type == "cuda",  # a CPU has none
     )
-    asked = {name: describe(config.evaluator[name], content=sources[name]) for name in evaluators}
-    for m, method in methods.items():
+    asked = {name: describe(config.evaluator[name], content=sources[name]) for name in job.evaluators}
+    for m, method in job.methods.items():
         described = describe(config.method[m], content=content_of(method))
-        for e in evaluators:
-            identity = shared | {"method": described, "evaluator": asked[e]}
-            job.results[m, e] = Result(root, (dataset.name, network.name, m, e), identity)
-    if not all(result.complete for result in job.results.values()):
-        stop(list(_probe_faults(job)))
-    return job
+        for e in job.evaluators:
+            names = (job.dataset.name, network.name, m, e)
+            yield (m, e), Result(root, names, shared | {"method": described, "evaluator": asked[e]})
 
 
 def _truth_faults(dataset: Dataset | None, policy: str) -> list[str]:
@@ -247,76 +214,6 @@ def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, st
         variants.reweighted(network.module, weights)
         return {"weights": hashlib.sha256(weight_file(weights).read_bytes()).hexdigest()}
     return sources_of(evaluator, dataset)
-
-
-def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
-    """The config as plain values of a dataclass; unknown keys and wrong types (then None) go to `faults`."""
-    known = {f.name for f in fields(form)}  # type: ignore[arg-type]
-    faults += [
-        f"{key}: unknown key; allowed: {', '.join(sorted(known))}" for key in composed if key not in known | {"hydra"}
-    ]
-    try:
-        kept = OmegaConf.masked_copy(composed, [k for k in composed if k in known])
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(form), kept))
-    except OmegaConfBaseException as error:
-        text = str(error).splitlines()[0]
-        hint = "; a name that YAML reads as a value stands in quotes in its file" if text.startswith("Key ") else ""
-        faults.append(f"{error.full_key}: {text}{hint}")
-        return None
-    assert isinstance(config, form)  # what to_object makes of a structured config
-    model = getattr(config, "model", None)
-    if isinstance(model, dict) and isinstance(model.get("layer"), int):
-        model["layer"] = str(model["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
-    return config
-
-
-def machine_faults(device: str, workers: object) -> Iterator[str]:
-    """What is wrong with the two keys."""
-    if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
-        yield f"workers={workers}; allowed: auto, 0, 1, ..."
-    try:
-        torch.empty(0, device="cpu" if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
-        reason = str(error).splitlines()[0]
-        yield f"device={device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
-
-
-def chosen_device(device: str, dtype: str = "float32") -> str:
-    """The device that `auto` stands for; float32 means float32 from here on, unless the config's `dtype` says less."""
-    set_float32_precision(tf32=dtype == "tf32", autocast=dtype == "autocast")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def _checked(composed: DictConfig, faults: list[str]) -> RunConfig:
-    """The config as plain values; unknown keys, wrong types and choices go to `faults`."""
-    config = typed(composed, RunConfig, faults)
-    if config is None:
-        return RunConfig()
-    config.method, config.evaluator = (_chosen(group, getattr(config, group)) for group in ("method", "evaluator"))
-    for node in config.method.values():
-        if isinstance(node, dict) and isinstance(node.get("layer"), int):
-            node["layer"] = str(node["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
-    for key, allowed in CHOICES.items():
-        if getattr(config, key) not in allowed:
-            faults.append(f"{key}={getattr(config, key)}; allowed: {', '.join(allowed)}")
-    if config.chunk < 1:
-        faults.append(f"chunk={config.chunk}; allowed: 1 or more")
-    if config.batch_size != "auto" and not (type(config.batch_size) is int and config.batch_size >= 1):
-        faults.append(f"batch_size={config.batch_size}; allowed: auto, or 1 or more")
-    faults += [f"{key}: none chosen; give {key}=[...]" for key in ("method", "evaluator") if not getattr(config, key)]
-    try:
-        Shard.parse(config.shard)
-    except ValueError as error:
-        faults.append(str(error))
-    faults += machine_faults(config.device, config.workers)
-    return config
-
-
-def _chosen(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """The nodes, without an experiment's settings of options that were not chosen: those have no `_target_`."""
-    options = files("eigencam.configs") / group
-    left = {name for name, node in nodes.items() if "_target_" not in node and (options / f"{name}.yaml").is_file()}
-    return {name: node for name, node in nodes.items() if name not in left}
 
 
 def build_node(where: str, node: Mapping[str, Any]) -> Any:
