@@ -48,7 +48,7 @@ def latex(table: Table) -> str:
 
 def label(table: Table) -> str:
     r"""Return what `\ref` names a table by: `tab:scenes-test-localization`."""
-    about = re.sub(r", \d+ (?:images|images)|maps for the class", "", table.title)
+    about = re.sub(r", \d+ (?:pictures|images)|maps for the class", "", table.title)
     return "tab:" + "-".join(re.findall(r"[a-z0-9]+", about.lower()))[:120]
 
 

@@ -24,7 +24,7 @@ ARRANGED = "arranged by: "
 """Begins the line of a header that names the options that rows and columns come from."""
 
 _TITLE = re.compile(
-    r"(?P<data>.+), (?P<n>\d+) (?:images|images): (?P<evaluator>.+) \(maps for the class: (?P<target>\w+)"
+    r"(?P<data>.+), (?P<n>\d+) (?:pictures|images): (?P<evaluator>.+) \(maps for the class: (?P<target>\w+)"
     r"(?:, (?P<dtype>\w+))?\)"
 )
 _NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
