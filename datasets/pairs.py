@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +56,10 @@ class Paired(Protocol):
 
 def partner_of(dataset: object) -> Callable[[int], Pixels] | None:
     """Return what gives the image that one is compared with; None of a dataset whose images stand alone."""
-    partner: Any = getattr(
-        dataset, "partner", None
-    )  # of a part of a dataset a property, which fails where there is none
-    return partner if callable(partner) else None
+    try:
+        return dataset.partner if isinstance(dataset, Paired) else None
+    except AttributeError:  # a part of a dataset has the name, and asks the whole
+        return None
 
 
 @dataclass(frozen=True, slots=True)
