@@ -2,8 +2,8 @@
 
     data = OpenImages("wsolevaluation")     # metadata/OpenImages/test and dataset/OpenImages/test/<class>/<image>.jpg
 
-Beside each image lie a mask for every object of its class, `<picture>_m<class>_<hash>.png`, and
-`<picture>_ignore.png` with the boxes of objects that have none. The object is the union of the masks, void what else is
+Beside each image lie a mask for every object of its class, `<image>_m<class>_<hash>.png`, and
+`<image>_ignore.png` with the boxes of objects that have none. The object is the union of the masks, void what else is
 in the ignored region. A mask's pixel counts where its grey value is not 0, of whatever kind the PNG is (1 bit, RGB,
 RGBA).
 

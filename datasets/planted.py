@@ -136,9 +136,9 @@ def _image(seed: int, marks: int, index: int) -> _Image:
     return _Image(image, mask, boxes, labels.astype(np.int64))
 
 
-def _muted(picture: NDArray[np.floating]) -> NDArray[np.float64]:
+def _muted(image: NDArray[np.floating]) -> NDArray[np.float64]:
     """(H, W, 3) in 0..1 of (3, H, W): no two colours of a pixel differ by more than `_MUTED`."""
-    pixels = np.clip(picture, 0, 1).astype(np.float64).transpose(1, 2, 0)
+    pixels = np.clip(image, 0, 1).astype(np.float64).transpose(1, 2, 0)
     grey = pixels.mean(axis=-1, keepdims=True)
     return grey + _MUTED * (pixels - grey)
 

@@ -24,7 +24,7 @@ from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
 from eigencam.methods.support import probe, traced
 from eigencam.methods.ventral import Ventral
 from eigencam.networks.network import Network
-from eigencam.passes.operations import ELEMENTWISE, MAXIMA, NORMALIZATIONS
+from eigencam.passes.kinds import ELEMENTWISE, MAXIMA, NORMALIZATIONS
 from eigencam.passes.readings import CHANNELS_FIRST
 
 Layer = Callable[[Node, Tensor], tuple[Tensor, ...]]

@@ -17,7 +17,8 @@ from PIL import Image
 from eigencam.datasets.base import BadImageError
 from eigencam.datasets.scenes import Scenes
 from eigencam.running.run import run
-from eigencam.store.records import Result, Shard
+from eigencam.store.records import Result
+from eigencam.store.shards import Shard
 
 BASE = ["dataset.count=40", "workers=0", "batch_size=4", "device=cpu", "flush_s=0", "method=[gradcam,random]"]
 BASE += ["evaluator=[localization,pointing]"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam import Explainer, targets
+from eigencam.commands.target import parsed
 from eigencam.networks.network import Preprocess
 from eigencam.passes.items import items, replaced
 from eigencam.targets import Scored, View, placed
@@ -325,7 +326,7 @@ def test_an_embedding_is_read_from_a_file(tmp_path: Path) -> None:
     similar = Explainer(features, "0.2", preprocess=PLAIN)
     reference = np.asarray(similar.output(IMAGE))[0] + np.float32(0.5)
     np.save(tmp_path / "words.npy", reference[None])
-    target = targets.parsed(f"embedding:{tmp_path / 'words.npy'}")
+    target = parsed(f"embedding:{tmp_path / 'words.npy'}")
     found = similar(IMAGE, "gradcam", target=target)
     expected = similar(IMAGE, "gradcam", target=targets.embedding(reference))
     assert found.score == expected.score < 1
@@ -344,9 +345,9 @@ def test_an_embedding_is_read_from_a_file(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused(values: Any, words: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", values)
     with pytest.raises(ValueError, match=words):
-        targets.parsed(f"embedding:{tmp_path / 'x.npy'}")
+        parsed(f"embedding:{tmp_path / 'x.npy'}")
     (tmp_path / "y.npy").write_text("no array")
     with pytest.raises(ValueError, match=r"y\.npy: no \.npy file of numbers"):
-        targets.parsed(f"embedding:{tmp_path / 'y.npy'}")
+        parsed(f"embedding:{tmp_path / 'y.npy'}")
     with pytest.raises(FileNotFoundError):
-        targets.parsed(f"embedding:{tmp_path / 'z.npy'}")
+        parsed(f"embedding:{tmp_path / 'z.npy'}")

@@ -23,7 +23,8 @@ from eigencam.evaluation import ranks
 from eigencam.evaluation.escaping import file_name, one_line
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.files import write_text
-from eigencam.reporting.comparison import DIGITS, as_json, compare, placing_tables, rank_table, rankings, table
+from eigencam.reporting.comparison import DIGITS, compare, rankings
+from eigencam.reporting.comparison_tables import as_json, placing_tables, rank_table, table
 from eigencam.reporting.written import write
 from eigencam.store.reader import as_lines, read
 from eigencam.store.trust import Trust

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eigencam.commands.target import parsed
 from eigencam.configuring import named
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
 from eigencam.datasets.checks import checked_truth
@@ -21,7 +22,7 @@ from eigencam.passes.answers import answer_states
 from eigencam.reporting import draw
 from eigencam.reporting.shown import class_names, spread
 from eigencam.running.prepare import Job, prepare
-from eigencam.targets import Target, parsed
+from eigencam.targets import Target
 
 IN_A_GRID = 40
 """Images that one grid shows; a folder may have thousands."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import seed_of
-from eigencam.fitting.sgd import Descent, descend
+from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.whole import (
     Optimizer,
     Trainee,
@@ -192,32 +192,13 @@ class CAMLossFit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Learner:
+class _Learner(Scheduled):
     """What `descend` trains; `rectified` says whether a ReLU follows the layer."""
 
     options: CAMLossFit
     trainee: Trainee
     rectified: bool
     teacher: Network | None
-
-    @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
-    def batch_size(self) -> int:
-        return self.options.batch_size
-
-    @property
-    def augment(self) -> bool:
-        return self.options.augment
-
-    @property
-    def seed(self) -> int:
-        return self.options.seed
-
-    def rate(self, epoch: int) -> float:
-        return self.options.rate(epoch)
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and second term, and for the log the accuracy and the share of constant maps."""

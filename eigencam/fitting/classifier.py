@@ -29,7 +29,7 @@ from eigencam.evaluation.average_precision import average_precision
 from eigencam.fitting.job import Job
 from eigencam.fitting.logistic import loss, regress
 from eigencam.fitting.pictures import class_labels, seed_of
-from eigencam.fitting.sgd import Descent, descend
+from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
 from eigencam.networks.network import Network
@@ -175,31 +175,12 @@ class ClassifierFit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class _Whole(Scheduled):
     """What `descend` trains: all weights of a network with its new head."""
 
     options: ClassifierFit
     module: nn.Module
     exclusive: bool
-
-    @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
-    def batch_size(self) -> int:
-        return self.options.batch_size
-
-    @property
-    def augment(self) -> bool:
-        return self.options.augment
-
-    @property
-    def seed(self) -> int:
-        return self.options.seed
-
-    def rate(self, epoch: int) -> float:
-        return self.options.rate(epoch)
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss with the weights as they are in `state`."""

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent over the images of a fit, with checkpoints that it goes on from.
+"""Stochastic gradient descent over the images of a fit, with checkpoints that it resumes from.
 
 Order and augmentation are functions of (seed, epoch, position), so a training that was stopped ends in the weights of
 one that was not. The network stays in evaluation mode: batch normalisation keeps its statistics, dropout is off.
@@ -53,7 +53,7 @@ class Descent:
     best_score: float = -math.inf
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         state = torch.load(path, "cpu", weights_only=True)
         with torch.no_grad():
             for name, tensor in self.tensors.items():
@@ -115,6 +115,37 @@ class Learner(Protocol):
         Those with a gradient are summed; the others are only noted in the log.
         """
         ...
+
+
+class Scheduled:
+    """A base of learners that train by the options of a fit: its epochs, batches, seed and rate."""
+
+    __slots__ = ()
+    options: Any
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs."""
+        return self.options.epochs
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        return self.options.batch_size
+
+    @property
+    def augment(self) -> bool:
+        """Whether images are cropped and flipped."""
+        return self.options.augment
+
+    @property
+    def seed(self) -> int:
+        """Seed of order and augmentation."""
+        return self.options.seed
+
+    def rate(self, epoch: int) -> float:
+        """Return the rate in an epoch, from 0."""
+        return self.options.rate(epoch)
 
 
 def descend(

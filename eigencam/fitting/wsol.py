@@ -34,7 +34,7 @@ from eigencam.fitting.erasing import attention_dropout, cut_box, hide, mixed, sq
 from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.selection import MAX_BOX_ACC_V2, Validation
-from eigencam.fitting.sgd import Descent, descend
+from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.whole import (
     Trainee,
     accuracy,
@@ -246,30 +246,11 @@ def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: Exit
 
 
 @dataclass(frozen=True, slots=True)
-class _Learner:
+class _Learner(Scheduled):
     """What `descend` trains."""
 
     options: WSOLFit
     trainee: Trainee
-
-    @property
-    def epochs(self) -> int:
-        return self.options.epochs
-
-    @property
-    def batch_size(self) -> int:
-        return self.options.batch_size
-
-    @property
-    def augment(self) -> bool:
-        return self.options.augment
-
-    @property
-    def seed(self) -> int:
-        return self.options.seed
-
-    def rate(self, epoch: int) -> float:
-        return self.options.rate(epoch)
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy, and for the log the accuracy on the images as they were given."""

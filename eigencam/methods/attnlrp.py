@@ -39,7 +39,7 @@ from torch import Tensor
 from eigencam.methods.support import attention
 from eigencam.passes.backward import Rule, halved, like, passed
 from eigencam.passes.forward import Forward
-from eigencam.passes.operations import LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.kinds import LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 from eigencam.passes.ways import Ways, passes, wide
 
 if TYPE_CHECKING:

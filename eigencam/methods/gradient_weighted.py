@@ -51,7 +51,7 @@ from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_
 from eigencam.passes.calls import differentiate, evaluating, is_coarse, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.passes.items import hook_output
-from eigencam.passes.operations import LEAKY, MAXIMA
+from eigencam.passes.kinds import LEAKY, MAXIMA
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -31,7 +31,7 @@ from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.randomness import normal
 from eigencam.passes.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
 from eigencam.passes.forward import Forward
-from eigencam.passes.operations import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
+from eigencam.passes.kinds import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
 from eigencam.transfer import to_device, to_host
 
 GUIDED = AFFINE | RECTIFIERS | MAXIMA | NORMALIZATIONS | frozenset(("softmax", "log_softmax"))

@@ -32,7 +32,7 @@ from eigencam.methods.input_gradients import GUIDED
 from eigencam.methods.support import probe, traced
 from eigencam.passes.calls import evaluating
 from eigencam.passes.forward import Forward
-from eigencam.passes.operations import AFFINE, RECTIFIERS
+from eigencam.passes.kinds import AFFINE, RECTIFIERS
 from eigencam.passes.readings import CHANNELS_FIRST
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ from eigencam.passes.backward import RESCALED, LinearRules, chunked, entering, g
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.passes.items import module_path
-from eigencam.passes.operations import AFFINE, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.kinds import AFFINE, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

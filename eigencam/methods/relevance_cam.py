@@ -26,7 +26,7 @@ from eigencam.passes.backward import NO_GRADIENT, Rule, chunked, like, passed, r
 from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.passes.items import hook_output
-from eigencam.passes.operations import SIGN_KEEPING
+from eigencam.passes.kinds import SIGN_KEEPING
 
 
 @dataclass(frozen=True, slots=True)

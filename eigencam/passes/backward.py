@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.items import hook_output
-from eigencam.passes.operations import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING, Call, Watch
+from eigencam.passes.kinds import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING
+from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"backward": 1}
 """Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""

@@ -2,8 +2,8 @@
 
 A `Watch` sees every function of torch that reads a value made from the image, and tells from its name and arguments
 which *kind* of operation it is: `nn.ReLU`, `x.clamp(min=0)`, `F.threshold(x, 0, 0)` and `torch.maximum(x, zeros)` are
-all `relu`. Rules and refusals go by the kind. Every kind that is in none of the sets below is one that nothing is known
-about; it then is a name or a phrase for the person.
+all `relu`. Rules and refusals go by the kind. Of a kind that is in none of the sets of `eigencam.passes.kinds` nothing
+is known; it then is a name or a phrase for the person.
 
 Nothing works in place under a watch, so that what is kept stays as it was: an in-place operation works on a copy, which
 stands for the tensor from there on. No module is changed and no hook is set.
@@ -20,109 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-LINEAR = frozenset(("same", "reshape", "cat", "sum", "scale", "mean", "avg_pool2d", "pad", "interpolate"))
-"""Linear in the values of the image, and without a weight: their own gradients share relevance in proportion."""
-
-AFFINE = LINEAR | {"shift", "fill", "conv2d", "linear", "batch_norm", "convolution", "matmul"}
-"""Linear but for a constant. `fill` puts constants in the place of values or beside them, `matmul` is any product with
-a constant (with two values of the image it is a `matrix_product`), `convolution` any other than `conv2d`."""
-
-RECTIFIERS = frozenset(("relu", "relu6"))
-"""max(x, 0), and the same cut off at a positive number."""
-
-MAXIMA = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax"))
-
-LEAKY = frozenset(("leaky_relu", "prelu"))
-
-SIGN_KEEPING = frozenset(("relu6", "hardtanh", "tanh", "softsign", "elu", "selu", "celu", "rrelu", *LEAKY))
-"""Functions of one number that are 0 at 0 and grow: their value has the sign of what they are given. `hardtanh` is any
-`clamp` with 0 between its bounds that is no rectifier."""
-
-ELEMENTWISE = (
-    RECTIFIERS
-    | LEAKY
-    | frozenset(
-        (
-            *("elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "logsigmoid"),
-            *("softplus", "softsign", "tanh", "tanhshrink", "softshrink", "hardshrink", "threshold", "clamp"),
-            *("hardtanh", "rrelu"),
-            *("abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "square", "pow", "erf", "reciprocal"),
-            *("sin", "cos", "maximum", "minimum", "round", "floor", "ceil", "sign"),
-        )
-    )
-)
-"""Functions of one number, applied to each value."""
-
-JUMPS = frozenset(("threshold", "hardshrink", "round", "floor", "ceil", "sign"))
-"""Functions of one number that are not continuous: a gradient does not see their jumps."""
-
-NORMALIZATIONS = frozenset(("local_response_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"))
-
-KNOWN = AFFINE | ELEMENTWISE | MAXIMA | NORMALIZATIONS
-
-CONSTANT = frozenset(
-    (
-        *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
-        *("new_full", "new_empty", "new_tensor", "size", "dim", "numel", "requires_grad_", "is_floating_point"),
-    )
-)
-"""They read the form of a value, not the value."""
-
-READINGS = frozenset(("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__dlpack__"))
-"""They take a value out of torch, where nothing sees what becomes of it."""
-
-ALIASES: Mapping[str, str] = {
-    **dict.fromkeys(("clone", "contiguous", "to", "float", "half", "bfloat16", "double", "type", "type_as"), "same"),
-    **dict.fromkeys(("reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "squeeze"), "reshape"),
-    **dict.fromkeys(("unsqueeze", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"), "reshape"),
-    **dict.fromkeys(("t", "T", "mT", "expand", "expand_as", "broadcast_to", "repeat", "tile"), "reshape"),
-    **dict.fromkeys(("repeat_interleave", "chunk", "split", "unbind", "tensor_split", "__getitem__"), "reshape"),
-    **dict.fromkeys(("narrow", "select", "index_select", "gather", "take_along_dim", "roll", "flip"), "reshape"),
-    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "ravel"), "reshape"),
-    **dict.fromkeys(("mean", "sum", "avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d"), "mean"),
-    **dict.fromkeys(("avg_pool2d", "adaptive_avg_pool2d"), "avg_pool2d"),
-    **dict.fromkeys(("interpolate", "upsample", "grid_sample"), "interpolate"),
-    **dict.fromkeys(("neg", "negative", "positive"), "scale"),
-    **dict.fromkeys(("conv1d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "convolution"),
-    **dict.fromkeys(("mv", "addmm", "baddbmm"), "matmul"),
-    **dict.fromkeys(("einsum", "tensordot", "inner", "outer", "cumsum", "diff", "tril", "triu"), "matmul"),
-    **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices", "boolean_dispatch.<locals>.fn"), "max_pool2d"),
-    **dict.fromkeys(("absolute", "__abs__"), "abs"),
-    **dict.fromkeys(("__rdiv__", "__rtruediv__"), "reciprocal"),
-    **dict.fromkeys(("__pow__", "__rpow__", "float_power"), "pow"),
-    "masked_fill": "fill",
-    "log_sigmoid": "logsigmoid",
-}
-"""Functions of torch by name, and the kind that each is; for others the kind is the name."""
-
-ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
-    "conv2d": {"input": ..., "weight": ..., "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1},
-    "linear": {"input": ..., "weight": ..., "bias": None},
-    "batch_norm": {
-        "input": ...,
-        "running_mean": None,
-        "running_var": None,
-        "weight": None,
-        "bias": None,
-        "training": False,
-        "momentum": 0.1,
-        "eps": 1e-5,
-    },
-    "local_response_norm": {"input": ..., "size": ..., "alpha": 1e-4, "beta": 0.75, "k": 1.0},
-    "layer_norm": {"input": ..., "normalized_shape": ..., "weight": None, "bias": None, "eps": 1e-5},
-    "max_pool2d": {
-        "input": ...,
-        "kernel_size": ...,
-        "stride": None,
-        "padding": 0,
-        "dilation": 1,
-        "ceil_mode": False,
-        "return_indices": False,
-    },
-}
-"""Names of the arguments, and their defaults, of kinds whose rules read more than the values of the image."""
-
-IN_PLACE = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"))
+from eigencam.passes.kinds import ALIASES, ARGUMENTS, CONSTANT, IN_PLACE, KNOWN
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes.calls import evaluating, network_logits
-from eigencam.passes.operations import ARGUMENTS, RECTIFIERS, Call, Watch
+from eigencam.passes.kinds import ARGUMENTS, RECTIFIERS
+from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"tape": 1}
 """Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""

@@ -18,8 +18,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from eigencam.passes.attention import Attended, attended
 from eigencam.passes.calls import OutputError, differentiate, evaluating, is_coarse, logits_of, run_network
 from eigencam.passes.forward import forward_pass
+from eigencam.passes.kinds import CONSTANT, ELEMENTWISE, JUMPS, READINGS
 from eigencam.passes.modes import DispatchMode
-from eigencam.passes.operations import CONSTANT, ELEMENTWISE, JUMPS, READINGS, Call, Watch, tensors
+from eigencam.passes.operations import Call, Watch, tensors
 from eigencam.passes.readings import Reading
 
 UNSEEN = "an operation that torch does not show (a scripted module?)"

@@ -18,7 +18,8 @@ from eigencam.passes.attention import WEIGHTS, Attentive, of_images
 from eigencam.passes.backward import Rule, halved, passed, ruled
 from eigencam.passes.calls import differentiate, evaluating, network_logits, network_precision
 from eigencam.passes.forward import Forward
-from eigencam.passes.operations import ELEMENTWISE, NORMALIZATIONS, Call, tensors
+from eigencam.passes.kinds import ELEMENTWISE, NORMALIZATIONS
+from eigencam.passes.operations import Call, tensors
 
 VERSIONS = {"ways": 1}
 """Raised when a change here, in `eigencam.passes.attention` or in `eigencam.passes.operations` moves a number."""

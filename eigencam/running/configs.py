@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eigencam.passes.calls import set_float32_precision
-from eigencam.store.records import Shard
+from eigencam.store.shards import Shard
 
 DTYPES = {
     "float32": torch.float32,

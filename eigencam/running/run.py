@@ -43,8 +43,9 @@ from eigencam.store.gather import Plan
 from eigencam.store.images import KnownDigests, known_images
 from eigencam.store.merge import merge
 from eigencam.store.positions import Positions
-from eigencam.store.records import Result, Shard, summed_up
+from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import SUMMARY
+from eigencam.store.shards import Shard
 
 TIMED_BATCHES = 3
 """In so many batches, from the second on, the time of every method is taken alone."""
