@@ -12,6 +12,7 @@ the box that the network finds there, which is then looked for in whatever input
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eigencam.datasets.reading import expand
+from eigencam.files import regular
 from eigencam.passes.calls import RefusedError, evaluating, logits_of, run_network
 from eigencam.passes.contrast import Contrast, Weights
 
@@ -357,6 +360,26 @@ def _numbers(target: Target, output: Any, count: int) -> Tensor:
         form = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
         raise TargetError(f"target {words(target)} gives {form} for {count} images; needed: a float tensor ({count},)")
     return made.reshape(count).float()
+
+
+def read_embedding(file: str | Path) -> NDArray[np.float32]:
+    """(D,) numbers of a .npy file: the embedding of an image, or of a text by a network of both.
+
+    Raises:
+        ValueError: it holds something else than a finite vector that is not 0.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        vector = np.load(regular(expand(file)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file}: no .npy file of numbers ({error})") from None
+    vector = vector.squeeze() if isinstance(vector, np.ndarray) and vector.ndim == 2 else vector
+    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fiu":
+        form = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+        raise ValueError(f"{file}: {form}; allowed: numbers of shape (D,) or (1, D)")
+    if not np.isfinite(vector).all() or not vector.any():
+        raise ValueError(f"{file}: values that are not finite, or all 0; allowed: the finite numbers of an embedding")
+    return vector.astype(np.float32)
 
 
 def targets_of(asked: Sequence[int | Target]) -> Iterator[Target]:
