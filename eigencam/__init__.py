@@ -17,7 +17,7 @@ moved.install()
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is asked for."""
+    """Import what needs torch only when it is asked for."""
     if name == "targets":
         return import_module("eigencam.targets")
     if name in __all__:

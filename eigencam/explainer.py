@@ -1,13 +1,13 @@
-"""Maps from Python, for a person's own network and image: several methods, one forward pass.
+"""Maps from Python, for your own network and image: several methods, one forward pass.
 
     from eigencam import Explainer
 
     with Explainer(module, layer="layer4") as explain:
-        found = explain("photo.jpg", ["eigencam", "gradcam"])
-    found["gradcam"].save("gradcam.png")
+        maps = explain("photo.jpg", ["eigencam", "gradcam"])
+    maps["gradcam"].save("gradcam.png")
 
-Hooks live for the pass only; train or eval mode, `requires_grad` and `.grad` are as before. An `Explainer` holds the
-network, until the block is left; what it found holds arrays only.
+Hooks exist only during the pass; train or eval mode, `requires_grad` and `.grad` are left as they were. An `Explainer`
+holds the network until its block is left; the explanations hold arrays only.
 """
 
 import logging
@@ -44,31 +44,32 @@ from eigencam.targets import Scored, Target, View, placed, targets_of, words
 
 LOG = logging.getLogger(__name__)
 TARGETS = "targets"
-"""Class space of a network whose logits are numbers of targets."""
+"""Class space of a network whose logits are the values of targets."""
 
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
 TargetLike = SupportsIndex | str | Target | None
-"""A class by its number or name, a function of the network's output (`eigencam.targets`), None: the predicted class."""
+"""A class by number or name, a function of the network's output (`eigencam.targets`), or None: the predicted class."""
 
 
 class Explainer:
-    """Makes maps of a network; see the module. In a `with` block or without.
+    """Computes maps of a network, as described in the module; works with or without a `with` block.
 
     Args:
         network: an `nn.Module`, on any device; or a loaded `Network`.
-        layer: target layer, a `named_modules()` path; the last one that is a map and that everything passes through
-            where it is None (`eigencam layers` marks it).
-        preprocess: from image to input; where it is None ImageNet's, 224 x 224, the whole image, or for torchvision's
-            detectors, which normalise by themselves, values in 0..1.
-        reshape: `channels_first`, `channels_last` or `tokens`: what the layer must be read as; None: found out.
-        prefix_tokens: number of tokens before the image's; found out where it is None.
-        classes: names of the classes, in order, by which one may be asked for.
-        upright: whether images are turned as their EXIF tag says; else they are taken as stored.
-        tf32: whether products of float32 numbers may be made in TF32 on a GPU.
-        autocast: whether the network's passes may use bfloat16 where torch holds that to be enough.
+        layer: target layer, a `named_modules()` path. None: the last layer that is a map and that no path bypasses
+            (`eigencam layers` marks it).
+        preprocess: from image to input. None: ImageNet's, 224 x 224, the whole image; for torchvision's detectors,
+            which normalise their input themselves, values in 0..1.
+        reshape: how the layer is to be read: `channels_first`, `channels_last` or `tokens`; None: determined.
+        prefix_tokens: number of tokens before the image's; None: determined.
+        classes: names of the classes, in order; a target may then be a name.
+        upright: whether images are rotated as their EXIF tag says; otherwise they are used as stored.
+        tf32: whether products of float32 numbers may be computed in TF32 on a GPU.
+        autocast: whether the network's passes run under `torch.autocast` in bfloat16.
 
     Raises:
-        ValueError: there is no such layer, it is no map or is read otherwise, or no layer can be chosen for certain.
+        ValueError: there is no such layer, it is no map or is read differently, or no layer can be chosen with
+            certainty.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Explainer:
 
     @property
     def network(self) -> Network:
-        """The network with its target layer. ValueError once the `with` block has been left."""
+        """Return the network with its target layer. ValueError after the `with` block."""
         if self._network is None:
             raise ValueError("the `with` block of this Explainer has been left; call it inside, or make another")
         return self._network
@@ -141,31 +142,31 @@ class Explainer:
         target: TargetLike | Sequence[TargetLike] = None,
         name: str = "",
     ) -> Explanation | list[Explanation]:
-        """The maps of one image.
+        """Return the maps of one image.
 
         Args:
             image: a file; a Pillow image of any mode; an array (H, W) or (H, W, 1/3/4); a tensor (H, W) or
-                (1/3/4, H, W); values uint8, uint16, bool, or floats in 0..1, colours RGB; of any size.
+                (1/3/4, H, W). Values are uint8, uint16, bool, or floats in 0..1, colours RGB; of any size.
             methods: names as `eigencam methods` lists them, or callables `(forward, targets) -> (N, h, w)`; one, or
                 several, callables also in a mapping with names.
             target: what the maps are for: a class by number or name, or a function of the network's output
-                (`eigencam.targets`); the predicted class where it is None. Of a list, all come from one pass.
-            name: of the image, for methods that look their map up; else the file's, without its ending.
+                (`eigencam.targets`); None: the predicted class. All targets of a list share one pass.
+            name: of the image, by which methods that read files find the map; by default the file's, without suffix.
 
         Methods that cannot run on the network are left out, with a warning in the log and the reason in `refused`.
 
         Returns:
-            The maps, by method; of a list of targets a list, one for each.
+            The maps by method; for a list of targets, a list with one entry per target.
 
         Raises:
-            ValueError: an image of another form, an unknown method or one that gives boxes or has no map of the image,
-                a class or target that is not there, none of the methods can run on the network, its forward pass
-                fails, or the `with` block has been left.
+            ValueError: an image of another form; an unknown method, or one that returns boxes or has no map of the
+                image; a class or target that does not exist; no method can run on the network; its forward
+                pass fails; or the `with` block has been left.
         """
         several = isinstance(target, list | tuple)
         asked = list(target) if isinstance(target, list | tuple) else [target]
         if not asked:
-            raise ValueError("target=[]: a list of no target")
+            raise ValueError("target=[]: an empty list of targets")
         built = as_methods(methods, self.network.name)
         if boxy := [m for m, method in built.items() if gives_boxes(method)]:
             raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
@@ -185,13 +186,13 @@ class Explainer:
         *,
         target: TargetLike = None,
     ) -> Iterator[Explanation]:
-        """The maps of one image after the other, as they are asked for.
+        """Yield the maps of one image after the other, computed on demand.
 
         Args:
             images: a folder; a batch, an array (N, H, W, C) or a tensor (N, C, H, W); a list of images of any form;
                 or any other iterable, such as a video's frames.
-            methods: as of a call.
-            target: as of a call, for each image.
+            methods: as in a call.
+            target: as in a call, for each image.
 
         A folder's files that cannot be decoded are left out, with a warning in the log.
         """
@@ -207,7 +208,7 @@ class Explainer:
                 LOG.warning("left out: %s", error)
 
     def output(self, image: ImageLike) -> Any:
-        """What the network returns for an image, as a batch of one: features for `targets.embedding`, boxes, logits."""
+        """Return the network's output for a batch of this image: features for `targets.embedding`, boxes, logits."""
         with float32_precision(**self._precision):
             return self._run(self.network.preprocess(self._pixels(image))[0])
 
@@ -218,12 +219,12 @@ class Explainer:
             return run_network(network.module, network.preprocess.normalize(images, network.dtype))
 
     def _pixels(self, image: ImageLike) -> NDArray[np.uint8]:
-        """(H, W, C) uint8 for the network; says once where an image would be turned."""
+        """(H, W, C) uint8 for the network; warns once if an EXIF rotation is ignored."""
         made, name = opened(image), image if isinstance(image, str | Path) else "image"
         if not self._upright and not self._said and isinstance(made, Image.Image) and orientation(made) != 1:
             self._said = True
             LOG.warning(
-                "%s: taken as stored, although its EXIF tag says to turn it; upright=True (`--upright`) turns it", name
+                "%s: used as stored; its EXIF tag asks for a rotation, which upright=True (`--upright`) applies", name
             )
         return pixels_of(made, len(self.network.preprocess.mean), turn=self._upright, name=name)
 
@@ -234,7 +235,7 @@ class Explainer:
         targets: Sequence[int | Target | None],
         name: str,
     ) -> list[Explanation]:
-        """An explanation for each target, from one pass of the image."""
+        """One explanation per target, from one pass of the image."""
         resized, region = self.network.preprocess(image)
         view = View(self.network.preprocess.shape, region)
         functions = any(callable(t) for t in targets)
@@ -260,7 +261,7 @@ class Explainer:
         return made
 
     def _scored(self, asked: Sequence[int | Target], output: object, view: View, resized: NDArray[np.uint8]) -> Network:
-        """The network whose logits are the targets' numbers, asked about this image."""
+        """Wrap the network into one whose logits are the targets' values, placed on this image."""
         meant = [placed(target, output, view) for target in targets_of(asked)]
         example = torch.from_numpy(resized)[None]
         return replace(self.network, module=Scored(self.network.module, meant), classes=TARGETS, example=example)
@@ -281,12 +282,12 @@ class Explainer:
         name: str,
         region: Region,
     ) -> Maps:
-        """The maps of one image, for each label; methods of no class do not need a network that answers with logits.
+        """The maps of one image, for each label; class-agnostic methods need no classifier.
 
         Args:
             network: the network.
             methods: by name.
-            image: as it came, and as the network sees it.
+            image: the original, and as the network sees it.
             labels: the classes; the predicted one when None.
             name: of the image.
             region: the part of the image that the network sees.
@@ -317,7 +318,7 @@ class Explainer:
 
 
 def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:
-    """Why methods cannot run on the network, for those that cannot. ValueError where that is all of them."""
+    """Return the reason for each method that cannot run on the network. ValueError if none can."""
     reasons = {name: refusal(method, network) for name, method in methods.items()}
     refused = {name: reason for name, reason in reasons.items() if reason}
     lines = [f"method {name} on {network.name}: {reason}" for name, reason in refused.items()]
@@ -329,7 +330,7 @@ def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:
 
 
 def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
-    """Methods by name; options of the `method` group are built with their own defaults."""
+    """Return methods by name; options of the `method` group are built with their defaults."""
     if isinstance(methods, Mapping):
         return dict(methods)
     built: dict[str, Method] = {}
@@ -339,7 +340,7 @@ def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
         else:
             made = {getattr(method, "__name__", type(method).__name__): method}
         if twice := sorted(built.keys() & made.keys()):
-            raise ValueError(f"named twice: {', '.join(twice)}; give callables of one name in a mapping, by name")
+            raise ValueError(f"named twice: {', '.join(twice)}; give callables with equal names in a mapping, by name")
         built |= made
     return built
 

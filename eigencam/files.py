@@ -1,13 +1,13 @@
-r"""Files that a person keeps: written whole or not at all, read only where they are regular files, refused in one line.
+r"""Files: written completely or not at all, read only if they are regular files, with errors in one line.
 
-A file is written beside its place, under a hidden name with host and process, and renamed into it: whoever reads
-meanwhile sees the old file or the new one, and a write that fails leaves the old one as it was.
+A file is written next to its destination, under a hidden name with host and process, and then renamed. Readers
+see either the old file or the new one, and a write that fails leaves the old one unchanged.
 
 >>> write_text(Path("results/table.md"), "| method |\n")  # doctest: +SKIP
 >>> with replacing(Path("rows.parquet"), sync=True) as beside:  # doctest: +SKIP
 ...     frame.to_parquet(beside)
 
-Every OSError that leaves this module names the file asked for, never the hidden one; `one_line` says it in a sentence.
+Every OSError that leaves this module names the requested file, never the hidden one; `one_line` puts it in a sentence.
 """
 
 import errno
@@ -37,9 +37,9 @@ _REASONS = {
     errno.EPERM: "no permission",
     errno.EROFS: "the file system is read-only",
     errno.ENOENT: "no such file or folder",
-    errno.ENOTDIR: "a file stands where a folder should be",
-    errno.EEXIST: "a file stands where a folder should be",
-    errno.EISDIR: "a folder stands where a file should be",
+    errno.ENOTDIR: "a file is in the place of a folder",
+    errno.EEXIST: "a file is in the place of a folder",
+    errno.EISDIR: "a folder is in the place of a file",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "the link leads back to itself",
     errno.EMFILE: "too many files are open; raise the limit, as with `ulimit -n 4096`",
@@ -47,31 +47,31 @@ _REASONS = {
 
 
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
-    r"""Write a UTF-8 file as a whole; what has no UTF-8 form (a path of other bytes) is written as `\udc..`."""
+    r"""Write a UTF-8 file completely; bytes of a path that are not valid UTF-8 are written as `\udc..`."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
 def write_bytes(path: Path, content: bytes, *, sync: bool = False, follow: bool = True) -> None:
-    """Write a file as a whole; `follow` as of `replacing`."""
+    """Write a file completely; `follow` as in `replacing`."""
     with replacing(path, sync=sync, follow=follow) as beside:
         beside.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` when the block ends without an error.
+    """Yield a path to write to, which replaces `path` when the block ends without an error.
 
-    The folder is made where it is missing. A file that is replaced passes on its permissions. A pipe or device
+    The folder is made if it is missing. A replaced file passes on its permissions. A pipe or device
     (`/dev/stdout`) is written to directly.
 
     Args:
         path: the file to write.
-        sync: whether its content is on the disk before it takes the place; for the name too, see `sync_folder`.
-        follow: whether the file that a link leads to is written; without, the new file takes the place of whatever
-            link, pipe or device stands there.
+        sync: whether its content is flushed to the disk before it replaces `path`; for the name, see `sync_folder`.
+        follow: whether to write the file that a link points to; otherwise the new file replaces the link, pipe or
+            device itself.
 
     Raises:
-        OSError: the file cannot be written; `filename` is `path`, or the other file that the block failed on.
+        OSError: the file cannot be written; `filename` is `path`, or the other file on which the block failed.
     """
     beside = None
     try:
@@ -103,7 +103,7 @@ def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterato
 
 
 def sync_folder(path: Path) -> None:
-    """Put the names of a folder's files on the disk, for file systems that can."""
+    """Flush the names of a folder's files to the disk, if the file system supports it."""
     with naming(path):
         try:
             _sync(path)
@@ -114,7 +114,7 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError of the block that names no file the name of `path`."""
+    """Add the name of `path` to an OSError of the block that names no file."""
     try:
         yield
     except OSError as error:
@@ -126,11 +126,11 @@ def naming(path: Path) -> Iterator[None]:
 def regular(path: Path) -> Path:
     """Return the path of a regular file.
 
-    A named pipe would wait for ever for somebody who writes, and a device such as `/dev/zero` never ends.
+    A named pipe would block until somebody writes to it, and a device such as `/dev/zero` never ends.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: something else stands there.
+        ValueError: something else is there.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
@@ -139,16 +139,16 @@ def regular(path: Path) -> Path:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a folder that match, by name, without those that are still being written."""
+    """Return the files of a folder that match, sorted by name, without those that are still being written."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def remove_leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
-    """Remove what killed processes left half-written in a folder, and return its names.
+    """Remove the files that killed processes left half-written in a folder, and return their paths.
 
     Args:
-        folder: files directly in it are looked at.
-        hours: age from which a file of another machine, whose processes cannot be seen from here, is left over.
+        folder: only files directly in it are considered.
+        hours: minimum age of a leftover from another machine, whose processes cannot be checked from here.
     """
     removed = []
     for path in leftovers(folder, hours=hours):
@@ -172,7 +172,7 @@ def leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
 
 
 def one_line(error: OSError) -> str:
-    """Return the file and what is wrong with it, as a person reads it.
+    """Return the file and the fault in one line for a person.
 
     >>> one_line(PermissionError(13, "Permission denied", "/data/rows.parquet"))
     '/data/rows.parquet: no permission'
@@ -184,7 +184,7 @@ def one_line(error: OSError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return what is wrong in one line; the kind of the error comes first where its text is for programmers.
+    r"""Return the fault in one line; the kind of the error comes first where its text is meant for programmers.
 
     >>> first_line(ValueError("a\nb")), first_line(KeyError("a"))
     ('a', "KeyError: 'a'")
@@ -196,7 +196,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """Return the error of the same kind that names the file."""
+    """Return an error of the same kind that names the file."""
     return OSError(error.errno, error.strerror or str(error) or type(error).__name__, str(path))
 
 
@@ -205,7 +205,7 @@ def _text(name: object) -> str | None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process of this machine has this number."""
+    """Whether a process of this machine has this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,8 +1,8 @@
 """Locks that end with their process: one process at a time writes a result, or uses a GPU.
 
-The kernel holds them (`flock`), so that nothing of a killed process stays locked, whatever its machine is called by
-then. Where a file system has none (NFS without lockd, some FUSE mounts), that is said; nothing else is used in their
-place, since a file that only stands for a lock outlives its process.
+The kernel holds them (`flock`), so a killed process leaves nothing locked, even if the machine is renamed meanwhile.
+A file system without such locks (NFS without lockd, some FUSE mounts) is reported. There is no substitute, since
+a file that only stands for a lock outlives its process.
 """
 
 import errno
@@ -18,17 +18,17 @@ except ImportError:  # Windows
     fcntl = None
 
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-"""What file systems answer where somebody else has the lock."""
+"""Errors of file systems if another process holds the lock."""
 
 MISSING = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
-"""What file systems answer that have no such locks, or none for a file that may only be read."""
+"""Errors of file systems without such locks, or without locks for read-only files."""
 
 TRIES = 10
-"""Attempts, 20 ms apart, before a lock counts as held: who asks whether it is (`is_held`) has it for a moment."""
+"""Attempts, 20 ms apart, before a lock counts as held: a process that calls `is_held` holds it for a moment."""
 
 
 class HeldError(ValueError):
-    """Another process has the lock."""
+    """Another process holds the lock."""
 
 
 class NoLocksError(ValueError):
@@ -37,13 +37,13 @@ class NoLocksError(ValueError):
 
 @dataclass(slots=True)
 class Lock:
-    """A lock that this process has, until it is released or the process ends."""
+    """A lock that this process holds until it is released or the process ends."""
 
     path: Path
     _number: int | None
 
     def stands(self) -> bool:
-        """Whether its file is still in its place: somebody who removes a folder removes the files of its locks too."""
+        """Whether its file still exists: whoever removes a folder also removes the files of its locks."""
         if self._number is None:
             return False
         try:
@@ -52,7 +52,7 @@ class Lock:
             return False
 
     def release(self) -> None:
-        """Give it back; a second time does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._number is not None:
             os.close(self._number)
             self._number = None
@@ -65,16 +65,16 @@ class Lock:
 
 
 def take(path: Path, *, wait: bool = False, for_everybody: bool = False, needed: bool = True) -> Lock:
-    """Take the lock of a file, which is made where it is missing, and stays.
+    """Take the lock of a file. The file is made if it is missing, and stays.
 
     Args:
         path: the file.
-        wait: whether to wait for whoever has it.
-        for_everybody: whether other users of the machine may take it too.
-        needed: whether a file system without locks is refused; without, the lock is then one in name only.
+        wait: whether to wait until the lock is free.
+        for_everybody: whether other users of the machine may take it, too.
+        needed: whether to refuse a file system without locks; otherwise the lock is then in name only.
 
     Raises:
-        HeldError: another process has it.
+        HeldError: another process holds it.
         NoLocksError: the file system has no locks.
         OSError: the file cannot be made or opened.
     """
@@ -102,9 +102,9 @@ def take(path: Path, *, wait: bool = False, for_everybody: bool = False, needed:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has the lock of a file; False where it may not be read."""
+    """Whether a process holds the lock of a file; False if the file may not be read."""
     with suppress(OSError):
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # of a pipe, too
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # O_NONBLOCK for pipes
         try:
             _flock(number, shared=True, wait=False)
         except OSError as error:
@@ -121,7 +121,7 @@ def _flock(number: int, *, shared: bool, wait: bool) -> None:
 
 
 def _opened(path: Path, *, for_everybody: bool) -> int:
-    """The file's descriptor; another user's file is opened for reading, which is enough on a local disk."""
+    """Return the file's descriptor; another user's file is opened for reading, which is enough on a local disk."""
     common = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | common, 0o666)

@@ -1,8 +1,8 @@
-"""Old import paths, which work for one version, with a warning that names the new one.
+"""Old import paths. They work for one more version, with a warning that names the new path.
 
-`import eigencam.forward`, `_target_: eigencam.evaluation.wsol.MaxBoxAcc` in a person's YAML and an old name of an entry
-point are all looked up by Python's import, so one finder serves them: it is asked last, for names that are nowhere
-else. A module under an old name holds the objects of the new one, not copies.
+`import eigencam.forward`, `_target_: eigencam.evaluation.wsol.MaxBoxAcc` in your own YAML and an old entry point
+are all resolved by Python's import, so one finder serves them. It is asked last, for names that nothing else
+provides. A module under an old name holds the objects of the new one, not copies.
 """
 
 import importlib
@@ -74,7 +74,7 @@ MODULES = {
     "streams": "commands.streams",
     "table": "commands.table",
 }
-"""New path by old, both below the package."""
+"""New path by old path, both relative to the package."""
 
 NAMES = {
     "compare.Compared": "reporting.comparison.Compared",
@@ -91,11 +91,11 @@ NAMES = {
     "prepare.is_joint": "evaluation.base.is_joint",
     "records.write_text": "files.write_text",
 }
-"""New path by old of single objects that are not in the module that took the place of theirs."""
+"""New path by old path, for single objects that are not in the successor of their module."""
 
 
 OPTIONS = {"method/fam": "fam_reading", "method/vscam": "vscam_reading"}
-"""New name by old of options that are called otherwise now; the old ones no longer work."""
+"""New name by old name of renamed options; the old names no longer work."""
 
 
 class MovedWarning(DeprecationWarning):
@@ -103,7 +103,7 @@ class MovedWarning(DeprecationWarning):
 
 
 def current(name: str) -> str:
-    """Return the dotted name under which an object is found today.
+    """Return the current dotted name of an object.
 
     >>> current("eigencam.evaluation.wsol.MaxBoxAcc"), current("my_module.build")
     ('eigencam.evaluation.maxboxacc.MaxBoxAcc', 'my_module.build')
@@ -116,7 +116,7 @@ def current(name: str) -> str:
 
 
 def renamed(group: str, name: str) -> str:
-    """Return a sentence on what an option is called today; "" where it was not renamed.
+    """Return a sentence with the current name of an option; "" if it was not renamed.
 
     >>> renamed("method", "fam"), renamed("method", "gradcam")
     ('method fam is called fam_reading now', '')
@@ -126,7 +126,7 @@ def renamed(group: str, name: str) -> str:
 
 
 def attribute(module: str, name: str) -> Any:
-    """Return an object by the module that had it; a module's `__getattr__`.
+    """Return an object that was moved out of this module; a module's `__getattr__`.
 
     Raises:
         AttributeError: it has not moved.
@@ -140,7 +140,7 @@ def attribute(module: str, name: str) -> Any:
 
 
 def install() -> None:
-    """Have Python's import look old paths up, after everything else."""
+    """Make Python's import look up old paths, after everything else."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
@@ -155,19 +155,19 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how to load a module of ours that has moved; None for any other."""
+        """Return how to load a module of ours that has moved; None for any other module."""
         new = MODULES.get(fullname.removeprefix(f"{PACKAGE}.")) if fullname.startswith(f"{PACKAGE}.") else None
         return ModuleSpec(fullname, _Moved(f"{PACKAGE}.{new}")) if new else None
 
 
 class _Moved(Loader):
-    """Makes a module that passes on what another one has."""
+    """Loads a module that forwards the contents of another one."""
 
     def __init__(self, new: str) -> None:
         self._new = new
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill the module that stands under the old name."""
+        """Fill the module under the old name."""
         name = module.__name__
         _warn(name, self._new)
         found = importlib.import_module(self._new)

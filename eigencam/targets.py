@@ -1,13 +1,13 @@
-"""What a map is for, where it is no class: a function of the network's output that gives one number per image.
+"""What a map is for when it is not a class: a function of the network's output that returns one number per image.
 
-    found = explain("street.jpg", ["gradcam"], target=targets.box_score(0))
+    maps = explain("street.jpg", ["gradcam"], target=targets.box_score(0))
 
-A target is any callable `(output) -> (N,)`, where `output` is what the network returns for N images; those below know
-the outputs of torchvision's networks. `Scored` turns a network and K targets into one whose logits are the K numbers,
-so that every method of a class, whichever passes it makes, explains a target as it explains a class.
+A target is any callable `(output) -> (N,)`, where `output` is what the network returns for N images; those below
+handle the outputs of torchvision's networks. `Scored` turns a network and K targets into a network whose logits are
+the K values, so every class-specific method, whichever passes it makes, explains a target like a class.
 
-A target that has `on(output, view)` is asked first what it means on the image that is explained: `box_score(0)` becomes
-the box that the network finds there, which is then looked for in whatever inputs a method tries.
+A target with a method `on(output, view)` is first resolved on the explained image: `box_score(0)` becomes the box that
+the network finds there, which is then looked for in all inputs that a method tries.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,36 +27,36 @@ from eigencam.passes.calls import RefusedError, evaluating, logits_of, run_netwo
 from eigencam.passes.contrast import Contrast, Weights
 
 Target = Callable[[Any], Tensor]
-"""From a network's output for N images to (N,) numbers, or one number for N = 1; with a graph, for gradients."""
+"""From a network's output for N images to (N,) values, or one value for N = 1; differentiable, for gradients."""
 
 OVERLAP = 0.5
-"""Least intersection over union at which a detection is taken for the box that is asked for."""
+"""Smallest IoU at which a detection counts as the requested box."""
 
 
 class TargetError(RefusedError):
-    """A target that the network's output does not have."""
+    """A target that does not exist in the network's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Where the network's input lies in the image.
+    """The position of the network's input in the image.
 
     Attributes:
         size: (height, width) of the input.
-        region: x0 y0 x1 y1 of the image, half-open, that the input shows.
+        region: x0 y0 x1 y1, half-open: the part of the image that the input shows.
     """
 
     size: tuple[int, int]
     region: tuple[float, float, float, float]
 
     def box(self, box: Sequence[float]) -> tuple[float, float, float, float]:
-        """A box of the image, `x1 y1 x2 y2`, in pixels of the input."""
+        """Return a box of the image, `x1 y1 x2 y2`, in pixels of the input."""
         x0, y0, x1, y1 = self.region
         x, y = self.size[1] / (x1 - x0), self.size[0] / (y1 - y0)
         return (box[0] - x0) * x, (box[1] - y0) * y, (box[2] - x0) * x, (box[3] - y0) * y
 
     def mask(self, mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-        """A mask (H, W) of the image on a grid of `size` cells over the input: what lies at the cells' centres."""
+        """Sample a mask (H, W) of the image at the centres of a grid of `size` cells over the input."""
         x0, y0, x1, y1 = self.region
         rows = np.floor(y0 + (np.arange(size[0]) + 0.5) * (y1 - y0) / size[0]).astype(int)
         columns = np.floor(x0 + (np.arange(size[1]) + 0.5) * (x1 - x0) / size[1]).astype(int)
@@ -67,15 +67,15 @@ class View:
 
 @runtime_checkable
 class Placeable(Protocol):
-    """A target that has to see the network's output for the image first."""
+    """A target that needs the network's output for the image first."""
 
     def on(self, output: Any, view: View) -> Target:
-        """Return what it means on this image. TargetError where it means nothing."""
+        """Return the target resolved on this image. TargetError if it does not exist there."""
         ...
 
 
 def placed(target: Target, output: Any, view: View) -> Target:
-    """What a target means on one image, of which the network returns `output`."""
+    """Resolve a target on one image, for which the network returns `output`."""
     return target.on(output, view) if isinstance(target, Placeable) else target
 
 
@@ -85,29 +85,29 @@ def class_score(label: int) -> Target:
 
 
 def box_score(box: int | Sequence[float], label: int | None = None) -> Target:
-    """The score of a detection, of a network that returns a dict of `boxes`, `scores` and `labels` for each image.
+    """The score of a detection, for networks that return a dict of `boxes`, `scores` and `labels` per image.
 
-    On inputs that a method changes it is the score of the detection of the same label that overlaps the box most, by at
-    least half of their union; 0 where there is none.
+    On inputs changed by a method it is the score of the detection with the same label and the largest IoU with the
+    box, if that is at least 0.5; otherwise 0.
 
     Args:
-        box: the number of a detection, best first, or a box `x1 y1 x2 y2` in pixels of the image.
-        label: of the detection; None: whatever is there.
+        box: the index of a detection, best first, or a box `x1 y1 x2 y2` in pixels of the image.
+        label: of the detection; None: any label.
     """
     if isinstance(box, int) and not isinstance(box, bool):
         return _Numbered(box, label)
     values = tuple(float(v) for v in box) if isinstance(box, Iterable) else ()
     if len(values) != 4 or not (values[0] < values[2] and values[1] < values[3]):
-        raise ValueError(f"box_score({box!r}): allowed: the number of a detection, or x1 y1 x2 y2 with x1<x2, y1<y2")
+        raise ValueError(f"box_score({box!r}): allowed: the index of a detection, or x1 y1 x2 y2 with x1<x2, y1<y2")
     return _Box(values, label)
 
 
 def segment(label: int, mask: NDArray[Any] | None = None) -> Target:
-    """The mean logit of a class over some pixels, of a network that returns (N, K, h, w) logits, alone or as `out`.
+    """The mean logit of a class over some pixels, for networks that return (N, K, h, w) logits, alone or as `out`.
 
     Args:
         label: the class.
-        mask: (H, W) of the image, True or above 0 where pixels count; None: those that the network gives this class.
+        mask: (H, W) of the image; pixels that are True or above 0 count. None: those predicted as this class.
     """
     if mask is not None and np.ndim(mask) != 2:
         raise ValueError(f"segment: a mask of shape {np.shape(mask)}; allowed: (H, W)")
@@ -120,12 +120,12 @@ def embedding(reference: Tensor | NDArray[Any]) -> Target:
 
 
 def difference(one: int | Target, other: int | Target) -> Target:
-    """What the one has more than the other; a number is a class."""
+    """The value of one target minus that of another; a number is a class."""
     return _Difference(*(t if callable(t) else class_score(t) for t in (one, other)))
 
 
 def finer(label: int, alpha: float = 1.0, references: int = 3, weights: Weights = "probability") -> Target:
-    """Finer-CAM's score: the logit less those of the classes nearest to it; see `eigencam.methods.finer`."""
+    """Finer-CAM's score: the logit minus those of the classes nearest to it; see `eigencam.methods.finer`."""
     return Contrast(label, alpha, references, weights)
 
 
@@ -142,15 +142,15 @@ class _Class:
 
 
 def _known(label: int, count: int) -> int:
-    """The class. TargetError where the network has none of this number."""
+    """Return the class. TargetError if the network has no class of this number."""
     if not 0 <= label < count:
-        raise TargetError(f"a map for class {label} was asked for; the network has 0 to {count - 1}")
+        raise TargetError(f"a map for class {label} was requested; the network has 0 to {count - 1}")
     return label
 
 
 @dataclass(frozen=True, slots=True)
 class _Numbered:
-    """A detection by its number."""
+    """A detection by its index."""
 
     number: int
     label: int | None
@@ -168,7 +168,7 @@ class _Numbered:
         places = _labelled(found, self.label)
         if not 0 <= self.number < len(places):
             of = "" if self.label is None else f" of label {self.label}"
-            raise TargetError(f"box {self.number}{of} was asked for; the network finds {len(places)} in this image")
+            raise TargetError(f"box {self.number}{of} was requested; the network finds {len(places)} in this image")
         return int(places[self.number])
 
     def __str__(self) -> str:
@@ -177,7 +177,7 @@ class _Numbered:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
-    """A detection by its box: of the image, and once it is placed, of the network's input."""
+    """A detection by its box: in pixels of the image; once resolved, of the network's input."""
 
     box: tuple[float, ...]
     label: int | None
@@ -189,7 +189,7 @@ class _Box:
     def _score(self, found: Mapping[str, Tensor]) -> Tensor:
         k, overlap = self._best(found)
         scores = found["scores"]
-        return scores[k] if overlap >= OVERLAP else scores.sum() * 0  # with its graph, if it has one
+        return scores[k] if overlap >= OVERLAP else scores.sum() * 0  # keeps the graph, if there is one
 
     def _best(self, found: Mapping[str, Tensor]) -> tuple[int, float]:
         places = _labelled(found, self.label)
@@ -206,8 +206,8 @@ class _Box:
         if overlap < OVERLAP:
             of = "" if self.label is None else f" of label {self.label}"
             raise TargetError(
-                f"{there.words}: of the {len(_labelled(found, self.label))} boxes{of} that the network finds in this "
-                f"image none overlaps it by {OVERLAP:.0%} of the union (the nearest: {overlap:.0%})"
+                f"{there.words}: none of the {len(_labelled(found, self.label))} boxes{of} that the network finds in "
+                f"this image has an IoU of at least {OVERLAP:.0%} with it (the nearest: {overlap:.0%})"
             )
         return _Box(there.box, int(found["labels"][k]), there.words)
 
@@ -216,18 +216,18 @@ class _Box:
 
 
 def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
-    """What a detector finds, a mapping for each image."""
+    """Return the detections of a detector, one mapping per image."""
     whole = isinstance(output, list | tuple) and bool(output)
     if not whole or not all(isinstance(f, Mapping) and {"boxes", "scores", "labels"} <= f.keys() for f in output):
         raise TargetError(
-            f"a box was asked of a network that returns {type(output).__name__}; needed: for each image a dict with "
-            "`boxes`, `scores` and `labels`; for other outputs give a function of your own as target"
+            f"the target is a box, and the network returns {type(output).__name__}; needed: for each image a dict with "
+            "`boxes`, `scores` and `labels`; for other outputs write your own function as target"
         )
     return output
 
 
 def _labelled(found: Mapping[str, Tensor], label: int | None) -> Tensor:
-    """Positions of the detections, best first as the network lists them, or of those of a label."""
+    """Indices of the detections, best first as the network lists them, or of those with a label."""
     labels = found["labels"]
     return torch.arange(len(labels), device=labels.device) if label is None else (labels == label).nonzero()[:, 0]
 
@@ -264,8 +264,8 @@ class _Segment:
             inside = view.mask(self.mask, (maps.shape[2], maps.shape[3]))
         if not inside.any():
             seen = maps[0].argmax(0).unique().tolist()
-            reason = f"the network gives no pixel class {label}; it gives {seen}" if self.mask is None else "empty mask"
-            raise TargetError(f"{self}: {reason}")
+            none = f"the network predicts class {label} at no pixel; it predicts {seen}"
+            raise TargetError(f"{self}: {none if self.mask is None else 'empty mask'}")
         return _Segment(label, inside)
 
     def __str__(self) -> str:
@@ -279,8 +279,8 @@ def _dense(output: Any) -> Tensor:
     if not isinstance(maps, Tensor) or maps.ndim != 4:
         shape = f" of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else ""
         raise TargetError(
-            f"a segment was asked of a network that returns {type(output).__name__}{shape}; needed: (N, K, h, w) "
-            "logits, alone or as `out`; for other outputs give a function of your own as target"
+            f"the target is a segment, and the network returns {type(output).__name__}{shape}; needed: (N, K, h, w) "
+            "logits, alone or as `out`; for other outputs write your own function as target"
         )
     return maps
 
@@ -296,11 +296,11 @@ class _Embedding:
     def __call__(self, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise TargetError(
-                f"an embedding was asked of {type(output).__name__}; needed: a network that returns (N, D)"
+                f"the target is an embedding, and the network returns {type(output).__name__}; needed: (N, D)"
             )
         features = output.flatten(1).float()
         if features.shape[1] != len(self.reference):
-            raise TargetError(f"a reference of {len(self.reference)} numbers; the network gives {features.shape[1]}")
+            raise TargetError(f"a reference of {len(self.reference)} numbers; the network returns {features.shape[1]}")
         return F.cosine_similarity(features, self.reference.to(features.device)[None], dim=1)
 
     def __str__(self) -> str:
@@ -323,21 +323,21 @@ class _Difference:
 
 
 def words(target: Target) -> str:
-    """A target in a few words: what it says of itself, or its name."""
+    """A target in a few words: its `str`, or its name."""
     if isinstance(target, _Class | _Numbered | _Box | _Segment | _Embedding | _Difference | Contrast):
         return str(target)
     return getattr(target, "__name__", type(target).__name__)
 
 
 class Scored(nn.Module):
-    """A network whose logits are what targets say of its output; its modules have the names that they have in it."""
+    """A network whose logits are the targets' values of its output; its modules keep their names."""
 
     network: nn.Module
 
     def __init__(self, network: nn.Module, targets: Sequence[Target]) -> None:
         """Share the network's modules, parameters and buffers."""
         super().__init__()
-        self.__dict__["network"] = network  # not as a module, which would prefix all names
+        self.__dict__["network"] = network  # not as a submodule, which would prefix all names
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         self.targets = tuple(targets)
 
@@ -349,24 +349,24 @@ class Scored(nn.Module):
 
 
 def _numbers(target: Target, output: Any, count: int) -> Tensor:
-    """(N,) what a target says, checked."""
+    """(N,) values of a target, checked."""
     try:
         made = target(output)
     except RefusedError:
         raise
-    except Exception as error:  # a person's function may raise anything
+    except Exception as error:  # a user's function may raise anything
         raise TargetError(f"target {words(target)} fails: {type(error).__name__}: {error}") from error
     if not isinstance(made, Tensor) or not made.is_floating_point() or made.numel() != count or made.ndim > 1:
         form = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
-        raise TargetError(f"target {words(target)} gives {form} for {count} images; needed: a float tensor ({count},)")
+        raise TargetError(f"target {words(target)}: {form} for {count} images; needed: a float tensor ({count},)")
     return made.reshape(count).float()
 
 
 def read_embedding(file: str | Path) -> NDArray[np.float32]:
-    """(D,) numbers of a .npy file: the embedding of an image, or of a text by a network of both.
+    """(D,) numbers of a .npy file: the embedding of an image, or of a text by a joint network.
 
     Raises:
-        ValueError: it holds something else than a finite vector that is not 0.
+        ValueError: it holds something other than a finite vector that is not 0.
         FileNotFoundError: there is no such file.
     """
     try:

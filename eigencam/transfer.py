@@ -1,7 +1,7 @@
-"""Between host and device: one copy in, one copy out, and one wait, however many tensors go along.
+"""Transfers between host and device: one copy in, one copy out and one wait, however many tensors there are.
 
-A copy costs the host some ten microseconds, and one from or to ordinary memory makes it stand still until the device
-has done all that it was told to do. So tensors travel together, as bytes of one block of pinned memory.
+A copy costs the host some ten microseconds, and a copy from or to ordinary memory blocks it until the device has
+finished all earlier work. Tensors therefore travel together, as bytes of one block of pinned memory.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 
 ALIGNED = 64
-"""Bytes that each tensor of a block begins at a multiple of; kernels read several numbers at once."""
+"""Alignment in bytes of each tensor in a block; kernels read several numbers at once."""
 
 
 def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors of the host on the device; the host does not wait. Those that are there already stay.
+    """Return host tensors on the device, without a wait of the host. Tensors already there are returned unchanged.
 
     Args:
-        device: where they go.
+        device: the destination.
         tensors: any types and shapes.
     """
     if device.type != "cuda":
@@ -32,7 +32,7 @@ def to_device(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """Send tensors of one device to the host; return what waits until they have arrived and gives them.
+    """Start copying tensors of one device to the host; return a function that waits for them and returns them.
 
     Args:
         tensors: any types and shapes.
@@ -42,7 +42,7 @@ def to_host(*tensors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
         here = tuple(t.detach().cpu() for t in tensors)
         return lambda: here
     block = _block([t.detach() for t in tensors], device).to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event(blocking=True)  # so that whoever waits leaves its core to the threads that make rows
+    arrived = torch.cuda.Event(blocking=True)  # a waiting thread then leaves its core to the threads that make rows
     arrived.record(torch.cuda.current_stream(device))
 
     def wait() -> tuple[Tensor, ...]:
@@ -56,7 +56,7 @@ P = ParamSpec("P")
 
 
 def _once(make: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Have a function keep what it returns, but for torch's fake tensors, which nobody but their mode can use."""
+    """Cache what a function returns, except torch's fake tensors, which are valid only within their mode."""
     kept = lru_cache(maxsize=256)(make)
 
     @wraps(make)
@@ -71,14 +71,14 @@ Numbers = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 @_once
 def constant(numbers: Numbers, device: torch.device) -> Tensor:
-    """Return numbers on the device, where they are brought once; nobody changes them."""
+    """Return numbers on the device. They are copied there once and must not be changed."""
     with torch.inference_mode(False):
         return torch.tensor(numbers, device=device)
 
 
 @_once
 def resident(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a tensor on the device in this type, where it is brought once: weights that many batches read."""
+    """Return a tensor on the device in this dtype, copied once: weights that many batches read."""
     with torch.inference_mode(False):
         return tensor.detach().to(device, dtype)
 
@@ -87,7 +87,7 @@ def resident(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor
 def made(
     make: Callable[..., Tensor], arguments: tuple[Hashable, ...], device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Return `make(*arguments)` on the device in this type, made on the host and brought there once: kernels, matrices.
+    """Return `make(*arguments)` on the device in this dtype, made on the host and copied once: kernels, matrices.
 
     >>> made(torch.eye, (2,), torch.device("cpu"), torch.float32).shape
     torch.Size([2, 2])
@@ -97,7 +97,7 @@ def made(
 
 
 def _block(tensors: Sequence[Tensor], device: torch.device, *, pinned: bool = False) -> Tensor:
-    """The tensors' bytes, one behind the other."""
+    """Return the tensors' bytes, concatenated."""
     size = sum(map(_room, tensors))
     block = torch.empty(size, dtype=torch.uint8, device=device, pin_memory=pinned)
     for place, tensor in zip(_views(block, tensors), tensors, strict=True):
@@ -106,7 +106,7 @@ def _block(tensors: Sequence[Tensor], device: torch.device, *, pinned: bool = Fa
 
 
 def _views(block: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The block's parts, of the types and shapes of `like`."""
+    """Yield the parts of the block, with the dtypes and shapes of `like`."""
     start = 0
     for tensor in like:
         yield block[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)

@@ -1,17 +1,17 @@
-"""Which versions of our code a number depends on.
+"""The versions of our code that a number depends on.
 
 Every method, evaluator, dataset reader, attack, fit and packaged network has a plain class attribute `version` (a
-function: an attribute of the function), an integer. It is raised when a change moves a number that it gives with the
-same parameters, or changes a default. An evaluator's `version` is about its rows; its `summary_version` is about what
-`summary` makes of equal rows.
+function: an attribute of the function), an integer. It is raised when a change moves a number for the same parameters,
+or changes a default. An evaluator's `version` covers its rows; its `summary_version` covers the result of
+`summary` for equal rows.
 
-Code that several of these share (enlarging maps, backward rules, random numbers, ...) has a version of its own, under a
-name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, and `SUMMARY_VERSIONS` where only summaries
-depend on it. What uses such a module is not declared, so it cannot be forgotten: it is read off the compiled code, from
-the class to all the functions and classes of ours that it refers to, and to the types of their arguments.
+Code shared by several of these (enlarging maps, backward rules, random numbers, ...) has a version of its own, under a
+name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, or `SUMMARY_VERSIONS` if only summaries
+depend on it. Nobody declares the use of such a module, so it cannot be forgotten: it is read from the compiled code,
+from the class to all of our functions and classes that it refers to, and to the types of their arguments.
 
-`tests/golden.json` holds numbers by name and version: a test fails where a number moves, or a default changes, and no
-version does. `scripts/golden.py` writes the file and refuses the same.
+`tests/golden.json` holds numbers by name and version. A test fails if a number moves, or a default changes, and the
+version does not. `scripts/golden.py` writes the file and refuses the same.
 """
 
 import functools
@@ -28,13 +28,13 @@ ROOT = __name__.partition(".")[0]
 
 
 def versions_of(thing: Any) -> dict[str, int]:
-    """The versions that what `thing` computes depends on: of an evaluator, its rows.
+    """Return the versions that the results of `thing` depend on; for an evaluator, its rows.
 
     Args:
         thing: a class or function of ours.
 
     Returns:
-        `version`, its own, and the version of each shared part by the part's name, sorted.
+        `version`, its own, and the version of each shared part by the part's name, sorted by name.
 
     >>> from eigencam.methods.baselines import CenterBox, RandomMap
     >>> versions_of(CenterBox), versions_of(RandomMap)
@@ -44,19 +44,19 @@ def versions_of(thing: Any) -> dict[str, int]:
 
 
 def summary_versions_of(evaluator: Any) -> dict[str, int]:
-    """What an evaluator's `summary` of given rows depends on: `summary_version` and the versions of shared parts."""
+    """Return the versions that `summary` depends on: `summary_version` and those of shared parts."""
     return {"summary_version": getattr(evaluator, "summary_version", 1), **_shared(evaluator, "SUMMARY_VERSIONS")}
 
 
 class _ModuleName(str):
-    """A module that is only named: what it refers to itself is not followed."""
+    """A module that is only named; its own references are not followed."""
 
     __slots__ = ()
 
 
 @functools.cache
 def _shared(thing: Any, constant: str) -> dict[str, int]:
-    """Name and version of each shared part that is reached."""
+    """Name and version of each shared part that `thing` reaches."""
     found: dict[str, int] = {}
     for module in {module for module, _ in reached(thing)}:
         found |= _constant(module, constant)
@@ -65,7 +65,7 @@ def _shared(thing: Any, constant: str) -> dict[str, int]:
 
 @functools.cache
 def reached(thing: Any) -> frozenset[tuple[str, str]]:
-    """What of ours a class or function refers to, directly or by others of ours: module and name at its top level.
+    """Return what a class or function of ours refers to, directly or through others of ours: (module, top-level name).
 
     The name is "" for a module that is imported when a function is called, or that an argument's type comes from.
     """
@@ -74,7 +74,7 @@ def reached(thing: Any) -> frozenset[tuple[str, str]]:
         part = stack.pop()
         if isinstance(part, _ModuleName):
             found.add((part, ""))
-        elif id(part) not in seen and (part is thing or _is_ours(part)):  # a person's own is where the way may begin
+        elif id(part) not in seen and (part is thing or _is_ours(part)):  # only the start may be a user's code
             seen.add(id(part))
             found.add((part.__module__, getattr(part, "__qualname__", "").partition(".")[0]))
             stack += _references(part)
@@ -86,7 +86,7 @@ def _is_ours(part: Any) -> bool:
 
 
 def _references(part: Any) -> Iterator[Any]:
-    """What the code of a class or function refers to."""
+    """Yield what the code of a class or function refers to."""
     if isinstance(part, type):
         yield from part.__bases__
         for value in vars(part).values():
@@ -102,14 +102,14 @@ def _references(part: Any) -> Iterator[Any]:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The classes of an annotation, those in brackets too."""
+    """The classes in an annotation, including those in brackets."""
     yield annotation
     for inner in typing.get_args(annotation):
         yield from _kinds(inner)
 
 
 def _globals(code: CodeType, names: Mapping[str, Any]) -> Iterator[Any]:
-    """Values of the names that code refers to, and names of the modules of ours that it imports."""
+    """Values of the names in the code, and names of our modules that it imports."""
     for name in code.co_names:
         value = names.get(name)
         if name.partition(".")[0] == ROOT:
@@ -126,7 +126,7 @@ def _globals(code: CodeType, names: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _imported(name: str, names: Sequence[str]) -> Iterator[_ModuleName]:
-    """A module, or those of a package that are named."""
+    """A module, or the named modules of a package."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
         yield _ModuleName(name)
@@ -137,7 +137,7 @@ def _imported(name: str, names: Sequence[str]) -> Iterator[_ModuleName]:
 
 @functools.cache
 def _constant(module: str, constant: str) -> dict[str, int]:
-    """A module's constant of names and versions; of one that is not loaded yet, from its text."""
+    """A module's constant of names and versions; for a module that is not loaded yet, read from its text."""
     if module in sys.modules:
         return getattr(sys.modules[module], constant, {})
     spec = importlib.util.find_spec(module)

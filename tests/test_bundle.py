@@ -168,7 +168,7 @@ def test_what_is_made_up_consistently_stays_claimed_until_it_is_made_again(
     assert "1 results: 1 same" in out
     table = said(capsys, "table", "--results", tmp_path / "with-honest")
     assert "claimed by others, made again here the same: net/method" in table
-    assert "nothing there is claimed" in said(capsys, "reproduce", tmp_path / "with-honest", "--out", tmp_path / "b")
+    assert "no claimed result" in said(capsys, "reproduce", tmp_path / "with-honest", "--out", tmp_path / "b")
     out = said(capsys, "reproduce", tmp_path / "with-lie", "--out", tmp_path / "c", status=1)
     assert "different: " in out
     assert "mean_iou 90, 60 now; image 0000: iou 0.9 and 0.6" in out
@@ -217,4 +217,4 @@ def test_maps_are_kept_of_the_same_rows_alone(tmp_path: Path, capsys: pytest.Cap
     [stored] = read_all(tmp_path / "r")
     frame = stored.rows()
     reseal(stored.folder, frame.assign(iou=frame["iou"] / 2))
-    assert "its rows are others: image" in said(capsys, "bundle", stored.folder, "--maps", "--out", tmp_path / "b.zip", status=2)  # fmt: skip  # noqa: E501
+    assert "recomputed rows differ: image" in said(capsys, "bundle", stored.folder, "--maps", "--out", tmp_path / "b.zip", status=2)  # fmt: skip  # noqa: E501

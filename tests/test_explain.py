@@ -135,7 +135,7 @@ def test_a_target_of_a_detector(photo: str, network: str, target: str, label: st
     [
         (
             ["photo.png", "--model", "scenes_resnet", "--class", "12"],
-            "class 12 was asked of scenes_resnet; it has 0 to",
+            "class 12 was requested of scenes_resnet; it has 0 to",
         ),
         (["none.jpg"], "no such image: none.jpg"),
         (["--model", "scenes_resnet", "--pictures", "0"], "--pictures 0; allowed: 1 or more"),
@@ -153,7 +153,7 @@ def test_a_target_of_a_detector(photo: str, network: str, target: str, label: st
         (["photo.png", "--target", "box:3,3,1,1"], "x1 y1 x2 y2 with x1<x2"),
         (
             ["photo.png", "--model", "scenes_vgg", "--target", "box:0"],
-            "a box was asked of a network that returns Tensor",
+            "the target is a box, and the network returns Tensor",
         ),
         (["empty"], "empty: no image files; looked for .jpg"),
     ],

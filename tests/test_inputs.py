@@ -178,7 +178,7 @@ def test_an_orientation_that_is_not_followed_is_said_once(tmp_path: Path, caplog
             explain(turned(tmp_path / name, 6), "eigencam")
             assert upright(tmp_path / name, "eigencam").image.shape == (30, 20, 3)
     assert len(caplog.messages) == 1
-    assert "a.png: taken as stored" in caplog.messages[0]
+    assert "a.png: used as stored" in caplog.messages[0]
 
 
 def test_several_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

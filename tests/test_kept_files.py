@@ -68,11 +68,11 @@ def test_a_file_where_a_folder_should_be_and_the_other_way_round(tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises((NotADirectoryError, FileExistsError)) as raised:
         files.write_text(tmp_path / "file" / "table.md", "")
-    assert "a file stands where a folder should be" in files.one_line(raised.value)
+    assert "a file is in the place of a folder" in files.one_line(raised.value)
     assert str(tmp_path / "file") in files.one_line(raised.value)
     with pytest.raises(IsADirectoryError) as folder:
         files.write_text(tmp_path, "")
-    assert files.one_line(folder.value) == f"{tmp_path}: a folder stands where a file should be"
+    assert files.one_line(folder.value) == f"{tmp_path}: a folder is in the place of a file"
 
 
 def test_another_file_that_the_block_failed_on_keeps_its_name(tmp_path: Path) -> None:

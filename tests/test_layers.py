@@ -311,7 +311,7 @@ def test_blocks_beside_a_shortcut_add_no_drift() -> None:
 
 def test_no_layer_at_all() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
-    with pytest.raises(ValueError, match=r"no layer is a map that everything passes through; set model.layer"):
+    with pytest.raises(ValueError, match=r"no layer is a map that all paths pass through; set model.layer"):
         default_layer(module, examine(module, (32, 32)), "net")
 
 

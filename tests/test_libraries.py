@@ -271,8 +271,8 @@ def test_rollout_says_the_true_reason(option: str, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("right", "n", "said"),
-    [(70, 99, ""), (140, 200, "top-1 70.0 % of 200 images [61.0, 78.0], reported 69.8 %: it fits"),
-     (90, 200, "it does not fit; are these the weights, and is the preprocessing theirs?")],
+    [(70, 99, ""), (140, 200, "top-1 70.0 % of 200 images [61.0, 78.0], reported 69.8 %: they agree"),
+     (90, 200, "they do not agree; are these the weights, and is the preprocessing theirs?")],
 )  # fmt: skip
 def test_the_accuracy_is_compared_with_the_reported_one(right: int, n: int, said: str) -> None:
     answers = [[1, 2]] * right + [[2, 1]] * (n - right)

@@ -208,7 +208,7 @@ def test_without_locks_each_process_writes_a_folder_of_its_own(tmp_path: Path, m
 def test_a_table_of_older_parts_is_completed_by_a_run_not_by_a_merge(tmp_path: Path) -> None:
     half(tmp_path / "a")
     (fault,) = merge([tmp_path / "a"], tmp_path / "m").faults
-    assert "no run noted how many images there are" in fault
+    assert "no run recorded the number of images" in fault
 
 
 def test_the_run_that_made_each_row_is_noted_however_often_it_is_written(tmp_path: Path) -> None:

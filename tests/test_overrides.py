@@ -25,7 +25,7 @@ from eigencam.configuring.overrides import accepted, hint
 def test_what_hydra_cannot_read_comes_back_quoted(
     arguments: list[str], quoted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert hint(arguments).endswith(f"in quotes it can: {quoted}")
+    assert hint(arguments).endswith(f"quote it: {quoted}")
     assert main(["run", *arguments]) == 2
     assert quoted in capsys.readouterr().err
 
@@ -36,7 +36,7 @@ def test_what_is_quoted_so_is_what_was_meant() -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for value in ("a=b", "ü", "a'b", 'a"b', "a\\b=", "a'\"=b", "x (1)", "{a", "[a", "a#b", "~a\\", " é ", "é\\\\"):
-        (typed,) = shlex.split(hint([f"key={value}"]).partition("can: ")[2])
+        (typed,) = shlex.split(hint([f"key={value}"]).partition("quote it: ")[2])
         assert OverridesParser.create().parse_override(typed).value() == value
     for arguments in (["a/b"], ["a=1", "-m"], ["--config-dir", "x", "a=1"], [], ["~a"], ["=é"]):
         assert hint(arguments) == ""

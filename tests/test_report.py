@@ -171,8 +171,8 @@ def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
     out = tmp_path / "page.html"
     arguments = ["report", "--results", str(results), "--out", str(out), "--pictures", "4"]
     assert main([*arguments, "dataset.count=20"]) == 0
-    assert "no images of scenes_resnet: the dataset is not that of the results" in capsys.readouterr().out
-    assert "the dataset is not that of the results any more" in out.read_text()
+    assert "no images of scenes_resnet: the dataset is no longer that of the results" in capsys.readouterr().out
+    assert "the dataset is no longer that of the results" in out.read_text()
     assert data_of(out.read_text())["sets"] == {}
     assert main([*arguments, "model.weights=/nowhere.pth"]) == 0
     assert "/nowhere.pth: no such file" in capsys.readouterr().out

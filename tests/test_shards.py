@@ -150,7 +150,9 @@ def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, mon
     monkeypatch.setattr(torch.nn.Conv2d, "forward", small)
     said: list[str] = []
     job = run(config(tmp_path / "r", *whole), say=said.append)
-    assert [line for line in said if "out of memory" in line] == ["out of memory; going on with batch_size=2 chunk=16"]
+    assert [line for line in said if "out of memory" in line] == [
+        "out of memory; continuing with batch_size=2 chunk=16"
+    ]
     for key, result in alone.results.items():
         assert job.results[key].rows()["image"].tolist() == job.dataset.ids
         pd.testing.assert_frame_equal(job.results[key].rows(), result.rows())

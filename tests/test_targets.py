@@ -159,7 +159,7 @@ def test_a_function_of_ones_own_and_an_embedding(explainers: dict[str, Explainer
     similar = Explainer(features, "0.2", preprocess=PLAIN)
     same = similar(IMAGE, "gradcam", target=targets.embedding(similar.output(IMAGE)))
     assert same.score == pytest.approx(1)
-    with pytest.raises(ValueError, match="a reference of 3 numbers; the network gives 16"):
+    with pytest.raises(ValueError, match="a reference of 3 numbers; the network returns 16"):
         similar(IMAGE, "gradcam", target=targets.embedding(torch.ones(3)))
 
 
@@ -211,17 +211,17 @@ def test_several_classes_from_one_pass() -> None:
         ("og", "near: .*dog"),
         ("zzzzzz", "no class of this name; there are 5, such as ant"),
         ("twin", "names the classes 3, 4; give the number"),
-        (9, "class 9 was asked of Sequential; it has 0 to 4"),
+        (9, "class 9 was requested of Sequential; it has 0 to 4"),
         (-1, "class -1 was asked"),
         ({3}, "set; allowed: a class"),
-        ([], "a list of no target"),
+        ([], "an empty list of targets"),
         ([1, True], "a truth value"),
-        (targets.class_score(7), "class 7 was asked for; the network has 0 to 4"),
-        (targets.box_score(0), "a box was asked of a network that returns Tensor"),
-        (targets.segment(0), r"a segment was asked of a network that returns Tensor of shape \(1, 5\)"),
-        (lambda output: output, r"gives \(1, 5\) torch.float32 for 1 images; needed: a float tensor \(1,\)"),
+        (targets.class_score(7), "class 7 was requested; the network has 0 to 4"),
+        (targets.box_score(0), "the target is a box, and the network returns Tensor"),
+        (targets.segment(0), r"the target is a segment, and the network returns Tensor of shape \(1, 5\)"),
+        (lambda output: output, r": \(1, 5\) torch.float32 for 1 images; needed: a float tensor \(1,\)"),
         (lambda output: output["boxes"], "target <lambda> fails: "),
-        (lambda output: 3.0, "gives float for 1 images"),
+        (lambda output: 3.0, ": float for 1 images"),
     ],
 )
 def test_targets_that_are_none(target: Any, message: str) -> None:
@@ -241,14 +241,14 @@ def test_numbers_of_other_libraries_and_unknown_names() -> None:
 @pytest.mark.parametrize(
     ("name", "target", "message"),
     [
-        ("faster_rcnn", targets.box_score(500), "box 500 was asked for; the network finds "),
-        ("faster_rcnn", targets.box_score(0, label=77), "box 0 of label 77 was asked for; the network finds 0"),
-        ("ssd", targets.box_score((0, 0, 0.5, 0.5)), "none overlaps it by 50%"),
-        ("ssd", targets.segment(1), "a segment was asked of a network that returns list"),
-        ("deeplab", targets.segment(77), "class 77 was asked for"),
+        ("faster_rcnn", targets.box_score(500), "box 500 was requested; the network finds "),
+        ("faster_rcnn", targets.box_score(0, label=77), "box 0 of label 77 was requested; the network finds 0"),
+        ("ssd", targets.box_score((0, 0, 0.5, 0.5)), "has an IoU of at least 50%"),
+        ("ssd", targets.segment(1), "the target is a segment, and the network returns list"),
+        ("deeplab", targets.segment(77), "class 77 was requested"),
         ("deeplab", targets.segment(0, np.zeros((48, 80))), "segment 0: empty mask"),
         ("yolo", targets.class_score(0), "the network returns a tuple"),
-        ("yolo", targets.box_score(0), "for other outputs give a function of your own"),
+        ("yolo", targets.box_score(0), "for other outputs write your own function"),
     ],
 )
 def test_what_the_output_does_not_have(explainers: dict[str, Explainer], name: str, target: Any, message: str) -> None:

@@ -67,11 +67,11 @@ def another_summary(folder: Path) -> None:
     [
         (change_value, "value 12.5 stored, "),
         (drop_a_row, "n = 6, and its rows are of 5 images"),
-        (repeat_a_row, "1 rows are of an image and class that another row is of"),
+        (repeat_a_row, "1 rows have the same image and class as another row"),
         (flip_a_bit, f"{ROWS}: damaged"),
-        (forget_who_made_rows, "row 3 (image 0003): no file in runs/ says what made it"),
+        (forget_who_made_rows, "row 3 (image 0003): no file in runs/ says which run computed it"),
         (another_version, "Method is of version 7, here it is 1"),
-        (another_summary, "`eigencam summarize` makes its metrics again"),
+        (another_summary, "`eigencam summarize` recomputes its metrics"),
     ],
 )
 def test_each_fault_is_a_line_and_the_exit_status(
@@ -95,7 +95,7 @@ def test_a_person_s_evaluator_is_not_run_and_the_metrics_are_called_unverified(
     restated(folder, lambda identity: identity.update(evaluator={"target": "os.system", "source": "0"}))
     status, out = said(capsys, tmp_path)
     assert status == 1
-    assert "metrics not made again: evaluator os.system is not trusted" in out
+    assert "metrics not recomputed: evaluator os.system is not trusted" in out
 
 
 def test_a_real_result_is_verified_with_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,26 +12,26 @@ from eigencam.evaluation.cells import INTERVALS, KINDS, Decimals, Style, column_
 
 OPTIONS = ("rows", "columns", "pivot", "rename", "only", "against", "second", "intervals", "decimals", "names")
 FIRST, LAST = ("stem", "conv1", "conv_proj", "patch_embed"), ("norm", "ln", "avgpool", "head", "classifier", "fc")
-"""Parts of layers' names that stand for the beginning and the end of a network."""
+"""Parts of layer names for the beginning and the end of a network."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument_group("arrangement").add_argument
-    add("--rows", type=_names, default=(), metavar="KEY,…", help="what a line is for (default: network,method)")
-    add("--columns", type=_names, default=(), metavar="KEY,…", help="what a column is for (default: metric)")
+    add("--rows", type=_names, default=(), metavar="KEY,…", help="keys of a table's rows (default: network,method)")
+    add("--columns", type=_names, default=(), metavar="KEY,…", help="keys of a table's columns (default: metric)")
     add("--pivot", type=_names, default=(), metavar="KEY,…", help="parameters of a sweep as columns: layer,threshold")
-    add("--only", nargs="+", type=_pair, default=[], metavar="KEY=VALUE,…", help="only these: layer=layer3,layer4")
+    add("--only", nargs="+", type=_pair, default=[], metavar="KEY=VALUE,…", help="keep only these: layer=layer3,layer4")
     add("--rename", nargs="+", type=_pair, default=[], metavar="OLD=NEW", help="names to print in place of others")
     add("--names", choices=("stored", "printed"), help="gradcampp, or Grad-CAM++ (default: printed in LaTeX)")
     add("--intervals", choices=INTERVALS, default="brackets", help="how 95 %% intervals are printed")
-    add("--decimals", type=_decimals, metavar="N", help="a number, unit, or interval: by its width (default in LaTeX)")
-    add("--second", action="store_true", help="the second best underlined")
-    add("--against", metavar="METHOD", help="mark what differs from this method, p < 0.05 after Holm's correction")
+    add("--decimals", type=_decimals, metavar="N", help="a number; unit; or interval: by its width (default in LaTeX)")
+    add("--second", action="store_true", help="underline the second best")
+    add("--against", metavar="METHOD", help="mark what differs from this method: p < 0.05, Holm-corrected")
 
 
 def parameters(args: argparse.Namespace) -> list[str]:
-    """Return the parameters that the options name: each has to be a column of the long frame."""
+    """Return the parameters named by the options: each has to be a column of the long frame."""
     named = [*args.rows, *args.columns, *args.pivot, *(key for key, _ in args.only)]
     return [key for key in dict.fromkeys(named) if key not in KINDS]
 
@@ -40,26 +40,26 @@ def chosen(args: argparse.Namespace, long: pd.DataFrame) -> pd.DataFrame:
     """Return the lines of the frame that `--only` keeps.
 
     Raises:
-        ValueError: a value is nowhere.
+        ValueError: a value does not occur.
     """
     for key, texts in args.only:
         values, own = texts.split(","), column_of(key)
         columns = [own, f"{own}_name"] if f"{own}_name" in long else [own]
         if unknown := [value for value in values if not any((long[column] == value).any() for column in columns)]:
             there = ", ".join(sorted(set(long[own]) - {""}, key=natural))
-            raise ValueError(f"--only {key}={texts}: {', '.join(unknown)} is nowhere; there are: {there}")
+            raise ValueError(f"--only {key}={texts}: {', '.join(unknown)} does not occur; there are: {there}")
         kept = pd.concat([long[column].isin(values) for column in columns], axis=1).any(axis=1)
         long = long[kept | ((key == "metric") & (long["unsupported"] != ""))]
     return long
 
 
 def style_of(args: argparse.Namespace, long: pd.DataFrame, *, paper: bool) -> Style:
-    """Return the style that the options ask for.
+    """Return the style that the options choose.
 
     Args:
         args: the options.
-        long: the frame that the tables are made of.
-        paper: whether names and decimals are a paper's where the options do not say.
+        long: the frame that the tables are made from.
+        paper: whether names and decimals follow papers unless an option says otherwise.
     """
     rows = args.rows or tuple(key for key in ("network", "method") if key not in (*args.columns, *args.pivot))
     columns = (*args.pivot, *(args.columns or (() if "metric" in rows else ("metric",))))
@@ -90,7 +90,7 @@ def style_of(args: argparse.Namespace, long: pd.DataFrame, *, paper: bool) -> St
 
 
 def network_order(layers: set[str]) -> list[str]:
-    """Return layers in the order of a network, as far as their names say it: `features.5` before `features.12`.
+    """Return layers in the order of the network, as far as their names show it: `features.5` before `features.12`.
 
     >>> network_order({"norm", "layer2", "stem", "layer10"})
     ['stem', 'layer2', 'layer10', 'norm']
@@ -104,7 +104,7 @@ def network_order(layers: set[str]) -> list[str]:
 
 
 def told(args: argparse.Namespace) -> str:
-    """Return the options that change lines, columns and names, as they would be typed; "" for none."""
+    """Return the options that change lines, columns and names, as typed; "" if there are none."""
     words = []
     for name in ("rows", "columns", "pivot", "rename", "names"):
         value = getattr(args, name)
@@ -123,7 +123,7 @@ def _stored(_kind: str, name: str, renamed: dict[str, str]) -> str:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are keys with commas between them, layer,threshold")
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are keys separated by commas, layer,threshold")
     return names
 
 
@@ -143,5 +143,5 @@ def _decimals(text: str) -> Decimals:
 
 
 def arranged(args: argparse.Namespace) -> Sequence[str]:
-    """Return the options that change what lines and columns are for, or their numbers: a long CSV has none of them."""
+    """Return the options that change the keys of lines and columns, or their numbers; a long CSV uses none of them."""
     return [name for name in OPTIONS if name != "only" and getattr(args, name) and getattr(args, name) != "brackets"]

@@ -1,4 +1,4 @@
-"""`eigencam bundle RESULT …`: results in one file, which another group verifies and merges with its own.
+"""`eigencam bundle RESULT …`: results in one file, which another group can verify and merge with its own.
 
 Examples:
     eigencam bundle results/runs/ilsvrc-resnet50-eigencam-* --out ours.zip      here
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results, folders of results; with --maps paths.NAME=DIR",
     )
     parser.add_argument(
-        "--maps", action="store_true", help="also the maps, made again: half precision where that is exact"
+        "--maps", action="store_true", help="include the maps, computed again: half precision where that is exact"
     )
     add_trust(parser)
     parser.add_argument("--out", type=Path, default=Path("bundle.zip"), metavar="FILE", help="the file to write")
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _maps(stored: Stored, root: Path, settings: Sequence[str], trust: Trust) -> Path:
-    """Make the maps of a result again, below a folder; the folder that they are in."""
+    """Compute the maps of a result again; return the folder that they are in."""
     from omegaconf import DictConfig, OmegaConf
 
     from eigencam.configuring.stored import changed, check_paths, machine_paths
@@ -81,7 +81,7 @@ def _maps(stored: Stored, root: Path, settings: Sequence[str], trust: Trust) -> 
 
 
 def _complete(roots: Sequence[Path]) -> Iterator[Stored]:
-    """The complete results of some folders; what is unfinished in a folder of results is left out, with a line."""
+    """The complete results in some folders; unfinished results of a folder are left out, with a printed line."""
     count = 0
     for root in roots:
         keep_out(root)
@@ -100,10 +100,10 @@ def _complete(roots: Sequence[Path]) -> Iterator[Stored]:
 
 @contextmanager
 def opened(paths: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]:
-    """Open folders as they are, and bundles as the folders that they unpack to.
+    """Open folders as they are, and bundles as the folders that they are unpacked to.
 
     Yields:
-        The folders; and by the folder of a bundle the bundle's name, which lines for people show in its place.
+        The folders; and the name of each bundle by its folder, for printed lines.
     """
     with ExitStack() as stack:
         roots, names = list[Path](), dict[str, str]()
@@ -116,7 +116,7 @@ def opened(paths: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]
 
 
 def named(line: str, names: dict[str, str]) -> str:
-    """Return a line with a bundle's name in the place of the folder that it was unpacked to."""
+    """Return a line with the bundle's name in place of the folder that it was unpacked to."""
     for root, name in names.items():
         line = line.replace(root, name)
     return line

@@ -16,13 +16,11 @@ from eigencam.store.trust import keep_out
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eigencam card`."""
-    parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULT", help="folder of a result, or of several results"
-    )
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="folder of one result or of several")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print a page for each result; returns 1 where one is damaged."""
+    """Print a page for each result; returns 1 if one is damaged."""
     damaged = 0
     for root in args.results:
         keep_out(root)

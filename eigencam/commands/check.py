@@ -1,9 +1,9 @@
-"""`eigencam check`: draw a dataset's first images with their truth, and count what it has.
+"""`eigencam check`: draw a dataset's first images with their truth, and count its contents.
 
     eigencam check dataset=folder dataset.root=photos dataset.boxes=boxes.csv dataset.box_format=xyxy ...
     eigencam check dataset=voc2012 limit=100
 
-Look at the sheet: boxes that are given as x y width height, or masks whose values stand for something else, show there.
+Boxes that are in fact x y width height, or masks with other meanings, are easy to see on the sheet.
 """
 
 import argparse
@@ -25,13 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eigencam check`."""
     add = parser.add_argument
     add("settings", nargs="*", metavar="key=value", help="dataset=NAME and its keys; limit, seed, images")
-    add("--show", type=int, default=16, metavar="N", help="number of images that are drawn")
-    add("--decode", action="store_true", help="decode every image, too, not only the headers")
-    add("--out", type=Path, default=Path("checked"), metavar="DIR", help="where the sheet goes")
+    add("--show", type=int, default=16, metavar="N", help="number of images to draw")
+    add("--decode", action="store_true", help="decode every image, not only the headers")
+    add("--out", type=Path, default=Path("checked"), metavar="DIR", help="folder of the sheet")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the census and write the sheet; returns 0 where every truth can be right, else 1."""
+    """Print the census and write the sheet; returns 0 if every truth is valid, else 1."""
     from omegaconf import OmegaConf
 
     from eigencam.configuring.compose import compose
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     from eigencam.running.prepare import attempt, build_dataset, stop
 
     if strange := [item for item in args.settings if "=" not in item]:
-        raise ValueError(f"{' '.join(strange)}: allowed are settings, key=value, as dataset=folder dataset.root=photos")
+        raise ValueError(f"{' '.join(strange)}: allowed are settings such as dataset=folder dataset.root=photos")
     composed = compose("run", named.quoted(args.settings))
     faults: list[str] = []
     config = typed(OmegaConf.masked_copy(composed, [f.name for f in fields(DataConfig)]), DataConfig, faults)
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _cells(dataset: Dataset, undecodable: dict[str, str]) -> Iterator[tuple[draw.Picture, str]]:
-    """Images with their truth, in order, and what each is called; those that cannot be decoded are noted."""
+    """Images with their truth, in order, and the caption of each; undecodable ones are recorded."""
     for i, one in enumerate(dataset.ids):
         try:
             image = dataset.image(i)

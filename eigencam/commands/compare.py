@@ -1,12 +1,12 @@
-"""`eigencam compare`: methods against each other on the same images, and whether the difference is more than chance.
+"""`eigencam compare`: methods compared on the same images, with tests of whether a difference is more than chance.
 
     eigencam compare eigencam gradcam my_method.py --dataset scenes dataset.count=40
     eigencam compare eigencam gradcam my_module.my_method --dataset scenes --model scenes_resnet,scenes_vgg
 
-What is missing is run first, exactly as `eigencam run` would; then everything comes from the rows of the results. The
-first method is the reference. Of each (dataset, network, evaluator) the images that both methods have a row for are
-compared (`eigencam.evaluation.paired`), the p-values are corrected by Holm over the whole table, and the methods are
-ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
+What is missing is run first, exactly as `eigencam run` would; then everything is computed from the rows of the results.
+The first method is the reference. For each (dataset, network, evaluator), methods are compared on the images for which
+both have a row (`eigencam.evaluation.paired`). The p-values are corrected by Holm over the whole table, and the methods
+are ranked over all (dataset, network) pairs (`eigencam.evaluation.ranks`).
 """
 
 import argparse
@@ -38,22 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="METHOD|key=value",
         help="methods, the reference first: an option of `method`, a dotted name, a .py or .yaml file, a folder of "
-        "maps, a file of boxes; settings as of `eigencam run` (dataset.count=40)",
+        "maps, a file of boxes; settings as for `eigencam run` (dataset.count=40)",
     )
     add("--dataset", default="scenes", metavar="A,B", help="options of the `dataset` group")
     add("--model", default="scenes_resnet", metavar="A,B", help="options of `model`, timm/NAME, my_module.build")
     add("--evaluator", default="localization,segmentation", metavar="A,B", help="options of the `evaluator` group")
-    add("--metrics", default="", metavar="A,B", help="only these, or `all`; else the evaluators' headlines")
-    add("--all-pairs", action="store_true", help="every pair of methods, not only with the first")
-    add("--no-run", action="store_true", help="compute nothing; what is missing is an error")
+    add("--metrics", default="", metavar="A,B", help="only these, or `all`; by default the evaluators' headlines")
+    add("--all-pairs", action="store_true", help="compare every pair of methods, not only with the first")
+    add("--no-run", action="store_true", help="compute nothing; missing results are an error")
     add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
-    add("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
-    add("--format", choices=(*FORMATS, "json"), default="terminal", help="of what is printed")
-    add("--out", type=Path, metavar="DIR", help="also write compare.csv, .md, .tex, .html, .json and images of ranks")
+    add("--config-dir", type=Path, metavar="DIR", help="your own configs, as for `eigencam run`")
+    add("--format", choices=(*FORMATS, "json"), default="terminal", help="of the printed tables")
+    add("--out", type=Path, metavar="DIR", help="also write compare.csv, .md, .tex, .html, .json and figures of ranks")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run what is missing, compare, print; returns 1 where a method failed, whose results are left out."""
+    """Run what is missing, compare, print; returns 1 if a method failed, whose results are left out."""
     methods = [item for item in args.inputs if "=" not in item]
     settings = [item for item in args.inputs if "=" in item]
     options, nodes, order = named.split(methods)
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
 def _folders(
     args: argparse.Namespace, options: Sequence[str], nodes: named.Nodes, settings: Sequence[str]
 ) -> tuple[list[Path], Trust, list[str]]:
-    """The folders of the results, computed where they are not there yet, what this command trusts, and what failed."""
+    """Compute missing results; return the result folders, what this command trusts, and what failed."""
     from eigencam.configuring.compose import compose
     from eigencam.running.faults import PartlyFailedError
     from eigencam.running.prepare import prepare
@@ -115,7 +115,7 @@ def _folders(
         if missing and not faults:
             damaged = as_lines(stored for folder in missing if (stored := read(folder, hashed=True)))
             names = ", ".join(folder.name for folder in missing)
-            lines = [f"not there yet: {names}; without --no-run they are computed", *damaged]
+            lines = [f"missing: {names}; without --no-run they are computed", *damaged]
             raise FileNotFoundError("\n".join(lines))
         found += [result.folder for result in job.results.values() if result.folder not in missing]
     return found, Trust.of(args.config_dir, configs=[OmegaConf.to_container(config) for config in configs]), failed

@@ -1,4 +1,4 @@
-"""`eigencam completion bash`: what a shell reads to complete subcommands, options and settings.
+"""`eigencam completion bash`: the script by which a shell completes subcommands, options and settings.
 
 eval "$(eigencam completion bash)"
 eigencam completion --query "eigencam run mod"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eigencam completion`."""
     parser.add_argument("shell", nargs="?", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}")
     parser.add_argument(
-        "--query", metavar="LINE", help="print what could stand at the end of a line that is being typed"
+        "--query", metavar="LINE", help="print the candidates for the end of a line that is being typed"
     )
 
 
@@ -51,10 +51,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """Return the words that could stand at the end of a line that is being typed, `eigencam run mod`.
+    """Return the candidates for the end of a line that is being typed, `eigencam run mod`.
 
     Args:
-        line: as far as the cursor; it may have quotes that are not closed yet.
+        line: up to the cursor; it may have unclosed quotes.
     """
     from eigencam.commands.main import HYDRA, SUBCOMMANDS
 
@@ -85,7 +85,7 @@ def _arguments(parser: argparse.ArgumentParser, last: str, before: list[str]) ->
 
 
 def _settings(config: str, last: str, before: list[str]) -> Iterable[str]:
-    """Groups and keys of a config of Hydra's, or the options of the group whose value is being typed."""
+    """Groups and keys of a Hydra config, or the options of the group whose value is being typed."""
     from eigencam.configuring.compose import compose, groups, options
 
     if last.startswith("-"):
@@ -105,7 +105,7 @@ def _settings(config: str, last: str, before: list[str]) -> Iterable[str]:
 
 
 def _keys(node: object, path: str) -> Iterable[str]:
-    """The keys of a node of a config; one that has keys itself ends in a dot."""
+    """The keys of a node of a config; a key with subkeys ends in a dot."""
     from omegaconf import DictConfig, OmegaConf
 
     inner = OmegaConf.select(node, path) if path and isinstance(node, DictConfig) else node

@@ -1,4 +1,4 @@
-"""`eigencam explain`: draw methods' maps over a person's own images, or over a dataset's.
+"""`eigencam explain`: draw methods' maps over your own images, or over a dataset's.
 
 Examples:
     eigencam explain photo.jpg --model resnet50 --method eigencam,gradcam
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="IMAGE|FOLDER|key=value",
-        help="image files, folders of them; settings (model.layer=layer3)",
+        help="image files or folders of them; settings (model.layer=layer3)",
     )
     add(
         "--model",
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="an option of `model`, timm/NAME, torchvision/NAME, or my_module.build",
     )
-    add("--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a name of torchvision's")
+    add("--weights", default="", metavar="FILE", help=".safetensors or .pth file for it, or a torchvision weights name")
     add(
         "--method",
         default="eigencam,gradcam",
@@ -32,20 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="options of `method`, a dotted name, a .py or .yaml file, a folder of maps",
     )
     asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--class", dest="label", metavar="K|NAME", help="class the maps are for; else the predicted")
+    asked.add_argument("--class", dest="label", metavar="K|NAME", help="class of the maps; default: the predicted one")
     asked.add_argument(
         "--target",
         metavar="box:N|segment:K",
-        help="what else: a detector's N-th box, or box:x1,y1,x2,y2; a segment; embedding:FILE.npy",
+        help="another target: a detector's N-th box, or box:x1,y1,x2,y2; a segment; embedding:FILE.npy",
     )
-    add("--upright", action="store_true", help="turn images as their EXIF tag says; else they are taken as stored")
-    add("--dataset", default="scenes", metavar="NAME", help="where images come from without an IMAGE")
-    add("--pictures", type=int, default=6, metavar="N", help="how many of the dataset, spread over it")
-    add("--out", type=Path, default=Path("explained"), metavar="DIR", help="where the figures go")
+    add("--upright", action="store_true", help="rotate images as their EXIF tag says, instead of using them as stored")
+    add("--dataset", default="scenes", metavar="NAME", help="source of the images if no IMAGE is given")
+    add("--pictures", type=int, default=6, metavar="N", help="number of images, spread over the dataset")
+    add("--out", type=Path, default=Path("explained"), metavar="DIR", help="folder of the figures")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write a grid, and for a person's own images each overlay; returns 0."""
-    from eigencam.commands.explaining import explain  # torch takes its time to import
+    """Write a grid and, for your own images, each overlay; returns 0."""
+    from eigencam.commands.explaining import explain  # imports torch, which takes time
 
     return explain(args)

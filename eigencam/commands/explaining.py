@@ -1,4 +1,4 @@
-"""What `eigencam explain` does: methods' maps drawn over a person's own images, or over a dataset's."""
+"""The work of `eigencam explain`: methods' maps drawn over your own images, or over a dataset's."""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ from eigencam.running.prepare import Job, prepare
 from eigencam.targets import Target
 
 IN_A_GRID = 40
-"""Images that one grid shows; a folder may have thousands."""
+"""Maximum number of images in one grid; a folder may have thousands."""
 
 
 def explain(args: argparse.Namespace) -> int:
-    """Write a grid, and for a person's own images each overlay; returns 0."""
+    """Write a grid and, for your own images, each overlay; returns 0."""
     from eigencam.configuring.compose import compose
 
     if args.pictures < 1:
@@ -41,7 +41,7 @@ def explain(args: argparse.Namespace) -> int:
     chosen += [f"method=[{','.join(options)}]", "target=predicted", "on_unsupported=skip", "on_bad_truth=skip"]
     job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
     if job.network.untrained:
-        print(f"{job.network.name}: {job.network.untrained}; its maps say nothing of a trained network")
+        print(f"{job.network.name}: {job.network.untrained}; its maps say nothing about a trained network")
     names = class_names(job)
     if args.label is not None and not job.network.classes:
         raise ValueError(f"--class {args.label}: {job.network.name} has no classifier")
@@ -72,7 +72,7 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def told_apart(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Image files, those of folders among them, and settings; a file whose name has `=` is a file.
+    """Separate image files (those in folders included) from settings; a file whose name has `=` is a file.
 
     Raises:
         FileNotFoundError: there is no such file, or no image in a folder.
@@ -96,7 +96,7 @@ def told_apart(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _able(job: Job) -> dict[str, Method]:
-    """The methods that can run on the network; the others are listed."""
+    """The methods that can run on the network; the others are printed with the reason."""
     for name, reason in job.unsupported.items():
         print(f"{name} left out: {reason}")
     methods = {name: method for name, method in job.methods.items() if name not in job.unsupported}
@@ -113,7 +113,7 @@ def _explained(
     target: int | Target | None,
     pictures: int,
 ) -> Iterator[tuple[Explanation, Truth | None]]:
-    """The maps of the photos, or of some of the dataset's images, and what is known of each; bad images are listed."""
+    """The maps and ground truth of the photos, or of some of the dataset's images; bad images are printed."""
     for name, path in zip(distinct(photos), photos, strict=True):
         try:
             yield explainer(path, methods, target=target, name=name), None
@@ -126,7 +126,7 @@ def _explained(
 
 
 def _readable(dataset: Dataset, picked: Iterable[int]) -> Iterator[tuple[str, NDArray[np.uint8], Truth | None]]:
-    """Id, image and truth of those that are right; the others are named."""
+    """Id, image and truth of the valid ones; the others are printed."""
     for i in picked:
         try:
             yield dataset.ids[i], dataset.image(i), checked_truth(dataset, i)
@@ -135,7 +135,7 @@ def _readable(dataset: Dataset, picked: Iterable[int]) -> Iterator[tuple[str, ND
 
 
 def distinct(photos: Sequence[Path]) -> list[str]:
-    """The files' names without folder and suffix; numbered where they would be the same.
+    """The file names without folder and suffix, numbered where they coincide.
 
     >>> distinct([Path("a/cat.jpg"), Path("b/cat.jpg")])
     ['cat', 'cat-2']
@@ -148,7 +148,7 @@ def distinct(photos: Sequence[Path]) -> list[str]:
 
 
 def _caption(job: Job, found: Explanation, truth: Truth | None) -> str:
-    """What the image is, and what the network says it is."""
+    """The image's label and the network's prediction."""
     known = class_names(job)
     answered = answer_states(torch.from_numpy(found.logits)[None])[0] == "ok"
     first = found.logits.argsort()[:-2:-1].tolist() if answered else []

@@ -1,4 +1,4 @@
-"""`eigencam layers`: a network's layers, which are maps, how they are read, and which one is taken by default.
+"""`eigencam layers`: a network's layers: which ones are maps, how they are read, and which one is the default.
 
 Examples:
     eigencam layers resnet50
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEADER = ("layer", "shape", "read as", "map", "score", "feeds", "")
 MOST_FED = 3
-"""Modules that are named in the column `feeds`."""
+"""Maximum number of modules listed in the column `feeds`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="an option of `model`, timm/NAME, torchvision/NAME, or my_module.build")
     add("inputs", nargs="*", metavar="key=value", help="settings (model.preprocess.size=384, model.layer=layer3)")
-    add("--weights", default="", metavar="FILE", help="a weight file for it, or a name of torchvision's")
-    add("--all", action="store_true", help="every layer, and why one is no map; else the maps that everything passes")
+    add("--weights", default="", metavar="FILE", help="a weights file for it, or a torchvision weights name")
+    add("--all", action="store_true", help="also layers that are bypassed or no maps, with the reason")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -64,8 +64,8 @@ def rows(network: Network, choice: Choice, *, every: bool = False) -> Iterator[t
 
     Args:
         network: the network.
-        choice: of its default layer.
-        every: whether to list layers that are no maps, and those that something passes by.
+        choice: the choice of the default layer.
+        every: whether to list layers that are no maps, and maps that a path bypasses.
     """
     examined = network.examined()
     for found in examined.findings.values():
@@ -102,12 +102,12 @@ def _marks(found: Finding, choice: Choice, classifier: bool) -> Iterator[str]:
 
 
 def notes(choice: Choice, why: str = "") -> Iterator[str]:
-    """What is to be known below the table; `why` no default could be looked for."""
+    """Lines below the table; `why`: the reason why no default layer could be determined."""
     yield ""
-    yield "score: how well the response follows a stimulus that is moved over the input, at most 1"
+    yield "score: how well the response follows a stimulus that moves over the input, at most 1"
     if why:
         yield f"no default: {why}"
     elif choice.doubtful is not None:
-        yield f"no default: {choice.doubtful.layer} may be a map and is not read for certain; set model.layer"
+        yield f"no default: {choice.doubtful.layer} may be a map and cannot be read with certainty; set model.layer"
     elif choice.found is None:
-        yield "no default: no layer is a map that everything passes through; set model.layer"
+        yield "no default: no layer is a map that all paths pass through; set model.layer"

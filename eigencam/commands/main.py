@@ -1,4 +1,4 @@
-"""The console command `eigencam`. Nothing heavy is imported before a subcommand needs it."""
+"""The console command `eigencam`. Heavy modules are imported only by the subcommands that need them."""
 
 import argparse
 import importlib
@@ -18,38 +18,38 @@ from eigencam.moved import MovedWarning, renamed
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
-    "fit": "train what learns: L-CAM, BroadCAM, a classifier of other classes, a network for localization (Hydra)",
+    "fit": "train L-CAM, BroadCAM, a classifier of other classes, or a network for localization (Hydra)",
     "score": "score boxes or maps made by any other program",
     "table": "tables of the results: terminal, CSV, Markdown, LaTeX",
-    "published": "the papers' numbers, their empty cells, and what a person has read there",
-    "compare": "methods against each other on the same images: differences, tests, ranks",
+    "published": "the papers' numbers, their empty cells, and values that a person has read there",
+    "compare": "methods compared on the same images: differences, tests, ranks",
     "report": "results as one page of HTML: tables, curves, images; figures for papers",
-    "status": "what is done, partly done, failed or missing",
+    "status": "which results are done, partly done, failed or missing",
     "merge": "results of several folders into one: shards of machines without a common disk",
-    "bundle": "results in one file, which others verify, merge and make again",
-    "summarize": "metrics of stored rows once more, without data or network",
-    "verify": "whether results are as they say: seals, n, metrics, versions, images",
+    "bundle": "results in one file, which others can verify, merge and reproduce",
+    "summarize": "recompute metrics from stored rows, without data or network",
+    "verify": "check stored results: seals, n, metrics, versions, images",
     "card": "where a result comes from, on one page",
-    "reproduce": "run what a table's header names, and compare every cell",
+    "reproduce": "run the commands in a table's header, and compare every cell",
     "prune": "list, and remove, results that are superseded, damaged or left over",
-    "check": "a dataset: its first images with their truth, counts, and what cannot be right",
-    "networks": "the networks there are by name, and what their weights say of themselves",
-    "layers": "a network's layers: which are maps, how they are read, and which one is taken by default",
-    "methods": "the methods there are, and what each needs",
+    "check": "a dataset: its first images with their truth, counts, and invalid truths",
+    "networks": "networks by name, and the description of their weights",
+    "layers": "a network's layers: which are maps, how they are read, and which one is the default",
+    "methods": "all methods, and what each needs",
     "explain": "draw methods' maps over images",
-    "completion": "what a shell has to read to complete commands, options and settings",
+    "completion": "the script by which a shell completes commands, options and settings",
 }
 
 HYDRA = {"run": "running.run", "fit": "fitting.job"}
-"""Where the function of a subcommand lives that Hydra configures."""
+"""The function of each subcommand that Hydra configures."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 fine, 1 failed, 2 wrong input."""
     argv = list(sys.argv[1:] if argv is None else argv)
     outlive_readers()
-    warnings.simplefilter("once", MovedWarning)  # hidden elsewhere, as all that are for programmers
-    sys.path.append(str(Path.cwd()))  # networks and methods of a person's own, by dotted name
+    warnings.simplefilter("once", MovedWarning)  # DeprecationWarnings are hidden by default
+    sys.path.append(str(Path.cwd()))  # the user's networks and methods, by dotted name
     chosen = argv[0] if argv else ""
     if chosen == "run" and "--retry-failed" in argv:
         return _retry(argv[1:])
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=_Help,
     )
     module.add_arguments(parser)
-    # A file whose name begins with a dash is no option.
+    # A file whose name begins with a dash is not an option.
     args = parser.parse_intermixed_args([f"./{a}" if a[:1] == "-" and Path(a).is_file() else a for a in argv[1:]])
     try:
         from eigencam.datasets.reading import expand
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep_out(folder)
         return module.main(args)
     except Exception as error:
-        # Hydra's, told apart without importing it where nothing else does; some of them are OSErrors.
+        # Hydra's errors, recognised without importing Hydra; some of them are OSErrors.
         if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "yaml"):
             from eigencam.configuring.overrides import hint
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults that are values, and examples as they are written."""
+    """Shows defaults that are values, and keeps the layout of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default not in (None, False, (), []) else action.help
@@ -108,11 +108,11 @@ def examples(docstring: str) -> str:
 
 
 def _top_level(argv: list[str]) -> int:
-    """`eigencam --help`, `eigencam --version` and what is no subcommand."""
+    """`eigencam --help`, `eigencam --version` and unknown subcommands."""
     parser = argparse.ArgumentParser(
         prog="eigencam",
         description="Benchmark and reproducibility harness for class-activation maps.",
-        epilog="eigencam SUBCOMMAND --help tells more; run --help lists networks, datasets, methods, evaluators.",
+        epilog="eigencam SUBCOMMAND --help has details; run --help lists networks, datasets, methods, evaluators.",
     )
     parser.add_argument("--version", action="version", version=f"eigencam {version('eigencam-bench')}")
     subparsers = parser.add_subparsers(metavar="SUBCOMMAND", required=True)
@@ -123,7 +123,7 @@ def _top_level(argv: list[str]) -> int:
 
 
 def _task(chosen: str, faults: list[Exception]) -> Callable[[], None]:
-    """Return what Hydra runs once, or for each job; a single run's faults go past it, or it would print overrides."""
+    """Return what Hydra runs once, or per job. Faults of a single run bypass Hydra, which would print overrides."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -142,7 +142,7 @@ def _task(chosen: str, faults: list[Exception]) -> Callable[[], None]:
                 config.device = device
                 command(config)
         except (ValueError, OSError) as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra goes on, and tells of the first failure only
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra continues, and reports the first failure only
                 _refuse(error)
                 error.told = True  # type: ignore[union-attr]
                 raise
@@ -152,7 +152,7 @@ def _task(chosen: str, faults: list[Exception]) -> Callable[[], None]:
 
 
 def _hydra(chosen: str, argv: list[str]) -> int:
-    """`eigencam run` and `eigencam fit` are Hydra's: its overrides, its multirun, its --help."""
+    """`eigencam run` and `eigencam fit` use Hydra's overrides, multirun and --help."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us; we print them in one piece
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -178,16 +178,16 @@ def _hydra(chosen: str, argv: list[str]) -> int:
             return _refuse(ValueError(hinted))
         return _refuse(error, _valid_names(str(error), chosen, [item for item in argv if "=" in item]))
     except KeyboardInterrupt:
-        print("\neigencam: interrupted; the same command goes on from here", file=sys.stderr)
+        print("\neigencam: interrupted; the same command resumes from here", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         return _status(error) if hasattr(error, "told") else _refuse(error)
-    except Exception as error:  # submitit's, told apart without importing it: it is optional
+    except Exception as error:  # submitit's, recognised without importing it: it is optional
         if type(error).__name__ != "UncompletedJobError":
             raise
-        told = " ".join(str(error).splitlines()[:2])  # what follows is all that the job printed
+        told = " ".join(str(error).splitlines()[:2])  # the rest is the job's whole output
         print(
-            f"eigencam: {told}\n  Its array's other jobs go on; after them, the same command computes what is missing",
+            f"eigencam: {told}\n  Its array's other jobs continue; then the same command computes what is missing",
             file=sys.stderr,
         )
         return 1
@@ -195,7 +195,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
 
 def _retry(argv: list[str]) -> int:
-    """`eigencam run --retry-failed`: the failed jobs of a folder of results once more."""
+    """`eigencam run --retry-failed`: repeat the failed jobs of a folder of results."""
     from eigencam.configuring.results import add_trust, default_results, trust_of
     from eigencam.running.run import run
     from eigencam.running.sweep import retry
@@ -209,12 +209,12 @@ def _retry(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     keep_out(args.results)
     if odd := [setting for setting in args.settings if not setting.startswith("paths.") or "=" not in setting]:
-        return _refuse(ValueError(f"{odd[0]}: with --retry-failed allowed is paths.NAME=FOLDER"))
+        return _refuse(ValueError(f"{odd[0]}: with --retry-failed only paths.NAME=FOLDER is allowed"))
     return retry(args.results, run, _refuse, trust_of(args), args.settings)
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    """The groups' options that a command's arguments choose, and its settings."""
+    """The group options that a command's arguments choose, and its settings."""
     named = {group: getattr(args, group, None) for group in ("model", "dataset")}
     chosen = [
         f"{group}={name}" for group, name in named.items() if isinstance(name, str) and ("." not in name or "/" in name)
@@ -223,12 +223,12 @@ def _overrides(args: argparse.Namespace) -> list[str]:
 
 
 def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = ()) -> str:
-    """What could stand where Hydra found a name that it does not know; "" if the message is about something else.
+    """Return the valid names in place of one that Hydra does not know; "" if the message is about something else.
 
     Args:
-        message: Hydra's.
+        message: Hydra's error message.
         config: the primary config.
-        overrides: what was asked for, of which the groups' options tell the keys there are.
+        overrides: the given overrides, whose group options determine the valid keys.
     """
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import DictConfig, OmegaConf
@@ -253,7 +253,7 @@ def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = (
         chosen = [o for o in overrides if o.partition("=")[0] in known and ("," not in o or "=[" in o)]
         try:
             whole = compose(config, chosen)
-        except Exception:  # a second fault, which the next command reports
+        except Exception:  # a second fault, which the next command will report
             return ""
         node = OmegaConf.select(whole, parent) if parent else whole
         if isinstance(node, DictConfig):
@@ -273,6 +273,6 @@ def _refuse(error: Exception, hint: str = "") -> int:
 
 
 def _status(error: Exception) -> int:
-    """1 where a machine failed (a full disk, no permission) or a part of a run, 2 where the input was wrong."""
+    """1 if the machine (a full disk, no permission) or a part of a run failed, 2 if the input was wrong."""
     machine = isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError)
     return getattr(error, "status", 1 if machine else 2)

@@ -1,11 +1,11 @@
 """`eigencam merge`: results of several folders into one, without data, weights or torch.
 
     eigencam merge machine_a machine_b --into whole        shards of machines that share no disk
-    eigencam merge theirs.zip results/runs --into both     a bundle of another group, claimed until it is made again
+    eigencam merge theirs.zip results/runs --into both     a bundle of another group, claimed until it is reproduced
     eigencam merge runs/*/ --into whole                    processes that each wrote a folder of its own
 
-Rows of one result are put together, and summed up where no image is missing. Of the same image two different rows are a
-contradiction, which costs that result alone.
+The rows of a result are united, and summarised if no image is missing. Two different rows for the same image
+contradict each other; only that result is refused.
 """
 
 import argparse
@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         default=argparse.SUPPRESS,
         metavar="DIR",
-        help="folder of results to write; made where it is missing, and what is there takes part",
+        help="folder of results to write; made if it is missing; results in it are merged, too",
     )
     add_trust(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Merge, and say what has become of the results; returns 1 where one was refused, damaged or not summed up."""
+    """Merge, and print the outcome; returns 1 if a result was refused, damaged or not summarised."""
     keep_out(args.into)
     with opened(args.results) as (folders, names):
         merged = merge(folders, args.into, trust_of(args))

@@ -1,4 +1,4 @@
-"""`eigencam methods`: the methods there are, and what each needs.
+"""`eigencam methods`: all methods, and what each needs.
 
 Examples:
     eigencam methods
@@ -15,9 +15,9 @@ from eigencam.configuring.catalogue import HEADER, catalogue, pages
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam methods`."""
-    parser.add_argument("--format", choices=("terminal", "markdown"), default="terminal", help="of what is printed")
+    parser.add_argument("--format", choices=("terminal", "markdown"), default="terminal", help="of the printed table")
     parser.add_argument("--pages", action="store_true", help="with the methods' paper pages (Markdown)")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configs, as for `eigencam run`")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`eigencam networks`: the networks there are by name, ours and those of libraries, and what their weights say.
+"""`eigencam networks`: networks by name, ours and those of libraries, and the description of their weights.
 
 Examples:
     eigencam networks
@@ -16,16 +16,16 @@ from eigencam.networks.libraries import LIBRARIES, Library, describe
 
 HEADER = ("model=", "weights", "outputs", "top-1 %", "input")
 MOST = 40
-"""Networks whose weights are described; of more only the names are listed."""
+"""Maximum number of networks whose weights are described; above it, only names are listed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam networks`."""
-    parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="a part of a name, or *resnet*50")
+    parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="part of a name, or *resnet*50")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the networks whose name has the pattern; returns 0, or 1 where there are none."""
+    """Print the networks whose name matches the pattern; returns 0, or 1 if there are none."""
     for library in LIBRARIES:
         try:
             libraries.names(library)
@@ -37,23 +37,23 @@ def main(args: argparse.Namespace) -> int:
         return 1
     if len(found) > MOST:
         print("\n".join(found))
-        print(f"{len(found)} networks; with at most {MOST}, `eigencam networks PATTERN` says what their weights are")
+        print(f"{len(found)} networks; for at most {MOST}, `eigencam networks PATTERN` describes their weights")
         return 0
     print(tabulate(list(map(row, found)), HEADER, "simple", disable_numparse=True))
     print(
-        "top-1: of ILSVRC's validation images, as the library reports it; other weights: model.weights=NAME or a file, "
+        "top-1: on ILSVRC's validation images, as the library reports it; other weights: model.weights=NAME or a file, "
         "null: untrained"
     )
     return 0
 
 
 def installed() -> list[Library]:
-    """The libraries that are here."""
+    """The installed libraries."""
     return [library for library in LIBRARIES if library != "timm" or libraries.has_timm()]
 
 
 def matching(pattern: str) -> Iterator[str]:
-    """The options of `model` whose name has a pattern, ours first; a name that is whole comes alone."""
+    """The options of `model` that match a pattern, ours first; an exact name is returned alone."""
     from eigencam.configuring.compose import options
 
     everything = [name for name in options("model") if name != "library"]
@@ -63,13 +63,13 @@ def matching(pattern: str) -> Iterator[str]:
 
 
 def near(name: str) -> list[str]:
-    """Names of libraries' networks that are like another one."""
+    """Names of library networks that are similar to another name."""
     bare = name.rpartition("/")[2]
     return [f"{library}/{found}" for library in installed() for found in libraries.near(library, bare)]
 
 
 def row(name: str) -> tuple[str, ...]:
-    """What a network's own weights say; of our own configs the name alone."""
+    """The description of a network's weights; for our own configs the name only."""
     from eigencam.networks.preprocess import Preprocess
 
     library, _, bare = name.partition("/")

@@ -1,12 +1,12 @@
-"""`eigencam prune`: list results that nothing shows any more, and with `--yes` remove them.
+"""`eigencam prune`: list results that no table shows any more, and with `--yes` remove them.
 
     eigencam prune
     eigencam prune --results results/runs --yes
 
     superseded   a later version of the same method, evaluator, network or dataset reader has a complete result
-    damaged      a file is not what was written; the next run would compute it again
-    old          another format: this program does not read it
-    orphaned     unfinished, and superseded or without an identity, so that no run continues it
+    damaged      a file has changed since it was written; the next run would compute it again
+    old          another format, which this program does not read
+    orphaned     unfinished, and superseded or without an identity, so no run would continue it
 
 A result that a process is writing is never listed.
 """
@@ -27,11 +27,11 @@ from eigencam.store.schema import CONFIG, DAMAGED, RUNS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam prune`."""
     parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
-    parser.add_argument("--yes", action="store_true", help="remove what is listed")
+    parser.add_argument("--yes", action="store_true", help="remove the listed results")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print what can go, and remove it where that was asked for; returns 0."""
+    """Print what can be removed, and remove it if requested; returns 0."""
     found = prunable(args.results)
     if not found:
         print(f"{args.results}: nothing to prune")
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def prunable(root: Path) -> list[tuple[Path, str, str]]:
-    """Return folder, reason and explanation of each result below `root` that can go, by name.
+    """Return folder, reason and explanation of each removable result below `root`, sorted by name.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -71,17 +71,17 @@ def prunable(root: Path) -> list[tuple[Path, str, str]]:
 
 
 def _holds_nothing_else(folder: Path) -> bool:
-    """Whether a folder holds only what a run leaves; a folder that is named like a result may be something else."""
+    """Whether a folder holds only files of a run; a folder with a result's name may hold something else."""
     ours = ("error*.json", CONFIG, RUNS, DAMAGED, ".lock*", ".writing-*")
     return all(any(path.match(pattern) for pattern in ours) for path in folder.iterdir())
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a result, unless a run has begun to write it; of a link to a folder elsewhere only the link."""
+    """Remove a result, unless a run has begun to write it; if the folder is a link, remove only the link."""
     if folder.is_symlink():
         folder.unlink()
         return True
-    finishing = folder / ".lock-finish"  # a run that begins waits for it, and looks again whether its folder is there
+    finishing = folder / ".lock-finish"  # a run that begins waits for it, and checks again whether its folder exists
     with take(finishing, wait=True, needed=False):
         if any(is_held(path) for path in folder.glob(".lock*") if path != finishing):
             print(one_line(f"{folder.name}: a run is writing it; left as it is"))
@@ -91,6 +91,6 @@ def _remove(folder: Path) -> bool:
 
 
 def _later(stored: Stored, by_meaning: dict[str, Stored]) -> Stored | None:
-    """The complete result of another version of the same thing."""
+    """The complete result of a later version of the same thing."""
     other = by_meaning.get(stored.meaning)
     return other if other and other.folder != stored.folder and newest([stored, other])[0] == [other] else None

@@ -1,4 +1,4 @@
-"""`eigencam published`: the papers' numbers, the cells that nobody here could read, and what a person has read there.
+"""`eigencam published`: the papers' numbers, the cells that could not be read, and values that a person has read there.
 
     eigencam published                                          the papers: numbers, empty cells, address
     eigencam published --paper eigencam2021                     its empty cells, table by table
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     if args.template and not args.paper:
         raise ValueError("--template: give --paper too")
     if args.into and not args.fill:
-        raise ValueError("--into: give --fill too, a CSV that --template has written and a person has filled in")
+        raise ValueError("--into: give --fill too, a CSV written by --template and filled in by a person")
     if args.fill and args.paper:
         raise ValueError("--fill: the file names its papers; leave --paper out")
     if args.fill:
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     of = layouts(args.paper)
     if args.template:
         if args.template.exists():
-            raise ValueError(f"{args.template}: there is one already, which may be filled in; allowed is a new file")
+            raise ValueError(f"{args.template}: exists already, and may be filled in; give a new file")
         found = [cell for layout in of for cell in empty_cells(layout, numbers())]
         write_readings(args.template, [(*cell.place, "", "%", "", "") for cell in found])
         print(f"written: {one_line(args.template)}, {len(found)} cells; fill in value, unit, reader and source")
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _overview() -> int:
-    """Print a line for each paper."""
+    """Print one line per paper."""
     published, lines = numbers(), []
     for paper in papers():
         of = layouts(paper)
@@ -65,7 +65,7 @@ def _overview() -> int:
 
 
 def _listed(layout: Layout) -> str:
-    """One table's empty cells, a line for each row of the paper."""
+    """The empty cells of one table, one line per row of the paper."""
     empty = empty_cells(layout, numbers())
     title = f"{layout.paper}: {layout.title}\n{layout.address}\n"
     if not empty:
@@ -76,7 +76,7 @@ def _listed(layout: Layout) -> str:
 
 
 def _fill(path: Path, into: Path | None) -> int:
-    """Check a person's readings, and add them to those that are kept."""
+    """Check a person's readings, and add them to the stored ones."""
     published = numbers()
     cells = every_cell(published)
     read = read_readings(path, cells, published)

@@ -1,4 +1,4 @@
-"""`eigencam report`: results as one page of HTML that needs nothing else, and their curves as figures for papers.
+"""`eigencam report`: results as one self-contained HTML page, and their curves as figures for papers.
 
 Examples:
     eigencam report --out report.html
@@ -19,13 +19,13 @@ from eigencam.reporting.report import galleries, loaded, render
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam report`."""
     add = parser.add_argument
-    add("settings", nargs="*", metavar="key=value", help="in place of what the results' configs say: paths.voc=DIR")
+    add("settings", nargs="*", metavar="key=value", help="override the results' stored configs: paths.voc=DIR")
     add("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page")
     for name in COLUMNS:
         add(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
-    add("--metrics", nargs="+", default=[], metavar="NAME", help="columns of the tables; `all`: every one there is")
-    add("--pictures", type=int, default=48, metavar="N", help="of each dataset")
+    add("--metrics", nargs="+", default=[], metavar="NAME", help="columns of the tables; `all`: every metric")
+    add("--pictures", type=int, default=48, metavar="N", help="number of images per dataset")
     add("--no-pictures", action="store_true", help="numbers and curves only; no network, no data")
     add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; images are left out until it fits")
     add_trust(parser)

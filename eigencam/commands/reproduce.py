@@ -1,14 +1,14 @@
-"""`eigencam reproduce TABLE …`: run what a table's header names into a fresh folder, and compare every cell.
+"""`eigencam reproduce TABLE …`: run the commands in a table's header into a fresh folder, and compare every cell.
 
-Of a folder of results or a bundle, it runs what made the claimed ones, or the one result that is named, and compares
-rows and metrics; a claimed result that came out the same is none any more.
+For a folder of results or a bundle, it runs the commands of the claimed results, or of the one result named, and
+compares rows and metrics. A claimed result that is reproduced is no longer claimed.
 
     eigencam reproduce results/real_voc/tables.md paths.voc=/data/VOCdevkit paths.weights=/data/weights
     eigencam reproduce table_of_a_stranger.csv --limit 100
     eigencam reproduce results/both paths.ilsvrc=/data/ILSVRC
 
-A table is data: no shell runs its commands. They are parsed and composed of this package alone, and what a stranger may
-not ask for is refused (`eigencam.running.foreign`).
+A table is data: no shell runs its commands. They are parsed and composed from this package alone, and what a stranger
+must not ask for is refused (`eigencam.running.foreign`).
 """
 
 import argparse
@@ -42,18 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE, RESULTS or key=value",
         help="tables that this program wrote (.md, .csv, .tex), folders of results, bundles; paths.NAME=DIR, device=",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="images of each dataset at most; of more, no verdict")
+    parser.add_argument("--limit", type=int, metavar="N", help="images per dataset at most; beyond, no verdict")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for the new results, by default a fresh one; what is there counts",
+        help="folder for the new results, by default a fresh one; existing results are used",
     )
-    parser.add_argument("--all", action="store_true", help="a line for every cell, also for those that are the same")
+    parser.add_argument("--all", action="store_true", help="print a line for every cell, also for equal ones")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run and compare; returns 1 where a cell differs, 2 where no cell could be compared."""
+    """Run and compare; returns 1 if a cell differs, 2 if no cell could be compared."""
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit {args.limit}; allowed: 1 or more")
     settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _make_again(paths: Sequence[Path], foreign: "Foreign", args: argparse.Namespace) -> int:
-    """Make results again, print what became of each, and note it where they are claimed; the exit status."""
+    """Reproduce results, print the outcome of each, and record it for claimed ones; returns the exit status."""
     from eigencam.reporting.again import claimed, make_again, note
     from eigencam.reporting.reproduce import DIFFERENT, NOT_RUN
 
@@ -88,7 +88,7 @@ def _make_again(paths: Sequence[Path], foreign: "Foreign", args: argparse.Namesp
             found = [stored for folder in folders if (stored := read(folder, hashed=True)) and stored.summary]
             todo += found if root in folders else claimed(found)
         if not todo:
-            print(one_line(f"{', '.join(map(str, paths))}: nothing there is claimed and not made again"))
+            print(one_line(f"{', '.join(map(str, paths))}: no claimed result that is still to be reproduced"))
             return 0
         verdicts = make_again(todo, foreign, args.limit, lambda line: print(one_line(line)))
         for stored in todo:
@@ -102,7 +102,7 @@ def _make_again(paths: Sequence[Path], foreign: "Foreign", args: argparse.Namesp
 
 
 def _foreign(settings: Sequence[str], results: Path) -> "Foreign":
-    """What this command line gives to the commands of tables."""
+    """What this command line grants to the commands of tables."""
     from eigencam.running.foreign import Foreign
 
     paths, machine = dict[str, str](), dict[str, object]()
@@ -120,7 +120,7 @@ def _foreign(settings: Sequence[str], results: Path) -> "Foreign":
 def _reproduce(
     commands: Sequence[str], tables: Mapping[str, Stated], foreign: "Foreign", args: argparse.Namespace
 ) -> int:
-    """Run the commands of some tables, print what became of their cells; the exit status."""
+    """Run the commands of some tables, print the outcome of their cells; returns the exit status."""
     from eigencam.reporting.reproduce import DIFFERENT, NOT_RUN, compared, rerun
 
     ran = rerun(commands, foreign, args.limit, lambda line: print(one_line(line)))
@@ -135,7 +135,7 @@ def _reproduce(
 
 
 def _print(name: str, verdicts: "Mapping[Cell, Verdict]", *, everything: bool) -> None:
-    """A line for each cell that is not the same, one for each reason why cells were not run, and the counts."""
+    """Print a line for each cell that differs, one per reason for cells not run, and the counts."""
     from eigencam.reporting.reproduce import NOT_RUN, SAME
 
     reasons: Counter[str] = Counter()

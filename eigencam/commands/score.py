@@ -1,4 +1,4 @@
-"""`eigencam score`: the evaluators on boxes or maps made by any other program.
+"""`eigencam score`: evaluate boxes or maps made by any other program.
 
     eigencam score boxes.txt.gz --format devkit --truth ILSVRC           # ILSVRC's localization errors
     eigencam score boxes.json --format coco --truth instances_val.json   # proposals; localization by the first box
@@ -38,7 +38,7 @@ from eigencam.reporting.truths import Truths, check, left_out, open_truths
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What is printed: metrics, number of images, and what was done, in words and numbers."""
+    """The output: metrics, number of images, and the protocol in words and numbers."""
 
     metrics: list[Metric]
     n: int
@@ -52,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--format",
         required=True,
-        default=argparse.SUPPRESS,  # or --help would show a default of None
+        default=argparse.SUPPRESS,  # otherwise --help would show a default of None
         choices=tuple(_SCORERS),
         help="devkit: line k for image k, up to five times `label x1 y1 x2 y2`; coco: JSON list of results; "
-        "mat: folder of <image id>.mat as detection-proposals has it; txt: lines `image x1 y1 x2 y2 score`, or a "
+        "mat: folder of <image id>.mat in detection-proposals' form; txt: lines `image x1 y1 x2 y2 score`, or a "
         "folder of <image id>.txt without the image; maps: folder of <image id>.npy or .png",
     )
     add(
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--set",
         default=_OPTIONS["set"][0],
-        help="which images: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET as 2007/Main/test; auto: the only ones there",
+        help="which images: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET such as 2007/Main/test; auto: the only set there is",
     )
     add("--json", action="store_true", help="print JSON")
     add(
@@ -78,50 +78,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("devkit", "sorted"),
         help="classes of a devkit file: ids 1-1000 or 0-999",
     )
-    add("--rule", default=_OPTIONS["rule"][0], choices=get_args(Rule), help="what a map's thresholds are fractions of")
-    add("--threshold", type=float, default=_OPTIONS["threshold"][0], help="where a map is cut for its box")
+    add("--rule", default=_OPTIONS["rule"][0], choices=get_args(Rule), help="reference of a map's thresholds")
+    add("--threshold", type=float, default=_OPTIONS["threshold"][0], help="threshold of a map for its box")
     add(
         "--mask-threshold",
         type=float,
         default=_OPTIONS["mask_threshold"][0],
-        help="where a map is cut for segmentation",
+        help="threshold of a map for segmentation",
     )
     add(
         "--component",
         default=_OPTIONS["component"][0],
         choices=get_args(ComponentRule),
-        help="part of the foreground that is boxed",
+        help="part of the foreground that the box encloses",
     )
-    add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are to be proposed, too")
+    add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are sought, too")
     add(
         "--protocol",
         default=_OPTIONS["protocol"][0],
         choices=tuple(_PROTOCOLS),
-        help="of proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, to "
+        help="for proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, up to "
         "10,000 boxes and with difficult objects; self-taught localization's mean recall over classes",
     )
     add(
         "--order",
         default=_OPTIONS["order"][0],
         choices=get_args(Order),
-        help="which scores of a mat or txt file are good",
+        help="whether high or low scores of a mat or txt file are good",
     )
     add(
         "--origin",
         type=int,
         choices=(0, 1),
-        help="what a mat or txt file calls the first pixel; the default is 1 for mat, 0 for txt",
+        help="index of the first pixel in a mat or txt file; the default is 1 for mat, 0 for txt",
     )
     add(
         "--on-bad-truth",
         default="fail",
         choices=("fail", "skip"),
-        help="images whose truth cannot be right: stop at the first, or leave them out and count them",
+        help="images with an invalid truth: stop at the first, or leave them out and count them",
     )
     add("--allow-missing", action="store_true", help="leave out images whose files or maps are missing")
-    add("--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a sample")
-    add("--seed", type=int, metavar="S", help="of that sample")
-    add("--images", metavar="FILE", help="only the images of a list, an id on each line")
+    add("--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a random sample")
+    add("--seed", type=int, metavar="S", help="of the random sample")
+    add("--images", metavar="FILE", help="only the images of a list, one id per line")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -133,12 +133,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _refuse_unread(args: argparse.Namespace) -> None:
-    """ValueError where an option is set that the format has no use for."""
+    """Raise ValueError if an option is set that the format does not use."""
     for name, (default, formats) in _OPTIONS.items():
         if (value := getattr(args, name)) != default and args.format not in formats:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(
-                f"{option}{'' if value is True else f' {value}'}: --format {args.format} has no use for it; it is for "
+                f"{option}{'' if value is True else f' {value}'}: --format {args.format} does not use it; it is for "
                 f"{', '.join(formats)}"
             )
 
@@ -180,7 +180,7 @@ def _score_files(args: argparse.Namespace) -> Scored:
 
 
 def _score_boxes(args: argparse.Namespace, truths: Truths, boxes: dict[str, Boxes]) -> Scored:
-    """Boxes by image, best first, as proposals and, the first of them, as localization."""
+    """Evaluate boxes by image, best first, as proposals; the first of each image also as localization."""
     proposals = _proposals(args)
     truths = truths.part(args.limit, args.seed, args.images)
     rows: list[list[Row]] = [[], []]
@@ -232,7 +232,7 @@ def _score_maps(args: argparse.Namespace) -> Scored:
 
 
 def _proposals(args: argparse.Namespace) -> Proposals:
-    """The evaluator of `configs/evaluator` that `--protocol` names; `--difficult` and a map's rule on top."""
+    """The evaluator of `configs/evaluator` that `--protocol` names, with `--difficult` and a map's rule applied."""
     name = _PROTOCOLS[args.protocol]
     text = (files("eigencam.configs") / "evaluator" / f"{name}.yaml").read_text()
     node = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(text)))[name]
@@ -286,7 +286,7 @@ def _rounded(value: float) -> float | None:
 
 
 def _row(truth: Truth, row: Row) -> Row:
-    """The evaluator's row with the run loop's columns; which class a foreign map is for is not known."""
+    """The evaluator's row with the run loop's columns; the class of a foreign map is not known."""
     return {"image": truth.image_id, "label": truth.label, **row}
 
 

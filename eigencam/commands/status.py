@@ -1,10 +1,10 @@
-"""`eigencam status`: what is done, running, partly done, failed, left out or missing, and the time left.
+"""`eigencam status`: which results are done, running, partly done, failed, left out or missing, and the remaining time.
 
     eigencam status
     eigencam status experiment=demo
 
-Without settings it lists the results that are in a folder. With those of a run, as `experiment=demo`, it lists the
-results that the run would give: what is not there is `missing`; a job whose config has faults is `refused`, and why.
+Without settings it lists the results in a folder. With the settings of a run, such as `experiment=demo`, it lists the
+results of that run: absent ones are `missing`, and a job whose config has faults is `refused`, with the reason.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from eigencam.store.reader import Stored, as_lines, read, read_all
 STATES = ("done", "running", "partial", "failed", "damaged", "old", "left out", "missing", "refused")
 
 BAD = ("failed", "damaged", "refused")
-"""States that need a person."""
+"""States that require action by a person."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "settings", nargs="*", metavar="key=value", help="of a run: experiment=demo model=vgg16,resnet50"
     )
     parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
-    parser.add_argument("--all", action="store_true", help="a line for each result, not for each dataset and network")
-    parser.add_argument("--json", action="store_true", help="a JSON list with a line for each result")
+    parser.add_argument("--all", action="store_true", help="a line per result, not per dataset and network")
+    parser.add_argument("--json", action="store_true", help="a JSON list with one entry per result")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -54,9 +54,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def states(root: Path) -> pd.DataFrame:
-    """One line for each result folder: dataset, network, method, evaluator, state, rows, images, left_s, error.
+    """Return a line per result folder: dataset, network, method, evaluator, state, rows, images, left_s, error.
 
-    `left_s`: seconds until a running result is done, by the rows that its last parts took; NaN where that is not known.
+    `left_s`: estimated seconds until a running result is done, from its last parts; NaN if not known.
 
     Raises:
         FileNotFoundError: there is no result folder.
@@ -68,15 +68,15 @@ def states(root: Path) -> pd.DataFrame:
 
 
 def planned(settings: list[str], root: Path) -> pd.DataFrame:
-    """As `states`, for the results of a run's settings.
+    """Return the same as `states`, for the results of a run's settings.
 
     Args:
-        settings: as on the command line of `eigencam run`; a sweep's, too.
+        settings: as on the command line of `eigencam run`, sweeps included.
         root: folder of results.
 
     Returns:
-        With `left_s` of what is missing from the time that results of the folder took, of the same network where there
-        are any.
+        For missing results, `left_s` is estimated from the times of other results in the folder, of the same network
+        if there are any.
     """
     from eigencam.running.prepare import prepare
     from eigencam.running.sweep import jobs
@@ -101,7 +101,7 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes; "" for NaN.
+    """Return hours and minutes; "" for NaN.
 
     >>> duration(3700.0), duration(42.0)
     ('1 h 2 min', '42 s')
@@ -115,7 +115,7 @@ def duration(seconds: float) -> str:
 
 
 def _print_counts(frame: pd.DataFrame) -> None:
-    """How many results of each (dataset, network) are in each state, what failed and why, and the time left."""
+    """Print the states' counts per (dataset, network), the failures with reasons, and the remaining time."""
     counts = frame.pivot_table(
         index=["dataset", "network"], columns="state", values="error", aggfunc="size", fill_value=0
     )
@@ -124,7 +124,7 @@ def _print_counts(frame: pd.DataFrame) -> None:
     print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1]))
     for line in frame[frame["state"].isin([*BAD, "old"])].itertuples():
         print(one_line(f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}"))
-    # The results of one network on one dataset are made together, so the longest counts; jobs come one after another.
+    # The results of one network on one dataset are made together, so the longest time counts; jobs run in sequence.
     left = frame.groupby(["dataset", "network"])["left_s"].max().sum(min_count=1)
     if left == left:
         print(f"time left, one job after another: {duration(left)}")
@@ -153,7 +153,7 @@ def _state(stored: Stored) -> dict[str, Any]:
 
 
 def _left(stored: Stored, line: Mapping[str, Any]) -> float:
-    """Seconds until a running result is done, from the rows since its run began; NaN where that is not known."""
+    """Seconds until a running result is done, from the rows since its run began; NaN if not known."""
     started = datetime.fromisoformat(stored.updated).timestamp() if stored.updated else time.time()
     span = time.time() - started
     before = max((run.rows_before for run in stored.runs if run.started == stored.updated), default=0)
@@ -162,7 +162,7 @@ def _left(stored: Stored, line: Mapping[str, Any]) -> float:
 
 
 def _paces(root: Path) -> Iterator[tuple[str, float]]:
-    """(network, seconds per image) of the runs that results below `root` note."""
+    """(network, seconds per image) of the runs recorded in the results below `root`."""
     for stored in read_all(root) if root.is_dir() else ():
         for run in stored.runs:
             if run.images:
@@ -170,7 +170,7 @@ def _paces(root: Path) -> Iterator[tuple[str, float]]:
 
 
 def _estimated(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """With `left_s` of what has not begun, or has stopped."""
+    """Add `left_s` for results that have not begun, or have stopped."""
     paces = pd.DataFrame(_paces(root), columns=["network", "pace"])
     of_network = frame["network"].map(paces.groupby("network")["pace"].median()).fillna(paces["pace"].median())
     waits = frame["state"].isin(["missing", "partial", "failed"])

@@ -1,4 +1,4 @@
-"""Output that nobody reads any more stops nothing: `eigencam run | head`, a terminal that was closed."""
+"""Keeps a process running when its output is closed: `eigencam run | head`, a closed terminal."""
 
 import errno
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Outliving(io.FileIO):
-    """A stream's file, which becomes the null device where its reader has gone."""
+    """A stream's file, which becomes the null device when its reader has gone."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -24,7 +24,7 @@ class _Outliving(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let what this process prints from here on outlive its readers; a closed stream takes and drops it."""
+    """Let this process outlive the readers of its output; a closed stream discards what is printed."""
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         if stream is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115

@@ -1,10 +1,10 @@
-"""`eigencam summarize`: make summaries again from stored rows, without data, network or torch.
+"""`eigencam summarize`: recompute summaries from stored rows, without data, network or torch.
 
     eigencam summarize
     eigencam summarize --results results/runs --all
 
-A summary has a version of its own. Where this program sums rows up otherwise than the one that made a result (a better
-interval, another note), the result's metrics are made again; its rows, and so its identity, stay as they are.
+A summary has a version of its own. If this program summarises rows differently from the one that made a result (a
+better interval, another note), the result's metrics are recomputed; its rows, and so its identity, do not change.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from eigencam.store.trust import Trust
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `eigencam summarize`."""
     parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
-    parser.add_argument("--all", action="store_true", help="also results whose summary is of this version")
+    parser.add_argument("--all", action="store_true", help="also results whose summary is of the current version")
     add_trust(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Sum up again what is of another version; returns 1 where a result could not be."""
+    """Summarise results of other versions again; returns 1 if a result could not be."""
     trust, made, failed = trust_of(args), 0, 0
     for stored in read_all(args.results, hashed=True):
         if stored.state == "done":
             try:
                 made += again(stored, trust, always=args.all)
                 continue
-            except Exception as error:  # code that is not trusted, or whatever it makes of rows from elsewhere
+            except Exception as error:  # untrusted code, or any error that it raises on foreign rows
                 print(one_line(f"{stored.folder.name}: {first_line(error)}"))
         elif stored.state == "damaged":
             print("\n".join(map(one_line, stored.faults)))
@@ -45,15 +45,15 @@ def main(args: argparse.Namespace) -> int:
 
 
 def again(stored: Stored, trust: Trust, *, always: bool = False) -> bool:
-    """Make one result's summary again; whether it was needed.
+    """Recompute one result's summary if necessary; return whether it was.
 
     Args:
         stored: a complete result, whose rows have been compared with their checksum.
         trust: what may be built.
-        always: whether a summary of this version is made again, too.
+        always: whether to recompute a summary of the current version, too.
 
     Raises:
-        UntrustedError: the evaluator is not trusted, or made the rows in another version.
+        UntrustedError: the evaluator is not trusted, or is of another version than the rows.
     """
     evaluator, summary = stored.evaluator(trust), stored.summary
     if summary is None or (not always and is_current(summary, evaluator)):

@@ -1,4 +1,4 @@
-"""`eigencam table`: the results as tables, and the papers' tables with ours beside.
+"""`eigencam table`: the results as tables, and the papers' tables beside ours.
 
 Examples:
     eigencam table --dataset scenes --metrics mean_iou
@@ -32,23 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=default_results(), metavar="DIR", help="folder of results")
     for name in ("dataset", "network", "method", "evaluator"):
         parser.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
-    parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="columns; `all`: every one there is")
+    parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="columns; `all`: every metric")
     parser.add_argument(
         "--by",
         choices=("prediction",),
-        help="every metric twice: where the first class is right, and where not",
+        help="every metric twice: over right and over wrong predictions",
     )
     parser.add_argument(
-        "--win", action="store_true", help="average drop: the share of images in which a method's drop is smallest"
+        "--win", action="store_true", help="average drop: the share of images in which a method has the smallest drop"
     )
     parser.add_argument(
-        "--paper", metavar="NAME", help=f"a paper's tables, ours beside the published numbers: {', '.join(papers())}"
+        "--paper", metavar="NAME", help=f"a paper's tables, published numbers beside ours: {', '.join(papers())}"
     )
     parser.add_argument(
         "--readings",
         type=Path,
         metavar="FILE",
-        help="with --paper: values that a person has read, see `eigencam published`; they are marked as read by them",
+        help="with --paper: values that a person has read, marked as such; see `eigencam published`",
     )
     parser.add_argument(
         "--all-versions", action="store_true", help="also results that a later version of the same code supersedes"
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also draw a sweep, along the first key of --pivot: .pdf, .svg, .png",
     )
-    parser.add_argument("--format", choices=FORMATS, default="terminal", help="of what is printed")
+    parser.add_argument("--format", choices=FORMATS, default="terminal", help="of the printed tables")
     parser.add_argument(
         "--out",
         type=Path,
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         keys = parameters(args)
         long = chosen(args, _derived(args, long_of(results, keys)))
         kept = [result for result in results if result["folder"] in set(long["folder"])]
-        every = _derived(args, long_of(kept)) if keys else long  # names that say everything
+        every = _derived(args, long_of(kept)) if keys else long  # with fully qualified names
         forms = {style: _tables(args, long, paper=style == "latex") for style in {args.format, *_written(args)}}
         lines = as_csv(every, digits=6)
     if args.format == "csv" and not args.paper and not arranged(args):
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _derived(args: argparse.Namespace, long: pd.DataFrame) -> pd.DataFrame:
-    """The frame with what `--win` and `--by` add."""
+    """The frame with the lines that `--win` and `--by` add."""
     long = with_wins(args.results, long) if args.win else long
     return by_prediction(args.results, long, trust_of(args)) if args.by else long
 
@@ -123,7 +123,7 @@ def _metrics(args: argparse.Namespace, long: pd.DataFrame) -> list[str]:
 
 
 def _tables(args: argparse.Namespace, long: pd.DataFrame, *, paper: bool) -> list[Table]:
-    """The tables in the arrangement that is asked for."""
+    """The tables in the requested arrangement."""
     style, metrics = style_of(args, long, paper=paper), _metrics(args, long)
     if args.against:
         style = replace(style, marks=marks(args.results, long, args.against, metrics, trust_of(args)))
@@ -131,12 +131,12 @@ def _tables(args: argparse.Namespace, long: pd.DataFrame, *, paper: bool) -> lis
 
 
 def _of_paper(args: argparse.Namespace, only: dict[str, list[str]]) -> tuple[list[Table], pd.DataFrame]:
-    """A paper's tables, and the lines of ours in them."""
+    """A paper's tables, and our lines in them."""
     planned, published = layouts(args.paper), numbers()
     read = read_readings(args.readings, every_cell(published), published) if args.readings else None
     try:
         results = selected(args.results, all_versions=False, **only)
-    except FileNotFoundError:  # the table then says what would make them
+    except FileNotFoundError:  # the table then names the command that makes them
         results = []
     ours = [beside(args.results, layout, results) for layout in planned]
     first = anchors()

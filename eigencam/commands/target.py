@@ -1,10 +1,10 @@
-"""What `--target` says on a command line."""
+"""Parsing of `--target`."""
 
 from eigencam.targets import Target, box_score, embedding, read_embedding, segment
 
 
 def parsed(text: str) -> Target | int:
-    """A target that is written on a command line.
+    """Return the target that a command line names.
 
     >>> parsed("class:3"), str(parsed("box:0")), str(parsed("segment:15"))
     (3, 'box 0', 'segment 15')

@@ -1,11 +1,11 @@
-"""`eigencam verify`: whether stored results are as they say, a line for each fault.
+"""`eigencam verify`: check stored results, with one line per fault.
 
-    eigencam verify                              seals, n, metrics made again from the rows, versions
+    eigencam verify                              seals, n, metrics recomputed from the rows, versions
     eigencam verify runs/a whole --data          also the data at hand: truth and every image
     eigencam verify theirs.zip                   a bundle of another group
     eigencam verify --data paths.voc=/data/VOC   where the data are on this machine
 
-Results are data: code of a person's own is run only where `--config-dir` or `--trust` names it.
+Results are data: code of your own runs only if `--config-dir` or `--trust` names it.
 """
 
 import argparse
@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print a line for each fault; returns 1 where there is one, 2 where there is nothing to verify."""
+    """Print a line for each fault; returns 1 if there is one, 2 if there is nothing to verify."""
     settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
     roots = [expand(item) for item in args.inputs if item not in settings] or [default_results()]
     if settings and not args.data:
-        raise ValueError(f"{settings[0]}: a setting of the data; give --data too")
+        raise ValueError(f"{settings[0]}: a setting of the data; it needs --data")
     for root in roots:
         keep_out(root)
     trust = trust_of(args)
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _by_dataset(results: Sequence[Stored]) -> list[list[Stored]]:
-    """The complete results, those of one dataset together."""
+    """The complete results, grouped by dataset."""
     groups: dict[str, list[Stored]] = {}
     for stored in results:
         if stored.state == "done":
@@ -74,7 +74,7 @@ def _by_dataset(results: Sequence[Stored]) -> list[list[Stored]]:
 
 
 def _between(results: Sequence[Stored]) -> Iterator[str]:
-    """Images that are not the same in all results of a dataset."""
+    """Images that differ between results of the same dataset."""
     known = Known()
     for stored in results:
         yield from known.add(stored.folder, digests_of(stored.folder, checksum(stored.identity)))

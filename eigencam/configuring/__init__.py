@@ -1,1 +1,1 @@
-"""From a person's words to a checked config: names of methods, and the catalogue of what there is."""
+"""From the words of the command line to a checked config: names of methods, and the catalogue."""

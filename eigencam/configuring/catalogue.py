@@ -1,7 +1,6 @@
-"""The methods there are: what `eigencam methods` prints and `docs/methods.md` is made of.
+"""The catalogue of methods, which `eigencam methods` prints and from which `docs/methods.md` is made.
 
-Everything comes from the configs and from the classes behind them, so that a method's file and its YAML are all there
-is to write.
+Everything comes from the configs and the classes behind them: a new method needs only its Python file and its YAML.
 """
 
 import inspect
@@ -21,7 +20,7 @@ HEADER = ("method", "paper", "needs", "for a class", "networks")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A method: its name in `method=[...]`, and what it says of itself; `module` holds its paper page."""
+    """A method: its name in `method=[...]`, and what it declares; `module` holds its paper page."""
 
     option: str
     paper: str
@@ -37,10 +36,10 @@ class Entry:
 
 
 def catalogue(own: Path | None = None) -> list[Entry]:
-    """Every method that has a YAML, by module and name.
+    """Return every method that has a YAML, sorted by module and name.
 
     Args:
-        own: a person's config folder; its `method/` comes on top.
+        own: a user's config folder, whose `method/` is added.
     """
     folders: list[Traversable] = [files("eigencam.configs") / "method"]
     if own:
@@ -52,14 +51,14 @@ def catalogue(own: Path | None = None) -> list[Entry]:
 
 
 def pages(entries: list[Entry]) -> str:
-    """The table and, below it, the docstring of each module once, as Markdown."""
+    """Return the table and, below it, the docstring of each module, as Markdown."""
     import importlib
 
     text = [
         "# Methods",
         "",
-        "Made by `eigencam methods --pages` from the methods' own files. *needs* is the cost of an image, C a layer's "
-        "channels; *for a class* tells whether the map depends on the class asked for.",
+        "Made by `eigencam methods --pages` from the methods' own files. *needs* is the cost per image, where C is the "
+        "number of the layer's channels; *for a class* says whether the map depends on the requested class.",
         "",
         tabulate([entry.row for entry in entries], HEADER, "pipe", disable_numparse=True),
         "",

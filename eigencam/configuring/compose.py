@@ -1,8 +1,8 @@
-"""The one place that composes configs: Hydra's, with networks of libraries and methods in wrappers among the options.
+"""The only place that composes configs: Hydra's, extended by options for library networks and wrapped methods.
 
-`model=timm/resnet18` is an option without a file. A config source behind our own answers for it, from
-`configs/model/library.yaml` with the two names filled in, so that Hydra finds it wherever an option may stand: on the
-command line, in a sweep, in a defaults list, in an experiment. No library is imported before a network is built.
+`model=timm/resnet18` is an option without a file. A config source behind our own provides it, from
+`configs/model/library.yaml` with the two names filled in. Hydra therefore finds it wherever an option is allowed: on
+the command line, in a sweep, in a defaults list, in an experiment. A library is imported only to build a network.
 """
 
 import re
@@ -33,15 +33,15 @@ _OPTION = re.compile(rf"model/({'|'.join(LIBRARIES)})/([\w.-]+?)(?:\.yaml)?")
 
 
 class LibraryNetworks(ConfigSource):
-    """Options `model/LIBRARY/NAME`, whatever the name: whether there is such a network is found when it is built."""
+    """Options `model/LIBRARY/NAME` for any name; whether the network exists is found when it is built."""
 
     @staticmethod
     def scheme() -> str:
-        """Return how a search path names this source."""
+        """Return the scheme by which a search path names this source."""
         return SCHEME
 
     def available(self) -> bool:
-        """Return that it is always there."""
+        """Return True: the source is always available."""
         return True
 
     def is_group(self, config_path: str) -> bool:
@@ -70,11 +70,11 @@ class WrappedMethods(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """Return how a search path names this source."""
+        """Return the scheme by which a search path names this source."""
         return WRAPPED
 
     def available(self) -> bool:
-        """Return that it is always there."""
+        """Return True: the source is always available."""
         return True
 
     def is_group(self, config_path: str) -> bool:
@@ -88,7 +88,7 @@ class WrappedMethods(ConfigSource):
         return found is not None and wrapped(f"{found[1]}/{found[2]}") is not None
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Return no option: any method may stand in a wrapper."""
+        """Return no options: any method can be wrapped."""
         return []
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -101,7 +101,7 @@ class WrappedMethods(ConfigSource):
 
 
 class LibraryNetworksPath(SearchPathPlugin):
-    """Puts the sources behind all others."""
+    """Appends the sources to the search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the sources."""
@@ -110,7 +110,7 @@ class LibraryNetworksPath(SearchPathPlugin):
 
 
 def register() -> None:
-    """Let Hydra know the networks of libraries; `eigencam run` and `eigencam fit` compose by Hydra's own command."""
+    """Register the library networks with Hydra; `eigencam run` and `eigencam fit` compose by Hydra's own command."""
     for plugin in (LibraryNetworks, WrappedMethods, LibraryNetworksPath):
         Plugins.instance().register(plugin)
 
@@ -121,7 +121,7 @@ def compose(config: str = "run", overrides: Sequence[str] = (), *, with_hydra: b
     Args:
         config: name of the primary config, `run` or `fit`.
         overrides: as on the command line.
-        with_hydra: whether the node `hydra` is in it.
+        with_hydra: whether to include the node `hydra`.
 
     Raises:
         HydraException: an unknown group, option or key.
@@ -131,7 +131,7 @@ def compose(config: str = "run", overrides: Sequence[str] = (), *, with_hydra: b
 
 
 def options(group: str) -> list[str]:
-    """The options of a group and of its subgroups that have a file."""
+    """Return the options of a group and its subgroups that have a file."""
     with opened() as loader:
         found = list(loader.get_group_options(group))
         for inner in loader.get_group_options(group, ObjectType.GROUP):
@@ -147,7 +147,7 @@ def groups() -> list[str]:
 
 @contextmanager
 def opened() -> Iterator[Any]:
-    """Hydra's loader of our configs; whatever Hydra was at before is restored."""
+    """Open Hydra's loader of our configs, and restore Hydra's previous state afterwards."""
     register()
     with initialize_config_module(CONFIGS, version_base="1.3"):
         yield GlobalHydra.instance().config_loader()

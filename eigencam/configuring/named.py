@@ -1,12 +1,12 @@
-"""What a person may write where a method is named: an option of the group, a function, a file, a folder.
+"""What may be given as a method's name: an option of the group, a function, a file, a folder.
 
-eigencam                     an option of the `method` group (`--config-dir` adds a person's own)
-smooth/gradcam               a packaged option in another that runs methods (`eigencam.configuring.wrapped`)
+eigencam                     an option of the `method` group (`--config-dir` adds your own)
+smooth/gradcam               a packaged option wrapped in another that runs methods (`eigencam.configuring.wrapped`)
 my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
-my_method.py[:NAME]          the same in a file; NAME is the file's name where it is left out
-my_method.yaml               a config as in `configs/method/`: name, below it `_target_` and parameters
-maps/                        a folder of maps, `<image id>.npy` or `.png`; its name with a slash
-boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; the evaluators are then those of boxes
+my_method.py[:NAME]          the same in a file; NAME defaults to the file's name
+my_method.yaml               a config as in `configs/method/`: the name and, below it, `_target_` and parameters
+maps/                        a folder of maps, `<image id>.npy` or `.png`; written with a slash
+boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; only evaluators of boxes then apply
 """
 
 import importlib
@@ -28,13 +28,13 @@ NAMED_GROUPS = ("method", "evaluator", "logger")
 _VALUE = re.compile(
     r"(?<![\w.'\"/+-])(?:[+-]?(?:nan|inf|\d[\d_]*(?:\.\d*)?(?:e[+-]?\d+)?)|true|false)(?![\w.'\"/-])", re.IGNORECASE
 )
-"""What Hydra's overrides read as a number or a truth value."""
+"""Values that Hydra's overrides would read as a number or a boolean."""
 
 Nodes = dict[str, dict[str, Any]]
 
 
 def quoted(overrides: Sequence[str]) -> list[str]:
-    """Overrides in which names of methods, evaluators and loggers are names, whatever they look like.
+    """Quote overrides so that names of methods, evaluators and loggers stay names, whatever they look like.
 
     >>> quoted(["method=[nan,cam]", "method=1e5", "dataset.count=3"])
     ["method=['nan',cam]", "method='1e5'", 'dataset.count=3']
@@ -47,7 +47,7 @@ def quoted(overrides: Sequence[str]) -> list[str]:
 
 
 def model_overrides(name: str, weights: str = "") -> list[str]:
-    """Overrides for a network: of the group, of a library, or of a person's own by dotted name, without class names.
+    """Return the overrides for a network: of the group, of a library, or your own by dotted name, without class names.
 
     >>> model_overrides("timm/resnet18.tv_in1k")
     ['model=timm/resnet18.tv_in1k']
@@ -61,14 +61,14 @@ def model_overrides(name: str, weights: str = "") -> list[str]:
 
 
 def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
-    """Tell options of the group from methods of a person's own.
+    """Separate options of the group from the user's own methods.
 
     Returns:
-        The options; nodes with `_target_` of the others, by name; and the names of all in the order given.
+        The options; nodes with `_target_` for the others, by name; and all names in the given order.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a name that is none of these, or two of one name.
+        ValueError: an invalid name, or the same name twice.
     """
     options: list[str] = []
     nodes: Nodes = {}
@@ -83,12 +83,12 @@ def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
         order += list(made)
     if len(set(order)) < len(order):
         twice = sorted({name for name in order if order.count(name) > 1})
-        raise ValueError(f"named twice: {', '.join(twice)}; every method once, under a name of its own")
+        raise ValueError(f"named twice: {', '.join(twice)}; give every method once, under its own name")
     return options, nodes, order
 
 
 def with_methods(config: "DictConfig", nodes: Nodes) -> "DictConfig":
-    """A composed config with further methods."""
+    """Return a composed config with further methods."""
     from omegaconf import open_dict
 
     with open_dict(config):
@@ -97,7 +97,7 @@ def with_methods(config: "DictConfig", nodes: Nodes) -> "DictConfig":
 
 
 def node(name: str) -> Nodes:
-    """The config of a method that is no option of the group, by its short name."""
+    """Return the config of a method that is not an option of the group, by its short name."""
     path = expand(name)
     if name.endswith("/") and not path.is_dir():
         raise FileNotFoundError(f"method {name}: no such folder")
@@ -114,26 +114,26 @@ def node(name: str) -> Nodes:
         raise ValueError(f"method {name}: no option, dotted name, .py, .yaml, .json or .txt file, or folder of maps")
     try:
         target = find(name)
-    except Exception as error:  # whatever an import may raise is the user's message
+    except Exception as error:  # an import may raise anything; it is the user's message
         raise ValueError(f"method {name}: {' '.join(str(error).split())}") from None
     short = name.rsplit(".", 1)[-1]
     return {short: {"_target_": name, **({} if inspect.isclass(target) else {"_partial_": True})}}
 
 
 def _is_option(name: str) -> bool:
-    """A bare word is one, whatever folders there are; `a/b` unless it is a folder."""
+    """A bare word is an option, whatever folders exist; `a/b` is one unless it is a folder."""
     return bool(re.fullmatch(r"[\w-]+(/[\w-]+)*", name)) and not ("/" in name and Path(name).is_dir())
 
 
 def _in_file(file: Path, inner: str) -> str:
-    """The dotted name of what a file defines. ValueError where the name means another module."""
+    """Return the dotted name of an object that a file defines. ValueError if the name means another module."""
     sys.path.insert(0, str(file.parent))
     try:
         module = importlib.import_module(file.stem)
-    except Exception as error:  # whatever an import may raise is the user's message
+    except Exception as error:  # an import may raise anything; it is the user's message
         raise ValueError(f"method {file}: {' '.join(str(error).split())}") from None
     if Path(getattr(module, "__file__", None) or "").resolve() != file:
-        raise ValueError(f"method {file}: another module is called {file.stem}; give the file a name of its own")
+        raise ValueError(f"method {file}: another module is called {file.stem}; give the file another name")
     if not hasattr(module, inner or file.stem):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         has = f"it has {', '.join(own)}: {file.name}:{own[0]}" if own else "it defines nothing"
@@ -148,7 +148,7 @@ def _files(kind: str, **parameters: str) -> dict[str, Any]:
 def _yaml(path: Path) -> Nodes:
     from omegaconf import OmegaConf
 
-    with Reading(path, "a method's name, below it _target_ and parameters") as file:
+    with Reading(path, "a method's name and, below it, _target_ and parameters") as file:
         content = OmegaConf.to_container(OmegaConf.create(file.text()))
         if not isinstance(content, dict) or not all(isinstance(v, dict) and "_target_" in v for v in content.values()):
             raise ValueError("not a method")

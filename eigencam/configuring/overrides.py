@@ -1,7 +1,7 @@
-"""What a person writes as `key=value`: a home folder's `~` is replaced, and what Hydra cannot read comes back quoted.
+"""`key=value` arguments: `~` is expanded to the home folder, and values that Hydra cannot read are shown in quotes.
 
-Hydra reads values by a grammar of its own, in which `~`, `=`, brackets and letters beyond ASCII stand in quotes, which
-the shell has to leave alone: `'paths.voc="/data/Bücher"'`.
+Hydra's grammar needs quotes around values with `~`, `=`, brackets and letters beyond ASCII. The shell has to pass
+these quotes on: `'paths.voc="/data/Bücher"'`.
 """
 
 import os
@@ -17,19 +17,19 @@ _VALUED = (*_CONFIG_DIRS, "--config-path", "-cp", "--config-name", "-cn", "--pac
 
 
 def accepted(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra takes them, once the folders of configs that they name are known to be readable.
+    """Return the arguments as Hydra takes them, after checking that the config folders in them are readable.
 
     Raises:
         ValueError: a file is not in UTF-8, or begins with a byte-order mark.
     """
     if results := os.environ.get("EIGENCAM_RESULTS"):
-        os.environ["EIGENCAM_RESULTS"] = str(expand(results))  # Hydra's own folder is in it, too
+        os.environ["EIGENCAM_RESULTS"] = str(expand(results))  # Hydra's own folder is inside it
     check_encoding(arguments)
     return expanded(of_fit(arguments))
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the `~` that begins a value replaced, as shells do where a variable is set.
+    """Return the arguments with a leading `~` of each value expanded, as shells do in assignments.
 
     >>> expanded(["paths.voc=~/VOC", "~dataset.expect"])[0].startswith("paths.voc=/")
     True
@@ -44,7 +44,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def of_fit(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `fit.` in the place of the name of what is fitted.
+    """Return the arguments with the name of what is fitted replaced by `fit.`.
 
     >>> of_fit(["-m", "fit=wsol", "wsol.method=has,adl", "model=vgg16"])
     ['-m', 'fit=wsol', 'fit.method=has,adl', 'model=vgg16']
@@ -55,7 +55,7 @@ def of_fit(arguments: Sequence[str]) -> list[str]:
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with options before overrides, in their order: Hydra takes none between overrides.
+    """Return the arguments with options before overrides, in their order: Hydra accepts no options between overrides.
 
     >>> options_first(["method=cam", "-m", "--config-dir", "mine", "limit=3"])
     ['-m', '--config-dir', 'mine', 'method=cam', 'limit=3']
@@ -74,10 +74,10 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def check_encoding(arguments: Sequence[str]) -> None:
-    """Check the files of the folders that `--config-dir` names.
+    """Check the files in the folders that `--config-dir` names.
 
     Raises:
-        ValueError: one begins with a byte-order mark, behind which Hydra finds no `# @package`, or is not UTF-8.
+        ValueError: a file begins with a byte-order mark, behind which Hydra finds no `# @package`, or is not UTF-8.
     """
     for folder in _config_dirs(arguments):
         for path in files_in(expand(folder), (".yaml", ".yml"), depth=-1):
@@ -88,7 +88,7 @@ def check_encoding(arguments: Sequence[str]) -> None:
 
 
 def hint(arguments: Sequence[str]) -> str:
-    """How the first override that Hydra cannot read has to be quoted; "" if it reads all, or no quoting helps."""
+    """Return how to quote the first override that Hydra cannot read; "" if it reads all, or no quoting helps."""
     parse, before = _parser(), ""
     sweep = bool({"-m", "--multirun"} & set(arguments))
     for previous, argument in zip(("", *arguments), arguments, strict=False):
@@ -103,12 +103,12 @@ def hint(arguments: Sequence[str]) -> str:
             key, equals, start = before.partition("=")
             value = f"{start} {argument}"
         quoted = next(filter(parse, _candidates(key, value, sweep, parse)), "") if equals and key else ""
-        return f"Hydra cannot read {argument}; in quotes it can: {shlex.quote(quoted)}" if quoted else ""
+        return f"Hydra cannot read {argument}; quote it: {shlex.quote(quoted)}" if quoted else ""
     return ""
 
 
 def _candidates(key: str, value: str, sweep: bool, parse: Callable[[str], bool]) -> Iterator[str]:
-    """The ways to quote a value: the parts of a list or of a sweep that need it, or the whole."""
+    """Ways to quote a value: the parts of a list or sweep that need it, or the whole."""
 
     def parts(text: str) -> str:
         return ",".join(part if parse(f"{key}={part}") else _quoted(part.strip()) for part in text.split(","))
@@ -121,7 +121,7 @@ def _candidates(key: str, value: str, sweep: bool, parse: Callable[[str], bool])
 
 
 def _quoted(value: str) -> str:
-    """A value in the quotes of Hydra's grammar, in which a backslash counts before a quote alone.
+    """Quote a value by Hydra's grammar, in which a backslash counts only before a quote.
 
     >>> _quoted("~/x")
     '"~/x"'
@@ -132,7 +132,7 @@ def _quoted(value: str) -> str:
 
 
 def _parser() -> Callable[[str], bool]:
-    """Whether Hydra's grammar takes an override."""
+    """Return a function that tells whether Hydra's grammar accepts an override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -1,6 +1,6 @@
 """Names as papers print them: `gradcampp` is Grad-CAM++, `top1_loc_error` is Top-1 loc. err.
 
-What has no name here is printed as it is stored, a metric with spaces. Parameters behind a name stay:
+A name without an entry is printed as stored, a metric with spaces. Parameters behind a name are kept:
 `gradcam (alpha=1)` is `Grad-CAM (alpha=1)`.
 """
 
@@ -207,16 +207,16 @@ _PATTERNS: Mapping[str, tuple[tuple[str, _Form], ...]] = {
     "target": _TARGETS,
 }
 _SPACED = ("metric", "evaluator", "heading", "parameter")
-"""Kinds of which a name without an entry is printed with spaces for underscores; the first two with a capital."""
+"""Kinds in which a name without an entry is printed with spaces for underscores; the first two capitalised."""
 
 
 def printed(kind: str, name: str, renamed: Mapping[str, str] | None = None) -> str:
     """Return a name as a paper prints it.
 
     Args:
-        kind: `method`, `metric`, `network`, `dataset`, `evaluator`, `target`, `heading` of a column, or a parameter's.
-        name: as it is stored, with or without parameters behind it.
-        renamed: names to print in place of others, by the name as it is stored or as it is printed here.
+        kind: `method`, `metric`, `network`, `dataset`, `evaluator`, `target`, `heading` of a column, or a parameter.
+        name: as stored, with or without parameters behind it.
+        renamed: names to print in place of others, keyed by the stored or the printed name.
 
     >>> printed("method", "gradcampp"), printed("metric", "top1_loc_error"), printed("network", "resnet50")
     ('Grad-CAM++', 'Top-1 loc. err.', 'ResNet-50')
@@ -234,7 +234,7 @@ def printed(kind: str, name: str, renamed: Mapping[str, str] | None = None) -> s
 
 
 def _matched(kind: str, name: str) -> str:
-    """A name by the first pattern of its kind that it is of; else with spaces."""
+    """Return a name by the first matching pattern of its kind; otherwise with spaces."""
     for pattern, form in _PATTERNS.get(kind, ()):
         if found := re.fullmatch(pattern, name):
             return form(found) if callable(form) else found.expand(form)

@@ -1,4 +1,4 @@
-"""Where runs write, and what a command trusts: the options that several commands share."""
+"""The results folder and trust: options shared by several commands."""
 
 import argparse
 import os
@@ -9,18 +9,18 @@ from eigencam.store.trust import Trust
 
 
 def default_results() -> Path:
-    """Where runs write unless told otherwise."""
+    """Return the folder that runs write to by default."""
     return expand(os.environ.get("EIGENCAM_RESULTS", "results/runs"))
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """The options that say which code of a person's own stored results may have built."""
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="configs of your own, as of `eigencam run`")
+    """Add the options that say which code of your own stored results may use."""
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="your own configs, as for `eigencam run`")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="a module of your own that results may use"
     )
 
 
 def trust_of(args: argparse.Namespace) -> Trust:
-    """What a command trusts beside this package's own code."""
+    """Return what a command trusts in addition to this package's code."""
     return Trust.of(args.config_dir, args.trust)

@@ -1,4 +1,4 @@
-"""A stored config on this machine: what it names, with other folders in the place of those of its own machine."""
+"""A stored config on this machine, with the folders of its original machine replaced."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from eigencam.store.trust import packaged
 
 
 def changed(config: Any, settings: Sequence[str]) -> Any:
-    """Return the resolved config with settings in place; what lies below a `paths.NAME` moves with it."""
+    """Return the resolved config with settings applied; paths below a `paths.NAME` move with it."""
     from omegaconf import OmegaConf
 
     given, content = OmegaConf.from_dotlist(list(settings)), OmegaConf.to_container(config)
@@ -24,7 +24,7 @@ def changed(config: Any, settings: Sequence[str]) -> Any:
 
 
 def _moved(node: Any, old: str, new: str) -> Any:
-    """A config whose texts that are `old`, or a path below it, begin with `new` instead; a name is no path."""
+    """Replace `old` by `new` in texts that are that path, or a path below it; names are not paths."""
     if isinstance(node, dict):
         return {key: value if key in ("name", "classes") else _moved(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
@@ -34,17 +34,17 @@ def _moved(node: Any, old: str, new: str) -> Any:
 
 
 def check_paths(content: Mapping[str, Any], given: Iterable[str | Path], where: str) -> None:
-    """Refuse a stored config that would read or write where this command line, or this machine's folders, do not lead.
+    """Refuse a stored config that would read or write outside the folders of this command line or this machine.
 
-    Parameters of code that is not of this package are left to those who trust it.
+    Parameters of code outside this package are the responsibility of whoever trusts it.
 
     Args:
         content: resolved; `paths` itself only names folders.
-        given: folders that may be used, with all below them.
+        given: folders that may be used, with everything below them.
         where: for messages.
 
     Raises:
-        ValueError: a path is elsewhere.
+        ValueError: a path is outside.
     """
     folders = [Path(one).resolve() for folder in given for one in str(folder).split(os.pathsep) if one]
     for key, text in _texts({key: value for key, value in content.items() if key != "paths"}):
@@ -61,7 +61,7 @@ def check_paths(content: Mapping[str, Any], given: Iterable[str | Path], where: 
 
 
 def machine_paths() -> dict[str, str]:
-    """Return the folders that this machine's environment names, by name: `paths` of a run without settings."""
+    """Return the folders that this machine's environment sets, by name: `paths` of a run without settings."""
     from omegaconf import OmegaConf
 
     from eigencam.configuring.compose import compose
@@ -71,7 +71,7 @@ def machine_paths() -> dict[str, str]:
 
 
 def _texts(node: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a nest of mappings and lists, with its dotted key, but for those of a person's own code."""
+    """Yield every text in nested mappings and lists with its dotted key, except those for code of your own."""
     if isinstance(node, Mapping) and node.get("_target_") and node["_target_"] not in packaged():
         return
     if isinstance(node, Mapping):

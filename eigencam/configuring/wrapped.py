@@ -1,9 +1,9 @@
-"""`method=WRAPPER/METHOD`: a packaged method that runs another, with any packaged method in its place.
+"""`method=WRAPPER/METHOD`: a packaged method that runs another one, with any packaged method as the inner one.
 
-`smooth/gradcam` is an option without a file: the node of `configs/method/smooth.yaml`, its `method` replaced by the
+`smooth/gradcam` is an option without a file: the node of `configs/method/smooth.yaml` with its `method` replaced by the
 node of `gradcam`, under the name `smooth_gradcam`. A wrapper is an option whose node has a key `method` with a
 `_target_`; wrappers may be nested (`aug_smooth/finercam/layercam`). Parameters are `method.smooth_gradcam.samples` and,
-of the other, `method.smooth_gradcam.method.relu`. A method of a person's own is put into a YAML of theirs.
+for the inner method, `method.smooth_gradcam.method.relu`. To wrap your own method, write a YAML.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ from typing import Any
 
 @cache
 def _option(name: str) -> dict[str, Any] | None:
-    """The node of a packaged option that has a file; None where there is none."""
+    """Return the node of a packaged option that has a file; None if there is none."""
     from omegaconf import OmegaConf
 
     file = files("eigencam.configs").joinpath("method", f"{name}.yaml")
@@ -30,7 +30,7 @@ def is_wrapper(name: str) -> bool:
 
 
 def wrapped(option: str) -> dict[str, Any] | None:
-    """The node of `WRAPPER/METHOD`; None where one of them is not packaged.
+    """Return the node of `WRAPPER/METHOD`; None if one of them is not packaged.
 
     >>> wrapped("smooth/hirescam")["method"], wrapped("gradcam/hirescam")
     ({'_target_': 'eigencam.methods.gradient_weighted.HiResCAM'}, None)

@@ -81,7 +81,7 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
     if choice.found is not None and doubtful is None:
         return choice.found.layer
     if doubtful is None:
-        raise ValueError(f"{name}: no layer is a map that everything passes through; set model.layer; {LIST}")
+        raise ValueError(f"{name}: no layer is a map that all paths pass through; set model.layer; {LIST}")
     before = f"the last one before it is {choice.found.layer!r}" if choice.found else "no layer before it is one"
     raise ValueError(
         f"{name}: which layer? Everything passes through {doubtful.layer!r} {doubtful.shape}, which may be a map but "

@@ -1,4 +1,4 @@
-"""Results made again: what a result's runs name is run into a fresh folder, and its rows and metrics compared."""
+"""Reproducing results: the commands of a result's runs are run into a fresh folder; rows and metrics are compared."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -13,24 +13,24 @@ from eigencam.store.gather import first_difference
 from eigencam.store.reader import Stored, read
 
 NEAR = 0.1
-"""In percent, or a hundredth of a plain number: by how much a metric may differ to be the same within rounding."""
+"""Allowed difference of a metric that is the same within rounding: in percent, or a hundredth of a plain number."""
 
 
 def commands_of(stored: Stored) -> tuple[str, ...]:
-    """Return the commands that made a result, each once."""
+    """Return the commands that computed a result, each once."""
     return tuple(dict.fromkeys(shlex.join(run.command) for run in stored.computing))
 
 
 def make_again(
     results: Sequence[Stored], foreign: Foreign, limit: int | None, say: Callable[[str], None]
 ) -> dict[str, Verdict]:
-    """Run what made some results, and return what became of each, by its folder's name.
+    """Reproduce some results, and return the outcome of each by folder name.
 
     Args:
         results: complete ones.
-        foreign: what this command line gives to commands of others.
-        limit: images of each dataset at most; of a larger one there is no verdict.
-        say: gets the few lines meant for a person.
+        foreign: what this command line grants to other people's commands.
+        limit: maximum number of images per dataset; larger datasets get no verdict.
+        say: called with the few lines meant for a person.
     """
     verdicts: dict[str, Verdict] = {}
     groups: dict[tuple[str, ...], list[Stored]] = {}
@@ -43,7 +43,7 @@ def make_again(
 
 
 def note(stored: Stored, verdict: Verdict, command: str) -> None:
-    """Write what making it again gave into a claimed result; nothing where it was not run."""
+    """Record the outcome in a claimed result, unless it was not run."""
     kinds: dict[str, Again] = {SAME: "same", ROUNDING: "same within rounding", DIFFERENT: "different"}
     if stored.claim is not None and verdict.kind in kinds:
         checked = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -51,7 +51,7 @@ def note(stored: Stored, verdict: Verdict, command: str) -> None:
 
 
 def claimed(results: Sequence[Stored]) -> list[Stored]:
-    """Return the complete results that are claimed and not yet made again."""
+    """Return the complete results that are claimed and not yet reproduced."""
     return [
         stored for stored in results if stored.summary and isinstance(stored.claim, Claim) and not stored.claim.again
     ]

@@ -1,4 +1,4 @@
-"""Where the numbers of one result come from: what was computed, of what, by whom, and what was left out."""
+"""Provenance of one result: what was computed, from what, by which runs, and what was left out."""
 
 import json
 import shlex
@@ -10,17 +10,17 @@ from eigencam.store.reader import Stored
 from eigencam.store.schema import Run, Summary
 
 NAMED = 5
-"""Images that are named of those left out."""
+"""Maximum number of left-out images that are listed."""
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "eigencam-bench")
-"""Those that numbers depend on most; the others stand in the run's file."""
+"""Packages that numbers depend on most; the run's file lists all."""
 
 
 def card(stored: Stored) -> list[str]:
     """Return the lines of the page.
 
     Args:
-        stored: as it was read, the rows' checksum compared.
+        stored: as read, with the rows' checksum compared.
     """
     dataset, network, method, evaluator = stored.names
     lines = [f"{method} on {network}, {dataset}: {evaluator}", f"  folder: {stored.folder}", f"  state: {stored.state}"]
@@ -56,7 +56,7 @@ def _metrics(summary: Summary) -> Iterator[str]:
 
 
 def _images(stored: Stored, summary: Summary) -> Iterator[str]:
-    """What was scored, left out and not defined."""
+    """The numbers of images that were scored, left out and undefined."""
     if summary.unsupported:
         return
     yield ""
@@ -76,7 +76,7 @@ def _images(stored: Stored, summary: Summary) -> Iterator[str]:
 
 
 def _described(node: object, indent: str = "  ") -> Iterator[str]:
-    """A nest of mappings as indented lines."""
+    """Nested mappings as indented lines."""
     if not isinstance(node, Mapping):
         return
     for key, value in node.items():

@@ -1,4 +1,4 @@
-"""What a dataset has: counts, sizes and areas, and what of its truth cannot be right."""
+"""The contents of a dataset: counts, sizes and areas, and its invalid truths."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,23 +13,23 @@ from eigencam.datasets.checks import checked_truth
 
 _SHOWN = 5
 _ENOUGH = 50
-"""Boxes from which on their smallest corner says what the first pixel is called."""
+"""Number of boxes above which their smallest corner shows the index of the first pixel."""
 
 
 @dataclass(slots=True)
 class Census:
-    """What was seen of a dataset's images, one after the other.
+    """Statistics of a dataset's images, collected one by one.
 
     Attributes:
-        sizes: (height, width) of each right image.
-        labels: number of images of each label.
-        objects: number of boxes of each class.
-        boxes: number of boxes of each image.
-        shares: of its image's area that each box covers.
-        corners: (B, 4) of all boxes, and the distance of x2 and y2 to the last pixel in the place of both.
-        masked: shares of an image's pixels that are the object sought, and void, of each image with a mask.
-        refused: why the truth of an image cannot be right, by id.
-        undecodable: why an image, or a mask, cannot be decoded, by id.
+        sizes: (height, width) of each valid image.
+        labels: number of images per label.
+        objects: number of boxes per class.
+        boxes: number of boxes per image.
+        shares: of each box: its share of its image's area.
+        corners: (B, 4): x1 and y1 of all boxes, and the distances of x2 and y2 to the last pixel.
+        masked: for each image with a mask, the shares of its pixels that are the object sought, and void.
+        refused: the reason by id for each invalid truth.
+        undecodable: the reason by id for each image or mask that cannot be decoded.
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Census:
     undecodable: dict[str, str] = field(default_factory=dict)
 
     def add(self, truth: Truth) -> None:
-        """Count an image."""
+        """Add an image."""
         self.sizes.append(truth.size)
         self.labels[truth.label] += 1
         self.objects.update(truth.box_labels.tolist())
@@ -58,11 +58,11 @@ class Census:
 
 
 def census(dataset: Dataset, *, decode: bool = False, seen: Callable[[], object] = lambda: None) -> Census:
-    """Look at the truth of every image.
+    """Collect the statistics of every image's truth.
 
     Args:
         dataset: of any kind.
-        decode: whether to decode the images as well.
+        decode: whether to decode the images, too.
         seen: called after each image.
     """
     found = Census()
@@ -81,7 +81,7 @@ def census(dataset: Dataset, *, decode: bool = False, seen: Callable[[], object]
 
 
 def lines(dataset: Dataset, found: Census) -> Iterator[str]:
-    """Return the census as text."""
+    """Yield the census as lines of text."""
     right, n = len(found.sizes), len(dataset.ids)
     yield f"{dataset.name}: {n} images, {right} with a truth that can be right"
     if right:
@@ -139,7 +139,7 @@ def _masks(found: Census) -> Iterator[str]:
 
 
 def _hints(found: Census) -> Iterator[str]:
-    """What is possible, and seldom meant."""
+    """Notes on what is possible but seldom intended."""
     if len(found.shares) >= _ENOUGH:
         left, top, right, bottom = np.concatenate(found.corners).min(0).tolist()
         if min(left, top) >= 1 and min(right, bottom) < 1:

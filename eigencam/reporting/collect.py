@@ -1,4 +1,4 @@
-"""Stored results as one long frame, a line for each metric of each result; every table and report is a view of it."""
+"""Stored results as one long frame, with a line per metric and result; every table and report is a view of it."""
 
 import errno
 import hashlib
@@ -24,11 +24,11 @@ from eigencam.store.schema import NAMES
 from eigencam.store.trust import packaged_target
 
 LONG = 40
-"""Characters from which on a parameter in a name is cut, or left out where the others tell enough."""
+"""Number of characters above which a parameter in a name is cut, or left out if the others are enough."""
 
 
 MOST = 8
-"""Parameters in a name."""
+"""Maximum number of parameters in a name."""
 
 
 def collect(
@@ -38,15 +38,15 @@ def collect(
 
     Args:
         root: folder of result folders.
-        all_versions: whether results that a later version of the same code supersedes are in it, too.
-        keys: parameters that are to be columns of their own, not parts of names; see `long_of`.
+        all_versions: whether to include results that a later version of the same code supersedes.
+        keys: parameters that become columns instead of parts of names; see `long_of`.
         only: names to keep, by `dataset`, `network`, `method` or `evaluator`; empty: all.
 
     Returns:
-        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, what
-        else a metric says of itself (`eigencam.evaluation.base.SAID`), target, images, left_out, bad_truths,
+        Columns dataset, network, method, evaluator, metric, value, low, high, n, unit, threshold, better, note, the
+        metric's own declarations (`eigencam.evaluation.base.SAID`), target, images, left_out, bad_truths,
         fitted_on, unsupported, baseline, caveat, headline, cost (of the method, in bare forward passes), commits,
-        packages, outdated (what is of another version than this program's), group (the dataset's identity) and folder.
+        packages, outdated (parts whose version differs from this program's), group (the dataset's identity) and folder.
 
     Raises:
         FileNotFoundError: there are no complete results.
@@ -56,7 +56,7 @@ def collect(
 
 
 def selected(root: Path | str, *, all_versions: bool = False, **only: Collection[str]) -> list[dict[str, Any]]:
-    """Return the complete results that `collect` makes its frame of; what is damaged is named on stderr."""
+    """Return the complete results that `collect` makes its frame from; damaged ones are reported on stderr."""
     latest, superseded = complete(root)
     results = [_line(stored) for stored in latest]
     if all_versions:
@@ -74,7 +74,7 @@ def selected(root: Path | str, *, all_versions: bool = False, **only: Collection
 def complete(root: Path | str) -> tuple[list[Stored], list[Stored]]:
     """Return the complete results below a folder: the newest versions, and those that a newer one supersedes.
 
-    What is damaged, of an old format or not readable is named on stderr and left out.
+    Damaged, old or unreadable results are reported on stderr and left out.
 
     Raises:
         PermissionError: none of the results may be read.
@@ -92,25 +92,25 @@ def complete(root: Path | str) -> tuple[list[Stored], list[Stored]]:
 
 @contextmanager
 def alone(folder: str, what: str = "left out") -> Iterator[None]:
-    """Let what one result raises (damaged rows, code that is not trusted) cost that result alone, named on stderr."""
+    """Confine an error of one result (damaged rows, untrusted code) to that result; it is reported on stderr."""
     try:
         yield
-    except Exception as error:  # whatever its evaluator makes of rows from elsewhere
+    except Exception as error:  # any error of its evaluator on foreign rows
         print(escaping.one_line(f"{what}: {folder}: {first_line(error)}"), file=sys.stderr)
 
 
 def read_results(root: Path, folders: Container[str] | None = None) -> list[dict[str, Any]]:
-    """Return what is known of each complete result below `root`, or of those in `folders` only."""
+    """Return the facts about each complete result below `root`, or only about those in `folders`."""
     return [_line(stored) for stored in read_all(root, folders) if stored.state in ("done", "left out")]
 
 
 def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the frame of `collect` of some results of `selected`; names are told apart among these alone.
+    """Return the frame of `collect` for some results of `selected`; names are made distinct among these alone.
 
     Args:
         results: the results.
         keys: parameters of networks, evaluators, methods or datasets that become columns (`column_of`): `layer`,
-            `threshold`, or with their part, `method.alpha`. They do not stand in names, too.
+            `threshold`, or qualified, `method.alpha`. They are then not part of names.
     """
     results = [dict(result) for result in results]
     for key in keys:
@@ -133,7 +133,7 @@ def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> p
 
 
 def provenance(root: Path, folders: Collection[str]) -> dict[str, list[str]]:
-    """Return which commands made results, on which code and machines: `command`, `code` and `machine`, each once."""
+    """Return the commands, code and machines of results: `command`, `code` and `machine`, each value once."""
     runs = [run for stored in read_all(root, set(folders)) for run in stored.computing]
     told = {
         "command": [shlex.join(run.command) for run in runs],
@@ -144,7 +144,7 @@ def provenance(root: Path, folders: Collection[str]) -> dict[str, list[str]]:
 
 
 def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
-    """What is known of one complete result; `suffix` comes to its method's name."""
+    """The facts about one complete result; `suffix` is appended to its method's name."""
     summary, identity = stored.summary, stored.identity
     if summary is None:
         raise ValueError(f"{stored.folder}: not complete")
@@ -182,9 +182,9 @@ def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
 def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None:
     """Add to a method's, evaluator's or network's name the parameters in which results of the same name differ.
 
-    A parameter that stands in no identity has its default, and is not shown; nor are `keys`, which are columns. What
-    could not run is no variant: only results that ran make names differ, and what a method that could not run lacks,
-    such as a file, is not shown.
+    A parameter that is in no identity has its default and is not shown; nor are `keys`, which are columns. Only results
+    that ran make names differ. For a method that could not run, missing things, such as a file, are not
+    shown.
     """
     for part in ("method", "evaluator", "network"):
         by_name: dict[str, list[dict[str, Any]]] = {}
@@ -199,7 +199,7 @@ def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None
             parameters_of = dict.fromkeys(k for f in ran for k in f)
             differing = sorted(k for k in parameters_of if len({f.get(k) for f in ran}) > 1)
             short = [k for k in differing if all(len(f.get(k, "").strip('"')) <= LONG for f in ran)]
-            if _kinds(ran, short) == _kinds(ran, differing):  # a checksum tells nothing more
+            if _kinds(ran, short) == _kinds(ran, differing):  # a checksum adds nothing
                 differing = short
             for result, parameters in zip(same, flat, strict=True):
                 lacking = bool(result["unsupported"])
@@ -207,13 +207,13 @@ def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None
                 shown = [f"{_short(k.removeprefix('parameters.'))}={_short(parameters[k])}" for k in there]
                 if shown:
                     result[part] += f" ({', '.join(shown[:MOST])}{', …' if len(shown) > MOST else ''})"
-    for same in _alike(results, keys):  # they differ in something else: the memory format, a key that is new
+    for same in _alike(results, keys):  # they differ in something else: the memory format, or a new key
         for result in same[1:]:
             result["method"] += f" ({result['folder'].rsplit('-', 1)[-1]})"
 
 
 def _alike(results: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """The results that would stand in one cell of a table."""
+    """Groups of results that would fall into one cell of a table."""
     places: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for result in results:
         places.setdefault(tuple(result[key] for key in ("group", *NAMES, *map(column_of, keys))), []).append(result)
@@ -221,11 +221,11 @@ def _alike(results: Iterable[dict[str, Any]], keys: Sequence[str]) -> list[list[
 
 
 PARTS = ("network", "evaluator", "method", "dataset")
-"""Parts of an identity, in the order in which a parameter without its part is looked up."""
+"""Parts of an identity, in the order in which an unqualified parameter is looked up."""
 
 
 def values_of(key: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a parameter's value in each result, as text; of one that stands in no identity its default.
+    """Return a parameter's value in each result, as text; a parameter that is in no identity has its default.
 
     Raises:
         ValueError: no result has such a parameter.
@@ -248,7 +248,7 @@ def _value(part: str, key: str, result: Mapping[str, Any]) -> str:
 
 
 def default_of(part: str, result: Mapping[str, Any], name: str) -> Any:
-    """Return the default of a parameter of our own code; `default` where that is not known."""
+    """Return the default of a parameter of our own code; `default` if it is not known."""
     described = result["identity"][part]
     try:
         target = packaged_target(part, str(described.get("name")))
@@ -258,24 +258,24 @@ def default_of(part: str, result: Mapping[str, Any], name: str) -> Any:
 
 
 def _keys_of(part: str, results: Iterable[Mapping[str, Any]]) -> dict[str, None]:
-    """The flat keys of a part of the identities, and of an evaluator what its protocol says."""
+    """The flat keys of a part of the identities; for an evaluator, also those of its protocol."""
     found = {k: None for result in results for k in _flat(result["identity"][part])}
     return found | ({k: None for result in results for k in result["protocol"]} if part == "evaluator" else {})
 
 
 def _is_key(part: str, flat: str, keys: Sequence[str]) -> bool:
-    """Whether a flat key of a part of an identity is one of those that are asked for."""
+    """Whether a flat key of a part of an identity is one of the requested keys."""
     name = flat.removeprefix("parameters.")
     return any(name == key.removeprefix(f"{part}.") or (name.rsplit(".", 1)[-1] == key) for key in keys)
 
 
 def _kinds(flat: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """How many results differ in some of the keys."""
+    """Number of distinct combinations of values of the keys."""
     return len({tuple(f.get(k) for k in keys) for f in flat})
 
 
 def _short(text: str) -> str:
-    """A parameter as it stands in a name; a long one by its beginning and four digits of its hash."""
+    """A parameter as shown in a name; a long one as its beginning and four digits of its hash."""
     text = text.strip('"')
     return text if len(text) <= LONG else f"{text[:12]}~{hashlib.sha256(text.encode()).hexdigest()[:4]}"
 

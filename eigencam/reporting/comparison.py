@@ -1,4 +1,4 @@
-"""Methods against each other on the same images: differences with intervals and tests, and ranks over datasets."""
+"""Methods compared on the same images: differences with intervals and tests, and ranks over datasets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ PLACES = ("dataset", "network", "evaluator", "metric")
 
 
 DIGITS = 1
-"""Of the numbers in percent."""
+"""Number of decimals for values in percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Results that can be compared: one dataset, network, evaluator with its parameters, class asked for."""
+    """The setting of comparable results: dataset, network, evaluator with its parameters, requested class."""
 
     dataset: str
     network: str
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One line: what was compared and what came out."""
+    """One comparison and its outcome."""
 
     place: Place
     metric: str
@@ -65,16 +65,16 @@ def compare(
     Args:
         folders: of the results.
         order: the methods, the reference first.
-        metrics: names; the evaluators' headlines where there are none; `all`: every one.
-        all_pairs: every pair, not only with the reference.
+        metrics: names; empty: the evaluators' headlines; `all`: every metric.
+        all_pairs: whether to compare every pair, not only with the reference.
         trust: what may be built from stored results.
 
     Returns:
-        The comparisons, p-values corrected over all of them; the metrics of each method, columns place, method, metric,
-        value, better; sentences on what could not be compared.
+        The comparisons, with p-values corrected over all of them; the metrics of each method, as columns place, method,
+        metric, value, better; sentences on what could not be compared.
 
     Raises:
-        ValueError: nothing can be compared, or an unknown metric.
+        ValueError: nothing can be compared, or a metric is unknown.
     """
     places, notes = _places(folders)
     lines: list[Compared] = []
@@ -105,12 +105,12 @@ def compare(
 
 
 def pair_of(reference: Stored, other: Stored, metrics: Sequence[str], trust: Trust = PACKAGED) -> list[Compared]:
-    """Return the comparisons of two results of the same dataset, network and evaluator, not corrected.
+    """Return the comparisons of two results of the same dataset, network and evaluator, without correction.
 
     Args:
-        reference: compared with.
-        other: the one that is compared.
-        metrics: names; those of the evaluator's headline where there are none.
+        reference: the result to compare with.
+        other: the result that is compared.
+        metrics: names; empty: the evaluator's headline.
         trust: what may be built from stored results.
     """
     evaluator = other.evaluator(trust)
@@ -141,14 +141,14 @@ def _places(folders: Sequence[Path]) -> tuple[dict[Place, dict[str, Stored]], di
 
 @dataclass(frozen=True, slots=True)
 class _Summed:
-    """The metrics of results of one place. Rows are held of one result at a time, unless they are of other images.
+    """The metrics of results of one place. Only one result's rows are in memory at a time, unless their images differ.
 
     Attributes:
-        evaluator: that made the rows.
+        evaluator: of the rows.
         stored: the results, by method.
-        full: the metrics of each, over its own images.
-        keys: image and label of each row of the first.
-        same: the methods whose rows are of these, in this order.
+        full: the metrics of each method over its own images.
+        keys: image and label of each row of the first method.
+        same: the methods that have exactly these rows, in this order.
     """
 
     evaluator: Any
@@ -159,7 +159,7 @@ class _Summed:
 
     @classmethod
     def of(cls, evaluator: Any, stored: Mapping[str, Stored]) -> Self:
-        """Read the results, one after the other."""
+        """Read the results one after the other."""
         full, keys, same = dict[str, Mapping[str, Metric]](), pd.DataFrame(), set[str]()
         for name, one in stored.items():
             rows = one.rows()
@@ -171,7 +171,7 @@ class _Summed:
         return cls(evaluator, stored, full, keys, frozenset(same))
 
     def common(self, names: Sequence[str]) -> tuple[list[Mapping[str, Metric]], pd.DataFrame]:
-        """The metrics of methods over the images and classes that all of them have, and image and label of each row."""
+        """The methods' metrics over their common images and classes, and image and label of each common row."""
         if self.same.issuperset(names):
             return [self.full[name] for name in names], self.keys
         frames = _common([self.stored[name].rows() for name in names])
@@ -179,7 +179,7 @@ class _Summed:
 
 
 def _values(place: Place, found: _Summed, chosen: Sequence[str]) -> list[dict[str, Any]]:
-    """Each method's value of each metric over its images, and its placing over the images that all have."""
+    """Each method's value of each metric over its images, and its placing over the common images."""
     full = found.full
     metrics, keys = found.common(list(full))
     own = dict(zip(full, metrics, strict=True))
@@ -202,7 +202,7 @@ def _values(place: Place, found: _Summed, chosen: Sequence[str]) -> list[dict[st
 
 
 def _common(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The rows of the images and classes that all frames have, in one order."""
+    """The rows of the images and classes common to all frames, in one order."""
     indexed = [own.set_index(KEY) for own in frames]
     common = indexed[0].index
     for own in indexed[1:]:
@@ -211,7 +211,7 @@ def _common(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
-    """Ranks of every metric over the (dataset, network) pairs that all methods have a value in, over as many images."""
+    """Ranks for every metric over the (dataset, network) pairs with a value of all methods over equally many images."""
     found = []
     values = values[values["better"].isin(["lower", "higher"])]
     most = values.groupby(["place", "metric"], sort=False)["n"].transform("max")
@@ -235,15 +235,15 @@ def _place(stored: Stored) -> Place:
 
 
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
-    """The summary of rows, by name; nothing where there are no rows."""
+    """The summary of rows, by metric name; empty without rows."""
     try:
         return {metric.name: metric for metric in evaluator.summary(rows)} if len(rows) else {}
-    except (KeyError, TypeError, AttributeError, IndexError) as error:  # sealed, and still no rows of this evaluator
-        raise ValueError(f"rows that {type(evaluator).__name__} cannot sum up: {first_line(error)}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:  # sealed, but not rows of this evaluator
+        raise ValueError(f"rows that {type(evaluator).__name__} cannot summarise: {first_line(error)}") from None
 
 
 def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str], notes: Iterable[str]) -> None:
-    """ValueError for metrics that are not there, and where nothing could be compared."""
+    """Raise ValueError for unknown metrics, and if nothing could be compared."""
     if unknown := [name for name in asked if name not in (*known, "all")]:
         raise ValueError(f"--metrics {','.join(unknown)}: unknown; allowed: all, {', '.join(known)}")
     if not lines:
@@ -253,7 +253,7 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
 def _compared(
     place: Place, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
 ) -> Compared | None:
-    """None where one of the two has no such metric, or one that is not made of images; `rows`: of either."""
+    """None if one of the two lacks the metric or has it without per-image values; `rows`: of either."""
     if not (first and second and first.sample and second.sample):
         return None
     one, other = by_picture(_in_both(first, second), rows)
@@ -263,7 +263,7 @@ def _compared(
 
 
 def _in_both(first: Metric, second: Metric) -> tuple[Metric, Metric]:
-    """Two means of the rows that both have a value in; other metrics as they are."""
+    """Two means over the rows in which both have a value; other metrics unchanged."""
     a, b = first.sample, second.sample
     if a is None or b is None or a.statistic or b.statistic or a.parts.shape != b.parts.shape:
         return first, second
@@ -273,7 +273,7 @@ def _in_both(first: Metric, second: Metric) -> tuple[Metric, Metric]:
 
 
 def _chosen(full: Mapping[str, Mapping[str, Metric]], headline: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """Names of the metrics, `a|b` of the headline being b where a is not defined."""
+    """Names of the metrics; `a|b` in the headline means b if a is not defined."""
     there = list(dict.fromkeys(name for found in full.values() for name in found))
     if asked:
         return there if list(asked) == ["all"] else [name for name in there if name in asked]

@@ -63,7 +63,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
 
 
 def rank_table(found: Sequence[ranks.Ranking]) -> Table:
-    """Average ranks, a column for each method."""
+    """Average ranks, one column per method."""
     frame = pd.DataFrame(
         [
             {
@@ -116,7 +116,7 @@ def _placed(found: Placing) -> str:
 def as_json(
     lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Sequence[str], values: pd.DataFrame
 ) -> str:
-    """Everything in numbers; fractions where the unit is %."""
+    """Return everything as numbers; fractions if the unit is %."""
     content = {
         "comparisons": [
             {k: v for k, v in asdict(line).items() if k not in ("found", "place")}

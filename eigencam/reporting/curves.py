@@ -1,4 +1,4 @@
-"""The curves of results: gathered into plots, a line for each method, and written as figures for papers."""
+"""The curves of results: collected into plots with one line per method, and written as figures for papers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = ("pdf", "svg", "png")
 COLOURS = ("#4a86c5", "#ee7733", "#2a9d47", "#cc4c93", "#66ccee", "#ccaa33", "#ee6677", "#009988", "#8a6fd1", "#a8683c")
-"""Told apart by most colour-blind eyes, on white and on black; then again, dashed otherwise."""
+"""Colours that most colour-blind people can distinguish, on white and on black; repeated with other dashes."""
 
 GREY = "#8a8a8a"
 DASHES = ("", "6 2", "2 2", "7 2 2 2")
@@ -29,7 +29,7 @@ DASHES = ("", "6 2", "2 2", "7 2 2 2")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a method's line is drawn, the same in every plot: a CSS colour and a dash pattern, "" for none."""
+    """How a method's line is drawn in every plot: a CSS colour and a dash pattern, "" for none."""
 
     colour: str
     dash: str
@@ -37,7 +37,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Curves of one name: of all methods of a network on a dataset.
+    """Curves of one name: of all methods for a network on a dataset.
 
     Attributes:
         dataset: with its split.
@@ -59,7 +59,7 @@ class Plot:
 
 
 def styles(long: pd.DataFrame) -> dict[str, Style]:
-    """A style for each method; baselines are grey."""
+    """Return a style for each method; baselines are grey."""
     methods = long.drop_duplicates("method").sort_values(["baseline", "method"])
     chosen: dict[str, Style] = {}
     places = {False: 0, True: 0}
@@ -74,7 +74,7 @@ def styles(long: pd.DataFrame) -> dict[str, Style]:
 
 
 def plots(results: Iterable[tuple[dict[str, Any], Any, Blocks]]) -> list[Plot]:
-    """Gather the curves of results, each with its evaluator and its rows, in the order in which they come."""
+    """Collect the curves of results, each given with its evaluator and rows, in their order."""
     made: dict[tuple[str, ...], Plot] = {}
     for result, evaluator, rows in results:
         dataset = f"{result['dataset']} {result['part']}".strip()
@@ -89,7 +89,7 @@ def plots(results: Iterable[tuple[dict[str, Any], Any, Blocks]]) -> list[Plot]:
 
 
 def top(plot: Plot) -> float:
-    """Upper end of a plot's y axis, percent: the next full 20 above all lines."""
+    """Upper end of a plot's y axis in percent: the next multiple of 20 above all lines."""
     return max(20.0, 20.0 * np.ceil(max(float(curve.ys.max()) for curve in plot.lines.values()) / 20 - 1e-9))
 
 
@@ -102,7 +102,7 @@ def place(curve: Curve, xs: Any, ys: Any, size: tuple[float, float], high: float
 
 
 def thinned(points: NDArray[np.float64], tolerance: float = 0.25) -> NDArray[np.float64]:
-    """(K, 2) points of a line without those that lie within `tolerance` of the line between those kept.
+    """(K, 2) points of a line, without those within `tolerance` of the line between the remaining ones.
 
     Douglas & Peucker, "Algorithms for the reduction of the number of points", Cartographica 10 (1973).
 
@@ -126,7 +126,7 @@ def thinned(points: NDArray[np.float64], tolerance: float = 0.25) -> NDArray[np.
 
 
 def write_figure(path: Path, size: tuple[float, float], draw: "Callable[[Figure], None]") -> Path:
-    """Write a figure of a size in inches; SVG, PDF or PNG by the ending. The same drawing makes the same bytes."""
+    """Write a figure of a given size in inches, as SVG, PDF or PNG by its suffix. Equal drawings give equal bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -141,7 +141,7 @@ def write_figure(path: Path, size: tuple[float, float], draw: "Callable[[Figure]
 
 
 def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
-    """Write a plot; SVG, PDF or PNG by the name's ending. The same curves make the same bytes."""
+    """Write a plot as SVG, PDF or PNG by its suffix. Equal curves give equal bytes."""
 
     def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
@@ -157,7 +157,7 @@ def save(plot: Plot, look: dict[str, Style], path: Path) -> Path:
         axes.grid(alpha=0.3, lw=0.5)
         axes.spines[["top", "right"]].set_visible(False)
         legend = axes.legend(frameon=False, fontsize=6, ncols=2 if len(plot.lines) > 6 else 1)
-        for text, method in zip(legend.get_texts(), plot.lines, strict=True):  # a label `_a` would not be shown
+        for text, method in zip(legend.get_texts(), plot.lines, strict=True):  # labels like `_a` would be hidden
             text.set_text(figure_text(method))
 
     return write_figure(path, (3.4, 2.6), draw)

@@ -1,4 +1,4 @@
-"""Whether the data at hand are those that results were made of: what a reader says of them, and every image."""
+"""Checks whether the data at hand are those of the results: the dataset's identity, and every image."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,19 +18,19 @@ from eigencam.store.trust import Trust
 
 
 def data_faults(results: Sequence[Stored], settings: Sequence[str], trust: Trust) -> Iterator[str]:
-    """Yield a line for each thing that differs from the data of some results.
+    """Yield a line for each difference between the data at hand and those of some results.
 
     Args:
         results: complete, all of one dataset.
         settings: as on the command line, `paths.voc=DIR`.
-        trust: what their configs may have built.
+        trust: what their configs may build.
     """
     first = results[0]
     name = "-".join(first.names[:1])
     try:
         node, dataset = _dataset(first, settings, trust)
         now = plain(describe_dataset(node, dataset))
-    except Exception as error:  # whatever the reader makes of what is there
+    except Exception as error:  # any error of the reader
         yield f"{name}: its data were not read: {first_line(error)}"
         return
     yield from _images(results, dataset, name)
@@ -41,7 +41,7 @@ def data_faults(results: Sequence[Stored], settings: Sequence[str], trust: Trust
 
 
 def _images(results: Sequence[Stored], dataset: Dataset, name: str) -> Iterator[str]:
-    """The images that are other ones than results were made of, or cannot be read any more."""
+    """Images that differ from those the results were made from, or can no longer be read."""
     known = Known()
     for stored in results:
         list(known.add(stored.folder, digests_of(stored.folder, checksum(stored.identity))))

@@ -1,6 +1,6 @@
-"""Numbers that finished results give without a network: split by prediction, and the share of images a method wins.
+"""Numbers derived from finished results without a network: metrics split by prediction, and shares of images won.
 
-Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and give back a long frame.
+Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and return a long frame.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,23 +23,23 @@ _METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better",
 
 
 def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd.DataFrame:
-    """Every metric twice: over the images whose first class is their label (`NAME_right`), and the others.
+    """Return every metric twice: over the images whose top-1 class is their label (`NAME_right`), and over the others.
 
-    The evaluator sums up the rows of either part as it does all of them, so any evaluator's metrics can be split. With
-    `target=each`, a row is right where the network's first class is the class of the row.
+    The evaluator summarises either part of the rows as it does all rows, so any evaluator's metrics can be split. With
+    `target=each`, a row is right if the network's top-1 class is the class of the row.
 
     Args:
         root: folder of results.
-        long: as `collect` gives it.
+        long: from `collect`.
         trust: what may be built; a result whose evaluator is not trusted is left out, with a line on stderr.
 
     Raises:
-        ValueError: no result has rows that say what the network predicted.
+        ValueError: no result has rows with the network's predictions.
     """
     lines: list[dict[str, Any]] = []
     stored = by_folder(root, long)
     for folder, of in long.groupby("folder", sort=False):
-        shared = of.iloc[0].drop(list(_METRIC), errors="ignore").to_dict()  # without metrics there are fewer columns
+        shared = of.iloc[0].drop(list(_METRIC), errors="ignore").to_dict()  # there are fewer columns without metrics
         if shared["unsupported"]:
             lines.append({str(key): value for key, value in of.iloc[0].items()})
             continue
@@ -69,17 +69,17 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
 
 
 def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> pd.DataFrame:
-    """`long`, and for each metric that names a `win`, as each average drop, the share of images with the smallest drop.
+    """Return `long` and, for metrics that declare a `win` (average drops), the share of images with the smallest drop.
 
-    Compared are the methods of one network on one dataset that `long` has, over the images that all have rows of:
-    choose two of them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each
-    of the tied, as the shares there add up to more than 100 %. A drop that is not defined, for want of a map or of the
-    network's answer, wins nothing; see `evaluation/faithfulness.py`.
+    The methods in `long` are compared per network and dataset, over the images for which all have rows. Choose two of
+    them for the pairwise share of Chattopadhay et al., "Grad-CAM++", WACV 2018. A tie counts for each of the tied
+    methods, since the shares in that paper add up to more than 100 %. An undefined drop, without a map or valid
+    logits, wins nothing; see `evaluation/faithfulness.py`.
 
     Args:
         root: folder of results.
-        long: as `collect` gives it.
-        methods: compare these alone, by their plain names, where a network has each of them in one variant.
+        long: from `collect`.
+        methods: compare only these, by their plain names, if a network has each of them in one variant.
     """
     drops = long[long["win"].fillna("") != ""]
     if methods:
@@ -116,12 +116,12 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
 
 
 def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
-    """Return the results behind the lines of a frame, by the folder's name."""
+    """Return the results behind the lines of a frame, by folder name."""
     return {stored.folder.name: stored for stored in read_all(root, set(long["folder"]))}
 
 
 def _drops(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
-    """The drop of each row, by folder and metric; a result whose rows do not give it is named and left out."""
+    """The drop of each row, by folder and metric; a result whose rows lack it is reported and left out."""
     found: dict[tuple[str, str], pd.Series] = {}
     for folder, of in lines.groupby("folder"):
         with alone(str(folder), "no wins of"):
@@ -132,7 +132,7 @@ def _drops(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[tuple[str,
 
 
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:
-    """The headline of each folder, each `win_P` behind its `drop_P`."""
+    """The headline of each folder, with each `win_P` after its `drop_P`."""
     for folder, of in wins.groupby("folder"):
         own = long[long["folder"] == folder]
         names, win = list(own["headline"].iloc[0]), dict(zip(own["metric"], own["win"], strict=True))
@@ -142,7 +142,7 @@ def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list
 
 
 def _right(rows: pd.DataFrame) -> NDArray[np.bool_] | None:
-    """(n,) bool: the first class is the label, which it is not without an answer; None where a row does not say."""
+    """(n,) bool: whether the top-1 class is the label (False without logits); None if a row does not say."""
     if not len(rows) or "top5" not in rows:
         return None
     answered = ~states.no_answer(rows)
@@ -154,7 +154,7 @@ def _right(rows: pd.DataFrame) -> NDArray[np.bool_] | None:
 
 
 def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
-    """Each row's drop, by image and class asked for; NaN where it is not defined."""
+    """Each row's drop, by image and requested class; NaN if it is not defined."""
     before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
     undefined = states.no_answer(rows) | states.no_map(rows, meant=False) | ~(before > 0)
     drop = np.where(undefined, np.nan, np.maximum(before - after, 0))
@@ -162,7 +162,7 @@ def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
 
 
 def _none(of: pd.DataFrame) -> list[Metric]:
-    """The metrics of a part without an image."""
+    """The metrics of a part without images."""
     return [
         statistics.undefined(line["metric"], 0, "not defined: no such image", better=line["better"])
         for _, line in of.iterrows()

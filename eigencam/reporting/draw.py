@@ -1,4 +1,4 @@
-"""Figures of maps: heat, overlays and grids (image, truth, a column for each method)."""
+"""Figures of maps: heat maps, overlays and grids (image, truth, one column per method)."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ INK, PAPER = (25, 25, 30), (255, 255, 255)
 
 
 def heat(score_map: ScoreMap, colormap: str = "inferno") -> Picture:
-    """(H, W, 3) uint8 RGB: the map's colours, from nothing to its maximum.
+    """(H, W, 3) uint8 RGB: the map in colours, from 0 to its maximum.
 
     Args:
         score_map: shown as a fraction of its maximum, negative values as zero.
-        colormap: a name of matplotlib's.
+        colormap: a name of a matplotlib colour map.
 
     Raises:
-        ValueError: there is no such colour map; near ones are named.
+        ValueError: there is no such colour map; similar names are listed.
     """
     if colormap not in colormaps:
         near = difflib.get_close_matches(str(colormap), list(colormaps)) or ["inferno", "viridis", "jet", "turbo"]
@@ -42,7 +42,7 @@ def fraction(score_map: ScoreMap) -> NDArray[np.float32]:
 
 
 def overlay(image: Picture, score_map: ScoreMap, *, alpha: float = 0.55, colormap: str = "inferno") -> Picture:
-    """The map's heat over the image.
+    """Return the image with the map's heat over it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -54,18 +54,18 @@ def overlay(image: Picture, score_map: ScoreMap, *, alpha: float = 0.55, colorma
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: `alpha` or `colormap` is none.
+        ValueError: an invalid `alpha` or `colormap`.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha!r}; allowed: 0 (the image alone) to 1 (the heat alone)")
     colour = heat(score_map, colormap).astype(np.float64)
-    grey = min(alpha, 0.5)  # the image's own colours are dimmed, so that the heat shows
+    grey = min(alpha, 0.5)  # the image's own colours are dimmed to make the heat visible
     base = image.mean(2, keepdims=True) * grey + image * (1 - grey)
     return (base * (1 - alpha) + colour * alpha).round().astype(np.uint8)
 
 
 def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) -> tuple[Picture, ScoreMap]:
-    """An image and its map at another size.
+    """Return an image and its map at another size.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -84,7 +84,7 @@ def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) ->
 
 
 def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:
-    """The image with (B, 4) inclusive boxes drawn in; NaN boxes are none."""
+    """The image with (B, 4) inclusive boxes drawn in; NaN boxes are skipped."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     width = max(1, round(max(image.shape) / 90))
@@ -95,7 +95,7 @@ def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, in
 
 
 def with_truth(image: Picture, truth: Truth) -> Picture:
-    """The image with the sought objects' mask left bright, everything else dimmed, and their boxes drawn."""
+    """The image with everything but the sought objects' mask dimmed, and their boxes drawn."""
     if truth.mask is not None:
         bright = Image.fromarray(truth.sought_pixels()).resize(image.shape[1::-1], Image.Resampling.NEAREST)
         image = np.where(np.asarray(bright)[..., None], image, (image * 0.35).astype(np.uint8))
@@ -112,7 +112,7 @@ def with_all_truth(image: Picture, truth: Truth) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a grid: an image, what is known of it (or None), a map for each method, words beside it."""
+    """One line of a grid: an image, its ground truth (or None), one map per method, and a caption."""
 
     image: Picture
     truth: Truth | None
@@ -121,10 +121,10 @@ class Line:
 
 
 def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Image:
-    """Image, truth, then a column for each method: map, its box (15 % of the maximum) in blue, the truth's in green.
+    """Image, truth, then one column per method: map, its box (15 % of the maximum) in blue, the truth's in green.
 
     Args:
-        lines: of the same methods.
+        lines: with the same methods.
         height: of each image in the grid, pixels.
         gap: between images, pixels.
     """
@@ -161,10 +161,10 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
 
 
 def sheet(cells: Sequence[tuple[Picture, str]], *, columns: int = 4, height: int = 200, gap: int = 8) -> Image.Image:
-    """Images side by side with a line of words below each.
+    """Images side by side with a caption below each.
 
     Args:
-        cells: images (H, W, 3) uint8, and the words.
+        cells: images (H, W, 3) uint8, and their captions.
         columns: number of images in a row.
         height: of each, pixels.
         gap: between images, pixels.
@@ -192,10 +192,10 @@ def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def save(picture: Image.Image | Picture, path: Path) -> Path:
-    """Write a PNG or JPEG by the name's ending; the folder is made."""
+    """Write a PNG or JPEG, by the suffix; the folder is made if necessary."""
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if path.suffix.lower() not in (*JPEG, *PNG):
         raise ValueError(f"{path}: a figure is written as PNG or JPEG; allowed: {', '.join((*PNG, *JPEG))}")
     with replacing(path) as beside:
-        picture.save(beside, quality=92, subsampling=0)  # what a format has no use for, Pillow ignores
+        picture.save(beside, quality=92, subsampling=0)  # Pillow ignores options that a format does not use
     return path

@@ -1,4 +1,4 @@
-"""What an `Explainer` gives: the maps of one image, to be looked at, saved and read as arrays."""
+"""Results of an `Explainer`: the maps of one image, to view, save and read as arrays."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ THRESHOLD = 0.15
 """Share of the maximum above which a map's box is drawn, as in Grad-CAM."""
 
 LAST_PIXEL = np.array([0, 0, 1, 1])
-"""From inclusive corners to half-open ones."""
+"""Offset from inclusive corners to half-open ones."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -31,8 +31,8 @@ class Explained:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        score_map: the raw map, and where of the image it lies.
-        target: the class, or the function of the network's output, that it was asked for; None: of nothing.
+        score_map: the raw map, and the part of the image that it covers.
+        target: the class, or the function of the network's output, that it is for; None for class-agnostic maps.
         method: its name.
         label: the target in words.
     """
@@ -45,7 +45,7 @@ class Explained:
 
     @property
     def raw(self) -> NDArray[np.float32]:
-        """(h, w) what the method returned."""
+        """(h, w), as the method returned it."""
         return np.asarray(self.score_map.values, np.float32)
 
     @property
@@ -59,7 +59,7 @@ class Explained:
         return draw.fraction(self.score_map)
 
     def box(self, threshold: float = THRESHOLD) -> tuple[float, float, float, float] | None:
-        """`x1 y1 x2 y2`, inclusive pixels: around the largest component above a share of the maximum; None: none."""
+        """`x1 y1 x2 y2`, inclusive pixels, of the largest component above a share of the maximum; None without one."""
         x1, y1, x2, y2 = self._box(threshold).tolist()
         return None if x1 != x1 else (x1, y1, x2, y2)
 
@@ -77,17 +77,17 @@ class Explained:
         threshold: float = THRESHOLD,
         size: int | tuple[int, int] | None = None,
     ) -> Image.Image:
-        """The map's heat over the image.
+        """Return the image with the map's heat over it.
 
         Args:
-            colormap: a name of matplotlib's.
+            colormap: a name of a matplotlib colour map.
             alpha: opacity of the heat, 0..1.
-            box: whether the map's box is drawn in.
-            threshold: share of the map's maximum that the box is drawn around.
-            size: the longer side, or (width, height), in pixels; the image's own where it is None.
+            box: whether to draw the map's box.
+            threshold: share of the map's maximum for the box.
+            size: the longer side, or (width, height), in pixels; None: the image's own size.
 
         Raises:
-            ValueError: a value that is not allowed.
+            ValueError: an invalid value.
         """
         image, score_map = self._at(size)
         shown = draw.overlay(image, score_map, alpha=alpha, colormap=colormap)
@@ -95,7 +95,7 @@ class Explained:
             height, width = self.score_map.size
             scale = np.array([shown.shape[1] / width, shown.shape[0] / height] * 2)
             corners = (self._box(threshold) + LAST_PIXEL) * scale - LAST_PIXEL
-            corners[2:] = np.maximum(corners[2:], corners[:2])  # of a box that is smaller than a pixel here
+            corners[2:] = np.maximum(corners[2:], corners[:2])  # for a box that is smaller than a pixel at this size
             shown = draw.with_boxes(shown, corners, draw.BLUE)
         return Image.fromarray(shown)
 
@@ -112,7 +112,7 @@ class Explained:
         return draw.resized(self.image, self.score_map, size)
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Write the overlay; PNG or JPEG by the name's ending; the options are those of `overlay`."""
+        """Write the overlay as PNG or JPEG, by the suffix; the options are those of `overlay`."""
         return draw.save(self.overlay(**options), expand(path))
 
     def __repr__(self) -> str:
@@ -137,12 +137,12 @@ class Explanation(Mapping[str, Explained]):
     Attributes:
         image: (H, W, 3) uint8 RGB.
         logits: (K,) float32; K = 0 without a classifier.
-        target: the class, or the function of the network's output, that the maps are for; None: of nothing.
+        target: the class, or the function of the network's output, that the maps are for; None if there is none.
         by_method: the maps.
-        refused: why the other methods that were asked for cannot run on the network.
+        refused: why the other requested methods cannot run on the network.
         name: of the image.
         label: the target in words.
-        score: what the network gives the target.
+        score: the network's value for the target.
     """
 
     image: NDArray[np.uint8]
@@ -168,15 +168,15 @@ class Explanation(Mapping[str, Explained]):
         return len(self.by_method)
 
     def line(self, caption: str = "", truth: Truth | None = None) -> draw.Line:
-        """A line of a grid of several images."""
+        """Return this explanation as one line of a grid of several images."""
         return draw.Line(self.image, truth, {name: found.score_map for name, found in self.items()}, caption)
 
     def grid(self, caption: str = "") -> Image.Image:
-        """The image and every method's map, side by side."""
+        """Return the image and every method's map, side by side."""
         return draw.grid([self.line(caption)])
 
     def save(self, path: str | Path, caption: str = "") -> Path:
-        """Write the grid; PNG or JPEG by the name's ending."""
+        """Write the grid as PNG or JPEG, by the suffix."""
         return draw.save(self.grid(caption), expand(path))
 
     def __repr__(self) -> str:
@@ -204,7 +204,7 @@ def _png(figure: Image.Image) -> bytes:
 
 
 def _source(figure: Image.Image) -> str:
-    """The address of an image that stands in the page itself, at the size it is shown."""
+    """A data URI of an image, at the size at which it is shown."""
     small = figure.copy()
     small.thumbnail((448, 448), Image.Resampling.LANCZOS)
     return f"data:image/png;base64,{base64.b64encode(_png(small)).decode()}"

@@ -1,9 +1,9 @@
-"""Images for a report: which, and every method's map of them, computed again from the results' own configs.
+"""Images for a report: their selection, and every method's maps, computed again from the results' own configs.
 
-Of thousands of images a few dozen are shown: for each method those that it wins and loses most, hits and misses
-evenly spread, and those that the network got wrong. Their maps are computed again, from the `config.yaml` beside each
-result, and only if network, dataset and method still are what the result says. A map travels as it comes out of the
-network, a few hundred bytes, and the page enlarges and colours it.
+A few dozen of thousands of images are shown: for each method those that it wins and loses most, hits and misses
+evenly spread, and those that the network got wrong. Their maps are computed again from the `config.yaml` of each
+result, and only if network, dataset and method still match the result. Maps are stored at the network's resolution,
+a few hundred bytes each; the page enlarges and colours them.
 """
 
 import base64
@@ -33,24 +33,24 @@ from eigencam.store.schema import CONFIG
 from eigencam.store.trust import Trust, packaged_target
 
 Item = tuple[str, int]
-"""(image id, class that the row is for)."""
+"""(image id, class of the row)."""
 
 SIDE, CELLS, BOXES = 256, 32, 5
-"""Longest side of an image and of a map in the report, pixels; boxes shown of a method that gives boxes."""
+"""Longest side of an image and of a map in the report, in pixels; maximum number of boxes shown per method."""
 
 
 @dataclass(slots=True)
 class Scores:
-    """What the rows of the results of one dataset say of each image.
+    """The scores of each image in the results for one dataset.
 
     Attributes:
-        graded: by (network, method), then by `evaluator metric`: a value of each item, percent where it is one.
+        graded: by (network, method), then by `evaluator metric`: a value per item, in percent if the unit is %.
         better: `lower` or `higher`, by `evaluator metric`.
-        hits: what those are about whose values are hit or miss, by `evaluator metric`.
-        boxes: by (network, method): (x1, y1, x2, y2) of each item, where rows have them.
-        right: by network: whether its first class is the label, of each item, where rows say.
+        hits: by `evaluator metric`, for metrics of hits and misses: what the metric is about.
+        boxes: by (network, method): (x1, y1, x2, y2) per item, if the rows have them.
+        right: by network: per item, whether the top-1 class is the label, if the rows say so.
         folders: by (network, method): a result's folder.
-        items: those of the first result.
+        items: the items of the first result.
     """
 
     graded: dict[tuple[str, str], dict[str, pd.Series]] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Scores:
     items: list[Item] = field(default_factory=list)
 
     def add(self, result: Mapping[str, Any], evaluator: Any, rows: pd.DataFrame) -> None:
-        """Take in the rows of one result."""
+        """Add the rows of one result."""
         key = result["network"], result["method"]
         index = pd.MultiIndex.from_frame(rows[["image", "label"]])
         self.folders.setdefault(key, result["folder"])
@@ -90,7 +90,7 @@ class Scores:
 
     @property
     def hit(self) -> str:
-        """The metric that says of each image hit or miss; "" if there is none."""
+        """The metric that gives hit or miss per image; "" if there is none."""
         return min(self.hits, key=lambda name: (self.hits[name] != "method", name), default="")
 
     @property
@@ -99,16 +99,16 @@ class Scores:
         return next((name for name in sorted(self.better) if name not in self.hits), "") or self.hit
 
     def frame(self, metric: str) -> pd.DataFrame:
-        """Items x (network, method): larger is better."""
+        """Items x (network, method), signed so that larger is better."""
         sense = -1 if self.better[metric] == "lower" else 1
         columns = {key: sense * values[metric] for key, values in self.graded.items() if metric in values}
         return pd.DataFrame(columns)
 
 
 def of_pictures(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
-    """(N,) the metric of each row, percent where it is one, NaN where a row has none; None where rows do not say.
+    """(N,) the metric's value per row, in percent if the unit is %, NaN without a value; None if rows do not have it.
 
-    Of an evaluator that left rows out, its samples say which (`eigencam.evaluation.statistics.of_rows`).
+    For an evaluator that leaves rows out, its samples say which (`eigencam.evaluation.statistics.of_rows`).
     """
     if metric.sample is None or metric.sample.statistic is not None:
         return None
@@ -123,14 +123,14 @@ def of_pictures(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | Non
 
 
 def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[Item]:
-    """At most `count` items, the most telling first.
+    """Return at most `count` items, the most informative first.
 
-    In turn: what each method wins most over the mean of the others, and loses most; hits and misses evenly spread; what
-    the network got wrong. All evenly spread where metrics are of the set as a whole only.
+    Taken in turn: each method's largest wins over the mean of the others and its largest losses; hits and misses evenly
+    spread; images that the network got wrong. If all metrics are over the whole set, items are spread evenly.
     """
     from eigencam.reporting.shown import spread
 
-    if not scores.better:  # metrics of the set as a whole only
+    if not scores.better:  # all metrics are over the whole set
         return [scores.items[k] for k in spread(len(scores.items), count)]
     frame = scores.frame(scores.main)
     queues: list[list[Item]] = []
@@ -144,7 +144,7 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
     even = [ranked[k] for k in spread(len(ranked), count)]
     queues.append(even)
     queues += [list(right.index[~right.to_numpy(bool)]) for right in scores.right.values()]
-    # The even spread has a say as often as all the others together.
+    # The even spread is used as often as all other criteria together.
     turns = zip_longest(*queues, even[::-1])
     return list(dict.fromkeys(item for item in chain.from_iterable(turns) if item is not None))[:count]
 
@@ -157,15 +157,15 @@ def pictures(
     trust: Trust,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The chosen images with every network's and method's map: what the page's gallery is made of, JSON-ready.
+    """Return the selected images with every network's and method's map, JSON-ready, for the page's gallery.
 
     Args:
         root: folder of the results.
         scores: of one dataset.
-        items: the most telling first, which is the order they are given back in.
-        settings: `key=value` that take the place of what the configs say, e.g. where the images are now.
-        trust: what the results' configs may have built.
-        say: gets what could not be shown, and why.
+        items: the most informative first; their order is kept.
+        settings: `key=value` that override the configs, e.g. where the images are now.
+        trust: what the results' configs may build.
+        say: called with what could not be shown, and why.
     """
     found: dict[Item, dict[str, Any]] = {}
     metrics = list(scores.better)
@@ -173,7 +173,7 @@ def pictures(
         folders = {method: folder for (net, method), folder in scores.folders.items() if net == network}
         try:
             job, names = _job(root, folders, settings, trust, say)
-        except Exception as error:  # whatever a config from elsewhere leads to
+        except Exception as error:  # any error caused by a foreign config
             say(f"no images of {network}: {first_line(error)}")
             continue
         place = {image: i for i, image in enumerate(job.dataset.ids)}
@@ -218,7 +218,7 @@ class _Seen:
     predicted: str
 
     def picture(self, job: Any) -> dict[str, Any]:
-        """What is the same for all networks."""
+        """The fields that are the same for all networks."""
         height, width = self.truth.size
         scale = min(1.0, SIDE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -239,7 +239,7 @@ class _Seen:
         return made
 
     def of_method(self, key: str, box: NDArray[np.float64] | None) -> dict[str, Any]:
-        """A method's map and its box (1, 4), as rows have it or, for None, at 15 % of the maximum; or its boxes."""
+        """A method's map and its box (1, 4): from the rows or, for None, at 15 % of the maximum; or its boxes."""
         from eigencam.evaluation.maps import ScoreMap, box_of
 
         if key in self.boxes:
@@ -261,11 +261,11 @@ class _Seen:
 def _job(
     root: Path, folders: Mapping[str, str], settings: Sequence[str], trust: Trust, say: Callable[[str], None]
 ) -> tuple[Any, dict[str, str]]:
-    """The job that makes maps of one network's methods, and the method of each of its names.
+    """The job that computes maps of one network's methods, and the method for each of its names.
 
     Raises:
-        ValueError: the config is at fault or names code that is not trusted, or network or dataset are not those of
-            the results any more.
+        ValueError: the config has faults or names untrusted code, or network or dataset no longer match the
+            results.
     """
     from omegaconf import OmegaConf
 
@@ -278,25 +278,25 @@ def _job(
     nodes = {key: _method_node(configs[method], found[method]) for key, method in names.items()}
     content = next(iter(configs.values()))
     content |= {"method": nodes, "on_unsupported": "skip", "device": "auto"}
-    content["on_bad_truth"] = "skip"  # such images have no row
+    content["on_bad_truth"] = "skip"  # images with an invalid truth have no row
     content["evaluator"] = {"localization": {"_target_": packaged_target("evaluator", "Localization")}}
     job = prepare(_changed(OmegaConf.create(trust.confined(content, CONFIG)), settings))
     expected = next(iter(found.values())).identity
     for what in ("network", "dataset"):
         now = next(iter(job.results.values())).identity[what]
         if canonical(now) != canonical(expected[what]):
-            raise ValueError(f"the {what} is not that of the results any more")
+            raise ValueError(f"the {what} is no longer that of the results")
     for key, method in list(names.items()):
         now = job.results[key, "localization"].identity["method"]
         same = canonical(now) == canonical(found[method].identity["method"])
         if key in job.unsupported or not same:
-            say(f"no images of {method}: {job.unsupported.get(key, 'it is not the method of the results any more')}")
+            say(f"no images of {method}: {job.unsupported.get(key, 'it is no longer the method of the results')}")
             del names[key], job.methods[key]
     return job, names
 
 
 def _method_node(config: Mapping[str, Any], stored: Stored) -> Any:
-    """The method that a result was made with, as its config describes it."""
+    """The method of a result, as its config describes it."""
     methods, name = config.get("method"), stored.names[2]
     if not isinstance(methods, Mapping) or name not in methods:
         raise ValueError(f"{stored.folder / CONFIG}: it describes no method {name}")
@@ -304,7 +304,7 @@ def _method_node(config: Mapping[str, Any], stored: Stored) -> Any:
 
 
 def _seen(job: Any, i: int, label: int) -> _Seen:
-    """Image `i` through the network, every method's map of it for the class of its row."""
+    """Run image `i` through the network, with every method's map for the class of its row."""
     from dataclasses import replace
 
     import torch
@@ -335,7 +335,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
 
 
 def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
-    """Drop the least telling images until all are below a number of bytes of JSON; how many were dropped."""
+    """Drop the least informative images until all fit into `limit` bytes of JSON; return how many were dropped."""
     sizes = [[len(json.dumps(picture)) for picture in gallery["pictures"]] for gallery in galleries]
     dropped, total = 0, sum(map(sum, sizes))
     while total > limit and any(sizes):
@@ -347,7 +347,7 @@ def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
 
 
 def _shrunk(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map of at most `CELLS` a side, by means of its cells; a smaller one as it is."""
+    """A map of at most `CELLS` per side, averaged over cells if it is larger."""
     height, width = values.shape
     if max(height, width) <= CELLS or not np.isfinite(values).all():
         return values[:CELLS, :CELLS]
@@ -363,7 +363,7 @@ def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
 
 
 def _rounded(boxes: NDArray[np.float64]) -> list[list[float]]:
-    """Boxes without those that are none."""
+    """Boxes as rounded lists, without NaN boxes."""
     return [[round(x, 1) for x in box] for box in boxes.tolist() if np.isfinite(box).all()]
 
 

@@ -1,25 +1,25 @@
-"""The papers' tables: the published number, ours, the difference, n, and a mark where the two are not the same thing.
+"""The papers' tables: the published number, ours, the difference, n, and marks for what is not comparable.
 
-A layout, one YAML a paper in `results/published/`, says how a published table is printed and what of ours stands beside
-it; the numbers are in `published.csv`, in the same folder. A number that is not there could not be read in any source:
-its cell stays empty and the table says so.
+A layout, one YAML per paper in `results/published/`, says how a published table is printed and which of our results
+are shown beside it. The numbers are in `published.csv`, in the same folder. A number that is missing there could not be
+read in any source: its cell stays empty, and the table says so.
 
     title:   the paper
-    address: where the paper, or the table, is
+    address: of the paper or the table
     tables:
       - name:        of the table, `table` in published.csv
         title:       what it shows
         dataset:     `dataset` in published.csv
-        experiment:  what runs ours: eigencam run experiment=...
-        settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
-        ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
-        pictures:    the paper's number of images, or of pairs of image and class; null where it is not known
+        experiment:  our experiment: eigencam run experiment=...
+        settings:    further settings of the command, e.g. paths.ilsvrc=FOLDER
+        ours:        {dataset, target, part}: the results shown beside it; `part` only if needed
+        pictures:    the paper's number of images, or of pairs of image and class; null if it is not known
         metrics:     column: {published: name, evaluator: name, metric: name, among: [methods of ours]}; `among` only
-                     where a metric compares methods
+                     if a metric compares methods
         models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
-        methods:     the paper's method: ours, where the names differ
-        rows:        [[network, method], ...] that the paper has and published.csv has not
-        differs:     in what the protocols differ, one sentence each
+        methods:     the paper's method: ours, if the names differ
+        rows:        [[network, method], ...] in the paper but not in published.csv
+        differs:     differences of the protocols, one sentence each
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,17 +40,17 @@ from eigencam.reporting.published import Cell, folder, papers
 from eigencam.store.identity import describe
 
 ANY = "any"
-"""Stands for every network of ours, where the paper's number does not depend on one."""
+"""Stands for any of our networks, if the paper's number does not depend on the network."""
 
 EMPTY = ""
-"""The cell of a number that nobody has: neither published nor measured."""
+"""The cell of a number that is neither published nor measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A metric of a published table and the one of ours that stands beside it.
+    """A metric of a published table and the metric of ours beside it.
 
-    `among`: of a metric that compares methods, those of ours that the paper compares.
+    `among`: for a metric that compares methods, our methods that the paper compares.
     """
 
     published: str
@@ -81,12 +81,12 @@ class Layout:
 
     @property
     def command(self) -> str:
-        """What makes our results."""
+        """The command that computes our results."""
         return " ".join(["eigencam run", f"experiment={self.experiment}", *self.settings])
 
 
 def layouts(paper: str) -> list[Layout]:
-    """The tables of a paper.
+    """Return the tables of a paper.
 
     Raises:
         ValueError: there is no such paper.
@@ -110,7 +110,7 @@ def layouts(paper: str) -> list[Layout]:
 
 
 def _methods_of(experiment: str) -> tuple[str, ...]:
-    """The methods that an experiment of ours runs."""
+    """The methods in one of our experiments."""
     content = OmegaConf.create((files("eigencam.configs") / "experiment" / f"{experiment}.yaml").read_text())
     return tuple(next(part["override /method"] for part in content.defaults if "override /method" in part))
 
@@ -122,19 +122,19 @@ def paper_table(
     anchors: pd.DataFrame | None = None,
     readings: pd.DataFrame | None = None,
 ) -> Table:
-    """A published table with ours beside it.
+    """Return a published table with our numbers.
 
     Args:
         layout: of the table.
-        published: of `numbers`.
-        long: of `eigencam.evaluation.tables.collect`; may be empty.
-        anchors: of `published.anchors`.
-        readings: of `published.read_readings`; their cells are marked, and a note names reader and source.
+        published: from `numbers`.
+        long: from `eigencam.evaluation.tables.collect`; may be empty.
+        anchors: from `published.anchors`.
+        readings: from `published.read_readings`; their cells are marked, and a note names reader and source.
 
     Returns:
-        Columns network (the paper's), method (the paper's), and of each metric the published value, ours and the
+        Columns network (the paper's), method (the paper's), for each metric the published value, ours and the
         difference, then `ours of` (our network and method), n and marks; the notes explain the marks. Anchors come
-        first; rows of ours that the paper has not come last.
+        first; our rows that are not in the paper come last.
     """
     marks, readers = _Marks(), _Marks()
     values = _published(layout, published) | _read(layout, readings, readers)
@@ -165,7 +165,7 @@ def paper_table(
 
 
 class Theirs(NamedTuple):
-    """A published value, in the unit of the table, and the mark of whoever read it for himself."""
+    """A published value in the table's unit, with the mark of the person who read it, if any."""
 
     value: float
     mark: str = ""
@@ -176,7 +176,7 @@ Values = dict[tuple[str, str, str], Theirs]
 
 
 def cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
-    """The cells of a table: each row that the paper has, with each metric."""
+    """The cells of a table: each row of the paper with each metric."""
     return [
         Cell((layout.paper, layout.name, layout.dataset, model, method, column.published), title, layout.title)
         for model, method in _rows(layout, published)
@@ -185,7 +185,7 @@ def cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
 
 
 def empty_cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
-    """The cells of a table that `published.csv` has no number for."""
+    """The cells of a table without a number in `published.csv`."""
     known = _published(layout, published)
     return [cell for cell in cells(layout, published) if cell.place[3:] not in known]
 
@@ -228,7 +228,7 @@ def _read(layout: Layout, readings: pd.DataFrame | None, readers: "_Marks") -> V
 
 
 def _anchored(layout: Layout, anchors: pd.DataFrame | None, values: Values, marks: "_Marks") -> list[dict[str, str]]:
-    """The lines of baselines that need nothing but the truth, whatever the network."""
+    """The lines of baselines computed from the truth alone, independent of the network."""
     if anchors is None:
         return []
     lines = []
@@ -249,14 +249,14 @@ def _anchored(layout: Layout, anchors: pd.DataFrame | None, values: Values, mark
 
 KEY = ("network", "method", "network_name", "method_name")
 Key = tuple[str, str, str, str]
-"""Our network and method as the tables name them, and their plain names."""
+"""Our network and method as named in tables, and their plain names."""
 
 
 def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
-    """The lines of `long` that the table shows, with the layout's `column`.
+    """Return the lines of `long` that the table shows, with the layout's `column`.
 
-    Of several numbers that of an evaluator as the experiment has it, then that of most images. `parameters` of
-    `long`, where it is there, says in what an evaluator is another.
+    Among several numbers, the one whose evaluator matches the experiment is preferred, then the one over most images.
+    `parameters` of `long`, if present, says how an evaluator differs.
     """
     if long.empty:
         return long.assign(column=())
@@ -293,7 +293,7 @@ class _Marks:
 
 
 def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: Mapping[str, Any]) -> list[str]:
-    """In what one line's numbers differ from the paper's, or why there are none of ours."""
+    """How one line's numbers differ from the paper's, or why we have none."""
     texts = []
     if about.get("differs"):
         texts.append(f"network: {about['differs']}")
@@ -349,7 +349,7 @@ def _notes(layout: Layout, frame: pd.DataFrame, marks: _Marks, readers: _Marks) 
 
 
 def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What a published table shows of the results; names are told apart among these alone."""
+    """The lines of the results that a published table shows; names are made distinct among these alone."""
     wanted = {column.evaluator for column in layout.metrics.values()}
     chosen = [r for r in results if r["dataset"] == layout.ours["dataset"] and r["evaluator"] in wanted]
     if not chosen:
@@ -371,7 +371,7 @@ def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
 
 
 def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
-    """In which parameters an evaluator is not the one that was planned; "" where it is."""
+    """The parameters in which an evaluator differs from the planned one; "" if it does not."""
     if not planned:
         return ""
     theirs, ours = found.get("parameters", {}), planned.get("parameters", {})

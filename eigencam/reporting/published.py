@@ -1,9 +1,9 @@
-"""The papers' numbers: those that were read for this project, anchors from truth alone, and a person's own readings.
+"""The papers' numbers: those read for this project, anchors from the truth alone, and a person's own readings.
 
-`results/published/published.csv` has the numbers with the source of each; `anchors.csv` what `scripts/anchors.py`
-computes of a published baseline without image or network. A cell of a paper's table that nobody here could read is
-empty. Who has the paper reads it: a CSV with the columns of `READING`, a line for each cell, checked strictly by
-`read_readings` and kept where the person says; a table shows such a number as read by that person.
+`results/published/published.csv` has the numbers with their sources. `anchors.csv` has published baselines that
+`scripts/anchors.py` computes without image or network. A cell of a paper's table that could not be read is empty. A
+person who has the paper can fill it in: a CSV with the columns of `READING`, one line per cell, checked strictly by
+`read_readings` and stored where the person says. Tables show such a number as read by that person.
 """
 
 import csv
@@ -24,15 +24,15 @@ from eigencam.files import write_text
 PLACE = ("paper", "table", "dataset", "model", "method", "metric")
 READING = (*PLACE, "value", "unit", "reader", "source")
 UNITS = {"%": 100.0, "fraction": 1.0}
-"""Units that a reading may have, and the largest value of each."""
+"""Units that a reading may have, with the largest value of each."""
 LONGEST = 200
-"""Characters of a reader's name or a source."""
+"""Maximum number of characters of a reader's name or a source."""
 
 Place = tuple[str, str, str, str, str, str]
 
 
 class Cell(NamedTuple):
-    """A cell of a published table: what `published.csv` calls it, and the words that a table has for it."""
+    """A cell of a published table: its keys in `published.csv`, and its names in a table."""
 
     place: Place
     column: str
@@ -40,22 +40,22 @@ class Cell(NamedTuple):
 
 
 def folder() -> Traversable:
-    """Where the published numbers and the layouts lie."""
+    """Return the folder of the published numbers and the layouts."""
     return files("eigencam.published")
 
 
 def papers() -> list[str]:
-    """The papers that have a layout."""
+    """Return the papers that have a layout."""
     return sorted(item.name.removesuffix(".yaml") for item in folder().iterdir() if item.name.endswith(".yaml"))
 
 
 def numbers() -> pd.DataFrame:
-    """The published numbers: paper, table, dataset, model, method, metric, value, unit, source, note."""
+    """Return the published numbers: paper, table, dataset, model, method, metric, value, unit, source, note."""
     return _packaged("published.csv")
 
 
 def anchors() -> pd.DataFrame:
-    """What truth alone gives for published baselines: paper, table, dataset, method, metric, value, n, rule."""
+    """Return published baselines from the truth alone: paper, table, dataset, method, metric, value, n, rule."""
     return _packaged("anchors.csv")
 
 
@@ -65,16 +65,16 @@ def _packaged(name: str) -> pd.DataFrame:
 
 
 def read_readings(path: Path, cells: Sequence[Cell], published: pd.DataFrame) -> pd.DataFrame:
-    """A person's readings of cells that are empty here; lines without a value are left out.
+    """Return a person's readings of empty cells; lines without a value are left out.
 
     Args:
         path: a CSV with the columns `READING`.
         cells: of the papers' tables.
-        published: of `numbers`.
+        published: from `numbers`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not a reading of an empty cell; the error names file, line, value seen and allowed.
+        ValueError: a line is not a reading of an empty cell; the error names file, line, value seen and values allowed.
     """
     known = {cell.place for cell in cells}
     ours = {tuple(map(str, line[:6])): line[6] for line in published[[*PLACE, "value"]].itertuples(index=False)}
@@ -106,7 +106,7 @@ def read_readings(path: Path, cells: Sequence[Cell], published: pd.DataFrame) ->
 
 
 def _reading(found: Mapping[str, str]) -> dict[str, object]:
-    """One line, its value as a number. ValueError for a field that is not allowed."""
+    """One line with its value as a number. ValueError for an invalid field."""
     unit = found["unit"]
     if unit not in UNITS:
         raise ValueError(f"unit {unit!r}; allowed are {' and '.join(UNITS)}")
@@ -129,7 +129,7 @@ def _reading(found: Mapping[str, str]) -> dict[str, object]:
 
 
 def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Readings put together. ValueError where one cell was read differently."""
+    """Merge readings. ValueError if a cell was read differently."""
     both = pd.concat([old, new], ignore_index=True).drop_duplicates()
     if len(twice := both[both.duplicated(list(PLACE), keep=False)]):
         first, second = twice.sort_values(list(PLACE), kind="stable").to_dict("records")[:2]

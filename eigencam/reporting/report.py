@@ -1,4 +1,4 @@
-"""`eigencam report`: results as one page of HTML that needs nothing else, and their curves as figures for papers."""
+"""`eigencam report`: results as one self-contained HTML page, and their curves as figures for papers."""
 
 import argparse
 import json
@@ -20,24 +20,24 @@ from eigencam.store.parts import RowFile
 from eigencam.store.trust import Trust
 
 PLOT = (300.0, 170.0)
-"""Width and height of a plot's inside, CSS pixels."""
+"""Width and height of a plot's inner area in CSS pixels."""
 
 HEAT = 32
-"""Colours of the heat's scale."""
+"""Number of colours in the heat scale."""
 
 Loaded = tuple[dict[str, Any], Any, RowFile]
-"""A result: its line of the long frame, its evaluator, the file of its rows."""
+"""A result: its line of the long frame, its evaluator, and the file of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a table: its text, the number to sort by, the interval behind it and where both lie in the column.
+    """One cell of a table: its text, the number to sort by, its interval, and their positions in the column's range.
 
     Attributes:
         text: `57.5`, a name, or a dash.
         interval: `[50.6, 64.1]`, or "".
-        order: the number; None for a name, or where there is none.
-        best: whether it is the best of its network.
+        order: the number; None for a name or an empty cell.
+        best: whether it is the best for its network.
         span: low, value, high as percentages of the column's range; None without an interval.
     """
 
@@ -50,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A table's column: name, unit, and which way is better."""
+    """A table's column: name, unit, and the better direction."""
 
     name: str
     unit: str
@@ -59,7 +59,7 @@ class Column:
 
 
 def loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
-    """Every result that was run and whose evaluator is trusted, baselines last."""
+    """Return every result that was run and whose evaluator is trusted, baselines last."""
     stored = by_folder(root, long)
     for result in long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records"):
         if not result["unsupported"]:
@@ -76,7 +76,7 @@ def galleries(
     trust: Trust,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """What the gallery shows of each dataset."""
+    """Return the gallery's content for each dataset."""
     scores: dict[tuple[str, str], gallery.Scores] = {}
     names = long.drop_duplicates("group").groupby(["dataset", "part"]).size()
     for result, evaluator, rows in results:
@@ -104,7 +104,7 @@ def render(
     sets: Mapping[str, Any],
     said: Sequence[str],
 ) -> str:
-    """The page; of images as many as fit."""
+    """Return the page, with as many images as fit."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -147,7 +147,7 @@ def render(
 
 
 def facts(root: Path, long: pd.DataFrame) -> dict[str, list[str]]:
-    """What stands at the head: data, networks, and from which code and commands the numbers are."""
+    """The head of the page: data, networks, and the code and commands behind the numbers."""
     origins = provenance(root, long["folder"].unique())
     of = long[long["unsupported"] == ""].drop_duplicates(["dataset", "group"])
     places = zip(of["dataset"], of["part"], of["pictures"], of["target"], strict=True)
@@ -184,7 +184,7 @@ def _with_best(cell: Cell, best: bool) -> Cell:
 
 
 def _spans(cells: list[Cell]) -> list[Cell]:
-    """The cells of a column with the places of value and interval in the range of all of them."""
+    """The cells of a column with the positions of value and interval in the column's range."""
     ends = [[float(x) for x in c.interval.strip("[]").split(",")] if c.interval else None for c in cells]
     numbers = [x for pair in ends if pair for x in pair]
     if not numbers or max(numbers) == min(numbers):
@@ -203,7 +203,7 @@ def _spans(cells: list[Cell]) -> list[Cell]:
 
 
 def _by_place(plots: Sequence[curves.Plot], look: Mapping[str, curves.Style]) -> dict[str, list[dict[str, Any]]]:
-    """Plots in numbers for the template, by dataset and network."""
+    """Plots as numbers for the template, by dataset and network."""
     made: dict[str, list[dict[str, Any]]] = {}
     for plot in plots:
         made.setdefault(f"{plot.dataset}, {plot.network}", []).append(_drawn(plot, look))
@@ -211,7 +211,7 @@ def _by_place(plots: Sequence[curves.Plot], look: Mapping[str, curves.Style]) ->
 
 
 def _drawn(plot: curves.Plot, look: Mapping[str, curves.Style]) -> dict[str, Any]:
-    """One plot in numbers: paths, marks, ticks."""
+    """One plot as numbers: paths, marks, ticks."""
     first, high = plot.first, curves.top(plot)
     lines = []
     for method, curve in plot.lines.items():
@@ -248,7 +248,7 @@ def _ticks(curve: Any) -> list[float]:
 
 
 def _heat() -> list[str]:
-    """The colours of the maps, the lowest first, as six hex digits."""
+    """The colours of the maps from low to high, as six hexadecimal digits each."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -1,9 +1,9 @@
-"""Tables made again: what a table's header names is run into a fresh folder, and every cell compared.
+"""Reproducing tables: the commands in a table's header are run into a fresh folder, and every cell is compared.
 
     verdicts = compared(stated, root, reasons)
 
-A cell is `same` where the new number, printed as the old one is, is the same text; `same within rounding` where value
-and interval differ by one unit of the last printed digit at most; else `different`; or it was not run, and why.
+A cell is `same` if the new number, printed like the old one, is the same text; `same within rounding` if value and
+interval differ by at most one unit of the last printed digit; otherwise `different`; or `not run`, with the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one cell.
+    """The outcome of one cell.
 
     Attributes:
         kind: one of the four.
@@ -42,11 +42,11 @@ class Verdict:
 
 @dataclass(slots=True)
 class Ran:
-    """What running a table's commands gave.
+    """The outcome of running a table's commands.
 
     Attributes:
-        jobs: that ran to their end.
-        reasons: why others did not, by `network on dataset`, or by the command where it could not be composed.
+        jobs: those that finished.
+        reasons: why others did not, by `network on dataset`, or by the command if it could not be composed.
     """
 
     jobs: int = 0
@@ -57,16 +57,16 @@ def rerun(commands: Sequence[str], foreign: Foreign, limit: int | None, say: Cal
     """Run the jobs of a table's commands, one after another; one that fails does not stop the others.
 
     Args:
-        commands: as the header has them.
-        foreign: what this command line gives them.
-        limit: images of each dataset at most.
-        say: gets the few lines meant for a person.
+        commands: from the header.
+        foreign: what this command line grants them.
+        limit: maximum number of images per dataset.
+        say: called with the few lines meant for a person.
     """
     ran = Ran()
     for line in commands:
         try:
             todo = list(foreign.jobs(line))
-        except Exception as error:  # what is refused, and whatever Hydra makes of it
+        except Exception as error:  # refused, or any error of Hydra
             ran.reasons[line] = first_line(error)
             continue
         for name, _, config in todo:
@@ -79,7 +79,7 @@ def rerun(commands: Sequence[str], foreign: Foreign, limit: int | None, say: Cal
 
 
 def _run(name: str, config: Any, limit: int | None, say: Callable[[str], None]) -> None:
-    """Run one job, of `limit` images at most."""
+    """Run one job on at most `limit` images."""
     from eigencam.fitting.job import fit
     from eigencam.running.configs import DataConfig, typed
     from eigencam.running.prepare import build_dataset
@@ -96,19 +96,19 @@ def _run(name: str, config: Any, limit: int | None, say: Callable[[str], None]) 
 
 
 def _name_of(config: Any) -> str:
-    """The dataset's name, as far as its config says it."""
+    """The dataset's name, as far as it follows from the config."""
     node = config.dataset
     year = node.get("year")
     return str(node.get("name") or (f"voc{year}" if year else str(node.get("_target_", "")).rsplit(".", 1)[-1].lower()))
 
 
 def compared(stated: Stated, root: Path, ran: Ran) -> dict[Cell, Verdict]:
-    """Return what became of every cell.
+    """Return the verdict on every cell.
 
     Args:
         stated: the table.
         root: folder of the new results.
-        ran: what running its commands gave.
+        ran: the outcome of running its commands.
     """
     found = _paper(stated, root) if stated.paper else _tables(stated, root)
     return {cell: found.get(cell) or Verdict(NOT_RUN, _reason(cell, ran)) for cell in stated.cells}
@@ -125,7 +125,7 @@ def _reason(cell: Cell, ran: Ran) -> str:
 
 
 def _tables(stated: Stated, root: Path) -> dict[Cell, Verdict]:
-    """The cells of ordinary tables that there is a new result for."""
+    """The cells of ordinary tables for which there is a new result."""
     try:
         long = collect(root)
     except FileNotFoundError:
@@ -147,13 +147,13 @@ def _tables(stated: Stated, root: Path) -> dict[Cell, Verdict]:
 
 
 def _unsupported(cell: Cell, long: pd.DataFrame) -> Verdict | None:
-    """A cell without a number is the same where the method cannot run now either."""
+    """A cell without a number is the same if the method still cannot run."""
     same = (long["network"] == cell.network) & (long["method"] == cell.method) & (long["evaluator"] == cell.evaluator)
     return Verdict(SAME) if (same & (long["unsupported"] != "")).any() else None
 
 
 def _verdict(cell: Cell, line: Mapping[Any, Any], column: str) -> Verdict:
-    """Compare a cell with the new result's line; `column` of a CSV file, "" for value and interval together."""
+    """Compare a cell with the new result's line; `column`: of a CSV file, "" for value and interval together."""
     if line["pictures"] < cell.images:
         return Verdict(NOT_RUN, f"{line['pictures']} of {cell.images} images were scored")
     if column:
@@ -171,7 +171,7 @@ def _verdict(cell: Cell, line: Mapping[Any, Any], column: str) -> Verdict:
 
 
 def _of_digits(text: str, now: Any) -> Verdict:
-    """Compare a number of `DIGITS` significant digits."""
+    """Compare a number with `DIGITS` significant digits."""
     if now is None or (isinstance(now, float) and np.isnan(now)):
         return Verdict(SAME) if not text else Verdict(DIFFERENT, "not defined now")
     shown = f"{now:.{DIGITS}g}" if isinstance(now, float) else str(now)
@@ -187,7 +187,7 @@ def _of_digits(text: str, now: Any) -> Verdict:
 
 
 def _paper(stated: Stated, root: Path) -> dict[Cell, Verdict]:
-    """The cells of a paper's tables that there is a new result for."""
+    """The cells of a paper's tables for which there is a new result."""
     try:
         results = selected(root)
     except FileNotFoundError:
@@ -214,7 +214,7 @@ def _paper(stated: Stated, root: Path) -> dict[Cell, Verdict]:
 
 
 def _total(n: str) -> int:
-    """The largest of the numbers of images that a line is over, `1,079/326`."""
+    """The largest of the numbers of images in a line, `1,079/326`."""
     return max((int(one.replace(",", "")) for one in n.split("/") if one.replace(",", "").isdecimal()), default=0)
 
 

@@ -1,4 +1,4 @@
-"""What an explanation shows of a dataset: names of classes, and a spread of its images."""
+"""Class names and an even selection of images for an explanation of a dataset."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from eigencam.running.prepare import Job
 
 
 def class_names(job: Job) -> Sequence[str]:
-    """Names of the network's classes, in order; none where they are not known."""
+    """Return the names of the network's classes, in order; empty if they are not known."""
     return job.dataset.classes if job.comparable else names_of(job.network)
 
 
 def spread(n: int, k: int) -> list[int]:
-    """At most `k` of 0..n-1, evenly spread.
+    """Return at most `k` of 0..n-1, evenly spread.
 
     >>> spread(10, 3)
     [1, 5, 8]

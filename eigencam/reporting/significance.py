@@ -1,4 +1,4 @@
-"""Marks of significance: which methods of a table differ from one of them, image by image."""
+"""Marks of significance: which methods of a table differ from one of them in a paired test."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +18,20 @@ MARK = "*"
 def marks(
     root: Path, long: pd.DataFrame, against: str, metrics: Sequence[str] = (), trust: Trust = PACKAGED
 ) -> dict[tuple[str, str], str]:
-    """Return a mark by (folder, metric) for each number that differs from the reference's.
+    """Return a mark by (folder, metric) for each number that differs significantly from the reference's.
 
-    Compared are results of the same network, dataset, class and evaluator, over the images that both have; p-values are
-    corrected after Holm over all comparisons of one dataset and evaluator.
+    Results of the same network, dataset, class and evaluator are compared over their common images; p-values are
+    corrected by Holm over all comparisons for one dataset and evaluator.
 
     Args:
         root: folder of results.
-        long: the frame that the tables are made of.
+        long: the frame that the tables are made from.
         against: the reference, a method's name.
-        metrics: names; the evaluators' headlines where there are none.
+        metrics: names; empty: the evaluators' headlines.
         trust: what may be built from stored results.
 
     Raises:
-        ValueError: no result is of the reference.
+        ValueError: there is no result of the reference.
     """
     of_reference = (long["method"] == against) | (long["method_name"] == against)
     if not of_reference.any():
@@ -58,7 +58,7 @@ def marks(
 
 
 def _comparable(one: object, other: object) -> bool:
-    """Whether two identities differ in their methods alone."""
+    """Whether two identities differ only in their methods."""
     assert isinstance(one, dict)
     assert isinstance(other, dict)
     return {**one, "method": None} == {**other, "method": None}

@@ -1,8 +1,8 @@
-r"""Tables that this program wrote, read again from Markdown, CSV or LaTeX: commands, titles, cells with numbers.
+r"""Tables that this program wrote, read back from Markdown, CSV or LaTeX: commands, titles, cells with numbers.
 
     read_stated(Path("results/scenes/tables.md")).cells[0].text      # "57.5 [50.6, 64.1]"
 
-A file may come from anybody: what is read are texts, of bounded size.
+A file may come from anybody: it is read as texts of bounded size.
 """
 
 import csv
@@ -15,13 +15,13 @@ from pathlib import Path
 from eigencam.datasets.reading import Reading
 
 LARGEST = 16 * 2**20
-"""Bytes of a table."""
+"""Largest size of a table in bytes."""
 
 NUMBERS = ("value", "low", "high", "n", "pictures", "left_out", "bad_truths")
 """Columns of a long CSV that are compared."""
 
 ARRANGED = "arranged by: "
-"""Begins the line of a header that names the options that rows and columns come from."""
+"""Beginning of the header line that lists the options by which rows and columns were arranged."""
 
 _TITLE = re.compile(
     r"(?P<data>.+), (?P<n>\d+) (?:pictures|images): (?P<evaluator>.+) \(maps for the class: (?P<target>\w+)"
@@ -49,18 +49,18 @@ _LATEX_TOKEN = re.compile("|".join(map(re.escape, _LATEX)))
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number, or what stands in its place.
+    """One number, or the text in its place.
 
     Attributes:
-        data: dataset and its part, `voc2007 Main test`; of a paper's table its title, and the line's names in it.
-        evaluator: as the tables name it, as are `network` and `method`; "" of a paper's table.
+        data: dataset and its part, `voc2007 Main test`; for a paper's table its title and the line's names.
+        evaluator: as named in tables, like `network` and `method`; "" for a paper's table.
         target: the class that maps are for.
         dtype: of the network.
-        network: "" where a number is the same for all networks' methods.
-        method: "" where a number is that of every method of the network.
-        column: the metric; in a CSV file with what is stated of it, `mean_iou value`; in a paper's table its column.
-        text: as it stands there.
-        images: that the table is over; 0 where it does not say.
+        network: "" if a number is the same for all networks and methods.
+        method: "" if a number is the same for every method of the network.
+        column: the metric; in a CSV file with its key, `mean_iou value`; in a paper's table its column.
+        text: as printed.
+        images: number of images of the table; 0 if it does not say.
     """
 
     data: str
@@ -75,16 +75,16 @@ class Cell:
 
     @property
     def place(self) -> str:
-        """Where the cell is, for people."""
+        """The position of the cell, for messages."""
         return ": ".join(filter(None, (self.data, self.evaluator, f"{self.network}/{self.method}", self.column)))
 
 
 @dataclass(slots=True)
 class Stated:
-    """What a file says.
+    """The content of a file.
 
     Attributes:
-        commands: that made it, as its header has them.
+        commands: that made it, from its header.
         cells: all of its numbers.
         paper: whether its tables have published numbers beside ours.
     """
@@ -98,7 +98,7 @@ def read_stated(path: Path) -> Stated:
     """Read a table.
 
     Raises:
-        ValueError: it is none that this program wrote.
+        ValueError: it is not a table that this program wrote.
         FileNotFoundError: there is no such file.
     """
     expected = "a table that `eigencam table --out` wrote: .md, .csv or .tex"
@@ -118,7 +118,7 @@ def read_stated(path: Path) -> Stated:
 
 
 def numbers(text: str) -> list[tuple[float, int]]:
-    """Return the numbers of a cell, each with its decimals; none where it is no number.
+    """Return the numbers of a cell, each with its number of decimals; empty if it is not a number.
 
     >>> numbers("57.5 [50.6, 64.1]"), numbers("-")
     ([(57.5, 1), (50.6, 1), (64.1, 1)], [])
@@ -151,7 +151,7 @@ def _markdown(text: str) -> Stated:
 
 
 def _split(line: str) -> list[str]:
-    """The cells of a line of a Markdown table; a `|` after a backslash is no border."""
+    """The cells of a line of a Markdown table; a `|` after a backslash is not a separator."""
     cells, cell, k = [], "", 0
     while k < len(line):
         if line[k] == "\\" and k + 1 < len(line):
@@ -176,7 +176,7 @@ def _plain(cell: str) -> str:
 
 
 def _latex(text: str) -> Stated:
-    """Cells are read as they are typeset; what they are of, from the comments that have the stored names."""
+    """Read LaTeX: cells as typeset, and their meaning from the comments with the stored names."""
     stated = Stated(_commands([line.removeprefix("% ") for line in text.splitlines() if line.startswith("% ")]))
     title, heads, rows, noted = "", list[str](), False, list[str]()
     for line in text.splitlines():
@@ -198,7 +198,7 @@ def _latex(text: str) -> Stated:
         elif found := _LATEX_LINE.fullmatch(line):
             cells = [_unlatex(cell) for cell in re.split(r"(?<!\\) & ", found["cells"])]
             names = _split_comment(found["names"]) if found["names"] else []
-            if rows:  # the numbers stand behind the names, whatever of these is typeset
+            if rows:  # the numbers follow the names, whichever of these are typeset
                 _add(stated, title, heads, [*names, *cells[len(cells) - len(heads) + len(names) :]])
             elif not heads:
                 heads = cells
@@ -236,7 +236,7 @@ def _csv(text: str) -> Stated:
 
 
 def _unquoted(text: str) -> str:
-    """A field without the apostrophe that keeps a spreadsheet from computing it."""
+    """A field without the apostrophe that keeps a spreadsheet from evaluating it."""
     return text[1:] if text[:1] == "'" and text[1:2] in ("=", "+", "-", "@") else text
 
 

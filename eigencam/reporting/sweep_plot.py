@@ -1,4 +1,4 @@
-"""A sweep as a plot: a metric along a parameter, a line for each method, a panel for each of the other values."""
+"""A plot of a sweep: a metric along a parameter, one line per method, one panel for each of the other values."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ MOST_PANELS = 24
 
 
 def save(long: pd.DataFrame, style: Style, pivot: Sequence[str], metrics: Sequence[str], path: Path) -> Path:
-    """Write the plot; SVG, PDF or PNG by the name's ending.
+    """Write the plot as SVG, PDF or PNG, by the suffix.
 
     Args:
-        long: the frame that tables are made of, with the parameters of `pivot` as columns.
-        style: how names are printed, and values ordered.
-        pivot: parameters; the first is the axis.
-        metrics: names; the headlines where there are none.
+        long: the frame that tables are made from, with the parameters of `pivot` as columns.
+        style: how names are printed and values ordered.
+        pivot: parameters; the first one is the axis.
+        metrics: names; empty: the headlines.
         path: the file.
 
     Raises:
-        ValueError: no parameter is named, the ending is another, or there is nothing to draw.
+        ValueError: no parameter is named, the suffix is another one, or there is nothing to draw.
     """
     if not pivot or path.suffix.removeprefix(".") not in KINDS:
         wanted = "--pivot KEY names the axis" if not pivot else f"allowed: {', '.join(f'.{kind}' for kind in KINDS)}"
@@ -64,7 +64,7 @@ def save(long: pd.DataFrame, style: Style, pivot: Sequence[str], metrics: Sequen
 
 
 def _panels(lines: pd.DataFrame, style: Style, pivot: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Title, axis and lines of each panel; a title says what not all panels have in common."""
+    """Title, axis and lines of each panel; a title states what is not common to all panels."""
     keys = ["dataset", "group", "network", "evaluator", *pivot[1:], "metric"]
     told = [key for key in keys if key not in ("metric", "group") and len(lines[key].unique()) > 1]
     order = lines.assign(**{key: lines[key].map(lambda text: str(natural(str(text)))) for key in pivot[1:]})
@@ -92,7 +92,7 @@ def _ticks(axis: Any, values: Sequence[str]) -> None:
 
 
 def _line(axis: Any, of: pd.DataFrame, values: Sequence[str], look: Any) -> Any:
-    """One method's line with its 95 % intervals; a value that it has no result of is a gap."""
+    """One method's line with its 95 % intervals; a value without a result is a gap."""
     places = np.array([float(value) for value in values]) if _numeric(values) else np.arange(len(values), dtype=float)
     found = of[["value", "low", "high"]].reindex(list(values)).to_numpy(np.float64)
     ends = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1])).T

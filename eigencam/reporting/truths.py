@@ -1,6 +1,6 @@
-"""The truth that boxes and maps made elsewhere are scored against: ILSVRC's, VOC's, or a COCO file's.
+"""The truth for scoring boxes and maps made elsewhere: ILSVRC's, VOC's, or a COCO file's.
 
-Where some of it cannot be right, scoring stops at the first such image, or leaves these out and counts them.
+If some truths are invalid, scoring stops at the first such image, or leaves these images out and counts them.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -21,15 +21,15 @@ _SKIP = "--on-bad-truth skip leaves such images out, and counts them"
 
 @dataclass(frozen=True, slots=True)
 class Truths:
-    """Images, and the truth about image `i`.
+    """Images and their truths.
 
     Attributes:
         name: of the set.
         ids: of the images.
-        truth: the truth about image `i`; raises `BadTruthError` where it cannot be right.
-        policy: whether that is raised, or the image left out.
+        truth: returns the truth of image `i`; raises `BadTruthError` if it is invalid.
+        policy: whether to raise that error, or to leave the image out.
         masks: whether there are masks.
-        left_out: what is wrong with the images left out, by id; filled while the truths are read.
+        left_out: the fault by id for images left out; filled while the truths are read.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Truths:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def part(self, limit: int | None, seed: int | None, images: str | None) -> "Truths":
-        """Some of the images, as `limit`, `seed` and `images` of a run."""
+        """Return a part of the images, by `limit`, `seed` and `images` as in a run."""
         kept = chosen_positions(self.ids, limit, seed, images)
         return replace(self, ids=[self.ids[i] for i in kept], truth=lambda i: self.truth(kept[i]))
 
     def of(self, wanted: Container[str]) -> Iterator[Truth]:
-        """The truth of each image that is wanted."""
+        """Yield the truth of each requested image."""
         for i, name in enumerate(self.ids):
             if name in wanted:
                 try:
@@ -62,7 +62,7 @@ def check(faults: Mapping[str, str], policy: Policy) -> None:
 
 
 def left_out(faults: Mapping[str, str], n: int) -> dict[str, str]:
-    """What a protocol says of images whose truth cannot be right. BadTruthError where these are all of the `n`."""
+    """The protocol's entry on images with an invalid truth. BadTruthError if these are all `n`."""
     if not faults:
         return {}
     first = next(iter(faults.values()))
@@ -72,19 +72,19 @@ def left_out(faults: Mapping[str, str], n: int) -> dict[str, str]:
 
 
 def open_truths(root: Path, chosen: str, policy: Policy, *, maps: bool, allow_missing: bool) -> Truths:
-    """The images that `--truth` and `--set` of `eigencam score` name.
+    """Return the images that `--truth` and `--set` of `eigencam score` name.
 
     Args:
         root: ILSVRC's or VOC's folder, or a COCO file.
         chosen: `ilsvrc`, VOC's YEAR/TASK/IMAGE_SET, or `auto`.
-        policy: of images whose truth cannot be right.
+        policy: for images with an invalid truth.
         maps: whether maps are scored, which need the images' sizes.
-        allow_missing: images without files are left out.
+        allow_missing: whether to leave out images without files.
 
     Raises:
-        FileNotFoundError: nothing of the kind is there.
-        BadTruthError: some of the truth, or with `skip` all of it, cannot be right.
-        ValueError: several sets are there and none is chosen, or `--set` is not understood.
+        FileNotFoundError: nothing of the kind exists there.
+        BadTruthError: some truths (with `skip`: all of them) are invalid.
+        ValueError: there are several sets and none is chosen, or `--set` is not understood.
     """
     if root.is_file() and root.name.endswith((".json", ".json.gz")):
         if chosen != "auto":
@@ -101,7 +101,7 @@ def open_truths(root: Path, chosen: str, policy: Policy, *, maps: bool, allow_mi
         chosen = sets[0] if sets else "ilsvrc"
     if chosen == "ilsvrc":
         data = Ilsvrc(root, images=False)
-        # Boxes need no image; a map has to know its image's size, which not every form of the truth tells.
+        # Boxes need no image; a map needs its image's size, which not every form of the truth includes.
         known = [name not in data.faults for name in data.ids]
         if maps and (data.annotation.sizes[known] == 0).any():
             data = Ilsvrc(root, allow_missing=allow_missing)
@@ -115,7 +115,7 @@ def open_truths(root: Path, chosen: str, policy: Policy, *, maps: bool, allow_mi
 
 
 def _first(truths: Sequence[Truth], faults: Sequence[str]) -> Callable[[int], Truth]:
-    """The truth about image `i`: first those that are right; of the others what is wrong is raised."""
+    """The truth of image `i`: the valid ones first; for the others the fault is raised."""
 
     def truth(i: int) -> Truth:
         if i < len(truths):
@@ -126,7 +126,7 @@ def _first(truths: Sequence[Truth], faults: Sequence[str]) -> Callable[[int], Tr
 
 
 def _checked(truths: Truths, data: Ilsvrc | Voc) -> Truths:
-    """The same, once the truth is known to be right as far as it shows before an image is scored."""
+    """The same truths, after all checks that are possible before an image is scored."""
     check(known_faults(data), truths.policy)
     if fault := next(truth_faults(data, skip=True), None):
         raise BadTruthError(fault)
@@ -134,7 +134,7 @@ def _checked(truths: Truths, data: Ilsvrc | Voc) -> Truths:
 
 
 def voc_sets(root: Path) -> list[str]:
-    """VOC's usual sets that are in `root`: `YEAR/TASK/IMAGE_SET`."""
+    """VOC's usual sets that exist in `root`: `YEAR/TASK/IMAGE_SET`."""
     return [
         f"{year}/{task}/{image_set}"
         for year, image_set in ((2007, "test"), (2007, "val"), (2012, "val"))

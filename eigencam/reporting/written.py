@@ -1,4 +1,4 @@
-"""Tables as files: CSV, Markdown, LaTeX and HTML, each beginning with what made it."""
+"""Tables as files: CSV, Markdown, LaTeX and HTML, each with a header that says what made it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ ul {{ color: GrayText; font-size: .9em }}
 
 
 def as_csv(long: pd.DataFrame, digits: int | None = None) -> str:
-    """Every metric of every result, numbers with so many digits; with all of them by default."""
+    """Return every metric of every result, with `digits` significant digits; None: all digits."""
     lines = long[list(LONG)].itertuples(index=False)
     return escaping.csv_table([LONG, *([_rounded(cell, digits) for cell in line] for line in lines)])
 
@@ -54,14 +54,14 @@ def write(
     header: list[str],
     lines: str | None = None,
 ) -> list[Path]:
-    """The tables as STEM.csv, .md, .tex and .html, each beginning with the header.
+    """Write the tables as STEM.csv, .md, .tex and .html, each with the header.
 
     Args:
-        folder: made where it is not there.
-        stem: of the files' names.
-        made: the tables, or by format those that are arranged for it; others are written as the first.
+        folder: made if it does not exist.
+        stem: of the file names.
+        made: the tables, or by format the tables arranged for it; other formats use the first.
         header: sentences.
-        lines: what STEM.csv holds instead of the tables.
+        lines: content of STEM.csv instead of the tables.
 
     Returns:
         The files.
@@ -83,6 +83,6 @@ def write(
 
 
 def header_of(root: Path, long: pd.DataFrame) -> list[str]:
-    """Which commands made the results, on which code and machine."""
+    """Return the commands that made the results, with code and machine."""
     found = provenance(root, long["folder"].unique()) if len(long) else {}
     return [*(f"{key}: {line}" for key, lines in found.items() for line in lines), "printed by: eigencam table"]

@@ -1,7 +1,7 @@
-"""Whether a network's accuracy is the one that is known of its weights: a check of weights and preprocessing.
+"""Compares a network's accuracy with the one reported for its weights: a check of weights and preprocessing.
 
-Whoever loads other weights than he thinks, or normalises otherwise than they were trained, still gets maps. The share
-of ILSVRC's validation images that are classified rightly shows it: libraries report it for their weights.
+Wrong weights, or a normalisation other than the one they were trained with, still give maps. The top-1 accuracy on
+ILSVRC's validation images shows the mistake: libraries report it for their weights.
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from eigencam.store.parts import RowFile
 from eigencam.store.schema import ROWS
 
 ENOUGH = 100
-"""Images from which on the shares are compared."""
+"""Smallest number of images for which the accuracies are compared."""
 TAIL = 0.005
-"""On either side of the interval around our share: one network in a hundred is named wrongly."""
+"""Allowed distance from the interval around our accuracy: one correct network in a hundred is reported as wrong."""
 
 
 def accuracy_line(job: Job) -> str:
-    """Compare the network's top-1 with the reported one; "" where none is known, or images are too few or others."""
+    """Compare the network's top-1 with the reported one; "" if none is known, or images are too few or different."""
     known = job.network.top1
     if known is None or not job.comparable or job.dataset.class_space != "imagenet":
         return ""
@@ -31,7 +31,7 @@ def accuracy_line(job: Job) -> str:
 
 
 def right_of(blocks: Iterable[pd.DataFrame]) -> tuple[int, int]:
-    """Number of images that are classified rightly, and of those with a label and an answer.
+    """Number of correctly classified images, and of images with a label and a prediction.
 
     Args:
         blocks: rows in which those of one image follow each other.
@@ -48,7 +48,7 @@ def right_of(blocks: Iterable[pd.DataFrame]) -> tuple[int, int]:
 
 
 def compared(name: str, known: float, rows: pd.DataFrame | Iterable[pd.DataFrame], resize: str = "crop") -> str:
-    """A sentence on our share and the reported one.
+    """A sentence that compares our accuracy with the reported one.
 
     Args:
         name: of the network.
@@ -62,8 +62,8 @@ def compared(name: str, known: float, rows: pd.DataFrame | Iterable[pd.DataFrame
     low, high = (100 * end for end in exact(right, n, TAIL))
     said = f"{name}: top-1 {100 * right / n:.1f} % of {n} images [{low:.1f}, {high:.1f}], reported {known:.1f} %"
     if low <= known <= high:
-        return f"{said}: it fits"
+        return f"{said}: they agree"
     whole = (
         "" if resize == "crop" else f" (reported for the centre of the image; here model.preprocess.resize={resize})"
     )
-    return f"{said}: it does not fit; are these the weights, and is the preprocessing theirs{whole}?"
+    return f"{said}: they do not agree; are these the weights, and is the preprocessing theirs{whole}?"

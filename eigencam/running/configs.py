@@ -1,4 +1,4 @@
-"""The keys of a run's config: their types, what is allowed, and what of them is wrong, before anything is built."""
+"""The keys of a run's config: types, allowed values, and their faults, before anything is built."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -19,7 +19,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""The types of a network's parameters; with `tf32` and `autocast` its passes round more (`set_float32_precision`)."""
+"""Dtypes of a network's parameters; with `tf32` and `autocast` its passes round more (`set_float32_precision`)."""
 
 T = TypeVar("T")
 CHOICES = {
@@ -33,7 +33,7 @@ CHOICES = {
 
 @dataclass
 class DataConfig:
-    """The keys that say which images."""
+    """The keys that choose the images."""
 
     paths: Any = MISSING
     dataset: Any = MISSING
@@ -67,7 +67,7 @@ class RunConfig(DataConfig):
 
 
 def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
-    """The config as plain values of a dataclass; unknown keys and wrong types (then None) go to `faults`."""
+    """Return the config as plain values of a dataclass; unknown keys and wrong types (then None) go to `faults`."""
     known = {f.name for f in fields(form)}  # type: ignore[arg-type]
     faults += [
         f"{key}: unknown key; allowed: {', '.join(sorted(known))}" for key in composed if key not in known | {"hydra"}
@@ -80,7 +80,7 @@ def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
         hint = "; a name that YAML reads as a value stands in quotes in its file" if text.startswith("Key ") else ""
         faults.append(f"{error.full_key}: {text}{hint}")
         return None
-    assert isinstance(config, form)  # what to_object makes of a structured config
+    assert isinstance(config, form)  # to_object returns the structured config's class
     model = getattr(config, "model", None)
     if isinstance(model, dict) and isinstance(model.get("layer"), int):
         model["layer"] = str(model["layer"])  # YAML reads the layer names of an `nn.Sequential` as numbers
@@ -88,24 +88,24 @@ def typed(composed: DictConfig, form: type[T], faults: list[str]) -> T | None:
 
 
 def machine_faults(device: str, workers: object) -> Iterator[str]:
-    """What is wrong with the two keys."""
+    """Faults of the two keys."""
     if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
         yield f"workers={workers}; allowed: auto, 0, 1, ..."
     try:
         torch.empty(0, device="cpu" if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # an AssertionError if torch was built without CUDA
         reason = str(error).splitlines()[0]
-        yield f"device={device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... where there are any"
+        yield f"device={device}: {reason}; allowed: auto, cpu, and cuda, cuda:0, ... if there are any"
 
 
 def chosen_device(device: str, dtype: str = "float32") -> str:
-    """The device that `auto` stands for; float32 means float32 from here on, unless the config's `dtype` says less."""
+    """The device that `auto` stands for; sets float32 to full precision unless the config's `dtype` says otherwise."""
     set_float32_precision(tf32=dtype == "tf32", autocast=dtype == "autocast")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def checked(composed: DictConfig, faults: list[str]) -> RunConfig:
-    """The config as plain values; unknown keys, wrong types and choices go to `faults`."""
+    """Return the config as plain values; unknown keys, wrong types and choices go to `faults`."""
     config = typed(composed, RunConfig, faults)
     if config is None:
         return RunConfig()
@@ -130,7 +130,7 @@ def checked(composed: DictConfig, faults: list[str]) -> RunConfig:
 
 
 def _chosen(group: str, nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """The nodes, without an experiment's settings of options that were not chosen: those have no `_target_`."""
+    """The nodes without an experiment's settings for options that were not chosen: those have no `_target_`."""
     options = files("eigencam.configs") / group
     left = {name for name, node in nodes.items() if "_target_" not in node and (options / f"{name}.yaml").is_file()}
     return {name: node for name, node in nodes.items() if name not in left}

@@ -1,4 +1,4 @@
-"""What raised while results were made: which part, on which images, at which line of whose code."""
+"""Errors raised while results are computed: in which part, on which images, at which line of whose code."""
 
 import sysconfig
 import traceback
@@ -8,21 +8,21 @@ from pathlib import Path
 from eigencam import datasets, evaluation
 
 NAMED = 3
-"""Images that are named; of more, their number."""
+"""Maximum number of images named in an error; beyond it only their number is given."""
 
 
 class PartError(Exception):
-    """A method or evaluator raised; its results fail, those of the others do not."""
+    """A method or evaluator raised; its results fail, the others do not."""
 
 
 class PartlyFailedError(ValueError):
-    """Some results of a run failed; the others are whole."""
+    """Some results of a run failed; the others are complete."""
 
     status = 1
 
 
 class SharedChangedError(ValueError):
-    """A method changed in place what all methods read: what came after it in the pass is worth nothing."""
+    """A method modified in place what all methods read, so the rest of the pass is invalid."""
 
     def __init__(self, method: str) -> None:
         super().__init__(f"method {method} changes in place what all methods share; let it work on a copy (.clone())")
@@ -49,7 +49,7 @@ def blame(part: str, error: Exception, images: Sequence[str] = ()) -> PartError:
 
 
 def where(error: BaseException) -> str:
-    """Return ` (FILE, line N)`: the innermost line of a person's code, else of this package's, else of any; or "".
+    """Return ` (FILE, line N)`: the innermost line of the user's code, else of this package's, else of any; or "".
 
     >>> where(ValueError())
     ''

@@ -1,11 +1,11 @@
-"""Commands that somebody else wrote, as in the header of a table: data, parsed and composed, never given to a shell.
+"""Commands written by somebody else, as in the header of a table: parsed and composed as data, never run in a shell.
 
     foreign = Foreign(paths={"voc": "/data/VOC"}, results=Path("again"))
     for job in foreign.jobs("eigencam run experiment=real_voc"): ...
 
-A line is one of `eigencam run`, `fit` or `compare`; `eigencam table` computes nothing. Keys that a stranger may not set
-are refused: `_target_` and its like, `hydra.*` but for the parameters of a sweep, `--config-dir` and all other options
-but `-m`, interpolations, and paths that this command line did not give. What is composed is of this package alone,
+A line is `eigencam run`, `fit` or `compare`; `eigencam table` computes nothing. Keys that a stranger must not set
+are refused: `_target_` and the like, `hydra.*` except the parameters of a sweep, `--config-dir` and all other options
+except `-m`, interpolations, and paths that this command line did not give. The composed config uses this package alone,
 calls no loggers and downloads nothing.
 """
 
@@ -27,28 +27,28 @@ RUNS = ("run", "fit", "compare")
 
 SWEEP = "hydra.sweeper.params."
 LARGEST_LINE = 20_000
-"""Characters of a command."""
+"""Maximum number of characters of a command."""
 
 MOST_JOBS = 1000
-"""Jobs of a command's sweep."""
+"""Maximum number of jobs in a command's sweep."""
 
 _RESERVED = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_(?!\w)")
 _OPTION = re.compile(r"[\w.-]+(/[\w.-]+)*")
 _UNUSED = ("paths.results", "launcher", "shard", "device", "own_folder", "logger", "workers")
-"""Keys that say where and how somebody else's machine computed: they are dropped."""
+"""Keys that describe the other machine; they are dropped."""
 
 
 class ForeignError(ValueError):
-    """A command that is not run, because of what it asks for."""
+    """A command that is refused because of what it asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What this command line gives to commands of others.
+    """What this command line grants to other people's commands.
 
     Attributes:
         paths: folders by name, those of `paths.NAME=FOLDER`.
-        results: where results go.
+        results: folder of the new results.
         machine: `device` and `workers`.
     """
 
@@ -57,13 +57,13 @@ class Foreign:
     machine: Mapping[str, Any]
 
     def jobs(self, line: str) -> Iterator[tuple[str, str, Any]]:
-        """Yield the subcommand that computes (`run` or `fit`), the job's name and its composed config.
+        """Yield the computing subcommand (`run` or `fit`), the job's name and its composed config.
 
         Args:
-            line: a command as it stands in a header; of `eigencam table` nothing comes.
+            line: a command as in a header; `eigencam table` yields nothing.
 
         Raises:
-            ForeignError: it is no command of this program, or asks for what a stranger may not.
+            ForeignError: it is not a command of this program, or asks for something that a stranger must not.
             HydraException: an unknown group, option or key.
         """
         name, overrides = self.parsed(line)
@@ -73,7 +73,7 @@ class Foreign:
             yield name, chosen, self._confined(config)
 
     def parsed(self, line: str) -> tuple[str | None, list[str]]:
-        """Return the subcommand and the overrides that are allowed; None where it computes nothing."""
+        """Return the subcommand and the allowed overrides; None if it computes nothing."""
         try:
             words = shlex.split(line[:LARGEST_LINE])
         except ValueError as error:
@@ -95,7 +95,7 @@ class Foreign:
         return name, kept
 
     def _allowed(self, word: str) -> bool:
-        """Whether an override is used; dropped is what this command line says better. ForeignError where refused."""
+        """Whether to use an override; those that this command line sets are dropped. ForeignError if it is refused."""
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
@@ -115,10 +115,10 @@ class Foreign:
         return True
 
     def _check_path(self, key: str, text: str, word: str) -> None:
-        """ForeignError for a path that this command line did not give."""
+        """Raise ForeignError for a path that this command line did not give."""
         parts = text.replace("\\", "/").split("/")
         if "." not in key and key != "images" and _OPTION.fullmatch(text) and ".." not in parts:
-            return  # a group's option, which is looked up in this package alone
+            return  # a group's option, which is looked up in this package only
         if len(parts) == 1 and text[:1] not in ("~", ".") and not key.startswith("paths.") and not _exists(text):
             return
         given = [expand(folder).resolve() for folder in self.paths.values()]
@@ -127,7 +127,7 @@ class Foreign:
             raise ForeignError(f"{word[:80]}: a path that this command line did not give; {hint}")
 
     def _confined(self, config: Any) -> Any:
-        """The config with this machine's folders, as far as it is of this package alone."""
+        """Return the config with this machine's folders, if it uses only this package."""
         from omegaconf import OmegaConf, open_dict
 
         with open_dict(config):
@@ -139,7 +139,7 @@ class Foreign:
 
 
 def _choices(word: str) -> int:
-    """How many values a sweep has in an override; more than are allowed where it is no list of them."""
+    """Number of values that an override sweeps over; above the limit if it is not a list of choices."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     override = OverridesParser.create().parse_override(word.removeprefix(SWEEP))
@@ -176,7 +176,7 @@ def _of_compare(words: Sequence[str]) -> list[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in what Hydra reads of a value."""
+    """The texts in a value parsed by Hydra."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -193,7 +193,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _exists(text: str) -> bool:
-    """Whether a file or folder stands where a relative path would lead."""
+    """Whether a relative path leads to a file or folder."""
     try:
         return bool(text) and Path(text).exists()
     except (OSError, ValueError):  # too long, or with NUL

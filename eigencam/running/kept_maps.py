@@ -1,7 +1,7 @@
 """The maps of a result as files, which `method=files` reads and which give the same rows.
 
-Half precision is enough for most maps, not for all: a value beside the threshold may fall on its other side. So every
-map is scored as it will be read, and one whose row would be another is kept in single precision.
+Half precision is enough for most maps but not for all: a value close to the threshold may change sides. Every map is
+therefore evaluated as it will be read, and a map whose row would differ is kept in single precision.
 """
 
 from collections.abc import Iterator
@@ -26,34 +26,34 @@ from eigencam.store.gather import first_difference
 
 @dataclass(slots=True)
 class Kept:
-    """How many maps were written, and how many of them in single precision."""
+    """Number of maps written, and how many of them in single precision."""
 
     maps: int = 0
     single: int = 0
 
 
 def keep_maps(composed: DictConfig, rows: pd.DataFrame, folder: Path) -> Kept:
-    """Make the maps of a result again and write them, `<image id>.npy`, (h, w) float16 or float32.
+    """Compute the maps of a result again and write them, `<image id>.npy`, (h, w) float16 or float32.
 
     Args:
-        composed: the config of the result, with its method and its evaluator alone.
+        composed: the config of the result, with its method and evaluator only.
         rows: of the result.
-        folder: where the files go.
+        folder: of the files.
 
     Raises:
-        ValueError: its method gives boxes, or several maps per image, or the rows that were made again are others.
+        ValueError: its method returns boxes or several maps per image, or the recomputed rows differ.
     """
     job = prepare(composed)
     [key] = job.results
     if job.config.target == "each" or gives_boxes(job.methods[key[0]]):
         reason = "one map for each class" if job.config.target == "each" else "boxes"
-        raise ValueError(f"{key[0]}: it gives {reason} of an image; kept is one map per image")
+        raise ValueError(f"{key[0]}: it gives {reason} of an image; only one map per image can be kept")
     kept = Kept()
     for batch in _batches(job):
         scored = _scored(job, batch, key)
         whole = _rows(job, scored, key)
         if what := first_difference(rows, pd.DataFrame(whole)):
-            raise ValueError(f"made again, its rows are others: {what}")
+            raise ValueError(f"the recomputed rows differ: {what}")
         maps = scored.maps[key[0]]
         with np.errstate(over="ignore"):
             half = maps.astype(np.float16)
@@ -76,7 +76,7 @@ def _batches(job: Job) -> Iterator[Batch]:
 
 
 def _scored(job: Job, batch: Batch, key: Key) -> Scored:
-    """The maps of one batch, as a run makes them."""
+    """The maps of one batch, computed as in a run."""
     pairs = pairs_of(job, batch)
     by_label = job.comparable and job.config.target != "predicted"
     found = compute_maps(

@@ -1,4 +1,4 @@
-"""Decoded images, batch by batch, by loader processes where there are several images to decode."""
+"""Decoded images, batch by batch, by loader processes if there are several images to decode."""
 
 import ctypes
 import signal
@@ -29,9 +29,9 @@ class Batch:
         index: positions in the dataset of the images that could be decoded.
         pictures: (N, 3, H, W) uint8.
         regions: the part of each original image that the network sees.
-        truths: what is known of each.
-        bad: by position, why an image could not be decoded.
-        digests: what each image is; see `eigencam.datasets.digest`.
+        truths: the ground truth of each image.
+        bad: by position, the reason why an image could not be decoded.
+        digests: digest of each image; see `eigencam.datasets.digest`.
     """
 
     index: list[int]
@@ -42,7 +42,7 @@ class Batch:
     digests: list[str] = field(default_factory=list)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Some of the images."""
+        """A slice of the images."""
         these = slice(start, stop)
         return Batch(
             self.index[these], self.pictures[these], self.regions[these], self.truths[these], {}, self.digests[these]
@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pictures(torch.utils.data.Dataset[Any]):
-    """The dataset as the loader sees it: image `i` decoded and resized, or why not."""
+    """The dataset for the loader: image `i` decoded and resized, or the error."""
 
     dataset: Dataset
     preprocess: Preprocess
@@ -65,16 +65,16 @@ class Pictures(torch.utils.data.Dataset[Any]):
             truth = self._truth(i, image.shape[:2])
             digest = digest_of(self.dataset, i, image)
         except (ValueError, OSError) as error:
-            return i, error  # raised by the loop: a loader process would bury the message in its traceback
-        except Exception as error:  # whatever a person's dataset may raise
+            return i, error  # raised by the run loop: a loader process would bury the message in its traceback
+        except Exception as error:  # a user's dataset may raise anything
             return i, ValueError(str(blame(f"dataset {self.dataset.name}", error, [self.dataset.ids[i]])))
         return i, *self.preprocess(image), truth, digest
 
     def _truth(self, i: int, shape: tuple[int, ...]) -> Truth:
-        """The truth about an image (height, width) that could be decoded."""
+        """The truth of a decodable image (height, width)."""
         try:
             truth = checked_truth(self.dataset, i)
-        except BadImageError as error:  # so it is a mask
+        except BadImageError as error:  # the image is fine, so it is its mask
             raise BadTruthError(str(error)) from error
         if shape != truth.size:
             shown, said = (f"{w} x {h}" for h, w in (shape, truth.size))
@@ -83,12 +83,12 @@ class Pictures(torch.utils.data.Dataset[Any]):
 
 
 def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -> Iterator[Batch]:
-    """Batches in order.
+    """Yield the batches in order.
 
     Args:
         pictures: the dataset.
         batches: positions of each batch's images.
-        workers: number of loader processes, or `auto`, one for each core where there are several batches.
+        workers: number of loader processes, or `auto`: one per core if there are several batches.
     """
     if workers == "auto":
         workers = cores() if len(batches) > 4 else 0
@@ -105,13 +105,13 @@ def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -
 
 
 def die_with_parent(_worker: int) -> None:
-    """Have Linux end a loader process when the run is killed; it would wait for ever to hand over its last batch."""
+    """Make Linux end a loader process when the run is killed; otherwise it would wait forever to deliver a batch."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def collate(items: Sequence[tuple[Any, ...]]) -> Batch:
-    """What the loader makes a batch of."""
+    """Combine the loader's items into a batch."""
     good = [item for item in items if len(item) == 5]
     pictures = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
     bad = {item[0]: item[1] for item in items if len(item) == 2}

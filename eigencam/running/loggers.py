@@ -1,11 +1,11 @@
-"""Loggers: finished results shown in TensorBoard or MLflow as well, or by a class of your own. None by default.
+"""Loggers write finished results to TensorBoard, MLflow or a class of your own. None by default.
 
     eigencam run logger=tensorboard
     eigencam run logger=[tensorboard,mlflow] logger.mlflow.uri=http://server:5000
 
-A logger is called once for each result, by the process that completes it. It changes no number and is no part of a
-result's identity; where it fails, that is said and the run goes on. Of your own: a class with `log`, and a YAML of the
-form of `configs/logger/` in `--config-dir`.
+A logger is called once for each result, by the process that completes it. It changes no number and is not part of a
+result's identity. If it fails, the failure is reported and the run continues. A logger of your own is a class with
+`log`, and a YAML in the form of `configs/logger/` in `--config-dir`.
 """
 
 import re
@@ -25,18 +25,18 @@ class Logger(Protocol):
     """What `logger.NAME` builds."""
 
     def log(self, identity: str, names: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Show one finished result.
+        """Log one finished result.
 
         Args:
-            identity: hash of what changes its numbers, the end of its folder's name.
+            identity: hash of the result's identity, the end of its folder's name.
             names: of its dataset, network, method and evaluator.
-            metrics: by name, in the unit of the tables; those that are not defined are left out.
+            metrics: by name, in the unit of the tables; undefined ones are left out.
         """
         ...
 
 
 class TensorBoard:
-    """Event files below a folder, a run for each result, a scalar `evaluator/metric` for each number."""
+    """Event files below a folder, with one run per result and one scalar `evaluator/metric` per metric."""
 
     def __init__(self, folder: str) -> None:
         _need("tensorboard")
@@ -54,11 +54,11 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run for each result, its names as tags.
+    """One run per result, with its names as tags.
 
     Args:
-        experiment: its name; made where it is not there.
-        uri: of the tracking server or store; where it is None MLflow's own rules hold ($MLFLOW_TRACKING_URI).
+        experiment: its name; created if it does not exist.
+        uri: of the tracking server or store; None: MLflow's own rules ($MLFLOW_TRACKING_URI).
     """
 
     def __init__(self, experiment: str = "eigencam", uri: str | None = None) -> None:
@@ -76,7 +76,7 @@ class MLflow:
         title = "-".join([*names.values(), identity])
         run = client.create_run(experiment, run_name=title, tags={**names, "identity": identity}).info.run_id
         now = int(1000 * time.time())
-        # MLflow takes no other characters in names.
+        # MLflow allows only these characters in names.
         numbers = [Number(re.sub(r"[^\w./: -]", "_", name), value, now, 0) for name, value in metrics.items()]
         client.log_batch(run, metrics=numbers)
         client.set_terminated(run)
@@ -85,7 +85,7 @@ class MLflow:
 def tell(
     loggers: Mapping[str, Logger], result: Result, metrics: Iterable[Metric], say: Callable[[str], None] = print
 ) -> None:
-    """Hand a finished result to every logger; the result is on disk, and no failure here touches it."""
+    """Pass a finished result to every logger; the result is on disk, and no failure here affects it."""
     names: dict[str, str] = dict(zip(("dataset", "network", "method", "evaluator"), result.names, strict=True))
     defined = {metric.name: metric.value for metric in metrics if metric.value == metric.value}
     for name, logger in loggers.items():

@@ -22,7 +22,7 @@ from eigencam.transfer import to_device, to_host
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """What the host has of a forward pass; see `Maps`."""
+    """What the host receives from a forward pass; see `Maps`."""
 
     maps: dict[str, NDArray[np.float32]]
     boxes: dict[str, list[NDArray[np.float64]]]
@@ -33,12 +33,12 @@ class Arrived:
 
 @dataclass(slots=True)
 class Maps:
-    """What one forward pass gave. The device may still be at work: the first look at what comes from it waits.
+    """The results of one forward pass. The device may still be computing: the first access to a result waits for it.
 
     Attributes:
         forward: the pass that the maps were read from, of length M.
-        asked: `targets` on the device: one tensor, by which methods share a backward pass.
-        seconds: with `clock`: of the forward pass (under "") and of each method alone.
+        asked: `targets` on the device: one tensor, so that methods share a backward pass.
+        seconds: with `clock`: time of the forward pass (under "") and of each method alone.
     """
 
     forward: Forward
@@ -48,19 +48,19 @@ class Maps:
     _arrived: Arrived | None = None
 
     def arrived(self) -> Arrived:
-        """Wait for what comes from the device."""
+        """Wait for the device's results."""
         if self._arrived is None:
             self._arrived = self._arrive()
         return self._arrived
 
     @property
     def maps(self) -> dict[str, NDArray[np.float32]]:
-        """(M, h, w) float32 raw score maps on the CPU, by method; M is N but for `compute_maps(rows=...)`."""
+        """(M, h, w) float32 raw score maps on the CPU, by method; M = N unless `compute_maps(rows=...)` is used."""
         return self.arrived().maps
 
     @property
     def boxes(self) -> dict[str, list[NDArray[np.float64]]]:
-        """By method that gives boxes, for each of M (K, 5) float64 `x1 y1 x2 y2 score`, best first."""
+        """For each method that returns boxes, M arrays (K, 5) float64 `x1 y1 x2 y2 score`, best first."""
         return self.arrived().boxes
 
     @property
@@ -70,12 +70,12 @@ class Maps:
 
     @property
     def top5(self) -> list[list[int]]:
-        """(M,) the network's first five classes; none for an image that it has no answer for, or no classifier."""
+        """(M,) the network's top five classes; empty without a classifier, or without finite logits for the image."""
         return self.arrived().top5
 
     @property
     def answers(self) -> list[str]:
-        """(M,) states of the network's answers; see `answer_states`."""
+        """(M,) states of the logits; see `answer_states`."""
         return self.arrived().answers
 
 
@@ -96,30 +96,30 @@ def compute_maps(
     clock: bool = False,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> Maps:
-    """Run all methods on one batch: one copy to the device, one back, which nobody has waited for yet.
+    """Run all methods on one batch: one copy to the device and one back, which nothing has waited for yet.
 
     Args:
         network: the network.
         methods: by name.
-        pictures: (N, 3, H, W) uint8 RGB of the network's input size, on any device.
-        labels: N classes the maps are for; the predicted classes when None (0 without a classifier). An image that the
-            network has no answer for has no predicted class: maps that depend on one are NaN, and boxes none.
-        rows: M positions in the batch, for maps of several classes of an image: `labels` are then M. All come from one
-            forward pass; a method's map that is of no class is computed once an image.
-        index: N positions in the dataset, the seed of what is random; 0..N-1 when None.
-        ids: N names in the dataset, for methods that look a map up.
-        original: decodes the n-th image as it is in the dataset, for methods that begin with files.
+        pictures: (N, 3, H, W) uint8 RGB at the network's input size, on any device.
+        labels: N classes that the maps are for; None: the predicted classes (0 without a classifier). An image without
+            valid logits has no predicted class: maps that depend on one are NaN, and boxes are empty.
+        rows: M positions in the batch, for maps for several classes of an image; `labels` then has M entries. All
+            come from one forward pass; a class-agnostic method's map is computed once per image.
+        index: N positions in the dataset, the seed of random numbers; None: 0..N-1.
+        ids: N names in the dataset, for methods that look up a map by name.
+        original: decodes the n-th image as stored in the dataset, for methods that start from files.
         regions: N parts of the original images that the network sees.
-        population: the dataset's size and images as the network sees them, for methods that draw references from it.
-        chunk: inputs that go through the network at once in methods that need passes of their own.
-        progress: is told the method and the number of inputs after each such pass.
-        clock: whether to take the time of every method alone; none then shares a backward pass with another.
-        failed: is told the method that raised, and what; its maps are left out. Without it the error passes through.
+        population: the dataset's size and its images as the network sees them, for methods that draw references.
+        chunk: number of inputs per pass in methods that need passes of their own.
+        progress: called with the method and the number of inputs after each such pass.
+        clock: whether to time every method alone; no backward pass is then shared.
+        failed: called with a method that raised and its error; its maps are left out. None: the error is raised.
 
     Raises:
-        SharedChangedError: a method changed in place what all methods share.
-        ValueError: a class that the network has not, or a method that returns something else than a map an image, or
-            boxes of each where it says that it gives boxes.
+        SharedChangedError: a method modified in place what all methods share.
+        ValueError: a class that the network does not have, or a method that returns anything but one map per image, or
+            boxes per image if it declares boxes.
     """
     start = _now(network) if clock else 0.0
     positions = torch.arange(len(pictures)) if index is None else torch.tensor(list(index), dtype=torch.long)
@@ -143,7 +143,7 @@ def compute_maps(
     if chosen is not None:
         forward = forward.pick(rows_here, Picked(rows_there, nth, Picked.count(chosen)))
     if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
-        raise ValueError(f"a map for class {max(asked)} was asked of {network.name}; it has 0 to {classes - 1}")
+        raise ValueError(f"a map for class {max(asked)} was requested of {network.name}; it has 0 to {classes - 1}")
     top5 = forward.logits.topk(min(5, classes)).indices
     predicted = top5[:, 0] if classes else top5.new_zeros(len(forward))
     targets = predicted if asked is None else classes_there
@@ -164,7 +164,7 @@ def _results(
     failed: Callable[[str, Exception], None] | None,
     seconds: dict[str, float] | None,
 ) -> dict[str, Tensor | list[NDArray[np.float64]]]:
-    """What each method returns: of the pass of every row, or of no class of that of every image.
+    """What each method returns: from the pass of every row or, for class-agnostic methods, from that of every image.
 
     Args:
         network: the network.
@@ -172,9 +172,9 @@ def _results(
         forward: of M rows.
         whole: of N images.
         targets: (M,).
-        progress: see `compute_maps`, as of `failed`.
-        failed: is told of what raises.
-        seconds: gets the time of every method; None: no time is taken.
+        progress: see `compute_maps`; also for `failed`.
+        failed: called with a method that raises.
+        seconds: receives the time of every method; None: nothing is timed.
     """
     results: dict[str, Tensor | list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
@@ -202,16 +202,16 @@ def _sent(
     repeated: Collection[str],
     losing: Collection[str],
 ) -> Callable[[], Arrived]:
-    """Send all that the host needs on its way; return what waits for it.
+    """Start the copies of everything the host needs; return the function that waits for them.
 
     Args:
         results: maps or boxes by method.
         targets: (M,).
         top5: (M, 5).
         logits: (M, K).
-        rows: M positions in the batch of the methods in `repeated`, whose results are one an image.
+        rows: M positions in the batch, for the methods in `repeated`, which have one result per image.
         repeated: see `rows`.
-        losing: methods without a map where the network has no answer.
+        losing: methods without a map for images without valid logits.
     """
     on_device = {name: result.detach().float() for name, result in results.items() if isinstance(result, Tensor)}
     wait = to_host(targets, top5, answer_codes(logits), *on_device.values())
@@ -240,11 +240,11 @@ def _lose(
     boxes: dict[str, list[NDArray[np.float64]]],
     lost: Sequence[int],
 ) -> None:
-    """Make the maps of these methods NaN, and take their boxes away, at the positions `lost`."""
+    """Set these methods' maps to NaN, and remove their boxes, at the positions `lost`."""
     for name in names if lost else ():
         if name in boxes:
             boxes[name] = [found[:0] if n in lost else found for n, found in enumerate(boxes[name])]
-        elif name in maps:  # not where the method has failed
+        elif name in maps:  # absent if the method has failed
             maps[name] = maps[name].copy()  # it may be the very tensor that the method returned
             maps[name][lost] = np.nan
 
@@ -252,12 +252,12 @@ def _lose(
 def _called(
     name: str, method: Method, forward: Forward, targets: Tensor, failed: Callable[[str, Exception], None] | None
 ) -> Tensor | list[NDArray[np.float64]] | None:
-    """What a method returns, checked; None where it raised and `failed` has been told."""
+    """What a method returns, checked; None if it raised and `failed` was called."""
     try:
         return _checked(name, method, forward, targets)
     except SharedChangedError:
         raise
-    except Exception as error:  # whatever a method may raise
+    except Exception as error:  # a method may raise anything
         if failed is None:
             raise
         failed(name, error)
@@ -265,7 +265,7 @@ def _called(
 
 
 def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Tensor | list[NDArray[np.float64]]:
-    """What a method returns: maps (N, h, w), or N times boxes (K, 5)."""
+    """What a method returns: maps (N, h, w), or N arrays of boxes (K, 5)."""
     before = forward.versions()
     try:
         with torch.no_grad():
@@ -280,12 +280,12 @@ def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Te
         return found
     if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != len(forward):
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map an image")
+        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map per image")
     return result
 
 
 def _now(network: Network) -> float:
-    """Seconds, once the device has done all that it was told to do."""
+    """Current time in seconds, after the device has finished all work."""
     if network.device.type == "cuda":
         torch.cuda.synchronize(network.device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""From a composed config to a job: everything is checked, and all faults are told at once, before an image is read."""
+"""From a composed config to a job: everything is checked, and all faults are reported, before an image is read."""
 
 import hashlib
 import re
@@ -34,7 +34,7 @@ from eigencam.store.identity import describe, describe_dataset, identity_of
 from eigencam.store.records import Result
 
 BATCH_SIZES = {"cpu": 16, "cuda": 128}
-"""What `batch_size=auto` begins with; halved where it does not fit into the memory."""
+"""Initial batch size of `batch_size=auto`; halved if it does not fit into memory."""
 
 
 @dataclass(slots=True)
@@ -43,8 +43,8 @@ class Job:
 
     Attributes:
         results: by (method, evaluator), of every method that can run.
-        unsupported: reason by method, of those that cannot.
-        loggers: that are told of finished results.
+        unsupported: reason by method, for those that cannot.
+        loggers: called with finished results.
     """
 
     config: RunConfig
@@ -83,7 +83,7 @@ def prepare(composed: DictConfig) -> Job:
     seen = attempt(f"model {network.name}", faults, traced, network)
     stop(faults)
     unsupported = _refusals(config, methods, network, dataset, faults)
-    if seen.unread and network.classes is not None:  # methods of no class need no logits
+    if seen.unread and network.classes is not None:  # class-agnostic methods need no logits
         network = replace(network, classes=None)
     sources = {
         name: attempt(f"evaluator.{name}", faults, _sources, network, dataset, evaluator)
@@ -100,7 +100,7 @@ def prepare(composed: DictConfig) -> Job:
 
 
 def _name_faults(config: RunConfig) -> Iterator[str]:
-    """Names that could not be a part of a folder's name."""
+    """Names that cannot be part of a folder's name."""
     chosen_names = {
         "model.name": [config.model.get("name", "")],
         "method": config.method,
@@ -113,7 +113,7 @@ def _name_faults(config: RunConfig) -> Iterator[str]:
 
 
 def _built(group: str, nodes: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """What a group's nodes describe, by name; None in the place of what cannot be built."""
+    """The objects that a group's nodes describe, by name; None for those that cannot be built."""
     made: dict[str, Any] = {}
     for name, node in nodes.items():
         where = f"{group}.{name}"
@@ -122,7 +122,7 @@ def _built(group: str, nodes: Mapping[str, Any], faults: list[str]) -> dict[str,
 
 
 def _network(config: RunConfig, dataset: Dataset, faults: list[str]) -> Network:
-    """The network on its device, for pairs where the dataset has these; sets the batch size that `auto` stands for."""
+    """The network on its device, wrapped for a dataset of pairs; sets the batch size that `auto` stands for."""
     device = chosen_device(config.device, config.dtype)
     network = attempt("model", faults, load_network, config.model, device=device, dtype=DTYPES[config.dtype])
     stop(faults)
@@ -140,15 +140,15 @@ def _network(config: RunConfig, dataset: Dataset, faults: list[str]) -> Network:
 
 
 def _evaluator_faults(network: Network, methods: Mapping[str, Method], evaluators: Mapping[str, Any]) -> Iterator[str]:
-    """Evaluators that the network or a method has nothing for."""
+    """Evaluators that need something which the network or a method does not provide."""
     for e, evaluator in evaluators.items():
         if network.classes is None and asks_network(evaluator):
-            asked = "it asks the network for the class's probability"
+            asked = "it needs the network's probability of the class"
             yield f"evaluator.{e}: {asked}, and {network.name} has no classifier"
     for m, method in methods.items():
         for e, evaluator in evaluators.items():
             if gives_boxes(method) and not takes_boxes(evaluator):
-                yield f"evaluator.{e}: it takes maps, and method {m} gives boxes; leave one of them out"
+                yield f"evaluator.{e}: it takes maps, and method {m} returns boxes; leave one of them out"
 
 
 def _results(job: Job, sources: Mapping[str, dict[str, str]]) -> Iterator[tuple[tuple[str, str], Result]]:
@@ -161,7 +161,7 @@ def _results(job: Job, sources: Mapping[str, dict[str, str]]) -> Iterator[tuple[
         target=config.target,
         dtype="float32" if config.dtype == "tf32" else config.dtype,
         channels_last=config.channels_last,
-        tf32=config.dtype == "tf32" and network.device.type == "cuda",  # a CPU has none
+        tf32=config.dtype == "tf32" and network.device.type == "cuda",  # CPUs have no TF32
     )
     asked = {name: describe(config.evaluator[name], content=sources[name]) for name in job.evaluators}
     for m, method in job.methods.items():
@@ -172,28 +172,28 @@ def _results(job: Job, sources: Mapping[str, dict[str, str]]) -> Iterator[tuple[
 
 
 def _truth_faults(dataset: Dataset | None, policy: str) -> list[str]:
-    """What is known to be wrong with the truth before the first batch."""
+    """Faults of the truth that are known before the first batch."""
     try:
         return list(truth_faults(dataset, skip=policy == "skip")) if dataset else []
-    except Exception:  # of a person's dataset: the run names it with its line and image
+    except Exception:  # of a user's dataset: the run reports it with line and image
         return []
 
 
 def _refusals(
     config: RunConfig, methods: Mapping[str, Method], network: Network, dataset: Dataset, faults: list[str]
 ) -> dict[str, str]:
-    """Why methods cannot run, for those that are to be left out; what stops the run goes to `faults`."""
+    """Reasons of methods that are to be left out; faults that stop the run go to `faults`."""
     unsupported: dict[str, str] = {}
     for name, method in methods.items():
         try:
             reason = refusal(method, network)
-        except NetworkError as error:  # of every method
+        except NetworkError as error:  # the same for every method
             faults += [str(error)] if str(error) not in faults else []
             continue
         except ValueError as error:
             faults.append(f"method.{name}.layer: {error}")
             continue
-        except Exception as error:  # whatever a person's method may raise
+        except Exception as error:  # a user's method may raise anything
             faults.append(str(blame(f"method.{name}", error)))
             continue
         if lack := lack_of(method, dataset.ids):
@@ -206,9 +206,9 @@ def _refusals(
 
 
 def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, str]:
-    """Checksums in the place of the files that an evaluator's parameters name, by parameter.
+    """Checksums of the files that an evaluator's parameters name, by parameter.
 
-    ValueError where one does not fit the network or the dataset.
+    ValueError if a file does not fit the network or the dataset.
     """
     if weights := weights_of(evaluator):
         variants.reweighted(network.module, weights)
@@ -217,7 +217,7 @@ def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, st
 
 
 def build_node(where: str, node: Mapping[str, Any]) -> Any:
-    """What a node with `_target_` describes; ValueError with one line for each of its faults."""
+    """Build what a node with `_target_` describes; ValueError with one line per fault."""
     errors = list(signature_errors(node, where))
     if errors:
         raise ValueError("\n".join(errors))
@@ -225,17 +225,17 @@ def build_node(where: str, node: Mapping[str, Any]) -> Any:
 
 
 def build_dataset(config: DataConfig) -> Dataset:
-    """What `dataset` describes, or the part of it that `limit`, `seed` and `images` ask for; see `build_node`."""
+    """Build the dataset, or the part of it that `limit`, `seed` and `images` choose; see `build_node`."""
     made = build_node("dataset", config.dataset)
     checked_ids(made.ids, getattr(made, "name", "dataset"))
     return chosen(made, config.limit, config.seed, config.images)
 
 
 def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`make(...)`, or None with the error's text added to `faults`."""
+    """Return `make(...)`, or None with the error's text added to `faults`."""
     try:
         return make(*args, **kwargs)
-    except Exception as error:  # whatever a person's class may raise
+    except Exception as error:  # a user's class may raise anything
         text = one_line(error) if isinstance(error, OSError) and error.errno else str(error)
         if not isinstance(error, ValueError | OSError | TypeError):
             text = str(blame(where, error))
@@ -246,7 +246,7 @@ def attempt(where: str, faults: list[str], make: Callable[..., Any], *args: Any,
 
 
 def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a `model` node, before anything is built."""
+    """Faults of a `model` node, before anything is built."""
     allowed = {
         "name",
         "library",
@@ -289,7 +289,7 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probe_faults(job: Job) -> Iterator[str]:
-    """What a forward pass of a black image shows: layers that make no map, outputs that are not the classes."""
+    """Faults that a forward pass of a black image shows: layers that are no maps, outputs that are not the classes."""
     layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
     picture = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
     try:
@@ -315,6 +315,6 @@ def _target_faults(job: Job) -> Iterator[str]:
 
 
 def stop(faults: list[str]) -> None:
-    """ValueError with the faults found so far, if there are any."""
+    """Raise ValueError with the faults found so far, if there are any."""
     if faults:
         raise ValueError("\n".join(faults))

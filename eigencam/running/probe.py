@@ -1,4 +1,4 @@
-"""What an evaluator may ask of a method and its network beyond the maps: passes of its own."""
+"""What an evaluator may request from a method and its network besides the maps: further passes."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class BatchProbe:
     targets: Tensor
     score_maps: Sequence[ScoreMap] = ()
     truths: Sequence[Truth] = ()
-    beside: Sequence[Method] = ()  # the batch's methods, which share further passes
-    follows: bool = False  # whether the classes are those predicted
+    beside: Sequence[Method] = ()  # the other methods of the batch, which share further passes
+    follows: bool = False  # whether the maps are for the predicted classes
 
     @property
     def images(self) -> Tensor:
@@ -87,7 +87,7 @@ class BatchProbe:
         return Again(maps, other.logits)
 
     def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
-        """Maps in networks with layers initialised anew, each a pass that all methods share."""
+        """Maps in networks with reinitialised layers, one shared pass for each network."""
         shape = tuple(self.images.shape[2:])
         made = variants.randomised(self.forward.module, order, stages, seed, shape)
         maps = [
@@ -97,12 +97,12 @@ class BatchProbe:
         return [(name, m.numpy()) for (name, _), m in zip(made, to_host(*maps)(), strict=True)]
 
     def reweighted(self, weights: str) -> NDArray[np.float32]:
-        """Maps in the network with the weights of another file, from a pass that all methods share."""
+        """Maps in the network with the weights of another file, from a shared pass."""
         other = self._other((weights,), module=variants.reweighted(self.forward.module, weights))
         return self._maps(other, self.targets)
 
     def _other(self, key: Hashable, images: Tensor | None = None, module: nn.Module | None = None) -> Forward:
-        """A further pass of the batch, with what any of its methods needs."""
+        """A further pass of the batch, with everything that its methods need."""
         methods = (self.method, *self.beside)
 
         def make() -> Forward:

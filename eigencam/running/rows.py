@@ -1,4 +1,4 @@
-"""From the maps of one batch to rows: numpy alone, so that threads do it while the network has the next batch."""
+"""From the maps of one batch to rows: in NumPy only, so threads can do it while the network runs the next batch."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ Key = tuple[str, str]
 
 
 def pairs_of(job: Job, batch: Batch) -> list[tuple[int, int]]:
-    """(position in the batch, class) of each row, by position."""
+    """(position in the batch, class) of each row, ordered by position."""
     each = job.config.target == "each"
     return [
         (n, label)
@@ -38,19 +38,19 @@ def pairs_of(job: Job, batch: Batch) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the rows of one batch are made of; all but `batch` of length M, the number of rows.
+    """Everything that the rows of one batch are computed from; all but `batch` of length M, the number of rows.
 
     Attributes:
-        batch: its images are not needed any more.
+        batch: its pixels are no longer needed.
         picture: positions in the batch.
-        truths: with the class that a row is for as `label`.
+        truths: with the class of the row as `label`.
         regions: the part of each original image that its map covers.
         maps: (M, h, w) by method.
         boxes: M times (K, 5) by method.
         targets: classes that class-specific maps are for.
-        top5: the network's first classes.
-        answers: states of the network's answers.
-        asked: the rows of evaluators that ask the network.
+        top5: the network's top classes.
+        answers: states of the logits.
+        asked: the rows of evaluators that run the network.
     """
 
     batch: Batch
@@ -74,12 +74,12 @@ def score(
     progress: Callable[[str, int], None],
     failed: Callable[[Key, Exception], None],
 ) -> Scored:
-    """Maps with the images that they belong to, after all that needs the network has been asked.
+    """Collect the maps with their images, after everything that needs the network has been computed.
 
-    `failed` is told the results whose evaluator raised.
+    `failed` is called with the results whose evaluator raised.
     """
     picture = [n for n, _ in pairs]
-    # With `each` a row is about one class, also where the dataset seeks objects of any class (VOC).
+    # With `each` a row is about one class, even if the dataset seeks objects of any class (VOC).
     truths = [replace(batch.truths[n], label=label) for n, label in pairs]
     if job.config.target == "each":
         truths = [replace(truth, foreground="label") for truth in truths]
@@ -95,17 +95,17 @@ def score(
             probe = BatchProbe(found.forward, job.methods[name], found.asked, score_maps, truths, beside, follows)
             try:
                 asked[name, e] = evaluator.rows(found.maps[name], probe)
-            except Exception as error:  # whatever an evaluator may raise
+            except Exception as error:  # an evaluator may raise anything
                 failed((name, e), error)
     of_pass = (found.maps, found.boxes, found.targets, found.top5, found.answers)
     return Scored(batch, picture, truths, regions, *of_pass, asked)
 
 
 def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:
-    """The rows of one batch, and what went wrong.
+    """Return the rows of one batch, and the errors.
 
-    Image by image, and map by map of each: one map at a time is at the size of its image, and what evaluators make of
-    the image alone is made once for all methods.
+    The loop is over images, then over the maps of each. Only one map at a time is enlarged to its image size, and what
+    evaluators compute from the image alone is computed once for all methods.
     """
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     faults: dict[Key, PartError] = {}
@@ -119,14 +119,14 @@ def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, 
                     continue
                 try:
                     rows[name, e] += _rows_of_one(job, scored, (name, e), own, score_maps)
-                except Exception as error:  # whatever an evaluator may raise
+                except Exception as error:  # an evaluator may raise anything
                     image = scored.batch.truths[n].image_id
                     faults[name, e] = blame(f"evaluator {e}, of method {name}", error, [image])
     return {key: made for key, made in rows.items() if key not in faults}, faults
 
 
 def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_maps: Sequence[ScoreMap]) -> list[Row]:
-    """The rows of one evaluator about one image; `own`: their positions."""
+    """The rows of one evaluator for one image; `own`: their positions."""
     name, e = key
     evaluator = job.evaluators[e]
     starts = [_start(job, scored, name, k) for k in own]
@@ -145,13 +145,13 @@ def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_m
 
 
 def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
-    """The columns that all evaluators' rows have.
+    """The columns shared by all evaluators' rows.
 
-    `target` is the class the map is for, in the dataset's classes, -1 where it is of others, or where it should be of
-    the predicted class and the network has no answer. A map without a class serves for every class, so for the true
-    one, unless the dataset seeks objects of any class. `answer_state` is the state of the network's answer,
-    `constant_by_design` whether the method means a constant map; see `evaluation/states.py`. `digest` tells the image
-    from another one of its name.
+    `target` is the class that the map is for, in the dataset's classes; -1 if it is a class of another space, or if
+    it should be the predicted class and there are no valid logits. A class-agnostic map counts for every class, so for
+    the true one, unless the dataset seeks objects of any class. `answer_state` is the state of the logits, and
+    `constant_by_design` says whether the method returns a constant map on purpose; see `evaluation/states.py`. `digest`
+    distinguishes the image from another one with its name.
     """
     truth, of, answer = scored.truths[k], job.methods[method], scored.answers[k]
     specific = is_class_specific(of)
@@ -168,7 +168,7 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
 
 
 def _score_maps(scored: Scored, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:
-    """Those of one image; the same object where the values are the same: it is enlarged once."""
+    """The score maps of one image; one object for equal values, so that it is enlarged once."""
     values = scored.maps[method]
     made: list[ScoreMap] = []
     for k in own:

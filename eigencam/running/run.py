@@ -2,8 +2,8 @@
 
     decode ──► network ──► methods ──► evaluators ──► rows ──► parts on disk ──► rows.parquet, metrics.json
 
-Batches are a fixed grid over the dataset's order, so a run that was killed computes the same batches as one that was
-not, and ends in identical rows. A batch is computed when any result lacks one of its images, for the methods whose
+Batches are a fixed grid over the dataset's order, so a killed run computes the same batches as an uninterrupted one
+and ends in identical rows. A batch is computed if any result lacks one of its images, and only for the methods whose
 results lack it.
 """
 
@@ -48,28 +48,28 @@ from eigencam.store.schema import SUMMARY
 from eigencam.store.shards import Shard
 
 TIMED_BATCHES = 3
-"""In so many batches, from the second on, the time of every method is taken alone."""
+"""Number of batches, from the second one on, in which every method is timed alone."""
 
 EVALUATION_THREADS = max(2, cores())
-"""Threads that make rows; numpy and numba let them run beside each other and beside the network."""
+"""Number of threads that compute rows; NumPy and Numba run in parallel with each other and with the network."""
 
 
 IN_FLIGHT = 1
-"""Batches that a GPU may still be at work on while the host decodes, brings over and launches the next."""
+"""Number of batches that a GPU may be computing while the host decodes, copies and launches the next one."""
 
 
 def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
-    """Check, compute what is missing, summarise. A second run of the same thing computes nothing.
+    """Check, compute what is missing, summarise. A second run of the same config computes nothing.
 
     Args:
         composed: a config of the form of `configs/run.yaml`.
-        say: gets the few lines meant for a person.
+        say: called with the few lines meant for a person.
 
     Raises:
-        ValueError: the config's faults, one a line, before anything is computed.
+        ValueError: the config's faults, one per line, before anything is computed.
         BadImageError: with `on_bad_image=fail`.
-        BadTruthError: with `on_bad_truth=fail`, or of all images.
-        PartlyFailedError: a method or evaluator raised. Its results are left out, the others are whole.
+        BadTruthError: with `on_bad_truth=fail`, or if all truths are invalid.
+        PartlyFailedError: a method or evaluator raised. Its results are left out, the others are complete.
     """
     keep_freed_memory()
     job = prepare(composed)
@@ -78,8 +78,8 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     for result in job.results.values():
         try:
             result.sum_up_again(job.evaluators[result.names[-1]])
-        except Exception as error:  # a folder that may only be read, or rows that the evaluator did not make
-            say(f"  {result.folder}: not summed up again: {first_line(error)}")
+        except Exception as error:  # a read-only folder, or rows that the evaluator cannot read
+            say(f"  {result.folder}: not summarised again: {first_line(error)}")
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = job.network.head.seen(job.dataset) if job.network.head else frozenset[str]()
     fitted = f", on {len(seen)} of which the classifier was fitted" if seen else ""
@@ -98,7 +98,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
             known = replace(plan, baseline=is_baseline(job.methods[method]), caveat=caveat_of(job.methods[method]))
             result.open(text, where, shard, known)
             stack.callback(result.close)
-        todo = _to_do(job)  # again: another run may have completed some before the locks were taken
+        todo = _to_do(job)  # once more: another run may have completed some before the locks were taken
         for (method, _), result in todo.items():
             if method in job.unsupported:
                 result.leave_out(job.unsupported[method])
@@ -113,7 +113,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
             _compute(work, shard, plan.positions, title, say)
             finished = sum([_finish(work, key, result, say) for key, result in todo.items()])
         except BaseException as error:
-            with suppress(OSError):  # a full disk: the first error says so
+            with suppress(OSError):  # a full disk: the first error says it already
                 work.flush()
                 if not isinstance(error, KeyboardInterrupt | SystemExit):  # the latter when a scheduler stops the job
                     work.fail(work.alive(todo), error)
@@ -123,7 +123,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
 
 
 def _move_to_own_folder(job: Job, say: Callable[[str], None]) -> None:
-    """Have the results written to a folder that is this process's alone; rows that others have left are taken over."""
+    """Write the results to a folder of this process's own; rows left by other processes are copied into it."""
     common = next(iter(job.results.values())).root
     own = common / f"{socket.gethostname()}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     job.results = {key: replace(result, root=own, alone=True) for key, result in job.results.items()}
@@ -136,7 +136,7 @@ def _move_to_own_folder(job: Job, say: Callable[[str], None]) -> None:
 
 
 def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -> None:
-    """Say what has become of the results. PartlyFailedError where some failed."""
+    """Print the outcome. PartlyFailedError if some results failed."""
     job, todo = work.job, work.todo
     there = len(job.results) - len(todo)
     folder = next(iter(job.results.values())).root
@@ -155,21 +155,21 @@ def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -
 
 
 def _to_do(job: Job) -> dict[Key, Result]:
-    """The results that are not complete, but for those already noted as left out."""
+    """The results that are not complete, except those already recorded as left out."""
     noted = {key for key, result in job.results.items() if key[0] in job.unsupported and result.summary}
     return {key: result for key, result in job.results.items() if key not in noted and not result.complete}
 
 
 def _mend(job: Job, config: str, where: Mapping[str, Any], shard: Shard, say: Callable[[str], None]) -> None:
-    """Set aside what is damaged in complete results, and remove what a killed process left there."""
+    """Set aside damaged files of complete results, and remove what a killed process left there."""
     for result in job.results.values():
         if not (result.folder / SUMMARY).exists() or result.whole:
             continue
         try:
             result.open(config, where, shard)
-        except HeldError:  # whoever writes it has just finished it
+        except HeldError:  # the process that writes it has just finished it
             continue
-        except OSError as error:  # somebody else's folder: what is not damaged can be read all the same
+        except OSError as error:  # somebody else's folder: undamaged files can still be read
             say(f"  {one_line(error)}")
             continue
         result.close()
@@ -179,7 +179,7 @@ def _mend(job: Job, config: str, where: Mapping[str, Any], shard: Shard, say: Ca
 
 
 def _refuse_gaps(job: Job) -> None:
-    """ValueError when results that are there were made without images that this run does not leave out."""
+    """Raise ValueError if existing results were made without images that this run does not leave out."""
     summaries = [result.summary for result in job.results.values() if result.complete]
     policies = (
         ("on_bad_image", "bad_images", "images that could not be decoded"),
@@ -189,11 +189,11 @@ def _refuse_gaps(job: Job) -> None:
         reasons = {reason for one in summaries if one for reason in getattr(one, kind).values()}
         if reasons and getattr(job.config, policy) == "fail":
             ending = f"{policy}=skip accepts these results"
-            raise ValueError("\n".join([f"results are there without {what}:", *sorted(reasons), ending]))
+            raise ValueError("\n".join([f"existing results lack {what}:", *sorted(reasons), ending]))
 
 
 def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Callable[[str], None]) -> None:
-    """Fill the results' rows: the network has one batch while threads make rows of those before.
+    """Compute the results' rows: the network runs one batch while threads compute the rows of earlier ones.
 
     A GPU has a batch in flight while the host prepares the next one.
     """
@@ -226,7 +226,7 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
                 wanted = [key for key in work.alive(todo) if lacking[key]]
                 if timed := _timed(work):
                     work.hand_on(threads, 0)
-                    work.collect(0, bar)  # nothing else runs beside what is timed
+                    work.collect(0, bar)  # nothing else runs during timing
                 for scored in _scored(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
                     work.launched.append((scored, wanted, lacking))
                     work.hand_on(threads, in_flight)
@@ -239,7 +239,7 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
             try:
                 work.hand_on(threads, 0)
             finally:
-                work.collect(0, bar)  # whatever stops the run, the batches before are kept
+                work.collect(0, bar)  # rows of earlier batches are kept, whatever stops the run
     work.seconds = time.monotonic() - start
     work.flush()
     for key in work.alive(todo):
@@ -247,18 +247,18 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
 
 
 def _refuse_changed(known: KnownDigests, batch: Batch, root: Path) -> None:
-    """ValueError where an image is not the one that other results in the folder were made of."""
+    """Raise ValueError if an image is not the one that other results in the folder were made from."""
     found = known.of([truth.image_id for truth in batch.truths])
     for truth, digest, before in zip(batch.truths, batch.digests, found, strict=True):
         if is_changed(before, digest):
             raise ValueError(
-                f"image {truth.image_id} is another one than when results in {root} were made of it: "
+                f"image {truth.image_id} is not the one that results in {root} were made from: "
                 f"{before} there, {digest} here; put it back, or write elsewhere (paths.results=DIR)"
             )
 
 
 def _note_bad(work: Work, batch: Batch) -> None:
-    """Note images that are left out. Raises what the policies do not leave out, or a truth when none was right."""
+    """Record images that are left out. Raise what the policies do not allow, or a bad truth if no truth was valid."""
     config, ids = work.job.config, work.job.dataset.ids
     for i, error in batch.bad.items():
         truth = isinstance(error, BadTruthError)
@@ -273,7 +273,7 @@ def _note_bad(work: Work, batch: Batch) -> None:
 
 
 def _timed(work: Work) -> bool:
-    """Whether the next batch is timed; the first one warms up, and counts where it is the only one."""
+    """Whether the next batch is timed; the first one warms up, and counts only if it is the only one."""
     return work.job.config.timing and work.batches <= TIMED_BATCHES and TIMED_BATCHES > 0
 
 
@@ -285,13 +285,13 @@ def _scored(
     progress: Callable[[str, int], None],
     say: Callable[[str], None],
 ) -> Iterator[Callable[[], Scored]]:
-    """What gives the maps of one batch. Where memory runs out, half as many images at a time, from then on."""
+    """A function that returns the maps of one batch. If memory runs out, the batch is halved from then on."""
     done, fits = 0, True
     while done < len(batch.index):
         part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)
         try:
             scored = _through_network(work, part, wanted, timed, progress)
-        except SharedChangedError as error:  # the others' maps of this pass are not theirs
+        except SharedChangedError as error:  # the other methods' maps of this pass are invalid
             work.fail_method(error.method, error, [truth.image_id for truth in part.truths])
             continue
         except torch.OutOfMemoryError:
@@ -300,12 +300,12 @@ def _scored(
             fits = False
         else:
             if not fits:
-                say(f"out of memory; going on with batch_size={work.size} chunk={work.chunk}")
+                say(f"out of memory; continuing with batch_size={work.size} chunk={work.chunk}")
             fits = True
             done += len(part.index)
             yield scored
             continue
-        # Only here, behind the handler, the failed pass is no longer referred to.
+        # After the handler, nothing refers to the failed pass any more, so its memory can be freed.
         work.size, work.chunk = max(1, min(work.size, len(part.index)) // 2), max(1, work.chunk // 2)
         if work.job.network.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -315,9 +315,9 @@ def _scored(
 def _through_network(
     work: Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
 ) -> Callable[[], Scored]:
-    """One forward pass and every wanted method's maps are launched, and what evaluators ask the network is computed.
+    """Launch one forward pass and every requested method's maps, and compute what evaluators need from the network.
 
-    Return what waits for the maps, where nobody had to yet.
+    Returns the function that waits for the maps; nothing has waited for them yet.
     """
     job = work.job
     wanted = work.alive(wanted)
@@ -355,7 +355,7 @@ def _through_network(
 
 
 def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
-    """Count the inputs of a method's own passes beside the bar."""
+    """Show the number of inputs of a method's own passes next to the progress bar."""
     name, _, before = (bar.postfix or "").partition(": ")
     total = count + (int(before.split()[0]) if name == method else 0)
     bar.set_postfix_str(f"{method}: {total} inputs", refresh=False)
@@ -365,7 +365,7 @@ def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
 
 
 def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) -> bool:
-    """Sum a result up once all images are done, by this process or another; whether they are."""
+    """Summarise a result if all images are done, by this process or another; return whether they are."""
     if key in work.failed:
         return False
     job, costs = work.job, work.costs[key[0]]
@@ -381,7 +381,7 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
             return False
         try:
             told, metrics = summed_up(job.evaluators[key[1]], gathered.rows)
-        except Exception as error:  # whatever an evaluator may raise
+        except Exception as error:  # an evaluator may raise anything
             work.fail_evaluator(key, error, [])
             return False
         result.publish(gathered, told)

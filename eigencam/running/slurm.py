@@ -1,4 +1,4 @@
-"""`launcher=slurm` where SLURM keeps no accounting: the states of jobs from the queue itself."""
+"""`launcher=slurm` on clusters without SLURM accounting: the states of jobs from the queue itself."""
 
 import subprocess
 from typing import Any
@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 
 
 class WatchQueue(Callback):
-    """Has submitit ask `squeue` for the states of jobs where `sacct` cannot tell them.
+    """Makes submitit ask `squeue` for the states of jobs where `sacct` does not know them.
 
-    A job that was killed leaves no output; without its state submitit would wait for it for ever. One that is no longer
-    in the queue has ended; one that was requeued is still there.
+    A killed job leaves no output, and without its state submitit would wait for it forever. A job that is no longer
+    in the queue has ended; a requeued one is still there.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra before it submits; `config` is not looked at."""
+        """Called by Hydra before it submits; `config` is not used."""
         from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
         if _succeeds("sacct", "--noheader", "--allocations"):

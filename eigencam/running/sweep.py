@@ -1,4 +1,4 @@
-"""The jobs of a sweep: what a command's overrides stand for, and those that failed once more."""
+"""The jobs of a sweep: those that a command's overrides stand for, and the failed ones for a retry."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +16,15 @@ from eigencam.store.seal import DamagedError, read_yaml
 from eigencam.store.trust import Trust
 
 PLACES = ("launcher", "shard", "device", "own_folder")
-"""Keys that say where and how a job runs, not what it computes; other keys of this kind do no harm."""
+"""Keys that say where and how a job runs, not what it computes; further keys of this kind are harmless."""
 
 
 def jobs(overrides: Sequence[str], config: str = "run") -> Iterator[tuple[str, DictConfig]]:
-    """Every job of `eigencam run OVERRIDES`, a sweep that the experiment declares included.
+    """Yield every job of `eigencam run OVERRIDES`, including a sweep that the experiment declares.
 
     Args:
-        overrides: as on the command line; `launcher=` and `shard=` are left out, since they change no result.
+        overrides: as on the command line; `launcher=` and `shard=` are ignored, since they change no result.
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # the class of `hydra.sweeper`
         config: name of the primary config.
 
     Yields:
@@ -54,7 +55,7 @@ def failed(root: Path) -> list[Stored]:
             try:
                 config = read_yaml(stored.folder / CONFIG)
             except (DamagedError, FileNotFoundError):
-                config = stored.folder.name  # a job of its own, whose fault is named
+                config = stored.folder.name  # makes it a job of its own, whose fault is reported
             found.setdefault(config, stored)
     return list(found.values())
 
@@ -68,18 +69,18 @@ def retry(
 ) -> int:
     """Run the failed jobs again, one after another; one that fails again does not stop the others.
 
-    A stored config is data: it is run where all that it names is trusted and all of its paths are below folders that
-    this command line or this machine's environment names, writes below `root` only, and tells no loggers.
+    A stored config is data: it is run only if everything that it names is trusted and all its paths are below folders
+    of this command line or this machine's environment. It writes only below `root`, and calls no loggers.
 
     Args:
         root: folder of results.
-        run: runs a config.
-        refuse: says why one was not run; returns the exit status.
+        run: function that runs a config.
+        refuse: function that prints why a job was refused; returns the exit status.
         trust: what may be built.
         settings: `paths.NAME=FOLDER`: where data and weights are now.
 
     Returns:
-        The exit status: 0 when none failed again, 2 where there is no such folder.
+        The exit status: 0 if no job failed again, 2 if the folder does not exist.
     """
     if not root.is_dir():
         return refuse(FileNotFoundError(f"{root}: no such folder; `eigencam run` makes it"))
@@ -102,7 +103,7 @@ def retry(
 
 
 def gpus() -> int:
-    """How many CUDA devices this machine has; 1 without any."""
+    """Number of CUDA devices of this machine; 1 if there are none."""
     import torch
 
     return max(1, torch.cuda.device_count())
@@ -110,9 +111,9 @@ def gpus() -> int:
 
 @contextmanager
 def free_gpu() -> Iterator[str]:
-    """The name of a CUDA device that no other job of this machine holds, until the block ends; `cpu` without any.
+    """Yield the name of a CUDA device that no other job on this machine holds, until the block ends; `cpu` without any.
 
-    A job takes the lock of the first free device; where all are taken it waits for one.
+    A job takes the lock of the first free device, and waits if all are taken.
     """
     import tempfile
     import time

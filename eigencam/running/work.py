@@ -1,4 +1,4 @@
-"""What a run computes and what it finds out on the way: what failed, what it cost, which rows are in the making."""
+"""The state of a run: what it computes, what failed, what it cost, and rows in progress."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,21 +16,21 @@ from eigencam.running.rows import Key, Scored, rows_of
 from eigencam.store.records import Result
 
 Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
-"""The rows of a batch by result, and what raised."""
+"""The rows of a batch by result, and the errors."""
 
 
 @dataclass(slots=True)
 class Work:
-    """What a run computes, and what it finds out on the way.
+    """What a run computes, and what it learns on the way.
 
     Attributes:
         bad: images that could not be decoded, by id, with the reason.
         costs: of each method in the timed batches, in multiples of a forward pass.
-        size: images that go through the network at once; halved where memory runs out, as is `chunk`.
-        pictures: how many were scored, in so many seconds.
-        failed: why results are left out from then on: their method or evaluator raised.
-        launched: what gives the maps of batches that the device may be at work on, and the results that they are for.
-        waiting: number of images, rows in the making, and the images that each result lacks, of the latest batches.
+        size: number of images per batch; halved if memory runs out, as is `chunk`.
+        pictures: number of images scored, in `seconds`.
+        failed: the reason by result, for results left out because their method or evaluator raised.
+        launched: functions that return the maps of batches in flight on the device, with their results.
+        waiting: for the latest batches: number of images, rows in progress, and the images that each result lacks.
     """
 
     job: Job
@@ -55,37 +55,37 @@ class Work:
         return [key for key in keys if key not in self.failed]
 
     def fail(self, keys: Sequence[Key], error: BaseException) -> None:
-        """Note why results are left out; what is kept of them stays."""
+        """Record why results are left out; their existing rows stay."""
         for key in keys:
             self.failed[key] = str(error)
             self.todo[key].fail(error)
 
     def fail_method(self, name: str, error: Exception, images: Sequence[str]) -> None:
-        """Leave a method out that raised. Where smaller batches may fit into the memory, the error passes through."""
+        """Leave out a method that raised. An out-of-memory error is raised again while smaller batches are possible."""
         if isinstance(error, torch.OutOfMemoryError) and not self.size == self.chunk == 1:
             raise error
         keys = self.alive(key for key in self.todo if key[0] == name)
         self.fail(keys, blame(f"method {name}", error, images))
 
     def fail_evaluator(self, key: Key, error: Exception, images: Sequence[str]) -> None:
-        """Leave an evaluator of one method out that raised; see `fail_method`."""
+        """Leave out an evaluator of one method that raised; see `fail_method`."""
         if isinstance(error, torch.OutOfMemoryError) and not self.size == self.chunk == 1:
             raise error
         self.fail([key], blame(f"evaluator {key[1]}, of method {key[0]}", error, images))
 
     def flush(self) -> None:
-        """Write what is kept of every result."""
+        """Write the kept rows of every result."""
         for key, result in self.todo.items():
             try:
                 result.flush()
             except (OSError, MemoryError):
                 raise
-            except Exception as error:  # a row that is no row
+            except Exception as error:  # an invalid row
                 if key not in self.failed:
                     self.fail_evaluator(key, error, [])
 
     def hand_on(self, threads: Executor, limit: int) -> None:
-        """Have threads make the rows of the oldest batches until at most so many are in flight."""
+        """Have threads compute the rows of the oldest batches until at most `limit` are in flight."""
         while len(self.launched) > limit:
             scored, wanted, lacking = self.launched.popleft()
             made = scored()
@@ -93,7 +93,7 @@ class Work:
             self.waiting.append((len(made.batch.index), future, lacking))
 
     def collect(self, limit: int, bar: "tqdm[Any]") -> None:
-        """Keep the oldest rows until at most so many batches are waiting."""
+        """Keep the oldest rows until at most `limit` batches are waiting."""
         while len(self.waiting) > limit:
             count, future, lacking = self.waiting.popleft()
             rows, faults = future.result()

@@ -1,4 +1,4 @@
-"""Parquet files of anybody, read within bounds: a few kilobytes may unpack to more than a machine's memory."""
+"""Untrusted Parquet files, read within bounds: a few kilobytes may unpack to more than a machine's memory."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 FREE = 256 * 2**20
-"""Bytes that any file may unpack to."""
+"""Number of bytes that any file may unpack to."""
 
 RATIO = 1000
-"""Bytes that it may have besides for each of its own; rows of a run have about ten."""
+"""Further bytes that a file may unpack to, per byte of its size; rows of a run need about ten."""
 
 BATCH = 16384
-"""Rows that are unpacked at a time."""
+"""Number of rows that are unpacked at a time."""
 
 
 class BombError(ValueError):
-    """A file that unpacks to more than its size lets expect."""
+    """A file that unpacks to more than its size allows."""
 
 
 def read_table(source: Path | pa.Buffer, columns: Sequence[str] | None = None) -> pa.Table:
@@ -34,17 +34,17 @@ def read_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a Parquet file, a batch at a time.
 
-    Texts are looked at as a dictionary and its indices before they are written out, so that a long one that every row
-    has costs nothing until then.
+    Texts are checked as a dictionary with indices before they are expanded, so a long text that every row repeats
+    costs nothing until then.
 
     Args:
         source: a file, or its content.
-        columns: that are wanted; None: all.
-        groups: numbers of the row groups that are wanted; None: all.
+        columns: the columns to read; None: all.
+        groups: indices of the row groups to read; None: all.
 
     Raises:
-        BombError: it unpacks to more than `FREE` bytes and `RATIO` times its own size.
-        Exception: whatever Arrow says of what is no Parquet file.
+        BombError: it unpacks to more than `FREE` bytes plus `RATIO` times its own size.
+        Exception: Arrow's error for a file that is not Parquet.
     """
     size = source.stat().st_size if isinstance(source, Path) else source.size
     most = FREE + RATIO * size
@@ -52,7 +52,7 @@ def read_batches(
     about = plain.metadata
     unpacked = sum(about.row_group(k).total_byte_size for k in range(about.num_row_groups))
     if max(unpacked, about.num_rows * max(1, about.num_columns)) > most:
-        raise BombError(f"{size} bytes that say to unpack to more than {most}")
+        raise BombError(f"{size} bytes that claim to unpack to more than {most}")
     leaves = [plain.schema.column(k) for k in range(len(plain.schema))]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and "." not in leaf.path]
     wanted = plain.schema_arrow.names if columns is None else [n for n in plain.schema_arrow.names if n in columns]
@@ -72,10 +72,10 @@ def _opened(source: Path | pa.Buffer, dictionaries: Sequence[str] = ()) -> pq.Pa
 
 
 def _bytes(array: Any) -> int:
-    """How many bytes an array has once it is written out."""
+    """Size of an array in bytes once it is expanded."""
     if not pa.types.is_dictionary(array.type):
         return array.nbytes
-    compute: Any = pc  # its functions are made when it is loaded
+    compute: Any = pc  # its functions are created at import
     lengths = compute.binary_length(array.dictionary).cast(pa.int64())
     return 8 * len(array) + (compute.sum(lengths.take(array.indices)).as_py() or 0)
 

@@ -1,4 +1,4 @@
-"""The one place where a config's `_target_` becomes an object."""
+"""The only place where a config's `_target_` becomes an object."""
 
 import inspect
 import logging
@@ -11,10 +11,10 @@ RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def instantiate(node: Mapping[str, Any]) -> Any:
-    """Build what a node with `_target_` describes; lists and mappings arrive as plain Python ones.
+    """Build what a node with `_target_` describes; lists and mappings are passed as plain Python objects.
 
     Raises:
-        Exception: whatever the target raised, without Hydra's wrapping.
+        Exception: the error of the target, without Hydra's wrapping.
     """
     import hydra.utils
     from hydra.errors import InstantiationException
@@ -27,10 +27,10 @@ def instantiate(node: Mapping[str, Any]) -> Any:
 
 
 def find(name: str) -> Any:
-    """The class or function of a dotted name."""
+    """Return the class or function of a dotted name."""
     import hydra.utils
 
-    log = logging.getLogger("hydra.utils")  # it would print what the exception says as well
+    log = logging.getLogger("hydra.utils")  # it would print the exception's message, too
     before, log.disabled = log.disabled, True
     try:
         return hydra.utils.get_object(name)
@@ -39,14 +39,14 @@ def find(name: str) -> Any:
 
 
 def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
-    """One line for each fault of a node: a target that is not there, keys it does not take, arguments it lacks."""
+    """Yield one line per fault of a node: a missing target, unknown keys, missing arguments."""
     target = node.get("_target_")
     if not target:
         yield f"{where}: no _target_ (the importable name of a class or function)"
         return
     try:
         found = find(target)
-    except Exception as error:  # whatever an import may raise is the user's message
+    except Exception as error:  # an import may raise anything; it is the user's message
         yield f"{where}: _target_={target}: {' '.join(str(error).split())}"
         return
     parameters = inspect.signature(found).parameters
@@ -66,15 +66,15 @@ def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _annotations(found: Any) -> dict[str, Any]:
-    """The parameters' annotations as types; none where they cannot be told."""
+    """Return the parameters' annotations as types; empty if they cannot be resolved."""
     try:
         return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
-    except Exception:  # names for type checkers only, or no annotations at all
+    except Exception:  # names for type checkers only, or no annotations
         return {}
 
 
 def _allowed(value: object, form: Any) -> str:
-    """What is allowed where only numbers, or lists, are taken and something else stands, else "".
+    """Return what is allowed if only numbers or lists are accepted and the value is something else, else "".
 
     >>> _allowed("abc", int | None), _allowed(2.5, int), _allowed(0.1, Sequence[float])
     ('an integer or null', 'an integer', 'a list')

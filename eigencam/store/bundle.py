@@ -1,11 +1,11 @@
-r"""Results in one file, for another group: rows, identities, seals and cards, of one result or of many.
+r"""Results in one file, for another group: rows, identities, seals and cards of one or several results.
 
     pack([folder, …], Path("ours.zip"), cards)
     with unpacked(Path("ours.zip")) as root: read_all(root)
 
-A bundle is a ZIP file whose `bundle.json` names every other file with its size and checksum. It is data from anybody:
-only files of the names that results have are taken out, each of the size that is stated, and none of them is a link.
-What is taken out is marked as claimed (`eigencam.store.claim`).
+A bundle is a ZIP file whose `bundle.json` lists every other file with its size and checksum. It may come from anybody:
+only files with the names of result files are extracted, each with the stated size, and never a link. Extracted results
+are marked as claimed (`eigencam.store.claim`).
 """
 
 import platform
@@ -30,7 +30,7 @@ MANIFEST, CARD, MAPS = "bundle.json", "card.txt", "maps"
 SUFFIX = ".zip"
 
 LARGEST_FILE = 2**31
-"""Bytes of one file that a bundle may hold."""
+"""Largest size of one file in a bundle, in bytes."""
 
 MOST_FILES = 200_000
 
@@ -39,11 +39,11 @@ _NAME = re.compile(
     rf"|{MAPS}/(?:[^/\\]+/)*[^/\\]+\.npy)"
 )
 _TIME = (1980, 1, 1, 0, 0, 0)
-"""Of every entry, so that the same results make the same bundle but for its manifest."""
+"""Time stamp of every entry, so that the same results give the same bundle except for its manifest."""
 
 
 class BundleError(ValueError):
-    """A bundle that is not what was written."""
+    """A bundle that was changed since it was written, or is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ def pack(folders: Sequence[Path], out: Path, cards: Mapping[str, str], maps: Map
     """Write complete results into one file.
 
     Args:
-        folders: of the results, which are complete and not damaged.
+        folders: of the results, which are complete and undamaged.
         out: the file.
-        cards: by the folders' names a page on where the numbers come from.
-        maps: by the folders' names a folder of `.npy` files that go with the result.
+        cards: the provenance page of each result, by folder name.
+        maps: a folder of `.npy` files that belong to the result, by folder name.
 
     Returns:
         The number of files in it.
@@ -99,11 +99,11 @@ def is_bundle(path: Path) -> bool:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Take the results of a bundle out, into a folder that is removed afterwards; each is marked as claimed.
+    """Extract the results of a bundle into a folder that is removed afterwards; each is marked as claimed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BundleError: it is no bundle, or a file in it is not what its manifest says.
+        BundleError: it is no bundle, or a file in it does not match its manifest.
     """
     with tempfile.TemporaryDirectory(prefix="eigencam-bundle-") as made:
         root = Path(made)
@@ -126,7 +126,7 @@ def _bytes(content: Path | bytes) -> bytes:
 
 
 def _manifest(path: Path, archive: zipfile.ZipFile, root: Path) -> tuple[dict[str, str], dict[str, Entry]]:
-    """What the bundle says of itself, and of its files."""
+    """Return the bundle's metadata, and the entry of each file."""
     try:
         info = archive.getinfo(MANIFEST)
     except KeyError:
@@ -156,7 +156,7 @@ def _entry(path: Path, name: str, content: Any) -> Entry:
 
 
 def _check_names(path: Path, archive: zipfile.ZipFile, files: Mapping[str, Entry]) -> None:
-    """BundleError where the files are others than the manifest names, or one stands in it twice."""
+    """Raise BundleError if the files differ from the manifest's, or one is contained twice."""
     names = [info.filename for info in archive.infolist() if info.filename != MANIFEST]
     if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
         raise BundleError(f"{path}: {twice[0]} is in it twice")
@@ -176,7 +176,7 @@ def _take_out(path: Path, archive: zipfile.ZipFile, name: str, entry: Entry, roo
 
 
 def _content(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
-    """A file's bytes; BundleError for more than were stated, whatever its own header says."""
+    """Return a file's bytes; BundleError if there are more than stated, whatever its own header says."""
     try:
         with archive.open(info) as file:
             content = file.read(most + 1)

@@ -1,4 +1,4 @@
-"""One text for one content: canonical JSON, and the checksum that names a result."""
+"""Canonical JSON, the same text for the same content, and the checksum that names a result."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same content.
+    """Return JSON with sorted keys and no spaces: the same text for the same content.
 
     >>> canonical({"b": (1, 2), "a": [1.0, None], "c": {"y", "x"}})
     '{"a":[1.0,null],"b":[1,2],"c":["x","y"]}'
@@ -16,7 +16,7 @@ def canonical(value: object) -> str:
 
 
 def plain(value: object) -> Any:
-    """Return the same as JSON gives it back: mappings, lists, texts, numbers."""
+    """Return the value after a round trip through JSON: mappings, lists, texts, numbers."""
     return json.loads(canonical(value))
 
 
@@ -26,7 +26,7 @@ def checksum(identity: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """What JSON has no form for."""
+    """Convert a value that JSON has no form for."""
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
     return str(value)

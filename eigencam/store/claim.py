@@ -1,9 +1,9 @@
-"""A result that came in a bundle is claimed: somebody else says that it was computed so.
+"""A result from a bundle is claimed: only somebody else says that it was computed so.
 
-    claim.json          the bundle that it came in, and what became of it when it was made again here
+    claim.json          the bundle that the result came in, and the outcome of reproducing it here
 
-A seal shows damage, no lie: rows and metrics can be made up that agree with one another. So a result of a bundle stays
-claimed, in every table, until `eigencam reproduce` has made it again on this machine.
+A seal shows damage but not lies: consistent rows and metrics can be made up. A result from a bundle therefore stays
+claimed, in every table, until `eigencam reproduce` has reproduced it on this machine.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,15 +19,15 @@ AGAIN: tuple[Again, ...] = ("", "same", "same within rounding", "different")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is known of a result that came in a bundle.
+    """The origin of a result that came in a bundle.
 
     Attributes:
         bundle: checksum of the bundle's file.
         host: name of the machine that made the bundle.
-        made: when, `2026-03-01T12:00:00Z`.
-        again: what came of making it again here; "" where nobody has.
-        checked: when that was.
-        command: what made it again.
+        made: time at which the bundle was made, `2026-03-01T12:00:00Z`.
+        again: outcome of reproducing it here; "" if nobody has.
+        checked: time of that.
+        command: the command that reproduced it.
     """
 
     bundle: str
@@ -39,11 +39,11 @@ class Claim:
 
     @property
     def confirmed(self) -> bool:
-        """Whether it was made again here, and came out the same."""
+        """Whether it was reproduced here with the same values."""
         return self.again in ("same", "same within rounding")
 
     def __str__(self) -> str:
-        """What a table's footnote says."""
+        """The text of a table's footnote."""
         if not self.again:
             return "claimed by others, not made again here"
         words = "and came out different" if self.again == "different" else f"the {self.again}"
@@ -55,7 +55,7 @@ class Claim:
 
         Raises:
             FileNotFoundError: there is none.
-            DamagedError: it is not what was written.
+            DamagedError: it has changed since it was written.
         """
         content = read_json(path)
         texts = {key: content.get(key, "") for key in cls.__dataclass_fields__}

@@ -1,6 +1,6 @@
-"""Which versions of our code this program has, known without importing it, and what a stored result has instead.
+"""The versions of our code in this program, known without importing it, compared with those of a stored result.
 
-`raised.json` names every method, evaluator, dataset reader and network of ours whose version, or that of a shared part
+`raised.json` lists every method, evaluator, dataset reader and network of ours whose version, or that of a shared part
 that it uses, is above 1. `scripts/golden.py` writes it, and a test compares it with the code.
 """
 
@@ -21,7 +21,7 @@ def _raised() -> dict[str, dict[str, Any]]:
 
 
 def outdated(identity: Mapping[str, Any]) -> list[str]:
-    """Return a line for each part of a result that is of another version than this program's; none without a name.
+    """Return a line for each part of a result whose version differs from this program's; skip parts without a name.
 
     >>> outdated({"method": {"name": "GradCAM", "version": 7}})
     ['GradCAM is of version 7, here it is 1']
@@ -51,7 +51,7 @@ def _lines(node: object, key: str = "") -> Iterator[str]:
 
 
 def _compared(told: object, now: Mapping[str, Any]) -> Iterator[str]:
-    """Lines for the parts whose versions differ; a part of ours that is not named is of version 1."""
+    """Lines for the parts whose versions differ; a part of ours that is not listed has version 1."""
     then = told if isinstance(told, Mapping) else {}
     for name in sorted({*then, *now}):
         if (a := then.get(name, 1)) != (b := now.get(name, 1)):

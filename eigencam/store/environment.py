@@ -1,4 +1,4 @@
-"""What a run ran on: code, packages, machine. Recorded with every result, part of no identity."""
+"""The code, packages and machine of a run. Recorded with every result, but not part of its identity."""
 
 import ctypes
 import os
@@ -14,10 +14,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what large tensors leave for the next ones, in this process and those that it starts.
+    """Make glibc keep the memory of freed tensors for the next ones, in this process and its children.
 
-    By default a block above a threshold of 32 MiB or less is fetched from the system when it is needed and given back
-    right after, so that its pages are zeroed anew for each layer of each batch (`scripts/benchmark_allocator.py`).
+    By default a block above a threshold of at most 32 MiB is requested from the system when it is needed and returned
+    right afterwards, so its pages are zeroed again for each layer of each batch (`scripts/benchmark_allocator.py`).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt:
@@ -26,12 +26,12 @@ def keep_freed_memory() -> None:
 
 
 def cores() -> int:
-    """Return the number of processor cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def environment(device: str) -> dict[str, Any]:
-    """JSON-ready description of code, packages and machine."""
+    """Return a JSON-ready description of code, packages and machine."""
     import torch
     from PIL import features
 
@@ -53,14 +53,14 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name where the system tells it."""
+    """Return the CPU's name if the system provides it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def git() -> dict[str, Any]:
-    """Commit and dirty flag of the clone that the code runs from; None where it does not run from one."""
+    """Return commit and dirty flag of the clone that the code runs from; None outside a clone."""
     folder = Path(__file__).parent
 
     def ask(*args: str) -> str | None:
@@ -76,7 +76,7 @@ def git() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Return the version of every installed package that this process has imported a part of, by name in lower case."""
+    """Return the versions of all installed packages that this process has imported from, by lower-case name."""
     loaded = {name.partition(".")[0] for name in sys.modules}
     of_module = packages_distributions()
     names = sorted({distribution for module in loaded for distribution in of_module.get(module, ())})

@@ -1,4 +1,4 @@
-"""One pass over the files of a result folder: what they say, and which of them are not what was written."""
+"""One pass over the files of a result folder: their content, and which of them have changed since they were written."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Examined:
-    """What stands in a result folder, its parts left aside.
+    """The content of a result folder, without its parts.
 
     Attributes:
-        identity: None where it is not there, or damaged.
-        summary: None where the result is not complete, or the summary or the rows that it names are damaged.
-        runs: that worked on it, the first one first.
-        claim: what is known of a result that came in a bundle.
-        damaged: one error for each damaged file.
-        old: where another version of this program wrote it.
+        identity: None if it is missing or damaged.
+        summary: None if the result is not complete, or the summary or its rows are damaged.
+        runs: the runs that contributed, in the order of their start.
+        claim: the origin of a result that came in a bundle.
+        damaged: one error per damaged file.
+        old: set if another version of this program wrote the result.
     """
 
     identity: Mapping[str, Any] | None = None
@@ -47,7 +47,7 @@ class Examined:
     def _checked(self, read: Callable[[Path], T], path: Path) -> T | None:
         try:
             return read(path)
-        except FileNotFoundError:  # it need not be there, or another process has just finished the result
+        except FileNotFoundError:  # it may be absent, or another process has just finished the result
             return None
         except DamagedError as error:
             self.damaged.append(error)
@@ -59,7 +59,7 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
 
     Args:
         folder: of the result.
-        hashed: whether the rows' checksum is compared too, not their size alone.
+        hashed: whether to compare the rows' checksum, too, and not only their size.
     """
     found = Examined()
     try:
@@ -81,11 +81,11 @@ def published(folder: Path, *, hashed: bool = True) -> Summary:
 
     Args:
         folder: of the result.
-        hashed: whether the rows' checksum is compared too, not their size alone.
+        hashed: whether to compare the rows' checksum, too, and not only their size.
 
     Raises:
         FileNotFoundError: the result is not complete.
-        DamagedError: the summary, or the rows that it names, are not what was written.
+        DamagedError: the summary, or its rows, have changed since they were written.
     """
     summary = Summary.read(folder / SUMMARY)
     if summary.result != folder.name.rsplit("-", 1)[-1]:
@@ -98,7 +98,7 @@ def published(folder: Path, *, hashed: bool = True) -> Summary:
             size = path.stat().st_size
             content = file_digest(path) if hashed and size == summary.rows.bytes else summary.rows.blake2b
         except FileNotFoundError:
-            raise DamagedError(folder / SUMMARY, f"the {ROWS} that it names is not there") from None
+            raise DamagedError(folder / SUMMARY, f"its {ROWS} is missing") from None
         if size != summary.rows.bytes:
             raise DamagedError(path, f"{size} bytes; {summary.rows.bytes} were written")
         if content != summary.rows.blake2b:
@@ -107,10 +107,10 @@ def published(folder: Path, *, hashed: bool = True) -> Summary:
 
 
 def has_leftovers(folder: Path) -> bool:
-    """Whether a complete result has what a process leaves behind that was killed while it finished it."""
+    """Whether a complete result still has files of a process that was killed while it finished it."""
     return (folder / PARTS).exists() or any(folder.glob("error*.json")) or any(map(leftovers, (folder, folder / RUNS)))
 
 
 def read_error(path: Path) -> str:
-    """Return why a run stopped. DamagedError where the file is not what was written."""
+    """Return the reason why a run stopped. DamagedError if the file has changed since it was written."""
     return str(read_json(path).get("error", ""))

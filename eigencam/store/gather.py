@@ -1,9 +1,9 @@
-"""From the rows of finished batches to those of a complete result: by any process of a run, or by `eigencam merge`.
+"""From the rows of finished batches to a complete result: by any process of a run, or by `eigencam merge`.
 
-What the result says beside the values of its rows is kept with the parts, so that rows of machines that share no disk
-are put together and summed up without data, weights or torch: each row has its image's position in the dataset, the run
-that made it and whether the network's classifier was fitted on its image, in columns that the result drops; the number
-of images stands in `parts/plan.json`.
+Everything that the summary needs besides the rows' values is stored with the parts. Rows from machines that share no
+disk can therefore be merged and summarised without data, weights or torch. Each row has its image's position in the
+dataset, the run that computed it and whether the network's classifier was fitted on its image, in columns that the
+complete result drops; the number of images is in `parts/plan.json`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,21 +22,21 @@ from eigencam.store.schema import Bad
 from eigencam.store.windows import FITTED, POSITION, RUN, Windows, write_rows
 
 DIGEST = "digest"
-"""Column of rows: what the image is (`eigencam.datasets.digest`)."""
+"""Column with the image's digest (`eigencam.datasets.digest`)."""
 
 KEY = ["image", "label"]
-"""Columns that a row is known by."""
+"""Columns that identify a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run knows of a result before its first row.
+    """What a run knows about a result before its first row.
 
     Attributes:
         positions: of the dataset's images.
         fitted_on: images that the network's classifier was fitted on.
-        baseline: whether the method is one, as it says of itself.
-        caveat: what has to stand below every table with the method, as it says of itself.
+        baseline: whether the method is a baseline, as it declares.
+        caveat: the note below every table with the method, as it declares.
     """
 
     positions: Positions
@@ -50,11 +50,11 @@ class Plan:
         return cls(Positions(ids), fitted_on, baseline)
 
     def placed(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return rows with the columns that say what is known of their images."""
+        """Return rows with further columns: position, run, and whether the classifier was fitted on the image."""
         images = rows["image"]
         place = self.positions.of(images.tolist())
         if (place < 0).any():
-            raise ValueError(f"image {images[place < 0].iloc[0]}: none of the dataset's")
+            raise ValueError(f"image {images[place < 0].iloc[0]}: not in the dataset")
         return rows.assign(**{POSITION: place, FITTED: images.isin(self.fitted_on)})
 
     def stored(self) -> dict[str, Any]:
@@ -64,12 +64,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """All that a result is made of.
+    """Everything that a complete result is made from.
 
     Attributes:
         rows: of every image, in the dataset's order, in a file that is not published yet.
-        facts: the fields of `Summary` that are no metrics.
-        made_by: numbers of the first and last of the rows that each run made, in stretches.
+        facts: the fields of `Summary` other than metrics.
+        made_by: for each run, the ranges of rows that it computed, as (first, last).
     """
 
     rows: RowFile
@@ -85,18 +85,18 @@ def gather(
     staged: Path,
     positions: Positions | None = None,
 ) -> Gathered | None:
-    """Return what a result is made of; None where images are missing.
+    """Return everything that a complete result is made from; None if images are missing.
 
     Args:
         files: all parts.
         bad: images that were left out, with the reason.
         plan: as `Plan.stored` gives it.
         target: the class that maps are for.
-        staged: where the rows are put.
-        positions: of the dataset's images, where the data are known.
+        staged: the file that the rows are written to.
+        positions: of the dataset's images, if the data are known.
 
     Raises:
-        ValueError: every image was left out, or rows do not say where they belong.
+        ValueError: every image was left out, or rows do not say to which image they belong.
     """
     asked = frozenset[str]().union(*bad.values())
     found = Windows.of(files, plan["images"], positions, asked)
@@ -114,10 +114,10 @@ def gather(
 
 
 def first_difference(mine: pd.DataFrame, other: pd.DataFrame) -> str:
-    """Return how two frames contradict each other: an image of both, with other rows; "" where none does.
+    """Return the first contradiction of two frames: an image of both with different rows; "" if there is none.
 
-    Columns that parts have besides are not compared; two numbers that are not defined are equal; digests are compared
-    where they are of one kind.
+    Columns that only parts have are not compared. Two undefined numbers are equal. Digests are compared
+    if they are of the same kind.
     """
     both = set(mine["image"]) & set(other["image"])
     if not both:
@@ -150,14 +150,14 @@ def _keyed(rows: pd.DataFrame, images: Iterable[str]) -> pd.DataFrame:
 
 
 def _same(a: "pd.Series[Any]", b: "pd.Series[Any]") -> NDArray[np.bool_]:
-    """Whether two columns hold the same, value by value."""
+    """Whether two columns hold equal values, element by element."""
     if a.dtype == b.dtype and a.dtype != object:
         return ((a == b) | (a.isna() & b.isna())).to_numpy(bool)
     return np.array([_shown(x) == _shown(y) for x, y in zip(a, b, strict=True)], bool)
 
 
 def _shown(value: Any) -> str:
-    """A value as text, all its digits."""
+    """A value as text with all its digits."""
     if value is None or (isinstance(value, float) and value != value):
         return "none"
     if isinstance(value, np.ndarray | list):

@@ -1,12 +1,12 @@
-"""What changes a number, as JSON: the key of a result.
+"""Everything that changes a number, as JSON: the key of a result.
 
-Code of this package is described by its name and its integer `version`, with the versions of the shared code that it
-uses (`eigencam.versions`), and by the parameters that differ from the defaults. So modules can be moved, an option can
-be added, and a default can be spelled out without a new result; whoever changes a default or a number raises the
-version. A person's own code is described by its dotted name and the checksum of its file; code of another library that
-computes by the library's version. Weights and data are described by checksums.
+Code of this package is described by its name and integer `version`, the versions of the shared code that it uses
+(`eigencam.versions`), and the parameters that differ from the defaults. Moving a module, adding an option or spelling
+out a default therefore makes no new result; a change of a default or a number has to raise the version. Your own code
+is described by its dotted name and the checksum of its file; code of another library that computes, by the library's
+version. Weights and data are described by checksums.
 
-Identity is about rows. Summaries are made from rows again, and have a version of their own (`Summary`).
+Identity is about rows. Summaries are recomputed from rows and have a version of their own (`Summary`).
 """
 
 import functools
@@ -27,7 +27,7 @@ from eigencam.versions import versions_of
 
 PACKAGE = "eigencam"
 OBJECT = "object"
-"""Key of a parameter that is an object itself; below it stands what `describe` says of that."""
+"""Key of a parameter that is itself an object; its value is the object's `describe`."""
 
 INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
@@ -41,15 +41,15 @@ def identity_of(
     channels_last: bool = False,
     tf32: bool = False,
 ) -> dict[str, Any]:
-    """Return what all results of a job have in common; `method` and `evaluator` come to it.
+    """Return the part of the identity that all results of a job share; `method` and `evaluator` are added to it.
 
     Args:
         network: `Network.identity`.
         dataset: as `describe_dataset` gives it.
         target: the class that maps are for.
         dtype: of the network.
-        channels_last: whether convolutions have channels innermost: other kernels, other rounding.
-        tf32: whether products of float32 numbers may be made in TF32.
+        channels_last: whether convolutions have the channels innermost: other kernels, other rounding.
+        tf32: whether products of float32 numbers may be computed in TF32.
     """
     shared = {"format": FORMAT, "network": network, "dataset": dataset, "target": target, "dtype": dtype}
     chosen = {"channels_last": channels_last, "tf32": tf32}
@@ -59,13 +59,13 @@ def identity_of(
 def describe(
     node: Mapping[str, Any], *, computes: bool = True, content: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what a config's node stands for: the code, its version, and the parameters that are not the defaults.
+    """Return the description of a config's node: code, version, and the parameters that differ from the defaults.
 
     Args:
         node: with `_target_`.
-        computes: whether the target's own code makes numbers, so that the version of its library counts. That of a
-            network's constructor does not: its weights have a checksum.
-        content: checksums of files by the parameter that names them; they stand in the place of the names.
+        computes: whether the target's own code computes numbers, so that the version of its library counts. For a
+            network's constructor it does not: the weights have a checksum.
+        content: checksums of files by the parameter that names them; they replace the names.
     """
     target = find(node["_target_"])
     given = {key: value for key, value in node.items() if key not in RESERVED} | dict(content or {})
@@ -73,23 +73,23 @@ def describe(
 
 
 def describe_dataset(node: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
-    """Return what changes a number of a dataset: its name, the code that reads it, and what it says of its content."""
+    """Return what changes a number of a dataset: its name, the code that reads it, and its own identity."""
     reader = _code(find(node["_target_"]), node["_target_"], computes=True)
     return {"name": dataset.name, "reader": reader, **dataset.identity()}
 
 
 def describe_object(value: Any) -> dict[str, Any]:
-    """Return the version of a dataclass of ours, and its fields that are not the defaults."""
+    """Return the version of a dataclass of ours, and its fields that differ from the defaults."""
     defaults = _defaults(type(value))
     given = {f.name: getattr(value, f.name) for f in fields(value)}
     return versions(type(value)) | _parameters(given, defaults)
 
 
 def versions(found: Any) -> dict[str, Any]:
-    """Return `version`, and under `shared` the versions above 1 of the shared code that something of ours uses.
+    """Return `version` and, under `shared`, the versions above 1 of the shared code that something of ours uses.
 
-    The first version is not told: code that begins to use a part, or no longer does, without a number that moves, makes
-    no other result.
+    Version 1 is not listed, so code that begins to use a part, or no longer uses it, without a change of numbers makes
+    no new result.
     """
     told: dict[str, Any] = dict(versions_of(found))
     own = told.pop("version")
@@ -99,18 +99,18 @@ def versions(found: Any) -> dict[str, Any]:
 
 @functools.cache
 def own_source(name: str) -> str:
-    """Return the SHA-256 of the file that defines a dotted name; "" for anything that is not a person's own code."""
+    """Return the SHA-256 of the file that defines a dotted name; "" for everything except your own code."""
     if "." not in name or not name.replace(".", "").isidentifier():
         return ""
     try:
         found = inspect.unwrap(find(name)) if find_spec(name.partition(".")[0]) else None
-    except (Exception, SystemExit):  # a text that only looks like a name, or whatever an import may raise
+    except (Exception, SystemExit):  # a text that only looks like a name, or any error of an import
         return ""
     return "" if found is None else _checksum_of_file(found)
 
 
 def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
-    """What a class or function is, whichever import path it was found by."""
+    """Describe a class or function, independent of the import path by which it was found."""
     found = inspect.unwrap(target)
     module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", spelled)
     if module.split(".")[0] == PACKAGE:
@@ -123,7 +123,7 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
 
 
 def _built_on(found: Any) -> dict[str, Any]:
-    """Under `shared`, the versions above 1 of our code that a person's class or function uses."""
+    """Under `shared`, the versions above 1 of our code that your own class or function uses."""
     told = {part: number for part, number in versions_of(found).items() if part != "version"}
     for base in inspect.getmro(found)[1:] if inspect.isclass(found) else ():
         if base.__module__.split(".")[0] == PACKAGE:
@@ -133,7 +133,7 @@ def _built_on(found: Any) -> dict[str, Any]:
 
 
 def _defaults(target: Any) -> dict[str, Any]:
-    """The parameters that have a default, with it."""
+    """The parameters that have a default, with the default."""
     parameters = inspect.signature(target).parameters
     made = {f.name: f.default_factory for f in fields(target)} if is_dataclass(target) else {}
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
@@ -141,7 +141,7 @@ def _defaults(target: Any) -> dict[str, Any]:
 
 
 def _parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that are not the defaults, and the checksums of a person's files that they name."""
+    """The parameters that differ from the defaults, and the checksums of your own files that they name."""
     told = {key: _plainly(_alike(value, defaults.get(key))) for key, value in given.items()}
     differing = {k: v for k, v in told.items() if k not in defaults or canonical(v) != canonical(_plainly(defaults[k]))}
     sources = {v: digest for v in differing.values() if isinstance(v, str) and (digest := own_source(v))}
@@ -149,14 +149,14 @@ def _parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 
 def _alike(value: Any, default: Any) -> Any:
-    """The value in the default's way of saying it: 1 and `true` are one where the default is of the other kind."""
+    """The value converted to the default's type where they are equal: 1 and `true`, for instance."""
     if isinstance(default, bool) and type(value) is int and value in (0, 1):
         return bool(value)
     return int(value) if isinstance(value, bool) and type(default) in (int, float) else value
 
 
 def _plainly(value: Any) -> Any:
-    """The same with 2 in the place of 2.0, which spell one parameter, and with an object in the place of its node."""
+    """The value with 2 in place of 2.0, which are the same parameter, and with objects in place of their nodes."""
     if isinstance(value, Mapping) and "_target_" in value:
         return {OBJECT: describe(value)}
     if isinstance(value, float) and value.is_integer():
@@ -168,13 +168,13 @@ def _plainly(value: Any) -> Any:
 
 @functools.cache
 def library_version(name: str) -> str:
-    """Return the version of the distribution that a top-level module is of; "" where it is not known."""
+    """Return the version of the distribution of a top-level module; "" if not known."""
     names = packages_distributions().get(name, ())
     return version(names[0]) if names else ""
 
 
 def _checksum_of_file(found: Any) -> str:
-    """SHA-256 of the file that defines something; "" where it is ours, an installed package's, or has no file."""
+    """SHA-256 of the file that defines something; "" for ours, an installed package's, or without a file."""
     try:
         file = inspect.getsourcefile(found)
     except TypeError:

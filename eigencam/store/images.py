@@ -1,7 +1,7 @@
-"""What images were when results were made of them: an image that was changed since is noticed, and named.
+"""The digests of images when results were made: an image that was changed since is noticed and named.
 
-Each row has its image's digest (`eigencam.datasets.digest`). A run compares what it decodes with what other results of
-the same folder and dataset were made of; `eigencam verify` compares results with one another, and with the data.
+Each row has its image's digest (`eigencam.datasets.digest`). A run compares the images it decodes with the digests in
+other results of the same folder and dataset; `eigencam verify` compares results with one another, and with the data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +24,11 @@ from eigencam.store.schema import IDENTITY, PARTS, ROWS, read_identity
 
 @dataclass(slots=True)
 class Known:
-    """Digests of images, and the results that say so.
+    """Digests of images, and the results that they come from.
 
     Attributes:
         digests: by image id.
-        folders: that were read, the first one first.
+        folders: of the results read, in order.
     """
 
     digests: dict[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Known:
     _later: dict[str, int] = field(default_factory=dict)
 
     def add(self, folder: Path, digests: Mapping[str, str]) -> Iterator[str]:
-        """Take in what a result says, and yield a line for each image that it says something else of."""
+        """Add a result's digests, and yield a line for each image whose digest contradicts an earlier one."""
         for image, digest in digests.items():
             if image not in self.digests and self.folders:
                 self._later[image] = len(self.folders)
@@ -46,12 +46,12 @@ class Known:
         self.folders.append(folder)
 
     def told(self, image: str, digest: str) -> str:
-        """Return both digests of an image, as words."""
+        """Return both digests of an image, for a message."""
         return f"{self.digests.get(image)} there, {digest} here"
 
 
 class KnownDigests:
-    """Digests of a dataset's images, the first that a result says of each, in as many bytes as they have letters.
+    """Digests of a dataset's images, the first recorded for each, stored as bytes.
 
     Args:
         positions: of the images.
@@ -63,11 +63,11 @@ class KnownDigests:
 
     @property
     def complete(self) -> bool:
-        """Whether one is known of every image."""
+        """Whether the digest of every image is known."""
         return bool((self._digests != b"").all())
 
     def add(self, images: Sequence[str], digests: Sequence[str | None]) -> None:
-        """Take in what a result says."""
+        """Add a result's digests."""
         if not len(images):
             return
         place = self._positions.of(images)
@@ -79,19 +79,19 @@ class KnownDigests:
         self._digests[place[chosen]] = new[chosen]
 
     def of(self, images: Sequence[str]) -> list[str | None]:
-        """The digest of each image; None where none is known."""
+        """Return the digest of each image; None if not known."""
         place = self._positions.of(images)
         found = self._digests[np.maximum(place, 0)].tolist() if len(self._digests) else [b""] * len(images)
         return [digest.decode() if at >= 0 and digest else None for at, digest in zip(place, found, strict=True)]
 
 
 def known_images(root: Path, dataset: Mapping[str, Any], positions: Positions) -> KnownDigests:
-    """Return what the results below `root` say of a dataset's images, as far as they can be read.
+    """Return the digests in the results below `root` for a dataset's images, as far as they can be read.
 
     Args:
         root: folder of results.
-        dataset: the dataset's part of their identities.
-        positions: of the images; once all are known no more results are read.
+        dataset: the dataset's part of the results' identities.
+        positions: of the images; reading stops when all digests are known.
     """
     known, wanted = KnownDigests(positions), canonical(dataset)
     for folder in results_in(root) if root.is_dir() else ():
@@ -104,7 +104,7 @@ def known_images(root: Path, dataset: Mapping[str, Any], positions: Positions) -
             if canonical(identity["dataset"]) == wanted:
                 for images, digests in said_of(folder, checksum(identity)):
                     known.add(images, digests)
-        except (ValueError, OSError):  # damaged, or not for this user: it is named where it is asked for
+        except (ValueError, OSError):  # damaged or not readable; reported by the commands that show it
             continue
     return known
 
@@ -116,14 +116,14 @@ def digests_of(folder: Path, owner: str) -> dict[str, str]:
 
 
 def said_of(folder: Path, owner: str) -> Iterator[tuple[list[str], list[str | None]]]:
-    """Yield images and their digests, as the rows of a result have them, complete or not, some at a time.
+    """Yield images and their digests from the rows of a result, complete or not, in blocks.
 
     Args:
         folder: of the result.
         owner: checksum of its identity.
 
     Raises:
-        DamagedError: its summary or its rows are not what was written.
+        DamagedError: its summary or rows have changed since they were written.
     """
     columns = ["image", DIGEST]
     try:

@@ -1,13 +1,13 @@
-"""Put results of several folders into one, without data, weights or torch.
+"""Merge the results of several folders into one, without data, weights or torch.
 
-They may be shards of machines without a common disk, of processes that each wrote a folder of its own, or results of
-other methods.
+They may be shards of machines without a common disk, results of processes that each wrote a folder of their own, or
+results of other methods.
 
     merged = merge([Path("a"), Path("b")], Path("whole"))
 
-Rows of one result are the union of its rows everywhere; where all images are there, the result is summed up and has the
-bytes of one that a single run made. Of the same image two different rows are a contradiction: the result is refused,
-with the names of both folders. The sources are only read.
+The rows of a result are the union of its rows in all folders. If all images are present, the result is summarised and
+has the bytes of one that a single run made. Two different rows for the same image contradict each other: the result is
+refused, with the names of both folders. The sources are only read.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -32,17 +32,17 @@ from eigencam.store.trust import PACKAGED, Trust, rebuilt
 
 
 class ContradictionError(ValueError):
-    """Two folders say different things about one image of one result."""
+    """Two folders contradict each other about an image of a result."""
 
 
 @dataclass(slots=True)
 class Merged:
-    """What has become of the results.
+    """The outcome of a merge.
 
     Attributes:
         complete: number of results that are complete.
-        unfinished: a line for each that lacks images.
-        faults: a line for each contradiction, each damaged file, and each result that could not be summed up.
+        unfinished: a line for each result with missing images.
+        faults: a line for each contradiction, damaged file, and result that could not be summarised.
     """
 
     complete: int = 0
@@ -56,10 +56,10 @@ class _Source:
 
     Attributes:
         stored: as it was read.
-        table: the rows that are there, without those of a complete result that has the rows of another.
+        table: its rows; empty for a complete result with the same rows as another one.
         bad: images that were left out.
-        plan: see `eigencam.store.parts.Parts.plan`; None where there is none.
-        parts: that the rows were read from.
+        plan: see `eigencam.store.parts.Parts.plan`; None if there is none.
+        parts: the files that the rows were read from.
     """
 
     stored: Stored
@@ -78,16 +78,16 @@ class _Source:
 
 
 def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Container[str] | None = None) -> Merged:
-    """Put all results of some folders into one.
+    """Merge all results of some folders into one folder.
 
     Args:
         sources: folders of results, or single results.
-        into: folder of results, made where it is missing; what is there already takes part.
-        trust: what may be built to sum results up.
-        only: names of the results' folders; None: all.
+        into: folder of results, made if it is missing; results in it are merged, too.
+        trust: which code may be built to summarise results.
+        only: names of the result folders to merge; None: all.
 
     Raises:
-        FileNotFoundError: a source is not there, or has no results.
+        FileNotFoundError: a source does not exist, or has no results.
     """
     by_name: dict[str, list[Path]] = {}
     for source in [*([into] if into.is_dir() else []), *sources]:
@@ -110,7 +110,7 @@ def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Co
 
 
 def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged) -> None:
-    """Merge what there is of one result."""
+    """Merge the sources of one result."""
     found = [source for folder in folders if (source := _read(folder, merged.faults))]
     if not found:
         return
@@ -137,7 +137,7 @@ def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged
 
 
 def _read(folder: Path, faults: list[str]) -> _Source | None:
-    """Read one result; what is damaged is named, and the rest taken."""
+    """Read one result; damaged files are reported, and the rest is used."""
     stored = read(folder, hashed=True)
     if stored is None:
         return None
@@ -145,7 +145,7 @@ def _read(folder: Path, faults: list[str]) -> _Source | None:
     if not stored.identity:
         return None
     if stored.faults and (sealed := examine(folder).summary) and sealed.names == stored.names:
-        stored = replace(stored, summary=sealed, faults=())  # what is damaged holds no rows
+        stored = replace(stored, summary=sealed, faults=())  # damaged files hold no rows
     if (summary := stored.summary) is not None:
         rows = frame_of([]) if summary.unsupported else stored.rows()
         table = pa.Table.from_pandas(rows, preserve_index=False)
@@ -155,14 +155,14 @@ def _read(folder: Path, faults: list[str]) -> _Source | None:
     bad, _ = parts.read_bad()
     try:
         plan = parts.plan()
-    except (FileNotFoundError, DamagedError):  # the latter is among the faults
+    except (FileNotFoundError, DamagedError):  # a DamagedError is already among the faults
         plan = None
     table = joined(found.values()) if found else pa.table({"image": pa.array([], pa.string())})
     return _Source(stored, table, bad, plan, frozenset(found))
 
 
 def _united(found: Sequence[_Source], whole: _Source | None) -> pa.Table:
-    """The rows of all sources. ContradictionError where two of them disagree."""
+    """The rows of all sources. ContradictionError if two of them disagree."""
     for source in found:
         if whole is not None and whole is not source:
             _check_complete(whole, source)
@@ -181,7 +181,7 @@ def _united(found: Sequence[_Source], whole: _Source | None) -> pa.Table:
 
 
 def _check_complete(whole: _Source, other: _Source) -> None:
-    """ContradictionError where a complete result left out what the other has, or the other way round."""
+    """Raise ContradictionError if a complete result left out an image that the other has, or vice versa."""
     summary, second = whole.summary, other.summary
     if summary and summary.unsupported and (len(other.table) or second) and not (second and second.unsupported):
         raise _contradiction(whole, other, "the method could not run in the first")
@@ -196,7 +196,7 @@ def _contradiction(one: _Source, other: _Source, what: str) -> ContradictionErro
 
 
 def _config(found: Sequence[_Source]) -> str:
-    """The config of the last run; "" where none can be read."""
+    """The config of the last run; "" if none can be read."""
     for source in sorted(found, key=lambda source: source.stored.updated, reverse=True):
         try:
             return read_yaml(source.stored.folder / CONFIG)
@@ -206,7 +206,7 @@ def _config(found: Sequence[_Source]) -> str:
 
 
 def _copy_runs(found: Iterable[_Source], target: Path) -> None:
-    """Copy the files of all runs; one that says which rows it made is not replaced by one that does not."""
+    """Copy the files of all runs; a file that lists the run's rows is not replaced by one that does not."""
     for source in found:
         for path in visible(source.stored.folder / RUNS, "*.json"):
             place = target / RUNS / path.name
@@ -214,13 +214,13 @@ def _copy_runs(found: Iterable[_Source], target: Path) -> None:
                 new = Run.read(path)
                 if place.exists() and (path.samefile(place) or (Run.read(place).rows and not new.rows)):
                     continue
-            except DamagedError:  # named already
+            except DamagedError:  # already reported
                 continue
             write_bytes(place, read_bytes(path, path.stat().st_size), follow=False)
 
 
 def _copy_complete(stored: Stored, target: Path) -> None:
-    """Publish a complete result as it is."""
+    """Publish a complete result unchanged."""
     maps = sorted(path.relative_to(stored.folder) for path in (stored.folder / MAPS).rglob("*.npy"))
     for name in (*maps, ROWS, SUMMARY):
         if (path := stored.folder / name).exists():
@@ -230,7 +230,7 @@ def _copy_complete(stored: Stored, target: Path) -> None:
 
 
 def _settle_claim(complete: Sequence[_Source], target: Path) -> None:
-    """Whether the result is claimed: where nobody here has computed it, as the source says that has checked it most."""
+    """Keep the claim of the most checked source, unless the result was computed here."""
     claims = [source.stored.claim for source in complete]
     if (found := [claim for claim in claims if claim]) == claims:
         max(found, key=lambda claim: bool(claim.again)).write(target)
@@ -239,7 +239,7 @@ def _settle_claim(complete: Sequence[_Source], target: Path) -> None:
 
 
 def _write_parts(found: Sequence[_Source], table: pa.Table, target: Path) -> None:
-    """Write the rows of all sources as one part, in the place of those that are there."""
+    """Write the rows of all sources as one part, replacing existing parts."""
     parts = Parts(target / PARTS, checksum(found[0].stored.identity), "merged")
     if plan := next((source.plan for source in found if source.plan), None):
         parts.write_plan(plan)
@@ -251,12 +251,12 @@ def _write_parts(found: Sequence[_Source], table: pa.Table, target: Path) -> Non
 
 
 def _finish(result: Result, table: pa.Table, trust: Trust, merged: Merged) -> None:
-    """Sum the result up if all images are there."""
+    """Summarise the result if all images are present."""
     with result.finishing():
         try:
             gathered = result.gathered()
         except FileNotFoundError:
-            raise ValueError("no run noted how many images there are; a run completes it") from None
+            raise ValueError("no run recorded the number of images; a run completes the result") from None
         if gathered is None:
             merged.unfinished.append(f"{result.folder}: {len(images_of([table]))} images so far")
             return

@@ -1,14 +1,14 @@
-"""Rows of finished batches on disk, while a run goes through the images.
+"""Rows of finished batches on disk, while a run is in progress.
 
-A part is a Parquet file whose name ends with the checksum of its bytes and that names the result it belongs to: a torn,
-damaged or foreign part is known for what it is, set aside, and its rows are computed again. Parts are not synced.
+A part is a Parquet file whose name ends with the checksum of its bytes and which names its result. A torn, damaged or
+foreign part is thus recognised and set aside, and its rows are computed again. Parts are not synced.
 
     parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
     parts/bad-8277e0910d750195b448797616e091ad.json           images that were left out
-    parts/plan.json                                           what finishing the result needs besides; see `gather`
+    parts/plan.json                                           what else finishing the result needs; see `gather`
 
-A shard's parts are merged geometrically: a new part takes the last one in as long as that has at most twice its rows,
-so that there are about log2(rows) of them; those of more than 262,144 rows stay as they are.
+A shard's parts are merged geometrically: a new part absorbs the last one as long as that has at most twice its rows,
+so there are about log2(rows) parts. Parts of more than 262,144 rows are not merged any more.
 """
 
 import io
@@ -29,13 +29,13 @@ from eigencam.store.windows import ROW_GROUP
 
 PLAN = "plan.json"
 LARGEST_PART = 8 * 2**30
-"""Bytes that a part may have."""
+"""Largest size of a part in bytes."""
 
 LARGEST_MERGED = 2**18
-"""Rows from which on a part is not merged with others: they are held while they are."""
+"""Number of rows above which a part is not merged with others, since merging holds them in memory."""
 
 _OWNER = b"eigencam.result"
-"""Key of a part's metadata: the checksum of the identity it belongs to."""
+"""Key of a part's metadata: the checksum of the result's identity."""
 
 
 class Parts:
@@ -52,7 +52,7 @@ class Parts:
         self._own: list[tuple[int, Path]] | None = None
 
     def write(self, frame: pd.DataFrame) -> None:
-        """Add rows, merged with parts that are not larger than twice as many."""
+        """Add rows, merged with the last parts that have at most twice as many."""
         table = pa.Table.from_pandas(frame, preserve_index=False)
         own = self._own_parts()
         absorbed: list[Path] = []
@@ -70,7 +70,7 @@ class Parts:
                 old.unlink(missing_ok=True)
 
     def replace(self, parts: Iterable[Path], table: pa.Table) -> None:
-        """Write rows in the place of some parts, those that they were read from."""
+        """Replace some parts by one with these rows, which were read from them."""
         for old in set(parts) - {self._write(table)}:
             old.unlink(missing_ok=True)
 
@@ -94,22 +94,22 @@ class Parts:
         """Return what finishing the result needs besides rows.
 
         Raises:
-            FileNotFoundError: no run noted it.
-            DamagedError: it is not what was written.
+            FileNotFoundError: no run has written it.
+            DamagedError: it has changed since it was written.
         """
         path = self.folder / PLAN
         content = read_json(path)
         if type(content.get("images")) is not int or type(content.get("baseline")) is not bool:
-            raise DamagedError(path, "images and baseline: no number and no truth value")
+            raise DamagedError(path, "images and baseline: not a number and a boolean")
         return content
 
     def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:
-        """Return what the parts hold, and a line for each that was set aside because it is damaged."""
+        """Return the tables of the parts, and a line for each part that was damaged and set aside."""
         found, errors = self.read(columns)
         return list(found.values()), [line for error in errors for line in set_aside(error)]
 
     def read(self, columns: list[str] | None = None) -> tuple[dict[Path, pa.Table], list[DamagedError]]:
-        """Return what the parts hold, by file, and what is damaged; nothing is moved."""
+        """Return the tables of the parts by file, and an error per damaged part; nothing is moved."""
         found, errors = {}, []
         for path in visible(self.folder, "*.parquet"):
             try:
@@ -121,7 +121,7 @@ class Parts:
         return found, errors
 
     def files(self) -> tuple[list[Path], list[str]]:
-        """Return the parts that are whole, and a line for each that was set aside because it is damaged."""
+        """Return the intact parts, and a line for each that was damaged and set aside."""
         found, said = list[Path](), list[str]()
         for path in visible(self.folder, "*.parquet"):
             try:
@@ -134,13 +134,13 @@ class Parts:
         return found, said
 
     def images(self, files: Iterable[Path]) -> Iterator[list[str]]:
-        """Yield the ids of the images that parts have rows of, some at a time."""
+        """Yield the ids of the images that parts have rows for, in blocks."""
         for path in files:
             for batch in read_batches(path, ["image"]):
                 yield [str(value) for value in batch.column("image").to_pylist()]
 
     def _check(self, path: Path) -> None:
-        """Raise DamagedError where a part is not what was written; no more of it than its footer is held."""
+        """Raise DamagedError if a part has changed since it was written; only its footer is held in memory."""
         if path.stat().st_size > LARGEST_PART or file_digest(path) != path.stem.rsplit("-", 1)[-1]:
             raise DamagedError(path, "its content does not match the checksum in its name")
         try:
@@ -148,18 +148,18 @@ class Parts:
             next(read_batches(path, ["image"]), None)
         except BombError as error:
             raise DamagedError(path, str(error)) from None
-        except Exception as error:  # sealed, and still no rows of ours: whatever Arrow makes of it
+        except Exception as error:  # a valid checksum but not our rows: any error of Arrow
             raise DamagedError(path, f"no Parquet file ({type(error).__name__})") from None
         if (schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in schema.names:
             raise DamagedError(path, "it holds rows of another result")
 
     def bad(self) -> tuple[dict[Bad, dict[str, str]], list[str]]:
-        """Return images that were left out, with the reasons; and lines as `tables`."""
+        """Return the images that were left out, with the reasons; and lines as `tables` does."""
         found, errors = self.read_bad()
         return found, [line for error in errors for line in set_aside(error)]
 
     def read_bad(self) -> tuple[dict[Bad, dict[str, str]], list[DamagedError]]:
-        """Return images that were left out, with the reasons, and what is damaged; nothing is moved."""
+        """Return the images that were left out, with the reasons, and an error per damaged file; nothing is moved."""
         found: dict[Bad, dict[str, str]] = {kind: {} for kind in get_args(Bad)}
         errors = []
         for path in sorted(self.folder.glob("bad-*.json")):
@@ -177,7 +177,7 @@ class Parts:
         return found, errors
 
     def damage(self) -> Iterator[str]:
-        """Yield a line for each part that is damaged; nothing is moved."""
+        """Yield a line for each damaged part; nothing is moved."""
         for path in visible(self.folder, "*") if self.folder.is_dir() else ():
             try:
                 if path.suffix == ".parquet":
@@ -190,7 +190,7 @@ class Parts:
                 yield str(error)
 
     def counts(self) -> list[tuple[float, int]]:
-        """Return (time written, rows) of each part by time; parts that cannot be read are left out."""
+        """Return (time written, rows) of each part, sorted by time; unreadable parts are skipped."""
         found = []
         for path in visible(self.folder, "*.parquet"):
             try:
@@ -219,7 +219,7 @@ class Parts:
             table = read_table(pa.py_buffer(content), columns)
         except BombError as error:
             raise DamagedError(path, str(error)) from None
-        except Exception as error:  # sealed, and still no rows of ours: whatever Arrow makes of it
+        except Exception as error:  # a valid checksum but not our rows: any error of Arrow
             raise DamagedError(path, f"no Parquet file ({type(error).__name__})") from None
         if (table.schema.metadata or {}).get(_OWNER) != self.owner.encode() or "image" not in table.column_names:
             raise DamagedError(path, "it holds rows of another result")
@@ -227,14 +227,14 @@ class Parts:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Return the rows of a Parquet file. DamagedError where it holds none, though its checksum may be right."""
+    """Return the rows of a Parquet file. DamagedError if it has none, even with a valid checksum."""
     try:
         rows = read_table(regular(path)).to_pandas()
     except (FileNotFoundError, PermissionError):
         raise
     except BombError as error:
         raise DamagedError(path, str(error)) from None
-    except Exception as error:  # whatever Arrow and pandas make of it
+    except Exception as error:  # any error of Arrow and pandas
         raise DamagedError(path, f"no rows ({type(error).__name__})") from None
     if not isinstance(rows.index, pd.RangeIndex) or not {"image", "label"} <= set(rows.columns):
         raise DamagedError(path, "no rows of images")
@@ -247,14 +247,14 @@ class RowFile:
 
     Attributes:
         path: of the Parquet file.
-        images: number of images that it has rows of.
+        images: number of images that it has rows for.
     """
 
     path: Path
     images: int
 
     def blocks(self) -> Iterator[pd.DataFrame]:
-        """Yield all rows in their order. DamagedError where the file holds none, though its checksum may be right."""
+        """Yield all rows in their order. DamagedError if the file has none, even with a valid checksum."""
         try:
             for batch in read_batches(regular(self.path)):
                 rows = batch.to_pandas()
@@ -274,7 +274,7 @@ class RowFile:
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
-    """Return the rows of several tables; a column that is empty in one takes the type that it has in another."""
+    """Return the rows of several tables; a column that is empty in one takes its type from another."""
     return pa.concat_tables(tables, promote_options="permissive")
 
 
@@ -288,7 +288,7 @@ def as_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> 
 
 
 def set_aside(error: DamagedError) -> list[str]:
-    """Move a damaged file into `damaged/` of its result, and return the line that names it."""
+    """Move a damaged file into `damaged/` of its result, and return the line that reports it."""
     path = error.path
     root = path.parent.parent if path.parent.name in (PARTS, RUNS) else path.parent
     place = root / DAMAGED
@@ -298,18 +298,18 @@ def set_aside(error: DamagedError) -> list[str]:
         while (target := place / (f"{path.name}.{k}" if k else path.name)).exists():
             k += 1
         path.rename(target)
-    except FileNotFoundError:  # another process has just done it
+    except FileNotFoundError:  # another process has just moved it
         return []
     return [f"{error}; set aside in {place}, and computed again"]
 
 
 def frame_of(tables: list[pa.Table]) -> pd.DataFrame:
-    """Return the rows of several tables as a frame; without any, an empty one with the column `image`."""
+    """Return the rows of several tables as a frame; without tables, an empty one with the column `image`."""
     return joined(tables).to_pandas() if tables else pd.DataFrame({"image": []})
 
 
 def images_of(tables: Iterable[pa.Table]) -> set[str]:
-    """Return the ids of the images that tables have rows of."""
+    """Return the ids of the images that tables have rows for."""
     found: set[str] = set()
     for table in tables:
         found.update(_texts(table["image"]))

@@ -1,4 +1,4 @@
-"""Where images are in a dataset, without a dictionary of their ids: 16 bytes an image, where that takes 150."""
+"""Positions of images in a dataset without a dictionary of ids: 16 bytes per image instead of 150."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 
 class Positions:
-    """Finds ids in a dataset's by 64-bit hashes of them; what has the hash is compared.
+    """Finds ids in a dataset's list by 64-bit hashes; ids with equal hashes are compared.
 
     Args:
-        ids: of the dataset's images, no two equal.
+        ids: of the dataset's images, all different.
 
     >>> Positions(["a", "b", "c"]).of(["c", "x", "a"]).tolist()
     [2, -1, 0]
@@ -26,7 +26,7 @@ class Positions:
         return len(self._ids)
 
     def of(self, images: Sequence[str]) -> NDArray[np.int64]:
-        """(N,): the position of each image; -1 for one that the dataset does not have."""
+        """(N,): the position of each image; -1 for an image that is not in the dataset."""
         asked = _hashes(images)
         first = np.searchsorted(self._hashes, asked)
         last = np.searchsorted(self._hashes, asked, side="right")

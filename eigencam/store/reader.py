@@ -1,9 +1,9 @@
-"""Reading results: everybody who shows, compares or continues results goes through here.
+"""Reading results: every command that shows, compares or continues results goes through this module.
 
     for stored in read_all(Path("results/runs")): print(stored.folder.name, stored.state)
 
 Reading writes nothing and takes no lock, so it works on a folder of somebody else's and while a run is writing. A
-damaged result has the state `damaged` and says which file it is; it costs no other result anything.
+damaged result has the state `damaged` and names the file; other results are not affected.
 """
 
 import errno
@@ -28,33 +28,33 @@ from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yam
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
 
 LARGEST_CONFIG = 2**20
-"""Characters that a config may have."""
+"""Largest size of a config in characters."""
 
 SETTLED_NS = 10**9
-"""Nanoseconds within which a file system may give two changes one time."""
+"""Nanoseconds within which a file system may give two changes the same time."""
 
 MOST_KEPT = 10_000
-"""Results that a process keeps what it has read of."""
+"""Number of results that a process caches."""
 
 State = Literal["done", "left out", "partial", "damaged", "old", "refused"]
 _VERSIONED = ("version", "shared", "libraries", "library_version", "source", "own_source")
-"""Keys of a description (`eigencam.store.identity.describe`) that say which version of the code it is of."""
+"""Keys of a description (`eigencam.store.identity.describe`) that hold versions of the code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One result folder, as it was read.
+    """One result folder, as read.
 
     Attributes:
         folder: its path.
         names: dataset, network, method, evaluator.
-        identity: what its hash is of; empty where it is damaged or of an old format.
-        summary: None until it is complete, and where it is damaged.
-        runs: that worked on it, the first one first.
-        claim: where it came in a bundle, what is known of it.
-        faults: a line for each damaged file that was looked at.
-        old: a line where another version of this program wrote it, else "".
-        denied: a line where this user may not read it, else "".
+        identity: the content that its hash is computed from; empty if it is damaged or of an old format.
+        summary: None until the result is complete, and if the summary is damaged.
+        runs: the runs that contributed, in the order of their start.
+        claim: its origin if it came in a bundle.
+        faults: a line for each damaged file among those checked.
+        old: a line if another version of this program wrote it, else "".
+        denied: a line if this user may not read it, else "".
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class Stored:
 
     @property
     def state(self) -> State:
-        """What there is of it; whether a process is writing it, `running` says."""
+        """Its state; `running` says whether a process is writing it."""
         if self.denied:
             return "refused"
         if self.old:
@@ -82,7 +82,7 @@ class Stored:
 
     @property
     def network(self) -> str:
-        """Name of the network, and whether its weights are random."""
+        """Name of the network, marked if its weights are random."""
         described = self.identity.get("network", {})
         return network_label(self.names[1], str(described.get("untrained", "")))
 
@@ -93,47 +93,47 @@ class Stored:
 
     @property
     def updated(self) -> str:
-        """When the last run that computed for it began, `2026-03-01T12:00:00Z`; "" where that is not known."""
+        """Start of the last run that computed for it, `2026-03-01T12:00:00Z`; "" if not known."""
         return max((run.started for run in self.computing), default="")
 
     @property
     def computing(self) -> tuple[Run, ...]:
-        """The runs that scored images for it; all where none says so, as those of an unfinished result do not yet."""
+        """The runs that scored images for it; all runs if none records its rows, as in an unfinished result."""
         return tuple(run for run in self.runs if run.images) or self.runs
 
     @property
     def cost(self) -> float | None:
-        """Time of the method alone, in bare forward passes, as the last run that measured it found it."""
+        """Time of the method alone in bare forward passes, from the last run that measured it."""
         return next((run.cost for run in reversed(self.runs) if run.cost is not None), None)
 
     @property
     def meaning(self) -> str:
-        """The identity without versions: results that agree in it are versions of one another."""
+        """The identity without versions: equal for results that are versions of one another."""
         return canonical([self.names[2:], unversioned(self.identity)])
 
     def rows(self) -> pd.DataFrame:
-        """Return the rows of a complete result, in the dataset's order. DamagedError where they are not sealed."""
+        """Return the rows of a complete result, in the dataset's order. DamagedError if they fail their checksum."""
         return self.row_file().frame()
 
     def row_file(self) -> RowFile:
-        """Return the file of these rows, to be read in blocks. DamagedError where they are not sealed."""
+        """Return the file of these rows, to be read in blocks. DamagedError if they fail their checksum."""
         path = self.folder / ROWS
         summary, seal = self.summary, self.summary.rows if self.summary else None
         if summary is None or seal is None:
-            raise ValueError(f"{self.folder}: not complete; it has no rows that a summary names")
+            raise ValueError(f"{self.folder}: not complete; it has no sealed rows")
         if file_digest(path) != seal.blake2b:
             raise DamagedError(path, "its content does not match the checksum in the summary")
         return RowFile(path, summary.n)
 
     def evaluator(self, trust: Trust = PACKAGED) -> Any:
-        """Return the evaluator that made its rows. UntrustedError where this command does not trust its code."""
+        """Return the evaluator that made its rows. UntrustedError if this command does not trust its code."""
         return rebuilt(self.identity["evaluator"], "evaluator", trust)
 
     def config(self) -> dict[str, Any]:
-        """Return the resolved config of the last run that worked on it: data that nothing has checked yet.
+        """Return the resolved config of the last run that contributed: unchecked data.
 
         Raises:
-            DamagedError: it is not what was written, or no mapping.
+            DamagedError: it has changed since it was written, or is no mapping.
         """
         import yaml
 
@@ -152,12 +152,12 @@ class Stored:
         if not isinstance(content, dict):
             raise DamagedError(path, "no mapping")
         check_depth(path, content)
-        if content.pop("tf32", False) is True:  # a key of its own before it was a value of `dtype`
+        if content.pop("tf32", False) is True:  # formerly a key of its own, now a value of `dtype`
             content["dtype"] = "tf32"
         return content
 
     def errors(self) -> list[str]:
-        """Return the first line of why each shard of it failed."""
+        """Return the first line of the error of each failed shard."""
         found = []
         for path in sorted(self.folder.glob("error*.json")):
             try:
@@ -172,16 +172,16 @@ class Stored:
 
 
 def read_all(root: Path, folders: Container[str] | None = None, *, hashed: bool = False) -> list[Stored]:
-    """Return every result below `root`, by name.
+    """Return every result below `root`, sorted by name.
 
     Args:
         root: folder of results.
-        folders: names of those that are wanted; None: all.
-        hashed: whether the rows of complete results are compared with their checksums too, not with their sizes alone.
+        folders: names of the folders to read; None: all.
+        hashed: whether to compare the rows of complete results with their checksums, too, and not only their sizes.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        PermissionError: `root` may not be read; a result that may not be has the state `refused`.
+        PermissionError: `root` may not be read; a result that may not be read has the state `refused`.
     """
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and is_result(e.name))
@@ -190,7 +190,7 @@ def read_all(root: Path, folders: Container[str] | None = None, *, hashed: bool 
 
 
 def results_in(path: Path) -> list[Path]:
-    """Return the folders of results that a folder holds, by name, or the one that it is.
+    """Return the result folders in a folder, sorted by name, or the folder itself if it is one.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -205,15 +205,15 @@ def results_in(path: Path) -> list[Path]:
 
 
 def is_result(name: str) -> bool:
-    """Whether a folder's name is of the form that results have."""
+    """Whether a folder's name has the form of a result's."""
     parts = name.rsplit("-", 1)
     return not name.startswith(".") and name.count("-") >= len(NAMES) and _is_hash(parts[-1])
 
 
 def read(folder: Path, *, hashed: bool = False) -> Stored | None:
-    """Return one result; None where the folder holds none yet, or none any more.
+    """Return one result; None if the folder does not hold one yet, or no longer.
 
-    A complete one of which no file has changed since this process read it is not read again.
+    A complete result is read again only if one of its files has changed since this process read it.
     """
     try:
         state = _state_of(folder)
@@ -236,7 +236,7 @@ _KEPT: dict[tuple[Path, bool], tuple[tuple[object, ...], Stored]] = {}
 
 
 def _state_of(folder: Path) -> tuple[object, ...]:
-    """Name, size, time and inode of every file of a result, and the folder's rights; () where there is none."""
+    """Name, size, time and inode of every file of a result, and the folder's permissions; () if it does not exist."""
     found = list[object]()
     for place in (folder, folder / RUNS):
         try:
@@ -250,7 +250,7 @@ def _state_of(folder: Path) -> tuple[object, ...]:
 
 
 def _is_settled(state: tuple[object, ...]) -> bool:
-    """Whether the last change was so long ago that a further one has another time."""
+    """Whether the last change is old enough for a further change to have another time."""
     last = max((file[2] for file in state if isinstance(file, tuple)), default=0)
     return time.time_ns() - last > SETTLED_NS
 
@@ -267,21 +267,21 @@ def _read(folder: Path, hashed: bool) -> Stored | None:
         return Stored(folder, _names(folder.name), old=str(found.old))
     faults = [*map(str, found.damaged), *Parts(folder / PARTS, folder.name.rsplit("-", 1)[-1]).damage()]
     if found.identity is None:
-        if not faults and not (folder / SUMMARY).exists():  # a run has just begun it
+        if not faults and not (folder / SUMMARY).exists():  # a run has just started it
             return None
         if not (folder / IDENTITY).exists():
-            faults.append(f"{folder / IDENTITY}: damaged: it is not there")
+            faults.append(f"{folder / IDENTITY}: damaged: it is missing")
         return Stored(folder, _names(folder.name), faults=tuple(faults))
     names = _names(folder.name, found.identity)
     if found.summary and found.summary.names != names:
-        faults.append(f"{folder / SUMMARY}: damaged: it is of {'-'.join(found.summary.names)}")
+        faults.append(f"{folder / SUMMARY}: damaged: it belongs to {'-'.join(found.summary.names)}")
     return Stored(
         folder, names, found.identity, None if faults else found.summary, found.runs, found.claim, tuple(faults)
     )
 
 
 def newest(results: Iterable[Stored]) -> tuple[list[Stored], list[Stored]]:
-    """Return the latest version of each result, and those that a later one supersedes."""
+    """Return the latest version of each result, and the results that a later version supersedes."""
     by_meaning: dict[str, list[Stored]] = {}
     for stored in results:
         by_meaning.setdefault(stored.meaning, []).append(stored)
@@ -292,13 +292,13 @@ def newest(results: Iterable[Stored]) -> tuple[list[Stored], list[Stored]]:
 
 
 def _rank(stored: Stored) -> list[int]:
-    """The versions of our code in it: a higher one is later, whenever the result was made."""
+    """The versions of our code in it: higher ones are later, whatever the date of the result."""
     parts = [stored.identity.get(key) or {} for key in ("method", "evaluator", "network", "dataset")]
     return [part.get("version", 0) if isinstance(part.get("version", 0), int) else 0 for part in parts]
 
 
 def unversioned(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without the versions of the code in it; parameters and what a dataset says stay."""
+    """Return an identity without code versions; parameters and the dataset's own identity stay."""
     found = dict(identity)
     for part, inner in (("network", ("constructor", "preprocess")), ("dataset", ("reader",))):
         node = found.get(part)
@@ -308,7 +308,7 @@ def unversioned(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _code_alone(described: Any) -> Any:
-    """A description without versions, nor those of the objects among its parameters."""
+    """A description without versions, also for the objects among its parameters."""
     if not isinstance(described, Mapping):
         return described
     kept = {key: value for key, value in described.items() if key not in _VERSIONED}
@@ -323,7 +323,7 @@ def _code_alone(described: Any) -> Any:
 
 
 def _names(name: str, identity: Mapping[str, Any] | None = None) -> tuple[str, str, str, str]:
-    """The four names in a folder's name; dataset and network may have dashes where the identity says so."""
+    """The four names in a folder's name; dataset and network may contain dashes if the identity says so."""
     text = name.rsplit("-", 1)[0]
     if identity is not None:
         dataset, network = str(identity["dataset"]["name"]), str(identity["network"]["name"])
@@ -339,5 +339,5 @@ def _is_hash(text: str) -> bool:
 
 
 def as_lines(stored: Iterable[Stored]) -> list[str]:
-    """Return a line for each result that is damaged or of an old format, for people."""
+    """Return a printable line for each result that is damaged or of an old format."""
     return [line for one in stored for line in (one.denied, one.old, *one.faults) if line]

@@ -1,11 +1,11 @@
 """Writing results: one folder for each (dataset, network, method, evaluator), keyed by what changes a number.
 
-`schema` lists the files. Several processes may fill one result at a time, on machines that share the folder: the shards
-of a run. Each holds the lock of its shard; whichever finds all images done takes the lock of finishing, which ends with
-its process. Every file is written beside its place and renamed into it, so a killed run leaves whole files only. Rows
-that are there are not computed again. Batch size, device, worker count and shard are not identity.
+`schema` lists the files. Several processes (the shards of a run) may fill one result at a time, on machines that share
+the folder. Each holds the lock of its shard. The process that finds all images done takes the lock of finishing, which
+ends with its process. Every file is written next to its destination and renamed, so a killed run leaves complete files
+only. Existing rows are not computed again. Batch size, device, worker count and shard are not part of the identity.
 
-A result is published in this order, each on the disk before the next: rows, summary, names of the folder's files.
+A result is published in this order, each synced to the disk before the next: rows, summary, the folder's file names.
 """
 
 import os
@@ -40,7 +40,7 @@ from eigencam.store.windows import RUN, MisplacedError
 from eigencam.versions import summary_versions_of
 
 STAGED = "rows.staged"
-"""Name of the file of all rows, among the parts, until the result is published."""
+"""Name of the file with all rows, among the parts, until the result is published."""
 
 
 @dataclass(slots=True)
@@ -50,9 +50,9 @@ class Result:
     Attributes:
         root: folder of all results.
         names: dataset, network, method, evaluator: the readable part of the folder's name.
-        identity: JSON-ready content that the hash is of.
-        alone: whether no other process writes it, so that a file system without locks will do.
-        repaired: lines that name what was damaged and set aside since `open`.
+        identity: JSON-ready content that the hash is computed from.
+        alone: whether no other process writes it, so that file locks are not needed.
+        repaired: a line per damaged file that was set aside since `open`.
     """
 
     root: Path
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def summary(self) -> Summary | None:
-        """What `metrics.json` says; None until every image has been scored and summed up, and where it is damaged."""
+        """The content of `metrics.json`; None until every image is scored and summarised, and if it is damaged."""
         try:
             return published(self.folder)
         except (FileNotFoundError, DamagedError):
@@ -84,13 +84,13 @@ class Result:
 
     @property
     def whole(self) -> bool:
-        """Whether a run has nothing to do here: no file is damaged or missing, no killed process has left anything."""
+        """Whether nothing is left to do: no file is damaged or missing, and no killed process left anything behind."""
         found = examine(self.folder)
         return bool(found.identity and found.summary) and not found.damaged and not has_leftovers(self.folder)
 
     @property
     def complete(self) -> bool:
-        """Whether every image has been scored and summed up; a method that was left out has not been run."""
+        """Whether every image has been scored and summarised; False for a method that was left out."""
         summary = self.summary
         return summary is not None and not summary.unsupported
 
@@ -101,13 +101,13 @@ class Result:
         shard: Shard | None = None,
         plan: Plan | None = None,
     ) -> None:
-        """Make the folder, take the shard's lock, set aside what is damaged, and note the run.
+        """Make the folder, take the shard's lock, set aside damaged files, and record the run.
 
         Args:
             config: resolved, as YAML.
-            environment: as `environment` gives it; None: whoever opens it computes no rows, and is not noted.
-            shard: that this process computes.
-            plan: what it knows of the result before its first row.
+            environment: from `environment`; None for a caller that computes no rows and is not recorded.
+            shard: the shard that this process computes.
+            plan: what is known of the result before its first row.
 
         Raises:
             HeldError: another process is writing this shard of the result.
@@ -128,7 +128,7 @@ class Result:
             raise
 
     def _has_begun(self, config: str) -> bool:
-        """Take the lock and begin; False where `eigencam prune` removed the folder in between."""
+        """Take the lock and begin; False if `eigencam prune` removed the folder in between."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._drop_links()
         try:
@@ -150,7 +150,7 @@ class Result:
             raise
 
     def _begin(self, config: str) -> None:
-        """Set aside what is damaged, and write what is known beforehand; both locks are this process's."""
+        """Set aside damaged files, and write what is known beforehand; this process holds both locks."""
         for folder in (self.folder, self.folder / PARTS, self.folder / RUNS):
             remove_leftovers(folder)
         self._set_aside()
@@ -180,7 +180,7 @@ class Result:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """One process at a time does what all share: it sets aside what is damaged, or finishes the result."""
+        """Let one process at a time do the shared work: setting aside damaged files, finishing the result."""
         with take(self.folder / ".lock-finish", wait=True, needed=not self.alone):
             yield
 
@@ -198,7 +198,7 @@ class Result:
         return files
 
     def bad(self) -> dict[Bad, dict[str, str]]:
-        """Return images that were left out, by id, with the reason, as far as is noted on disk."""
+        """Return the images that were left out, by id, with the reason, as recorded on disk."""
         found, said = self.parts.bad()
         self.repaired += said
         return found
@@ -208,11 +208,11 @@ class Result:
         self._buffer += rows
 
     def add_bad(self, kind: Bad, image: str, reason: str) -> None:
-        """Keep, until the next `flush`, that an image was left out."""
+        """Record, until the next `flush`, that an image was left out."""
         self._bad.setdefault(kind, {})[image] = reason
 
     def flush(self) -> None:
-        """Write the kept rows as one part, and what was left out."""
+        """Write the kept rows as one part, and the images that were left out."""
         if self._bad:
             self.parts.write_bad(self._bad)
             self._bad.clear()
@@ -222,7 +222,7 @@ class Result:
             self._buffer.clear()
 
     def rows(self) -> pd.DataFrame:
-        """Return all rows on disk, in the dataset's order once complete; until then the parts are the truth."""
+        """Return all rows on disk; in the dataset's order once complete, before that from the parts."""
         if self.complete:
             return read_rows(self.folder / ROWS)
         tables, said = self.parts.tables()
@@ -230,11 +230,11 @@ class Result:
         return frame_of(tables)
 
     def gathered(self) -> Gathered | None:
-        """Return all that the result is made of; None where images are missing. Only within `finishing`.
+        """Return everything that the complete result is made from; None if images are missing. Only within `finishing`.
 
         Raises:
             ValueError: every image was left out.
-            FileNotFoundError: no run noted how many images there are.
+            FileNotFoundError: no run has recorded the number of images.
         """
         plan, positions = (self._plan.stored(), self._plan.positions) if self._plan else (self.parts.plan(), None)
         bad, target, staged = self.bad(), str(self.identity["target"]), self.folder / PARTS / STAGED
@@ -248,23 +248,23 @@ class Result:
                 self.parts.replace([error.path], pa.Table.from_pandas(rows, preserve_index=False))
 
     def publish(self, gathered: Gathered, told: Mapping[str, Any]) -> None:
-        """Publish what was gathered with what `summed_up` makes of its rows; each run's file says which it made."""
+        """Publish the gathered rows with their summary from `summed_up`; each run's file lists the rows it computed."""
         for name, rows in gathered.made_by.items():
             self._change_run(name, {"rows": rows})
         self.finish(gathered.rows.path, {**gathered.facts, **told})
 
     def finish(self, rows: pd.DataFrame | Path, summary: Mapping[str, Any]) -> None:
-        """Publish all rows and the summary, and drop the parts.
+        """Publish all rows and the summary, and remove the parts.
 
         Args:
-            rows: of every image, in the dataset's order, or the file that they are in.
-            summary: the fields of `Summary` but for names and seals, those of `summed_up` among them.
+            rows: of every image, in the dataset's order, or the file that holds them.
+            summary: the fields of `Summary` except names and seals, including those of `summed_up`.
         """
         publish(self.folder, self._summary(summary), rows)
         self.settle()
 
     def sum_up_again(self, evaluator: Any) -> None:
-        """Make the summary again from the stored rows, where another version of the evaluator's `summary` made it."""
+        """Recompute the summary from the stored rows, if another version of the evaluator's `summary` made it."""
         summary = self.summary
         if summary is None or summary.unsupported or is_current(summary, evaluator):
             return
@@ -272,7 +272,7 @@ class Result:
             sum_up_again(self.folder, summary, evaluator, RowFile(self.folder / ROWS, summary.n))
 
     def measured(self, what: Mapping[str, Any]) -> None:
-        """Note what this run measured beside its environment; it is no part of the result. Only within `finishing`."""
+        """Record what this run measured, in the run's file; not part of the result. Only within `finishing`."""
         self._environment |= what
         self._change_run(self._run, self._environment)
 
@@ -282,12 +282,12 @@ class Result:
         self.settle()
 
     def fail(self, error: BaseException) -> None:
-        """Note why the run stopped; the next run continues from the rows that are there."""
+        """Record why the run stopped; the next run continues from the existing rows."""
         text = "".join(traceback.format_exception(error))
         write_json(self.folder / f"error{self._shard.suffix}.json", {"error": str(error), "traceback": text})
 
     def succeed(self) -> None:
-        """Forget why an earlier run of this shard stopped."""
+        """Remove the record of why an earlier run of this shard stopped."""
         (self.folder / f"error{self._shard.suffix}.json").unlink(missing_ok=True)
 
     @property
@@ -301,7 +301,7 @@ class Result:
         return Summary(*self.names, result=checksum(self.identity), **content)
 
     def _change_run(self, name: str, what: Mapping[str, Any]) -> None:
-        """Add to a run's file; a file that is not there, or damaged, is made only of what is known of this run."""
+        """Add to a run's file; if it is missing or damaged, make it from what is known of this run."""
         path = self.folder / RUNS / f"{name}.json"
         try:
             before = read_json(path)
@@ -311,27 +311,27 @@ class Result:
             write_json(path, {**before, **what})
 
     def settle(self) -> None:
-        """Remove what only an unfinished result has."""
+        """Remove the files of an unfinished result."""
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         for path in self.folder.glob("error*.json"):
             path.unlink(missing_ok=True)
 
     def _drop_links(self) -> None:
-        """Remove links in the place of folders: what is written, moved and removed here stays inside the result."""
+        """Remove links in place of folders, so that all writing, moving and removing stays inside the result."""
         if self.folder.is_symlink():
-            raise ValueError(f"{self.folder}: a link; a run writes no result through one: remove it")
+            raise ValueError(f"{self.folder}: a link, and a run does not write through links: remove it")
         for path in (self.folder / name for name in (PARTS, RUNS, DAMAGED)):
             if path.is_symlink():
                 path.unlink()
                 self.repaired.append(f"{path}: a link to another folder; removed")
 
     def _set_aside(self) -> None:
-        """Move every damaged file out of the way; what it held is computed or written again."""
+        """Move every damaged file out of the way; its content is computed or written again."""
         found = examine(self.folder)
         old = [DamagedError(self.folder / IDENTITY, f"format {found.old.version}")] if found.old else []
         for error in [*old, *found.damaged]:
             self.repaired += set_aside(error)
-            if error.path.name == SUMMARY:  # rows that no summary vouches for are not believed
+            if error.path.name == SUMMARY:  # rows without an intact summary cannot be trusted
                 (self.folder / ROWS).unlink(missing_ok=True)
             if error.path.name == ROWS:
                 (self.folder / SUMMARY).unlink(missing_ok=True)
@@ -340,7 +340,7 @@ class Result:
 
 
 def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, Any], list[Metric]]:
-    """Return the fields of `Summary` that an evaluator makes of rows, in memory or read in blocks, and its metrics."""
+    """Return the fields of `Summary` that an evaluator computes from rows, in memory or in blocks, and its metrics."""
     metrics = summarised(evaluator, rows)
     told = {
         "protocol": plain(dict(evaluator.protocol())),
@@ -352,12 +352,12 @@ def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, An
 
 
 def is_current(summary: Summary, evaluator: Any) -> bool:
-    """Whether the evaluator would make the summary of its rows again as it is."""
+    """Whether the evaluator would compute the same summary from the same rows."""
     return summary.summary_versions == summary_versions_of(type(evaluator))
 
 
 def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFrame | Blocks) -> None:
-    """Publish a complete result with metrics made again from its rows, which stay."""
+    """Publish a complete result with metrics recomputed from its unchanged rows."""
     told, _ = summed_up(evaluator, rows)
     publish(folder, replace(summary, **told))
 
@@ -367,9 +367,9 @@ def publish(folder: Path, summary: Summary, rows: pd.DataFrame | Path | None = N
 
     Args:
         folder: of the result.
-        summary: its `rows` are set here where rows are given.
-        rows: of every image, or the file that they are in, which is moved; None: `rows.parquet` stays, as the summary
-            names it.
+        summary: its `rows` are set here if rows are given.
+        rows: of every image, or the file that holds them, which is moved; None: `rows.parquet` stays, as named by the
+            summary.
     """
     if isinstance(rows, Path):
         seal = Seal(rows.stat().st_size, file_digest(rows))

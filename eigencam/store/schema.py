@@ -1,19 +1,19 @@
-"""The files of a result folder, and what stands in them.
+"""The files of a result folder and their content.
 
     <results>/<dataset>-<network>-<method>-<evaluator>-<hash>/
-        identity.json       what the hash is of; see `identity`
-        config.yaml         the resolved config of the last run that worked on it
-        runs/<run>.json     for each such run: command, commit, packages, machine, checksums; what it measured
-        parts/              rows of finished batches, and images that were left out, while a run goes on
+        identity.json       the content that the hash is computed from; see `identity`
+        config.yaml         the resolved config of the last run that contributed
+        runs/<run>.json     for each such run: command, commit, packages, machine, checksums, measurements
+        parts/              rows of finished batches, and images that were left out, while a run is in progress
         rows.parquet        one row per image (with `target=each`: per image and class), in the dataset's order
-        metrics.json        the summary; written last, so its presence means: complete. It names the size and the
-                            checksum of the rows that it sums up
-        error.json          the first line and the traceback of a failed run, until a later run succeeds; a shard's is
+        metrics.json        the summary; written last, so its presence means: complete. It holds the size and the
+                            checksum of its rows
+        error.json          the first line and the traceback of a failed run, until a later run succeeds; for a shard
                             error-3of16.json
-        damaged/            files that were not what had been written; computed again, kept to be looked at
+        damaged/            files that have changed since they were written; computed again, kept for inspection
 
 Every JSON and YAML file is sealed (`seal`), the rows by the summary, a part by its name, the identity by the name of
-the folder. What is read here is data: names, numbers and texts, of the stated types or refused.
+the folder. Everything read here is data: names, numbers and texts of the stated types; anything else is refused.
 """
 
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ from eigencam.store.canonical import checksum
 from eigencam.store.seal import DamagedError, read_bytes, read_json
 
 FORMAT = 2
-"""Of identities and folders; a folder of another one is recognised, and never mixed in."""
+"""Format of identities and folders; a folder of another format is recognised, and never mixed in."""
 
 IDENTITY, CONFIG, ROWS, SUMMARY = "identity.json", "config.yaml", "rows.parquet", "metrics.json"
 RUNS, PARTS, DAMAGED = "runs", "parts", "damaged"
 NAMES = ("dataset", "network", "method", "evaluator")
 Bad = Literal["bad_images", "bad_truths"]
-"""Why images are left out: they cannot be decoded; their boxes, labels or mask cannot be right."""
+"""Why images are left out: they cannot be decoded, or their boxes, labels or mask are invalid."""
 
 _METRIC = {
     "name": str,
@@ -52,7 +52,7 @@ _METRIC = {
     "caution": str,
 }
 _ABSENT = {str: "", float: float("nan"), int: 0, bool: False}
-"""What a key stands for that a metric has not."""
+"""Default of a key that a metric does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +65,23 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What `metrics.json` says.
+    """The content of `metrics.json`.
 
     Attributes:
         dataset: name, as are `network`, `method` and `evaluator`.
-        n: images with a row.
-        unsupported: why the method cannot run on the network; "" where it ran.
+        n: number of images with a row.
+        unsupported: the reason why the method cannot run on the network; "" if it ran.
         metrics: for each the keys of `eigencam.evaluation.base.Metric`, null for a number that is not defined.
         target: the class that maps are for.
-        bad_images: reason by id of each image that was left out because it could not be decoded.
-        bad_truths: likewise, because its boxes, labels or mask could not be right.
+        bad_images: reason by id for each image that was left out because it could not be decoded.
+        bad_truths: likewise, because its boxes, labels or mask are invalid.
         protocol: the evaluator's, in words and numbers.
-        headline: metrics that a table shows unless others are asked for.
+        headline: metrics that a table shows by default.
         fitted_on: images that the network's classifier was fitted on.
-        summary_versions: of the code that made the metrics of the rows (`eigencam.versions.summary_versions_of`).
-        rows: the seal of `rows.parquet`; None where the method was left out.
-        baseline: whether the method is there to be compared with (a centred box, noise), as it says of itself.
-        caveat: what has to stand below every table with the method, as it says of itself.
+        summary_versions: of the code that computed the metrics from the rows (`eigencam.versions.summary_versions_of`).
+        rows: the seal of `rows.parquet`; None if the method was left out.
+        baseline: whether the method is a baseline (a centred box, noise), as it declares.
+        caveat: the note below every table with the method, as it declares.
         result: checksum of the identity, the end of the folder's name.
     """
 
@@ -111,7 +111,7 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a summary. DamagedError where it is not what was written."""
+        """Read a summary. DamagedError if it has changed since it was written."""
         content = _Content(path, read_json(path))
         rows = content.get("rows", dict, None)
         seal = _Content(path, rows) if rows is not None else None
@@ -137,7 +137,7 @@ class Summary:
         )
 
     def stored(self) -> dict[str, Any]:
-        """Return what `metrics.json` holds: all but what was not said."""
+        """Return the content of `metrics.json`: all fields that are set."""
         told = asdict(self)
         always = (*NAMES, "n", "metrics", *(("bad_images", "target") if not self.unsupported else ()))
         return {key: value for key, value in told.items() if key in always or value not in ("", {}, (), 0, None)}
@@ -145,18 +145,18 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What `runs/<run>.json` says of one run: its command, code and machine, and what it measured.
+    """The content of `runs/<run>.json`: command, code and machine of a run, and its measurements.
 
     Attributes:
         started: UTC, `2026-03-01T12:00:00Z`.
         host: name of the machine.
         command: the words of the command line.
-        packages: version of every package that took part, by name in lower case.
-        environment: all else that is known: commit, Python, CPU, GPU, checksums.
-        rows_before: that earlier runs of an unfinished result had left.
-        cost: time of the method alone, in bare forward passes; None where it was not measured.
-        images: scored by this run, in `seconds`.
-        rows: numbers of the first and last of the result's rows that it made, in stretches; noted when the result is
+        packages: version of every package that was used, by lower-case name.
+        environment: everything else that is known: commit, Python, CPU, GPU, checksums.
+        rows_before: number of rows left by earlier runs of an unfinished result.
+        cost: time of the method alone, in bare forward passes; None if not measured.
+        images: number of images scored by this run, in `seconds`.
+        rows: ranges of the result's rows that it computed, as (first, last); recorded when the result is
             complete.
     """
 
@@ -173,7 +173,7 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read one run. DamagedError where the file is not what was written."""
+        """Read one run. DamagedError if the file has changed since it was written."""
         everything = read_json(path)
         content = _Content(path, everything)
         return cls(
@@ -191,13 +191,13 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """The commit, "with changes" where the files differed from it; "" where the code ran from no clone."""
+        """The commit, "(with changes)" if the files differed from it; "" if the code ran outside a clone."""
         commit = str(self.environment.get("git_commit") or "")
         return f"{commit} (with changes)" if commit and self.environment.get("git_dirty") else commit
 
     @property
     def machine(self) -> str:
-        """The GPU, or the CPU, and the number of cores."""
+        """The GPU or CPU, and the number of cores."""
         return f"{self.environment.get('gpu') or 'CPU'}, {self.environment.get('cpus')} cores"
 
     @property
@@ -212,7 +212,7 @@ def read_identity(path: Path) -> dict[str, Any]:
     """Read an identity of this program's format.
 
     Raises:
-        DamagedError: it is not what was written, or does not belong to its folder.
+        DamagedError: it has changed since it was written, or does not belong to its folder.
         OldFormatError: another version of the program wrote it.
     """
     try:
@@ -237,7 +237,7 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 
 def network_label(name: str, untrained: str) -> str:
-    """Return how a network is named wherever numbers of it stand: that its weights are random belongs to its name.
+    """Return the name of a network in all output: it includes that its weights are random.
 
     >>> network_label("resnet18", "untrained"), network_label("mine", "partly untrained: fc.weight")
     ('resnet18 (untrained)', 'mine (partly untrained)')
@@ -254,13 +254,13 @@ class OldFormatError(ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path.parent}: a result of format {self.version}; this program reads format {FORMAT}. Its numbers "
-            "are computed again by a run; `eigencam prune` lists such folders"
+            f"{self.path.parent}: a result of format {self.version}; this program reads format {FORMAT}. A run "
+            "computes its numbers again; `eigencam prune` lists such folders"
         )
 
 
 def _old_format(path: Path) -> int | None:
-    """Return the number of the format that was not sealed yet, None where the file is something else."""
+    """Return the number of an older, unsealed format, or None if the file is something else."""
     import json
 
     try:
@@ -271,20 +271,20 @@ def _old_format(path: Path) -> int | None:
 
 
 LARGEST_NUMBER = 2**53
-"""Magnitude of the counts and values in a record: up to here a float holds every integer."""
+"""Largest magnitude of counts and values in a record; up to it, a float represents every integer."""
 
 _REQUIRED = object()
 
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """A JSON object whose values are taken with their types."""
+    """A JSON object whose values are read with type checks."""
 
     path: Path
     values: Mapping[str, Any]
 
     def get(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        """Return the value of a key; DamagedError for another type, or where it is missing and has no default."""
+        """Return the value of a key; DamagedError if it has another type, or is missing without a default."""
         value = self.values.get(key, default)
         if value is default and default is not _REQUIRED:
             return value
@@ -297,7 +297,7 @@ class _Content:
         return float(value) if kind is float else value
 
     def time(self, key: str) -> str:
-        """Return a time with its zone in ISO form, `2026-03-01T12:00:00Z`; DamagedError for another text."""
+        """Return a time with its time zone in ISO form, `2026-03-01T12:00:00Z`; DamagedError for another text."""
         text = self.get(key, str)
         try:
             zone = datetime.fromisoformat(text).tzinfo
@@ -316,7 +316,7 @@ class _Content:
         return tuple(str(item) for item in self.get(key, list, []))
 
     def stretches(self, key: str) -> tuple[tuple[int, int], ...]:
-        """Return a list of pairs of first and last; DamagedError for anything else."""
+        """Return a list of (first, last) pairs; DamagedError for anything else."""
         found = self.get(key, list, [])
         for pair in found:
             numbers = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)

@@ -3,8 +3,8 @@ r"""Sealed files: the first line holds a checksum of every byte that follows it.
     {"seal": "9f86d081884c7d65…",        JSON
     # seal: 9f86d081884c7d65…            YAML
 
-A flipped bit or a missing end is seen when the file is read. A seal shows damage; it is no signature, and whoever can
-write the file can seal it again.
+A flipped bit or a truncated end is detected when the file is read. A seal shows damage; it is no signature, since
+whoever can write the file can seal it again.
 """
 
 import functools
@@ -22,17 +22,17 @@ BYTES = 16
 """Length of a checksum; 32 hexadecimal digits."""
 
 LARGEST = 64 * 2**20
-"""Bytes that a sealed file may have."""
+"""Largest size of a sealed file in bytes."""
 
 DEEPEST = 50
-"""Mappings and lists within one another that a JSON or YAML file may have."""
+"""Deepest nesting of mappings and lists in a JSON or YAML file."""
 
 _JSON_LINE = re.compile(rb'\{"seal": "([0-9a-f]{32})",?\n')
 _YAML_LINE = re.compile(rb"# seal: ([0-9a-f]{32})\n")
 
 
 class DamagedError(ValueError):
-    """A file of a result that is not what was written; carries the file and the reason."""
+    """A file of a result that has changed since it was written; holds the file and the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(str(path), reason)
@@ -51,7 +51,7 @@ def file_digest(path: Path) -> str:
     """Return the checksum of a file; a file that has not changed since is not read again.
 
     Raises:
-        DamagedError: it cannot be read, or is no regular file.
+        DamagedError: it cannot be read, or is not a regular file.
     """
     with _reading(path):
         about = regular(path).stat()
@@ -65,12 +65,12 @@ def _file_digest(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most so many bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
     Raises:
         FileNotFoundError: there is none.
         PermissionError: it may not be read.
-        DamagedError: it cannot be read, is larger, or no regular file.
+        DamagedError: it cannot be read, is larger, or is not a regular file.
     """
     with _reading(path):
         if (size := regular(path).stat().st_size) > most:
@@ -80,7 +80,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise DamagedError for what cannot be read, unless it is not there or not for this user."""
+    """Raise DamagedError for read errors other than a missing file or missing permission."""
     try:
         yield
     except (FileNotFoundError, PermissionError, DamagedError):
@@ -95,7 +95,7 @@ def write_json(path: Path, content: Mapping[str, Any], *, sync: bool = False) ->
     """Write a sealed JSON object; NaN becomes null, a tuple a list.
 
     Raises:
-        ValueError: an infinite number, which JSON has no form for.
+        ValueError: an infinite number, which JSON cannot represent.
     """
     body = json.dumps(strict(content), indent=1, allow_nan=False)[2:] + "\n" if content else "}\n"
     comma = "," if content else ""
@@ -113,7 +113,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedError: it is not what was written.
+        DamagedError: it has changed since it was written.
     """
     content, body = _opened(path, _JSON_LINE)
     try:
@@ -129,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> str:
-    """Read sealed YAML text, without its seal; raises as `read_json`."""
+    """Read sealed YAML text, without its seal; raises the errors of `read_json`."""
     try:
         return _opened(path, _YAML_LINE)[1].decode()
     except UnicodeDecodeError:
@@ -137,18 +137,18 @@ def read_yaml(path: Path) -> str:
 
 
 def check_depth(path: Path, content: object) -> None:
-    """Raise DamagedError for more than `DEEPEST` mappings and lists within one another."""
+    """Raise DamagedError if mappings and lists are nested deeper than `DEEPEST`."""
 
     def is_deeper(value: object, left: int) -> bool:
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
         return inside is not None and (not left or any(is_deeper(item, left - 1) for item in inside))
 
     if is_deeper(content, DEEPEST):
-        raise DamagedError(path, f"more than {DEEPEST} mappings and lists within one another")
+        raise DamagedError(path, f"mappings and lists nested more than {DEEPEST} deep")
 
 
 def _encodable(value: Any) -> Any:
-    r"""Return the same with `\ud800` as text in the place of a character that no text in UTF-8 has."""
+    r"""Return the value with characters that UTF-8 cannot encode replaced by text such as `\ud800`."""
     if isinstance(value, dict):
         return {_encodable(key): _encodable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -161,7 +161,7 @@ def _no_number(text: str) -> float:
 
 
 def strict(value: Any) -> Any:
-    """Return the same with null for NaN and lists for tuples: what every JSON reader takes."""
+    """Return the value with null for NaN and lists for tuples, as every JSON reader accepts."""
     if isinstance(value, Mapping):
         return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -170,7 +170,7 @@ def strict(value: Any) -> Any:
 
 
 def _opened(path: Path, line: re.Pattern[bytes]) -> tuple[bytes, bytes]:
-    """Return the whole content of a sealed file, and what follows the first line."""
+    """Return the whole content of a sealed file, and the part after the first line."""
     content = read_bytes(path, LARGEST)
     first = line.match(content)
     if not first:

@@ -1,4 +1,4 @@
-"""The part of a run that one process does."""
+"""The part of a run that one process computes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ S = TypeVar("S", bound=Sequence[Any])
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `k` of `of`, from 1 on, of a run's batches.
+    """Part `k` of `of` of a run's batches, counted from 1.
 
     >>> Shard.parse("3/16").pick(range(32))
     range(4, 6)
@@ -20,23 +20,23 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """ValueError for what is not `k/n` with 1 <= k <= n."""
+        """Parse `k/n` with 1 <= k <= n. ValueError for anything else."""
         k, slash, of = text.partition("/")
         if not (slash and k.isdecimal() and of.isdecimal() and 1 <= int(k) <= int(of)):
             raise ValueError(f"shard={text}; allowed: 1/1, or k/n with 1 <= k <= n, as 3/16")
         return cls(int(k), int(of))
 
     def pick(self, batches: S) -> S:
-        """A contiguous part."""
+        """Return the shard's contiguous part."""
         n = len(batches)
         return batches[n * (self.k - 1) // self.of : n * self.k // self.of]  # type: ignore[return-value]
 
     @property
     def name(self) -> str:
-        """As it stands in the names of files, `3of16`."""
+        """As written in file names, `3of16`."""
         return f"{self.k}of{self.of}"
 
     @property
     def suffix(self) -> str:
-        """Of its files' names; "" for the whole."""
+        """Suffix of its files' names; "" for an unsharded run."""
         return f"-{self.name}" if self.of > 1 else ""

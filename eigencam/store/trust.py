@@ -1,10 +1,10 @@
-"""What a stored result may have built, and what it may not: results are data.
+"""Which code a stored result may use: results are data.
 
-A result folder can come from anybody. What its identity or its config names is built only where this command trusts it:
-a name of this package that a packaged config has, what a YAML of this command's `--config-dir` names, and modules that
-are named by `--trust MODULE` or by `trust: [MODULE]` in such a YAML. Parameters are numbers, texts and lists of them;
-nothing that they hold is imported. A result that needs anything else keeps its stored metrics in every table; only what
-needs its code is left out. Nothing is ever imported from inside a folder of results.
+A result folder can come from anybody. An object that its identity or config names is built only if this command trusts
+it: a name of this package that a packaged config has, a name in a YAML of this command's `--config-dir`, or a module
+given by `--trust MODULE` or by `trust: [MODULE]` in such a YAML. Parameters are numbers, texts and lists of them, and
+nothing in them is imported. A result that needs anything else keeps its stored metrics in every table; only what needs
+its code is left out. Nothing is ever imported from inside a folder of results.
 """
 
 import functools
@@ -28,20 +28,20 @@ _TARGET = re.compile(r"""^\s*_target_:\s*['"]?([\w.]+)['"]?\s*(?:#.*)?$""", re.M
 
 
 LARGEST_PARAMETER = 10**6
-"""Magnitude of a stored parameter of our own code, and of its inverse: more would be tried on this machine's memory."""
+"""Largest magnitude of a stored parameter of our own code, and of its inverse, to protect this machine's memory."""
 
 
 class UntrustedError(ValueError):
-    """A stored result names code that this command does not trust, or that is not here any more."""
+    """A stored result names code that this command does not trust, or that no longer exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What this command trusts beside the names of packaged configs.
+    """What this command trusts in addition to the names in packaged configs.
 
     Attributes:
         targets: dotted names of classes and functions.
-        modules: dotted names of modules, all that they define included.
+        modules: dotted names of modules, with everything that they define.
     """
 
     targets: frozenset[str] = frozenset()
@@ -54,7 +54,7 @@ class Trust:
         Args:
             config_dir: its `--config-dir`.
             modules: its `--trust`.
-            configs: what it composed itself, as plain mappings.
+            configs: configs that the command composed itself, as plain mappings.
         """
         targets = {target for config in configs for target in _named(config)}
         named = set(modules)
@@ -77,7 +77,7 @@ class Trust:
         return target in packaged() or target in self.targets or bool(self.modules & modules)
 
     def check(self, node: object, where: str) -> None:
-        """Raise UntrustedError for a stored config that names what is not trusted, or asks for anything but values."""
+        """Raise UntrustedError if a stored config names untrusted code, or contains anything but values."""
         for target in _named(node):
             if not self.allows(target):
                 raise UntrustedError(f"{where}: _target_={target} is not trusted; --trust {_module(target)} allows it")
@@ -88,29 +88,29 @@ class Trust:
             raise UntrustedError(f"{where}: {text!r}: a stored config holds values, no interpolations")
 
     def confined(self, content: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return a stored config as it may be run: checked, without loggers, and without what fetches or writes data.
+        """Return a stored config in runnable form: checked, without loggers, downloads and writes.
 
         Raises:
-            UntrustedError: as `check`.
+            UntrustedError: as in `check`.
         """
         self.check(content, where)
         return {**_without_downloads(content), "logger": {}}
 
 
 PACKAGED = Trust()
-"""Trust in the names of packaged configs alone."""
+"""Trust in the names of packaged configs only."""
 
 
 def rebuilt(described: Mapping[str, Any], group: str, trust: Trust = PACKAGED) -> Any:
-    """Build what an identity describes (`eigencam.store.identity.describe`), as far as this command trusts it.
+    """Build what an identity describes (`eigencam.store.identity.describe`), if this command trusts it.
 
     Args:
-        described: the identity's `evaluator`, say.
+        described: a part of the identity, such as `evaluator`.
         group: the config group that its name is looked up in.
         trust: what this command trusts.
 
     Raises:
-        UntrustedError: it is not trusted, not there any more, another version, or has other parameters.
+        UntrustedError: it is not trusted, no longer exists, or has another version or other parameters.
     """
     if not isinstance(described, Mapping):
         raise UntrustedError(f"{group}: {type(described).__name__} in the place of a description")
@@ -134,12 +134,12 @@ def rebuilt(described: Mapping[str, Any], group: str, trust: Trust = PACKAGED) -
     }
     try:
         return find(target)(**built)
-    except Exception as error:  # whatever the code makes of parameters from elsewhere
+    except Exception as error:  # any error of the code on foreign parameters
         raise UntrustedError(f"{target}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
 def _target_of(described: Mapping[str, Any], group: str, trust: Trust) -> tuple[str, bool]:
-    """The dotted name of what an identity describes, and whether it is still the same code."""
+    """The dotted name of what an identity describes, and whether its code is unchanged."""
     name, dotted = described.get("name"), described.get("target")
     if isinstance(name, str) and "library" not in described:
         if (target := _ours(group).get(name)) is None:
@@ -151,25 +151,25 @@ def _target_of(described: Mapping[str, Any], group: str, trust: Trust) -> tuple[
         raise UntrustedError(f"{group} {dotted} is not trusted; --trust {_module(dotted)} allows it")
     try:
         find(dotted)
-    except Exception as error:  # whatever an import may raise
+    except Exception as error:  # any error of an import
         raise UntrustedError(f"{group} {dotted}: {' '.join(str(error).split())}") from None
     return dotted, own_source(dotted) == described.get("source")
 
 
 @functools.cache
 def packaged() -> frozenset[str]:
-    """The dotted names that packaged configs have as `_target_`."""
+    """The dotted names in packaged configs as `_target_`."""
     return frozenset(target for text in _yaml_of(files("eigencam.configs")) for target in _TARGET.findall(text))
 
 
 def packaged_target(group: str, name: str) -> str:
-    """Return the dotted name of a class or function that a group's packaged configs have."""
+    """Return the dotted name of a class or function in a group's packaged configs."""
     return _ours(group)[name]
 
 
 @functools.cache
 def _ours(group: str) -> dict[str, str]:
-    """Dotted name by name, of the classes and functions of this package that a group's packaged configs have."""
+    """Dotted name by name of our classes and functions in a group's packaged configs."""
     found = {target for text in _yaml_of(files("eigencam.configs") / group) for target in _TARGET.findall(text)}
     return {target.rsplit(".", 1)[-1]: target for target in found if target.startswith("eigencam.")}
 
@@ -192,7 +192,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _is_sized(item: tuple[str, object]) -> bool:
-    """Whether a parameter asks for no more than a million of anything."""
+    """Whether a parameter asks for at most a million of anything."""
     key, value = item
     if isinstance(value, float | int) and key != "seed":
         return value == 0 or 1 / LARGEST_PARAMETER <= abs(value) <= LARGEST_PARAMETER
@@ -206,7 +206,7 @@ def _without_downloads(node: Any) -> Any:
 
 
 def _names_code(text: str) -> bool:
-    """Whether a text is the dotted name of something in a module that is there; nothing is imported to see that."""
+    """Whether a text is the dotted name of an object in an existing module; nothing is imported to find out."""
     parts = text.split(".")
     if len(parts) < 2 or not all(map(str.isidentifier, parts)):
         return False
@@ -223,7 +223,7 @@ def _names_code(text: str) -> bool:
 
 
 def _items(node: object) -> Iterator[tuple[str, object]]:
-    """Every (key, value) in a nest of mappings and lists; "" for an item of a list."""
+    """Every (key, value) in nested mappings and lists; the key is "" for an item of a list."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield str(key), value
@@ -243,7 +243,7 @@ def _texts(node: object) -> Iterator[str]:
 
 
 def _named(node: object) -> Iterator[str]:
-    """Every `_target_` in a nest of mappings and lists."""
+    """Every `_target_` in nested mappings and lists."""
     return (str(value) for key, value in _items(node) if key == "_target_" and value is not None)
 
 
@@ -252,7 +252,7 @@ def _module(target: str) -> str:
 
 
 _INSTALLED = tuple(path.resolve() for path in INSTALLED)
-"""Folders of packages; a folder of results may hold the environment that they are in."""
+"""Folders of installed packages; a folder of results may contain the environment that they are in."""
 
 
 class _KeptOut(importlib.abc.MetaPathFinder):
@@ -262,13 +262,13 @@ class _KeptOut(importlib.abc.MetaPathFinder):
         self.folders: list[Path] = []
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        """Raise ImportError where a package's parts would be looked up inside a folder of results."""
+        """Raise ImportError if a package's parts would be looked up inside a folder of results."""
         for entry in path or () if fullname.partition(".")[0] != PACKAGE else ():
             if isinstance(entry, str) and self.holds(Path(entry or ".")):
                 raise ImportError(f"{fullname}: {entry} is inside a folder of results; nothing is imported from there")
 
     def holds(self, entry: Path) -> bool:
-        """Whether a folder is one of results, or inside one; where packages are installed never is."""
+        """Whether a folder is a folder of results, or inside one; folders of installed packages never are."""
         place = entry.resolve()
         if any(place == kept or kept in place.parents for kept in _INSTALLED):
             return False
@@ -279,7 +279,7 @@ _kept_out = _KeptOut()
 
 
 def keep_out(results: Path) -> None:
-    """From here on, import nothing from inside a folder of results, wherever this process stands."""
+    """Forbid imports from inside a folder of results from now on, whatever the current folder is."""
     _kept_out.folders.append(expand(results).resolve())
     if _kept_out not in sys.meta_path:
         sys.meta_path.insert(0, _kept_out)

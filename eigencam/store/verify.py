@@ -1,8 +1,8 @@
-"""What is not as a stored result says: its seals, its number of images, its metrics, the versions of its code.
+"""Checks of a stored result: its seals, number of images, metrics, and the versions of its code.
 
     for fault in faults(stored): print(stored.folder, fault)
 
-Needs neither data nor weights nor torch. The metrics are made again from the rows and compared with those stored.
+Needs no data, weights or torch. The metrics are recomputed from the rows and compared with the stored ones.
 """
 
 import math
@@ -21,15 +21,15 @@ from eigencam.store.seal import strict
 from eigencam.store.trust import PACKAGED, Trust
 
 RELATIVE = 1e-9
-"""Relative difference of metrics made again: sums may be rounded otherwise by another machine."""
+"""Allowed relative difference of recomputed metrics, since another machine may round sums differently."""
 
 
 def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
-    """Yield a line for each thing that is not as the result says.
+    """Yield a line for each fault of a result.
 
     Args:
-        stored: as it was read, the rows' checksum compared (`read_all(..., hashed=True)`).
-        trust: what may be built to make its metrics again.
+        stored: as read, with the rows' checksum compared (`read_all(..., hashed=True)`).
+        trust: which code may be built to recompute its metrics.
     """
     yield from (line for line in (stored.denied, stored.old, *stored.faults) if line)
     summary = stored.summary
@@ -49,14 +49,14 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
 
 
 def _counts(stored: Stored, summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
-    """Whether all images are there once, and a run says that it made each row."""
+    """Check that each image occurs once, and that a run claims each row."""
     images, left_out = set(rows["image"]), {*summary.bad_images, *summary.bad_truths}
     if len(images) != summary.n:
         yield f"n = {summary.n}, and its rows are of {len(images)} images"
     if twice := int(rows.duplicated(KEY).sum()):
-        yield f"{twice} rows are of an image and class that another row is of"
+        yield f"{twice} rows have the same image and class as another row"
     if both := images & left_out:
-        yield f"image {min(both)} has a row, and is noted as left out"
+        yield f"image {min(both)} has a row, and is recorded as left out"
     there = stored.identity["dataset"].get("n")
     if type(there) is int and (found := len(images | left_out)) != there:
         yield f"{found} images are scored or left out, and the dataset has {there}"
@@ -67,20 +67,20 @@ def _counts(stored: Stored, summary: Summary, rows: pd.DataFrame) -> Iterator[st
             break
         first = max(first, last + 1)
     if stretches and first < len(rows) and all(run.rows for run in stored.computing):
-        yield f"row {first} (image {rows['image'].iloc[first]}): no file in runs/ says what made it"
+        yield f"row {first} (image {rows['image'].iloc[first]}): no file in runs/ says which run computed it"
 
 
 def _metrics(stored: Stored, summary: Summary, rows: pd.DataFrame, trust: Trust) -> Iterator[str]:
-    """Whether the stored metrics are those of the rows."""
+    """Compare the stored metrics with those of the rows."""
     try:
         evaluator = stored.evaluator(trust)
         current = is_current(summary, evaluator)
         told = summed_up(evaluator, rows)[0] if current else {}
-    except Exception as error:  # code that is not trusted, or whatever it makes of rows from elsewhere
-        yield f"metrics not made again: {first_line(error)}"
+    except Exception as error:  # untrusted code, or any error of it on foreign rows
+        yield f"metrics not recomputed: {first_line(error)}"
         return
     if not current:
-        yield "summed up by another version of this program; `eigencam summarize` makes its metrics again"
+        yield "summarised by another version of this program; `eigencam summarize` recomputes its metrics"
         return
     made = {metric["name"]: metric_of(stored.folder, strict(metric)) for metric in told["metrics"]}
     kept = {metric["name"]: metric for metric in summary.metrics}
@@ -92,7 +92,7 @@ def _metrics(stored: Stored, summary: Summary, rows: pd.DataFrame, trust: Trust)
 
 def _differences(name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any] | None) -> Iterator[str]:
     if kept is None or made is None:
-        yield f"{name}: {'not stored' if kept is None else 'not made of its rows any more'}"
+        yield f"{name}: {'not stored' if kept is None else 'no longer computed from its rows'}"
         return
     for key, value in kept.items():
         if not _equal(value, made[key]):

@@ -1,7 +1,7 @@
-"""The rows of many parts in the dataset's order, a window of positions at a time.
+"""The rows of many parts in the dataset's order, one window of positions at a time.
 
-A part's rows lie about in the order of their images, so that each of its row groups is of a short stretch of positions:
-of a window only the groups are read that may have rows in it. What is held at a time does not depend on the number of
+A part's rows are roughly in the order of their images, so each of its row groups covers a short range of positions. For
+a window, only the groups that may have rows in it are read. The memory needed does not depend on the number of
 images.
 """
 
@@ -22,14 +22,14 @@ POSITION, RUN, FITTED = "_position", "_run", "_fitted"
 """Columns of parts: the image's position in the dataset, the run, whether the classifier was fitted on the image."""
 
 WINDOW = 2**13
-"""Positions of a window."""
+"""Number of positions in a window."""
 
 ROW_GROUP = 2**14
-"""Rows of a group of a file, which a reader holds at a time."""
+"""Number of rows in a row group, which a reader holds in memory."""
 
 
 class MisplacedError(ValueError):
-    """A part whose rows do not say where their images are, or say it wrongly."""
+    """A part whose rows lack the positions of their images, or have wrong ones."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -57,7 +57,7 @@ class Windows:
         schema: of all their columns.
         seen: (n,) which of the dataset's images have rows.
         fitted: (n,) on which of them the network's classifier was fitted.
-        named: which of the images that were asked for have rows, by id.
+        named: which of the requested images have rows, by id.
     """
 
     groups: tuple[Group, ...]
@@ -70,16 +70,16 @@ class Windows:
     def of(
         cls, files: Sequence[Path], images: int, positions: Positions | None = None, asked: Iterable[str] = ()
     ) -> "Windows":
-        """Look through parts.
+        """Scan the parts.
 
         Args:
-            files: of the parts, which have been checked.
-            images: number of the dataset's.
-            positions: of these, where they are known; what the rows say is compared with it.
+            files: the parts, already checked.
+            images: number of images in the dataset.
+            positions: of the images, if known; the rows' positions are compared with them.
             asked: ids for `named`.
 
         Raises:
-            MisplacedError: rows that do not say where they belong.
+            MisplacedError: rows that do not say to which image they belong.
         """
         asked, named, groups = frozenset(asked), set[str](), list[Group]()
         seen, fitted = np.zeros(images, bool), np.zeros(images, bool)
@@ -104,7 +104,7 @@ class Windows:
         return cls(tuple(groups), schema, seen, fitted, frozenset(named))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield all rows, once each, by position and label."""
+        """Yield all rows, once each, sorted by position and label."""
         for start in range(0, len(self.seen), WINDOW):
             within = [g for g in self.groups if g.last >= start and g.first < start + WINDOW]
             found = [table for g in within for table in self._read(g, start)]
@@ -140,10 +140,10 @@ def _places(path: Path, batch: pa.RecordBatch, images: int) -> NDArray[np.int64]
 
 
 def write_rows(tables: Iterable[pa.Table], path: Path) -> dict[str, list[list[int]]]:
-    """Write rows without the columns that only parts have, in groups of `ROW_GROUP`.
+    """Write rows without the columns that only parts have, in row groups of `ROW_GROUP`.
 
     Returns:
-        Numbers of the first and last of the rows that each run made, in stretches.
+        For each run, the ranges of rows that it computed, as (first, last).
     """
     made_by: dict[str, list[list[int]]] = {}
     writer: pq.ParquetWriter | None = None
@@ -165,14 +165,14 @@ def write_rows(tables: Iterable[pa.Table], path: Path) -> dict[str, list[list[in
 
 
 def _as_of_pandas(table: pa.Table) -> pa.Schema:
-    """The table's schema as pandas gives it, so that the same rows have the same bytes whoever wrote them."""
+    """The schema that pandas would give the table, so that the same rows have the same bytes whoever wrote them."""
     like = pa.Table.from_pandas(table.to_pandas(), preserve_index=False).schema
     fields = [table.schema.field(own.name) if "null" in str(own.type) else own for own in like]
     return pa.schema(fields, like.metadata)
 
 
 def of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `size`, the last one shorter."""
+    """Split the rows into tables of `size` rows; the last one may be shorter."""
     waiting: list[pa.Table] = []
     have = 0
     for table in tables:
@@ -186,7 +186,7 @@ def of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 
 
 def _note_stretches(made_by: dict[str, list[list[int]]], runs: NDArray[Any], start: int) -> None:
-    """Add the stretches of rows, numbered from `start`, to those of the runs that made them."""
+    """Add the ranges of rows, numbered from `start`, to those of the runs that computed them."""
     edges = np.flatnonzero(np.append(True, runs[1:] != runs[:-1])).tolist()
     for first, end in zip(edges, [*edges[1:], len(runs)], strict=True):
         if isinstance(run := runs[first], str):
