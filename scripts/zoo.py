@@ -1,13 +1,16 @@
 """The default layer of hundreds of networks: `results/zoo.csv`, one network a line.
 
-    nice python scripts/zoo.py                      # what is missing in results/zoo.csv; about two hours on one core
+    nice python scripts/zoo.py                      # what is missing in results/zoo.csv; about an hour of one core
     nice python scripts/zoo.py --only swin vit      # networks whose name has one of these
     python scripts/zoo.py --page > docs/networks.md # the page that shows it
 
 Every classification network of torchvision, and of each of timm's families the smallest ones; random weights, inputs of
 160 or 224 pixels where the network's own are larger and it takes these. Of each: the layer that is taken by default,
 how it is read, the map's size, or why none is taken; the verdict of a second stimulus, of other noise than the one that
-chose; and which methods say that they can run.
+chose; which methods say that they can run, and, of every tenth network, which of these gave no finite map of an image.
+Where random weights let no stimulus through, it is tried again on normalisations that were calibrated (`calibrated`).
+
+The table's header names the code's commit. A table that another commit began is not continued.
 """
 
 import argparse
@@ -15,10 +18,10 @@ import csv
 import gc
 import re
 import signal
+import subprocess
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,8 +29,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from zoo_page import page
 
 from eigencam.configuring.catalogue import catalogue
 from eigencam.explainer import as_methods
@@ -39,13 +44,17 @@ from eigencam.networks.libraries import Library
 from eigencam.networks.network import Network, load_network
 from eigencam.passes import stimulus as moving
 from eigencam.passes.calls import evaluating
+from eigencam.passes.items import items
+from eigencam.running.maps import compute_maps
+from eigencam.store.environment import git
 
-TABLE = Path(__file__).parents[1] / "results" / "zoo.csv"
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "results" / "zoo.csv"
 FIELDS: tuple[str, ...] = (
     "library", "family", "network", "parameters", "input", "layer", "reading", "state", "score", "map", "reason",
-    "second", "second_score", "methods", "refused", "seconds",
+    "second", "second_score", "calibrated", "methods", "refused", "tried", "failed", "seconds",
 )  # fmt: skip
-OF_A_FAMILY = 5
+OF_A_FAMILY = 4
 SIZES = (
     "test", "atto", "femto", "pico", "nano", "xxxs", "xxs", "xxtiny", "xs", "xtiny", "mini", "wee", "tiny", "ti", "t",
     "little", "s", "small", "medium", "m", "b", "base", "l", "large", "xl", "xlarge", "h", "huge", "so", "g", "giant",
@@ -55,30 +64,13 @@ SIZES = (
 SIDES = (160, 224)
 """Sides of inputs that are tried, in pixels."""
 TRIED_EVERY = 10
+"""Of so many networks one is explained by every method that says it can."""
 MOST_SECONDS = 200
+"""Of the processor, for one network."""
+SMALL = 0.5
+"""Gains that are all the same and below this are learnt scales of branches, which begin near zero."""
 FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "window": 64, "stride": 64, "count": 20}
 """Parameters of methods that only say how often something is done."""
-
-
-INTRODUCTION = """
-# Networks
-
-`model=torchvision/NAME` and `model=timm/NAME` take any network of the two libraries (timm: `pip install
-'eigencam-bench[timm]'`), in `run`, `fit`, `explain`, `compare`, `layers`, sweeps, defaults lists and experiments;
-`eigencam networks PATTERN` lists them with what their weights say.
-
-* Input size, mean, deviation, interpolation and crop are as the weights describe themselves; every key of
-  `model.preprocess` may say otherwise. The crop is that of classification, and a map covers the centre of the image
-  alone; `model.preprocess.resize=squash` gives the network the whole image, as our own configs do for localization.
-* `model.weights` is `default`, a name of the library's, a file (`.safetensors`, `.pth`, `.pt`, `.pth.tar`, `.ckpt`,
-  `.bin`; the weights are found among what else stands in it), or null. Of random weights `untrained` stands beside the
-  network's name in the run, in `status`, in tables and in the report, also where a constructor of one's own draws them.
-* `+model.args.in_chans=1`, `+model.args.img_size=384`, ... go to the constructor, and the input follows.
-
-The table is `results/zoo.csv`, made by `python scripts/zoo.py` with random weights: the layer that is taken by default,
-how it is read, and whether the response in it follows a second stimulus, of other noise than the one that chose. The
-same command adds networks until all of torchvision's and five of each of timm's families are there.
-"""
 
 
 def main() -> int:
@@ -92,20 +84,21 @@ def main() -> int:
         return 0
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    check_code(args.out)
     methods()  # a time limit inside an import would leave half a module behind
     done = {(row["library"], row["network"]) for row in read(args.out)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for library, family, name in chosen():
+    for k, (library, family, name) in enumerate(chosen()):
         if (library, name) in done or (args.only and not any(part in name for part in args.only)):
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         row = {"library": library, "family": family, "network": name}
         try:
             with limited(MOST_SECONDS):
-                examine(library, name, row)
-        except Exception as error:  # whatever a network may raise: it is a line of the table
+                examine(library, name, row, every_method=k % TRIED_EVERY == 0)
+        except (Exception, OutOfTimeError) as error:  # whatever a network may raise: it is a line of the table
             row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        row["seconds"] = f"{time.perf_counter() - start:.0f}"
+        row["seconds"] = f"{time.process_time() - start:.1f}"
         append(args.out, row)
         print(*(row.get(key, "") for key in ("library", "network", "layer", "map", "second", "reason")), flush=True)
         gc.collect()
@@ -140,7 +133,7 @@ def by_name(name: str) -> tuple[int, ...]:
     return (min(words) if words else SIZES.index("s"), *numbers)
 
 
-def examine(library: Library, name: str, row: dict[str, str]) -> None:
+def examine(library: Library, name: str, row: dict[str, str], *, every_method: bool = False) -> None:
     """Fill the cells of one network; those before a fault stay."""
     network = built(library, name)
     module, size = network.module, network.preprocess.shape
@@ -160,6 +153,11 @@ def examine(library: Library, name: str, row: dict[str, str]) -> None:
     row |= {"second": second, "second_score": f"{score:.2f}"}
     able, refused = asked(network)
     row |= {"methods": str(len(able)), "refused": " ".join(refused)}
+    if every_method:
+        row |= {"tried": str(len(able)), "failed": "; ".join(failing(network, able))}
+    if second == "undecided":
+        verdict, score = again(calibrated(network), seed=1)
+        row["calibrated"] = f"{verdict} {score:.2f}"
 
 
 def built(library: Library, name: str) -> Network:
@@ -209,8 +207,7 @@ def again(network: Network, seed: int) -> tuple[str, float]:
     outs: list[Tensor] = []
 
     def keep(layer: str, out: Any) -> None:
-        if layer == network.layer and isinstance(out, Tensor) and len(out) == len(stimulus.batch):
-            outs.append(out)
+        outs.extend(t for name, t in items(out, layer) if name == network.layer and len(t) == len(stimulus.batch))
 
     with evaluating(network.module), torch.no_grad(), watched(network.module, keep):
         network.module(stimulus.batch)
@@ -220,6 +217,25 @@ def again(network: Network, seed: int) -> tuple[str, float]:
     if verdict.reading:
         return "follows", verdict.score
     return ("contradicts" if verdict.reason else "undecided"), verdict.score
+
+
+@torch.no_grad()
+def calibrated(network: Network) -> Network:
+    """The same network, changed in place: batch statistics of noise, and scales of branches at 1."""
+    for parameter in network.module.parameters():
+        if parameter.numel() > 1 and 0 < parameter.min() == parameter.max() < SMALL:
+            parameter.fill_(1)
+    norms = [m for m in network.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True
+        if norm.weight is not None and not bool(norm.weight.any()):
+            norm.weight.fill_(1)
+    stimulus = moving.Stimulus.make(network.preprocess.channels, network.preprocess.shape, seed=2)
+    network.module(stimulus.batch)
+    for norm in norms:
+        norm.training = False
+    return network
 
 
 @cache
@@ -257,12 +273,37 @@ def asked(network: Network) -> tuple[list[str], list[str]]:
     return able, refused
 
 
+def failing(network: Network, names: list[str]) -> list[str]:
+    """The methods, of those that say they can run, that raise on an image or give values that are not finite."""
+    high, wide = network.preprocess.shape
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (high, wide, network.preprocess.channels), dtype=np.uint8)
+    told: dict[str, str] = {}
+    found = compute_maps(
+        network,
+        {name: methods()[name] for name in names},
+        torch.from_numpy(image).permute(2, 0, 1)[None],
+        labels=[1],
+        ids=["image"],
+        original=lambda _n: image,
+        regions=[(0.0, 0.0, float(wide), float(high))],
+        population=(2, lambda i: random.integers(0, 256, image.transpose(2, 0, 1).shape, dtype=np.uint8)),
+        failed=lambda name, error: told.update({name: f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"}),
+    )
+    told |= {name: "not finite" for name, maps in found.maps.items() if not np.isfinite(maps).all()}
+    return [f"{name}: {why}" for name, why in sorted(told.items())]
+
+
+class OutOfTimeError(BaseException):
+    """One network's time is over; no `Exception`, since libraries and methods catch these."""
+
+
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """TimeoutError inside the block after so many seconds of the processor."""
+    """OutOfTimeError inside the block after so many seconds of the processor."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
+        raise OutOfTimeError(f"not done after {seconds} s")
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -271,6 +312,21 @@ def limited(seconds: int) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+
+
+@cache
+def code() -> str:
+    """The code's commit, for the header; the table itself may have changed."""
+    others = [".", f":!{TABLE.relative_to(ROOT)}"]
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "-uno", "--", *others]
+    changed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return f"code {git()['git_commit']}{', files changed' if changed else ''}"
+
+
+def check_code(path: Path) -> None:
+    """Exit where a table was begun by other code."""
+    if path.is_file() and not path.read_text(encoding="utf-8").partition("\n")[0].endswith(f"; {code()}"):
+        sys.exit(f"{path} is of other code than this, {code()}: move it away, or name another file by --out")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -288,40 +344,10 @@ def append(path: Path, row: dict[str, str]) -> None:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if new:
             libraries_here = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
-            file.write(f"# command: python scripts/zoo.py\n# {libraries_here}; CPU, one thread; random weights\n")
+            file.write(f"# command: python scripts/zoo.py; {code()}\n")
+            file.write(f"# {libraries_here}; CPU, one thread; random weights; seconds of the processor\n")
             writer.writeheader()
         writer.writerow(row)
-
-
-def page(rows: list[dict[str, str]]) -> str:
-    """docs/networks.md."""
-    found, refused = ([row for row in rows if bool(row["layer"]) == there] for there in (True, False))
-    lines = [INTRODUCTION.strip(), "", *table("library", "networks", "default layer", "refused", "second stimulus")]
-    for library in libraries.LIBRARIES:
-        taken = [row for row in found if row["library"] == library]
-        left = sum(row["library"] == library for row in refused)
-        second = Counter(row["second"] for row in taken)
-        words = ", ".join(f"{word} {n}" for word, n in sorted(second.items()))
-        lines.append(line(library, len(taken) + left, len(taken), left, words))
-    lines += ["", *table("network", "input", "layer", "read as", "map", "second stimulus", "methods", "parameters")]
-    for row in sorted(found, key=lambda r: (r["library"], r["family"], r["network"])):
-        state = row["second"] + (f" {row['second_score']}" if row["second"] == "follows" else "")
-        cells = row["input"], f"`{row['layer']}`", row["reading"], row["map"], state, row["methods"], row["parameters"]
-        lines.append(line(f"{row['library']}/{row['network']}", *cells))
-    lines += ["", "Refused, with the reason:", "", *table("network", "reason")]
-    for row in sorted(refused, key=lambda r: (r["library"], r["network"])):
-        lines.append(line(f"{row['library']}/{row['network']}", row["reason"].replace("|", "/")))
-    return "\n".join(lines)
-
-
-def table(*names: str) -> list[str]:
-    """The head of a Markdown table."""
-    return [line(*names), line(*("---" for _ in names))]
-
-
-def line(*cells: object) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

@@ -94,6 +94,22 @@ def test_torchvisions_images_are_its_own_transforms(name: str) -> None:
     assert_same_input(Preprocess(**describe("torchvision", name).preprocess), weights.DEFAULT.transforms())
 
 
+@pytest.mark.parametrize("shape", [(211, 333, 3), (300, 97, 3), (64, 64, 3)])
+def test_timms_border_is_padding(shape: tuple[int, int, int]) -> None:
+    from timm.data.transforms_factory import create_transform
+
+    image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    described = describe("timm", "deepseek_vit_412m").preprocess
+    assert described["resize"] == "pad"
+    keys: dict[str, Any] = {"interpolation": "bicubic", "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.5, 0.5)}
+    theirs: Any = create_transform((3, 140, 140), crop_pct=1.0, crop_mode="border", **keys)
+    ours = Preprocess(size=140, resize="pad", **keys)
+    mine, region = ours(image)
+    torch.testing.assert_close(ours.normalize(torch.from_numpy(mine)[None])[0], theirs(Image.fromarray(image)))
+    assert min(region[:2]) <= 0
+    assert region[2] >= shape[1]
+
+
 def assert_same_input(ours: Preprocess, theirs: Any) -> None:
     mine = ours.normalize(torch.from_numpy(ours(PHOTO)[0])[None])[0]
     torch.testing.assert_close(mine, theirs(Image.fromarray(PHOTO)))

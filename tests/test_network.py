@@ -82,7 +82,7 @@ def test_dropped_prefixes_and_densenets_old_keys(tmp_path: Path) -> None:
         ({"_target_": "eigencam.networks.caffe._lrn", "args": {}, "layer": ""}, ValueError, "no layer ''"),
         ({"_target_": "pathlib.Path", "args": {}}, ValueError, "not an nn.Module"),
         ({"preprocess": {"size": 0}}, ValueError, "preprocess.size=0"),
-        ({"preprocess": {"resize": "pad"}}, ValueError, "allowed: squash, crop"),
+        ({"preprocess": {"resize": "stretch"}}, ValueError, "allowed: squash, crop, squash_crop, pad"),
     ],
 )
 def test_wrong_descriptions_say_what_is_allowed(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -136,6 +136,20 @@ def test_squash_shows_the_whole_picture_and_crop_the_middle() -> None:
     pictures, region = Preprocess(size=50, resize="crop", short_side=60)(image)
     assert pictures.shape == (3, 50, 50)
     assert region == pytest.approx((35 / 0.6, 5 / 0.6, 85 / 0.6, 55 / 0.6))
+
+
+def test_pad_shows_the_whole_image_in_its_own_aspect() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 100:] = 255
+    preprocess = Preprocess(size=50, resize="pad", mean=(0.25, 0.5, 0.75), std=(1, 1, 1))
+    made, region = preprocess(image)
+    assert region == pytest.approx((0, -48, 200, 152))
+    assert (made[:, :12] == np.array([64, 128, 191], np.uint8)[:, None, None]).all()
+    assert (made[:, 12:37, :24] == 0).all()
+    assert (made[:, 12:37, 26:] == 255).all()
+    assert (made[:, 37:] == made[:, :12, :1][:, :1]).all()
+    grey, region = Preprocess(size=(40, 60), resize="pad", mean=(0.5,), std=(1,))(image[:, :50, :1])
+    assert (grey.shape, region) == ((1, 40, 60), (-50, 0, 100, 100))
 
 
 def test_crop_is_torchvisions() -> None:

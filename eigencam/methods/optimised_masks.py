@@ -138,14 +138,16 @@ class MeaningfulPerturbation:
     def _resized(self, forward: Forward, more: int) -> tuple[Tensor, Tensor]:
         """The files, and the blurred files, at the network's input size and so many pixels more, (N, 3, H', W') uint8.
 
-        Where there are no files, the images that the network sees are blurred as much as the files would be.
+        Where there are no files, or the network sees a border around them, the images that it sees are blurred as much
+        as the files would be.
         """
         h, w = forward.images.shape[2:]
         clear, dull = [], []
-        shown = to_host(forward.pixels)()[0] if forward.original is None else torch.empty(0)
+        bordered = any(min(x0, y0) < 0 for x0, y0, _, _ in forward.regions)
+        shown = to_host(forward.pixels)()[0] if forward.original is None or bordered else torch.empty(0)
         for n in range(len(forward)):
             region = forward.regions[n] if forward.regions else (0.0, 0.0, float(w), float(h))
-            if forward.original is not None:
+            if forward.original is not None and not bordered:
                 image, radius = forward.original(n), (self.blur, self.blur)
             else:
                 image = shown[n].permute(1, 2, 0).numpy()

@@ -236,6 +236,8 @@ def _timm_reported() -> Mapping[str, float]:
 def _timm_crop(mode: str, share: float, side: int) -> dict[str, Any]:
     if mode == "squash":
         return {"resize": "squash"} if share == 1 else {"resize": "squash_crop", "short_side": math.floor(side / share)}
+    if mode == "border" and share == 1:
+        return {"resize": "pad"}
     if mode == "border":
-        return {"resize": "pad"} if share == 1 else {}
+        raise ValueError(f"timm's crop_mode border with crop_pct {share:g}: known is 1; set model.preprocess.resize")
     return {"resize": "crop", "short_side": math.floor(side / share)}

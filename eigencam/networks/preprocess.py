@@ -13,9 +13,12 @@ from eigencam.networks.inputs import pixels_of
 from eigencam.transfer import constant
 
 Region = tuple[float, float, float, float]
-"""x0 y0 x1 y1, half-open, in pixels of the original image: the part of it that the network sees."""
-Resize = Literal["squash", "crop", "squash_crop"]
-RESIZES: tuple[Resize, ...] = ("squash", "crop", "squash_crop")
+"""x0 y0 x1 y1, half-open, in pixels of the original image: the part of it that the network sees; larger than the image
+where that is padded."""
+Resize = Literal["squash", "crop", "squash_crop", "pad"]
+RESIZES: tuple[Resize, ...] = ("squash", "crop", "squash_crop", "pad")
+WHOLE: tuple[Resize, ...] = ("squash", "pad")
+"""Those that show the network all of the image."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -37,7 +40,8 @@ class Preprocess:
         size: side of the square input in pixels, or (height, width).
         resize: `squash`: the whole image to `size`, so that a map covers all of it (localization); `crop`: the short
             side to `short_side`, then the centre (classification as torchvision and timm do it); `squash_crop`: the
-            whole image to (`short_side`, `short_side`), then the centre.
+            whole image to (`short_side`, `short_side`), then the centre; `pad`: the whole image in its own aspect as
+            large as it fits, in the middle of a border of the mean (timm's `border`).
         short_side: for a crop; where `size` has two sides, the length that belongs to the shorter one.
         mean: per channel, of values in 0..1; as many numbers as the input has channels.
         std: per channel.
@@ -61,7 +65,7 @@ class Preprocess:
         if self.interpolation not in FILTERS:
             raise ValueError(f"preprocess.interpolation={self.interpolation!r}; allowed: {', '.join(FILTERS)}")
         object.__setattr__(self, "size", _sides(self.size))
-        if self.resize != "squash" and not (_is_count(self.short_side) and self.short_side >= min(self.shape)):
+        if self.resize not in WHOLE and not (_is_count(self.short_side) and self.short_side >= min(self.shape)):
             raise ValueError(
                 f"preprocess.size={self.size}, short_side={self.short_side}: a crop must fit into the short side"
             )
@@ -104,6 +108,8 @@ class Preprocess:
         image = image if image.shape[2:] == (self.channels,) else pixels_of(image, self.channels)
         (h, w), (high, wide) = image.shape[:2], self.shape
         region, left, top = (0.0, 0.0, float(w), float(h)), 0, 0
+        if self.resize == "pad":
+            return self._padded(image)
         if self.resize == "squash":
             size = (wide, high)
         else:
@@ -115,6 +121,19 @@ class Preprocess:
         resized = [self._resized(plane, size)[top : top + high, left : left + wide] for plane in planes]
         made = resized[0].transpose(2, 0, 1) if image.shape[2] == 3 else np.stack(resized)
         return np.ascontiguousarray(made), region
+
+    def _padded(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Region]:
+        """(C, height, width) uint8, the image in the middle of a border; rounded as timm does it."""
+        (h, w), (high, wide) = image.shape[:2], self.shape
+        ratio = max(h / high, w / wide)
+        rows, columns = max(round(h / ratio), 1), max(round(w / ratio), 1)
+        top, left = (high - rows) // 2, (wide - columns) // 2
+        made = np.empty((self.channels, high, wide), np.uint8)
+        for c, mean in enumerate(self.mean):
+            made[c] = round(255 * mean)
+            made[c, top : top + rows, left : left + columns] = self._resized(image[:, :, c], (columns, rows))
+        x, y = w / columns, h / rows
+        return made, (-left * x, -top * y, (wide - left) * x, (high - top) * y)
 
     def _before_crop(self, h: int, w: int) -> tuple[int, int]:
         """(width, height) of the resized image that the centre is cut from; rounded as torchvision does it."""
@@ -142,7 +161,11 @@ class Preprocess:
 
     def __str__(self) -> str:
         sides = " x ".join(map(str, self.shape))
-        cut = {"squash": "the whole image", "crop": f"the centre of the short side at {self.short_side}"}
+        cut = {
+            "squash": "the whole image",
+            "crop": f"the centre of the short side at {self.short_side}",
+            "pad": "the whole image in a border",
+        }
         shown = cut.get(self.resize, f"the centre of {self.short_side} x {self.short_side}")
         of = f"{self.channels} channels, " if self.channels != 3 else ""
         return f"{sides}, {of}{self.interpolation}, {shown}, mean {_shown(self.mean)}, std {_shown(self.std)}"

@@ -1,0 +1,78 @@
+"""docs/networks.md from the lines of `results/zoo.csv`; see `zoo.py`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from eigencam.networks.libraries import LIBRARIES
+
+INTRODUCTION = """
+# Networks
+
+`model=torchvision/NAME` and `model=timm/NAME` take any network of the two libraries (timm: `pip install
+'eigencam-bench[timm]'`), in `run`, `fit`, `explain`, `compare`, `layers`, sweeps, defaults lists and experiments;
+`eigencam networks PATTERN` lists them with what their weights say.
+
+* Input size, mean, deviation, interpolation and crop are as the weights describe themselves; every key of
+  `model.preprocess` may say otherwise. The crop is that of classification, and a map covers the centre of the image
+  alone; `model.preprocess.resize=squash` gives the network the whole image, as our own configs do for localization.
+* `model.weights` is `default`, a name of the library's, a file (`.safetensors`, `.pth`, `.pt`, `.pth.tar`, `.ckpt`,
+  `.bin`; the weights are found among what else stands in it), or null. Of random weights `untrained` stands beside the
+  network's name in the run, in `status`, in tables and in the report, also where a constructor of one's own draws them.
+* `+model.args.in_chans=1`, `+model.args.img_size=384`, ... go to the constructor, and the input follows.
+* A network whose weights were trained on images with borders (timm's crop mode `border`) gets `resize=pad`: the whole
+  image in its own aspect, and the mean around it.
+
+The table is `results/zoo.csv`, made by `python scripts/zoo.py` with random weights: the layer that is taken by default,
+how it is read, and whether the response in it follows a second stimulus, of other noise than the one that chose. A
+network of random weights may let no stimulus through: the reading is then `undecided`, what the operations alone say,
+and the stimulus is tried once more with calibrated normalisations. "Methods" is how many of all methods say that they
+can run. The same command adds networks until all of torchvision's and four of each of timm's families are there.
+"""
+
+
+def verdict(row: Mapping[str, str]) -> str:
+    """What became of a network, in one of the words of `VERDICTS`."""
+    if not row["layer"]:
+        return "refused" if row["reason"].startswith(f"{row['network']}: ") else "failed"
+    if row["second"] == "follows" or row["calibrated"].startswith("follows"):
+        return "follows"
+    return "wrong" if "contradicts" in (row["second"], row["calibrated"].partition(" ")[0]) else "undecided"
+
+
+VERDICTS = ("follows", "undecided", "wrong", "refused", "failed")
+"""A second stimulus moves in the default layer's reading; says nothing; moves in another one; none is taken, and the
+message says why; the network or its library raised, or time was over."""
+
+
+def page(rows: Sequence[Mapping[str, str]]) -> str:
+    """The page."""
+    found, refused = ([row for row in rows if bool(row["layer"]) == there] for there in (True, False))
+    lines = [INTRODUCTION.strip(), "", *table("library", "networks", *VERDICTS, "right or refused, %")]
+    for library in LIBRARIES:
+        words = Counter(verdict(row) for row in rows if row["library"] == library)
+        share = (words["follows"] + words["undecided"] + words["refused"]) / max(words.total(), 1)
+        lines.append(line(library, words.total(), *(words[word] for word in VERDICTS), f"{100 * share:.1f}"))
+    tried = [row for row in rows if row["tried"]]
+    asked, failed = sum(int(row["tried"]) for row in tried), [row for row in tried if row["failed"]]
+    lines += ["", f"On {len(tried)} of the networks every method that says it can run was run: {asked} maps.", ""]
+    lines += [f"* {row['library']}/{row['network']}: {row['failed']}" for row in failed] or ["All are finite."]
+    lines += ["", *table("network", "input", "layer", "read as", "map", "second stimulus", "methods", "parameters")]
+    for row in sorted(found, key=lambda r: (r["library"], r["family"], r["network"])):
+        state = row["second"] + (f" {row['second_score']}" if row["second"] == "follows" else "")
+        state += f", calibrated: {row['calibrated']}" if row["calibrated"].startswith("follows") else ""
+        cells = row["input"], f"`{row['layer']}`", row["reading"], row["map"], state, row["methods"], row["parameters"]
+        lines.append(line(f"{row['library']}/{row['network']}", *cells))
+    lines += ["", "Refused, with the reason:", "", *table("network", "reason")]
+    for row in sorted(refused, key=lambda r: (r["library"], r["network"])):
+        lines.append(line(f"{row['library']}/{row['network']}", row["reason"].replace("|", "/")))
+    return "\n".join(lines)
+
+
+def table(*names: str) -> list[str]:
+    """The head of a Markdown table."""
+    return [line(*names), line(*("---" for _ in names))]
+
+
+def line(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
