@@ -69,7 +69,18 @@ MOST_SECONDS = 200
 """Of the processor, for one network."""
 SMALL = 0.5
 """Gains that are all the same and below this are learnt scales of branches, which begin near zero."""
-FEW = {"samples": 2, "masks": 8, "permutations": 1, "steps": 2, "channels": 4, "window": 64, "stride": 64, "count": 20}
+FEW = {
+    "designs": 8,
+    "sizes": 2,
+    "samples": 2,
+    "masks": 8,
+    "permutations": 1,
+    "steps": 2,
+    "channels": 4,
+    "window": 64,
+    "stride": 64,
+    "count": 20,
+}
 """Parameters of methods that only say how often something is done."""
 
 
