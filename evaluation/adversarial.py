@@ -1,7 +1,7 @@
 """Do maps survive adversarial noise? The claim of Eigen-CAM for images changed by DeepFool.
 
 M. B. Muhammad, M. Yeasin ("Eigen-CAM: Visual Explanations for Deep Convolutional Neural Networks", SN Computer Science
-2021) argue that a map that asks no class of the network withstands noise that changes the class. Each image is
+2021) argue that a class-agnostic map withstands noise that changes the predicted class. Each image is
 attacked once, for all methods (see `evaluation/attacks.py`); the same method then explains the attacked image:
 
     box_error_before, box_error_after    localization of both maps, over the same images
@@ -10,17 +10,17 @@ attacked once, for all methods (see `evaluation/attacks.py`); the same method th
     rank_correlation, cosine             of the two raw maps (see `evaluation/similarity.py`)
     fooling_rate                         share of the images whose prediction has changed
 
-The attack is on the class that the network predicts, right or wrong. The class asked for after the attack follows the
-run's `target`: the true class remains the true class; with `predicted` it is the class that is predicted now.
+The attack is on the predicted class, right or wrong. After the attack, the requested class follows the run's `target`:
+the true class remains the true class; with `predicted` it is the new prediction.
 
-Before and after, an image whose map is constant or not finite is missed, and its change is from a hit to a miss; so are
-change and the box afterwards where the network's answer to the image is constant or not finite, which is no answer to
-attack. Such images have no similarity and no length of noise, and are left out there. Where the answer to the image, or
-to the attacked one, is not finite, there is no prediction to change: it is -1, and the image is in no fooling rate.
-Notes and n say how many.
+Before and after the attack, an image whose map is constant or not finite counts as a miss, and its change as one from
+hit to miss. If the network's logits for the image are constant or not finite, there is no prediction to attack, and the
+change and the box afterwards count in the same way. Such images have no similarity and no norm of the noise, and are
+left out there. If the logits for the image or the attacked image are not finite, the prediction is -1, and the image is
+left out of the fooling rate. Notes and n say how many there are.
 
-Lengths of the noise are in the image before normalisation, where black is 0 and white is 1: `l2`; `linf`, in steps of
-1/255; and `relative_l2`, the length over that of the image, in percent, which the paper of DeepFool averages.
+The norm of the noise is in units of the image before normalisation, where black is 0 and white is 1: `l2`; `linf`, in
+steps of 1/255; and `relative_l2`, the norm divided by that of the image, in percent, which DeepFool's paper averages.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Adversarial:
     """Evaluator of maps under an attack; see the module.
 
     Attributes:
-        attack: what changes the images.
-        rule: how a map is cut, see `evaluation/maps.py`.
+        attack: changes the images.
+        rule: thresholding rule of a map, see `evaluation/maps.py`.
         threshold: the rule's parameter.
         component: `largest` connected component of the foreground, or `all` of it.
-        iou: overlap from which on a box is right, in (0, 1].
+        iou: smallest overlap at which a box is right, in (0, 1].
     """
 
     attack: Attack
@@ -78,12 +78,12 @@ class Adversarial:
         return Localization(self.rule, self.threshold, self.component, self.iou)
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """Each image before and after.
+        """Return one row per image, with its values before and after the attack.
 
         Returns:
             `iou_before`, `iou_after`, NaN without a box to find; `fooled`, `prediction`, `prediction_after`;
-            `iterations`, `l2`, `linf`, `relative_l2` (0..1 units); `rank_correlation`, `cosine`, NaN where a map has
-            no variation; `map_state`, `map_state_after`.
+            `iterations`, `l2`, `linf`, `relative_l2` (0..1 units); `rank_correlation`, `cosine`, NaN if a map is
+            constant; `map_state`, `map_state_after`.
         """
         from eigencam.transfer import to_host
 
@@ -126,7 +126,7 @@ class Adversarial:
         return self.attack(lambda x: probe.differentiable(x * scale + black), images, scale, names)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: its box before and after where it has one to find, its similarity, its noise."""
+        """Return each row's contribution: its box before and after if it has one to find, its similarity, its noise."""
         attacked = ~states.no_answer(rows) & _predicted(rows, "prediction")
         predicted = _predicted(rows, "prediction") & _predicted(rows, "prediction_after")
         lost = states.no_map(rows) | states.no_map(rows, "map_state_after") | ~attacked
@@ -189,7 +189,7 @@ class Adversarial:
 
 
 def _first(logits: Tensor) -> Tensor:
-    """(N,) int64: the first class of each answer (N, K); -1 where it is not finite."""
+    """(N,) int64: the top-1 class of each prediction (N, K); -1 if it is not finite."""
     import torch
 
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
@@ -201,12 +201,12 @@ def _predicted(rows: pd.DataFrame, column: str) -> NDArray[np.bool_]:
 
 
 def _among(values: ArrayLike, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(N,): the values of rows that are chosen, NaN for all others."""
+    """(N,): the values of the chosen rows, NaN for all others."""
     return np.where(chosen, np.asarray(values, np.float64), np.nan)
 
 
 def _note(sums: Sums) -> str:
-    """Maps and answers without a value, before and after the attack."""
+    """The note on undefined maps and predictions, before and after the attack."""
     attacked = [states.counted(sums.total("map_state_after"), sums.rows, "maps")]
     if lost := int(sums.total("unpredicted")[0]):
         attacked.append(f"{lost} nonfinite of {sums.rows} answers")

@@ -1,6 +1,6 @@
-"""Arrange the long frame as tables: what the lines and columns are for, which cells are best, what stands below.
+"""Arrange the long frame as tables: keys of lines and columns, the best cells, and the footnotes.
 
-The frame has a line for each metric of each result. Whatever a number needs to be read stands with it: n, the
+The frame has one line per metric and result, with everything that a number needs to be read: n, the
 threshold, the 95 % interval, the protocol, what was left out, and whether results come from different code.
 """
 
@@ -18,7 +18,7 @@ PLAIN = Style()
 
 
 def tables(long: pd.DataFrame, metrics: Sequence[str] = (), style: Style = PLAIN) -> list[Table]:
-    """Return one table for each (dataset, evaluator), and for each value of what its lines and columns are not for.
+    """Return one table per (dataset, evaluator) and per value of all keys that are not in its lines and columns.
 
     Args:
         long: the frame of `eigencam.reporting.collect.collect`.
@@ -44,7 +44,7 @@ def tables(long: pd.DataFrame, metrics: Sequence[str] = (), style: Style = PLAIN
 
 
 def _both(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[str, str], style: Style) -> Table:
-    """A table, and with printed names the one with stored names behind it."""
+    """A table; if its names are printed, with its stored-name version attached."""
     made = _table(part, evaluator, chosen, about, style)
     if style.names is stored_name:
         return made
@@ -62,7 +62,7 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[st
     keys = (lines if "metric" in rows else part)[[*rows, "baseline"]].drop_duplicates(rows)
     keys = _ordered(keys, rows, style).reset_index(drop=True)
     alone = shown[0] if len(shown) == 1 and "metric" not in rows and columns != ["metric"] else ""
-    if alone:  # it heads the table, not every column
+    if alone:  # it is in the title, not in every column
         columns = [key for key in columns if key != "metric"]
     placed = _placed(lines, style)
     places = _ordered(lines[[*columns, "baseline"]].drop_duplicates(columns), columns, style)[columns]
@@ -94,7 +94,7 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[st
 
 
 def _with_text(lines: pd.DataFrame, style: Style) -> pd.DataFrame:
-    """The lines with their cells' `text`."""
+    """The lines with the `text` of their cells."""
     digits = {metric: decimals(of, style.decimals) for metric, of in lines.groupby("metric")}
     texts = [
         cell(value, low, high, digits[metric], style.intervals, style.marks.get((folder, metric), ""))
@@ -106,7 +106,7 @@ def _with_text(lines: pd.DataFrame, style: Style) -> pd.DataFrame:
 
 
 def _hoisted(lines: pd.DataFrame, chosen: Sequence[str], style: Style) -> tuple[pd.DataFrame, list[str]]:
-    """The lines without the metrics that are the same for all methods of every network, and these as notes."""
+    """The lines without the metrics that are the same for all methods of every network, and these metrics as notes."""
     if style.columns != ("metric",) or "method" not in style.rows:
         return lines, []
     groups = [key for key in style.rows if key != "method"]
@@ -130,7 +130,7 @@ def _hoisted(lines: pd.DataFrame, chosen: Sequence[str], style: Style) -> tuple[
 def _placed(lines: pd.DataFrame, style: Style) -> pd.DataFrame:
     """The lines with their `place` among the methods: 1 for the best, 2 for the second best, else 0.
 
-    What is over fewer images than another has none.
+    A method with fewer images than another has no place.
     """
     groups = [key for key in dict.fromkeys((*style.keys, "metric")) if key != "method"]
     if "method" not in style.keys:
@@ -142,7 +142,7 @@ def _placed(lines: pd.DataFrame, style: Style) -> pd.DataFrame:
 
 
 def _check_alone(cells: pd.DataFrame, place: Iterable[str], style: Style) -> None:
-    """ValueError where several results would stand in one cell."""
+    """Raise ValueError if several results would fall into one cell."""
     if (twice := cells.index[cells.index.duplicated()]).empty:
         return
     where = ", ".join(map(str, (*_tuple(twice[0]), *place)))
@@ -150,12 +150,12 @@ def _check_alone(cells: pd.DataFrame, place: Iterable[str], style: Style) -> Non
     lines, columns = (",".join(key.removeprefix(PARAMETER) for key in keys) for keys in (style.rows, style.columns))
     raise ValueError(
         f"--rows {lines} --columns {columns}: several results in one cell ({where}): "
-        f"{folders}; name in --rows, --columns or --pivot what they differ in, or choose with --only"
+        f"{folders}; add the parameter in which they differ to --rows, --columns or --pivot, or choose with --only"
     )
 
 
 def _ordered(frame: pd.DataFrame, keys: Sequence[str], style: Style) -> pd.DataFrame:
-    """The lines of a frame sorted by keys: in the order given, baselines last, numbers in texts as numbers."""
+    """The lines of a frame sorted by keys: in the given order, baselines last, numbers in texts by value."""
     ranks = pd.DataFrame(index=frame.index)
     for key in keys:
         if key == "method" and "baseline" in frame:
@@ -167,7 +167,7 @@ def _ordered(frame: pd.DataFrame, keys: Sequence[str], style: Style) -> pd.DataF
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """Return a key by which numbers in texts sort as numbers: `features.5` before `features.12`, 0.15 before 0.2.
+    """Return a sort key that orders numbers in texts by value: `features.5` before `features.12`, 0.15 before 0.2.
 
     >>> sorted(["features.12", "features.5", "0.2", "0.15"], key=natural)
     ['0.15', '0.2', 'features.5', 'features.12']
@@ -190,7 +190,7 @@ def _with_unit(metric: str, lines: pd.DataFrame, style: Style) -> str:
 
 
 def _title(part: pd.DataFrame, evaluator: str, cells_of: dict[str, str], style: Style) -> str:
-    """Dataset, n, evaluator, what all cells are of, class asked for."""
+    """Dataset, n, evaluator, the keys common to all cells, requested class."""
     pictures = part.loc[part["unsupported"] == "", "pictures"]
     n = int(pictures.max()) if len(pictures) else 0
     target, data = part["target"].iloc[0], part["part"].iloc[0]
@@ -206,7 +206,7 @@ def _title(part: pd.DataFrame, evaluator: str, cells_of: dict[str, str], style: 
 
 
 def _costs(part: pd.DataFrame, keys: pd.DataFrame) -> list[str]:
-    """The cost of each method; nothing where none was measured."""
+    """The cost of each method; empty if none was measured."""
     known = part.drop_duplicates(["network", "method"]).set_index(["network", "method"])["cost"]
     found = known.reindex(pd.MultiIndex.from_frame(keys[["network", "method"]]))
     return [cell(cost, np.nan, np.nan, 2) for cost in found] if known.notna().any() else []

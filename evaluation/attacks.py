@@ -1,4 +1,4 @@
-r"""Adversarial noise: the small change of an image that changes what a network sees in it.
+r"""Adversarial noise: a small change of an image that changes the network's prediction.
 
 * DeepFool (S.-M. Moosavi-Dezfooli, A. Fawzi, P. Frossard, CVPR 2016): as if the network were affine, step to the
   nearest boundary between the predicted class k0 and another of its `num_classes` likeliest, until the prediction
@@ -6,13 +6,13 @@ r"""Adversarial noise: the small change of an image that changes what a network 
 
   $$l = \arg\min_k |f_k| / \|w_k\|_2, \qquad r_i = (|f_l| / \|w_l\|_2 + 10^{-4})\, w_l / \|w_l\|_2,$$
 
-  and the image is x + (1 + overshoot) Σ r_i. The authors' code does this on the normalised image and leaves the
-  range of pixels; so do the defaults.
+  and the image is x + (1 + overshoot) Σ r_i. The authors' code does this on the normalised image without clipping to
+  the range of pixels; so do the defaults.
 * FGSM (I. Goodfellow, J. Shlens, C. Szegedy, ICLR 2015): x + eps sign(∇ loss), loss the cross entropy of a class.
 * PGD (A. Madry et al., ICLR 2018): steps of `step` in that direction, each followed by a projection on the box of
   half side eps around x, from a random start in it.
 
-Functions of a differentiable network and a batch; images are changed independently of each other.
+The functions take a differentiable network and a batch; each image is changed independently of the others.
 
 >>> import torch
 >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -40,10 +40,10 @@ Space = Literal["network", "pixels"]
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """What an attack made.
+    """The result of an attack.
 
     Attributes:
-        images: of the shape and unit of the images that were attacked.
+        images: with the shape and unit of the original images.
         iterations: (N,) int64, steps taken.
     """
 
@@ -55,13 +55,13 @@ class Attack(Protocol):
     """An attack with its parameters; hashable, so that its result can be shared."""
 
     def __call__(self, logits: Logits, images: Tensor, scale: Tensor, names: Sequence[str]) -> Attacked:
-        """Attacked images.
+        """Return the attacked images.
 
         Args:
-            logits: of images in the unit of `images`.
+            logits: function from images in the unit of `images` to logits.
             images: (N, C, H, W) float32, before normalisation, 0 black and 1 white.
             scale: (C, 1, 1), what 1 becomes in the normalised image.
-            names: N, the seeds of what is random.
+            names: N, the seeds of random numbers.
         """
         ...
 
@@ -75,15 +75,15 @@ def deepfool(
     max_iter: int = 50,
     clip: tuple[Tensor, Tensor] | None = None,
 ) -> Attacked:
-    """DeepFool; an image leaves the loop when its prediction changes, the others go on as a smaller batch.
+    """DeepFool; an image leaves the loop when its prediction changes, and the others continue as a smaller batch.
 
     Args:
         logits: the network.
         images: (N, ...) float32.
-        num_classes: likeliest classes considered, the predicted one among them.
-        overshoot: the share by which the sum of the steps is lengthened.
-        max_iter: steps at most.
-        clip: lowest and highest values allowed, which each step is cut to; None: any.
+        num_classes: number of likeliest classes considered, including the predicted one.
+        overshoot: share by which the sum of the steps is lengthened.
+        max_iter: maximum number of steps.
+        clip: lowest and highest allowed values, to which each step is clipped; None: no limits.
     """
     import torch
 
@@ -97,9 +97,9 @@ def deepfool(
     stuck = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     left, active = torch.arange(len(images)), torch.arange(len(images), device=images.device)
     for _ in range(max_iter):
-        with torch.no_grad():  # a pass of its own: it spares those that are done the backward passes
+        with torch.no_grad():  # a separate pass, which spares images that are done the backward passes
             same = logits(changed[active]).argmax(1) == order[active, 0]
-        (going_on,) = to_host(same & ~stuck[active])()  # the one wait of a step
+        (going_on,) = to_host(same & ~stuck[active])()  # the only wait per step
         left = left[going_on]
         if not len(left):
             break
@@ -113,7 +113,7 @@ def deepfool(
         nearest = distance.argmin(0)
         own = torch.arange(len(active), device=images.device)
         length, direction = distance[nearest, own], w[nearest, own]
-        reachable = length.isfinite()  # elsewhere no logit depends on the image: it stays
+        reachable = length.isfinite()  # otherwise no logit depends on the image, and it stays unchanged
         stuck[active] = ~reachable
         step = (length + 1e-4)[:, None] * direction / direction.norm(dim=1, keepdim=True)
         step = torch.where(reachable[:, None], step, 0.0)
@@ -147,9 +147,9 @@ def pgd(
         eps: largest change of a value.
         step: change of a value in one step.
         steps: number of steps.
-        start: the first change, of the images' shape, within eps; none when None.
-        low: lowest value allowed.
-        high: highest.
+        start: the initial change, of the images' shape, within eps; None: no change.
+        low: lowest allowed value.
+        high: highest allowed value.
     """
     import torch
     import torch.nn.functional as F
@@ -166,7 +166,7 @@ def pgd(
 
 
 def _class_gradients(logits: Logits, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K), and gradients (C, B, ...) of each image's own `classes` (B, C): a forward pass, C backward."""
+    """Logits (B, K), and gradients (C, B, ...) for each image's `classes` (B, C): one forward, C backward passes."""
     import torch
 
     with torch.enable_grad():
@@ -186,8 +186,8 @@ class DeepFool:
         num_classes: see `deepfool`.
         overshoot: see `deepfool`.
         max_iter: see `deepfool`.
-        space: where lengths are measured: in the `network`'s normalised input, as the authors do, or in `pixels`.
-        clip: whether the image stays within black and white; the authors' does not.
+        space: where norms are measured: in the `network`'s normalised input, as the authors do, or in `pixels`.
+        clip: whether pixels are clipped to black and white; the authors do not clip.
     """
 
     num_classes: int = 10
@@ -223,7 +223,7 @@ class DeepFool:
 
 @dataclass(frozen=True, slots=True)
 class FGSM:
-    """One step away from the predicted class. `eps`: change of a pixel, of 0..1."""
+    """One step away from the predicted class. `eps`: change of a pixel, on a scale of 0..1."""
 
     eps: float = 8 / 255
 
@@ -242,11 +242,11 @@ class PGD:
     """Projected steps away from the predicted class.
 
     Attributes:
-        eps: largest change of a pixel, of 0..1.
-        step: change of a pixel in a step.
-        steps: how many.
-        random_start: whether to begin at a random place of the box.
-        seed: of that place, with the image's name.
+        eps: largest change of a pixel, on a scale of 0..1.
+        step: change of a pixel per step.
+        steps: number of steps.
+        random_start: whether to begin at a random point of the box.
+        seed: of that point, together with the image's name.
     """
 
     eps: float = 8 / 255

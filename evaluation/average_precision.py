@@ -1,9 +1,9 @@
-"""Average precision of a classifier, VOC's two ways.
+"""Average precision of a classifier, by both of VOC's rules.
 
-Images are ranked by falling score; images of equal score enter together, so that their order does not matter.
+Images are ranked by descending score; images of equal score enter together, so their order does not matter.
 `all points` (VOC from 2010 on) is the area under the precision-recall curve made monotonic, `11 points` (VOC 2007) the
 mean of the largest precision at recalls of at least 0, 0.1, ..., 1. Images flagged -1 for a class (all its objects
-are difficult) count neither as positive nor as negative.
+are difficult) count neither as positives nor as negatives.
 
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.2.
 """
@@ -19,7 +19,7 @@ def average_precision(scores: NDArray[np.float64], labels: NDArray[np.int64]) ->
 
     Args:
         scores: (N,) finite.
-        labels: (N,) 1 positive, 0 negative, -1 not counted.
+        labels: (N,) 1 positive, 0 negative, -1 ignored.
 
     >>> average_precision(np.array([0.9, 0.8, 0.7]), np.array([1, 0, 1]))[0]
     0.8333333333333333

@@ -1,7 +1,7 @@
-"""Enlarging a map as OpenCV's `resize(..., interpolation=INTER_CUBIC)` does it for float64, without OpenCV.
+"""Enlarging a map like OpenCV's `resize(..., interpolation=INTER_CUBIC)` for float64, without OpenCV.
 
 Cubic convolution (R. G. Keys, "Cubic convolution interpolation for digital image processing", 1981) with a = -0.75,
-four cells along each axis, those beyond the border repeated, no smoothing where the map is made smaller. The weights
+from four cells along each axis, with border cells repeated, and without smoothing when a map is reduced. The weights
 are float32, the sums float64, in OpenCV's order: along x, then along y, from left to right.
 
 Importing this module imports numba.
@@ -20,7 +20,7 @@ _A = np.float32(-0.75)
 
 
 def resize(values: NDArray[np.float32], size: int) -> NDArray[np.float64]:
-    """(h, w) -> (size, size) float64; a map of that size is copied."""
+    """(h, w) -> (size, size) float64; a map that already has this size is copied."""
     exact = values.astype(np.float64)
     if values.shape == (size, size):
         return exact
@@ -29,7 +29,7 @@ def resize(values: NDArray[np.float32], size: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def _taps(n_in: int, n_out: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(n_out, 4): the cells that each pixel is made of, and their weights."""
+    """(n_out, 4): the cells that contribute to each pixel, and their weights."""
     one = np.float32(1)
     place = ((np.arange(n_out) + 0.5) * (1 / (n_out / n_in)) - 0.5).astype(np.float32)
     before = np.floor(place)

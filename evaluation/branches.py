@@ -1,12 +1,12 @@
-"""The component tree of a smooth image of levels, from segments of its rows instead of from its pixels.
+"""The component tree of a smooth image of levels, computed from segments of its rows instead of its pixels.
 
-The segments of `row_segments`, joined in the order of falling levels (J. B. Kruskal, "On the shortest spanning subtree
-of a graph", Proc. AMS 1956), give the *branches* of the tree: a branch is a component from the level where it appears
-down to the one where it meets another. Each run of pixels then adds to the branch that its segment is part of at the
+The segments of `row_segments`, joined in the order of descending levels (J. B. Kruskal, "On the shortest spanning
+subtree of a graph", Proc. AMS 1956), give the *branches* of the tree: a branch is a component from the level at which
+it appears down to the level at which it meets another. Each run of pixels is then added to its segment's branch at the
 run's level.
 
 The nodes are those that flooding the image pixel by pixel gives (`component_tree`), in another order. Time grows with
-the runs, and memory with branches times levels, so noise of many levels is better flooded.
+the number of runs, and memory with branches times levels, so for noise with many levels flooding is better.
 
 Importing this module imports numba.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from eigencam.evaluation.row_segments import Ints, Levels, Segments, edges_of, padded, segments_of
 
 LOW, HIGH, X1, Y1, X2, Y2, PIXELS, AREA, HOLES, FIRST = range(10)
-"""Columns of nodes: thresholds low <= v < high; inclusive box; pixels; doubled area without that of the holes; number
+"""Columns of nodes: thresholds low <= v < high; inclusive box; pixels; doubled area minus that of the holes; number
 of holes; first pixel in raster order, y * width + x."""
 
 Nodes = NDArray[np.int32]
@@ -53,7 +53,7 @@ _PACKED = GAINS[:, 0] + (GAINS[:, 1] << 32)
 
 
 class Cells(NamedTuple):
-    """What the runs of a branch and level add up to, by cell: boxes, first pixel, pixels, gains; the image's width."""
+    """Sums over the runs of a branch and level, by cell: boxes, first pixel, pixels, gains; and the image's width."""
 
     x1: Ints
     y1: Ints
@@ -66,13 +66,13 @@ class Cells(NamedTuple):
 
 
 class Branches(NamedTuple):
-    """Components between the levels at which they meet.
+    """Components between the levels at which they merge.
 
     Attributes:
         of: (S,) branch of each segment at the level of its peak, or one further up the tree.
-        low: (B,) a branch is there at levels above this one; -1 for what meets no other.
+        low: (B,) a branch exists at levels above this one; -1 for a branch that meets no other.
         high: (B,) and up to this one.
-        parent: (B,) the branch that it becomes part of at the level `low`; larger than its own number; -1: none.
+        parent: (B,) the branch that it merges into at the level `low`; larger than its own number; -1: none.
     """
 
     of: Ints
@@ -83,7 +83,7 @@ class Branches(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _falling(levels: Levels) -> Ints:
-    """The order of (N,) levels from the largest to the smallest."""
+    """The order of (N,) levels from largest to smallest."""
     place = np.zeros(256, np.int32)
     for level in levels:
         place[level] += 1
@@ -107,7 +107,7 @@ def _find(parent: Ints, i: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _branches(segments: Segments, a: Ints, b: Ints, up_to: Levels) -> Branches:
-    """Join segments in the order of falling levels."""
+    """Join segments in the order of descending levels."""
     n = len(segments.start)
     root, branch_of = np.arange(n, dtype=np.int32), np.arange(n)  # the branch of a root's component
     same_as = np.arange(2 * n, dtype=np.int32)  # branches that meet at the level at which one of them appears are one
@@ -191,7 +191,7 @@ def _codes(levels: Levels, width: int) -> Levels:
 
 @njit(cache=True, nogil=True)
 def empty_nodes(count: int, height: int, width: int) -> Nodes:
-    """(count, 10) nodes without a pixel."""
+    """(count, 10) nodes without pixels."""
     nodes = np.zeros((count, 10), np.int32)
     nodes[:, X1], nodes[:, Y1], nodes[:, FIRST] = width, height, height * width
     nodes[:, X2], nodes[:, Y2] = -1, -1
@@ -200,7 +200,7 @@ def empty_nodes(count: int, height: int, width: int) -> Nodes:
 
 @njit(cache=True, nogil=True)
 def grow(node: Ints, part: Ints) -> None:
-    """Add the pixels of one node (10,) to another; `HOLES` holds the Euler number meanwhile."""
+    """Add the pixels of one node (10,) to another; meanwhile `HOLES` holds the Euler number."""
     for i in (X1, Y1, FIRST):
         node[i] = min(node[i], part[i])
     for i in (X2, Y2):
@@ -221,7 +221,7 @@ def _add_runs(cells: Cells, base: Ints, segments: Segments, branches: Branches, 
             for i in range(width):
                 sums[i + 1] = sums[i] + _PACKED[codes[y, i]]
         for s in range(row[y], row[y + 1]):
-            for step in (-1, 1):  # from the peak to the left end, then from the run behind it to the right end
+            for step in (-1, 1):  # from the peak to the left end, then from the next run to the right end
                 run, end = (peak[s], start[s] - 1) if step < 0 else (peak[s] + 1, stop[s])
                 k, bottom, offset = of[s], 255, 0
                 while run != end:
@@ -248,7 +248,7 @@ def _add_runs(cells: Cells, base: Ints, segments: Segments, branches: Branches, 
 
 @njit(cache=True, nogil=True)
 def _nodes(cells: Cells, base: Ints, branches: Branches, floor: Ints, height: int) -> Nodes:
-    """A node for each interval of levels over which a branch does not change."""
+    """One node for each interval of levels over which a branch does not change."""
     _, low, high, parent = branches
     nodes, count = np.empty((len(cells.x1), 10), np.int32), 0
     totals = empty_nodes(len(low) + 1, height, cells.width)
@@ -296,7 +296,7 @@ def _tree(levels: Levels, width: int, holes: bool, areas: bool, most: int) -> tu
 
 
 def nodes_of(levels: Levels, width: int) -> Nodes:
-    """The 8-connected components of `padded` levels > v for all v: (K, 10), columns as above but AREA and HOLES."""
+    """The 8-connected components of `padded` levels > v for all v: (K, 10), columns as above except AREA and HOLES."""
     return _tree(levels, width, False, False, levels.size)[0]
 
 
@@ -305,12 +305,12 @@ def nodes_if_smooth(levels: Levels, most: int, *, holes: bool = False, areas: bo
 
     Args:
         levels: the image.
-        most: segments that it may have.
-        holes: 4-connected components, while they do not touch the frame.
-        areas: set the columns AREA and HOLES, which hold nothing else.
+        most: maximum number of segments.
+        holes: 4-connected components, as long as they do not touch the frame.
+        areas: whether to set the columns AREA and HOLES, which are otherwise undefined.
 
     Returns:
-        None where it has more segments.
+        None if it has more segments.
     """
     nodes, smooth = _tree(padded(levels), levels.shape[1], holes, areas, most)
     return nodes if smooth else None

@@ -1,7 +1,7 @@
-"""A table as data, and how its cells and names are to be printed.
+"""A table as data, and the rules for printing its cells and names.
 
-A cell is text of one form, whatever the file will be: `57.5 [50.6, 64.1]`, `57.5 ± 6.8` or `57.5`, with marks of
-significance behind the number: `57.5* [50.6, 64.1]`. The writers (`eigencam.evaluation.tables`) read it by `parsed`.
+A cell is text in one form, whatever the file format: `57.5 [50.6, 64.1]`, `57.5 ± 6.8` or `57.5`, with marks of
+significance after the number: `57.5* [50.6, 64.1]`. The writers (`eigencam.evaluation.tables`) read it with `parsed`.
 """
 
 import re
@@ -15,10 +15,10 @@ import pandas as pd
 Intervals = Literal["brackets", "pm", "none"]
 INTERVALS: tuple[Intervals, ...] = ("brackets", "pm", "none")
 Decimals = int | Literal["unit", "interval"]
-"""Decimals of a metric: a number of them, by its unit, or so many that half an interval has two digits."""
+"""Decimals of a metric: a fixed number, by its unit, or as many as give half an interval two digits."""
 
 Names = Callable[[str, str], str]
-"""How a name is printed: of a kind (`method`, `metric`, …) and as it is stored."""
+"""Function that prints a name, given its kind (`method`, `metric`, …) and its stored form."""
 
 MOST_DECIMALS = 4
 
@@ -38,16 +38,16 @@ class Style:
     """How tables are arranged and printed.
 
     Attributes:
-        rows: what a line of a table is for, columns of the long frame.
-        columns: what a column of a table is for; `metric` is among these or the rows, or each has a table of its own.
+        rows: keys of a table's lines, columns of the long frame.
+        columns: keys of a table's columns; if `metric` is in neither, each metric has a table of its own.
         intervals: how a 95 % interval is printed.
         decimals: of numbers.
-        second: whether the second best is marked too.
+        second: whether the second best is marked, too.
         names: how names are printed.
         paper: whether titles and units are printed as in a paper.
-        orders: by key the values in their order, where it is not that of the alphabet.
+        orders: by key, the values in order, if it is not alphabetical.
         marks: marks of significance by (folder, metric); see `reference`.
-        reference: the method that marks compare with; "" where there are none.
+        reference: the method that marks refer to; "" without marks.
     """
 
     rows: tuple[str, ...] = ("network", "method")
@@ -63,16 +63,16 @@ class Style:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What tells the cells of one table apart."""
+        """The keys that distinguish the cells of one table."""
         return (*self.rows, *self.columns)
 
     def heading(self, key: str, value: str) -> str:
-        """Return a value of a key as it heads a column: of a parameter with the parameter's name."""
+        """Return a key's value as a column heading; a parameter's value is preceded by the parameter's name."""
         shown = self.names(key, value)
         return shown if key in KINDS else f"{self.key(key)} {shown}"
 
     def key(self, key: str) -> str:
-        """Return a key as it heads the column of its values."""
+        """Return a key as the heading of the column of its values."""
         return (
             self.names("heading", key)
             if key in (*KINDS, "cost")
@@ -81,13 +81,13 @@ class Style:
 
 
 KINDS = ("dataset", "network", "method", "evaluator", "metric", "target")
-"""Keys whose values speak for themselves; all others are parameters."""
+"""Keys whose values need no explanation; all others are parameters."""
 
 PARAMETER = "parameters."
 
 
 def column_of(key: str) -> str:
-    """Return the column of the long frame that has a key's values: a metric has a `threshold` of its own."""
+    """Return the column of the long frame with a key's values: `threshold` is renamed, since metrics have one, too."""
     return key if key in KINDS else PARAMETER + key
 
 
@@ -96,15 +96,15 @@ class Table:
     """One table: usually the results of one evaluator on one dataset.
 
     Attributes:
-        title: dataset, images, evaluator, class asked for.
-        frame: a line for each (network, method), a column for each metric, cells of text.
-        best: same shape as `frame`'s metric columns: which cells are best of their network.
+        title: dataset, images, evaluator, requested class.
+        frame: one line per (network, method), one column per metric, cells of text.
+        best: same shape as `frame`'s metric columns: which cells are best for their network.
         notes: footnotes.
         second: as `best`: which cells are second best.
         heads: for each column of `frame` its headings from top to bottom; None: its name.
-        span: the first column of `frame` where LaTeX prints its values as lines across the table; "" for none.
-        provenance: of `notes` those on where results come from, which LaTeX keeps in comments.
-        stored: the same table with names as they are stored, where `frame` has printed ones.
+        span: the first column of `frame` if LaTeX prints its values as lines across the table; "" otherwise.
+        provenance: the `notes` on where results come from, which LaTeX keeps in comments.
+        stored: the same table with stored names, if `frame` has printed ones.
     """
 
     title: str
@@ -119,14 +119,14 @@ class Table:
 
     @property
     def headings(self) -> list[tuple[str, ...]]:
-        """For each column of `frame` its headings from top to bottom."""
+        """The headings of each column of `frame`, from top to bottom."""
         return self.heads or [(str(name),) for name in self.frame.columns]
 
 
 def cell(value: float, low: float, high: float, digits: int, intervals: Intervals = "brackets", marks: str = "") -> str:
-    """Return a number with its marks and interval; a dash where there is no number.
+    """Return a number with its marks and interval; a dash without a number.
 
-    An interval that is not symmetric has the longer half behind ±, so that it is never printed too short.
+    For an interval that is not symmetric, ± is followed by the longer half, so it is never too short.
 
     >>> cell(57.5, 50.6, 64.1, 1), cell(57.5, 50.6, 64.1, 1, "pm", "*")
     ('57.5 [50.6, 64.1]', '57.5* ± 6.9')
@@ -142,13 +142,13 @@ def cell(value: float, low: float, high: float, digits: int, intervals: Interval
 
 
 def parsed(text: str) -> Mapping[str, str]:
-    """Return the parts `value`, `marks`, `low`, `high`, `half` of a cell, "" where there is none; {} of other text."""
+    """Return the parts `value`, `marks`, `low`, `high`, `half` of a cell, "" for absent ones; {} for other text."""
     found = _CELL.fullmatch(text)
     return {key: part or "" for key, part in found.groupdict().items()} if found else {}
 
 
 def decimals(lines: pd.DataFrame, wanted: Decimals) -> int:
-    """Return the decimals of the numbers of one metric.
+    """Return the number of decimals for one metric.
 
     Args:
         lines: of the metric, with `low`, `high` and `unit`.

@@ -1,6 +1,6 @@
-"""Changed images and what the network says of them: what evaluators of faithfulness share.
+"""Changed images and the network's predictions for them, shared by the evaluators of faithfulness.
 
-torch is imported where the network is asked, so that a summary of stored rows needs none.
+torch is imported only when the network runs, so a summary of stored rows does not need it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Fill = Literal["black", "mean", "blur"]
 
 
 def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
-    """(N, H, W) float32 in 0..1: maps scaled from their minimum and maximum, then enlarged; and their states."""
+    """(N, H, W) float32 in 0..1: maps scaled from minimum to maximum, then enlarged; and their states."""
     import torch
 
     from eigencam.transfer import to_device
@@ -35,7 +35,7 @@ def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
 
 
 def unit(m: Tensor, probe: Probe) -> Tensor:
-    """(N, H, W) float32 in 0..1 of maps (N, h, w) on the device, as `scaled`; 1 where a map has no range."""
+    """(N, H, W) float32 in 0..1 from maps (N, h, w) on the device, as in `scaled`; 1 for a constant map."""
     import torch
     import torch.nn.functional as F
 
@@ -49,7 +49,7 @@ def unit(m: Tensor, probe: Probe) -> Tensor:
 
 
 def ranks_of(m: Tensor) -> Tensor:
-    """(N, H, W) int64: place of each pixel by falling value, 0 the first; equal values in raster order."""
+    """(N, H, W) int64: rank of each pixel by descending value, 0 the first; equal values in raster order."""
     import torch
 
     order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
@@ -59,7 +59,7 @@ def ranks_of(m: Tensor) -> Tensor:
 
 
 def filling(probe: Probe, fill: Fill) -> Tensor:
-    """(N, 3, H, W): what replaces a pixel that is taken away."""
+    """(N, 3, H, W): the values that replace removed pixels."""
     import torch
     import torch.nn.functional as F
 
@@ -74,10 +74,10 @@ def filling(probe: Probe, fill: Fill) -> Tensor:
 
 
 def blur_kernel() -> NDArray[np.float64]:
-    """(11,), sum 1: one side of the blur of RISE's authors; the kernel is its product with itself.
+    """(11,), sum 1: one axis of the blur of RISE's authors; the kernel is its outer product with itself.
 
-    They smooth an image of 11 x 11 that is 1 in the middle with SciPy's filter, sigma 5. It cuts the Gaussian at four
-    sigma, 20 pixels, and what lies outside the 11 pixels is reflected back into them: the kernel is nearly flat.
+    They smooth an 11 x 11 image that is 1 in the centre with SciPy's filter, sigma 5. The filter cuts the Gaussian at
+    four sigma, 20 pixels, and reflects what lies outside the 11 pixels back into them, so the kernel is nearly flat.
     """
     side, reach = 11, 20
     gaussian = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 5.0) ** 2)
@@ -87,7 +87,7 @@ def blur_kernel() -> NDArray[np.float64]:
 
 
 def variant_and_image(part: slice, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which variant and which image each input of a slice is."""
+    """The variant and the image of each input in a slice."""
     import torch
 
     which = torch.arange(part.start, part.stop, device=device)
@@ -95,14 +95,14 @@ def variant_and_image(part: slice, n: int, device: torch.device) -> tuple[Tensor
 
 
 def probabilities(probe: Probe, count: int, inputs: Callable[[slice], Tensor]) -> Tensor:
-    """(count,) softmax probability of the map's class, inputs ordered variant by variant."""
+    """(count,) softmax probability of the map's class, with inputs ordered variant by variant."""
     logits = probe.predict(count, inputs)
     targets = probe.targets.repeat(count // len(probe.targets))
     return logits.softmax(1).gather(1, targets[:, None])[:, 0]
 
 
 def rows_with_states(columns: Mapping[str, Tensor], states: Sequence[str]) -> list[Row]:
-    """N rows of columns (N,) or (N, P), with the states of their maps."""
+    """N rows from columns (N,) or (N, P), with the states of their maps."""
     from eigencam.transfer import to_host
 
     arrived = to_host(*(column.float() for column in columns.values()))()

@@ -1,27 +1,27 @@
-r"""Segmentation by the maps of all classes that an image has: each pixel goes to the class of the highest map.
+r"""Segmentation by the maps for all classes of an image: each pixel gets the class of the highest map.
 
-The image's classes are given (`target=each`), not predicted. The map $m_c$ of each is scaled by its own maximum,
+The image's classes are given (`target=each`), not predicted. The map $m_c$ of each is divided by its own maximum and
 enlarged to the image; the background has the score t everywhere:
 
 $$\hat y = \arg\max_c\ s_c, \qquad s_c = \max(m_c, 0) / \max m_c, \quad s_\text{background} = t$$
 
-so a class has a pixel only where it is above t. Of equal classes the first in the order of labels has it, as argmax
-does in the authors' code; a method that knows no classes has equal maps everywhere, and with two classes in an image
-says nothing about the second. The note counts such pixels. A map without a positive value finds nothing.
+so a class gets a pixel only if it is above t there. Among equal classes the first in the order of labels wins, as with
+argmax in the authors' code. A class-agnostic method has equal maps everywhere, so with two classes in an image it says
+nothing about the second; the note counts such pixels. A map without a positive value predicts no pixel.
 
-An image of which the map of one class is constant or not finite is wrong at every pixel: nothing is right, and each
-class, background included, is found in all pixels that are not its own. Only a baseline's constant map that is meant
-counts as any other.
+An image in which the map of one class is constant or not finite is wrong at every pixel: nothing is right, and each
+class, background included, is predicted in all pixels that are not its own. Only the constant map of a baseline that
+returns it on purpose counts like any other map.
 
-    class_miou            VOC's mean IoU at a fixed t: pixels right, predicted and of the truth are summed over the set,
-                          IoU of each class, mean over the classes, background included, that occur in the truth (the
-                          interval: of these classes, each in 3 images or more)
-    class_miou_tuned      the same where each half of the images, by a hash of their ids, is read at the t that is
+    class_miou            VOC's mean IoU at a fixed t: right, predicted and true pixels are summed over the dataset; IoU
+                          of each class, mean over the classes, background included, that occur in the truth (the
+                          interval: over these classes, each in 3 images or more)
+    class_miou_tuned      the same, where each half of the images, by a hash of their ids, uses the t that is
                           best on the other half
-    class_miou_best       at the best t on the images themselves: an oracle's number
+    class_miou_best       at the best t on the evaluated images: an oracle's number
     class_best_threshold  that t
 
-Void pixels count nowhere. Images without a mask are left out; one without a class is all background.
+Void pixels are not counted. Images without a mask are left out; one without a class is all background.
 
 Reference: the evaluation of class activation maps as seeds of weakly supervised segmentation: J. Ahn, S. Cho, S. Kwak,
 "Weakly supervised learning of instance segmentation with inter-pixel relations", CVPR 2019, with t = 0.15 in its code.
@@ -53,7 +53,7 @@ class ClassSegmentation:
 
     Attributes:
         threshold: t of `class_miou`, a share of each map's maximum.
-        step: between the thresholds, from 0 on, among which the others choose.
+        step: of the grid of thresholds, from 0 on, for the other metrics.
     """
 
     threshold: float = 0.15
@@ -71,16 +71,16 @@ class ClassSegmentation:
 
     @property
     def grid(self) -> Floats:
-        """(T,) float32 ascending: the thresholds, the fixed one among them."""
+        """(T,) float32 ascending: the thresholds, including the fixed one."""
         steps = np.arange(0, 1, self.step).round(6)
         return np.unique(np.append(steps, self.threshold).astype(np.float32))
 
     def joint_row(self, score_maps: Sequence[ScoreMap], truths: Sequence[Truth]) -> Row:
-        """Pixels of one image by the number of thresholds that their score is above.
+        """Count the pixels of one image by the number of thresholds that their score exceeds.
 
         Returns:
             `has_mask`; `classes` (K,) uint8, those of the maps and of the mask ascending, background 0; `right` and
-            `predicted` (K (T + 1),) uint32, pixels for which a class has the highest score, by that score's level; of
+            `predicted` (K (T + 1),) uint32, pixels for which a class has the highest score, by that score's level; for
             the background those that it would have; `truth` (K,) uint32, its pixels; `tied`, pixels above the fixed
             threshold at which classes tie; `maps`, `constant`, `nonfinite`, numbers of maps.
         """
@@ -107,7 +107,7 @@ class ClassSegmentation:
         code += (place * levels)[mask]
         code += np.searchsorted(grid, score.ravel()).reshape(score.shape)
         pixels = np.bincount(code.ravel(), minlength=kinds * (kinds + 1) * levels)
-        pixels = pixels.reshape(kinds, kinds + 1, levels)[:, :kinds]  # (class found, class of the truth, level)
+        pixels = pixels.reshape(kinds, kinds + 1, levels)[:, :kinds]  # (predicted class, true class, level)
         right, predicted = pixels[np.arange(kinds), np.arange(kinds)], pixels.sum(axis=1)
         right[0], predicted[0] = pixels[:, 0].sum(axis=0), predicted.sum(axis=0)
         return {
@@ -121,7 +121,7 @@ class ClassSegmentation:
         }
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        """What all images with a mask add up to by class at each threshold, in either half."""
+        """Return the sums over all images with a mask, by class and threshold, for either half."""
         rows = rows[rows["has_mask"].to_numpy(bool)]
         pixels, half = _Pixels.of(rows, len(self.grid)), halves(rows["image"])
         made: dict[str, NDArray[Any]] = {"given": np.bincount(pixels.label)}
@@ -131,7 +131,7 @@ class ClassSegmentation:
         return made
 
     def choose(self, totals: Totals) -> "_AtThresholds":
-        """The evaluator with the thresholds that are best on all images, and on either half."""
+        """Return the evaluator with the thresholds that are best on all images, and on either half."""
         whole = _whole(totals)
         each = [{kind: totals[f"{side} {kind}"] for kind in _KINDS} for side in _HALVES]
         best, first, second = (int(_mean_ious(of).argmax()) for of in (whole, *each))
@@ -170,7 +170,7 @@ class ClassSegmentation:
 def _highest(
     score_maps: Sequence[ScoreMap], truths: Sequence[Truth]
 ) -> tuple[Floats, NDArray[np.uint8], NDArray[np.bool_]]:
-    """(H, W) each: the highest of the scaled maps, 1 + its class (0 where none is positive), whether classes tie."""
+    """(H, W) each: the highest of the scaled maps, 1 + its class (0 if none is positive), whether classes tie."""
     score = np.zeros(truths[0].size, np.float32)
     winner, tied = np.zeros(score.shape, np.uint8), np.zeros(score.shape, bool)
     for score_map, truth in sorted(zip(score_maps, truths, strict=True), key=lambda pair: pair[1].label):
@@ -186,15 +186,15 @@ def _highest(
 
 @dataclass(frozen=True, slots=True)
 class _AtThresholds:
-    """The metrics of the module's docstring, at thresholds that were chosen of all rows.
+    """The metrics of the module's docstring, at thresholds chosen from all rows.
 
     Attributes:
-        evaluator: whose rows they are.
-        fixed: number of its own threshold.
-        best: of the best one.
-        crossed: of the one for either half, the best of the other half.
+        evaluator: of the rows.
+        fixed: index of its own threshold.
+        best: index of the best one.
+        crossed: for either half, the index of the best one on the other half.
         halved: whether there are images in both halves.
-        absent: number of classes that are asked for and have no pixel.
+        absent: number of requested classes without a pixel.
     """
 
     evaluator: ClassSegmentation
@@ -205,7 +205,7 @@ class _AtThresholds:
     absent: int
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row with a mask adds."""
+        """Return the contribution of each row with a mask."""
         masked = rows["has_mask"].to_numpy(bool)
         own, place = rows[masked], np.flatnonzero(masked)
         pixels, half = _Pixels.of(own, len(self.evaluator.grid)), halves(own["image"]).astype(np.int64)
@@ -241,7 +241,7 @@ class _AtThresholds:
         return [*metrics, oracle, Metric(names[3], value, np.nan, np.nan, n, "", better="")]
 
     def _ties(self, sums: Sums) -> str:
-        """The share of the pixels found that classes tie for."""
+        """The note on the share of the predicted pixels for which classes tie."""
         found = int(sums.total("found")[0])
         percent = 100 * int(sums.total("tied")[0]) / found if found else 0.0
         return f"{percent:.1f} % of the pixels found are a tie, the first class's" if percent >= 0.05 else ""
@@ -249,14 +249,14 @@ class _AtThresholds:
 
 @dataclass(frozen=True, slots=True)
 class _Pixels:
-    """Pixels of every class of every image at every threshold: E pairs, of N images and C classes.
+    """Pixel counts of every class of every image at every threshold: E pairs, from N images and C classes.
 
     Attributes:
         picture: (E,) in 0 .. N - 1.
         label: (E,) class, background 0.
-        right: (E, T) of the class and found to be.
-        predicted: (E, T) found to be.
-        truth: (E,).
+        right: (E, T) pixels of the class that are predicted as it.
+        predicted: (E, T) pixels predicted as the class.
+        truth: (E,) pixels of the class.
         pictures: N.
     """
 
@@ -272,7 +272,7 @@ class _Pixels:
         label, lengths = flattened(rows["classes"])
         picture = np.repeat(np.arange(len(rows)), lengths)
         truth, right, predicted = (flattened(rows[name])[0] for name in _KINDS)
-        # Level l is above the first l thresholds: a class has what is above threshold k, the background the rest.
+        # Level l is above the first l thresholds: a class gets what is above threshold k, the background the rest.
         background = (label == 0)[:, None]
         right, predicted = (
             np.cumsum(levels.reshape(len(label), thresholds + 1), axis=1, dtype=np.float64)
@@ -285,14 +285,14 @@ class _Pixels:
         return cls(picture, label.astype(np.int64), right, predicted, truth.astype(np.float64), len(rows))
 
     def part(self, chosen: NDArray[np.int64], place: NDArray[np.int64]) -> ByClass:
-        """Pixels of the truth, right and predicted, of the rows `place`, each at the threshold chosen for it (N,)."""
+        """True, right and predicted pixels of the rows `place`, each at the threshold chosen for it (N,)."""
         pair, k = np.arange(len(self.label)), chosen[self.picture]
         numbers = {"truth": self.truth, "right": self.right[pair, k], "predicted": self.predicted[pair, k]}
         counts = {name: values.astype(np.int64) for name, values in numbers.items()}
         return ByClass(place[self.picture], self.label, counts)
 
     def found(self, k: int) -> NDArray[np.int64]:
-        """(N,): pixels found to be of a class other than the background at a threshold."""
+        """(N,): pixels predicted as a class other than the background at a threshold."""
         return np.bincount(self.picture, self.predicted[:, k] * (self.label > 0), self.pictures).astype(np.int64)
 
     def total(self, chosen: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
@@ -306,7 +306,7 @@ class _Pixels:
 
 
 def _whole(totals: Totals) -> dict[str, NDArray[Any]]:
-    """Of all images, of the totals of the two halves."""
+    """The totals of all images, from those of the two halves."""
     return {kind: np.add(*(totals[f"{side} {kind}"] for side in _HALVES)) for kind in _KINDS}
 
 
@@ -317,11 +317,13 @@ def _mean_ious(totals: Totals) -> Counts:
 
 
 def _without_map(rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """(N,): the images with a class whose map has no value; a baseline's constant map that is meant has one."""
+    """(N,): images with a class whose map is undefined; a baseline's constant map on purpose is defined."""
     bad = rows["nonfinite"].to_numpy(np.int64) + rows["constant"].to_numpy(np.int64)
     if "constant_by_design" in rows:
         bad = np.where(rows["constant_by_design"].to_numpy(bool), rows["nonfinite"].to_numpy(np.int64), bad)
-    return (bad > 0) & np.array([max(classes) > 0 for classes in rows["classes"]], bool)  # of no class, none is needed
+    return (bad > 0) & np.array(
+        [max(classes) > 0 for classes in rows["classes"]], bool
+    )  # without classes, no map is needed
 
 
 def _maps(sums: Sums) -> str:

@@ -1,19 +1,20 @@
 """All connected components of an image of levels, over all 255 thresholds, in one pass.
 
-With an image of levels f in 0..255, the foreground at threshold v is f > v. As v falls, 8-connected components of the
-foreground are born, grow and merge: they are the nodes of a tree, and each node is there for an interval of thresholds
-[low, high). As v rises, so do the 4-connected components of the background; those that do not touch the frame are the
-holes of the foreground. Whatever is asked of the components at a threshold is answered by the nodes that are there.
+In an image of levels f in 0..255, the foreground at threshold v is f > v. As v decreases, 8-connected components of the
+foreground appear, grow and merge. They are the nodes of a tree, and each node exists for an interval of thresholds
+[low, high). As v increases, so do the 4-connected components of the background; those that do not touch the frame are
+the holes of the foreground. Every question about the components at a threshold is answered by the nodes that exist
+there.
 
-The tree is flooded from one pixel: always on to the highest pixel within reach, with a stack of the components that
-are not finished (D. Nister, H. Stewenius, "Linear time maximally stable extremal regions", ECCV 2008; there for MSER).
-A pixel is finished after all its higher neighbours, so what a pixel adds to its component follows from which of its
+The tree is flooded from one pixel: the next pixel is always the highest within reach, and a stack holds the unfinished
+components (D. Nister, H. Stewenius, "Linear time maximally stable extremal regions", ECCV 2008; there for MSER).
+A pixel is finished after all its higher neighbours, so its contribution to its component follows from which of its
 eight neighbours are finished: area and Euler number by S. B. Gray, "Local properties of binary images in two
-dimensions", IEEE Trans. Computers 1971, as sums over the four 2 x 2 squares that hold the pixel.
+dimensions", IEEE Trans. Computers 1971, as sums over the four 2 x 2 squares that contain the pixel.
 
 The area of a component is that of the polygon through the centres of its outermost pixels, with its holes filled; a
-square with three pixels of the component has 1/2 of it, one with four has 1. Holes are not seen by these sums. Where it
-matters, the polygon is followed. All areas are doubled, to be integers.
+square with three pixels of the component contributes 1/2, one with four contributes 1. These sums do not see holes, so
+where it matters the polygon is followed. All areas are doubled, to be integers.
 
 Importing this module imports numba.
 """
@@ -48,7 +49,7 @@ LEVELS = 255
 """Number of thresholds: v = 0 .. 254."""
 
 SEGMENTS = 12
-"""Segments of a row in the mean; rougher images are flooded."""
+"""Mean number of segments per row above which an image counts as rough and is flooded."""
 
 
 def outer(levels: Levels, segments: int = SEGMENTS) -> Nodes:
@@ -56,7 +57,7 @@ def outer(levels: Levels, segments: int = SEGMENTS) -> Nodes:
 
     Args:
         levels: the image.
-        segments: of a row in the mean; a rougher image is flooded, which gives the same nodes in another order.
+        segments: mean number per row; a rougher image is flooded, which gives the same nodes in another order.
     """
     nodes = nodes_if_smooth(levels, segments * len(levels), areas=True)
     return _flooded(levels) if nodes is None else nodes
@@ -85,18 +86,18 @@ def _padded(levels: Levels) -> Levels:
 
 @njit(cache=True, nogil=True)
 def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
-    """The tree of (n,) padded levels; 8-connected with all nodes, or 4-connected with those off the frame only."""
+    """The tree of (n,) padded levels; 8-connected with all nodes, or 4-connected with only those off the frame."""
     n, near = len(levels), len(reach)
     height, width = n // stride - 2, stride - 2
     eight = near == 8
     state = np.zeros(n, np.uint8)  # 0 not seen, 1 seen, 2 finished; the padding counts as seen
     state[:stride], state[-stride:], state[::stride], state[stride - 1 :: stride] = 1, 1, 1, 1
-    behind = np.empty(n, np.int32)  # the pixels seen and not finished: a linked list for each level
+    behind = np.empty(n, np.int32)  # the pixels seen but not finished: a linked list per level
     head = np.full(256, -1, np.int32)
-    done = np.zeros(n, np.uint8)  # neighbours looked at so far
+    done = np.zeros(n, np.uint8)  # number of neighbours visited so far
     nodes = np.empty((height * width, 10), np.int32)
     count = 0
-    stack = np.empty((257, 10), np.int32)  # unfinished components, HIGH their level
+    stack = np.empty((257, 10), np.int32)  # unfinished components; HIGH is their level
     top = 0
     magic = (1 << 40) // stride + 1  # p // stride is p * magic >> 40 for p * stride < 2^40
 
@@ -152,7 +153,7 @@ def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
 
 @njit(cache=True, nogil=True)
 def _open(component: Nodes, level: int, height: int, width: int) -> None:
-    """An empty component."""
+    """Initialise an empty component."""
     component[:] = 0
     component[HIGH] = level
     component[X1], component[Y1], component[X2], component[Y2] = width, height, -1, -1
@@ -161,7 +162,7 @@ def _open(component: Nodes, level: int, height: int, width: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _add(component: Nodes, x: int, y: int, width: int) -> None:
-    """One pixel more."""
+    """Add one pixel."""
     component[X1], component[X2] = min(component[X1], x), max(component[X2], x)
     component[Y1], component[Y2] = min(component[Y1], y), max(component[Y2], y)
     component[PIXELS] += 1
@@ -198,13 +199,13 @@ def overlaps_of_all(nodes: Nodes, grow: int, size: tuple[int, int], boxes: NDArr
 
     Args:
         nodes: (K, 10).
-        grow: what is added to a node's box: 0 nothing; 1 one pixel to the right and below; 2 one pixel on every side
-            (a hole, in its border) and then as 1. The right and lower ends are cut at the image's last pixel.
+        grow: extension of a node's box: 0 none; 1 one pixel to the right and below; 2 one pixel on every side
+            (a hole, with its border) and then as 1. The right and lower ends are clipped to the image's last pixel.
         size: (height, width) of the image.
         boxes: (B, 4) half-open.
 
     Returns:
-        (255,) in [0, 1]; -1 where no node is there.
+        (255,) in [0, 1]; -1 at thresholds without a node.
     """
     best = np.full(LEVELS, -1.0)
     for k in range(len(nodes)):
@@ -236,7 +237,7 @@ def overlap(node: NDArray[np.int32], grow: int, size: tuple[int, int], boxes: ND
 def overlaps_of_chosen(
     nodes: Nodes, chosen: NDArray[np.int64], grow: int, size: tuple[int, int], boxes: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(255,): the best overlap of the node chosen at each threshold; -1 where none is (chosen: -1)."""
+    """(255,): the best overlap of the node chosen at each threshold; -1 if there is none (chosen: -1)."""
     best = np.full(LEVELS, -1.0)
     for v in range(LEVELS):
         if chosen[v] >= 0:
@@ -247,7 +248,7 @@ def overlaps_of_chosen(
 
 @njit(cache=True, nogil=True)
 def largest_by_pixels(nodes: Nodes) -> NDArray[np.int64]:
-    """(255,): at each threshold the node of most pixels, of several the first in raster order; -1 where none is."""
+    """(255,): at each threshold the node with most pixels, among ties the first in raster order; -1 without nodes."""
     chosen = np.full(LEVELS, -1)
     for k in range(len(nodes)):
         for v in range(nodes[k, LOW], nodes[k, HIGH]):
@@ -258,11 +259,11 @@ def largest_by_pixels(nodes: Nodes) -> NDArray[np.int64]:
 
 
 def largest_by_area(nodes: Nodes, levels: Levels) -> NDArray[np.int64]:
-    """(255,): at each threshold the outer node of largest area, holes filled; -1 where none is.
+    """(255,): at each threshold the outer node of largest area, holes filled; -1 without nodes.
 
-    Of several as large it is the one whose first pixel is the last in raster order: OpenCV lists the contours of the
-    outermost components in that order and the first of the largest is taken. A component inside another's hole is
-    smaller than that other.
+    Among ties it is the one whose first pixel is the last in raster order: OpenCV lists the contours of the outermost
+    components in that order, and the first of the largest is taken. A component inside another's hole is smaller than
+    that other.
 
     Args:
         nodes: (K, 10) of `outer(levels)`.
@@ -273,7 +274,7 @@ def largest_by_area(nodes: Nodes, levels: Levels) -> NDArray[np.int64]:
 
 @njit(cache=True, nogil=True)
 def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
-    """Most thresholds are settled by bounds; where several nodes can be the largest, polygons are followed."""
+    """Bounds decide most thresholds; where several nodes may be the largest, polygons are followed."""
     most, bound = _bounds(nodes)
     rivals = np.zeros(LEVELS, np.int64)
     chosen = np.full(LEVELS, -1)
@@ -283,7 +284,7 @@ def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
                 rivals[v] += 1
                 chosen[v] = k
     exact = np.full(LEVELS, -1)
-    for k in range(len(nodes) - 1, -1, -1):  # a component after the one that it grows to: the large ones first
+    for k in range(len(nodes) - 1, -1, -1):  # a component follows the one that it grows into: large ones first
         area = -1
         for v in range(nodes[k, LOW], nodes[k, HIGH]):
             if rivals[v] > 1 and most[k] >= max(bound[v], exact[v]):
@@ -296,7 +297,7 @@ def _largest(nodes: Nodes, padded: Levels, width: int) -> NDArray[np.int64]:
 
 @njit(cache=True, nogil=True)
 def _bounds(nodes: Nodes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(K,) the most that the filled area of each node can be, and (255,) the least that the largest one is.
+    """(K,) upper bounds of the filled area of each node, and (255,) lower bounds of the largest one's.
 
     The box bounds the area from above. From below: a hole has at least 4 half units.
     """
@@ -316,14 +317,14 @@ def _filled(padded: Levels, width: int, first: int, v: int) -> int:
     """Doubled area of the polygon around the component of `first`, its first pixel in raster order, at threshold v.
 
     Border following (S. Suzuki, K. Abe, "Topological structural analysis of digitized binary images by border
-    following", CVGIP 1985): from each pixel on to the next of the component, counterclockwise from the one before.
+    following", CVGIP 1985): from each pixel to the next of the component, counterclockwise from the previous one.
     """
     stride = width + 2
     dx = (1, 1, 0, -1, -1, -1, 0, 1)
     dy = (0, -1, -1, -1, 0, 1, 1, 1)
     y, x = first // width, first % width
     place = (y + 1) * stride + x + 1
-    back = 4  # where the pixel before lies; to the left of the first one is background
+    back = 4  # direction of the previous pixel; to the left of the first one is background
     while True:
         back = (back - 1) & 7
         if padded[place + dy[back] * stride + dx[back]] > v:

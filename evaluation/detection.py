@@ -1,10 +1,10 @@
-"""Which detections are right, and their average precision: PASCAL VOC's rules.
+"""Which detections are correct, and their average precision, by PASCAL VOC's rules.
 
-Within an image and class the detections come by falling score. Each is compared with the object of its class that it
-overlaps most (inclusive IoU); from 0.5 on it is a hit, unless a better one has hit that object before: then it is a
-false one, as is any that overlaps less. An object flagged difficult is neither found nor missed, and a detection of it
-does not count. Average precision is that of `eigencam.evaluation.average_precision`, with the objects that are never
-found as the recall's denominator; its mean is over the classes that have an object.
+Within an image and class the detections are ordered by descending score. Each is compared with the object of its class
+that it overlaps most (inclusive IoU). From 0.5 on it is a hit, unless a better detection has hit that object before;
+then it is a false one, like any with less overlap. An object flagged difficult is neither found nor missed, and a
+detection of it does not count. Average precision is that of `eigencam.evaluation.average_precision`, where missed
+objects count in the recall's denominator; its mean is over the classes that have an object.
 
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.4; VOCdevkit's
 `VOCevaldet.m`.
@@ -20,7 +20,7 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import Boxes, iou
 
 LEAST = 0.5
-"""Least overlap of a hit."""
+"""Smallest overlap of a hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Detected:
     """The detections of one image.
 
     Attributes:
-        scores: (K,) by falling score.
+        scores: (K,) in descending order.
         labels: (K,) index into the dataset's classes.
-        states: (K,) 1 hit, 0 false, -1 not counted.
+        states: (K,) 1 hit, 0 false, -1 ignored.
         objects: labels of the objects that count.
     """
 
@@ -41,7 +41,7 @@ class Detected:
 
 
 def detected(boxes: Boxes, scores: NDArray[np.float64], labels: NDArray[np.int64], truth: Truth) -> Detected:
-    """Compare detections with the truth about their image.
+    """Compare detections with the truth of their image.
 
     Args:
         boxes: (K, 4) inclusive pixels of the original image, in any order.

@@ -1,7 +1,7 @@
-r"""Text inside other formats: one function for each, so that a name means itself wherever it is printed.
+r"""Text inside other formats: one function per format, so that a name is printed literally everywhere.
 
-Names come from config files, command lines, folders and datasets; any of them may hold what a format reads as its own.
-Characters that end a line or steer a terminal are first shown as they would be typed (`\n`), in every format.
+Names come from config files, command lines, folders and datasets, and may contain characters that a format interprets.
+Characters that end a line or control a terminal are first replaced by their escapes (`\n`), in every format.
 
 >>> latex("50 % of a_b"), markdown("a|b"), csv("=1+1"), csv("-5.0 [-7.1, -3.0]"), comment("a --> b")
 ('50 \\% of a\\_b', 'a\\|b', "'=1+1", '"-5.0 [-7.1, -3.0]"', 'a --&gt; b')
@@ -14,14 +14,14 @@ import unicodedata
 from collections.abc import Iterable
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, ends of lines, changes of writing direction, and what has no UTF-8 form."""
+"""Control characters, line ends, changes of writing direction, and characters without a UTF-8 form."""
 
 _NUMBER = r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+|inf|nan)(?:e[+-]?\d+)?"
 _PLAIN_NUMBER = re.compile(_NUMBER, re.IGNORECASE)
 _WITH_INTERVAL = re.compile(rf"-|{_NUMBER}(?: \[{_NUMBER}, {_NUMBER}\])?", re.IGNORECASE)
 _MARKDOWN = re.compile(
     r"[\\|`*<~$]"
-    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is no emphasis
+    r"|(?<![^\W_])_|_(?![^\W_])"  # inside a word it is not emphasis
     r"|\](?=[(\[:])"
     r"|&(?=#?\w+;)"
 )
@@ -93,7 +93,7 @@ _LATEX_SYMBOLS = {
 
 
 def one_line(text: object) -> str:
-    r"""Return text that stays on its line and does not steer a terminal: `\n`, `\x1b` in place of the characters."""
+    r"""Return text that stays on its line and does not control a terminal: `\n`, `\x1b` replace the characters."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
@@ -103,21 +103,21 @@ def is_number(text: str) -> bool:
 
 
 def html(text: object) -> str:
-    """Text of an element, or of an attribute in quotes."""
+    """Return the text of an element, or of a quoted attribute."""
     return _html.escape(one_line(text))
 
 
 def comment(text: object) -> str:
-    """A part of a comment of HTML or Markdown, whose parts are set apart by ` | `; `html.unescape` undoes it."""
+    """Return a part of an HTML or Markdown comment, whose parts are separated by ` | `; `html.unescape` undoes it."""
     return _html.escape(one_line(text), quote=False).replace("|", "&#124;")
 
 
 def markdown(text: object, *, starts_line: bool = False) -> str:
-    """Text of a table's cell, a heading or a list item (GitHub's Markdown).
+    """Return the text of a table cell, a heading or a list item (GitHub's Markdown).
 
     Args:
         text: the text.
-        starts_line: whether it stands where `#`, `-` or `1.` begin something.
+        starts_line: whether it is at a position where `#`, `-` or `1.` have a meaning.
     """
     escaped = _MARKDOWN.sub(lambda found: "\\" + found[0], one_line(text))
     if starts_line and _LINE_START.match(escaped):
@@ -127,10 +127,10 @@ def markdown(text: object, *, starts_line: bool = False) -> str:
 
 
 def latex(text: object) -> str:
-    r"""Text of a cell or a caption; what begins with `[` or `*` is no option of the `\\` before it.
+    r"""Return the text of a cell or a caption; a leading `[` or `*` is not read as an option of the preceding `\\`.
 
-    It is ASCII, so that every engine prints it; a letter that none of LaTeX's commands stands for comes as it would be
-    typed (`\u4e2d`).
+    The result is ASCII, so every engine prints it; a letter without a LaTeX command is replaced by its escape
+    (`\u4e2d`).
 
     >>> latex("Müller ± 5"), latex("中")
     ('M\\"{u}ller \\ensuremath{\\pm} 5', '\\textbackslash{}u4e2d')
@@ -141,7 +141,7 @@ def latex(text: object) -> str:
 
 
 def _latex_letter(character: str) -> str:
-    """A letter beyond ASCII by the command that prints it."""
+    """The command for a letter beyond ASCII."""
     if character.isascii():
         return character
     if character in _LATEX_SYMBOLS:
@@ -153,15 +153,15 @@ def _latex_letter(character: str) -> str:
 
 
 def csv_table(lines: Iterable[Iterable[object]]) -> str:
-    """A CSV file's lines."""
+    """Return the lines of a CSV file."""
     return "".join(",".join(map(csv, line)) + "\n" for line in lines)
 
 
 def csv(value: object) -> str:
-    """A field of a CSV file whose comments begin with `#`, of text as of numbers; NaN and None are empty.
+    """Return a field, text or number, of a CSV file whose comments begin with `#`; NaN and None are empty.
 
-    A spreadsheet computes what begins with `=`, `+`, `-` or `@`: such a text gets an apostrophe before it. Numbers,
-    with or without an interval, and a dash stay as they are.
+    A spreadsheet evaluates text that begins with `=`, `+`, `-` or `@`, so such text gets an apostrophe in front.
+    Numbers, with or without an interval, and a dash are unchanged.
     """
     if value is None or value != value:
         return ""
@@ -174,7 +174,7 @@ def csv(value: object) -> str:
 
 
 def script(data: object) -> str:
-    """JSON that may stand in a `<script>`: what HTML or JavaScript would read as its own is escaped."""
+    """Return JSON for a `<script>`, with everything escaped that HTML or JavaScript would interpret."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -182,12 +182,12 @@ def script(data: object) -> str:
 
 
 def figure(text: object) -> str:
-    """A label of a figure, in which `$` would begin a formula."""
+    """Return a label of a figure, in which `$` would begin a formula."""
     return one_line(text).replace("$", r"\$")
 
 
 def file_name(*names: str) -> str:
-    """A file's name, without ending, made of names: letters, digits, `_` and `.`, joined by `-`.
+    """Return a file name, without suffix, made from names: letters, digits, `_` and `.`, joined by `-`.
 
     >>> file_name("voc2007 test", "../a/b")
     'voc2007_test-a_b'

@@ -1,6 +1,6 @@
-r"""How much of a map lies where the evidence is known to be? Grid pointing, mass and rank accuracy.
+r"""How much of a map lies where the evidence is known to be: grid pointing, mass and rank accuracy.
 
-With the map enlarged bilinearly to the image's own size, $m^+$ what is positive of it, and S the pixels of the
+With the map enlarged bilinearly to the image's own size, $m^+$ its positive part, and S the pixels of the
 evidence,
 
 $$mass\_inside = \sum_{S} m^+ / \sum m^+, \qquad
@@ -8,14 +8,14 @@ $$mass\_inside = \sum_{S} m^+ / \sum m^+, \qquad
 
 * `grid_pointing`: on mosaics of images of distinct classes (`dataset=scenes_grid`), whose boxes are their cells, with
   `target=each`: `mass_inside` is the score of GridPG (M. Böhle et al., "Convolutional Dynamic Alignment Networks for
-  Interpretable Classifications", CVPR 2021) and, where each class's output is wired to its own cell
-  (`model=scenes_resnet_cells dataset=scenes_grid_cells`), of DiFull (S. Rao et al., "Towards Better Understanding
-  Attribution Methods", CVPR 2022). A map that is uniform has 1 / n^2 on mosaics of n x n.
+  Interpretable Classifications", CVPR 2021). If the logits of each class depend on its own cell only
+  (`model=scenes_resnet_cells dataset=scenes_grid_cells`), it is that of DiFull (S. Rao et al., "Towards Better
+  Understanding Attribution Methods", CVPR 2022). A uniform map has 1 / n^2 on mosaics of n x n.
 * `evidence`: against masks: mass and rank accuracy of L. Arras et al., "CLEVR-XAI" (Information Fusion 2022); on
-  `dataset=planted model=planted`, where nothing but the mask's pixels can change the class's logit.
+  `dataset=planted model=planted`, where only the mask's pixels can change the class's logit.
 
-What is negative in a map counts nowhere. Pixels that tie with the last of the highest count by the share of them that
-there is room for. A map without anything positive, or that is constant or not finite, has nothing inside; an image
+Negative values of a map are not counted. Pixels that tie with the last of the highest ones count with the share of them
+that fits. A map without positive values, or one that is constant or not finite, has nothing inside; an image
 without a sought object is left out.
 """
 
@@ -42,7 +42,7 @@ class Evidence:
     """Evaluator of the share of a map inside the known evidence; see the module.
 
     Attributes:
-        objects: what the evidence is: the `boxes` of the object sought, or its `mask`.
+        objects: the evidence: the `boxes` of the object sought, or its `mask`.
     """
 
     objects: Objects = "boxes"
@@ -77,7 +77,7 @@ class Evidence:
         return truth.sought_pixels() if self.objects == "mask" else fill(truth.boxes[truth.sought()], truth.size)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds."""
+        """Return the contribution of each row."""
         found = states.at_worst(rows, mass=0.0, rank=0.0)
         return {name: found[name].to_numpy(np.float64) for name in ("mass", "rank")} | {"map_state": states.flags(rows)}
 
@@ -98,7 +98,7 @@ class Evidence:
 
 
 def _rank(full: NDArray[np.float32], inside: NDArray[np.bool_], count: int) -> float:
-    """Share of the `count` highest values that are inside; those that tie with the last share the room there is."""
+    """Share of the `count` highest values that are inside; ties with the last one share the remaining places."""
     last = np.partition(full, full.size - count, axis=None)[full.size - count]
     above, ties = full > last, full == last
     room = (count - np.count_nonzero(above)) / np.count_nonzero(ties)

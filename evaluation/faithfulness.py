@@ -1,38 +1,38 @@
-r"""Does the network rely on what the map shows? Metrics that put changed images through the network again.
+r"""Does the network rely on what the map shows? Metrics that run the network on changed images.
 
 Y and O are the softmax probabilities of the map's class for the image and for the changed image.
 
-* Average drop and increase in confidence (Chattopadhay et al., "Grad-CAM++", WACV 2018), of the image weighted with
-  the map m, scaled to 0..1 and enlarged bilinearly, at shares p of its highest pixels as L-CAM evaluates them
-  (Gkartzonika et al., ECCV Workshops 2022): pixels below the p-th are set to 0 in m, the others stay soft.
+* Average drop and increase in confidence (Chattopadhay et al., "Grad-CAM++", WACV 2018), for the image weighted with
+  the map m, scaled to 0..1 and enlarged bilinearly, at shares p of its highest pixels as in L-CAM
+  (Gkartzonika et al., ECCV Workshops 2022): pixels below the p-th are set to 0 in m, the others keep their value.
 
   $$AD_p = 100\,\operatorname{mean}\frac{\max(0, Y - O_p)}{Y}, \qquad IC_p = 100\,\operatorname{mean}[O_p > Y]$$
 
-  What m takes away is filled: `black` (the image before normalisation, L-CAM), `mean` (0 after it, most libraries)
+  Removed pixels are filled: `black` (the image before normalisation, L-CAM), `mean` (0 after it, most libraries)
   or `blur`.
 * Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): the area under the curve of the probability while pixels
-  go by falling m (to the mean colour), or come onto a blurred image (the kernel of the authors' code: 11 x 11, sigma
-  5 reflected into it, zeros beyond the border). Pixels of the same value go in raster order, the steps are equal
-  shares, both ends count.
-* ROAD (Rong et al., ICML 2022): the same at four shares with the pixels taken away filled from their neighbours (the
+  are removed in the order of descending m (to the mean colour), or inserted into a blurred image (the kernel of the
+  authors' code: 11 x 11, sigma 5 reflected into it, zeros beyond the border). Pixels of equal value are in raster
+  order, the steps are equal shares, and both ends count.
+* ROAD (Rong et al., ICML 2022): the same at four shares, with removed pixels filled from their neighbours (the
   solution of a linear system, weights 1/6 and 1/12 for the 8 neighbours, and noise of 0.01), most relevant first and
-  least relevant first; the number is half the mean difference (LeRF - MoRF), as pytorch-grad-cam combines them.
+  least relevant first; the number is half the mean difference (LeRF - MoRF), as in pytorch-grad-cam.
 * Coherency, complexity and ADCC (Poppi et al., CVPR Workshops 2021): coherency (r + 1) / 2 with Pearson's r of the map
   and the same method's map of the image weighted with it; complexity the mean of m; ADCC the harmonic mean of
   coherency, 1 - complexity and 1 - average drop, of each image.
 
-The share of images in which a method's drop is the smallest, "win" of Grad-CAM++, needs the rows of several methods:
+The share of images in which a method has the smallest drop, "win" in Grad-CAM++, needs the rows of several methods:
 `eigencam table --win`.
 
-Where a number is not defined the image counts at the metric's worst value, for every method alike, and is counted in
+If a number is not defined, the image counts at the metric's worst value, for every method alike, and is counted in
 the table's note: a drop of 100 %, no increase, a probability of 1 throughout the deletion and of 0 throughout the
-insertion, ROAD's shares likewise, coherency and ADCC of 0, complexity of 100 %. That is so where
+insertion, ROAD's shares likewise, coherency and ADCC of 0, complexity of 100 %. This applies if
 
-* the map is constant or not finite (also where its method means it: such a map says nothing about what to take away);
-* the network's answer to the image is constant or not finite, or its answer to a changed image is not finite;
-* of the drop alone, the class has the probability 0 to begin with: 0/0.
+* the map is constant or not finite (even on purpose: such a map says nothing about what to remove);
+* the network's logits for the image are constant or not finite, or those for a changed image are not finite;
+* for the drop only, the class has probability 0 initially: 0/0.
 
-Where the network has no answer for any image, or the drop is 0/0 in all of them, the metric is not defined.
+If the network has no logits for any image, or the drop is 0/0 in all of them, the metric is not defined.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class AverageDrop:
 
     Attributes:
         shares: of the pixels that are kept, in (0, 1].
-        fill: what the map takes away becomes `black`, `mean` or `blur`.
+        fill: what removed pixels become: `black`, `mean` or `blur`.
     """
 
     shares: Sequence[float] = (1.0, 0.5, 0.3, 0.15)
@@ -105,7 +105,7 @@ class AverageDrop:
             raise ValueError(f"fill={self.fill!r}; allowed: {', '.join(FILLS)}")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """`confidence` Y, and `kept_P` O for each share P in percent; 0..1."""
+        """Return `confidence` Y, and `kept_P` O for each share P in percent; 0..1."""
         import torch
 
         from eigencam.transfer import constant
@@ -128,7 +128,7 @@ class AverageDrop:
         return rows_with_states(columns, map_states)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: by how much the probability drops, and whether it increases."""
+        """Return the contribution of each row: by how much the probability drops, and whether it increases."""
         parts = told(rows, rows["confidence"].to_numpy(np.float64))
         for share in self.shares:
             kept = _name("kept", share)
@@ -157,7 +157,7 @@ class AverageDrop:
         return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """Average drop and increase in confidence against the share of the pixels that is kept."""
+        """Average drop and increase in confidence against the share of pixels that is kept."""
         shares = sorted(self.shares)
         if len(shares) < 2 or not len(rows):
             return []
@@ -180,7 +180,7 @@ class AverageDrop:
 
 @dataclass(frozen=True, slots=True)
 class InsertionDeletion:
-    """Evaluator of insertion and deletion; see the module. `steps`: equal shares of the pixels, both ends beside."""
+    """Evaluator of insertion and deletion; see the module. `steps`: number of equal shares of the pixels."""
 
     steps: int = 28
 
@@ -212,7 +212,7 @@ class InsertionDeletion:
         return rows_with_states({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: the area under either curve."""
+        """Return the contribution of each row: the area under either curve."""
         parts = told(rows, np.stack(rows["deletion"].to_numpy()))
         for name, worst in (("deletion", 1), ("insertion", 0)):
             curve = np.stack(rows[name].to_numpy()).astype(np.float64)
@@ -229,7 +229,7 @@ class InsertionDeletion:
         return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """The mean probability of the map's class while pixels go, and while they come."""
+        """The mean probability of the map's class while pixels are removed, and while they are inserted."""
         at = np.linspace(0, 100, self.steps + 1)
         x = {"deletion": "pixels deleted %", "insertion": "pixels inserted %"}
         means = {name: 100 * _column(rows, name, name == "deletion").mean(axis=0) for name in (x if len(rows) else ())}
@@ -254,7 +254,7 @@ class Road:
     headline = ("road",)
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """`morf` and `lerf`: (4,) float32 probabilities after the most and the least relevant shares were removed."""
+        """Return `morf`, `lerf`: (4,) float32 probabilities after removing the most and the least relevant shares."""
         import torch
 
         from eigencam.evaluation.imputation import impute
@@ -276,7 +276,7 @@ class Road:
         return rows_with_states({"morf": curves[0].T, "lerf": curves[1].T}, map_states)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: half the mean of LeRF - MoRF, and both means."""
+        """Return the contribution of each row: half the mean of LeRF - MoRF, and both means."""
         morf, lerf = (np.stack(rows[name].to_numpy()).astype(np.float64).mean(axis=1) for name in ("morf", "lerf"))
         parts = told(rows, np.stack(rows["morf"].to_numpy()))
         parts |= of(rows, "road_morf", morf, 1) | of(rows, "road_lerf", lerf, 0)
@@ -293,7 +293,7 @@ class Road:
         return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """The mean probability of the map's class at each share taken away."""
+        """The mean probability of the map's class at each removed share."""
         at, x = 100 * np.array(ROAD_SHARES), "pixels taken away %"
         names = {"morf": "most relevant first", "lerf": "least relevant first"} if len(rows) else {}
         means = {name: 100 * _column(rows, key, key == "morf").mean(axis=0) for key, name in names.items()}
@@ -315,7 +315,7 @@ class Adcc:
     headline = ("adcc", "coherency", "complexity", "average_drop")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """`coherency`, `complexity`, `drop`; 0..1, the drop NaN where it is not defined."""
+        """Return `coherency`, `complexity`, `drop`; 0..1, the drop NaN if it is not defined."""
         import torch
 
         m, map_states = scaled(maps, probe)
@@ -330,7 +330,7 @@ class Adcc:
         return rows_with_states({"coherency": (r + 1) / 2, "complexity": m.mean((1, 2)), "drop": drop}, map_states)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: its ADCC, and the three parts of it."""
+        """Return the contribution of each row: its ADCC, and its three parts."""
         worst = {"coherency": 0, "complexity": 1, "drop": 1}
         values = {name: rows[name].to_numpy(np.float64) for name in worst}
         coherency, complexity, drop = (at_worst(rows, values[name], at) for name, at in worst.items())
@@ -343,7 +343,7 @@ class Adcc:
         return parts | {"adcc": 3 / inverse.sum(axis=0), "adcc missing": lost}
 
     def metrics(self, sums: Sums) -> list[Metric]:
-        """`adcc`, the mean over images of each image's, and its three parts, in percent."""
+        """`adcc`, the mean over the images' own values, and its three parts, in percent."""
         return [
             mean(sums, "adcc", note=note(sums)),
             mean(sums, "coherency"),
@@ -370,25 +370,25 @@ def _drawn(*shape: int) -> Tensor:
 
 
 def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N,) in 0..1 each: by how much of itself the probability drops, and whether (1) it increases or not (0).
+    """(N,) in 0..1 each: the relative drop of the probability, and whether it increases (1) or not (0).
 
     Args:
         rows: of `AverageDrop`.
-        kept: the column of the probability after.
+        kept: the column with the probability afterwards.
     """
     drop, increase = _drop_and_increase(rows, kept)
     return or_nothing(rows, drop, 1), or_nothing(rows, increase, 0)
 
 
 def _drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The same; NaN where an image has none."""
+    """The same, with NaN for images without a value."""
     before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
     drop = np.divide(np.maximum(before - after, 0), before, out=np.full_like(before, np.nan), where=before > 0)
     return drop, np.where(np.isnan(before) | np.isnan(after), np.nan, after > before)
 
 
 def _column(rows: pd.DataFrame, name: str, worst: float) -> NDArray[np.float64]:
-    """(N,), or (N, P) of a column of lists, with the worst value where an image has none."""
+    """(N,), or (N, P) from a column of lists, with the worst value for images without one."""
     return or_nothing(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
 
 

@@ -1,4 +1,4 @@
-"""What stands below a table of numbers: n, thresholds, what was left out, and where results come from other code."""
+"""The footnotes of a table: n, thresholds, what was left out, and where results come from different code."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,11 @@ from eigencam.evaluation.cells import Style
 PLAIN = Style()
 
 MOST = 4
-"""Results, and packages, that a footnote on their origin names."""
+"""Maximum number of results, and packages, named in a footnote on their origin."""
 
 
 def placing_notes(style: Style, shown: bool) -> list[str]:
-    """Return how the cells are to be read: intervals, marks."""
+    """Return how the cells are to be read: intervals and marks."""
     notes = []
     if shown and style.intervals != "none":
         where = {"brackets": "in brackets", "pm": "behind ±, the longer half"}[style.intervals]
@@ -29,12 +29,12 @@ def placing_notes(style: Style, shown: bool) -> list[str]:
 
 
 def footnotes(part: pd.DataFrame, shown: list[str], chosen: list[str], style: Style) -> list[str]:
-    """Return what the metrics of a table need to be read, and what was left out.
+    """Return what is needed to read the metrics of a table, and what was left out.
 
     Args:
         part: the lines of the table.
         shown: metrics that are defined in it.
-        chosen: metrics that were asked for.
+        chosen: metrics that were requested.
         style: how names are printed.
     """
     lines = part[part["metric"].isin(shown)]
@@ -70,7 +70,7 @@ def _counts(lines: pd.DataFrame, shown: list[str], style: Style) -> list[str]:
 
 
 def _fewer(lines: pd.DataFrame, shown: Sequence[str], style: Style) -> list[str]:
-    """Which methods have a metric over fewer images than others of their network."""
+    """Methods that have a metric over fewer images than others of their network."""
     said: dict[str, list[str]] = {}
     for metric in shown:
         of = lines[(lines["metric"] == metric) & lines["value"].notna()]
@@ -82,10 +82,10 @@ def _fewer(lines: pd.DataFrame, shown: Sequence[str], style: Style) -> list[str]
 
 
 def _sayings(part: pd.DataFrame, chosen: list[str], style: Style) -> list[str]:
-    """What metrics say of themselves, once for all results that say it."""
+    """The notes of metrics, each once for all results that have it."""
     notes_of = part["note"].fillna("") + "; " + part["caution"].fillna("")
     each = part.assign(note=notes_of.str.split("; ")).explode("note", ignore_index=True)
-    general = each["note"].str.endswith(states.SHARED)  # stands with one metric, concerns all
+    general = each["note"].str.endswith(states.SHARED)  # stored with one metric, concerns all
     lines = each[each["metric"].isin(chosen) | general]
     everyone = len(lines[["network", "method"]].drop_duplicates())
     notes = []
@@ -98,7 +98,7 @@ def _sayings(part: pd.DataFrame, chosen: list[str], style: Style) -> list[str]:
 
 
 def _left_out(part: pd.DataFrame, style: Style) -> list[str]:
-    """Which images and results are not in it, which methods need a word, and what a classifier has seen."""
+    """Images and results that are not in it, methods that need a remark, and images that a classifier was fitted on."""
     notes = []
     if left_out := int(part["left_out"].max()):
         notes.append(f"{left_out} images could not be decoded and are left out (named in metrics.json)")
@@ -113,12 +113,12 @@ def _left_out(part: pd.DataFrame, style: Style) -> list[str]:
 
 
 def origin_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
-    """Return where results come from: another version of our code, different code."""
+    """Return where results come from: another version of our code, or different code."""
     return [*outdated_notes(part, style), *_origins(part, style)]
 
 
 def claim_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
-    """Return which results came from others, and which of them were made again here."""
+    """Return which results came from others, and which of them were reproduced here."""
     if "claim" not in part:
         return []
     names = pd.Series(_results(part, style), part.index, object)
@@ -133,7 +133,7 @@ def _results(lines: pd.DataFrame, style: Style) -> list[str]:
 
 
 def caveats(long: pd.DataFrame, style: Style = PLAIN) -> list[str]:
-    """Return what the methods of a frame say that no table may leave out, with their names."""
+    """Return the caveats of the methods in a frame, which every table must show, with the methods' names."""
     if "caveat" not in long:
         return []
     told = long[long["caveat"].fillna("") != ""].groupby("caveat", sort=False)["method"]
@@ -141,7 +141,7 @@ def caveats(long: pd.DataFrame, style: Style = PLAIN) -> list[str]:
 
 
 def outdated_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
-    """Return which results another version of our code made: a run makes them anew."""
+    """Return the results made by another version of our code, which a run computes again."""
     if "outdated" not in part:
         return []
     names = pd.Series(_results(part, style), part.index, object)
@@ -150,7 +150,7 @@ def outdated_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
 
 
 def _origins(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
-    """Where the results of one table come from different code: commits, or versions of a package."""
+    """Notes if the results of one table come from different code: commits, or versions of a package."""
     if "commits" not in part:
         return []
     of = part.drop_duplicates("folder")
@@ -200,6 +200,6 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def _commit(origin: str) -> str:
-    """A commit by its first digits; a version as it is."""
+    """A commit by its first digits; a version unchanged."""
     digits, space, rest = origin.partition(" ")
     return f"{digits[:10]}{space}{rest}" if len(digits) == 40 else origin

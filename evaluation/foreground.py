@@ -1,19 +1,19 @@
-r"""Foreground against background, by the protocol that the vision transformers' papers use on ImageNet-Segmentation.
+r"""Foreground against background, by the protocol of the vision transformers' papers on ImageNet-Segmentation.
 
-Map and mask are brought to 224 x 224: the map bilinearly and scaled to 0..1, R; the mask by nearest pixels. With TP,
-FP, FN, TN the pixels above the mean of R or not, of the object or not,
+Map and mask are resized to 224 x 224: the map bilinearly and scaled to 0..1, R; the mask by nearest pixels. TP, FP, FN,
+TN are the pixels above the mean of R or not, and of the object or not:
 
     pixel_accuracy   (TP + TN) / all, pixels summed over the set
     miou             mean over {background, object} of the IoU, pixels summed over the set
-    mean_ap          average precision of the 2 x 224 x 224 values [1 - R, R] together, a value being right where the
-                     pixel is background, of the object; mean over images
-    mean_f1          2 TP / (2 TP + FP + FN) of each image, 0 where that is 0/0; mean over images
+    mean_ap          average precision of the 2 x 224 x 224 values [1 - R, R] together, where the targets are whether
+                     the pixel is background, and object; mean over images
+    mean_f1          2 TP / (2 TP + FP + FN) of each image, 0 for 0/0; mean over images
 
-so `mean_ap` of an image is 50 % for a map that says nothing, and counts the background as much as the object. A map
-that is constant or not finite is 0/0 in the authors' code, which then makes all of R and 1 - R zero: all is background,
-which is right of most pixels where objects are small, and the average precision is that of chance, 50 %. Here only the
-constant map that a baseline means counts so; any other such map is wrong at every pixel, with an average precision and
-F1 of 0. Void pixels count nowhere; no metric has a threshold to choose.
+so `mean_ap` of an image is 50 % for an uninformative map, and counts the background as much as the object. A map
+that is constant or not finite is 0/0 in the authors' code, which then sets R and 1 - R to zero: all is background,
+which is right at most pixels if objects are small, and the average precision is that of chance, 50 %. Here only the
+constant map that a baseline returns on purpose counts so; any other such map is wrong at every pixel, with an average
+precision and F1 of 0. Void pixels are not counted; no metric has a threshold to choose.
 
 Reference: H. Chefer, S. Gur, L. Wolf, "Transformer interpretability beyond attention visualization", CVPR 2021, and
 their code. The average precision is exact, from one sort of 32-bit keys that hold value and truth.
@@ -43,7 +43,7 @@ class Foreground:
     """Evaluator; see the module.
 
     Attributes:
-        size: height and width that maps and masks are brought to, pixels.
+        size: height and width that maps and masks are resized to, in pixels.
     """
 
     size: int = 224
@@ -57,7 +57,7 @@ class Foreground:
             raise ValueError(f"size={self.size}; allowed: at least 1")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Pixel counts and scores of one image.
+        """Return pixel counts and scores of one image.
 
         Returns:
             `has_mask`; `tp`, `fp`, `fn`, `tn`, pixels; `ap` and `f1` in [0, 1], NaN without a mask; `map_state`.
@@ -81,7 +81,7 @@ class Foreground:
         }
 
     def _counted(self, truth: Truth, region: Region | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(size, size), the pixels that are not void; of these (P,), those of the object sought."""
+        """(size, size): the pixels that are not void; among these (P,): those of the object sought."""
         assert truth.mask is not None
         mask = nearest(truth, truth.mask, region, self.size, middles)
         counted = mask != VOID
@@ -91,13 +91,13 @@ class Foreground:
         """(size, size): R as float32, and where it is above its mean."""
         if score_map.state != "ok":
             return np.zeros((self.size, self.size), np.float32), np.zeros((self.size, self.size), bool)
-        # Enlarged over what the map covers, which is what the network saw.
+        # Enlarged over the region of the map, which is what the network saw.
         full = ScoreMap(score_map.values, (self.size, self.size)).full
         scaled = (full - full.min()) / (full.max() - full.min())
         return scaled, scaled > np.float32(scaled.mean(dtype=np.float64))
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: pixels right and wrong, average precision and F1, of rows with a mask."""
+        """Return the contribution of each row with a mask: right and wrong pixels, average precision and F1."""
         masked, worst = rows["has_mask"].to_numpy(bool), _at_worst(rows)
         pixels = np.where(masked[:, None], worst[list(_PIXELS)].to_numpy(np.int64), 0)
         means = {name: np.where(masked, worst[name].to_numpy(np.float64), np.nan) for name in ("ap", "f1")}
@@ -133,7 +133,7 @@ class Foreground:
 
 
 def _at_worst(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows, wrong at every pixel where the map has no value."""
+    """The rows, wrong at every pixel if the map is undefined."""
     bad = states.no_map(rows)
     tp, fp, fn, tn = (rows[name].to_numpy(np.int64) for name in _PIXELS)
     wrong = {"tp": np.where(bad, 0, tp), "fp": fp + bad * tn, "fn": fn + bad * tp, "tn": np.where(bad, 0, tn)}
@@ -141,7 +141,7 @@ def _at_worst(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def middles(start: float, stop: float, n: int) -> Counts:
-    """(n,): middles of n equal parts, with Pillow's rounding, which adds up one step after the other."""
+    """(n,): centres of n equal parts, with Pillow's rounding, which accumulates step by step."""
     step = (stop - start) / n
     return np.cumsum(np.concatenate([[start + step * 0.5], np.full(n - 1, step)]))
 
@@ -152,26 +152,26 @@ def two_channel_ap(scaled: NDArray[np.float32], wanted: NDArray[np.bool_], usabl
     Args:
         scaled: (P,) float32 in 0..1, R.
         wanted: (P,) bool.
-        usable: False: all values are equal, whatever R is.
+        usable: False: treat all values as equal, whatever R is.
 
     Returns:
-        In [0, 1]: the sum over the distinct values of precision times what is gained in recall; NaN for no pixels.
+        In [0, 1]: the sum over the distinct values of precision times gain in recall; NaN without pixels.
     """
     if not len(scaled):
         return float("nan")
     if not usable:
         return 0.5
-    # A float in 0..1 orders as its bits do, and these leave two bits free: the lowest becomes the truth.
+    # Floats in 0..1 are ordered like their bits, which leave two bits free: the lowest becomes the truth.
     values = np.concatenate([np.float32(1) - scaled, scaled])
     keys: NDArray[np.uint32] = (values.view(np.uint32) << np.uint32(1)) | np.concatenate([~wanted, wanted])
     keys.sort()
-    from eigencam.evaluation import kernels  # numba takes its time to import
+    from eigencam.evaluation import kernels  # importing numba takes time
 
     return float(kernels.precision_terms(keys).sum() / len(scaled))
 
 
 def _mean_iou(sums: Counts) -> Counts:
-    """(R, 4) tp, fp, fn, tn -> (R,); a class that is neither there nor found has IoU 0, as in the authors' code."""
+    """(R, 4) tp, fp, fn, tn -> (R,); a class neither present nor predicted has IoU 0, as in the authors' code."""
     tp, fp, fn, tn = sums.T
     ious = [np.divide(a, a + fp + fn, out=np.zeros_like(a), where=a + fp + fn > 0) for a in (tp, tn)]
     return np.where(sums.sum(axis=1) > 0, np.mean(ious, axis=0), np.nan)

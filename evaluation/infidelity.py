@@ -1,26 +1,26 @@
-r"""Does a map foretell what the network loses? Infidelity.
+r"""How well does a map predict the drops of the logit? Infidelity.
 
 C.-K. Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (NeurIPS 2019). The image is divided into
 `cells` x `cells` blocks, and each block k is removed alone. With the drop $d_k = f(x) - f(x_{-k})$ of the class's logit
-and what the map $\Phi$ says of the block, $s_k$,
+and the map's value $s_k$ of the block,
 
 $$infidelity = \operatorname{mean}_k (s_k - d_k)^2, \qquad
   infidelity\_scaled = \min_{\beta \ge 0} \operatorname{mean}_k (\beta s_k - d_k)^2$$
 
-and `infidelity_share` is the latter as a share of $\operatorname{mean}_k d_k^2$: what is left unexplained of the drops,
-0 to 100 %, whatever the units of map and logits. Maps have units of their own, but for attributions that sum to the
-logit; so that this is the number to compare methods by. A map that points the other way explains nothing.
+and `infidelity_share` is the latter divided by $\operatorname{mean}_k d_k^2$: the unexplained share of the drops,
+0 to 100 %, whatever the units of map and logits. Except for attributions that sum to the logit, maps have units of
+their own, so this is the number for comparing methods. A map of opposite sign explains nothing.
 
-`reading` says what $s_k$ is: the sum over the block of the map, enlarged bilinearly to the network's input, as of maps
+`reading` defines $s_k$: the sum over the block of the map, enlarged bilinearly to the network's input, for maps
 of *contributions* (class-activation maps, gradient x input, relevance); or of the map times the change of the input,
-summed over colours, as of a *slope* (gradients; the paper's formula as it stands).
+summed over colours, for a *slope* (gradients; the formula as in the paper).
 
-What is removed is filled: `black` (the paper), `mean` (0 after normalisation) or `blur`. The changed images depend on
+Removed blocks are filled: `black` (the paper), `mean` (0 after normalisation) or `blur`. The changed images depend on
 no map and no class, so they go through the network once for all methods.
 
-Where the map is constant or not finite, or an answer is constant or not finite, or no block changes the logit, the
-share counts as 100 %; of a map without a value the scaled infidelity is that of no map. `infidelity` has no worst
-value: such an image is left out, and n says of how many it is.
+If the map is constant or not finite, or logits are constant or not finite, or no block changes the logit, the
+share counts as 100 %; an undefined map has the scaled infidelity of a zero map. `infidelity` has no worst
+value: such an image is left out, and n shows it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Infidelity:
     Attributes:
         cells: blocks along each side.
         fill: what a removed block becomes: `black`, `mean` or `blur`.
-        reading: what a map's values are: `contribution` or `slope`.
+        reading: meaning of a map's values: `contribution` or `slope`.
     """
 
     cells: int = 7
@@ -71,7 +71,7 @@ class Infidelity:
                 raise ValueError(f"{name}={value!r}; allowed: {', '.join(get_args(kinds))}")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """`infidelity`, and the mean squares `map_square` of s and `drop_square` of d, and their mean `product`."""
+        """Return `infidelity`, the mean squares `map_square` of s and `drop_square` of d, and their mean `product`."""
         if self.cells > min(probe.images.shape[2:]):
             raise ValueError(
                 f"cells={self.cells}; allowed: no more than the {min(probe.images.shape[2:])} input pixels"
@@ -105,7 +105,7 @@ class Infidelity:
         return probe.logits.gather(1, targets) - logits.gather(2, targets.expand(blocks, n, 1))[..., 0].T
 
     def _said(self, maps: NDArray[np.float32], probe: Probe) -> Tensor:
-        """(N, B): what the map says of each block."""
+        """(N, B): the map's value of each block."""
         import torch
         import torch.nn.functional as F
 
@@ -130,7 +130,7 @@ class Infidelity:
         return height, width
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds to the three means."""
+        """Return the contribution of each row to the three means."""
         raw, s, sd, d = (rows[name].to_numpy(np.float64) for name in (
             "infidelity", "map_square", "product", "drop_square",
         ))  # fmt: skip

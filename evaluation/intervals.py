@@ -1,20 +1,20 @@
-r"""95 % intervals that cover what they say, from counts and from what each image adds to a value.
+r"""95 % intervals with the stated coverage, from counts and from each image's contribution to a value.
 
-Which method is used for which kind of number was decided by simulation (`scripts/interval_coverage.py`,
+The method for each kind of number was chosen by simulation (`scripts/interval_coverage.py`,
 `results/coverage.csv`):
 
 rate            Wilson's score interval; below 20 images the exact one (Clopper and Pearson), which covers more
 pooled rate     hits among the objects, or rows, of images: the same with the effective number of objects, as Korn and
-                Graubard propose: p (1 - p) over the variance between images, at most the number there is, less for
-                few images (z / t)^2. With no or all hits, which say nothing of the variance: (sum n)^2 / sum n^2
-paired change   of hit or miss: Tango's score interval, which needs the images that changed either way alone
+                Graubard propose: p (1 - p) divided by the variance between images, at most the actual number, reduced
+                for few images by (z / t)^2. With no or all hits, which carry no variance: (sum n)^2 / sum n^2
+paired change   of hit or miss: Tango's score interval, which needs only the images that changed either way
 everything else means, ratios of sums, means over a fixed set of classes, areas under curves: the jackknife. With
                 u_i = theta - theta(without image i) and their sum of squares the interval is the wider, at either end,
                 of Student's t and of Hall's, which removes the skewness of the estimate by a cubic transformation:
-                t is short for skewed values, Hall's for symmetric ones with heavy tails
+                t is too short for skewed values, Hall's for symmetric ones with heavy tails
 
-The last needs at least 30 images, values that differ, and of a mean over classes each class in 3 images or more:
-otherwise there is no interval. A class that no image is left of when one is taken away has no value without it.
+The last needs at least 30 images, values that differ and, for a mean over classes, each class in 3 images or more;
+otherwise there is no interval. A class whose only image is left out has no value.
 
 Sources: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927). Clopper,
 Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26 (1934). Korn,
@@ -41,20 +41,20 @@ Z95 = 1.959963984540054
 EXACT_BELOW = 20
 """Number of images, or of effective objects, below which a rate has the exact interval."""
 LEAST_IMAGES = 30
-"""Number of images from which on there is an interval of anything but a rate."""
+"""Smallest number of images for an interval of anything but a rate."""
 LEAST_IN_CLASS = 3
-"""Number of images that each class of a mean over classes must be in."""
+"""Smallest number of images for each class of a mean over classes."""
 NONE: Interval = (float("nan"), float("nan"))
 
 _CELLS = 2_000_000
-"""Numbers of leave-one-out sums that are held at a time."""
+"""Number of leave-one-out sums in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeanRatio:
-    """A statistic of sums: the mean over a fixed set of classes of one sum over another; a ratio where there is one.
+    """A statistic of sums: the mean over a fixed set of classes of one sum divided by another; a ratio for one class.
 
-    Of columns (2 C,): C numerators, then C denominators. NaN where a denominator is 0.
+    The columns (2 C,) are C numerators, then C denominators. NaN if a denominator is 0.
     """
 
     classes: int = 1
@@ -67,7 +67,7 @@ class MeanRatio:
         return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0).mean(axis=1)
 
     def influence(self, parts: Parts, sums: Floats) -> Floats:
-        """(N,): the value less that without each of N images; NaNs where a class is left without any."""
+        """(N,): the value minus that without each of N images; NaNs if a class then has no image."""
         a, b = parts[:, : self.classes], parts[:, self.classes :]
         total_a, total_b = sums[: self.classes], sums[self.classes :]
         if not (total_b > 0).all():
@@ -97,7 +97,7 @@ def wilson(k: float, n: float) -> Interval:
     rate, z2 = k / n, Z95**2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * np.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    # The ends are exact at k = 0 and k = n; rounding would put them a hair beside.
+    # The ends are exact at k = 0 and k = n, where rounding would shift them slightly.
     return 0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half)
 
 
@@ -114,12 +114,12 @@ def exact(k: float, n: float, tail: float = 0.025) -> Interval:
 
 
 def of_rate(k: float, n: float) -> Interval:
-    """The interval of a rate of `k` in `n` independent ones: exact for few, else Wilson's."""
+    """The interval of a rate of `k` in `n` independent trials: exact for few, else Wilson's."""
     return exact(k, n) if n < EXACT_BELOW else wilson(k, n)
 
 
 def of_pooled_rate(hits: Floats, counts: Floats) -> Interval:
-    """The interval of the rate of hits (M,) among counts (M,) of M images, whose objects have much in common."""
+    """The interval of the rate of hits (M,) among counts (M,) of M images, whose objects are correlated."""
     hits, counts = hits[counts > 0], counts[counts > 0]
     m, n, k = len(hits), float(counts.sum()), float(hits.sum())
     if m < 2:
@@ -133,7 +133,7 @@ def of_pooled_rate(hits: Floats, counts: Floats) -> Interval:
 
 
 def of_paired_hits(gained: int, lost: int, n: int) -> Interval:
-    """Tango's score interval of (gained - lost) / n: images that became a hit, that became a miss, among n pairs.
+    """Tango's score interval of (gained - lost) / n: numbers of images that became a hit, and a miss, among n pairs.
 
     >>> [round(end, 4) for end in of_paired_hits(0, 12, 44)]
     [-0.4185, -0.1635]
@@ -152,7 +152,7 @@ def of_paired_hits(gained: int, lost: int, n: int) -> Interval:
 
 
 def _crossing(score: Callable[[float], float], low: float, high: float, at: float) -> float:
-    """Where a falling function crosses `at`, between two values; the end where it does not."""
+    """The point between two values where a decreasing function crosses `at`; an end if it does not."""
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if score(middle) > at else (low, middle)
@@ -160,12 +160,12 @@ def _crossing(score: Callable[[float], float], low: float, high: float, at: floa
 
 
 def of_influence(value: float, influence: Floats, within: Interval = (-np.inf, np.inf)) -> Interval:
-    """The interval of a value from its jackknife influences (N,); NaNs for fewer than 30, or where none differs.
+    """The interval of a value from its jackknife influences (N,); NaNs for fewer than 30, or if they are all equal.
 
     Args:
         value: the estimate.
-        influence: the estimate less that without each image.
-        within: what the ends are cut at.
+        influence: the estimate minus that without each image.
+        within: limits to which the ends are clipped.
     """
     n = len(influence)
     if n < LEAST_IMAGES or not np.isfinite(value):
@@ -185,7 +185,7 @@ def of_influence(value: float, influence: Floats, within: Interval = (-np.inf, n
 
 
 def influences(parts: Parts, statistic: Callable[[Floats], Floats]) -> tuple[float, Floats]:
-    """A statistic of the sums of (N, K) parts, and its jackknife influences (N,); NaN where it has none without one."""
+    """A statistic of the sums of (N, K) parts, and its jackknife influences (N,); NaN if undefined without an image."""
     n, k = cast(tuple[int, int], parts.shape)
     sums = np.asarray(parts.sum(axis=0), np.float64).ravel()
     value = float(statistic(sums[None])[0])
@@ -200,7 +200,7 @@ def influences(parts: Parts, statistic: Callable[[Floats], Floats]) -> tuple[flo
 
 
 def of_statistic(parts: Parts, statistic: Callable[[Floats], Floats], within: Interval = (0.0, 1.0)) -> Interval:
-    """The interval of a statistic of the sums of (N, K) parts; NaNs where too few images have a part in it."""
+    """The interval of a statistic of the sums of (N, K) parts; NaNs if too few images contribute to it."""
     counted: Any = abs(parts) if not isinstance(statistic, MeanRatio) else parts[:, statistic.classes :]
     having = np.asarray(counted.sum(axis=1)).ravel() > 0
     if having.sum() < LEAST_IMAGES or few_in_class(parts, statistic):
@@ -210,7 +210,7 @@ def of_statistic(parts: Parts, statistic: Callable[[Floats], Floats], within: In
 
 
 def few_in_class(parts: Parts, statistic: Callable[[Floats], Floats]) -> int:
-    """Number of classes of a mean over classes that fewer than 3 images have."""
+    """Number of classes, in a mean over classes, that occur in fewer than 3 images."""
     if not isinstance(statistic, MeanRatio) or statistic.classes == 1:
         return 0
     images = np.asarray((parts[:, statistic.classes :] > 0).sum(axis=0)).ravel()
@@ -218,10 +218,10 @@ def few_in_class(parts: Parts, statistic: Callable[[Floats], Floats]) -> int:
 
 
 def of_mean(values: ArrayLike) -> Interval:
-    """The interval of the mean of (N,) values of as many images.
+    """The interval of the mean of (N,) values, one per image.
 
-    Values that are 0 and 1, or -1, 0 and 1, are hits, and changes of hit or miss. Where all are equal they may be
-    anything: there is no interval.
+    Values in 0 and 1, or in -1, 0 and 1, are hits, and changes between hit and miss. If all values are equal, their
+    kind is unknown, and there is no interval.
     """
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]
@@ -236,6 +236,6 @@ def of_mean(values: ArrayLike) -> Interval:
 
 
 def bounds_of(values: Floats) -> Interval:
-    """What the ends of an interval of such values are cut at: 0 and 1 where all values are between."""
+    """Limits for the ends of an interval of such values: 0 and 1 if all values are between them."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     return (0.0, 1.0) if low >= 0 and high <= 1 else (-np.inf, np.inf)

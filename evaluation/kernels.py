@@ -1,7 +1,7 @@
-"""Loops over the pixels of an enlarged map, or over boxes, for which numpy would need several passes.
+"""Loops over the pixels of an enlarged map, or over boxes, for which NumPy would need several passes.
 
-They give what the passes would to the last bit: no sum of floats is reordered, but where the result of a comparison
-cannot depend on it. Importing this module imports numba, so it is imported where a row is made.
+They give the results of those passes to the last bit: sums of floats are reordered only where the result of a
+comparison cannot depend on it. Importing this module imports numba, so it is imported where a row is computed.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ _BUCKETS = 4096
 
 @njit(cache=True, nogil=True)
 def interpolate(lines: Floats, before: Ints, behind: Ints, weight: Floats) -> Floats:
-    """(h, W) -> (H, W): between the lines before and behind each of H; two that are equal give that value exactly."""
+    """(h, W) -> (H, W): between the lines before and behind each of H; two equal ones give that value exactly."""
     width = lines.shape[1]
     out = np.empty((len(before), width), np.float32)
     for y in range(len(before)):
@@ -30,7 +30,7 @@ def interpolate(lines: Floats, before: Ints, behind: Ints, weight: Floats) -> Fl
 
 @njit(cache=True, nogil=True)
 def levels_of(full: Floats, cuts: Floats) -> Bytes:
-    """How many of at most 255 cuts each of (H, W) values is above, as `row_segments.padded` makes it."""
+    """Number of cuts (at most 255) that each of (H, W) values exceeds, as `row_segments.padded` computes it."""
     height, width = full.shape
     out = np.empty((height, (width + 7) // 8 * 8), np.uint8)
     for y in range(height):
@@ -45,7 +45,7 @@ def levels_of(full: Floats, cuts: Floats) -> Bytes:
 
 @njit(cache=True, nogil=True)
 def boxes_around(rows: Floats, columns: Floats, cuts: Floats) -> Doubles:
-    """(T, 4) inclusive: the ends of what is above each cut, by the highest values of rows and columns; else of all."""
+    """(T, 4) inclusive: tight box above each cut, from the maxima of rows and columns; the whole image if empty."""
     out = np.empty((len(cuts), 4))
     for t in range(len(cuts)):
         cut = cuts[t]
@@ -67,12 +67,12 @@ def boxes_around(rows: Floats, columns: Floats, cuts: Floats) -> Doubles:
 
 @njit(cache=True, nogil=True)
 def _bucketed(flat: Floats, peak: np.float32) -> tuple[NDArray[np.uint16], Doubles]:
-    """(n,) bucket of each value, negative ones in the first, and (4097,) the sum of what is positive from each on."""
+    """(n,) bucket of each value, negative ones in the first, and (4097,) sum of positive values from each on."""
     scale = np.float32(_BUCKETS - 1) / peak
     buckets, sums = np.empty(len(flat), np.uint16), np.zeros((4, _BUCKETS))
     for i in range(len(flat)):
         buckets[i] = np.uint16(np.int32(max(flat[i], np.float32(0)) * scale))
-    for i in range(len(flat)):  # neighbours are often of one bucket: four sums, so as not to wait for the last one
+    for i in range(len(flat)):  # neighbours often share a bucket: four sums avoid waiting for the previous one
         sums[i & 3, buckets[i]] += np.float64(max(flat[i], np.float32(0)))
     above = np.zeros(_BUCKETS + 1)
     for b in range(_BUCKETS - 1, -1, -1):
@@ -82,7 +82,7 @@ def _bucketed(flat: Floats, peak: np.float32) -> tuple[NDArray[np.uint16], Doubl
 
 @njit(cache=True, nogil=True)
 def _lowest(values: Floats, mass: float, target: float, unsure: float) -> np.float32:
-    """The value of rising ones that holds the target together with those above it and `mass`; NaN: not certain."""
+    """The ascending value at which the sum from the top plus `mass` reaches the target; NaN: not certain."""
     i = len(values)
     while i > 0 and mass <= target - unsure:
         value, before = values[i - 1], mass
@@ -96,9 +96,9 @@ def _lowest(values: Floats, mass: float, target: float, unsure: float) -> np.flo
 
 @njit(cache=True, nogil=True)
 def lowest_of_shares(full: Floats, peak: np.float32, shares: Doubles) -> Floats:
-    """(T,): the lowest of the highest values that together hold each share of the sum of what is positive.
+    """(T,): the lowest of the highest values that together hold each share of the sum of positive values.
 
-    Summed by buckets of values; only those that a share ends in are sorted. NaN where the sum in another order, one
+    Summed by buckets of values; only buckets in which a share ends are sorted. NaN where summing in another order, one
     value after the other, might decide differently.
     """
     flat = full.ravel()
@@ -156,17 +156,17 @@ def above_inside(
 
 @njit(cache=True, nogil=True)
 def levels_by_kind(full: Floats, mask: Bytes, kinds: Bytes, cut: np.float32, peak: np.float32) -> NDArray[np.int32]:
-    """(2, 4, 256) pixels by whether above the cut, kind of truth and 255ths of the peak; all 0 where that is not > 0.
+    """(2, 4, 256) pixels by whether above the cut, kind of truth and 255ths of the peak; all 0 unless the peak is > 0.
 
     Args:
         full: (H, W) values.
         mask: (H, W) truth.
         kinds: (256,) kind of each value of the mask, 0..3.
-        cut: above it a value is foreground.
+        cut: threshold of the foreground.
         peak: the largest value.
     """
     height, width = full.shape
-    counts = np.zeros((4, 2048), np.int32)  # neighbours are often alike: four counts, so as not to wait for the last
+    counts = np.zeros((4, 2048), np.int32)  # neighbours are often alike: four counts avoid waiting for the previous one
     codes = np.zeros(width, np.uint16)
     for y in range(height):
         row, truth = full[y], mask[y]
@@ -181,7 +181,7 @@ def levels_by_kind(full: Floats, mask: Bytes, kinds: Bytes, cut: np.float32, pea
 
 @njit(cache=True, nogil=True)
 def bins_by_kind(values: Doubles, kinds: Bytes, edges: Doubles, step: float) -> NDArray[np.int32]:
-    """(3, K) pixels by kind, 0..2, and the last edge not above the value: guessed by a division, then compared."""
+    """(3, K) pixels by kind, 0..2, and the last edge not above the value: estimated by a division, then compared."""
     height, width = values.shape
     last = len(edges) - 1
     counts, bins = np.zeros((2, 3, last + 1), np.int32), np.empty(width, np.int32)
@@ -199,7 +199,7 @@ def bins_by_kind(values: Doubles, kinds: Bytes, edges: Doubles, step: float) -> 
 
 @njit(cache=True, nogil=True)
 def precision_terms(keys: NDArray[np.uint32]) -> Doubles:
-    """Gained hits times precision at each distinct value, falling, of rising keys: bits of the value, then of a hit."""
+    """Gained hits times precision per distinct value, descending, from ascending keys (bits of value, then hit)."""
     n = len(keys)
     terms = np.empty(n)
     count = hits = counted = 0
@@ -214,7 +214,7 @@ def precision_terms(keys: NDArray[np.uint32]) -> Doubles:
 
 @njit(cache=True, nogil=True)
 def positive_strips(full: Floats, starts: Ints) -> Doubles:
-    """(K, W) sums of what is positive from each of the lines `starts` to the next, line after line."""
+    """(K, W) sums of positive values from each of the lines `starts` to the next, line after line."""
     height, width = full.shape
     out = np.zeros((len(starts), width))
     for k in range(len(starts)):

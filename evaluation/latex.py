@@ -1,7 +1,7 @@
-r"""A table as LaTeX that compiles as it is, with `\usepackage{booktabs}` and, of a wide one, `graphicx`.
+r"""A table as LaTeX that compiles as it is, with `\usepackage{booktabs}` and, for a wide one, `graphicx`.
 
 The typeset cells have printed names; comments beside them have the stored ones, so that `eigencam reproduce` can read
-the file again: `% table:` the title, `% columns:` the headings, behind each line what it is of.
+the file: `% table:` is followed by the title, `% columns:` by the headings, and each line by its keys.
 """
 
 import re
@@ -47,13 +47,13 @@ def latex(table: Table) -> str:
 
 
 def label(table: Table) -> str:
-    r"""Return what `\ref` names a table by: `tab:scenes-test-localization`."""
+    r"""Return the name of a table for `\ref`: `tab:scenes-test-localization`."""
     about = re.sub(r", \d+ (?:pictures|images)|maps for the class", "", table.title)
     return "tab:" + "-".join(re.findall(r"[a-z0-9]+", about.lower()))[:120]
 
 
 def _caption(table: Table) -> str:
-    """The title and every footnote but those on where results come from, as sentences."""
+    """The title and every footnote except those on where results come from, as sentences."""
     sentences = [table.title, *(note for note in table.notes if note not in table.provenance)]
     return " ".join(f"{escaping.latex(_sentence(text))}." for text in sentences)
 
@@ -70,7 +70,7 @@ def _joined(texts: Iterable[object]) -> str:
 
 
 def _shown(table: Table) -> list[int]:
-    """Numbers of the columns that are typeset: all but the one that spans."""
+    """Indices of the typeset columns: all except the spanning one."""
     return [k for k, name in enumerate(table.frame.columns) if not (k == 0 and name == table.span)]
 
 
@@ -82,7 +82,7 @@ def _sides(table: Table) -> str:
 
 
 def _size(table: Table) -> tuple[bool, str]:
-    r"""Whether the type has to be smaller, and what the tabular is scaled to: "" or the sides of a `\\resizebox`."""
+    r"""Whether the font has to be smaller, and what the tabular is scaled to: "" or the sides of a `\\resizebox`."""
     shown = [table.headings[k] for k in _shown(table)]
     columns = [table.frame.iloc[:, k].astype(str) for k in _shown(table)]
     widths = [max(len(head[-1]), *map(_length, column)) for head, column in zip(shown, columns, strict=True)]
@@ -96,16 +96,16 @@ def _size(table: Table) -> tuple[bool, str]:
 
 
 def _length(text: str) -> float:
-    """About how many characters wide a cell is, whose interval is set smaller."""
+    """Approximate width of a cell in characters, where its interval is set smaller."""
     value, space, interval = text.partition(" [")
     return len(value) + (0.75 * len(interval) + 2 if space else 0)
 
 
 def _heads(table: Table) -> list[str]:
-    r"""The lines of headings; one over several columns stands once, above a `\cmidrule`."""
+    r"""The lines of headings; one over several columns is set once, above a `\cmidrule`."""
     heads = [table.headings[k] for k in _shown(table)]
     levels = max(map(len, heads))
-    padded = [("",) * (levels - len(head)) + head for head in heads]  # a short one stands at the bottom
+    padded = [("",) * (levels - len(head)) + head for head in heads]  # short ones are at the bottom
     lines = []
     for k in range(levels):
         cells, rules, column = [], [], 1
@@ -123,7 +123,7 @@ def _heads(table: Table) -> list[str]:
 
 
 def _body(table: Table, cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines; a line across the table before those of each network."""
+    """The lines; those of each network are preceded by a line across the table."""
     stored = table.stored or table
     keys = [name for name in stored.frame.columns if name not in stored.best and name != "cost"]
     shown = _shown(table)
@@ -150,7 +150,7 @@ def _cells(table: Table, k: int) -> list[str]:
 
 
 def _typeset(text: str, form: str) -> str:
-    r"""`\textbf{57.5}$^{*}$ {\scriptsize [50.6, 64.1]}`; text that is no number is escaped."""
+    r"""`\textbf{57.5}$^{*}$ {\scriptsize [50.6, 64.1]}`; text that is not a number is escaped."""
     parts = parsed(text)
     if not parts or parts["value"] == "-" or not set(text) & set("[±*"):
         return form.format(escaping.latex(text))

@@ -3,22 +3,22 @@
 An image is localized when the box made from its map overlaps any box of the object sought with an intersection over
 union of at least 0.5, counted in inclusive pixels of the original image. The errors, in percent of all images:
 
-    top1_loc_error   the network's first class is wrong or the box is
-    top5_loc_error   no one of its five classes is right or the box of the right one is wrong
-    gt_known_error   the box is wrong, whatever the network says: maps for the true class
-    box_error        the box is wrong, for maps of whatever class
+    top1_loc_error   the top-1 class or the box is wrong
+    top5_loc_error   none of the top-5 classes is right, or the box for the right one is wrong
+    gt_known_error   the box is wrong, whatever the network predicts: maps for the true class
+    box_error        the box is wrong, for maps for any class
 
-One map an image is enough for all of them. By the kit's rule only a guess with the right label can count, and the
+One map per image is enough for all of them. By the kit's rule only a guess with the right label can count, and the
 map that belongs to that guess *is* the map for the true class. So maps for the true class (`target == label`) give all
-four. Maps for the predicted class give `top1_loc_error` exactly, since where the first class is right it is the true
-class; they give `top5_loc_error` and `gt_known_error` only if no needed map is missing. A metric whose maps are not
-there is NaN and its note says why; nothing is approximated. An image whose truth has no box of an object sought (VOC
-has masks of images that it has no boxes for) is left out of every metric that needs one, and counted in the note.
+four. Maps for the predicted class give `top1_loc_error` exactly, since a right top-1 class is the true class. They give
+`top5_loc_error` and `gt_known_error` only if no needed map is missing. A metric whose maps are missing is NaN, and its
+note says why; nothing is approximated. An image whose truth has no box of an object sought (VOC
+has masks for images without boxes) is left out of every metric that needs one, and counted in the note.
 
-An image whose map is constant or not finite is missed, whatever box the threshold would make of it; only a baseline's
-constant map that is meant gives its box, the whole image. Where the network's answer is constant or not finite it has
-no first class: the label is wrong. Both are counted in the note. Of a network without any answer no error that needs
-one is defined.
+An image whose map is constant or not finite counts as a miss, whatever box the threshold would give. Only the constant
+map that a baseline returns on purpose gives its box, the whole image. If the network's logits are constant or not
+finite, there is no top-1 class, and the label is wrong. Both are counted in the note. For a network without any
+predictions, no error that needs them is defined.
 
 Reference: `eval_localization_flat.m` of the ILSVRC2014 development kit; O. Russakovsky et al., "ImageNet Large Scale
 Visual Recognition Challenge", IJCV 2015, section 4.2. The default threshold is Grad-CAM's (R. R. Selvaraju et al., ICCV
@@ -51,10 +51,10 @@ class Localization:
     """Evaluator of localization; see the module.
 
     Attributes:
-        rule: how a map is cut, see `evaluation/maps.py`.
+        rule: thresholding rule of a map, see `evaluation/maps.py`.
         threshold: the rule's parameter.
         component: `largest` connected component of the foreground, or `all` of it.
-        iou: overlap from which on a box is right, in (0, 1].
+        iou: smallest overlap at which a box is right, in (0, 1].
     """
 
     rule: Rule = "max"
@@ -79,28 +79,28 @@ class Localization:
             raise ValueError(f"iou {self.iou}: allowed is 0 < iou <= 1")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """The row of one image.
+        """Return the row of one image.
 
         Returns:
-            `x1 y1 x2 y2`, NaN without foreground; `iou`, the best with any sought box, in [0, 1], NaN where the truth
+            `x1 y1 x2 y2`, NaN without foreground; `iou`, the best with any sought box, in [0, 1], NaN if the truth
             has none; `map_state`.
         """
         box = box_of(score_map, self.rule, self.threshold, self.component)
         return _row(box, truth, score_map.state)
 
     def row_of_boxes(self, boxes: Boxes, truth: Truth) -> Row:
-        """The row of boxes (K, 4), best first: that of the first one."""
+        """Return the row for boxes (K, 4), best first: that of the first one."""
         return row_of_boxes(boxes, truth)
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: wrong boxes and labels of rows with a box, and what may be missing for a metric."""
+        """Return each row's contribution: wrong boxes and labels of rows with a box, and what a metric may lack."""
         boxed = rows["iou"].notna().to_numpy()
         iou = states.at_worst(rows, iou=0.0)["iou"].to_numpy(np.float64)
         wrong_box, label = iou < self.iou, rows["label"].to_numpy(np.int64)
         known = (label >= 0) & (rows["target"].to_numpy(np.int64) == label) if "target" in rows else label < -1
         ranks, unanswered = _rank_of_label(rows), states.no_answer(rows) & (label >= 0)
         ranked = ranks >= 0
-        ranks[unanswered] = 0  # without an answer there is no first class
+        ranks[unanswered] = 0  # without valid logits there is no top-1 class
         parts: dict[str, Part] = {
             "iou": iou,
             "wrong_box": np.where(boxed, wrong_box, np.nan),
@@ -137,7 +137,7 @@ class Localization:
             return sums.rate(name, part, threshold=threshold, better="lower", about=about)
 
         def unranked(whose: str) -> int:
-            # Without an answer the label is not among the classes, where others can be compared.
+            # Without logits the label is not among the predicted classes, if others can be compared.
             lost = 0 if sums.total(f"ranked_{whose}")[0] else sums.total(f"unanswered_{whose}")[0]
             return int(sums.total(f"unranked_{whose}")[0] + lost)
 
@@ -160,11 +160,11 @@ class Localization:
         return [*metrics, sums.mean("mean_iou", "iou", threshold=at)]
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
-        """The metrics of rows in memory. NaN where the rows do not define one."""
+        """Return the metrics of rows in memory. NaN for those that the rows do not define."""
         return summed(self, rows)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """The share of images whose box overlaps the object by at least x; marked at the overlap asked for."""
+        """The share of images whose box overlaps the object by at least x; marked at the required overlap."""
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
@@ -189,10 +189,10 @@ class Localization:
 
 
 def row_of_boxes(boxes: NDArray[np.float64], truth: Truth) -> Row:
-    """The row of an image whose boxes were made elsewhere: that of the first, best box.
+    """Return the row of an image whose boxes were made elsewhere: that of the first, best box.
 
     Args:
-        boxes: (K, 4) inclusive pixels of the original image, best first; none is a miss.
+        boxes: (K, 4) inclusive pixels of the original image, best first; empty: a miss.
         truth: of the image.
 
     Returns:
@@ -210,7 +210,7 @@ def _row(box: NDArray[np.float64], truth: Truth, state: str) -> Row:
 
 
 def _rank_of_label(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """(N,): place of the label among the network's classes, 1 the first; 0 not among them, -1 nothing to compare."""
+    """(N,): rank of the label among the network's classes, from 1; 0 if not among them, -1 if not comparable."""
     ranks = np.full(len(rows), -1)
     if "top5" not in rows:
         return ranks
@@ -219,5 +219,5 @@ def _rank_of_label(rows: pd.DataFrame) -> NDArray[np.int64]:
     ranks[(label >= 0) & (lengths > 0)] = 0
     place = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     hit = (flat == label[row]) & (label[row] >= 0)
-    ranks[row[hit][::-1]] = place[hit][::-1] + 1  # of several the first
+    ranks[row[hit][::-1]] = place[hit][::-1] + 1  # the first among several
     return ranks

@@ -1,4 +1,4 @@
-"""Localization with a threshold that is tuned on images other than those it is measured on.
+"""Localization with a threshold that is tuned on other images than those evaluated.
 
 Protocol of Zhang et al. (ECCV 2016) and Fong & Vedaldi ("Interpretable explanations of black boxes by meaningful
 perturbation", ICCV 2017): the class is given, the box is the tightest around *all* foreground pixels, an image without
@@ -7,14 +7,14 @@ was chosen on 5,000 annotated training images. Three rules: a share of the map's
 top pixels that holds a share of the sum (`energy`), a multiple of the mean (`mean`).
 
 Here every image's IoU at every threshold is in its row, and the threshold is chosen by two-fold cross-fitting: the
-images are halved by a hash of their ids, each half is measured at the threshold that is best on the other. `error`
-is the mean of the two halves. The best threshold on the images themselves gives `error_best`, an oracle's number, and
-`best_threshold` names it, for use on another split by `localization`.
+images are halved by a hash of their ids, and each half is evaluated at the threshold that is best on the other. `error`
+is the mean of the two halves. The best threshold on the evaluated images gives `error_best`, an oracle's number;
+`best_threshold` is that threshold, for use on another split by `localization`.
 
-An image whose map is constant or not finite is an error at every threshold, though without foreground, too: the whole
-image would be right where the object is large.
+An image whose map is constant or not finite is an error at every threshold, even without foreground: the whole
+image would be right if the object is large.
 
-The boxes at all thresholds come from the highest value of each row and column of the map: no mask is made.
+The boxes at all thresholds come from the maxima of the map's rows and columns, without masks.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ class TunedLocalization:
     """Evaluator; see the module.
 
     Attributes:
-        rule: how a map is cut, see `evaluation/maps.py`.
+        rule: thresholding rule of a map, see `evaluation/maps.py`.
         thresholds: of the rule; empty: steps of 0.05 (`mean`: of 0.5).
-        iou: overlap from which on a box is right, in (0, 1].
+        iou: smallest overlap at which a box is right, in (0, 1].
     """
 
     rule: Rule = "range"
@@ -83,7 +83,7 @@ class TunedLocalization:
         return {"ious": best.astype(np.float32), "map_state": score_map.state}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: whether its box is wrong at each threshold, by the half that its image is in."""
+        """Return the contribution of each row: whether its box is wrong at each threshold, by the half of its image."""
         ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
         counted, half = ~np.isnan(ious).any(axis=1), halves(rows["image"])
         parts: dict[str, Part] = {"map_state": states.flags(rows)}
@@ -148,12 +148,12 @@ class TunedLocalization:
 
 
 def halves(ids: Iterable[object]) -> NDArray[np.bool_]:
-    """(N,) bool: the half that each image is in, by a hash of its id."""
+    """(N,) bool: the half of each image, by a hash of its id."""
     return np.array([hashlib.sha256(str(i).encode()).digest()[0] & 1 for i in ids], bool)
 
 
 def boxes_around(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Boxes:
-    """(T, 4) inclusive: the tightest boxes around all foreground at each threshold; without any, the whole image."""
-    from eigencam.evaluation import kernels  # numba takes its time to import
+    """(T, 4) inclusive: the tight box around all foreground at each threshold; without foreground, the whole image."""
+    from eigencam.evaluation import kernels  # importing numba takes time
 
     return kernels.boxes_around(score_map.row_peaks, score_map.column_peaks, cuts(score_map, rule, thresholds))

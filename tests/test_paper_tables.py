@@ -91,7 +91,7 @@ def test_lines_and_columns_of_one_s_own(sweep: Path, capsys: pytest.CaptureFixtu
     assert [line.split(",")[0] for line in out.splitlines()[1:3]] == ["mean_iou", "gt_known_error"]
     together = refused(capsys, *base, "--only", "layer=features.5,features.9", "threshold=0.2")
     assert "several results in one cell (net, center_box, " in together
-    assert "name in --rows, --columns or --pivot" in together
+    assert "to --rows, --columns or --pivot" in together
     assert "features.5, features.9, features.12" in refused(capsys, *base, "--only", "layer=features.7")
     assert "no result has such a parameter" in refused(capsys, *base, "--pivot", "depth")
     assert "--rename gradcan: no such name" in refused(capsys, *base, "--rename", "gradcan=x")

@@ -1,1 +1,1 @@
-"""The forward pass and what is read off a network: backward rules, tape of operations, tail behind a layer."""
+"""The forward pass and what is read from a network: backward rules, tape of operations, tail behind a layer."""

@@ -1,11 +1,11 @@
 """Logits with each channel of a layer left out in turn, for Ablation-CAM.
 
-Where nothing but channel-wise operations (ReLU, pooling, flattening) lies between the layer and a linear layer through
-which all goes, z = W p + b, a channel's absence is one block of columns less, z - W_k p_k: that costs a single product
-with W for all channels together, in the place of one for each. The rest of the network then runs on these vectors.
-Elsewhere all that lies behind the layer runs once a channel.
+If only channel-wise operations (ReLU, pooling, flattening) lie between the layer and a linear layer z = W p + b that
+all paths pass, removing channel k subtracts one block of columns: z - W_k p_k. All channels together then cost a single
+product with W instead of one each; the rest of the network runs on these vectors. Otherwise, everything behind the
+layer runs once per channel.
 
-Whether the operations are channel-wise and leave zeros zero is not read off their names but seen on a probe.
+Whether the operations are channel-wise and map zeros to zeros is tested on a probe, not inferred from their names.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ VERSIONS = {"ablation": 1}
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What lies behind a layer: `before` gives (B, C S) vectors, then `linear`, then `after` gives the logits."""
+    """The part behind a layer: `before` returns (B, C S) vectors, then `linear`, then `after` returns the logits."""
 
     before: fx.GraphModule
     linear: nn.Linear
@@ -67,7 +67,7 @@ def _by_columns(forward: Forward, activations: Tensor, found: Parts) -> Tensor:
     vectors = found.before(activations.to(forward.images.dtype))
     z = found.linear(vectors)
     blocks, columns = vectors.unflatten(1, (c, -1)), found.linear.weight.unflatten(1, (c, -1))
-    # as many vectors at once as take the memory of a chunk of images
+    # number of vectors that take the memory of a chunk of images
     step = max(1, forward.chunk * forward.images[0].numel() // (n * z.shape[1]))
     logits = []
     for x, w in zip(blocks.split(step, 1), columns.split(step, 1), strict=True):
@@ -80,7 +80,7 @@ def _by_columns(forward: Forward, activations: Tensor, found: Parts) -> Tensor:
 
 @lru_cache(maxsize=2)
 def parts(module: nn.Module, layer: str, size: tuple[int, int]) -> Parts | None:
-    """The parts behind a layer; None where not all goes through the first linear layer.
+    """Return the parts behind a layer; None if a path bypasses the first linear layer.
 
     Args:
         module: the network.
@@ -99,9 +99,9 @@ def parts(module: nn.Module, layer: str, size: tuple[int, int]) -> Parts | None:
 
 
 def channelwise(before: nn.Module, like: Tensor) -> bool:
-    """Whether channel k of (B, C, h, w) is what block k of (B, C S) depends on, and zeros give zeros.
+    """Whether block k of (B, C S) depends only on channel k of (B, C, h, w), and zeros give zeros.
 
-    Seen anew for each batch: whether a batch norm keeps zeros depends on its weights, which may have changed.
+    Tested for each batch: whether a batch norm maps zeros to zeros depends on its weights, which may have changed.
     """
     probe, kept = _probe(tuple(like.shape), like.device, like.dtype)
     whole = before(probe)

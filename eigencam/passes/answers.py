@@ -1,14 +1,14 @@
-"""Whether a network has an answer for an image, read off its logits."""
+"""The state of a network's prediction for an image, read from its logits."""
 
 import torch
 from torch import Tensor
 
 ANSWERS = ("nonfinite", "constant", "ok", "none")
-"""The states of a network's answer."""
+"""The states of a prediction."""
 
 
 def answer_codes(logits: Tensor) -> Tensor:
-    """(N,) int64: the state of each answer (N, K) as its place in `ANSWERS`, on the device."""
+    """(N,) int64: the state of each prediction (N, K) as its index in `ANSWERS`, on the device."""
     if not logits.shape[1]:
         return torch.full((len(logits),), ANSWERS.index("none"), device=logits.device)
     finite = logits.isfinite().all(1)
@@ -17,9 +17,9 @@ def answer_codes(logits: Tensor) -> Tensor:
 
 
 def answer_states(logits: Tensor) -> list[str]:
-    """(N,) states of the network's answers, logits (N, K): as a map's, `none` without a classifier.
+    """(N,) states of the predictions, from logits (N, K): as a map's states, or `none` without a classifier.
 
-    `nonfinite` where a logit is not finite; `constant` where all of K > 1 are equal, so that no class is preferred.
+    `nonfinite` if a logit is not finite; `constant` if all of K > 1 are equal, so no class is preferred.
 
     >>> answer_states(torch.tensor([[0.0, 1.0], [2.0, 2.0], [0.0, torch.nan], [-torch.inf, 1.0]]))
     ['ok', 'constant', 'nonfinite', 'nonfinite']

@@ -1,12 +1,11 @@
-"""Attention weights, read off the operations of a pass: what each position takes from each, whoever computes it.
+"""Attention weights, read from the operations of a pass: how much each position takes from every other one.
 
-Attention is a product of matrices whose left factor comes from a softmax over its last axis, in whatever module or
-function it stands. Fused attention (`scaled_dot_product_attention`, `multi_head_attention_forward`) does not show its
-weights, so that it is computed step by step: queries times keys, softmax, times values. The output is the same but for
-rounding. What is no such product has no weights here, and is refused by whoever needs them.
-
-Rollout and what has a backward pass (`eigencam.passes.ways`) read attention here. This module has no version of its
-own: a change that moves a number raises theirs.
+Attention is a matrix product whose left factor comes from a softmax over its last axis, in any module or function.
+Fused attention (`scaled_dot_product_attention`, `multi_head_attention_forward`) does not expose its weights, so it is
+computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. Anything that is
+not such a product has no weights here, and methods that need them refuse it.
+Rollout and methods with a backward pass (`eigencam.passes.ways`) read attention here. This module has no version of its
+own: a change that moves a number raises their versions.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +25,10 @@ from eigencam.passes.operations import Call, Watch, tensors
 from eigencam.passes.readings import Reading
 
 KEEP_MATRICES = ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as")
-"""Functions that leave matrices whole where they leave their form."""
+"""Functions that keep matrices intact if they keep their last two axes."""
 
 WEIGHTS = "attention weights"
-"""Key of a batch's attention weights in `Forward.shared`, where a method has recorded the whole batch's pass."""
+"""Key in `Forward.shared` of a batch's attention weights, set by a method that has recorded the batch's pass."""
 
 NO_ATTENTION = (
     "its map is made of attention weights, a softmax that is multiplied by values of the positions, and the network "
@@ -38,10 +37,10 @@ NO_ATTENTION = (
 
 
 class Attentive(Watch):
-    """Context in which fused attention is computed step by step and each attention is seen.
+    """Context in which fused attention is computed in steps and each attention is reported.
 
     Args:
-        images: (N, C, H, W), what the network will be given.
+        images: (N, C, H, W), the network's input.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -49,14 +48,14 @@ class Attentive(Watch):
         self._weights = WeakTensorKeyDictionary()
 
     def attend(self, weights: Tensor, values: Tensor) -> None:
-        """Called for each attention, with the two factors of its product: (..., T, S) and (..., S, d)."""
+        """Called for each attention with the two factors of its product: (..., T, S) and (..., S, d)."""
 
     def compute(self, call: Call) -> Any:
-        """The output of an operation that is not fused attention; a subclass puts its own in the place."""
+        """Return the output of an operation that is not fused attention; subclasses may replace it."""
         return call()
 
     def perform(self, call: Call) -> Any:
-        """The output of an operation, fused ones in steps that are seen."""
+        """Return the output of an operation; fused ones are computed in visible steps."""
         if (steps := STEPS.get(call.name)) is not None and (inner := steps(call)) is not None:
             with self:
                 return inner()
@@ -79,13 +78,13 @@ class Attentive(Watch):
 
 @dataclass(frozen=True, slots=True)
 class Attended:
-    """What a pass showed of a network's attention.
+    """What a pass shows about a network's attention.
 
     Attributes:
-        fault: why its weights are not what each position of the image takes from each; "" if they are.
-        reading: the tokens; None where the operations do not say it.
+        fault: why its weights do not say what each position of the image takes from the others; "" if they do.
+        reading: of the tokens; None if the operations do not determine it.
         kinds: of the operations from the first attention on.
-        apart: number of products of matrices that are no part of attention.
+        apart: number of matrix products that are not part of attention.
     """
 
     fault: str = ""
@@ -120,7 +119,7 @@ def attended(module: nn.Module, images: Tensor) -> Attended:
 
 
 class _Examined(Attentive):
-    """The form of each attention, and the kinds of operations."""
+    """Collects the form of each attention, and the kinds of operations."""
 
     def __init__(self, images: Tensor, positions: Positions) -> None:
         super().__init__(images)
@@ -131,14 +130,14 @@ class _Examined(Attentive):
         self.first = 0
 
     def attend(self, weights: Tensor, values: Tensor) -> None:
-        """Note whether it mixes all positions of each image."""
+        """Record whether it mixes all positions of each image."""
         if not self.readings:
             self.first = len(self.kinds)
         self.sizes.append(weights.shape[-1])
         self.readings.append(self._read(weights, values))
 
     def compute(self, call: Call) -> Any:
-        """The output; its kind is noted."""
+        """Return the output, and record its kind."""
         out = call()
         if any(True for _ in tensors((out, {}))):
             self.kinds.append(call.kind)
@@ -150,7 +149,7 @@ class _Examined(Attentive):
         split = values.reshape(self.count, -1, *values.shape[-2:])
         axes = self.positions.axes(split)
         if axes is None:
-            return "its attention takes values that are not made of the image"
+            return "its attention takes values that are not computed from the image"
         if any(vector is not None for vector in axes[1][1:]):
             return f"{IN_WINDOWS}: {WINDOWS}"
         found = layout((axes[0], axes[2]), (self.count, split.shape[2]), self.size)
@@ -162,7 +161,7 @@ IN_WINDOWS = "its attention is within windows, for which no source has a rule"
 
 
 def form_fault(shape: tuple[int, ...], count: int) -> str:
-    """Why attention weights of this shape are not (count, heads, T, T); "" if they are, or (count heads, T, T)."""
+    """Why weights of this shape are not (count, heads, T, T) or (count heads, T, T); "" if they are."""
     if shape[-1] != shape[-2]:
         return f"a layer mixes positions by a matrix {shape[-2:]}; the product needs square ones of one size"
     first, axes = shape[0], len(shape)
@@ -172,19 +171,19 @@ def form_fault(shape: tuple[int, ...], count: int) -> str:
 
 
 def of_images(weights: Tensor, count: int) -> Tensor:
-    """(count, heads, T, T) weights of an attention's left factor. ValueError where they are something else."""
+    """(count, heads, T, T) weights from an attention's left factor. ValueError for another shape."""
     if fault := form_fault(tuple(weights.shape), count):
         raise ValueError(fault)
     return weights.reshape(count, -1, *weights.shape[-2:])
 
 
 def show_attention(module: nn.Module, images: Tensor, see: Callable[[Tensor], None]) -> None:
-    """Run a network once, without a graph, and hand each attention's weights (N, heads, T, T) to `see`, in order.
+    """Run a network once without a graph, and call `see` with each attention's weights (N, heads, T, T), in order.
 
     Args:
         module: the network.
         images: (N, C, H, W), normalised.
-        see: is called with weights that nothing else keeps.
+        see: called with weights that nothing else keeps.
     """
     with evaluating(module), torch.inference_mode(False), torch.no_grad():
         images = images.clone()
@@ -199,13 +198,13 @@ class _Shown(Attentive):
         self.count, self.see = len(images), see
 
     def attend(self, weights: Tensor, values: Tensor) -> None:
-        """Hand the weights on."""
+        """Pass the weights on."""
         with network_precision(weights.device, always_full=True):
             self.see(of_images(weights, self.count))
 
 
 def _dot_products(call: Call) -> Callable[[], Tensor] | None:
-    """`scaled_dot_product_attention` in steps; None where it is random or groups queries."""
+    """`scaled_dot_product_attention` in steps; None if it is random or groups queries."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
     named = call.named(names)
     if named.get("dropout_p") or named.get("enable_gqa") or named.get("is_causal"):
@@ -238,7 +237,7 @@ MASKS = ("bias_k", "bias_v", "add_zero_attn", "key_padding_mask", "attn_mask", "
 
 
 def _multi_head(call: Call) -> Callable[[], tuple[Tensor, Tensor | None]] | None:
-    """`multi_head_attention_forward` in steps; None where it is random or has masks or keys of its own."""
+    """`multi_head_attention_forward` in steps; None if it is random, or has masks or keys of its own."""
     named = call.named(MULTI_HEAD)
     random = named.get("dropout_p") and named.get("training", True)
     if random or named["query"].ndim != 3 or any(named.get(name) not in (None, False) for name in MASKS):
@@ -271,7 +270,7 @@ def _projected(named: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _einsum(call: Call) -> Callable[[], Tensor] | None:
-    """A product of two batches of matrices that is written as `einsum`; None for any other sum."""
+    """A product of two batches of matrices written as `einsum`; None for any other sum."""
     if len(call.moving) != 2 or len(call.args) != 3 or not isinstance(call.args[0], str):
         return None
     equation, a, b = call.args
@@ -298,4 +297,4 @@ STEPS: Mapping[str, Callable[[Call], Callable[[], Any] | None]] = {
     "multi_head_attention_forward": _multi_head,
     "einsum": _einsum,
 }
-"""By torch's function: what makes its output of operations that are seen; None where it cannot be taken apart."""
+"""By torch function: the version in visible operations; None if it cannot be decomposed."""

@@ -1,13 +1,13 @@
-"""Passes back to the image, with the backward rules of some operations replaced.
+"""Backward passes to the image, with the backward rules of some operations replaced.
 
-Under `relevance_rules` a network's forward pass records other gradients: every operation of a kind that has a rule
-(`conv2d`, `relu`, ...; see `eigencam.passes.operations`) goes to it, whether a module, a function or an operator makes
-it. No module is changed and no hook is set, so nothing has to be undone. Whether the rules are enough for a network is
-not decided here but read off its trace before (`eigencam.passes.trace`).
+Under `relevance_rules` a network's forward pass records modified gradients: every operation of a kind that has a rule
+(`conv2d`, `relu`, ...; see `eigencam.passes.operations`) is handled by it, whether a module, a function or an operator
+calls it. No module is changed and no hook is set, so nothing has to be undone. Whether the rules suffice for a network
+is not decided here but beforehand, from its trace (`eigencam.passes.trace`).
 
-Rules come in gradient form: a rule makes the operation's output, of the same value, but with another dependence on the
-input. With relevance R = x g of a value x whose modified gradient is g, sums (residual connections), concatenations and
-average pooling need no rule: their own gradients share relevance in proportion.
+Rules are in gradient form: a rule returns the operation's output, with the same value but another dependence on the
+input. With relevance R = x g for a value x with modified gradient g, sums (residual connections), concatenations and
+average pooling need no rule: their own gradients distribute relevance proportionally.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,28 +27,28 @@ VERSIONS = {"backward": 1}
 """Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""
 
 Rule = Callable[..., Tensor]
-"""`(original, *args, **kwargs) -> Tensor`, called as the operation is where `ARGUMENTS` has its kind; for other kinds
-`(original, *values)` with the values of the image that it reads."""
+"""`(original, *args, **kwargs) -> Tensor`, called with the operation's arguments if `ARGUMENTS` has its kind; for other
+kinds `(original, *values)` with the values of the image that it reads."""
 
 ANY = "any"
-"""In the place of a kind: the rule of all kinds but the linear ones that have none of their own."""
+"""Key for the rule of all nonlinear kinds that have no rule of their own."""
 
 
 TIE = 2.0**-14
-"""Values of a max-pool that differ by less, in parts of the input's largest, tie."""
+"""Values of a max-pool tie if they differ by less, relative to the input's largest."""
 
 NO_GRADIENT = "no gradient of the logits reaches {}: the network's own forward pass cuts the graph, or does not use it"
 
 
 class relevance_rules(Watch):  # noqa: N801 - a context manager, used as a function
-    """Context in which operations on what comes from `images` go to their rules, and nothing works in place."""
+    """Context in which operations on values from `images` use their rules, and nothing works in place."""
 
     def __init__(self, rules: Mapping[str, Rule], images: Tensor) -> None:
         super().__init__(images)
         self.rules = rules
 
     def perform(self, call: Call) -> Any:
-        """The rule's output, or the operation's own."""
+        """Return the rule's output, or the operation's own."""
         rule = self.rules.get(call.kind)
         if rule is None and call.kind not in LINEAR and (rule := self.rules.get(ANY)) is not None:
             return rule(call.of, *call.moving)
@@ -56,7 +56,7 @@ class relevance_rules(Watch):  # noqa: N801 - a context manager, used as a funct
 
 
 def ruled(rule: Rule, call: Call) -> Any:
-    """The output of a rule of an operation's kind."""
+    """Return the output of the rule for the operation's kind."""
     if (defaults := ARGUMENTS.get(call.kind)) is not None:
         return rule(call.function, *({**defaults, **call.named(defaults)}.values()))
     return rule(call.of, *call.moving)
@@ -72,16 +72,16 @@ def gradients(
     by: Callable[[], Tensor] | None = None,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The (modified) gradient of each image's class logit by the image, or by a layer's output.
+    """The (modified) gradient of each image's class logit with respect to the image, or to a layer's output.
 
     Args:
-        module: the network; its state is as before when this returns.
+        module: the network; its state is unchanged afterwards.
         images: (N, 3, H, W), normalised.
         targets: (N,) int64 classes.
-        rules: in place of operations' own gradients.
-        layer: by whose output; None: by the image.
-        by: tells, after the forward pass, another tensor to differentiate by.
-        normalize: of the logarithm of the logit's absolute value, so that relevance sums up to 1.
+        rules: replace the operations' own gradients.
+        layer: with respect to whose output; None: to the image.
+        by: returns, after the forward pass, another tensor to differentiate with respect to.
+        normalize: differentiate the logarithm of the logit's absolute value, so relevance sums to 1.
 
     Returns:
         The value and its gradient, each (N, C, h, w) float32.
@@ -101,7 +101,7 @@ def gradients(
             handle = hook_output(module, layer, keep)
             stack.callback(handle.remove)
         with watch if rules is not None else nullcontext():
-            seen = x if rules is not None else x.clone()  # the network may work in place, but not under a watch
+            seen = x if rules is not None else x.clone()  # the network may work in place; a watch prevents that
             score = network_logits(module, seen).gather(1, targets[:, None].clone())
         of = by() if by else kept[-1] if layer is not None else x
         seed = torch.where(score != 0, 1 / score, 0.0) if normalize else torch.ones_like(score)
@@ -114,7 +114,7 @@ def gradients(
 def chunked(
     make: Callable[[Tensor, Tensor], Tensor], images: Tensor, targets: Tensor, chunk: int, tell: Callable[[int], None]
 ) -> Tensor:
-    """`make(images, targets)` of at most `chunk` images at a time, joined."""
+    """`make(images, targets)` for at most `chunk` images at a time, concatenated."""
     parts = []
     for x, y in zip(images.split(chunk), targets.split(chunk), strict=True):
         parts.append(make(x, y))
@@ -122,15 +122,15 @@ def chunked(
     return torch.cat(parts)
 
 
-class _Entered(Exception):  # noqa: N818 - no error, it ends a pass
+class _Entered(Exception):  # noqa: N818 - not an error, it ends a pass
     def __init__(self, entering: Tensor) -> None:
         self.entering = entering
 
 
 def entering(module: nn.Module, images: Tensor) -> Tensor:
-    """(N, C, H', W') what a network's first convolution sees of (N, 3, H, W) images, with its graph.
+    """(N, C, H', W') input of a network's first convolution for (N, 3, H, W) images, with its graph.
 
-    Most see the image itself; some pad it first, or normalise it in another way (GoogLeNet's `transform_input`).
+    For most networks it is the image itself; some pad it first, or normalise it again (GoogLeNet's `transform_input`).
 
     Raises:
         ValueError: the network has no convolution.
@@ -152,10 +152,10 @@ def entering(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def like(value: Tensor, through: Tensor) -> Tensor:
-    """A tensor with the value of `value` and the gradient of `through`, scaled so that relevance is conserved.
+    """A tensor with the value of `value` and the gradient of `through`, scaled to conserve relevance.
 
-    For relevance R of `value`, what `through` is made of gets it in proportion to what it adds to `through`; what a
-    constant adds, such as a bias, is kept back.
+    The relevance R of `value` is distributed over the inputs of `through` in proportion to their contributions. The
+    share of constants, such as a bias, is lost.
     """
     ratio = torch.where(through != 0, value / torch.where(through != 0, through, 1.0), 0.0).detach()
     scaled = through * ratio
@@ -165,7 +165,7 @@ def like(value: Tensor, through: Tensor) -> Tensor:
 def guided_relu(original: Any, x: Tensor) -> Tensor:
     """Only positive gradients, and only where the input was positive (Springenberg et al., ICLR Workshops 2015).
 
-    At an input of 0 the gradient is 0, as that of `relu`, however the network writes its rectifier.
+    At an input of 0 the gradient is 0, as for `relu`, however the network writes its rectifier.
     """
     with torch.no_grad():
         value = original(x)
@@ -183,26 +183,27 @@ def deconvnet_relu(original: Any, x: Tensor) -> Tensor:
 
 
 def passed(original: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A function of one number that keeps its sign: relevance passes whole, also where its own gradient is 0.
+    """A sign-preserving function of one variable: relevance passes unchanged, even where its own gradient is 0.
 
-    Local response normalisation, too: its divisor is taken as a constant.
+    Also used for local response normalisation, whose divisor is treated as a constant.
     """
     return like(original(x, *args, **kwargs), x)
 
 
 def halved(original: Any, a: Tensor, b: Tensor) -> Tensor:
-    """A product of two values, or matrices, of which each gets half of what is in proportion to their products."""
+    """A product of two values or matrices: each factor gets half of the relevance, in proportion to the products."""
     value = original(a, b)
     return value / 2 + (value / 2).detach()
 
 
 class LinearRules:
-    """Rules for convolutions and linear layers, with a batch norm behind a convolution merged into it.
+    """Rules for convolutions and linear layers; a batch norm behind a convolution is merged into it.
 
     Args:
-        rule_of: (kind, is_first) -> what makes the output: `(op, x, weight, bias) -> Tensor`, where `op(x, weight,
-            bias)` applies the layer, `kind` is `conv2d`, `linear` or `batch_norm` (one without a convolution before
-            it) and `is_first` tells whether the layer sees the image, or is the first convolution behind it.
+        rule_of: (kind, is_first) -> function that computes the output, `(op, x, weight, bias) -> Tensor`.
+            `op(x, weight, bias)` applies the layer. `kind` is `conv2d`, `linear` or `batch_norm` (one without a
+            convolution before it). `is_first` says whether the layer sees the image, or is the first convolution
+            behind it.
     """
 
     def __init__(self, rule_of: Callable[[str, bool], Callable[..., Tensor]]) -> None:
@@ -213,7 +214,7 @@ class LinearRules:
 
     @property
     def rules(self) -> dict[str, Rule]:
-        """For `gradients`."""
+        """Return the rules for `gradients`."""
         return {
             "conv2d": self._conv2d,
             "linear": self._linear,
@@ -283,7 +284,7 @@ def rescaled(original: Any, x: Tensor, *options: Any) -> Tensor:
 
 
 def rescaled_product(_original: Any, a: Tensor, b: Tensor) -> Tensor:
-    """A product whose difference is shared as Shapley's values are: by the mean of the other factor's two values."""
+    """A product whose difference is shared by Shapley values: by the mean of the other factor's two values."""
     mean_a, mean_b = (torch.cat([(x1 + x0) / 2] * 2) for x1, x0 in (a.detach().chunk(2), b.detach().chunk(2)))
     through = a * mean_b + mean_a * b
     return through + (a * b - through).detach()
@@ -292,8 +293,8 @@ def rescaled_product(_original: Any, a: Tensor, b: Tensor) -> Tensor:
 def rescaled_pool(original: Any, x: Tensor, *options: Any) -> Tensor:
     """A max-pool whose difference goes to the winners of the image and of the reference.
 
-    Values that are equal but for rounding tie, and the first wins: away from its border every map of a plain reference
-    is constant, and its winner would depend on the processor.
+    Values that are equal up to rounding tie, and the first wins: away from its border every map of a constant reference
+    is constant, and its winner would depend on the CPU.
     """
     with torch.no_grad():
         out, step = original(x, *options), TIE * x.abs().amax((1, 2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""Calling a network: in eval mode, its failures in one line, its logits in whatever it returns, and its precision."""
+"""Calling a network: eval mode, errors in one line, finding the logits in its output, and numerical precision."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 
 def any_tensor(module: nn.Module) -> Tensor:
-    """A parameter or buffer, for its device and type; a float32 number on the CPU where a network has neither."""
+    """A parameter or buffer, for its device and dtype; a float32 number on the CPU if a network has neither."""
     found = (t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point())
     return next(found, torch.empty(()))
 
 
 def random_images(module: nn.Module, shape: Sequence[int]) -> Tensor:
-    """(2, C, H, W) seeded noise in 0..1 for a network, on its device: what its functions are tried on.
+    """(2, C, H, W) seeded noise in 0..1 on the network's device, as a probe.
 
     Args:
-        module: the network; C is what its first convolution takes, 3 without one.
+        module: the network; C is the number of channels of its first convolution, 3 without one.
         shape: (height, width) of its input.
     """
     like = any_tensor(module)
@@ -33,26 +33,26 @@ NEEDED = (
 
 
 _LESS = {"autocast": False}
-"""What `set_float32_precision` has said besides torch's own flags."""
+"""Settings of `set_float32_precision` in addition to torch's own flags."""
 
 
 class NetworkError(ValueError):
-    """What went wrong in a network's own forward pass, in one line."""
+    """An error in a network's own forward pass, in one line."""
 
 
 class RefusedError(ValueError):
-    """What this package, and not the network, objects to in a pass."""
+    """An objection of this package, not of the network, during a pass."""
 
 
 class OutputError(ValueError):
-    """A network returned something else than logits."""
+    """A network returned something other than logits."""
 
 
 def run_network(module: nn.Module, images: Tensor) -> object:
-    """What the network returns.
+    """Return the network's output.
 
     Raises:
-        NetworkError: its forward pass fails, for whatever reason but a lack of memory.
+        NetworkError: its forward pass fails for any reason except lack of memory.
     """
     try:
         with network_precision(images.device):
@@ -69,11 +69,11 @@ def run_network(module: nn.Module, images: Tensor) -> object:
 
 @contextmanager
 def network_precision(device: torch.device, *, always_full: bool = False) -> Iterator[None]:
-    """Compute as a network does: with less precision where `set_float32_precision` has said that.
+    """Compute with a network's precision, which may be lower by `set_float32_precision`.
 
     Args:
         device: of the network.
-        always_full: compute with full precision in any case, within a pass of the network.
+        always_full: compute in full precision in any case, for computations inside a pass of the network.
     """
     if not _LESS["autocast"]:
         yield
@@ -85,12 +85,12 @@ def network_precision(device: torch.device, *, always_full: bool = False) -> Ite
 def differentiate(
     score: Tensor, inputs: Sequence[Tensor], seed: Tensor | None = None, *, keep: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of a network's score with respect to tensors of its pass; None where none arrives.
+    """Gradients of a network's score with respect to tensors of its pass; None for those that no gradient reaches.
 
     Args:
-        score: any form; of its sum where there is no `seed`.
+        score: any shape; without `seed`, its sum is differentiated.
         inputs: the tensors.
-        seed: of the form of `score`.
+        seed: of the shape of `score`.
         keep: whether the graph is needed again.
 
     Raises:
@@ -99,7 +99,7 @@ def differentiate(
     if not score.requires_grad:
         return (None,) * len(inputs)
     places = [k for k, t in enumerate(inputs) if t.requires_grad]
-    if seed is None and score.ndim:  # of a single number torch makes it, without what imports sympy
+    if seed is None and score.ndim:  # for a scalar torch makes the seed, without importing sympy
         seed = torch.ones_like(score)
     try:
         found = torch.autograd.grad(
@@ -108,7 +108,7 @@ def differentiate(
         )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError, RefusedError, NetworkError):
         raise
-    except Exception as error:  # a backward function of the network's own may raise anything
+    except Exception as error:  # a custom backward function may raise anything
         words = " ".join(str(error).split())
         raise NetworkError(f"the backward pass of the network fails: {type(error).__name__}: {words[:400]}") from error
     by_place = dict(zip(places, found, strict=True))
@@ -116,24 +116,24 @@ def differentiate(
 
 
 def network_logits(module: nn.Module, images: Tensor) -> Tensor:
-    """(N, K) what the network says of (N, 3, H, W).
+    """(N, K) logits of (N, 3, H, W).
 
     Raises:
         NetworkError: its forward pass fails.
-        OutputError: it returns something else; see `logits_of`.
+        OutputError: it returns something other than logits; see `logits_of`.
     """
     return logits_of(run_network(module, images), len(images))
 
 
 def logits_of(output: object, count: int | None = None) -> Tensor:
-    """The (N, K) logits in whatever a network returns: what is called `logits`, else the only tensor that there is.
+    """Find the (N, K) logits in a network's output: the tensor called `logits`, else the only tensor.
 
     Args:
-        output: what it returned.
-        count: N, where it is known.
+        output: the network's output.
+        count: N, if known.
 
     Raises:
-        OutputError: there are several tensors, none of them called `logits`, or the one is not (N, K).
+        OutputError: there are several tensors and none is called `logits`, or the tensor is not (N, K).
     """
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     found = [named] if isinstance(named, Tensor) else list(_leaves(output))
@@ -170,7 +170,7 @@ def _form(output: object) -> str:
 
 
 def without_inference(x: Tensor) -> Tensor:
-    """A tensor that was made in inference mode as one that autograd and version counters know; others as they are."""
+    """Copy a tensor made in inference mode, so autograd and version counters can handle it; others are unchanged."""
     if not x.is_inference():
         return x
     with torch.inference_mode(False):
@@ -179,7 +179,7 @@ def without_inference(x: Tensor) -> Tensor:
 
 @contextmanager
 def float32_precision(*, tf32: bool = False, autocast: bool = False) -> Iterator[None]:
-    """Products of float32 numbers in full float32, unless less is asked for; see `set_float32_precision`."""
+    """Compute products of float32 numbers in full float32 by default; see `set_float32_precision`."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _LESS["autocast"]
     try:
         set_float32_precision(tf32=tf32, autocast=autocast)
@@ -190,12 +190,12 @@ def float32_precision(*, tf32: bool = False, autocast: bool = False) -> Iterator
 
 
 def set_float32_precision(*, tf32: bool = False, autocast: bool = False) -> None:
-    """Say for the rest of the process how a float32 network computes: the one rule, wherever one is run.
+    """Set, for the rest of the process, how a float32 network computes: the only rule, wherever a network runs.
 
     Args:
-        tf32: whether a GPU may make products of float32 numbers in TF32, in matrices and convolutions alike.
-        autocast: whether the network's own passes use bfloat16 where torch says that it is enough; what methods compute
-            from them stays float32.
+        tf32: whether a GPU may compute products of float32 numbers in TF32, in matrices and convolutions.
+        autocast: whether the network's own passes run under `torch.autocast` in bfloat16; what methods compute from
+            them stays float32.
     """
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
@@ -203,14 +203,14 @@ def set_float32_precision(*, tf32: bool = False, autocast: bool = False) -> None
 
 
 def is_coarse(dtype: torch.dtype) -> bool:
-    """Whether a network of this type rounds by more than float32 does, so that two ways to one number differ more."""
+    """Whether a network of this dtype rounds more than float32 does, so that two ways to one number differ more."""
     less = _LESS["autocast"] or (torch.backends.cudnn.allow_tf32 and torch.cuda.is_available())
     return less or dtype not in (torch.float32, torch.float64)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen parameters, both restored: the graph behind the tap then keeps nothing for weights."""
+    """Eval mode and frozen parameters, both restored afterwards; the graph keeps no tensors for weight gradients."""
     modes = [(m, m.training) for m in module.modules()]
     frozen = [(p, p.requires_grad) for p in module.parameters()]
     try:

@@ -1,4 +1,4 @@
-"""Finer-CAM's score: what a class's logit has more than the logits nearest to it; see `eigencam.methods.finer`."""
+"""Finer-CAM's score: by how much a class's logit exceeds the logits nearest to it; see `eigencam.methods.finer`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,20 +16,20 @@ WEIGHTS: tuple[Weights, ...] = ("probability", "equal")
 
 
 def nearest(logits: Tensor, targets: Tensor, count: int) -> Tensor:
-    """(N, R) int64: the classes whose logits (N, K) are nearest to the target's, without itself; the first of a tie."""
+    """(N, R) int64: the other classes with the logits (N, K) nearest to the target's; ties go to the first."""
     away = (logits - logits.gather(1, targets[:, None])).abs().scatter(1, targets[:, None], torch.inf)
     return away.argsort(dim=1, stable=True)[:, : min(count, logits.shape[1] - 1)]
 
 
 def contrasted(logits: Tensor, targets: Tensor, compared: Tensor, alpha: float, weights: Weights) -> Tensor:
-    """(N,) the target's logit less `alpha` times the weighted mean of the logits that it is compared with.
+    """(N,) the target's logit minus `alpha` times the weighted mean of the logits that it is compared with.
 
     Args:
         logits: (N, K).
         targets: (N,) classes.
         compared: (N, R) classes.
         alpha: share of the mean.
-        weights: by the softmax of the classes compared, which is that of all in proportion, or equal.
+        weights: the softmax over the compared classes (proportional to that over all), or equal.
 
     >>> logits = torch.tensor([[5.0, 1.0, 3.0]])
     >>> contrasted(logits, torch.tensor([0]), torch.tensor([[2, 1]]), 0.5, "equal").tolist()
@@ -42,7 +42,7 @@ def contrasted(logits: Tensor, targets: Tensor, compared: Tensor, alpha: float, 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """The score as a target: the classes compared are those nearest on the image that is explained."""
+    """The score as a target: the compared classes are those nearest on the explained image."""
 
     label: int
     alpha: float
@@ -61,7 +61,7 @@ class Contrast:
         return contrasted(logits, targets, compared, self.alpha, self.weights)
 
     def on(self, output: Any, view: object) -> "Self":
-        """Return the score with the classes that are nearest on this image."""
+        """Return the score with the nearest classes on this image."""
         logits = self._logits(output)
         found = nearest(logits, torch.full((len(logits),), self.label, device=logits.device), self.references)
         return type(self)(self.label, self.alpha, self.references, self.weights, tuple(found[0].tolist()))

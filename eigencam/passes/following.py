@@ -13,10 +13,10 @@ from eigencam.passes.positions import NOTHING, Axes
 
 
 class Positions(DispatchMode):
-    """Follows the coordinates from `images`, (N, C, H, W), and which value was made from which.
+    """Tracks the coordinates from `images`, (N, C, H, W), and which value was computed from which.
 
     Attributes:
-        sources: for each value the numbers of those that it was made from; 0 is the images.
+        sources: for each value the numbers of the values it was computed from; 0 is the images.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -43,14 +43,14 @@ class Positions(DispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's own: it would import its compiler, which takes seconds
+        return False  # torch's own would import its compiler, which takes seconds
 
     def axes(self, tensor: Tensor) -> Axes | None:
-        """A value's axes; None where it does not depend on the images."""
+        """Return a value's axes; None if it does not depend on the images."""
         return self._axes.get(tensor)
 
     def number(self, tensor: Tensor) -> int | None:
-        """A value's number in `sources`; None where it does not depend on the images."""
+        """Return a value's number in `sources`; None if it does not depend on the images."""
         return self._number.get(tensor)
 
     def _put(self, tensor: Tensor, axes: Axes, sources: tuple[int, ...]) -> None:
@@ -59,7 +59,7 @@ class Positions(DispatchMode):
         self._axes[tensor] = axes
 
     def _written(self, base: Tensor, sources: tuple[int, ...], *, kept: bool) -> None:
-        """A write into a part of a tensor: the whole depends on it; only an elementwise one leaves its positions."""
+        """Record a write into a part of a tensor: the whole depends on it; only elementwise ones keep its positions."""
         before = self._number.get(base)
         axes = self._axes.get(base) if kept else None
         self._put(base, axes or lost(base), sources if before is None else (*sources, before))

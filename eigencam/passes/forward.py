@@ -2,9 +2,9 @@
 
     images ──► network ──► Forward: logits, activations[layer], gradients[layer] (one backward per target, on demand)
 
-A forward hook hands on `out.detach().requires_grad_()` at the first tapped layer, so no graph is built below it: a
-gradient method costs the forward pass plus the backward pass of the layers behind, in the memory of a forward pass.
-Several classes share one forward pass.
+A forward hook replaces the output of the first tapped layer by `out.detach().requires_grad_()`, so no graph is built
+before it. A gradient method costs the forward pass plus the backward pass of the layers behind, in the memory of a
+forward pass. Several classes share one forward pass.
 """
 
 from collections import Counter
@@ -27,32 +27,33 @@ VERSIONS = {"forward": 1}
 """Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
 
 T = TypeVar("T")
-Gradients = dict[str, Tensor | None]  # by tapped layer; None where none arrives
+Gradients = dict[str, Tensor | None]  # by tapped layer; None if no gradient reaches it
 Back = Callable[["Forward", Tensor], Gradients]
 
 CUT = "the network's own forward pass cuts the graph behind that layer (torch.no_grad, detach), or does not use it"
 
 
 class Forward:
-    """What a method may read of one batch; made by `forward_pass`.
+    """What a method may read from one batch; made by `forward_pass`.
 
     Attributes:
         module: the network, in eval mode, without hooks; for methods that need passes of their own.
         images: (N, 3, H, W), normalised, the network's dtype.
-        index: (N,) int64 on the host, the images' positions in the dataset: the seed of whatever is random.
+        index: (N,) int64 on the host, the images' positions in the dataset: the seed of all random numbers.
         seeds: the same on the device of the images.
         logits: (N, K) float32, K = 0 for a network without a classifier.
         layer: path of the network's target layer.
-        chunk: inputs that go through the network at once in passes of a method's own; bounds their memory.
-        progress: is told the number of inputs after each of these passes.
-        readings: how tapped layers become maps, of those that are not (N, C, h, w).
-        ids: the images' names in the dataset; empty where they have none.
-        original: decodes image n as it is in the dataset: (H, W, 3) uint8 RGB; None where there is no dataset.
+        chunk: number of inputs at a time in a method's own passes; limits their memory.
+        progress: called with the number of inputs after each of these passes.
+        readings: how tapped layers become maps, for those that are not (N, C, h, w).
+        ids: the images' names in the dataset; empty if there are none.
+        original: decodes image n as stored in the dataset: (H, W, 3) uint8 RGB; None without a dataset.
         regions: x0 y0 x1 y1 of each, half-open: the part of the original image that the network sees.
-        preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None where it is not known.
-        black, white: (3, 1, 1), what a black and a white pixel are after normalisation.
-        partner: the pass of the images that these are compared with; None where they are not.
-        population: size of the dataset, and what gives its image k as the network sees it, (3, H, W) uint8; None: none.
+        preprocess: (N, 3, H, W) uint8 RGB of any size -> float32 input of the network; None if it is not known.
+        black, white: (3, 1, 1), a black and a white pixel after normalisation.
+        partner: the pass of the images that these are compared with; None without pairs.
+        population: size of the dataset, and a function that returns its image k as the network sees it, (3, H, W)
+            uint8; None without a dataset.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Forward:
         self.original: Callable[[int], NDArray[np.uint8]] | None = None
         self.regions: tuple[tuple[float, float, float, float], ...] = ()
         self.population: tuple[int, Callable[[int], NDArray[np.uint8]]] | None = None
-        self.black = images.amin((0, 2, 3))[:, None, None]  # unless the network, which knows, says better
+        self.black = images.amin((0, 2, 3))[:, None, None]  # replaced by the network, which knows the exact value
         self.white = images.amax((0, 2, 3))[:, None, None]
         self.preprocess: Callable[[Tensor], Tensor] | None = None
         self.partner: Forward | None = None
@@ -93,10 +94,10 @@ class Forward:
 
     @property
     def pixels(self) -> Tensor:
-        """(N, 3, H, W) uint8 RGB, the images that the network sees before they are normalised.
+        """(N, 3, H, W) uint8 RGB, the images as the network sees them, before normalisation.
 
-        They are those that were given where there are some, so that neither the network's type nor its mean and
-        deviation change what a method cuts out of the colours; else they are found from `images`, rounded.
+        These are the given images if there are any, so a method that segments the colours does not depend on the
+        network's dtype, mean and deviation; otherwise they are recovered from `images` and rounded.
         """
         if self._pixels is None:
             black, white = self.black.float(), self.white.float()
@@ -128,23 +129,23 @@ class Forward:
         self._seeds = there
 
     def reading(self, layer: str | None = None) -> Reading:
-        """How a layer's output becomes a map."""
+        """Return how a layer's output becomes a map."""
         return self.readings.get(layer or self.layer, CHANNELS_FIRST)
 
     def maps(self, out: Tensor, layer: str | None = None) -> Tensor:
-        """(N, C, h, w) float32 of a tensor that has the form of a layer's output."""
+        """(N, C, h, w) float32 from a tensor of the form of a layer's output."""
         return self.reading(layer).maps(out).float().contiguous()
 
     def activations(self, layer: str | None = None) -> Tensor:
-        """(N, C, h, w) float32 output of the tapped layer; of its last call where the network calls it repeatedly."""
+        """(N, C, h, w) float32 output of the tapped layer; from the last call if the network calls it repeatedly."""
         return self.maps(self._tap(layer).detach(), layer)
 
     def gradients(self, targets: Tensor, layer: str | None = None) -> Tensor:
-        """(N, C, h, w) float32, the gradient of the target's logit by the layer's output.
+        """(N, C, h, w) float32, the gradient of the target's logit with respect to the layer's output.
 
         Args:
-            targets: (N,) int64 classes. All methods are given the same tensor and share one backward pass.
-            layer: a tapped layer; the network's target layer when None.
+            targets: (N,) int64 classes. All methods get the same tensor and share one backward pass.
+            layer: a tapped layer; None: the network's target layer.
         """
         self._tap(layer)
         if not self._with_graph:
@@ -159,29 +160,29 @@ class Forward:
         return self.maps(gradient, layer)
 
     def _backward(self, targets: Tensor) -> Gradients:
-        """The gradients by every tapped layer, None where none arrives; k backward passes for k picks of an image."""
+        """Gradients by tapped layer, None if none arrives; k backward passes for an image that is picked k times."""
         if self._source is not None:
             return self._in_rounds(*self._source, targets, lambda source, full: source._backward(full))
         with torch.inference_mode(False), torch.enable_grad():
-            score = self._output.gather(1, targets[:, None].clone()).sum()  # a clone: no inference tensor
+            score = self._output.gather(1, targets[:, None].clone()).sum()  # cloned: it may be an inference tensor
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 
     def backward_of(self, seed: Tensor) -> Gradients:
-        """The gradients of the logits times `seed` (N, K), summed."""
+        """Gradients of the logits weighted by `seed` (N, K) and summed."""
         if self._source is not None:
             return self._in_rounds(*self._source, seed, lambda source, full: source.backward_of(full))
         with torch.inference_mode(False), torch.enable_grad():
-            score = (self._output * seed.to(self._output.dtype, copy=True)).sum()  # one number: see `differentiate`
+            score = (self._output * seed.to(self._output.dtype, copy=True)).sum()  # a scalar: see `differentiate`
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
 
     def _in_rounds(self, source: "Forward", picked: "Picked", asked: Tensor, back: "Back") -> Gradients:
-        """The gradients of a pass that images were picked from, a round at a time; all shapes are known."""
+        """The gradients for a pass whose images were picked from another one, round by round; all shapes are known."""
         found: Gradients = {name: torch.zeros_like(tap) for name, tap in self._taps.items()}
         for r in range(picked.rounds):
             now = picked.round == r
-            full = asked.new_zeros(len(source) + 1, *asked.shape[1:])  # the last one takes what is of other rounds
+            full = asked.new_zeros(len(source) + 1, *asked.shape[1:])  # the last entry is for other rounds' images
             full[torch.where(now, picked.rows, len(source))] = asked
             for name, gradient in back(source, full[:-1]).items():
                 if (into := found[name]) is not None and gradient is not None:
@@ -196,13 +197,13 @@ class Forward:
         return self._backward(targets)[layer or self.layer] is not None
 
     def pick(self, rows: Tensor, picked: "Picked | None" = None) -> "Forward":
-        """This pass with some images left out or repeated, for maps of several classes of an image.
+        """This pass with some images omitted or repeated, for maps for several classes of an image.
 
-        It has the activations of this one, no pass of its own; an image that occurs k times costs k backward passes.
+        It shares the activations of this pass; an image that occurs k times costs k backward passes.
 
         Args:
             rows: (M,) int64 positions in this pass, on the host.
-            picked: the same on the device, where the caller has brought it there.
+            picked: the same on the device, if the caller has already copied it.
         """
         listed = rows.tolist()
         picked = picked or Picked.of(listed, self.images.device)
@@ -231,7 +232,7 @@ class Forward:
         return made
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, computed once in this pass: what several methods or evaluators need of its images.
+        """Return `make()`, computed once in this pass, for values that several methods or evaluators need.
 
         >>> forward = forward_pass(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), torch.zeros(1, 3, 1, 1), "0")
         >>> forward.shared("size", lambda: 1), forward.shared("size", lambda: 2)
@@ -242,17 +243,17 @@ class Forward:
         return self._shared[key]  # type: ignore[return-value]
 
     def known(self, key: Hashable) -> object:
-        """What `shared` has computed for this key; None where it has not."""
+        """Return the value that `shared` has computed for this key, or None."""
         return self._shared.get(key)
 
     def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
-        """(count, K) float32 logits of further inputs, `chunk` of them at a time, without a graph.
+        """(count, K) float32 logits of further inputs, `chunk` at a time, without a graph.
 
         Args:
             count: number of inputs.
-            inputs: gives those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
-                outputs of that layer: only what lies behind it runs then (see `eigencam.passes.tail`).
-            layer: where the inputs enter the network; None: at its front.
+            inputs: returns those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
+                outputs of that layer: only the part behind it then runs (see `eigencam.passes.tail`).
+            layer: where the inputs enter the network; None: at its beginning.
 
         Raises:
             ValueError: the network cannot be cut at `layer`.
@@ -271,7 +272,7 @@ class Forward:
     def repeat(
         self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
     ) -> "Forward":
-        """The same pass of other images (N, 3, H, W), or in another network; `layers` may say how they are read."""
+        """The same pass for other images (N, 3, H, W), or in another network; `layers` may give their readings."""
         again = forward_pass(
             module or self.module,
             images,
@@ -290,11 +291,11 @@ class Forward:
         return again
 
     def forget_gradients(self) -> None:
-        """Have the next `gradients` make a backward pass of its own, so that its time can be taken."""
+        """Make the next `gradients` call run its own backward pass, so that it can be timed."""
         self._gradients, self._shared = None, {}
 
     def versions(self) -> list[int]:
-        """Counts the in-place changes to what all methods share; equal lists mean that nothing was changed."""
+        """Version counters of what all methods share; equal lists mean that nothing was modified in place."""
         gradients = self._gradients[1].values() if self._gradients else ()
         return [t._version for t in (self.images, self.logits, *self._taps.values(), *gradients) if t is not None]
 
@@ -319,7 +320,7 @@ def forward_pass(
 ) -> Forward:
     """Run `module` once and keep what methods read.
 
-    The modules' train/eval state and the parameters' `requires_grad` and `.grad` are as before when it returns.
+    The modules' train/eval state and the parameters' `requires_grad` and `.grad` are unchanged afterwards.
 
     Args:
         module: the network; returns (N, K) logits or an object with `.logits`; anything without a classifier.
@@ -327,9 +328,9 @@ def forward_pass(
         layer: `named_modules()` path of the target layer.
         classifier: False for a network that ends in features: the pass then has no logits.
         layers: further layers to tap.
-        gradients: whether `Forward.gradients` will be asked.
-        index: (N,) int64 positions in the dataset; 0..N-1 when None.
-        readings: how layers become maps, by layer; (N, C, h, w) where one is not named.
+        gradients: whether `Forward.gradients` will be called.
+        index: (N,) int64 positions in the dataset; None: 0..N-1.
+        readings: how layers become maps, by layer; (N, C, h, w) for layers not in it.
         chunk: see `Forward`.
 
     Raises:
@@ -343,11 +344,11 @@ def forward_pass(
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """Positions that may repeat, on a device.
+    """Positions, possibly repeated, on a device.
 
     Attributes:
         rows: (M,) int64 positions.
-        round: (M,) int64: the first of each position is of round 0, its first repetition of round 1, ...
+        round: (M,) int64: 0 for the first occurrence of each position, 1 for its first repetition, ...
         rounds: number of rounds.
     """
 
@@ -357,13 +358,13 @@ class Picked:
 
     @classmethod
     def of(cls, rows: Sequence[int], device: torch.device) -> "Picked":
-        """Bring them there."""
+        """Copy them to the device."""
         there, nth = to_device(device, *cls.on_host(rows))
         return cls(there, nth, cls.count(rows))
 
     @staticmethod
     def on_host(rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """`rows` and `round`.
+        """Return `rows` and `round`.
 
         >>> tuple(numbers.tolist() for numbers in Picked.on_host([4, 4, 7, 4]))
         ([4, 4, 7, 4], [0, 1, 0, 2])
@@ -377,5 +378,5 @@ class Picked:
 
     @staticmethod
     def count(rows: Sequence[int]) -> int:
-        """The number of rounds."""
+        """Return the number of rounds."""
         return max(Counter(rows).values(), default=0)

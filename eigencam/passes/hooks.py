@@ -1,7 +1,7 @@
-"""One pass with layers tapped: hooks that are removed again.
+"""One pass with tapped layers; its hooks are removed afterwards.
 
-The hook keeps the tensor and hands on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite what
-was kept (VGG's `features.28` is followed by one).
+The hook keeps the tensor and passes on a copy: an in-place ReLU behind the tapped layer would otherwise overwrite
+the kept tensor (VGG's `features.28` is followed by one).
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,17 +30,17 @@ def tapped_pass(
 
     Args:
         module: the network.
-        images: see `eigencam.passes.forward.forward_pass`, as of `classifier` and `gradients`.
+        images: see `eigencam.passes.forward.forward_pass`, also for `classifier` and `gradients`.
         layers: to tap.
         classifier: whether there are logits.
         gradients: whether the outputs need them.
-        readings: how layers must be readable, (N, C, h, w) where one is not named; None: any tensor will do.
+        readings: the required readings of layers, (N, C, h, w) for those not in it; None: any tensor is accepted.
 
     Returns:
-        The logits (N, K), K = 0 without a classifier, and each layer's output as the layer gave it.
+        The logits (N, K), K = 0 without a classifier, and each layer's output as returned.
 
     Raises:
-        ValueError: a layer's output cannot be read so, or the layer was not reached.
+        ValueError: a layer's output cannot be read in this way, or the layer was not reached.
     """
     taps: dict[str, Tensor] = {}
     wanted = dict.fromkeys(layers)
@@ -49,7 +49,7 @@ def tapped_pass(
         reading = None if readings is None else readings.get(name, CHANNELS_FIRST)
         if reading is not None and not reading.fits(tuple(out.shape)):
             raise RefusedError(f"layer {name!r} gives {tuple(out.shape)}, which cannot be read as a map of {reading}")
-        if torch.is_inference_mode_enabled():  # the network's own: its tensors have neither graph nor version
+        if torch.is_inference_mode_enabled():  # by the network: such tensors have neither graph nor version
             taps[name] = without_inference(out)
             return out
         if gradients and not out.requires_grad:
@@ -61,7 +61,7 @@ def tapped_pass(
         for name in wanted:
             stack.callback(hook_output(module, name, lambda _m, _a, out, name=name: keep(name, out)).remove)
         stack.enter_context(evaluating(module))
-        # Not inference mode: its tensors have no version counter, by which a method that changes them is found out.
+        # Not inference mode, whose tensors lack the version counter that reveals methods that modify them.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         images = images.clone() if images.is_inference() else images.detach()

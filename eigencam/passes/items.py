@@ -1,7 +1,7 @@
-"""Layers that return several tensors: one of them is named by its place, as `backbone:0` or `head:boxes`.
+"""Layers that return several tensors: one of them is named by its place, such as `backbone:0` or `head:boxes`.
 
-What stands before the first colon is the `named_modules()` path, what follows are a position or a key of the tuple,
-list or mapping that the module returns, and of what is inside of that.
+The part before the first colon is the `named_modules()` path. Each further part is a position in, or a key of, the
+tuple, list or mapping that the module returns, and then of what is inside it.
 
 >>> [name for name, _ in items((torch.zeros(1), {"a": torch.zeros(2)}), "neck")]
 ['neck:0', 'neck:1:a']
@@ -17,12 +17,12 @@ MARK = ":"
 
 
 def module_path(layer: str) -> str:
-    """The path of the module that returns a layer's tensor."""
+    """Return the path of the module that returns a layer's tensor."""
     return layer.partition(MARK)[0]
 
 
 def items(output: Any, layer: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that a module returns, by the names of the layers that they are; the module's own for a tensor."""
+    """Yield the tensors that a module returns, with their layer names; a single tensor has the module's own name."""
     if isinstance(output, Tensor):
         yield layer, output
     elif isinstance(output, Mapping):
@@ -34,12 +34,12 @@ def items(output: Any, layer: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def replaced(output: Any, layer: str, change: Callable[[str, Tensor], Tensor | None]) -> Any:
-    """What a module returns, with some of its tensors changed.
+    """Return a module's output with some of its tensors changed.
 
     Args:
-        output: what it returned.
+        output: the module's output.
         layer: its name.
-        change: is given each tensor's name, and the tensor; what it returns, unless None, takes the tensor's place.
+        change: called with each tensor and its name; the result, unless None, replaces the tensor.
     """
     if isinstance(output, Tensor):
         made = change(layer, output)
@@ -61,12 +61,12 @@ def replaced(output: Any, layer: str, change: Callable[[str, Tensor], Tensor | N
 def hook_output(
     module: nn.Module, layer: str, hook: Callable[[nn.Module, Any, Tensor], Tensor | None]
 ) -> RemovableHandle:
-    """Register a forward hook on a layer's tensor, be it all that its module returns or an item of it.
+    """Register a forward hook on a layer's tensor, whether it is the module's whole output or an item of it.
 
     Args:
         module: the network.
-        layer: the layer; a call of its module that returns no such item is passed over.
-        hook: as torch's, and given the one tensor.
+        layer: the layer; calls of its module that do not return the item are ignored.
+        hook: as torch's, but called with the single tensor.
     """
     path = module_path(layer)
 

@@ -1,25 +1,25 @@
-"""The kinds of operations by what they do to values, and what torch's names and arguments say of them."""
+"""Kinds of operations by their effect on values, and how torch's names and arguments determine them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 LINEAR = frozenset(("same", "reshape", "cat", "sum", "scale", "mean", "avg_pool2d", "pad", "interpolate"))
-"""Linear in the values of the image, and without a weight: their own gradients share relevance in proportion."""
+"""Linear in the values of the image, without a weight: their own gradients distribute relevance proportionally."""
 
 AFFINE = LINEAR | {"shift", "fill", "conv2d", "linear", "batch_norm", "convolution", "matmul"}
-"""Linear but for a constant. `fill` puts constants in the place of values or beside them, `matmul` is any product with
-a constant (with two values of the image it is a `matrix_product`), `convolution` any other than `conv2d`."""
+"""Linear except for a constant. `fill` replaces values by constants or adds constants beside them, `matmul` is any
+product with a constant (with two values of the image it is a `matrix_product`), `convolution` any except `conv2d`."""
 
 RECTIFIERS = frozenset(("relu", "relu6"))
-"""max(x, 0), and the same cut off at a positive number."""
+"""max(x, 0), and the same clipped at a positive number."""
 
 MAXIMA = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax"))
 
 LEAKY = frozenset(("leaky_relu", "prelu"))
 
 SIGN_KEEPING = frozenset(("relu6", "hardtanh", "tanh", "softsign", "elu", "selu", "celu", "rrelu", *LEAKY))
-"""Functions of one number that are 0 at 0 and grow: their value has the sign of what they are given. `hardtanh` is any
-`clamp` with 0 between its bounds that is no rectifier."""
+"""Increasing functions of one variable that are 0 at 0, so they keep the sign of their input. `hardtanh` is any
+`clamp` with 0 between its bounds that is not a rectifier."""
 
 ELEMENTWISE = (
     RECTIFIERS
@@ -34,10 +34,10 @@ ELEMENTWISE = (
         )
     )
 )
-"""Functions of one number, applied to each value."""
+"""Functions of one variable, applied elementwise."""
 
 JUMPS = frozenset(("threshold", "hardshrink", "round", "floor", "ceil", "sign"))
-"""Functions of one number that are not continuous: a gradient does not see their jumps."""
+"""Discontinuous functions of one variable: a gradient does not see their jumps."""
 
 NORMALIZATIONS = frozenset(("local_response_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"))
 
@@ -49,10 +49,10 @@ CONSTANT = frozenset(
         *("new_full", "new_empty", "new_tensor", "size", "dim", "numel", "requires_grad_", "is_floating_point"),
     )
 )
-"""They read the form of a value, not the value."""
+"""They read the shape of a value, not the value."""
 
 READINGS = frozenset(("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__dlpack__"))
-"""They take a value out of torch, where nothing sees what becomes of it."""
+"""They move a value out of torch, where it can no longer be followed."""
 
 ALIASES: Mapping[str, str] = {
     **dict.fromkeys(("clone", "contiguous", "to", "float", "half", "bfloat16", "double", "type", "type_as"), "same"),
@@ -76,7 +76,7 @@ ALIASES: Mapping[str, str] = {
     "masked_fill": "fill",
     "log_sigmoid": "logsigmoid",
 }
-"""Functions of torch by name, and the kind that each is; for others the kind is the name."""
+"""Names of torch functions with their kind; for others the kind is the name."""
 
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "conv2d": {"input": ..., "weight": ..., "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1},
@@ -103,6 +103,6 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "return_indices": False,
     },
 }
-"""Names of the arguments, and their defaults, of kinds whose rules read more than the values of the image."""
+"""Argument names and defaults of kinds whose rules read more than the values of the image."""
 
 IN_PLACE = frozenset(("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"))

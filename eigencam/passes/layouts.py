@@ -1,6 +1,6 @@
-"""What the operations that made an output say about reading it: a reading, why it is no map, or nothing.
+"""What an output's operations say about how to read it: a reading, the reason why it is no map, or nothing.
 
-See `eigencam.passes.positions` for how they are followed.
+`eigencam.passes.positions` explains how the operations are followed.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from eigencam.passes.positions import LOST, TOLERANCE, Axes, Vector, spacing
 from eigencam.passes.readings import Reading
 
 COVERED = 0.6
-"""Least share of the image's height and width that a map's cells span."""
+"""Smallest share of the image's height and width that a map's cells must span."""
 
 POOLED = "it has no positions of the image left: they are pooled, mixed or left out"
 WINDOWS = "windows or patches of the image are counted in its first axis, with the images"
@@ -21,7 +21,7 @@ PARAMETERS = "it is computed from parameters alone, not from the image"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the operations say: a reading, or why there is none; neither where they say nothing."""
+    """The result: a reading, or the reason why there is none; neither if the operations do not decide."""
 
     reading: Reading | None = None
     reason: str = ""
@@ -36,7 +36,7 @@ class _Line:
 
     @property
     def span(self) -> float:
-        """Pixels from the first to the last position; 0 of a single one."""
+        """Pixels from the first to the last position; 0 for a single one."""
         known = self.values[np.isfinite(self.values)]
         return float(np.ptp(known)) if len(known) else 0.0
 
@@ -45,7 +45,7 @@ def layout(axes: Axes | None, shape: Sequence[int], size: tuple[int, int]) -> La
     """The layout of one output.
 
     Args:
-        axes: its axes; None where it does not depend on the images.
+        axes: its axes; None if it does not depend on the images.
         shape: its shape.
         size: (height, width) of the network's input.
     """
@@ -90,14 +90,14 @@ def _first_axis(axes: Axes) -> str:
 
 
 def _lines(axes: Axes, coordinate: int) -> list[_Line]:
-    """The axes that count rows (1) or columns (2), without those that are the same all along."""
+    """The axes that count rows (1) or columns (2), without constant ones."""
     given = [(k, axis[coordinate]) for k, axis in enumerate(axes) if k]
     lines = [_Line(k, v) for k, v in given if v is not None]
     return [line for line in lines if line.span or len(line.values) == 1]
 
 
 def _outer(lines: Sequence[_Line]) -> list[_Line]:
-    """Without axes that count places inside a cell of another one, as channels do behind a pixel unshuffle."""
+    """Drop axes that count places inside a cell of another axis, as channels do behind a pixel unshuffle."""
     varying = [line for line in lines if line.span] or list(lines[:1])
     cell = max((spacing(line.values) for line in varying), default=0.0)
     return [line for line in varying if line.span >= cell or spacing(line.values) == cell]
@@ -124,7 +124,7 @@ def _tokens(line: _Line, other: _Line, size: tuple[int, int]) -> Layout:
 
 
 def _width(rows: Vector) -> int | None:
-    """Number of tokens before the row changes."""
+    """Number of tokens until the row changes."""
     changes = np.flatnonzero(np.abs(np.diff(rows)) > TOLERANCE * spacing(rows))
     return int(changes[0]) + 1 if len(changes) else len(rows)
 
@@ -134,7 +134,7 @@ def _equal(a: Vector, b: Vector) -> bool:
 
 
 def _order(rows: Vector, columns: Vector) -> str:
-    """Why tokens are not row by row."""
+    """Why tokens are not in row-major order."""
     height = _width(columns)
     if height and len(rows) % height == 0 and height > 1:
         table_x, table_y = columns.reshape(-1, height), rows.reshape(-1, height)
@@ -144,7 +144,7 @@ def _order(rows: Vector, columns: Vector) -> str:
 
 
 def _fault(rows: Vector, columns: Vector, size: tuple[int, int]) -> str:
-    """Why a grid's rows and columns are not those of the image, top to bottom and left to right; "" if they are."""
+    """Why a grid's rows and columns do not follow the image, top to bottom and left to right; "" if they do."""
     if len(rows) * len(columns) == 1:
         return POOLED
     for name, v, side in (("rows", rows, size[0]), ("columns", columns, size[1])):

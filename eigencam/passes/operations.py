@@ -1,12 +1,12 @@
-"""What a network computes, operation by operation, whoever calls it: a module, a function or an operator.
+"""A network's computation, operation by operation, whether a module, a function or an operator calls it.
 
-A `Watch` sees every function of torch that reads a value made from the image, and tells from its name and arguments
-which *kind* of operation it is: `nn.ReLU`, `x.clamp(min=0)`, `F.threshold(x, 0, 0)` and `torch.maximum(x, zeros)` are
-all `relu`. Rules and refusals go by the kind. Of a kind that is in none of the sets of `eigencam.passes.kinds` nothing
-is known; it then is a name or a phrase for the person.
+A `Watch` sees every torch function that reads a value computed from the image, and determines its *kind* from name and
+arguments: `nn.ReLU`, `x.clamp(min=0)`, `F.threshold(x, 0, 0)` and `torch.maximum(x, zeros)` are all `relu`. Rules and
+refusals depend on the kind. Nothing is known about a kind outside the sets of `eigencam.passes.kinds`; it is then a
+name or phrase for messages.
 
-Nothing works in place under a watch, so that what is kept stays as it was: an in-place operation works on a copy, which
-stands for the tensor from there on. No module is changed and no hook is set.
+Nothing works in place under a watch, so kept values do not change: an in-place operation works on a copy, which
+replaces the tensor from then on. No module is changed and no hook is set.
 """
 
 import inspect
@@ -28,10 +28,10 @@ class Call:
     """One operation that reads values of the image.
 
     Attributes:
-        function: what makes the output, out of place.
-        name: of torch's function, without a trailing underscore.
-        args: as the network gave them.
-        kwargs: as the network gave them.
+        function: computes the output, out of place.
+        name: of the torch function, without a trailing underscore.
+        args: as the network passed them.
+        kwargs: as the network passed them.
         moving: the tensors among them that depend on the image, in order.
         kind: see the module.
     """
@@ -44,7 +44,7 @@ class Call:
     kind: str = ""
 
     def __call__(self) -> Any:
-        """Do what the network asked for."""
+        """Execute the operation with the network's arguments."""
         return self.function(*self.args, **self.kwargs)
 
     def named(self, names: Iterable[str]) -> dict[str, Any]:
@@ -52,14 +52,14 @@ class Call:
         return dict(zip(names, self.args)) | self.kwargs  # noqa: B905 - trailing arguments have defaults
 
     def on(self, *values: Tensor) -> "Call":
-        """The same operation on other values in the place of those that depend on the image."""
+        """Return the same operation on other values instead of those that depend on the image."""
         new = iter(values)
         places = {id(t) for t in self.moving}
         args, kwargs = _mapped((self.args, self.kwargs), lambda t: next(new) if id(t) in places else t)
         return Call(self.function, self.name, args, kwargs, values, self.kind)
 
     def of(self, *values: Tensor) -> Any:
-        """The output of the same operation on other values."""
+        """Return the output of the same operation on other values."""
         return self.on(*values)()
 
 
@@ -67,7 +67,7 @@ class Watch(TorchFunctionMode):
     """Context in which every operation on values of the image is seen; see the module.
 
     Args:
-        images: (N, 3, H, W), what the network will be given.
+        images: (N, 3, H, W), the network's input.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -76,11 +76,11 @@ class Watch(TorchFunctionMode):
         self._now = WeakTensorKeyDictionary()
 
     def perform(self, call: Call) -> Any:
-        """The output of an operation; a subclass puts its own in the place."""
+        """Return the output of an operation; subclasses may replace it."""
         return call()
 
     def note(self, call: Call, out: Tensor) -> int:
-        """Called for each output of an operation; what is returned is its `number`."""
+        """Called for each output of an operation; returns its `number`."""
         return 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,14 +103,14 @@ class Watch(TorchFunctionMode):
         return None if name == "__setitem__" else out
 
     def current(self, value: Tensor) -> Tensor:
-        """What a tensor has become by operations in place."""
+        """Return what a tensor has become through in-place operations."""
         while value in self._now:
             value = self._now[value]
         return value
 
 
 def name_of(func: Any) -> str:
-    """The name of one of torch's functions; of an attribute, such as `x.mT`, the attribute's."""
+    """Return the name of a torch function; for an attribute, such as `x.mT`, the attribute's."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return getattr(func.__self__, "__name__", name)
@@ -118,7 +118,7 @@ def name_of(func: Any) -> str:
 
 
 def tensors(arguments: tuple[Any, Mapping[str, Any]]) -> Iterator[Tensor]:
-    """The tensors among arguments, in order, those in lists and tuples too."""
+    """The tensors among arguments, in order, including those in lists and tuples."""
     positional, named = arguments
     waiting = [*(positional if isinstance(positional, list | tuple) else [positional]), *named.values()]
     while waiting:
@@ -132,11 +132,11 @@ def tensors(arguments: tuple[Any, Mapping[str, Any]]) -> Iterator[Tensor]:
 CONVOLUTIONS = [f"{kind}{d}d" for kind in ("conv", "conv_transpose") for d in (1, 2, 3)]
 NORMS = ["batch_norm", "layer_norm", "group_norm", "instance_norm"]
 WITH_WEIGHTS = frozenset([*CONVOLUTIONS, *NORMS, "linear", "prelu", "bilinear", "grid_sample"])
-"""Operations whose kind is about their first argument; with the image in another one they are of another kind."""
+"""Operations whose kind refers to their first argument; with the image in another argument their kind is different."""
 
 
 def kind_of(call: Call) -> str:
-    """The kind of an operation; see the module."""
+    """Return the kind of an operation; see the module."""
     if "out" in call.kwargs and call.kwargs["out"] is not None:
         return f"{call.name} with out="
     if any(not t.is_floating_point() for t in call.moving):
@@ -161,7 +161,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _out_of_place(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any], Any]:
-    """A function that leaves its arguments alone, its arguments, and the tensor that `func` would have changed."""
+    """A function that does not modify its arguments, its arguments, and the tensor that `func` would have modified."""
     if (form := _inplace_form(func)) is not None:
         bound = form.bind(*args, **kwargs)
         if not bound.arguments.get("inplace"):
@@ -245,7 +245,7 @@ def _larger(call: Call) -> str:
 
 
 def _matrices(call: Call) -> str:
-    """Two factors that are made of the image are kept apart from one with a constant."""
+    """Distinguish products of two factors from the image from products with a constant."""
     return "matrix_product" if len(call.moving) == 2 else "matmul"
 
 
@@ -283,7 +283,7 @@ def _rrelu(call: Call) -> str:
 
 
 def _number(value: Any) -> Any:
-    """A bound as a number, where it is one: NaN for a tensor of different numbers."""
+    """A bound as a number; NaN for a tensor with different values."""
     if not isinstance(value, Tensor):
         return value
     low, high = (float(v) for v in value.detach().aminmax()) if value.numel() else (torch.nan, torch.nan)
@@ -308,4 +308,4 @@ CLASSIFY: Mapping[str, Callable[[Call], str]] = {
     "pad": _padded,
     "rrelu": _rrelu,
 }
-"""Functions of torch whose kind depends on the arguments."""
+"""Torch functions whose kind depends on the arguments."""

@@ -1,4 +1,4 @@
-"""What each operation of ATen does to the coordinates of `eigencam.passes.positions`."""
+"""The effect of each ATen operation on the coordinates of `eigencam.passes.positions`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from eigencam.passes.positions import LOST, NOTHING, Axes, Axis, Vector, joined,
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation: its arguments, its output, the axes of tensors, and their numbers in the order they were made."""
+    """One operation: arguments, output, axes of tensors, and the tensors' numbers in order of creation."""
 
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
@@ -22,16 +22,16 @@ class Call:
     number: Callable[[Tensor], int]
 
     def given(self, index: int, name: str, default: Any = None) -> Any:
-        """An argument by position or name."""
+        """Return an argument by position or name."""
         return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
 
     @property
     def source(self) -> Axes:
-        """The axes of the first argument."""
+        """Return the axes of the first argument."""
         return self.axes(self.args[0])
 
     def axis(self, index: int, name: str = "dim", default: int = 0) -> int:
-        """An argument that names an axis of the first tensor, non-negative."""
+        """Return an argument that names an axis of the first tensor, as a non-negative index."""
         return int(self.given(index, name, default)) % max(self.args[0].ndim, 1)
 
 
@@ -39,7 +39,7 @@ Rule = Callable[[Call], Axes | list[Axes]]
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and mappings."""
+    """Return the tensors in nested lists, tuples and mappings."""
     if isinstance(value, Tensor):
         return [value]
     items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
@@ -47,7 +47,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def lost(tensor: Tensor) -> Axes:
-    """The axes of what an operation without a rule returned."""
+    """The axes of an output of an operation without a rule."""
     return (LOST,) * tensor.ndim
 
 
@@ -56,7 +56,7 @@ def _same(call: Call) -> Axes:
 
 
 def pointwise(call: Call) -> Axes:
-    """Values combined index by index; the oldest says where they are, so that blocks around a shortcut add no drift."""
+    """Elementwise combinations; the oldest operand gives the positions, so that residual blocks add no drift."""
     out = tensors(call.out)[0]
     axes: list[Axis] = [NOTHING] * out.ndim
     for tensor in sorted(tensors([call.args, call.kwargs]), key=call.number):
@@ -222,7 +222,7 @@ def _norm(call: Call) -> list[Axes]:
 
 
 def _product(call: Call) -> Axes:
-    """Matrices, one for each index of a first axis or a single one; a third that comes before them is added."""
+    """Batched or single matrix products; a third operand in front is added."""
     a, b = call.args[-2:]
     left, right = call.axes(a), call.axes(b)
     return (*(unified(x, y) for x, y in zip(left[:-2], right[:-2], strict=True)), left[-2], right[-1])
@@ -241,7 +241,7 @@ def _convolution(call: Call) -> Axes:
     sides = weight.ndim - 2
     axes = _resized(call) if transposed else _windows(call, weight.shape[2:], stride, padding, dilation)
     at = x.ndim - sides - 1
-    alone = groups == x.shape[at] == call.out.shape[at]  # each channel by itself
+    alone = groups == x.shape[at] == call.out.shape[at]  # depthwise
     return (*axes[:at], axes[at] if alone else NOTHING, *axes[at + 1 :])
 
 
@@ -256,7 +256,7 @@ def _average_pool(call: Call) -> Axes:
 
 
 def _windows(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Axes:
-    """Each new index stands on the middle of its window."""
+    """Each new index is at the centre of its window."""
     out, sides = tensors(call.out)[0], len(kernel)
     k, s, p, d = (_each(v, sides) for v in (kernel, stride or kernel, padding, dilation))
     spatial = [
@@ -272,13 +272,13 @@ def _each(value: Any, count: int) -> list[int]:
 
 
 def _resized(call: Call) -> Axes:
-    """(N, C, ...) to other sizes, all of it evenly."""
+    """(N, C, ...) resized evenly to another size."""
     sizes = tensors(call.out)[0].shape[2:]
     return (*call.source[:2], *(stretched(axis, n) for axis, n in zip(call.source[2:], sizes, strict=True)))
 
 
 def _padded(call: Call) -> Axes:
-    """The rows and columns go on outside of the image; a token that is put to others is at no position."""
+    """Rows and columns continue outside the image; a token appended to others has no position."""
     pads, axes = call.args[1], list(call.source)
     for k in range(len(pads) // 2):
         axis, (before, after), size = axes[-1 - k], pads[2 * k : 2 * k + 2], call.out.shape[-1 - k]
@@ -290,14 +290,14 @@ def _padded(call: Call) -> Axes:
 
 
 def _unfold(call: Call) -> Axes:
-    """Windows of an axis; their inner places are a last axis."""
+    """Windows of an axis; the places inside them are a last axis."""
     dim, size, step = call.axis(1, "dimension"), call.args[2], call.args[3]
     inner = mapped(call.source[dim], lambda v: v[:size] - v[0])
     return (*_along(call, dim, lambda v: v[: len(v) - size + 1 : step]), inner)
 
 
 def _im2col(call: Call) -> Axes:
-    """(N, C, H, W) to (N, C k k, L): windows row by row, their inner places among the channels."""
+    """(N, C, H, W) to (N, C k k, L): windows in row-major order, the places inside them among the channels."""
     image, *settings = call.args
     outer, inner, sizes = [], [], []
     for axis, side, k, d, p, s in zip(call.source[2:], image.shape[2:], *settings, strict=True):
@@ -363,4 +363,4 @@ RULES: Mapping[str, Rule] = {
     **_named(_im2col, "im2col"),
     **_named(_shuffled, "pixel_shuffle pixel_unshuffle"),
 }
-"""By the name of the operation; what torch marks as pointwise needs none."""
+"""Rules by operation name; operations that torch marks as pointwise need none."""

@@ -2,11 +2,11 @@
 
 Each axis of a tensor has up to three coordinates, vectors over its indices: the image in the batch, and the row and the
 column of the input, in pixels, that an index stands for. The coordinates of an element are the sums over its axes:
-after a Swin block's partition of 56 rows into 8 windows of 7, one axis counts 0, 7, 14, ... and another 0, 1, ..., 6.
-So an operation that moves values moves the vectors, a flattening adds them, and an unflattening takes them apart again.
-Operations that combine values index by index need equal coordinates; a sum over an axis forgets that axis.
+after a Swin block partitions 56 rows into 8 windows of 7, one axis counts 0, 7, 14, ... and another 0, 1, ..., 6.
+An operation that moves values thus moves the vectors, flattening adds them, and unflattening separates them again.
+Elementwise operations need equal coordinates; a sum over an axis drops that axis's coordinates.
 
-What an operation without a rule returns has lost its coordinates, which is recorded (`LOST`), not guessed. The rules
+The output of an operation without a rule has lost its coordinates; this is recorded (`LOST`), not guessed. The rules
 are in `eigencam.passes.position_rules`.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 Axis = tuple[Vector | None, Vector | None, Vector | None]
-"""(image, row, column) of each index; None: the axis does not count it. NaN: an index that stands for no position."""
+"""(image, row, column) of each index; None: the axis does not count it. NaN: an index without a position."""
 
 Axes = tuple[Axis, ...]
 NOTHING: Axis = (None, None, None)
@@ -25,11 +25,11 @@ LOST: Axis = (np.empty(0), np.empty(0), np.empty(0))
 """An axis that may count positions in any order."""
 
 TOLERANCE = 0.75
-"""In cells: strides and paddings of branches that are added place their cells by so much apart."""
+"""Tolerance in cells: strides and paddings of added branches shift their cells by up to this much."""
 
 
 def counts(axis: Axis) -> bool:
-    """Whether an axis is known to count anything."""
+    """Whether an axis is known to count something."""
     return axis is not LOST and any(v is not None for v in axis)
 
 
@@ -42,7 +42,7 @@ def mapped(axis: Axis, change: Callable[[Vector], Vector]) -> Axis:
 
 
 def joined(axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
-    """The axis that several become when flattened, the last index fastest.
+    """The axis that results from flattening several, the last index fastest.
 
     >>> joined([(None, np.array([0.0, 7]), None), (None, np.array([0.0, 1, 2]), None)], [2, 3])[1]
     array([0., 1., 2., 7., 8., 9.])
@@ -58,7 +58,7 @@ def joined(axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
             total = np.add.outer(total, np.zeros(size) if vector is None else vector)
         return total.reshape(-1)
 
-    # a single row or column is one still beside the image's columns or rows, but not when put to images or channels
+    # a single row or column stays one beside the image's columns or rows, but not when joined with images or channels
     spatial = any(n > 1 and (a[1] is not None or a[2] is not None) for a, n in zip(axes, sizes, strict=True))
     kept = [a if n > 1 or spatial else (a[0], None, None) for a, n in zip(axes, sizes, strict=True)]
     images, rows, columns = (one([axis[k] for axis in kept]) for k in range(3))
@@ -66,7 +66,7 @@ def joined(axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
 
 
 def parted(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
-    """The axes that one becomes when unflattened; all `LOST` where the coordinates are no sums over them.
+    """The axes that result from unflattening one; all `LOST` if the coordinates are not sums over them.
 
     >>> [a[1] for a in parted((None, np.array([0.0, 1, 2, 7, 8, 9]), None), [2, 3])]
     [array([0., 7.]), array([0., 1., 2.])]
@@ -84,7 +84,7 @@ def _parted(vector: Vector | None, sizes: Sequence[int]) -> list[Vector | None] 
     if len(wide) == 1:
         return [vector if k == wide[0] else None for k in range(len(sizes))]
     values, known = vector.reshape(sizes), np.isfinite(vector)
-    at = np.unravel_index(known.argmax(), sizes)  # the first that stands for a position
+    at = np.unravel_index(known.argmax(), sizes)  # the first index with a position
     first = values[at]
     axes = range(len(sizes))
     lines = [values[tuple(slice(None) if j == k else at[j] for j in axes)] - first for k in axes]
@@ -110,9 +110,9 @@ def regrouped(axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes:
             else:
                 right, j = right * new[j], j + 1
         while j < len(new) and new[j] == 1 and (i == len(old) or old[i] != 1):
-            j += 1  # ones that were put in
+            j += 1  # inserted axes of size one
         while i < len(old) and old[i] == 1 and (j == len(new) or new[j] != 1):
-            i += 1  # ones that were taken out
+            i += 1  # removed axes of size one
         if list(old[a:i]) == list(new[b:j]):
             made += axes[a:i]
         elif j > b:
@@ -121,7 +121,7 @@ def regrouped(axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes:
 
 
 def unified(first: Axis, second: Axis) -> Axis:
-    """The axis of two values that are combined index by index; `LOST` where they count differently."""
+    """The axis of two values that are combined elementwise; `LOST` if they count differently."""
     if not counts(first):
         return second if counts(second) or first is not LOST else first
     if not counts(second):
@@ -143,7 +143,7 @@ def _agree(a: Vector, b: Vector) -> bool:
 
 
 def spacing(vector: Vector) -> float:
-    """The usual distance of neighbours among the values; 0 of a constant."""
+    """The typical distance of neighbouring values; 0 for a constant."""
     values = np.unique(vector[np.isfinite(vector)].round(6))
     return float(np.median(np.diff(values))) if len(values) > 1 else 0.0
 
@@ -152,9 +152,9 @@ def stretched(axis: Axis, size: int, at: Callable[[Vector], Vector] | None = Non
     """The axis after an operation over windows.
 
     Args:
-        axis: before it.
-        size: number of indices behind it.
-        at: the old index, maybe between two, that a new one stands on; the whole axis evenly where it is None.
+        axis: before the operation.
+        size: number of indices after it.
+        at: the old index, possibly fractional, at which a new one lies; None: evenly over the whole axis.
     """
 
     def change(v: Vector) -> Vector:
@@ -162,7 +162,7 @@ def stretched(axis: Axis, size: int, at: Callable[[Vector], Vector] | None = Non
         where = (new + 0.5) * len(v) / size - 0.5 if at is None else at(new)
         if len(v) == 1 or not np.isfinite(v).all():
             return np.full(size, v.mean())
-        low = np.clip(np.floor(where).astype(int), 0, len(v) - 2)  # beyond the ends the line continues
+        low = np.clip(np.floor(where).astype(int), 0, len(v) - 2)  # linear extrapolation beyond the ends
         return v[low] + (where - low) * (v[low + 1] - v[low])
 
     return mapped(axis, change)

@@ -16,11 +16,11 @@ LAYOUTS: tuple[Layout, ...] = ("channels_first", "channels_last", "tokens")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where the positions are in an output whose first axis counts images.
+    """The position axes of an output whose first axis counts images.
 
     Attributes:
-        axes: (rows, columns); or (tokens,), where one axis counts both, row by row.
-        grid: (h, w) of tokens; () where two axes say it.
+        axes: (rows, columns); or (tokens,), if one axis counts both in row-major order.
+        grid: (h, w) of tokens; () if there are two axes.
         front: number of tokens before the grid's: class token, distillation token, registers.
         behind: number of tokens after the grid's.
 
@@ -51,12 +51,12 @@ class Reading:
         return self.grid[0] * self.grid[1] if self.grid else 0
 
     def size(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(h, w) of the map of an output of this shape."""
+        """(h, w) of the map from an output of this shape."""
         rows, columns = self.grid or (shape[axis] for axis in self.axes)
         return rows, columns
 
     def maps(self, out: Tensor) -> Tensor:
-        """(N, C, h, w), a view where it can be; C = 1 of an output without channels."""
+        """(N, C, h, w), a view if possible; C = 1 for an output without channels."""
         if len(self.axes) == 1:
             tokens = out.movedim(self.axes[0], 2).narrow(2, self.front, self.cells)
             return tokens.unflatten(2, self.grid)
@@ -64,7 +64,7 @@ class Reading:
         return moved if moved.ndim == 4 else moved[:, None]
 
     def output(self, maps: Tensor) -> Tensor:
-        """The layer's output that `maps` (N, C, h, w) were read from. ValueError where more than the maps is in it."""
+        """The layer's output that `maps` (N, C, h, w) were read from. ValueError if the output holds more."""
         if self.front or self.behind:
             raise ValueError("a map of tokens is without the class token")
         if len(self.axes) == 1:

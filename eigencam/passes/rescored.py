@@ -1,7 +1,7 @@
-"""A pass with other scores in the place of its logits: activations, graph and images are shared.
+"""A pass with other scores in place of its logits; activations, graph and images are shared.
 
-`rescored(forward, lambda logits: logits[:, :1] - logits[:, 1:2]).gradients(zeros)` are the gradients of a difference of
-two logits with respect to the layers that `forward` has tapped, by one backward pass more.
+`rescored(forward, lambda logits: logits[:, :1] - logits[:, 1:2]).gradients(zeros)` are the gradients of a difference
+of two logits with respect to the layers tapped in `forward`, at the cost of one more backward pass.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 from eigencam.passes.forward import Forward, Gradients
 
 Scores = Callable[[Tensor], Tensor]
-"""From (N, K) logits to (N, K') scores, each row of its own image alone, differentiable."""
+"""Differentiable function from (N, K) logits to (N, K') scores; each row depends on its own image only."""
 
 
 class Rescored(Forward):
@@ -38,7 +38,7 @@ class Rescored(Forward):
         self._pixels, self._seeds = forward._pixels, forward._seeds
 
     def _backward(self, targets: Tensor) -> Gradients:
-        """The gradients of the targets' scores: the scores' own by the logits, then the network's."""
+        """The gradients of the targets' scores: first with respect to the logits, then through the network."""
         with torch.inference_mode(False), torch.enable_grad():
             logits = self._of.logits.clone().requires_grad_()
             score = self._scores(logits).gather(1, targets[:, None].clone())
@@ -47,10 +47,10 @@ class Rescored(Forward):
 
 
 def rescored(forward: Forward, scores: Scores) -> Forward:
-    """Return the pass with `scores` of its logits in their place; for methods that make no passes of their own.
+    """Return the pass with `scores` in place of its logits; for methods that make no passes of their own.
 
     Args:
-        forward: made with gradients, where they will be asked for.
+        forward: made with gradients if they are needed.
         scores: see `Scores`.
     """
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Whether the response in a layer's output follows a stimulus that is moved over the input.
+"""Tests whether the response in a layer's output follows a stimulus that moves over the input.
 
-A patch of noise is put at eight places of an image of noise, no two in a row or a column: on a plain image a
-normalisation would make of every response a global one. What a place changes in the output is compared with a bump at
-that place, over rows, over columns and over all cells: the least of the three correlations is the score of a reading.
+A patch of noise is placed at eight positions of a noise image, no two in the same row or column. (On a constant image,
+normalisation would make every response global.) The change in the output for each position is correlated with a bump at
+that position, over rows, over columns and over all cells; the smallest of the three correlations is a reading's score.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,25 +18,25 @@ from eigencam.passes.readings import Reading
 
 COLUMN_OF_ROW = (3, 6, 1, 4, 7, 2, 5, 0)
 SHARE = 0.22
-"""Of the patch's sides, in the image's."""
+"""Side of the patch as a share of the image's sides."""
 CONTRAST = 2.0
-"""Of the patch, in standard deviations of the image."""
+"""Amplitude of the patch in standard deviations of the image."""
 ENOUGH = {2: 0.4, 1: 0.5}
-"""Least score of a reading, by the number of its axes: of tokens there are many more readings to try."""
+"""Smallest accepted score of a reading, by its number of axes: tokens have many more candidate readings."""
 CLEARLY = 0.2
-"""By so much a reading must be better than another to speak against it."""
+"""Margin by which another reading must be better to contradict one."""
 SPARING = 0.05
-"""A reading with fewer extra tokens is taken if it is worse by no more than this."""
+"""A reading with fewer extra tokens is preferred if its score is lower by at most this."""
 MOST_EXTRA = 16
-"""Extra tokens that are tried where the operations say nothing."""
+"""Numbers of extra tokens that are tried if the operations do not decide."""
 SMALLEST = 3
-"""Least side of a grid on which a score means anything."""
+"""Smallest side of a grid for which a score is meaningful."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A reading with its score; `order` says how its cells would have to be moved to follow."""
+    """A reading with its score; `order` says how its cells would have to be rearranged to follow."""
 
     score: float
     reading: Reading
@@ -48,7 +48,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the stimulus says: the reading that follows, or why none does; neither where it says nothing."""
+    """The result of the test: the reading that follows, or why none does; neither if the test does not decide."""
 
     reading: Reading | None = None
     score: float = float("nan")
@@ -57,11 +57,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Stimulus:
-    """A batch of inputs and where its patches are.
+    """A batch of inputs and the positions of its patches.
 
     Attributes:
         batch: (9, C, H, W) float32, the image without a patch first.
-        centres: (8, 2) y and x of the patches, in shares of the sides.
+        centres: (8, 2) y and x of the patches, as shares of the sides.
     """
 
     batch: Tensor
@@ -69,7 +69,7 @@ class Stimulus:
 
     @classmethod
     def make(cls, channels: int, size: tuple[int, int], seed: int = 0) -> "Stimulus":
-        """Noise of mean 0 and deviation 1, as normalised images have.
+        """Make noise of mean 0 and deviation 1, as normalised images have.
 
         Args:
             channels: of the input.
@@ -90,7 +90,7 @@ class Stimulus:
         return cls(batch, centres)
 
     def response(self, out: Tensor) -> Tensor | None:
-        """(8, ...) float64, squares of what the patches change in an output (9, ...); None: nothing, or not finite."""
+        """(8, ...) float64, squared changes of an output (9, ...) by the patches; None if zero or not finite."""
         values = out.detach().float()
         change = (values[1:] - values[:1]).square_()
         total = change.flatten(1).sum(1, dtype=torch.float64).sqrt()
@@ -102,7 +102,7 @@ class Stimulus:
         """(K,) scores of (K, 8, h, w) responses, at most 1."""
         seen = (_centred(amplitude.mean(3)), _centred(amplitude.mean(2)), _centred(amplitude))
         best = np.full(len(amplitude), -1.0)
-        for width in (0.5, 1.0, 2.0):  # of the bump, in patches: receptive fields differ
+        for width in (0.5, 1.0, 2.0):  # of the bump, in patch sides: receptive fields differ
             y, x = (self._bump(axis, n, width) for axis, n in enumerate(amplitude.shape[2:]))
             bumps = (_centred(y[None]), _centred(x[None]), _centred((y[:, :, None] * x[:, None])[None]))
             each = [_correlation(a, b[0]) for a, b in zip(seen, bumps, strict=True)]
@@ -115,10 +115,10 @@ class Stimulus:
 
 
 def check(stimulus: Stimulus, out: Tensor, proposed: Reading) -> Verdict:
-    """Whether the response follows in the reading that the operations propose.
+    """Test whether the response follows in the reading that the operations propose.
 
     Returns:
-        The reading if it does; a reason if it clearly follows in another one; else neither, with the score.
+        The reading if it does; a reason if it clearly follows in another one; otherwise neither, with the score.
     """
     change, shape = stimulus.response(out), tuple(out.shape)
     if change is None or min(proposed.size(shape)) < SMALLEST:
@@ -135,11 +135,11 @@ def check(stimulus: Stimulus, out: Tensor, proposed: Reading) -> Verdict:
 
 
 def search(stimulus: Stimulus, out: Tensor, aspect: float) -> Verdict:
-    """The reading in which the response follows, of all that the output's shape allows.
+    """Find the reading in which the response follows, among all that the output's shape allows.
 
     Args:
-        stimulus: what was put in.
-        out: (9, ...) what came out.
+        stimulus: the input.
+        out: (9, ...) the output.
         aspect: height / width of the input; grids of tokens differ from it by less than a factor of 2.
     """
     change, shape = stimulus.response(out), tuple(out.shape)
@@ -165,7 +165,7 @@ def search(stimulus: Stimulus, out: Tensor, aspect: float) -> Verdict:
 
 
 def _rival(taken: Scored, scored: Sequence[Scored]) -> Scored | None:
-    """Another reading that cannot be told from the one taken: of other axes, or with the extra tokens as a row more."""
+    """Another reading that cannot be distinguished: with other axes, or with the extra tokens as one more row."""
     extra = taken.reading.front + taken.reading.behind
     for s in scored:
         row_more = s.reading.front + s.reading.behind < extra and extra >= min(taken.reading.grid)
@@ -177,7 +177,7 @@ def _rival(taken: Scored, scored: Sequence[Scored]) -> Scored | None:
 
 
 def readings(shape: tuple[int, ...], aspect: float | None = None) -> Iterator[Reading]:
-    """The readings that a shape allows; with `aspect` only grids of tokens within a factor of 2 of it."""
+    """The readings that a shape allows; with `aspect`, only grids of tokens within a factor of 2 of it."""
     if len(shape) == 4:
         yield from (Reading(axes) for axes in ((2, 3), (1, 2)) if min(shape[a] for a in axes) > 1)
     for axis in (1, 2) if len(shape) == 3 else ():
@@ -198,7 +198,7 @@ class _Tables:
         self._summed: dict[tuple[int, ...], Floats] = {}
 
     def along(self, axes: tuple[int, ...]) -> Floats:
-        """(8, ...) root of the squares' sums over all other axes."""
+        """(8, ...) root of the sums of squares over all other axes."""
         if axes not in self._summed:
             others = tuple(a for a in range(1, self.change.ndim) if a not in axes)
             summed = self.change.sum(others, dtype=torch.float64) if others else self.change.double()
@@ -214,7 +214,7 @@ class _Tables:
 
 
 def _plain(stimulus: Stimulus, tables: _Tables, possible: Sequence[Reading]) -> Iterator[Scored]:
-    """The scores of readings, those of the same grid together."""
+    """The scores of readings, computed together for equal grids."""
     for _, same in groupby(possible, key=lambda r: (r.axes, r.grid)):
         group = [r for r in same if not _peaks_outside(tables, r)]
         if group:
@@ -223,7 +223,7 @@ def _plain(stimulus: Stimulus, tables: _Tables, possible: Sequence[Reading]) -> 
 
 
 def _peaks_outside(tables: _Tables, reading: Reading) -> bool:
-    """Whether a token off the grid follows the stimulus: it belongs to the grid."""
+    """Whether a token outside the grid follows the stimulus, so that it belongs to the grid."""
     if not reading.front + reading.behind:
         return False
     table = tables.along(reading.axes)
@@ -246,7 +246,7 @@ def _turned(stimulus: Stimulus, tables: _Tables, reading: Reading) -> Iterator[S
 
 
 def _centred(x: Floats) -> Floats:
-    """(K, 8, cells) less what is the same at all cells of an input or for all inputs."""
+    """(K, 8, cells) minus the means over all cells of an input and over all inputs."""
     x = x.reshape(*x.shape[:2], -1)
     return x - x.mean(1, keepdims=True) - x.mean(2, keepdims=True) + x.mean((1, 2), keepdims=True)
 

@@ -1,7 +1,7 @@
 """The part of a network behind a layer, as a module of its own.
 
-Ablation-CAM and Shap-CAM change a layer's output hundreds of times: only what lies behind the layer has to run again.
-The part is cut out of the network's traced graph (`torch.fx`); it shares the network's modules and parameters. A cut is
+Ablation-CAM and Shap-CAM change a layer's output hundreds of times; only the part behind the layer has to run again.
+It is cut out of the network's traced graph (`torch.fx`) and shares the network's modules and parameters. A cut is
 accepted only if it gives the network's logits on a seeded probe.
 """
 
@@ -20,7 +20,7 @@ VERSIONS = {"tail": 1}
 
 @lru_cache(maxsize=2)
 def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModule:
-    """What takes the output of `layer` to the logits, (B, K).
+    """Return the module from the output of `layer` to the logits, (B, K).
 
     Args:
         module: the network.
@@ -28,11 +28,11 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
         shape: (height, width) of the network's input, for the probe.
 
     Raises:
-        ValueError: the network cannot be traced, or what follows the layer needs more than the layer's output.
+        ValueError: the network cannot be traced, or the part behind the layer needs more than the layer's output.
     """
     weights = any_tensor(module)
     probe = random_images(module, shape)
-    expected, taps = tapped_pass(module, probe, [layer])  # tells of a wrong layer, too
+    expected, taps = tapped_pass(module, probe, [layer])  # also reports an unknown layer
     expected = expected.float()
     cut = _cut(module, layer)
     with evaluating(module), torch.no_grad():
@@ -44,7 +44,7 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
 
 
 class _Tracer(fx.Tracer):
-    """A tracer that does not look into `layer`."""
+    """A tracer that does not trace into `layer`."""
 
     def __init__(self, layer: str) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class _Tracer(fx.Tracer):
 
 def _cut(module: nn.Module, layer: str) -> fx.GraphModule:
     try:
-        with evaluating(module):  # what a forward function asks of `self.training` is fixed by the trace
+        with evaluating(module):  # the trace fixes the value of `self.training`
             graph = _Tracer(layer).trace(module)
-    except Exception as error:  # whatever running a forward function on symbols may raise
+    except Exception as error:  # running a forward function on symbols may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]  # torch.fx adds its manual
         raise ValueError(f"the network cannot be cut at {layer!r}, as it cannot be traced: {reason}") from None
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == layer]
@@ -72,11 +72,11 @@ def _cut(module: nn.Module, layer: str) -> fx.GraphModule:
 
 
 def between(module: nn.Module, start: fx.Node, end: fx.Node) -> fx.GraphModule | None:
-    """What takes the value of `start` to that of `end` in a traced graph; None where it needs more than that value.
+    """The module from the value of `start` to that of `end` in a traced graph; None if it needs more than that value.
 
     Args:
-        module: whose graph it is; its modules and parameters are shared.
-        start: a node; its value is cloned, as what follows may work in place.
+        module: the traced network; its modules and parameters are shared.
+        start: a node; its value is cloned, since later operations may work in place.
         end: a node behind it, or the graph's output.
     """
     part = fx.Graph()
@@ -91,7 +91,7 @@ def between(module: nn.Module, start: fx.Node, end: fx.Node) -> fx.GraphModule |
 
 
 def _needed(start: fx.Node, end: fx.Node) -> list[fx.Node]:
-    """The nodes that `end` depends on by a way not through `start`, `end` among them, in order."""
+    """The nodes, including `end`, on which `end` depends by a path that avoids `start`, in order."""
     needed, stack = set(), [end]
     while stack:
         node = stack.pop()

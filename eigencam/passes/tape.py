@@ -1,8 +1,7 @@
-"""A record of one forward pass: which operation made what from what.
+"""A record of one forward pass: which operation computed what from what.
 
-Methods that track points back through a network read it. What is an operation, and of which kind,
-`eigencam.passes.operations` says. Only values that a rule looks at are kept: inputs of convolutions, linear layers and
-pools, and addends.
+Methods that track points back through a network read it. `eigencam.passes.operations` defines what an operation is and
+its kind. Only values that a rule reads are kept: inputs of convolutions, linear layers and pools, and addends.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ OPERATIONS: Mapping[str, str] = {
     "sum": "add",
     "local_response_norm": "normalization",
 }
-"""Kinds of operations (`eigencam.passes.operations`), and the operation that each is for a rule."""
+"""Kinds of operations (`eigencam.passes.operations`), with the operation that each is for a rule."""
 
 SUMS = ("add", "__add__", "__iadd__", "__radd__")
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -36,7 +35,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "shift": SUMS,
     "mean": ("mean",),
 }
-"""Of kinds of which not every function has a rule here, those that have one."""
+"""For kinds of which only some functions have a rule: those functions."""
 
 POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "ceil_mode")
 UNKNOWN = "unknown"
@@ -48,12 +47,12 @@ class Step:
 
     Attributes:
         operation: a value of `OPERATIONS`, `picture` for the pass's input, or `unknown`.
-        name: of torch's function.
+        name: of the torch function.
         sources: the steps whose outputs it reads, in order.
-        inputs: what is kept of these outputs.
+        inputs: the kept parts of these outputs.
         shape: of its output.
         options: arguments, by name.
-        shown: the value by which later steps see this one, where that is not its output.
+        shown: the value that later steps see instead of its output, if different.
     """
 
     operation: str
@@ -66,11 +65,11 @@ class Step:
 
 
 class Tape(Watch):
-    """The steps of a pass, made by `record`; step 0 is the image.
+    """The steps of a pass, recorded by `record`; step 0 is the image.
 
     Attributes:
-        steps: in the order in which they ran.
-        output: number of the step that made the logits.
+        steps: in order of execution.
+        output: number of the step that computed the logits.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -79,13 +78,13 @@ class Tape(Watch):
         self.output = 0
 
     def number_of(self, out: Tensor) -> int:
-        """The step that made a tensor. ValueError where none did."""
+        """Return the step that computed a tensor. ValueError if none did."""
         if out not in self.number:
             raise ValueError("the network's output does not come from the image by functions of torch")
         return self.number[out]
 
     def ancestors(self) -> list[int]:
-        """For each step the set of steps that it depends on, itself among them, as bits of a number."""
+        """For each step, the set of steps that it depends on, including itself, as bits of an integer."""
         sets: list[int] = []
         for k, step in enumerate(self.steps):
             sets.append(1 << k)
@@ -94,13 +93,13 @@ class Tape(Watch):
         return sets
 
     def fault(self) -> str:
-        """The operations without a rule that the output depends on; "" if there are none."""
+        """Return the operations without a rule on which the output depends; "" if there are none."""
         needed = self.ancestors()[self.output]
         names = {s.name for k, s in enumerate(self.steps) if needed >> k & 1 and s.operation == UNKNOWN}
         return f"it has no rule for {', '.join(sorted(names))}" if names else ""
 
     def note(self, call: Call, out: Tensor) -> int:
-        """A new step, but for what makes of the image one in other colours."""
+        """Add a step, except for operations that only change the image's colours."""
         sources = tuple(self.number[t] for t in call.moving)
         has_rule = call.name in NAMES.get(call.kind, (call.name,))
         operation = OPERATIONS.get(call.kind, UNKNOWN) if has_rule else UNKNOWN
@@ -115,7 +114,7 @@ class Tape(Watch):
 
 
 def record(module: nn.Module, images: Tensor) -> Tape:
-    """Run a network once and keep what it did.
+    """Run a network once and record its operations.
 
     Raises:
         ValueError: its output depends on an operation that `OPERATIONS` does not have.
@@ -236,4 +235,4 @@ DESCRIBE: Mapping[str, Callable[[Tape, Step, tuple[Any, ...], Call], None]] = {
     "add": _added,
     "pad": _padded,
 }
-"""What of an operation's arguments is kept."""
+"""The arguments of an operation that are kept."""

@@ -1,8 +1,8 @@
-"""What lies between the image and the logits of a network, read off one pass: the operations, and where the graph ends.
+"""The path from the image to the logits of a network, read from one pass: its operations, and where the graph ends.
 
-Whether a method can follow a network is decided here, from what the network ran, and not from the classes of its
-modules. A pass under two watches sees every operation: one sees torch's functions, the other what reaches the kernels.
-What only the second sees (a scripted module) is an operation that nothing is known about.
+Whether a method can follow a network is decided here from the operations that the network ran, not from the classes of
+its modules. Two watches see every operation of a pass: one sees torch functions, the other what reaches the kernels.
+An operation that only the second one sees (a scripted module) is unknown.
 """
 
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ UNSEEN = "an operation that torch does not show (a scripted module?)"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation on the way from the image to the logits.
+    """One operation on the path from the image to the logits.
 
     Attributes:
         kind: see `eigencam.passes.operations`.
-        name: of torch's function.
-        module: class name of the module without children that ran it; "" for a function or an operator.
-        cut: how the gradient ends here: `under torch.no_grad()`, `by detach`; "" where it passes.
+        name: of the torch function.
+        module: class name of the leaf module that ran it; "" for a function or an operator.
+        cut: how the gradient ends here: `under torch.no_grad()`, `by detach`; "" if it passes.
     """
 
     kind: str
@@ -44,19 +44,19 @@ class Operation:
 
     @property
     def smooth(self) -> bool:
-        """Whether the gradient tells how the output follows the input."""
+        """Whether the gradient describes how the output follows the input."""
         return not self.cut and self.kind not in JUMPS
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one pass showed.
+    """The result of one pass.
 
     Attributes:
         operations: those that the logits depend on, each once, in order.
         unread: why the network's output has no logits; "" if it has. Nothing else is known then.
-        unfollowed: why the operations are not all that the network did; "" if they are.
-        cut: where the network cuts the graph, so that no gradient of the logits reaches the image; "" if one does.
+        unfollowed: why the operations are not everything that the network did; "" if they are.
+        cut: where the network cuts the graph, so no gradient of the logits reaches the image; "" if one does.
     """
 
     operations: tuple[Operation, ...] = ()
@@ -65,19 +65,19 @@ class Trace:
     cut: str = ""
 
     def without_rule(self, kinds: frozenset[str]) -> str:
-        """Why a method that has rules for these kinds cannot follow the network; "" if it can."""
+        """Why a method with rules for these kinds cannot follow the network; "" if it can."""
         return _lacking(op.kind for op in self.operations if op.kind not in kinds or op.cut) or self.unfollowed
 
     def not_smooth(self) -> str:
-        """Why a gradient does not tell how the logits follow the image; "" if it does."""
+        """Why a gradient does not describe how the logits follow the image; "" if it does."""
         return _lacking(op.kind for op in self.operations if not op.smooth) or self.unfollowed
 
 
 def trace(module: nn.Module, images: Tensor) -> Trace:
-    """Run a network once and tell what it did; kept as long as the network and its modules are the same.
+    """Run a network once and report its operations; cached as long as the network and its modules do not change.
 
     Args:
-        module: the network; its state is as before when this returns.
+        module: the network; its state is unchanged afterwards.
         images: (1, 3, H, W), normalised.
 
     Raises:
@@ -90,7 +90,7 @@ def trace(module: nn.Module, images: Tensor) -> Trace:
 
 
 def attention_of(module: nn.Module, images: Tensor) -> Attended:
-    """What a network's attention is (`eigencam.passes.attention`); kept as `trace` is.
+    """Return the description of a network's attention (`eigencam.passes.attention`); cached like `trace`.
 
     Args:
         module: the network.
@@ -104,7 +104,7 @@ def attention_of(module: nn.Module, images: Tensor) -> Attended:
 
 @dataclass(slots=True)
 class _Kept:
-    """What is known of a network in one state."""
+    """What is known about a network in one state."""
 
     state: tuple[object, ...]
     trace: Trace | None = None
@@ -123,7 +123,7 @@ def _kept(module: nn.Module, images: Tensor) -> _Kept:
 
 
 def _fingerprint(module: nn.Module) -> Iterator[object]:
-    """Which modules there are, and which functions and options they hold."""
+    """The network's modules, with the functions and options that they hold."""
     for name, inner in module.named_modules():
         yield name, type(inner), id(inner)
         for key, value in vars(inner).items():
@@ -178,7 +178,7 @@ def _lacking(kinds: Iterator[str]) -> str:
 
 
 def gradient_reaches(module: nn.Module, images: Tensor, layer: str, reading: Reading) -> bool:
-    """Whether a gradient of the logits reaches a layer's output; kept as `trace` is.
+    """Whether a gradient of the logits reaches a layer's output; cached like `trace`.
 
     Args:
         module: the network.
@@ -187,7 +187,7 @@ def gradient_reaches(module: nn.Module, images: Tensor, layer: str, reading: Rea
         reading: how the layer's output becomes a map.
 
     Raises:
-        ValueError: the layer makes no map, or a pass forward or back fails.
+        ValueError: the layer is no map, or a forward or backward pass fails.
     """
     reached = _kept(module, images).reached
     if layer not in reached:
@@ -203,26 +203,26 @@ class _Step:
 
 
 class _Reached(DispatchMode):
-    """Which tensors depend on the image, seen below torch's functions."""
+    """Tracks which tensors depend on the image, below torch functions."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.values = WeakTensorKeyDictionary({images: True})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunction():  # the other watch has seen the call, if it was one of torch's functions
+        with torch._C.DisableTorchFunction():  # the other watch has seen the call if it was a torch function
             out = func(*args, **(kwargs or {}))
         name = str(func).split(".")[1]
         if name not in CONSTANT and any(t in self.values for t in tensors((args, kwargs or {}))):
             for one in tensors((out, {})):
                 self.values[one] = True
-                if one._base is not None and func._schema.is_mutable:  # what is written into a part is in the whole
+                if one._base is not None and func._schema.is_mutable:  # a write into a part changes the whole
                     self.values[one._base] = True
         return out
 
 
 class _Follower(Watch):
-    """The steps of a pass; step 0 is the image."""
+    """Records the steps of a pass; step 0 is the image."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__(images)
@@ -233,7 +233,7 @@ class _Follower(Watch):
         self.without_graph: set[int] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As of a `Watch`; what comes from nowhere is a step of its own."""
+        """As in `Watch`; a value of unknown origin is a step of its own."""
         for one in tensors((args, kwargs or {})):
             if one not in self.number and one in self.reached:
                 self.number[one] = self._add(Operation(UNSEEN, UNSEEN, self.module), (0,))
@@ -274,7 +274,7 @@ class _Follower(Watch):
         return tuple(self._with_graph(t) for t in call.moving)
 
     def _with_graph(self, value: Tensor) -> int:
-        """The step of a value. One made without a graph that has one is the output of an `autograd.Function`."""
+        """The step of a value. A value with a graph from a step without one comes from an `autograd.Function`."""
         k = self.number[value]
         if k not in self.without_graph or value.grad_fn is None:
             return k
@@ -297,7 +297,7 @@ class _Follower(Watch):
 
 @contextmanager
 def _callers(module: nn.Module, follower: _Follower) -> Iterator[None]:
-    """Tell the follower which module without children is running."""
+    """Tell the follower which leaf module is running."""
 
     def enter(inner: nn.Module, _args: object) -> None:
         follower.module = type(inner).__name__

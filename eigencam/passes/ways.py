@@ -1,10 +1,10 @@
-"""One pass forward and several ways back: rules of the backward pass that are chosen when it is walked.
+"""One forward pass and several backward passes: backward rules are chosen when the graph is traversed.
 
-The graph of a network is recorded once. Where an operation may have a rule, it does not record its own gradient but the
-operation itself, and the rule is looked up on the way back: another set of rules is another backward pass of the same
-graph. Gradients with respect to the attention weights, and the relevance of several rules, so share one forward pass.
+The graph of a network is recorded once. An operation that may have a rule records itself instead of its gradient, and
+the rule is looked up during the backward pass: another set of rules is another backward pass through the same graph.
+Gradients with respect to the attention weights, and the relevance of several rules, thus share one forward pass.
 
-Rules are those of `eigencam.passes.backward`: they make an operation's output with another dependence on its inputs.
+Rules are those of `eigencam.passes.backward`: they return an operation's output with another dependence on its inputs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ VERSIONS = {"ways": 1}
 """Raised when a change here, in `eigencam.passes.attention` or in `eigencam.passes.operations` moves a number."""
 
 SWITCHED = ELEMENTWISE | NORMALIZATIONS | {"conv2d", "linear", "matrix_product", "product", "softmax", "sum"}
-"""Kinds of operations that may have a rule; all others pass by their own gradient."""
+"""Kinds of operations that may have a rule; all others use their own gradient."""
 
 
 class Ways(Attentive):
@@ -34,7 +34,7 @@ class Ways(Attentive):
     Attributes:
         images: (N, C, H, W), where the graph begins.
         logits: (N, K), with the graph.
-        attentions: (N, heads, T, T) weights of each block as they multiply the values, in the graph.
+        attentions: (N, heads, T, T) weights of each block, as multiplied by the values, in the graph.
         streams: the tokens behind each block, in the graph: the last sum of two values before the next attention.
     """
 
@@ -48,14 +48,14 @@ class Ways(Attentive):
         self._gradients: tuple[Tensor, list[Tensor]] | None = None
 
     def attend(self, weights: Tensor, values: Tensor) -> None:
-        """Keep the weights, and the stream that they were made of."""
+        """Keep the weights, and the stream that they were computed from."""
         if self.attentions:
             self._end_block()
         self.attentions.append(weights)
         self._since = []
 
     def compute(self, call: Call) -> Any:
-        """The output, with the rule open where there may be one."""
+        """Return the output, with the rule left open where there may be one."""
         graph = torch.is_grad_enabled() and any(t.requires_grad for t in call.moving)
         out = _Open.apply(call, self._rules, *call.moving) if graph and call.kind in SWITCHED else call()
         if any(True for _ in tensors((out, {}))):
@@ -70,11 +70,11 @@ class Ways(Attentive):
             self._since = self._since[sums[-1] + 1 :]
 
     def weights(self) -> list[Tensor]:
-        """The attentions as (N, heads, T, T). ValueError where they are something else."""
+        """Return the attentions as (N, heads, T, T). ValueError for another shape."""
         return [of_images(weights, len(self.images)) for weights in self.attentions]
 
     def gradients(self, targets: Tensor) -> list[Tensor]:
-        """(N, heads, T, T) gradients of the targets' logits with respect to the attentions, kept for one `targets`."""
+        """(N, heads, T, T) gradients of the targets' logits with respect to the attentions, cached per `targets`."""
         if self._gradients is None or self._gradients[0] is not targets:
             self._gradients = (targets, self.back(self.scores(targets), self.attentions))
         return [of_images(gradient, len(self.images)) for gradient in self._gradients[1]]
@@ -91,13 +91,13 @@ class Ways(Attentive):
         rules: Mapping[str, Rule] | None = None,
         seed: Tensor | None = None,
     ) -> list[Tensor]:
-        """Gradients with respect to tensors of the pass, by rules; zeros where none arrives.
+        """Gradients with respect to tensors of the pass, by rules; zeros if none arrives.
 
         Args:
-            score: any form; of its sum where there is no `seed`.
+            score: any shape; without `seed`, its sum is differentiated.
             inputs: the tensors.
-            rules: in the place of operations' own gradients.
-            seed: of the form of `score`.
+            rules: replace the operations' own gradients.
+            seed: of the shape of `score`.
         """
         self._rules.current = rules or {}
         try:
@@ -107,15 +107,15 @@ class Ways(Attentive):
         return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
 
     def logits_of(self, tokens: Tensor) -> Tensor:
-        """(N, K) logits of other tokens in the place of the last stream's, by what lies behind it.
+        """(N, K) logits for other tokens in place of the last stream's, through the layers behind it.
 
         Raises:
-            ValueError: more than the last stream's tokens leads to the logits.
+            ValueError: the logits depend on more than the last stream's tokens.
         """
         made = {id(self.streams[-1]): tokens} if self.streams else {}
         for call, out in self._since:
             if not all(id(t) in made for t in call.moving):
-                continue  # it does not depend on the stream, or not on it alone
+                continue  # it does not depend on the stream, or not only on it
             with network_precision(tokens.device):
                 again = call.of(*(made[id(t)] for t in call.moving))
             made |= {id(a): b for a, b in zip(tensors((out, {})), tensors((again, {})), strict=True)}
@@ -132,13 +132,13 @@ NO_STREAM = (
 
 @dataclass(slots=True)
 class _Rules:
-    """The rules of the present way back, in a box that graph and pass hold together."""
+    """The rules of the current backward pass, in an object shared by graph and pass."""
 
     current: Mapping[str, Rule] = field(default_factory=dict)
 
 
 class _Open(torch.autograd.Function):
-    """An operation whose backward rule is looked up on the way back."""
+    """An operation whose backward rule is looked up during the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, rules: _Rules, *_values: Tensor) -> Any:
@@ -162,7 +162,7 @@ class _Open(torch.autograd.Function):
 
 
 def _plain(call: Call, gradient: Tensor) -> bool:
-    """Whether nothing is converted or broadcast between an operation's factors."""
+    """Whether an operation's factors are used without conversion or broadcasting."""
     same = len({gradient.dtype, *(t.dtype for t in tensors((call.args, call.kwargs)))}) == 1
     return same and (call.kind != "matrix_product" or len({t.shape[:-2] for t in call.moving}) == 1)
 
@@ -190,27 +190,27 @@ def _passed(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
 
 Direct = Callable[[Call, Tensor], tuple[Tensor, ...]]
 OWN: Mapping[str, Direct] = {"linear": _linear, "matrix_product": _product}
-"""Own gradients of operations that cost too much to be repeated for them."""
+"""Gradients of operations that are too expensive to repeat for them."""
 
 DIRECT: Mapping[Rule, Direct] = {passed: _passed, halved: _half}
 """Gradients by rules, without a graph of their own."""
 
 
 def _are_tokens(values: Sequence[Tensor], count: int) -> bool:
-    """Whether all of them are so many tokens, in (N, T, C) or (T, N, C)."""
+    """Whether all values are `count` tokens, as (N, T, C) or (T, N, C)."""
     return len({tuple(t.shape) for t in values}) == 1 and values[0].ndim == 3 and count in values[0].shape[:2]
 
 
 def wide(x: Tensor) -> Tensor:
-    """In float32 at least: what is computed of a pass."""
+    """Convert to at least float32, for computations on values of a pass."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def ways_of(module: nn.Module, images: Tensor) -> Ways:
-    """Run a network once and record its graph, whose parameters are frozen.
+    """Run a network once and record its graph with frozen parameters.
 
     Args:
-        module: the network; its state is as before when this returns.
+        module: the network; its state is unchanged afterwards.
         images: (N, C, H, W), normalised.
 
     Raises:
@@ -227,9 +227,9 @@ def ways_of(module: nn.Module, images: Tensor) -> Ways:
 
 
 def passes(forward: Forward, targets: Tensor) -> Iterator[tuple[Ways, Tensor]]:
-    """The recorded pass of each part of a batch, and the part's targets; at most `forward.chunk` images a part.
+    """Yield the recorded pass of each part of a batch with its targets; at most `forward.chunk` images per part.
 
-    A batch of one part is recorded once for all methods; a larger one part by part, so that memory stays bounded.
+    A batch of one part is recorded once for all methods; a larger one part by part, so memory stays bounded.
     """
 
     def make(images: Tensor) -> Ways:
