@@ -1,4 +1,4 @@
-"""What a person's files say of her images: labels and boxes, in the forms that are common.
+"""Labels and boxes of a user's own images, in the common formats.
 
     labels    CSV `image,label`, or JSON `{"image": "label"}`
     boxes     CSV `image,x1,y1,x2,y2[,label]`, COCO's JSON of instances, or a folder of VOC's XML files

@@ -70,7 +70,7 @@ def places(root: Path, below: Sequence[str] = PLACES) -> list[Path]:
 
 
 def data_places(root: Path, below: Sequence[str]) -> list[Path]:
-    """The folders that exist of those in which many files are looked for, by falling preference."""
+    """The folders that exist of those in which many files are looked for, by descending preference."""
     return [folder for name in below for place in places(root, DATA_PLACES) if (folder := place / name).is_dir()]
 
 

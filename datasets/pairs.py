@@ -40,7 +40,7 @@ HOW_TO_GET = (
     "paths.pairs or EIGENCAM_PAIRS"
 )
 STREAM = 2
-"""In a scene's seed, in the place of its split: no pair has an image of `scenes`."""
+"""In a scene's seed, in place of its split: no pair has an image of `scenes`."""
 
 Pixels = NDArray[np.uint8]
 

@@ -38,7 +38,7 @@ CLASSES = (
 Task = Literal["Main", "Segmentation"]
 YEARS = (2007, 2012)
 SUFFIXES = {"JPEGImages": (JPEG, PNG), "Annotations": ((".xml",),), "SegmentationClass": (PNG,)}
-"""Of each folder's files, by falling preference; the list of an image set has the names without."""
+"""Of each folder's files, by descending preference; the list of an image set has the names without."""
 HOW_TO_GET = (
     "The archives are VOCtrainval_11-May-2012.tar, VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of "
     "host.robots.ox.ac.uk/pascal/VOC; download=true lets torchvision fetch them"

@@ -1,18 +1,18 @@
 """From a raw, low-resolution score map to foreground, connected components and boxes.
 
-A score map says how much each place of the image speaks for a class. A method returns it as it comes out of the
-network: small (14 x 14), unnormalised, possibly signed. Here it is enlarged to the image it belongs to, once for all
-evaluators, and cut at a threshold by one of the rules of the field:
+A score map says how strongly each position of the image supports a class. A method returns it at the resolution of the
+network: small (14 x 14), unnormalised, possibly signed. Here it is enlarged to its image, once for all
+evaluators, and thresholded by one of the rules of the field:
 
     max     m > t max(m)                          CAM (t = 0.2), Grad-CAM (t = 0.15)
     range   m > min(m) + t (max(m) - min(m))      minimum-maximum normalisation, as in wsolevaluation
     mean    m > t mean(max(m, 0))                 alpha times the mean
     energy  the smallest set of highest pixels that holds the fraction t of the sum of max(m, 0), as in CNN-Fixations;
-            pixels that tie with the last one are all in
+            pixels that tie with the last one are all included
 
 A map whose maximum is not positive has no foreground under `max`, `mean` and `energy`; a constant positive map is all
-foreground under `max` and `energy` (and under `mean` for t < 1), and nothing under `range`. How an image counts whose
-map is constant or not finite is the evaluators' rule, see `evaluation/states.py`.
+foreground under `max` and `energy` (and under `mean` for t < 1), and has none under `range`. How an image with a
+constant or non-finite map counts is the evaluators' rule, see `evaluation/states.py`.
 
 >>> score_map = ScoreMap(np.array([[0.0, 0.0], [0.0, 1.0]]), size=(4, 4))
 >>> box_of(score_map, "max", 0.5)
@@ -44,12 +44,12 @@ class ScoreMap:
     """A raw score map and the image it belongs to.
 
     Attributes:
-        values: (h, w) float, any range, not NaN where it is to count; any resolution, also that of the image.
+        values: (h, w) float, any range, finite if it is to count; any resolution, up to that of the image.
         size: (height, width) of the original image, pixels.
         region: (x0, y0, x1, y1) half-open, in pixels of the original image: the part of it that the map covers, e.g.
             a centre crop; it may reach beyond the image. None: the whole image.
-        image_memo: where maps of the same image and region, with the same truth, share what is made of these alone;
-            None: it is made anew, since nothing says that the truth stays the same.
+        image_memo: shared by maps of the same image and region with the same truth, for values computed from these
+            alone; None: such values are computed anew, since the truth may differ.
     """
 
     values: NDArray[Any]
@@ -68,7 +68,7 @@ class ScoreMap:
             raise ValueError(f"an image of size {self.size}: allowed are (height, width) >= 1")
         if self.region is not None and not (self.region[2] > self.region[0] and self.region[3] > self.region[1]):
             raise ValueError(f"a region of {self.region}: allowed is x0 y0 x1 y1 with x0 < x1 and y0 < y1")
-        with np.errstate(over="ignore"):  # what does not fit float32 is not finite below
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is handled below
             object.__setattr__(self, "values", values.astype(np.float32))
 
     @property
@@ -85,7 +85,7 @@ class ScoreMap:
     def full(self) -> Floats:
         """(H, W) float32: the map at the size of the image, read-only.
 
-        Bilinear between the centres of the map's cells, constant beyond the outermost centres, as torch's
+        Bilinear between the centres of the map's cells and constant beyond the outermost centres, like torch's
         `interpolate(mode="bilinear", align_corners=False)`. Outside `region` it is `min(0, min(values))`. A map that
         is not finite is zero everywhere, that is, has no foreground.
         """
@@ -117,7 +117,7 @@ class ScoreMap:
 
     @property
     def positive_sum(self) -> float:
-        """The sum of what is positive of `full`."""
+        """The sum of the positive values of `full`."""
 
         def make() -> float:
             positive = self.full if self.low >= 0 else np.maximum(self.full, 0)
@@ -126,13 +126,13 @@ class ScoreMap:
         return self.shared("positive_sum", make)
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, computed once: what several evaluators need of this map, and none of them changes."""
+        """Return `make()`, computed once: a value that several evaluators need of this map, and none modifies."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
 
     def of_image(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, computed once for the maps that share `image_memo`: of image, region and truth, never of a map."""
+        """Return `make()`, computed once for maps that share `image_memo`: from image, region and truth, not from a map."""
         if self.image_memo is None:
             return make()
         if key not in self.image_memo:
@@ -146,9 +146,9 @@ class ScoreMap:
         if self.region is None and self.values.shape == self.size:
             return self.values.copy()
         x0, y0, x1, y1 = self.region or (0.0, 0.0, float(width), float(height))
-        # Along x while the map is small, then along y. No matrix product: a BLAS with threads that other processes
-        # compete for takes 20 ms for this, and leaves rounding noise on plateaus.
-        from eigencam.evaluation import kernels  # numba takes its time to import
+        # Along x while the map is small, then along y. Not by a matrix product: a multi-threaded BLAS under contention
+        # takes 20 ms for this, and leaves rounding noise on plateaus.
+        from eigencam.evaluation import kernels  # importing numba takes time
 
         before, behind, weight = _positions(self.values.shape[1], width, x0, x1)
         lines, step = self.values.take(before, 1), self.values.take(behind, 1)
@@ -166,7 +166,7 @@ Positions = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 
 @lru_cache(maxsize=4096)
 def _positions(n_in: int, n_out: int, start: float, stop: float) -> Positions:
-    """Where the pixels 0 .. n_out - 1 lie among `n_in` cells that cover [start, stop): cell before, behind, weight."""
+    """Positions of the pixels 0 .. n_out - 1 among `n_in` cells over [start, stop): cell before, behind, weight."""
     position = (np.arange(n_out) + 0.5 - start) / (stop - start) * n_in - 0.5
     position = np.clip(position, 0, n_in - 1)
     before = np.floor(position).astype(np.int64)
@@ -180,7 +180,7 @@ def _outside(n: int, start: float, stop: float) -> NDArray[np.bool_]:
 
 
 def check_rule(rule: str, threshold: float, component: str = "largest") -> None:
-    """Raise a ValueError that names what is allowed, unless the three make sense."""
+    """Raise a ValueError that names the allowed values, unless the three are valid."""
     if rule not in get_args(Rule):
         raise ValueError(f"rule {rule!r}: allowed are {', '.join(get_args(Rule))}")
     if component not in get_args(ComponentRule):
@@ -192,7 +192,7 @@ def check_rule(rule: str, threshold: float, component: str = "largest") -> None:
 
 
 def cut(score_map: ScoreMap, rule: Rule, threshold: float) -> np.float32:
-    """The value above which (strictly) a pixel of `score_map.full` is foreground; infinite where none is."""
+    """The value above which (strictly) a pixel of `score_map.full` is foreground; infinite without foreground."""
     return cuts(score_map, rule, (threshold,))[0]
 
 
@@ -208,7 +208,7 @@ def cuts(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Floats
         return _below(t * peak)
     if rule == "mean":
         return _below(t * (score_map.positive_sum / full.size))
-    from eigencam.evaluation import kernels  # numba takes its time to import
+    from eigencam.evaluation import kernels  # importing numba takes time
 
     last = kernels.lowest_of_shares(full, np.float32(peak), t)
     if not np.isnan(last).any():
@@ -220,19 +220,19 @@ def cuts(score_map: ScoreMap, rule: Rule, thresholds: Sequence[float]) -> Floats
 
 
 def _below(values: NDArray[np.float64]) -> Floats:
-    """The largest float32 that are not above `values`, so that comparing in float32 decides as in float64."""
+    """The largest float32 not above `values`, so that comparing in float32 decides as in float64."""
     rounded = values.astype(np.float32)
     return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
 def foreground(score_map: ScoreMap, rule: Rule, threshold: float) -> NDArray[np.bool_]:
-    """(H, W) bool: the pixels of the image that the rule calls foreground."""
+    """(H, W) bool: the foreground pixels of the image."""
     return score_map.full > cut(score_map, rule, threshold)
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Connected components of one or several masks, by mask and within it by their first pixel in raster order.
+    """Connected components of one or several masks, ordered by mask and then by their first pixel in raster order.
 
     Attributes:
         boxes: (C, 4) float64 inclusive.
@@ -247,7 +247,7 @@ class Components:
 
 def components(masks: NDArray[np.bool_]) -> Components:
     """8-connected components of masks (K, H, W) bool."""
-    from eigencam.evaluation import branches as tree  # numba takes its time to import
+    from eigencam.evaluation import branches as tree  # importing numba takes time
     from eigencam.evaluation.row_segments import padded
 
     nodes = [tree.nodes_of(padded(mask.astype(np.uint8)), masks.shape[2]) for mask in masks]
@@ -261,9 +261,9 @@ def components(masks: NDArray[np.bool_]) -> Components:
 def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int32]:
     """The 8-connected components of (H, W) values above any of the cuts, (K, 10) as in `branches`, each once.
 
-    One that is the same above several cuts is there once; thresholds are indices of the finite cuts, rising.
+    A component that is the same above several cuts occurs once; thresholds are indices of the finite cuts, ascending.
     """
-    from eigencam.evaluation import branches, kernels  # numba takes its time to import
+    from eigencam.evaluation import branches, kernels  # importing numba takes time
 
     rising = np.array(sorted({c for c in cuts.tolist() if c < np.inf}), np.float32)
     parts = [rising[i : i + 255] for i in range(0, len(rising), 255)]
@@ -272,12 +272,12 @@ def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int3
 
 
 def box_of_mask(mask: NDArray[np.bool_], component: ComponentRule = "largest") -> NDArray[np.float64]:
-    """The box (4,) inclusive of a mask (H, W) bool; NaNs where it is empty.
+    """The box (4,) inclusive of a mask (H, W) bool; NaNs if it is empty.
 
     Args:
         mask: foreground.
-        component: `largest`: of the 8-connected component with most pixels, the first in raster order where several
-            have as many; `all`: of all pixels.
+        component: `largest`: the box of the 8-connected component with most pixels, among ties the first in raster
+            order; `all`: the box of all pixels.
     """
     return box_of(ScoreMap(mask, (mask.shape[0], mask.shape[1])), "max", 0.5, component)
 
@@ -285,14 +285,14 @@ def box_of_mask(mask: NDArray[np.bool_], component: ComponentRule = "largest") -
 def box_of(
     score_map: ScoreMap, rule: Rule, threshold: float, component: ComponentRule = "largest"
 ) -> NDArray[np.float64]:
-    """The box (4,) inclusive of a score map's foreground, in pixels of the image; NaNs where there is none.
+    """The box (4,) inclusive of a score map's foreground, in pixels of the image; NaNs without foreground.
 
     Args:
         score_map: the map.
-        rule: how it is cut.
+        rule: thresholding rule.
         threshold: the rule's parameter.
-        component: `largest`: of the 8-connected component with most pixels, the first in raster order where several
-            have as many; `all`: of all pixels.
+        component: `largest`: the box of the 8-connected component with most pixels, among ties the first in raster
+            order; `all`: the box of all pixels.
     """
     level = cut(score_map, rule, threshold)
     if not score_map.peak > level:
@@ -300,7 +300,7 @@ def box_of(
     if component == "all":
         rows, columns = np.flatnonzero(score_map.row_peaks > level), np.flatnonzero(score_map.column_peaks > level)
         return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float64)
-    from eigencam.evaluation import branches as tree  # numba takes its time to import
+    from eigencam.evaluation import branches as tree  # importing numba takes time
 
     nodes = components_above(score_map.full, np.array([level]))
     best = np.lexsort((nodes[:, tree.FIRST], -nodes[:, tree.PIXELS]))[0]
@@ -308,5 +308,5 @@ def box_of(
 
 
 def degenerate(states: Iterable[str]) -> str:
-    """Footnote on maps that are not `ok`: `2 constant, 1 nonfinite of 50 maps`; empty where there is none."""
+    """Footnote on maps that are not `ok`: `2 constant, 1 nonfinite of 50 maps`; empty if there are none."""
     return count(states, "maps")

@@ -1,6 +1,6 @@
-"""Which proposal explains which object: the rules that recall is counted by.
+"""Which proposal matches which object: the rules by which recall is counted.
 
-Overlaps come as (P, G): of P proposals, best first, with G objects.
+Overlaps are given as (P, G): of P proposals, best first, with G objects.
 """
 
 import numpy as np
@@ -21,29 +21,30 @@ _GRID = np.arange(500, 1001) / 1000
 def match_best_pairs(overlap: Floats) -> Floats:
     """One-to-one matching, largest overlap first: (P, G) -> (G,), 0 for objects without a proposal.
 
-    Source: `closest_candidates.m` of detection-proposals. Of pairs as large it takes the first by object, then by
-    proposal; by proposal first where there are more objects than proposals.
+    Source: `closest_candidates.m` of detection-proposals. Ties are resolved by object, then by proposal; by proposal
+    first if there are more objects than proposals.
     """
-    from eigencam.evaluation.pairing import best_pairs  # numba takes its time to import
+    from eigencam.evaluation.pairing import best_pairs  # importing numba takes time
 
     return best_pairs(np.ascontiguousarray(overlap))
 
 
 def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int64]]:
-    """COCO's matching: (P, G), proposals by falling score -> for each budget (10,) objects found at `IOUS`.
+    """COCO's matching: (P, G), proposals by descending score -> per budget, (10,) numbers of objects found at `IOUS`.
 
     Source: `evaluateImg` in pycocotools/cocoeval.py, without crowds; among equal overlaps the last object is taken.
     """
-    from eigencam.evaluation.pairing import found_in_order  # numba takes its time to import
+    from eigencam.evaluation.pairing import found_in_order  # importing numba takes time
 
     found = found_in_order(np.ascontiguousarray(overlap), IOUS)
     return [found[:, :k].sum(axis=1) for k in budgets]
 
 
 def recall_integral(matched: Floats) -> Floats:
-    """What each object adds to the average recall: twice the integral over 0.5..1 of its recall, 0 or 1 at each o.
+    """The contribution of each object to the average recall: twice the integral over o in 0.5..1 of its 0/1 recall.
 
-    By trapezoids of 0.001, as `compute_average_recall.m` of detection-proposals. Exact would be 2 max(o - 0.5, 0).
+    By trapezoids of 0.001, as in `compute_average_recall.m` of detection-proposals. The exact value is 2 max(o - 0.5,
+    0).
 
     >>> recall_integral(np.array([0.4999, 0.5, 0.75, 1.0])).round(3)
     array([0.   , 0.001, 0.501, 1.   ])
@@ -54,11 +55,11 @@ def recall_integral(matched: Floats) -> Floats:
 
 
 def first_of_equal(boxes: Floats) -> NDArray[np.int64]:
-    """Indices, in order, of those of (P, 4) boxes that no earlier one equals to the pixel.
+    """Indices, in order, of the (P, 4) boxes that differ from all earlier ones after rounding to pixels.
 
     Source: `deduplicate_proposals.m` of detection-proposals: left and upper ends are rounded, the others rounded up.
     """
     whole = np.concatenate([np.floor(boxes[:, :2] + 0.5), np.ceil(boxes[:, 2:])], axis=1)
-    order = np.lexsort(whole.T)  # stable: of equal ones the first stays the first
+    order = np.lexsort(whole.T)  # stable: the first of equal boxes stays first
     new = np.append(True, (whole[order][1:] != whole[order][:-1]).any(axis=1))[: len(order)]
     return np.sort(order[new])

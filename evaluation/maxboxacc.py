@@ -133,7 +133,7 @@ class MaxBoxAcc:
         return {_column(iou, kind): np.packbits(best >= iou) for iou in self.ious}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: for each overlap the hits at 255 thresholds, of rows with a box.
+        """Return the contribution of each row: for each overlap the hits at 255 thresholds, of rows with a box.
 
         With `tune` of rows that are reported on. With `tune` or `pseudo` as `choose_D` the hits that the threshold is
         chosen by, of the rows that it is chosen on.
@@ -254,7 +254,7 @@ class MaxBoxAcc:
 
 def scaled(score_map: ScoreMap, size: int) -> NDArray[np.float64]:
     """(size, size) float64: the map enlarged and scaled to 0..1; zeros if it is constant or not finite."""
-    from eigencam.evaluation.bicubic import resize  # numba takes its time to import
+    from eigencam.evaluation.bicubic import resize  # importing numba takes time
 
     def make() -> NDArray[np.float64]:
         if score_map.state != "ok":
@@ -276,7 +276,7 @@ def levels(score_map: ScoreMap, size: int) -> NDArray[np.uint8]:
 
 def outer(image: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The tree of components of (H, W) levels; see `component_tree`."""
-    from eigencam.evaluation import component_tree as tree  # numba takes its time to import
+    from eigencam.evaluation import component_tree as tree  # importing numba takes time
 
     return tree.outer(image)
 
@@ -312,7 +312,7 @@ def overlaps(
     Returns:
         (255,) in [0, 1], v = 0 first.
     """
-    from eigencam.evaluation import component_tree as tree  # numba takes its time to import
+    from eigencam.evaluation import component_tree as tree  # importing numba takes time
 
     size = (image.shape[0], image.shape[1])
     nodes, grow = outer(image) if nodes is None else nodes, int(form == "reference")

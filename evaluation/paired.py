@@ -1,17 +1,17 @@
-r"""Two methods on the same images: the difference, its interval, and whether it is more than chance.
+r"""Two methods on the same images: the difference, its interval, and a test of whether it is more than chance.
 
-The difference of a metric is that of two samples of the same images (`eigencam.evaluation.base.Sample`).
+The difference of a metric is that of two samples over the same images (`eigencam.evaluation.base.Sample`).
 
-interval        of the change in each image, so that what is common to both falls out (`intervals`): Tango's for hit
+interval        of the paired difference, in which everything common to both cancels (`intervals`): Tango's for hit
                 or miss, the jackknife for everything else; none below 30 images
-McNemar, exact  for hit or miss. Of the images where one hits and the other misses, b + c, as many should go either
+McNemar, exact  for hit or miss. Of the b + c images where one hits and the other misses, equally many should go either
                 way: twice the tail of Binomial(b + c, 1/2) at min(b, c). Q. McNemar, "Note on the sampling error of the
                 difference between correlated proportions or percentages", Psychometrika 12 (1947)
-sign flips      for everything else. Were the methods exchangeable, each difference d_i could as well have the other
-                sign: the share of sign vectors s with |sum s_i d_i| >= |sum d_i|. R. A. Fisher, "The design of
-                experiments" (1935), section 21. All of them up to 13 images, else (1 + count) / (1 + resamples). In
-                a metric of sums over the set the methods change places in an image, which is the same test
-Holm            p times the number of tests still open, in rising order. S. Holm, "A simple sequentially rejective
+sign flips      for everything else. If the methods were exchangeable, each difference d_i could as well have the other
+                sign: p is the share of sign vectors s with |sum s_i d_i| >= |sum d_i|. R. A. Fisher, "The design of
+                experiments" (1935), section 21. All vectors up to 13 images, else (1 + count) / (1 + resamples). For
+                a metric of sums over the dataset the methods are swapped in an image, which is the same test
+Holm            p times the number of tests still open, in ascending order. S. Holm, "A simple sequentially rejective
                 multiple test procedure", Scand. J. Statist. 6 (1979)
 """
 
@@ -31,17 +31,17 @@ Test = Literal["mcnemar", "sign flips", ""]
 
 RESAMPLES = 9999
 POWER = 1.959964 + 0.841621
-"""Standard errors of a difference that is found at 5 % (two-sided) with a probability of 80 %."""
+"""The detectable difference, in standard errors, for a two-sided test at 5 % with a power of 80 %."""
 EXACT = 13
-"""Images up to which all 2^n sign vectors are visited."""
+"""Number of images up to which all 2^n sign vectors are enumerated."""
 _DISTINCT = 64
-"""Different values, or sizes of them, up to which each is drawn for itself."""
+"""Number of distinct values, or absolute values, up to which each is drawn separately."""
 _PRODUCT = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Method b less method a, as fractions.
+    """Method b minus method a, as fractions.
 
     Attributes:
         a: the metric of a over the common images.
@@ -49,12 +49,12 @@ class Difference:
         value: b - a.
         low: lower end of the 95 % interval of `value`.
         high: upper end.
-        n: images that both have a value for.
-        larger: images where b's value is the larger one; -1 for a metric of sums.
-        smaller: where a's is.
-        p: two-sided p-value; NaN where there is nothing to test.
-        test: which one.
-        shown: the smallest difference that so many images show, at 5 % and with a probability of 80 %; NaN for one.
+        n: number of images for which both have a value.
+        larger: number of images where b's value is larger; -1 for a metric of sums.
+        smaller: number of images where a's value is larger.
+        p: two-sided p-value; NaN if there is nothing to test.
+        test: name of the test.
+        shown: the smallest difference that a test at 5 % on so many images detects with a power of 80 %; NaN for one.
     """
 
     a: float
@@ -77,10 +77,10 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
         a: of the reference.
         b: of the other method.
         resamples: of the sign flips.
-        seed: of the random numbers.
+        seed: of the sign flips.
 
     Raises:
-        ValueError: the samples are not of the same form.
+        ValueError: the samples have different forms.
     """
     if a.parts.shape != b.parts.shape or (a.statistic is None) != (b.statistic is None):
         raise ValueError(f"samples of {a.parts.shape} and {b.parts.shape} cannot be paired: not the same images")
@@ -99,7 +99,7 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
     ends = interval(change, bool(binary))
     means = float(first.mean()), float(second.mean())
     n, spread = len(first), float(change.var())
-    if binary:  # with two more images that differ: none does not mean that none ever will
+    if binary:  # with two added images that differ: an observed zero does not mean that none ever will
         spread = (larger + smaller + 2) / (n + 2)
     shown = POWER * np.sqrt(spread / (n - 1)) if n > 1 else float("nan")
     test = "mcnemar" if binary else "sign flips"
@@ -107,7 +107,7 @@ def difference(a: Sample, b: Sample, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def interval(change: Floats, hits: bool = False) -> intervals.Interval:
-    """The 95 % interval of the mean of (N,) paired differences; of hit or miss, the exact counts decide."""
+    """The 95 % interval of the mean of (N,) paired differences; for hit or miss, from the exact counts."""
     if hits:
         return intervals.of_paired_hits(int((change > 0).sum()), int((change < 0).sum()), len(change))
     if len(change) < intervals.LEAST_IMAGES:
@@ -117,7 +117,7 @@ def interval(change: Floats, hits: bool = False) -> intervals.Interval:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Exact two-sided p-value of `b` images that changed one way and `c` the other; 1 where none changed.
+    """Exact two-sided p-value for `b` images that changed one way and `c` the other; 1 if none changed.
 
     >>> mcnemar(9, 1)
     0.021484375
@@ -126,18 +126,18 @@ def mcnemar(b: int, c: int) -> float:
 
 
 def sign_flips(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p-value of a mean of (N,) paired differences being zero.
+    """Two-sided p-value for the hypothesis that the mean of (N,) paired differences is zero.
 
-    Equal sizes are drawn together: of m differences of one size, Binomial(m, 1/2) keep their sign. Beyond 64 sizes
-    they are cut into groups of neighbours, the largest alone, the smallest in the largest groups; the number of kept
-    signs in a group is drawn exactly, what its sum still varies given that number from the normal distribution with its
-    variance.
+    Equal absolute values are drawn together: of m differences of one size, Binomial(m, 1/2) keep their sign. Beyond 64
+    sizes they are cut into groups of neighbours: the largest sizes each in a group of its own, the smallest in the
+    largest groups. The number of kept signs in a group is drawn exactly; the sum given that number is drawn from the
+    normal distribution with its variance.
     """
     array = np.asarray(values, np.float64)
     observed, sizes = abs(float(array.sum())), np.abs(array[array != 0])
     if not len(sizes):
         return 1.0
-    bar = observed - 1e-12 * float(sizes.sum())  # sums that are equal but for rounding count
+    bar = observed - 1e-12 * float(sizes.sum())  # sums that are equal up to rounding count
     if len(sizes) <= EXACT:
         signs = 1 - 2 * (np.arange(2 ** len(sizes))[:, None] >> np.arange(len(sizes)) & 1)
         return float((np.abs(signs @ sizes) >= bar).mean())
@@ -157,7 +157,7 @@ def sign_flips(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 
 def holm(p: ArrayLike) -> Floats:
-    """(M,) p-values adjusted for M tests, in the order given; NaNs are no tests.
+    """(M,) p-values adjusted for M tests, in the given order; NaNs are not tests.
 
     >>> holm([0.01, 0.04, 0.03, 0.005]).tolist()
     [0.03, 0.06, 0.06, 0.02]
@@ -171,14 +171,14 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def _from_the_end(n: int, groups: int = 24) -> NDArray[np.int64]:
-    """Distances from the end of n sorted values to cut at: a quarter of the groups single, the others ever larger."""
+    """Distances from the end of n sorted values at which to cut: a quarter of the groups single, the others growing."""
     alone = groups // 4
     growing = np.geomspace(alone, n, groups - alone, endpoint=False).astype(np.int64)
     return np.unique(np.concatenate([np.arange(alone), growing]))
 
 
 def _of_sums(a: Sample, b: Sample, resamples: int, seed: int) -> Difference:
-    """The same for metrics of sums over the set."""
+    """The comparison for metrics of sums over the dataset."""
     first, second = a.statistic, b.statistic
     assert first is not None  # the caller's check
     assert second is not None
@@ -194,7 +194,7 @@ def _of_sums(a: Sample, b: Sample, resamples: int, seed: int) -> Difference:
 
 
 def _exchanged(a: Sample, b: Sample, sums: Floats, observed: float, resamples: int, seed: int) -> float:
-    """p-value of a difference of statistics of sums when the methods may change places in each image."""
+    """p-value of a difference of statistics of sums, when the methods may be swapped in each image."""
     assert a.statistic is not None  # the caller's check
     assert b.statistic is not None
     gain: Any = b.parts - a.parts

@@ -1,4 +1,4 @@
-"""What rows add to the sums that metrics are made of; see `eigencam.evaluation.sums`."""
+"""The contributions of rows to the sums that metrics are computed from; see `eigencam.evaluation.sums`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What each of N rows adds, of those that count at all.
+    """The contributions of N rows, of which some may not count.
 
     Attributes:
         numbers: (N, K).
@@ -23,12 +23,12 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class ByClass:
-    """What rows add to sums of each class.
+    """The contributions of rows to sums per class.
 
     Attributes:
-        row: (M,) which row adds it.
-        label: (M,) to which class, from 0 on.
-        numbers: by name (M,) what it adds.
+        row: (M,) the contributing row.
+        label: (M,) the class, from 0.
+        numbers: by name (M,) the contributions.
     """
 
     row: NDArray[np.int64]
@@ -37,7 +37,7 @@ class ByClass:
 
 
 Part = NDArray[Any] | Counted | ByClass | str
-"""(N,) floats are one value a row, NaN where it has none; (N,) or (N, K) other numbers are counts; a text is the same
+"""(N,) floats are one value per row, NaN without a value; (N,) or (N, K) other numbers are counts; a text is the same
 for all rows."""
 
 Totals = Mapping[str, NDArray[Any]]

@@ -1,8 +1,8 @@
-"""Which of several methods is first on the same images, and how sure that is.
+"""Which of several methods is first on the same images, and with which certainty.
 
-The images are resampled (the bootstrap: each counts as often as it is drawn), all methods at once, and the methods
-ranked in every resample. A method that is first in half of them is not known to be the best one. Resampled is what
-each image adds to the value in the first order: of a mean exactly, of other statistics the jackknife's. More than
+The images are resampled (bootstrap: each counts as often as it is drawn) for all methods at once, and the methods are
+ranked in every resample. A method that is first in only half of them is not known to be the best. What is resampled is
+each image's first-order contribution to the value: exact for a mean, the jackknife's for other statistics. More than
 10,000 images are resampled in 1,000 groups.
 """
 
@@ -19,12 +19,12 @@ from eigencam.evaluation.base import Sample
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
 _DRAWS = 4_000_000
-"""Weights of images that are held at a time."""
+"""Number of image weights in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """Where a method stands among others.
+    """The placing of a method among others.
 
     Attributes:
         rank: 1 the best; ties share the mean.
@@ -40,7 +40,7 @@ class Placing:
 
 
 def placings(samples: Mapping[str, Sample], better: str, seed: int = 0) -> dict[str, Placing]:
-    """Place methods by the samples of one metric, of the same images in the same order.
+    """Place methods by their samples of one metric, over the same images in the same order.
 
     Args:
         samples: by method.
@@ -48,16 +48,16 @@ def placings(samples: Mapping[str, Sample], better: str, seed: int = 0) -> dict[
         seed: of the resamples.
 
     Returns:
-        By method; empty for fewer than two, or where a value is not defined.
+        By method; empty for fewer than two, or if a value is not defined.
     """
     values, influence = _linear(list(samples.values()))
     if len(samples) < 2 or not (np.isfinite(values).all() and np.isfinite(influence).all() and influence.shape[1]):
         return {}
     sign = 1 if better == "lower" else -1
     resampled = values + _resampled(influence, seed)
-    tolerance = 1e-12 * max(1.0, float(np.abs(values).max()))  # sums that are equal but for rounding are ties
+    tolerance = 1e-12 * max(1.0, float(np.abs(values).max()))  # sums that are equal up to rounding are ties
     resampled, values = (np.round(sign * v / tolerance) * tolerance for v in (resampled, values))
-    from scipy.stats import rankdata  # it takes its time to import
+    from scipy.stats import rankdata  # importing it takes time
 
     ranks = rankdata(resampled, axis=1)
     least = resampled == resampled.min(axis=1, keepdims=True)
@@ -68,7 +68,7 @@ def placings(samples: Mapping[str, Sample], better: str, seed: int = 0) -> dict[
 
 
 def _linear(samples: Sequence[Sample]) -> tuple[Floats, Floats]:
-    """(M,) values and (M, N) what each image adds to each, of the images that all have a value in."""
+    """(M,) values, and (M, N) contributions of each image, over the images in which all have a value."""
     if any(sample.statistic for sample in samples):
         found = [intervals.influences(sample.parts, sample.statistic) for sample in samples if sample.statistic]
         return np.array([value for value, _ in found]), np.stack([influence for _, influence in found])

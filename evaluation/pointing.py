@@ -1,26 +1,26 @@
 r"""The pointing game, the energy pointing game and Grad-CAM++'s overlap of map and box.
 
 Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016; protocol of TorchRay): a hit
-when a pixel of an object sought lies less than 15 px from the map's highest point, at the image's original size. A
-image whose objects sought are all flagged difficult is left out, otherwise difficult objects count as well. The
-accuracy is hits / (hits + misses) of each class, averaged over the classes that have an image counted. Objects are
-filled boxes, or the mask. Of several highest points each counts with its share, where TorchRay takes whichever argmax
-finds: a constant map then scores by chance, and not by the upper left corner. So counts the baseline whose constant map
-is meant; any other map that is constant or not finite misses. Distances are strictly below the tolerance, as in the
-code.
+if a pixel of an object sought is less than 15 px from the map's maximum, at the image's original size. An
+image whose objects sought are all flagged difficult is left out; otherwise difficult objects count as well. The
+accuracy is hits / (hits + misses) of each class, averaged over the classes with a counted image. Objects are
+filled boxes, or the mask. Among several maxima each counts with an equal share, where TorchRay takes whichever argmax
+finds, so a constant map scores by chance and not by the upper left corner. This applies to a baseline whose map is
+constant on purpose; any other map that is constant or not finite is a miss. Distances are strictly below the
+tolerance, as in the code.
 
-The difficult subset is a list of the paper's authors, of which TorchRay has copies for VOC and COCO, the files
-`pointing_game_ebp_{voc07,coco}_difficult.txt`: an image's id and a 0 or 1 for each class, between tabs. A pair of
-image and class whose flag is 0 is left out; an image that is not listed stays with all its classes.
+The difficult subset is a list of the paper's authors. TorchRay has copies for VOC and COCO, the files
+`pointing_game_ebp_{voc07,coco}_difficult.txt`: an image's id and a 0 or 1 for each class, separated by tabs. A pair of
+image and class with flag 0 is left out; an image that is not listed stays with all its classes.
 
 Energy pointing game (Wang et al., "Score-CAM", CVPR Workshops 2020): the share of the map's sum inside the boxes.
 
-Overlap (Chattopadhay et al., "Grad-CAM++", WACV 2018): of a map m scaled to 0..1,
+Overlap (Chattopadhay et al., "Grad-CAM++", WACV 2018): for a map m scaled to 0..1,
 
 $$\mathrm{Loc}(\delta) = \frac{\mathrm{Area}(m > \delta\ \text{inside})}{\mathrm{Area}(\text{box}) +
 \mathrm{Area}(m > \delta\ \text{outside})}$$
 
-with the boxes of the object sought taken together. A map that is constant or not finite has no energy and no overlap.
+with all boxes of the object sought together. A map that is constant or not finite has energy 0 and overlap 0.
 """
 
 import hashlib
@@ -54,8 +54,8 @@ class Pointing:
 
     Attributes:
         tolerance: pixels of the original image.
-        objects: `boxes`, or `mask` where the dataset has masks.
-        difficult: file of the difficult subset, for which there are metrics of their own then; None: without.
+        objects: `boxes`, or `mask` if the dataset has masks.
+        difficult: file of the difficult subset, which then has metrics of its own; None: no subset.
     """
 
     tolerance: float = 15.0
@@ -73,7 +73,7 @@ class Pointing:
             raise ValueError(f"objects={self.objects!r}; allowed: boxes, mask")
 
     def sources(self, dataset: Dataset) -> dict[str, str]:
-        """SHA-256 of the list, if there is one. ValueError where it is not of this dataset."""
+        """SHA-256 of the list, if there is one. ValueError if it does not fit this dataset."""
         if self.difficult is None:
             return {}
         flags, n = read_flags(self.difficult), len(dataset.classes)
@@ -90,24 +90,24 @@ class Pointing:
         return {"difficult": hashlib.sha256(expand(self.difficult).read_bytes()).hexdigest()}
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """What the metrics are made of.
+        """Return the values that the metrics are computed from.
 
         Returns:
-            `x`, `y`, the mean highest point; `hit`, the share of the highest points that hit, NaN if left out;
-            `map_state`; with a list `in_difficult`, whether the pair is in the difficult subset.
+            `x`, `y`, the mean position of the maxima; `hit`, the share of the maxima that hit, NaN if left out;
+            `map_state`; with a list also `in_difficult`, whether the pair is in the difficult subset.
         """
         lines = np.flatnonzero(score_map.row_peaks == score_map.peak)
         line, x = np.nonzero(score_map.full[lines] == score_map.peak)
         return self.row_of_points(x, lines[line], truth, score_map.state)
 
     def row_of_points(self, x: ArrayLike, y: ArrayLike, truth: Truth, state: str = "ok") -> Row:
-        """The row of points in place of a map's highest ones, in pixels of the original image.
+        """Return the row for points instead of a map's maxima, in pixels of the original image.
 
         Args:
-            x: (P,); with `objects: mask` whole pixels.
+            x: (P,); whole pixels with `objects: mask`.
             y: (P,), likewise.
             truth: of the image.
-            state: of the map that the points are of.
+            state: of the map that the points come from.
         """
         x, y = np.asarray(x), np.asarray(y)
         sought = truth.sought()
@@ -128,14 +128,14 @@ class Pointing:
         return row
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: its hits, to its class and in all; with a list those of the difficult subset, too."""
+        """Return each row's contribution: its hits, per class and in total; with a list, also in the difficult subset."""
         hit, label = states.at_worst(rows, hit=0.0)["hit"].to_numpy(np.float64), rows["label"].to_numpy(np.int64)
         parts: dict[str, Part] = {}
         for suffix in self._subsets:
             chosen = rows["in_difficult"].to_numpy(bool) if suffix else np.ones(len(rows), bool)
             own = np.flatnonzero(chosen & ~np.isnan(hit))
             values = {"pairs": np.ones(len(own), np.int64), "hits": hit[own]}
-            parts[f"classes{suffix}"] = ByClass(own, label[own] + 1, values)  # those without a label are the first
+            parts[f"classes{suffix}"] = ByClass(own, label[own] + 1, values)  # rows without a label come first
             parts[f"hit{suffix}"] = np.where(chosen, hit, np.nan)
             parts[f"chosen{suffix}"] = chosen
             parts[f"map_state{suffix}"] = states.flags(rows) & chosen[:, None]
@@ -148,7 +148,7 @@ class Pointing:
     def metrics(self, sums: Sums) -> list[Metric]:
         """`pointing_accuracy`, the mean over classes; `pointing_hits`, over images.
 
-        With a list both of the difficult subset, too: `pointing_accuracy_difficult`, `pointing_hits_difficult`.
+        With a list, also `pointing_accuracy_difficult` and `pointing_hits_difficult` on the difficult subset.
         """
         return [metric for suffix in self._subsets for metric in _accuracies(sums, suffix)]
 
@@ -196,7 +196,7 @@ class Energy:
         span = score_map.peak - score_map.low
         if not (score_map.state == "ok" and span > 0):
             return {"energy": 0.0, **dict.fromkeys(names, 0 / inside.pixels), "map_state": score_map.state}
-        from eigencam.evaluation import kernels  # numba takes its time to import
+        from eigencam.evaluation import kernels  # importing numba takes time
 
         ends, deltas = (np.float32(score_map.low), np.float32(span)), np.array(self.deltas, np.float32)
         scaled, counts = kernels.above_inside(score_map.full, *ends, inside.mask, deltas)
@@ -207,7 +207,7 @@ class Energy:
         return {**row, "map_state": score_map.state}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: energy and overlaps."""
+        """Return the contribution of each row: energy and overlaps."""
         names = ["energy", *(f"overlap_{delta:g}" for delta in self.deltas)]
         return {name: rows[name].to_numpy(np.float64) for name in names} | {"map_state": states.flags(rows)}
 
@@ -250,11 +250,11 @@ class Energy:
 
 @lru_cache(maxsize=4)
 def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
-    """The list of a difficult subset: (C,) flags by image, in the order of the classes.
+    """Read the list of a difficult subset: (C,) flags by image, in the order of the classes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not an id and flags of 0 or 1 with tabs between.
+        ValueError: a line is not an id and flags of 0 or 1, separated by tabs.
     """
     flags: dict[str, NDArray[np.bool_]] = {}
     seen: dict[str, str] = {}
@@ -274,7 +274,7 @@ def read_flags(file: str) -> Mapping[str, NDArray[np.bool_]]:
 
 
 def _accuracies(sums: Sums, suffix: str) -> list[Metric]:
-    """The mean over classes and the share of hits, of all rows or of a subset."""
+    """The mean over classes and the share of hits, for all rows or a subset."""
     names, chosen = (f"pointing_accuracy{suffix}", f"pointing_hits{suffix}"), int(sums.total(f"chosen{suffix}")[0])
     subset = f"the {chosen} of {sums.rows} in the difficult subset" if suffix else ""
     missing = chosen - sums.count(f"hit{suffix}")
@@ -296,10 +296,10 @@ class Inside:
     """The pixels in any of some boxes.
 
     Attributes:
-        mask: (H, W) of all pixels.
+        mask: (H, W) of these pixels.
         pixels: their number.
-        around: the rows and columns that they are in.
-        alone: whether they fill these: a single box.
+        around: the ranges of rows and columns that contain them.
+        alone: whether they fill these ranges, as for a single box.
     """
 
     mask: NDArray[np.bool_]
@@ -309,7 +309,7 @@ class Inside:
 
     @classmethod
     def of(cls, boxes: Boxes, size: tuple[int, int]) -> "Inside":
-        """Those of (B, 4) inclusive boxes in an image of `size`, height and width."""
+        """Make it from (B, 4) inclusive boxes in an image of `size`, height and width."""
         mask = fill(boxes, size)
         around = _extent(mask, 1), _extent(mask, 0)
         return cls(mask, int(np.count_nonzero(mask)), around, bool(mask[around].all()))
@@ -321,7 +321,7 @@ class Inside:
 
 
 def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool: the pixels whose centres are in any of the boxes (B, 4) inclusive; fractions count as pixels."""
+    """(H, W) bool: the pixels whose centres are in any of the boxes (B, 4) inclusive; partly covered pixels count."""
     inside = np.zeros(size, bool)
     for x1, y1, x2, y2 in np.rint(boxes).astype(int):
         inside[max(y1, 0) : y2 + 1, max(x1, 0) : x2 + 1] = True
@@ -329,7 +329,7 @@ def fill(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
-    """From the first to the last line along an axis of (H, W) that has a pixel; `axis`: the other one."""
+    """Range from the first to the last line with a pixel along an axis of (H, W); `axis`: the other one."""
     where = np.flatnonzero(mask.any(axis=axis)).tolist()
     return slice(where[0], where[-1] + 1) if where else slice(0)
 
@@ -342,7 +342,7 @@ def _distance(x: NDArray[Any], y: NDArray[Any], boxes: Boxes) -> NDArray[np.floa
 
 
 def _near(x: NDArray[np.int64], y: NDArray[np.int64], mask: NDArray[np.bool_], tolerance: float) -> NDArray[np.bool_]:
-    """(P,): whether a pixel of the mask (H, W) is nearer than the tolerance."""
+    """(P,): whether a pixel of the mask (H, W) is closer than the tolerance."""
     if len(x) == 1:
         reach = int(np.ceil(tolerance))
         y0, x0 = max(int(y[0]) - reach, 0), max(int(x[0]) - reach, 0)

@@ -1,11 +1,11 @@
-"""Predictions made by any other program: boxes in the ILSVRC devkit's or COCO's form, or a folder of maps.
+"""Predictions made by any other program: boxes in the ILSVRC devkit's or COCO's format, or a folder of maps.
 
 devkit  text, plain or .gz, line k for image k in the order of the ids: up to five guesses `label x1 y1 x2 y2`,
         best first, inclusive pixels of the original image, 0-based
 coco    JSON, plain or .gz, a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`
 maps    files `<image id>.npy` (real, (h, w)) or `<image id>.png` (grey, 8 or 16 bits) of any resolution; a map
-        covers the whole image. An image suffix before that, as in `<image id>.JPEG.npy`, is no part of the id; of
-        an id that has folders, as many as tell the images apart are needed
+        covers the whole image. An image suffix before that, as in `<image id>.JPEG.npy`, is not part of the id; of
+        an id with folders, only as many are needed as identify the image
 """
 
 import re
@@ -31,16 +31,16 @@ from eigencam.evaluation.base import Metric
 GUESSES = 5
 MAP_SUFFIXES = (".npy", ".png")
 NO_CATEGORY = -1
-"""Of a COCO result that does not say; categories count from 0 or 1."""
+"""Score of a COCO result without one; categories count from 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guesses:
-    """A file in the devkit's form.
+    """A file in the devkit's format.
 
     Attributes:
-        labels: (N, G) int64, as in the file; 0 where an image has fewer than G guesses.
-        boxes: (N, G, 4) float64, inclusive pixels; NaN where an image has fewer.
+        labels: (N, G) int64, as in the file; 0 for missing guesses.
+        boxes: (N, G, 4) float64, inclusive pixels; NaN for missing guesses.
     """
 
     labels: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Guesses:
 
 
 def read_devkit(path: Path | str) -> Guesses:
-    """Read a file in the devkit's form.
+    """Read a file in the devkit's format.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -99,7 +99,7 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
         path: the file, for messages.
         guesses: its content, row k for row k of `truth`.
         truth: of all the images.
-        labels: what the file counts classes by: `devkit` ids 1 to 1000, or indices of the `sorted` WordNet ids, 0 to
+        labels: how the file numbers classes: `devkit` ids 1 to 1000, or indices of the `sorted` WordNet ids, 0 to
             999.
 
     Returns:
@@ -135,14 +135,14 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
 
 
 def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
-    """Read a COCO results file: for each image its boxes (P, 4), inclusive pixels, by falling score.
+    """Read a COCO results file: for each image its boxes (P, 4), inclusive pixels, by descending score.
 
-    Boxes of equal score are in the order in which COCOeval takes them without regard to classes: by `category_id`, and
+    Boxes of equal score are in the order in which COCOeval takes them without classes: by `category_id`, and
     within a category in the order of the file. A result without a category comes first.
 
     Args:
         path: the file.
-        ids: of the truth's images. An `image_id` is one of these, or the number that one has behind its letters: 1
+        ids: of the truth's images. An `image_id` is one of these, or the number after the letters of one: 1
             for `ILSVRC2012_val_00000001`, 2008000002 for `2008_000002`.
 
     Raises:
@@ -151,7 +151,7 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
     numbers: dict[str, list[str]] = {}
     for name in ids:
         numbers.setdefault(str(_number(name)), []).append(name)
-    aliases: Mapping[str, str] | None = getattr(ids, "aliases", None)  # an annotation file's own ids
+    aliases: Mapping[str, str] | None = getattr(ids, "aliases", None)  # the annotation file's own ids
     known = {name: [name] for name in ids} | {key: [name] for key, name in (aliases or {}).items()}
     known = known if aliases else numbers | known
     found: dict[str, list[tuple[float, int, list[float]]]] = {}
@@ -187,7 +187,7 @@ def read_coco_truth(path: Path | str, faults: dict[str, str] | None = None) -> l
 
     Args:
         path: the file.
-        faults: where what is wrong with an image's annotations is noted, by id, and the image left out; None: raised.
+        faults: receives faults of an image's annotations by id, and the image is left out; None: they are raised.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -215,7 +215,7 @@ def read_coco_truth(path: Path | str, faults: dict[str, str] | None = None) -> l
 
 
 def find_maps(folder: Path | str) -> dict[str, Path]:
-    """The map files in `folder` and below it, by their path there without the suffix."""
+    """Find the map files in `folder` and its subfolders, by their relative path without the suffix."""
     folder = expand(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; allowed is one with {' or '.join(MAP_SUFFIXES)} files")
@@ -227,17 +227,17 @@ def find_maps(folder: Path | str) -> dict[str, Path]:
 
 
 def maps_of(ids: Iterable[str], files: Mapping[str, Path]) -> dict[str, Path]:
-    """The map of each image that has one. Raises a ValueError where two maps are of one image, or one could be of two.
+    """Return the map of each image that has one. ValueError if an image has two maps, or a map fits two images.
 
     Args:
         ids: of the images.
-        files: what `find_maps` returned.
+        files: from `find_maps`.
     """
     return {name: files[key] for name, key in match(ids, files, files.__getitem__, "maps").items()}
 
 
 def read_map(path: Path) -> NDArray[Any]:
-    """A score map (h, w), as stored: `.npy`, where further axes of length one are dropped, or a grey image."""
+    """Read a score map (h, w) as stored: `.npy`, without further axes of length one, or a grey image."""
     with Reading(path, "a real array (h, w) in .npy, or a grey image") as file:
         if path.suffix.lower() == ".npy":
             values = np.load(file.regular(), allow_pickle=False)
@@ -265,7 +265,7 @@ def _number(image_id: str) -> int:
 
 
 def _not_numbers(lines: Sequence[str]) -> int:
-    """The first line that holds something else than numbers."""
+    """The first line that holds something other than numbers."""
     for k, line in enumerate(lines):
         try:
             np.array(line.split(), np.float64)

@@ -1,11 +1,11 @@
-"""Proposals made by any other program, besides COCO's JSON (`eigencam.evaluation.predictions`).
+"""Proposals made by any other program, in addition to COCO's JSON (`eigencam.evaluation.predictions`).
 
-mat  a folder as detection-proposals writes it: `<id>.mat`, in folders named by the first letters of the id or not, with
-     `boxes` (K, 4) `x1 y1 x2 y2`, inclusive, and `scores` (K, 1) or nothing
-txt  a file, plain or .gz, of lines `id x1 y1 x2 y2 score`, inclusive, or a folder of `<id>.txt` of lines
-     `x1 y1 x2 y2 score`; the score may be left out in all lines of a file
+mat  a folder in detection-proposals' format: `<id>.mat`, optionally in folders named by the first letters of the id,
+     with `boxes` (K, 4) `x1 y1 x2 y2`, inclusive, and optionally `scores` (K, 1)
+txt  a file, plain or .gz, of lines `id x1 y1 x2 y2 score`, inclusive, or a folder of `<id>.txt` with lines
+     `x1 y1 x2 y2 score`; the score may be omitted in all lines of a file
 
-Boxes are ranked by falling or rising score, equal ones and those without a score in the order of the file.
+Boxes are ranked by descending or ascending score; ties, and boxes without a score, are in the order of the file.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,18 +31,18 @@ def read_mat(folder: Path | str, ids: Sequence[str], order: Order = "falling", o
     Args:
         folder: with the files, at any depth.
         ids: of the truth's images.
-        order: which scores are good; `file`: not asked.
-        origin: what the first pixel is called, 0 or 1.
+        order: whether high (`falling`) or low (`rising`) scores are good; `file`: scores are ignored.
+        origin: index of the first pixel, 0 or 1.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no file in it is of one of the images.
-        ValueError: a file has no `boxes` (K, 4), or not as many scores.
+        FileNotFoundError: there is no such folder, or it has no file for any of the images.
+        ValueError: a file has no `boxes` (K, 4), or a different number of scores.
     """
     return {name: _mat(path, order, origin) for name, path in _files(expand(folder), ".mat", ids).items()}
 
 
 def read_txt(path: Path | str, ids: Sequence[str], order: Order = "falling", origin: int = 0) -> dict[str, Boxes]:
-    """Boxes (K, 4) of each image that is in the file or folder; arguments and errors as `read_mat`."""
+    """Boxes (K, 4) of each image in the file or folder; arguments and errors as in `read_mat`."""
     path = expand(path)
     if path.is_dir():
         found = _files(path, ".txt", ids)
@@ -133,4 +133,4 @@ def _ranked(values: Floats, order: Order, origin: int) -> Boxes:
 
 
 READERS: dict[str, tuple[Callable[..., dict[str, Boxes]], int]] = {"mat": (read_mat, 1), "txt": (read_txt, 0)}
-"""By format: the reader, and what it calls the first pixel unless told."""
+"""By format: the reader, and the default index of the first pixel."""

@@ -1,42 +1,42 @@
 """Class-agnostic object proposals from a score map or made elsewhere, and their recall.
 
 Proposals are the boxes of the 8-connected components of the map's foreground at several thresholds, duplicates removed.
-They are ranked by a score made of two fractions of the positive map p = max(m, 0) inside the box:
+They are ranked by a score computed from two fractions of the positive map p = max(m, 0) inside the box:
 
-    share = sum of p in the box / sum of p        how much of the map the box holds
-    mean  = mean of p in the box / max p          how full of map the box is
+    share = sum of p in the box / sum of p        how much of the map is in the box
+    mean  = mean of p in the box / max p          how high the map is in the box
     f1    = 2 share mean / (share + mean)         (default) both; `mean` alone prefers the smallest peak
 
 Ties (to 6 decimals) go to the larger area, then to the first upper left corner in raster order. All objects of the
-image are sought, whatever their class; with o the overlap (inclusive IoU) that a proposal has with an object, over
+image are sought, whatever their class. With o the overlap (inclusive IoU) of a proposal with an object, over
 `objects`:
 
-    recall50_k, recall70_k   share of the objects that one of the first k proposals explains with o >= 0.5, 0.7
+    recall50_k, recall70_k   share of the objects that one of the first k proposals matches with o >= 0.5, 0.7
     ar_k       average recall of Hosang et al.: 2 * integral of the recall over o from 0.5 to 1, by trapezoids of 0.001
     ar_coco_k  average recall of COCO: mean of the recall at o = 0.5, 0.55, ..., 0.95, by COCO's own matching
     abo, mabo  best overlap of any of the proposals with each object, without matching (one proposal may serve several
                objects): mean over objects; mean over classes of the mean over the class's objects (Uijlings et al.)
-    boxes      proposals an image, mean
+    boxes      mean number of proposals per image
 
-and over `classes`, as Bazzani et al. count:
+and over `classes`, as in Bazzani et al.:
 
     mean_recall50_k, mean_recall70_k   for each class the share of its objects with which any of the first k proposals
                has o >= 0.5, 0.7, without matching; the mean over the classes that occur
 
-A proposal explains one object. `recall`, `ar`: as in Hosang's code, the pair with the largest overlap is matched, then
-the largest among the rest, and so on; the matching knows neither a threshold nor the order of the proposals. COCO goes
-through the proposals by score, at each threshold anew, and gives each the best free object above the threshold; its
-recall can be lower, where a proposal takes an object that a later one fits better.
+A proposal matches one object. `recall`, `ar`: as in Hosang's code, the pair with the largest overlap is matched, then
+the largest of the rest, and so on; the matching uses neither a threshold nor the order of the proposals. COCO goes
+through the proposals by score, separately at each threshold, and gives each the best free object above the threshold;
+its recall can be lower, if a proposal takes an object that a later one fits better.
 
-Objects flagged `difficult` are removed before the matching, unless asked for: they are neither found nor missed, and a
-proposal on one is an ordinary proposal that explains nothing and uses up its place among the k. (COCO's ignored objects
-give the same recall, since a proposal prefers an object that counts.) An image without proposals misses its objects,
-and so does one whose map is constant or not finite, whatever is proposed.
+Objects flagged `difficult` are removed before the matching by default: they are neither found nor missed, and a
+proposal on one is an ordinary proposal that matches nothing but counts among the k. (COCO's ignored objects
+give the same recall, since a proposal prefers an object that counts.) In an image without proposals all objects are
+missed, and also in one whose map is constant or not finite, whatever is proposed.
 
 Presets: `proposals_hosang`, the protocol of detection-proposals on VOC 2007 test (budgets 1 to 10,000 in half decades,
-difficult objects included: 14,976 objects in 4,952 images, equal boxes once), and `proposals_stl`, mean recall over
-classes at 1, 5, 10, 100 and 1,000 boxes. The code that counted the latter is not public: that it has no matching and
-leaves difficult objects out is taken, not read.
+difficult objects included: 14,976 objects in 4,952 images, duplicate boxes once), and `proposals_stl`, mean recall over
+classes at 1, 5, 10, 100 and 1,000 boxes. The counting code of the latter is not public: that it has no matching and
+leaves out difficult objects is an assumption.
 
 References: J. Hosang et al., "What makes for effective detection proposals?", PAMI 2016; T.-Y. Lin et al., ECCV 2014;
 J. Uijlings et al., "Selective search for object recognition", IJCV 2013; L. Bazzani et al., "Self-taught object
@@ -80,15 +80,15 @@ class Proposals:
     """Evaluator of object proposals; see the module.
 
     Attributes:
-        thresholds: the rule's parameters that the map is cut at.
-        rule: how a map is cut, see `evaluation/maps.py`.
-        score: what the boxes are ranked by, `f1` or `mean`.
-        max_boxes: proposals kept an image.
+        thresholds: the rule's parameters, one per threshold.
+        rule: thresholding rule of a map, see `evaluation/maps.py`.
+        score: the score that ranks the boxes, `f1` or `mean`.
+        max_boxes: maximum number of proposals per image.
         difficult: whether objects flagged `difficult` count.
         nms: drop a box that overlaps a better one by more than this; None: keep all.
-        budgets: the numbers k of proposals, rising.
+        budgets: the numbers k of proposals, ascending.
         over: what recall is a mean over, `objects` or `classes`.
-        unique: count boxes that are equal to the pixel once; those made from a map are.
+        unique: count duplicate boxes (equal to the pixel) once; boxes from a map are always unique.
     """
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -124,14 +124,14 @@ class Proposals:
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """Mean recall at every budget; over objects recall and average recall at all decades but the last."""
+        """Mean recall at every budget; over objects, recall and average recall at all decades except the last."""
         if self.over == "classes":
             return *(f"mean_recall50_{k}" for k in self.budgets), "mabo", "boxes"
         decades = [k for k in self.budgets if k in (1, 10, 100, 1000, 10000)][:-1] or self.budgets
         return *(f"{name}_{k}" for name in ("recall50", "ar") for k in decades), "abo", "boxes"
 
     def propose(self, score_map: ScoreMap) -> Boxes:
-        """(P, 4) boxes, best first, P <= max_boxes, in inclusive pixels; none where the map has no foreground."""
+        """(P, 4) boxes, best first, P <= max_boxes, in inclusive pixels; none if the map has no foreground."""
         key = ("proposals", self.rule, self.thresholds, self.score, self.nms, self.nms and self.max_boxes)
         return score_map.shared(key, lambda: self._ranked(score_map))[: self.max_boxes]
 
@@ -152,17 +152,17 @@ class Proposals:
 
     def _score(self, score_map: ScoreMap, boxes: Boxes) -> Floats:
         inside, total = positive_inside(score_map.full, boxes), score_map.positive_sum
-        if total == 0:  # `range` finds foreground in a negative map, too
+        if total == 0:  # `range` finds foreground even in a negative map
             return np.zeros(len(boxes))
         mean, share = inside / (area(boxes) * score_map.peak), inside / total
         return mean if self.score == "mean" else 2 * mean * share / np.maximum(mean + share, 1e-30)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """The row of the proposals made from a map."""
+        """Return the row of the proposals from a map."""
         return {**self.row_of_boxes(self.propose(score_map), truth), "map_state": score_map.state}
 
     def row_of_boxes(self, boxes: Boxes, truth: Truth) -> Row:
-        """The row of proposals (P, 4), best first, made here or elsewhere.
+        """Return the row for proposals (P, 4), best first, from any source.
 
         Returns:
             `n_boxes`, `n_objects`; lists over the objects: `object_class`, `best` (overlap with any proposal), over
@@ -192,7 +192,7 @@ class Proposals:
         return {**row, "map_state": "box"}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: objects, and those found, in all and by class."""
+        """Return the contribution of each row: objects, and found objects, in total and by class."""
         rows = _missed(rows)
         best, objects = flattened(rows["best"])
         row, label = np.repeat(np.arange(len(rows)), objects), flattened(rows["object_class"])[0].astype(np.int64)
@@ -247,7 +247,7 @@ class Proposals:
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-        """Objects, and those found at each overlap by each number of boxes; by class for `over` classes."""
+        """Numbers of objects, and of those found per overlap and number of boxes; by class for `over` classes."""
         rows = _missed(rows)
         classes = flattened(rows["object_class"])[0].astype(np.int64)
         classes = classes if self.over == "classes" else np.zeros_like(classes)
@@ -288,7 +288,7 @@ class Proposals:
 
 
 def _missed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows, with all objects missed where the map has no value."""
+    """The rows, with all objects missed if the map is undefined."""
     found = [str(name) for name in rows if name == "best" or str(name).startswith(("best_", "matched_", "coco_"))]
     return states.at_worst(rows, **dict.fromkeys(found, 0.0))
 
@@ -304,16 +304,16 @@ def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
 
 
 def positive_inside(values: NDArray[np.float32], boxes: Boxes) -> Floats:
-    """Sum of what is positive of `values` (H, W) inside each of `boxes` (B, 4), B >= 1, in float64.
+    """Sum of the positive part of `values` (H, W) inside each of `boxes` (B, 4), B >= 1, in float64.
 
-    An integral image on the grid of the boxes' own edges: a few dozen lines instead of all of the image's.
+    Uses an integral image on the grid of the boxes' edges: a few dozen lines instead of all of the image's.
     """
     corners = boxes.astype(np.int64)
     xs, x = np.unique(np.concatenate([[0], corners[:, 0], corners[:, 2] + 1]), return_inverse=True)
     ys, y = np.unique(np.concatenate([[0], corners[:, 1], corners[:, 3] + 1]), return_inverse=True)
     height, width = values.shape
-    # An edge at the far border starts no cell; `integral` has one line more than there are cells, in front.
-    from eigencam.evaluation import kernels  # numba takes its time to import
+    # An edge at the far border starts no cell; `integral` has one more line in front than there are cells.
+    from eigencam.evaluation import kernels  # importing numba takes time
 
     cells = kernels.positive_strips(values, ys[ys < height])
     cells = np.add.reduceat(cells, xs[xs < width], axis=1)
@@ -336,10 +336,10 @@ def suppress(boxes: Boxes, overlap: float, limit: int) -> Boxes:
 
 
 def _column(values: ArrayLike) -> Floats:
-    """(N, 1): sums over each image's objects; an image without any adds 0."""
+    """(N, 1): sums over each image's objects; 0 for an image without objects."""
     return np.asarray(values, np.float64).reshape(-1, 1)
 
 
 def _flat(column: "pd.Series") -> Floats:
-    """A column of lists of numbers, one list an image, as one array."""
+    """A column of lists of numbers, one list per image, as one array."""
     return np.concatenate([np.zeros(0), *column]).astype(np.float64)

@@ -1,14 +1,14 @@
 r"""PxAP: average precision of a map's pixels, pooled over the images.
 
-Map and mask are brought to 224 x 224, the map as in `wsol` (bicubic, scaled to 0..1), the mask by its nearest pixels.
+Map and mask are resized to 224 x 224, the map as in `maxboxacc` (bicubic, scaled to 0..1), the mask by nearest pixels.
 Void pixels are left out; those of the object sought are positive, all others negative. With precision and recall of
-the pixels at or above each edge t = 0, step, 2 step, ... of all images together,
+the pixels at or above each edge t = 0, step, 2 step, ... over all images together,
 
 $$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
 
-the step rule of the authors' code, to the last bit; its last edge is 1 (the maximum of a map alone). No
-threshold is chosen. A map that is constant or not finite, 0 everywhere in the authors' code, counts as worse than any:
-all else is 1 and the object is never found; a baseline's constant map that is meant is 0 everywhere.
+the step rule of the authors' code, to the last bit; its last edge is 1 (only the maximum of a map). No
+threshold is chosen. A map that is constant or not finite (0 everywhere in the authors' code) counts as the worst:
+all background ranks before the object, which is never found; a baseline's constant map on purpose is 0 everywhere.
 
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020.
 """
@@ -39,7 +39,7 @@ class PxAP:
 
     Attributes:
         step: of the edges, in (0, 1].
-        size: height and width that maps and masks are brought to, pixels.
+        size: height and width that maps and masks are resized to, in pixels.
     """
 
     step: float = 0.001
@@ -61,17 +61,17 @@ class PxAP:
         return np.append(np.arange(0, 1, self.step), 1.0)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Pixels by bin.
+        """Count pixels by bin.
 
         Returns:
-            `hist_object`, `hist_background`: as many numbers as `edges`; none where the image has no mask. uint16
-            at the default size: 4 KB an image, about half of it in a Parquet file. `map_state`.
+            `hist_object`, `hist_background`: as many numbers as `edges`; empty if the image has no mask. uint16
+            at the default size: 4 KB per image, about half of it in a Parquet file. `map_state`.
         """
         kind = np.uint16 if self.size**2 < 2**16 else np.uint32
         if truth.mask is None:
             none = np.zeros(0, kind)
             return {"hist_object": none, "hist_background": none, "map_state": score_map.state}
-        from eigencam.evaluation import kernels  # numba takes its time to import
+        from eigencam.evaluation import kernels  # importing numba takes time
 
         key = ("pxap", self.size, truth.label, truth.foreground)
         kinds = score_map.of_image(key, lambda: self._kinds(truth, score_map.region))
@@ -87,7 +87,7 @@ class PxAP:
         return kinds
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: pixels by bin, of rows with a mask."""
+        """Return the contribution of each row: pixels by bin, of rows with a mask."""
         masked = (rows["hist_object"].map(len) > 0).to_numpy(bool)
         counts = np.zeros((len(rows), 2 * len(self.edges) + 1), np.int64)
         if masked.any():
@@ -133,9 +133,9 @@ class PxAP:
 
 
 def _histograms(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
-    """(N, K) pixels by bin of the object and of the background, (N, 1) of objects that are never found.
+    """(N, K) pixels by bin of the object and of the background, (N, 1) of object pixels that are never found.
 
-    Where the map has no value, all of the background is in the last bin and the object is not found.
+    If the map is undefined, all of the background is in the last bin and the object is not found.
     """
     wanted, rest = (_stack(rows[f"hist_{kind}"]) for kind in ("object", "background"))
     bad = states.no_map(rows)
@@ -146,7 +146,7 @@ def _histograms(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts]:
 
 
 def _share_found(sums: Counts) -> Counts:
-    """(R, 2 K + 1) of `_histograms` -> (R,): `average_precision`, of recall among all pixels of objects."""
+    """(R, 2 K + 1) of `_histograms` -> (R,): `average_precision`, with the recall among all pixels of objects."""
     found, lost = sums[:, : sums.shape[1] // 2].sum(axis=1), sums[:, -1]
     value = average_precision(sums[:, :-1]) * np.divide(found, found + lost, out=np.zeros_like(found), where=found > 0)
     return np.where((found == 0) & (lost > 0), 0.0, value)
@@ -159,15 +159,15 @@ def nearest(
     size: int,
     places: Callable[[float, float, int], Counts] | None = None,
 ) -> NDArray[np.uint8]:
-    """(size, size): the mask where the map is, void beyond the image.
+    """(size, size): the mask over the map's region, void outside the image.
 
     Args:
         truth: of the image.
         mask: (h, w), of the whole image, at any resolution.
-        region: what the map covers, pixels of the image.
+        region: the region of the map, in pixels of the image.
         size: of the result.
-        places: start, stop, n -> (n,) where between them the pixels are taken from; by default each takes the one at
-            its upper left corner.
+        places: start, stop, n -> (n,) sampling positions between them; by default each pixel is sampled at its
+            upper left corner.
     """
     (height, width), places = mask.shape, places or corners
     x0, y0, x1, y1 = region or (0.0, 0.0, float(truth.size[1]), float(truth.size[0]))
@@ -200,9 +200,9 @@ def average_precision(histograms: Counts) -> Counts:
 
 
 def precision_recall(positive: Counts, negative: Counts, lost: float = 0.0) -> list[Curve]:
-    """The curve of (K,) positive and (K,) negative pixels by bin, lowest first; none without a positive pixel.
+    """The curve from (K,) positive and (K,) negative pixels by bin, lowest first; empty without a positive pixel.
 
-    `lost` further positive ones are never found.
+    `lost` further positive pixels are never found.
     """
     tp, fp = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
     some = tp + fp > 0

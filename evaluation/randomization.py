@@ -1,21 +1,21 @@
 """Sanity checks: does a map depend on what the network has learnt?
 
 J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018. A map of the trained network is compared with the
-same method's map, of the same image and class,
+same method's map, for the same image and class,
 
-* `Randomization` (section 3.2): in networks whose layers are initialised anew, from the output down, more with each
+* `Randomization` (section 3.2): in networks whose layers are reinitialised, from the output down, more with each
   stage (`cascading`), or one stage at a time (`independent`);
-* `LabelRandomization` (section 3.3): in a network trained on labels that were dealt out anew.
+* `LabelRandomization` (section 3.3): in a network trained on permuted labels.
 
-The rank correlation is over the raw maps, once as they are and once of absolute values, as in the paper; SSIM and HOG
-are of maps enlarged to the network's input where they are asked for (see `evaluation/similarity.py`). A map that stays
-alike says more of the image than of the network: lower is better. A method that reads a layer in front of all that
-was changed has not changed at all; for a map of no class this is by construction, not a fault found.
+The rank correlation is over the raw maps, once of the values and once of absolute values, as in the paper. SSIM and HOG
+are optional and use maps enlarged to the network's input (see `evaluation/similarity.py`). A map that stays
+similar depends on the image more than on the network: lower is better. A method that reads only layers in front of the
+changed ones keeps its map; for a class-agnostic map this is by construction, not a fault.
 
-An image of which one of the maps has no variation, or is not finite, has no similarity there, and is left out of that
-stage's mean; `_mean` is, for each image, over the stages that it is left in. n says how many count, and a method that
-misses images that others have is not marked as best. The maps are of classes that the run asks for, whatever a
-network with new weights answers; of a class that is to be the predicted one, where there is no answer, there is no map.
+An image in which one of the maps is constant or not finite has no similarity there, and is left out of that
+stage's mean; `_mean` is, for each image, over the stages in which it is included. n says how many count, and a method
+that misses images that others have is not marked as best. The maps are for the classes that the run requests, whatever
+a randomised network predicts; if the predicted class is requested and there is no prediction, there is no map.
 """
 
 from collections.abc import Mapping
@@ -43,9 +43,10 @@ class Randomization:
 
     Attributes:
         order: `cascading` or `independent`.
-        stages: groups of layers, the output layer alone the first, the others about equal; 0: every layer a stage.
+        stages: number of groups of layers: first the output layer, then roughly equal groups; 0: every layer is a
+            stage.
         seed: of the new weights.
-        structure: whether SSIM and HOG are computed, too.
+        structure: whether to compute SSIM and HOG, too.
     """
 
     order: Order = "cascading"
@@ -81,7 +82,7 @@ class Randomization:
         ]
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: each measure at each stage, and its mean over them."""
+        """Return the contribution of each row: each measure at each stage, and its mean over the stages."""
         parts: dict[str, Part] = {"map_state": states.flags(rows), "stages": str(rows["stages"].iloc[0])}
         for measure in [m for m in MEASURES if m in rows]:
             values = np.stack(rows[measure].to_numpy()).astype(np.float64)
@@ -92,7 +93,7 @@ class Randomization:
         return parts
 
     def metrics(self, sums: Sums) -> list[Metric]:
-        """Of each measure: `_output` (only the output layer is new), `_last`, `_mean` over stages, `_1`, `_2`, ..."""
+        """For each measure: `_output` (only the output layer is new), `_last`, `_mean` over stages, `_1`, `_2`, ..."""
         names = sums.text("stages").split(" ")
         to = "down to" if self.order == "cascading" else "at"
         stages = [(str(k + 1), str(k + 1), f"new weights {to} {name}") for k, name in enumerate(names)]
@@ -120,8 +121,8 @@ class LabelRandomization:
     """Evaluator of label randomisation; see the module.
 
     Attributes:
-        weights: file of a network of the same form that was trained on permuted labels.
-        structure: whether SSIM and HOG are computed, too.
+        weights: file of a network of the same architecture, trained on permuted labels.
+        structure: whether to compute SSIM and HOG, too.
     """
 
     weights: str
@@ -141,7 +142,7 @@ class LabelRandomization:
         ]
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds: each measure."""
+        """Return the contribution of each row: each measure."""
         there = [measure for measure in MEASURES if measure in rows]
         return {"map_state": states.flags(rows)} | {name: rows[name].to_numpy(np.float64) for name in there}
 

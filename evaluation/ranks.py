@@ -1,8 +1,9 @@
-r"""Ranks of several methods over several (dataset, network) pairs, and an image of which differ.
+r"""Ranks of several methods over several (dataset, network) pairs, and a figure of which differ.
 
 In each pair, a block, the methods are ranked, 1 the best, ties sharing the mean. Friedman's test asks whether the
-average ranks differ at all; two methods then differ where their average ranks are further apart than Nemenyi's critical
-difference, k methods in N blocks, q the 95 % quantile of the studentized range with infinite degrees of freedom:
+average ranks differ at all. Two methods then differ if their average ranks are further apart than Nemenyi's critical
+difference, with k methods in N blocks and q the 95 % quantile of the studentized range with infinite degrees of
+freedom:
 
 $$\mathrm{CD} = \frac{q_{0.05,k}}{\sqrt 2} \sqrt{\frac{k (k + 1)}{6 N}}$$
 
@@ -27,7 +28,7 @@ class Ranking:
     """Average ranks, best first.
 
     Attributes:
-        metric: what is ranked by.
+        metric: the metric that ranks.
         methods: names.
         ranks: average rank of each, 1 the best.
         blocks: number of (dataset, network) pairs.
@@ -44,13 +45,13 @@ class Ranking:
 
 
 def ranking(metric: str, methods: Sequence[str], values: Floats, better: str) -> Ranking:
-    """Rank (blocks, methods) values, without gaps.
+    """Rank (blocks, methods) values without missing ones.
 
     >>> found = ranking("error", ["a", "b"], np.array([[3.0, 1.0], [2.0, 1.0]]), "lower")
     >>> found.methods, found.ranks
     (('b', 'a'), (1.0, 2.0))
     """
-    from scipy import stats  # it takes its time to import
+    from scipy import stats  # importing it takes time
 
     ranks = stats.rankdata(values if better == "lower" else -values, axis=1)
     average = ranks.mean(axis=0)
@@ -63,7 +64,7 @@ def ranking(metric: str, methods: Sequence[str], values: Floats, better: str) ->
 
 
 def critical_difference(methods: int, blocks: int) -> float:
-    """Nemenyi's, at 5 %."""
+    """Nemenyi's critical difference at 5 %."""
     from scipy import stats
 
     q = float(stats.studentized_range.ppf(0.95, methods, np.inf)) / np.sqrt(2)
@@ -83,7 +84,7 @@ def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
 
 
 def draw(found: Ranking, path: Path) -> Path:
-    """Write the critical-difference diagram; SVG, PDF or PNG by the name's ending."""
+    """Write the critical-difference diagram; SVG, PDF or PNG, by the suffix."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -118,7 +119,7 @@ def draw(found: Ranking, path: Path) -> Path:
             axes.text(1 + found.critical, -1.25, f"  CD {found.critical:.2f}", va="center")
         title = figure_text(found.metric)
         figure.suptitle(f"{title}, average rank in {found.blocks} pairs of dataset and network", fontsize=9)
-        # Without a date the same ranks make the same file.
+        # Without a date, the same ranks give the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix.removeprefix("."))
         with replacing(path) as beside:
             figure.savefig(beside, dpi=200, metadata=metadata)

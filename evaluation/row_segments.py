@@ -1,8 +1,8 @@
-"""The rows of a smooth image of levels, as segments that rise and then fall, and how far segments touch.
+"""The rows of a smooth image of levels, as segments that rise and then fall, and the levels up to which segments touch.
 
-A map that was enlarged from 7 x 7 rises and falls a few times in a row. Each row is cut into runs of equal level, and
+A map that was enlarged from 7 x 7 rises and falls a few times per row. Each row is cut into runs of equal level, and
 these into segments that rise and then fall: at any threshold a segment is one run of pixels. Two segments that touch
-are connected up to the highest level at which pixels of both touch; because one falls where the other rises, that level
+are connected up to the highest level at which pixels of both touch. Since one falls where the other rises, that level
 is found by bisection between their peaks.
 
 Importing this module imports numba.
@@ -24,10 +24,10 @@ class Segments(NamedTuple):
     """The rows of an image as runs of equal level, and as segments of runs that rise and then fall.
 
     Attributes:
-        x: (R,) first pixel of each run; behind the last run of a row stands one more entry, the width.
+        x: (R,) first pixel of each run; after the last run of a row follows one more entry, the width.
         level: (R,) of each run.
         start: (S,) first run of each segment.
-        stop: (S,) the run behind its last one.
+        stop: (S,) the run after its last one.
         peak: (S,) its highest run.
         row: (H + 1,) first segment of each row.
     """
@@ -41,14 +41,14 @@ class Segments(NamedTuple):
 
 
 def padded(levels: Levels) -> Levels:
-    """(H, W) levels, each row filled up to a multiple of eight pixels with its last one."""
+    """(H, W) levels with each row padded to a multiple of eight pixels by repeating its last one."""
     missing = -levels.shape[1] % 8
     return np.pad(levels, ((0, 0), (0, missing)), mode="edge") if missing else np.ascontiguousarray(levels)
 
 
 @njit(cache=True, nogil=True)
 def segments_of(levels: Levels, width: int) -> Segments:
-    """The segments of `padded` levels. Eight pixels of the level of the one before them are passed in one step."""
+    """The segments of `padded` levels. Eight pixels with the level of the preceding one are skipped in one step."""
     height, words = len(levels), levels.view(np.uint64)
     x_of, level_of = np.empty(height * (width + 1), np.int32), np.empty(height * (width + 1), np.uint8)
     start, stop, peak_of = np.empty((3, height * (width // 2 + 1)), np.int32)
@@ -63,7 +63,7 @@ def segments_of(levels: Levels, width: int) -> Segments:
         for i in range(len(eights)):
             if eights[i] == alike:
                 continue
-            for x in range(8 * i, 8 * i + 8):  # few branches: that the next level is another one cannot be foreseen
+            for x in range(8 * i, 8 * i + 8):  # few branches, since a change of level cannot be predicted
                 level = line[x]
                 up, down = level > before, level < before
                 if up and falling:
@@ -86,8 +86,8 @@ def segments_of(levels: Levels, width: int) -> Segments:
 
 @njit(cache=True, nogil=True)
 def _meeting(falling: Levels, rising: Levels, low: int, high: int, reach: int) -> int:
-    """The largest level at which pixels low .. high of a row that falls touch the next row's, which rises."""
-    first, stop = low, high + 1  # the first pixel from which on the other row is as high
+    """The largest level at which pixels low .. high of a falling row touch those of the next row, which rises."""
+    first, stop = low, high + 1  # the first pixel from which the other row is as high
     while first < stop:
         middle = (first + stop) >> 1
         if rising[middle + reach] >= falling[middle]:
@@ -100,7 +100,7 @@ def _meeting(falling: Levels, rising: Levels, low: int, high: int, reach: int) -
 
 @njit(cache=True, nogil=True)
 def edges_of(levels: Levels, segments: Segments, reach: int) -> tuple[Ints, Ints, Levels]:
-    """Pairs of segments that touch, and up to which level, where that is more than 0."""
+    """Pairs of segments that touch, and the level up to which they do, if that is more than 0."""
     x, level_of, start, stop, peak, row = segments
     a, b = np.empty((2, 6 * len(start)), np.int32)
     up_to = np.empty(6 * len(start), np.uint8)

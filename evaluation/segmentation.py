@@ -1,28 +1,28 @@
-"""Segmentation by a score map: the pixels above a threshold against the image's mask.
+"""Segmentation by a score map: the pixels above a threshold, compared with the image's mask.
 
 The truth has three kinds of pixels: of the image's class ("label"), of other classes ("other") and background; void
-pixels count nowhere. The foreground is "label", or "label" and "other" where `Truth.foreground` is `any`. With TP, FP,
-FN the numbers of foreground pixels above the threshold, of other pixels above it, and of foreground pixels below:
+pixels are not counted. The foreground is "label", or "label" and "other" if `Truth.foreground` is `any`. TP, FP,
+FN are the numbers of foreground pixels above the threshold, of other pixels above it, and of foreground pixels below:
 
     fg_iou           TP / (TP + FP + FN) of each image, then the mean over images that have foreground
-    miou             VOC's: a pixel above the threshold is predicted to be of the image's class, else background;
-                     TP, FP, FN of every class summed over the set, IoU of each class, mean over the classes (with the
-                     background) whose pixels occur in the truth. An image without a label predicts no class
-                     (the interval: of these classes, each in 3 images or more)
-    miou_binary      the same with two classes, foreground and the rest, whatever the image's class is called
+    miou             VOC's: a pixel above the threshold is predicted as the image's class, else as background;
+                     TP, FP, FN of every class summed over the dataset, IoU of each class, mean over the classes (with
+                     the background) whose pixels occur in the truth. An image without a label predicts no class
+                     (the interval: over these classes, each in 3 images or more)
+    miou_binary      the same with two classes, foreground and the rest, whatever the image's class
     pixel_precision  TP / (TP + FP), summed over the set;     pixel_recall  TP / (TP + FN), summed over the set
     precision_eer    pixel precision where it equals recall, on the precision-recall curve summed over the set: the
                      Graz-02 protocol (M. Marszalek, C. Schmid, CVPR 2007). The two are equal where as many pixels are
                      predicted as are foreground; between two levels TP is interpolated linearly
-    fg_iou_best, miou_best   the largest value over all 256 thresholds. The threshold is chosen with the truth at hand,
-                     so these are bounds (oracles), no results; their intervals are those at the threshold chosen
+    fg_iou_best, miou_best   the largest value over all 256 thresholds. The threshold is chosen with the truth,
+                     so these are bounds (oracles), not results; their intervals are those at the chosen threshold
 
-The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)), with
-a pixel foreground if its level is at least v; all levels are 0 where the maximum is not positive. Images without a
-mask are not counted. An image without a foreground pixel has no `fg_iou`, and counts in the sums.
+The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)); a
+pixel is foreground if its level is at least v. All levels are 0 if the maximum is not positive. Images without a
+mask are not counted. An image without a foreground pixel has no `fg_iou`, but counts in the sums.
 
-An image whose map is constant or not finite is wrong at every pixel: its foreground is not found, all else is. Only a
-baseline's constant map that is meant is cut as any other.
+An image whose map is constant or not finite is wrong at every pixel: its foreground is missed, and everything else is
+predicted. Only a baseline's constant map on purpose is thresholded like any other.
 
 Reference: M. Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2010, section 4.3.
 """
@@ -66,7 +66,7 @@ class Segmentation:
     """Evaluator of segmentation; see the module.
 
     Attributes:
-        rule: how a map is cut for the fixed threshold, see `evaluation/maps.py`.
+        rule: thresholding rule of a map for the fixed threshold, see `evaluation/maps.py`.
         threshold: the rule's parameter; the default is CAM's.
     """
 
@@ -81,7 +81,7 @@ class Segmentation:
         check_rule(self.rule, self.threshold)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """Pixel counts of one image; zeros and `has_mask` False where it has no mask.
+        """Count the pixels of one image; zeros and `has_mask` False if it has no mask.
 
         Returns:
             `has_mask` and `any_foreground` (bool); `above` (3,) uint32, pixels above the fixed threshold by kind of
@@ -116,7 +116,7 @@ class Segmentation:
             raise ValueError(
                 f"{truth.image_id}: mask of {mask.shape}, image of {score_map.size}; allowed are equal ones"
             )
-        from eigencam.evaluation import kernels  # numba takes its time to import
+        from eigencam.evaluation import kernels  # importing numba takes time
 
         by_value = score_map.of_image("by_value", lambda: np.bincount(mask.ravel(), minlength=VOID)[:VOID])
         kinds = np.ones(VOID + 1, np.uint8)  # 1: other
@@ -129,7 +129,7 @@ class Segmentation:
         return counts[:, :3].astype(np.uint32), by_value[:classes].astype(np.uint32)
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        """What all images with a mask add up to at each level: pixels by class, foreground and rest, `fg_iou`."""
+        """Return the sums over all images with a mask at each level: pixels by class, foreground and rest, `fg_iou`."""
         rows = rows.loc[rows["has_mask"].to_numpy(bool)]
         kinds, _, wanted, rest = _by_level(rows)
         ious = _ious(wanted, rest)
@@ -138,7 +138,7 @@ class Segmentation:
         return totals | {"n": np.array([some.sum()])} | _Classes.of(rows).by_level(kinds)
 
     def choose(self, totals: Totals) -> "_AtLevels":
-        """The evaluator with the levels at which `fg_iou` and the mean IoU are largest."""
+        """Return the evaluator with the levels at which `fg_iou` and the mean IoU are largest."""
         parts = [totals[name].T for name in ("right", "predicted")]
         sums = np.concatenate([*parts, np.broadcast_to(totals["truth"], parts[0].shape)], axis=1)
         return _AtLevels(self, int(totals["ious"].argmax()), int(mean_iou(sums).argmax()) if sums.size else 0)
@@ -175,14 +175,14 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class _AtLevels:
-    """The metrics of the module's docstring, the two largest ones at levels that were chosen of all rows."""
+    """The metrics of the module's docstring, with the levels of the two largest ones chosen from all rows."""
 
     evaluator: Segmentation
     fg_iou: int
     miou: int
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row with a mask adds."""
+        """Return the contribution of each row with a mask."""
         masked = rows["has_mask"].to_numpy(bool)
         own = states.at_worst(rows.loc[masked], fg_iou=0.0)
         kinds, above, wanted, rest = _by_level(own)
@@ -240,10 +240,10 @@ class _AtLevels:
 
 @dataclass(frozen=True, slots=True)
 class _Classes:
-    """What the pooled mean IoU needs of each image: its class and the pixels of every class in its truth."""
+    """What the pooled mean IoU needs from each image: its class and the pixels of every class in its truth."""
 
     own: NDArray[np.int64]  # (N,) class of the image's label, background 0; 0 without a label
-    row: NDArray[np.int64]  # (M,) image of each class that one has
+    row: NDArray[np.int64]  # (M,) image of each entry: one entry per class in an image
     label: NDArray[np.int64]  # (M,)
     truth: Counts  # (M,) pixels
 
@@ -256,7 +256,7 @@ class _Classes:
         return cls(own, row, label, truth.astype(np.float64))
 
     def part(self, above: Counts, place: NDArray[np.int64]) -> ByClass:
-        """Pixels of the truth, right and predicted, of the rows `place`; `above` (N, 3): pixels found, by kind."""
+        """True, right and predicted pixels of the rows `place`; `above` (N, 3): predicted pixels, by kind."""
         found, labelled, background = above.sum(axis=1), self.own > 0, self.label == 0
         right, predicted = np.zeros_like(self.truth), np.zeros_like(self.truth)
         behind, whole = self.row[background], np.bincount(self.row, self.truth, len(self.own))
@@ -283,7 +283,7 @@ class _Classes:
 
 
 def mean_iou(sums: Counts) -> Counts:
-    """Pixels (R, 3 C) right, predicted and of the truth -> (R,): mean IoU over the classes that occur in the truth."""
+    """Pixels (R, 3 C) right, predicted and true -> (R,): mean IoU over the classes that occur in the truth."""
     right, predicted, truth = np.split(sums, 3, axis=1)
     occurs = truth > 0
     ious = np.where(occurs, right, 0) / np.where(occurs, predicted + truth - right, 1)
@@ -291,7 +291,7 @@ def mean_iou(sums: Counts) -> Counts:
 
 
 def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts, Counts]:
-    """Pixels of each image; wrong at every one where the map has no value.
+    """Pixel counts of each image; wrong at every pixel if the map is undefined.
 
     Returns:
         By kind and level (N, 3, 256); by kind, above the fixed threshold (N, 3); foreground, and the rest, by level
@@ -309,17 +309,17 @@ def _by_level(rows: pd.DataFrame) -> tuple[Counts, Counts, Counts, Counts]:
 
 
 def _ious(wanted: Counts, rest: Counts) -> Counts:
-    """(N, 256) IoU of the foreground at each level; NaN for an image that has none."""
+    """(N, 256) IoU of the foreground at each level; NaN for an image without foreground."""
     tp, fp = _from_above(wanted), _from_above(rest)
-    some = wanted.sum(axis=1, keepdims=True) > 0  # tp[:, 0]: all foreground, found or not
+    some = wanted.sum(axis=1, keepdims=True) > 0  # tp[:, 0]: all foreground pixels, at level 0 and above
     return np.divide(tp, tp[:, :1] + fp, out=np.full_like(tp, np.nan), where=some)
 
 
 def equal_error_rate(histograms: Counts) -> Counts:
     """Precision where it equals recall: (R, 512) pixels by level, foreground's 256 first -> (R,) in [0, 1].
 
-    As many pixels are then predicted as are foreground, P; between two levels the numbers of predicted and of right
-    pixels both grow linearly, as if the pixels of one level came in random order. NaN for P = 0.
+    At that point as many pixels are predicted as are foreground, P. Between two levels the numbers of predicted and of
+    right pixels grow linearly, as if the pixels of one level came in random order. NaN for P = 0.
     """
     wanted, rest = histograms[:, :LEVELS], histograms[:, LEVELS:]
     tp = np.pad(np.cumsum(wanted[:, ::-1], axis=1), ((0, 0), (1, 0)))

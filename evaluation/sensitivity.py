@@ -1,17 +1,17 @@
-r"""How much does a map change when the image hardly does? Max-sensitivity.
+r"""How much does a map change when the image changes slightly? Max-sensitivity.
 
 C.-K. Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (NeurIPS 2019), by random search as in the
 authors' code: over `samples` draws of noise u, uniform within `radius` in every value of the input,
 
 $$max\_sensitivity = \max_u \frac{\lVert \Phi(x + u) - \Phi(x) \rVert_2}{\lVert \Phi(x) \rVert_2}$$
 
-and `mean_sensitivity`, the mean over the draws, which depends less on their number. The maps are raw, of the method's
-own resolution, for the same class whatever is predicted then; noise and `radius` are in units of the image before
-normalisation, 0 black and 1 white, and are not cut off there. The draws are the same for all images and methods. A
-map that does not look at the image does not change: lower is steadier, not better founded.
+and `mean_sensitivity`, the mean over the draws, which depends less on their number. The maps are raw, at the method's
+own resolution, for the same class whatever is predicted; noise and `radius` are in units of the image before
+normalisation, 0 black and 1 white, without clipping. The draws are the same for all images and methods. A
+map that ignores the image does not change: lower is more stable, not more correct.
 
-A map that is constant or not finite, or a changed one that is not finite, has no such ratio: the image is left out, and
-n says of how many it is.
+A map that is constant or not finite, or whose changed version is not finite, has no such ratio: the image is left out,
+and n shows it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MaxSensitivity:
 
     Attributes:
         radius: of the noise, in units of the image's range.
-        samples: number of draws, a pass and a map of the method each.
+        samples: number of draws; each costs one pass and one map of the method.
         seed: of the draws.
     """
 
@@ -58,7 +58,7 @@ class MaxSensitivity:
             raise ValueError(f"samples={self.samples}; allowed: 1 or more")
 
     def rows(self, maps: NDArray[np.float32], probe: Probe) -> list[Row]:
-        """`max_sensitivity` and `mean_sensitivity`; NaN where there is no ratio."""
+        """Return `max_sensitivity` and `mean_sensitivity`; NaN without a ratio."""
         import torch
 
         from eigencam.transfer import made, to_device
@@ -77,7 +77,7 @@ class MaxSensitivity:
         return rows_with_states(columns, [score_map.state for score_map in probe.score_maps])
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds."""
+        """Return the contribution of each row."""
         values = {name: rows[name].to_numpy(np.float64) for name in self.headline}
         without = states.no_map(rows, meant=False)
         parts = {name: np.where(without | ~np.isfinite(v), np.nan, v) for name, v in values.items()}

@@ -1,12 +1,12 @@
-"""How alike two maps of one image are: rank correlation, cosine, structural similarity, oriented gradients.
+"""How similar two maps of one image are: rank correlation, cosine, structural similarity, oriented gradients.
 
-* Spearman's rank correlation of the maps' values, equal values at their mean rank; with `absolute`, of their absolute
+* Spearman's rank correlation of the maps' values, ties at their mean rank; with `absolute`, of their absolute
   values: both are reported by J. Adebayo et al. ("Sanity Checks for Saliency Maps", NeurIPS 2018, section 3).
 * Cosine of the angle between the maps as vectors.
 * SSIM (Z. Wang et al., IEEE TIP 2004) of maps scaled to 0..1, windows of 7 x 7 of equal weight.
 * Pearson's correlation of the histograms of oriented gradients of maps scaled to 0..1.
 
-A pair of which one map is not finite, or has no variation (for the cosine: is zero), has no similarity: NaN.
+A pair in which one map is not finite, or is constant (for the cosine: zero), has no similarity: NaN.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating], *, absolu
     >>> rank_correlation(a, -a), rank_correlation(a, a**3)
     (array([-1.]), array([1.]))
     """
-    from scipy.stats import rankdata  # it takes its time to import
+    from scipy.stats import rankdata  # importing it takes time
 
     a, b, finite = _flat(a, b)
     if absolute:
@@ -42,7 +42,7 @@ def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
 
 
 def ssim(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """(N,) in [-1, 1], of maps (N, h, w); NaN where a side is shorter than the window."""
+    """(N,) in [-1, 1], of maps (N, h, w); NaN if a side is shorter than the window."""
     n, h, w = a.shape
     if min(h, w) < WINDOW:
         return np.full(n, np.nan)
@@ -76,7 +76,7 @@ def hog(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
 
 
 def _flat(a: NDArray[np.floating], b: NDArray[np.floating]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Both as (N, h * w) float64, zeros where a pair is not finite; and which pairs are."""
+    """Both as (N, h * w) float64, with zeros for pairs that are not finite; and which pairs are finite."""
     if a.shape != b.shape:
         raise ValueError(f"maps of shapes {a.shape} and {b.shape}: allowed are equal shapes (N, h, w)")
     x, y = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (a, b))
@@ -85,7 +85,7 @@ def _flat(a: NDArray[np.floating], b: NDArray[np.floating]) -> tuple[Floats, Flo
 
 
 def _unit(a: NDArray[np.floating], b: NDArray[np.floating]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Both scaled to 0..1, (N, h, w); and which pairs are finite and vary."""
+    """Both scaled to 0..1, (N, h, w); and which pairs are finite and not constant."""
     x, y, finite = _flat(a, b)
     made: list[Floats] = []
     for v in (x, y):
@@ -100,7 +100,7 @@ def _pearson(x: Floats, y: Floats) -> Floats:
 
 
 def _cosine(x: Floats, y: Floats) -> Floats:
-    """(N,), NaN where a vector is zero; scaled first, so that squares neither overflow nor vanish."""
+    """(N,), NaN if a vector is zero; scaled first, so that squares neither overflow nor underflow."""
     x, y = (v / np.where((top := np.abs(v).max(axis=1, keepdims=True)) > 0, top, 1.0) for v in (x, y))
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     return np.divide((x * y).sum(axis=1), norms, out=np.full(len(x), np.nan), where=norms > 0).clip(-1, 1)

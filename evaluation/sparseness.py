@@ -1,18 +1,18 @@
-r"""How concentrated is a map? Sparseness and complexity, which ask neither the network nor the truth.
+r"""How concentrated is a map? Sparseness and complexity, which need neither the network nor the truth.
 
-Of the absolute values $a_1 \le \dots \le a_n$ of a map that is enlarged to the image's own size, without ReLU or
+With the absolute values $a_1 \le \dots \le a_n$ of a map that is enlarged to the image's own size, without ReLU or
 scaling,
 
 $$gini = \frac{\sum_i (2 i - n - 1)\, a_i}{n \sum_i a_i}, \qquad entropy = - \sum_i p_i \ln p_i,
   \quad p_i = a_i / \sum_j a_j$$
 
 `gini` is the sparseness of P. Chalasani et al., "Concise Explanations of Neural Networks using Adversarial Training"
-(ICML 2020): 0 of a constant map, 1 - 1/n of a single pixel. `entropy`, in nats, is the complexity of U. Bhatt et al.,
-"Evaluating and Aggregating Feature-based Model Explanations" (IJCAI 2020): ln n of a constant map, 0 of a single pixel;
-`evenness` is its share of ln n, which images of several sizes are compared by. A map that puts all in one wrong pixel
-is the best in both: they say what a map looks like, not whether it is right.
+(ICML 2020): 0 for a constant map, 1 - 1/n for a single pixel. `entropy`, in nats, is the complexity of U. Bhatt et al.,
+"Evaluating and Aggregating Feature-based Model Explanations" (IJCAI 2020): ln n for a constant map, 0 for a single
+pixel; `evenness` is the entropy divided by ln n, for comparing images of different sizes. A map with all its mass in
+one wrong pixel is the best in both: they describe what a map looks like, not whether it is right.
 
-A map that is constant or not finite says nothing, and has the values of a constant one, the worst.
+A map that is constant or not finite carries no information, and gets the values of a constant one, the worst.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Sparseness:
         return {"gini": gini, "entropy": entropy, "evenness": float(evenness), "map_state": score_map.state}
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """What each row adds."""
+        """Return the contribution of each row."""
         return {name: rows[name].to_numpy(np.float64) for name in self.headline} | {"map_state": states.flags(rows)}
 
     def metrics(self, sums: Sums) -> list[Metric]:

@@ -1,15 +1,15 @@
-"""What has no value, and how it counts: the states of maps and of the network's answers.
+"""Undefined values and how they count: the states of maps and of the network's predictions.
 
-A map, and the network's answer to an image (its logits), is `ok`, `constant` (all values are equal: it prefers nothing)
-or `nonfinite`. The state is a column of each row; the rule is applied where rows are summed up, by every evaluator:
+A map, or the network's prediction for an image (its logits), is `ok`, `constant` (all values are equal) or `nonfinite`.
+The state is a column of each row; every evaluator applies these rules when rows are summarised:
 
 * An image whose map is not `ok` counts at the metric's worst value, so that no method gains by having no map: a miss,
-  no overlap, wrong at every pixel, a drop of 100 %. A baseline that means its constant map (the whole image) is exempt
-  where the map is compared with the truth, and nowhere else.
-* An image without an answer counts at the worst value of every metric that is made of answers. A network without any
-  answer has no value: the metric is not defined.
-* Two maps that have no similarity, since one of them does not vary, have no worst value that would not be made up: such
-  an image is left out, and a table names the methods that miss images and does not mark them as best.
+  no overlap, wrong at every pixel, a drop of 100 %. A baseline whose map is constant on purpose (the whole image) is
+  exempt where the map is compared with the truth, and nowhere else.
+* An image without a valid prediction counts at the worst value of every metric that uses predictions. For a network
+  without any valid prediction the metric is not defined.
+* Two maps without a similarity, because one of them is constant, have no natural worst value: such an image is left
+  out, and a table names the methods that miss images and does not mark them as best.
 """
 
 from collections.abc import Iterable
@@ -29,16 +29,16 @@ State = Literal["ok", "constant", "nonfinite"]
 DEGENERATE: tuple[State, ...] = ("constant", "nonfinite")
 UNANSWERED = "not defined: the network has no usable answer for any image"
 SHARED = (" maps", " answers")
-"""How the parts of a note end that concern all metrics of a result."""
+"""Ending of those parts of a note that concern all metrics of a result."""
 
 
 def no_map(rows: pd.DataFrame, column: str = "map_state", *, meant: bool = True) -> NDArray[np.bool_]:
-    """(N,): the rows whose map has no value.
+    """(N,): the rows whose map is undefined.
 
     Args:
         rows: of an evaluator.
         column: the maps' states.
-        meant: whether a constant map that its method means is a map; `constant_by_design` says which rows have one.
+        meant: whether a map that is constant on purpose counts as defined; `constant_by_design` marks these rows.
     """
     degenerate = _is(rows, column, DEGENERATE)
     if meant and "constant_by_design" in rows:
@@ -47,17 +47,17 @@ def no_map(rows: pd.DataFrame, column: str = "map_state", *, meant: bool = True)
 
 
 def no_answer(rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """(N,): the rows of images for which the network has no answer; none where the rows do not say."""
+    """(N,): the rows of images without a valid prediction; all False if the rows have no such column."""
     return _is(rows, "answer_state", DEGENERATE)
 
 
 def at_worst(rows: pd.DataFrame, column: str = "map_state", /, **worst: float) -> pd.DataFrame:
-    """The rows, with the worst value in place of that of each row without a map.
+    """Return the rows, with the worst value for each row without a map.
 
     Args:
         rows: of an evaluator.
         column: the maps' states.
-        worst: by column; in a column of lists each of the list's numbers becomes that. NaN remains NaN.
+        worst: by column; in a column of lists it replaces each of the list's numbers. NaN remains NaN.
     """
     bad = no_map(rows, column)
     if not bad.any():
@@ -73,20 +73,20 @@ def at_worst(rows: pd.DataFrame, column: str = "map_state", /, **worst: float) -
 
 
 def note(rows: pd.DataFrame) -> str:
-    """The footnote on maps and answers: `2 constant of 50 maps; 1 nonfinite of 50 answers`; empty where all are ok."""
+    """The footnote on maps and predictions: `2 constant of 50 maps; 1 nonfinite of 50 answers`; empty if all are ok."""
     columns = {"map_state": "maps", "answer_state": "answers"}
     return "; ".join(part for column, what in columns.items() if (part := count(rows.get(column, ()), what)))
 
 
 def noted(sums: "Sums") -> str:
-    """The same from sums of `flags`."""
+    """The same footnote from sums of `flags`."""
     found = {"map_state": "maps", "answer_state": "answers"}
     parts = (counted(sums.total(column), sums.rows, what) for column, what in found.items() if column in sums)
     return "; ".join(part for part in parts if part)
 
 
 def count(states: Iterable[str], what: str) -> str:
-    """How many have no value: `2 constant, 1 nonfinite of 50 maps`; empty where all have.
+    """Count undefined ones: `2 constant, 1 nonfinite of 50 maps`; empty if there are none.
 
     >>> count(["ok", "constant", "nonfinite", "constant"], "maps")
     '2 constant, 1 nonfinite of 4 maps'
@@ -107,5 +107,5 @@ def flags(rows: pd.DataFrame, column: str = "map_state") -> NDArray[np.bool_]:
 
 
 def _is(rows: pd.DataFrame, column: str, kinds: Iterable[str]) -> NDArray[np.bool_]:
-    """(N,): whether the state is one of these; nowhere in rows that have no such column."""
+    """(N,): whether the state is one of these; False everywhere if rows have no such column."""
     return rows[column].isin(list(kinds)).to_numpy(bool) if column in rows else np.zeros(len(rows), bool)

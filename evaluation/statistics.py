@@ -1,10 +1,10 @@
-"""Metrics made of rows: a value with its interval, and the sample from which two methods are compared.
+"""Metrics from rows: a value with its interval, and the sample from which two methods are compared.
 
 All intervals are 95 %, two-sided and over images; `eigencam.evaluation.intervals` has one for each kind of number. A
-metric without one says in its note from how many images on it has one.
+metric without an interval states the reason.
 
-With `target=each` an image has several rows, which have its object sizes, its light, its clutter in common: they count
-as one (`over_images`). Beyond 10,000 images what is summed is not kept for each image, but for 1,000 groups of them by
+With `target=each` an image has several rows, which share its object sizes, lighting and clutter: they count
+as one (`over_images`). Beyond 10,000 images, sums are not kept per image but for 1,000 groups of images, by
 a hash of their ids: the interval is then over the groups, whether the rows are in memory or read in blocks.
 """
 
@@ -26,10 +26,10 @@ SUMMARY_VERSIONS = {"statistics": 3}
 """Raised when a change here or in `intervals` moves a number; see `eigencam.versions`."""
 
 MOST_IMAGES = 10_000
-"""Number of images up to which intervals are over images; beyond it is over groups of them."""
+"""Number of images up to which intervals are over images; above it they are over groups of images."""
 GROUPS = 1000
 RARE = 10
-"""Number of images below which a class is called rare: a mean over classes is biased by what few images say."""
+"""Number of images below which a class is called rare: a mean over classes is biased by values over few images."""
 RESAMPLES = 1000
 _DISTINCT, _DRAWN = 256, 300
 
@@ -43,7 +43,7 @@ def rate(
     better: str = "higher",
     about: About = "method",
 ) -> Metric:
-    """The metric `name`: percentage of true values among `hits` (N,) bool, one for each image."""
+    """The metric `name`: percentage of true values among `hits` (N,) bool, one per image."""
     array = np.asarray(hits, bool)
     k, n = int(array.sum()), len(array)
     ends = scaled(intervals.of_rate(k, n))
@@ -53,7 +53,7 @@ def rate(
 
 
 def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", better: str = "higher") -> Metric:
-    """The metric `name`: 100 times the mean of `values` (N,), one for each image, NaNs left out."""
+    """The metric `name`: 100 times the mean of `values` (N,), one per image, without NaNs."""
     sample = np.asarray(values, np.float64)
     array = sample[~np.isnan(sample)]
     ends = scaled(intervals.of_mean(array))
@@ -63,7 +63,7 @@ def mean(name: str, values: ArrayLike, *, note: str = "", threshold: str = "", b
 
 
 def change(name: str, values: ArrayLike, *, threshold: str = "", better: str = "higher") -> Metric:
-    """The metric `name`: as `mean`, of changes (N,) between hit and miss: -1, 0 or 1."""
+    """The metric `name`: as `mean`, for changes (N,) between hit and miss: -1, 0 or 1."""
     array = np.asarray(values, np.float64)
     up, down, n = int((array > 0).sum()), int((array < 0).sum()), len(array)
     value = 100 * float(array.mean()) if n else float("nan")
@@ -89,14 +89,14 @@ def pooled(
     threshold: str = "",
     better: str = "higher",
 ) -> Metric:
-    """The metric `name`: 100 times a statistic in [0, 1] of the sums of `parts` (N, K), one line for each image.
+    """The metric `name`: 100 times a statistic in [0, 1] of the sums of `parts` (N, K), one line per image.
 
     Args:
         name: of the metric.
-        parts: what each image adds.
+        parts: contribution of each image.
         statistic: (R, K) sums -> (R,).
         n: the denominator; by default the number of images.
-        hits: of a ratio (`MeanRatio(1)`): whether it is of objects that are hit among objects.
+        hits: for a ratio (`MeanRatio(1)`): whether it is the share of objects that are hit.
         note: as in `Metric`.
         threshold: likewise.
         better: likewise.
@@ -110,21 +110,21 @@ def pooled(
 
 
 def scaled(ends: Interval, scale: float = 100) -> Interval:
-    """In percent; where there is none always the same NaNs, so that equal metrics are equal."""
+    """In percent; always the same NaNs without an interval, so that equal metrics compare as equal."""
     return intervals.NONE if np.isnan(ends[0]) else (scale * ends[0], scale * ends[1])
 
 
 def _interval(sample: Sample, within: Interval = (0.0, 1.0)) -> Interval:
-    """Of what is summed, as fractions."""
+    """The interval of a sample, as fractions."""
     if sample.hits:
         parts: Any = sample.parts
         return intervals.of_pooled_rate(parts[:, 0], parts[:, 1])
-    assert sample.statistic is not None  # the callers' means have none
+    assert sample.statistic is not None  # only means have none
     return intervals.of_statistic(sample.parts, sample.statistic, within)
 
 
 def noted(metric: Metric, sample: Sample) -> Metric:
-    """The metric with its sample, the reason why it has no interval, and whether classes are rare."""
+    """The metric with its sample, the reason if it has no interval, and whether classes are rare."""
     said = list[str]()
     if np.isnan(metric.value):
         return replace(metric, sample=sample)
@@ -150,15 +150,15 @@ def _why_none(sample: Sample) -> str:
 def undefined(
     name: str, n: int, note: str, *, threshold: str = "", better: str = "higher", about: About = "method"
 ) -> Metric:
-    """The metric `name` where it is not defined: NaN, with the reason in `note`."""
+    """The metric `name` when it is not defined: NaN, with the reason in `note`."""
     nan = float("nan")
     return Metric(name, nan, nan, nan, n, "%", threshold, better, note, about=about, undefined=True)
 
 
 def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
-    """The metrics, whose samples say which rows they are of: where `chosen` (M,) of the M rows is true.
+    """The metrics, whose samples then say which of the M rows they belong to: those with `chosen` (M,) true.
 
-    A sample with another number of parts than rows are chosen is of all rows, and stays.
+    A sample with another number of parts than chosen rows belongs to all rows, and is unchanged.
     """
     mask = np.asarray(chosen, bool)
     if mask.all():
@@ -170,14 +170,14 @@ def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
 
 
 def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
-    """The metrics with intervals and samples over images, where images have several rows or are too many to keep.
+    """The metrics with intervals and samples over images, if images have several rows or are too many to keep.
 
-    In the sample of a mean each image, or group, then adds the sum and the number of its values. A sample that has not
-    a part for each of its rows stays.
+    In the sample of a mean, each image or group then contributes the sum and the number of its values. A sample without
+    a part for each of its rows is unchanged.
 
     Args:
         metrics: of `Evaluator.summary`.
-        rows: what they sum up, with `image`.
+        rows: the summarised rows, with `image`.
     """
     image, ids = pd.factorize(rows["image"])
     several = len(ids) < len(rows)
@@ -189,12 +189,12 @@ def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
 
 
 def groups_of(ids: Sequence[object] | pd.Index) -> NDArray[np.int64]:
-    """(N,): for each image id the one of 1,000 groups that it is in."""
+    """(N,): the group, out of 1,000, of each image id."""
     return np.array([crc32(str(name).encode()) % GROUPS for name in ids], np.int64)
 
 
 def _summed(metric: Metric, unit: NDArray[np.int64], several: bool) -> Metric:
-    """The metric of rows that are of the images, or groups, `unit` (M,); `several` rows are of one image."""
+    """The metric of rows of the images or groups `unit` (M,); `several`: whether images have several rows."""
     sample = metric.sample
     if sample is None or (metric.hit and not several):
         return metric
@@ -232,19 +232,20 @@ def bootstrap_mean(
     distinct: int = _DISTINCT,
     cut: Callable[[int], NDArray[np.int64]] | None = None,
 ) -> Interval:
-    """Percentile bootstrap interval of a mean over images; NaN values are left out, NaNs come back for none.
+    """Percentile bootstrap interval of a mean over images; NaN values are left out, NaNs are returned without values.
 
-    Up to `distinct` values the resampling is exact. Beyond, the sorted values are cut into groups of neighbours. The
+    Up to `distinct` values the resampling is exact. Above, the sorted values are cut into groups of neighbours. The
     groups' counts are resampled exactly; the sum of a group given its count is drawn from the normal distribution with
-    the group's mean and variance, which is small, since neighbours in rank are together.
+    the group's mean and variance, which is small, since neighbours in rank have similar values.
 
     Args:
-        values: (N,) one value an image.
+        values: (N,) one value per image.
         resamples: number of resamples.
         seed: of the random numbers.
-        distinct: number of values up to which none are grouped; the time grows with the number of groups.
-        cut: from N to where the sorted values are cut, the first at 0. By default into 256 groups: an eighth are the
-            lowest and an eighth the highest alone, so that outliers are exact, the others are of equal size.
+        distinct: number of distinct values up to which none are grouped; the time grows with the number of groups.
+        cut: from N to where the sorted values are cut, the first at 0. By default into 256 groups: an eighth of them
+            are the lowest values and an eighth the highest values, each alone, so that outliers are exact; the others
+            are of equal size.
 
     Returns:
         The 2.5 % and 97.5 % quantiles of the resampled means, in the unit of `values`.
@@ -255,7 +256,7 @@ def bootstrap_mean(
     if n == 0:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    if n <= _DRAWN:  # a draw of n indices is cheaper than as many binomials
+    if n <= _DRAWN:  # drawing n indices is cheaper than as many binomials
         low, high = np.quantile(array[rng.integers(0, n, (resamples, n))].mean(axis=1), [0.025, 0.975])
         return float(low), float(high)
     means, counts = np.unique(array, return_counts=True)

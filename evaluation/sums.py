@@ -1,10 +1,10 @@
-"""What the rows of a result add up to: the same for all rows at once and for blocks of them, as they are read.
+"""Sums of a result's rows: the same for all rows at once and for blocks of them, as they are read.
 
-An evaluator says what each row adds (`parts`), and makes its metrics of the sums (`metrics`): `Streaming`. Rows may
-then be summed in blocks of the dataset's order, whose size is fixed, so that a result's numbers do not depend on how
-it was read; counts are integers. What is kept are the sums of each image, for intervals over images; of more than
-10,000 images those of 1,000 groups of them, by a hash of their ids. One that reads its metrics off at a threshold
-chosen of all rows is `Choosing`: the rows are then read twice.
+An evaluator returns each row's contribution (`parts`), and computes its metrics from the sums (`metrics`): `Streaming`.
+Rows can then be summed in blocks of the dataset's order, whose size is fixed, so that a result's numbers do not depend
+on how it was read; counts are integers. Only the sums of each image are kept, for intervals over images; above
+10,000 images, those of 1,000 groups of images, by a hash of their ids. An evaluator that reads its metrics at a
+threshold chosen from all rows is `Choosing`: the rows are then read twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,14 +26,14 @@ BLOCK = 2**13
 
 
 class Reading(Protocol):
-    """What sums up rows in blocks."""
+    """An object that summarises rows in blocks."""
 
     def parts(self, rows: pd.DataFrame) -> Mapping[str, Part]:
-        """What each row of a block adds to named sums, whatever other rows there are."""
+        """Return the contribution of each row of a block to named sums, independent of other rows."""
         ...
 
     def metrics(self, sums: "Sums") -> list[Metric]:
-        """The metrics of the sums of all rows."""
+        """Return the metrics from the sums of all rows."""
         ...
 
 
@@ -42,14 +42,14 @@ class Streaming(Summing, Reading, Protocol):
 
 
 class Choosing(Summing, Protocol):
-    """An evaluator that chooses, of all rows, how it reads them."""
+    """An evaluator whose way of reading rows is chosen from all rows."""
 
     def totals(self, rows: pd.DataFrame) -> Totals:
-        """What the rows of a block add to the sums that the choice is made of."""
+        """Return the contribution of a block's rows to the sums that the choice is based on."""
         ...
 
     def choose(self, totals: Totals) -> Reading:
-        """What sums the rows up, of the totals of all of them."""
+        """Return what summarises the rows, chosen from the totals of all of them."""
         ...
 
 
@@ -59,13 +59,13 @@ def is_streaming(evaluator: object) -> TypeGuard[Streaming | Choosing]:
 
 
 def _stands(evaluator: object, name: str, simpler: str) -> bool:
-    """Whether a method is there, and no `simpler` one of a person's own has taken its place."""
+    """Whether a method exists, and no `simpler` one of the user's own overrides it."""
     defines = next((vars(kind) for kind in type(evaluator).__mro__ if {simpler, name} & vars(kind).keys()), {})
     return hasattr(evaluator, name) and (name in defines or simpler not in defines)
 
 
 def added(blocks: Iterable[Totals]) -> dict[str, NDArray[Any]]:
-    """The totals of all blocks."""
+    """Return the totals of all blocks."""
     kept: dict[str, NDArray[Any]] = {}
     for block in blocks:
         for name, values in block.items():
@@ -76,7 +76,7 @@ def added(blocks: Iterable[Totals]) -> dict[str, NDArray[Any]]:
 
 
 def settled(evaluator: Streaming | Choosing, blocks: Iterable[pd.DataFrame]) -> Reading:
-    """What sums up the rows of some blocks: the evaluator, or what it chooses of them."""
+    """Return what summarises the rows of some blocks: the evaluator, or what it chooses from them."""
     if not hasattr(evaluator, "choose"):
         return cast(Streaming, evaluator)
     choosing = cast(Choosing, evaluator)
@@ -85,7 +85,7 @@ def settled(evaluator: Streaming | Choosing, blocks: Iterable[pd.DataFrame]) -> 
 
 @dataclass(slots=True)
 class _Sum:
-    """One named sum: by unit, the number of rows that count, and the range of single values."""
+    """One named sum: per unit, the number of rows that count, and the range of single values."""
 
     units: Any
     present: NDArray[np.int64]
@@ -103,7 +103,7 @@ class Sums:
 
     Attributes:
         size: number of units.
-        alone: whether each row is of an image of its own.
+        alone: whether each row belongs to a different image.
         rows: number of rows so far.
     """
 
@@ -115,7 +115,7 @@ class Sums:
     _texts: dict[str, str] = field(default_factory=dict)
 
     def add(self, parts: Mapping[str, Part], unit: NDArray[np.int64]) -> None:
-        """Add what N rows, of the units (N,), give."""
+        """Add the contributions of N rows, which belong to the units (N,)."""
         self.rows += len(unit)
         member = sparse.csr_array((np.ones(len(unit), np.int64), (unit, np.arange(len(unit)))), (self.size, len(unit)))
         for name, part in parts.items():
@@ -166,11 +166,11 @@ class Sums:
         return name in self._sums
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """(U, K): the sum of each unit; 0 where no row counts."""
+        """(U, K): the sum of each unit; 0 for units without a counted row."""
         return self._sums[name].units
 
     def total(self, name: str) -> NDArray[Any]:
-        """(K,): the sum over all."""
+        """(K,): the sum over all units."""
         return self._sums[name].units.sum(axis=0)
 
     def count(self, name: str) -> int:
@@ -178,28 +178,28 @@ class Sums:
         return int(self._sums[name].present.sum())
 
     def text(self, name: str) -> str:
-        """What is the same for all rows."""
+        """Return a text that is the same for all rows."""
         return self._texts[name]
 
     def classes(self, name: str) -> dict[str, sparse.csr_array]:
-        """By name (U, C) sums of the classes that the first of them counts."""
+        """By name (U, C) sums per class, over the classes that occur in the first one."""
         kept = self._classes[name]
         first = next(iter(kept.values()))
         occurs = np.flatnonzero(np.asarray(first.sum(axis=0)).ravel() > 0)
         return {key: sparse.csr_array(matrix[:, occurs]) for key, matrix in kept.items()}
 
     def class_count(self, name: str) -> int:
-        """Number of classes that occur in the first of the sums of classes."""
+        """Number of classes that occur in the first of the sums per class."""
         return cast(tuple[int, int], next(iter(self.classes(name).values())).shape)[1]
 
     def combine(self, name: str, columns: Iterable[tuple[str, int]], among: Iterable[str], divisor: int = 1) -> None:
-        """Make a new part of one value a row: the sum of columns of parts, over `divisor`.
+        """Make a new part with one value per row: the sum of columns of parts, divided by `divisor`.
 
         Args:
             name: of the part.
             columns: parts and their columns.
-            among: parts whose rows count, no row twice.
-            divisor: number of the columns that a row has a value in.
+            among: parts whose rows count, no row in two of them.
+            divisor: number of columns in which a row has a value.
         """
         units = sum(self._sums[part].units[:, column] for part, column in columns) / divisor
         present = sum(self._sums[part].present for part in among)
@@ -216,7 +216,7 @@ class Sums:
         better: str = "higher",
         about: About = "method",
     ) -> Metric:
-        """The metric `name`: percentage of the rows counted that are 1 in a column of a part."""
+        """The metric `name`: percentage of the counted rows that are 1 in a column of a part."""
         hits, counts = self._sums[part].units[:, column], self._sums[part].present
         k, n = round(float(hits.sum())), int(counts.sum())
         ends = (
@@ -239,7 +239,7 @@ class Sums:
         scale: float = 100,
         change: bool = False,
     ) -> Metric:
-        """The metric `name`: the mean of a part of one value a row, in percent, or as a plain number.
+        """The metric `name`: the mean of a part with one value per row, in percent, or as a plain number.
 
         With `change` the values are changes between hit and miss: -1, 0 or 1.
         """
@@ -262,14 +262,14 @@ class Sums:
         note: str = "",
         threshold: str = "",
     ) -> Metric:
-        """The metric `name`: 100 times a statistic of the sums of `parts` (U, K), of the rows that count in `among`."""
+        """The metric `name`: 100 times a statistic of the sums of `parts` (U, K), over rows that count in `among`."""
         present = self._sums[among].present
         has = present > 0
         metric = statistics.pooled(name, parts[has], statistic, n=int(present.sum()), threshold=threshold, note=note)
         return statistics.of_rows([metric], has)[0] if self.size == self.rows else metric
 
     def among(self, part: str, metric: Metric) -> Metric:
-        """The metric with a sample of the rows alone that count in a part."""
+        """The metric with a sample of only the rows that count in a part."""
         sample, has = metric.sample, self._sums[part].present > 0
         if sample is None or sample.statistic is not None or has.all():
             return metric
@@ -277,7 +277,7 @@ class Sums:
         return replace(metric, sample=Sample(parts[has], rows=has))
 
     def class_ious(self, name: str, part: str, among: str, *, note: str = "", threshold: str = "") -> Metric:
-        """The metric `name`: mean IoU over the classes that occur, of pixels of the `truth`, `right`, `predicted`."""
+        """The metric `name`: mean IoU over the classes that occur, from pixels of the `truth`, `right`, `predicted`."""
         found = self.classes(part)
         truth, right, predicted = (found[key] for key in ("truth", "right", "predicted"))
         union: Any = predicted + truth - right
@@ -297,14 +297,14 @@ class Sums:
         return intervals.of_statistic(parts[found.present > 0], MeanRatio(), within)
 
     def _sample(self, values: NDArray[Any], counts: NDArray[np.int64], hits: bool) -> Sample:
-        """A value of each row where rows are the units, else what each unit adds."""
+        """A value per row if rows are the units, else the contribution of each unit."""
         if self.size == self.rows and counts.max(initial=0) <= 1:
             return Sample(np.where(counts > 0, values.astype(np.float64), np.nan))
         return Sample(np.stack([values, counts], axis=1).astype(np.float64)[counts > 0], MeanRatio(), hits=hits)
 
 
 def summed(evaluator: Streaming | Choosing, rows: pd.DataFrame) -> list[Metric]:
-    """The metrics of rows, each taken as of an image of its own, with a sample of every row."""
+    """The metrics of rows, each treated as from a different image, with a sample of every row."""
     reading = settled(evaluator, [rows])
     sums = Sums(len(rows), alone=True)
     sums.add(reading.parts(rows), np.arange(len(rows)))
@@ -315,9 +315,9 @@ def reduced(evaluator: Reading, blocks: Iterable[pd.DataFrame], images: int) -> 
     """The metrics of rows, with intervals over images.
 
     Args:
-        evaluator: that made them.
-        blocks: all rows in the dataset's order, so that those of one image follow each other.
-        images: number of images that there are rows of.
+        evaluator: of the rows.
+        blocks: all rows in the dataset's order, so that those of one image are consecutive.
+        images: number of images with rows.
     """
     grouped = images > statistics.MOST_IMAGES
     sums = Sums(statistics.GROUPS if grouped else images, alone=True)
@@ -337,11 +337,11 @@ def reduced(evaluator: Reading, blocks: Iterable[pd.DataFrame], images: int) -> 
 
 
 class Blocks(Protocol):
-    """Rows that are read in blocks."""
+    """Rows that can be read in blocks."""
 
     @property
     def images(self) -> int:
-        """Number of images that there are rows of."""
+        """Number of images with rows."""
         ...
 
     def blocks(self) -> Iterator[pd.DataFrame]:
@@ -354,9 +354,9 @@ class Blocks(Protocol):
 
 
 def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
-    """The metrics of rows, with intervals over images; none of no rows.
+    """The metrics of rows, with intervals over images; empty without rows.
 
-    A person's own evaluator that has a `summary` alone is given all rows at once.
+    A user's evaluator with only a `summary` gets all rows at once.
     """
     if not is_streaming(evaluator):
         frame = rows if isinstance(rows, pd.DataFrame) else rows.frame()
@@ -364,13 +364,13 @@ def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
     if not isinstance(rows, pd.DataFrame):
         return reduced(settled(evaluator, rows.blocks()), rows.blocks(), rows.images) if rows.images else []
     place, ids = pd.factorize(rows["image"])
-    if (np.diff(place) < 0).any():  # rows of one image apart from each other
+    if (np.diff(place) < 0).any():  # rows of one image are not consecutive
         rows = rows.iloc[np.argsort(place, kind="stable")]
     return reduced(settled(evaluator, [rows]), [rows], len(ids)) if len(rows) else []
 
 
 def drawn(evaluator: Any, rows: Blocks) -> list[Curve]:
-    """The curves of rows; none where an evaluator draws none."""
+    """The curves of rows; empty if an evaluator draws none."""
     if _stands(evaluator, "drawn", "curves"):
         return evaluator.drawn(added(evaluator.totals(block) for block in of_size(rows.blocks(), BLOCK)))
     return curves_of(evaluator, rows.frame())
@@ -384,7 +384,7 @@ def flattened(column: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.int64]
 
 
 def of_size(blocks: Iterable[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
-    """The same rows in frames of `size`, the last one shorter."""
+    """Split the rows into frames of `size` rows; the last one may be shorter."""
     waiting: list[pd.DataFrame] = []
     have = 0
     for block in blocks:

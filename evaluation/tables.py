@@ -31,7 +31,7 @@ def render(table: Table, style: Format) -> str:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal (`COLUMNS`, or its own); None where the output is no terminal."""
+    """Return the width of the terminal in characters (`COLUMNS`, or its own); None if the output is not a terminal."""
     import os
 
     if not os.environ.get("COLUMNS", "").isdecimal() and not sys.stdout.isatty():
@@ -48,7 +48,7 @@ def _terminal(table: Table) -> str:
 
 
 def _dropped(table: Table) -> Table:
-    """The table without the last columns that do not fit into the terminal, with a word on them."""
+    """The table without the last columns that do not fit into the terminal, and a note on them."""
     width, names = terminal_width(), list(table.frame.columns)
     keys = sum(name not in table.best for name in names) or 1
     kept = len(names)
@@ -93,7 +93,7 @@ def _html(table: Table) -> str:
 
 
 def _html_heads(table: Table) -> Iterator[list[str]]:
-    """The cells of each line of headings; a heading over several columns stands once."""
+    """The cells of each line of headings; a heading over several columns occurs once."""
     levels = max(map(len, table.headings))
     for k in range(levels):
         line = []
@@ -120,7 +120,7 @@ _WRITERS: Mapping[Format, Callable[[Table], str]] = {
 
 
 def _lines(table: Table, escape: Callable[[object], str], bold: str, underlined: str) -> list[list[str]]:
-    """The cells, escaped, the best in bold and the second best underlined where it is marked."""
+    """The escaped cells, the best in bold and, if marked, the second best underlined."""
     columns = []
     for name in table.frame.columns:
         cells = [escape(cell) for cell in table.frame[name]]
@@ -143,5 +143,5 @@ def _has_metrics(table: Table) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    """What stood here once; see `eigencam.moved`."""
+    """Names that have moved from here; see `eigencam.moved`."""
     return moved.attribute(__name__, name)

@@ -1,12 +1,12 @@
-"""Which images a threshold is chosen on, and by which boxes; without either it is an oracle's.
+"""Which images a threshold is chosen on, and with which boxes; by default the threshold is an oracle's.
 
-`tune` is a share of the images, in (0, 1), drawn by a hash of their ids, whatever else is in the dataset; or a file
-that lists ids, one a line. The metric is reported on the others.
+`tune` is a share of the images, in (0, 1), drawn by a hash of their ids, independent of the other images; or a file
+that lists ids, one per line. The metric is reported on the remaining images.
 
-`pseudo` is a file of boxes that stand in for the truth where none may be seen, as those of selective search in
+`pseudo` is a file of boxes that replace the truth where it may not be used, such as those of selective search in
 S. Murtaza et al., "A realistic protocol for evaluation of weakly supervised object localization", WACV 2025: lines
-`path,x0,y0,x1,y1` in pixels of the original image, as wsolevaluation's localization.txt and the authors' files
-(github.com/shakeebmurtaza/wsol_model_selection) have them.
+`path,x0,y0,x1,y1` in pixels of the original image, in the format of wsolevaluation's localization.txt and the authors'
+files (github.com/shakeebmurtaza/wsol_model_selection).
 """
 
 import hashlib
@@ -58,12 +58,12 @@ def tune_sources(tune: Tune, dataset: Dataset) -> dict[str, str]:
 
 
 def pseudo_boxes(file: str, name: str) -> Boxes:
-    """(B, 4) inclusive: the boxes that stand in for an image's truth; none where the file has none."""
+    """(B, 4) inclusive: the boxes that replace an image's truth; empty if the file has none."""
     return _boxes(file).get(name, np.zeros((0, 4)))
 
 
 def pseudo_sources(file: str | None, dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of the file of boxes, if there is one. ValueError where it has none of the dataset's images."""
+    """SHA-256 of the file of boxes, if there is one. ValueError if it has none of the dataset's images."""
     if file is None:
         return {}
     if not _boxes(file).keys() & set(dataset.ids):
@@ -74,7 +74,7 @@ def pseudo_sources(file: str | None, dataset: Dataset) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _boxes(file: str) -> Mapping[str, Boxes]:
-    """Boxes by an image's id, and by its last part where that is one image's: ILSVRC's ids have no folder."""
+    """Boxes by image id, and by the id's last part if that is unique: ILSVRC's ids have no folder."""
     found: dict[str, list[list[float]]] = {}
     with Reading(expand(file), "`path,x0,y0,x1,y1`") as lines:
         for path, *corners in lines.columns(",", 5):

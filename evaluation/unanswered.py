@@ -1,4 +1,4 @@
-"""Images without an answer, in evaluators that put changed images through the network; see `states` for the rule."""
+"""Images without a valid prediction, in evaluators that run the network on changed images; see `states`."""
 
 import numpy as np
 import pandas as pd
@@ -10,34 +10,34 @@ from eigencam.evaluation.sums import Part, Sums
 
 
 def or_nothing(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """Values (N,) or (N, P), the worst where an image has none; NaN if no image has an answer."""
+    """Values (N,) or (N, P), the worst for images without one; NaN if no image has a valid prediction."""
     missing = unanswered(rows, values).all()
     return np.full_like(values, np.nan) if missing else at_worst(rows, values, worst)
 
 
 def at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
-    """Values (N,) or (N, P), the worst in place of an image's that are not defined."""
+    """Values (N,) or (N, P), with the worst for images whose values are not defined."""
     bad = unanswered(rows, values) | states.no_map(rows, meant=False)
     return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
 
 
 def unanswered(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """(N,): the images for which the network, asked for the image or for a changed one, has no answer."""
+    """(N,): images for which the network has no valid prediction, for the image itself or a changed one."""
     return states.no_answer(rows) | np.isnan(values).reshape(len(rows), -1).any(axis=1)
 
 
 def of(rows: pd.DataFrame, name: str, values: NDArray[np.float64], worst: float) -> dict[str, Part]:
-    """What a metric is made of: values, the worst where an image has none, and whether it has none."""
+    """The parts of a metric: values, the worst for images without one, and whether it is missing."""
     return {name: at_worst(rows, values, worst), f"{name} missing": unanswered(rows, values)}
 
 
 def all_missing(sums: Sums, name: str) -> bool:
-    """Whether no image has an answer."""
+    """Whether no image has a valid prediction."""
     return sums.total(f"{name} missing")[0] == sums.rows
 
 
 def told(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
-    """What the footnote is made of: states, further images at the worst; of average drop also 0/0."""
+    """The parts of the footnote: states, further images at the worst; for average drop also 0/0."""
     known = states.no_answer(rows) | states.no_map(rows, meant=False)
     changed = [name for name in rows if str(name).startswith("kept_")]
     values = np.concatenate([values.reshape(len(rows), -1), rows[changed].to_numpy(np.float64)], axis=1)
@@ -50,7 +50,7 @@ def told(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
 
 
 def note(sums: Sums) -> str:
-    """The footnote: maps and answers without a value, and further images at the worst; of average drop also 0/0."""
+    """The footnote: undefined maps and predictions, and further images at the worst; for average drop also 0/0."""
     parts = [states.noted(sums)]
     if count := sums.total("more")[0]:
         parts.append(f"{count} images more without a value, at the worst")

@@ -3,7 +3,7 @@
     make wheel
     make dist      also the source distribution, whose tests are collected; both are kept in dist/
 
-A distribution must not install packages called `datasets` or `evaluation`, and must ship every config, weight file and
+A distribution must not install packages called `datasets` or `evaluation`, and must ship every config, weights file and
 published number that the clone has. Needs the package index, or uv's cache.
 """
 

@@ -145,7 +145,7 @@ def cam_loss(utils: Any, draws: torch.Generator) -> Iterator[Line]:
 
 
 class _Faiss:
-    """scikit-learn's k-means in the place of faiss'."""
+    """scikit-learn's k-means in place of faiss'."""
 
     def __init__(self, _size: int, count: int, **_: object) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""`eigencam fit fit=classifier`: a dataset's classes in the place of a network's own.
+"""`eigencam fit fit=classifier`: a dataset's classes in place of a network's own.
 
 Where it goes: `eigencam.networks.classifier`. `train=last`: the inputs of the last layer are computed once for all
 pictures, and the layer is fitted to its minimum by logistic regression (`eigencam.fitting.logistic`). `train=all`: from

@@ -31,7 +31,7 @@ and is right for one image at a time.
 
 LeGrad's authors have CLIP's similarity for s_l and the last two blocks; `blocks: null` takes all. The tokens behind a
 block are the last sum of two values (shortcut and block) before the next attention. torchcam's LeGrad is the same with
-the mean over blocks in the place of the sum.
+the mean over blocks in place of the sum.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -89,7 +89,7 @@ class BroadCAM:
         return self.weights.fault(network, list(self.layers) or [network.layer])
 
     def identity(self) -> dict[str, Any]:
-        """The weights' checksum in the place of their file's name."""
+        """The weights' checksum in place of their file's name."""
         return {"file": self.weights and self.weights.sha256}
 
 

@@ -147,7 +147,7 @@ class FAMSupport:
         return self.support.fault(network, [self.layer or network.layer])
 
     def identity(self) -> dict[str, Any]:
-        """The embeddings' checksum in the place of their file's name."""
+        """The embeddings' checksum in place of their file's name."""
         return {"file": self.support and self.support.sha256}
 
 

@@ -1,6 +1,6 @@
 r"""Grad-CAM and Grad-CAM++.
 
-Grad-CAM (Selvaraju et al., ICCV 2017), with g the gradient of the class's logit by the activations A:
+Grad-CAM (Selvaraju et al., ICCV 2017), with g the gradient of the class's logit with respect to the activations A:
 
 $$\alpha_k = \operatorname{mean}_{x,y} g_k, \qquad L = \operatorname{ReLU}\Big(\sum_k \alpha_k A_k\Big)$$
 

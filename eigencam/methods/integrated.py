@@ -1,7 +1,8 @@
 r"""Integrated Grad-CAM: Grad-CAM summed along the way from a black image.
 
 Integrated Grad-CAM (Sattarzadeh et al., ICASSP 2021), as in the authors' notebook (smstrzd/IntegratedGradCAM@352ce07):
-with $X_i = B + \frac{i}{n}(X - B)$, B the black image, and g the gradient of the class's logit by the activations A,
+with $X_i = B + \frac{i}{n}(X - B)$, B the black image, and g the gradient of the class's logit with respect to the
+activations A,
 
 $$L = \frac{1}{n} \sum_{i=0}^{n-1} \operatorname{ReLU}\Big(\sum_k \operatorname{mean}_{xy} g_k(X_i)\, A_k(X_i)\Big)$$
 

@@ -90,7 +90,7 @@ class LCAM:
         return self.weights.fault(network, [self.layer or network.layer])
 
     def identity(self) -> dict[str, Any]:
-        """The weights' checksum in the place of their file's name."""
+        """The weights' checksum in place of their file's name."""
         return {"file": self.weights and self.weights.sha256}
 
 

@@ -109,7 +109,7 @@ def channel_masks(activations: Tensor) -> Tensor:
 
 
 def _percentile(ordered: Tensor, share: float) -> Tensor:
-    """(N, C) of (N, C, P) values in rising order, with values between two of them."""
+    """(N, C) of (N, C, P) values in ascending order, with values between two of them."""
     place = share * (ordered.shape[2] - 1)
     below = int(place)
     above = min(below + 1, ordered.shape[2] - 1)

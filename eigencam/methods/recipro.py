@@ -9,7 +9,7 @@ Only what lies behind the layer runs, h w times. `spread: true` puts the positio
 weighted by the 3 x 3 kernel (1, 2, 1) x (1, 2, 1) / 16, cut off at the border; the authors' code has it and leaves it
 off for convolutional networks (sybyun/ReciproCAM@bfbf22c).
 
-`score: logit` takes the logit in the place of the probability. Behind an average over the positions and a linear layer
+`score: logit` takes the logit in place of the probability. Behind an average over the positions and a linear layer
 that is CAM / (h w) plus the bias.
 """
 

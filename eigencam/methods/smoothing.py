@@ -38,7 +38,7 @@ FACTORS = (0.9, 1.0, 1.1)
 
 @runtime_checkable
 class Weighted(Protocol):
-    """A method of a person's own whose map is the sum over channels of weighted activations."""
+    """A method of the user's own whose map is the sum over channels of weighted activations."""
 
     def weighted(self, forward: Forward, targets: Tensor) -> Tensor:
         """Return the weighted activations (N, C, h, w)."""

@@ -1,6 +1,6 @@
 """What a method that runs another method says of itself: what the other says.
 
-`method=aug_smooth/layercam` is the packaged option `aug_smooth` with `layercam` in the place of its `method` (see
+`method=aug_smooth/layercam` is the packaged option `aug_smooth` with `layercam` in place of its `method` (see
 `eigencam.configuring.wrapped`); in a YAML it is `method: {_target_: ...}`.
 """
 

@@ -26,7 +26,7 @@ class Built:
 
     Attributes:
         module: the network.
-        sha256: of the weight file, or of the parameters where the constructor gave them.
+        sha256: of the weights file, or of the parameters where the constructor gave them.
         classes: what the outputs mean, as far as the weights say so; None where they do not.
         preprocess: fields of a `Preprocess` that the weights say.
         untrained: which of its weights are random, in words; "" for none.
@@ -49,7 +49,7 @@ def build(description: Mapping[str, Any], weights: str | None) -> Built:
         weights: a name, a file, or None: the constructor's.
 
     Raises:
-        FileNotFoundError: no such weight file, or a library's cannot be downloaded.
+        FileNotFoundError: no such weights file, or a library's cannot be downloaded.
         ValueError: there is no such network, or the weights do not fit.
     """
     args, drop = description.get("args") or {}, description.get("drop") or ()

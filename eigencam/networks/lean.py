@@ -1,7 +1,7 @@
 """torchvision without torch's compiler, which takes half of the time to start.
 
 `torchvision.ops.roi_align` imports `torch._dynamo` for one function that it calls when boxes are pooled. While
-torchvision is imported, a module stands in the place of the compiler that imports the real one when it is used; the
+torchvision is imported, a module stands in place of the compiler that imports the real one when it is used; the
 real one is found by everybody who imports it later.
 """
 

@@ -5,10 +5,10 @@ A network is described by a YAML of the `model` group:
     name:        short name, part of a result's folder name
     _target_:    the constructor, any importable callable that returns an `nn.Module`
     args:        its keyword arguments
-    library:     torchvision or timm, in the place of `_target_`: the network that is called `name` there
-    weights:     a name of torchvision's (IMAGENET1K_V1), a weight file, or null: the constructor's; of a library
+    library:     torchvision or timm, in place of `_target_`: the network that is called `name` there
+    weights:     a name of torchvision's (IMAGENET1K_V1), a weights file, or null: the constructor's; of a library
                  `default`, a name of its own, a file, or null: untrained
-    drop:        prefixes of the weight file's keys that are left out (GoogLeNet's training heads)
+    drop:        prefixes of the weights file's keys that are left out (GoogLeNet's training heads)
     layer:       target layer, a `named_modules()` path; null: the one that `eigencam layers` marks
     reshape:     channels_first | channels_last | tokens: what the layer's output must be read as; null: found out
     prefix_tokens: number of tokens before the image's; null: found out
@@ -41,7 +41,7 @@ from eigencam.store.schema import network_label
 from eigencam.transfer import to_device
 
 FROM_WEIGHTS = "weights"
-"""In the place of a class space: the one that a library says its weights are for."""
+"""In place of a class space: the one that a library says its weights are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Network:
         module: in eval mode on its device.
         layer: target layer, a `named_modules()` path.
         classes: class space of the outputs; None without a classifier.
-        sha256: of the weight file, or of the parameters where the constructor gave them.
+        sha256: of the weights file, or of the parameters where the constructor gave them.
         preprocess: from image to input.
         reshape: what the target layer's output must be read as; None: found out.
         prefix_tokens: number of tokens before the image's; None: found out.
@@ -158,7 +158,7 @@ def load_network(
         choose: whether it gets its default layer where the description names none; else its layer is "".
 
     Raises:
-        FileNotFoundError: no such weight file, or torchvision's cannot be downloaded.
+        FileNotFoundError: no such weights file, or torchvision's cannot be downloaded.
         ValueError: weights or a head that do not fit, a layer that is not there, or none that is certain to be a map.
     """
     name = description["name"]

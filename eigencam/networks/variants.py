@@ -1,4 +1,4 @@
-"""Networks of the same form with other weights, for sanity checks: layers initialised anew, or another weight file.
+"""Networks of the same form with other weights, for sanity checks: layers initialised anew, or another weights file.
 
 A stage is a group of layers that hold parameters, in the order in which the network calls them, counted from the
 output; the output layer alone is the first. A layer is initialised by its own `reset_parameters`, a batch

@@ -31,7 +31,7 @@ def weight_file(weights: str) -> Path:
 
 
 def load_weights(module: nn.Module, path: Path, drop: Sequence[str] = ()) -> str:
-    """Load a weight file into the module; returns the file's SHA-256. ValueError where it does not fit."""
+    """Load a weights file into the module; returns the file's SHA-256. ValueError where it does not fit."""
     load_state(module, read_checkpoint(path, list(module.state_dict()), drop), path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The papers' numbers: those read for this project, anchors from the truth alone, and a person's own readings.
+"""The papers' numbers: those read for this project, anchors from the truth alone, and the user's own readings.
 
 `results/published/published.csv` has the numbers with their sources. `anchors.csv` has published baselines that
 `scripts/anchors.py` computes without image or network. A cell of a paper's table that could not be read is empty. A
