@@ -128,7 +128,7 @@ class Pointing:
         return row
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return each row's contribution: its hits, per class and in total; with a list, also in the difficult subset."""
+        """Return each row's contribution: its hits, per class and in total, and in the difficult subset if given."""
         hit, label = states.at_worst(rows, hit=0.0)["hit"].to_numpy(np.float64), rows["label"].to_numpy(np.int64)
         parts: dict[str, Part] = {}
         for suffix in self._subsets:
