@@ -132,7 +132,7 @@ class ScoreMap:
         return self._memo[key]
 
     def of_image(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return `make()`, computed once for maps that share `image_memo`; it depends on image, region and truth only."""
+        """Return `make()`, computed once for maps that share `image_memo`; it depends on image, region and truth."""
         if self.image_memo is None:
             return make()
         if key not in self.image_memo:
