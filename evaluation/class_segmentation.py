@@ -17,7 +17,8 @@ returns it on purpose counts like any other map.
                           of each class, mean over the classes, background included, that occur in the truth (the
                           interval: over these classes, each in 3 images or more)
     class_miou_tuned      the same, where each half of the images, by a hash of their ids, uses the t that is
-                          best on the other half
+                          best on the other half; with `tune` all metrics are of a part of the images,
+                          and this one uses the t that is best on the others (`evaluation/tuning.py`)
     class_miou_best       at the best t on the evaluated images: an oracle's number
     class_best_threshold  that t
 
@@ -35,13 +36,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import VOID, Truth
+from eigencam.datasets.base import VOID, Dataset, Truth
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.localization_tuned import halves
 from eigencam.evaluation.maps import Floats, ScoreMap
 from eigencam.evaluation.segmentation import ORACLE, Counts, mean_iou
 from eigencam.evaluation.sums import ByClass, Counted, Part, Sums, Totals, flattened, summed
+from eigencam.evaluation.tuning import Tune, check_tune, choice_note, tune_column, tune_sources, tuned_rows
 
 _HALVES = ("first half", "second half")
 _KINDS = ("truth", "right", "predicted")
@@ -54,10 +56,13 @@ class ClassSegmentation:
     Attributes:
         threshold: t of `class_miou`, a share of each map's maximum.
         step: of the grid of thresholds, from 0 on, for the other metrics.
+        tune: the images that `class_miou_tuned` chooses on, a share or a file, see `evaluation/tuning.py`; None: of
+            each half of the images the other one.
     """
 
     threshold: float = 0.15
     step: float = 0.01
+    tune: Tune = None
 
     version = 1
     summary_version = 2
@@ -68,6 +73,11 @@ class ClassSegmentation:
             raise ValueError(f"threshold={self.threshold}; allowed: 0 <= threshold < 1")
         if not 0.001 <= self.step <= 1:
             raise ValueError(f"step={self.step}; allowed: 0.001 to 1")
+        check_tune(self.tune)
+
+    def sources(self, dataset: Dataset) -> dict[str, str]:
+        """SHA-256 of the file that says on which images the threshold is chosen."""
+        return tune_sources(self.tune, dataset)
 
     @property
     def grid(self) -> Floats:
@@ -82,11 +92,13 @@ class ClassSegmentation:
             `has_mask`; `classes` (K,) uint8, those of the maps and of the mask ascending, background 0; `right` and
             `predicted` (K (T + 1),) uint32, pixels for which a class has the highest score, by that score's level; for
             the background those that it would have; `truth` (K,) uint32, its pixels; `tied`, pixels above the fixed
-            threshold at which classes tie; `maps`, `constant`, `nonfinite`, numbers of maps.
+            threshold at which classes tie; `maps`, `constant`, `nonfinite`, numbers of maps; with `tune` whether the
+            threshold is chosen on the image, `in_tune`.
         """
         truth = truths[0]
         seen = [score_map.state for score_map in score_maps]
         counts = {"maps": len(seen), "constant": seen.count("constant"), "nonfinite": seen.count("nonfinite")}
+        counts |= tune_column(self.tune, truth.image_id)
         if (mask := truth.mask) is None:
             none = np.zeros(0, np.uint32)
             return {"has_mask": False, "classes": none.astype(np.uint8), "right": none, "predicted": none} | {
@@ -121,25 +133,39 @@ class ClassSegmentation:
         }
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        """Return the sums over all images with a mask, by class and threshold, for either half."""
+        """Return the sums over all images with a mask, by class and threshold, for either half.
+
+        With `tune` the threshold is chosen on the first half, and the second is reported.
+        """
         rows = rows[rows["has_mask"].to_numpy(bool)]
-        pixels, half = _Pixels.of(rows, len(self.grid)), halves(rows["image"])
-        made: dict[str, NDArray[Any]] = {"given": np.bincount(pixels.label)}
+        pixels, half = _Pixels.of(rows, len(self.grid)), self._half(rows)
+        reported = (half if self.tune is not None else np.ones(len(rows), bool))[pixels.picture]
+        made: dict[str, NDArray[Any]] = {"given": np.bincount(pixels.label[reported])}
         for side, chosen in zip(_HALVES, (~half, half), strict=True):
             found = pixels.total(chosen)
             made |= {f"{side} n": np.array([chosen.sum()])} | {f"{side} {kind}": of for kind, of in found.items()}
         return made
 
     def choose(self, totals: Totals) -> "_AtThresholds":
-        """Return the evaluator with the thresholds that are best on all images, and on either half."""
-        whole = _whole(totals)
+        """Return the evaluator with the thresholds that are best on all reported images, and on either half."""
+        whole = self._reported(totals)
         each = [{kind: totals[f"{side} {kind}"] for kind in _KINDS} for side in _HALVES]
         best, first, second = (int(_mean_ious(of).argmax()) for of in (whole, *each))
         fixed = int(np.searchsorted(self.grid, np.float32(self.threshold)))
         halved = all(totals[f"{side} n"][0] for side in _HALVES)
         given = np.flatnonzero(totals["given"])
         absent = int((whole["truth"][given[given > 0]] == 0).sum())
-        return _AtThresholds(self, fixed, best, (second, first), halved, absent)
+        tuned_on = int(totals[f"{_HALVES[0]} n"][0]) if self.tune is not None else 0
+        return _AtThresholds(self, fixed, best, (second, first), halved, absent, tuned_on)
+
+    def _half(self, rows: pd.DataFrame) -> NDArray[np.bool_]:
+        """(N,): the half that each image is in; with `tune` whether it is reported on."""
+        return halves(rows["image"]) if self.tune is None else ~tuned_rows(self.tune, rows)
+
+    def _reported(self, totals: Totals) -> dict[str, NDArray[Any]]:
+        """Of all images reported, of the totals of the two halves."""
+        sides = _HALVES if self.tune is None else _HALVES[1:]
+        return {kind: np.sum([totals[f"{side} {kind}"] for side in sides], axis=0) for kind in _KINDS}
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of rows in memory."""
@@ -152,7 +178,7 @@ class ClassSegmentation:
     def drawn(self, totals: Totals) -> list[Curve]:
         """The curve of the totals of all rows."""
         at = self.grid.astype(np.float64)
-        values = 100 * _mean_ious(_whole(totals))
+        values = 100 * _mean_ious(self._reported(totals))
         if np.isnan(values).any():
             return []
         best = int(values.argmax())
@@ -164,7 +190,8 @@ class ClassSegmentation:
         words = "the image's classes are given; each map over its maximum; the highest above the background's score"
         counts = "void ignored, original pixels, summed over the set; mean over the classes that occur"
         rule = "a class's map constant or not finite: the image is wrong at every pixel"
-        return {"evaluator": "class_segmentation", **asdict(self), "pixel": words, "counts": counts, "undefined": rule}
+        own = {name: value for name, value in asdict(self).items() if name != "tune" or value is not None}
+        return {"evaluator": "class_segmentation", **own, "pixel": words, "counts": counts, "undefined": rule}
 
 
 def _highest(
@@ -195,6 +222,7 @@ class _AtThresholds:
         crossed: for either half, the index of the best one on the other half.
         halved: whether there are images in both halves.
         absent: number of requested classes without a pixel.
+        tuned_on: with `tune` number of images on which the threshold is chosen.
     """
 
     evaluator: ClassSegmentation
@@ -203,12 +231,13 @@ class _AtThresholds:
     crossed: tuple[int, int]
     halved: bool
     absent: int
+    tuned_on: int = 0
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return the contribution of each row with a mask."""
-        masked = rows["has_mask"].to_numpy(bool)
+        """Return the contribution of each reported row with a mask."""
+        masked = rows["has_mask"].to_numpy(bool) & ~tuned_rows(self.evaluator.tune, rows)
         own, place = rows[masked], np.flatnonzero(masked)
-        pixels, half = _Pixels.of(own, len(self.evaluator.grid)), halves(own["image"]).astype(np.int64)
+        pixels, half = _Pixels.of(own, len(self.evaluator.grid)), self.evaluator._half(own).astype(np.int64)
         everyone = np.ones(len(own), np.int64)
         at = {"fixed": everyone * self.fixed, "best": everyone * self.best, "tuned": np.array(self.crossed)[half]}
         counts = {name: rows[name].to_numpy(np.int64) * masked for name in ("tied", "maps", "constant", "nonfinite")}
@@ -220,8 +249,10 @@ class _AtThresholds:
     def metrics(self, sums: Sums) -> list[Metric]:
         """The metrics of the module's docstring, with intervals over images."""
         n, grid, names = sums.count("masked"), self.evaluator.grid, self.evaluator.headline
+        tune = self.evaluator.tune
         if n == 0:
-            return [statistics.undefined(name, 0, "not defined: no image has a mask") for name in names]
+            why = "no image is left to report on" if self.tuned_on else "no image has a mask"
+            return [statistics.undefined(name, 0, f"not defined: {why}") for name in names]
         if not (classes := sums.class_count("fixed")):
             return [statistics.undefined(name, n, "not defined: all pixels are void") for name in names]
         note = f"{classes} classes occur, with background"
@@ -232,10 +263,13 @@ class _AtThresholds:
             sums.class_ious(names[0], "fixed", "masked", threshold=f"{self.evaluator.threshold:g} max", note=note)
         ]
         if self.halved:
-            at = " / ".join(f"{grid[k]:g}" for k in sorted(set(self.crossed))) + " max"
-            metrics.append(sums.class_ious(names[1], "tuned", "masked", threshold=at))
+            used = set(self.crossed) if tune is None else {self.crossed[1]}
+            at = " / ".join(f"{grid[k]:g}" for k in sorted(used)) + " max"
+            how = "" if tune is None else choice_note(tune, None, self.tuned_on)
+            metrics.append(sums.class_ious(names[1], "tuned", "masked", threshold=at, note=how))
         else:
-            metrics.append(statistics.undefined(names[1], n, "not defined: one half is empty"))
+            why = "one half is empty" if tune is None else "no image is left to choose the threshold on"
+            metrics.append(statistics.undefined(names[1], n, f"not defined: {why}"))
         value = float(f"{grid[self.best]:g}")
         oracle = sums.class_ious(names[2], "best", "masked", threshold=f"{value:g} max", note=ORACLE)
         return [*metrics, oracle, Metric(names[3], value, np.nan, np.nan, n, "", better="")]
@@ -303,11 +337,6 @@ class _Pixels:
             made[name] = np.zeros((classes, values.shape[1]))
             np.add.at(made[name], self.label[kept], values[kept])
         return made
-
-
-def _whole(totals: Totals) -> dict[str, NDArray[Any]]:
-    """The totals of all images, from those of the two halves."""
-    return {kind: np.add(*(totals[f"{side} {kind}"] for side in _HALVES)) for kind in _KINDS}
 
 
 def _mean_ious(totals: Totals) -> Counts:

@@ -11,6 +11,9 @@ images are halved by a hash of their ids, and each half is evaluated at the thre
 is the mean of the two halves. The best threshold on the evaluated images gives `error_best`, an oracle's number;
 `best_threshold` is that threshold, for use on another split by `localization`.
 
+With `tune` the threshold of `error` is chosen on a part of the images, and all three are of the others; with `pseudo`
+it is chosen by other boxes than the truth's (`evaluation/tuning.py`).
+
 An image whose map is constant or not finite is an error at every threshold, even without foreground: the whole
 image would be right if the object is large.
 
@@ -25,13 +28,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import Truth
+from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts
 from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
+from eigencam.evaluation.tuning import (
+    Tune,
+    check_tune,
+    choice_note,
+    pseudo_sources,
+    stand_in,
+    tune_column,
+    tune_sources,
+    tuned_rows,
+)
 
 DEFAULT: Mapping[str, tuple[float, ...]] = {
     "range": tuple(np.arange(0, 1, 0.05).round(2).tolist()),
@@ -53,11 +66,16 @@ class TunedLocalization:
         rule: thresholding rule of a map, see `evaluation/maps.py`.
         thresholds: of the rule; empty: steps of 0.05 (`mean`: of 0.5).
         iou: smallest overlap at which a box is right, in (0, 1].
+        tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: of each
+            half of the images the other one.
+        pseudo: file of boxes that it is chosen by in place of the truth's; see there.
     """
 
     rule: Rule = "range"
     thresholds: Sequence[float] = ()
     iou: float = 0.5
+    tune: Tune = None
+    pseudo: str | None = None
 
     version = 1
     summary_version = 2
@@ -69,6 +87,11 @@ class TunedLocalization:
             check_rule(self.rule, threshold)
         if not 0 < self.iou <= 1:
             raise ValueError(f"iou {self.iou}: allowed is 0 < iou <= 1")
+        check_tune(self.tune)
+
+    def sources(self, dataset: Dataset) -> dict[str, str]:
+        """SHA-256 of the files that say on which images, and by which boxes, the threshold is chosen."""
+        return tune_sources(self.tune, dataset) | pseudo_sources(self.pseudo, dataset)
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -76,33 +99,64 @@ class TunedLocalization:
         return tuple(self.thresholds) or DEFAULT[self.rule]
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """`ious`: (T,) float32, the best IoU with a box of the object sought at each threshold; NaN without a box."""
-        sought = truth.boxes[truth.sought()]
+        """The row of one image.
+
+        Returns:
+            `ious`: (T,) float32, the best IoU with a box of the object sought at each threshold; NaN without a box.
+            `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`; with `pseudo`
+            `pseudo_ious`, as `ious` with the boxes that stand in.
+        """
         boxes = boxes_around(score_map, self.rule, self.grid)
-        best = iou(boxes, sought).max(axis=1) if len(sought) else np.full(len(boxes), np.nan)
-        return {"ious": best.astype(np.float32), "map_state": score_map.state}
+        row = {"ious": _best(boxes, truth), "map_state": score_map.state, **tune_column(self.tune, truth.image_id)}
+        return row if self.pseudo is None else {**row, "pseudo_ious": _best(boxes, stand_in(self.pseudo, truth))}
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the threshold is chosen elsewhere than on the other half."""
+        return self.tune is not None or self.pseudo is not None
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return the contribution of each row: whether its box is wrong at each threshold, by the half of its image."""
-        ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
-        counted, half = ~np.isnan(ious).any(axis=1), halves(rows["image"])
+        """Return the contribution of each row: whether its box is wrong at each threshold, by the half of its image.
+
+        With `tune` the second half is reported, with `pseudo` alone all images are. `choose` is then what the threshold
+        is chosen by.
+        """
+        half = np.ones(len(rows), bool) if self._chooses else halves(rows["image"])
+        tuned = tuned_rows(self.tune, rows)
         parts: dict[str, Part] = {"map_state": states.flags(rows)}
-        for name, side in zip(_HALVES, (~half, half), strict=True):
-            parts[name] = Counted((ious < self.iou) & (counted & side)[:, None], counted & side)
+        for name, side in zip(_HALVES, (~half, half & ~tuned), strict=True):
+            parts[name] = self._wrong(rows, "ious", side)
+        if self._chooses:
+            column, on = "ious" if self.pseudo is None else "pseudo_ious", ~tuned if self.tune is None else tuned
+            parts |= {"choose": self._wrong(rows, column, on), "tuned": tuned}
         return parts
+
+    def _wrong(self, rows: pd.DataFrame, column: str, wanted: NDArray[np.bool_]) -> Counted:
+        """(N, T): of the wanted rows that have a box, whether theirs is wrong at each threshold."""
+        ious = np.stack(states.at_worst(rows, **{column: 0.0})[column].to_numpy()).astype(np.float64)
+        counted = ~np.isnan(ious).any(axis=1) & wanted
+        return Counted((ious < self.iou) & counted[:, None], counted)
 
     def metrics(self, sums: Sums) -> list[Metric]:
         """`error`, `error_best` and `best_threshold`."""
         wrong, n = np.stack([sums.total(name) for name in _HALVES]), [sums.count(name) for name in _HALVES]
-        if not sum(n):
-            return [statistics.undefined(name, 0, "no image has a box", better="lower") for name in self.headline]
+        on = sums.count("choose") if self._chooses else sum(n)
+        if not sum(n) or not on:
+            why = "no image has a box"
+            if sum(n) or on:
+                why = f"not defined: no image is left to {'choose the threshold on' if sum(n) else 'report on'}"
+            return [statistics.undefined(name, 0, why, better="lower") for name in self.headline]
         best = int(wrong.sum(axis=0).argmin())
         chosen = [int(other.argmin()) for other in wrong[::-1]] if all(n) else [best, best]
+        if self._chooses:
+            chosen = [int(sums.total("choose").argmin())] * 2
         used = sorted({self.grid[i] for i, many in zip(chosen, n, strict=True) if many})
-        at, left_out = " / ".join(f"{t:g}" for t in used), sums.rows - sum(n)
+        tuned = int(sums.total("tuned")[0]) if self._chooses else 0
+        at, left_out = " / ".join(f"{t:g}" for t in used), sums.rows - tuned - sum(n)
         boxless = f"{left_out} images without a box left out" if left_out else ""
         maps = states.counted(sums.total("map_state"), sums.rows, "maps")
-        note = "; ".join(part for part in (maps, boxless) if part)
+        how = choice_note(self.tune, self.pseudo, on) if self._chooses else ""
+        note = "; ".join(part for part in (how, maps, boxless) if part)
         sums.combine("fitted", zip(_HALVES, chosen, strict=True), _HALVES)
         sums.combine("best", zip(_HALVES, (best, best), strict=True), _HALVES)
         low = float(self.grid[best])
@@ -121,10 +175,9 @@ class TunedLocalization:
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-        """Number of images with a box, and of errors at each threshold."""
-        ious = np.stack(states.at_worst(rows, ious=0.0)["ious"].to_numpy()).astype(np.float64)
-        ious = ious[~np.isnan(ious).any(axis=1)]
-        return {"errors": (ious < self.iou).sum(axis=0), "n": np.array([len(ious)])}
+        """Number of images with a box that are reported on, and of errors at each threshold."""
+        wrong = self._wrong(rows, "ious", ~tuned_rows(self.tune, rows))
+        return {"errors": wrong.numbers.sum(axis=0), "n": np.array([wrong.present.sum()])}
 
     def drawn(self, totals: Totals) -> list[Curve]:
         """The curve of the totals of all rows."""
@@ -137,14 +190,26 @@ class TunedLocalization:
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
+        given = {"tune": self.tune, "pseudo": self.pseudo}
+        where = "two-fold cross-fitted" if self.tune is None else "chosen on other images"
+        if self.pseudo is not None:
+            where = f"chosen on {'these' if self.tune is None else 'other'} images by boxes in place of the truth's"
         return {
             "evaluator": "localization_tuned",
             "rule": self.rule,
             "thresholds": list(self.grid),
             "hit": f"inclusive IoU >= {self.iou:g} of the box around all foreground with any box of the object sought",
             "undefined": "map constant or not finite: an error",
-            "threshold": "two-fold cross-fitted; error_best: chosen on the same images",
+            "threshold": f"{where}; error_best: chosen on the same images",
+            **{name: value for name, value in given.items() if value is not None},
         }
+
+
+def _best(boxes: Boxes, truth: Truth) -> NDArray[np.float32]:
+    """(T,): the best IoU of each of the boxes (T, 4) with one of the object sought; NaN without such a one."""
+    sought = truth.boxes[truth.sought()]
+    best = iou(boxes, sought).max(axis=1) if len(sought) else np.full(len(boxes), np.nan)
+    return best.astype(np.float32)
 
 
 def halves(ids: Iterable[object]) -> NDArray[np.bool_]:

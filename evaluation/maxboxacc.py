@@ -44,7 +44,16 @@ from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
-from eigencam.evaluation.tuning import Tune, check_tune, is_tuned_on, pseudo_boxes, pseudo_sources, tune_sources
+from eigencam.evaluation.tuning import (
+    Tune,
+    check_tune,
+    choice_note,
+    pseudo_sources,
+    stand_in,
+    tune_column,
+    tune_sources,
+    tuned_rows,
+)
 
 Contours = Literal["largest", "all"]
 Form = Literal["reference", "plain"]
@@ -114,13 +123,9 @@ class MaxBoxAcc:
             `pseudo_D`, likewise, by the boxes that stand in.
         """
         row = {**self._hits("hits", score_map, truth), "map_state": score_map.state}
-        if self.tune is not None:
-            row["in_tune"] = is_tuned_on(self.tune, truth.image_id)
+        row |= tune_column(self.tune, truth.image_id)
         if self.pseudo is not None:
-            boxes = pseudo_boxes(self.pseudo, truth.image_id)
-            labels, easy = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
-            other = replace(truth, boxes=boxes, box_labels=labels, difficult=easy, foreground="any", source=self.pseudo)
-            row |= self._hits("pseudo", score_map, other)
+            row |= self._hits("pseudo", score_map, stand_in(self.pseudo, truth))
         return row
 
     def _hits(self, kind: str, score_map: ScoreMap, truth: Truth) -> Row:
@@ -138,7 +143,7 @@ class MaxBoxAcc:
         With `tune` of rows that are reported on. With `tune` or `pseudo` as `choose_D` the hits that the threshold is
         chosen by, of the rows that it is chosen on.
         """
-        tuned = rows["in_tune"].to_numpy(bool) if self.tune is not None else np.zeros(len(rows), bool)
+        tuned = tuned_rows(self.tune, rows)
         parts: dict[str, Part] = {"map_state": states.flags(rows), "boxless": ~self._boxed(rows)}
         for iou in self.ious:
             parts[_column(iou)] = self._counts(rows, _column(iou), ~tuned)
@@ -179,7 +184,7 @@ class MaxBoxAcc:
         at = [int(visited[sums.total(column)[visited].argmax()]) for column in sources]
         bare = int(sums.total("boxless")[0])
         left_out = f"{bare} images without a box left out" if bare else ""
-        chosen = self._chosen(on)
+        chosen = choice_note(self.tune, self.pseudo, on) if self._chooses else ORACLE
         note = "; ".join(part for part in (chosen, states.noted(sums), left_out) if part)
         if not names:
             return [sums.rate(self.name, columns[0], at[0], threshold=_level(at[0]), note=note)]
@@ -191,14 +196,6 @@ class MaxBoxAcc:
         sums.combine(self.name, zip(columns, at, strict=True), columns[:1], len(columns))
         mean = sums.mean(self.name, self.name, threshold=words, note=note)
         return [replace(mean, value=float(np.average([metric.value for metric in single]))), *single]
-
-    def _chosen(self, on: int) -> str:
-        """How the threshold was chosen, on so many images, for a footnote; without a file's name, as identities are."""
-        if not self._chooses:
-            return ORACLE
-        by = " by boxes in place of the truth's" if self.pseudo is not None else ""
-        drawn = "listed" if isinstance(self.tune, str) else f"tune={self.tune}"
-        return f"threshold chosen{by} on {on} " + ("images" if self.tune is None else f"other images ({drawn})")
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of rows in memory."""
@@ -217,9 +214,7 @@ class MaxBoxAcc:
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
         """Number of images with a box, and for each overlap of hits at all 255 thresholds."""
-        counted = self._counted(rows)
-        if self.tune is not None:
-            counted = counted[~counted["in_tune"].to_numpy(bool)]
+        counted = self._counted(rows[~tuned_rows(self.tune, rows)])
         totals = {"n": np.array([len(counted)])}
         for iou in self.ious if len(counted) else ():
             packed = np.stack(counted[_column(iou)].tolist()).astype(np.uint8)

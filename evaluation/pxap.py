@@ -199,6 +199,24 @@ def average_precision(histograms: Counts) -> Counts:
     return (precision[:, 1:] * np.diff(recall, axis=1))[:, some].sum(axis=1)
 
 
+def equal_error_rate(histograms: Counts) -> Counts:
+    """Precision where it equals recall: (R, 2 K) pixels by bin, lowest first, positive ones first -> (R,) in [0, 1].
+
+    As many pixels are then predicted as are positive, P; between two bins the numbers of predicted and of right pixels
+    both grow linearly, as if the pixels of one bin came in random order. NaN for P = 0.
+    """
+    wanted, rest = np.split(histograms, 2, axis=1)
+    tp = np.pad(np.cumsum(wanted[:, ::-1], axis=1), ((0, 0), (1, 0)))
+    predicted = tp + np.pad(np.cumsum(rest[:, ::-1], axis=1), ((0, 0), (1, 0)))
+    positive, images = tp[:, -1], np.arange(len(tp))
+    after = np.argmax(predicted >= positive[:, None], axis=1)
+    before = np.maximum(after - 1, 0)
+    step = predicted[images, after] - predicted[images, before]
+    share = np.divide(positive - predicted[images, before], step, out=np.full(len(tp), np.nan), where=step > 0)
+    right = tp[images, before] + share * (tp[images, after] - tp[images, before])
+    return np.divide(right, positive, out=np.full(len(tp), np.nan), where=positive > 0)
+
+
 def precision_recall(positive: Counts, negative: Counts, lost: float = 0.0) -> list[Curve]:
     """The curve from (K,) positive and (K,) negative pixels by bin, lowest first; empty without a positive pixel.
 

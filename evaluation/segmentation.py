@@ -16,6 +16,8 @@ FN are the numbers of foreground pixels above the threshold, of other pixels abo
                      predicted as are foreground; between two levels TP is interpolated linearly
     fg_iou_best, miou_best   the largest value over all 256 thresholds. The threshold is chosen with the truth,
                      so these are bounds (oracles), not results; their intervals are those at the chosen threshold
+    fg_iou_tuned, miou_tuned   with `tune`: at the threshold that is best on a part of the images; all metrics are then
+                     of the others (`evaluation/tuning.py`)
 
 The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)); a
 pixel is foreground if its level is at least v. All levels are 0 if the maximum is not positive. Images without a
@@ -35,13 +37,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.datasets.base import VOID, Truth
+from eigencam.datasets.base import VOID, Dataset, Truth
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cut
-from eigencam.evaluation.pxap import precision_recall
+from eigencam.evaluation.pxap import equal_error_rate, precision_recall
 from eigencam.evaluation.sums import ByClass, Counted, Part, Sums, Totals, flattened, summed
+from eigencam.evaluation.tuning import Tune, check_tune, choice_note, tune_column, tune_sources, tuned_rows
 
 LEVELS = 256
 _KINDS = ("label", "other", "background")
@@ -55,6 +58,7 @@ _NAMES = (
     "fg_iou_best",
     "miou_best",
 )
+_TUNED = ("fg_iou_tuned", "miou_tuned")
 
 ORACLE = "oracle: threshold chosen with the truth"
 
@@ -68,17 +72,30 @@ class Segmentation:
     Attributes:
         rule: thresholding rule of a map for the fixed threshold, see `evaluation/maps.py`.
         threshold: the rule's parameter; the default is CAM's.
+        tune: the images that the thresholds of `fg_iou_tuned` and `miou_tuned` are chosen on, a share or a file, see
+            `evaluation/tuning.py`; None: there are no such metrics.
     """
 
     rule: Rule = "max"
     threshold: float = 0.2
+    tune: Tune = None
 
     version = 1
     summary_version = 2
-    headline = ("fg_iou", "miou", "pixel_precision", "pixel_recall", "precision_eer")
 
     def __post_init__(self) -> None:
         check_rule(self.rule, self.threshold)
+        check_tune(self.tune)
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics at the fixed threshold, or at the one that is chosen elsewhere, and those without one."""
+        ious = ("fg_iou", "miou") if self.tune is None else _TUNED
+        return (*ious, "pixel_precision", "pixel_recall", "precision_eer")
+
+    def sources(self, dataset: Dataset) -> dict[str, str]:
+        """SHA-256 of the file that says on which images the thresholds are chosen."""
+        return tune_sources(self.tune, dataset)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """Count the pixels of one image; zeros and `has_mask` False if it has no mask.
@@ -87,7 +104,8 @@ class Segmentation:
             `has_mask` and `any_foreground` (bool); `above` (3,) uint32, pixels above the fixed threshold by kind of
             truth: label, other, background; `hist_label`, `hist_other`, `hist_background` (256,) uint32, all pixels by
             level; `class_pixels` (C,) uint32, pixels of the truth, background first, up to the last class that
-            occurs; `fg_iou` at the fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`.
+            occurs; `fg_iou` at the fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`; with
+            `tune` whether the thresholds are chosen on the image, `in_tune`.
         """
         whole = truth.foreground == "any"
         counts = np.zeros((2, 3, LEVELS), np.uint32)
@@ -106,6 +124,7 @@ class Segmentation:
             "class_pixels": class_pixels,
             "fg_iou": float(hit) / union if wanted else float("nan"),
             "map_state": score_map.state,
+            **tune_column(self.tune, truth.image_id),
         }
 
     def _count(
@@ -129,19 +148,23 @@ class Segmentation:
         return counts[:, :3].astype(np.uint32), by_value[:classes].astype(np.uint32)
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        """Return the sums over all images with a mask at each level: pixels by class, foreground and rest, `fg_iou`."""
-        rows = rows.loc[rows["has_mask"].to_numpy(bool)]
-        kinds, _, wanted, rest = _by_level(rows)
-        ious = _ious(wanted, rest)
-        some = ~np.isnan(ious[:, 0])
-        totals = {"wanted": wanted.sum(axis=0), "rest": rest.sum(axis=0), "ious": ious[some].sum(axis=0)}
-        return totals | {"n": np.array([some.sum()])} | _Classes.of(rows).by_level(kinds)
+        """Return the sums over all images with a mask at each level: pixels by class, foreground and rest, `fg_iou`.
+
+        With `tune` over the reported images; over the others as `tune NAME`.
+        """
+        masked, tuned = rows["has_mask"].to_numpy(bool), tuned_rows(self.tune, rows)
+        made = _totals(rows.loc[masked & ~tuned])
+        if self.tune is None:
+            return made
+        return made | {f"tune {name}": values for name, values in _totals(rows.loc[masked & tuned]).items()}
 
     def choose(self, totals: Totals) -> "_AtLevels":
         """Return the evaluator with the levels at which `fg_iou` and the mean IoU are largest."""
-        parts = [totals[name].T for name in ("right", "predicted")]
-        sums = np.concatenate([*parts, np.broadcast_to(totals["truth"], parts[0].shape)], axis=1)
-        return _AtLevels(self, int(totals["ious"].argmax()), int(mean_iou(sums).argmax()) if sums.size else 0)
+        if self.tune is None:
+            return _AtLevels(self, *_best_levels(totals))
+        chosen = {name: totals[f"tune {name}"] for name in ("ious", "right", "predicted", "truth")}
+        images = int(totals["tune images"][0])
+        return _AtLevels(self, *_best_levels(totals), _best_levels(chosen), images)
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
         """The metrics of rows in memory."""
@@ -166,7 +189,7 @@ class Segmentation:
         words = "void ignored, original pixels; fg_iou: mean over images; all others: pixels summed over the set"
         return {
             "evaluator": "segmentation",
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "tune" or value is not None},
             "sweep": "256 levels of the map's maximum",
             "counts": words,
             "undefined": "map constant or not finite: wrong at every pixel",
@@ -175,15 +198,20 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class _AtLevels:
-    """The metrics of the module's docstring, with the levels of the two largest ones chosen from all rows."""
+    """The metrics of the module's docstring, with the levels of the two largest ones chosen from all rows.
+
+    With `tune` there are two more, at the levels `tuned`, chosen on the masks of `tuned_on` images.
+    """
 
     evaluator: Segmentation
     fg_iou: int
     miou: int
+    tuned: tuple[int, int] = (0, 0)
+    tuned_on: int = 0
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
-        """Return the contribution of each row with a mask."""
-        masked = rows["has_mask"].to_numpy(bool)
+        """Return the contribution of each reported row with a mask."""
+        masked = rows["has_mask"].to_numpy(bool) & ~tuned_rows(self.evaluator.tune, rows)
         own = states.at_worst(rows.loc[masked], fg_iou=0.0)
         kinds, above, wanted, rest = _by_level(own)
         hit, found = above[:, 0] + own["any_foreground"].to_numpy(bool) * above[:, 1], above.sum(axis=1)
@@ -198,21 +226,24 @@ class _AtLevels:
 
         counts = {"pixels": np.stack([hit, found, total], axis=1), "binary": binary}
         counts["levels"] = np.concatenate([wanted, rest], axis=1)
-        at_best = _from_above(kinds)[:, :, self.miou]
+        levels = {"best": (self.fg_iou, self.miou)} | ({} if self.evaluator.tune is None else {"tuned": self.tuned})
+        above_each, ious, place = _from_above(kinds), _ious(wanted, rest), np.flatnonzero(masked)
         return {
             "map_state": states.flags(rows) & masked[:, None],
             "fg_iou": spread(own["fg_iou"].to_numpy(np.float64), np.nan),
-            "fg_iou_best": spread(_ious(wanted, rest)[:, self.fg_iou], np.nan),
+            **{f"fg_iou_{name}": spread(ious[:, at], np.nan) for name, (at, _) in levels.items()},
             **{name: Counted(spread(values.astype(np.int64)), masked) for name, values in counts.items()},
-            "miou": classes.part(above, np.flatnonzero(masked)),
-            "miou_best": classes.part(at_best, np.flatnonzero(masked)),
+            "miou": classes.part(above, place),
+            **{f"miou_{name}": classes.part(above_each[:, :, at], place) for name, (_, at) in levels.items()},
         }
 
     def metrics(self, sums: Sums) -> list[Metric]:
         """The metrics of the module's docstring, with intervals over images."""
         at, n = f"{self.evaluator.threshold:g} {self.evaluator.rule}", sums.count("pixels")
         if n == 0:
-            return [statistics.undefined(name, 0, "not defined: no image has a mask") for name in _NAMES]
+            tuned = () if self.evaluator.tune is None else _TUNED
+            why = "no image is left to report on" if self.tuned_on else "no image has a mask"
+            return [statistics.undefined(name, 0, f"not defined: {why}") for name in (*_NAMES, *tuned)]
         pixels, best = sums["pixels"].astype(np.float64), _level(self.miou)
         classes = f"{sums.class_count('miou')} classes occur, with background"
         maps = states.counted(sums.total("map_state"), n, "maps")
@@ -235,6 +266,20 @@ class _AtLevels:
             ),
             sums.among("pixels", sums.mean("fg_iou_best", "fg_iou_best", threshold=_level(self.fg_iou), note=ORACLE)),
             sums.class_ious("miou_best", "miou_best", "pixels", threshold=best, note=f"{ORACLE}; {classes}"),
+            *(self._tuned(sums, classes, maps) if self.evaluator.tune is not None else ()),
+        ]
+
+    def _tuned(self, sums: Sums, classes: str, maps: str) -> list[Metric]:
+        """The two metrics at the levels that were chosen on other images."""
+        if not self.tuned_on:
+            why = "not defined: no image is left to choose the threshold on"
+            return [statistics.undefined(name, 0, why) for name in _TUNED]
+        fg_iou, miou = (_level(at) for at in self.tuned)
+        how = choice_note(self.evaluator.tune, None, self.tuned_on)
+        notes = ["; ".join(part for part in (how, more) if part) for more in (maps, classes)]
+        return [
+            sums.among("pixels", sums.mean(_TUNED[0], _TUNED[0], threshold=fg_iou, note=notes[0])),
+            sums.class_ious(_TUNED[1], _TUNED[1], "pixels", threshold=miou, note=notes[1]),
         ]
 
 
@@ -282,6 +327,22 @@ class _Classes:
         return {"truth": truth, "right": right, "predicted": predicted}
 
 
+def _totals(rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """Of rows with a mask: pixels and sums of IoU at each level, number of images, and of those with foreground."""
+    kinds, _, wanted, rest = _by_level(rows)
+    ious = _ious(wanted, rest)
+    some = ~np.isnan(ious[:, 0])
+    totals = {"wanted": wanted.sum(axis=0), "rest": rest.sum(axis=0), "ious": ious[some].sum(axis=0)}
+    return totals | {"n": np.array([some.sum()]), "images": np.array([len(rows)])} | _Classes.of(rows).by_level(kinds)
+
+
+def _best_levels(totals: Totals) -> tuple[int, int]:
+    """The levels at which `fg_iou`, and the mean IoU, are largest."""
+    parts = [totals[name].T for name in ("right", "predicted")]
+    sums = np.concatenate([*parts, np.broadcast_to(totals["truth"], parts[0].shape)], axis=1)
+    return int(totals["ious"].argmax()), int(mean_iou(sums).argmax()) if sums.size else 0
+
+
 def mean_iou(sums: Counts) -> Counts:
     """Pixels (R, 3 C) right, predicted and true -> (R,): mean IoU over the classes that occur in the truth."""
     right, predicted, truth = np.split(sums, 3, axis=1)
@@ -313,23 +374,6 @@ def _ious(wanted: Counts, rest: Counts) -> Counts:
     tp, fp = _from_above(wanted), _from_above(rest)
     some = wanted.sum(axis=1, keepdims=True) > 0  # tp[:, 0]: all foreground pixels, at level 0 and above
     return np.divide(tp, tp[:, :1] + fp, out=np.full_like(tp, np.nan), where=some)
-
-
-def equal_error_rate(histograms: Counts) -> Counts:
-    """Precision where it equals recall: (R, 512) pixels by level, foreground's 256 first -> (R,) in [0, 1].
-
-    At that point as many pixels are predicted as are foreground, P. Between two levels the numbers of predicted and of
-    right pixels grow linearly, as if the pixels of one level came in random order. NaN for P = 0.
-    """
-    wanted, rest = histograms[:, :LEVELS], histograms[:, LEVELS:]
-    tp = np.pad(np.cumsum(wanted[:, ::-1], axis=1), ((0, 0), (1, 0)))
-    predicted = tp + np.pad(np.cumsum(rest[:, ::-1], axis=1), ((0, 0), (1, 0)))
-    foreground_pixels = tp[:, -1]
-    after = np.argmax(predicted >= foreground_pixels[:, None], axis=1)
-    pictures, before = np.arange(len(tp)), np.maximum(after - 1, 0)
-    step = predicted[pictures, after] - predicted[pictures, before]
-    share = _ratio(foreground_pixels - predicted[pictures, before], step)
-    return _ratio(tp[pictures, before] + share * (tp[pictures, after] - tp[pictures, before]), foreground_pixels)
 
 
 def _stack(rows: pd.DataFrame, column: str) -> Counts:

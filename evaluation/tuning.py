@@ -6,22 +6,27 @@ that lists ids, one per line. The metric is reported on the remaining images.
 `pseudo` is a file of boxes that replace the truth where it may not be used, such as those of selective search in
 S. Murtaza et al., "A realistic protocol for evaluation of weakly supervised object localization", WACV 2025: lines
 `path,x0,y0,x1,y1` in pixels of the original image, in the format of wsolevaluation's localization.txt and the authors'
-files (github.com/shakeebmurtaza/wsol_model_selection).
+files (github.com/shakeebmurtaza/wsol_model_selection). `eigencam fit fit=pseudo_boxes` makes such
+a file.
 """
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-from eigencam.datasets.base import Dataset
+from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes, as_boxes
 from eigencam.datasets.names import image_id
 from eigencam.datasets.reading import Reading, expand, read_lines
 
 Tune = float | str | None
 _EXPECTED = "the ids of the images that the threshold is chosen on, one a line"
+_IN_TUNE = "in_tune"
 
 
 def check_tune(tune: Tune) -> None:
@@ -37,6 +42,23 @@ def is_tuned_on(tune: Tune, image_id: str) -> bool:
         return image_id in _listed(tune)
     digest = hashlib.sha256(f"tune/{image_id}".encode()).digest()
     return tune is not None and int.from_bytes(digest[:8], "big") < tune * 2**64
+
+
+def tune_column(tune: Tune, image_id: str) -> dict[str, bool]:
+    """The column of a row that says whether the threshold is chosen on its image; none without `tune`."""
+    return {} if tune is None else {_IN_TUNE: is_tuned_on(tune, image_id)}
+
+
+def tuned_rows(tune: Tune, rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """(N,): the rows of images that the threshold is chosen on, by that column; none without `tune`."""
+    return np.zeros(len(rows), bool) if tune is None else rows[_IN_TUNE].to_numpy(bool)
+
+
+def choice_note(tune: Tune, pseudo: str | None, n: int) -> str:
+    """How a threshold was chosen, on `n` images, for a footnote; without a file's name, as identities are."""
+    by = "" if pseudo is None else " by boxes in place of the truth's"
+    drawn = "listed" if isinstance(tune, str) else f"tune={tune}"
+    return f"threshold chosen{by} on {n} " + ("images" if tune is None else f"other images ({drawn})")
 
 
 def tune_sources(tune: Tune, dataset: Dataset) -> dict[str, str]:
@@ -55,6 +77,13 @@ def tune_sources(tune: Tune, dataset: Dataset) -> dict[str, str]:
             f"{dataset.ids[0]}, but {listed}; allowed are some of them, the others are reported on"
         )
     return {"tune": hashlib.sha256(expand(tune).read_bytes()).hexdigest()}
+
+
+def stand_in(file: str, truth: Truth) -> Truth:
+    """The truth about an image with the boxes of a file in place of its own, all of them of objects sought."""
+    boxes = pseudo_boxes(file, truth.image_id)
+    labels, easy = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
+    return replace(truth, boxes=boxes, box_labels=labels, difficult=easy, foreground="any", source=file)
 
 
 def pseudo_boxes(file: str, name: str) -> Boxes:

@@ -9,7 +9,8 @@ from scipy import ndimage
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.segmentation import LEVELS, Segmentation, equal_error_rate
+from eigencam.evaluation.pxap import equal_error_rate
+from eigencam.evaluation.segmentation import LEVELS, Segmentation
 
 CLASSES = 3
 

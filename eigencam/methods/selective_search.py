@@ -60,9 +60,10 @@ class SelectiveSearch:
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
         """N of (K, 5) `x1 y1 x2 y2 score`."""
-        return [self._search(image, forward.index[n : n + 1].cpu()) for n, image in enumerate(originals(forward))]
+        return [self.proposals(image, forward.index[n : n + 1].cpu()) for n, image in enumerate(originals(forward))]
 
-    def _search(self, image: NDArray[np.uint8], index: Tensor) -> Floats:
+    def proposals(self, image: NDArray[np.uint8], index: Tensor) -> Floats:
+        """(K, 5) `x1 y1 x2 y2 score`, best first, of (H, W, 3) uint8 RGB; `index` (1,) int64 is the seed."""
         boxes, places = [], []
         for space in self.spaces:
             converted = SPACES[space](image / 255.0)

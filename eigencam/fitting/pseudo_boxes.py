@@ -1,0 +1,140 @@
+"""`eigencam fit fit=pseudo_boxes`: one box for each image that stands in for its truth, made without any box.
+
+Selective search proposes regions (`eigencam.methods.selective_search`); each of the first `count` proposals is cut out
+and shown to the network as an image of its own, and the one for which the class of the image's label has the highest
+probability is its box; of equal ones the first. The boxes are written as `path,x0,y0,x1,y1` beside the file, with the
+ending `.txt`: the form that `pseudo` of an evaluator reads, to choose a threshold where no boxes may be seen.
+
+    eigencam fit fit=pseudo_boxes model=resnet50 dataset=ilsvrc paths.ilsvrc=/data/ILSVRC
+    eigencam run model=resnet50 dataset=ilsvrc evaluator=[maxboxacc] evaluator.maxboxacc.pseudo=FILE.txt
+
+Reference: S. Murtaza et al., "A realistic protocol for evaluation of weakly supervised object localization", WACV 2025,
+choose thresholds and models by boxes of selective search, among others. They publish the boxes, one an image; which
+proposal is taken is said neither there nor in their code, and the rule above is ours.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from eigencam.datasets.base import Dataset
+from eigencam.datasets.boxes import Boxes
+from eigencam.datasets.completeness import some
+from eigencam.files import write_text
+from eigencam.fitting.job import Job
+from eigencam.methods.selective_search import SelectiveSearch
+from eigencam.networks.network import Network
+from eigencam.transfer import to_host
+
+KIND = "pseudo_boxes"
+_WRITTEN_EVERY = 64
+"""Images between two writes of the checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoBoxFit:
+    """Chooses a proposal for each image that has a label; see the module.
+
+    Attributes:
+        file: where the boxes go; the list is beside it.
+        count: proposals of each image that the network is shown.
+        search: what proposes.
+        batch_size: proposals at once.
+    """
+
+    file: str
+    count: int = 50
+    search: SelectiveSearch = field(default_factory=SelectiveSearch)
+    batch_size: int = 50
+
+    version = 1
+
+    def __post_init__(self) -> None:
+        for name in ("count", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+
+    @property
+    def kind(self) -> str:
+        """`pseudo_boxes`."""
+        return KIND
+
+    def layers_of(self, network: Network) -> list[str]:
+        """None."""
+        return []
+
+    def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
+        """Labels that are not the network's classes; ids that a list cannot have."""
+        if network.classes != dataset.class_space:
+            yield (
+                f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
+                f"({network.classes}), so it cannot say which proposal is of an image's class"
+            )
+        if odd := [name for name in dataset.ids if "," in name or "\n" in name]:
+            yield f"fit: {len(odd)} ids of {dataset.name} have a comma, e.g. {some(odd)}, which the list cannot have"
+
+    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """A box for each image, those of the checkpoint taken over; the list is written, too."""
+        boxes = _kept(job)
+        labels = {i: job.dataset.truth(i).label for i in range(len(job.dataset.ids)) if i not in boxes}
+        todo = [i for i, label in labels.items() if label >= 0]
+        grid = [todo[start : start + 1] for start in range(len(todo))]
+        with tqdm(total=len(todo), desc=f"{KIND} by {job.network.name}", unit="img") as bar:
+            for n, batch in enumerate(job.batches(grid, job.network.preprocess), 1):
+                (i,) = batch.index
+                boxes[i] = self.chosen(job.network, job.dataset.image(i), labels[i], i)
+                if n % _WRITTEN_EVERY == 0:
+                    write_text(job.checkpoint, "".join(f"{k} {_words(box, ' ')}\n" for k, box in boxes.items()))
+                bar.update()
+        found = {i: boxes[i] for i in sorted(boxes) if len(boxes[i])}
+        if not found:
+            raise ValueError(f"no image of {job.dataset.name} has both a label and a proposal")
+        lines = [f"{job.dataset.ids[i]}.jpg,{_words(box, ',')}\n" for i, box in found.items()]
+        write_text(job.file.with_suffix(".txt"), "".join(lines))
+        tensors = {"position": torch.tensor(list(found)), "box": torch.from_numpy(np.concatenate(list(found.values())))}
+        return tensors, [{"images": len(found), "without": len(job.dataset.ids) - len(found)}]
+
+    def chosen(self, network: Network, image: NDArray[np.uint8], label: int, position: int) -> Boxes:
+        """(1, 4) inclusive, the proposal that looks most like the class; (0, 4) where there is none.
+
+        Args:
+            network: is shown the proposals.
+            image: (H, W, 3) uint8 RGB.
+            label: of its class.
+            position: of the image in the dataset, the seed of the proposals' order.
+        """
+        proposals = self.search.proposals(image, torch.tensor([position]))[: self.count, :4]
+        crops = [_cut(network, image, box) for box in proposals]
+        if not crops:
+            return np.zeros((0, 4))
+        shares = [
+            network.forward(torch.stack(crops[k : k + self.batch_size])).logits.softmax(1)[:, label]
+            for k in range(0, len(crops), self.batch_size)
+        ]
+        (found,) = to_host(torch.cat(shares))()
+        return proposals[[int(found.nan_to_num(-1).argmax())]]
+
+
+def _cut(network: Network, image: NDArray[np.uint8], box: NDArray[np.float64]) -> Tensor:
+    """(3, h, w) uint8: what the network sees of the inside of a box."""
+    x0, y0, x1, y1 = box.astype(int)
+    return torch.from_numpy(network.preprocess(np.ascontiguousarray(image[y0 : y1 + 1, x0 : x1 + 1]))[0])
+
+
+def _words(boxes: Boxes, between: str) -> str:
+    """The corners of the one box; nothing where there is none."""
+    return between.join(f"{corner:g}" for corner in boxes.ravel())
+
+
+def _kept(job: Job) -> dict[int, Boxes]:
+    """The boxes that a process that was stopped has left, by position."""
+    if not job.checkpoint.is_file():
+        return {}
+    lines = [line.split() for line in job.checkpoint.read_text().splitlines()]
+    return {int(position): np.array(corners, np.float64).reshape(-1, 4) for position, *corners in lines}
