@@ -186,6 +186,9 @@ def read_pairs(path: Path, root: Path) -> list[Pair]:
 def _pairs(lines: Iterator[str], file_of: Callable[[str, str], Path]) -> Iterator[Pair]:
     for line in lines:
         words = line.split("\t") if "\t" in line else line.split()
+        if (len(words) == 3 and words[1] == words[2]) or (len(words) == 4 and words[0] == words[2]):
+            told = "an image with itself" if len(words) == 3 else f"{words[0]!r} twice in a pair that does not match"
+            raise ValueError(f"{told}, in {line!r}")
         if len(words) == 3:
             yield Pair((file_of(words[0], words[1]), file_of(words[0], words[2])), same=True)
         elif len(words) == 4:

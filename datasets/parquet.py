@@ -256,6 +256,9 @@ def _numbers(
     """
     if any(column is None for column in columns):
         return np.full(sum(pq.read_metadata(path).num_rows for path in files), -1, np.int32), names
+    kinds = [column.type for column in columns]
+    if other := next((k for k, kind in enumerate(kinds) if kind != kinds[0]), 0):
+        raise ValueError(f"{files[other]}: labels of type {kinds[other]}; in {files[0]} they are {kinds[0]}")
     whole = pa.chunked_array(columns)
     if pa.types.is_string(whole.type) or pa.types.is_large_string(whole.type):
         occurring = sorted(set(whole.unique().to_pylist()) - {None})
@@ -275,6 +278,8 @@ def _boxes(tables: Sequence[_Table], form: BoxForm, names: tuple[str, ...]) -> B
     for table in tables:
         with Reading(table.path, "lists of boxes, four numbers each"):
             lists: Any = table.boxes
+            if not pa.types.is_nested(lists.type) or not pa.types.is_nested(lists.type.value_type):
+                raise ValueError(f"a column of {lists.type}")
             inner = lists.flatten()
             each = inner.value_lengths().to_numpy(zero_copy_only=False)
             if inner.null_count or not (each == 4).all():

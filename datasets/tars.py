@@ -107,7 +107,7 @@ def _index(files: Sequence[Path], label: str | None) -> pa.Table:
     for k, path in enumerate(files):
         with Reading(path, "a tar of images, each with the members of its sample beside it") as file:
             for key, members in _samples(file):
-                image = next((m for suffix, m in members.items() if f".{suffix.rsplit('.', 1)[-1]}" in SUFFIXES), None)
+                image = _image(members)
                 if image is None:
                     continue
                 ids.append(key)
@@ -143,6 +143,15 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
             members[suffix.lower()] = member
     if key is not None:
         yield key, members
+
+
+def _image(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The image of a sample: the one of a plain suffix, `png` beside `seg.png`, where one is there."""
+    found = [suffix for suffix in members if f".{suffix.rsplit('.', 1)[-1]}" in SUFFIXES]
+    found = [suffix for suffix in found if "." not in suffix] or found
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} images in one sample, {', '.join(found)}; allowed is one")
+    return members[found[0]] if found else None
 
 
 def _label(path: Path, members: dict[str, tarfile.TarInfo], label: str) -> int:

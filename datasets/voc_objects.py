@@ -43,11 +43,15 @@ def read_objects(path: Path, origin: int = 1) -> VocObjects:
         root = file.xml()
         objects = root.findall("object")  # not `iter`: parts have boxes too
         names = tuple(found.findtext("name", "").strip() for found in objects)
+        several = [len(found.findall("bndbox")) for found in objects]
         corners = [
             [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
         ]
         flags = [found.findtext("difficult", "0").strip() for found in objects]
         height, width = (integer(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+    if max(several, default=0) > 1:
+        k = several.index(max(several))
+        raise BadTruthError(f"{path}: {several[k]} boxes of object {k + 1} of {len(objects)}; allowed is one")
     boxes = np.array(corners, np.float64).reshape(-1, 4) - origin
     inside = possible(boxes, height, width)
     if not inside.all():

@@ -210,6 +210,16 @@ def test_names_as_labels_and_images_without_a_path(tmp_path: Path) -> None:
         (lambda p: parquet(p / "validation.parquet", image=[png()], label=[0.5]), {}, "labels of type double"),
         (lambda p: (p / "validation.parquet").write_bytes(b"PAR1nonsense"), {}, "validation.parquet"),
         (lambda p: parquet(p / "validation.parquet", image=[png()], label=[0]), {"revision": "main"}, "is on disk"),
+        (
+            lambda p: [parquet(p / f"validation-{k}.parquet", image=[png()], label=[k]) for k in (0, "cat")],
+            {},
+            r"validation-cat\.parquet: labels of type string; in .*validation-0\.parquet they are int64",
+        ),
+        (
+            lambda p: parquet(p / "validation.parquet", image=[png()], label=[0], at=[[0.0, 0, 1, 1]]),
+            {"boxes": "at", "box_format": "xyxy", "box_origin": 0, "box_end": "inclusive"},
+            "a column of list<.*: double>; expected: lists of boxes",
+        ),
     ],
 )
 def test_what_is_refused_of_parquet(tmp_path: Path, make: Any, options: dict[str, Any], words: str) -> None:
@@ -258,6 +268,7 @@ def tar(path: Path, **members: bytes) -> Path:
         ({"a_png": png(), "a_json": b"{}"}, {"label": "json:label"}, "no 'label'"),
         ({"a_cls": b"1"}, {}, "no image in it"),
         ({"a_png": png(), "a_cls": b"-7"}, {}, "label -7; allowed"),
+        ({"a_png": png(), "a_jpg": png(), "a_cls": b"1"}, {}, "2 images in one sample, png, jpg; allowed is one"),
     ],
 )
 def test_what_is_refused_of_tars(
@@ -265,6 +276,17 @@ def test_what_is_refused_of_tars(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         read_webdataset(tar(tmp_path / "a.tar", **members), **options)
+
+
+def test_a_mask_beside_the_image_is_no_second_image(tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "a.tar", "w") as made:
+        for name, content in (("a.seg.png", b"mask"), ("a.png", png()), ("a.cls", b"1")):
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            made.addfile(about, io.BytesIO(content))
+    assert read_webdataset(tmp_path / "a.tar").image(0).shape == (3, 4, 3)
 
 
 def test_tars_by_a_range_and_images_of_one_name_in_two_folders(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_pairs_that_match_keep_their_ids_in_any_choice(lfw: Path) -> None:
         ("1\n../Ada\t1\t2\nAda\t1\tBo\t1\n", "line 2: '../Ada' is no name of a folder"),
         ("one\nAda\t1\t2\n", "line 1: .*'one'"),
         ("0\n", "line 1: no numbers of folds"),
+        ("1\nAda\t1\t1\nAda\t1\tBo\t1\n", "line 2: an image with itself, in .*expected: `name m n`"),
+        ("1\nAda\t1\t2\nAda\t1\tAda\t2\n", "line 3: 'Ada' twice in a pair that does not match"),
     ],
 )
 def test_a_list_of_another_form_is_refused(text: str, words: str, lfw: Path) -> None:

@@ -182,6 +182,10 @@ def test_a_resized_picture_is_an_error_and_a_broken_one_is_left_to_the_run(root:
         (xml([("unicorn", (1, 1, 2, 2), 0)]), "unicorn"),
         (xml([("cat", (1, 1, 99, 2), 0)]), "impossible box"),
         (xml([("cat", (5, 1, 2, 2), 0)]), "impossible box"),
+        (
+            xml([("cat", (1, 1, 2, 2), 0)]).replace("</bndbox>", "</bndbox><bndbox><xmin>1</xmin></bndbox>"),
+            "2 boxes of object 1 of 1; allowed is one",
+        ),
     ],
 )
 def test_a_wrong_annotation_is_named(tmp_path: Path, content: str, match: str) -> None:
