@@ -28,8 +28,8 @@ from tests.runs import config
 
 
 @lru_cache(maxsize=8)
-def network(name: str, size: int | None = None) -> Network:
-    node = nodes("model")[name]
+def network(name: str, size: int | None = None, **args: object) -> Network:
+    node = {**nodes("model")[name], **({"args": args} if args else {})}
     return load_network({**node, "preprocess": {**node["preprocess"], **({"size": size} if size else {})}})
 
 
@@ -141,6 +141,27 @@ def test_each_output_is_that_of_its_cell_alone(kind: str) -> None:
     assert not torch.isclose(again[:, :24], logits[:, :24]).any()
     assert tuple(wired.forward(images).activations().shape[2:]) == (16, 16)
     assert wired.sha256 == alone.sha256
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vgg"])
+def test_with_partial_the_head_alone_is_cut(kind: str) -> None:
+    """DiPart: the features are those of the network on the whole mosaic, and each logit reads those of its cell."""
+    wired, whole = network(f"scenes_{kind}_cells", 128, partial=True), network(f"scenes_{kind}", 128)
+    grid = ScenesGrid(2, side=64, heads=True)
+    images = batch([grid.image(i) for i in range(2)])
+    features = whole.forward(images, layers=[whole.layer]).activations()
+    forward = wired.forward(images, gradients=True)
+    torch.testing.assert_close(forward.activations(), features)
+    side = features.shape[2] // 2
+    for j, head in enumerate(forward.logits.detach().view(2, 4, 12).unbind(1)):
+        row, column = divmod(j, 2)
+        own = features[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side].mean((2, 3))
+        linear: Any = whole.module.fc if kind == "resnet" else whole.module.classifier
+        torch.testing.assert_close(head, linear(own).detach())
+    gradient = cut(forward.gradients(torch.tensor([17, 17])), 2).abs().sum((1, 2, 3)).view(2, 4)
+    assert gradient[:, 1].all()  # output 17 is of cell 1
+    assert not gradient[:, [0, 2, 3]].any()
+    assert wired.sha256 == whole.sha256
 
 
 # -------------------------------------------------------------------------------------------------- planted evidence

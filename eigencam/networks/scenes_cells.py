@@ -1,9 +1,13 @@
-"""The networks of the scenes with outputs wired to cells of a mosaic: DiFull's setting.
+"""The networks of the scenes with outputs wired to cells of a mosaic: the settings DiFull and DiPart.
 
 S. Rao, M. Böhle and B. Schiele, "Towards Better Understanding Attribution Methods" (CVPR 2022). The image is cut into
 n x n cells, each goes through the network alone, and logit `12 j + k` is that of class k for cell j: nothing outside
 the cell can change it, so that all of a faithful map of this output lies inside the cell. The cells' feature maps are
 joined to one map of the whole image in the module `joined`, which is the target layer.
+
+With `partial` the head alone is cut, DiPart: the features are those of the whole mosaic, as GridPG's network has them,
+and a logit reads those of its cell. A map at `joined` is then still known to lie inside the cell; one at the input may
+reach over its border as far as the features look.
 
 Weights are those of the networks of the scenes; for a mosaic whose cells have their input's size, logits are theirs.
 """
@@ -35,18 +39,20 @@ class ScenesResNetCells(ScenesResNet):
 
     Args:
         cells: n, cells along each side.
+        partial: features of the whole mosaic, heads of the cells.
     """
 
     version = 1
 
-    def __init__(self, cells: int = 2) -> None:
+    def __init__(self, cells: int = 2, partial: bool = False) -> None:
         super().__init__()
-        self.cells, self.joined = cells, nn.Identity()
+        self.cells, self.partial, self.joined = cells, partial, nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, n S, n S) normalised mosaics to (N, 12 n n) logits."""
-        x = self.relu(self.bn1(self.conv1(cut(x, self.cells))))
-        x = self.joined(join(self.layer3(self.layer2(self.layer1(x))), self.cells))
+        x = self.relu(self.bn1(self.conv1(x if self.partial else cut(x, self.cells))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = self.joined(x if self.partial else join(x, self.cells))
         x = self.fc(torch.flatten(self.avgpool(cut(x, self.cells)), 1))
         return x.reshape(-1, self.cells**2 * x.shape[1])
 
@@ -56,16 +62,18 @@ class ScenesVGGCells(ScenesVGG):
 
     Args:
         cells: n, cells along each side.
+        partial: features of the whole mosaic, heads of the cells.
     """
 
     version = 1
 
-    def __init__(self, cells: int = 2) -> None:
+    def __init__(self, cells: int = 2, partial: bool = False) -> None:
         super().__init__()
-        self.cells, self.joined = cells, nn.Identity()
+        self.cells, self.partial, self.joined = cells, partial, nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, n S, n S) normalised mosaics to (N, 12 n n) logits."""
-        x = self.joined(join(self.features(cut(x, self.cells)), self.cells))
+        x = self.features(x if self.partial else cut(x, self.cells))
+        x = self.joined(x if self.partial else join(x, self.cells))
         x = self.classifier(torch.flatten(self.avgpool(cut(x, self.cells)), 1))
         return x.reshape(-1, self.cells**2 * x.shape[1])
