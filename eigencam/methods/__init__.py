@@ -1,37 +1,38 @@
 """The methods, one file a family; each module's docstring is its paper page.
 
-A method is a callable `(forward, targets) -> (N, h, w)` raw score map, float32, on the device, of any resolution: it
-never resizes, normalises or moves to the CPU. Attributes that are read wherever methods run, all optional:
+A method is a callable `(forward, targets) -> (N, h, w)` that returns raw score maps, float32, on the device, at any
+resolution. It never resizes, normalises or moves them to the CPU. Optional attributes, read wherever methods run:
 
-    needs_gradient: bool = True   whether it asks `forward.gradients`
+    needs_gradient: bool = True   whether it calls `forward.gradients`
     class_specific: bool = True   whether the map depends on `targets` (such a method needs a network with a classifier)
-    gives_boxes: bool = False     whether it returns no map but for each image boxes (K, 5) `x1 y1 x2 y2 score`, best
+    gives_boxes: bool = False     whether it returns, instead of a map, boxes (K, 5) `x1 y1 x2 y2 score` per image, best
                                   first, in inclusive pixels of the original image (`forward.original`): a proposer
     layer: str | None             a layer other than the network's target layer
     layers: tuple[str, ...]       further layers that it reads
-    unsupported(network) -> str   why else it cannot run on this network, "" if it can
+    unsupported(network) -> str   any other reason why it cannot run on this network, "" if it can
 
-and what a method for a class needs to follow the logits (`eigencam.methods.support` asks for it, wherever methods run):
+and what a class-specific method needs to follow the logits (checked by `eigencam.methods.support` wherever methods
+run):
 
-    differentiates: str           `image` or `layer`: the gradient of the logits has to arrive there
+    differentiates: str           `image` or `layer`: where the gradient of the logits has to arrive
     follows: frozenset[str]       the kinds of operations between the image and the logits that it has rules for
-                                  (`eigencam.passes.operations`); a network with any other is refused. Not said: none
-                                  needs a rule
-    needs_smooth: bool            whether the gradient has to tell how the logits follow the image: no cut, no jump
+                                  (`eigencam.passes.operations`); a network with any other is refused. Not set: no
+                                  operation needs a rule
+    needs_smooth: bool            whether the gradient has to describe how the logits follow the image: no cut, no jump
 
 Also optional:
 
-    lacking(ids) -> str           what it lacks for these images, "" if nothing
-    identity() -> dict            what changes its maps besides its parameters: the checksum of a file it reads
+    lacking(ids) -> str           what is missing for these images, "" if nothing
+    identity() -> dict            what changes its maps besides its parameters: the checksum of a file that it reads
 
 and those that `eigencam methods` and `docs/methods.md` show:
 
     paper: str      authors, venue and year; "" for a baseline
-    needs: str      the cost of an image: "1 forward", "1 forward, 1 backward", "C + 1 forwards", "1 forward; training"
-    networks: str   the networks that it can run on; "any" where it is not said
+    needs: str      the cost per image: "1 forward", "1 forward, 1 backward", "C + 1 forwards", "1 forward; training"
+    networks: str   the networks that it can run on; "any" if not set
 
-Ours also have `version = 1`, raised when a change moves a number or a default (`eigencam.versions`).
+Packaged methods also have `version = 1`, raised when a change moves a number or a default (`eigencam.versions`).
 
-Passes of a method's own go through `forward.predict`, which bounds their memory and shows progress. What is random
-comes from `eigencam.methods.randomness`: a function of (seed, `forward.index`) alone.
+A method's own passes go through `forward.predict`, which limits their memory and shows progress. Random numbers
+come from `eigencam.methods.randomness`: a function of (seed, `forward.index`) only.
 """

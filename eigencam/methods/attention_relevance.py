@@ -1,6 +1,6 @@
 r"""Relevance of attention: GAE, transformer attribution, LeGrad.
 
-Per block l, A_l (heads, T, T) are the attention weights as they multiply the values, y the class's logit.
+For block l, A_l (heads, T, T) are the attention weights as multiplied by the values, and y is the class's logit.
 
 * GAE (Chefer et al., Generic Attention-model Explainability, ICCV 2021), for self-attention:
   $R_0 = I, \quad R_l = R_{l-1} + E_l R_{l-1}, \quad E_l = \operatorname{mean}_h \max(0, \nabla A_l \odot A_l)$.
@@ -8,28 +8,28 @@ Per block l, A_l (heads, T, T) are the attention weights as they multiply the va
   same product $(I + E_L) \cdots (I + E_1)$ with $E_l = \operatorname{mean}_h \max(0, \nabla A_l \odot R^{A_l})$, where
   R^A is the relevance that arrives at the weights, from 1 at the class's logit, by these rules:
 
-| operation | what its inputs get of R |
+| operation | share of R for its inputs |
 |---|---|
 | linear | $(x_i w_{ij})^+ / \sum (x w)^+$ of it, without the bias |
-| product of two matrices | each factor half of what is in proportion to $a_i b_j$ |
-| sum of two values | in proportion; then scaled, per image, so that totals are as their absolute values |
-| softmax, normalisation, activation | all of it, value by value |
+| product of two matrices | each factor half of the share in proportion to $a_i b_j$ |
+| sum of two values | in proportion; then scaled, per image, so that totals are in proportion to their absolute values |
+| softmax, normalisation, activation | all of it, element by element |
 
 * LeGrad (Bousselham et al., 2024, arXiv 2404.03214): for each key, summed over the last `blocks` blocks,
-  $\operatorname{mean}_{h,q} \max(0, \partial s_l / \partial A_l)$. s_l is the class's logit, not of the last block's
-  tokens but of the mean of block l's, put through what lies behind the last block (normalisation and head). The weights
-  are not multiplied in.
+  $\operatorname{mean}_{h,q} \max(0, \partial s_l / \partial A_l)$. s_l is the class's logit, computed not from the last
+  block's tokens but from the mean token of block l, by the layers behind the last block (normalisation and head). The
+  weights are not multiplied in.
 
-The map of the first two is the row of R - I of the tokens that the head reads, at the image's positions: for a network
-with a class token the class token's row, as in the authors' codes; for one that pools its tokens (which these do not
-have) the mean over the rows. Which it is, is read off the last block's gradient: it is 0 in rows that nothing reads.
-Rows are not divided by their sums (the authors' codes have that for their plain rollout alone).
+The map of the first two is the row of R - I of the tokens that the head reads, at the image's positions. For a network
+with a class token this is the class token's row, as in the authors' codes; for one that pools its tokens (not in these
+codes) it is the mean over the rows. The last block's gradient shows which applies: it is 0 in rows that are not read.
+Rows are not divided by their sums (the authors' codes do this only in their plain rollout).
 
-Relevance is in gradient form, R = x g (`eigencam.passes.backward`), on the one recorded pass that all of these share
+Relevance is in gradient form, R = x g (`eigencam.passes.backward`), on one recorded pass shared by all of these methods
 (`eigencam.passes.ways`). The rule for sums needs the totals of each image; the authors' code takes them over the batch
-and is right for one image at a time.
+and is correct only for one image at a time.
 
-LeGrad's authors have CLIP's similarity for s_l and the last two blocks; `blocks: null` takes all. The tokens behind a
+LeGrad's authors use CLIP's similarity for s_l and the last two blocks; `blocks: null` takes all. The tokens behind a
 block are the last sum of two values (shortcut and block) before the next attention. torchcam's LeGrad is the same with
 the mean over blocks in place of the sum.
 """
@@ -61,7 +61,7 @@ class GAE:
     """Generic attention explainability, its rule for self-attention."""
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # not of a layer
+    needs_gradient: ClassVar[bool] = False  # of a layer
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Chefer et al., ICCV 2021"
     needs: ClassVar[str] = "2 forwards, 1 backward"
@@ -182,7 +182,7 @@ def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[Ways, Tensor], 
                 raise ValueError(NO_ATTENTION)
             gradients = [wide(gradient) for gradient in ways.gradients(some)]
             read = _rows_read(gradients[-1])
-            added = torch.zeros_like(read)  # the row of R - I: beside that of I, small numbers would lose their digits
+            added = torch.zeros_like(read)  # the row of R - I, since adding I would cost small numbers their digits
             for relevance, gradient in reversed(list(zip(blocks(ways, some), gradients, strict=True))):
                 added = added + ((read + added)[:, None] @ (gradient * wide(relevance)).relu().mean(1))[:, 0]
             rows.append(added)
@@ -190,19 +190,19 @@ def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[Ways, Tensor], 
 
 
 def _rows_read(gradient: Tensor) -> Tensor:
-    """(N, T) of sum 1: the rows of the last block's (N, heads, T, T) that have a gradient, all alike."""
+    """(N, T) of sum 1: the rows of the last block's (N, heads, T, T) that have a gradient, with equal weights."""
     read = (gradient != 0).any(3).any(1).to(gradient.dtype)
     return read / read.sum(1, keepdim=True).clamp(min=1)
 
 
 def _cells(forward: Forward, tokens: Tensor) -> Tensor:
-    """(N, h, w) float32 of (N, T), without the tokens that are no positions."""
+    """(N, h, w) float32 from (N, T), without tokens that have no position."""
     reading = tokens_of(forward.reading(), tokens.shape[1])
     return tokens.detach().float()[:, reading.front : reading.front + reading.cells].unflatten(1, reading.grid)
 
 
 def rules(count: int) -> Mapping[str, Rule]:
-    """Transformer attribution's rules for a pass of so many images."""
+    """Transformer attribution's rules for a pass of `count` images."""
     return {
         **dict.fromkeys((*ACTIVATIONS, "softmax", "layer_norm"), passed),
         "linear": z_plus,
@@ -212,11 +212,11 @@ def rules(count: int) -> Mapping[str, Rule]:
 
 
 PROPORTIONAL = frozenset(("same", "reshape", "scale", "mean", "cat"))
-"""Operations whose own gradient shares relevance in proportion."""
+"""Operations whose own gradient distributes relevance proportionally."""
 
 
 class _Shares(torch.autograd.Function):
-    """A sum of two values of which each gets, per image, a share of the relevance by the size of its total."""
+    """A sum of two values, each of which gets, per image, a share of the relevance by the size of its total."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, axis: int) -> Tensor:

@@ -1,30 +1,30 @@
 r"""LRP for transformers: AttnLRP, CP-LRP.
 
-Layer-wise relevance (`eigencam.methods.relevance`) from the logit to the image, with rules for what transformers have
-besides linear layers. x is an operation's input, R what its output has:
+Layer-wise relevance (`eigencam.methods.relevance`) from the logit to the image, with rules for the nonlinear operations
+of transformers. x is an operation's input, R the relevance of its output:
 
 | operation | AttnLRP (Achtibat et al., ICML 2024) | CP-LRP (Ali et al., ICML 2022) |
 |---|---|---|
 | softmax s of attention | $R_x = x \odot (R - s \sum R)$ | none: the weights are constants |
-| product of two matrices | in proportion to $a_i b_j$, each factor half | all to the values |
-| product of two values | each half | refused: which of them is the gate is not seen |
+| product of two matrices | in proportion to $a_i b_j$, half to each factor | all to the values |
+| product of two values | half to each | refused: the operations do not show which one is the gate |
 | LayerNorm, RMSNorm | the deviation is a constant, the rest linear | the same |
-| activation (GELU, SiLU, ...) | all, value by value | the same |
+| activation (GELU, SiLU, ...) | all, element by element | the same |
 | linear, convolution, sum, average | in proportion, $x_i w_{ij} / z_j$ (epsilon -> 0) | the same |
 
-With R = x g all of these are the image times a gradient that some operations change: that of a softmax stays (it is the
-rule above), matrix products halve theirs, LayerNorm's deviation has none, an activation f has $f(x) / x$. Both share
-the one recorded pass of `eigencam.passes.ways`. As the authors state, $\epsilon$ is 0 there, and biases keep what is
-theirs.
+With R = x g all of these are the image times a gradient with some operations changed: that of a softmax stays (it is
+the rule above), matrix products halve theirs, LayerNorm's deviation has none, and an activation f has $f(x) / x$. Both
+share the one recorded pass of `eigencam.passes.ways`. As the authors state, $\epsilon$ is 0 there, and biases keep
+their share.
 
-The sum of a map. Every rule of CP-LRP hands on all that it is given, so the map of a network without biases, class
-token and position embedding sums up to the logit; with these, it falls short by what they keep. AttnLRP is *not*
-conservative: over a row of the softmax $\sum R_x = \sum x \odot R - (\sum s \odot x) \sum R$, which is $\sum R$ by
-chance alone (a Taylor expansion around x has a constant term, which no input gets). The sum of its map is no logit.
+The sum of a map. Every rule of CP-LRP passes on all relevance, so the map of a network without biases, class
+token and position embedding sums to the logit; with these, it falls short by their shares. AttnLRP is *not*
+conservative: over a row of the softmax $\sum R_x = \sum x \odot R - (\sum s \odot x) \sum R$, which is not $\sum R$ in
+general (a Taylor expansion around x has a constant term, which no input gets). The sum of its map is not the logit.
 
 `gamma_linear`, `gamma_conv`: the generalised gamma rule (Andéol et al. 2021) for linear layers and convolutions; 0 is
-the rule above. What LXT ships for torchvision's ViT is CP-LRP's attention with gamma, "to be tuned": its example tries
-0.1, 0.25 and 100 for convolutions and 0 to 1 for linear layers. `cp_lrp_gamma` has 0.25 and 0.05 of these.
+the rule above. LXT's example for torchvision's ViT is CP-LRP's attention with gamma, "to be tuned": it tries
+0.1, 0.25 and 100 for convolutions and 0 to 1 for linear layers. `cp_lrp_gamma` uses 0.25 and 0.05 of these.
 
 DeepLIFT and Excitation Backprop have no published rule for attention and LayerNorm, and refuse.
 """
@@ -52,7 +52,7 @@ NORMS = frozenset(("layer_norm", "rms_norm"))
 FUSED = frozenset(
     ("multi_head_attention_forward", "scaled_dot_product_attention", "einsum of several values of the image")
 )
-"""What is taken apart into products and a softmax before it is recorded."""
+"""Operations that are decomposed into products and a softmax before they are recorded."""
 
 AFFINE = frozenset(("shift", "fill", "conv2d", "linear", "batch_norm"))
 FOLLOWED = LINEAR | AFFINE | MAXIMA | ACTIVATIONS | NORMS | FUSED
@@ -97,7 +97,7 @@ class AttnLRP:
             return torch.cat([made(ways, some) for ways, some in passes(forward, targets)])
 
     def rules(self) -> Mapping[str, Rule]:
-        """What it changes of the backward pass, by kind of operation."""
+        """The changes of the backward pass, by kind of operation."""
         rules: dict[str, Rule] = {
             **dict.fromkeys(ACTIVATIONS, passed),
             "layer_norm": _layer_norm,
@@ -142,7 +142,7 @@ def _rms_norm(original: Any, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Gamma:
-    """What has the output's sign counts 1 + gamma times, the bias too, whose share is lost."""
+    """Contributions with the output's sign count 1 + gamma times, including that of the bias, whose share is lost."""
 
     gamma: float
 

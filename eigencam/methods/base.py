@@ -1,8 +1,8 @@
-"""The contract of methods: what one is, what it may say of itself, and the only place that reads what it says.
+"""The contract of methods: what a method is, what it may declare, and the only place that reads these declarations.
 
-A method is any callable `(forward, targets)`; a plain function is one. Everything that it may say besides is optional,
-and what it does not say has the default that the function below gives. Methods of this package say all that
-`FixedMethod` or `ChosenMethod` lists; pyright checks them against it (`tests/test_contracts.py`).
+A method is any callable `(forward, targets)`, including a plain function. All declarations are optional; the default
+of each is in the function below that reads it. Methods of this package declare everything in `FixedMethod` or
+`ChosenMethod`, which pyright checks (`tests/test_contracts.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Method(Protocol):
-    """A callable that gives a map, or boxes, for each image of a batch."""
+    """A callable that returns a map, or boxes, for each image of a batch."""
 
     def __call__(self, forward: Forward, targets: Tensor, /) -> Tensor | Sequence[NDArray[np.float64]]:
         """Return the maps or boxes of one batch.
@@ -30,19 +30,19 @@ class Method(Protocol):
             targets: (N,) int64 classes that the maps are for.
 
         Returns:
-            (N, h, w) float32 raw score maps of any resolution, on the device; of a method that gives boxes N times
-            (K, 5) `x1 y1 x2 y2 score`, best first, in inclusive pixels of the original image.
+            (N, h, w) float32 raw score maps at any resolution, on the device; for a method that returns boxes, N
+            arrays (K, 5) `x1 y1 x2 y2 score`, best first, in inclusive pixels of the original image.
         """
         ...
 
 
 class PackagedMethod(Method, Protocol):
-    """What every method of this package says of itself.
+    """What every method of this package declares.
 
     Attributes:
         version: raised when a change moves a number or a default (`eigencam.versions`).
-        needs: the cost of an image, in words: "1 forward, 1 backward".
-        needs_gradient: whether it asks `forward.gradients`.
+        needs: the cost per image, in words: "1 forward, 1 backward".
+        needs_gradient: whether it calls `forward.gradients`.
     """
 
     @property
@@ -53,7 +53,7 @@ class PackagedMethod(Method, Protocol):
 
 
 class FixedMethod(PackagedMethod, Protocol):
-    """A method whose map depends on `targets`, or does not, whatever its parameters are.
+    """A method whose parameters have no influence on whether its map depends on `targets`.
 
     Attributes:
         class_specific: whether it does; such a method needs a network with a classifier.
@@ -63,7 +63,7 @@ class FixedMethod(PackagedMethod, Protocol):
 
 
 class ChosenMethod(PackagedMethod, Protocol):
-    """A method of which the parameters decide whether its map depends on `targets`."""
+    """A method whose parameters decide whether its map depends on `targets`."""
 
     @property
     def class_specific(self) -> bool:
@@ -73,7 +73,7 @@ class ChosenMethod(PackagedMethod, Protocol):
 
 @runtime_checkable
 class Choosy(Protocol):
-    """A method that some networks cannot be explained by."""
+    """A method that cannot run on some networks."""
 
     def unsupported(self, network: "Network") -> str:
         """Return why it cannot run on the network, "" if it can."""
@@ -82,16 +82,16 @@ class Choosy(Protocol):
 
 @runtime_checkable
 class Prepared(Protocol):
-    """A method that has maps or boxes of some images only."""
+    """A method that has maps or boxes only for some images."""
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Return what it lacks for these images, "" if nothing."""
+        """Return what is missing for these images, "" if nothing."""
         ...
 
 
 @runtime_checkable
 class FromFiles(Protocol):
-    """A method that reads files besides its parameters."""
+    """A method that reads files named by its parameters."""
 
     def identity(self) -> dict[str, Any]:
         """Return what changes its maps besides its parameters: checksums of the files, by parameter."""
@@ -99,13 +99,13 @@ class FromFiles(Protocol):
 
 
 class WrappingMethod(Method, Choosy, Prepared, FromFiles, Protocol):
-    """A method that runs another, which says what it needs; see `eigencam.methods.wrapping`."""
+    """A method that runs another one and takes its declarations from it; see `eigencam.methods.wrapping`."""
 
     needs: ClassVar[str]
 
     @property
     def method(self) -> Method:
-        """The method that is run."""
+        """The inner method."""
         ...
 
     @property
@@ -113,7 +113,7 @@ class WrappingMethod(Method, Choosy, Prepared, FromFiles, Protocol):
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether `forward.gradients` is asked."""
+        """Whether `forward.gradients` is called."""
         ...
 
     @property
@@ -128,67 +128,67 @@ def tapped(method: Method) -> list[str]:
 
 
 def needs_gradient(method: Method) -> bool:
-    """Whether a method asks `forward.gradients`; a method that does not say is taken to."""
+    """Whether a method calls `forward.gradients`; default: True."""
     return getattr(method, "needs_gradient", True)
 
 
 def gives_boxes(method: Method) -> bool:
-    """Whether a method returns boxes, not maps; only one that says so does."""
+    """Whether a method returns boxes instead of maps; default: False."""
     return getattr(method, "gives_boxes", False)
 
 
 def is_class_specific(method: Method) -> bool:
-    """Whether a method's map depends on the class; a method that does not say is taken to."""
+    """Whether a method's map depends on the class; default: True."""
     return getattr(method, "class_specific", True)
 
 
 def follows(method: Method) -> frozenset[str] | None:
-    """Return the kinds of operations that a method has rules for (`follows`); None where none needs a rule."""
+    """Return the kinds of operations that a method has rules for (`follows`); None if no operation needs a rule."""
     return getattr(method, "follows", None)
 
 
 def differentiates(method: Method) -> str:
-    """Return what a method differentiates the logits by: `image`, `layer` or, where it says nothing, ""."""
+    """Return what a method differentiates the logits with respect to: `image`, `layer` or, by default, ""."""
     return getattr(method, "differentiates", "") or ("layer" if getattr(method, "needs_gradient", False) else "")
 
 
 def needs_smooth(method: Method) -> bool:
-    """Whether the gradient has to tell a method how the logits follow the image, without a cut or jump."""
+    """Whether a method needs a gradient that describes how the logits follow the image, without cuts or jumps."""
     return getattr(method, "needs_smooth", False)
 
 
 def is_baseline(method: Method) -> bool:
-    """Whether a method is there to be compared with (`baseline`): a centred box, noise; only one that says so is."""
+    """Whether a method is a baseline (`baseline`), such as a centred box or noise; default: False."""
     return bool(getattr(method, "baseline", False))
 
 
 def caveat_of(method: Method) -> str:
-    """Return what has to stand below every table with the method (`caveat`): what of its paper is not known."""
+    """Return the note below every table with the method (`caveat`): what is not known of its paper."""
     return getattr(method, "caveat", "")
 
 
 def is_constant_by_design(method: Method) -> bool:
-    """Whether a method means the constant maps that it gives (`constant_by_design`)."""
+    """Whether a method returns constant maps on purpose (`constant_by_design`)."""
     return bool(getattr(method, "constant_by_design", False))
 
 
 def stated_refusal(method: Method, network: "Network") -> str:
-    """Return why a method says that it cannot run on a network; "" where it says nothing."""
+    """Return the method's own reason why it cannot run on a network; "" by default."""
     return method.unsupported(network) if isinstance(method, Choosy) else ""
 
 
 def lack_of(method: Method, ids: Iterable[str]) -> str:
-    """Return what a method lacks for images; "" where it says nothing."""
+    """Return what a method is missing for images; "" by default."""
     return method.lacking(ids) if isinstance(method, Prepared) else ""
 
 
 def content_of(method: Method) -> dict[str, Any]:
-    """Return what changes a method's maps besides its parameters; {} where it says nothing."""
+    """Return what changes a method's maps besides its parameters; {} by default."""
     return method.identity() if isinstance(method, FromFiles) else {}
 
 
 def maps_of(method: Method, forward: Forward, targets: Tensor) -> Tensor:
-    """Return a method's maps (N, h, w), without a graph. ValueError where it gives something else."""
+    """Return a method's maps (N, h, w), without a graph. ValueError if it returns something else."""
     with torch.no_grad():
         made = method(forward, targets)
     if not isinstance(made, Tensor):

@@ -1,9 +1,9 @@
-"""The baselines every table needs: maps that have not seen the image.
+"""The baselines that every table needs: maps that do not depend on the image.
 
 On ImageNet a centred box of half the area overlaps the object by IoU 0.5 in more than half of the images, so a
-method's number means little until it stands beside these. The whole image, the box and the Gaussian are drawn at
-the network's input resolution; `RandomMap` is uniform noise at the target layer's resolution, a function of (seed,
-position of the image in the dataset) alone, so batches and resumed runs do not change it.
+method's number means little without these beside it. The whole image, the box and the Gaussian are drawn at
+the network's input resolution. `RandomMap` is uniform noise at the target layer's resolution, a function of only (seed,
+position of the image in the dataset), so batches and resumed runs do not change it.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from eigencam.passes.forward import Forward
 class WholePicture:
     """1 everywhere that the network sees: with `resize: crop`, the crop.
 
-    `constant_by_design`: the constant map is meant, and compared with the truth as any other.
+    `constant_by_design`: the map is constant on purpose, and compared with the truth like any other.
     """
 
     version = 1
@@ -37,7 +37,7 @@ class WholePicture:
 
 @dataclass(frozen=True, slots=True)
 class CenterBox:
-    """1 inside a centred box of the share `area`, 0..1, of the image and of its aspect ratio; 0 outside."""
+    """1 inside a centred box with the aspect ratio of the image and the share `area`, 0..1, of its area; 0 outside."""
 
     area: float = 0.5
 

@@ -1,4 +1,4 @@
-r"""Blur IG: gradients integrated along images under ever less blur.
+r"""Blur IG: gradients integrated along a path of images with decreasing blur.
 
 Blur IG (Xu et al., CVPR 2020): with f the class's logit, x the normalised image and G the Gaussian,
 
@@ -6,10 +6,10 @@ $$\phi = -\sum_{i=0}^{n-1} \Delta\sigma\;
   \frac{G_{\sigma_i + \delta}\, x - G_{\sigma_i}\, x}{\delta} \odot \nabla f(G_{\sigma_i}\, x), \qquad
   \sigma_i = i\, \Delta\sigma, \quad \delta = 0.01$$
 
-as in the authors' code (PAIR-code/saliency@7b72b67): from no blur to `sigma` pixels in `steps` of equal size; beyond
-the border is 0, which is the mean colour here. The sum tends to $f(x) - f(G_\sigma x)$ as the steps grow.
+as in the authors' code (PAIR-code/saliency@7b72b67): from no blur to `sigma` pixels in `steps` equal steps. Beyond
+the border is 0, which is the mean colour here. The sum tends to $f(x) - f(G_\sigma x)$ with more steps.
 
-`reduce` makes one number of the three channels: `sum` (signed), `max` of the absolute values or `l2`.
+`reduce` combines the three channels: `sum` (signed), `max` of the absolute values or `l2`.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device
 
 DELTA = 0.01
-"""Pixels of blur by which the derivative is taken."""
+"""Difference of blur, in pixels, for the difference quotient."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlurIG:
-    """Blur IG up to a blur of `sigma` pixels in so many `steps`."""
+    """Blur IG up to a blur of `sigma` pixels in `steps` steps."""
 
     steps: int = 100
     sigma: float = 50.0
@@ -62,11 +62,11 @@ class BlurIG:
 
 
 def _matrices(images: Tensor, sigma: float) -> tuple[Tensor, ...]:
-    """What smooths (N, C, H, W) images along both sides, along the second a little more, and both derivatives."""
+    """Matrices that smooth (N, C, H, W) images along both sides, slightly more along the second; both derivatives."""
     h, w = images.shape[2:]
     ends = [(_gaussian(side, sigma), _gaussian(side, sigma + DELTA)) for side in (h, w)]
     down, right, more_right = ends[0][0], ends[1][0], ends[1][1]
-    slopes = ((more - less) / DELTA for less, more in ends)  # before they are rounded
+    slopes = ((more - less) / DELTA for less, more in ends)  # before rounding to float32
     return to_device(images.device, *(m.float() for m in (down, right, more_right, *slopes)))
 
 

@@ -1,29 +1,29 @@
 r"""BroadCAM (Lin et al., arXiv 2309.03509, 2023): channel weights by broad learning.
 
-They come from labels and not from the outputs: for networks trained on little data, whose outputs and gradients are not
-to be trusted. Of a labelled set (`eigencam fit
-fit=broadcam`) f is the d-vector of the averages of all channels of one or several layers, rectified, and Y the labels,
-one column a class. With Z the standardised f (scale s), and a ridge regression with intercept whose penalty of a
-column's coefficient is $\alpha = 50$ times that column's squared norm:
+The weights come from labels and not from the outputs, for networks trained on little data, whose outputs and gradients
+are unreliable. For a labelled set (`eigencam fit fit=broadcam`), f is the d-vector of the rectified averages of all
+channels of one or several layers, and Y the labels, one column per class. With Z the standardised f (scale s), and a
+ridge regression with intercept whose penalty for a column's coefficient is $\alpha = 50$ times that column's squared
+norm:
 
 $$U = \operatorname{ridge}(Z, Y) / s$$
 
-Enhancement nodes: the rows of each class's column of U are sorted from the largest; the first H groups of 256 make a
-node each, $h_j = \frac{1}{256} \sum_{k \in j} U_k Z_k$ (its coefficients are $\xi$, d x KH); H is the whole number of
-groups of 256 positive weights of the class that has fewest. A node is shifted by its minimum and divided by its maximum
-$m$. A second ridge regression on [Z | h] gives $W_z$ and $W_h$; all is linear, so one matrix is left:
+Enhancement nodes: the rows of each class's column of U are sorted in descending order, and each of the first H groups
+of 256 makes a node, $h_j = \frac{1}{256} \sum_{k \in j} U_k Z_k$ (with coefficients $\xi$, d x KH). H is the number of
+complete groups of 256 positive weights in the class that has fewest. A node is shifted by its minimum and divided by
+its maximum $m$. A second ridge regression on [Z | h] gives $W_z$ and $W_h$; all is linear, so one matrix remains:
 
 $$W = W_z / s + (\xi / (s m))\, W_h, \qquad L_y = \max\Big(0, \sum_k W_{ky} \operatorname{ReLU}(F_k)\Big)$$
 
-with the layers' activations F enlarged bilinearly to those of the largest. Where a class has less than 256 positive
-weights, as in a layer of few channels, there are no nodes and $W = W_z / s$; `step` lowers the 256.
+with the layers' activations F enlarged bilinearly to those of the largest. If a class has fewer than 256 positive
+weights, as in a layer with few channels, there are no nodes and $W = W_z / s$; `step` lowers the 256.
 
-Choices. A network's classes must be the dataset's, and labels are the class of the image where the dataset seeks
-objects of one class, all classes with a box where it seeks any. The authors' loop regresses two classes at a time and
+Choices. A network's classes must be the dataset's. Labels are the class of the image if the dataset seeks objects of
+one class, and all classes with a box if it seeks any. The authors' loop regresses two classes at a time and
 leaves out the last of an odd number, which is not reproduced; a sum over scales and flips is not part of the map here.
-`file` may also be a `.pkl` of the authors' program, of which the weights are read (`eigencam.networks.authors`); no
-published one could be opened.
-The largest number of images kept (`share`) is a hash of their position: smaller shares are parts of larger ones.
+`file` may also be a `.pkl` of the authors' program, from which only the weights are read (`eigencam.networks.authors`);
+no published one could be opened.
+The share of images used (`share`) is chosen by a hash of their position: smaller shares are parts of larger ones.
 """
 
 from collections.abc import Sequence
@@ -47,12 +47,12 @@ KIND = "broadcam"
 
 @dataclass(frozen=True, slots=True)
 class BroadCAM:
-    """Maps by weights that were regressed from labels.
+    """Maps from weights that were regressed from labels.
 
     Attributes:
-        file: of the weights; of several the first that is there.
-        layers: the layers they were fitted for; none: the network's target layer.
-        weights: the file's content; None where there is no file.
+        file: of the weights; if several, the first one that exists.
+        layers: the layers that they were fitted for; empty: the network's target layer.
+        weights: the file's content; None without a file.
     """
 
     file: str | Sequence[str]
@@ -77,13 +77,13 @@ class BroadCAM:
         weight = resident(self.weights.tensors["weight"], targets.device, activations[0].dtype)[targets]
         size = max((tuple(x.shape[2:]) for x in activations), key=lambda s: s[0] * s[1])
         parts = weight.split([x.shape[1] for x in activations], 1)
-        # The sum over channels first: both it and the resizing are linear.
+        # The sum over channels comes first, since both it and the resizing are linear.
         maps = [torch.einsum("nc,nchw->nhw", w, x) for w, x in zip(parts, activations, strict=True)]
         large = [m if tuple(m.shape[1:]) == size else _resized(m, size) for m in maps]
         return torch.stack(large).sum(0).relu()
 
     def unsupported(self, network: "Network") -> str:
-        """Why the weights are not for the network; "" if they are."""
+        """Why the weights are not for this network; "" if they are."""
         if self.weights is None:
             return fitted.missing(self.file, [KIND], network)
         return self.weights.fault(network, list(self.layers) or [network.layer])
@@ -98,13 +98,13 @@ def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def broad_weights(features: Tensor, labels: Tensor, alpha: float, step: int) -> Tensor:
-    """(K, d) float64: the one matrix that the two regressions collapse to.
+    """(K, d) float64: the single matrix that the two regressions reduce to.
 
     Args:
         features: (n, d) averages of the channels.
         labels: (n, K), 1 where the image is of the class.
         alpha: penalty of the regressions.
-        step: channels in an enhancement node.
+        step: number of channels in an enhancement node.
     """
     x, y = features.double(), labels.double()
     scale = x.std(0, correction=0)
@@ -121,7 +121,7 @@ def broad_weights(features: Tensor, labels: Tensor, alpha: float, step: int) -> 
 
 
 def ridge(x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    """(d, K): coefficients of y by x with an unpenalised intercept, for columns of x divided by their centred norm."""
+    """(d, K): coefficients of the regression of y on x with an unpenalised intercept; x's columns are normalised."""
     x, y = x - x.mean(0), y - y.mean(0)
     norm = x.norm(dim=0)
     norm = torch.where(norm > 0, norm, 1.0)

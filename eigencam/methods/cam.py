@@ -3,12 +3,12 @@ r"""CAM (Zhou et al., Learning Deep Features for Discriminative Localization, CV
 $$M_c(x, y) = \sum_k w_k^c\, A_k(x, y)$$
 
 A_k is channel k of the last convolutional layer and w_k^c the weight of class c on its global average. It exists only
-for networks whose logits are that linear function, which is checked with numbers, not by name: on a probe the mean of
-the maps plus the bias must be the logits. A ReLU between the layer and the pooling (DenseNet) is found the same way,
-and so is a 1x1 convolution as classifier (SqueezeNet), whose class maps M_c, with their bias, are rectified before the
-pooling, unless a head of other classes was put in their place (`eigencam.networks.classifier`).
+for networks whose logits are that linear function. This is tested numerically, not by name: on a probe the mean of
+the maps plus the bias must be the logits. The test also finds a ReLU between the layer and the pooling (DenseNet)
+and a 1x1 convolution as classifier (SqueezeNet). The latter's class maps M_c, with their bias, are rectified before the
+pooling, unless a head of other classes replaces them (`eigencam.networks.classifier`).
 
-Elsewhere the map is signed and without the bias, as in the paper; nothing is rectified after the sum.
+On other networks the map is signed and without the bias, as in the paper; nothing is rectified after the sum.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class Head(NamedTuple):
 
 @lru_cache(maxsize=1)
 def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Reading = CHANNELS_FIRST) -> Head:
-    """The head that reproduces the network's logits from the layer's output, tried on a seeded probe.
+    """The head that reproduces the network's logits from the layer's output, tested on a seeded probe.
 
     Args:
         module: the network.
@@ -81,14 +81,14 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Re
         reading: how its output becomes a map.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such head.
     """
     weights = any_tensor(module)
     probe = random_images(module, shape)
     forward = forward_pass(module, probe, layer, readings={layer: reading})
     activations = forward.activations()
     linear = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    # half precision rounds each of the sums; a wrong form misses by the size of the logits
+    # half precision rounds each of the sums; a wrong head misses by the size of the logits
     tolerance = (5e-2 if is_coarse(weights.dtype) else 1e-3) * forward.logits.abs().max()
     for classifier in linear[-1:]:
         if classifier.weight.flatten(1).shape[1] != activations.shape[1]:

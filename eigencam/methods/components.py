@@ -1,9 +1,9 @@
 r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
 
-* Eigen-Grad-CAM (pytorch-grad-cam): the first component of $g \odot A$, channels centred, g the gradient of the class's
-  logit by the activations A.
-* Seg-Eigen-CAM (Applied Sciences 15(13) 7562, 2025, eq. 13): of $|g| \odot A$, centred, the largest absolute value made
-  positive.
+* Eigen-Grad-CAM (pytorch-grad-cam): the first component of $g \odot A$, channels centred, with g the gradient of the
+  class's logit with respect to the activations A.
+* Seg-Eigen-CAM (Applied Sciences 15(13) 7562, 2025, eq. 13): the same for $|g| \odot A$, with the largest absolute
+  value made positive.
 * KPCA-CAM (Karmani et al., MMSP 2024, arXiv 2410.00267; computed as pytorch-grad-cam does): with X (hw x C) the
   positions' centred activations, the kernel matrix K between positions is centred in feature space and the map is
   $\sqrt{\lambda_1}\, u_1$ of its first eigenvector:
@@ -15,16 +15,17 @@ r"""Components of the activations: Eigen-Grad-CAM, Seg-Eigen-CAM and KPCA-CAM.
   | poly | (gamma x.y + coef0)^degree |
   | linear | x.y: centred Eigen-CAM |
 
-  gamma is 1 / C unless given, as in pytorch-grad-cam, whose code the paper's page names (its text could not be read);
-  or it follows from the data: with `width` w and V the sum of the channels' variances over the positions it is
-  $1 / (2 w^2 V)$, so that an rbf kernel is w times as wide as the positions are spread. A sigmoid kernel need not be
-  positive: where even the largest eigenvalue is not, or is no more than rounding, the map is zero.
+  gamma is 1 / C by default, as in pytorch-grad-cam, whose code the paper's page names (its text could not be read).
+  Or it follows from the data: with `width` w and V the sum of the channels' variances over the positions it is
+  $1 / (2 w^2 V)$, so an rbf kernel is w times as wide as the spread of the positions. A sigmoid kernel need not be
+  positive: if even the largest eigenvalue is not positive, or not above rounding, the map is zero.
 
-  A component is the first by its eigenvalue. Where the second one lacks less than `GAP` of it, the map is NaN, since
-  noise decides which direction comes first. So it is where activations are large and an rbf kernel of gamma 1 / C sees
-  every position alone: on SqueezeNet's last layer the median kernel between two positions is below 1e-27, the second
-  eigenvalue lacks 0.3 to 0.8 % on four of eight real images, and there one grey level of noise turned the first vector
-  by up to 66 degrees; where it lacks 8 % or more, by up to 14 degrees (five networks, three kernels, 8 images each).
+  The component is the one with the largest eigenvalue. If the second eigenvalue is less than `GAP` below the first,
+  noise decides which direction comes first, and the map is NaN. This happens where activations are large and an rbf
+  kernel of gamma 1 / C isolates every position: on SqueezeNet's last layer the median kernel between two positions is
+  below 1e-27, the gap is 0.3 to 0.8 % on four of eight real images, and there one grey level of noise turned the first
+  vector by up to 66 degrees; with a gap of 8 % or more, by up to 14 degrees (five networks, three kernels, 8 images
+  each).
 
 The sign of a component is arbitrary; `sign` and `clip` as in `eigencam.methods.eigencam`.
 """
@@ -42,10 +43,10 @@ Kernel = Literal["sigmoid", "rbf", "poly", "linear"]
 KERNELS: tuple[Kernel, ...] = ("sigmoid", "rbf", "poly", "linear")
 
 GAP = 0.01
-"""Share of the first eigenvalue that the second one has to lack for the first component to mean something."""
+"""Smallest relative gap between the first two eigenvalues for which the first component is meaningful."""
 
 CELLS = 1 << 24
-"""Numbers in the kernel matrices that are made at once: 128 MiB of them."""
+"""Number of kernel matrix entries computed at once: 128 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class EigenGradCAM:
 
 @dataclass(frozen=True, slots=True)
 class KPCACAM:
-    """KPCA-CAM; `gamma` None: 1 / number of channels, or what follows from `width`."""
+    """KPCA-CAM; `gamma` None: 1 / number of channels, or derived from `width`."""
 
     kernel: Kernel = "sigmoid"
     gamma: float | None = None
@@ -101,7 +102,7 @@ class KPCACAM:
             raise ValueError(f"gamma={self.gamma}; allowed: null, more than 0")
         if self.width is not None and (not self.width > 0 or self.gamma is not None):
             raise ValueError(f"width={self.width}, gamma={self.gamma}; allowed: one of them null, more than 0")
-        if self.kernel == "poly" and (self.degree < 1 or self.degree % 1):  # the power of a number below 0
+        if self.kernel == "poly" and (self.degree < 1 or self.degree % 1):  # a negative number has no fractional power
             raise ValueError(f"degree={self.degree}; allowed: 1, 2, 3, ...")
         _check_sign(self.sign)
 
@@ -113,7 +114,7 @@ class KPCACAM:
 
     def _maps(self, activations: Tensor) -> Tensor:
         n, _, h, w = activations.shape
-        wide = torch.float32 if activations.device.type == "mps" else torch.float64  # the device has no more
+        wide = torch.float32 if activations.device.type == "mps" else torch.float64  # MPS has no float64
         x = activations.flatten(2).mT.to(wide)  # (N, hw, C)
         finite = x.isfinite().all(2).all(1)
         x = torch.where(finite[:, None, None], x, 0.0)
@@ -131,7 +132,7 @@ class KPCACAM:
         return cam.clamp(min=0) if self.clip else cam
 
     def _gamma(self, x: Tensor) -> float | Tensor:
-        """The kernels' gamma of centred positions (N, hw, C), (N, 1, 1) where it follows from them."""
+        """The kernel's gamma for centred positions (N, hw, C); (N, 1, 1) if it depends on them."""
         if self.width is None:
             return 1 / x.shape[2] if self.gamma is None else self.gamma
         spread = x.square().sum(2).mean(1)[:, None, None]

@@ -1,16 +1,16 @@
-r"""DecomCAM: principal components of the weighted channels, scored by what they show.
+r"""DecomCAM: principal components of the weighted channels, scored by the image regions that they show.
 
-DecomCAM (Yang et al., Neurocomputing 2024): of the `channels` with the largest mean gradient $\alpha_k$ of the class's
-logit by the activations A, the first `components` principal components over the positions of $\alpha_k A_k$ (channels
-centred); each is rectified, enlarged bicubically and scaled to 0..1 as a mask M. With the logit f of the image under
-it, B the image blurred by 10 pixels,
+DecomCAM (Yang et al., Neurocomputing 2024): for the `channels` with the largest mean gradient $\alpha_k$ of the class's
+logit with respect to the activations A, the first `components` principal components over the positions of
+$\alpha_k A_k$ (channels centred). Each is rectified, enlarged bicubically and scaled to 0..1 as a mask M. With f the
+logit of the image under it, and B the image blurred by 10 pixels,
 
 $$s_i = f_c\big(\max(X \odot M_i,\ B \odot (1 - M_i))\big), \qquad
   L = \sum_i \frac{s_i}{\max_j s_j}\, U(\operatorname{ReLU}(C_i)) \ \text{ over the } s_i \ge 0.001$$
 
-as in the authors' code (CapricornGuang/DecomCAM@898a94d): the maximum is of the normalised values, 500 channels, 10
-components. A component's sign is scikit-learn's: its largest weight of a channel is positive. Where no score is
-positive the map is 0; theirs divides by what is not positive.
+as in the authors' code (CapricornGuang/DecomCAM@898a94d): the maximum is over normalised values, 500 channels, 10
+components. A component's sign is scikit-learn's: its largest channel weight is positive. If no score is
+positive the map is 0, where theirs divides by a value that is not positive.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from eigencam.methods.smooth_masks import gaussian_blur
 from eigencam.passes.forward import Forward
 
 SIGMA = 10.0
-"""Of the blur, in pixels."""
+"""Standard deviation of the blur, in pixels."""
 LEAST = 0.001
 """Score below which a component is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecomCAM:
-    """DecomCAM with so many `components` of so many `channels`."""
+    """DecomCAM with `components` components of `channels` channels."""
 
     components: int = 10
     channels: int = 500
@@ -48,7 +48,7 @@ class DecomCAM:
             raise ValueError(f"components={self.components}, channels={self.channels}; allowed: 1 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32; at the input's size, where the components are enlarged by another rule than maps are."""
+        """(N, H, W) float32; at the input's size, since the components are enlarged by a rule of their own."""
         activations, images = forward.activations(self.layer), forward.images
         weights = forward.gradients(targets, self.layer).mean((2, 3))
         chosen = weights.argsort(dim=1, descending=True, stable=True)[:, : self.channels, None, None]

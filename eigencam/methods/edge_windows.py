@@ -1,23 +1,23 @@
-r"""Windows scored by the contours that they hold whole, after EdgeBoxes (Zitnick and Dollar, ECCV 2014).
+r"""Windows scored by the complete contours that they contain, after EdgeBoxes (Zitnick and Dollar, ECCV 2014).
 
-A window is likely to hold an object if it holds contours that do not leave it. Edge pixels of magnitude m are linked to
-groups, and a group that crosses the border of the window does not count:
+A window probably contains an object if it contains contours that do not leave it. Edge pixels of magnitude m are
+grouped, and a group that crosses the border of the window does not count:
 
 $$s(b) = \frac{\sum_{g \text{ inside } b} m_g - \sum_{p \in b^{in}} m_p}{2 (w + h)^\kappa}$$
 
-m_g is the sum of a group's magnitudes, $b^{in}$ the window of half the width and height about the same centre, whose
-edges say little about the outline, $\kappa = 1.5$. A group is inside where its mean position is. The windows are those
+m_g is the sum of a group's magnitudes. $b^{in}$ is the window of half the width and height with the same centre, whose
+edges say little about the outline; $\kappa = 1.5$. A group is inside if its mean position is. The windows are those
 of a sliding window (`eigencam.methods.windows.sliding`, alpha = 0.65); those that overlap a better one by more than
-0.75 are left out.
+0.75 are dropped.
 
-The best windows are refined: each side is moved where that raises the score, by half a window's step at first, then by
+The best windows are refined: each side is moved if that raises the score, first by half a window's step, then by
 half of that, down to a pixel.
 
-Simpler than the authors' in three ways, so their numbers are not to be expected. Edges are the gradient of the smoothed
-picture, the largest of the three channels, thinned along its direction, not structured forests learnt from drawn
-contours. Groups are 8-connected pixels of the same of 8 directions, not linked until the turn is 90 degrees. A group
-across the border counts nothing, where EdgeBoxes weighs those that the border's groups lead on to by the affinity of
-their directions.
+It is simpler than the authors' method in three ways, so their numbers cannot be expected. Edges are the gradient of the
+smoothed image (the largest of the three channels), thinned along its direction, not structured forests learnt from
+drawn contours. Groups are 8-connected pixels with the same one of 8 directions, not linked until they turn by 90
+degrees. A group across the border does not count, where EdgeBoxes weights the groups that it leads to by the affinity
+of their directions.
 """
 
 from dataclasses import dataclass
@@ -40,17 +40,17 @@ BINS = 8
 
 @dataclass(frozen=True, slots=True)
 class EdgeWindows:
-    """Of the sliding windows the `limit` best by their contours.
+    """The `limit` best sliding windows by their contours.
 
     Attributes:
         alpha: overlap of neighbouring windows.
-        beta: windows that overlap a better one by more are left out.
+        beta: windows that overlap a better one by more than this are dropped.
         kappa: exponent of the window's size.
-        sigma: smoothing before the derivatives, pixels.
-        low: gradients of less than this share of the largest are no edges.
-        min_area: of a window, pixels.
-        max_aspect: ratio of a window's sides.
-        limit: windows kept.
+        sigma: smoothing before the derivatives, in pixels.
+        low: gradients below this share of the largest are not edges.
+        min_area: smallest area of a window, in pixels.
+        max_aspect: largest ratio of a window's sides.
+        limit: maximum number of windows.
     """
 
     alpha: float = 0.65
@@ -93,7 +93,7 @@ class EdgeWindows:
 
 
 def edges(image: Floats, sigma: float, low: float) -> tuple[Floats, Groups]:
-    """Thinned edges of (H, W, 3): (H, W) magnitudes in 0..1, 0 off the edges, and (H, W) groups, 0 off them, from 1."""
+    """Thinned edges of (H, W, 3): (H, W) magnitudes in 0..1 and (H, W) groups from 1; both 0 off the edges."""
     y, x = (
         ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(image, sigma, axis=1, order=a), sigma, axis=0, order=1 - a)
         for a in (0, 1)
@@ -101,7 +101,7 @@ def edges(image: Floats, sigma: float, low: float) -> tuple[Floats, Groups]:
     channel = np.hypot(x, y).argmax(axis=2)[..., None]
     x, y = (np.take_along_axis(v, channel, axis=2)[..., 0] for v in (x, y))
     size = np.hypot(x, y)
-    # Thinning: a pixel stays where no neighbour along its gradient, rounded to 45 degrees, is larger.
+    # Thinning: a pixel stays if no neighbour along its gradient, rounded to 45 degrees, is larger.
     angle = np.arctan2(y, x) % np.pi
     sector = np.rint(angle / (np.pi / 4)).astype(np.int64) % 4
     padded = np.pad(size, 1)
@@ -126,13 +126,13 @@ def _groups(stays: NDArray[np.bool_], bins: NDArray[np.int64]) -> Groups:
 
 @dataclass(frozen=True, slots=True)
 class Contours:
-    """Groups of an image's edges, as windows are scored by.
+    """Groups of an image's edges, by which windows are scored.
 
     Attributes:
         groups: (H, W), 0 off the edges.
         total: (G,) sum of the magnitudes of each group.
         middle: (2, G) y and x of its mean position.
-        of_groups: (H + 1, W + 1) integral of `total` at the middles.
+        of_groups: (H + 1, W + 1) integral of `total` at these positions.
         of_pixels: (H + 1, W + 1) integral of the magnitudes.
     """
 
@@ -144,7 +144,7 @@ class Contours:
 
     @classmethod
     def of(cls, strength: Floats, groups: Groups) -> "Contours":
-        """From (H, W) magnitudes and groups of `edges`."""
+        """Make it from (H, W) magnitudes and groups of `edges`."""
         total = np.bincount(groups.ravel(), strength.ravel()).astype(np.float64)
         total[0] = 0
         y, x = np.indices(groups.shape)
@@ -160,7 +160,7 @@ class Contours:
         return _refine(self.groups, self.total, self.middle, self.of_groups, self.of_pixels, boxes.copy(), kappa, 0.0)
 
     def refined(self, boxes: NDArray[np.int64], kappa: float, step: float) -> tuple[NDArray[np.int64], Floats]:
-        """The boxes with sides moved where that raises the score, at first by the share `step` of a side; scores."""
+        """The boxes with sides moved if that raises the score, first by the share `step` of a side; their scores."""
         boxes = boxes.copy()
         return boxes, _refine(self.groups, self.total, self.middle, self.of_groups, self.of_pixels, boxes, kappa, step)
 
@@ -170,9 +170,9 @@ def _refine(
     groups: Groups, total: Floats, middle: NDArray[np.int64], of_groups: Floats, of_pixels: Floats,
     boxes: NDArray[np.int64], kappa: float, step: float,
 ) -> Floats:  # fmt: skip
-    """Scores of the boxes, which are moved in place."""
+    """Scores of the boxes, which are modified in place."""
     found = np.zeros(len(boxes))
-    seen, stamp = np.full(len(total), -1), 0  # the last box whose border a group was met on
+    seen, stamp = np.full(len(total), -1), 0  # the last box on whose border a group was met
     last = np.array([groups.shape[1] - 1, groups.shape[0] - 1])
     for k in range(len(boxes)):
         box = boxes[k]

@@ -2,21 +2,22 @@ r"""Eigen-CAM (Muhammad & Yeasin, IJCNN 2020; SN Computer Science 2, 47, 2021).
 
 $$O = U \Sigma V^\top, \qquad L = O\, v_1$$
 
-O (hw x C) holds the activations of the last convolutional layer, a column per channel; v_1 is the first right singular
-vector. No gradient, no class. Six different algorithms go by this name, so what they differ in is explicit here:
+O (hw x C) holds the activations of the last convolutional layer, one column per channel; v_1 is the first right
+singular vector. No gradient, no class. Six different algorithms have this name, so their differences are explicit
+options here:
 
 * `center`: subtract each channel's mean first. The paper does not; pytorch-grad-cam and its many copies do.
 * `sign`: v_1 is defined up to sign. `sum` makes the map's sum positive: for non-negative activations (after a ReLU)
   v_1 has entries of one sign (Perron-Frobenius), so the whole map is then non-negative. A centred map sums to zero,
-  so there the sign must come from elsewhere: `energy` makes the map agree with the positions' energy (the sum over
+  so its sign must come from elsewhere: `energy` makes the map agree with the positions' energy (the sum over
   channels of the squared entries), `extreme` makes the largest absolute value positive (the rule of Seg-Eigen-CAM,
   Appl. Sci. 15(13) 7562, eq. 13).
 * `clip`: negative values to zero, as pytorch-grad-cam does; with `center` it discards the cells below the mean.
 
-No decomposition of O itself: L = sigma_1 u_1, and u_1 (or v_1) is the first eigenvector of the smaller Gram matrix.
-For the *first* vector this loses nothing against an SVD in float32, as the error is set by the gap sigma_2/sigma_1;
-each matrix is divided by its largest entry, because squares leave float32 outside about 1e-18..1e18. Where the two
-are equal up to rounding no component is the first, and the map is NaN.
+O itself is not decomposed: L = sigma_1 u_1, and u_1 (or v_1) is the first eigenvector of the smaller Gram matrix.
+For the *first* vector this loses nothing against an SVD in float32, since the error is set by the gap sigma_2/sigma_1;
+each matrix is divided by its largest entry, because squares exceed float32 outside about 1e-18..1e18. If the two
+singular values are equal up to rounding, no component is the first, and the map is NaN.
 
 >>> import torch
 >>> rank1 = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None] * torch.tensor([3.0, 4.0])[None, :, None, None]
@@ -37,12 +38,12 @@ SIGNS: tuple[Sign, ...] = ("sum", "energy", "extreme")
 
 LANCZOS_STEPS = 16
 LANCZOS_FROM = 2 * LANCZOS_STEPS
-"""Gram matrices with more rows than this go through Lanczos."""
+"""Gram matrices with more rows than this use Lanczos."""
 SQUARINGS = 20
 SQUARED_TO = 256
-"""Gram matrices with more rows than this cost a GPU more in squares than a wait does."""
+"""Number of rows above which, on a GPU, squaring a Gram matrix costs more than a wait."""
 ROUNDING = 2.0**-20
-"""Shares of the first eigenvalue below which a gap, and of the largest entry below which a deviation, is rounding."""
+"""Relative sizes below which a gap (to the first eigenvalue) and a deviation (to the largest entry) are rounding."""
 ANGLE = 1e-5
 """Largest angle (rad) between an accepted Lanczos vector and the true one."""
 
@@ -52,7 +53,7 @@ class EigenCAM:
     """The paper's map by default; see the module for the options.
 
     Raises:
-        ValueError: `sign` is unknown, or `sum` is asked of a centred map (it sums to zero).
+        ValueError: `sign` is unknown, or `sum` is requested for a centred map (which sums to zero).
     """
 
     center: bool = False
@@ -75,13 +76,13 @@ class EigenCAM:
             )
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32; zero where all activations are, NaN where they are not finite or none is the first."""
+        """(N, h, w) float32; zero for zero activations, NaN if they are not finite or no component is the first."""
         score_map = first_component(forward.activations(self.layer), center=self.center, sign=self.sign)
         return score_map.clamp(min=0) if self.clip else score_map
 
 
 def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "sum") -> Tensor:
-    """O v_1 of each image's activations.
+    """Return O v_1 for each image's activations.
 
     Args:
         activations: (N, C, h, w), any float dtype; computed in float32.
@@ -99,7 +100,7 @@ def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "
     if center:
         o = o - o.mean(
             2, keepdim=True
-        )  # before the product: centring the Gram matrix loses everything at a large offset
+        )  # before the product, since centring the Gram matrix loses all precision at a large offset
         o = torch.where((o.abs().amax((1, 2)) > ROUNDING)[:, None, None], o, 0.0)
     if o.shape[1] <= o.shape[2]:
         vector, gap = _top(o @ o.mT)
@@ -112,7 +113,7 @@ def first_component(activations: Tensor, *, center: bool = False, sign: Sign = "
 
 
 def sign_of(cam: Tensor, o: Tensor, sign: Sign) -> Tensor:
-    """(N,) of -1 or 1, what to multiply the (N, hw) map with."""
+    """(N,) of -1 or 1, the factor for the (N, hw) map."""
     if sign == "sum":
         measure = cam.sum(1)
     elif sign == "energy":
@@ -129,25 +130,25 @@ def top_eigenvector(gram: Tensor) -> Tensor:
     Lanczos with full reorthogonalisation, `LANCZOS_STEPS` products; a result is accepted only with a proof. With Ritz
     value theta, residual r = ||G x - theta x|| and F the Frobenius norm, every other eigenvalue is at most
     m = sqrt(F^2 - theta^2); if m < theta, x is the top vector within an angle of r / (theta - m) (Davis & Kahan 1970).
-    What is not proven goes through `torch.linalg.eigh`.
+    Without a proof, `torch.linalg.eigh` is used.
 
     Args:
         gram: (N, n, n) float32, finite.
 
     Returns:
-        (N, n) float32, sign arbitrary; any of them where several eigenvalues are the largest.
+        (N, n) float32, sign arbitrary; any vector of the space if the largest eigenvalue is not unique.
     """
     return _top(gram)[0]
 
 
 def _top(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors of `top_eigenvector`, and (N,) at least how much of the first eigenvalue the second one lacks."""
+    """The vectors of `top_eigenvector`, and (N,) a lower bound of the relative gap of the first two eigenvalues."""
     n = gram.shape[1]
     if gram.is_cuda and n <= SQUARED_TO:
         return squared(gram)
     if n <= LANCZOS_FROM:
         return _decomposed(gram)
-    # The sum of the rows points towards v_1 for non-negative entries; the fixed wiggle keeps the start from being
+    # The sum of the rows points towards v_1 for non-negative entries; the fixed perturbation keeps the start from being
     # orthogonal to it (a centred Gram matrix has the ones vector in its null space).
     start = gram.sum(2) + gram.diagonal(dim1=1, dim2=2) * torch.arange(n, device=gram.device).cos().add(1.5)
     basis, alphas, betas = [_unit(start)], [], []
@@ -175,17 +176,17 @@ def _top(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _decomposed(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_top`, by `torch.linalg.eigh`; a zero matrix lacks nothing, whichever vector it gets."""
+    """As `_top`, by `torch.linalg.eigh`; a zero matrix has gap 0, whichever vector it gets."""
     values, vectors = torch.linalg.eigh(gram)
     first, second = values[:, -1], values[:, -2] if gram.shape[1] > 1 else torch.zeros_like(values[:, -1])
     return vectors[:, :, -1], torch.where(first > 0, (first - second) / first.clamp(min=1e-38), torch.inf)
 
 
 def squared(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_top`, on a GPU: nothing is decided by a number that the host would have to wait for.
+    """As `_top`, for a GPU: no decision depends on a number for which the host would have to wait.
 
-    G^(2^k) tends to v_1 v_1^T, up to a factor; `SQUARINGS` of them tell eigenvalues apart whose gap is more than
-    rounding. The second eigenvalue is the first one of what is left without v_1.
+    G^(2^k) tends to v_1 v_1^T, up to a factor; `SQUARINGS` squarings separate eigenvalues whose gap exceeds
+    rounding. The second eigenvalue is the first one of the matrix without v_1.
     """
     first, vector = _dominant(gram)
     second, _ = _dominant(gram - first[:, None, None] * vector[:, :, None] * vector[:, None])
@@ -193,7 +194,7 @@ def squared(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dominant(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The eigenvalue (N,) of the largest size and its unit vector (N, n)."""
+    """The eigenvalue (N,) of largest absolute value and its unit vector (N, n)."""
     power = gram
     for _ in range(SQUARINGS):
         power = power / power.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

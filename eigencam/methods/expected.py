@@ -1,4 +1,4 @@
-r"""Expected Gradients: integrated gradients from images of the dataset, not from a chosen colour.
+r"""Expected Gradients: integrated gradients from images of the dataset instead of a chosen colour.
 
 Expected Gradients (Erion et al., Nature Machine Intelligence 2021): with references x' drawn from the dataset and t
 uniform in 0..1 for each,
@@ -6,15 +6,15 @@ uniform in 0..1 for each,
 $$\phi = \operatorname{mean}_{x'}\, (x - x') \odot \nabla f\big(x' + t (x - x')\big), \qquad
   E \sum \phi = f(x) - \operatorname{mean}_{x'} f(x')$$
 
-f is the class's logit. The estimate is unbiased, and `Completeness` says by how much its sum misses and what its
-standard error is. GradientSHAP (Lundberg & Lee, NeurIPS 2017; Captum) is the same with noise on the image: `sigma`, in
-parts of the image's range; 0 in both codes by default.
+f is the class's logit. The estimate is unbiased; `Completeness` gives the error of its sum and its
+standard error. GradientSHAP (Lundberg & Lee, NeurIPS 2017; Captum) is the same with noise on the image: `sigma`, as a
+share of the image's range; 0 in both codes by default.
 
 The references are `references` images of the dataset, drawn once without replacement and the same for all images; each
-image meets each of them once, at a t of its own. The dataset is that of the run, a subset where only that is evaluated.
-Where there is none, as in `explain`, the method stops with that reason.
+image meets each of them once, at its own t. The dataset is that of the run, or the evaluated subset of it.
+Without a dataset, as in `explain`, the method stops with that reason.
 
-`reduce` makes one number of the three channels: `sum` (signed), `max` of the absolute values or `l2`.
+`reduce` combines the three channels: `sum` (signed), `max` of the absolute values or `l2`.
 """
 
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ from eigencam.transfer import to_device
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """How the sums of Expected Gradients meet what they estimate, of N images, float32.
+    """How well the sums of Expected Gradients match what they estimate, for N images, float32.
 
     Attributes:
         sums: (N,) the attributions' sums.
-        differences: (N,) the logit less the references' mean logit.
+        differences: (N,) the logit minus the references' mean logit.
         errors: (N,) standard error of the sum.
     """
 
@@ -47,7 +47,7 @@ class Completeness:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedGradients:
-    """Expected Gradients with so many `references`; with `sigma`, GradientSHAP."""
+    """Expected Gradients with `references` references; with `sigma`, GradientSHAP."""
 
     references: int = 50
     sigma: float = 0.0
@@ -74,7 +74,7 @@ class ExpectedGradients:
         return reduced(self.attributions(forward, targets)[0], self.reduce)
 
     def completeness(self, forward: Forward, targets: Tensor) -> Completeness:
-        """Compare the sums with what they estimate; R more passes forward."""
+        """Compare the sums with what they estimate, at the cost of R more forward passes."""
         sums = self.attributions(forward, targets)[1]
         background = self.background(forward)
         of_references = forward.predict(len(background), lambda part: background[part])[:, targets].mean(0)
@@ -100,7 +100,7 @@ class ExpectedGradients:
         return total, torch.stack(sums)
 
     def background(self, forward: Forward) -> Tensor:
-        """(R, 3, H, W) the references as the network sees them; decoded once a pass."""
+        """(R, 3, H, W) the references as the network sees them; decoded once per pass."""
         return forward.shared(("background", self.references, self.seed), lambda: self._background(forward))
 
     def _background(self, forward: Forward) -> Tensor:

@@ -1,25 +1,25 @@
 r"""FAM, the feature activation map (Liao, Gao & Zhang, arXiv 2307.05017): for networks without a classifier.
 
 The abstract gives the idea: the channels' weights come from the similarity of two embeddings, and the activations A are
-combined linearly with the normalised weights. The paper's formulas were not at hand, so all of the following is chosen
-here. With e the image's embedding, the mean of A over the positions, and r the reference:
+combined linearly with the normalised weights. The paper's formulas were not available, so all of the following is our
+choice. With e the image's embedding, the mean of A over the positions, and r the reference:
 
 | similarity | weight w_k before normalisation | sum of the weights |
 |---|---|---|
 | cosine | $e_k r_k / (\lVert e\rVert \lVert r\rVert)$ | the cosine of e and r |
 | euclidean | $r_k^2 - (e_k - r_k)^2$ | $\lVert r\rVert^2 - \lVert e - r\rVert^2$ |
 
-The euclidean weight is by how much channel k brings e nearer to r, in squared distance, than a channel that is silent.
+The euclidean weight is how much closer channel k brings e to r, in squared distance, than a silent channel.
 
 $$L = \sum_k \frac{w_k}{\sum_j |w_j|}\, A_k$$
 
-The map has a sign: negative where channels that tell e from r are active. The reference is
+The map is signed: negative where channels that separate e from r are active. The reference is
 
-* of a dataset of pairs the other image's embedding: why the two match, or an image was found for another one;
+* for a dataset of pairs, the other image's embedding: why the two match, or why an image was retrieved for another one;
 * the vector of a file, for instance the mean embedding of a class;
-* of `fam_support_reading` the mean embedding of a few images of the class (few-shot learning), which
-  `eigencam fit fit=support` makes: the map is then for a class;
-* else the image itself.
+* for `fam_support_reading`, the mean embedding of a few images of the class (few-shot learning), made by
+  `eigencam fit fit=support`: the map is then for a class;
+* otherwise the image itself.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 SUPPORT = "support"
-"""What `eigencam fit fit=support` makes."""
+"""Kind of file made by `eigencam fit fit=support`."""
 
 Similarity = Literal["cosine", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "euclidean")
@@ -55,7 +55,7 @@ class FAM:
     """FAM to the other image of a pair, to the image itself, or to `reference`, a .npy file of (C,) numbers.
 
     Raises:
-        ValueError: an unknown similarity, or a file that holds something else than a finite vector.
+        ValueError: an unknown similarity, or a file with something other than a finite vector.
         FileNotFoundError: no such file.
     """
 
@@ -99,19 +99,19 @@ class FAM:
         return weighted_sum(contributions(embedding, reference, self.similarity), activations)
 
     def identity(self) -> dict[str, str]:
-        """A checksum of the reference: another one is another result."""
+        """A checksum of the reference: another reference makes another result."""
         return {} if self.vector is None else {"reference": hashlib.sha256(self.vector.tobytes()).hexdigest()}
 
 
 @dataclass(frozen=True, slots=True)
 class FAMSupport:
-    """FAM to the mean embedding of a class's support set, of `eigencam fit fit=support`.
+    """FAM to the mean embedding of a class's support set, from `eigencam fit fit=support`.
 
     Attributes:
-        file: of the embeddings; of several the first that is there.
-        similarity: as of `FAM`.
-        layer: whose means they are; the network's target layer when None.
-        support: the file's content; None where there is no file.
+        file: of the embeddings; if several, the first one that exists.
+        similarity: as in `FAM`.
+        layer: the layer of the embeddings; None: the network's target layer.
+        support: the file's content; None without a file.
     """
 
     file: str | Sequence[str]
@@ -141,7 +141,7 @@ class FAMSupport:
         return weighted_sum(contributions(activations.mean((2, 3)), references, self.similarity), activations)
 
     def unsupported(self, network: "Network") -> str:
-        """Why the support set is not for the network; "" if it is."""
+        """Why the support set is not for this network; "" if it is."""
         if self.support is None:
             return fitted.missing(self.file, [SUPPORT], network)
         return self.support.fault(network, [self.layer or network.layer])
@@ -152,16 +152,16 @@ class FAMSupport:
 
 
 def contributions(embedding: Tensor, reference: Tensor, similarity: Similarity) -> Tensor:
-    """(N, C) normalised weights of (N, C) embeddings and references; 0 where all weights are 0."""
+    """(N, C) normalised weights from (N, C) embeddings and references; 0 if all weights are 0."""
     euclidean = similarity == "euclidean"
     e, r = (embedding, reference) if euclidean else (_unit(embedding), _unit(reference))
-    weights = e * (2 * r - e) if euclidean else e * r  # r^2 - (e - r)^2 without its cancellation
+    weights = e * (2 * r - e) if euclidean else e * r  # r^2 - (e - r)^2 without cancellation
     total = weights.abs().sum(1, keepdim=True)
     return torch.where(total > 0, weights / torch.where(total > 0, total, 1.0), total)
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Scaled to a norm of 1, so that a large or small scale leaves float32's range nowhere; 0 stays 0."""
+    """Scaled to a norm of 1, so that no scale exceeds float32's range; 0 stays 0."""
     peak = x.abs().amax(1, keepdim=True)
     x = x / torch.where(peak == 0, 1.0, peak)
     return x / torch.where(peak == 0, 1.0, x.norm(dim=1, keepdim=True))

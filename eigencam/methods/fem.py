@@ -1,14 +1,14 @@
-r"""Feature explanation by a k-sigma rule (FEM): which positions stand out in which channels. No class, no gradient.
+r"""Feature explanation by a k-sigma rule (FEM): which positions are outliers in which channels. No class, no gradient.
 
 With A the activations, $\mu_k$ and $\sigma_k$ the mean and standard deviation of channel k over its positions:
 
 * FEM (Fuad et al., IPTA 2020; as in Xplique, whose code follows the paper):
   $L = \sum_k \mu_k\, [A_k \ge \mu_k + 2 \sigma_k]$.
 * `fem_share` is what pytorch-grad-cam calls FEM (`weights: share`): with $s_k$ the share of the positions where
-  $A_k > \mu_k + 2 \sigma_k$, $L = \sum_k s_k A_k$. It weights the activations themselves, so that the map has the
-  values that the k-sigma rule was to leave out: another method, by another name.
+  $A_k > \mu_k + 2 \sigma_k$, $L = \sum_k s_k A_k$. It weights the activations themselves, so the map contains the
+  values that the k-sigma rule should exclude: another method, with another name.
 
-The deviation is that of all positions (divided by their number), as in both codes.
+The deviation is the population one (divided by the number of positions), as in both codes.
 
     >>> import torch
     >>> binary = torch.tensor([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 0.0]])  # mean 1, deviation 2.83
@@ -29,7 +29,7 @@ WEIGHTS: tuple[Weights, ...] = ("mean", "share")
 
 @dataclass(frozen=True, slots=True)
 class FEM:
-    """FEM with a threshold `k` deviations above the mean; `weights: share` is pytorch-grad-cam's."""
+    """FEM with a threshold `k` deviations above the mean; `weights: share` is pytorch-grad-cam's variant."""
 
     k: float = 2.0
     weights: Weights = "mean"
@@ -48,7 +48,7 @@ class FEM:
             raise ValueError(f"k={self.k}; allowed: 0 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32, non-negative for activations that are."""
+        """(N, h, w) float32, non-negative for non-negative activations."""
         return k_sigma(forward.activations(self.layer), self.k, self.weights)
 
 

@@ -1,8 +1,8 @@
-"""Maps or boxes made elsewhere: a folder of `<image id>.npy` or `.png` files, or a file, as a method of its own.
+"""Maps or boxes made elsewhere, as methods: a folder of `<image id>.npy` or `.png` files, or a file of boxes.
 
-A map covers what the network sees of the image (all of it with `resize: squash`), in any resolution; a .npy file
+A map covers what the network sees of the image (all of it with `resize: squash`), at any resolution; a .npy file
 holds (h, w) numbers, a .png file 8 or 16 bit grey levels. So a method in another language, or one too slow to run
-again, is a row of the same table. Boxes go to the evaluators that take boxes; `eigencam score` needs no network.
+again, becomes a row of the same table. Boxes go to evaluators that take boxes; `eigencam score` needs no network.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ class MapFiles:
     """The maps of a folder.
 
     Attributes:
-        folder: where the files lie, or lie below.
-        class_specific: whether the maps are for the class that the run asks for.
-        resize: whether maps are first resized to the network's input; else evaluators get them as they are, so that
+        folder: with the files, directly or in subfolders.
+        class_specific: whether the maps are for the class that the run requests.
+        resize: whether to resize maps to the network's input first; otherwise evaluators get them unchanged, so that
             those of a method of this package (`eigencam bundle --maps`) give that method's numbers.
-        files: found there, by their path without suffix; which image each is of, the ids tell (`maps_of`).
+        files: the files by relative path without suffix; they are matched with the ids by `maps_of`.
 
     Raises:
         FileNotFoundError: no maps there.
@@ -52,7 +52,7 @@ class MapFiles:
         object.__setattr__(self, "files", find_maps(self.folder))
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32 of the input's size, to which maps are resized bilinearly; else of the maps' own."""
+        """(N, H, W) float32 at the input's size, to which maps are resized bilinearly; else at the maps' own size."""
         size, maps = tuple(forward.images.shape[2:]), []
         if lack := "" if self._of.keys() >= set(forward.ids) else self.lacking(forward.ids):
             raise FileNotFoundError(lack)
@@ -68,7 +68,7 @@ class MapFiles:
         return torch.stack(maps).to(forward.images.device)
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Which of the dataset's images have no map, or which have two; "" if all have one."""
+        """Which of the dataset's images have no map or two maps; "" if each has one."""
         ids = ids if isinstance(ids, Sequence) else list(ids)
         try:
             self._of.update(maps_of(ids, self.files))
@@ -78,7 +78,7 @@ class MapFiles:
         return f"{self.folder}: no map for {len(missing)} images, e.g. {missing[0]}" if missing else ""
 
     def identity(self) -> dict[str, str]:
-        """A checksum of the files' names, sizes and times: other maps are another result."""
+        """A checksum of the files' names, sizes and times: other maps make another result."""
         digest = hashlib.sha256()
         for name, path in sorted(self.files.items()):
             digest.update(f"{name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
@@ -89,7 +89,7 @@ class MapFiles:
 class BoxFiles:
     """The boxes of a file: COCO's results (.json), or the ILSVRC devkit's lines (`label x1 y1 x2 y2`, any other name).
 
-    Line k of the devkit's form is the dataset's image k; a label is not read. Images without a box have none.
+    Line k of the devkit's format is the dataset's image k; labels are ignored. Images without a box have none.
 
     Attributes:
         file: plain or gzipped; see `eigencam.evaluation.predictions`.
@@ -113,11 +113,11 @@ class BoxFiles:
             file.regular()
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[NDArray[np.float64]]:
-        """For each image (K, 5), the score falling with the place in the file's order."""
+        """For each image (K, 5), with scores that decrease in the file's order."""
         return [self._found.get(name, np.zeros((0, 5))) for name in forward.ids]
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """Read the file for these images; the fault, if it is of others."""
+        """Read the file for these images; return the fault if it is for other images."""
         ids = ids if isinstance(ids, Sequence) else list(ids)
         names, path = list(ids), expand(self.file)
         if path.name.lower().endswith((".json", ".json.gz")):

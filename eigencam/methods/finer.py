@@ -1,20 +1,20 @@
-r"""Finer-CAM: a map of what sets a class apart from the classes that the network takes it for.
+r"""Finer-CAM: a map of what distinguishes a class from the classes that the network confuses it with.
 
-Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309) explains, by any method that reads activations and gradients,
-instead of the logit $y_c$ the score
+Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309) explains the following score instead of the logit $y_c$, by any
+method that reads activations and gradients:
 
 $$s = y_c - \alpha \sum_{i \in R} w_i\, y_i, \qquad w_i = p_i / \sum_{j \in R} p_j$$
 
-with R the `references` classes whose logits are nearest to $y_c$, p the softmax of all logits, and the gradient taken
-through the weights, too, as in the authors' code (Imageomics/Finer-CAM@564ad2c, taken over by pytorch-grad-cam), which
-has three references and $\alpha = 1$. With one reference the weight is 1.
+with R the `references` classes whose logits are nearest to $y_c$, and p the softmax of all logits. The gradient is
+taken through the weights, too, as in the authors' code (Imageomics/Finer-CAM@564ad2c, adopted by pytorch-grad-cam),
+which has three references and $\alpha = 1$. With one reference the weight is 1.
 
 `finercam_mean` is what torchcam calls Finer-CAM: equal weights, $s = y_c - \gamma\, \operatorname{mean}_i y_i$ with
 $\gamma = 0.6$ (`weights: equal`, `alpha: 0.6`).
 
-The references are those of the image itself; the class is never its own reference. `method` is the method that explains
-the score: Grad-CAM, or `method=finercam/layercam` and so on. `eigencam.targets.finer` is the same score as a target, by
-which every method of a class can be asked, those with passes of their own included.
+The references are those of the image itself; the class is never its own reference. `method` explains
+the score: Grad-CAM, or `method=finercam/layercam` and so on. `eigencam.targets.finer` is the same score as a target,
+which every class-specific method can explain, including those with passes of their own.
 """
 
 from dataclasses import dataclass
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 BASES = (GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM, EigenGradCAM)
-"""Methods that read nothing but activations and gradients of the shared pass."""
+"""Methods that read only activations and gradients of the shared pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinerCAM(Wrapping):
-    """Finer-CAM of `method`; `weights: equal` is torchcam's.
+    """Finer-CAM with an inner `method`; `weights: equal` is torchcam's variant.
 
     Attributes:
         method: explains the score.
-        alpha: how much of the references is taken away.
-        references: their number; all others where the network has fewer classes.
+        alpha: factor of the references.
+        references: their number; all other classes if the network has fewer.
         weights: `probability` or `equal`.
     """
 
@@ -80,7 +80,7 @@ class FinerCAM(Wrapping):
         return maps_of(self.method, contrast, first)
 
     def _contrast(self, forward: Forward, targets: Tensor) -> tuple[Forward, Tensor, Tensor]:
-        """The pass whose one score is the class's, that score's number, and the classes: all methods share them."""
+        """The pass with the score as its only output, its index, and the classes: shared by all methods."""
         compared = nearest(forward.logits, targets, self.references)
 
         def score(logits: Tensor) -> Tensor:

@@ -1,34 +1,34 @@
 r"""CNN-Fixations (Mopuri, Garg & Babu, IEEE Transactions on Image Processing 28(5), 2019; arXiv 1708.06670).
 
-From the class's logit down, a set of points is replaced layer by layer by the points that speak for it; what arrives at
-the image are the fixations. Duplicates are removed at every layer. Rules, as in the authors' code:
+From the class's logit backwards, a set of points is replaced layer by layer by the points that contribute to it; those
+that arrive at the image are the fixations. Duplicates are removed at every layer. Rules, as in the authors' code:
 
 | layer | a point becomes |
 |---|---|
 | linear, on a vector a | every j with $w_{ij} a_j > 0$ |
-| linear, on a map | the one place of the largest $w_i \odot a$ |
-| max-pool, average pool | the place of the largest value in the window |
-| convolution, point (c, i, j) | $(c^*, S i, S j)$, where channel c* adds most to the sum; group convolutions likewise |
-| concatenation | the point in the branch that its channel belongs to |
+| linear, on a map | the position of the largest $w_i \odot a$ |
+| max-pool, average pool | the position of the largest value in the window |
+| convolution, point (c, i, j) | $(c^*, S i, S j)$, where channel c* contributes most; group convolutions likewise |
+| concatenation | the point in the branch of its channel |
 | residual sum | the larger addend, the shortcut on a tie |
-| convolution on one side of a residual sum | c*, then the place of its largest value in the window |
-| ReLU, batch norm, dropout, LRN | itself; a layer right behind an LRN is judged by the values before it |
+| convolution on one side of a residual sum | c*, then the position of its largest value in the window |
+| ReLU, batch norm, dropout, LRN | itself; a layer directly behind an LRN is judged by the values before it |
 
 S i is the window's centre for a kernel of 2 P + 1; for AlexNet's first layer (no padding) it is the corner, as in the
-authors' code. Chosen here, where their code does not say or has no case: a batch norm with a negative weight behind a
-convolution turns its contributions round; padding is never a place; an average pool over class maps (SqueezeNet) is
-taken as what it equals but for the ReLU, the pooling of the layer below and then a linear layer.
+authors' code. Our choices, where their code does not say or has no case: a batch norm with a negative weight behind a
+convolution inverts its contributions; padding is never a position; an average pool over class maps (SqueezeNet) is
+treated as its equivalent except for the ReLU, the pooling of the layer below and then a linear layer.
 
-A point is an outlier unless more than `share` of an image's points, itself counted, lie within `radius` times the
-image's diagonal. The map is an impulse at each point left, blurred by a Gaussian of `sigma` pixels of the input, cut
-at the largest odd kernel that fits into the image; or the tight box around these points, filled.
+A point is an outlier unless more than `share` of an image's points, including itself, lie within `radius` times the
+image's diagonal. The map has an impulse at each remaining point, blurred by a Gaussian of `sigma` pixels of the input
+(the largest odd kernel that fits into the image); or it is the tight box around these points, filled.
 
 Agreement with the boxes that the authors published for GoogLeNet, on 99 images of ILSVRC validation at their original
 sizes (`scripts/fixations_agreement.py`, `results/cnn_fixations_agreement.csv`): with the authors' ten crops 98 % have
-their class, the mean IoU of our box with theirs is 0.86, every IoU is above 0.5, and 70.7 % of our boxes are right, of
-theirs 69.7 %. Each change of the outlier rule lowers the mean IoU to 0.70 or less. What is left is their framework's
-resize and the rule from points to a box, which is not in their code. The method itself, as in all rows here, sees the
-whole image once: mean IoU 0.67. A centred box of half the area reaches 0.68.
+their class, the mean IoU of our box with theirs is 0.86, every IoU is above 0.5, and 70.7 % of our boxes are right,
+against 69.7 % of theirs. Each change of the outlier rule lowers the mean IoU to 0.70 or less. The remaining differences
+are their framework's resize and the rule from points to a box, which is not in their code. The method itself, as in all
+rows here, sees the whole image once: mean IoU 0.67. A centred box of half the area reaches 0.68.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -50,10 +50,10 @@ MapKind = Literal["gaussian", "box"]
 MAPS: tuple[MapKind, ...] = ("gaussian", "box")
 
 BUDGET = 1 << 24
-"""Numbers that are looked at together; bounds the memory."""
+"""Number of values processed at a time, to limit memory."""
 
 Found = Iterator[tuple[int, Tensor]]
-"""(step, points at its output), points being unique positions in the flattened output."""
+"""(step, points at its output); points are unique positions in the flattened output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class CNNFixations:
             raise ValueError(f"{numbers}; allowed: above 0, above 0, 0 or more and below 1")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32, non-negative; zero for a class that nothing speaks for."""
+        """(N, H, W) float32, non-negative; zero for a class without contributions."""
         size = (forward.images.shape[2], forward.images.shape[3])
         owner, places = self._points(forward, targets)
         impulses = torch.zeros(len(forward) * size[0] * size[1], device=places.device)
@@ -90,7 +90,7 @@ class CNNFixations:
         return boxed(impulses) if self.map == "box" else blurred(impulses, self.sigma)
 
     def points(self, forward: Forward, targets: Tensor) -> list[Tensor]:
-        """For each image the (P, 2) int64 rows and columns that are no outliers."""
+        """For each image the (P, 2) int64 rows and columns that are not outliers."""
         return _by_picture(*self._points(forward, targets), len(forward))
 
     def unsupported(self, network: "Network") -> str:
@@ -113,24 +113,24 @@ class CNNFixations:
 
 
 COSTLY = ("conv2d", "linear")
-"""Operations before which points that meet become one; elsewhere that costs more, a GPU a wait, than it saves."""
+"""Operations before which duplicate points are merged; elsewhere merging costs more (on a GPU a wait) than it saves."""
 
 
 def fixations(forward: Forward, targets: Tensor) -> list[Tensor]:
-    """For each image the (P, 2) int64 rows and columns that its class leads to, outliers among them.
+    """For each image the (P, 2) int64 rows and columns that its class leads to, including outliers.
 
-    A place comes once for each of the image's channels that is reached there.
+    A position occurs once for each of the image's channels that is reached there.
     """
     return _by_picture(*_tracked(forward, targets), len(forward))
 
 
 def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: float) -> Tensor:
-    """(P,) bool: points with more than `share` of their image's points, themselves counted, nearer than `distance`.
+    """(P,) bool: points with more than `share` of their image's points, including themselves, closer than `distance`.
 
     Args:
         owner: (P,) image of each point, ascending.
         places: (P, 2) rows and columns.
-        count: of images.
+        count: number of images.
         distance: in pixels.
         share: of an image's points, 0..1.
     """
@@ -149,7 +149,7 @@ def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: f
 
 
 def blurred(impulses: Tensor, sigma: float) -> Tensor:
-    """(N, H, W) under a Gaussian, mirrored at the middle of the outer pixels (OpenCV's default border)."""
+    """(N, H, W) smoothed by a Gaussian, mirrored about the centres of the outer pixels (OpenCV's default border)."""
     height, width = impulses.shape[1:]
     shorter = min(height, width)
     reach = (shorter - 1 + shorter % 2) // 2 if shorter > 1 else 0
@@ -158,13 +158,13 @@ def blurred(impulses: Tensor, sigma: float) -> Tensor:
 
 
 def boxed(impulses: Tensor) -> Tensor:
-    """(N, H, W): 1 in the tight box around what is not zero, else 0."""
+    """(N, H, W): 1 in the tight box around nonzero values, else 0."""
     rows, columns = (_between((impulses > 0).any(dim)) for dim in (2, 1))
     return (rows[:, :, None] & columns[:, None, :]).float()
 
 
 def _tracked(forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(P,) image, ascending, and (P, 2) place of each point."""
+    """(P,) image, ascending, and (P, 2) position of each point."""
     owners, places, first = [], [], 0
     for images, wanted in zip(forward.images.split(forward.chunk), targets.split(forward.chunk), strict=True):
         tape = record(forward.module, images)
@@ -180,7 +180,7 @@ def _tracked(forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def track(tape: Tape, points: Tensor) -> Tensor:
-    """Points at the image that points at the logits lead to; each is a position in the flattened tensor."""
+    """The points at the image that points at the logits lead to, as positions in the flattened tensor."""
     waiting: dict[int, list[Tensor]] = {tape.output: [points]}
     residual = _residual(tape)
     if (head := _class_maps(tape)) is not None:
@@ -205,7 +205,7 @@ def track(tape: Tape, points: Tensor) -> Tensor:
 
 
 def _residual(tape: Tape) -> int:
-    """Steps on one side only of a residual sum, as bits of a number."""
+    """Steps on only one side of a residual sum, as bits of an integer."""
     sets, found = tape.ancestors(), 0
     for step in tape.steps:
         if step.operation == "add":
@@ -215,7 +215,7 @@ def _residual(tape: Tape) -> int:
 
 
 def _class_maps(tape: Tape) -> tuple[int, int] | None:
-    """The 1x1 convolution to class maps and the pool over the whole map that end the network; None if others do."""
+    """The final 1x1 convolution to class maps and the pool over the whole map; None if the network ends differently."""
     pool = _through(tape, tape.output)
     step = tape.steps[pool]
     if step.operation != "avg_pool2d" or step.shape[2:] != (1, 1):
@@ -227,14 +227,14 @@ def _class_maps(tape: Tape) -> tuple[int, int] | None:
 
 
 def _through(tape: Tape, k: int) -> int:
-    """The step that made the values of step `k`, before ReLUs and the like."""
+    """The step that computed the values of step `k`, before ReLUs and similar operations."""
     while tape.steps[k].operation == "same":
         (k,) = tape.steps[k].sources
     return k
 
 
 def _map_below(tape: Tape, step: Step) -> bool:
-    """Whether what a linear layer reads is a flattened map of more than one place."""
+    """Whether the input of a linear layer is a flattened map with more than one position."""
     (k,) = step.sources
     while tape.steps[k].operation == "same" and len(tape.steps[k].shape) != 4:
         (k,) = tape.steps[k].sources
@@ -243,7 +243,7 @@ def _map_below(tape: Tape, step: Step) -> bool:
 
 
 def _head_rule(convolution: Step, pool: Step, points: Tensor) -> Found:
-    """Class maps that are pooled: a linear layer on pooled channels, then the place of each channel's largest value."""
+    """Pooled class maps: a linear layer on pooled channels, then the position of each channel's largest value."""
     (below,) = convolution.inputs
     n, channels, *size = below.shape
     mean = below.float().mean((2, 3))
@@ -282,7 +282,7 @@ def _conv_rule(step: Step, points: Tensor, *, locate: bool) -> Found:
     padded = (
         F.pad(values, (pads[1], pads[1], pads[0], pads[0])).permute(0, 2, 3, 1).contiguous().unflatten(3, (-1, each))
     )
-    # contiguous with channels last: one point's channels lie together
+    # with channels last, one point's channels are contiguous
     span = [torch.arange(k, device=device) * d for k, d in zip(kernel, step.options["dilation"], strict=True)]
     parts = []
     for some in points.split(max(1, BUDGET // (each * kernel[0] * kernel[1]))):
@@ -337,7 +337,7 @@ def _cat_rule(step: Step, points: Tensor) -> Found:
 
 
 def _pad_rule(step: Step, points: Tensor) -> Found:
-    """Padding itself goes to the nearest place of the map."""
+    """Points on the padding move to the nearest position of the map."""
     picture, channel, i, j = _unravel(points, step.shape)
     (top, left), (height, width) = step.options["before"], step.options["size"]
     i, j = (i - top).clamp(0, height - 1), (j - left).clamp(0, width - 1)
@@ -359,7 +359,7 @@ RULES: Mapping[str, Callable[[Step, Tensor], Found]] = {
 
 
 def _unravel(points: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image, channel, row and column of positions in a flattened (N, C, h, w) or (N, C)."""
+    """Image, channel, row and column of positions in a flattened (N, C, h, w) or (N, C) tensor."""
     _, channels, height, width = (*shape, 1, 1)[:4]
     place, column = points // width, points % width
     plane, row = place // height, place % height
@@ -371,7 +371,7 @@ def _by_picture(owner: Tensor, places: Tensor, count: int) -> list[Tensor]:
 
 
 def _gaussian(side: int, reach: int, sigma: float, device: torch.device) -> Tensor:
-    """(side, side): what blurs a column of pixels."""
+    """(side, side): the matrix that blurs a column of pixels."""
     offset = torch.arange(-reach, reach + 1, device=device)
     kernel = (-(offset.float() ** 2) / (2 * sigma**2)).exp()
     source = (torch.arange(side, device=device)[:, None] + offset).abs()

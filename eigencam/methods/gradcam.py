@@ -9,9 +9,9 @@ Grad-CAM++ (Chattopadhay et al., WACV 2018), for the score exp(logit), eq. 19:
 $$\alpha_k(x,y) = \frac{g_k^2}{2 g_k^2 + \sum_{ab} A_k(a,b)\, g_k^3} = \frac{1}{2 + g_k \sum_{ab} A_k(a,b)}, \qquad
   L = \operatorname{ReLU}\Big(\sum_k A_k \sum_{x,y} \alpha_k \operatorname{ReLU}(g_k)\Big)$$
 
-With g^2 cancelled no epsilon is needed, and small gradients (a median g^2 of 5e-8 on ResNet-50) are not drowned in
-one. Where the denominator is zero it is 1, as in the paper. The factor exp(logit) of dY/dA is left out: it scales a
-image's whole map, and overflows.
+With g^2 cancelled no epsilon is needed, and small gradients (a median g^2 of 5e-8 on ResNet-50) are not lost in
+one. A denominator of zero is replaced by 1, as in the paper. The factor exp(logit) of dY/dA is omitted, since it scales
+an image's whole map, and overflows.
 """
 
 from dataclasses import dataclass

@@ -1,36 +1,37 @@
 r"""Methods that weight activations with gradients, after Grad-CAM.
 
-With A the activations (channel k) and g the gradient of the class's logit by A:
+With A the activations (channel k) and g the gradient of the class's logit with respect to A:
 
 * XGrad-CAM (Fu et al., BMVC 2020): $\alpha_k = \sum_{xy} \frac{A_k}{\sum_{ab} A_k}\, g_k$; channels without activation
-  weigh 0.
+  have weight 0.
 * HiResCAM (Draelos & Carin 2020, arXiv 2011.08891): $\operatorname{ReLU}(\sum_k g_k \odot A_k)$.
 * LayerCAM (Jiang et al., TIP 2021): $\operatorname{ReLU}(\sum_k \operatorname{ReLU}(g_k) \odot A_k)$. Several layers
-  are fused by the maximum of their maps, each scaled by its own maximum and through $\tanh(\gamma M / \max M)$, as the
-  paper does for shallow layers ($\gamma = 2$), and enlarged to the finest.
+  are fused by the maximum of their maps, each divided by its own maximum, passed through $\tanh(\gamma M / \max M)$ as
+  in the paper for shallow layers ($\gamma = 2$), and enlarged to the finest.
 * Smooth Grad-CAM++ (Omeiza et al. 2019, arXiv 1908.01224): with D1, D2, D3 the means of the gradient and of its second
   and third power over noisy copies of the image,
 
   $$\alpha_k = \frac{D^2_k}{2 D^2_k + \sum_{ab} A_k(a,b)\, D^3_k}, \qquad
     L = \operatorname{ReLU}\Big(\sum_k A_k \sum_{xy} \alpha_k \operatorname{ReLU}(D^1_k)\Big)$$
 
-  A is of the image itself. The paper prints D1 in the numerator; D2 is what Grad-CAM++ has there, and what torchcam
-  computes, too. The noise has `sigma` times the image's range as its standard deviation (chosen here).
+  A is that of the image itself. The paper prints D1 in the numerator; D2 is Grad-CAM++'s, and what torchcam
+  computes. The standard deviation of the noise is `sigma` times the image's range (our choice).
 * ShapleyCAM (Cai 2025, arXiv 2501.06261): $\alpha_k = \operatorname{mean}_{xy}(g - \tfrac12 H A)_k$ with g and H the
-  first and second derivative of the score by A, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. Logits of a ReLU
-  network are piecewise linear: their H is 0, and the method is Grad-CAM (`score: logit`). The paper's score ReST, the
-  logit plus the logarithm of the softmax probability, has an H.
+  first and second derivatives of the score with respect to A, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. Logits of
+  a ReLU network are piecewise linear: their H is 0, and the method is Grad-CAM (`score: logit`). The paper's score
+  ReST, the logit plus the logarithm of the softmax probability, has a nonzero H.
 * FullGrad (Srinivas & Fleuret, NeurIPS 2019): a network is
 
   $$f(x) = x \cdot \nabla_x f + \sum_l b_l \cdot \nabla_{b_l} f$$
 
-  exactly, b with the implicit biases of batch norms, beta - mean gamma / sigma, and of operations that are not linear,
+  exactly, where b includes the implicit biases of batch norms, beta - mean gamma / sigma, and of nonlinear operations,
   y - J z for the output y, the input z and the derivative J: 0 for a ReLU and a max-pool. The map is
-  $\psi(x \odot \nabla_x f) + \sum_{l,c} \psi(b_l \odot \nabla_{b_l} f)_c$ over convolutions and batch norms, psi: the
-  absolute value, from minimum to maximum scaled to 0..1, enlarged bilinearly. `rescale: layer` is the authors' code: a
-  layer has one scale, and its corner positions stay in the corners (`align_corners`). `channel` is pytorch-grad-cam's:
-  each channel has its own, and positions are cells, as in all else here; `align_corners` changes either. Other biases,
-  among them what a bounded activation adds where it is saturated, count in the sum and are not in the map.
+  $\psi(x \odot \nabla_x f) + \sum_{l,c} \psi(b_l \odot \nabla_{b_l} f)_c$ over convolutions and batch norms, where psi
+  is the absolute value, scaled from minimum and maximum to 0..1 and enlarged bilinearly. `rescale: layer` is the
+  authors'
+  code: one scale per layer, with aligned corners (`align_corners`). `channel` is pytorch-grad-cam's: one scale per
+  channel, without aligned corners, as everywhere else here; `align_corners` overrides either. Other biases,
+  such as the offset of a saturated bounded activation, count in the sum and are not in the map.
 """
 
 import warnings
@@ -118,7 +119,7 @@ class LayerCAM:
             raise ValueError(f"gamma={self.gamma}; allowed: more than 0")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32, non-negative; in 0..1 where layers are fused."""
+        """(N, h, w) float32, non-negative; in 0..1 if layers are fused."""
         maps = [
             (forward.gradients(targets, layer).relu() * forward.activations(layer)).sum(1).relu()
             for layer in self.layers or (self.layer,)
@@ -136,7 +137,7 @@ class LayerCAM:
 
 @dataclass(frozen=True, slots=True)
 class SmoothGradCAMPlusPlus:
-    """Smooth Grad-CAM++ with `samples` noisy copies; `sigma` in parts of the image's range."""
+    """Smooth Grad-CAM++ with `samples` noisy copies; `sigma` as a share of the image's range."""
 
     samples: int = 25
     sigma: float = 0.1
@@ -144,7 +145,7 @@ class SmoothGradCAMPlusPlus:
     layer: str | None = None
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # its gradients are of other images
+    needs_gradient: ClassVar[bool] = False  # its gradients are those of other images
     differentiates: ClassVar[str] = "layer"
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Omeiza et al., arXiv 2019"
@@ -186,7 +187,7 @@ class SmoothGradCAMPlusPlus:
 
 @dataclass(frozen=True, slots=True)
 class ShapleyCAM:
-    """ShapleyCAM; its pass of its own keeps a graph of second derivatives."""
+    """ShapleyCAM; its own pass keeps a graph of second derivatives."""
 
     score: Score = "rest"
     layer: str | None = None
@@ -213,7 +214,7 @@ class ShapleyCAM:
         return weighted_sum(weights, forward.activations(self.layer)).relu()
 
     def _taylor(self, module: nn.Module, images: Tensor, targets: Tensor, layer: str) -> Tensor:
-        """Returns g - H A / 2 in the form of the layer's output."""
+        """Return g - H A / 2 in the form of the layer's output."""
         kept: list[Tensor] = []
 
         def keep(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
@@ -232,7 +233,7 @@ class ShapleyCAM:
             (gradient,) = torch.autograd.grad(
                 score.gather(1, targets[:, None].clone()).sum(), kept[-1], create_graph=True
             )
-            if not gradient.requires_grad:  # linear from the layer on
+            if not gradient.requires_grad:  # linear behind the layer
                 return gradient
             product = (gradient * kept[-1].detach()).sum()
             (curvature,) = torch.autograd.grad(product, kept[-1], allow_unused=True)
@@ -244,9 +245,9 @@ class FullGrad:
     """FullGrad.
 
     Attributes:
-        rescale: what psi brings to 0..1 at once.
-        align_corners: how maps are enlarged, as in `torch.nn.functional.interpolate`; None: as the code that `rescale`
-            names does.
+        rescale: the unit that psi scales to 0..1 as a whole.
+        align_corners: how maps are enlarged, as in `torch.nn.functional.interpolate`; None: as in the code that
+            `rescale` refers to.
     """
 
     rescale: Rescale = "layer"
@@ -277,7 +278,7 @@ class FullGrad:
         return chunked(make, forward.images, targets, forward.chunk, forward.progress)
 
     def unsupported(self, network: "Network") -> str:
-        """Why the parts do not add up to the logit; "" if they do, on an image of noise."""
+        """Why the parts do not add up to the logit; "" if they do, on a noise image."""
         images, target = probe(network), torch.zeros(1, dtype=torch.long, device=network.device)
         try:
             of_input, maps, rest = full_gradients(network.module, images, target)
@@ -295,7 +296,7 @@ class FullGrad:
         return f"its parts add up to {total:.4g} where the logit is {logit:.4g}: an operation has a gradient of its own"
 
     def _psi(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """(N, H, W), the sum over channels of psi: enlarging is linear, so the sum goes first."""
+        """(N, H, W), the sum over channels of psi; enlarging is linear, so the sum comes first."""
         x, dims = x.abs(), (1, 2, 3) if self.rescale == "layer" else (2, 3)
         low = x.amin(dims, keepdim=True)
         span = x.amax(dims, keepdim=True) - low
@@ -315,8 +316,8 @@ def full_gradients(module: nn.Module, images: Tensor, targets: Tensor) -> tuple[
 
     Returns:
         In float32, or float64 for such a network: x times its gradient (N, 3, H, W); bias times its gradient for each
-        call of a convolution or batch norm, (N, C, h, w); the same for linear layers and, where an operation is not
-        linear, for its implicit bias y - J z, in the form of their output.
+        call of a convolution or batch norm, (N, C, h, w); the same for linear layers and for the implicit biases
+        y - J z of nonlinear operations, in the form of their output.
     """
     _load_forward_derivatives()
     biases = _Biases()
@@ -369,7 +370,7 @@ class _Biases:
 
     def _implicit(self, original: Any, *values: Tensor) -> Any:
         out = original(*values)
-        if type(out) is tuple:  # of attention: its output and its weights
+        if type(out) is tuple:  # attention returns its output and its weights
             return tuple(
                 self._implicit(lambda *new, k=k: original(*new)[k], *values) if isinstance(one, Tensor) else one
                 for k, one in enumerate(out)
@@ -389,7 +390,7 @@ class _Biases:
 
 @cache
 def _load_forward_derivatives() -> None:
-    """Have torch load them: it warns of a function of its own that it uses in doing so."""
+    """Make torch load them now: it warns about a function of its own that it uses for that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.func.jvp(torch.exp, (torch.zeros(()),), (torch.zeros(()),))

@@ -1,4 +1,4 @@
-r"""Group-CAM: masks of groups of channels, by Grad-CAM's weights, scored by what they show of a blurred image.
+r"""Group-CAM: masks from groups of channels with Grad-CAM's weights, scored by what they show of a blurred image.
 
 Group-CAM (Zhang et al., arXiv 2103.13859), with $\alpha_k$ the weights of Grad-CAM, A the activations, X the image,
 B the blurred image, U the bilinear enlargement and s the scaling to 0..1:
@@ -7,12 +7,12 @@ $$G_g = \operatorname{ReLU}\Big(\sum_{k \in g} \alpha_k A_k\Big), \quad M_g = s(
   \beta_g = \operatorname{ReLU}\big(p_c(X \odot M_g + B \odot (1 - M_g)) - p_c(B)\big), \quad
   L = \sum_g \beta_g\, G_g$$
 
-Groups are of consecutive channels, ceil(C / `groups`) each, as in the authors' code (wofmanaf/Group-CAM@ffd807b), and
-the blur is a Gaussian of standard deviation 50, cut off 25 pixels away, the image mirrored beyond its border. A group
-without activation hides all and weighs nothing; theirs divides 0 by 0. The paper's threshold on the activations is not
-in the code, and is not here.
+Groups consist of consecutive channels, ceil(C / `groups`) each, as in the authors' code (wofmanaf/Group-CAM@ffd807b).
+The blur is a Gaussian of standard deviation 50, cut off 25 pixels away, with the image mirrored beyond its border. A
+group without activation hides everything and has weight 0; theirs divides 0 by 0. The paper's threshold on the
+activations is not in the code, and is not here.
 
-With one group it is Grad-CAM times a number.
+With one group it is Grad-CAM up to a factor.
 """
 
 from dataclasses import dataclass

@@ -1,21 +1,21 @@
-r"""Gradients by the image: saliency, SmoothGrad, integrated gradients, guided backpropagation, deconvnet.
+r"""Gradients with respect to the image: saliency, SmoothGrad, integrated gradients, guided backpropagation, deconvnet.
 
 With f the class's logit and x the normalised image:
 
 * Gradient (Simonyan et al., ICLR Workshops 2014): $\max_c |\partial f / \partial x_c|$.
-* SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825): the mean gradient of noisy images, whose noise has `sigma`
-  times the image's range as its standard deviation.
+* SmoothGrad (Smilkov et al. 2017, arXiv 1706.03825): the mean gradient over noisy images; the standard deviation of the
+  noise is `sigma` times the image's range.
 * Integrated gradients (Sundararajan et al., ICML 2017): $(x - x_0) \int_0^1 \nabla f(x_0 + t (x - x_0))\, dt$ with
-  x_0 = 0, the mean colour, by Gauss-Legendre quadrature; sums up to f(x) - f(x_0). A network of ReLUs has kinks along
+  x_0 = 0, the mean colour, by Gauss-Legendre quadrature; the sum is f(x) - f(x_0). A ReLU network has kinks along
   the path, so no number of nodes is enough for every image: an image's nodes are doubled until its sum is within
   `tolerance` (5 %, the paper's advice) of that difference. A difference below the standard deviation of the image's
-  logits counts as that: the class then is no answer of the network. Where `max_steps` nodes are not enough there is no
-  map: it is NaN, counted and scored as such.
+  logits is replaced by that deviation, since the network then hardly responds to the class. If `max_steps` nodes are
+  not enough, the map is NaN, and counted and scored as such.
 * Guided backpropagation (Springenberg et al., ICLR Workshops 2015) and the deconvnet (Zeiler & Fergus, ECCV 2014):
   other rules for ReLU, see `eigencam.passes.backward`.
 * Guided Grad-CAM (Selvaraju et al., ICCV 2017): guided backpropagation times Grad-CAM, enlarged bilinearly.
 
-`reduce` makes one number of the three channels: `max` of the absolute values (Simonyan), `sum` (signed) or `l2`.
+`reduce` combines the three channels: `max` of the absolute values (Simonyan), `sum` (signed) or `l2`.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from eigencam.passes.kinds import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
 from eigencam.transfer import to_device, to_host
 
 GUIDED = AFFINE | RECTIFIERS | MAXIMA | NORMALIZATIONS | frozenset(("softmax", "log_softmax"))
-"""Operations that guided backpropagation and the deconvnet follow: rectifiers by their rule, the others, which are no
+"""Operations that guided backpropagation and the deconvnet follow: rectifiers by their rule, the others, which are not
 activations, by their own gradient."""
 
 Reduce = Literal["max", "sum", "l2"]
@@ -67,7 +67,7 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class SmoothGrad:
-    """SmoothGrad with `samples` noisy images; `sigma` in parts of the image's range."""
+    """SmoothGrad with `samples` noisy images; `sigma` as a share of the image's range."""
 
     samples: int = 25
     sigma: float = 0.15
@@ -99,12 +99,12 @@ class SmoothGrad:
 
 @dataclass(frozen=True, slots=True)
 class IntegratedGradients:
-    """Integrated gradients with `steps` nodes, and more where its sum asks for them.
+    """Integrated gradients with `steps` nodes, and more if the sum requires them.
 
     Attributes:
-        steps: nodes at first.
-        tolerance: of the difference of the logits, what the map's sum may miss of it; None: not looked at.
-        max_steps: most nodes of an image; with the ones before, that are as many gradients again.
+        steps: initial number of nodes.
+        tolerance: allowed error of the map's sum, relative to the difference of the logits; None: not checked.
+        max_steps: maximum number of nodes per image; all earlier rounds together cost about as many gradients again.
         reduce: see the module.
     """
 
@@ -130,7 +130,7 @@ class IntegratedGradients:
             raise ValueError(f"tolerance={self.tolerance}; allowed: more than 0, or null")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32; `sum` adds up to the logit's difference from that of the mean colour."""
+        """(N, H, W) float32; with `sum`, the total is the logit's difference from that of the mean colour."""
         start = forward.predict(1, lambda _: torch.zeros_like(forward.images[:1])).float()[0, targets]
         difference = forward.logits.gather(1, targets[:, None])[:, 0] - start
         allowed = torch.maximum(difference.abs(), forward.logits.std(1, correction=0)) * (self.tolerance or torch.inf)
@@ -142,13 +142,13 @@ class IntegratedGradients:
             integral = _integral(forward, left, targets, steps)
             missed = ~((integral.sum((1, 2, 3)) - difference[left]).abs() <= allowed[left])
             total[left] = torch.where(missed[:, None, None, None], total[left], integral)
-            (again,) = to_host(missed)()  # the one wait of a round
+            (again,) = to_host(missed)()  # the only wait per round
             waiting, steps = waiting[again], 2 * steps
         return reduced(total, self.reduce)
 
 
 def _integral(forward: Forward, rows: Tensor, targets: Tensor, steps: int) -> Tensor:
-    """(R, 3, H, W) float32 integrated gradients of some images of the pass."""
+    """(R, 3, H, W) float32 integrated gradients for some images of the pass."""
     images = forward.images[rows].float()
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     total = torch.zeros_like(images)
@@ -212,7 +212,7 @@ class GuidedGradCAM:
 def picture_gradients(
     forward: Forward, targets: Tensor, images: Tensor | None = None, rules: Mapping[str, Rule] | None = None
 ) -> Tensor:
-    """(N, 3, H, W) float32 gradients of the class's logit by the images of the pass, or by others in their place."""
+    """(N, 3, H, W) float32 gradients of the class's logit with respect to the pass's images, or to other images."""
     pictures = forward.images if images is None else images.to(forward.images.dtype)
 
     def make(x: Tensor, y: Tensor) -> Tensor:

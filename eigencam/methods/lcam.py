@@ -1,12 +1,12 @@
 r"""L-CAM-Fm and L-CAM-Img (Gkartzonika, Gkalelis, Mezaris, ECCVW 2022): an attention that is trained for a network.
 
-A 1x1 convolution with bias makes a map for each class y of the frozen network's activations F; it is trained by
-`eigencam fit fit=lcam_fm` (or `lcam_img`) and is all that is stored:
+A 1x1 convolution with bias computes a map for each class y from the frozen network's activations F. It is trained by
+`eigencam fit fit=lcam_fm` (or `lcam_img`), and only its weights are stored:
 
 $$c_y = \sum_k w_{yk} F_k + b_y, \qquad a_y = \sigma(c_y)$$
 
-In training the attention of the network's own prediction y masks the activations (Fm), or, enlarged bilinearly, the
-image x in [0, 1] before its normalisation (Img), and the rest of the network, or all of it, looks again:
+In training, the attention for the network's own prediction y masks the activations (Fm) or, enlarged bilinearly, the
+image x in [0, 1] before its normalisation (Img). The rest of the network, or all of it, then runs again:
 
 $$z = \operatorname{rest}(a_y \odot F) \quad\text{or}\quad z = \operatorname{network}(a_y \odot x)$$
 
@@ -14,19 +14,19 @@ $$L = 1.5\, \operatorname{CE}(z, y) + 2 \operatorname{mean}\big((a_y + 0.0005)^{
   + \frac{0.01}{2B} \sum\Big(|\partial_x a_y|^2 + |\partial_y a_y|^2 + 0.3 \sum_{\text{border}} a_y^2\Big)$$
 
 for a batch of B images; a corner is in two borders and counts twice. The map is the linear $c_y$ of the class, before
-the sigmoid, signed, as in the authors' evaluation, which stretches it between its minimum and maximum; a rule that cuts
-at a share of the maximum (`localization`) cuts the logits. A run costs one forward pass and no gradient.
+the sigmoid, signed, as in the authors' evaluation, which scales it from its minimum and maximum; a rule that thresholds
+at a share of the maximum (`localization`) is applied to the logits. A run costs one forward pass and no gradient.
 
-Choices. The network is in evaluation mode throughout; the authors' script for VGG-16 trains with its dropout switched
-on. The area and variation terms are over an image's own map; `quirk: true` takes them over each image's maps of all
+Choices. The network is in evaluation mode throughout; the authors' script for VGG-16 trains with dropout switched
+on. The area and variation terms are over an image's own map; `quirk: true` takes them over each image's maps for all
 labels in the batch, as the authors' indexing `a[:, labels]` does. Their labels are a list of the network's predictions,
-one an image; here the network predicts the augmented image.
+one per image; here the network predicts the augmented image.
 
-`file` may also be a checkpoint of the authors (`.pth.tar`), or of the L-CAM in T-TAME (`.ckpt`), which is compared with
-the network's weights; no published one could be opened (`eigencam.networks.authors`).
+`file` may also be a checkpoint of the authors (`.pth.tar`), or of the L-CAM in T-TAME (`.ckpt`), whose backbone is
+compared with the network's weights; no published one could be opened (`eigencam.networks.authors`).
 
-The file for `scenes_resnet` that comes with the package was made in 2 minutes of one core's time by
-`eigencam fit model=scenes_resnet fit=lcam_fm dataset.count=1500 fit.epochs=5`; its numbers stand in
+The packaged file for `scenes_resnet` was made in 2 minutes on one core by
+`eigencam fit model=scenes_resnet fit=lcam_fm dataset.count=1500 fit.epochs=5`; its numbers are in
 `results/all_methods/tables.md`.
 """
 
@@ -54,9 +54,9 @@ class LCAM:
     """The logits of a trained attention.
 
     Attributes:
-        file: of the weights; of several the first that is there.
-        layer: the layer they were trained for; the network's target layer when None.
-        weights: the file's content; None where there is no file.
+        file: of the weights; if several, the first one that exists.
+        layer: the layer that they were trained for; None: the network's target layer.
+        weights: the file's content; None without a file.
     """
 
     file: str | Sequence[str]
@@ -100,12 +100,12 @@ def attention_logits(activations: Tensor, weight: Tensor, bias: Tensor, targets:
 
 
 def masked_picture(images: Tensor, masks: Tensor, black: Tensor) -> Tensor:
-    """Images times masks, for images that are normalised already.
+    """Images times masks, for normalised images.
 
     Args:
         images: (N, 3, H, W), normalised.
         masks: (N, h, w) in 0..1, enlarged bilinearly.
-        black: (3, 1, 1), what a black pixel is after normalisation.
+        black: (3, 1, 1), a black pixel after normalisation.
     """
     large = F.interpolate(masks[:, None], list(images.shape[2:]), mode="bilinear")
     return black + large * (images - black)
@@ -127,7 +127,7 @@ class Loss:
         Args:
             logits: (B, K) of the masked images.
             labels: (B,) classes that the masks are for.
-            masks: (B, M, h, w) in 0..1; M maps an image, one but for the authors' quirk.
+            masks: (B, M, h, w) in 0..1; M maps per image: one, except with the authors' quirk.
         """
         return {
             "ce": self.ce * F.cross_entropy(logits, labels),
@@ -137,7 +137,7 @@ class Loss:
 
 
 def variation(masks: Tensor, border: float) -> Tensor:
-    """Half the squared differences of neighbours and `border` times the squared borders, summed, an image.
+    """Half the squared differences of neighbours plus `border` times the squared borders, summed, per image.
 
     >>> variation(torch.ones(2, 1, 2, 2), border=0.3)
     tensor(1.2000)

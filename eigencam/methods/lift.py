@@ -1,13 +1,13 @@
-r"""LIFT-CAM: channels weighted by what DeepLIFT says that they add to the logit.
+r"""LIFT-CAM: channels weighted by their DeepLIFT contribution to the logit.
 
-LIFT-CAM (Jung & Oh, ICCV 2021), with F what lies behind the layer, A its output and c the DeepLIFT contributions of A
-to $F_c(A)$ with the reference 0 (Rescale rule, see `eigencam.methods.relevance`):
+LIFT-CAM (Jung & Oh, ICCV 2021), with F the part behind the layer, A the layer's output and c the DeepLIFT contributions
+of A to $F_c(A)$ with the reference 0 (Rescale rule, see `eigencam.methods.relevance`):
 
 $$\alpha_k = \sum_{xy} c_k(x, y), \qquad L = \operatorname{ReLU}\Big(\sum_k \alpha_k A_k\Big), \qquad
   \sum_k \alpha_k = F_c(A) - F_c(0)$$
 
-The $\alpha_k$ approximate the channels' Shapley values. Behind an average over the positions and a linear layer they
-are the classifier's weight times the channel's mean, exactly.
+The $\alpha_k$ approximate the channels' Shapley values. In front of an average over the positions and a linear layer
+they are exactly the classifier's weight times the channel's mean.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class LIFTCAM:
         return weighted_sum(self.weights(forward, targets), activations).relu()
 
     def weights(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, C) float32, which sum up to the logit less that of activations that are 0."""
+        """(N, C) float32, which sum to the logit minus that for zero activations."""
         layer = self.layer or forward.layer
         behind, reading = tail(forward.module, layer, tuple(forward.images.shape[2:])), forward.reading(layer)  # type: ignore[arg-type]
 

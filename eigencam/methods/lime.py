@@ -1,25 +1,25 @@
 r"""LIME for images (Ribeiro et al., KDD 2016).
 
-The image is cut into superpixels. In each of `samples` copies of it a random half of them is hidden,
-$z \in \{0, 1\}^K$. A linear model of z is fitted to the copies' scores; those closer to the whole image weigh more:
+The image is divided into superpixels. In each of `samples` copies a random half of them is hidden,
+$z \in \{0, 1\}^K$. A linear model in z is fitted to the copies' scores; copies closer to the whole image weigh more:
 
 $$\min_{b, c} \sum_i w_i\, (f(x_{z_i}) - b - c \cdot z_i)^2 + \lambda \lVert c \rVert^2, \qquad
   w_i = \exp\big(-d_i^2 / (2 \sigma^2)\big), \qquad d_i = 1 - \cos(z_i, \mathbf{1})$$
 
-The map is each superpixel's coefficient c, with its sign. Settings are those of the authors' code: 1000 samples (the
+The map is each superpixel's signed coefficient c. Settings are those of the authors' code: 1000 samples (the
 first is the whole image), $\sigma$ = 0.25, $\lambda$ = 1, no penalty on b, quickshift (kernel 4, distance 200, ratio
-0.2), a hidden superpixel gets its mean colour, and f is the class's softmax probability. `segmentation: slic` is faster
+0.2); a hidden superpixel gets its mean colour, and f is the class's softmax probability. `segmentation: slic` is faster
 and gives about `segments` superpixels; `fill: zero` hides with the image's mean colour after normalisation, 0.
 
-`score: similarity` is for networks without a classifier, as in the verification of faces: f is the cosine between the
+`score: similarity` is for networks without a classifier, as in face verification: f is the cosine between the
 embeddings of the copy and of the whole image, an embedding being the layer's output averaged over the positions. The
-map is then for no class. Of a dataset of pairs it is `lime_verification_reading`, LIME for verification
-(Alonso-Fernandez et al., arXiv 2307.13428): f is the cosine of the copy and the *other* image of the pair, by the
-embedding that `eigencam.networks.verification` compares. Only the paper's abstract could be read, which has this
-cosine; superpixels, samples, kernel and fill are LIME's here, a choice.
+map is then class-agnostic. On a dataset of pairs it is `lime_verification_reading`, LIME for verification
+(Alonso-Fernandez et al., arXiv 2307.13428): f is the cosine between the copy and the *other* image of the pair, with
+the embedding of `eigencam.networks.verification`. Only the paper's abstract could be read, which has this cosine;
+superpixels, samples, kernel and fill are LIME's, our choice.
 
-Superpixels are made on the CPU, image by image, of the 8-bit colours that the network sees: neither its type nor its
-normalisation changes them.
+Superpixels are computed on the CPU, image by image, from the 8-bit colours that the network sees, so they depend on
+neither its dtype nor its normalisation.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ Copies = Callable[[Tensor, Tensor], Tensor]
 """(image (B,), sample (B,)) -> (B, 3, H, W): the given images' copies of the given numbers."""
 
 PASSES = 16
-"""Passes whose answers are kept until the class's are picked."""
+"""Number of passes whose predictions are kept until those of the class are picked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class LIME:
 
     @property
     def class_specific(self) -> bool:
-        """Not where images are compared."""
+        """False if images are compared."""
         return self.score == "class"
 
     @property
     def caveat(self) -> str:
-        """Where images are compared, what is not known."""
+        """What is not known, if images are compared."""
         choice = "which embedding and superpixels the work on biometrics has could not be read: a choice"
         return "" if self.score == "class" else choice
 
@@ -119,7 +119,7 @@ class LIME:
         return to_device(forward.images.device, self._segmented(forward))[0]
 
     def _segmented(self, forward: Forward) -> Tensor:
-        """The superpixels on the host, where they are found."""
+        """The superpixels on the host, where they are computed."""
         (pixels,) = to_host(forward.pixels.permute(0, 2, 3, 1))()
         labels = [np.unique(self._segment(picture), return_inverse=True)[1] for picture in pixels.numpy() / 255]
         return torch.from_numpy(np.stack(labels)).view(pixels.shape[:3])
@@ -133,10 +133,10 @@ class LIME:
         return quickshift(picture, kernel_size=4, max_dist=200, ratio=0.2, convert2lab=picture.shape[2] == 3)
 
     def choose(self, index: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
-        """(N, S, K) bool, the superpixels that each copy shows; those that an image has not are never shown."""
+        """(N, S, K) bool, the superpixels that each copy shows; those that an image does not have are never shown."""
         count = labels.amax((1, 2)) + 1
         widest = widest or int(count.max())
-        shown = uniform(index, (widest, self.samples), self.seed).mT < 0.5  # superpixel by superpixel: K changes none
+        shown = uniform(index, (widest, self.samples), self.seed).mT < 0.5  # per superpixel, so independent of K
         shown[:, 0] = True
         return shown & (torch.arange(widest, device=labels.device) < count[:, None])[:, None]
 
@@ -148,7 +148,7 @@ class LIME:
             return self._answers(forward, classes, copies, softmax=False)
 
     def _answers(self, forward: Forward, targets: Tensor, copies: Copies, *, softmax: bool) -> Tensor:
-        """(N, S) of the network's answers for each copy, those of its image's entry in (N,) `targets`."""
+        """(N, S) of the network's predictions for each copy, at its image's entry in (N,) `targets`."""
         parts = []
         for places in torch.arange(len(targets) * self.samples, device=targets.device).split(PASSES * forward.chunk):
 
@@ -165,7 +165,7 @@ def fit(shown: Tensor, scores: Tensor, kernel: float, ridge: float) -> Tensor:
     """(N, K) coefficients of the weighted ridge regression with a free intercept.
 
     Args:
-        shown: (N, S, K) of 0 and 1; the first sample shows all that there is.
+        shown: (N, S, K) of 0 and 1; the first sample shows all superpixels.
         scores: (N, S).
         kernel: the kernel's width.
         ridge: the penalty.
@@ -180,7 +180,7 @@ def fit(shown: Tensor, scores: Tensor, kernel: float, ridge: float) -> Tensor:
 
 
 def mean_colors(images: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
-    """(N, 3, H, W): each pixel with the mean of its superpixel in (N, H, W) `labels`, at most `widest` of them."""
+    """(N, 3, H, W): each pixel with the mean colour of its superpixel in (N, H, W) `labels`, at most `widest`."""
     n, c, h, w = images.shape
     place = labels.view(n, 1, -1).expand(-1, c, -1)
     total = torch.zeros(n, c, widest or int(labels.max()) + 1, device=images.device)

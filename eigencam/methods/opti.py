@@ -1,15 +1,15 @@
-r"""Opti-CAM: weights of channels found by gradient steps, image by image.
+r"""Opti-CAM: channel weights optimised by gradient steps for each image.
 
 Opti-CAM (Zhang et al., CVIU 2024, arXiv 2301.07002): with $\alpha = \operatorname{softmax}(u)$ and
 $M = s(U(\sum_k \alpha_k \operatorname{ReLU}(A_k)))$, enlarged to the image and scaled to 0..1, the u that maximises the
-class's logit of the masked image, $f_c(X \odot M)$, by `steps` of Adam at the rate `rate` from u = 1/2. The map is the
-weighted sum of the channels.
+class's logit of the masked image, $f_c(X \odot M)$, by `steps` steps of Adam with learning rate `rate` from u = 1/2.
+The map is the weighted sum of the channels.
 
-X counts from 0 to 1 where it is masked, so that what is hidden is black, as in the authors' code
-(hanwei0912/OptiCAM@78339fa), which normalises within the network; its stop every tenth of the steps, where the loss of
-a whole batch has risen, is left out, so that a map depends on its image alone. 50 steps at 0.1 are its settings for
-ImageNet. Each image climbs alone, on a GPU, too: Adam's steps let the rounding of a batch grow. A sum that is constant
-gives the mask 0; theirs divides 0 by 0.
+X is in 0..1 when it is masked, so hidden pixels are black, as in the authors' code (hanwei0912/OptiCAM@78339fa), which
+normalises inside the network. Its stop after every tenth of the steps, if the loss of the whole batch has risen, is
+omitted, so that a map depends only on its image. 50 steps at 0.1 are its settings for
+ImageNet. Each image is optimised alone, also on a GPU, since steps of Adam amplify the rounding of a batch. A constant
+sum gives the mask 0; theirs divides 0 by 0.
 """
 
 from dataclasses import dataclass

@@ -1,44 +1,44 @@
 r"""Masks that are optimised for one image: Meaningful Perturbation and Extremal Perturbations.
 
-X is the normalised image, f the network's answer for the class, m a mask in 0..1 that is 1 where the image is left
-as it is and 0 where it is changed most. Both descend in a mask of low resolution, which is smoothed and enlarged.
+X is the normalised image, f the network's output for the class, and m a mask in 0..1 that is 1 where the image is
+unchanged and 0 where it is changed most. Both optimise a mask of low resolution, which is smoothed and enlarged.
 
 * Meaningful Perturbation (Fong & Vedaldi, ICCV 2017, arXiv 1704.03296), the smallest deletion:
   $$\min_m\; \lambda_1 \lVert 1 - m \rVert_1 + \lambda_2 \sum \lVert \nabla m \rVert_2^\beta
   + f(\tau[M X + (1 - M)\, g_{10} * X])$$ with f the probability, one value of m for `cell` x `cell` pixels, M the
   enlarged mask smoothed by 5 pixels, $g_{10}$ a blur of the file by 10 of its pixels and $\tau$ a shift of up to 3
-  pixels, another at each of 300 steps of Adam. It starts from the smallest disc in the centre that takes away 99 % of
-  what blurring the whole image takes from f. The map is 1 - M. With `top: 5` f is the sum over the five classes
-  predicted; so, with $\lambda_1 = 0.001$ and $\beta = 2$, the paper's boxes were made.
+  pixels, a new one at each of 300 steps of Adam. It starts from the smallest centred disc that removes 99 % of
+  the drop of f under a blur of the whole image. The map is 1 - M. With `top: 5` f is the sum over the five predicted
+  classes; the paper's boxes were made in this way, with $\lambda_1 = 0.001$ and $\beta = 2$.
 * Extremal Perturbations (Fong, Patrick & Vedaldi, ICCV 2019), the best preservation by a mask of given area a:
   $$\max_m\; f(X_m) - \lambda_t \operatorname{mean} (\operatorname{sort}(m) - r_a)^2$$ with f the logit and r_a zeros,
-  then ones, a share a of them. $X_m$ takes each pixel from one of eight images, blurred by 20 pixels to 0, or faded
-  from the mean colour. The mask is the smooth maximum $\sum_k v_k \operatorname{softmax}(20 v)_k$ of the parameters
-  around a pixel times $k(d / \sigma)$ for their distance d, $k(z) = \exp(-2 \max(z - \frac12, 0)^2)$. 800 steps of
-  gradient ascent, rate 0.01, momentum and dampening 0.9, every other one on the mirrored image; $\lambda_t$ is 300 at
-  first and grows by 0.35 % a step. The map is the sum of the masks of all `areas`, smoothed by a Gaussian of `smooth`
-  times the shorter side. `areas` are TorchRay's for VOC; for COCO it has 0.018, 0.025, 0.05, 0.1.
+  then ones, a share a of them. $X_m$ takes each pixel from one of eight images, with a blur of 20 pixels down to 0, or
+  faded from the mean colour. The mask is the smooth maximum $\sum_k v_k \operatorname{softmax}(20 v)_k$ of the
+  parameters around a pixel times $k(d / \sigma)$ for their distance d, $k(z) = \exp(-2 \max(z - \frac12, 0)^2)$. 800
+  steps of gradient ascent, rate 0.01, momentum and dampening 0.9, every second one on the mirrored image; $\lambda_t$
+  starts at 300 and grows by 0.35 % per step. The map is the sum of the masks of all `areas`, smoothed by a Gaussian of
+  `smooth` times the shorter side. `areas` are TorchRay's for VOC; for COCO it has 0.018, 0.025, 0.05, 0.1.
 
-Other sizes are pixels of the network's input and meant for 224.
+All other sizes are in pixels of the network's input and meant for 224.
 
 Sources: ruthcfong/perturb_explanations@1260ce8 (`optimize_mask.py`, `defaults.py`, `localization.ipynb`), and
 facebookresearch/TorchRay@6a198ee (`extremal_perturbation.py`, `attribution_benchmark.py`): every number above is
-theirs. The text of the papers could not be read; a public implementation quotes the first one's for the start and the
-shifts, as here.
+from these codes. The text of the papers could not be read; a public implementation quotes the first one for the start
+and the shifts, as here.
 
-Images are blurred as files, at their own size, by Pillow's filter, and the mask is smoothed by the same filter in 8
-bits, which the way back leaves out: all as in the first authors' code. With their loop, written anew in NumPy, and the
-same shifts, on files of ILSVRC and SqueezeNet 1.1: rank correlation of the maps 0.976 to 0.994, n = 4; with other
-shifts that loop agrees with itself to 0.79 to 0.97. Hundreds of steps let rounding grow.
+Images are blurred as files, at their own size, by Pillow's filter. The mask is smoothed by the same filter in 8
+bits, without a gradient through it. All of this is as in the first authors' code. Compared with their loop, rewritten
+in NumPy with the same shifts, on files of ILSVRC and SqueezeNet 1.1: rank correlation of the maps 0.976 to 0.994, n =
+4; with other shifts that loop agrees with itself to 0.79 to 0.97. Hundreds of steps amplify rounding.
 
-With TorchRay's code itself, on scenes: masks within 0.004 after ten steps, for `preserve` with `blur` and for `dual`
-with `fade`, n = 1. By step 800 rounding has grown: correlation of the maps' ranks 0.998 to 1.000, highest points 0, 5
-and 7 of 112 pixels apart, single masks up to 0.68, n = 3. A mask of TorchRay's is as far from the same one computed
-without the other areas beside it, n = 1. Ties are the cause: the mask starts constant, and rounding decides which of
-its equal values count as ones. On files, with MobileNetV2 at 112 pixels and all in float64, ranks agree with TorchRay's
-loop to 0.99 and 0.93 after 20 steps; if a pattern of 1e-9 breaks the ties in both alike, to 1.0000, masks within 1e-6,
-n = 2. That loop agrees with itself, its images changed by 1e-7, to 0.99 and 0.93 after 60 steps. More comparisons:
-`results/agreement_perturbation.csv`.
+Compared with TorchRay's code itself, on scenes: masks within 0.004 after ten steps, for `preserve` with `blur` and for
+`dual` with `fade`, n = 1. By step 800 rounding has grown: rank correlation of the maps 0.998 to 1.000, maxima 0, 5 and
+7 of 112 pixels apart, single masks up to 0.68 apart, n = 3. A mask of TorchRay's differs as much from the same one
+computed without the other areas, n = 1. The cause is ties: the mask starts constant, and rounding decides which of its
+equal values count as ones. On files, with MobileNetV2 at 112 pixels and all in float64, rank correlation with
+TorchRay's loop is 0.99 and 0.93 after 20 steps. If a pattern of 1e-9 breaks the ties in both alike, it is 1.0000 and
+the masks agree within 1e-6, n = 2. TorchRay's loop agrees with itself, its images changed by 1e-7, to 0.99 and 0.93
+after 60 steps. More comparisons are in `results/agreement_perturbation.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,10 +62,10 @@ Perturbation = Literal["blur", "fade"]
 Variant = Literal["preserve", "delete", "dual"]
 
 RADII = 5.0
-"""Pixels between the discs that Meaningful Perturbation may start from."""
+"""Step in pixels between the radii of the discs that Meaningful Perturbation may start from."""
 
 LEVELS, STRONGEST = 8, 20.0
-"""Extremal Perturbations: images between the most changed and the intact one; the strongest blur in pixels."""
+"""Extremal Perturbations: number of images from the most changed to the intact one; the strongest blur in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,14 @@ class MeaningfulPerturbation:
     """Meaningful Perturbation.
 
     Attributes:
-        steps: of Adam, at the rate `rate`.
+        steps: of Adam, with learning rate `rate`.
         l1: weight of the deleted part.
         tv: weight of the mask's variation, to the power `beta`.
-        cell: side in pixels of what shares a value of the mask.
+        cell: side, in pixels, of the squares that share a value of the mask.
         smooth: standard deviation of the enlarged mask's smoothing, in pixels.
         blur: that of the blurred image.
         jitter: number of different shifts along each side; 0: none.
-        top: lower the probabilities of so many predicted classes; 0: of the class asked for.
+        top: lower the probabilities of this many predicted classes; 0: of the requested class.
         seed: of the shifts.
     """
 
@@ -116,13 +116,13 @@ class MeaningfulPerturbation:
     def _maps(self, forward: Forward, targets: Tensor) -> Tensor:
         discs = self.start(forward, targets)
         wanted = forward.logits.topk(min(self.top, forward.logits.shape[1])).indices if self.top else targets[:, None]
-        shifts = uniform(forward.index, (self.steps, 2), self.seed)  # on the host, where they are looked at
+        shifts = uniform(forward.index, (self.steps, 2), self.seed)  # on the host, where they are used
         parts = together(forward, len(discs))
         wide = [forward.normalized(x) for x in self._resized(forward, self.jitter)]
         return torch.cat([self._descend(forward, [x[n] for x in wide], wanted[n], discs[n], shifts[n]) for n in parts])
 
     def start(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W): the smallest of growing discs that leaves less than 1 % of the score that blurring takes away."""
+        """(N, H, W): the smallest of growing discs that leaves less than 1 % of the drop under a blur of everything."""
         images, n, size = forward.images.float(), len(forward), tuple(forward.images.shape[2:])
         blurred, side = forward.normalized(self._resized(forward, 0)[1]), hypot(*size) / 2 + self.blur + RADII
         discs = gaussian_blur(circles(size, torch.arange(0, side, RADII, device=images.device)), self.blur, "reflect")
@@ -139,9 +139,9 @@ class MeaningfulPerturbation:
         return discs[enough.int().argmax(0)]
 
     def _resized(self, forward: Forward, more: int) -> tuple[Tensor, Tensor]:
-        """The files, and the blurred files, at the network's input size and so many pixels more, (N, 3, H', W') uint8.
+        """The files and the blurred files at the network's input size plus `more` pixels, (N, 3, H', W') uint8.
 
-        Where there are no files, or the network sees a border around them, the images that it sees are blurred as much
+        Without files, or if the network sees a border around them, the network's input images are blurred as much
         as the files would be.
         """
         h, w = forward.images.shape[2:]
@@ -175,7 +175,7 @@ class MeaningfulPerturbation:
 
         def energy(mask: Tensor, step: int) -> Tensor:
             hard = enlarged(mask)
-            soft = hard + (pillow_blur(hard.detach(), self.smooth) - hard.detach())  # the way back leaves it out
+            soft = hard + (pillow_blur(hard.detach(), self.smooth) - hard.detach())  # without a gradient through it
             clear, dull = (_crop(x, [c[step] for c in corners], (h, w)) for x in wide)
             logits = network_logits(forward.module, torch.lerp(dull, clear, soft[:, None]).to(dtype))
             scores = logits.float().softmax(1).gather(1, wanted)
@@ -186,7 +186,7 @@ class MeaningfulPerturbation:
         )
         found = descend(
             forward,
-            stretched(1 - disc)[:, rows][:, :, columns],  # in the middles of the cells
+            stretched(1 - disc)[:, rows][:, :, columns],  # at the centres of the cells
             lambda mask: torch.optim.Adam([mask], lr=self.rate),
             energy,
             self.steps,
@@ -200,13 +200,13 @@ class ExtremalPerturbation:
     """Extremal Perturbations.
 
     Attributes:
-        areas: shares of the image, a mask for each.
+        areas: shares of the image, one mask for each.
         steps: of gradient ascent.
         perturbation: `blur`, or `fade` to the mean colour.
         variant: `preserve` what raises the logit, `delete` what lowers it, or `dual`, both at once.
         cell: pixels between the mask's parameters.
-        sigma: radius in pixels to which a parameter works.
-        smooth: standard deviation of the sum's smoothing, in parts of the shorter side.
+        sigma: radius of a parameter's influence in pixels.
+        smooth: standard deviation of the sum's smoothing, as a share of the shorter side.
     """
 
     areas: Sequence[float] = (0.025, 0.05, 0.1, 0.2)
@@ -232,7 +232,7 @@ class ExtremalPerturbation:
             raise ValueError(f"areas={list(self.areas)}; allowed: one or more, each 0 < a < 1")
         _at_least(1, steps=self.steps, cell=self.cell, sigma=self.sigma)
         near, far = ceil(self.sigma / self.cell), ceil(2 * self.sigma / self.cell)
-        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # where the cells fit the image's side
+        if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # when the cells fit the image's side
             raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: a cell below 2/3 of sigma")
         _at_least(0, smooth=self.smooth)
 
@@ -256,7 +256,7 @@ class ExtremalPerturbation:
         levels = pyramid(images, self.perturbation)
         pool = SmoothMax((h, w), self.cell, self.sigma, images)
         inner = slice(pool.margin, None)
-        count = pool.size[0] * pool.size[1]  # the margin is part of what an area is a share of
+        count = pool.size[0] * pool.size[1]  # an area is a share of the image including the margin
         zeros = constant(tuple(int(count * (1 - area)) for area in self.areas), images.device)[areas]
 
         def score(masks: Tensor, step: int) -> Tensor:
@@ -284,9 +284,9 @@ class ExtremalPerturbation:
 
 
 def together(forward: Forward, count: int) -> Sequence[slice]:
-    """Which of so many masks descend at a time: a chunk; on a processor, which gains little by batches, each alone.
+    """Which of `count` masks are optimised together: a chunk; on a CPU, which gains little from batches, each alone.
 
-    A batch's size changes the network's rounding, and hundreds of steps let that grow. Alone a map does not depend on
+    A batch's size changes the network's rounding, and hundreds of steps amplify it. Alone, a map does not depend on
     the batch at all.
     """
     step = 1 if forward.images.device.type == "cpu" else forward.chunk
@@ -301,7 +301,7 @@ def descend(
     steps: int,
     inputs: int,
 ) -> Tensor:
-    """The mask after so many steps, each followed by clipping to 0..1; `inputs` of the network each are told."""
+    """The mask after all steps, each followed by clipping to 0..1; progress counts `inputs` of the network per step."""
     with evaluating(forward.module), torch.enable_grad():
         mask = nn.Parameter(start.clone())
         stepper = optimizer(mask)
@@ -315,16 +315,16 @@ def descend(
 
 
 def misfit(masks: Tensor, zeros: Tensor) -> Tensor:
-    """(N,): mean squared difference of each mask's (N, h, w) sorted values from so many zeros (N,), then ones."""
+    """(N,): mean squared difference of each mask's (N, h, w) sorted values from `zeros` (N,) zeros followed by ones."""
     values = masks.flatten(1).sort(1).values
     ideal = torch.arange(values.shape[1], device=masks.device) >= zeros[:, None]
     return (values - ideal.to(values)).square().mean(1)
 
 
 def variation(masks: Tensor, beta: float) -> Tensor:
-    """(N,) of (N, h, w): the sum of the gradient's length to the power `beta`, by forward differences."""
+    """(N,) of (N, h, w): the sum of the gradient's norm to the power `beta`, by forward differences."""
     down, right = F.pad(masks.diff(dim=1), (0, 0, 0, 1)), F.pad(masks.diff(dim=2), (0, 1))
-    # far below any step of a mask; keeps the power's own gradient finite at 0
+    # far below any step of a mask; keeps the gradient of the power finite at 0
     return (down.square() + right.square()).clamp(min=1e-10).pow(beta / 2).sum((1, 2))
 
 
@@ -335,7 +335,7 @@ def stretched(masks: Tensor) -> Tensor:
 
 
 def circles(size: tuple[int, ...], radii: Tensor) -> Tensor:
-    """(R, H, W) float32: 1 within each radius of the pixel in the middle."""
+    """(R, H, W) float32: 1 within each radius of the centre pixel."""
     y, x = (torch.arange(side, device=radii.device) - side // 2 for side in size)
     return ((y**2)[:, None] + x**2 <= (radii**2)[:, None, None]).float()
 
@@ -349,7 +349,7 @@ def pyramid(images: Tensor, how: Perturbation) -> Tensor:
 
 
 def perturbed(levels: Tensor, masks: Tensor) -> Tensor:
-    """(N, 3, H, W): each pixel of (N, levels, 3, H, W) at the level that its mask's value (N, H, W) in 0..1 says."""
+    """(N, 3, H, W): each pixel of (N, levels, 3, H, W) from the level given by its mask's value (N, H, W) in 0..1."""
     height = masks[:, None] * (LEVELS - 1)
     below = height.detach().floor().clamp(0, LEVELS - 2)
     index = below.long()[:, None].expand(-1, 1, *levels.shape[2:])

@@ -1,18 +1,19 @@
-"""Methods of other libraries, run as they are: pytorch-grad-cam, torchcam and Captum.
+"""Methods of other libraries, unchanged: pytorch-grad-cam, torchcam and Captum.
 
 Install them with the extra `peers`. They make their own passes on the same network, layer, images and classes, so a
-table shows how far a library's map, its time and its quirks are from the method of the same name here.
+table shows how a library's map, its time and its quirks differ from those of the method of the same name here.
 
-* pytorch-grad-cam (Gildenblat et al.): every class of its package by name. Its maps come rectified, scaled to 0..1 and
-  resized to the input; there is no way to get them raw.
+* pytorch-grad-cam (Gildenblat et al.): every class of its package by name. Its maps are rectified, scaled to 0..1 and
+  resized to the input; raw maps are not available.
 * torchcam (Fernandez): every class of `torchcam.methods`; raw maps at the layer's resolution.
 * Captum (Kokhlikyan et al. 2020, arXiv 2009.07896): every class of `captum.attr` with `attribute(inputs, target=...)`;
-  those that begin with Layer, and GuidedGradCam, are given the layer. Attributions of an image are summed over the
+  those whose name begins with Layer, and GuidedGradCam, get the layer. Attributions of an image are summed over the
   channels, with their sign.
 
-Not every class can run: some need more than a configuration can say, and those of Captum that replace gradients see
-modules alone, so that what a network calls as a function would pass with its own gradient in silence. Each is asked for
-its signature, is made once for the network, and where that costs a pass or two also tried, before anything is computed.
+Not every class can run: some need more than a configuration can express, and Captum's classes that replace gradients
+see only modules, so what a network calls as a function would silently pass with its own gradient. Before anything is
+computed, each class's signature is checked, it is constructed once for the network and, if that costs a pass or two,
+also tried.
 """
 
 import importlib
@@ -54,12 +55,12 @@ class PytorchGradCAM:
 
     @property
     def class_specific(self) -> bool:
-        """All but those that look at activations alone."""
+        """True for all except those that use only activations."""
         return self.name not in ("EigenCAM", "FEM", "KPCA_CAM")
 
     @property
     def differentiates(self) -> str:
-        """`layer` where it needs the gradient: all but those of `WITHOUT_GRADIENT`."""
+        """`layer` if it needs the gradient: all except those of `WITHOUT_GRADIENT`."""
         return "" if self.name in WITHOUT_GRADIENT else "layer"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class PytorchGradCAM:
             return f"{package}.{self.name} is no class activation map with the interface of BaseCAM"
 
         def attempt() -> None:
-            if self.differentiates:  # a pass forward and back
+            if self.differentiates:  # one forward and one backward pass
                 self._maps(network.module, network.layer, probe(network), [0])
             else:
                 self._made(network.module, network.layer).__exit__(None, None, None)
@@ -109,7 +110,7 @@ class TorchCAM:
 
     @property
     def differentiates(self) -> str:
-        """`layer` where it needs the gradient: all but those of `WITHOUT_GRADIENT`."""
+        """`layer` if it needs the gradient: all except those of `WITHOUT_GRADIENT`."""
         return "" if self.name in WITHOUT_GRADIENT else "layer"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class TorchCAM:
             return f"{package}.{self.name} takes no class"
 
         def attempt() -> None:
-            if self.differentiates:  # a pass or a few, forward and back
+            if self.differentiates:  # a few passes, forward and backward
                 self._maps(network.module, network.layer, probe(network), [0])
             else:
                 self._made(network.module, network.layer, probe(network)).__exit__(None, None, None)
@@ -225,7 +226,7 @@ class Captum:
         return ""
 
     def _blind(self, network: "Network") -> str:
-        """Operations whose gradient it would replace, and cannot: no module of a class that it knows runs them."""
+        """Operations whose gradient it should replace but cannot: no module of a class that it knows runs them."""
         own, modules = _replaced(self.name)
         if not modules:
             return ""
@@ -243,11 +244,11 @@ WITHOUT_GRADIENT = (
     *("EigenCAM", "FEM", "KPCA_CAM", "ScoreCAM", "AblationCAM", "RandomCAM"),
     *("CAM", "SSCAM", "ISCAM"),
 )
-"""Classes of pytorch-grad-cam and torchcam that read activations and logits alone."""
+"""Classes of pytorch-grad-cam and torchcam that read only activations and logits."""
 
 
 def _replaced(name: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The kinds of operations whose own gradient a class of Captum is right with, and the modules that it knows."""
+    """The kinds of operations for which Captum may use the own gradient, and the modules that it knows."""
     if "DeepLift" in name:
         known = _find("captum.attr._core.deep_lift", "SUPPORTED_NON_LINEAR")
         return AFFINE, frozenset(kind.__name__ for kind in known)
@@ -273,7 +274,7 @@ def _fault(package: str, name: str, network: "Network", *, maps: bool = True) ->
 
 
 def _failure(package: str, name: str, attempt: Callable[[], None]) -> str:
-    """What goes wrong when it is tried; "" if nothing does."""
+    """The error when it is tried; "" if there is none."""
     try:
         attempt()
     except Exception as error:  # another library may raise anything
@@ -286,7 +287,7 @@ def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _required(function: Any) -> Iterator[str]:
-    """Names of the parameters that have no default, but for `self`."""
+    """Names of the parameters without a default, except `self`."""
     for name, parameter in list(_parameters(function).items())[1:]:
         if parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,
@@ -304,7 +305,7 @@ def _find(package: str, name: str) -> Any:
 
 
 def _theirs(module: nn.Module) -> AbstractContextManager[Any]:
-    """Eval mode, frozen parameters and a graph for what runs inside, as was afterwards."""
+    """Eval mode, frozen parameters and a graph for what runs inside; restored afterwards."""
     stack = ExitStack()
     stack.enter_context(evaluating(module))
     stack.enter_context(torch.enable_grad())
@@ -312,5 +313,5 @@ def _theirs(module: nn.Module) -> AbstractContextManager[Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """YAML has no tuples, and Captum takes no lists."""
+    """Convert lists to tuples: YAML has no tuples, and Captum accepts no lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

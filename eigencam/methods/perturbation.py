@@ -1,27 +1,28 @@
-r"""Methods that look how the score changes: Score-CAM and its relatives, Ablation-CAM, Shap-CAM, RISE, occlusion.
+r"""Methods that measure changes of the score: Score-CAM and its relatives, Ablation-CAM, Shap-CAM, RISE, occlusion.
 
-f is the network's answer for the class, X the normalised image, so that 0 is the mean colour; $M_k = s(U(A_k))$ is
+f is the network's output for the class and X the normalised image, so 0 is the mean colour; $M_k = s(U(A_k))$ is
 channel k of the activations, enlarged bilinearly to the image and scaled to 0..1.
 
 * Score-CAM (Wang et al., CVPR Workshops 2020): $\alpha = \operatorname{softmax}_k\, [f(X \odot M_k) - f(0)]$ with f the
   logit, $L = \operatorname{ReLU}(\sum_k \alpha_k A_k)$. The public codes weight with the softmax probability of the
   class instead, with no softmax over channels: `weights: probability`.
-* SS-CAM (Wang et al. 2020, arXiv 2006.14255): the mean of f over `samples` masks $M_k + \text{noise}$, noise of
-  standard deviation `sigma`, the same for all channels so that they are compared under one noise. The paper's text
-  could not be read: noise, its size and the number of samples are torchcam's. A summary of the paper has 10 samples.
+* SS-CAM (Wang et al. 2020, arXiv 2006.14255): the mean of f over `samples` masks $M_k + \text{noise}$, with noise of
+  standard deviation `sigma`, the same for all channels, so that they are compared under equal conditions. The paper's
+  text could not be read: noise, its size and the number of samples are torchcam's. A summary of the paper has 10
+                          samples.
 * IS-CAM (Naidu et al. 2020, arXiv 2010.03023): the mean of f over the masks $\frac{i}{n} M_k$, i = 1..n. The paper's
-  text could not be read; torchcam's factors are the sums of these up to i, so that its masks exceed 1.
+  text could not be read; torchcam's factors are the cumulative sums of these, so its masks exceed 1.
 * Ablation-CAM (Ramaswamy & Desai, WACV 2020): $\alpha_k = (f - f_{\setminus k}) / f$ with channel k set to zero; only
-  the layers behind the tapped one run again, and in front of a classifier of linear layers even less
-  (`eigencam.passes.ablation`): with VGG-16 or ResNet-50 a map costs about two forward passes in all.
+  the layers behind the tapped one run again, and even less before a classifier of linear layers
+  (`eigencam.passes.ablation`): on VGG-16 or ResNet-50 a map costs about two forward passes in all.
 * Shap-CAM (Zheng et al., ECCV 2022, arXiv 2208.03608; only its abstract could be read): the Shapley value of each
   *position* of the activations, estimated over sampled permutations: positions are added in random order to the empty
-  activation map, and each gets the change of the logit. A permutation and its reverse are a pair, which lowers the
-  variance. The values of an image sum up to f(A) - f(0) exactly. The map ends with a ReLU, as the paper's diagram
-  does; `signed` leaves it out.
+  activation map, and each gets the change of the logit. A permutation and its reverse form a pair, which lowers the
+  variance. The values of an image sum exactly to f(A) - f(0). The map ends with a ReLU, as in the paper's diagram;
+  `signed` omits it.
 * RISE (Petsiuk et al., BMVC 2018): $S = \frac{1}{N p} \sum_i f(X \odot M_i)\, M_i$ with f the probability and random
-  masks: an s x s grid of Bernoulli(p) values, enlarged bilinearly to (s + 1) cells and cut at a random offset. Outside
-  the grid's outermost values it is mirrored about them, as in the authors' code (eclique/RISE@d91ea00).
+  masks: an s x s grid of Bernoulli(p) values, enlarged bilinearly to (s + 1) cells and cropped at a random offset.
+  Beyond the grid's outermost values it is mirrored about them, as in the authors' code (eclique/RISE@d91ea00).
 * Occlusion (Zeiler & Fergus, ECCV 2014): the drop of f under a window of mean colour, averaged over the windows that
   cover a pixel.
 """
@@ -50,7 +51,7 @@ SCORES: tuple[Score, ...] = ("logit", "probability")
 
 @dataclass(frozen=True, slots=True)
 class ScoreCAM:
-    """Score-CAM; `channels`: only so many, those of the largest sum (None: all)."""
+    """Score-CAM; `channels`: use only this many, those with the largest sum (None: all)."""
 
     weights: Score = "logit"
     channels: int | None = None
@@ -77,7 +78,7 @@ class ScoreCAM:
 
 @dataclass(frozen=True, slots=True)
 class SSCAM:
-    """SS-CAM with `samples` noisy masks a channel."""
+    """SS-CAM with `samples` noisy masks per channel."""
 
     samples: int = 35
     sigma: float = 2.0
@@ -113,7 +114,7 @@ class SSCAM:
 
 @dataclass(frozen=True, slots=True)
 class ISCAM:
-    """IS-CAM with `samples` steps from the dark to the whole mask."""
+    """IS-CAM with `samples` steps from a dark to the whole mask."""
 
     samples: int = 10
     weights: Score = "logit"
@@ -171,7 +172,7 @@ class AblationCAM:
 
 @dataclass(frozen=True, slots=True)
 class ShapCAM:
-    """Shap-CAM with `permutations` of the positions, in pairs of one and its reverse."""
+    """Shap-CAM with `permutations` permutations of the positions, in pairs of one and its reverse."""
 
     permutations: int = 10
     seed: int = 0
@@ -191,7 +192,7 @@ class ShapCAM:
             raise ValueError(f"permutations={self.permutations}; allowed: 1 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32; with `signed` it sums up to the logit less that of an empty activation map."""
+        """(N, h, w) float32; with `signed` it sums to the logit minus that of an empty activation map."""
         activations = forward.activations(self.layer)
         n, _, h, w = activations.shape
         positions, count = h * w, self.permutations
@@ -199,7 +200,7 @@ class ShapCAM:
         order = keys.argsort(dim=2, stable=True)  # (N, P / 2, hw)
         order = torch.stack([order, order.flip(2)], 2).flatten(1, 2)[:, :count]
         rank = torch.empty_like(order).scatter_(2, order, torch.arange(positions, device=order.device).expand_as(order))
-        steps = positions + 1  # coalitions of a permutation, from none to all
+        steps = positions + 1  # coalitions along a permutation, from none to all
 
         def coalition(part: slice) -> Tensor:
             place = torch.arange(part.start, part.stop, device=activations.device)
@@ -258,7 +259,7 @@ class RISE:
         return total / (self.masks * self.p)
 
     def make(self, start: int, stop: int, size: tuple[int, ...], device: torch.device) -> Tensor:
-        """(stop - start, H, W) float32 masks in 0..1; mask i depends on (seed, i) alone."""
+        """(stop - start, H, W) float32 masks in 0..1; mask i depends only on (seed, i)."""
         index = torch.arange(start, stop, device=device)
         grid = (uniform(index, (self.cells, self.cells), 2 * self.seed) < self.p).float()
         cell = [ceil(side / self.cells) for side in size]
@@ -319,7 +320,7 @@ class Occlusion:
 
 
 def _mirrored(cells: int, side: int) -> Tensor:
-    """(side, cells) float32: enlarges a line of values bilinearly, mirrored about its first and its last value."""
+    """(side, cells) float32: enlarges a line of values bilinearly, mirrored about its first and last value."""
     if cells == 1:
         return torch.ones(side, 1)
     place = (((torch.arange(side, dtype=torch.float64) + 0.5) * cells / side) - 0.5).abs()
@@ -344,7 +345,7 @@ def masked_scores(
         targets: (N,) classes.
         activations: (N, C, h, w).
         change: (masks (B, H, W), of (2, B)) -> (B, H, W); `of` holds image and sample * C + channel of each.
-        samples: changes of each mask.
+        samples: number of changes per mask.
         score: `logit` or `probability`.
     """
     images = forward.images
@@ -364,7 +365,7 @@ def masked_scores(
 
 
 def strongest(activations: Tensor, channels: int | None) -> Tensor:
-    """(N, min(C, channels), h, w): each image's channels of the largest sum of absolute values."""
+    """(N, min(C, channels), h, w): each image's channels with the largest sum of absolute values."""
     if channels is None or channels >= activations.shape[1]:
         return activations
     kept = activations.abs().sum((2, 3)).topk(channels, dim=1).indices
@@ -386,7 +387,7 @@ def _check(score: str, **numbers: int | None) -> None:
 
 
 def uncut(network: "Network", layer: str | None) -> str:
-    """Why the network cannot be run from changed outputs of the layer on; "" if it can."""
+    """Why the network cannot be run from changed outputs of the layer; "" if it can."""
     from eigencam.passes.tail import fault
 
     reading = network.reading(layer or network.layer)

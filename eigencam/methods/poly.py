@@ -1,13 +1,13 @@
-r"""Poly-CAM: a deep layer's map made finer, step by step, by the maps of the layers before it.
+r"""Poly-CAM: a deep layer's map, refined step by step by the maps of earlier layers.
 
-Poly-CAM (Englebert et al., ICPR 2022, arXiv 2204.13359). Of each of several layers, from the deepest to the finest,
+Poly-CAM (Englebert et al., ICPR 2022, arXiv 2204.13359). For each of several layers, from the deepest to the finest,
 
 $$L_l = \operatorname{ReLU}\Big(\sum_k w_k A_k\Big), \qquad
   P_l = \frac{L_l}{U(D(L_l))} \odot U(P_{l+1}), \qquad P_\text{deepest} = L_\text{deepest}$$
 
-where D brings $L_l$ to the deeper map's size and U back, both bilinearly: the fraction keeps what varies within the
+where D resizes $L_l$ to the deeper map's size and U back, both bilinearly: the fraction keeps the variation inside the
 deeper map's cells. With M_k the channel as a mask (below), p the class's probability and X the normalised image, so
-that 0 is the mean colour,
+0 is the mean colour,
 
 | `weights` | w_k |
 |---|---|
@@ -15,12 +15,12 @@ that 0 is the mean colour,
 | `minus` | $\operatorname{ReLU}(p(X) - p(X \odot (1 - M_k)))$ |
 | `both` | $\operatorname{ReLU}(p(X \odot M_k) + p(X) - p(X \odot (1 - M_k)))$ |
 
-$M_k$ is the channel less its 0.1 percentile, over its 99.9 percentile (not over the range), cut to 0..1, then
+$M_k$ is the channel minus its 0.1 percentile, divided by its 99.9 percentile (not by the range), clipped to 0..1, then
 enlarged, as in the authors' code (andralex8/polycam@8003dc6). `layers` are the network's stages
-(`eigencam.methods.stages`), or those that are named, in the order of the pass: for VGG-16 theirs, while for ResNets
-their search ends within the next block.
+(`eigencam.methods.stages`) or the named layers, in the order of the pass. For VGG-16 the stages are the authors'
+layers; for ResNets their search ends inside the next block.
 
-`channels` bounds the cost: of each layer only so many, those of the largest sum.
+`channels` limits the cost: in each layer only this many are used, those with the largest sum.
 """
 
 from collections.abc import Sequence
@@ -39,12 +39,12 @@ from eigencam.passes.forward import Forward
 Weights = Literal["plus", "minus", "both"]
 WEIGHTS: tuple[Weights, ...] = ("plus", "minus", "both")
 OUTLIERS = 0.001
-"""Share of a channel's values at either end that a mask's scale does not look at."""
+"""Share of a channel's values at either end that is ignored for a mask's scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolyCAM:
-    """Poly-CAM over `layers`; none named: over the network's stages."""
+    """Poly-CAM over `layers`; empty: over the network's stages."""
 
     weights: Weights = "both"
     layers: Sequence[str] = ()
@@ -63,7 +63,7 @@ class PolyCAM:
             raise ValueError(f"channels={self.channels}; allowed: 1 or more, or null")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32, non-negative, of the first layer's size."""
+        """(N, h, w) float32, non-negative, at the first layer's size."""
         names, of = tuple(self.layers), forward
         if not names:
             found = stages(forward)
@@ -75,7 +75,7 @@ class PolyCAM:
             if refined is not None:
                 cam = cam / _sized(_sized(cam, refined), cam).clamp(min=1e-12) * _sized(refined, cam)
             refined = cam
-        assert refined is not None  # there is a layer
+        assert refined is not None  # there is at least one layer
         return refined[:, 0]
 
     def _weights(self, forward: Forward, targets: Tensor, activations: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class PolyCAM:
         return weights if self.weights == "plus" else weights.relu()
 
     def _scores(self, forward: Forward, targets: Tensor, masks: Tensor, *, hide: bool) -> Tensor:
-        """(N, C) probabilities of the image under each mask, or with `hide` without what it shows."""
+        """(N, C) probabilities of the image under each mask or, with `hide`, without the part that it shows."""
         (n, c), images = masks.shape[:2], forward.images
 
         def masked(part: slice) -> Tensor:
@@ -109,7 +109,7 @@ def channel_masks(activations: Tensor) -> Tensor:
 
 
 def _percentile(ordered: Tensor, share: float) -> Tensor:
-    """(N, C) of (N, C, P) values in ascending order, with values between two of them."""
+    """(N, C) percentiles of (N, C, P) values in ascending order, interpolated."""
     place = share * (ordered.shape[2] - 1)
     below = int(place)
     above = min(below + 1, ordered.shape[2] - 1)

@@ -1,6 +1,6 @@
-"""Random numbers that are a function of (seed, position of the image in the dataset) alone.
+"""Random numbers that depend only on (seed, position of the image in the dataset).
 
-Batches, resumed runs, devices and the other methods do not change them; no generator's state is read or left behind.
+Batches, resumed runs, devices and other methods do not change them; no generator's state is read or modified.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ def uniform(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
 
     Args:
         index: (N,) int64 positions in the dataset.
-        shape: of what each image gets.
-        seed: any integer; another one gives independent numbers.
+        shape: of the numbers of each image.
+        seed: any integer; different seeds give independent numbers.
 
     Returns:
         (N, *shape) float32 on the device of `index`, multiples of 2^-24.
@@ -30,7 +30,7 @@ def uniform(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def normal(index: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
-    """(N, *shape) float32 of mean 0 and variance 1, by Box and Muller (1958); arguments as `uniform`."""
+    """(N, *shape) float32 of mean 0 and variance 1, by Box and Muller (1958); arguments as in `uniform`."""
     u, v = uniform(index, (2, *shape), seed).unbind(1)
     return (-2 * torch.log1p(-u)).sqrt() * torch.cos(tau * v)
 

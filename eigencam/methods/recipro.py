@@ -1,15 +1,15 @@
-r"""Recipro-CAM: what the network says of each position of a layer alone. No gradient.
+r"""Recipro-CAM: the network's output for each position of a layer alone. No gradient.
 
 Recipro-CAM (Byun & Lee, CVPR Workshops 2024, arXiv 2209.14074): the map at (u, v) is the network's probability of the
-class when the layer's output A keeps that position alone,
+class when only that position of the layer's output A is kept,
 
 $$L(u, v) = p_c(A \odot M_{uv}), \qquad M_{uv} = 1 \text{ at } (u, v), \text{ else } 0$$
 
-Only what lies behind the layer runs, h w times. `spread: true` puts the position's column into its neighbours as well,
-weighted by the 3 x 3 kernel (1, 2, 1) x (1, 2, 1) / 16, cut off at the border; the authors' code has it and leaves it
-off for convolutional networks (sybyun/ReciproCAM@bfbf22c).
+Only the part behind the layer runs, h w times. `spread: true` also copies the position's column to its neighbours,
+weighted by the 3 x 3 kernel (1, 2, 1) x (1, 2, 1) / 16, cut off at the border; the authors' code has this and disables
+it for convolutional networks (sybyun/ReciproCAM@bfbf22c).
 
-`score: logit` takes the logit in place of the probability. Behind an average over the positions and a linear layer
+`score: logit` uses the logit in place of the probability. In front of an average over the positions and a linear layer
 that is CAM / (h w) plus the bias.
 """
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 KERNEL = (1 / 4, 1 / 2, 1 / 4)
-"""Of `spread`, along each side."""
+"""Weights of `spread` along each side."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReciproCAM:
-    """Recipro-CAM; `spread` smooths what a position keeps."""
+    """Recipro-CAM; `spread` smooths the kept position."""
 
     score: Score = "probability"
     spread: bool = False

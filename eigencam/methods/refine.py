@@ -1,17 +1,17 @@
-r"""RefineCAM: the product of a method's maps of several layers.
+r"""RefineCAM: the product of a method's maps for several layers.
 
 RefineCAM (Domeniconi et al., arXiv 2605.14641) multiplies the maps of layers of different depth, each rectified,
-scaled to 0..1 and enlarged, so that a position counts where all layers agree: the deep ones say what, the shallow ones
+scaled to 0..1 and enlarged, so a position counts where all layers agree: the deep layers say what, the shallow ones
 where.
 
     product over the layers of U(s(ReLU(map of the layer)))          s: from minimum to maximum
 
 * `grid: finest` enlarges to the finest of the maps after scaling, as torchcam does.
-* `grid: input` enlarges to the network's input and scales once more after that, as pytorch-grad-cam does: a map's
-  largest value is 1 again, which enlarging had lowered (`refinecam_input`).
+* `grid: input` enlarges to the network's input and scales once more afterwards, as pytorch-grad-cam does: a map's
+  largest value, which enlarging had lowered, is 1 again (`refinecam_input`).
 
-The base of both is Grad-CAM++ (`method`), any method that has a `layer`; `layers` are named, from two on. With none
-named they are the network's stages (`eigencam.methods.stages`), in a pass of their own.
+The base of both is Grad-CAM++ (`method`), or any method that has a `layer`. `layers` names two or more; if it is empty,
+they are the network's stages (`eigencam.methods.stages`), in a separate pass.
 One layer named twice gives the square. A position that is 0 in one layer is 0.
 """
 
@@ -37,7 +37,7 @@ GRIDS: tuple[Grid, ...] = ("finest", "input")
 
 @dataclass(frozen=True, slots=True)
 class RefineCAM(Wrapping):
-    """RefineCAM of `method` over `layers`; none named: over the network's stages."""
+    """RefineCAM of `method` over `layers`; empty: over the network's stages."""
 
     method: Method
     layers: Sequence[str] = ()  # type: ignore[assignment]
@@ -58,12 +58,12 @@ class RefineCAM(Wrapping):
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether the shared pass is asked for gradients: where its layers are read."""
+        """Whether the shared pass has to provide gradients: if its layers are read."""
         return bool(self.layers) and needs_gradient(self.method)
 
     @property
     def differentiates(self) -> str:
-        """The layers' outputs, where the method does."""
+        """The layers' outputs, if the method differentiates."""
         return "layer" if needs_gradient(self.method) and is_class_specific(self.method) else ""
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Segments that proposals are grouped from: Felzenszwalb and Huttenlocher's in several colour spaces.
+"""Initial segments for proposals: Felzenszwalb and Huttenlocher's in several colour spaces.
 
-Reference: P. Felzenszwalb, D. Huttenlocher, "Efficient graph-based image segmentation", IJCV 2004, as scikit-image has
-it, with its scale of 0..255.
+Reference: P. Felzenszwalb, D. Huttenlocher, "Efficient graph-based image segmentation", IJCV 2004, in scikit-image's
+version, with its scale of 0..255.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,11 +33,11 @@ SPACES: dict[str, Callable[[Floats], Floats]] = {
     "h": lambda rgb: color.rgb2hsv(rgb)[..., :1],
     "intensity": lambda rgb: color.rgb2gray(rgb)[..., None],
 }
-"""From RGB (H, W, 3) in 0..1 to (H, W, C) in 0..1: those of selective search."""
+"""From RGB (H, W, 3) in 0..1 to (H, W, C) in 0..1: the colour spaces of selective search."""
 
 
 def check_segments(spaces: Sequence[str], scales: Sequence[float]) -> None:
-    """Raise a ValueError that names what is allowed."""
+    """Raise a ValueError that names the allowed values."""
     if not spaces or not set(spaces) <= set(SPACES):
         raise ValueError(f"spaces={list(spaces)}; allowed: at least one of {', '.join(SPACES)}")
     if not scales or min(scales) < 1:
@@ -45,7 +45,7 @@ def check_segments(spaces: Sequence[str], scales: Sequence[float]) -> None:
 
 
 def segments(image: Floats, scale: float, sigma: float = 0.8) -> Labels:
-    """(H, W) labels 0 .. n-1 of an image (H, W, C) in 0..1; no segment has less than `scale` pixels."""
+    """(H, W) labels 0 .. n-1 of an image (H, W, C) in 0..1; no segment has fewer than `scale` pixels."""
     found = segmentation.felzenszwalb(np.clip(image, 0, 1), scale, sigma, int(scale), channel_axis=-1)
     return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int64)
 

@@ -1,6 +1,6 @@
 r"""Layer-wise relevance: LRP, DeepLIFT, Excitation Backprop.
 
-LRP (Bach et al., PLOS ONE 2015; rules as in Montavon et al. 2019) sends the logit R back through each layer
+LRP (Bach et al., PLOS ONE 2015; rules as in Montavon et al. 2019) propagates the logit R back through each layer
 $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 
 | rule | share of input i |
@@ -11,49 +11,50 @@ $z_j = \sum_i x_i w_{ij} + b_j$ in proportion to the parts of z_j:
 | gamma | $x_i w_{ij} + \gamma (x_i w_{ij})^\pm$ of their sum and $b_j + \gamma b_j^\pm$, with z_j's sign; see below |
 | composite | zplus for convolutions, epsilon for linear layers and the classifier, z^B for the image's convolution |
 
-Gamma is the generalised rule (Andéol et al. 2021, after Montavon et al. 2019), for inputs and outputs of either sign:
-what has the output's sign counts 1 + gamma times, so that no denominator is smaller than z_j. Linear layers take
+Gamma is the generalised rule (Andéol et al. 2021, after Montavon et al. 2019) for inputs and outputs of either sign:
+parts with the output's sign count 1 + gamma times, so no denominator is smaller than z_j. Linear layers use
 epsilon and the image's convolution z^B, as in zennit's EpsilonGammaBox.
 
-A bias takes its share, as an input of value 1 would, which no pixel gets (`bias: keep`, as in zennit, Captum and
-iNNvestigate); with `bias: drop` the inputs share all. Epsilon keeps it in either case: its sums without biases would
-cross 0. A map's sum falls short of the logit by what biases keep; in deep networks with batch norms that is nearly all,
-and the map is to be read by its proportions.
+A bias takes its share like an input of value 1, and no pixel gets it (`bias: keep`, as in zennit, Captum and
+iNNvestigate); with `bias: drop` the inputs share everything. Epsilon always keeps it, since its sums without biases
+would cross 0. A map's sum falls short of the logit by what biases keep; in deep networks with batch norms that is
+nearly all, and only the proportions of the map are meaningful.
 
-`composite` is the preset. What it comes to on a network is read off its operations, with nothing to set:
+`composite` is the preset. Its rules for a network follow from the network's operations, without settings:
 
 | network | merged or kept | rules |
 |---|---|---|
 | AlexNet, VGG | local response normalisation keeps its divisor | z^B, zplus for convolutions, epsilon for fc6 to fc8 |
 | ResNet, MobileNetV2 | batch norms into the convolutions before them | the same; a residual sum shares in proportion |
-| GoogLeNet | batch norms so, or local response normalisation | the same; a concatenation hands on each branch's part |
-| DenseNet | a norm behind a convolution likewise; one behind a concatenation | the same; such a norm takes epsilon |
+| GoogLeNet | batch norms likewise, or local response normalisation | the same; a concatenation splits by branch |
+| DenseNet | a norm behind a convolution likewise; one behind a concatenation | the same; such a norm uses epsilon |
 | SqueezeNet | - | the same; its classifier is a convolution: epsilon |
 
-A classifier's outputs are negative in places where no ReLU is behind it, as with a fitted head; zplus would there take
-relevance from what speaks for the class. By epsilon, one before the average gives the map of one behind it.
+A classifier's outputs are negative at some positions if no ReLU follows, as with a fitted head; zplus would there take
+relevance from evidence for the class. With epsilon, a classifier before the average gives the same map as one behind
+it.
 
-z^B shares by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black and the white pixel. A batch norm behind
-a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its divisor.
+z^B distributes by $x_i w_{ij} - l_i w^+_{ij} - h_i w^-_{ij}$ with l and h the black and the white pixel. A batch norm
+behind a convolution is merged into it; max-pooling passes to the winner; local response normalisation keeps its
+divisor.
 
 DeepLIFT, Rescale rule (Shrikumar et al., ICML 2017): multipliers $\Delta y / \Delta x$ of every nonlinearity between
-the image and a reference of mean colour; contributions add up to the difference of the logits. That is so for every
-function of one number (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both, the first of
-those that are equal but for rounding; that of a
-product of two values, such as a gate, is shared as Shapley's values are, as in Deep SHAP (Lundberg & Lee, NeurIPS
-2017).
+the image and a reference of mean colour; contributions add up to the difference of the logits. This holds for every
+function of one variable (ReLU, SiLU, sigmoid, ...). A max-pool's difference goes to the winners of both, the first
+among those that are equal up to rounding. The difference of a product of two values, such as a gate, is shared by
+Shapley values, as in Deep SHAP (Lundberg & Lee, NeurIPS 2017).
 
-Which operations each of the three follows stands in `follows`; a network that runs any other is refused. An activation
-that keeps the sign of what it is given (ReLU6, hardtanh, tanh, leaky rectifiers, ELU, ...) passes LRP's relevance
-whole, that of saturated units, too, which its own gradient would lose; Excitation Backprop passes ReLU6 so.
+`follows` lists the operations that each of the three follows; a network with any other is refused. An activation
+that keeps the sign of its input (ReLU6, hardtanh, tanh, leaky rectifiers, ELU, ...) passes LRP's relevance
+unchanged, also in saturated units, whose own gradient would lose it; Excitation Backprop treats ReLU6 in this way.
 
 Excitation Backprop (Zhang et al., ECCV 2016; IJCV 2018): the zplus rule with a unit of relevance at the class, summed
 over the channels of a *saliency layer*. Contrastive (c-MWP): minus the same with the last classifier's weights
-negated, positive part. Saliency layers of the paper: VGG-16 pool4, ResNet layer3, GoogLeNet pool2; else the target
-layer. Behind the contrast layer, which is the classifier's input, all is linear, so subtracting at the end is the same.
-Where the classifier is a convolution with an average behind it (SqueezeNet), the two count as one linear layer: a place
-gets its share by what there speaks for the class, as it does where the average comes first. Place by place the class
-and its contrast would otherwise share alike, and their difference be nothing but rounding.
+negated, positive part. Saliency layers of the paper: VGG-16 pool4, ResNet layer3, GoogLeNet pool2; otherwise the target
+layer. Everything behind the contrast layer (the classifier's input) is linear, so subtracting at the end is the same.
+If the classifier is a convolution followed by an average (SqueezeNet), the two count as one linear layer: a position
+gets its share by its evidence for the class, as it does where the average comes first. Separately at each position, the
+class and its contrast would get equal shares, and their difference would be only rounding.
 """
 
 from collections.abc import Callable
@@ -78,9 +79,9 @@ LrpRule = Literal["epsilon", "zplus", "alphabeta", "gamma", "composite"]
 BIASES: tuple[Bias, ...] = ("keep", "drop")
 RULES: tuple[LrpRule, ...] = ("epsilon", "zplus", "alphabeta", "gamma", "composite")
 BOXED: tuple[LrpRule, ...] = ("gamma", "composite")
-"""Rules that take z^B for the convolution that sees the image."""
+"""Rules that use z^B for the convolution on the image."""
 FOLLOWED = LINEAR | RECTIFIERS | MAXIMA | frozenset(("shift", "conv2d", "linear", "batch_norm", "local_response_norm"))
-"""Operations that relevance passes: by a rule, or in proportion by their own gradient."""
+"""Operations that relevance passes: by a rule, or proportionally by their own gradient."""
 
 Op = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 LinearRule = Callable[[Op, Tensor, Tensor, Tensor | None], Tensor]
@@ -88,7 +89,7 @@ LinearRule = Callable[[Op, Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LRP:
-    """LRP with one rule, or the composite of rules that is usual for convolutional networks."""
+    """LRP with one rule, or the usual composite of rules for convolutional networks."""
 
     rule: LrpRule = "composite"
     epsilon: float = 1e-6
@@ -117,7 +118,7 @@ class LRP:
             raise ValueError(f"{numbers}; allowed: 0 or more, 1 or more, 0 or more")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32, signed; the sum over an image is the logit, less what biases and epsilon keep."""
+        """(N, H, W) float32, signed; the sum over an image is the logit minus what biases and epsilon keep."""
         last = _count(forward.module, forward.images[:1]) - 1 if self.rule == "composite" else None
 
         def make(x: Tensor, y: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ class DeepLIFT:
     follows: ClassVar[frozenset[str]] = AFFINE | RESCALED.keys()
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W) float32, signed; adds up to the logit less that of the reference."""
+        """(N, H, W) float32, signed; the sum is the logit minus that of the reference."""
 
         def make(x: Tensor, y: Tensor) -> Tensor:
             both = torch.cat([x, torch.zeros_like(x)])
@@ -258,7 +259,7 @@ def saliency_layer(module: nn.Module) -> str | None:
 
 
 class _Calls:
-    """Rules of a pass's linear operations, counted; number `chosen` takes `other`."""
+    """Rules for a pass's linear operations, counted; number `chosen` uses `other`."""
 
     def __init__(self, rule_of: Callable[[str, bool], LinearRule], other: LinearRule, chosen: int | None) -> None:
         self.rule_of, self.other, self.chosen, self.count = rule_of, other, chosen, 0
@@ -269,7 +270,7 @@ class _Calls:
 
 
 def _count(module: nn.Module, images: Tensor) -> int:
-    """The linear operations of a pass; the last one is the classifier."""
+    """Number of linear operations in a pass; the last one is the classifier."""
     calls = _Calls(lambda _kind, _first: _plain, _plain, None)
     with evaluating(module), torch.inference_mode(False), torch.no_grad():
         images = images.clone()
@@ -301,7 +302,7 @@ def _parts(op: Op, x: Tensor, weight: Tensor, sign: int, bias: Tensor | None = N
 
 
 def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
-    """Relevance of a convolution's output shared among what it sees, which lies between `ends`."""
+    """Distribute the relevance of a convolution's output over its input, which lies between `ends`."""
     low, high = (end.float().expand_as(x).clone().requires_grad_() for end in ends)
     picture, weight = x.detach().float().clone().requires_grad_(), weight.detach().float()
     with torch.enable_grad():
@@ -316,7 +317,7 @@ def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Ten
 
 
 def _to_picture(module: nn.Module, images: Tensor, relevance: Tensor) -> Tensor:
-    """(N, 3, H, W): relevance of what the first convolution sees, at the pixels that its values were made of."""
+    """(N, 3, H, W): the relevance of the first convolution's input, moved to the pixels that it was computed from."""
     picture = images.detach().clone().requires_grad_()
     seen = entering(module, picture)
     if seen is picture:

@@ -1,15 +1,15 @@
 r"""Relevance-CAM: channels weighted by the relevance that reaches them.
 
 Relevance-CAM (Lee et al., CVPR 2021): with R the relevance of the layer's output A, propagated by LRP from 1 at the
-class and $-1 / K$ at each of the other K - 1 outputs (so that what all classes share counts little),
+class and $-1 / K$ at each of the other K - 1 outputs (so evidence shared by all classes counts little),
 
 $$\alpha_k = \operatorname{mean}_{xy} R_k, \qquad L = \sum_k \alpha_k A_k$$
 
-without a ReLU: the map is signed. It is meant for layers in the middle of a network, too, where gradients scatter.
+without a ReLU: the map is signed. It is meant for intermediate layers, too, where gradients are scattered.
 
 The rule is LRP's z+ as in the authors' code (mongeoroo/Relevance-CAM@49b03bd): input i of a unit gets $(x_i w_{ij})^+
-/ \sum (x w)^+$ of its relevance in a linear layer; in a convolution its bias is in the denominator, in both of the
-code's terms, so twice; a batch norm hands its relevance on; pools, sums and concatenations share in proportion.
+/ \sum (x w)^+$ of its relevance in a linear layer; in a convolution the bias is in the denominator, in both of the
+code's terms, so twice; a batch norm passes its relevance on; pools, sums and concatenations share in proportion.
 """
 
 from contextlib import ExitStack
@@ -36,7 +36,7 @@ class RelevanceCAM:
     layer: str | None = None
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # of relevance, not of the logit
+    needs_gradient: ClassVar[bool] = False  # it needs relevance, not the logit's gradient
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Lee et al., CVPR 2021"
     needs: ClassVar[str] = "2 forwards, 1 backward"
@@ -56,7 +56,7 @@ class RelevanceCAM:
 
 
 def contrastive_relevance(module: nn.Module, images: Tensor, targets: Tensor, layer: str) -> Tensor:
-    """The relevance of a layer's output, in its form: of 1 at the class and -1 / K at each other of K outputs."""
+    """The relevance of a layer's output, in its form: from 1 at the class and -1 / K at each other of K outputs."""
     kept: list[Tensor] = []
     x = images.detach().clone().requires_grad_()
     watch = relevance_rules(RULES, x)
@@ -76,7 +76,7 @@ def contrastive_relevance(module: nn.Module, images: Tensor, targets: Tensor, la
 
 
 def _parts(op: Any, x: Tensor, weight: Tensor) -> Tensor:
-    """The sum of the products that are positive."""
+    """The sum of the positive products."""
     return op(x.clamp(min=0), weight.clamp(min=0)) + op(x.clamp(max=0), weight.clamp(max=0))
 
 

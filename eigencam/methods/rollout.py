@@ -2,21 +2,21 @@ r"""Attention rollout (Abnar & Zuidema, Quantifying Attention Flow in Transforme
 
 $$A_l = \tfrac{1}{2}\,(W_l + I), \qquad R = A_L \cdots A_2 A_1$$
 
-W_l is block l's attention, the mean over its heads; the identity stands for the shortcut around it. The map is the
+W_l is block l's attention, the mean over its heads; the identity represents the shortcut around it. The map is the
 class token's row of R at the image's positions. No gradient, no class.
 
-What the paper does not say, and is chosen here:
+Our choices, where the paper says nothing:
 
-* Rows of A_l are divided by their sum. For the mean of the heads that sum is 1 already; for `max` and `min` (which
-  public codes for vision transformers offer) and `discard` it is not.
+* Rows of A_l are divided by their sum. For the mean of the heads that sum is already 1; for `max` and `min` (offered by
+  public codes for vision transformers) and `discard` it is not.
 * `discard`: this share of a block's fused attentions, the smallest ones, is set to zero; 0 is the paper's.
 * A network without a class token pools its tokens: the map is then the mean over the rows.
 
-Tokens are read as the target layer's are (`eigencam.passes.readings`); the class token comes first.
+Tokens are read like the target layer's (`eigencam.passes.readings`); the class token comes first.
 
-The weights are read off the operations of a pass, whatever module or function computes them
-(`eigencam.passes.attention`): of a pass that another method has recorded, or else of one of the method's own, where a
-block's matrix is multiplied on and forgotten.
+The weights are read from the operations of a pass, whatever module or function computes them
+(`eigencam.passes.attention`): from a pass that another method has recorded, or from a separate pass, in which a
+block's matrix is multiplied on and then discarded.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class AttentionRollout:
         return row[:, reading.front : reading.front + reading.cells].unflatten(1, reading.grid)
 
     def _rolled(self, forward: Forward, images: Tensor) -> Tensor:
-        """(N, T, T) product of the blocks' matrices. ValueError where there are none, or not square ones."""
+        """(N, T, T) product of the blocks' matrices. ValueError if there are none, or they are not square."""
         product: Tensor | None = None
 
         def see(weights: Tensor) -> None:
@@ -88,21 +88,21 @@ class AttentionRollout:
         return product
 
     def fuse(self, attention: Tensor) -> Tensor:
-        """(N, T, T) float32 of the heads' (N, heads, T, T)."""
+        """(N, T, T) float32 from the heads' (N, heads, T, T)."""
         heads = attention.float()
         fused = heads.mean(1) if self.head_fusion == "mean" else getattr(heads, f"a{self.head_fusion}")(1)
         if count := int(self.discard * fused[0].numel()):
-            threshold = fused.flatten(1).kthvalue(count + 1).values  # equal values stay, whatever their order
+            threshold = fused.flatten(1).kthvalue(count + 1).values  # ties stay, whatever their order
             fused = torch.where(fused < threshold[:, None, None], 0.0, fused)
         return fused
 
     def unsupported(self, network: "Network") -> str:
-        """Why there is no rollout for the network; "" if there is one."""
+        """Why there is no rollout for the network; "" if there is."""
         return attention(network).fault
 
 
 def tokens_of(reading: Reading, count: int) -> Reading:
-    """The target layer's reading where it is of these tokens; else a square's, the class token first."""
+    """The target layer's reading if it fits these tokens; else a square grid's, the class token first."""
     if reading.grid and reading.front + reading.cells + reading.behind == count:
         return reading
     side = isqrt(count)
@@ -110,7 +110,7 @@ def tokens_of(reading: Reading, count: int) -> Reading:
 
 
 def step(matrix: Tensor, product: Tensor | None) -> Tensor:
-    """The product with one more layer's (N, T, T) matrix."""
+    """The product extended by one more layer's (N, T, T) matrix."""
     if matrix.shape[1] != matrix.shape[2] or (product is not None and product.shape != matrix.shape):
         before = "" if product is None else f" after {tuple(product.shape[1:])}"
         raise ValueError(

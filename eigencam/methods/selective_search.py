@@ -1,23 +1,23 @@
 r"""Selective search (Uijlings et al., Selective Search for Object Recognition, IJCV 2013).
 
-Regions are grouped from small segments up: the two neighbours that are most alike are merged, until one region is left,
+Regions are grouped from small segments upwards: the two most similar neighbours are merged, until one region is left,
 and the box of every region on the way is a proposal. With $c_i$, $t_i$ a region's normalised histograms of colour (25
-bins a channel) and of texture (8 directions, 10 bins each a channel), |r| its pixels and BB the box around both:
+bins per channel) and of texture (8 directions, 10 bins each per channel), |r| its pixels and BB the box around both:
 
 $$s = \sum_k \min(c_i^k, c_j^k) + \sum_k \min(t_i^k, t_j^k) + \Big(1 - \frac{|r_i| + |r_j|}{|I|}\Big)
     + \Big(1 - \frac{|BB_{ij}| - |r_i| - |r_j|}{|I|}\Big)$$
 
 A merged region's histograms are the means of the two, weighted by their pixels. There is one hierarchy for each colour
-space, scale of the segments and sum of terms (`colour`: all four; otherwise without the first). The authors' "fast"
-version is the default: HSV and Lab, scales 50 and 100, with and without colour; "quality" has five colour spaces and
+space, scale of the segments and sum of terms (`colour`: all four; otherwise without the first). The default is the
+authors' "fast" version: HSV and Lab, scales 50 and 100, with and without colour; "quality" has five colour spaces and
 four scales.
 
-A region's priority is its place from the top of its hierarchy (1 is the whole image) times a random number in 0..1,
-smallest first; boxes narrower or lower than 20 pixels and duplicates are left out. No network is asked.
+A region's priority is its rank from the top of its hierarchy (1 is the whole image) times a random number in 0..1,
+smallest first; boxes less than 20 pixels wide or high, and duplicates, are dropped. No network is used.
 
-Differences. The random numbers are a function of the image's position in the dataset. The derivatives behind the
+Differences. The random numbers are a function of the image's position in the dataset. The derivatives for the
 texture are of an isotropic Gaussian (sigma 1), steered to 8 directions and rectified; the authors' are anisotropic. The
-segments are scikit-image's. "Quality" of the authors has two more sums of terms.
+segments are scikit-image's. The authors' "quality" has two more sums of terms.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ COLOUR_BINS, TEXTURE_BINS, DIRECTIONS = 25, 10, 8
 
 @dataclass(frozen=True, slots=True)
 class SelectiveSearch:
-    """Grouping in each of `spaces` from segments of each of `scales`; boxes of at least `min_side` pixels a side."""
+    """Grouping in each of `spaces` from segments of each of `scales`; boxes of at least `min_side` pixels per side."""
 
     spaces: Sequence[str] = ("hsv", "lab")
     scales: Sequence[float] = (50, 100)
@@ -85,7 +85,7 @@ class SelectiveSearch:
 
 
 def texture(image: Floats) -> Floats:
-    """(H, W, C, 8) >= 0: rectified derivatives of (H, W, C) in 8 directions, each channel divided by its largest."""
+    """(H, W, C, 8) >= 0: rectified derivatives of (H, W, C) in 8 directions, each channel divided by its maximum."""
     x, y = (ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(image, 1.0, 1 - a), 1.0, a, 1) for a in (1, 0))
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
     found = np.maximum(x[..., None] * np.cos(angles) + y[..., None] * np.sin(angles), 0)
@@ -95,16 +95,16 @@ def texture(image: Floats) -> Floats:
 def describe(
     image: Floats, directions: Floats, labels: Labels
 ) -> tuple[Floats, int, Labels, Labels, NDArray[np.bool_]]:
-    """What regions are compared by.
+    """Return the features by which regions are compared.
 
     Args:
         image: (H, W, C) in 0..1.
-        directions: (H, W, C, 8) in 0..1, of `texture`.
+        directions: (H, W, C, 8) in 0..1, from `texture`.
         labels: (H, W), 0 .. n-1.
 
     Returns:
-        (n, D) histograms, colour in the first columns and then texture, each of the two with sum 1; the number of
-        columns of colour; (n,) pixels; (n, 4) boxes; (n, n) whether two regions touch across an edge.
+        (n, D) histograms, first the columns of colour and then of texture, each with sum 1; the number of
+        colour columns; (n,) pixels; (n, 4) boxes; (n, n) whether two regions touch along an edge.
     """
     n = int(labels.max()) + 1
     pixels = np.bincount(labels.ravel(), minlength=n)
@@ -118,7 +118,7 @@ def describe(
 
 
 def _histograms(values: Floats, labels: Labels, n: int, bins: int) -> Floats:
-    """(n, F bins) with row sums 1, of (P, F) values in 0..1."""
+    """(n, F bins) with row sums 1, from (P, F) values in 0..1."""
     features = values.shape[1]
     place = np.minimum((values * bins).astype(np.int32), bins - 1)
     place += (labels.reshape(-1, 1) * features + np.arange(features)).astype(np.int32) * bins
@@ -138,7 +138,7 @@ def group(
 ) -> Labels:
     """Greedy grouping: (2 n - 1, 4) boxes, those of the n regions first, then in the order of merging.
 
-    Fewer where regions do not hang together. Of equal similarities the first in the order of the regions is merged.
+    Fewer if regions are not connected. Among equal similarities the first in the order of the regions is merged.
     """
     n = len(pixels)
     most = 2 * n - 1
@@ -147,7 +147,7 @@ def group(
     size, box = np.zeros(most, np.int64), np.zeros((most, 4), np.int64)
     size[:n], box[:n] = pixels, boxes
     similar = np.full((most, most), -1.0)  # -1: they do not touch, or are merged
-    best = np.full(most, -1)  # of each region the neighbour most alike
+    best = np.full(most, -1)  # the most similar neighbour of each region
     _start(similar, best, touching, features, size, box, colours, colour, area)
     for new in range(n, most):
         i = _top(similar, best, new)

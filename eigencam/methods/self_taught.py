@@ -1,26 +1,26 @@
 r"""Self-taught localization (Bazzani et al., Self-taught Object Localization with Deep Networks, WACV 2016).
 
-What the network needs to see is an object: a box is as good as the class's probability falls when the box is painted
-over with the mean colour. Boxes come from grouping segments (`eigencam.methods.regions`) from small to large. With
-$d_i$ the drop of region i's box, |r| its pixels, BB the box around two regions and $f_i$ the features of its crop, of
-sum 1, the two regions that are most alike are merged, neighbours or not:
+What the network needs to see is an object: the quality of a box is the drop of the class's probability when the box is
+painted over with the mean colour. Boxes come from grouping segments (`eigencam.methods.regions`) from small to large.
+With $d_i$ the drop of region i's box, |r| its pixels, BB the box around two regions and $f_i$ the features of its crop,
+of sum 1, the two most similar regions are merged, neighbours or not:
 
 $$s = \tfrac14 \big(s_{obf} + s_{size} + s_{fill} + s_{fc7}\big), \qquad
   s_{obf} = 1 - \max(1 - d_i,\ 1 - d_j)\, |d_i - d_j|, \qquad s_{fc7} = \sum_k \min(f_i^k, f_j^k)$$
 $$s_{size} = 1 - \frac{|r_i| + |r_j|}{|I|}, \qquad s_{fill} = 1 - \frac{|BB_{ij}| - |r_i| - |r_j|}{|I|}$$
 $$d = \max\Big(0, \sum_{c} p_c(x) - p_c(x \text{ without the box})\Big)$$
 
-The sum is over the five classes of highest probability (`classes: top5`, STL-WL) or over the class asked for (`target`,
-STL-CL: the true one where `target=ground_truth`). All boxes of all hierarchies are ranked by d; those that overlap a
-better one by more than 0.5 are left out.
+The sum is over the five most probable classes (`classes: top5`, STL-WL) or over the requested class (`target`,
+STL-CL: the true one with `target=ground_truth`). All boxes of all hierarchies are ranked by d; those that overlap a
+better one by more than 0.5 are dropped.
 
-n segments need 4 n - 2 passes beside the shared one, two for each region: without its box, and of its crop. The
-hierarchies of a batch are merged in step, so that the network sees `chunk` inputs at a time.
+n segments need 4 n - 2 passes besides the shared one, two for each region: without its box, and of its crop. The
+hierarchies of a batch are merged in step, so the network gets `chunk` inputs at a time.
 
-Differences. Features are the target layer's channel averages, rectified, where the authors have fc7 of a finetuned
+Differences. Features are the target layer's channel averages, rectified, where the authors use fc7 of a finetuned
 AlexNet; the mean colour is that of the network's normalisation. The authors' quality mode has 20 hierarchies, five
-colour spaces and four scales; one is the default here, as in their `single_color_space`. Boxes include their last row
-and column. Segments are scikit-image's, of the 8-bit image that the network sees.
+colour spaces and four scales; the default here is one, as in their `single_color_space`. Boxes include their last row
+and column. Segments are scikit-image's, from the 8-bit image that the network sees.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,9 +50,9 @@ class SelfTaught:
         classes: `top5` (STL-WL) or `target` (STL-CL).
         spaces: colour spaces.
         scales: of the segments, in pixels of the network's input.
-        min_side: segments whose box is narrower or lower, in pixels of the input, are left out.
-        nms: boxes that overlap a better one by more are left out.
-        layer: where the features are read; the network's target layer when None.
+        min_side: segments whose box is narrower or lower, in pixels of the input, are dropped.
+        nms: boxes that overlap a better one by more than this are dropped.
+        layer: the layer of the features; None: the network's target layer.
     """
 
     classes: Classes = "top5"
@@ -77,11 +77,11 @@ class SelfTaught:
 
     @property
     def class_specific(self) -> bool:
-        """Whether the boxes depend on the class asked for."""
+        """Whether the boxes depend on the requested class."""
         return self.classes == "target"
 
     def unsupported(self, network: Network) -> str:
-        """Boxes are ranked by probabilities."""
+        """Refuse a network without probabilities, by which boxes are ranked."""
         return "" if network.classes else "it asks for probabilities, and the network has no classifier"
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
@@ -122,11 +122,11 @@ class SelfTaught:
 
 
 class Tree:
-    """One hierarchy: its regions so far, those of the segments first.
+    """One hierarchy: its regions so far, the segments first.
 
     Attributes:
-        picture: in the batch.
-        count: regions so far.
+        picture: index in the batch.
+        count: number of regions so far.
         boxes: (2 n, 4) int64 inclusive; drops: (2 n,); the first `count` are set.
     """
 
@@ -145,11 +145,11 @@ class Tree:
         self.alive = list(range(n))
 
     def ranked(self) -> Floats:
-        """(count, 5) `x1 y1 x2 y2 drop`, in the order of making."""
+        """(count, 5) `x1 y1 x2 y2 drop`, in order of creation."""
         return np.concatenate([self.boxes.astype(np.float64), self.drops[:, None]], axis=1)[: self.count]
 
     def measured(self, first: int, drops: Floats, features: Floats) -> None:
-        """Take the drops and features of the regions from `first` on, and compare these with all that are left."""
+        """Store the drops and features of the regions from `first` on, and compare these with all remaining ones."""
         if not first:
             self.features = np.zeros((len(self.boxes), features.shape[1]))
         self.drops[first : self.count], self.features[first : self.count] = drops, features
@@ -167,7 +167,7 @@ class Tree:
         return (obfuscation + (1 - both / self.area) + (1 - (around - both) / self.area) + features) / 4
 
     def merge(self) -> bool:
-        """Make a region of the two most alike; False where one is left."""
+        """Merge the two most similar regions; return False if only one is left."""
         if len(self.alive) < 2:
             return False
         i, j = np.unravel_index(np.argmax(self.similar), self.similar.shape)
@@ -202,7 +202,7 @@ def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats
 
 
 def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
-    """(B,) >= 0: by how much the summed probability of the classes `asked` (N, k) falls without each box.
+    """(B,) >= 0: by how much the summed probability of the classes `asked` (N, k) drops without each box.
 
     Args:
         forward: the pass.
@@ -223,9 +223,9 @@ def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
 
 
 def crops(images: Tensor, of: Tensor | Labels, boxes: Tensor | Labels) -> Tensor:
-    """(B, 3, H, W): the boxes (B, 4) cut out of their images `of` (B,) and enlarged, bilinear.
+    """(B, 3, H, W): the boxes (B, 4) cut out of their images `of` (B,) and enlarged bilinearly.
 
-    As `torch.nn.functional.interpolate` does it with each alone, for all at once.
+    The same as `torch.nn.functional.interpolate` on each alone, for all at once.
     """
     height, width = images.shape[2:]
     of, boxes = (torch.as_tensor(places, device=images.device) for places in (of, boxes))
@@ -243,7 +243,7 @@ def crops(images: Tensor, of: Tensor | Labels, boxes: Tensor | Labels) -> Tensor
 
 
 def _between(first: Tensor, last: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, count) each: the pixels from `first` to `last` (B,) that `count` new ones lie between, and how far."""
+    """(B, count) each: the two pixels from `first` to `last` (B,) around each of `count` new ones, and the weight."""
     side = last - first + 1
     place = (torch.arange(count, device=first.device) + 0.5) * (side.float() / count)[:, None] - 0.5
     place = place.clamp(min=0)
@@ -253,7 +253,7 @@ def _between(first: Tensor, last: Tensor, count: int) -> tuple[Tensor, Tensor, T
 
 
 def to_original(boxes: Floats, forward: Forward, n: int) -> Floats:
-    """(K, 4) inclusive boxes in image n of the network's input as inclusive boxes in the original image."""
+    """(K, 4) inclusive boxes in image n of the network's input, converted to inclusive boxes in the original image."""
     height, width = forward.images.shape[2:]
     x0, y0, x1, y1 = forward.regions[n] if forward.regions else (0.0, 0.0, float(width), float(height))
     scale = np.array([(x1 - x0) / width, (y1 - y0) / height] * 2)

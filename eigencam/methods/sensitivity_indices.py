@@ -1,8 +1,8 @@
 r"""How much of the score's variance a cell of the image explains: Sobol and HSIC attribution.
 
 Both hide cells of a `cells` x `cells` grid by masks, $X \odot M$ with each cell's value enlarged to its pixels
-(nearest), X the normalised image, so that a hidden cell has the mean colour; f is the class's logit. The map has a
-value a cell and is not negative: it says how much, not in which direction.
+(nearest) and X the normalised image, so a hidden cell has the mean colour; f is the class's logit. The map has one
+non-negative value per cell: it says how much, not in which direction.
 
 * Sobol attribution (Fel et al., NeurIPS 2021): with A and B two halves of a Sobol sequence in $2 d$ dimensions, d the
   number of cells, and $C_i$ as A with column i of B, the total index of cell i by Jansen's estimator,
@@ -10,15 +10,15 @@ value a cell and is not negative: it says how much, not in which direction.
   $$S_i = \frac{\frac{1}{2n} \sum_j \big(f(A_j) - f(C_{ij})\big)^2}{\operatorname{var} f(A)}$$
 
   n is `designs`, a power of 2; the sequence is not scrambled, as in the authors' code
-  (fel-thomas/Sobol-Attribution-Method@f4103ed), which has 64 of them, Xplique 32. Where f is a sum over the cells, the
-  indices add up to 1 as n grows.
+  (fel-thomas/Sobol-Attribution-Method@f4103ed), which uses 64, while Xplique uses 32. If f is a sum over the cells, the
+  indices tend to a sum of 1 with n.
 * HSIC attribution (Novello et al., NeurIPS 2022): the dependence of f on each cell's visibility, with binary masks z
   and kernels $k = 1 + \frac12 - (z - z')^2$ and $l = \exp(-(f - f')^2 / 2 m^2)$, m the median of f, centred: $\sum K
-  \odot L / n$. The designs are independent draws, visible or not with equal probability; the authors' are a Latin
-  hypercube, Xplique's a Sobol sequence, so numbers differ by the design. A median of 0 has no kernel; the map is NaN
-  there, and is counted.
+  \odot L / n$. The designs are independent draws, visible or not with equal probability; the authors use a Latin
+  hypercube, Xplique a Sobol sequence, so numbers differ by the design. A median of 0 gives no kernel; the map is then
+  NaN, and is counted.
 
-A pass of d + 2 times `designs` inputs, or of `designs`, goes through the network in chunks, which bounds the memory.
+The d + 2 times `designs` inputs, or `designs` inputs, go through the network in chunks, which limits the memory.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from eigencam.transfer import made
 
 @dataclass(frozen=True, slots=True)
 class SobolAttribution:
-    """Sobol attribution of `cells` x `cells` cells by so many `designs`."""
+    """Sobol attribution of `cells` x `cells` cells with `designs` designs."""
 
     designs: int = 32
     cells: int = 8
@@ -68,7 +68,7 @@ class SobolAttribution:
 
 @dataclass(frozen=True, slots=True)
 class HSICAttribution:
-    """HSIC attribution of `cells` x `cells` cells by so many `designs`."""
+    """HSIC attribution of `cells` x `cells` cells with `designs` designs."""
 
     designs: int = 500
     cells: int = 8
@@ -95,14 +95,14 @@ class HSICAttribution:
 def masked_scores(
     forward: Forward, targets: Tensor, designs: Callable[[Tensor], Tensor], count: int, cells: int
 ) -> Tensor:
-    """(count, N) logits of the images under masks, each image under all.
+    """(count, N) logits of the images under masks, each image under all masks.
 
     Args:
         forward: the pass of N images.
         targets: (N,).
-        designs: gives the masks (B, cells x cells) of (B,) numbers below `count`.
+        designs: returns the masks (B, cells x cells) for (B,) numbers below `count`.
         count: number of masks.
-        cells: of a side.
+        cells: number per side.
     """
     images = forward.images
     n, together = len(images), max(1, forward.chunk // len(images))
@@ -121,7 +121,7 @@ def masked_scores(
 
 
 def jansen(a: Tensor, c: Tensor) -> Tensor:
-    """(d, N) total indices of scores (n, N) under A and (d, n, N) under each C; 0 where those under A do not vary."""
+    """(d, N) total indices from scores (n, N) under A and (d, n, N) under each C; 0 if those under A do not vary."""
     variance = a.var(0)
     indices = (a - c).square().sum(1) / (2 * len(a) * torch.where(variance > 0, variance, 1.0))
     return torch.where(variance > 0, indices, 0.0)
@@ -130,7 +130,7 @@ def jansen(a: Tensor, c: Tensor) -> Tensor:
 def hsic(visible: Tensor, scores: Tensor) -> Tensor:
     r"""(N, d) HSIC of (n, d) masks of 0 and 1 with (n, N) scores.
 
-    With L centred the constant of the input's kernel falls away, and $-\sum_{ij} (z_i - z_j)^2 L_{ij}$ is $2 z^T L z$.
+    With L centred, the constant of the input's kernel cancels, and $-\sum_{ij} (z_i - z_j)^2 L_{ij}$ is $2 z^T L z$.
     """
     n = len(scores)
     of = scores.mT  # (N, n)

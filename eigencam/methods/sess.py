@@ -1,17 +1,17 @@
-r"""SESS: any method on windows of the image at several scales, pasted together.
+r"""SESS: any method on windows of the image at several scales, combined.
 
-SESS (Tursun et al., IJCAI 2022, arXiv 2207.01769): the image is enlarged to `sizes` sizes, 2/7 of its own more each
-time (224, 288, ..., 928 pixels); windows of the network's input size cover each, without overlap but for the last in a
-row or column, which ends at the border: 122 windows of a square image. A window's map is rectified, enlarged to the
-window, scaled to 0..1 and multiplied with the class's probability there over the largest of all windows; put in its
-place, and brought back to the image's size. The map is the mean over the windows where they are above 0, smoothed by a
+SESS (Tursun et al., IJCAI 2022, arXiv 2207.01769): the image is enlarged to `sizes` sizes, each by a further 2/7 of the
+original (224, 288, ..., 928 pixels). Windows of the network's input size cover each without overlap, except the last in
+a row or column, which ends at the border: 122 windows for a square image. A window's map is rectified, enlarged to the
+window, scaled to 0..1 and multiplied by the class's probability there divided by the largest of all windows; it is then
+put in its place and resized to the image. The map is the mean over the windows where they are above 0, smoothed by a
 Gaussian of 11 pixels and standard deviation 5.
 
-As in the authors' code (neouyghur/SESS@2f62f41) without its two options, a threshold and a share of windows that are
-left out, which are 0 there. A window whose map is constant adds nothing; theirs divides 0 by 0. Maps that are signed
-are rectified, which theirs are already.
+As in the authors' code (neouyghur/SESS@2f62f41) without its two options, a threshold and a share of windows to
+skip, which are 0 there. A window with a constant map adds nothing; theirs divides 0 by 0. Signed maps
+are rectified, as theirs already are.
 
-`method=sess/layercam` has LayerCAM in the windows.
+`method=sess/layercam` runs LayerCAM in the windows.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ from eigencam.passes.forward import Forward
 from eigencam.transfer import made
 
 STEP = 2 / 7
-"""Of the sizes, in parts of the input's."""
+"""Step between the sizes, as a share of the input's."""
 SIGMA, REACH = 5.0, 5
-"""Of the smoothing at the end, in pixels."""
+"""Size of the final smoothing in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class SESS(Wrapping):
 
     @property
     def class_specific(self) -> bool:
-        """It is: windows are weighted by the class's probability."""
+        """True: windows are weighted by the class's probability."""
         return True
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
@@ -95,6 +95,6 @@ def windows(large: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[int
 
 
 def _shrinking(small: int, large: int) -> Tensor:
-    """(small, large) float32: brings a line of values to `small` ones, bilinearly and without smoothing it before."""
+    """(small, large) float32: reduces a line of values bilinearly, without smoothing it first."""
     eye = torch.eye(large, dtype=torch.float64)[None]
     return F.interpolate(eye, small, mode="linear", align_corners=False)[0].mT.float()

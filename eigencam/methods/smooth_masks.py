@@ -1,4 +1,4 @@
-"""Smooth masks of few parameters: Gaussian smoothing as matrices, and the smooth maximum around each pixel."""
+"""Smooth masks with few parameters: Gaussian smoothing as matrices, and the smooth maximum around each pixel."""
 
 from math import ceil, floor, sqrt
 from typing import Any, Literal
@@ -15,14 +15,14 @@ VERSIONS = {"smooth_masks": 2}
 Edge = Literal["zero", "reflect"]
 
 ONE = 1 << 24
-"""What a weight of 1 is in Pillow's boxes."""
+"""Integer that represents a weight of 1 in Pillow's boxes."""
 
 COLDNESS = 20.0
-"""Of the smooth maximum; infinite is the maximum itself."""
+"""Sharpness of the smooth maximum; infinity gives the maximum itself."""
 
 
 def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
-    """(side, side): the matrix that smooths a line of pixels; beyond its ends is 0, or the line once more, reversed."""
+    """(side, side): the matrix that smooths a line of pixels; beyond its ends is 0, or the reversed line."""
     reach = ceil(4 * sigma)
     away = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (away / max(sigma, 1e-6)) ** 2)
@@ -36,18 +36,18 @@ def gaussian(side: int, sigma: float, edge: Edge) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: float, edge: Edge) -> Tensor:
-    """(..., H, W) smoothed. As products with two matrices: the kernels here are about as long as the image."""
+    """(..., H, W) smoothed, as products with two matrices, since the kernels here are about as long as the image."""
     down, right = (made(gaussian, (side, sigma, edge), x.device, x.dtype) for side in x.shape[-2:])
     return down @ x @ right.mT
 
 
 def pillow_blur(x: Tensor, radius: float) -> Tensor:
-    """(N, H, W) in 0..1 cut to 8 bits and smoothed as Pillow's `GaussianBlur` does, in 0..1.
+    """(N, H, W) in 0..1 quantised to 8 bits and smoothed like Pillow's `GaussianBlur`, in 0..1.
 
-    That is no Gaussian: it averages over boxes three times along the rows and three times along the columns, each time
-    rounded to whole levels, and repeats the last pixel beyond the ends.
+    This is not a Gaussian: it averages over boxes three times along the rows and three times along the columns, each
+    time rounded to whole levels, and repeats the last pixel beyond the ends.
     """
-    wide = torch.float32 if x.device.type == "mps" else torch.float64  # whole numbers to 2^32
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # holds integers up to 2^32
     down, right = (made(_box, (side, radius), x.device, wide) for side in x.shape[-2:])
     levels = (255 * x).floor().to(wide)
     for _ in range(3):
@@ -58,12 +58,12 @@ def pillow_blur(x: Tensor, radius: float) -> Tensor:
 
 
 def _box(side: int, radius: float) -> Tensor:
-    """(side, side): the averages over a box that Pillow makes three times for a Gaussian, weights of sum `ONE`."""
+    """(side, side): the box averages that Pillow computes three times for a Gaussian, weights of sum `ONE`."""
     variance = radius**2 / 3
     whole = floor((sqrt(12 * variance + 1) - 1) / 2)
     half = whole + (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    inner = int(ONE / torch.tensor(2 * half + 1, dtype=torch.float32))  # as Pillow, in single precision
-    outer = (ONE - (2 * int(half) + 1) * inner) // 2  # of the two pixels that lie in the box in part
+    inner = int(ONE / torch.tensor(2 * half + 1, dtype=torch.float32))  # in single precision, like Pillow
+    outer = (ONE - (2 * int(half) + 1) * inner) // 2  # of the two pixels that lie partly in the box
     offsets = torch.arange(-int(half) - 1, int(half) + 2)
     weights = torch.where(offsets.abs() <= int(half), inner, outer).expand(side, -1)
     places = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
@@ -73,11 +73,11 @@ def _box(side: int, radius: float) -> Tensor:
 class SmoothMax:
     """Smooth maximum of parameters around a pixel, weighted by distance: (N, h, w) in 0..1 to (N, H', W').
 
-    The parameters lie `cell` pixels apart. The masks surround the image (H, W) by a margin of about `sigma`, where
-    its border's parameters work as well; the image starts at pixel `margin` along each side.
+    The parameters are `cell` pixels apart. The masks surround the image (H, W) by a margin of about `sigma`, in which
+    its border's parameters have an influence, too; the image starts at pixel `margin` along each side.
 
-    The weights depend on the pixel's place within a cell alone: all cells are pooled alike, and `pixel_shuffle` lays
-    the places side by side.
+    The weights depend only on the pixel's place within a cell: all cells are pooled alike, and `pixel_shuffle` arranges
+    the places.
     """
 
     def __init__(self, picture: tuple[int, int], cell: int, sigma: float, like: Tensor) -> None:
@@ -89,7 +89,7 @@ class SmoothMax:
         self.weight = made(_weights, (cell, self.window, self.padding, sigma), like.device, like.dtype)
 
     def __call__(self, parameters: Tensor) -> Tensor:
-        """The masks, without what overhangs on the far sides."""
+        """Return the masks, without the overhang on the far sides."""
         around = F.unfold(parameters[:, None], self.window, padding=self.padding)  # N, window^2, cells
         pooled: Tensor = _Pooled.apply(around, self.weight)  # type: ignore[assignment]
         pooled = F.pixel_shuffle(pooled.unflatten(2, self.cells), self.cell)
@@ -107,8 +107,8 @@ def _weights(cell: int, window: int, padding: int, sigma: float) -> Tensor:
 class _Pooled(torch.autograd.Function):
     """Smooth maximum of parameters (N, window^2, cells) times weights: (N, cell^2, cells).
 
-    Of a few parameters of the window at a time, and again on the way back: all 81 products would take many times the
-    memory of the masks.
+    Computed for a few parameters of the window at a time, and again in the backward pass: all 81 products would take
+    many times the memory of the masks.
     """
 
     @staticmethod

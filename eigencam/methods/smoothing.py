@@ -1,20 +1,20 @@
-r"""Any method, averaged over copies of the image; and the main component of what a method sums over channels.
+r"""Any method averaged over copies of the image; and the first component of what a method sums over channels.
 
     method=aug_smooth/layercam    method=smooth/gradcam    method=eigen_smooth/gradcampp
 
-* `aug_smooth` (pytorch-grad-cam): the mean over the image and its mirror image, each with all values of the input times
-  0.9, 1 and 1.1; a map is rectified, scaled to 0..1 and mirrored back before the mean is taken. The input is multiplied
-  after it is normalised, which changes contrast about the mean colour.
+* `aug_smooth` (pytorch-grad-cam): the mean over the image and its mirror image, each with all input values multiplied
+  by 0.9, 1 and 1.1; a map is rectified, scaled to 0..1 and mirrored back before averaging. The input is multiplied
+  after normalisation, which changes the contrast about the mean colour.
 * `smooth` (after SmoothGrad, Smilkov et al. 2017, arXiv 1706.03825): the mean of the method's raw maps over `samples`
-  noisy images, whose noise has `sigma` times the image's range as its standard deviation. It is taken of what the
-  method returns: after the method's own ReLU, before any scaling. Of `method=smooth/gradient` that is the mean of
-  absolute gradients, where `smoothgrad` takes the mean of the gradients first.
-* `eigen_smooth` (pytorch-grad-cam): the first component of a method's weighted activations, channels centred, in the
-  place of their sum over the channels; for methods that weight the channels of one layer. Of HiResCAM it is
+  noisy images; the standard deviation of the noise is `sigma` times the image's range. The mean is over what the
+  method returns: after its own ReLU, before any scaling. For `method=smooth/gradient` that is the mean of
+  absolute gradients, where `smoothgrad` averages the gradients first.
+* `eigen_smooth` (pytorch-grad-cam): the first component of a method's weighted activations, channels centred, in
+  place of their sum over the channels; for methods that weight the channels of one layer. For HiResCAM it is
   Eigen-Grad-CAM. The sign, which the library leaves to LAPACK, is that of the energy (`eigencam.methods.eigencam`), and
-  what is negative then is cut off, as there.
+  negative values are then clipped, as there.
 
-A method that begins with files (`mask`) sees the copies instead of them.
+A method that starts from files (`mask`) gets the copies instead.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ FACTORS = (0.9, 1.0, 1.1)
 
 @runtime_checkable
 class Weighted(Protocol):
-    """A method of the user's own whose map is the sum over channels of weighted activations."""
+    """A user's method whose map is the sum over channels of weighted activations."""
 
     def weighted(self, forward: Forward, targets: Tensor) -> Tensor:
         """Return the weighted activations (N, C, h, w)."""
@@ -46,13 +46,13 @@ class Weighted(Protocol):
 
 
 WEIGHTING = (GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM)
-"""Methods of ours of which `weighted` knows what they sum."""
+"""Our methods whose weighted activations `weighted` can compute."""
 
 
 def weighted(method: Method, forward: Forward, targets: Tensor) -> Tensor:
-    """(N, C, h, w): what a method of `WEIGHTING`, or one that is `Weighted`, sums over channels."""
+    """(N, C, h, w): what a method in `WEIGHTING`, or one that is `Weighted`, sums over channels."""
     if not isinstance(method, WEIGHTING):
-        assert isinstance(method, Weighted)  # `EigenSmooth` has no other
+        assert isinstance(method, Weighted)  # `EigenSmooth` accepts no other
         return method.weighted(forward, targets)
     activations, gradients = forward.activations(method.layer), forward.gradients(targets, method.layer)
     if isinstance(method, GradCAM):
@@ -87,7 +87,7 @@ class AugSmooth(Wrapping):
 
 @dataclass(frozen=True, slots=True)
 class Smooth(Wrapping):
-    """The mean map of `method` over `samples` noisy images; `sigma` in parts of the image's range."""
+    """The mean map of `method` over `samples` noisy images; `sigma` as a share of the image's range."""
 
     method: Method
     samples: int = 25
@@ -104,7 +104,7 @@ class Smooth(Wrapping):
 
     @property
     def needs_gradient(self) -> bool:
-        """Not of the image itself."""
+        """False: gradients of the image itself are not needed."""
         return False
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:

@@ -1,22 +1,22 @@
 r"""ViT-CX (Xie et al., Causality-Guided Explanations for Vision Transformers, IJCAI 2023).
 
-Masks are made of the channels of the target layer (the last block's first norm), enlarged to the image, scaled to 0..1
-each: channels whose cosine distance to all others of a group is below `distance` (complete linkage) are summed up, and
-the sum is scaled to 0..1. With M_i these masks, X the normalised image, p the class's probability and Z_i noise of
-standard deviation `sigma`, in normalised values and another one for each mask:
+Masks are made from the channels of the target layer (the last block's first norm), enlarged to the image and each
+scaled to 0..1. Channels with a cosine distance below `distance` to all others of a group (complete linkage) are summed,
+and the sum is scaled to 0..1. With M_i these masks, X the normalised image, p the class's probability and Z_i noise of
+standard deviation `sigma`, in normalised values and different for each mask:
 
 $$s_i = p(X \odot M_i + Z_i \odot (1 - M_i)) - p(X + Z_i \odot (1 - M_i)) + p(X), \qquad
   S = \frac{1}{n} \sum_i \frac{s_i M_i}{\sum_j M_j}$$
 
-The second term takes away what the noise does by itself; dividing by the masks' sum corrects for positions that many of
+The second term removes the effect of the noise itself; dividing by the masks' sum corrects for positions that many of
 them show.
 
-Algorithm, defaults and formulas are those of the authors' code (vaynexie/CausalX-ViT@a120d99). A constant channel is
-NaN there, and so the whole map; a position that no mask shows is NaN, too. Here the first is no mask, and the second
-is 0. Noise is a function of the seed and the image's position. Groups depend on roundings where a distance is near the
-limit.
+Algorithm, defaults and formulas are those of the authors' code (vaynexie/CausalX-ViT@a120d99). There, a constant
+channel is NaN, and so is the whole map; a position that no mask shows is NaN, too. Here a constant channel gives no
+mask, and such a position is 0. Noise is a function of the seed and the image's position. Groups depend on rounding
+where a distance is close to the limit.
 
-Nothing here needs attention: any layer that is read as a map will do.
+Attention is not needed: any layer that can be read as a map will do.
 """
 
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ class ViTCX:
     """ViT-CX.
 
     Attributes:
-        distance: cosine distance below which masks are one.
+        distance: cosine distance below which masks are merged.
         sigma: of the noise.
         seed: of the noise.
-        layer: whose channels become masks; None: the target layer.
+        layer: the layer whose channels become masks; None: the target layer.
 
     Raises:
         ValueError: `distance` is not in 0..1, or `sigma` is below 0.
@@ -83,7 +83,7 @@ class ViTCX:
         return torch.stack(maps)
 
     def _scores(self, forward: Forward, n: int, target: Tensor, masks: Tensor) -> Tensor:
-        """(M,) probability with a mask and noise outside of it, less that with the noise alone."""
+        """(M,) probability with a mask and noise outside of it, minus that with the noise only."""
         image, index, count = forward.images[n].float(), forward.seeds[n : n + 1], len(masks)
 
         def inputs(part: slice) -> Tensor:
@@ -102,18 +102,18 @@ class ViTCX:
 
 
 MOST_MASKS = 2**20
-"""Seeds of masks of one seed do not meet those of the next."""
+"""Keeps the seeds of one run's masks distinct from those of the next seed."""
 
 
 def enlarged(activations: Tensor, size: tuple[int, int]) -> Tensor:
     """(C, H, W) float32: channels (C, h, w) at the image's size, each scaled to 0..1; a constant one is 0."""
     masks = scaled(F.interpolate(activations[None], size, mode="bilinear", align_corners=False)[0])
-    varies = (activations != activations[:, :1, :1]).any(2).any(1)  # of an enlarged constant the rounding varies
+    varies = (activations != activations[:, :1, :1]).any(2).any(1)  # an enlarged constant varies by rounding
     return torch.where(varies[:, None, None], masks, 0.0)
 
 
 def scaled(masks: Tensor) -> Tensor:
-    """(C, H, W) from the least to the largest value of each; a constant one is 0."""
+    """(C, H, W), each scaled from its minimum to its maximum; a constant one is 0."""
     low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
     return torch.where(high > low, (masks - low) / torch.where(high > low, high - low, 1.0), 0.0)
 
@@ -128,7 +128,7 @@ def distances_of(masks: Tensor) -> Tensor:
 
 
 def grouped(distances: NDArray[np.floating], limit: float) -> NDArray[np.int64]:
-    """(C,) int64 groups by complete linkage, all distances within one below the limit; 0: constant masks.
+    """(C,) int64 groups by complete linkage, with all distances in a group below the limit; 0: constant masks.
 
     Groups are counted from 1 in the order of their first channels.
     """
@@ -138,7 +138,7 @@ def grouped(distances: NDArray[np.floating], limit: float) -> NDArray[np.int64]:
         labels[varies] = 1
         return labels
     apart = distances[np.ix_(varies, varies)].astype(np.float64)
-    pairs = squareform(np.maximum(apart, 0), checks=False)  # of parallel masks, rounding leaves less than 0
+    pairs = squareform(np.maximum(apart, 0), checks=False)  # rounding makes some distances of parallel masks negative
     found = fcluster(linkage(pairs, "complete"), np.nextafter(limit, 0), "distance")
     _, first, group = np.unique(found, return_index=True, return_inverse=True)
     labels[varies] = 1 + first.argsort().argsort()[group]

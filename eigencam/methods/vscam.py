@@ -1,24 +1,24 @@
 r"""VS-CAM (Feng et al., Vertex Semantic Class Activation Mapping to Interpret Vision Graph Neural Network, arXiv 2022).
 
-Only the abstract was available, no formula and no code. It says: two independent pipelines give a set of semantic-probe
-maps and a semantic-base map; the probes detect the semantic information in the base map, and what they detect is
-aggregated to one heat map. What follows is a reading of these sentences, **not the paper's formulas**; numbers of this
-method must not be read as the paper's.
+Only the abstract was available, no formula and no code. It says: two independent pipelines produce a set of
+semantic-probe maps and a semantic-base map; the probes detect the semantic information in the base map, and their
+detections are aggregated into one heat map. What follows is our reading of these sentences, **not the paper's
+formulas**; numbers of this method must not be read as the paper's.
 
 $$B = \sum_k \alpha_k^c F_k, \qquad R = \prod_{l=L}^{1} \tfrac{1}{2} (A_l + I), \qquad
   s_v = \sum_p R_{vp} \operatorname{ReLU}(B_p), \qquad L = \sum_v s_v R_v$$
 
-* Base map B: the class's evidence in the vertices F of the target layer. The weights are Grad-CAM's, so that any head
-  will do; for average pooling and one linear layer B is CAM divided by the number of vertices.
+* Base map B: the class's evidence in the vertices F of the target layer. The weights are Grad-CAM's, so any head
+  will do; with average pooling and one linear layer B is CAM divided by the number of vertices.
 * Probe map R_v of each vertex v: what it gathers from the image's vertices through the graphs of all layers. A_l
-  gives each of a vertex's neighbours the same weight (rows sum to 1); I stands for the vertex itself, which a graph
-  convolution keeps beside its neighbours. The class plays no part in it.
+  gives each of a vertex's neighbours the same weight (rows sum to 1); I represents the vertex itself, which a graph
+  convolution keeps beside its neighbours. It does not depend on the class.
 * Detection s_v: the base map's positive evidence under a probe.
-* Aggregation: the probes, weighted by what they detected. `probes` keeps the strongest ones only.
+* Aggregation: the probes, weighted by what they detected. `probes` keeps only the strongest ones.
 
-Graphs are found by what modules without children return: int64 edges (2, N, vertices, k), the neighbours and then the
-vertices that they belong to, the form that the authors of ViG (Han et al., NeurIPS 2022) use. All layers must have the
-target layer's vertices: pyramids, which merge vertices between layers, are left out.
+Graphs are found in the outputs of leaf modules: int64 edges (2, N, vertices, k), the neighbours and then the
+vertices that they belong to, the format of ViG's authors (Han et al., NeurIPS 2022). All layers must have the
+target layer's vertices: pyramids, which merge vertices between layers, are not supported.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 Matrix = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor | None]
-"""From a module's arguments and output to (N, P, P), what each vertex takes from each; None where it mixes none."""
+"""From a module's arguments and output to (N, P, P), what each vertex takes from each; None if it mixes none."""
 
 NO_GRAPH = "VS-CAM needs a vision graph network: no module returns edges, int64 (2, N, vertices, neighbours)"
 
@@ -88,15 +88,15 @@ class VSCAM:
 
 
 def propagate(forward: Forward, matrices: Mapping[nn.Module, Matrix], none: str) -> Tensor:
-    """(N, T, T) product of the modules' (M + I) / 2, rows of sum 1, in the order in which the network calls them.
+    """(N, T, T) product of the modules' (M + I) / 2, with row sums 1, in the order in which the network calls them.
 
     Args:
         forward: the batch, which goes through the network once more, `forward.chunk` images at a time.
-        matrices: by module, M of one of its calls.
-        none: what to say where no module gives one.
+        matrices: by module, the function that returns M for one of its calls.
+        none: the error message if no module returns a matrix.
 
     Raises:
-        ValueError: there is no matrix, or they are not square, or not of one size.
+        ValueError: there is no matrix, or they are not square or not of one size.
     """
     products: list[Tensor | None] = []
 
@@ -124,9 +124,9 @@ def aggregate(probes: Tensor, base: Tensor, count: int | None = None) -> Tensor:
     """(N, P) heat map.
 
     Args:
-        probes: (N, P, P), a row a vertex's probe map.
+        probes: (N, P, P), one row per vertex's probe map.
         base: (N, P).
-        count: the probes that are kept, those that detect most; all when None.
+        count: number of probes to keep, those that detect most; None: all.
     """
     detected = torch.einsum("nvp,np->nv", probes, base.relu())
     if count is not None and count < detected.shape[1]:

@@ -1,15 +1,16 @@
-"""Windows that have not seen the image: the baselines of object proposals.
+"""Windows that do not depend on the image's content: the baselines of object proposals.
 
 * `sliding_windows`: all positions, sizes and shapes of a sliding window whose neighbours overlap by `alpha`; large ones
-  first, of equal size the nearest to the centre of the image.
+  first, among equal sizes those nearest to the centre of the image.
 * `random_windows`: Hosang et al.'s `Uniform`: centre, square root of the relative area and logarithm of the aspect
   ratio are uniform between the extremes of VOC 2007's training set.
-* `center_windows`: windows of the image's shape about its centre, the whole image first, each next one smaller by a
-  factor of `shrink` in each side.
+* `center_windows`: windows with the image's shape and centre, the whole image first, each further one smaller by a
+  factor of `shrink` per side.
 
-Boxes are inclusive pixels of the original image; the score falls with the rank. The steps of a sliding window follow
-from the overlap alpha of neighbours, as in C. Zitnick, P. Dollar, "Edge boxes: locating object proposals from edges",
-ECCV 2014: sizes by sqrt(1/alpha), shapes by (1 + alpha) / (2 alpha), positions by (1 - alpha) / (1 + alpha) of a side.
+Boxes are inclusive pixels of the original image; the score decreases with the rank. The steps of a sliding window
+follow from the overlap alpha of neighbours, as in C. Zitnick, P. Dollar, "Edge boxes: locating object proposals from
+edges", ECCV 2014: sizes by sqrt(1/alpha), shapes by (1 + alpha) / (2 alpha), positions by (1 - alpha) / (1 + alpha) of
+a side.
 
 References: J. Hosang et al., "What makes for effective detection proposals?", PAMI 2016.
 """
@@ -62,7 +63,7 @@ class SlidingWindows:
 
 @dataclass(frozen=True, slots=True)
 class RandomWindows:
-    """`count` windows an image, a function of (seed, position of the image in the dataset)."""
+    """`count` windows per image, a function of (seed, position of the image in the dataset)."""
 
     count: int = 1000
     seed: int = 0
@@ -100,7 +101,7 @@ class RandomWindows:
 
 @dataclass(frozen=True, slots=True)
 class CenterWindows:
-    """`count` windows about the centre, each smaller than the one before by `shrink`, in (0, 1)."""
+    """`count` windows around the centre, each smaller than the one before by `shrink`, in (0, 1)."""
 
     count: int = 10
     shrink: float = 0.84
@@ -129,7 +130,7 @@ def sizes(forward: Forward) -> list[tuple[int, int]]:
 
 
 def originals(forward: Forward) -> list[NDArray[np.uint8]]:
-    """The images as they are in the dataset, (H, W, 3) uint8. ValueError where the pass is of no dataset."""
+    """The images as stored in the dataset, (H, W, 3) uint8. ValueError if the pass has no dataset."""
     if forward.original is None:
         raise ValueError("boxes were asked for images of no dataset; compute_maps(original=...) gives them")
     return [forward.original(n) for n in range(len(forward))]
@@ -141,7 +142,7 @@ def ranked(boxes: Floats) -> Floats:
 
 
 def check_windows(alpha: float, min_area: float, max_aspect: float, limit: int) -> None:
-    """Raise a ValueError that names what is allowed, unless the parameters of a sliding window make sense."""
+    """Raise a ValueError that names the allowed values, unless the parameters of a sliding window are valid."""
     if not (0 < alpha < 1 and min_area >= 1 and max_aspect >= 1 and limit >= 1):
         raise ValueError(
             f"alpha={alpha}, min_area={min_area}, max_aspect={max_aspect}, limit={limit}; "
@@ -152,7 +153,7 @@ def check_windows(alpha: float, min_area: float, max_aspect: float, limit: int) 
 def sliding(size: tuple[int, int], alpha: float, min_area: float, max_aspect: float) -> Floats:
     """(K, 4) inclusive windows inside an image of (height, width); the last of a row or column is moved inwards.
 
-    An image that is smaller than every window is one window.
+    An image smaller than every window is one window.
     """
     height, width = size
     smallest, scale, shape = min_area**0.5, alpha**-0.5, (1 + alpha) / (2 * alpha)

@@ -1,4 +1,4 @@
-"""What a method that runs another method says of itself: what the other says.
+"""The declarations of a method that runs another method: those of the inner one.
 
 `method=aug_smooth/layercam` is the packaged option `aug_smooth` with `layercam` in place of its `method` (see
 `eigencam.configuring.wrapped`); in a YAML it is `method: {_target_: ...}`.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Wrapping:
-    """A base of dataclasses with a field `method`, which they run on the pass, or on passes like it."""
+    """A base for dataclasses with a field `method`, which they run on the pass or on similar passes."""
 
     __slots__ = ()
     method: Method
@@ -24,7 +24,7 @@ class Wrapping:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether the method asks `forward.gradients`."""
+        """Whether the inner method calls `forward.gradients`."""
         return base.needs_gradient(self.method)
 
     @property
@@ -54,7 +54,7 @@ class Wrapping:
 
     @property
     def caveat(self) -> str:
-        """What is not known of the method's paper."""
+        """What is not known of the inner method's paper."""
         return base.caveat_of(self.method)
 
     def unsupported(self, network: "Network") -> str:
@@ -62,16 +62,16 @@ class Wrapping:
         return self.refusal_within(network)
 
     def refusal_within(self, network: "Network") -> str:
-        """Why the method itself cannot run on the network, or cannot be run by another; "" where it can."""
+        """Why the inner method cannot run on the network, or cannot be wrapped; "" if it can."""
         if base.gives_boxes(self.method):
             return "it takes maps, and its method gives boxes"
         return base.stated_refusal(self.method, network)
 
     def lacking(self, ids: Iterable[str]) -> str:
-        """What the method lacks for these images, "" if nothing."""
+        """What the inner method is missing for these images, "" if nothing."""
         return base.lack_of(self.method, ids)
 
     def identity(self) -> dict[str, Any]:
-        """What changes the method's maps besides its parameters."""
+        """What changes the inner method's maps besides its parameters."""
         content = base.content_of(self.method)
         return {"content": content} if content else {}

@@ -1,18 +1,18 @@
-r"""Zoom-CAM: what any layer says of a position, the finest included.
+r"""Zoom-CAM: the evidence of all layers at each position, including the finest.
 
-Zoom-CAM (Shi et al., ICPR 2020, arXiv 2010.08644): each layer's map, g the gradient of the class's logit by its output
-A,
+Zoom-CAM (Shi et al., ICPR 2020, arXiv 2010.08644): each layer's map, with g the gradient of the class's logit with
+respect to the layer's output A,
 
 $$L_l = \operatorname{ReLU}\Big(\sum_k g_k \odot A_k\Big) / \max$$
 
 is fused with those of the other layers by the larger value at each pixel, from the deepest, coarsest layer to the
 finest:
-the fused map is enlarged bilinearly to the next layer's size before the two are compared. A layer's map is scaled from
-its minimum on, as the published code does: (L - min) / max.
+the fused map is enlarged bilinearly to the next layer's size before the two are compared. A layer's map is scaled with
+its minimum, as in the published code: (L - min) / max.
 
-`layers` are all convolutions of the network, as VGG-16's 13 in the paper, or those that are named. The published code
-(X-Shi/Zoom-CAM@c01edb1) does not run: the loop that fuses refers to a name that it does not define. So the formula is
-all that this can be compared with; of one layer it is HiResCAM.
+`layers` are all convolutions of the network, as VGG-16's 13 in the paper, or the named ones. The published code
+(X-Shi/Zoom-CAM@c01edb1) does not run: the loop that fuses uses an undefined name. So only the formula can be
+compared; for one layer it is HiResCAM.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ZoomCAM:
-    """Zoom-CAM over `layers`, in the order of the pass; none named: over all convolutions."""
+    """Zoom-CAM over `layers`, in the order of the pass; empty: over all convolutions."""
 
     layers: Sequence[str] = ()
 
     version = 1
-    needs_gradient: ClassVar[bool] = False  # its layers are others
+    needs_gradient: ClassVar[bool] = False  # it reads other layers
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Shi et al., ICPR 2020"
     needs: ClassVar[str] = "2 forwards, 1 backward"
@@ -47,7 +47,7 @@ class ZoomCAM:
     differentiates: ClassVar[str] = "layer"
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32 in 0..1, of the first layer's size."""
+        """(N, h, w) float32 in 0..1, at the first layer's size."""
         layers = self.layers or self.convolutions(forward)
         of = forward.repeat(forward.images, layers, gradients=True)
         of.seeds = forward.seeds
@@ -60,11 +60,11 @@ class ZoomCAM:
                     cam, F.interpolate(fused[:, None], size, mode="bilinear", align_corners=False)[:, 0]
                 )
             fused = cam
-        assert fused is not None  # there is a layer
+        assert fused is not None  # there is at least one layer
         return fused
 
     def convolutions(self, forward: Forward) -> Mapping[str, Reading]:
-        """The convolutions that are maps, up to the target layer or behind it, in the order in which they ran."""
+        """The convolutions that are maps, before or behind the target layer, in execution order."""
         return layers_of(forward, nn.Conv2d)
 
     def unsupported(self, network: "Network") -> str:
@@ -77,6 +77,6 @@ class ZoomCAM:
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """(N, h, w) of maps that are not negative: less the minimum, over the maximum; 0 where that is 0."""
+    """(N, h, w) of non-negative maps: minus the minimum, divided by the maximum; 0 if that is 0."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / torch.where(high > 0, high, 1.0)
