@@ -211,8 +211,8 @@ PAIRS = [
     Pair("aug_smooth", AugSmooth(GradCAM()), THEIRS, one_by_one_at_layer(augmented)),
     Pair("eigen_smooth", EigenSmooth(GradCAM()), THEIRS, one_by_one_at_layer(eigen)),
     Pair("smooth samples=3", Smooth(GradCAM(), 3), OWN, noisy(3)),
-    Pair("reciprocam", ReciproCAM(), OWN, alone),
-    Pair("reciprocam", Scaled(ReciproCAM()), authors.RECIPRO, authors.recipro, unfit=authors.absent(authors.RECIPRO)),
+    Pair("reciprocam", ReciproCAM(scaled=False), OWN, alone),
+    Pair("reciprocam", ReciproCAM(), authors.RECIPRO, authors.recipro, unfit=authors.absent(authors.RECIPRO)),
     Pair(
         "groupcam", Scaled(GroupCAM(), enlarged=True), authors.GROUP, authors.group, unfit=authors.absent(authors.GROUP)
     ),

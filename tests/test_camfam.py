@@ -147,15 +147,16 @@ def test_recipro_cam_of_logits_is_cam_and_the_bias() -> None:
     forward = make(network("gap"))
     bias = forward.module.get_submodule("fc").bias
     assert isinstance(bias, Tensor)
-    found = ReciproCAM("logit")(forward, TARGETS)
+    found = ReciproCAM("logit", scaled=False)(forward, TARGETS)
     expected = CAM()(forward, TARGETS) / 42 + bias.detach()[TARGETS][:, None, None]
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close((found - bias.detach()[TARGETS][:, None, None]).sum((1, 2)), 0 * found[:, 0, 0] + (
         forward.logits.gather(1, TARGETS[:, None])[:, 0] - bias.detach()[TARGETS]
     ))  # fmt: skip
-    spread = ReciproCAM("logit", spread=True)(forward, TARGETS) - bias.detach()[TARGETS][:, None, None]
+    spread = ReciproCAM("logit", spread=True, scaled=False)(forward, TARGETS) - bias.detach()[TARGETS][:, None, None]
     inside = (expected - bias.detach()[TARGETS][:, None, None])[:, 1:-1, 1:-1]
     torch.testing.assert_close(spread[:, 1:-1, 1:-1], inside, atol=1e-6, rtol=1e-4)  # the kernel's sum is 1
+    torch.testing.assert_close(ReciproCAM("logit")(forward, TARGETS), unit(found))
     torch.testing.assert_close(spread[:, 0, 0], 9 / 16 * (expected - bias.detach()[TARGETS][:, None, None])[:, 0, 0])
 
 

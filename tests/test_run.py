@@ -139,11 +139,14 @@ def test_a_method_that_cannot_run_says_why_before_the_run_or_is_left_out(tmp_pat
     with pytest.raises(ValueError, match=r"method\.cam: CAM needs global average pooling.*on_unsupported=skip"):
         run(config(tmp_path, "model=scenes_vgg"))
     said: list[str] = []
-    job = run(config(tmp_path, "model=scenes_vgg", "on_unsupported=skip", "method=[cam,random]"), say=said.append)
-    assert job.unsupported.keys() == {"cam"}
+    options = ["model=scenes_vgg", "on_unsupported=skip", "method=[cam,lcam_fm,random]"]
+    job = run(config(tmp_path, *options), say=said.append)
+    assert job.unsupported.keys() == {"cam", "lcam_fm"}
     assert any("cam left out: CAM needs" in line for line in said)
     summary = json.loads((job.results["cam", "localization"].folder / "metrics.json").read_text())
     assert "global average pooling" in summary["unsupported"]
+    summary = json.loads((job.results["lcam_fm", "localization"].folder / "metrics.json").read_text())
+    assert summary["unsupported"].startswith("no fitted weights (fitted/lcam_fm-scenes_vgg.safetensors, eigencam:")
     with pytest.raises(ValueError, match="has no classifier"):
         run(config(tmp_path, "model.classes=null"))
 

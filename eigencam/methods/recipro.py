@@ -9,8 +9,9 @@ Only the part behind the layer runs, h w times. `spread: true` also copies the p
 weighted by the 3 x 3 kernel (1, 2, 1) x (1, 2, 1) / 16, cut off at the border; the authors' code has this and disables
 it for convolutional networks (sybyun/ReciproCAM@bfbf22c).
 
-`score: logit` uses the logit in place of the probability. In front of an average over the positions and a linear layer
-that is CAM / (h w) plus the bias.
+The authors' code scales the map to 0..1; `scaled: false` leaves the probabilities as they are. Their least value is not
+0, and a threshold that is a share of the maximum would take in the whole image. `score: logit` uses the logit in place
+of the probability. In front of an average over the positions and a linear layer that is CAM / (h w) plus the bias.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.perturbation import SCORES, Score, uncut
+from eigencam.methods.perturbation import SCORES, Score, uncut, unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import constant
 
@@ -33,13 +34,14 @@ KERNEL = (1 / 4, 1 / 2, 1 / 4)
 
 @dataclass(frozen=True, slots=True)
 class ReciproCAM:
-    """Recipro-CAM; `spread` smooths the kept position."""
+    """Recipro-CAM; `spread` smooths the kept position, `scaled` brings the map to 0..1."""
 
     score: Score = "probability"
     spread: bool = False
+    scaled: bool = True
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Byun & Lee, CVPR Workshops 2024"
@@ -51,7 +53,7 @@ class ReciproCAM:
             raise ValueError(f"score={self.score!r}; allowed: {', '.join(SCORES)}")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, h, w) float32, of probabilities in 0..1."""
+        """(N, h, w) float32 in 0..1; scaled, a constant map is 0."""
         activations = forward.activations(self.layer)
         n, _, h, w = activations.shape
         positions, columns = h * w, activations.flatten(2)
@@ -67,7 +69,8 @@ class ReciproCAM:
 
         logits = forward.predict(n * positions, alone, self.layer or forward.layer)
         answers = logits if self.score == "logit" else logits.softmax(1)
-        return answers.gather(1, targets.repeat_interleave(positions)[:, None]).view(n, h, w)
+        maps = answers.gather(1, targets.repeat_interleave(positions)[:, None]).view(n, h, w)
+        return unit(maps) if self.scaled else maps
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""

@@ -277,7 +277,8 @@ class Result:
         self._change_run(self._run, self._environment)
 
     def leave_out(self, reason: str) -> None:
-        """Complete the result of a method that cannot run on the network."""
+        """Complete the result of a method that cannot run on the network; the reason names files without our folder."""
+        reason = reason.replace(f"{self.folder.parent}{os.sep}", "")
         publish(self.folder, self._summary({"n": 0, "unsupported": reason}))
         self.settle()
 
