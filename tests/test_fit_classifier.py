@@ -245,7 +245,7 @@ def test_all_weights_go_down_the_same_loss_and_a_stopped_training_goes_on(
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_makes_no_file(voc: Path) -> None:
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) in epoch \d+; a lower fit\.lr than 1000"):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) in epoch \d+; try a fit\.lr below 1000"):
         fit(config(voc, *VOC, "fit.train=all", "fit.lr=1000", "fit.epochs=9"), say=quiet)
     assert not list((voc / "fitted").glob("*.safetensors"))
 

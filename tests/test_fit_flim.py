@@ -48,8 +48,8 @@ def test_marker_files_are_read_as_they_were_written(tmp_path: Path, first: int) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("2 8 6\n0 0 -1 1\n", "1 markers where the first line says 2"),
-        ("1 8 6\n8 0 -1 1\n", "a pixel outside of 8 x 6"),
+        ("2 8 6\n0 0 -1 1\n", "1 markers, but the first line says 2"),
+        ("1 8 6\n8 0 -1 1\n", "a pixel outside 8 x 6"),
         ("1 8 6\n0 0 -1 0\n", "a label below 1"),
         ("1 8 6\n0 0 1\n", "not markers of an image"),
         ("", "not markers of an image"),

@@ -91,4 +91,4 @@ def test_what_cannot_be_chosen_is_said(tmp_path: Path) -> None:
     odd = SimpleNamespace(name="d", ids=["a", "b,c"], class_space="other")
     told = list(PseudoBoxFit("").faults(network, odd))  # type: ignore[arg-type]
     assert "so it cannot say which proposal is of an image's class" in told[0]
-    assert "1 ids of d have a comma, e.g. b,c" in told[1]
+    assert "1 ids of d contain a comma, e.g. b,c" in told[1]

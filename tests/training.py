@@ -70,5 +70,5 @@ def killed(results: Path, step: int, *overrides: str) -> Fitted:
     assert len(list((results / "fitted").glob("*.checkpoint"))) == 1
     lines: list[str] = []
     path = fit(config(results, *overrides), say=lines.append)
-    assert lines[0].startswith("  going on from epoch")
+    assert lines[0].startswith("  resuming from epoch")
     return fitted.read(path)

@@ -1,1 +1,1 @@
-"""What is trained or fitted, on the same loading and records as runs."""
+"""Training and fitting, with the same loading and logging as runs."""

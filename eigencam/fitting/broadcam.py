@@ -24,12 +24,12 @@ class BroadCAMFit:
 
     Attributes:
         file: where the weights go.
-        layers: whose activations are read; none: the network's target layer.
-        share: of the images that is used.
+        layers: whose activations are read; empty: the network's target layer.
+        share: fraction of the images that is used.
         alpha: penalty of the ridge regressions.
         step: channels of an enhancement node.
-        batch_size: images at once.
-        seed: of the choice of the images.
+        batch_size: images per batch.
+        seed: of the selection of images.
     """
 
     file: str
@@ -61,7 +61,7 @@ class BroadCAMFit:
         return list(self.layers) or [network.layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Labels that are not the network's classes."""
+        """Yield a fault if the labels are not the network's classes."""
         if network.classes != dataset.class_space:
             yield (
                 f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
@@ -69,13 +69,13 @@ class BroadCAMFit:
             )
 
     def chosen(self, dataset: Dataset) -> list[int]:
-        """Positions of the images that are used, in order; those of a smaller share are among them."""
+        """Return the positions of the images that are used, in order; a smaller share uses a subset of these."""
         n = len(dataset.ids)
         order = uniform(torch.arange(n), (1,), self.seed)[:, 0].argsort(stable=True)
         return sorted(order[: math.ceil(self.share * n)].tolist())
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Average the channels of every image, then regress, in float64."""
+        """Average the channels over the positions of every image, then fit the regression, in float64."""
         layers, positions = self.layers_of(job.network), self.chosen(job.dataset)
         grid = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]
         features, labels = [], []

@@ -1,21 +1,21 @@
-r"""`eigencam fit fit=cam_loss`: CAM-loss (Wang et al., ICCV 2021), a network whose features are where its class is.
+r"""`eigencam fit fit=cam_loss`: CAM-loss (Wang et al., ICCV 2021): train a network to be active where its CAM is.
 
-With A the output (C, h, w) of the layer in front of the global average pooling, w the weights of the linear layer
-behind it, y the true class, mm the scaling of one image's map to 0..1 by its minimum and maximum, and sg(.) without
-gradient:
+With A the output (C, h, w) of the layer before global average pooling, w the weights of the linear layer that follows,
+y the true class, mm the min-max normalization of an image's map to 0..1, and sg(.) the stop-gradient:
 
 $$\mathrm{CAAM} = \sum_k A_k,\quad \mathrm{CAM} = \sum_k \mathrm{sg}(w_{y,k})\, A_k,\quad
 L = \mathrm{CE} + \alpha\, \mathrm{mean}\, |\mathrm{mm}(\mathrm{CAM}) - \mathrm{mm}(\mathrm{CAAM})|$$
 
-The mean is over images and positions. The gradient of the second term reaches A by both maps, and never w. A map that
-is constant has no scaling: its image's term is 0, and the share of such images stands in the log (`constant`).
+The mean is over images and positions. The gradient of the second term reaches A through both maps, and never reaches w.
+A constant map cannot be normalized: the term of its image is 0, and the log has the fraction of such images
+(`constant`).
 
-With `teacher` the second term is CAAM-CAM distillation: the student's CAAM is drawn to the CAM of a fixed network,
-enlarged (bilinear) to the student's size where that is another one.
+With `teacher`, the second term is CAAM-CAM distillation: the student's CAAM is pulled towards the CAM of a fixed
+network. That CAM is resized (bilinear) to the student's map if their sizes differ.
 
 Reference: C. Wang, J. Xiao, Y. Han, Q. Yang, S. Song, G. Huang, "Towards Learning Spatially Discriminative Feature
-Representations", ICCV 2021 (arXiv 2109.01359). Only its abstract could be read; alpha = 3, after epochs without the
-term, and Adam at 1e-4 are those of sihyeong671/PyTorch_CAM-loss@2a1843e, on MNIST.
+Representations", ICCV 2021 (arXiv 2109.01359). Only its abstract was accessible. alpha = 3, the first epochs without
+the term, and Adam at 1e-4 are those of sihyeong671/PyTorch_CAM-loss@2a1843e, on MNIST.
 """
 
 from collections.abc import Iterator, Mapping
@@ -47,14 +47,14 @@ from eigencam.running.loading import Batch
 
 
 class Term(NamedTuple):
-    """The mean distance of two maps, a scalar, and the share of images in which one of the maps is constant."""
+    """The mean distance of two maps, a scalar, and the fraction of images in which one of the maps is constant."""
 
     distance: Tensor
     constant: Tensor
 
 
 def scaled(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N, h, w) maps at 0..1 by their own minimum and maximum, constant ones at 0; and (N,) which are those."""
+    """Return (N, h, w) maps min-max normalized to 0..1, constant ones as 0; and (N,) whether each is constant."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     constant = high == low
     return (maps - low) / torch.where(constant, 1.0, high - low), constant.flatten()
@@ -73,7 +73,7 @@ def cam_term(activations: Tensor, weight: Tensor, labels: Tensor) -> Term:
 
     Args:
         activations: (N, C, h, w).
-        weight: (K, C) of the linear layer; its gradient is not asked for.
+        weight: (K, C) of the linear layer; gets no gradient.
         labels: (N,) the true classes.
     """
     cams = torch.einsum("nc,nchw->nhw", weight.detach()[labels], activations)
@@ -82,22 +82,22 @@ def cam_term(activations: Tensor, weight: Tensor, labels: Tensor) -> Term:
 
 @dataclass(frozen=True, slots=True)
 class CAMLossFit:
-    """Trains a network, from the weights that `model` gives it, with CAM-loss; see the module.
+    """Trains a network with CAM-loss, starting from the weights of `model`; see the module.
 
     Attributes:
         file: where the weights go; `{dataset}` is the dataset's name.
         alpha: factor of the second term; 0 trains with the cross-entropy alone.
-        warmup: the first epochs, without the second term.
+        warmup: number of first epochs without the second term.
         teacher: the description of a network, a `model` node, for distillation.
-        layer: in front of the pooling; the network's target layer when None.
+        layer: the one before the pooling; None: the network's target layer.
         epochs: passes over the images.
-        batch_size: images of a step.
+        batch_size: images per step.
         optimizer: `adam` or `sgd`.
-        lr: its rate.
-        decay: factor of the rate, per epoch.
+        lr: learning rate.
+        decay: factor of the learning rate, per epoch.
         weight_decay: of all parameters.
         augment: random crops and mirrors.
-        seed: of a new last layer, the order, the augmentation and dropout.
+        seed: of a new last layer, the order of the images, the augmentation and dropout.
     """
 
     file: str
@@ -135,13 +135,13 @@ class CAMLossFit:
 
     @property
     def label(self) -> str:
-        """What the network is called in tables."""
+        """Name of the network in tables."""
         if not self.alpha:
             return "cross-entropy"
         return "CAM-loss" if self.teacher is None else f"CAM-loss, teacher {self.teacher['name']}"
 
     def identity(self) -> dict[str, Any]:
-        """Return what changes the weights besides the parameters: the teacher's."""
+        """Return what changes the weights besides the parameters: the teacher's identity."""
         if self.teacher is None:
             return {}
         return {"teacher": load_network(self.teacher).identity}
@@ -151,7 +151,7 @@ class CAMLossFit:
         return [find_place(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Report a network without global average pooling and one linear layer, and images without a class."""
+        """Yield faults: a network without global average pooling and one linear layer, or images without a class."""
         yield from label_faults(network, dataset)
         yield from self._head_faults(network, self.layer or network.layer)
         if self.teacher is None:
@@ -172,11 +172,11 @@ class CAMLossFit:
             yield f"fit: {network.name} rectifies its class maps before the pooling; the loss is for linear layers"
 
     def rate(self, epoch: int) -> float:
-        """Return the rate in an epoch, from 0."""
+        """Return the learning rate of an epoch, counted from 0."""
         return self.lr * self.decay**epoch
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Train from the last checkpoint on."""
+        """Train, resuming from the last checkpoint."""
         made = trainee(job, self.layer or job.network.layer, self.seed)
         state = made.descent(self.optimizer, (), 1, self.lr, self.weight_decay)
         descend(job, _Learner(self, made, self._rectified(job), self._teacher(job)), state)
@@ -193,7 +193,7 @@ class CAMLossFit:
 
 @dataclass(frozen=True, slots=True)
 class _Learner(Scheduled):
-    """What `descend` trains; `rectified` says whether a ReLU follows the layer."""
+    """The model that `descend` trains; `rectified` says whether a ReLU follows the layer."""
 
     options: CAMLossFit
     trainee: Trainee
@@ -201,7 +201,7 @@ class _Learner(Scheduled):
     teacher: Network | None
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return cross-entropy and second term, and for the log the accuracy and the share of constant maps."""
+        """Return cross-entropy and second term; for the log, the accuracy and the fraction of constant maps."""
         images, labels = batch_on_device(job, pictures, batch)
         with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):
             logits, activations = self.trainee.passed(images)

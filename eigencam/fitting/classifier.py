@@ -1,14 +1,15 @@
-"""`eigencam fit fit=classifier`: a dataset's classes in place of a network's own.
+"""`eigencam fit fit=classifier`: replace a network's classes by those of a dataset.
 
-Where it goes: `eigencam.networks.classifier`. `train=last`: the inputs of the last layer are computed once for all
-pictures, and the layer is fitted to its minimum by logistic regression (`eigencam.fitting.logistic`). `train=all`: from
-there, all weights go down the same loss by stochastic gradient descent; batch normalisation keeps its statistics and
-dropout is off.
+`eigencam.networks.classifier` finds the layer to replace. With `train=last` the inputs of the last layer are computed
+once for all images, and logistic regression fits the layer to its minimum (`eigencam.fitting.logistic`). With
+`train=all`, stochastic gradient descent then minimizes the same loss over all weights, starting from that fit; batch
+normalisation keeps its statistics and dropout is off.
 
-An image is of every class that has an object in it; where all objects of a class are flagged difficult it counts for
-that class neither way, in loss and average precision. Where a dataset seeks objects of one class (ImageNet, CUB), the
-image is of that class, and the loss is the cross-entropy of the softmax. Of the images, `held_out` are not fitted
-on: the log has the average precision on them. The ids of the others stand in the file, and in a .txt beside it.
+An image belongs to every class that has an object in it. If all objects of a class are flagged difficult, the image is
+ignored for that class, in the loss and in average precision. If the dataset has one target class per image (ImageNet,
+CUB), the image belongs to that class, and the loss is softmax cross-entropy. A share `held_out` of the images is not
+fitted on; the log has the average precision on these. The ids of the other images are in the file, and in a .txt beside
+it.
 """
 
 import copy
@@ -40,20 +41,20 @@ from eigencam.transfer import to_device
 
 @dataclass(frozen=True, slots=True)
 class ClassifierFit:
-    """Fits the last layer, or all, to a dataset's classes.
+    """Fits the last layer, or all weights, to a dataset's classes.
 
     Attributes:
         file: where the weights go; `{dataset}` is the dataset's name.
         train: `last` layer, or `all` weights.
-        held_out: share of the images that is not fitted on.
+        held_out: fraction of the images that is not fitted on.
         l2: penalty of the last layer's weights, for standardised inputs.
-        batch_size: images at once.
+        batch_size: images per batch.
         epochs: of `all`.
-        lr: rate of `all`.
-        decay: factor of the rate, an epoch.
+        lr: learning rate of `all`.
+        decay: factor of the learning rate, per epoch.
         weight_decay: of `all`.
         augment: random crops and mirrors in `all`.
-        seed: of the choice of the images, and of their order and augmentation.
+        seed: of the held-out selection, the order of the images and the augmentation.
     """
 
     file: str
@@ -91,26 +92,26 @@ class ClassifierFit:
         return [find_place(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """A network that has a head already; a dataset that does not tell the classes of its images."""
+        """Yield faults: a network with a head, or a dataset that does not give its images' classes."""
         if network.head:
             yield "fit: model.head is set; a classifier is fitted on the network itself (model.head=null)"
         if len(dataset.classes) < 2:
             yield f"fit: {dataset.name} has no classes to tell apart"
         if getattr(dataset, "difficult", True) is False:
-            yield "dataset.difficult=false: images with difficult objects alone would count as without any"
+            yield "dataset.difficult=false: images with only difficult objects would count as negative"
 
     def parts(self, n: int) -> tuple[list[int], list[int]]:
-        """Positions of the images that are fitted on, and of those that are not, both ascending."""
+        """Positions of the images to fit on, and of the held-out ones, both ascending."""
         order = uniform(torch.arange(n), (1,), seed_of(self.seed, 0, "held out"))[:, 0].argsort(stable=True).tolist()
         held = math.floor(self.held_out * n)
         return sorted(order[held:]), sorted(order[:held])
 
     def rate(self, epoch: int) -> float:
-        """The rate in an epoch of `all`, from 0."""
+        """The learning rate of an epoch of `all`, counted from 0."""
         return self.lr * self.decay**epoch
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Fit, then rank the images held out."""
+        """Fit, then measure average precision on the held-out images."""
         place = find_place(job.network.module, job.network.preprocess.shape)
         fitted_on, held = self.parts(len(job.dataset.ids))
         if self.train == "last":
@@ -158,7 +159,7 @@ class ClassifierFit:
     def _all(
         self, job: Job, place: Place, positions: Sequence[int]
     ) -> tuple[nn.Module, dict[str, Tensor], list[dict[str, Any]]]:
-        """The network, all of its weights, and the log."""
+        """Train all weights; return the network, its weights and the log."""
         layer: Any = job.network.module.get_submodule(place.layer)
         k, log = len(job.dataset.classes), []
         head = {f"{place.layer}.weight": torch.zeros(k, layer.weight.shape[1]), f"{place.layer}.bias": torch.zeros(k)}
@@ -176,14 +177,14 @@ class ClassifierFit:
 
 @dataclass(frozen=True, slots=True)
 class _Whole(Scheduled):
-    """What `descend` trains: all weights of a network with its new head."""
+    """The model that `descend` trains: all weights of a network with its new head."""
 
     options: ClassifierFit
     module: nn.Module
     exclusive: bool
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The loss with the weights as they are in `state`."""
+        """The loss of the weights in `state`."""
         labels = torch.stack([class_labels(truth, len(job.dataset.classes)) for truth in batch.truths])
         pictures, labels = to_device(job.network.device, pictures, labels)
         images = job.network.preprocess.normalize(pictures, job.network.dtype)
@@ -192,12 +193,12 @@ class _Whole(Scheduled):
 
 
 def _exclusive(dataset: Dataset) -> bool:
-    """Whether an image is of one class."""
+    """Whether each image belongs to exactly one class."""
     return dataset.truth(0).foreground == "label"
 
 
 def _headed(job: Job, place: Place, tensors: dict[str, Tensor]) -> nn.Module:
-    """A copy of the network with a head, in eval mode and frozen."""
+    """A copy of the network with the head, in eval mode and frozen."""
     module = copy.deepcopy(job.network.module)
     put(module, place, tensors[f"{place.layer}.weight"].flatten(1), tensors[f"{place.layer}.bias"])
     return module.eval().requires_grad_(False)
@@ -223,7 +224,7 @@ def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, ti
 
 
 def _ranking(job: Job, module: nn.Module, positions: Sequence[int], size: int) -> dict[str, Any]:
-    """Average precision on the images held out: told, and as an entry of the log (fractions of 1)."""
+    """Print average precision on the held-out images, and return it as an entry of the log (fractions of 1)."""
     scores, labels = _scores(job, module, positions, size, "images held out")
     exclusive = _exclusive(job.dataset)
     ranks = scores.double().log_softmax(1) if exclusive else scores.double()
@@ -238,7 +239,7 @@ def _ranking(job: Job, module: nn.Module, positions: Sequence[int], size: int) -
     lines = [[name, ap["n"], ap["all_points"], ap["11_points"]] for name, ap in entry["AP"].items()]
     lines.append([f"mean of {len(there)}", len(labels), entry.get("mAP"), entry.get("mAP_11")])
     shown = [[name, n, *(f"{100 * value:.1f}" for value in values if value is not None)] for name, n, *values in lines]
-    table = tabulate(shown, ["class", "pictures", "AP %, all points", "11 points"], disable_numparse=True)
+    table = tabulate(shown, ["class", "images", "AP %, all points", "11 points"], disable_numparse=True)
     job.say(f"  average precision on the {len(labels)} images held out\n{table}")
     if exclusive:
         entry["accuracy"] = float((scores.argmax(1) == labels.argmax(1)).double().mean())

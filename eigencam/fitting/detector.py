@@ -1,9 +1,9 @@
-"""`eigencam fit fit=detector`: all weights of a detector of torchvision's, on a dataset's boxes.
+"""`eigencam fit fit=detector`: train all weights of a torchvision detector on a dataset's boxes.
 
-The detector is the network of the config: anything that, in train mode, returns a dict of losses for images in 0..1 and
-for each a dict of `boxes` and `labels`. Label 0 is the background, 1 + class an object; objects flagged difficult are
-left out. Batch normalisation keeps its statistics. What torchvision draws at random (anchors and boxes of a step) is a
-function of seed and step.
+The detector is the config's network: any module that in train mode returns a dict of losses, given images in 0..1 and
+for each a dict of `boxes` and `labels`. Label 0 is the background, and 1 + class an object; objects flagged difficult
+are left out. Batch normalisation keeps its statistics. What torchvision samples at random in a step (anchors and boxes)
+depends on seed and step alone.
 """
 
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ class DetectorFit:
     Attributes:
         file: where the weights go.
         epochs: passes over the images.
-        batch_size: images a step.
-        lr: rate.
-        decay: factor of the rate, an epoch.
+        batch_size: images per step.
+        lr: learning rate.
+        decay: factor of the learning rate, per epoch.
         weight_decay: of all weights.
-        seed: of the order, and of what torchvision draws.
+        seed: of the order of the images, and of what torchvision samples.
     """
 
     file: str
@@ -65,15 +65,15 @@ class DetectorFit:
 
     @property
     def augment(self) -> bool:
-        """Whether images are cropped and mirrored: boxes would have to follow."""
+        """False: images are not cropped or mirrored, since the boxes would have to change with them."""
         return False
 
     def layers_of(self, network: Network) -> list[str]:
-        """None: the whole network learns."""
+        """No layers: the whole network is trained."""
         return []
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """A network that is no detector; labels that are not its classes."""
+        """Yield faults: a network that is not a detector, or labels that are not its classes."""
         if network.classes != dataset.class_space:
             own = f"those of {network.name} {network.classes}"
             yield f"fit: the classes of {dataset.name} are {dataset.class_space}, {own}"
@@ -88,11 +88,11 @@ class DetectorFit:
             )
 
     def rate(self, epoch: int) -> float:
-        """The rate in an epoch, from 0."""
+        """The learning rate of an epoch, counted from 0."""
         return self.lr * self.decay**epoch
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Train from the last checkpoint on."""
+        """Train, resuming from the last checkpoint."""
         module = job.network.module
         tensors = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
         groups = [{"params": list(tensors.values()), "factor": 1}]
@@ -136,7 +136,7 @@ class DetectorFit:
 
 
 def _target(truth: Truth | None, view: View | None, device: torch.device) -> dict[str, Tensor]:
-    """Half-open boxes in pixels of the input and their labels, from 1; none without truth."""
+    """Half-open boxes in pixels of the input, and their labels, from 1; empty without ground truth."""
     if truth is None or view is None:
         return {"boxes": torch.zeros(0, 4, device=device), "labels": torch.zeros(0, dtype=torch.int64, device=device)}
     kept = ~truth.difficult

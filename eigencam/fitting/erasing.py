@@ -1,16 +1,15 @@
-r"""What weakly supervised localization changes in images and features while a classifier is trained.
+r"""How weakly supervised localization changes images and features while a classifier is trained.
 
-Hide-and-Seek (Singh & Lee, ICCV 2017): an image is cut into squares, and each is set to 0, the mean colour, with
-probability `rate`.
+Hide-and-Seek (Singh & Lee, ICCV 2017): an image is divided into squares, and each is set to 0, the mean colour, with
 
-CutMix (Yun et al., ICCV 2019): $\lambda \sim \mathrm{Beta}(\beta, \beta)$; a box of $\sqrt{1 - \lambda}$ of each side,
-around a place drawn uniformly and cut at the border, comes from another image of the batch. With $\lambda'$ the share
-of the image that is left, the loss is $\lambda' \mathrm{CE}(y_a) + (1 - \lambda') \mathrm{CE}(y_b)$.
+CutMix (Yun et al., ICCV 2019): $\lambda \sim \mathrm{Beta}(\beta, \beta)$; a box with sides $\sqrt{1 - \lambda}$ of the
+image's, centred at random and clipped at the border, is pasted from another image of the batch. With $\lambda'$ the
+fraction of the image that remains, the loss is $\lambda' \mathrm{CE}(y_a) + (1 - \lambda') \mathrm{CE}(y_b)$.
 
 ADL (Choe & Shim, CVPR 2019), on features F (N, C, h, w), with the attention $m = \mathrm{mean}_k F_k$:
-$F \odot [m < t \max m]$ with probability `rate`, else $F \odot \sigma(m)$; one draw for the whole batch.
+$F \odot [m < t \max m]$ with probability `rate`, else $F \odot \sigma(m)$; one random choice for the whole batch.
 
-All are pure functions of what is drawn, in the form of clovaai/wsolevaluation@96f4b88.
+All are pure functions of the numbers drawn, in the form of clovaai/wsolevaluation@96f4b88.
 """
 
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ def hide(images: Tensor, drawn: Tensor, grid: int, rate: float) -> Tensor:
         images: normalised.
         drawn: (N, rows, columns) uniform numbers in [0, 1), at least one for each square.
         grid: side of a square, pixels; 0 hides nothing.
-        rate: squares whose number is not above it are hidden.
+        rate: a square is hidden if its number is at most this.
     """
     if grid == 0:
         return images
@@ -51,11 +50,11 @@ class Box(NamedTuple):
 
 
 def cut_box(size: Sequence[int], share: float, centre: Sequence[int]) -> Box:
-    """Return the box that is cut out of an image.
+    """Return the box that is pasted from another image.
 
     Args:
         size: (H, W).
-        share: lambda, of the image that is to be left.
+        share: lambda, the fraction of the image that should remain.
         centre: (row, column).
     """
     sides = [int(side * (1 - share) ** 0.5) for side in size]
@@ -73,7 +72,7 @@ def mixed(images: Tensor, order: Tensor, box: Box) -> Tensor:
 
 
 def attention_dropout(features: Tensor, threshold: float, drop: bool) -> Tensor:
-    """Return ADL's features (N, C, h, w): without the most attended places where `drop`, else weighted by attention."""
+    """Return ADL's features (N, C, h, w): with `drop`, without the highest attention; else weighted by attention."""
     attention = features.mean(1, keepdim=True)
     if not drop:
         return features * attention.sigmoid()

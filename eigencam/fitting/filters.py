@@ -27,7 +27,7 @@ def statistics(maps: Tensor, labels: Sequence[Labels], least: float) -> tuple[Te
     Args:
         maps: (N, C, h, w).
         labels: N label images (h, w).
-        least: is added to the deviation.
+        least: added to the deviation.
     """
     marked = torch.from_numpy(np.stack(labels) > 0)
     values = maps.permute(0, 2, 3, 1)[marked].double()
@@ -35,7 +35,7 @@ def statistics(maps: Tensor, labels: Sequence[Labels], least: float) -> tuple[Te
 
 
 def patches(maps: Tensor, labels: Sequence[Labels], kernel: int, dilation: int) -> list[Floats]:
-    """Return for each image the patches (n, C k k) around its marked pixels in raster order; zeros beyond the edge."""
+    """Return for each image the patches (n, C k k) around its marked pixels in raster order, padded with zeros."""
     made = []
     for image, marked in zip(maps, labels, strict=True):
         rows, columns = (torch.from_numpy(axis) for axis in marked.nonzero())
@@ -59,11 +59,11 @@ def filters(
     Args:
         found: the patches of each image, see `patches`.
         labels: N label images (h, w).
-        variant: `pyflim`: the patches of each connected marker become `per_marker` centres; `flim`: those of each label
-            the number of filters over the largest label, rounded up.
+        variant: `pyflim`: the patches of each connected marker are clustered into `per_marker` centres; `flim`: those
+            of each label into (number of filters) / (largest label) centres, rounded up.
         width: number of filters.
         per_marker: see `variant`.
-        reduction: of more candidates than filters: their centres, or principal directions.
+        reduction: how more candidates than filters are reduced: by clustering, or to their principal directions.
 
     Raises:
         ValueError: the markers give too few candidates.
@@ -86,7 +86,7 @@ def filters(
 
 
 def _by_component(found: Sequence[Floats], labels: Sequence[Labels]) -> Iterator[Floats]:
-    """The patches of each connected marker, whatever its labels, image by image."""
+    """The patches of each connected marker, of any label, image by image."""
     for rows, marked in zip(found, labels, strict=True):
         components, count = connected(marked > 0, np.ones((3, 3)))  # type: ignore[misc]
         of = components[marked > 0]
@@ -100,7 +100,7 @@ def unit(points: Floats) -> Floats:
 
 
 def principal(points: Floats, count: int) -> Floats:
-    """Return the principal directions (count, d); the entry of the largest absolute value is positive."""
+    """Return the principal directions (count, d), signed so that the entry of largest magnitude is positive."""
     _, _, directions = np.linalg.svd(points - points.mean(0), full_matrices=False)
     largest = np.abs(directions).argmax(1)
     signs = np.sign(directions[np.arange(len(directions)), largest])
@@ -108,15 +108,15 @@ def principal(points: Floats, count: int) -> Floats:
 
 
 def k_means(points: Floats, count: int, seed: int, restarts: int) -> Floats:
-    """Return the centres of clusters, or the points themselves where these are not more than the clusters.
+    """Return the cluster centres, or the points themselves if there are no more than `count`.
 
-    Lloyd's iterations from centres that are drawn with probabilities by their squared distance (k-means++); of several
-    starts the one with the smallest sum of squares. A cluster that loses all points takes the point farthest from its
-    centre.
+    Lloyd's iterations with k-means++ initialization: each next centre is drawn with probability proportional to the
+    squared distance to the nearest centre. Of several starts the one with the smallest sum of squares is kept. A
+    cluster that loses all points takes the point farthest from its centre.
 
     Args:
         points: (n, d).
-        count: of clusters.
+        count: number of clusters.
         seed: of the draws.
         restarts: number of starts.
     """
@@ -150,5 +150,5 @@ def _spread(points: Floats, count: int, random: np.random.Generator) -> Floats:
 
 
 def _squares(points: Floats, centres: Floats) -> Floats:
-    """(n, k) squared distances, differences first: exact for equal points."""
+    """(n, k) squared distances, computed from differences: exactly 0 for equal points."""
     return np.stack([np.square(points - centre).sum(1) for centre in centres], 1)

@@ -1,25 +1,28 @@
-"""`eigencam fit fit=flim`: FLIM, filters of a network from markers that a person draws, without backpropagation.
+"""`eigencam fit fit=flim`: FLIM makes a network's filters from hand-drawn markers, without backpropagation.
 
 I. E. de Souza, A. X. Falcao, "Learning CNN filters from user-drawn image markers for coconut-tree image
 classification", IEEE GRSL 2020 (arXiv 2008.03549).
 
-Block by block of `model=flim` (`eigencam.networks.flim`): mean and deviation of each channel over all marked pixels
-standardise the maps; the k x k patches around the marked pixels are clustered, and the centres, scaled to norm 1, are
-the filters; the block's outputs are the next one's maps, and the markers shrink with them. Then a linear support vector
-machine is fitted to what comes out for all images. The same markers give the same filters.
+The blocks of `model=flim` (`eigencam.networks.flim`) are made one after the other. The maps are standardised by each
+channel's mean and deviation over all marked pixels. The k x k patches around the marked pixels are clustered; the
+centres, scaled to norm 1, are the filters. The block's outputs are the maps of the next one, and the markers are
+resized to them. Then a linear support vector machine is fitted to the last outputs for all images. The same markers
+give the same filters.
 
-The two public codes differ, and `variant` says which is followed:
+The two public implementations differ, and `variant` says which is followed:
 
-    pyflim  LIDS-UNICAMP/flim-python-demo@806da1d: the patches of each connected marker of each image become
-            `per_marker` centres, all centres together the block's filters; 0.01 is added to deviations; labels in
-            files count from 0
-    flim    LIDS-UNICAMP/FLIM@5438b27: the patches of each label become as many centres as filters over the largest
-            label, rounded up; 0.001 is added; labels count from 1
+    pyflim  LIDS-UNICAMP/flim-python-demo@806da1d: the patches of each connected marker of each image are clustered into
+            `per_marker` centres, and the centres of all markers give the block's filters; 0.01 is added to deviations;
+            labels in files count from 0
+    flim    LIDS-UNICAMP/FLIM@5438b27: the patches of each label are clustered into (number of filters) / (largest
+            label) centres, rounded up; 0.001 is added to deviations; labels count from 1
 
-Left out: FLIM's refinement of filters with a bias by backpropagation, its removal of similar filters, and the decoders.
+Not implemented: FLIM's refinement of filters and bias by backpropagation, its removal of similar filters, and the
+decoders.
 
-Markers are files (`markers=FOLDER`), one for each marked image, in the authors' text form, or drawn from the truth
-(`markers=truth`) by the rule of `eigencam.fitting.markers`, for the first `per_class` images of each class.
+Markers are files (`markers=FOLDER`), one for each marked image, in the authors' text format. Or they are made from the
+ground truth (`markers=truth`) by the rule of `eigencam.fitting.markers`, for the first `per_class` images of each
+class.
 """
 
 import copy
@@ -47,7 +50,7 @@ from eigencam.store.canonical import checksum
 
 FROM_TRUTH = "truth"
 LEAST = {"pyflim": 0.01, "flim": 0.001}
-"""What is added to deviations."""
+"""Added to deviations."""
 FIRST = {"pyflim": 0, "flim": 1}
 """The smallest label in a file."""
 
@@ -58,15 +61,15 @@ class FLIMFit:
 
     Attributes:
         file: where the weights go; `{dataset}` is the dataset's name.
-        variant: whose algorithm.
+        variant: which of the two implementations.
         markers: a folder of marker files, `ID-seeds.txt` or `ID.txt`, or `truth`.
-        write: a folder that the markers are written to; None: none.
+        write: a folder that the markers are written to; None: they are not written.
         per_class: marked images of each class, with `truth`.
         radius: of the discs, pixels of the image, with `truth`.
         per_marker: centres of each connected marker (`pyflim`).
-        reduction: `kmeans` or `pca`, from candidates to filters.
+        reduction: `kmeans` or `pca`: how the candidates are reduced to filters.
         penalty: C of the support vector machine.
-        batch_size: images at once.
+        batch_size: images per batch.
     """
 
     file: str
@@ -100,7 +103,7 @@ class FLIMFit:
         return "flim"
 
     def identity(self) -> dict[str, Any]:
-        """Return what changes the weights besides the parameters: the markers; `write` changes none."""
+        """Return what changes the weights besides the parameters: the markers; `write` does not."""
         if self.markers == FROM_TRUTH:
             return {"write": None}
         texts = {path.name: path.read_text() for path in sorted(expand(self.markers).glob("**/*.txt"))}
@@ -112,7 +115,7 @@ class FLIMFit:
         return ["fc"]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Report another network, images without a class, and markers that are missing."""
+        """Yield faults: a network of another kind, images without a class, missing markers."""
         yield from label_faults(network, dataset)
         if not isinstance(network.module, FLIM):
             yield f"fit=flim: {network.name} is no FLIM network; model=flim is"
@@ -131,7 +134,7 @@ class FLIMFit:
         return markers.marker_file(expand(self.markers), image_id)
 
     def marked(self, dataset: Dataset) -> dict[int, Labels]:
-        """Return the label images at the size of their images, by position in the dataset."""
+        """Return the label images, each of its image's size, by position in the dataset."""
         if self.markers != FROM_TRUTH:
             files = {i: path for i, name in enumerate(dataset.ids) if (path := self._file(name))}
             return {i: markers.read_markers(path, FIRST[self.variant]) for i, path in files.items()}
@@ -163,7 +166,7 @@ class FLIMFit:
         return dict(made.state_dict()), log
 
     def _filters(self, job: Job, made: FLIM, marked: dict[int, Labels]) -> list[dict[str, Any]]:
-        """Set the filters block by block; return a line of the log for each."""
+        """Set the filters block by block; return one entry of the log for each."""
         ((_, images),) = self._images(job, list(marked), len(marked))
         there = [i for i in marked if i not in job.bad]
         size, log = (images.shape[2], images.shape[3]), []

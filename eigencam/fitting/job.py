@@ -1,10 +1,10 @@
-"""`eigencam fit`: train what learns from images: L-CAM, BroadCAM, a classifier, a network as a whole.
+"""`eigencam fit`: train what is learned from images: L-CAM, BroadCAM, a classifier, a whole network.
 
     config ──► all faults at once ──► images ──► fitter ──► <results>/fitted/METHOD-NETWORK.safetensors
 
 A fitter is an object of the config's group `fit` with the members of `Fitter`. The result is a function of the config:
-the order of the images and their augmentation depend on (seed, epoch, position in the dataset) alone, so no state of
-a random generator has to be kept. Training goes on from the last checkpoint, which lies beside the file.
+the order of the images and their augmentation depend on (seed, epoch, position in the dataset) alone, so no random
+generator's state has to be saved. Training resumes from the last checkpoint, which is beside the file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,13 +57,13 @@ class Job:
     Attributes:
         network: whose activations are read.
         dataset: the images to learn from.
-        fitter: what learns.
-        about: goes into the file; its checksum tells fits apart.
+        fitter: the learner.
+        about: metadata of the file; its checksum distinguishes fits.
         workers: processes that decode images.
-        say: gets the few lines meant for a person.
-        skip_bad_truth: leave images out whose boxes, labels or mask cannot be right.
+        say: receives the few lines of progress output.
+        skip_bad_truth: leave out images with impossible boxes, labels or masks.
         bad: by position, images that could not be decoded.
-        notes: what the fitter adds to `about` once it is done.
+        notes: what the fitter adds to `about` at the end.
     """
 
     network: Network
@@ -83,19 +83,19 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Of what changes the weights."""
+        """Key of everything that changes the weights."""
         return checksum(self.about)
 
     @property
     def checkpoint(self) -> Path:
-        """Beside the file."""
+        """The checkpoint's path, beside the file."""
         return self.file.with_name(f"{self.file.stem}-{self.key}.checkpoint")
 
     def batches(self, positions: Iterable[Sequence[int]], preprocess: Preprocess) -> Iterator[Batch]:
-        """Decoded images, batch by batch; those that cannot be decoded, or used, are left out and noted.
+        """Decoded images, batch by batch; those that cannot be decoded or used are left out and recorded in `bad`.
 
         Raises:
-            Exception: whatever else a dataset raises for an image.
+            Exception: anything else that a dataset raises for an image.
         """
         chosen = [list(batch) for batch in positions]
         workers = self.workers
@@ -120,7 +120,7 @@ class Job:
 
 
 class Fitter(Protocol):
-    """What learns. `file` is where the weights go; `{dataset}` in it is the dataset's name."""
+    """A learner. `file` is where the weights go; `{dataset}` in it is replaced by the dataset's name."""
 
     file: str
 
@@ -134,7 +134,7 @@ class Fitter(Protocol):
         ...
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Why it cannot learn from the two."""
+        """Yield the reasons why it cannot learn from this network and dataset."""
         ...
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -143,17 +143,17 @@ class Fitter(Protocol):
 
 
 def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
-    """Check, train what is not there yet, and write the weights.
+    """Check, train unless the file is there already, and write the weights.
 
     Args:
         composed: a config of the form of `configs/fit.yaml`.
-        say: gets the few lines meant for a person.
+        say: receives the few lines of progress output.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: the config's faults, one a line, before anything is computed.
+        ValueError: the config's faults, one per line, before anything is computed.
     """
     keep_freed_memory()
     job = prepare(composed, say)
@@ -180,7 +180,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
 
 
 def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
-    """Check a composed config and build what it names.
+    """Check a composed config and build the objects that it names.
 
     Raises:
         ValueError: with one line for each fault found.
@@ -233,7 +233,7 @@ def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:
 
 
 def _fitted_already(job: Job, file: Path) -> bool:
-    """Whether the file is there and of the same config."""
+    """Whether the file is there and was made with the same config."""
     if not file.is_file():
         return False
     try:

@@ -26,17 +26,17 @@ class LCAMFit:
     Attributes:
         file: where the weights go.
         masked: `features` for L-CAM-Fm, `image` for L-CAM-Img.
-        layer: whose activations are read; the network's target layer when None.
+        layer: whose activations are read; None: the network's target layer.
         epochs: passes over the images.
-        batch_size: images a step.
-        lr: rate of the weights; that of the bias is twice as high.
-        decay: factor of the rate, an epoch.
-        decay_until: the last epoch, from 0, that the rate falls in; None: all.
+        batch_size: images per step.
+        lr: learning rate of the weights; that of the bias is twice as high.
+        decay: factor of the learning rate, per epoch.
+        decay_until: the last epoch, from 0, in which the learning rate decays; None: all.
         weight_decay: of weights and bias.
         loss: the factors of `eigencam.methods.lcam.Loss`.
-        quirk: the authors' loss over the maps of all labels in the batch.
+        quirk: follow the authors' loss, which is over the maps of all labels in the batch.
         augment: random crops and mirrors.
-        seed: of the first weights (PyTorch's for a convolution), the order and the augmentation.
+        seed: of the initial weights (PyTorch's for a convolution), the order of the images and the augmentation.
     """
 
     file: str
@@ -77,7 +77,7 @@ class LCAMFit:
         return [self.layer or network.layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """A network that cannot be cut behind the layer."""
+        """Yield a fault if the network cannot be split after the layer."""
         del dataset
         if self.masked == "image":
             return
@@ -88,11 +88,11 @@ class LCAMFit:
             yield f"fit.masked=features: {fault}; fit=lcam_img does not cut"
 
     def rate(self, epoch: int) -> float:
-        """The weights' rate in an epoch, from 0."""
+        """The learning rate of the weights in an epoch, counted from 0."""
         return self.lr * self.decay ** (epoch if self.decay_until is None else min(epoch, self.decay_until))
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Train from the last checkpoint on."""
+        """Train, resuming from the last checkpoint."""
         state = self.first(job)
         descend(job, self, state)
         return state.tensors, state.log

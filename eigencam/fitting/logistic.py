@@ -1,13 +1,13 @@
-r"""Logistic regression with an l2 penalty, to its minimum: one problem a class, or one softmax over exclusive classes.
+r"""Logistic regression with an l2 penalty, to its minimum: one binary problem per class, or one softmax.
 
 With z the standardised features of n images, weights W (K, D) and an unpenalised bias b:
 
 $$\min_{W, b}\; \sum_k \frac{1}{n_k} \sum_i \log(1 + e^{-y_{ik} (W_k z_i + b_k)}) + \frac{\lambda}{2} \|W\|^2$$
 
-over the $n_k$ images that count for class k (y = 1 or -1); for exclusive classes the first term is the mean
-cross-entropy. The minimum is unique up to a constant of all biases of a softmax, and is found by L-BFGS in float64 from
-zero, so the result does not depend on a seed. scikit-learn's `C` is $1 / (n \lambda)$. Standardising is folded back:
-the weights returned are for the features as they come.
+over the $n_k$ images that count for class k (y = 1 or -1). For exclusive classes the first term is the mean
+cross-entropy. The minimum is unique, up to a constant added to all biases of a softmax. L-BFGS finds it in float64
+starting from zero, so the result does not depend on a seed. scikit-learn's `C` is $1 / (n \lambda)$. The
+standardisation is folded back into the weights: those returned are for the original features.
 
 A class without a positive or without a negative image has no minimum: its weights are 0, and its bias is the log-odds
 of (positives + 0.5) among (n + 1).
@@ -25,7 +25,7 @@ GRADIENT = 1e-7
 
 
 class Regression(NamedTuple):
-    """What was found.
+    """Result of the fit.
 
     Attributes:
         weight: (K, D) float64.
@@ -33,7 +33,7 @@ class Regression(NamedTuple):
         fitted: (K,) bool: the classes that could be fitted.
         loss: the objective.
         gradient: its largest entry.
-        evaluations: how often both were computed.
+        evaluations: how often loss and gradient were computed.
     """
 
     weight: Tensor
@@ -49,9 +49,9 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
 
     Args:
         features: (n, D).
-        labels: (n, K) int64: 1, 0, or -1 where an image does not count for a class; one 1 a row where exclusive.
+        labels: (n, K) int64: 1, 0, or -1 if an image does not count for a class; if exclusive, one 1 per row.
         l2: the factor lambda.
-        exclusive: whether an image is of one class.
+        exclusive: whether an image belongs to exactly one class.
     """
     x = features.double()
     mean, scale = x.mean(0), x.std(0, correction=0)
@@ -94,12 +94,12 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
 
 
 def loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
-    """Mean cross-entropy over the images; of classes that do not exclude each other, summed over the classes.
+    """Mean cross-entropy over the images; of classes that are not exclusive, the sum over the classes.
 
     Args:
         logits: (n, K).
         labels: (n, K) int64, see `regress`.
-        exclusive: whether an image is of one class.
+        exclusive: whether an image belongs to exactly one class.
     """
     if exclusive:
         return F.cross_entropy(logits, labels.argmax(1))

@@ -1,12 +1,13 @@
-"""Markers of FLIM: files in the authors' text form, and markers drawn from the truth.
+"""Markers of FLIM: files in the authors' text format, and markers made from the ground truth.
 
-A file is of one image. Its first line is `n width height`, then come n lines `column row marker label`, counted from 0;
-the third field, a marker's number, may be -1. FLIM's labels count from 1, pyflim's from 0 (`first`). Here a label
-image is (H, W) int64, 0 where nothing is marked.
+A file belongs to one image. Its first line is `n width height`; then follow n lines `column row marker label`, counted
+from 0. The third field, a marker's number, may be -1. FLIM's labels count from 1, pyflim's from 0 (`first`). In this
+code a label image is (H, W) int64, 0 where nothing is marked.
 
-From the truth, by this rule: a disc around the deepest pixel of the object sought (the largest distance to a pixel that
-is not of it; of several the first in raster order), cut to the object, has the label 2 + class; one around the deepest
-pixel of the background, cut to the background, the label 1. An image without background has no such disc.
+Markers from the ground truth are discs. One is around the deepest pixel of the target object: the one with the largest
+distance to a pixel outside the object, of several the first in raster order. It is clipped to the object and has the
+label 2 + class. The other is around the deepest pixel of the background, clipped to the background, with the label 1.
+An image without background has no such disc.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from eigencam.files import write_text
 Labels = NDArray[np.int64]
 BACKGROUND = 1
 SUFFIXES = ("-seeds.txt", ".txt")
-"""Endings of a marker file's name behind the image's id: pyflim's, FLIM's."""
+"""Suffixes of a marker file's name after the image's id: pyflim's, FLIM's."""
 FORM = "a first line `n width height`, then n lines `column row marker label`"
 
 
@@ -35,7 +36,7 @@ def read_markers(path: Path, first: int) -> Labels:
         first: the smallest label of a marker in it, 0 or 1.
 
     Raises:
-        ValueError: it is of another form, or marks a pixel outside of the image.
+        ValueError: the format is wrong, or a marked pixel is outside the image.
     """
     with Reading(path, FORM) as file:
         lines = [line.split() for line in file.text().splitlines() if line.strip()]
@@ -46,12 +47,12 @@ def read_markers(path: Path, first: int) -> Labels:
         except (IndexError, ValueError):
             raise ValueError("not markers of an image") from None
         if len(places) != count:
-            raise ValueError(f"{len(places)} markers where the first line says {count}")
+            raise ValueError(f"{len(places)} markers, but the first line says {count}")
         image = np.zeros((height, width), np.int64)
         if len(places) and not (
             (places >= (0, 0, first)).all() and (places[:, 0] < height).all() and (places[:, 1] < width).all()
         ):
-            raise ValueError(f"a pixel outside of {width} x {height}, or a label below {first}")
+            raise ValueError(f"a pixel outside {width} x {height}, or a label below {first}")
         image[places[:, 0], places[:, 1]] = places[:, 2] + 1 - first
     return image
 
@@ -65,13 +66,13 @@ def write_markers(path: Path, labels: Labels, first: int) -> None:
 
 
 def marker_file(folder: Path, image_id: str) -> Path | None:
-    """Return an image's file in a folder; None where there is none."""
+    """Return an image's file in a folder; None if there is none."""
     names = (folder / f"{Path(image_id).with_suffix('')}{ending}" for ending in SUFFIXES)
     return next((path for path in names if path.is_file()), None)
 
 
 def drawn(truth: Truth, radius: float) -> Labels:
-    """Return markers by the module's rule; `radius` is that of the discs, pixels of the image."""
+    """Return markers by the module's rule; `radius` is the discs' radius in pixels of the image."""
     if truth.mask is None:
         raise ValueError(f"image {truth.image_id}: markers from the truth need a mask")
     made = np.zeros(truth.size, np.int64)
@@ -82,7 +83,7 @@ def drawn(truth: Truth, radius: float) -> Labels:
 
 
 def _disc(region: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Around the deepest pixel of a region; the image's border counts as outside."""
+    """A disc around the deepest pixel of a region; pixels beyond the image's border count as outside."""
     depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]  # type: ignore[index]
     row, column = np.unravel_index(int(np.argmax(depth)), region.shape)
     rows, columns = np.ogrid[: region.shape[0], : region.shape[1]]
@@ -90,9 +91,9 @@ def _disc(region: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
 
 
 def resized(labels: Labels, size: Sequence[int]) -> Labels:
-    """Return a label image of another size: each marked pixel goes to the one that its centre falls into.
+    """Return a label image of another size: each marked pixel goes to the pixel that contains its centre.
 
-    Of several that go to one pixel the last in raster order counts.
+    If several go to the same pixel, the last in raster order counts.
     """
     made = np.zeros(tuple(size), np.int64)
     rows, columns = labels.nonzero()

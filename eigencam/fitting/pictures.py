@@ -1,6 +1,6 @@
 """Order, augmentation and labels of the images that a fitter learns from.
 
-All are functions of (seed, epoch, position in the dataset), so that no state of a random generator has to be kept.
+All are functions of (seed, epoch, position in the dataset), so that no random generator's state has to be saved.
 """
 
 from dataclasses import replace
@@ -15,11 +15,11 @@ from eigencam.networks.network import Preprocess
 from eigencam.store.canonical import checksum
 
 MARGIN = 8 / 7
-"""Side of the image that is decoded over the side of a random crop: 256 over 224."""
+"""Ratio of the decoded image's side to that of a random crop: 256 over 224."""
 
 
 def seed_of(seed: int, epoch: int, use: str) -> int:
-    """The seed of one use of randomness in one epoch."""
+    """The seed of one random choice in one epoch."""
     return int(checksum({"seed": seed, "epoch": epoch, "use": use}), 16)
 
 
@@ -29,9 +29,10 @@ def shuffled(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def widened(preprocess: Preprocess) -> Preprocess:
-    """Preprocessing to the larger input that random crops of the input's size are taken from.
+    """Preprocessing to a larger input, from which random crops of the input's size are taken.
 
-    With a crop it is the centre of the short side, otherwise the whole image, squashed to 8/7 of the size.
+    If the preprocessing crops, the larger input is the centre at the short side, otherwise the whole image at 8/7 the
+    size.
     """
     whole = preprocess.resize == "squash"
     scale = MARGIN if whole else preprocess.short_side / min(preprocess.shape)
@@ -52,7 +53,7 @@ def augmented(pictures: Tensor, index: Tensor, size: tuple[int, int], seed: int)
 
 
 def multi_hot(truth: Truth, classes: int) -> Tensor:
-    """(classes,) float64: 1 for the image's classes; the one it is labelled with, or all where any is sought."""
+    """(classes,) float64: 1 for the image's label, or for all its classes if it has no single one."""
     present = np.unique(truth.box_labels) if truth.foreground == "any" else np.array([truth.label])
     labels = torch.zeros(classes, dtype=torch.float64)
     labels[torch.from_numpy(present[present >= 0])] = 1
@@ -60,9 +61,9 @@ def multi_hot(truth: Truth, classes: int) -> Tensor:
 
 
 def class_labels(truth: Truth, classes: int) -> Tensor:
-    """(classes,) int64: 1 for the image's classes, -1 for those of which all objects are difficult, 0 for the others.
+    """(classes,) int64: 1 for the image's classes, -1 for classes with only difficult objects, 0 for the others.
 
-    The classes are as in `multi_hot`; where an image has no boxes, those of its mask.
+    The classes are as in `multi_hot`; for an image without boxes, those of its mask.
     """
     labels = torch.zeros(classes, dtype=torch.int64)
     if truth.foreground == "label":

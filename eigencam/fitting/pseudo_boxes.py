@@ -1,16 +1,17 @@
-"""`eigencam fit fit=pseudo_boxes`: one box for each image that stands in for its truth, made without any box.
+"""`eigencam fit fit=pseudo_boxes`: one box per image in place of the ground truth, made without annotated boxes.
 
-Selective search proposes regions (`eigencam.methods.selective_search`); each of the first `count` proposals is cut out
-and shown to the network as an image of its own, and the one for which the class of the image's label has the highest
-probability is its box; of equal ones the first. The boxes are written as `path,x0,y0,x1,y1` beside the file, with the
-ending `.txt`: the form that `pseudo` of an evaluator reads, to choose a threshold where no boxes may be seen.
+Selective search proposes regions (`eigencam.methods.selective_search`). The network classifies each of the first
+`count` proposals, cropped and resized as an image of its own. The image's box is the proposal with the highest
+probability of the image's label; of equal ones, the first. The boxes are written as `path,x0,y0,x1,y1` to a file beside
+the weights', with the suffix `.txt`. The option `pseudo` of an evaluator reads it, to choose a threshold without
+ground-truth boxes.
 
     eigencam fit fit=pseudo_boxes model=resnet50 dataset=ilsvrc paths.ilsvrc=/data/ILSVRC
     eigencam run model=resnet50 dataset=ilsvrc evaluator=[maxboxacc] evaluator.maxboxacc.pseudo=FILE.txt
 
-Reference: S. Murtaza et al., "A realistic protocol for evaluation of weakly supervised object localization", WACV 2025,
-choose thresholds and models by boxes of selective search, among others. They publish the boxes, one an image; which
-proposal is taken is said neither there nor in their code, and the rule above is ours.
+Reference: S. Murtaza et al., "A realistic protocol for evaluation of weakly supervised object localization", WACV 2025.
+They choose thresholds and models with boxes of selective search, among others, and publish one box per image. Neither
+the paper nor the code says which proposal is taken; the rule above is ours.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from eigencam.transfer import to_host
 
 KIND = "pseudo_boxes"
 _WRITTEN_EVERY = 64
-"""Images between two writes of the checkpoint."""
+"""Images between two checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ class PseudoBoxFit:
 
     Attributes:
         file: where the boxes go; the list is beside it.
-        count: proposals of each image that the network is shown.
-        search: what proposes.
-        batch_size: proposals at once.
+        count: proposals of each image that the network classifies.
+        search: makes the proposals.
+        batch_size: proposals per batch.
     """
 
     file: str
@@ -66,21 +67,21 @@ class PseudoBoxFit:
         return KIND
 
     def layers_of(self, network: Network) -> list[str]:
-        """None."""
+        """No layers."""
         return []
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Labels that are not the network's classes; ids that a list cannot have."""
+        """Yield faults: labels that are not the network's classes, ids that cannot be written to the list."""
         if network.classes != dataset.class_space:
             yield (
                 f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
                 f"({network.classes}), so it cannot say which proposal is of an image's class"
             )
         if odd := [name for name in dataset.ids if "," in name or "\n" in name]:
-            yield f"fit: {len(odd)} ids of {dataset.name} have a comma, e.g. {some(odd)}, which the list cannot have"
+            yield f"fit: {len(odd)} ids of {dataset.name} contain a comma, e.g. {some(odd)}; a list cannot hold them"
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """A box for each image, those of the checkpoint taken over; the list is written, too."""
+        """Choose a box for each image, resuming from the checkpoint; write the list as well."""
         boxes = _kept(job)
         labels = {i: job.dataset.truth(i).label for i in range(len(job.dataset.ids)) if i not in boxes}
         todo = [i for i, label in labels.items() if label >= 0]
@@ -101,12 +102,12 @@ class PseudoBoxFit:
         return tensors, [{"images": len(found), "without": len(job.dataset.ids) - len(found)}]
 
     def chosen(self, network: Network, image: NDArray[np.uint8], label: int, position: int) -> Boxes:
-        """(1, 4) inclusive, the proposal that looks most like the class; (0, 4) where there is none.
+        """(1, 4) inclusive: the proposal with the highest probability of the class; (0, 4) without proposals.
 
         Args:
-            network: is shown the proposals.
+            network: classifies the proposals.
             image: (H, W, 3) uint8 RGB.
-            label: of its class.
+            label: the image's class.
             position: of the image in the dataset, the seed of the proposals' order.
         """
         proposals = self.search.proposals(image, torch.tensor([position]))[: self.count, :4]
@@ -122,18 +123,18 @@ class PseudoBoxFit:
 
 
 def _cut(network: Network, image: NDArray[np.uint8], box: NDArray[np.float64]) -> Tensor:
-    """(3, h, w) uint8: what the network sees of the inside of a box."""
+    """(3, h, w) uint8: the inside of a box as the network's input."""
     x0, y0, x1, y1 = box.astype(int)
     return torch.from_numpy(network.preprocess(np.ascontiguousarray(image[y0 : y1 + 1, x0 : x1 + 1]))[0])
 
 
 def _words(boxes: Boxes, between: str) -> str:
-    """The corners of the one box; nothing where there is none."""
+    """The corners of the one box; "" without one."""
     return between.join(f"{corner:g}" for corner in boxes.ravel())
 
 
 def _kept(job: Job) -> dict[int, Boxes]:
-    """The boxes that a process that was stopped has left, by position."""
+    """The boxes in the checkpoint of an interrupted process, by position."""
     if not job.checkpoint.is_file():
         return {}
     lines = [line.split() for line in job.checkpoint.read_text().splitlines()]

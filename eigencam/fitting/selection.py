@@ -25,7 +25,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The validation split: `node`, its description, and the dataset that this built."""
+    """The validation split: `node`, its description, and the dataset built from it."""
 
     node: Mapping[str, Any]
     dataset: Dataset
@@ -36,11 +36,11 @@ class Validation:
         return describe_dataset(self.node, self.dataset)
 
     def measured(self, job: Job, module: nn.Module) -> dict[str, float]:
-        """Return accuracy and MaxBoxAccV2 (of the true class) of a network as it is now, fractions of 1.
+        """Return accuracy and MaxBoxAccV2 (of the true class) of a network in its current state, fractions of 1.
 
         Args:
-            job: the fit; images of the split that cannot be decoded are left out as its own are.
-            module: the network in training, of the form of the job's.
+            job: the fit; images of the split that cannot be decoded are left out, as the fit's own are.
+            module: the network in training, of the same form as the job's.
         """
         network = replace(job.network, module=module, classes=self.dataset.class_space, _examined=[])
         other, count = replace(job, dataset=self.dataset, bad={}), len(self.dataset.ids)

@@ -1,7 +1,7 @@
 """Stochastic gradient descent over the images of a fit, with checkpoints that it resumes from.
 
-Order and augmentation are functions of (seed, epoch, position), so a training that was stopped ends in the weights of
-one that was not. The network stays in evaluation mode: batch normalisation keeps its statistics, dropout is off.
+Order and augmentation are functions of (seed, epoch, position), so an interrupted training ends with the same weights
+as an uninterrupted one. The network stays in eval mode: batch normalisation keeps its statistics, dropout is off.
 """
 
 import math
@@ -30,16 +30,16 @@ KEPT = ("step", "sums", "pictures", "log", "best", "best_score")
 
 @dataclass(slots=True)
 class Descent:
-    """What a checkpoint keeps.
+    """State that a checkpoint keeps.
 
     Attributes:
-        tensors: what is learned, by name; leaves of the graph.
-        optimizer: its groups have a `factor` each, of the rate.
+        tensors: the learned tensors, by name; leaves of the graph.
+        optimizer: each of its groups has a `factor` of the learning rate.
         step: steps done.
-        sums: of the loss's terms in the epoch under way.
-        pictures: that `sums` is over.
+        sums: of the loss's terms in the current epoch.
+        pictures: number of images that `sums` is over.
         log: of the epochs done.
-        best: copies of `tensors` after the best epoch so far, of a learner that chooses one.
+        best: copies of `tensors` after the best epoch so far, if the learner selects one.
         best_score: the score of that epoch.
     """
 
@@ -63,7 +63,7 @@ class Descent:
             setattr(self, name, state[name])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint as a whole."""
+        """Write a checkpoint atomically."""
         state: dict[str, Any] = {"tensors": {name: tensor.detach() for name, tensor in self.tensors.items()}}
         state["optimizer"] = self.optimizer.state_dict()
         state |= {name: getattr(self, name) for name in KEPT}
@@ -77,13 +77,13 @@ class Descent:
             self.sums[name] = self.sums.get(name, 0.0) + value * pictures
 
     def keep_best(self, score: float) -> None:
-        """Copy the tensors where an epoch's score is above that of all epochs before."""
+        """Copy the tensors if this epoch's score is above that of all epochs before."""
         if score > self.best_score:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors.items()}
             self.best_score = score
 
     def close(self, epoch: int, measured: dict[str, float]) -> str:
-        """Put the epoch's means, and what was measured after it, into the log; return them as a line."""
+        """Append the epoch's means and the measurements after it to the log; return them as a line."""
         means = {name: total / self.pictures for name, total in self.sums.items()} | measured
         self.log.append({"epoch": epoch + 1, "pictures": self.pictures, **means})
         self.sums, self.pictures = {}, 0
@@ -91,7 +91,7 @@ class Descent:
 
 
 class Learner(Protocol):
-    """What is trained: its schedule and its loss."""
+    """The model to be trained: its schedule and its loss."""
 
     @property
     def epochs(self) -> int: ...  # noqa: D102
@@ -106,19 +106,19 @@ class Learner(Protocol):
     def seed(self) -> int: ...  # noqa: D102
 
     def rate(self, epoch: int) -> float:
-        """The rate in an epoch, from 0."""
+        """The learning rate of an epoch, counted from 0."""
         ...
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the loss's terms of one batch of (N, 3, H, W) uint8 images.
 
-        Those with a gradient are summed; the others are only noted in the log.
+        Those with a gradient are summed; the others only go into the log.
         """
         ...
 
 
 class Scheduled:
-    """A base of learners that train by the options of a fit: its epochs, batches, seed and rate."""
+    """Base of learners whose schedule comes from the options of a fit: epochs, batches, seed and learning rate."""
 
     __slots__ = ()
     options: Any
@@ -144,7 +144,7 @@ class Scheduled:
         return self.options.seed
 
     def rate(self, epoch: int) -> float:
-        """Return the rate in an epoch, from 0."""
+        """Return the learning rate of an epoch, counted from 0."""
         return self.options.rate(epoch)
 
 
@@ -155,20 +155,20 @@ def descend(
     positions: Sequence[int] | None = None,
     after: Callable[[], dict[str, float]] = dict,
 ) -> None:
-    """Train from the last checkpoint on, or from `state`, to the last epoch.
+    """Train to the last epoch, from the last checkpoint or else from `state`.
 
     Args:
         job: the fit.
-        learner: what is trained.
-        state: as before the first step; is changed.
-        positions: of the images in the dataset; all when None.
-        after: is called after each epoch; what it returns goes into the log.
+        learner: the model to be trained.
+        state: before the first step; is changed.
+        positions: of the images in the dataset; None: all.
+        after: called after each epoch; its result goes into the log.
     """
     chosen = torch.tensor(range(len(job.dataset.ids)) if positions is None else positions)
     steps = math.ceil(len(chosen) / learner.batch_size)
     if job.checkpoint.is_file():
         state.load(job.checkpoint)
-        job.say(f"  going on from epoch {state.step // steps + 1}, step {state.step % steps + 1} of {steps}")
+        job.say(f"  resuming from epoch {state.step // steps + 1}, step {state.step % steps + 1} of {steps}")
     preprocess = widened(job.network.preprocess) if learner.augment else job.network.preprocess
     saved = time.monotonic()
     for epoch in range(state.step // steps, learner.epochs):
@@ -186,7 +186,7 @@ def descend(
                 if time.monotonic() - saved > SAVE_S and state.step % steps:  # the last step's follows below
                     state.save(job.checkpoint)
                     saved = time.monotonic()
-        state.step = (epoch + 1) * steps  # batches without an image that can be decoded make no step
+        state.step = (epoch + 1) * steps  # a batch without decodable images makes no step
         job.say(f"  {state.close(epoch, after())}")
         state.save(job.checkpoint)
 
@@ -204,8 +204,6 @@ def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) 
     (values,) = to_host(torch.stack([loss, *terms.values()]))()  # the one wait of a step
     seen = dict(zip(("loss", *terms), values.tolist(), strict=True))
     if not math.isfinite(seen["loss"]):
-        raise ValueError(
-            f"the loss is {seen['loss']} in epoch {epoch + 1}; a lower fit.lr than {learner.rate(0)} may do"
-        )
+        raise ValueError(f"the loss is {seen['loss']} in epoch {epoch + 1}; try a fit.lr below {learner.rate(0)}")
     state.optimizer.step()
     return seen

@@ -19,14 +19,14 @@ from eigencam.transfer import to_host
 
 @dataclass(frozen=True, slots=True)
 class SupportFit:
-    """Averages the embeddings of `shots` images of each class, an embedding being the layer's mean over the positions.
+    """Averages the embeddings of `shots` images of each class; an embedding is the layer's mean over positions.
 
     Attributes:
         file: where the embeddings go.
         shots: number of images of each class.
-        layer: whose means they are; the network's target layer when None.
-        batch_size: images at once.
-        seed: of the choice of the images.
+        layer: the embedding's layer; None: the network's target layer.
+        batch_size: images per batch.
+        seed: of the selection of images.
     """
 
     file: str
@@ -52,7 +52,7 @@ class SupportFit:
         return [self.layer or network.layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Labels that are not the network's classes."""
+        """Yield a fault if the labels are not the network's classes."""
         if network.classes != dataset.class_space:
             yield (
                 f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
@@ -60,10 +60,10 @@ class SupportFit:
             )
 
     def chosen(self, dataset: Dataset) -> list[tuple[int, int]]:
-        """Position and class of the images that are used: of each class the first ones in an order by hashes.
+        """Position and class of the images that are used: of each class the first ones, in an order by hashes.
 
         Raises:
-            ValueError: a class has fewer.
+            ValueError: a class has fewer images.
         """
         order = uniform(torch.arange(len(dataset.ids)), (1,), self.seed)[:, 0].argsort(stable=True).tolist()
         found: list[list[int]] = [[] for _ in dataset.classes]
@@ -81,7 +81,7 @@ class SupportFit:
         return sorted((i, label) for label, images in enumerate(found) for i in images)
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Average in float64, each class over the images that can be decoded."""
+        """Average in float64, each class over its images that can be decoded."""
         (layer,) = self.layers_of(job.network)
         chosen = dict(self.chosen(job.dataset))
         positions = list(chosen)

@@ -2,8 +2,8 @@ r"""Linear support vector machines, one for each class against the others, to th
 
 $$\min_{w_k, b_k}\; \tfrac12 \|w_k\|^2 + C \sum_i \max(0, 1 - y_{ik} (w_k x_i + b_k))^2$$
 
-with y = 1 for the images of class k and -1 for all others. The squared hinge is smooth, so that L-BFGS finds the one
-minimum in float64, from zero and without a seed; features are centred, and divided by one number, only to condition it.
+with y = 1 for the images of class k and -1 for all others. The squared hinge is smooth, so L-BFGS finds the unique
+minimum in float64, from zero and without a seed. Features are centred and divided by one number, only for conditioning.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Training of a whole network, as the fits `cam_loss` and `wsol` do it.
 
-What is trained is a copy of the job's network in training mode: batch normalisation learns its statistics, dropout is
-on. All that is random in a step comes from a generator that is seeded with (seed, step), so that a training that was
-stopped ends in the weights of one that was not. Where the dataset's classes are not the network's, the last layer is a
-new one: weights of standard deviation 0.01, biases 0, as `wsolevaluation` has it.
+A copy of the job's network is trained in training mode: batch normalisation learns its statistics, dropout is on. All
+random numbers of a step come from a generator seeded with (seed, step), so that an interrupted training ends with the
+same weights as an uninterrupted one. If the dataset's classes are not the network's, the last layer is replaced by a
+new one: weights with standard deviation 0.01, biases 0, as in `wsolevaluation`.
 
 The file holds all weights, and `model.head=FILE` loads it (`eigencam.networks.classifier`).
 """
@@ -36,7 +36,7 @@ class Trainee:
 
     Attributes:
         module: the copy.
-        layer: whose output is read beside the logits.
+        layer: whose output is read besides the logits.
         place: its last layer.
     """
 
@@ -59,13 +59,13 @@ class Trainee:
         return logits, seen[-1]
 
     def descent(self, optimizer: Optimizer, fast: Sequence[str], ratio: float, lr: float, decay: float) -> Descent:
-        """Return the start of a training of all parameters; buffers are kept in its checkpoints, too.
+        """Return the state before a training of all parameters; its checkpoints keep the buffers, too.
 
         Args:
             optimizer: `sgd` (momentum 0.9, Nesterov) or `adam`.
-            fast: prefixes of the parameters whose rate is larger.
-            ratio: by that factor.
-            lr: rate of the others.
+            fast: prefixes of the parameters whose learning rate is larger.
+            ratio: by this factor.
+            lr: learning rate of the others.
             decay: weight decay of all.
         """
         named = dict(self.module.named_parameters())
@@ -101,7 +101,7 @@ def trainee(job: Job, layer: str, seed: int) -> Trainee:
 
 
 def head_notes(job: Job, place: Place, label: str) -> dict[str, Any]:
-    """Return what a file of a whole network says of it; `label` tells it from the untrained one in tables."""
+    """Return the metadata of a file with a whole network; `label` distinguishes it from the untrained one in tables."""
     ids = job.dataset.ids
     return {
         "rectifier": place.rectifier,
@@ -115,7 +115,7 @@ def head_notes(job: Job, place: Place, label: str) -> dict[str, Any]:
 
 
 def batch_on_device(job: Job, pictures: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return normalised images (N, C, H, W) and the classes (N,) that they are labelled with.
+    """Return normalised images (N, C, H, W) and their class labels (N,).
 
     Raises:
         ValueError: an image has no label.
@@ -130,7 +130,7 @@ def batch_on_device(job: Job, pictures: Tensor, batch: Batch) -> tuple[Tensor, T
 
 @contextmanager
 def random_steps(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators for a while; they are as they were afterwards."""
+    """Seed torch's generators inside the block, and restore them after it."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed % 2**63)
@@ -138,12 +138,12 @@ def random_steps(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of first classes that are right, for the log."""
+    """Return the top-1 accuracy, for the log."""
     return (logits.detach().argmax(1) == labels).float().mean()
 
 
 def label_faults(network: Network, dataset: Dataset) -> Iterator[str]:
-    """Report a network with a head, and a dataset whose images are not of one class each."""
+    """Yield faults: a network with a head, or a dataset whose images do not have one class each."""
     if network.head:
         yield "fit: model.head is set; a network is trained from weights (model.weights), not from a fitted head"
     if len(dataset.classes) < 2 or dataset.truth(0).foreground != "label":

@@ -1,17 +1,18 @@
 """`eigencam fit fit=wsol`: the training of wsolevaluation (Choe et al., CVPR 2020): CAM, HaS, CutMix, ADL.
 
-A classifier is trained with the cross-entropy while images or features are erased (`eigencam.fitting.erasing`), so that
-it looks at more than the most telling part of an object; its CAM is what localizes. SGD with Nesterov's momentum 0.9;
-the rate falls to a tenth whenever the number of an epoch, from 1, is a multiple of `frequency`; the rate of new layers
-is `ratio` times as high. Images are squashed to 8/7 of the input's size, cut at random and mirrored at random.
+A classifier is trained with the cross-entropy while parts of images or features are erased
+(`eigencam.fitting.erasing`), so that it uses more than the most discriminative part of an object; its CAM localizes.
+The optimizer is SGD with Nesterov momentum 0.9. The learning rate falls to a tenth at each epoch, counted from 1, that
+is a multiple of `frequency`; for new layers it is `ratio` times as high. Images are squashed to 8/7 of the input's
+size, randomly cropped and randomly mirrored.
 
-After each epoch accuracy and MaxBoxAccV2 of the true class's CAM are measured on a validation split, where there is one
-(`dataset@fit.validation=...`); `select=best` keeps the epoch with the best MaxBoxAccV2 (the first of several),
-`select=last` what the last epoch ends in, which the authors report.
+If there is a validation split (`dataset@fit.validation=...`), accuracy and MaxBoxAccV2 of the true class's CAM are
+measured on it after each epoch. `select=best` keeps the epoch with the best MaxBoxAccV2, the first of several;
+`select=last` keeps the last epoch, which the authors report.
 
 Differences from clovaai/wsolevaluation@96f4b88: random numbers are functions of (seed, step) or (seed, epoch, image);
-the network before the first epoch is no candidate of `best`; the squares of HaS are cut by the image's own sides, where
-theirs end in x at the height (equal for square images).
+the network before the first epoch is no candidate of `best`; the squares of HaS end at each side's own length, whereas
+theirs are limited in x by the height (equal for square images).
 
 References: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020; K. K. Singh,
 Y. J. Lee, "Hide-and-Seek", ICCV 2017 (grids of 16, 32, 44, 56 or no squares, one drawn for each image:
@@ -58,12 +59,12 @@ ADL_LAYERS = {
     "vgg16": ("features.16", "features.22", "features.29"),
     "resnet50": ("layer3.0", "layer4.0", "layer4.2"),
 }
-"""Where the authors put ADL, by the network's name; the networks of `eigencam.networks.wsol` say so themselves."""
+"""Layers followed by ADL in the authors' code, by network; those of `eigencam.networks.wsol` have their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class HaS:
-    """Hide-and-Seek: side of the squares in pixels (of several, one is drawn for each image), and their rate."""
+    """Hide-and-Seek: side of the squares in pixels (of a list, one is drawn for each image), and their rate."""
 
     grid: int | Sequence[int] = 4
     rate: float = 0.5
@@ -79,7 +80,7 @@ class CutMix:
 
 @dataclass(frozen=True, slots=True)
 class ADL:
-    """Threshold as a share of the maximum, rate of the drop mask, and the layers; none: the authors' or the target."""
+    """Threshold as a fraction of the maximum, rate of the drop mask, layers (empty: the authors' or the target)."""
 
     threshold: float = 0.9
     rate: float = 0.75
@@ -96,17 +97,18 @@ class WSOLFit:
         has: the fields of `HaS`.
         cutmix: the fields of `CutMix`.
         adl: the fields of `ADL`.
-        validation: a `dataset` node: images with boxes to measure each epoch on.
+        validation: a `dataset` node: images with boxes on which each epoch is measured.
         select: `last` epoch, or `best` by MaxBoxAccV2 on the validation split.
-        new_layers: prefixes of the parameters with the larger rate; none: the network's own, or its last layer.
-        ratio: their rate over that of the others.
+        new_layers: prefixes of the parameters with the larger learning rate; empty: the network's own, or its last
+            layer.
+        ratio: their learning rate over that of the others.
         epochs: passes over the images.
-        frequency: of the epochs in which the rate falls to a tenth.
-        batch_size: images of a step.
-        lr: rate.
+        frequency: epochs between two falls of the learning rate to a tenth.
+        batch_size: images per step.
+        lr: learning rate.
         weight_decay: of all parameters.
         augment: random crops and mirrors.
-        seed: of all that is random.
+        seed: of all random numbers.
     """
 
     file: str
@@ -169,7 +171,7 @@ class WSOLFit:
         return [grid] if isinstance(grid, int) else list(grid)
 
     def validated(self) -> Validation | None:
-        """Return the validation split. ValueError where it cannot be built."""
+        """Return the validation split. ValueError if it cannot be built."""
         if self.validation is None:
             return None
         return Validation(self.validation, build_node("fit.validation", self.validation))
@@ -184,7 +186,7 @@ class WSOLFit:
         return [find_place(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Report a network without CAM, layers that it has not, and a validation split that is of no use."""
+        """Yield faults: a network without CAM, unknown layers, or a validation split that cannot be used."""
         yield from label_faults(network, dataset)
         if reason := CAM().unsupported(network):
             yield f"fit: {network.name}: {reason}"
@@ -202,7 +204,7 @@ class WSOLFit:
             yield f"fit.validation: {split.dataset.name} with these options is for evaluation; take another split"
 
     def adl_layers(self, network: Network) -> list[str]:
-        """Return the layers behind which ADL stands."""
+        """Return the layers that ADL follows."""
         said = getattr(network.module, "adl_layers", ()) or ADL_LAYERS.get(network.name, ())
         return list(ADL(**self.adl).layers or said or [network.layer])
 
@@ -211,11 +213,11 @@ class WSOLFit:
         return list(self.new_layers or getattr(made.module, "new_layers", ()) or [made.place.layer])
 
     def rate(self, epoch: int) -> float:
-        """Return the rate in an epoch, from 0."""
+        """Return the learning rate of an epoch, counted from 0."""
         return self.lr * 0.1 ** ((epoch + 1) // self.frequency)
 
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Train from the last checkpoint on; return the weights of the chosen epoch."""
+        """Train, resuming from the last checkpoint; return the weights of the selected epoch."""
         made, split = trainee(job, job.network.layer, self.seed), self.validated()
         state = made.descent("sgd", self.fast(made), self.ratio, self.lr, self.weight_decay)
 
@@ -234,7 +236,7 @@ class WSOLFit:
 
 
 def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: ExitStack) -> None:
-    """Put ADL behind layers, for training mode; one draw for each layer and batch."""
+    """Insert ADL after layers, in training mode; each layer and batch has one random choice."""
 
     def changed(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
         if not module.training:
@@ -247,13 +249,13 @@ def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: Exit
 
 @dataclass(frozen=True, slots=True)
 class _Learner(Scheduled):
-    """What `descend` trains."""
+    """The model that `descend` trains."""
 
     options: WSOLFit
     trainee: Trainee
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy, and for the log the accuracy on the images as they were given."""
+        """Return the cross-entropy; for the log, the accuracy on the images as they were given."""
         images, labels = batch_on_device(job, pictures, batch)
         others, share = labels, 1.0
         if self.options.method == "has":
@@ -280,7 +282,7 @@ class _Learner(Scheduled):
         return torch.cat(made)
 
     def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, float]:
-        """Mixed images, the labels of what came in, and the share of the images that stayed."""
+        """Mixed images, the labels of the pasted images, and the fraction of each image that remained."""
         options, random = CutMix(**self.options.cutmix), np.random.default_rng(seed_of(self.seed, step, "cutmix"))
         if random.random() >= options.probability:
             return images, labels, 1.0
