@@ -1,13 +1,13 @@
-"""Fitted weights in the files that methods' authors write: L-CAM's and T-TAME's checkpoints, BroadCAM's pickles.
+"""Weights files of methods' authors: L-CAM's and T-TAME's checkpoints, BroadCAM's pickles.
 
     .pth.tar  L-CAM (bmezaris/L-CAM@8ea7fba): `state_dict` with `attnM.op.{weight,bias}` beside the whole backbone
     .ckpt     T-TAME (IDT-ITI/T-TAME@92499e7), its L-CAM: `state_dict` of Lightning with
               `generic.attn_mech.op.{weight,bias}` and `generic.body.*`; `hyper_parameters` name the layer
     .pkl      BroadCAM (linjiatai/BroadCAM@f9ff889): a pickled object, of which `bls_merge[0].coef_` (K, d) is read
 
-A checkpoint has the backbone's weights, so that it can be told from any other network; a pickle names none, and only
-the numbers of channels and classes are compared. Of a pickle nothing is executed: all classes but numpy's arrays are
-stand-ins without code. No published file could be opened; what is said here of them was read in the authors' code.
+A checkpoint has the backbone's weights, which are compared with the network's. A pickle names no network: only the
+numbers of channels and classes are compared. No code of a pickle is executed: all classes except numpy's arrays are
+replaced by stand-ins without code. No published file was accessible; the formats were read from the authors' code.
 """
 
 import pickle
@@ -23,7 +23,7 @@ from eigencam.networks.checkpoints import file_content
 
 ATTENTION = "op.weight"
 PREFIXES = ("generic.body.", "module.", "")
-"""What stands before the backbone's names."""
+"""Prefixes of the backbone's names."""
 
 _ARRAYS: dict[tuple[str, str], Any] = {
     (module, name): found
@@ -38,8 +38,8 @@ def read_attention(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], li
     """Read L-CAM's attention.
 
     Returns:
-        `weight` (K, C) and `bias` (K,); the backbone's weights by their names in torchvision's network; the layers that
-        the attention may be of, none where the file does not tell.
+        `weight` (K, C) and `bias` (K,); the backbone's weights by their names in torchvision's network; the possible
+        layers of the attention, empty if the file does not say.
 
     Raises:
         ValueError: the file cannot be read, or holds no such attention.
@@ -96,7 +96,7 @@ def read_coefficients(path: Path) -> dict[str, Tensor]:
 
 
 class _StandIn:
-    """What takes the place of every class and function that a pickle names: it keeps its state, and does nothing."""
+    """Stand-in for every class and function that a pickle names: it keeps its state, and does nothing."""
 
     state: Any = None
 

@@ -1,4 +1,4 @@
-"""From the `model` node of a config to a module: by constructor or by a library's name, with its weights."""
+"""From the `model` node of a config to a module with its weights: by a constructor or by a library's name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ _OURS = ("weights", "weights_backbone", "progress", "pretrained", "pretrained_cf
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A module and what is known of it.
+    """A module and its metadata.
 
     Attributes:
         module: the network.
         sha256: of the weights file, or of the parameters where the constructor gave them.
-        classes: what the outputs mean, as far as the weights say so; None where they do not.
-        preprocess: fields of a `Preprocess` that the weights say.
-        untrained: which of its weights are random, in words; "" for none.
-        top1: share of ILSVRC's validation images that is reported as classified rightly, %; None: not known.
+        classes: class space of the outputs, according to the weights; None if they do not say.
+        preprocess: fields of a `Preprocess` that the weights define.
+        untrained: which of its weights are random, in words; "" if none are.
+        top1: reported top-1 accuracy on ILSVRC's validation images, %; None: not known.
     """
 
     module: nn.Module
@@ -46,11 +46,11 @@ def build(description: Mapping[str, Any], weights: str | None) -> Built:
 
     Args:
         description: the `model` node.
-        weights: a name, a file, or None: the constructor's.
+        weights: a name, a file, or None: those that the constructor sets.
 
     Raises:
-        FileNotFoundError: no such weights file, or a library's cannot be downloaded.
-        ValueError: there is no such network, or the weights do not fit.
+        FileNotFoundError: no such weights file, or the library's weights cannot be downloaded.
+        ValueError: no such network, or the weights do not fit.
     """
     args, drop = description.get("args") or {}, description.get("drop") or ()
     if library := description.get("library"):
@@ -69,7 +69,7 @@ def build(description: Mapping[str, Any], weights: str | None) -> Built:
 def _of_library(
     library: Library, name: str, weights: str | None, args: Mapping[str, Any], drop: Sequence[str]
 ) -> Built:
-    """A library's network; with its own weights, those of a file, or none."""
+    """A library's network; with the library's weights, those of a file, or none."""
     if taken := sorted(args.keys() & set(_OURS)):
         raise ValueError(f"model.args.{taken[0]}: weights are chosen by model.weights")
     libraries.check_name(library, name)
@@ -90,7 +90,7 @@ def _of_library(
 
 
 def _constructed(library: Library, name: str, args: Mapping[str, Any]) -> nn.Module:
-    """A network with random weights; what its constructor refuses becomes one line."""
+    """A network with random weights; its constructor's error is shortened to one line."""
     try:
         if library == "timm":
             return timm_module().create_model(name, **args)
@@ -103,13 +103,13 @@ def _constructed(library: Library, name: str, args: Mapping[str, Any]) -> nn.Mod
 
 
 def _timm_network(name: str, said: Described, args: Mapping[str, Any]) -> Built:
-    """With timm's own weights, from its cache or downloaded."""
+    """A timm network with timm's weights, from timm's cache or downloaded."""
     full = f"{name.partition('.')[0]}.{said.weights}"
     try:
         module = timm_module().create_model(full, pretrained=True, **args)
     except (TypeError, AssertionError, KeyError) as error:
         raise ValueError(f"model=timm/{full}{_with(args)}: {_line(error)}") from None
-    except Exception as error:  # the hub's client, and its transport, have kinds of their own
+    except Exception as error:  # the hub's client and its transport raise types of their own
         if re.search(r"size mismatch|Missing key|Unexpected key", str(error)):
             raise ValueError(f"model=timm/{full}: its weights do not fit model.args={dict(args)}") from None
         raise FileNotFoundError(
@@ -142,9 +142,9 @@ def seeded(constructor: Mapping[str, Any], seed: int, description: Mapping[str, 
 
 
 def random_part(module: nn.Module, other: nn.Module) -> str:
-    """Which weights are random, in words: those that differ between a constructor's modules of two seeds.
+    """Which weights are random, in words: those that differ between two modules built with different seeds.
 
-    Vectors are left out: whether a network is trained or not, many of them are all ones or zeros.
+    Vectors are ignored: in trained and untrained networks alike, many of them are all ones or zeros.
     """
     theirs = dict(other.named_parameters())
     matrices = {name: p for name, p in module.named_parameters() if p.ndim > 1}
@@ -161,7 +161,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def constructor_identity(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description says which module it is of, without its weights."""
+    """The part of a description that determines the module, without its weights."""
     args = description.get("args") or {}
     if description.get("library") == "timm":
         name = description["name"].partition(".")[0]

@@ -1,8 +1,8 @@
-"""Weight files as people have them: which of their keys hold the network's weights, and what does not fit.
+"""Weights files in the usual formats: which of their keys hold the network's weights, and what does not fit.
 
-A file holds tensors by name, or a training program's record: the weights under `state_dict`, `model`, `net`, ...,
-beside epochs, losses and the optimiser's state. The names may begin with what a wrapper puts before them (`module.` of
-DataParallel, `model.` of Lightning, `_orig_mod.` of torch.compile). Both are found out by the names of the network.
+A file holds tensors by name, or a training checkpoint: the weights under `state_dict`, `model`, `net`, ..., beside
+epochs, losses and the optimizer's state. The names may have a wrapper's prefix (`module.` of DataParallel, `model.` of
+Lightning, `_orig_mod.` of torch.compile). Both are determined by comparison with the network's names.
 """
 
 import argparse
@@ -20,26 +20,26 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 
 DEPTH = 3
-"""Mappings within mappings that are looked into."""
+"""Levels of nested mappings that are searched."""
 SHOWN = 6
-"""Keys that a message lists."""
+"""Maximum number of keys that a message lists."""
 _AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema", "shadow")
-"""Names under which averaged weights stand."""
+"""Names under which checkpoints keep averaged weights."""
 
 
 def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) -> State:
     """Read the weights of a network from a file.
 
     Args:
-        path: a safetensors file, or one of torch's.
+        path: a file of safetensors or of torch.
         names: of the network's parameters and buffers.
-        drop: prefixes of the file's keys that are left out.
+        drop: prefixes of the file's keys to leave out.
 
     Returns:
-        The tensors under the network's own names as far as they can be told, floating-point ones in float32.
+        The tensors, renamed to the network's names as far as these can be determined; floating-point ones in float32.
 
     Raises:
-        ValueError: it cannot be read, or holds no weights.
+        ValueError: the file cannot be read, or has no weights.
     """
     content = file_content(path)
     states = {where: state for where, state in _states(content) if state}
@@ -47,7 +47,7 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
         raise ValueError(f"weights {path}: no tensors by name in it; {_found(content)}")
     wanted = set(names)
     fits = {where: _renamed(state, wanted, drop) for where, state in states.items()}
-    # the one that fits best; of equal ones not the averaged copy, then the first
+    # the best match; of equal ones not the averaged copy, then the first
     best = max(fits, key=lambda where: (len(wanted & fits[where].keys()), where.split(".")[-1] not in _AVERAGED))
     if not wanted & fits[best].keys():
         inside = f" under {best!r}" if best else ""
@@ -59,10 +59,10 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put weights into a network, all of them.
+    """Load weights into a network, all of them.
 
     Raises:
-        ValueError: weights that are missing, of other shapes, or that the network has not.
+        ValueError: weights are missing, have other shapes, or are not in the network.
     """
     own = module.state_dict()
     counters = {name for name in own if name.endswith("num_batches_tracked")}
@@ -88,7 +88,7 @@ def _shapes(name: str, own: Tensor, other: Tensor) -> str:
 
 
 def file_content(path: Path) -> Any:
-    """What a file of weights holds; tensors and plain values alone, never code. ValueError where it cannot be read."""
+    """The content of a weights file: tensors and plain values, never code. ValueError if it cannot be read."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -96,7 +96,7 @@ def file_content(path: Path) -> Any:
             return torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"weights {path} cannot be read as a weight file ({_reason(error)})") from None
-    except Exception as error:  # pickle's: it names what is not plain
+    except Exception as error:  # pickle's error names the class that is not plain
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"weights {path} cannot be read: it holds objects of {found[1]}, and only tensors and plain values are "
@@ -117,7 +117,7 @@ def _reason(error: Exception) -> str:
 
 
 def _states(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple[str, State]]:
-    """Every mapping in a file that has tensors, without what else is in it, by its path."""
+    """Every mapping in a file that has tensors, by its path, without its other values."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping):
@@ -129,7 +129,7 @@ def _states(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple
 
 
 def _renamed(state: State, wanted: set[str], drop: Sequence[str]) -> State:
-    """The tensors under the network's names: without the prefix that, left out, gives the most of them."""
+    """The tensors, renamed by removing the prefix that makes most of them match the network's names."""
     kept = {_current(name): t for name, t in state.items() if not name.startswith(tuple(drop))}
     best, fitting = kept, len(wanted & kept.keys())
     for prefix in _prefixes(kept):
@@ -141,7 +141,7 @@ def _renamed(state: State, wanted: set[str], drop: Sequence[str]) -> State:
 
 
 def _prefixes(state: State) -> list[str]:
-    """The beginnings of names that end in a dot, up to three parts long, the most frequent in a file first."""
+    """The prefixes of names that end in a dot, up to three parts long, the most frequent in a file first."""
     counts: dict[str, int] = {}
     for name in state:
         parts = name.split(".")[:-1]
@@ -152,7 +152,7 @@ def _prefixes(state: State) -> list[str]:
 
 
 def _current(name: str) -> str:
-    """DenseNet's names (`norm.1`) as torchvision has them today (`norm1`)."""
+    """DenseNet's old names (`norm.1`) in torchvision's current form (`norm1`)."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name)
 
 

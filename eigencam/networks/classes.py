@@ -1,4 +1,4 @@
-"""Names of a network's classes, and a class by its number or its name."""
+"""Names of a network's classes; a class by its number or name."""
 
 import difflib
 import operator
@@ -11,7 +11,7 @@ from eigencam.networks.network import Network
 
 
 def names_of(network: Network) -> Sequence[str]:
-    """Names of the network's classes, in order; none where they are not known."""
+    """Names of the network's classes, in order; empty if they are not known."""
     if network.head is not None:
         return network.head.classes
     if network.classes == "imagenet":
@@ -25,11 +25,11 @@ def class_number(asked: Any, names: Sequence[str] = ()) -> int:
     """The number of a class.
 
     Args:
-        asked: a whole number, of Python, NumPy or torch, or a name, in upper or lower case.
-        names: of the classes, in order; () where they are not known.
+        asked: an integer of Python, NumPy or torch, or a name, case-insensitive.
+        names: of the classes, in order; () if they are not known.
 
     Raises:
-        ValueError: it is something else, no name, or a name of several classes.
+        ValueError: another type, an unknown name, or a name of several classes.
 
     >>> class_number("Tabby", ["cat", "tabby"]), class_number(np.int64(1))
     (1, 1)

@@ -1,21 +1,21 @@
-"""A classifier of other classes as a network's last layer: where it goes, and the files that `model.head` names.
+"""A classifier of other classes as a network's last layer: which layer it replaces, and the files of `model.head`.
 
     network = load_network({**description, "head": "classifier-resnet50-voc2012.safetensors"})
 
-The last layer is found with numbers, not by name: on a probe, the logits must be a linear function of the layer's input
-x. For an `nn.Linear`, x is (N, D); for a 1x1 convolution whose outputs are averaged over the positions, x is its input
-(N, D, h, w), averaged: convolution and average commute. SqueezeNet rectifies between the two, so that no logit is
-negative, which a probability below 0.5 needs: that ReLU becomes an identity when a head goes in.
+The last layer is found numerically, not by name: on a probe, the logits must be a linear function of the layer's input
+x. For an `nn.Linear`, x is (N, D). For a 1x1 convolution whose outputs are averaged over the positions, x is its input
+(N, D, h, w), averaged, since convolution and average commute. SqueezeNet has a ReLU between the two, so no logit is
+negative; a probability below 0.5 needs a negative one. Therefore that ReLU becomes an identity when a head is attached.
 
-`eigencam fit fit=classifier` makes the files; beside what `eigencam.networks.fitted` tells, `about` has the key `head`:
+`eigencam fit fit=classifier` makes the files. Besides the keys of `eigencam.networks.fitted`, `about` has `head`:
 
     rectifier    path of the ReLU that becomes an identity, or null
-    class_space  what the outputs mean, e.g. `voc`
-    classes      their names
-    whole        whether the file holds all weights, not the last layer's alone
+    class_space  class space of the outputs, e.g. `voc`
+    classes      names of the classes
+    whole        whether the file has all weights, not only those of the last layer
     fitted_on    ids of the images it was fitted on
-    held_out     ids of those its average precision was measured on
-    label        of a network trained as a whole (`fit=cam_loss`, `wsol`, `flim`): how, in a word or two, for tables
+    held_out     ids of the images its average precision was measured on
+    label        for a network trained as a whole (`fit=cam_loss`, `wsol`, `flim`): a short name of the training
 """
 
 import hashlib
@@ -43,14 +43,14 @@ KINDS = (KIND, "cam_loss", "wsol", "flim")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a classifier sits: `layer`, an `nn.Linear` or 1x1 `nn.Conv2d`, and the ReLU behind it that has to go."""
+    """Position of a classifier: `layer`, an `nn.Linear` or 1x1 `nn.Conv2d`, and the ReLU after it to be removed."""
 
     layer: str
     rectifier: str | None = None
 
 
 def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
-    """The layer that the logits are linear in, tried on a seeded probe; the last one of several.
+    """The layer that the logits are linear in, tested on a seeded probe; the last one if there are several.
 
     Args:
         module: the network.
@@ -94,12 +94,12 @@ def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
 
 
 def is_last(module: nn.Module) -> bool:
-    """Whether a module has the form of a last layer."""
+    """Whether a module has the type of a last layer."""
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
 
 
 def pooled(x: Tensor) -> Tensor:
-    """(N, D) of a last layer's input: (N, D) as it is, (N, D, h, w) averaged over the positions."""
+    """(N, D) from a last layer's input: (N, D) unchanged, (N, D, h, w) averaged over the positions."""
     return x.mean((2, 3)) if x.ndim == 4 else x
 
 
@@ -119,7 +119,7 @@ def put(module: nn.Module, place: Place, weight: Tensor, bias: Tensor) -> None:
     inputs = old.weight.shape[1] if is_last(old) else 0  # type: ignore[index, union-attr]
     if tuple(weight.shape) != (len(bias), inputs):
         raise ValueError(f"a head of weights {tuple(weight.shape)} for {place.layer}, which has {inputs} inputs")
-    # without initial values: they would be drawn from the global generator
+    # without initialization, which would use the global random generator
     if isinstance(old, nn.Conv2d):
         new: nn.Module = nn.utils.skip_init(nn.Conv2d, inputs, len(bias), 1)
     else:
@@ -134,13 +134,13 @@ def put(module: nn.Module, place: Place, weight: Tensor, bias: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A file of `eigencam fit` that holds a classifier, or a whole network."""
+    """A file of `eigencam fit` with a classifier, or with a whole network."""
 
     fitted: Fitted
 
     @property
     def class_space(self) -> str:
-        """What the outputs mean."""
+        """Class space of the outputs."""
         return self._about["class_space"]
 
     @property
@@ -155,7 +155,7 @@ class Head:
 
     @property
     def label(self) -> str:
-        """How a network was trained that has another one's form; "" for a classifier."""
+        """Short name of the training of a network of another's form; "" for a classifier."""
         return self._about.get("label", "")
 
     @property
@@ -163,15 +163,15 @@ class Head:
         return self.fitted.about["head"]
 
     def attach(self, module: nn.Module, sha256: str, description: Mapping[str, Any]) -> str:
-        """Put the head into a network, and all weights where it has them.
+        """Attach the head to a network, and load all weights if it has them.
 
         Args:
             module: is changed.
-            sha256: checksum of its weights.
+            sha256: checksum of the network's weights.
             description: the network's.
 
         Returns:
-            The checksum of the network with the head: of both weights, or of the head's file where that has all.
+            The checksum of the network with the head: of both weights, or of the head's file alone if it has all.
 
         Raises:
             ValueError: the head was fitted for another network, or for other weights.
@@ -196,7 +196,7 @@ class Head:
         return self.fitted.sha256
 
     def seen(self, dataset: Dataset) -> frozenset[str]:
-        """Those of the dataset's images that it was fitted on."""
+        """The dataset's images that it was fitted on."""
         same = self.fitted.about["dataset"]["name"] == dataset.name
         return frozenset(self._about["fitted_on"]) & frozenset(dataset.ids) if same else frozenset()
 

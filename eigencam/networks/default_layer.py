@@ -1,9 +1,9 @@
-"""Which layer a map is made from where nobody names one.
+"""The default layer of a map.
 
-The last, in the order of running, that is a map (`layers`), whose cells the output depends on, and that nothing of the
-image passes by. Both are seen by replacing: a layer's cells, or all of its output, are given the values
-of another image's, and the output is looked at. A gradient would not do: it may be zero where the output does depend on
-a layer, as before the last layer of a new ViT, which is all zeros.
+It is the last layer, in the order of execution, that is a map (`layers`), whose cells the output depends on, and that
+no information from the image bypasses. Both are tested by replacement: a layer's cells, or all of its output, are
+replaced by the values for another image, and the output is compared. A gradient would not do: it may be zero although
+the output depends on the layer, as before the last layer of a new ViT, which is all zeros.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ from eigencam.passes.position_rules import tensors
 AT_ONCE = 4
 """Layers whose outputs are replaced in one pass."""
 UNCHANGED = 1e-3
-"""Least share of the output's change that counts as one."""
+"""Smallest fraction of the output's change that counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What of the output's change, between an image and another, comes through a layer.
+    """How much of the output's change, between one image and another, is due to a layer.
 
     Attributes:
-        by_cells: share of the change that is gone when the map's cells are those of the other image.
-        by_all: 1 less the share that is left when all of the layer's output is the other image's.
-        answers: whether the mean of the map's cells, or of the positive ones, is the output itself.
+        by_cells: fraction of the change that disappears if the map's cells are those of the other image.
+        by_all: 1 minus the fraction that remains if all of the layer's output is the other image's.
+        answers: whether the output is itself the mean of the map's cells, or of the positive ones.
     """
 
     by_cells: float
@@ -50,12 +50,12 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What became of the candidates, from the last to the one that is taken.
+    """Result for the candidates, from the last to the chosen one.
 
     Attributes:
-        found: the layer that is taken; None where there is none.
-        doubtful: the last one behind it that may be a map and cannot be read for certain.
-        carried: of those that were tried.
+        found: the chosen layer; None if there is none.
+        doubtful: the last layer after it that may be a map but has no certain reading.
+        carried: of the candidates that were tried.
     """
 
     found: Finding | None
@@ -64,14 +64,14 @@ class Choice:
 
 
 class NoAnswerError(ValueError):
-    """The network's output cannot be compared between images, as that of a detector."""
+    """The network's output cannot be compared between images, as a detector's."""
 
 
 def default_layer(module: nn.Module, examined: Examined, name: str, *, classifier: bool = True) -> str:
-    """The last map that the output depends on and that nothing of the image passes by.
+    """The last map that the output depends on and that no information from the image bypasses.
 
     Raises:
-        ValueError: there is none, or a later layer may be one and cannot be read for certain.
+        ValueError: there is none, or a later layer may be one but has no certain reading.
     """
     try:
         choice = choose(module, examined, classifier=classifier)
@@ -90,7 +90,7 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
 
 
 def _several_maps(examined: Examined) -> str:
-    """The maps that the last module gives that gives several, as a detector's backbone; "" where none does."""
+    """The maps in the output of the last module that returns several, as a detector's backbone; "" if none does."""
     groups: dict[str, list[str]] = {}
     for found in examined.findings.values():
         if found.reading and MARK in found.layer and len(found.shape) == 3:
@@ -99,9 +99,9 @@ def _several_maps(examined: Examined) -> str:
 
 
 def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) -> Choice:
-    """Try the candidates, the last first, until one serves.
+    """Try the candidates, the last first, until one is suitable.
 
-    Behind a classifier, a layer whose mean is the output itself does not: its maps are those of the classes.
+    With a classifier, a layer whose mean is the output itself is not: its maps are those of the classes.
     """
     doubtful: Finding | None = None
     tried: dict[Finding, Carried] = {}
@@ -119,9 +119,9 @@ def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) ->
 
 
 def candidates(examined: Examined) -> list[Finding]:
-    """The layers that everything passes through and that are or may be maps, the last to run first.
+    """The layers that all paths pass through and that are or may be maps, the last executed first.
 
-    Of modules that return the same value only the outermost is named.
+    Of modules that return the same value, only the outermost is listed.
     """
     by_value: dict[tuple[int, ...], Finding] = {}
     for found in examined.findings.values():
@@ -134,7 +134,7 @@ def candidates(examined: Examined) -> list[Finding]:
 
 
 def _preference(found: Finding) -> tuple[bool, bool, int]:
-    """Of names for one value that of a whole module is taken, the outermost."""
+    """Sort key: of several names for one value, the outermost module's comes first."""
     return found.reading is None, MARK in found.layer, found.layer.count(".")
 
 
@@ -148,9 +148,9 @@ def _may_be_map(found: Finding) -> bool:
 
 @torch.no_grad()
 def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) -> list[Carried]:
-    """What of the output comes through layers that are maps: one pass, two inputs a layer and two more.
+    """How much of the output is due to each layer that is a map: one pass with two inputs per layer and two more.
 
-    Where the output is the same for all inputs, as behind a classifier of zeros, its zeros are replaced by noise.
+    If the output is the same for all inputs, as with a classifier of zeros, its zero parameters are replaced by noise.
     """
     if not findings:
         return []
@@ -174,7 +174,7 @@ def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) 
 def _replaced(
     module: nn.Module, examined: Examined, findings: Sequence[Finding], parameters: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-    """(2 + 2 K, ...) outputs: of an image, of another, of that with each layer's cells, then its whole, replaced."""
+    """(2 + 2 K, ...) outputs: for an image, for another, and for that with each layer's cells or output replaced."""
     noise = torch.randn(2, examined.channels, *examined.size, generator=torch.Generator().manual_seed(1))
     like = next(module.parameters(), noise)
     batch = torch.cat([noise, noise[1:].expand(2 * len(findings), -1, -1, -1)]).to(like.device, like.dtype)
@@ -200,7 +200,7 @@ def _replaced(
 
 
 def _answer(output: Any, count: int) -> Tensor:
-    """(count, K) of whatever a network returns for `count` inputs."""
+    """(count, K) from any output of a network for `count` inputs."""
     try:
         return logits_of(output).double()
     except ValueError:
@@ -213,7 +213,7 @@ def _answer(output: Any, count: int) -> Tensor:
 
 
 def _awake(module: nn.Module) -> dict[str, Tensor]:
-    """Noise for parameters that are all zero, as a new ViT's last layer."""
+    """Noise for parameters that are all zero, as those of a new ViT's last layer."""
     zeros = {name: p for name, p in module.named_parameters() if p.numel() and not bool(p.any())}
     random = torch.Generator().manual_seed(2)
     return {name: torch.randn(p.shape, generator=random).to(p.device, p.dtype) * 0.02 for name, p in zeros.items()}

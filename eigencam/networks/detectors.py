@@ -1,4 +1,4 @@
-"""Networks that prepare their input by themselves: torchvision's detectors take values in 0..1 and normalise them."""
+"""Networks that normalise their input themselves: torchvision's detectors take values in 0..1."""
 
 import sys
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from eigencam.networks.preprocess import Preprocess
 
 
 def own_preprocess(module: nn.Module) -> dict[str, Any]:
-    """The fields of a `Preprocess` for a network that normalises its input by itself; {} for any other.
+    """The fields of a `Preprocess` for a network that normalises its input itself; {} for any other.
 
-    Values in 0..1, of the side that the network would resize to.
+    The input has values in 0..1 and the size that the network would resize to.
     """
-    detection: Any = sys.modules.get("torchvision.models.detection.transform")  # where none is imported, none is built
+    detection: Any = sys.modules.get("torchvision.models.detection.transform")  # not imported: there is no detector
     transform: Any = getattr(module, "transform", None)
     if detection is None or not isinstance(transform, detection.GeneralizedRCNNTransform):
         return {}
-    sides: Sequence[int] = tuple(transform.min_size)  # torchvision makes a number a tuple
+    sides: Sequence[int] = tuple(transform.min_size)  # torchvision turns a number into a tuple
     width, height = transform.fixed_size or (sides[-1], sides[-1])
     return {"size": (height, width), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def check_normalised_once(module: nn.Module, preprocess: Preprocess, name: str) -> None:
-    """ValueError where an input would be normalised here and in the network."""
+    """ValueError if an input would be normalised both here and in the network."""
     own = own_preprocess(module)
     if own and (preprocess.mean, preprocess.std) != (own["mean"], own["std"]):
         raise ValueError(
@@ -35,7 +35,7 @@ def check_normalised_once(module: nn.Module, preprocess: Preprocess, name: str) 
 
 
 class ScenesBody(nn.Module):
-    """The trunk of `scenes_resnet` with its packaged weights, stride 8: what the scenes' detector begins with."""
+    """The trunk of `scenes_resnet` with its packaged weights, stride 8: the backbone of the scenes' detector."""
 
     out_channels = 128
 
@@ -55,9 +55,10 @@ class ScenesBody(nn.Module):
 
 
 def scenes_detector() -> nn.Module:
-    """A small Faster R-CNN of torchvision's for the scenes' twelve classes; its heads have random weights.
+    """A small torchvision Faster R-CNN for the scenes' twelve classes; its heads have random weights.
 
-    Values in 0..1, 112 pixels on the shorter side. `eigencam fit fit=detector model=scenes_detector` trains it.
+    Inputs are in 0..1, with 112 pixels on the shorter side. `eigencam fit fit=detector model=scenes_detector` trains
+    it.
     """
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead

@@ -1,25 +1,26 @@
-r"""Dual cross-current network (Xiao et al., arXiv 2405.04093, "DCNN"): a convolutional and a token stream side by side.
+r"""Dual cross-current network (Xiao et al., arXiv 2405.04093, "DCNN"): parallel convolutional and token streams.
 
     stem    conv 7/2, max-pool 3/2                           -> 64 x H/4 x W/4
     block 1 SC(64 -> C); tokens = conv 4/4 of the stem, with a class token in front; a transformer block
     blocks 2 to depth, C channels in the first third, 2C in the second, 4C in the last, stride 2 at either change:
-       x, z = SC(x)              z: what SC has before its last 1 x 1 convolution
-       t = block(t + s)          s: z by 1 x 1, averaged to the tokens' grid, LN, GELU; t's class token before it
-       u = ReLU(BN(1 x 1 of t's grid)), enlarged to z's size, nearest
-       x = SC(x), which adds u behind its first convolution; of stride 2 in the last block
+       x, z = SC(x)              z: the input of SC's last 1 x 1 convolution
+       t = block(t + s)          s: z through 1 x 1, averaged to the tokens' grid, LN, GELU; t's class token in front
+       u = ReLU(BN(1 x 1 of t's grid)), enlarged to z's size (nearest)
+       x = SC(x), which adds u after its first convolution; of stride 2 in the last block
     logits  fc(mean of x) + fc(LN(t)'s class token)
 
 SC is a 1 x 1 convolution to a quarter of the channels, a depthwise 9 x 9 one with a shortcut, a 1 x 1 with the stride,
-a 1 x 1 to all channels, each with GELU and then batch normalisation, and a shortcut around it all. Since s has t's
-class token in front, and is added to t, the class token is doubled in each block.
+and a 1 x 1 to all channels. Each is followed by GELU and then batch normalisation, and a shortcut spans them all. Since
+s has t's class token in front and is added to t, each block doubles the class token.
 
-This is the network that the authors' code builds (92dun/DCNN@66921ac), with its names, so that its weights load: for
-1000 classes 52,676,208 parameters, which are the 52.68 M of its page. The concatenation with the stage before, by which
-the paper explains the name, hangs on an argument that is never passed there, and is not built here either. The authors
-train with the mean of the heads' two cross-entropies; logits are the heads' sum, as in their evaluation.
+This is the network that the authors' code builds (92dun/DCNN@66921ac), with the same names, so that its weights load.
+For 1000 classes it has 52,676,208 parameters, the 52.68 M of its page. The paper explains its name by the concatenation
+with the previous stage. In the code this depends on an argument that is never passed, so it is not built here either.
+The authors train with the mean of the two heads' cross-entropies; logits are the sum of the heads, as in their
+evaluation.
 
-For maps: `conv_trans_12` returns the last map and the tokens. `conv_trans_12.fusion_block` is what the convolutional
-head averages (7 x 7 for 224 pixels), `trans_norm` the tokens.
+`conv_trans_12` returns the last map and the tokens. For maps, `conv_trans_12.fusion_block` is what the convolutional
+head averages (7 x 7 for 224 pixels), and `trans_norm` gives the tokens.
 """
 
 import torch
@@ -28,13 +29,13 @@ from torch import Tensor, nn
 
 
 def convolution(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution, GELU, and then batch normalisation; with a bias where it is depthwise, as the authors have it."""
+    """A convolution, GELU, then batch normalisation; a depthwise convolution has a bias, as in the authors' code."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=groups > 1)
     return nn.Sequential(conv, nn.GELU(), nn.BatchNorm2d(outputs))
 
 
 class Residual(nn.Module):
-    """A function and its input."""
+    """A function plus its input."""
 
     def __init__(self, fn: nn.Module) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class SCBlock(nn.Module):
         self.residual_block = convolution(inputs, outputs, stride=stride) if shortcut else nn.Identity()
 
     def halves(self, x: Tensor, more: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The output and what it has before the last convolution; `more` is added behind the first one."""
+        """The output and the input of the last convolution; `more` is added after the first one."""
         inner = self.in_block(x)
         inner = self.point_block(self.depth_block(inner if more is None else inner + more))
         return self.out_block(inner) + self.residual_block(x), inner
@@ -96,7 +97,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block, normalised before each part."""
+    """A transformer block, with normalisation before each part."""
 
     def __init__(self, width: int, heads: int, ratio: float) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Block(nn.Module):
 
 
 class Down(nn.Module):
-    """From a map to tokens, with the class token of others in front."""
+    """From a map to tokens, with the class token of the other tokens in front."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -131,13 +132,13 @@ class Up(nn.Module):
         self.conv_proj, self.bn_proj = nn.Conv2d(width, channels, 1), nn.BatchNorm2d(channels, eps=1e-6)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """(N, channels, *size) of tokens (N, 1 + T, width), of which T make the grid."""
+        """(N, channels, *size) of tokens (N, 1 + T, width), T of which form the grid."""
         made = tokens[:, 1:].mT.unflatten(2, grid)
         return F.interpolate(F.relu(self.bn_proj(self.conv_proj(made))), size)
 
 
 class ConvTransBlock(nn.Module):
-    """Both streams, and what crosses between them."""
+    """Both streams, and the connections between them."""
 
     def __init__(
         self, inputs: int, outputs: int, pooling: int, width: int, heads: int, ratio: float, *, last: bool
@@ -206,7 +207,7 @@ class DualCrossCurrent(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, K) logits of the convolutional and of the token head; height and width in multiples of 16."""
+        """(N, K) logits of the convolutional and of the token head; height and width must be multiples of 16."""
         stem = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
         x = self.conv_1(stem)
         grid = self.trans_patch_conv(stem).flatten(2).mT
@@ -222,7 +223,7 @@ class DualCrossCurrent(nn.Module):
 
 
 def _begin(module: nn.Module) -> None:
-    """First weights, the authors'."""
+    """Initialize the weights as the authors do."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

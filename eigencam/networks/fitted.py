@@ -1,17 +1,17 @@
-"""Files of fitted weights: a .safetensors file with what it was fitted for in its metadata.
+"""Files of fitted weights: .safetensors files whose metadata say what they were fitted for.
 
 The metadata has one key, `about`, a JSON text:
 
     kind      lcam_fm, lcam_img, broadcam or classifier
     network   the network's identity, with the checksum of its weights
-    layers    the layers whose activations the weights are for
-    dataset   the identity of the images it was fitted on
+    layers    the layers whose activations the weights apply to
+    dataset   the identity of the images they were fitted on
     fit       the options of `eigencam fit`
-    log       what was measured on the way, one entry an epoch
+    log       measurements during training, one entry per epoch
     head      of a classifier; see `eigencam.networks.classifier`
 
-Weights are of use for the one network, with the weights, that they were fitted for: `Fitted.fault` tells of any other.
-Files of the methods' authors are read, too: `eigencam.networks.authors`.
+The weights fit only the network, with the same weights, that they were fitted for; `Fitted.fault` reports any other.
+Files of the methods' authors are read as well: `eigencam.networks.authors`.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 LCAM = "lcam"
-"""Kind of an authors' file, which does not say whether its attention masked activations or images."""
+"""Kind of an authors' file that does not say whether its attention masked activations or images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A file's content.
+    """The content of a file.
 
     Attributes:
         path: the file.
         sha256: of the file.
         tensors: by name, on the CPU.
-        about: see the module; of an authors' file kind and layers alone.
-        body: of an authors' file the weights of the network that they were fitted for, by name.
+        about: see the module; for an authors' file, only kind and layers.
+        body: for an authors' file, the weights of the network it was fitted for, by name.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Fitted:
     body: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def fault(self, network: "Network", layers: Sequence[str]) -> str:
-        """Why these weights are not for the network's layers; "" if they are."""
+        """Why these weights do not fit the network's layers; "" if they do."""
         if "network" not in self.about:
             return self._fault_of_authors(network, layers)
         name, sha256 = self.about["network"]["name"], self.about["network"]["sha256"]
@@ -71,7 +71,7 @@ class Fitted:
         return ""
 
     def _fault_of_authors(self, network: "Network", layers: Sequence[str]) -> str:
-        """The same of an authors' file, which names no network: by layers, weights and numbers of channels."""
+        """The same for an authors' file, which names no network: compares layers, weights and numbers of channels."""
         known = self.about["layers"]
         if known and list(layers) not in [[layer] for layer in known]:
             return f"{self.path} is for the layer {' or '.join(known)}, not for {', '.join(layers)}"
@@ -97,14 +97,14 @@ class Fitted:
 
 
 def read_first(files: str | Sequence[str], kinds: Sequence[str]) -> Fitted | None:
-    """The first of the files that is there; None where none is.
+    """The first of the files that exists; None if none does.
 
     Args:
         files: paths; `eigencam:NAME` is a file of this package.
-        kinds: what the file may hold.
+        kinds: allowed kinds of the file.
 
     Raises:
-        ValueError: it cannot be read, or holds something else.
+        ValueError: it cannot be read, or is of another kind.
     """
     for name in [files] if isinstance(files, str) else files:
         try:
@@ -119,7 +119,7 @@ def read_first(files: str | Sequence[str], kinds: Sequence[str]) -> Fitted | Non
 
 
 def read(path: Path) -> Fitted:
-    """A file's content. ValueError where it was made neither by `write` nor by the authors of a method."""
+    """The content of a file. ValueError if neither `write` nor the authors of a method made it."""
     if path.suffix == ".pkl":
         return Fitted(path, _sha256(path), read_coefficients(path), {"kind": "broadcam", "layers": []})
     if path.suffix in (".tar", ".ckpt", ".pth", ".pt"):
@@ -143,12 +143,12 @@ def _sha256(path: Path) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a file as a whole."""
+    """Write a file atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(plain, {"about": json.dumps(about, sort_keys=True)}), sync=True)
 
 
 def missing(files: str | Sequence[str], kinds: Sequence[str], network: "Network") -> str:
-    """Why a method cannot run where none of its files is there."""
+    """Why a method cannot run if none of its files exists."""
     names = ", ".join([files] if isinstance(files, str) else files)
     return f"no fitted weights ({names}); made by: eigencam fit model={network.name} fit={' or '.join(kinds)}"

@@ -1,9 +1,9 @@
 """FLIM (de Souza & Falcao, 2020): a network whose filters come from markers in a few images, without backpropagation.
 
-Input: RGB in 0..1. It becomes Lab, scaled to about 0..1 (`colour: rgb` leaves it); then each block standardises its
-channels by what was measured at the markers, convolves with filters of norm 1 and without bias, rectifies and pools. A
-linear layer, a support vector machine, has the flattened last map as input, or its average (`head: average`), which a
-CAM needs.
+Input: RGB in 0..1. It is converted to Lab, scaled to about 0..1 (with `colour: rgb` it is not). Each block then
+standardises its channels by the statistics at the markers, convolves with filters of norm 1 and without bias, and
+applies ReLU and pooling. A linear layer, a support vector machine, takes the flattened last map, or its average
+(`head: average`), which a CAM needs.
 
 `eigencam fit fit=flim` makes the filters (`eigencam.fitting.flim`); the constructor alone draws random ones.
 """
@@ -20,7 +20,7 @@ XYZ = (
     (0.212586231, 0.715170304, 0.0722004986),
     (0.0192972155, 0.119183865, 0.950497125),
 )
-"""X, Y and Z of R, G and B, as FLIM's codes have it: without undoing the display's gamma."""
+"""X, Y and Z of R, G and B, as in FLIM's implementations: without removing the display's gamma."""
 WHITE = (0.950456, 1.0, 1.088754)
 LEAST = (0.0, -86.182236, -107.867744)
 MOST = (99.998337, 98.258614, 94.481682)
@@ -43,7 +43,7 @@ class Lab(nn.Module):
 
 
 class MarkerNorm(nn.Module):
-    """Channels less their mean over the marker pixels, divided by their deviation there."""
+    """Channels minus their mean over the marker pixels, divided by their deviation there."""
 
     mean: Tensor
     deviation: Tensor
@@ -65,14 +65,14 @@ class FLIM(nn.Module):
         classes: number of outputs.
         size: side of the input, pixels.
         widths: filters of each block.
-        kernels: sides of its filters.
-        dilations: of its convolution.
+        kernels: side of the filters of each block.
+        dilations: of each convolution.
         pools: `max` or `average`.
-        pool_sizes: sides of its pooling windows.
-        strides: of its pooling.
+        pool_sizes: sides of the pooling windows.
+        strides: of the pooling.
         padding: of the convolutions, `reflect` or `zeros`.
         head: `flat` or `average`.
-        colour: `lab`, or `rgb`, which methods with rules for ReLU networks alone can follow down to the image.
+        colour: `lab`, or `rgb`, which methods with rules only for ReLU networks can follow down to the image.
     """
 
     version = 1

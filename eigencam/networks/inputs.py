@@ -1,4 +1,4 @@
-"""An image in whatever form a person has it: a file, a Pillow image, an array, a tensor; and several of them.
+"""An image in any of the usual forms: a file, a Pillow image, an array, a tensor; or several of them.
 
 >>> pixels_of(np.zeros((4, 6), np.uint16)).shape, pixels_of(torch.ones(4, 5, 6), 4).shape
 ((4, 6, 3), (5, 6, 4))
@@ -26,12 +26,12 @@ FORMS = "a file, a Pillow image, an array (H, W) or (H, W, 1/3/4), or a tensor (
 
 
 def opened(image: ImageLike) -> Image.Image | NDArray[np.uint8]:
-    """The image decoded: Pillow's where it comes from a file, else 8-bit values (H, W, C).
+    """The decoded image: a Pillow image if it comes from a file, else 8-bit values (H, W, C).
 
     Raises:
-        BadImageError: the file cannot be decoded, or the values are none of an image.
+        BadImageError: the file cannot be decoded, or the values are not those of an image.
         FileNotFoundError: there is no such file.
-        ValueError: it is of another form, such as a batch.
+        ValueError: it has another form, such as a batch.
     """
     if isinstance(image, Image.Image):
         return image
@@ -60,24 +60,24 @@ def _array(image: NDArray[Any] | Tensor) -> NDArray[Any]:
 def pixels_of(
     image: ImageLike | NDArray[np.uint8], channels: int = 3, *, turn: bool = False, name: str | Path = ""
 ) -> NDArray[np.uint8]:
-    """The image as a network of so many channels takes it.
+    """The image with the network's number of channels.
 
-    Grey is repeated for colours, and colours become grey by Pillow's weights; alpha is dropped, or 255 where a network
-    of four channels is given an image without.
+    Grey is repeated for colours, and colours become grey by Pillow's weights. Alpha is dropped; for a network of four
+    channels, an image without alpha gets 255.
 
     Args:
         image: of any form.
         channels: of the network.
-        turn: whether an EXIF tag of orientation is followed.
-        name: of the image, for messages; else its file's.
+        turn: whether the EXIF orientation is applied.
+        name: of the image, for messages; None: its file's.
 
     Returns:
         (H, W, channels) uint8, contiguous.
 
     Raises:
-        BadImageError: the file cannot be decoded, or the values are none of an image.
+        BadImageError: the file cannot be decoded, or the values are not those of an image.
         FileNotFoundError: there is no such file.
-        ValueError: it is of another form, or has another number of channels.
+        ValueError: it has another form, or another number of channels.
     """
     made = opened(image)
     if isinstance(made, Image.Image):
@@ -103,7 +103,7 @@ def pixels_of(
 
 
 def shown(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) of a network's (H, W, C): grey repeated, of more than three channels the first three."""
+    """(H, W, 3) from a network's (H, W, C): grey is repeated; of more than three channels, the first three."""
     return np.ascontiguousarray(np.repeat(values[..., :1], 3, axis=2) if values.shape[2] < 3 else values[..., :3])
 
 
@@ -111,8 +111,8 @@ def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     """One image after the other.
 
     Args:
-        images: one image; a folder, of which the image files are taken in the order of their names; a batch, as an
-            array (N, H, W, C) or a tensor (N, C, H, W); a list or any other iterable, such as the frames of a video.
+        images: one image; a folder, whose image files are taken in the order of their names; a batch, as an array
+            (N, H, W, C) or a tensor (N, C, H, W); a list or any other iterable, such as the frames of a video.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no image file in the folder.
@@ -127,7 +127,7 @@ def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """A folder's image files, by name; hidden files and folders below are passed over. FileNotFoundError for none."""
+    """A folder's image files, by name; hidden files and subfolders are ignored. FileNotFoundError if there are none."""
     found = list(files_in(folder, SUFFIXES))
     if not found:
         raise FileNotFoundError(f"{folder}: no image files; looked for {', '.join(SUFFIXES)}")

@@ -1,8 +1,9 @@
-"""Which layers of a network are maps, how they are read, and which one a map is made from by default.
+"""Which layers of a network are maps, how they are read, and which layer a map is made from by default.
 
-One pass of nine inputs: the operations that made a module's output propose a reading (`eigencam.passes.layouts`), and a
-stimulus that is moved over the input tests it (`eigencam.passes.stimulus`). Where the operations say nothing, the
-stimulus alone decides; where the stimulus says nothing, the operations do, and the reading is marked `undecided`.
+One pass of nine inputs finds out. The operations that produced a module's output propose a reading
+(`eigencam.passes.layouts`), and a stimulus that moves over the input tests it (`eigencam.passes.stimulus`). If the
+operations are inconclusive, the stimulus alone decides. If the stimulus is inconclusive, the operations decide, and the
+reading is marked `undecided`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from eigencam.passes.stimulus import Stimulus, Verdict
 
 LIST = "`eigencam layers MODEL` lists a network's layers"
 MOST_NAMED = 6
-"""Items of an output that a message names."""
+"""Maximum number of an output's items that a message names."""
 State = Literal["follows", "undecided", "unknown", "none", "several"]
 
 
@@ -33,15 +34,15 @@ class Finding:
     """One layer's output.
 
     Attributes:
-        layer: `named_modules()` path, and the place in what the module returns (`eigencam.passes.items`).
-        shape: of the output for one image, the batch's axis left out.
-        reading: how it becomes a map; None: it is none.
-        state: `follows`: a moved stimulus moves in the reading; `undecided`: only the operations say so; `unknown`:
-            nothing says how it is read; `none`: it is no map; `several`: its items, `layer:0`, are findings themselves.
-        score: of the reading, at most 1; NaN where the stimulus says nothing.
-        reason: why it is no map, or undecided.
-        values: numbers of the output's values in the pass; equal for modules that return the same.
-        reads: numbers of the values that the module is given.
+        layer: `named_modules()` path, and the position in the module's output (`eigencam.passes.items`).
+        shape: of the output for one image, without the batch axis.
+        reading: how it becomes a map; None: it is not a map.
+        state: `follows`: a moved stimulus moves in the reading; `undecided`: only the operations support it; `unknown`:
+            the reading is not known; `none`: it is not a map; `several`: its items, `layer:0`, are findings themselves.
+        score: of the reading, at most 1; NaN if the stimulus is inconclusive.
+        reason: why it is not a map, or undecided.
+        values: ids of the output's tensors in the pass; equal for modules that return the same tensor.
+        reads: ids of the module's input tensors.
     """
 
     layer: str
@@ -59,8 +60,8 @@ class Examined:
     """All layers of a network.
 
     Attributes:
-        findings: by layer, in the order in which they ran last.
-        through: numbers of the values through which everything of the image reaches the output.
+        findings: by layer, in the order of their last execution.
+        through: ids of the tensors that all paths from the image to the output pass through.
         size: (height, width) of the input.
         channels: of the input.
     """
@@ -71,7 +72,7 @@ class Examined:
     channels: int = 3
 
     def feeds(self, found: Finding) -> list[str]:
-        """The modules that are given a layer's output, without those inside of another of them."""
+        """The modules that take a layer's output as input, without those inside another of them."""
         given = [f.layer for f in self.findings.values() if not set(found.values).isdisjoint(f.reads)]
         apart = [name for name in given if not _within(found.layer, name) and not _within(name, found.layer)]
         return [name for name in apart if not any(_within(name, other) for other in apart if other != name)]
@@ -91,7 +92,7 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
     """
     stimulus = Stimulus.make(channels, size)
     like = next(module.parameters(), stimulus.batch)
-    with evaluating(module), torch.inference_mode(False), torch.no_grad():  # leaving inference mode turns gradients on
+    with evaluating(module), torch.inference_mode(False), torch.no_grad():  # leaving inference mode enables gradients
         batch = stimulus.batch.to(like.device, like.dtype)
         positions = Positions(batch)
         findings: dict[str, Finding] = {}
@@ -119,7 +120,7 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
 
 
 def _several(layer: str, out: Any, parts: Mapping[str, Tensor], positions: Positions) -> Finding:
-    """What is known of an output that is not one tensor: what it holds."""
+    """The finding for an output that is not one tensor: what it contains."""
     named = ", ".join(list(parts)[:MOST_NAMED]) + (", ..." if len(parts) > MOST_NAMED else "")
     reason = f"it returns {type(out).__name__}, not one tensor" + (f"; name one of {named}" if parts else "")
     numbers = (positions.number(t) for t in parts.values() if t.is_floating_point())
@@ -154,7 +155,7 @@ def _checked(finding: Finding, reading: Reading, verdict: Verdict) -> Finding:
 
 
 def passed_through(sources: Sequence[Sequence[int]], ends: Sequence[int]) -> Iterator[int]:
-    """The values through which all ways from value 0 to the ends lead; `sources` in the order of running."""
+    """The values that all paths from value 0 to the ends pass through; `sources` in the order of execution."""
     needed = set(ends)
     for value in range(len(sources) - 1, -1, -1):
         if value in needed:
@@ -176,12 +177,12 @@ def passed_through(sources: Sequence[Sequence[int]], ends: Sequence[int]) -> Ite
 def watched(
     module: nn.Module, see: Callable[[str, Any], Any], enter: Callable[[str, Any], None] = lambda _layer, _given: None
 ) -> Iterator[None]:
-    """Watch every module but the network itself and scripted ones, which take no hooks, by name.
+    """Watch every module by name, except the network itself and scripted ones, which take no hooks.
 
     Args:
         module: the network.
-        see: is given each output; what it returns, unless None, takes the output's place.
-        enter: is given each input, before.
+        see: called with each output; its result, unless None, replaces the output.
+        enter: called with each input, before the module.
     """
     hooks = []
     for name, inner in module.named_modules():
@@ -197,7 +198,7 @@ def watched(
 
 @contextmanager
 def _slow_attention() -> Iterator[None]:
-    """Attention as single operations: the fused one of `nn.MultiheadAttention` cannot be looked into."""
+    """Run attention as separate operations: inside the fused one of `nn.MultiheadAttention` nothing can be observed."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -215,11 +216,11 @@ def reading_of(
         examined: the network's layers.
         layer: `named_modules()` path.
         name: of the network.
-        reshape: what it must be read as.
-        prefix_tokens: how many tokens must stand before the grid's.
+        reshape: the requested layout.
+        prefix_tokens: the requested number of tokens before the grid's.
 
     Raises:
-        ValueError: the layer is no map, or is read otherwise.
+        ValueError: the layer is not a map, or has another layout.
     """
     found = examined.findings.get(layer)
     if found is None:
@@ -241,7 +242,7 @@ def reading_of(
 
 
 def _as_said(found: Finding, size: tuple[int, int], reshape: Layout, prefix_tokens: int) -> Reading | None:
-    """The reading that a person asks for where nothing is known: tokens in a grid of the input's aspect."""
+    """The requested reading if nothing is known: tokens in a grid of the input's aspect ratio."""
     if reshape != "tokens":
         reading = CHANNELS_LAST if reshape == "channels_last" else CHANNELS_FIRST
         return reading if len(found.shape) == 3 else None

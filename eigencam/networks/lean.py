@@ -1,8 +1,8 @@
-"""torchvision without torch's compiler, which takes half of the time to start.
+"""torchvision without torch's compiler, whose import takes half of the start time.
 
 `torchvision.ops.roi_align` imports `torch._dynamo` for one function that it calls when boxes are pooled. While
-torchvision is imported, a module stands in place of the compiler that imports the real one when it is used; the
-real one is found by everybody who imports it later.
+torchvision is imported, a stand-in module replaces the compiler; it imports the real one on first use. Any later import
+gets the real one.
 """
 
 import sys
@@ -17,7 +17,7 @@ COMPILER = ("torch._dynamo", "torch._dynamo.utils")
 
 
 class _Later(ModuleType):
-    """A module that has functions of another one, which is imported when the first of them is called."""
+    """A module with functions of another one, which is imported when the first of them is called."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
@@ -30,7 +30,7 @@ class _Later(ModuleType):
 
 
 class _Lean(Loader):
-    """Loads a module as another loader does, with the compiler out of the way."""
+    """Loads a module as another loader does, while the compiler is replaced."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -54,7 +54,7 @@ class _Lean(Loader):
 
 
 class _Torchvision(MetaPathFinder):
-    """Finds torchvision where it lies, for `_Lean` to load."""
+    """Finds torchvision's files for `_Lean` to load."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -68,6 +68,6 @@ class _Torchvision(MetaPathFinder):
 
 
 def install() -> None:
-    """Have torchvision imported so from now on; nothing where it is imported already."""
+    """Import torchvision in this way from now on; does nothing if it is imported already."""
     if not any(isinstance(finder, _Torchvision) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Torchvision())

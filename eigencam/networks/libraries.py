@@ -1,8 +1,8 @@
-"""Networks of libraries by name, `model=torchvision/NAME` and `model=timm/NAME`, as their weights describe themselves.
+"""Networks of libraries by name, `model=torchvision/NAME` and `model=timm/NAME`, with the metadata of their weights.
 
-A library's weights say which input they were trained for: its size, its mean and deviation, the interpolation and the
-crop (`weights.transforms()` of torchvision, `resolve_data_config` of timm). A network by name takes all of it, unless a
-config says otherwise. timm is optional: without it every other network works.
+A library's weights define the input they were trained for: size, mean and deviation, interpolation and crop
+(`weights.transforms()` of torchvision, `resolve_data_config` of timm). A network by name uses all of it, unless the
+config overrides it. timm is optional: every other network works without it.
 """
 
 import csv
@@ -17,22 +17,22 @@ from typing import Any, Literal
 Library = Literal["torchvision", "timm"]
 LIBRARIES: tuple[Library, ...] = ("torchvision", "timm")
 DEFAULT = "default"
-"""As the name of weights: those that the library prefers."""
+"""As the name of weights: the library's default."""
 LIST = "`eigencam networks PATTERN` lists networks"
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".pth.tar", ".tar", ".ckpt", ".bin")
-"""Endings of weight files."""
+"""Suffixes of weights files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a library says of a network's weights.
+    """A library's metadata of a network's weights.
 
     Attributes:
-        weights: their name; "" where the library has none.
-        classes: what the outputs mean; None without a classifier.
+        weights: their name; "" if the library has none.
+        classes: class space of the outputs; None without a classifier.
         preprocess: the fields of a `Preprocess`.
         outputs: number of the outputs; None: not known.
-        top1: share of ILSVRC's validation images that the library reports as classified rightly, %; None: not known.
+        top1: top-1 accuracy on ILSVRC's validation images that the library reports, %; None: not known.
     """
 
     weights: str
@@ -43,13 +43,13 @@ class Described:
 
 
 def is_file_name(weights: object) -> bool:
-    """Whether `weights` names a file rather than a set of a library's."""
+    """Whether `weights` names a file rather than weights of a library."""
     return str(weights).endswith(WEIGHT_FILES) or "/" in str(weights)
 
 
 @cache
 def names(library: Library) -> tuple[str, ...]:
-    """The names of a library's networks that classify. ValueError where the library is not installed."""
+    """The names of a library's networks that classify. ValueError if the library is not installed."""
     if library == "torchvision":
         import torchvision
 
@@ -59,7 +59,7 @@ def names(library: Library) -> tuple[str, ...]:
 
 @cache
 def weights_of(library: Library, name: str) -> tuple[str, ...]:
-    """The names of the weights that a library has for a network."""
+    """The names of a library's weights for a network."""
     if library == "torchvision":
         from torchvision.models import get_model_weights
 
@@ -69,7 +69,7 @@ def weights_of(library: Library, name: str) -> tuple[str, ...]:
 
 
 def near(library: Library, name: str, count: int = 5) -> list[str]:
-    """Names of a library's networks that are like another one."""
+    """Names of a library's networks that are similar to a name."""
     bare = name.partition(".")[0]
     known = names(library)
     begin = [n for n in known if len(bare) > 3 and n.startswith(bare)][:count]
@@ -77,7 +77,7 @@ def near(library: Library, name: str, count: int = 5) -> list[str]:
 
 
 def check_name(library: str, name: str) -> None:
-    """ValueError, with near matches, where a library has no network of a name."""
+    """ValueError, with near matches, if a library has no network of this name."""
     if library not in LIBRARIES:
         raise ValueError(f"model.library={library}; allowed: {', '.join(LIBRARIES)}")
     bare, _, tag = name.partition(".")
@@ -99,10 +99,10 @@ def check_name(library: str, name: str) -> None:
 def describe(
     library: Library, name: str, weights: str | None = DEFAULT, args: Mapping[str, Any] | None = None
 ) -> Described:
-    """What a library says of a network's weights; of a file, and of none, what it says of its default ones.
+    """A library's metadata of a network's weights; for a file, or for none, those of its default weights.
 
     Raises:
-        ValueError: it has no such weights.
+        ValueError: the library has no such weights.
     """
     named = DEFAULT if weights is None or is_file_name(weights) else weights
     described = _torchvision_described(name, named) if library == "torchvision" else _timm_described(name, named)
@@ -122,7 +122,7 @@ def target(name: str) -> str:
 
 
 def _adapted(described: Described, args: Mapping[str, Any]) -> Described:
-    """With what the constructor's arguments change: the input's size and channels, and the outputs."""
+    """Apply the constructor's arguments that change the input's size and channels, or the outputs."""
     preprocess, classes = dict(described.preprocess), described.classes
     size = args.get("img_size", args.get("image_size"))
     if size is not None and preprocess.get("size"):
@@ -166,7 +166,7 @@ def _torchvision_described(name: str, weights: str) -> Described:
     if chosen is None:
         return Described("", None)
     transforms = chosen.transforms()
-    preprocess: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # a detector normalises by itself
+    preprocess: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # a detector normalises itself
     if hasattr(transforms, "mean"):
         preprocess |= {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
         preprocess["interpolation"] = transforms.interpolation.value
@@ -189,7 +189,7 @@ def has_timm() -> bool:
 
 
 def timm_module() -> Any:
-    """The library. ValueError where it is not installed."""
+    """The library. ValueError if it is not installed."""
     try:
         import timm
     except ImportError as error:
@@ -226,7 +226,7 @@ def _timm_described(name: str, weights: str) -> Described:
 
 @cache
 def _timm_reported() -> Mapping[str, float]:
-    """Top-1, %, of timm's own table, as far as the published numbers have it, by the weights' full names."""
+    """Top-1, %, from timm's own table, for the weights whose published numbers include it, by their full names."""
     with (files("eigencam.published") / "published.csv").open() as lines:
         rows = csv.DictReader(line for line in lines if not line.startswith("#"))
         errors = [row for row in rows if (row["paper"], row["metric"]) == ("timm2026", "cls_error_top1")]

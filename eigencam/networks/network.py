@@ -5,17 +5,17 @@ A network is described by a YAML of the `model` group:
     name:        short name, part of a result's folder name
     _target_:    the constructor, any importable callable that returns an `nn.Module`
     args:        its keyword arguments
-    library:     torchvision or timm, in place of `_target_`: the network that is called `name` there
-    weights:     a name of torchvision's (IMAGENET1K_V1), a weights file, or null: the constructor's; of a library
+    library:     torchvision or timm, instead of `_target_`: its network called `name`
+    weights:     a name of torchvision's (IMAGENET1K_V1), a weights file, or null: the constructor's; for a library
                  `default`, a name of its own, a file, or null: untrained
-    drop:        prefixes of the weights file's keys that are left out (GoogLeNet's training heads)
+    drop:        prefixes of the weights file's keys to leave out (GoogLeNet's auxiliary heads)
     layer:       target layer, a `named_modules()` path; null: the one that `eigencam layers` marks
-    reshape:     channels_first | channels_last | tokens: what the layer's output must be read as; null: found out
-    prefix_tokens: number of tokens before the image's; null: found out
-    classes:     what its outputs mean: `imagenet`, `scenes`, ...; null for a network without a classifier; `weights`:
-                 what the library says of its weights
+    reshape:     channels_first | channels_last | tokens: required layout of the layer's output; null: detected
+    prefix_tokens: number of tokens before the image's; null: detected
+    classes:     class space of its outputs: `imagenet`, `scenes`, ...; null for a network without a classifier;
+                 `weights`: according to the library's metadata of its weights
     head:        a file of `eigencam fit` that replaces last layer and classes, or all weights (`classifier`)
-    preprocess:  see `Preprocess`; of a library, what is null is as its weights say
+    preprocess:  see `Preprocess`; for a library, a null field is taken from its weights' metadata
 """
 
 import difflib
@@ -41,7 +41,7 @@ from eigencam.store.schema import network_label
 from eigencam.transfer import to_device
 
 FROM_WEIGHTS = "weights"
-"""In place of a class space: the one that a library says its weights are for."""
+"""In place of a class space: that of the library's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ class Network:
         classes: class space of the outputs; None without a classifier.
         sha256: of the weights file, or of the parameters where the constructor gave them.
         preprocess: from image to input.
-        reshape: what the target layer's output must be read as; None: found out.
-        prefix_tokens: number of tokens before the image's; None: found out.
-        identity: what of the description changes a number, with the checksum.
+        reshape: required layout of the target layer's output; None: detected.
+        prefix_tokens: number of tokens before the image's; None: detected.
+        identity: the parts of the description that change results, with the checksum.
         head: the classifier that replaced the network's own.
-        example: (1, C, H, W) uint8, the input that is asked about whether a method can run; None: noise.
-        untrained: which of its weights are random, in words; "" for none, and where it is not known.
-        top1: share of ILSVRC's validation images that is reported for its weights, %; None: not known.
+        example: (1, C, H, W) uint8: input for checking whether a method can run; None: noise.
+        untrained: which of its weights are random, in words; "" if none are, or if it is not known.
+        top1: reported top-1 accuracy of its weights on ILSVRC's validation images, %; None: not known.
     """
 
     name: str
@@ -81,34 +81,34 @@ class Network:
 
     @property
     def label(self) -> str:
-        """Its name, and whether its weights are random."""
+        """Its name, with a note if its weights are random."""
         return network_label(self.name, self.untrained)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The parameters' device."""
         return any_tensor(self.module).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The parameters' type."""
+        """The parameters' dtype."""
         return any_tensor(self.module).dtype
 
     def examined(self) -> Examined:
-        """What is known of every layer, from one pass of nine inputs that is made once."""
+        """Findings for every layer, from one pass of nine inputs that is made once."""
         if not self._examined:
             self._examined.append(examine(self.module, self.preprocess.shape, self.preprocess.channels))
         return self._examined[0]
 
     def reading(self, layer: str) -> Reading:
-        """How a layer's output becomes a map. ValueError where it is none, or not as the description says."""
+        """How a layer's output becomes a map. ValueError if it is not a map, or not with the description's layout."""
         check_layer(self.module, layer, self.name)
         target = layer == self.layer
         asked = (self.reshape, self.prefix_tokens) if target else (None, None)
         return reading_of(self.examined(), layer, self.name, *asked)
 
     def with_default_layer(self) -> "Network":
-        """The network with its default layer as target. ValueError where none can be chosen for certain."""
+        """The network with its default layer as target. ValueError if none can be chosen with certainty."""
         return replace(
             self, layer=default_layer(self.module, self.examined(), self.name, classifier=self.classes is not None)
         )
@@ -153,13 +153,13 @@ def load_network(
 
     Args:
         description: the node.
-        device: where it goes.
+        device: of the network.
         dtype: of its parameters.
-        choose: whether it gets its default layer where the description names none; else its layer is "".
+        choose: whether the default layer is chosen if the description names none; otherwise its layer is "".
 
     Raises:
         FileNotFoundError: no such weights file, or torchvision's cannot be downloaded.
-        ValueError: weights or a head that do not fit, a layer that is not there, or none that is certain to be a map.
+        ValueError: weights or head do not fit, the layer does not exist, or no layer is certain to be a map.
     """
     name = description["name"]
     head = read_head(description["head"]) if description.get("head") else None
@@ -200,12 +200,12 @@ def load_network(
 
 
 def chosen_preprocess(from_weights: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Preprocess:
-    """The preprocessing that the weights describe, with what a config gives in its place.
+    """The preprocessing that the weights define, with the fields that a config overrides.
 
     Args:
         from_weights: fields of a `Preprocess`.
-        given: likewise; null: as the weights say, or the default. Of another size the crop keeps its share.
-        where: whose, for messages.
+        given: likewise; null: from the weights, or the default. If only the size changes, the crop keeps its ratio.
+        where: the network, for messages.
     """
     said = {key: value for key, value in given.items() if value is not None}
     if unknown := sorted(map(str, said.keys() - {f.name for f in fields(Preprocess)})):
@@ -221,7 +221,7 @@ def chosen_preprocess(from_weights: Mapping[str, Any], given: Mapping[str, Any],
 
 
 def check_asked(reshape: object, prefix_tokens: object) -> None:
-    """ValueError for what no layer can be read as."""
+    """ValueError for a layout that no layer can have."""
     if reshape not in (None, *LAYOUTS):
         raise ValueError(f"model.reshape={reshape!r}; allowed: null, {', '.join(LAYOUTS)}")
     if prefix_tokens is not None and (not isinstance(prefix_tokens, int) or prefix_tokens < 0):
@@ -231,7 +231,7 @@ def check_asked(reshape: object, prefix_tokens: object) -> None:
 
 
 def check_layer(module: nn.Module, layer: str, where: str) -> None:
-    """ValueError with near matches when `layer` is no module of the network."""
+    """ValueError with near matches if `layer` is no module of the network."""
     names = [n for n, _ in module.named_modules() if n]
     if module_path(layer) not in names:
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]

@@ -1,15 +1,15 @@
-"""A network built by hand whose classes depend on one mark each: planted evidence.
+"""A network built by hand in which each class depends on one kind of mark: planted evidence.
 
-As by the interventions of FunnyBirds (R. Hesse et al., ICCV 2023), it is known which part of the image an output
-depends on; here by construction, to the pixel. Of a pixel with colours r, g, b in 0..1 the response for red is relu(2
-r - g - b - 1), for yellow relu(r + g - 2 b - 1), and so on for six hues: 0 wherever no two colours differ by more
-than 1/2, and for every hue but its own in the marks of `eigencam.datasets.planted`. The logit is the mean response
-over the image times `GAIN`, so that each pixel's part in it is known, too.
+As in the interventions of FunnyBirds (R. Hesse et al., ICCV 2023), it is known which part of the image an output
+depends on; here it is known by construction, for each pixel. For a pixel with colours r, g, b in 0..1 the response for
+red is relu(2 r - g - b - 1), for yellow relu(r + g - 2 b - 1), and so on for six hues. It is 0 wherever no two colours
+differ by more than 1/2; in the marks of `eigencam.datasets.planted` it is 0 for every hue but their own. The logit is
+the mean response over the image times `GAIN`, so each pixel's contribution is known as well.
 
-The six channels of hues go through the layers together with four that no class reads (brightness, darkness, and edges
-of both), which are the strongest in the feature map: a map that shows what the network sees, not what the class is
-made of, shows these. All operations are ordinary ones (1 x 1 and 3 x 3 convolutions, ReLU, average pooling, one
-linear layer), the weights are constants, and the last feature map is 14 x 14.
+The six hue channels go through the layers together with four channels that no class reads (brightness, darkness, and
+edges of both). These four are the strongest in the feature map: a map that shows what is strong in the features, rather
+than what the class depends on, highlights them. All operations are standard (1 x 1 and 3 x 3 convolutions, ReLU,
+average pooling, one linear layer), the weights are constants, and the last feature map is 14 x 14.
 """
 
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from eigencam.datasets.planted import HUES
 
 GAIN = 400.0
-"""The largest mark of an image, of about 4 % of it, has a logit of about 11."""
+"""The largest mark of an image, about 4 % of it, has a logit of about 11."""
 
 STD = 0.25
-"""Of the normalisation, whose mean is 0.5."""
+"""Standard deviation of the normalisation, whose mean is 0.5."""
 
 
 class PlantedNetwork(nn.Module):
@@ -50,7 +50,7 @@ class PlantedNetwork(nn.Module):
             own = torch.tensor(parts, dtype=torch.float32)
             weight = torch.where(own > 0, 2 / own.sum(), -2 / (3 - own.sum()))
             colours.weight[k, :, 0, 0] = STD * weight
-            colours.bias[k] = -1  # the weights sum to 0, so that the mean of 0.5 adds nothing
+            colours.bias[k] = -1  # the weights sum to 0, so the mean of 0.5 cancels
             mixing.weight[k, k, 1, 1] = 1
             self.fc.weight[k, k] = GAIN
         for k, sign in ((6, 1.0), (7, -1.0), (8, 1.0), (9, -1.0)):

@@ -13,12 +13,12 @@ from eigencam.networks.inputs import pixels_of
 from eigencam.transfer import constant
 
 Region = tuple[float, float, float, float]
-"""x0 y0 x1 y1, half-open, in pixels of the original image: the part of it that the network sees; larger than the image
-where that is padded."""
+"""x0 y0 x1 y1, half-open, in pixels of the original image: the part that the network sees; with padding it extends
+beyond the image."""
 Resize = Literal["squash", "crop", "squash_crop", "pad"]
 RESIZES: tuple[Resize, ...] = ("squash", "crop", "squash_crop", "pad")
 WHOLE: tuple[Resize, ...] = ("squash", "pad")
-"""Those that show the network all of the image."""
+"""Those that show the whole image to the network."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -28,7 +28,7 @@ FILTERS: dict[Interpolation, Image.Resampling] = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-"""Pillow's filters by name; all but `nearest` average over what they shrink."""
+"""Pillow's filters by name; all but `nearest` average when they downsample."""
 SHORT_SIDE = 256
 
 
@@ -39,14 +39,14 @@ class Preprocess:
     Attributes:
         size: side of the square input in pixels, or (height, width).
         resize: `squash`: the whole image to `size`, so that a map covers all of it (localization); `crop`: the short
-            side to `short_side`, then the centre (classification as torchvision and timm do it); `squash_crop`: the
-            whole image to (`short_side`, `short_side`), then the centre; `pad`: the whole image in its own aspect as
-            large as it fits, in the middle of a border of the mean (timm's `border`).
-        short_side: for a crop; where `size` has two sides, the length that belongs to the shorter one.
+            side to `short_side`, then the centre (classification, as torchvision and timm do it); `squash_crop`: the
+            whole image to (`short_side`, `short_side`), then the centre; `pad`: the whole image, with its aspect ratio,
+            as large as fits, centred on a border of the mean (timm's `border`).
+        short_side: for a crop; if `size` is a pair, the length that corresponds to its shorter side.
         mean: per channel, of values in 0..1; as many numbers as the input has channels.
         std: per channel.
-        bgr: whether the network takes blue first, as Caffe's do.
-        interpolation: the filter that resizes, one of `FILTERS`.
+        bgr: whether the network takes BGR, as Caffe's do.
+        interpolation: the filter for resizing, one of `FILTERS`.
     """
 
     size: int | tuple[int, int] = 224
@@ -94,7 +94,7 @@ class Preprocess:
         return len(self.mean)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Region]:
-        """Resize one image by one of Pillow's filters.
+        """Resize one image with one of Pillow's filters.
 
         Args:
             image: (H, W, 3) uint8 RGB, or (H, W, C) of the network's own C channels.
@@ -103,7 +103,7 @@ class Preprocess:
             (C, height, width) uint8, and the part of the image that it shows.
 
         Raises:
-            ValueError: an image of other channels, where these are not 3 for a network of one.
+            ValueError: the image has another number of channels, unless it has 3 and the network takes 1.
         """
         image = image if image.shape[2:] == (self.channels,) else pixels_of(image, self.channels)
         (h, w), (high, wide) = image.shape[:2], self.shape
@@ -123,7 +123,7 @@ class Preprocess:
         return np.ascontiguousarray(made), region
 
     def _padded(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Region]:
-        """(C, height, width) uint8, the image in the middle of a border; rounded as timm does it."""
+        """(C, height, width) uint8, the image centred in a border; rounded as in timm."""
         (h, w), (high, wide) = image.shape[:2], self.shape
         ratio = max(h / high, w / wide)
         rows, columns = max(round(h / ratio), 1), max(round(w / ratio), 1)
@@ -136,7 +136,7 @@ class Preprocess:
         return made, (-left * x, -top * y, (wide - left) * x, (high - top) * y)
 
     def _before_crop(self, h: int, w: int) -> tuple[int, int]:
-        """(width, height) of the resized image that the centre is cut from; rounded as torchvision does it."""
+        """(width, height) of the resized image before the centre crop; rounded as in torchvision."""
         high, wide = self.shape
         enlarged = self.short_side / min(high, wide)
         if self.resize == "squash_crop":
@@ -149,13 +149,13 @@ class Preprocess:
         return np.asarray(picture if picture.size == size else picture.resize(size, FILTERS[self.interpolation]))
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(N, C, H, W) uint8 to the network's input, on the tensor's device."""
+        """Normalise (N, C, H, W) uint8 to the network's input, on the tensor's device."""
         mean, std = constant((self.mean, self.std), images.device)[..., None, None]
         x = ((images.float() / 255 - mean) / std).to(dtype)
         return x.flip(1) if self.bgr else x
 
     def ends(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """(2, C, 1, 1): what a black pixel and a white one become."""
+        """(2, C, 1, 1): the normalised values of a black and of a white pixel."""
         ends = constant(((0.0,) * self.channels, (255.0,) * self.channels), device)
         return self.normalize(ends[..., None, None], dtype)
 
@@ -176,7 +176,7 @@ def _is_count(value: object) -> bool:
 
 
 def _sides(size: Any) -> int | tuple[int, int]:
-    """One side where both are the same."""
+    """One number if both sides are equal."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or not all(map(_is_count, sides)):
         raise ValueError(f"preprocess.size={size}; allowed: 1, 2, ... pixels, or [height, width]")

@@ -1,9 +1,9 @@
 """Two small networks trained on the generated scenes, so that the whole benchmark runs without a download.
 
 `scenes_vgg` ends in fully connected layers, `scenes_resnet` in global average pooling and one linear layer: the two
-kinds of network that class-activation methods treat differently. Both have a last feature map of 14 x 14 whose units
-see 82 and 65 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights; `results/scenes_networks.csv`
-is its log.
+kinds of network that class-activation methods treat differently. Both have a last feature map of 14 x 14, whose units
+have receptive fields of 82 and 65 of the 112 pixels of a side. `scripts/train_scenes.py` makes the weights;
+`results/scenes_networks.csv` is its log.
 
 Input: the whole image squashed to 112 x 112 pixels (bilinear, antialiased), as `PREPROCESS` says.
 Output: (N, 12) float32 logits, in the order of `eigencam.datasets.scenes_objects.CLASSES`.
@@ -21,12 +21,12 @@ NUM_CLASSES = 12
 class ScenesVGG(nn.Module):
     """Eight convolutions in four stages with in-place ReLUs, average pooling, then two fully connected layers.
 
-    The pooling is over the whole map: with one cell a quadrant and a third fully connected layer the network was as
-    accurate, but the averaged gradients of Grad-CAM told no more about the place than a box at the centre.
+    The pooling is over the whole map. With a 2 x 2 pooling grid and a third fully connected layer the network was as
+    accurate, but Grad-CAM's averaged gradients localized no better than a box at the centre.
 
     Args:
-        batch_norm: puts a batch normalisation after each convolution, as in training; the weights that are shipped have
-            it folded into the convolutions.
+        batch_norm: adds batch normalisation after each convolution, as in training; in the packaged weights it is
+            folded into the convolutions.
     """
 
     version = 1

@@ -1,15 +1,15 @@
 """The networks of the scenes with outputs wired to cells of a mosaic: the settings DiFull and DiPart.
 
-S. Rao, M. Böhle and B. Schiele, "Towards Better Understanding Attribution Methods" (CVPR 2022). The image is cut into
-n x n cells, each goes through the network alone, and logit `12 j + k` is that of class k for cell j: nothing outside
-the cell can change it, so that all of a faithful map of this output lies inside the cell. The cells' feature maps are
-joined to one map of the whole image in the module `joined`, which is the target layer.
+S. Rao, M. Böhle and B. Schiele, "Towards Better Understanding Attribution Methods" (CVPR 2022). The image is divided
+into n x n cells, each cell passes through the network alone, and logit `12 j + k` is that of class k for cell j.
+Nothing outside the cell can change it, so a faithful map of this output lies entirely inside the cell. The cells'
+feature maps are joined to one map of the whole image in the module `joined`, which is the target layer.
 
-With `partial` the head alone is cut, DiPart: the features are those of the whole mosaic, as GridPG's network has them,
-and a logit reads those of its cell. A map at `joined` is then still known to lie inside the cell; one at the input may
-reach over its border as far as the features look.
+With `partial`, DiPart, only the head is divided: the features are those of the whole mosaic, as in GridPG's network,
+and a logit reads only its cell's features. A map at `joined` must still lie inside the cell; a map at the input may
+extend beyond its border by the features' receptive field.
 
-Weights are those of the networks of the scenes; for a mosaic whose cells have their input's size, logits are theirs.
+Weights are those of the scenes' networks; for a mosaic whose cells have their input size, the logits equal theirs.
 """
 
 import torch
@@ -19,7 +19,7 @@ from eigencam.networks.scenes import ScenesResNet, ScenesVGG
 
 
 def cut(x: Tensor, n: int) -> Tensor:
-    """(N, C, n h, n w) to (N n n, C, h, w), the cells of each image in raster order."""
+    """Divide (N, C, n h, n w) into (N n n, C, h, w), the cells of each image in raster order."""
     images, channels, height, width = x.shape
     if height % n or width % n:
         raise ValueError(f"a map or image of {height} x {width} does not divide into {n} x {n} equal cells")
@@ -35,11 +35,11 @@ def join(x: Tensor, n: int) -> Tensor:
 
 
 class ScenesResNetCells(ScenesResNet):
-    """`ScenesResNet` for each cell alone.
+    """`ScenesResNet` on each cell alone.
 
     Args:
         cells: n, cells along each side.
-        partial: features of the whole mosaic, heads of the cells.
+        partial: whether the features are those of the whole mosaic, and only the head is per cell.
     """
 
     version = 1
@@ -58,11 +58,11 @@ class ScenesResNetCells(ScenesResNet):
 
 
 class ScenesVGGCells(ScenesVGG):
-    """`ScenesVGG` for each cell alone.
+    """`ScenesVGG` on each cell alone.
 
     Args:
         cells: n, cells along each side.
-        partial: features of the whole mosaic, heads of the cells.
+        partial: whether the features are those of the whole mosaic, and only the head is per cell.
     """
 
     version = 1

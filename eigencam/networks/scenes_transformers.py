@@ -1,12 +1,13 @@
 """A vision transformer and a vision graph network for the generated scenes; `scripts/train_scenes.py` trains them.
 
-`ScenesViT` is torchvision's vision transformer (Dosovitskiy et al., ICLR 2021) behind a convolutional stem (Xiao et
-al., NeurIPS 2021): a class token and 14 x 14 tokens. `ScenesViG` is the vision GNN (Han et al., NeurIPS 2022) in its
-isotropic form: 14 x 14 vertices; each Grapher block links every vertex to the nearest in feature space and takes the
-largest difference to them (max-relative graph convolution, Li et al., ICCV 2019); global average pooling and one linear
-layer end it, so that CAM exists for it.
+`ScenesViT` is torchvision's vision transformer (Dosovitskiy et al., ICLR 2021) after a convolutional stem (Xiao et al.,
+NeurIPS 2021): a class token and 14 x 14 tokens.
 
-Input and output are those of `scenes_networks`.
+`ScenesViG` is the vision GNN (Han et al., NeurIPS 2022) in its isotropic form with 14 x 14 vertices. Each Grapher block
+links every vertex to its nearest ones in feature space and takes the largest difference to them (max-relative graph
+convolution, Li et al., ICCV 2019). It ends in global average pooling and one linear layer, so CAM can be computed.
+
+Input and output are those of `eigencam.networks.scenes`.
 """
 
 import torch
@@ -20,7 +21,7 @@ SIDE = PREPROCESS.shape[0] // 8
 """Tokens, or vertices, along a side."""
 
 STEM = ((16, 2), (32, 2), (48, 1))
-"""Channels and stride of both networks' first convolutions; two of the network's own width follow."""
+"""Channels and stride of both networks' first convolutions; two with the network's own width follow."""
 
 
 class ScenesViT(VisionTransformer):
@@ -43,14 +44,14 @@ class ScenesViT(VisionTransformer):
 
 
 class KnnGraph(nn.Module):
-    """Each vertex's `k` nearest vertices by the angle between their features, itself among them."""
+    """Each vertex's `k` nearest vertices by the angle between their features, including itself."""
 
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) features to (2, N, hw, k) int64 edges: the neighbours, and the vertices that they belong to."""
+        """(N, C, h, w) features to (2, N, hw, k) int64 edges: the neighbours, and their vertices."""
         with torch.no_grad():
             x = F.normalize(x.detach().flatten(2), dim=1)
             neighbours = (x.mT @ x).topk(self.k, dim=2).indices
@@ -79,7 +80,7 @@ class MaxRelative(nn.Module):
 
 
 class Grapher(nn.Module):
-    """Linear, graph convolution, linear, around them a shortcut; then a feed-forward network with one."""
+    """Linear, graph convolution, linear, with a shortcut; then a feed-forward network with a shortcut."""
 
     def __init__(self, width: int, k: int) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Grapher(nn.Module):
 
 
 class ScenesViG(nn.Module):
-    """Five convolutions to 14 x 14 vertices, a learned position, Grapher blocks, average pooling, one linear layer."""
+    """Five convolutions to 14 x 14 vertices, position embedding, Grapher blocks, average pooling, one linear layer."""
 
     version = 1
 

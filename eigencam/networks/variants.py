@@ -1,11 +1,12 @@
-"""Networks of the same form with other weights, for sanity checks: layers initialised anew, or another weights file.
+"""Networks of the same architecture with other weights, for sanity checks: reinitialised layers, or another file.
 
-A stage is a group of layers that hold parameters, in the order in which the network calls them, counted from the
-output; the output layer alone is the first. A layer is initialised by its own `reset_parameters`, a batch
-normalisation's running statistics with it; parameters outside of such a layer (class tokens, position embeddings) are
-shuffled. The random weights of a layer depend on the seed and its name alone, so they are the same in every stage.
+A stage is a group of layers with parameters, in the order in which the network calls them, counted from the output; the
+output layer alone is the first stage. A layer is reinitialised by its own `reset_parameters`, and the running
+statistics of a batch normalisation are reset as well. Parameters outside such layers (class tokens, position
+embeddings) are shuffled. The random weights of a layer depend only on the seed and its name, so they are the same in
+every stage.
 
-A variant shares with the network all tensors that it does not change, and is made once.
+A variant shares all tensors that it does not change with the network, and is made once.
 """
 
 import copy
@@ -26,12 +27,12 @@ from eigencam.passes.calls import evaluating, random_images, run_network
 def randomised(
     module: nn.Module, order: str, stages: int, seed: int, shape: tuple[int, ...]
 ) -> tuple[tuple[str, nn.Module], ...]:
-    """For each stage the last of its layers, counted from the output, and the network.
+    """For each stage, its last layer counted from the output, and the network.
 
     Args:
         module: the network.
-        order: `cascading`: all layers from the output to those of the stage are new; `independent`: those of the stage.
-        stages: number of groups; 0: every layer a group.
+        order: `cascading`: all layers from the output to those of the stage are new; `independent`: only the stage's.
+        stages: number of groups; 0: every layer is a group.
         seed: of the weights.
         shape: (height, width) of the input.
     """
@@ -46,7 +47,7 @@ def randomised(
 
 @lru_cache(maxsize=2)
 def reweighted(module: nn.Module, weights: str) -> nn.Module:
-    """The network with the weights of a file. ValueError where they do not fit."""
+    """The network with the weights of a file. ValueError if they do not fit."""
     other = copy.deepcopy(module)
     load_weights(other, weight_file(weights), ())
     return other
@@ -55,7 +56,7 @@ def reweighted(module: nn.Module, weights: str) -> nn.Module:
 def layers_from_output(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
     """The modules with parameters of their own, the last called first.
 
-    A module that is not called itself, as an attention's projection, stands where the one around it does.
+    A module that is not called itself, as an attention's projection, takes the position of the module around it.
 
     Args:
         module: the network.
@@ -86,7 +87,7 @@ def layers_from_output(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 
 
 def groups(names: list[str], stages: int) -> Iterator[list[str]]:
-    """The first name alone, the others in equal groups, `stages` in all (every one alone for 0).
+    """The first name alone, the others in equal groups, `stages` groups in all (0: every name alone).
 
     >>> list(groups(["fc", "c", "b", "a"], 3)), len(list(groups(["fc", "c", "b", "a"], 0)))
     ([['fc'], ['c', 'b'], ['a']], 4)
@@ -99,7 +100,7 @@ def groups(names: list[str], stages: int) -> Iterator[list[str]]:
 
 
 def _with_fresh(module: nn.Module, names: list[str], seed: int) -> nn.Module:
-    """The network with new weights in the named layers; all other tensors are the network's own."""
+    """The network with new weights in the named layers; it shares all other tensors."""
     own = {id(t): t for name in names for t in _tensors(module.get_submodule(name))}
     kept = {id(t): t for t in (*module.parameters(), *module.buffers()) if id(t) not in own}
     fresh = copy.deepcopy(module, dict(kept))

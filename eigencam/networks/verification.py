@@ -1,15 +1,15 @@
-"""A network that compares: its answer to an image is how similar its embedding is to that of another image.
+"""A network for verification: its output for an image is how similar its embedding is to that of another image.
 
-Of a dataset of pairs (`eigencam.datasets.pairs`) every image is explained with the other one of its pair as reference
-r. With e the embedding and s the cosine of e and r, the logits of the classes `different` and `same` are
+In a dataset of pairs (`eigencam.datasets.pairs`) every image is explained with the other image of its pair as reference
+r. With e the embedding and s the cosine similarity of e and r, the logits of the classes `different` and `same` are
 
     -atanh(s), atanh(s)        so that the softmax probability of `same` is (1 + s) / 2
 
-and every method of a class explains the similarity, every evaluator that asks for the class's probability asks for it.
-Any increasing function of s would rank regions alike; this one makes the probability a linear one of s.
+so every class-specific method explains the similarity, and every evaluator that reads the class's probability reads it.
+Any increasing function of s would rank regions alike; this one makes the probability linear in s.
 
-The embedding is what a network without a classifier returns, if that is a vector (N, D); else the mean over the
-positions of the target layer, as FAM takes it.
+The embedding is the output of a network without a classifier, if that is a vector (N, D). Otherwise it is the mean of
+the target layer over positions, as in FAM.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,11 +30,11 @@ from eigencam.passes.readings import CHANNELS_FIRST, Reading
 from eigencam.transfer import to_device
 
 NEAREST = 1 - 1e-6
-"""The largest absolute cosine: an image is as similar to itself as that, so that its logits are finite."""
+"""Bound on the absolute cosine: an image compared with itself has this value, so its logits are finite."""
 
 
 class Verifier(nn.Module):
-    """(N, 2) logits of (N, 3, H, W): see the module. Its modules have the names that they have in the network."""
+    """(N, 2) logits of (N, 3, H, W): see the module. Its modules have the same names as in the network."""
 
     network: nn.Module
     reference: Tensor
@@ -48,24 +48,24 @@ class Verifier(nn.Module):
             reading: how the layer becomes a map.
         """
         super().__init__()
-        self.__dict__["network"] = network  # not as a module, which would prefix all names
+        self.__dict__["network"] = network  # not as a submodule, which would prefix all names
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         self.layer, self.reading = layer, reading
 
     def compared_with(self, reference: Tensor) -> "Verifier":
-        """The same with a reference (1, D)."""
+        """The same with a reference embedding (1, D)."""
         made = Verifier(self.network, self.layer, self.reading)
         made.__dict__["reference"] = reference
         return made
 
     def embedding(self, images: Tensor) -> Tensor:
-        """(N, D) embeddings, float32 or, of such a network, float64."""
+        """(N, D) embeddings, float64 if the network is, else float32."""
         if self.layer is None:
             return _wide(logits_of(run_network(self.network, images), len(images)))
         kept: list[Tensor] = []
 
         def keep(_module: nn.Module, _args: object, out: Tensor) -> None:
-            kept[:] = [_wide(self.reading.maps(out)).mean((2, 3))]  # here: what follows may work in place
+            kept[:] = [_wide(self.reading.maps(out)).mean((2, 3))]  # now: later layers may change it in place
 
         handle = hook_output(self, self.layer, keep)
         try:
@@ -92,7 +92,7 @@ class PairNetwork(Network):
 
     Attributes:
         partner: decodes the image that image i of the dataset is compared with.
-        plain: the network itself, without a classifier unless that makes the embedding.
+        plain: the network itself, without a classifier unless the classifier's output is the embedding.
     """
 
     partner: Callable[[int], NDArray[np.uint8]] = field(default=lambda _i: np.zeros((1, 1, 3), np.uint8), repr=False)
@@ -107,7 +107,7 @@ class PairNetwork(Network):
         index: Tensor | None = None,
         chunk: int = 64,
     ) -> Forward:
-        """One pass of an image (1, C, H, W) uint8, and as `Forward.partner` that of its partner.
+        """One pass of an image (1, C, H, W) uint8, with its partner's pass as `Forward.partner`.
 
         Without an index, as in checks, images are compared with noise.
         """
@@ -128,13 +128,13 @@ class PairNetwork(Network):
 
 
 def for_pairs(network: Network, partner: Callable[[int], NDArray[np.uint8]]) -> PairNetwork:
-    """A network as one that compares.
+    """Turn a network into one that compares.
 
     Args:
         network: any network.
         partner: see `PairNetwork`.
     """
-    network.examined()  # of the network itself: a comparison reads its layers as it does
+    network.examined()  # of the network itself: the comparison reads its layers in the same way
     plain = replace(network, classes=None)
     verifier = Verifier(network.module, network.layer, network.reading(network.layer))
     noise = _noise(network)
@@ -147,7 +147,7 @@ def for_pairs(network: Network, partner: Callable[[int], NDArray[np.uint8]]) -> 
 
 
 def _noise(network: Network) -> Tensor:
-    """(1, C, H, W), normalised: what images are compared with where nothing is explained."""
+    """(1, C, H, W), normalised: the reference when no image of a dataset is explained."""
     shape, random = (1, *network.preprocess.input_shape), torch.Generator().manual_seed(0)
     (drawn,) = to_device(network.device, torch.randint(0, 256, shape, generator=random, dtype=torch.uint8))
     return network.preprocess.normalize(drawn, network.dtype)

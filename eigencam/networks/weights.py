@@ -1,4 +1,4 @@
-"""Weight files: where they are, what they hold, torchvision's own, and their checksums."""
+"""Weights files: their location, content and checksums; torchvision's weights."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from eigencam.networks.checkpoints import load_state, read_checkpoint
 from eigencam.store.build import instantiate
 
 PACKAGED = "eigencam:"
-"""Prefix of weight files that come with this package."""
+"""Prefix of weights files in this package."""
 
 
 def weight_file(weights: str) -> Path:
-    """The path behind `weights`; `eigencam:NAME` is a file of this package. FileNotFoundError where there is none."""
+    """The path of `weights`; `eigencam:NAME` is a file of this package. FileNotFoundError if there is none."""
     if weights.startswith(PACKAGED):
         path = Path(__file__).parent / "weights" / weights.removeprefix(PACKAGED)
     else:
@@ -31,17 +31,17 @@ def weight_file(weights: str) -> Path:
 
 
 def load_weights(module: nn.Module, path: Path, drop: Sequence[str] = ()) -> str:
-    """Load a weights file into the module; returns the file's SHA-256. ValueError where it does not fit."""
+    """Load a weights file into the module; returns the file's SHA-256. ValueError if it does not fit."""
     load_state(module, read_checkpoint(path, list(module.state_dict()), drop), path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.Module, str]:
-    """A torchvision network with torchvision's own weights, downloaded into torch's cache when not there yet.
+    """A torchvision network with torchvision's own weights, downloaded into torch's cache if not there yet.
 
-    torchvision sets what its weights need (`transform_input`, the size of a ViT's images). `aux_logits` is left to
-    it: it loads the heads for training and drops them, and takes no other value.
+    torchvision sets the arguments that its weights need (`transform_input`, the image size of a ViT). `aux_logits` is
+    left to torchvision: it loads the auxiliary heads, drops them, and accepts no other value.
     """
     from torchvision.models import get_model_weights
 

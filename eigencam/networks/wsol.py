@@ -1,15 +1,15 @@
-"""The networks of wsolevaluation (Choe et al., CVPR 2020) in the form that has class activation maps.
+"""The networks of wsolevaluation (Choe et al., CVPR 2020) in their form with class activation maps.
 
-Each is a network of torchvision with a last feature map of 14 x 14, or 28 x 28 where `large`, for an input of 224:
+Each is a torchvision network with a last feature map of 14 x 14, or of 28 x 28 if `large`, for an input of 224:
 
     wsol_vgg16         without the last pooling (28: nor the fourth), conv6 3x3 to 1024, ReLU, average, linear
-    wsol_resnet50      layer4 (28: layer3 too) of stride 1, average, linear
-    wsol_inception_v3  up to Mixed_6e, whose reduction 6a has stride 1, two 3x3 convolutions to 1024 with dropout 0.5 in
-                       front of each, a 1x1 convolution to the classes, average; 28: without the pooling in front of 6a
+    wsol_resnet50      layer4 (28: also layer3) with stride 1, average, linear
+    wsol_inception_v3  up to Mixed_6e, whose reduction 6a has stride 1; two 3x3 convolutions to 1024, each after dropout
+                       0.5; a 1x1 convolution to the classes; average; 28: without the pooling before 6a
 
-Weights are torchvision's ImageNet weights (`pretrained`: a name of theirs, a file of theirs, or null), those of the new
-layers are drawn as the authors do. `new_layers` are the prefixes of the parameters that the authors train with ten
-times the rate, `adl_layers` the layers behind which they put ADL.
+Weights are torchvision's ImageNet weights (`pretrained`: the name of a set, a file of one, or null); those of the new
+layers are initialised as the authors do. `new_layers` are the prefixes of the parameters that the authors train with
+ten times the learning rate, and `adl_layers` the layers that ADL follows in their code.
 
 Reference: clovaai/wsolevaluation@96f4b88, `wsol/{vgg,resnet,inception}.py`.
 """
@@ -29,7 +29,7 @@ WIDTH = 1024
 
 
 def _pretrained(make: Callable[..., nn.Module], pretrained: str | None, **args: Any) -> Any:
-    """A network of torchvision with its weights."""
+    """A torchvision network with its weights."""
     if pretrained is None or not is_file_name(pretrained):
         return make(weights=pretrained, **args)
     module = make(weights=None, **args)
@@ -38,7 +38,7 @@ def _pretrained(make: Callable[..., nn.Module], pretrained: str | None, **args: 
 
 
 def _drawn(module: nn.Module, xavier: bool) -> None:
-    """Draw a new layer's weights: convolutions by Glorot or He, linear layers with standard deviation 0.01."""
+    """Initialise a new layer's weights: convolutions by Glorot or He, linear layers with standard deviation 0.01."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and xavier:
             nn.init.xavier_uniform_(layer.weight)
@@ -134,7 +134,7 @@ class _Mixed6a(nn.Module):
 
 
 def wsol_resnet50(classes: int = 1000, large: bool = False, pretrained: str | None = None) -> nn.Module:
-    """ResNet-50 whose last block, or last two, have stride 1; the target layer is `layer4`."""
+    """ResNet-50 with stride 1 in its last stage, or in its last two; the target layer is `layer4`."""
     module = _pretrained(models.resnet50, pretrained)
     for name in ("layer3", "layer4") if large else ("layer4",):
         first = module.get_submodule(f"{name}.0")
