@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, overload
 
@@ -46,6 +47,8 @@ LOG = logging.getLogger(__name__)
 TARGETS = "targets"
 """Class space of a network whose logits are the values of targets."""
 
+Named = tuple[NDArray[np.uint8], str]
+"""An image (H, W, C) and its name."""
 Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
 TargetLike = SupportsIndex | str | Target | None
 """A class by number or name, a function of the network's output (`eigencam.targets`), or None: the predicted class."""
@@ -164,19 +167,13 @@ class Explainer:
                 pass fails; or the `with` block has been left.
         """
         several = isinstance(target, list | tuple)
-        asked = list(target) if isinstance(target, list | tuple) else [target]
+        asked: list[Any] = list(target) if isinstance(target, list | tuple) else [target]
         if not asked:
             raise ValueError("target=[]: an empty list of targets")
-        built = as_methods(methods, self.network.name)
-        if boxy := [m for m, method in built.items() if gives_boxes(method)]:
-            raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
-        name = name or (Path(image).stem if isinstance(image, str | Path) else "image")
-        for m, method in built.items():
-            if lack := lack_of(method, [name]):
-                raise ValueError(f"method {m}: {lack}")
-        numbers = [t if t is None or callable(t) else class_number(t, self._classes) for t in asked]
+        built = _giving_maps(methods, self.network.name)
+        name = name or _name(image) or "image"
         with float32_precision(**self._precision):
-            made = self._explained(self._pixels(image), built, numbers, name)
+            made = self._explained([(self._pixels(image), name)], built, self._numbers(asked))
         return made if several else made[0]
 
     def each(
@@ -185,6 +182,7 @@ class Explainer:
         methods: Methods = ("eigencam", "gradcam"),
         *,
         target: TargetLike = None,
+        batch_size: int = 1,
     ) -> Iterator[Explanation]:
         """Yield the maps of one image after the other, computed on demand.
 
@@ -193,19 +191,36 @@ class Explainer:
                 or any other iterable, such as a video's frames.
             methods: as in a call.
             target: as in a call, for each image.
+            batch_size: images that share a pass of the network, and are read ahead. A target that is a function is
+                placed on each image and has a pass for each.
 
         A folder's files that cannot be decoded are left out, with a warning in the log.
+
+        Raises:
+            ValueError: as in a call, or a batch size below 1.
         """
-        built = as_methods(methods, self.network.name)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}; allowed: 1, 2, ...")
+        built, numbers = _giving_maps(methods, self.network.name), self._numbers([target])
+        decoded = self._decoded(images)
+        while batch := list(islice(decoded, 1 if callable(target) else batch_size)):
+            with float32_precision(**self._precision):
+                made = self._explained(batch, built, numbers)
+            yield from made
+
+    def _decoded(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Named]:
+        """The images with their names, without a folder's files that cannot be decoded."""
         folder = isinstance(images, str | Path) and expand(images).is_dir()
         for number, image in enumerate(each_image(images)):
-            name = "" if isinstance(image, str | Path) else f"image-{number}"
             try:
-                yield self(image, built, target=target, name=name)
+                yield self._pixels(image), _name(image) or f"image-{number}"
             except BadImageError as error:
                 if not folder:
                     raise
                 LOG.warning("left out: %s", error)
+
+    def _numbers(self, targets: Sequence[TargetLike]) -> list[int | Target | None]:
+        return [t if t is None or callable(t) else class_number(t, self._classes) for t in targets]
 
     def output(self, image: ImageLike) -> Any:
         """Return the network's output for a batch of this image: features for `targets.embedding`, boxes, logits."""
@@ -229,19 +244,18 @@ class Explainer:
         return pixels_of(made, len(self.network.preprocess.mean), turn=self._upright, name=name)
 
     def _explained(
-        self,
-        image: NDArray[np.uint8],
-        methods: Mapping[str, Method],
-        targets: Sequence[int | Target | None],
-        name: str,
+        self, images: Sequence[Named], methods: Mapping[str, Method], targets: Sequence[int | Target | None]
     ) -> list[Explanation]:
-        """One explanation per target, from one pass of the image."""
-        resized, region = self.network.preprocess(image)
-        view = View(self.network.preprocess.shape, region)
+        """One explanation per target of one image, or per image for one target; all come from one pass."""
+        for m, method in methods.items():
+            if lack := lack_of(method, [name for _, name in images]):
+                raise ValueError(f"method {m}: {lack}")
+        seen = [self.network.preprocess(image) for image, _ in images]
         functions = any(callable(t) for t in targets)
-        asked, network = list(targets), self.network
-        if functions or (len(asked) > 1 and None in asked):
-            output = self._run(resized)
+        asked, network = list(targets) * len(images), self.network
+        if functions or (len(targets) > 1 and None in targets):
+            ((resized, region),) = seen
+            output, view = self._run(resized), View(self.network.preprocess.shape, region)
             known = [int(logits_of(output)[0].argmax()) if t is None else t for t in asked]
             network = self._scored(known, output, view, resized) if functions else network
             asked = list[int | Target | None](known)
@@ -249,15 +263,17 @@ class Explainer:
         able = {m: method for m, method in methods.items() if m not in refused}
         classes = [t for t in asked if isinstance(t, int)]
         labels = list(range(len(asked))) if functions else classes or None
-        found = self._maps(network, able, (image, resized), labels, name, region)
-        size, seen, made = (image.shape[0], image.shape[1]), shown(image), list[Explanation]()
+        rows = list(range(len(images))) if len(images) > 1 else [0] * len(asked)
+        found, made = self._maps(network, able, images, seen, labels, rows), list[Explanation]()
         for k, target in enumerate(asked):
+            (image, name), (_, region) = images[rows[k]], seen[rows[k]]
+            size, display = (image.shape[0], image.shape[1]), shown(image)
             logits, column = found.forward.logits[k].cpu().numpy(), found.targets[k]
             what = column if target is None and len(logits) else target
-            label = self._words(what)
-            maps = {m: Explained(seen, ScoreMap(v[k], size, region), what, m, label) for m, v in found.maps.items()}
-            score = float(logits[column]) if len(logits) else float("nan")
-            made.append(Explanation(seen, logits[:0] if functions else logits, what, maps, refused, name, label, score))
+            label, score = self._words(what), float(logits[column]) if len(logits) else float("nan")
+            maps = {m: Explained(display, ScoreMap(v[k], size, region), what, m, label) for m, v in found.maps.items()}
+            kept = logits[:0] if functions else logits
+            made.append(Explanation(display, kept, what, maps, refused, name, label, score))
         return made
 
     def _scored(self, asked: Sequence[int | Target], output: object, view: View, resized: NDArray[np.uint8]) -> Network:
@@ -277,34 +293,34 @@ class Explainer:
         self,
         network: Network,
         methods: Mapping[str, Method],
-        image: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+        images: Sequence[Named],
+        seen: Sequence[tuple[NDArray[np.uint8], Region]],
         labels: Sequence[int] | None,
-        name: str,
-        region: Region,
+        rows: Sequence[int],
     ) -> Maps:
-        """The maps of one image, for each label; class-agnostic methods need no classifier.
+        """The maps of images, for each label; class-agnostic methods need no classifier.
 
         Args:
             network: the network.
             methods: by name.
-            image: the original, and as the network sees it.
-            labels: the classes; the predicted one when None.
-            name: of the image.
-            region: the part of the image that the network sees.
+            images: the originals, with their names.
+            seen: as the network sees them, and which part of them.
+            labels: the classes; the predicted ones when None.
+            rows: the image of each label.
         """
-        rows = None if labels is None else [0] * len(labels)
-        original, images = image[0], torch.from_numpy(image[1])[None]
+        batch = torch.from_numpy(np.stack([resized for resized, _ in seen]))
 
         def made(network: Network) -> Maps:
             return compute_maps(
                 network,
                 methods,
-                images,
+                batch,
                 labels=labels,
-                rows=rows,
-                ids=[name],
-                original=lambda _n: original,
-                regions=[region],
+                rows=None if labels is None else rows,
+                index=[0] * len(images),  # what is random is the same for every image, in whatever batch
+                ids=[name for _, name in images],
+                original=lambda n: images[n][0],
+                regions=[region for _, region in seen],
             )
 
         if network.classes == TARGETS or any(is_class_specific(method) for method in methods.values()):
@@ -315,6 +331,19 @@ class Explainer:
             except OutputError:
                 self._answers = False
         return made(replace(network, classes=None))
+
+
+def _name(image: object) -> str:
+    """A file's name without its suffix; "" for anything else."""
+    return Path(image).stem if isinstance(image, str | Path) else ""
+
+
+def _giving_maps(methods: Methods, model: str) -> dict[str, Method]:
+    """Methods by name. ValueError where one gives boxes."""
+    built = as_methods(methods, model)
+    if boxy := [m for m, method in built.items() if gives_boxes(method)]:
+        raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
+    return built
 
 
 def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch import nn
 from eigencam import Explainer
 from eigencam.datasets.base import BadImageError
 from eigencam.datasets.images import read_rgb
+from eigencam.explainer import as_methods
 from eigencam.networks.inputs import pixels_of
 from eigencam.networks.network import Preprocess
 
@@ -217,3 +218,36 @@ def test_several_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
         list(explain.each(tmp_path / "empty"))
     with pytest.raises(FileNotFoundError):
         list(explain.each(tmp_path / "none"))
+
+
+def test_images_that_share_a_pass_have_the_maps_that_they_have_alone(tmp_path: Path) -> None:
+    explain, random = small(), np.random.default_rng(5)
+    shapes = ((60, 40, 3), (33, 80, 3), (64, 64, 3), (20, 30, 3))
+    images, passes = [random.integers(0, 256, shape, np.uint8) for shape in shapes], list[int]()
+
+    def shaped(forward: Any, _targets: torch.Tensor) -> torch.Tensor:
+        passes.append(len(forward))
+        areas = [forward.original(n).shape[0] * forward.original(n).shape[1] for n in range(len(forward))]
+        return torch.tensor(areas)[:, None, None].expand(-1, 2, 2).float()
+
+    methods = as_methods(["eigencam", "gradcam", "random"]) | {"shaped": shaped}
+    for target in (None, 1):
+        alone = [explain(image, methods, target=target) for image in images]
+        passes.clear()
+        together = list(explain.each(images, methods, target=target, batch_size=3))
+        assert passes == [3, 1]
+        for one, other, image in zip(alone, together, images, strict=True):
+            assert (one.target, one.label) == (other.target, other.label)
+            assert other["shaped"].raw[0, 0] == image.shape[0] * image.shape[1]
+            assert other["gradcam"].map.shape == image.shape[:2]
+            np.testing.assert_allclose(other.logits, one.logits, atol=1e-5)
+            for name in methods:
+                np.testing.assert_allclose(other[name].raw, one[name].raw, atol=1e-5)
+    read, passes[:] = iter(images), []
+    frames = explain.each((image for image in read), methods, batch_size=2)
+    next(frames)
+    assert (len(list(read)), passes) == (2, [2])
+    ofs = [one.score for one in explain.each(images, "gradcam", target=lambda logits: logits[:, 1], batch_size=3)]
+    np.testing.assert_allclose(ofs, [one.logits[1] for one in alone], atol=1e-5)
+    with pytest.raises(ValueError, match="batch_size=0; allowed: 1, 2"):
+        list(explain.each(images, batch_size=0))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eigencam import Explainer, targets
 from eigencam.commands.target import parsed
+from eigencam.methods.eigencam import EigenCAM
 from eigencam.networks.network import Preprocess
 from eigencam.passes.items import items, replaced
 from eigencam.targets import Scored, View, placed
@@ -161,6 +162,25 @@ def test_a_function_of_ones_own_and_an_embedding(explainers: dict[str, Explainer
     assert same.score == pytest.approx(1)
     with pytest.raises(ValueError, match="a reference of 3 numbers; the network returns 16"):
         similar(IMAGE, "gradcam", target=targets.embedding(torch.ones(3)))
+
+
+def test_a_yolos_map_moves_with_the_box(explainers: dict[str, Explainer]) -> None:
+    """Each of the first head's predictions is of one cell of an 8 x 8 grid, which alone has a gradient."""
+
+    def signed(forward: Any, chosen: Tensor) -> Tensor:
+        return (forward.activations() * forward.gradients(chosen)).sum(1)
+
+    def objectness(cell: int) -> Any:
+        return lambda output: output[0][:, cell, 4]
+
+    explain, cells = explainers["yolo"], (10, 53)
+    made = explain(IMAGE, {"signed": signed, "eigencam": EigenCAM()}, target=[objectness(cell) for cell in cells])
+    for cell, found in zip(cells, made, strict=True):
+        values, slope = gradient(explain.network.module, "stem.2", lambda out, cell=cell: out[0][0, cell, 4])
+        np.testing.assert_allclose(found["signed"].raw, (values * slope).sum(0), atol=1e-7)
+        assert np.flatnonzero(found["signed"].raw).tolist() == [cell]
+        assert found.score == pytest.approx(float(explain.output(IMAGE)[0][0, cell, 4]))
+    np.testing.assert_array_equal(made[0]["eigencam"].raw, made[1]["eigencam"].raw)
 
 
 def classifier() -> nn.Sequential:
