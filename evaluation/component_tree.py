@@ -106,35 +106,20 @@ def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
     level = int(levels[pixel])
     _open(stack[0], level, height, width)
     while True:
-        climbed = False
-        for i in range(done[pixel], near):
-            other = pixel + reach[i]
-            if state[other] == 0:
-                state[other] = 1
-                of_other = int(levels[other])
-                if of_other > level:
-                    done[pixel] = i + 1
-                    behind[pixel] = head[level]
-                    head[level] = pixel
-                    pixel, level = other, of_other
-                    top += 1
-                    _open(stack[top], level, height, width)
-                    climbed = True
-                    break
-                behind[other] = head[of_other]
-                head[of_other] = other
-        if climbed:
+        higher = _higher(levels, pixel, reach, state, done, behind, head)
+        if higher >= 0:
+            behind[pixel] = head[level]
+            head[level] = pixel
+            pixel, level = higher, int(levels[higher])
+            top += 1
+            _open(stack[top], level, height, width)
             continue
 
         state[pixel] = 2
         row = pixel * magic >> 40
         _add(stack[top], pixel - row * stride - 1, row - 1, width)
         if eight:
-            code = 0
-            for i in range(8):
-                code |= (state[pixel + reach[i]] >> 1) << i
-            stack[top, AREA] += GAINS[code, 0]
-            stack[top, HOLES] += GAINS[code, 1]
+            _sum(stack[top], state, pixel, reach)
 
         following = level
         while following >= 0 and head[following] < 0:
@@ -149,6 +134,30 @@ def _flood(levels: Levels, stride: int, reach: NDArray[np.int64]) -> Nodes:
         head[following] = behind[pixel]
         level = following
     return nodes[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _higher(
+    levels: Levels,
+    pixel: int,
+    reach: NDArray[np.int64],
+    state: NDArray[np.uint8],
+    done: NDArray[np.uint8],
+    behind: NDArray[np.int32],
+    head: NDArray[np.int32],
+) -> int:
+    """The next unseen neighbour above `pixel`, or -1; the unseen ones before it go into the list of their level."""
+    for i in range(done[pixel], len(reach)):
+        other = pixel + reach[i]
+        if state[other] == 0:
+            state[other] = 1
+            level = int(levels[other])
+            if level > levels[pixel]:
+                done[pixel] = i + 1
+                return other
+            behind[other] = head[level]
+            head[level] = other
+    return -1
 
 
 @njit(cache=True, nogil=True)
@@ -167,6 +176,16 @@ def _add(component: Nodes, x: int, y: int, width: int) -> None:
     component[Y1], component[Y2] = min(component[Y1], y), max(component[Y2], y)
     component[PIXELS] += 1
     component[FIRST] = min(component[FIRST], y * width + x)
+
+
+@njit(cache=True, nogil=True)
+def _sum(component: Nodes, state: NDArray[np.uint8], pixel: int, reach: NDArray[np.int64]) -> None:
+    """What the pixel adds to area and Euler number."""
+    code = 0
+    for i in range(8):
+        code |= (state[pixel + reach[i]] >> 1) << i
+    component[AREA] += GAINS[code, 0]
+    component[HOLES] += GAINS[code, 1]
 
 
 @njit(cache=True, nogil=True)

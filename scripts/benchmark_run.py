@@ -156,6 +156,37 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def main() -> None:
+    args = arguments()
+    command = " ".join(arg for arg in sys.argv[1:] if arg != "--anyway")
+    if args.resume and args.out and args.out.is_file() and any(command in row for row in _rows(args.out)):
+        print(f"there already: {command}")
+        return
+    faults = measuring.faults(args)
+    keep_freed_memory()  # as a run does, so that the bare passes have it, too
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.pictures or str(args.keep or f"{folder}/ilsvrc")
+        if args.generate and not Path(root, "ImageSets/CLS-LOC/val.txt").is_file():  # written last
+            generate(Path(root), args.generate, args.sizes)
+        job = prepare(composed(args, root, Path(folder, "none")))
+        rates, tenths = repeated(args, job, root, Path(folder))
+    n, memory, gpu = len(job.dataset.ids), max(tenths) / tenths[0] - 1, job.network.device.type == "cuda"
+    limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, _ in rates]
+    ratios = [r / limit for (_, _, r), limit in zip(rates, limits, strict=True)]
+    print(f"run over its limit: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {n}")
+    print(f"resident memory: {100 * memory:+.1f} % from the first tenth on; MiB at most in each tenth:", end=" ")
+    print(*(f"{most:.0f}" for most in tenths))
+    if args.out:
+        columns = [measuring.spread(column, 1) for column in zip(*rates, strict=True)]
+        said = f"CPU, {torch.get_num_threads()} threads" if not gpu else torch.cuda.get_device_name()
+        line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
+        line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
+        before = _rows(args.out)[1:] if args.out.is_file() else []
+        about = "images a second of each, and the run's over its limit; `memory`: growth after the first tenth"
+        measuring.write(args.out, [], about, HEADER, [*before, line])
+
+
+def arguments() -> argparse.Namespace:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pictures", metavar="ROOT", help="ILSVRC folders, A:B")
@@ -171,42 +202,23 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where generated images stay")
     parser.add_argument("--resume", action="store_true", help="do nothing that --out has")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of eigencam run: workers=8 dtype=bfloat16")
-    args = parser.parse_args()
-    command, faults = " ".join(arg for arg in sys.argv[1:] if arg != "--anyway"), list[str]()
-    if args.resume and args.out and args.out.is_file() and any(command in row for row in _rows(args.out)):
-        print(f"there already: {command}")
-        return
-    faults = measuring.faults(args)
-    keep_freed_memory()  # as a run does, so that the bare passes have it, too
-    with tempfile.TemporaryDirectory() as folder:
-        root = args.pictures or str(args.keep or f"{folder}/ilsvrc")
-        if args.generate and not Path(root, "ImageSets/CLS-LOC/val.txt").is_file():  # written last
-            generate(Path(root), args.generate, args.sizes)
-        job = prepare(composed(args, root, Path(folder, "none")))
-        n, rates, memory, tenths = len(job.dataset.ids), [], 0.0, [0.0]
-        for repeat in range(args.repeats):
-            alone = decode(job), forward(job)
-            with watched() as seen:
-                start = time.perf_counter()
-                run(composed(args, root, Path(folder, str(repeat))), say=lambda _: None)
-                rates.append((*alone, n / (time.perf_counter() - start)))
-            tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
-            memory = max(tenths) / tenths[0] - 1
-            print("images a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
-        gpu = job.network.device.type == "cuda"
-        limits = [min(d, f) if gpu else 1 / (1 / d + 1 / f) for d, f, _ in rates]
-        ratios = [r / limit for (_, _, r), limit in zip(rates, limits, strict=True)]
-        print(f"run over its limit: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), n = {n}")
-        print(f"resident memory: {100 * memory:+.1f} % from the first tenth on; MiB at most in each tenth:", end=" ")
-        print(*(f"{most:.0f}" for most in tenths))
-        if args.out:
-            columns = [measuring.spread(column, 1) for column in zip(*rates, strict=True)]
-            said = f"CPU, {torch.get_num_threads()} threads" if not gpu else torch.cuda.get_device_name()
-            line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
-            line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
-            before = _rows(args.out)[1:] if args.out.is_file() else []
-            about = "images a second of each, and the run's over its limit; `memory`: growth after the first tenth"
-            measuring.write(args.out, [], about, HEADER, [*before, line])
+    return parser.parse_args()
+
+
+def repeated(
+    args: argparse.Namespace, job: Job, root: str, folder: Path
+) -> tuple[list[tuple[float, float, float]], list[float]]:
+    """Images per second of decoding, of the network and of the run, each repeat; MiB at most in tenths of the last."""
+    n, rates, tenths = len(job.dataset.ids), [], [0.0]
+    for repeat in range(args.repeats):
+        alone = decode(job), forward(job)
+        with watched() as seen:
+            start = time.perf_counter()
+            run(composed(args, root, folder / str(repeat)), say=lambda _: None)
+            rates.append((*alone, n / (time.perf_counter() - start)))
+        tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
+        print("images a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
+    return rates, tenths
 
 
 HEADER = [

@@ -160,26 +160,35 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
         few = held_labels[:500]
         row(epoch + 1, loss_mean, top1(network, held_pictures[: len(few)], few), len(few))
 
+    metadata = {"network": name, "command": command, "seed": str(args.seed), "scenes_version": str(VERSION)}
+    trained_on = (pictures, labels) if args.permuted else None
+    accuracy, memorised = save(
+        network, args.weights / f"{name}.safetensors", metadata, held_pictures, held_labels, trained_on
+    )
+    row("saved", loss_mean, accuracy, len(held_pictures), memorised)
+    return rows
+
+
+def save(
+    network: nn.Module,
+    file: Path,
+    metadata: dict[str, str],
+    pictures: Tensor,
+    labels: Tensor,
+    trained_on: tuple[Tensor, Tensor] | None,
+) -> tuple[float, str]:
+    """Write the folded, rounded weights; return their accuracy in percent on the images and on those trained on."""
     saved = folded(network)
     rounded = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in saved.state_dict().items()}
-    file = args.weights / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(rounded, file)
     saved.load_state_dict(load_file(file))
-    accuracy = top1(saved, held_pictures, held_labels)
-    memorised = f"{top1(saved, pictures, labels):.2f}" if args.permuted else ""
-    row("saved", loss_mean, accuracy, len(held_pictures), memorised)
-    metadata = {
-        "network": name,
-        "top1_percent": f"{accuracy:.2f}",
-        "n": str(len(held_pictures)),
-        "command": command,
-        "seed": str(args.seed),
-        "scenes_version": str(VERSION),
-        **({"train_top1_percent": memorised} if memorised else {}),
-    }
+    accuracy = top1(saved, pictures, labels)
+    memorised = f"{top1(saved, *trained_on):.2f}" if trained_on else ""
+    metadata |= {"top1_percent": f"{accuracy:.2f}", "n": str(len(pictures))}
+    metadata |= {"train_top1_percent": memorised} if memorised else {}
     save_file(rounded, file, metadata)
-    return rows
+    return accuracy, memorised
 
 
 def log(rows: list[dict[str, object]], network: str, file: Path) -> None:

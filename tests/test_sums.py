@@ -50,51 +50,36 @@ def rows_of(kind: str, n: int, several: bool) -> tuple[Any, pd.DataFrame]:
         "constant_by_design": False,
     }
     iou = np.where(rng.random(n) < 0.1, np.nan, rng.random(n))
-    objects = rng.integers(0, 4, n)
-    own: dict[str, tuple[Any, dict[str, Any]]] = {
+    own = of_each_row(rng, iou)
+    evaluator, more = own[kind] if kind in own else chosen_of_all_rows(kind, rng, label, iou)
+    return evaluator, pd.DataFrame({**rows, **more})
+
+
+def of_each_row(rng: np.random.Generator, iou: NDArray[np.float64]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Evaluators whose metrics are means over rows, and their columns."""
+    n = len(iou)
+    objects, shares = rng.integers(0, 4, n), np.linspace(0.5, 1.5, len(TunedLocalization().grid))
+    squares = {"map_square": rng.random(n), "product": rng.random(n) - 0.3, "drop_square": rng.random(n)}
+    hits = {f"hits_{d}": list(rng.integers(0, 255, (n, 32), np.uint8)) for d in (30, 50, 70)}
+    found = {
+        "n_boxes": rng.integers(0, 9, n),
+        "n_objects": objects,
+        "object_class": [rng.integers(0, 3, k) for k in objects],
+        **{name: [rng.random(k) for k in objects] for name in ("best", "best_1", "best_5")},
+    }
+    return {
         "localization": (Localization(), {"iou": iou}),
-        "tuned": (
-            TunedLocalization(),
-            {
-                "ious": list(
-                    np.repeat(iou[:, None], len(TunedLocalization().grid), 1)
-                    * np.linspace(0.5, 1.5, len(TunedLocalization().grid))
-                )
-            },
-        ),
-        "maxboxacc": (
-            MaxBoxAcc(ious=(0.3, 0.5, 0.7)),
-            {f"hits_{d}": list(rng.integers(0, 255, (n, 32), np.uint8)) for d in (30, 50, 70)},
-        ),
+        "tuned": (TunedLocalization(), {"ious": list(iou[:, None] * shares)}),
+        "maxboxacc": (MaxBoxAcc(ious=(0.3, 0.5, 0.7)), hits),
         "pointing": (Pointing(), {"hit": np.round(iou)}),
         "energy": (Energy(), dict.fromkeys(("energy", "overlap_0", "overlap_0.25", "overlap_0.5"), iou)),
         "evidence": (Evidence(), dict.fromkeys(("mass", "rank"), iou)),
-        "infidelity": (
-            Infidelity(),
-            {
-                "infidelity": iou,
-                "map_square": rng.random(n),
-                "product": rng.random(n) - 0.3,
-                "drop_square": rng.random(n),
-            },
-        ),
+        "infidelity": (Infidelity(), {"infidelity": iou, **squares}),
         "max_sensitivity": (MaxSensitivity(), dict.fromkeys(MaxSensitivity().headline, iou)),
         "sparseness": (Sparseness(), dict.fromkeys(Sparseness().headline, rng.random(n))),
         "pxap": (PxAP(step=0.25), {f"hist_{k}": list(rng.integers(0, 99, (n, 5))) for k in ("object", "background")}),
-        "proposals": (
-            Proposals(over="classes", budgets=(1, 5)),
-            {
-                "n_boxes": rng.integers(0, 9, n),
-                "n_objects": objects,
-                "object_class": [rng.integers(0, 3, k) for k in objects],
-                "best": [rng.random(k) for k in objects],
-                "best_1": [rng.random(k) for k in objects],
-                "best_5": [rng.random(k) for k in objects],
-            },
-        ),
+        "proposals": (Proposals(over="classes", budgets=(1, 5)), found),
     }
-    evaluator, more = own[kind] if kind in own else chosen_of_all_rows(kind, rng, label, iou)
-    return evaluator, pd.DataFrame({**rows, **more})
 
 
 def chosen_of_all_rows(

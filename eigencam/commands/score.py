@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -66,62 +67,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="ILSVRC or VOC folder, or a COCO instances JSON",
     )
+    add("--json", action="store_true", help="print JSON")
+    _add_images(parser)
+    _add_boxes(parser)
+    _add_maps(parser)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which images, and which of their objects, are scored."""
+    add = partial(_add, parser)
     add(
         "--set",
-        default=_OPTIONS["set"][0],
         help="which images: ilsvrc, or VOC's YEAR/TASK/IMAGE_SET such as 2007/Main/test; auto: the only set there is",
     )
-    add("--json", action="store_true", help="print JSON")
     add(
-        "--labels",
-        default=_OPTIONS["labels"][0],
-        choices=("devkit", "sorted"),
-        help="classes of a devkit file: ids 1-1000 or 0-999",
+        "--on-bad-truth",
+        choices=("fail", "skip"),
+        help="images with an invalid truth: stop at the first, or leave them out and count them",
     )
-    add("--rule", default=_OPTIONS["rule"][0], choices=get_args(Rule), help="reference of a map's thresholds")
-    add("--threshold", type=float, default=_OPTIONS["threshold"][0], help="threshold of a map for its box")
-    add(
-        "--mask-threshold",
-        type=float,
-        default=_OPTIONS["mask_threshold"][0],
-        help="threshold of a map for segmentation",
-    )
-    add(
-        "--component",
-        default=_OPTIONS["component"][0],
-        choices=get_args(ComponentRule),
-        help="part of the foreground that the box encloses",
-    )
+    add("--allow-missing", action="store_true", help="leave out images whose files or maps are missing")
     add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are sought, too")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a random sample"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="of the random sample")
+    parser.add_argument("--images", metavar="FILE", help="only the images of a list, one id per line")
+
+
+def _add_boxes(parser: argparse.ArgumentParser) -> None:
+    """Add the options of files of boxes, and of proposals."""
+    add = partial(_add, parser)
+    add("--labels", choices=("devkit", "sorted"), help="classes of a devkit file: ids 1-1000 or 0-999")
     add(
         "--protocol",
-        default=_OPTIONS["protocol"][0],
         choices=tuple(_PROTOCOLS),
         help="for proposals: recall and average recall of all objects at 1, 10 and 100 boxes; Hosang et al.'s, up to "
         "10,000 boxes and with difficult objects; self-taught localization's mean recall over classes",
     )
-    add(
-        "--order",
-        default=_OPTIONS["order"][0],
-        choices=get_args(Order),
-        help="whether high or low scores of a mat or txt file are good",
-    )
+    add("--order", choices=get_args(Order), help="whether high or low scores of a mat or txt file are good")
     add(
         "--origin",
         type=int,
         choices=(0, 1),
         help="index of the first pixel in a mat or txt file; the default is 1 for mat, 0 for txt",
     )
-    add(
-        "--on-bad-truth",
-        default="fail",
-        choices=("fail", "skip"),
-        help="images with an invalid truth: stop at the first, or leave them out and count them",
-    )
-    add("--allow-missing", action="store_true", help="leave out images whose files or maps are missing")
-    add("--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a random sample")
-    add("--seed", type=int, metavar="S", help="of the random sample")
-    add("--images", metavar="FILE", help="only the images of a list, one id per line")
+
+
+def _add_maps(parser: argparse.ArgumentParser) -> None:
+    """Add the options of maps."""
+    add = partial(_add, parser)
+    add("--rule", choices=get_args(Rule), help="reference of a map's thresholds")
+    add("--threshold", type=float, help="threshold of a map for its box")
+    add("--mask-threshold", type=float, help="threshold of a map for segmentation")
+    add("--component", choices=get_args(ComponentRule), help="part of the foreground that the box encloses")
+
+
+def _add(parser: argparse.ArgumentParser, option: str, **described: Any) -> None:
+    """Add an option with the default that `_OPTIONS` has."""
+    default, _ = _OPTIONS[option.removeprefix("--").replace("-", "_")]
+    parser.add_argument(option, default=default, **described)
 
 
 def main(args: argparse.Namespace) -> int:
