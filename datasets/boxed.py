@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError, Truth, checksum
 from eigencam.datasets.bounds import possible
-from eigencam.datasets.digest import file_digest
-from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.image_files import ImageFiles
+from eigencam.datasets.images import image_size
 
 
 @dataclass(slots=True)
-class Boxed:
+class Boxed(ImageFiles):
     """An `eigencam.datasets.base.Dataset`; row `i` of everything is image `ids[i]`.
 
     Attributes:
@@ -49,14 +49,6 @@ class Boxed:
             except BadTruthError as error:
                 self.faults.setdefault(self.ids[i], str(error))
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
-        return read_rgb(self.files[i])
-
-    def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
-        return file_digest(self.files[i])
-
     def truth(self, i: int) -> Truth:
         """The truth about image `i`; its size is that of the file.
 
@@ -88,5 +80,5 @@ class Boxed:
             "split": self.split,
             "n": len(self.ids),
             "truth": checksum(zip(self.ids, self.labels.tolist(), boxes, strict=True)),
-            "pictures": checksum(path.stat().st_size for path in self.files),
+            "pictures": self.file_sizes(),
         }

@@ -15,14 +15,13 @@ Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eigencam.datasets.base import LAST_CLASS, VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.boxes import from_xywh
 from eigencam.datasets.coco_objects import Instances, paint, read_instances
 from eigencam.datasets.completeness import Expect, check_count, present
-from eigencam.datasets.digest import file_digest
-from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.image_files import ImageFiles
+from eigencam.datasets.images import image_size
 from eigencam.datasets.names import Ids, as_stored, image_id, inside, unique
 from eigencam.datasets.reading import Reading, expand
 
@@ -33,7 +32,7 @@ HOW_TO_GET = (
 )
 
 
-class Coco:
+class Coco(ImageFiles):
     """Images of one split and their objects; an `eigencam.datasets.base.Dataset`."""
 
     version = 1
@@ -89,14 +88,6 @@ class Coco:
         self._objects = [found.objects[i] for i in kept]
         self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
-        return read_rgb(self.files[i])
-
-    def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
-        return file_digest(self.files[i])
-
     def truth(self, i: int) -> Truth:
         """The truth about image `i`.
 
@@ -123,7 +114,7 @@ class Coco:
             "split": self.split,
             "n": len(self.ids),
             "truth": checksum(zip(self.ids, self._sizes, self._objects, strict=True)),
-            "pictures": checksum(path.stat().st_size for path in self.files),
+            "pictures": self.file_sizes(),
         }
 
 

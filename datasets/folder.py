@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import LAST_CLASS, BadTruthError, Truth, checksum
 from eigencam.datasets.coco_objects import paint
 from eigencam.datasets.completeness import some
-from eigencam.datasets.digest import file_digest
 from eigencam.datasets.folder_masks import MaskValues
 from eigencam.datasets.folder_truth import BoxForm, End, Format, Objects, Source, read_annotations, read_labels
-from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.image_files import ImageFiles
+from eigencam.datasets.images import image_size
 from eigencam.datasets.kept import FileIds, Files, Names
 from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import SUFFIXES, image_id, repeated, unique
@@ -40,7 +40,7 @@ ONLY_CLASS = "object"
 """The class where no file names one."""
 
 
-class Folder:
+class Folder(ImageFiles):
     """The images of a folder, of its subfolders too, and what files say of them; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
@@ -125,14 +125,6 @@ class Folder:
         self.faults: dict[str, str] = {}
         self._number(named)
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
-        return read_rgb(self.files[i])
-
-    def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
-        return file_digest(self.files[i])
-
     def truth(self, i: int) -> Truth:
         """Return the truth about image `i`.
 
@@ -175,7 +167,7 @@ class Folder:
             "foreground": self.foreground,
             "n": len(self.ids),
             "truth": checksum(zip(*truth, strict=True)),
-            "pictures": checksum(path.stat().st_size for path in self.files),
+            "pictures": self.file_sizes(),
         }
         if self._masks and self._mask_values:
             told["masks"] = checksum(hashlib.sha256(path.read_bytes()).hexdigest() for path in self._masks)

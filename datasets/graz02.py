@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
-from eigencam.datasets.digest import file_digest
+from eigencam.datasets.image_files import ImageFiles
 from eigencam.datasets.images import image_size, read_rgb
 from eigencam.datasets.names import PNG, as_stored, inside, once, unique
 from eigencam.datasets.reading import Reading, expand, files_in
@@ -44,7 +44,7 @@ HOW_TO_GET = (
 )
 
 
-class Ig02:
+class Ig02(ImageFiles):
     """Images of a category, or of all, and their masks; an `eigencam.datasets.base.Dataset`."""
 
     class_space = "ig02"
@@ -105,14 +105,6 @@ class Ig02:
             ids += [f"{name}/{listed[i]}" for i in whole]
         self.ids = unique(ids, self.files)
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
-        return read_rgb(self.files[i])
-
-    def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
-        return file_digest(self.files[i])
-
     def truth(self, i: int) -> Truth:
         """The truth about image `i`; a box is the tightest around what counts of an object.
 
@@ -149,7 +141,7 @@ class Ig02:
             "occluded": self.occluded,
             "n": len(self.ids),
             "truth": checksum(zip(self.ids, self._labels, masks, strict=True)),
-            "pictures": checksum(path.stat().st_size for path in self.files),
+            "pictures": self.file_sizes(),
         }
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, images_folder, present
-from eigencam.datasets.digest import file_digest
-from eigencam.datasets.images import image_size, read_object, read_rgb
+from eigencam.datasets.image_files import ImageFiles
+from eigencam.datasets.images import image_size, read_object
 from eigencam.datasets.names import as_stored, image_id, unique
 from eigencam.datasets.reading import expand, is_file
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
@@ -40,7 +40,7 @@ HOW_TO_GET = (
 )
 
 
-class OpenImages:
+class OpenImages(ImageFiles):
     """Images of one split and their masks; an `eigencam.datasets.base.Dataset`."""
 
     version = 1
@@ -104,14 +104,6 @@ class OpenImages:
         self._masks = [parts[i] for i in kept]
         self.faults = {image_id(path): fault for path, fault in found.faults.items()}
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
-        return read_rgb(self.files[i])
-
-    def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
-        return file_digest(self.files[i])
-
     def truth(self, i: int) -> Truth:
         """The truth about image `i`; its boxes are the tightest around each mask.
 
@@ -147,7 +139,7 @@ class OpenImages:
             "masks": self.masks,
             "n": len(self.ids),
             "truth": checksum(zip(self.ids, self.labels.tolist(), masks, strict=True)),
-            "pictures": checksum(path.stat().st_size for path in self.files),
+            "pictures": self.file_sizes(),
         }
 
 

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from eigencam.commands.inputs import settings_and_paths
 from eigencam.configuring.results import add_trust, trust_of
-from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.bundle import SUFFIX, is_bundle, pack, unpacked
 from eigencam.store.reader import Stored, read, results_in
@@ -47,8 +47,8 @@ def main(args: argparse.Namespace) -> int:
 
     if args.out.suffix != SUFFIX:
         raise ValueError(f"--out {args.out}: allowed is a name that ends in {SUFFIX}")
-    settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
-    found = list(_complete([expand(item) for item in args.inputs if item not in settings]))
+    settings, paths = settings_and_paths(args.inputs)
+    found = list(_complete(list(paths.values())))
     cards = {stored.folder.name: "\n".join(map(one_line, card(stored))) + "\n" for stored in found}
     with tempfile.TemporaryDirectory(prefix="eigencam-maps-") as made:
         maps = {

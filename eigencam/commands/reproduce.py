@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from eigencam.commands.bundle import named as named_as
 from eigencam.commands.bundle import opened
+from eigencam.commands.inputs import settings_and_paths
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
 from eigencam.reporting.stated import Cell, Stated, read_stated
@@ -56,8 +57,7 @@ def main(args: argparse.Namespace) -> int:
     """Run and compare; returns 1 if a cell differs, 2 if no cell could be compared."""
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit {args.limit}; allowed: 1 or more")
-    settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
-    named = {item: expand(item) for item in args.inputs if item not in settings}
+    settings, named = settings_and_paths(args.inputs)
     folders = [path for path in named.values() if path.is_dir() or path.suffix == SUFFIX]
     tables = {item: read_stated(path) for item, path in named.items() if path not in folders}
     if not named:

@@ -10,11 +10,10 @@ Results are data: code of your own runs only if `--config-dir` or `--trust` name
 
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from eigencam.commands.bundle import named, opened
+from eigencam.commands.inputs import settings_and_paths
 from eigencam.configuring.results import add_trust, default_results, trust_of
-from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.canonical import canonical, checksum
 from eigencam.store.images import Known, digests_of
@@ -37,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each fault; returns 1 if there is one, 2 if there is nothing to verify."""
-    settings = [item for item in args.inputs if "=" in item and not Path(item).exists()]
-    roots = [expand(item) for item in args.inputs if item not in settings] or [default_results()]
+    settings, paths = settings_and_paths(args.inputs)
+    roots = list(paths.values()) or [default_results()]
     if settings and not args.data:
         raise ValueError(f"{settings[0]}: a setting of the data; it needs --data")
     for root in roots:

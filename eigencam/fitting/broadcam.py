@@ -13,6 +13,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import multi_hot
 from eigencam.methods.broadcam import KIND, broad_weights
+from eigencam.methods.limits import above_zero, at_least
 from eigencam.methods.randomness import uniform
 from eigencam.networks.network import Network
 from eigencam.transfer import to_host
@@ -43,13 +44,9 @@ class BroadCAMFit:
     version = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"fit.share={self.share}; allowed: above 0, up to 1")
-        if not self.alpha > 0:
-            raise ValueError(f"fit.alpha={self.alpha}; allowed: above 0")
-        for name in ("step", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+        above_zero(self, "share", most=1, prefix="fit.")
+        above_zero(self, "alpha", prefix="fit.")
+        at_least(self, 1, "step", "batch_size", prefix="fit.")
 
     @property
     def kind(self) -> str:

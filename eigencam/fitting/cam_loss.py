@@ -41,6 +41,7 @@ from eigencam.fitting.whole import (
     trainee,
 )
 from eigencam.methods.cam import CAM, find_head
+from eigencam.methods.limits import above_zero, at_least
 from eigencam.networks.classifier import find_place
 from eigencam.networks.network import Network, load_network
 from eigencam.running.loading import Batch
@@ -119,14 +120,10 @@ class CAMLossFit:
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"fit.optimizer={self.optimizer}; allowed: adam, sgd")
-        if self.alpha < 0 or self.warmup < 0 or self.weight_decay < 0:
-            seen = f"fit.alpha={self.alpha}, fit.warmup={self.warmup}, fit.weight_decay={self.weight_decay}"
-            raise ValueError(f"{seen}; allowed: 0 or more")
-        if not (self.lr > 0 and 0 < self.decay <= 1):
-            raise ValueError(f"fit.lr={self.lr}, fit.decay={self.decay}; allowed: above 0, and above 0 up to 1")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+        at_least(self, 0, "alpha", "warmup", "weight_decay", prefix="fit.")
+        above_zero(self, "lr", prefix="fit.")
+        above_zero(self, "decay", most=1, prefix="fit.")
+        at_least(self, 1, "epochs", "batch_size", prefix="fit.")
 
     @property
     def kind(self) -> str:

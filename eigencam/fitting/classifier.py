@@ -31,6 +31,7 @@ from eigencam.fitting.job import Job
 from eigencam.fitting.logistic import loss, regress
 from eigencam.fitting.pictures import class_labels, seed_of
 from eigencam.fitting.sgd import Descent, Scheduled, descend
+from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
 from eigencam.networks.network import Network
@@ -72,15 +73,12 @@ class ClassifierFit:
     version = 1
 
     def __post_init__(self) -> None:
-        if self.train not in ("last", "all"):
-            raise ValueError(f"fit.train={self.train}; allowed: last, all")
+        one_of(self, "train", ("last", "all"), prefix="fit.")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"fit.held_out={self.held_out}; allowed: 0 up to, not with, 1")
-        if not (self.l2 > 0 and self.lr > 0 and 0 < self.decay <= 1):
-            raise ValueError(f"fit.l2={self.l2}, lr={self.lr}, decay={self.decay}; allowed: above 0, decay up to 1")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+        above_zero(self, "l2", "lr", prefix="fit.")
+        above_zero(self, "decay", most=1, prefix="fit.")
+        at_least(self, 1, "epochs", "batch_size", prefix="fit.")
 
     @property
     def kind(self) -> str:

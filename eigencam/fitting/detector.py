@@ -19,6 +19,7 @@ from eigencam.datasets.boxes import to_half_open
 from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent, descend
+from eigencam.methods.limits import above_zero, at_least
 from eigencam.networks.network import Network
 from eigencam.passes.calls import RefusedError
 from eigencam.running.loading import Batch
@@ -52,11 +53,9 @@ class DetectorFit:
     version = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
-        if not (self.lr > 0 and 0 < self.decay <= 1):
-            raise ValueError(f"fit.lr={self.lr}, fit.decay={self.decay}; allowed: above 0, and above 0 up to 1")
+        at_least(self, 1, "epochs", "batch_size", prefix="fit.")
+        above_zero(self, "lr", prefix="fit.")
+        above_zero(self, "decay", most=1, prefix="fit.")
 
     @property
     def kind(self) -> str:

@@ -43,6 +43,7 @@ from eigencam.fitting.job import Job
 from eigencam.fitting.markers import Labels
 from eigencam.fitting.svm import linear_svm
 from eigencam.fitting.whole import head_notes, label_faults
+from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.networks.classifier import Place
 from eigencam.networks.flim import FLIM, MarkerNorm
 from eigencam.networks.network import Network
@@ -87,13 +88,10 @@ class FLIMFit:
 
     def __post_init__(self) -> None:
         for name, form in (("variant", Variant), ("reduction", Reduction)):
-            if getattr(self, name) not in get_args(form):
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: {', '.join(get_args(form))}")
-        for name in ("per_class", "per_marker", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
-        if self.radius < 0 or not self.penalty > 0:
-            raise ValueError(f"fit.radius={self.radius}, fit.penalty={self.penalty}; allowed: 0 or more, above 0")
+            one_of(self, name, get_args(form), prefix="fit.")
+        at_least(self, 1, "per_class", "per_marker", "batch_size", prefix="fit.")
+        at_least(self, 0, "radius", prefix="fit.")
+        above_zero(self, "penalty", prefix="fit.")
         if self.markers != FROM_TRUTH and not expand(self.markers).is_dir():
             raise ValueError(f"fit.markers={self.markers}: no such folder; allowed: a folder of marker files, or truth")
 

@@ -11,6 +11,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import Job
 from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.lcam import Loss, attention_logits, masked_picture
+from eigencam.methods.limits import above_zero, at_least
 from eigencam.networks.network import Network
 from eigencam.passes import tail
 from eigencam.passes.calls import network_logits
@@ -58,11 +59,9 @@ class LCAMFit:
     def __post_init__(self) -> None:
         if self.masked not in ("features", "image"):
             raise ValueError(f"fit.masked={self.masked!r}; allowed: features, image")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
-        if not (self.lr > 0 and 0 < self.decay <= 1):
-            raise ValueError(f"fit.lr={self.lr}, fit.decay={self.decay}; allowed: above 0, and above 0 up to 1")
+        at_least(self, 1, "epochs", "batch_size", prefix="fit.")
+        above_zero(self, "lr", prefix="fit.")
+        above_zero(self, "decay", most=1, prefix="fit.")
         if unknown := set(self.loss) - set(Loss.__dataclass_fields__):
             names = ", ".join(Loss.__dataclass_fields__)
             raise ValueError(f"fit.loss.{sorted(unknown)[0]}: unknown; allowed: {names}")

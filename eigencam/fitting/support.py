@@ -12,6 +12,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.datasets.completeness import some
 from eigencam.fitting.job import Job
 from eigencam.methods.fam import SUPPORT
+from eigencam.methods.limits import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.networks.network import Network
 from eigencam.transfer import to_host
@@ -38,9 +39,7 @@ class SupportFit:
     version = 1
 
     def __post_init__(self) -> None:
-        for name in ("shots", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+        at_least(self, 1, "shots", "batch_size", prefix="fit.")
 
     @property
     def kind(self) -> str:

@@ -46,6 +46,7 @@ from eigencam.fitting.whole import (
     trainee,
 )
 from eigencam.methods.cam import CAM
+from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import find_place
 from eigencam.networks.network import Network, check_layer
@@ -132,14 +133,10 @@ class WSOLFit:
 
     def __post_init__(self) -> None:
         for name, allowed in (("method", get_args(Method)), ("select", ("last", "best"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: {', '.join(allowed)}")
-        if not self.lr > 0 or not self.ratio > 0 or self.weight_decay < 0:
-            seen = f"fit.lr={self.lr}, fit.ratio={self.ratio}, fit.weight_decay={self.weight_decay}"
-            raise ValueError(f"{seen}; allowed: above 0, above 0, 0 or more")
-        for name in ("epochs", "batch_size", "frequency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
+            one_of(self, name, allowed, prefix="fit.")
+        above_zero(self, "lr", "ratio", prefix="fit.")
+        at_least(self, 0, "weight_decay", prefix="fit.")
+        at_least(self, 1, "epochs", "batch_size", "frequency", prefix="fit.")
         if self.select == "best" and self.validation is None:
             raise ValueError("fit.select=best: it needs images with boxes: dataset@fit.validation=...")
         for name, form in (("has", HaS), ("cutmix", CutMix), ("adl", ADL)):

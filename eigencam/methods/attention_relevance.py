@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from eigencam.methods.limits import at_least
 from eigencam.methods.relevance import z_plus
 from eigencam.methods.rollout import tokens_of
 from eigencam.methods.support import attention, probe
@@ -130,8 +131,7 @@ class LeGrad:
     differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
-        if self.blocks is not None and self.blocks < 1:
-            raise ValueError(f"blocks={self.blocks}; allowed: null (all), 1 or more")
+        at_least(self, 1, "blocks", null=True)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""

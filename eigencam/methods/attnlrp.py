@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.support import attention
 from eigencam.passes.backward import Rule, halved, like, passed
 from eigencam.passes.forward import Forward
@@ -80,10 +81,8 @@ class AttnLRP:
     follows: ClassVar[frozenset[str]] = FOLLOWED | {"matrix_product", "softmax", "product"}
 
     def __post_init__(self) -> None:
-        if self.attention not in ATTENTIONS:
-            raise ValueError(f"attention={self.attention!r}; allowed: {', '.join(ATTENTIONS)}")
-        if self.gamma_linear < 0 or self.gamma_conv < 0:
-            raise ValueError(f"gamma_linear={self.gamma_linear}, gamma_conv={self.gamma_conv}; allowed: 0 or more")
+        one_of(self, "attention", ATTENTIONS)
+        at_least(self, 0, "gamma_linear", "gamma_conv")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.input_gradients import REDUCES, Reduce, picture_gradients, reduced
+from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device
 
@@ -44,10 +45,9 @@ class BlurIG:
     needs_smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.sigma > 0:
-            raise ValueError(f"steps={self.steps}, sigma={self.sigma}; allowed: 1 or more, more than 0")
-        if self.reduce not in REDUCES:
-            raise ValueError(f"reduce={self.reduce!r}; allowed: {', '.join(REDUCES)}")
+        at_least(self, 1, "steps")
+        above_zero(self, "sigma")
+        one_of(self, "reduce", REDUCES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""

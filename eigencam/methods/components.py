@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.eigencam import SIGNS, Sign, first_component, sign_of
+from eigencam.methods.limits import one_of
 from eigencam.passes.forward import Forward
 
 Kernel = Literal["sigmoid", "rbf", "poly", "linear"]
@@ -96,8 +97,7 @@ class KPCACAM:
     needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:
-        if self.kernel not in KERNELS:
-            raise ValueError(f"kernel={self.kernel!r}; allowed: {', '.join(KERNELS)}")
+        one_of(self, "kernel", KERNELS)
         if self.gamma is not None and not self.gamma > 0:
             raise ValueError(f"gamma={self.gamma}; allowed: null, more than 0")
         if self.width is not None and (not self.width > 0 or self.gamma is not None):

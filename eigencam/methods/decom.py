@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.methods.limits import at_least
 from eigencam.methods.smooth_masks import gaussian_blur
 from eigencam.passes.forward import Forward
 
@@ -44,8 +45,7 @@ class DecomCAM:
     needs: ClassVar[str] = "11 forwards, 1 backward"
 
     def __post_init__(self) -> None:
-        if self.components < 1 or self.channels < 1:
-            raise ValueError(f"components={self.components}, channels={self.channels}; allowed: 1 or more")
+        at_least(self, 1, "components", "channels")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32; at the input's size, since the components are enlarged by a rule of their own."""

@@ -31,6 +31,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from eigencam.methods.limits import one_of
 from eigencam.passes.forward import Forward
 
 Sign = Literal["sum", "energy", "extreme"]
@@ -68,8 +69,7 @@ class EigenCAM:
     needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:
-        if self.sign not in SIGNS:
-            raise ValueError(f"sign={self.sign!r}; allowed: {', '.join(SIGNS)}")
+        one_of(self, "sign", SIGNS)
         if self.center and self.sign == "sum":
             raise ValueError(
                 "a centred map sums to zero, so sign='sum' says nothing; allowed with center: energy, extreme"

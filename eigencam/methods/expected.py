@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.input_gradients import REDUCES, Reduce, picture_gradients, reduced
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device
@@ -64,10 +65,9 @@ class ExpectedGradients:
     needs_smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.references < 1 or not self.sigma >= 0:
-            raise ValueError(f"references={self.references}, sigma={self.sigma}; allowed: 1 or more, 0 or more")
-        if self.reduce not in REDUCES:
-            raise ValueError(f"reduce={self.reduce!r}; allowed: {', '.join(REDUCES)}")
+        at_least(self, 1, "references")
+        at_least(self, 0, "sigma")
+        one_of(self, "reduce", REDUCES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""

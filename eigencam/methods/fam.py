@@ -35,6 +35,7 @@ from torch import Tensor
 from eigencam.datasets.reading import expand
 from eigencam.files import regular
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.limits import one_of
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
 from eigencam.passes.forward import Forward
@@ -72,8 +73,7 @@ class FAM:
     needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:
-        if self.similarity not in SIMILARITIES:
-            raise ValueError(f"similarity={self.similarity!r}; allowed: {', '.join(SIMILARITIES)}")
+        one_of(self, "similarity", SIMILARITIES)
         vector = None if self.reference is None else np.load(regular(expand(self.reference)), allow_pickle=False)
         if vector is not None:
             real = np.issubdtype(vector.dtype, np.floating) or np.issubdtype(vector.dtype, np.integer)
@@ -128,8 +128,7 @@ class FAMSupport:
     networks: ClassVar[str] = "those it has a support set for"
 
     def __post_init__(self) -> None:
-        if self.similarity not in SIMILARITIES:
-            raise ValueError(f"similarity={self.similarity!r}; allowed: {', '.join(SIMILARITIES)}")
+        one_of(self, "similarity", SIMILARITIES)
         object.__setattr__(self, "support", fitted.read_first(self.file, [SUPPORT]))
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:

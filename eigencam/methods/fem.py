@@ -21,6 +21,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from eigencam.methods.limits import at_least, one_of
 from eigencam.passes.forward import Forward
 
 Weights = Literal["mean", "share"]
@@ -42,10 +43,8 @@ class FEM:
     needs: ClassVar[str] = "1 forward"
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights={self.weights!r}; allowed: {', '.join(WEIGHTS)}")
-        if not self.k >= 0:
-            raise ValueError(f"k={self.k}; allowed: 0 or more")
+        one_of(self, "weights", WEIGHTS)
+        at_least(self, 0, "k")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative for non-negative activations."""

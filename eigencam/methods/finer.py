@@ -27,6 +27,7 @@ from eigencam.methods.base import Method, maps_of
 from eigencam.methods.components import EigenGradCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.wrapping import Wrapping
 from eigencam.passes.contrast import WEIGHTS, Weights, contrasted, nearest
 from eigencam.passes.forward import Forward
@@ -60,10 +61,9 @@ class FinerCAM(Wrapping):
     needs: ClassVar[str] = "1 forward, 1 backward"
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights={self.weights!r}; allowed: {', '.join(WEIGHTS)}")
-        if self.references < 1 or not self.alpha >= 0:
-            raise ValueError(f"references={self.references}, alpha={self.alpha}; allowed: 1 or more, 0 or more")
+        one_of(self, "weights", WEIGHTS)
+        at_least(self, 1, "references")
+        at_least(self, 0, "alpha")
         if not isinstance(self.method, BASES):
             allowed = ", ".join(base.__name__ for base in BASES)
             raise ValueError(

@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.methods.limits import one_of
 from eigencam.methods.support import probe, traced
 from eigencam.passes.forward import Forward
 from eigencam.passes.tape import Step, Tape, record
@@ -73,8 +74,7 @@ class CNNFixations:
     networks: ClassVar[str] = "convolutional, with ReLUs"
 
     def __post_init__(self) -> None:
-        if self.map not in MAPS:
-            raise ValueError(f"map={self.map!r}; allowed: {', '.join(MAPS)}")
+        one_of(self, "map", MAPS)
         if self.sigma <= 0 or self.radius <= 0 or not 0 <= self.share < 1:
             numbers = f"sigma={self.sigma}, radius={self.radius}, share={self.share}"
             raise ValueError(f"{numbers}; allowed: above 0, above 0, 0 or more and below 1")

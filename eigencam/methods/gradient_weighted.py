@@ -46,6 +46,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.randomness import normal
 from eigencam.methods.support import probe
 from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_rules
@@ -152,8 +153,8 @@ class SmoothGradCAMPlusPlus:
     needs: ClassVar[str] = "S + 1 forwards, S backwards"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.sigma < 0:
-            raise ValueError(f"samples={self.samples}, sigma={self.sigma}; allowed: 1 or more, 0 or more")
+        at_least(self, 1, "samples")
+        at_least(self, 0, "sigma")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -200,8 +201,7 @@ class ShapleyCAM:
     needs: ClassVar[str] = "2 forwards, 2 backwards"
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise ValueError(f"score={self.score!r}; allowed: {', '.join(SCORES)}")
+        one_of(self, "score", SCORES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -262,8 +262,7 @@ class FullGrad:
     differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
-        if self.rescale not in RESCALES:
-            raise ValueError(f"rescale={self.rescale!r}; allowed: {', '.join(RESCALES)}")
+        one_of(self, "rescale", RESCALES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, non-negative."""

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.methods.limits import above_zero, at_least
 from eigencam.methods.perturbation import unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import made
@@ -44,9 +45,9 @@ class GroupCAM:
     needs: ClassVar[str] = "G + 2 forwards, 1 backward"
 
     def __post_init__(self) -> None:
-        if self.groups < 1 or self.reach < 0 or not self.sigma > 0:
-            numbers = f"groups={self.groups}, sigma={self.sigma}, reach={self.reach}"
-            raise ValueError(f"{numbers}; allowed: 1 or more, more than 0, 0 or more")
+        at_least(self, 1, "groups")
+        above_zero(self, "sigma")
+        at_least(self, 0, "reach")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""

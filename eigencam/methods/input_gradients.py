@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.gradcam import GradCAM
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.randomness import normal
 from eigencam.passes.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
 from eigencam.passes.forward import Forward
@@ -57,7 +58,7 @@ class Gradient:
     differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
-        _check(self.reduce)
+        one_of(self, "reduce", REDUCES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
@@ -82,9 +83,9 @@ class SmoothGrad:
     differentiates: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
-        _check(self.reduce)
-        if self.samples < 1 or self.sigma < 0:
-            raise ValueError(f"samples={self.samples}, sigma={self.sigma}; allowed: 1 or more, 0 or more")
+        one_of(self, "reduce", REDUCES)
+        at_least(self, 1, "samples")
+        at_least(self, 0, "sigma")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
@@ -123,7 +124,7 @@ class IntegratedGradients:
     needs_smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check(self.reduce)
+        one_of(self, "reduce", REDUCES)
         if self.steps < 1 or self.max_steps < self.steps:
             raise ValueError(f"steps={self.steps}, max_steps={self.max_steps}; allowed: 1 or more, steps or more")
         if self.tolerance is not None and not self.tolerance > 0:
@@ -174,7 +175,7 @@ class GuidedBackprop:
     follows: ClassVar[frozenset[str]] = GUIDED
 
     def __post_init__(self) -> None:
-        _check(self.reduce)
+        one_of(self, "reduce", REDUCES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
@@ -199,7 +200,7 @@ class GuidedGradCAM:
     follows: ClassVar[frozenset[str]] = GUIDED
 
     def __post_init__(self) -> None:
-        _check(self.reduce)
+        one_of(self, "reduce", REDUCES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
@@ -224,8 +225,3 @@ def picture_gradients(
 def reduced(x: Tensor, how: Reduce) -> Tensor:
     """(N, H, W) of (N, 3, H, W)."""
     return x.abs().amax(1) if how == "max" else x.sum(1) if how == "sum" else x.norm(dim=1)
-
-
-def _check(reduce: str) -> None:
-    if reduce not in REDUCES:
-        raise ValueError(f"reduce={reduce!r}; allowed: {', '.join(REDUCES)}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.gradcam import GradCAM
+from eigencam.methods.limits import at_least
 from eigencam.methods.smoothing import again
 from eigencam.passes.forward import Forward
 
@@ -36,8 +37,7 @@ class IntegratedGradCAM:
     differentiates: ClassVar[str] = "layer"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}; allowed: 1 or more")
+        at_least(self, 1, "steps")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""

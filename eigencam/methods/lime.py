@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eigencam.datasets.pairs import SAME
+from eigencam.methods.limits import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
 from eigencam.passes.items import hook_output
@@ -77,8 +78,7 @@ class LIME:
         ):
             if choice not in allowed:
                 raise ValueError(f"{name}={choice!r}; allowed: {', '.join(allowed)}")
-        if self.samples < 1 or self.segments < 1:
-            raise ValueError(f"samples={self.samples}, segments={self.segments}; allowed: 1 or more")
+        at_least(self, 1, "samples", "segments")
         if self.kernel <= 0 or self.ridge <= 0:
             raise ValueError(f"kernel={self.kernel}, ridge={self.ridge}; allowed: more than 0")
 

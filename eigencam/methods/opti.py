@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.limits import at_least
 from eigencam.methods.perturbation import unit
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
@@ -41,8 +42,8 @@ class OptiCAM:
     needs: ClassVar[str] = "S + 1 forwards, S backwards"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.rate >= 0:
-            raise ValueError(f"steps={self.steps}, rate={self.rate}; allowed: 1 or more, 0 or more")
+        at_least(self, 1, "steps")
+        at_least(self, 0, "rate")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""

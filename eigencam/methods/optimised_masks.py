@@ -52,6 +52,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
+from eigencam.methods.limits import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.methods.smooth_masks import SmoothMax, gaussian_blur, pillow_blur
 from eigencam.passes.calls import evaluating, network_logits
@@ -104,9 +105,9 @@ class MeaningfulPerturbation:
     needs: ClassVar[str] = "S + 35 forwards, S backwards"
 
     def __post_init__(self) -> None:
-        _at_least(1, steps=self.steps, cell=self.cell, beta=self.beta)
-        _at_least(0, rate=self.rate, l1=self.l1, tv=self.tv, smooth=self.smooth, blur=self.blur, top=self.top)
-        _at_least(0, jitter=self.jitter)
+        at_least(self, 1, "steps", "cell", "beta")
+        at_least(self, 0, "rate", "l1", "tv", "smooth", "blur", "top")
+        at_least(self, 0, "jitter")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32 in 0..1, high where deleting lowers the score."""
@@ -230,11 +231,11 @@ class ExtremalPerturbation:
                 raise ValueError(f"{name}={value!r}; allowed: {', '.join(get_args(kinds))}")
         if not self.areas or not all(0 < area < 1 for area in self.areas):
             raise ValueError(f"areas={list(self.areas)}; allowed: one or more, each 0 < a < 1")
-        _at_least(1, steps=self.steps, cell=self.cell, sigma=self.sigma)
+        at_least(self, 1, "steps", "cell", "sigma")
         near, far = ceil(self.sigma / self.cell), ceil(2 * self.sigma / self.cell)
         if self.cell * (2 * (far - near) - 1) + 1 < round(self.sigma):  # when the cells fit the image's side
             raise ValueError(f"cell={self.cell}, sigma={self.sigma}; allowed: a cell below 2/3 of sigma")
-        _at_least(0, smooth=self.smooth)
+        at_least(self, 0, "smooth")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32 in 0..areas, high where keeping raises (or deleting lowers) the logit."""
@@ -359,9 +360,3 @@ def perturbed(levels: Tensor, masks: Tensor) -> Tensor:
 
 def _crop(x: Tensor, corners: Sequence[Sequence[int]], size: tuple[int, int]) -> Tensor:
     return torch.stack([p[:, y : y + size[0], x0 : x0 + size[1]] for p, (y, x0) in zip(x, corners, strict=True)])
-
-
-def _at_least(limit: int, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if value < limit:
-            raise ValueError(f"{name}={value}; allowed: {limit} or more")

@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.ablation import logits_without
 from eigencam.passes.forward import Forward
@@ -64,7 +65,8 @@ class ScoreCAM:
     needs: ClassVar[str] = "C + 1 forwards"
 
     def __post_init__(self) -> None:
-        _check(self.weights, channels=self.channels)
+        one_of(self, "weights", SCORES)
+        at_least(self, 1, "channels", null=True)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -95,9 +97,10 @@ class SSCAM:
     needs: ClassVar[str] = "S C + 1 forwards"
 
     def __post_init__(self) -> None:
-        _check(self.weights, channels=self.channels, samples=self.samples)
-        if self.sigma < 0:
-            raise ValueError(f"sigma={self.sigma}; allowed: 0 or more")
+        one_of(self, "weights", SCORES)
+        at_least(self, 1, "channels", null=True)
+        at_least(self, 1, "samples")
+        at_least(self, 0, "sigma")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -129,7 +132,9 @@ class ISCAM:
     needs: ClassVar[str] = "S C + 1 forwards"
 
     def __post_init__(self) -> None:
-        _check(self.weights, channels=self.channels, samples=self.samples)
+        one_of(self, "weights", SCORES)
+        at_least(self, 1, "channels", null=True)
+        at_least(self, 1, "samples")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
@@ -188,8 +193,7 @@ class ShapCAM:
     networks: ClassVar[str] = "that `torch.fx` can trace"
 
     def __post_init__(self) -> None:
-        if self.permutations < 1:
-            raise ValueError(f"permutations={self.permutations}; allowed: 1 or more")
+        at_least(self, 1, "permutations")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32; with `signed` it sums to the logit minus that of an empty activation map."""
@@ -286,7 +290,8 @@ class Occlusion:
     needs: ClassVar[str] = "(H / stride)^2 forwards"
 
     def __post_init__(self) -> None:
-        _check(self.score, window=self.window, stride=self.stride)
+        one_of(self, "score", SCORES)
+        at_least(self, 1, "window", "stride")
         if self.stride > self.window:  # no window would cover the pixels between
             raise ValueError(f"stride={self.stride}, window={self.window}; allowed: a stride up to the window")
 
@@ -376,14 +381,6 @@ def unit(masks: Tensor) -> Tensor:
     """(B, H, W) scaled to 0..1; a constant mask is 0."""
     low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
     return torch.where(high > low, (masks - low) / torch.where(high > low, high - low, 1.0), 0.0)
-
-
-def _check(score: str, **numbers: int | None) -> None:
-    if score not in SCORES:
-        raise ValueError(f"{score!r}; allowed: {', '.join(SCORES)}")
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}; allowed: 1 or more")
 
 
 def uncut(network: "Network", layer: str | None) -> str:

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.perturbation import strongest
 from eigencam.methods.stages import stages
 from eigencam.passes.forward import Forward
@@ -57,10 +58,8 @@ class PolyCAM:
     needs: ClassVar[str] = "C + 2 forwards for the C channels of all layers; weights both: twice"
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights={self.weights!r}; allowed: {', '.join(WEIGHTS)}")
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"channels={self.channels}; allowed: 1 or more, or null")
+        one_of(self, "weights", WEIGHTS)
+        at_least(self, 1, "channels", null=True)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative, at the first layer's size."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.methods.limits import one_of
 from eigencam.methods.perturbation import SCORES, Score, uncut, unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import constant
@@ -49,8 +50,7 @@ class ReciproCAM:
     networks: ClassVar[str] = "that `torch.fx` can trace"
 
     def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise ValueError(f"score={self.score!r}; allowed: {', '.join(SCORES)}")
+        one_of(self, "score", SCORES)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 in 0..1; scaled, a constant map is 0."""

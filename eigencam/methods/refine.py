@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.base import Method, is_class_specific, needs_gradient
+from eigencam.methods.limits import one_of
 from eigencam.methods.perturbation import unit
 from eigencam.methods.stages import stages, stages_of
 from eigencam.methods.wrapping import Wrapping
@@ -49,8 +50,7 @@ class RefineCAM(Wrapping):
     networks: ClassVar[str] = "with maps of several sizes, or layers that are named"
 
     def __post_init__(self) -> None:
-        if self.grid not in GRIDS:
-            raise ValueError(f"grid={self.grid!r}; allowed: {', '.join(GRIDS)}")
+        one_of(self, "grid", GRIDS)
         if len(self.layers) == 1:
             raise ValueError(f"layers={list(self.layers)}; allowed: two or more, or none for the network's stages")
         if not is_dataclass(self.method) or "layer" not in {f.name for f in fields(self.method)}:

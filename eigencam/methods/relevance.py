@@ -64,6 +64,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.support import traced
 from eigencam.passes.backward import RESCALED, LinearRules, chunked, entering, gradients, like, relevance_rules
 from eigencam.passes.calls import evaluating, network_logits
@@ -107,15 +108,12 @@ class LRP:
     follows: ClassVar[frozenset[str]] = FOLLOWED | SIGN_KEEPING
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule!r}; allowed: {', '.join(RULES)}")
-        if self.bias not in BIASES:
-            raise ValueError(f"bias={self.bias!r}; allowed: {', '.join(BIASES)}")
+        one_of(self, "rule", RULES)
+        one_of(self, "bias", BIASES)
         if self.rule == "epsilon" and self.bias == "drop":
             raise ValueError("bias='drop', rule='epsilon'; allowed with it: keep, since sums without biases cross 0")
-        if self.epsilon < 0 or self.alpha < 1 or self.gamma < 0:
-            numbers = f"epsilon={self.epsilon}, alpha={self.alpha}, gamma={self.gamma}"
-            raise ValueError(f"{numbers}; allowed: 0 or more, 1 or more, 0 or more")
+        at_least(self, 0, "epsilon", "gamma")
+        at_least(self, 1, "alpha")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, signed; the sum over an image is the logit minus what biases and epsilon keep."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from eigencam.methods.limits import one_of
 from eigencam.methods.support import attention
 from eigencam.passes.attention import NO_ATTENTION, WEIGHTS, show_attention
 from eigencam.passes.forward import Forward
@@ -57,8 +58,7 @@ class AttentionRollout:
     networks: ClassVar[str] = "transformers whose attention is over all positions"
 
     def __post_init__(self) -> None:
-        if self.head_fusion not in HEAD_FUSIONS:
-            raise ValueError(f"head_fusion={self.head_fusion!r}; allowed: {', '.join(HEAD_FUSIONS)}")
+        one_of(self, "head_fusion", HEAD_FUSIONS)
         if not 0 <= self.discard < 1:
             raise ValueError(f"discard={self.discard}; allowed: 0 to below 1")
 

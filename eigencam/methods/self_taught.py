@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eigencam.evaluation.proposals import suppress
+from eigencam.methods.limits import one_of
 from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
 from eigencam.networks.network import Network
 from eigencam.passes.forward import Forward
@@ -70,8 +71,7 @@ class SelfTaught:
 
     def __post_init__(self) -> None:
         check_segments(self.spaces, self.scales)
-        if self.classes not in get_args(Classes):
-            raise ValueError(f"classes={self.classes!r}; allowed: {', '.join(get_args(Classes))}")
+        one_of(self, "classes", get_args(Classes))
         if not 0 <= self.nms <= 1:
             raise ValueError(f"nms={self.nms}; allowed: 0 to 1")
 

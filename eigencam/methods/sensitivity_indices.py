@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigencam.methods.limits import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
 from eigencam.transfer import made
@@ -81,8 +82,8 @@ class HSICAttribution:
     needs: ClassVar[str] = "N forwards"
 
     def __post_init__(self) -> None:
-        if self.designs < 2 or self.cells < 1:
-            raise ValueError(f"designs={self.designs}, cells={self.cells}; allowed: 2 or more, 1 or more")
+        at_least(self, 2, "designs")
+        at_least(self, 1, "cells")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, cells, cells) float32."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eigencam.methods.base import Method, maps_of
 from eigencam.methods.group import truncated_blur
+from eigencam.methods.limits import at_least
 from eigencam.methods.perturbation import unit
 from eigencam.methods.smoothing import again
 from eigencam.methods.wrapping import Wrapping
@@ -49,8 +50,7 @@ class SESS(Wrapping):
     needs: ClassVar[str] = "122 times the method"
 
     def __post_init__(self) -> None:
-        if self.sizes < 1:
-            raise ValueError(f"sizes={self.sizes}; allowed: 1 or more")
+        at_least(self, 1, "sizes")
 
     @property
     def class_specific(self) -> bool:

@@ -28,6 +28,7 @@ from eigencam.methods.base import Method, maps_of, needs_gradient, tapped
 from eigencam.methods.eigencam import first_component
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus, plus_plus_weights
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM, xgrad_weights
+from eigencam.methods.limits import at_least
 from eigencam.methods.perturbation import unit
 from eigencam.methods.randomness import normal
 from eigencam.methods.wrapping import Wrapping
@@ -99,8 +100,8 @@ class Smooth(Wrapping):
     needs: ClassVar[str] = "S times the method"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or not self.sigma >= 0:
-            raise ValueError(f"samples={self.samples}, sigma={self.sigma}; allowed: 1 or more, 0 or more")
+        at_least(self, 1, "samples")
+        at_least(self, 0, "sigma")
 
     @property
     def needs_gradient(self) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.smooth_masks import gaussian_blur
 from eigencam.methods.support import probe
 from eigencam.passes.calls import differentiate, evaluating, run_network
@@ -53,10 +54,8 @@ class Ventral:
     needs: ClassVar[str] = "2 forwards, 1 backward"
 
     def __post_init__(self) -> None:
-        if self.variance < 0:
-            raise ValueError(f"variance={self.variance}; allowed: 0 or more")
-        if self.colors not in COLORS:
-            raise ValueError(f"colors={self.colors!r}; allowed: {', '.join(COLORS)}")
+        at_least(self, 0, "variance")
+        one_of(self, "colors", COLORS)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32, not negative."""

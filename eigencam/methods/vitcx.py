@@ -30,6 +30,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
+from eigencam.methods.limits import above_zero, at_least
 from eigencam.methods.randomness import normal
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device, to_host
@@ -61,8 +62,8 @@ class ViTCX:
     needs: ClassVar[str] = "2 M + 1 forwards, M masks, at most C"
 
     def __post_init__(self) -> None:
-        if not 0 < self.distance <= 1 or self.sigma < 0:
-            raise ValueError(f"distance={self.distance}, sigma={self.sigma}; allowed: above 0 up to 1, 0 or more")
+        above_zero(self, "distance", most=1)
+        at_least(self, 0, "sigma")
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""

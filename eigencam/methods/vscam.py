@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.methods.gradcam import weighted_sum
+from eigencam.methods.limits import at_least
 from eigencam.methods.rollout import step
 from eigencam.passes.forward import Forward
 
@@ -61,8 +62,7 @@ class VSCAM:
     networks: ClassVar[str] = "vision graph networks without pyramid (ViG)"
 
     def __post_init__(self) -> None:
-        if self.probes is not None and self.probes < 1:
-            raise ValueError(f"probes={self.probes}; allowed: null (all), 1 or more")
+        at_least(self, 1, "probes", null=True)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""

@@ -34,7 +34,15 @@ def join(x: Tensor, n: int) -> Tensor:
     return x.reshape(cells // n**2, channels, n * height, n * width)
 
 
-class ScenesResNetCells(ScenesResNet):
+class _OfCells(nn.Module):
+    """Number of cells, and the module that is the target layer; the other base is the network of a cell."""
+
+    def __init__(self, cells: int = 2, partial: bool = False) -> None:
+        super().__init__()
+        self.cells, self.partial, self.joined = cells, partial, nn.Identity()
+
+
+class ScenesResNetCells(_OfCells, ScenesResNet):
     """`ScenesResNet` on each cell alone.
 
     Args:
@@ -43,10 +51,6 @@ class ScenesResNetCells(ScenesResNet):
     """
 
     version = 1
-
-    def __init__(self, cells: int = 2, partial: bool = False) -> None:
-        super().__init__()
-        self.cells, self.partial, self.joined = cells, partial, nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, n S, n S) normalised mosaics to (N, 12 n n) logits."""
@@ -57,7 +61,7 @@ class ScenesResNetCells(ScenesResNet):
         return x.reshape(-1, self.cells**2 * x.shape[1])
 
 
-class ScenesVGGCells(ScenesVGG):
+class ScenesVGGCells(_OfCells, ScenesVGG):
     """`ScenesVGG` on each cell alone.
 
     Args:
@@ -66,10 +70,6 @@ class ScenesVGGCells(ScenesVGG):
     """
 
     version = 1
-
-    def __init__(self, cells: int = 2, partial: bool = False) -> None:
-        super().__init__()
-        self.cells, self.partial, self.joined = cells, partial, nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, n S, n S) normalised mosaics to (N, 12 n n) logits."""
