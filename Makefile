@@ -6,7 +6,7 @@ DEMO := results/demo
 export UV_SYSTEM_CERTS ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs wheel dist lock clean
+.PHONY: help setup demo test check lint types docs wheel dist lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,14 @@ demo: setup  ## all methods and evaluators on the embedded scenes: tables, a rep
 	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --pictures 6 \
 		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
 
-test: setup lint types docs  ## lint, types, the site, tests; ROOM=methods: of one room; EIGENCAM_SHARED=FOLDER: also on real images and weights
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(if $(ROOM),--room $(ROOM))
+# With EIGENCAM_SHARED=FOLDER also on real images and weights.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+test: setup lint $(if $(ROOM),,types)  ## lint, types and the fast part of the tests; ROOM=methods: of one room, without types
+	$(PYTEST) --part fast $(if $(ROOM),--room $(ROOM))
+
+check: setup docs  ## what make test leaves out: every case, the long tests, the site
+	$(PYTEST) --part rest $(if $(ROOM),--room $(ROOM))
 
 lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .

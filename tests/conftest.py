@@ -4,20 +4,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parts import is_of_rest, select
 
 import eigencam.running.run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--room", default="", help="only test files that import from this room, e.g. methods")
+    parser.addoption("--part", default="all", choices=("all", "fast", "rest"), help="see tests/parts.py")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the test files that import nothing from the room asked for."""
-    room = config.getoption("--room")
-    if not room or collection_path.suffix != ".py":
+    """Leave out the test files that import nothing from the room asked for, or are not of the part asked for."""
+    if collection_path.suffix != ".py":
         return None
-    return f"eigencam.{room}" not in collection_path.read_text(encoding="utf-8") or None
+    room = config.getoption("--room")
+    if room and f"eigencam.{room}" not in collection_path.read_text(encoding="utf-8"):
+        return True
+    return (config.getoption("--part") == "fast" and is_of_rest(collection_path)) or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not of the part asked for."""
+    items[:], left_out = select(str(config.getoption("--part")), items)
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

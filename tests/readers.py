@@ -12,7 +12,7 @@ import ilsvrc_files as ilsvrc
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
-from test_score import voc
+from scored_files import voc
 
 from eigencam.datasets.coco import Coco
 from eigencam.datasets.cub import read_cub

@@ -173,6 +173,7 @@ def test_bad_rules_are_refused_and_nothing_fooled_is_not_defined() -> None:
     assert found["rank_correlation"].value == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", ["ground_truth", "predicted"])
 def test_a_run_with_every_attack(tmp_path: Path, target: str) -> None:
     overrides = ["model=scenes_resnet", "dataset.count=3", "workers=0", f"paths.results={tmp_path}", "device=cpu"]

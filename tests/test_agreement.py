@@ -10,6 +10,8 @@ import torch
 from references import Case, Pair, case_of, compare
 from torch import nn
 
+pytestmark = pytest.mark.full
+
 PAIRS = [*references_gradients.PAIRS, *references_fixations.PAIRS]
 SHARED = os.environ.get("EIGENCAM_SHARED", "")
 REAL = ("mobilenet_v2_tf", "dataset=ilsvrc", f"paths.ilsvrc={SHARED}/realdata", "model.preprocess.size=64",

@@ -30,7 +30,8 @@ from eigencam.networks.network import Network
 from eigencam.running.probe import BatchProbe
 
 SHARED = os.environ.get("EIGENCAM_SHARED")
-pytestmark = pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set: real weights and images are not here")
+NEEDS_SHARED = "EIGENCAM_SHARED is not set: real weights and images are not here"
+pytestmark = [pytest.mark.full, pytest.mark.skipif(not SHARED, reason=NEEDS_SHARED)]
 
 PAIRS = [
     *(

@@ -9,6 +9,8 @@ import references_camfam
 import references_camfam_more
 from references import Case, Pair, case_of, compare
 
+pytestmark = pytest.mark.full
+
 AUTHORS = (authors.GROUP, authors.RECIPRO, authors.OPTI, authors.POLY, authors.SALIENCY, authors.SOBOL)
 PAIRS = [
     pair

@@ -370,7 +370,7 @@ def test_groups_of_masks() -> None:
         (lambda: LeGrad(0), "blocks=0; allowed: null"),
         (lambda: AttnLRP(BOTH), "attention='both'; allowed: attnlrp, cp"),
         (lambda: AttnLRP(gamma_conv=-1), "gamma_conv=-1; allowed: 0 or more"),
-        (lambda: ViTCX(distance=0), "distance=0, sigma=0.1; allowed: above 0"),
+        (lambda: ViTCX(distance=0), "distance=0; allowed: above 0, up to 1"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: Callable[[], Method], said: str) -> None:

@@ -263,6 +263,7 @@ def test_a_map_that_says_nothing_has_the_values_of_a_constant_one(values: NDArra
     assert [row["gini"], row["entropy"], row["evenness"]] == pytest.approx([0, np.log(20), 1])
 
 
+@pytest.mark.full
 def test_sparseness_and_complexity_are_those_of_quantus() -> None:
     """Their Gini index adds 1e-7 to each value, their entropy 1e-12 to each share."""
     pytest.importorskip("quantus")
@@ -278,6 +279,7 @@ def test_sparseness_and_complexity_are_those_of_quantus() -> None:
         assert [row["gini"], row["entropy"]] == pytest.approx([theirs[0][k], theirs[1][k]], rel=1e-5)
 
 
+@pytest.mark.full
 def test_max_sensitivity_is_that_of_quantus() -> None:
     pytest.importorskip("quantus")
     module = importlib.import_module("quantus.metrics.robustness.max_sensitivity")
@@ -293,6 +295,7 @@ def test_max_sensitivity_is_that_of_quantus() -> None:
     assert [row["max_sensitivity"] for row in rows] == pytest.approx(list(found), rel=1e-4)
 
 
+@pytest.mark.full
 def test_infidelity_is_that_of_quantus_but_for_blocks_that_it_leaves_removed() -> None:
     """Its blocks are taken away one after the other, and stay away: with a single block there is no difference."""
     pytest.importorskip("quantus")

@@ -51,6 +51,7 @@ def test_what_a_list_shows_is_refused_before_the_first_batch(tmp_path: Path, mon
     assert not results(tmp_path)
 
 
+@pytest.mark.full
 def test_an_image_whose_truth_is_wrong_is_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_an_image_whose_truth_is_wrong_is_left_out_and_counted(
     assert "nothing to compute" not in capsys.readouterr().out
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("policy", ["fail", "skip"])
 @pytest.mark.parametrize("what", ["void", "corrupt", "size"])
 def test_a_mask_that_is_wrong_is_found_when_it_is_read(tmp_path: Path, policy: str, what: str) -> None:
@@ -95,6 +97,7 @@ def test_a_mask_that_is_wrong_is_found_when_it_is_read(tmp_path: Path, policy: s
             run(config(tmp_path, "graz02"))
 
 
+@pytest.mark.full
 def test_a_dataset_without_a_right_truth_is_refused_whatever_the_policy(tmp_path: Path) -> None:
     files.write_cub(tmp_path)
     path = next(tmp_path.glob("**/bounding_boxes.txt"))
@@ -108,6 +111,7 @@ def test_a_dataset_without_a_right_truth_is_refused_whatever_the_policy(tmp_path
         run(config(tmp_path / "g", "graz02", "on_bad_truth=skip"))
 
 
+@pytest.mark.full
 def test_masks_of_another_kind_are_refused_before_the_first_batch(tmp_path: Path) -> None:
     files.write_openimages(tmp_path)
     with pytest.raises(ValueError, match="on_bad_truth=maybe; allowed: fail, skip"):

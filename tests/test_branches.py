@@ -109,6 +109,7 @@ def test_what_is_of_the_image_is_made_once_for_the_maps_that_share_it() -> None:
     assert [alone.of_image("a", make) for _ in range(2)] == [3, 4]  # the truth may be another one by then
 
 
+@pytest.mark.full
 def test_numba_is_imported_where_the_first_row_is_made() -> None:
     program = """if True:
         import sys

@@ -148,6 +148,7 @@ def forged(root: Path) -> Path:
     return restated(folder, lambda _: None, metrics=summed_up(Localization(), frame)[0]["metrics"])
 
 
+@pytest.mark.full
 def test_what_is_made_up_consistently_stays_claimed_until_it_is_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_claim_is_sealed(tmp_path: Path) -> None:
     assert damaged.state == "damaged"
 
 
+@pytest.mark.full
 def test_maps_of_a_bundle_give_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["evaluator=[localization]", "batch_size=4"]
     run(config(tmp_path / "there", "method=[gradcam,eigencam]", *common), say=print)
@@ -212,6 +214,7 @@ def test_maps_of_a_bundle_give_the_same_rows(tmp_path: Path, capsys: pytest.Capt
         assert summary.metrics == stored.summary.metrics
 
 
+@pytest.mark.full
 def test_maps_are_kept_of_the_same_rows_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(config(tmp_path / "r", "method=[random]", "evaluator=[localization]", "dataset.count=4"), say=print)
     [stored] = read_all(tmp_path / "r")

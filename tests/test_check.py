@@ -46,6 +46,7 @@ def test_a_right_folder_is_counted_and_drawn(photos: Path, capsys: pytest.Captur
     assert green > 3 * 2 * (59 + 30)  # three boxes, drawn larger than they are
 
 
+@pytest.mark.full
 def test_boxes_of_another_form_show(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = ["dataset.box_format=xywh", "dataset.box_origin=0"]
     assert main(asked(photos, *wrong)) == 1
@@ -78,6 +79,7 @@ def test_what_is_seldom_meant_is_noted(photos: Path, change: Callable[[list[int]
     assert words in "\n".join(census_lines(data, census(data)))
 
 
+@pytest.mark.full
 def test_masks_of_nothing_but_void_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos.parent / "masks").mkdir()
     for k in range(60):
@@ -92,6 +94,7 @@ def test_masks_of_nothing_but_void_are_refused(photos: Path, capsys: pytest.Capt
     assert main(asked(photos, *INCLUSIVE, masks[0], "dataset.mask_values={object:255}")) == 0
 
 
+@pytest.mark.full
 def test_an_image_that_cannot_be_decoded_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = photos / "59.png"
     path.write_bytes(path.read_bytes()[:200])

@@ -251,6 +251,7 @@ def test_parameters_and_masks_are_checked() -> None:
         Picture("a", halved(1), {254: LEFT}).row(ClassSegmentation())
 
 
+@pytest.mark.full
 def test_a_run_has_one_row_a_picture(tmp_path: Path) -> None:
     base = ["dataset.count=6", "workers=0", "device=cpu", "target=each", f"paths.results={tmp_path}"]
     chosen = ["method=[gradcam,center_gaussian]", "evaluator=[class_segmentation]"]

@@ -53,6 +53,7 @@ def argv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", list(sys.argv))
 
 
+@pytest.mark.full
 def test_a_config_folder_between_overrides(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method/mine.yaml").write_text("mine:\n  _target_: eigencam.methods.cam.CAM\n")
@@ -80,6 +81,7 @@ def test_candidates(line: str, word: str) -> None:
     assert all(other.startswith(line.rpartition(" ")[2]) for other in found)
 
 
+@pytest.mark.full
 def test_bash_completes(tmp_path: Path) -> None:
     """The script in a real shell; what it asks is answered by a stand-in, so that nothing heavy starts."""
     if not (bash := shutil.which("bash")):
@@ -99,6 +101,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert "-F _eigencam eigencam" in done.stdout
 
 
+@pytest.mark.full
 def test_help_that_nobody_reads_to_its_end_ends_quietly() -> None:
     script = f"set -o pipefail; {EIGENCAM} fit --help | head -1; {EIGENCAM} table --help | head -1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)

@@ -49,6 +49,7 @@ def test_the_numbers_are_those_of_the_rows(here: Path, capsys: pytest.CaptureFix
     assert all(c["holm"] >= c["p"] for c in found["comparisons"])
 
 
+@pytest.mark.full
 def test_a_method_that_fails_is_left_out_and_the_others_are_compared(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_method_that_fails_is_left_out_and_the_others_are_compared(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.full
 def test_rows_that_one_of_the_two_has_no_value_in_count_for_neither(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +80,7 @@ def test_rows_that_one_of_the_two_has_no_value_in_count_for_neither(
     assert found["n"] == rows["eigencam"].loc[both, "image"].nunique()
 
 
+@pytest.mark.full
 def test_the_classes_of_a_picture_are_compared_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, "eigencam", "gradcam", "--evaluator", "localization", "target=each")
     a, b = (
@@ -95,6 +98,7 @@ def test_the_classes_of_a_picture_are_compared_together(here: Path, capsys: pyte
     assert error["p"] == pytest.approx(sign_flips(wrong.groupby("image").sum()))
 
 
+@pytest.mark.full
 def test_nothing_is_run_with_no_run_and_nothing_twice(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +110,7 @@ def test_nothing_is_run_with_no_run_and_nothing_twice(
     assert compare("gradcam", "eigencam", "--evaluator", "localization") == 0
 
 
+@pytest.mark.full
 def test_only_pictures_that_both_have_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = ("eigencam", "gradcam", "--evaluator", "localization,segmentation")
     assert compare(*pair) == 0
@@ -119,6 +124,7 @@ def test_only_pictures_that_both_have_are_compared(here: Path, capsys: pytest.Ca
     assert iou["value"] == pytest.approx(change.mean())
 
 
+@pytest.mark.full
 def test_a_method_may_come_as_a_file_a_config_or_a_dotted_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "mine.py").write_text(MINE)
     (here / "listed.yaml").write_text("listed:\n  _target_: mine.mine\n  _partial_: true\n")
@@ -149,6 +155,7 @@ def test_a_file_with_the_name_of_another_module_is_refused(here: Path) -> None:
         named.node("random.py")
 
 
+@pytest.mark.full
 def test_a_file_without_the_method_tells_what_it_has(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (here / "file_of_norm.py").write_text("def norm(forward, targets):\n    return forward.activations().sum(1)\n")
     assert compare("eigencam", "file_of_norm.py") == 2
@@ -158,6 +165,7 @@ def test_a_file_without_the_method_tells_what_it_has(here: Path, capfd: pytest.C
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.full
 def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("eigencam", "gradcam", "random", "--evaluator", "localization") == 0
     for folder in here.glob("runs/*-gradcam-*"):
@@ -168,6 +176,7 @@ def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.Capt
     assert found["notes"] == ["localization: eigencam and gradcam have no image in common"]
 
 
+@pytest.mark.full
 def test_a_method_may_come_as_maps_or_boxes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("eigencam", "whole_picture", "--evaluator", "localization") == 0
     rows = pd.read_parquet(next(here.glob("runs/*-eigencam-*/rows.parquet")))
@@ -189,6 +198,7 @@ def test_a_method_may_come_as_maps_or_boxes(here: Path, capsys: pytest.CaptureFi
     assert all(c["n"] == 12 for c in found["comparisons"])
 
 
+@pytest.mark.full
 def test_ranks_pictures_and_all_formats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["eigencam", "gradcam", "random"]
     models = ["--model", "scenes_resnet,scenes_vgg", "--evaluator", "localization"]
@@ -231,6 +241,7 @@ def test_faults_are_told(here: Path, capsys: pytest.CaptureFixture[str], argumen
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_what_is_not_defined_for_one_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = ("eigencam", "gradcam", "target=predicted", "--model", "scenes_vgg")
     found = as_json(capsys, *pair, "--evaluator", "localization", "--metrics", "all", "model.weights=null")

@@ -10,6 +10,8 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from interval_coverage import Case, cases, exact, simulated
 
+pytestmark = pytest.mark.full
+
 CASES = {(case.kind, case.data): case for case in cases()}
 SAMPLES = 400
 """Of a coverage of 95 % the standard error is then 1.1 %."""

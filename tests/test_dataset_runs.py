@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_module
 
 from eigencam.running.run import run
 
+pytestmark = pytest.mark.full
+
 
 def write_imagenet_segmentation(root: Path) -> Path:
     masks = [np.zeros((30, 40), np.uint8), np.zeros((50, 20), np.uint8)]

@@ -92,6 +92,7 @@ def test_a_detector_sees_what_is_left_and_its_labels_become_classes(tmp_path: Pa
     assert ventral_dorsal.region_proposals(Found(), image).shape == (0, 4)
 
 
+@pytest.mark.full
 def test_the_two_passes_on_scenes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def config(results: Path, *overrides: str) -> DictConfig:
         return compose("fit", [*words, "device=cpu", f"paths.results={results}", *overrides])
 
 
+@pytest.mark.full
 def test_a_training_that_was_stopped_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fit(config(tmp_path / "one"), say=lambda _line: None)
     monkeypatch.setattr(sgd, "SAVE_S", -1.0)  # a checkpoint after each step

@@ -91,6 +91,7 @@ def swap(images: Path, name: str) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.full
 def test_a_method_added_later_and_verify_name_the_changed_image(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

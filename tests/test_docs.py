@@ -17,6 +17,8 @@ from torchvision.models import squeezenet1_1
 
 from eigencam.commands import main as cli
 
+pytestmark = pytest.mark.full
+
 DOCS = Path(__file__).parents[1] / "docs"
 FEW = {"dataset.count=40": "dataset.count=6", "dataset.count=30": "dataset.count=6"}
 

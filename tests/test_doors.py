@@ -1,8 +1,6 @@
-"""Every method on every activation, written as a module, as a function and as arithmetic: right, or refused."""
+"""Networks that do what they like, at every door: explained as they are, or refused in one line."""
 
 import json
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,244 +8,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from activations import SIDE, Call, images, maps, network, small
 from runs import config
 from torch import Tensor, nn
 
 from eigencam.commands.main import main
 from eigencam.explainer import Explainer
-from eigencam.methods.fixations import CNNFixations
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.gradient_weighted import FullGrad, full_gradients
-from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients
-from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
+from eigencam.methods.input_gradients import Gradient, GuidedBackprop, IntegratedGradients
+from eigencam.methods.relevance import DeepLIFT
 from eigencam.methods.support import probe, refusal, traced
-from eigencam.networks.network import Network, Preprocess, load_network
+from eigencam.networks.network import Preprocess, load_network
 from eigencam.passes.calls import NetworkError, OutputError, logits_of
-from eigencam.passes.forward import forward_pass
 from eigencam.running.prepare import prepare
 from eigencam.running.run import run
-
-Function = Callable[[Tensor], Tensor]
-SIDE = 12
-
-
-class Call(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-FORMS: dict[str, tuple[Callable[[], nn.Module], Function, Function]] = {
-    "ReLU": (nn.ReLU, F.relu, lambda x: x.clamp(min=0)),
-    "ReLU6": (nn.ReLU6, F.relu6, lambda x: x.clamp(0, 6)),
-    "LeakyReLU": (lambda: nn.LeakyReLU(0.2), lambda x: F.leaky_relu(x, 0.2), lambda x: torch.where(x > 0, x, 0.2 * x)),
-    "PReLU": (
-        nn.PReLU,
-        lambda x: F.prelu(x, torch.tensor([0.25])),
-        lambda x: x.clamp(min=0) - 0.25 * (-x).clamp(min=0),
-    ),
-    "ELU": (nn.ELU, F.elu, lambda x: torch.where(x > 0, x, x.exp() - 1)),
-    "RReLU": (nn.RReLU, lambda x: F.rrelu(x, training=False), lambda x: F.rrelu(x)),
-    "Hardtanh": (lambda: nn.Hardtanh(-0.5, 0.4), lambda x: F.hardtanh(x, -0.5, 0.4), lambda x: x.clamp(-0.5, 0.4)),
-    "Hardsigmoid": (nn.Hardsigmoid, F.hardsigmoid, lambda x: (x + 3).clamp(0, 6) / 6),
-    "Tanh": (nn.Tanh, F.tanh, lambda x: x.tanh()),
-    "Softsign": (nn.Softsign, F.softsign, lambda x: x / (1 + x.abs())),
-    "GELU": (nn.GELU, F.gelu, lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),
-    "SiLU": (nn.SiLU, F.silu, lambda x: x * torch.sigmoid(x)),
-    "Hardswish": (nn.Hardswish, F.hardswish, lambda x: x * (x + 3).clamp(0, 6) / 6),
-    "Sigmoid": (nn.Sigmoid, torch.sigmoid, lambda x: 1 / (1 + (-x).exp())),
-    "Softplus": (nn.Softplus, F.softplus, lambda x: (1 + x.exp()).log()),
-    "Threshold": (
-        lambda: nn.Threshold(0.1, 0.0),
-        lambda x: F.threshold(x, 0.1, 0.0),
-        lambda x: torch.where(x > 0.1, x, 0.0),
-    ),
-}
-SIGN_KEEPING = ("LeakyReLU", "PReLU", "RReLU", "ELU", "Hardtanh", "Tanh", "Softsign")
-CASES = [(name, form) for name in FORMS for form in ("module", "function", "inline")]
-RULED: dict[str, Any] = {
-    "guided_backprop": GuidedBackprop(),
-    "deconvnet": GuidedBackprop(deconvnet=True),
-    "guided_gradcam": GuidedGradCAM(),
-    **{f"lrp_{rule}": LRP(rule, epsilon=1e-9) for rule in ("epsilon", "zplus", "alphabeta", "gamma", "composite")},
-    "deeplift": DeepLIFT(),
-    "mwp": ExcitationBackprop(),
-    "cmwp": ExcitationBackprop(contrastive=True),
-    "cnn_fixations": CNNFixations(sigma=2.0),
-    "integrated_gradients": IntegratedGradients(steps=128),
-    "fullgrad": FullGrad(),
-}
-LRPS = {name for name in RULED if name.startswith("lrp")}
-RELUS = {"guided_backprop", "deconvnet", "guided_gradcam", "mwp", "cmwp", "cnn_fixations", *LRPS}
-
-
-def activation(name: str, form: str) -> nn.Module:
-    module, function, inline = FORMS[name]
-    return module() if form == "module" else Call(function if form == "function" else inline)
-
-
-def small(make: Callable[[], nn.Module], *, bias: bool = True) -> nn.Sequential:
-    torch.manual_seed(3)
-    layers = [nn.Conv2d(3, 8, 3, 2, 1, bias=bias), nn.Conv2d(8, 16, 3, 2, 1, bias=bias), nn.Linear(16, 5, bias=bias)]
-    first, second, last = layers
-    return nn.Sequential(first, make(), second, make(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last).eval()
-
-
-def network(module: nn.Module, layer: str = "3") -> Network:
-    return Network("small", module, layer, "own", "", Preprocess(size=SIDE))
-
-
-def maps(method: Any, module: nn.Module, images: Tensor, layer: str = "3") -> Tensor:
-    with torch.no_grad():
-        forward = forward_pass(module, images, layer, gradients=True)
-        return method(forward, torch.tensor([1, 2]))
-
-
-def images() -> Tensor:
-    return torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
-
-
-def accepted(name: str, form: str) -> set[str]:
-    """The methods of `RULED` that follow an activation."""
-    chosen = {"deeplift", "integrated_gradients", "fullgrad"}
-    if name in ("ReLU", "ReLU6"):
-        return chosen | RELUS
-    if form == "inline" and name in ("LeakyReLU", "ELU", "Threshold"):  # a choice by comparison
-        return {"fullgrad"}
-    if name == "Threshold":
-        return {"deeplift", "fullgrad"}
-    if form == "inline" and name == "Softsign":  # a quotient of two values
-        return {"integrated_gradients", "fullgrad"}
-    if form == "inline" and name in ("PReLU", "Hardsigmoid"):  # made of ReLUs, of ReLU6
-        return chosen | RELUS - {"cnn_fixations"}
-    return chosen | (LRPS if name in SIGN_KEEPING else set())
-
-
-@pytest.mark.parametrize(("name", "form"), CASES, ids=[f"{name}-{form}" for name, form in CASES])
-def test_what_is_accepted_is_right_and_the_rest_is_refused_for_its_operations(name: str, form: str) -> None:
-    module = small(lambda: activation(name, form))
-    reasons = {method: refusal(made, network(module)) for method, made in RULED.items()}
-    assert {method for method, reason in reasons.items() if not reason} == accepted(name, form)
-    assert all("no rule for" in reason for reason in reasons.values() if reason)
-    x, relu = images(), small(nn.ReLU)
-    if form != "inline":
-        relu = small(lambda: activation(name, "module"))
-    with torch.no_grad():
-        logits, reference = (module(t)[[0, 1], [1, 2]] for t in (x, torch.zeros_like(x)))
-    for method in {"deeplift", "integrated_gradients"} & accepted(name, form):
-        found = maps(RULED[method], module, x).sum((1, 2))
-        torch.testing.assert_close(found, logits - reference, atol=3e-5, rtol=2e-2 if "int" in method else 1e-3)
-    if "fullgrad" in accepted(name, form):
-        of_input, of_maps, rest = full_gradients(module, x, torch.tensor([1, 2]))
-        total = sum((part.flatten(1).sum(1) for part in (of_input, *of_maps, *rest)), torch.zeros(2))
-        torch.testing.assert_close(total, logits, atol=1e-5, rtol=1e-4)
-    if name in ("ReLU", "ReLU6"):  # values below 6: the same network
-        for method in RELUS:
-            torch.testing.assert_close(
-                maps(RULED[method], module, x), maps(RULED[method], relu, x), atol=1e-6, rtol=1e-4
-            )
-
-
-@pytest.mark.parametrize("name", ["ReLU", "ReLU6", *SIGN_KEEPING])
-@pytest.mark.parametrize("form", ["module", "function", "inline"])
-def test_relevance_is_conserved_without_biases_where_units_are_saturated(name: str, form: str) -> None:
-    seen: list[Tensor] = []
-    module = small(lambda: nn.Sequential(Call(lambda x: 9 * x), activation(name, form)), bias=False)
-    module[1].register_forward_hook(lambda _module, _args, out: seen.append(out.detach()))
-    x, able = images(), LRPS & accepted(name, form)
-    with torch.no_grad():
-        logits = module(x)[[0, 1], [1, 2]]
-    top = {"ReLU6": 6, "Hardtanh": 0.4, "Tanh": 0.99, "Softsign": 0.9}
-    assert (seen[0] >= top.get(name, 6)).float().mean() > 0.02
-    for method in able:
-        torch.testing.assert_close(maps(RULED[method], module, x).sum((1, 2)), logits, atol=1e-6, rtol=1e-3)
-    if "mwp" in accepted(name, form):
-        torch.testing.assert_close(maps(RULED["mwp"], module, x, "1").sum((1, 2)), torch.ones(2), atol=1e-4, rtol=0)
-
-
-RELU_FORMS: dict[str, Function] = {
-    "clip": lambda x: x.clip(0),
-    "clamp_min": lambda x: torch.clamp_min(x, 0.0),
-    "maximum": lambda x: torch.maximum(torch.zeros(()), x),
-    "max": lambda x: torch.max(x, torch.zeros_like(x)),
-    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
-    "hardtanh": lambda x: F.hardtanh(x, 0.0, float("inf")),
-    "leaky": lambda x: F.leaky_relu(x, 0.0),
-    "in_place": lambda x: x.relu_(),
-    "clamp_": lambda x: x.clamp_(min=0),
-    "threshold_": lambda x: F.threshold(x, 0.0, 0.0, inplace=True),
-}
-
-
-def statement(x: Tensor) -> Tensor:
-    """A rectifier in place whose return value nobody reads."""
-    F.relu(x, inplace=True)
-    return x
-
-
-@pytest.mark.parametrize("form", [*RELU_FORMS, "statement"])
-def test_a_relu_is_a_relu_however_it_is_written(form: str) -> None:
-    module, x = small(lambda: Call(RELU_FORMS.get(form, statement))), images()
-    for method in RELUS | {"deeplift"}:
-        assert refusal(RULED[method], network(module)) == ""
-        expected = maps(RULED[method], small(nn.ReLU), x)
-        torch.testing.assert_close(maps(RULED[method], module, x), expected, atol=1e-6, rtol=1e-4)
-
-
-class OwnSwish(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        s = torch.sigmoid(x)
-        return grad * (s + x * s * (1 - s))
-
-
-RAMP = torch.linspace(0, 1, SIDE * SIDE).view(1, 1, SIDE, SIDE)
-OPAQUE: dict[str, tuple[Function, str]] = {
-    "mask": (lambda x: x * (x > 0), "mul of truth values"),
-    "half_of_the_sum": (lambda x: (x + x.abs()) / 2, "abs"),
-    "function_of_its_own": (OwnSwish.apply, "OwnSwish"),
-    "dropout": (lambda x: F.dropout(x, 0.5), "dropout that is on in evaluation"),
-    "item": (lambda x: x / x.detach().abs().max().item(), "item"),
-    "numpy": (lambda x: x + torch.from_numpy(x.detach().numpy()), "numpy"),
-    "assignment": (lambda x: x.index_put((x < 0,), torch.zeros(())), "index_put"),
-    "softmax": (lambda x: x.softmax(1) * x, "softmax"),
-    "top": (lambda x: x.sort(1).values, "sort"),
-    "layer_norm": (lambda x: F.group_norm(F.silu(x), 2), "silu"),
-    "detach": (lambda x: F.relu(x) + x.detach(), "detach"),
-    "grid": (
-        lambda x: F.grid_sample(RAMP.expand(*x.shape[:2], -1, -1), x[:, :2].permute(0, 2, 3, 1), align_corners=False),
-        "grid_sample by the image's values",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", OPAQUE)
-def test_what_has_no_rule_is_named_and_refused(kind: str) -> None:
-    function, word = OPAQUE[kind]
-    found = network(small(lambda: Call(function)))
-    assert word in refusal(RULED["lrp_epsilon"], found)
-    for method in RELUS:
-        assert refusal(RULED[method], found)
-    assert refusal(GradCAM(), found) == ""
-
-
-def test_what_torch_does_not_show_is_refused() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scripting is on its way out
-        scripted = torch.jit.script(nn.Sequential(nn.SiLU()))
-    module = small(nn.ReLU)
-    module[1] = scripted
-    assert "an operation that torch does not show" in refusal(DeepLIFT(), network(module))
-    assert refusal(GradCAM(), network(module)) == ""
 
 
 class Shortcut(nn.Module):
@@ -480,6 +254,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", REFUSED)
 def test_run_explain_compare_and_explainer_say_the_same(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,8 @@ from eigencam.networks.dual_cross import ConvTransBlock, DualCrossCurrent, SCBlo
 from eigencam.networks.network import Network, Preprocess
 from eigencam.running.maps import compute_maps
 
+pytestmark = pytest.mark.full
+
 COUNT, NAMES = 52_676_208, "f9bd829bfa5e7da9"
 """Parameters of the authors' network, and a checksum of the names and shapes of its state."""
 

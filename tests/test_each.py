@@ -116,6 +116,7 @@ class Together:
         return {}
 
 
+@pytest.mark.full
 def test_an_evaluator_may_ask_for_all_maps_of_a_picture_at_once(tmp_path: Path) -> None:
     own = ["method=[gradcam]", "evaluator=[localization]", "+evaluator.together={_target_: test_each.Together}"]
     job = run(config(tmp_path / "each", *own))
@@ -153,6 +154,7 @@ class Asking:
         return {}
 
 
+@pytest.mark.full
 def test_an_evaluator_that_asks_the_network_knows_truths_and_shares_work_between_methods(tmp_path: Path) -> None:
     own = ["method=[gradcam,random]", "evaluator=[]", "+evaluator.asking={_target_: test_each.Asking}"]
     job = run(config(tmp_path, *own))
@@ -163,6 +165,7 @@ def test_an_evaluator_that_asks_the_network_knows_truths_and_shares_work_between
         assert sorted(set(rows["number"])) == [1, 2]  # of two batches, the same for both methods
 
 
+@pytest.mark.full
 def test_a_picture_without_objects_has_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Scenes.truth
 
@@ -187,6 +190,7 @@ def test_another_class_space_is_refused(tmp_path: Path) -> None:
         run(config(tmp_path, "model.classes=imagenet", "method=[gradcam]"))
 
 
+@pytest.mark.full
 def test_only_objects_of_the_row_s_class_are_sought_where_the_dataset_seeks_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +207,7 @@ def test_only_objects_of_the_row_s_class_are_sought_where_the_dataset_seeks_any(
 MEASURES = "localization,localization_fong_range,maxboxacc_v2,pointing,energy,segmentation,foreground,pxap,average_drop"
 
 
+@pytest.mark.full
 def test_the_rows_of_an_image_count_as_one(tmp_path: Path) -> None:
     job = run(config(tmp_path, "dataset.count=36", "method=[gradcam]", f"evaluator=[{MEASURES}]"))
     compared = 0

@@ -18,6 +18,8 @@ from eigencam.networks.network import Network, load_network
 from eigencam.running.maps import compute_maps
 from eigencam.store.build import instantiate
 
+pytestmark = pytest.mark.full
+
 NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ in numbers alone
     "alexnet": (),
     "alexnet_bvlc": (),

@@ -231,12 +231,14 @@ def masses(folder: Path, *overrides: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.full
 def test_planted_evidence_through_the_run_loop(tmp_path: Path) -> None:
     found = masses(tmp_path, "model=planted", "dataset=planted", "evaluator=[evidence]")
     assert found["hirescam"] == pytest.approx(found["gradcam"])  # of one linear layer behind averages
     assert found["gradcam"] > 0.5 > 0.2 > found["eigencam"]
 
 
+@pytest.mark.full
 def test_grid_pointing_where_outputs_are_wired_to_cells(tmp_path: Path) -> None:
     """Gradients are 0 outside the cell, but Grad-CAM's weights, their means, are applied to all cells."""
     wired = ["model=scenes_vgg_cells", "dataset=scenes_grid_cells", "model.preprocess.size=96"]

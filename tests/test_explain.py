@@ -41,6 +41,7 @@ def made(folder: str = "explained") -> set[str]:
     return {path.name for path in Path(folder).iterdir()}
 
 
+@pytest.mark.full
 def test_a_persons_own_pictures(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam"]
     assert explain(photo, *options, "--class", "2", "model.preprocess.size=96") == 0
@@ -58,6 +59,7 @@ def test_a_datasets_pictures(photo: str) -> None:
     assert [spread(n, 3) for n in (0, 2, 6)] == [[], [0, 1], [1, 3, 5]]
 
 
+@pytest.mark.full
 def test_weights_of_a_file(photo: str) -> None:
     file = weight_file("eigencam:scenes_vgg.safetensors")
     shown = []
@@ -67,6 +69,7 @@ def test_weights_of_a_file(photo: str) -> None:
     assert shown[0] == shown[1] == shown[3] != shown[2]
 
 
+@pytest.mark.full
 def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
     Path("explain_own.py").write_text(OWN)
     Path("explain_norm.py").write_text("def explain_norm(f, targets):\n    return f.activations().square().sum(1)\n")
@@ -83,6 +86,7 @@ def test_a_network_and_a_method_of_ones_own(photo: str) -> None:
 NAMES = ("a=1.png", "-dash.png", "two words.png", "dots.v2.jpeg", "ümlaut.png")
 
 
+@pytest.mark.full
 def test_files_of_any_name_and_a_folder(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("photos").mkdir()
     Path("photos/broken.png").write_text("no image")
@@ -99,6 +103,7 @@ def test_files_of_any_name_and_a_folder(photo: str, capsys: pytest.CaptureFixtur
     assert "left out: photos/broken.png" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_class_by_its_name_and_an_upright_image(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     exif = Image.Exif()
     exif[274] = 6
@@ -114,6 +119,7 @@ def test_a_class_by_its_name_and_an_upright_image(photo: str, capsys: pytest.Cap
     assert sizes == [(200, 100), (100, 200)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("network", "target", "label"),
     [("faster_rcnn", "box:0", "box_0"), ("ssd", "box:1", "box_1"), ("deeplab", "segment:3", "segment_3")],

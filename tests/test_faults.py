@@ -107,11 +107,13 @@ def test_a_method_that_raises_is_named_and_costs_its_own_result(
     assert len(rows) == 4  # the batch before
 
 
+@pytest.mark.full
 def test_a_method_that_raises_at_once_stops_nothing_else(mine: Path, tmp_path: Path, undisturbed: Any) -> None:
     failing(tmp_path / "r", "+method.boom={_target_: raising.Method, passes: 0}")
     assert undisturbed == tables(tmp_path / "r")
 
 
+@pytest.mark.full
 def test_maps_made_from_what_a_method_spoilt_are_made_again(mine: Path, tmp_path: Path) -> None:
     methods = ["method=[eigencam]", "+method.boom={_target_: raising.Method, passes: 1, how: in place}"]
     text = failing(tmp_path / "r", *methods, "+method.later={_target_: eigencam.methods.cam.CAM}")
@@ -121,6 +123,7 @@ def test_maps_made_from_what_a_method_spoilt_are_made_again(mine: Path, tmp_path
     assert len(tables(tmp_path / "r")) == 2
 
 
+@pytest.mark.full
 def test_where_one_method_alone_runs_out_of_memory_the_others_finish(
     mine: Path, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
@@ -148,6 +151,7 @@ def test_an_evaluator_that_raises_is_named_and_costs_its_own_results(
     assert len(errors(root)) == 2
 
 
+@pytest.mark.full
 def test_a_fault_of_the_shared_pass_keeps_the_batches_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_fault_of_the_shared_pass_keeps_the_batches_before(
     assert not errors(tmp_path)
 
 
+@pytest.mark.full
 def test_results_without_any_image_that_can_be_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +220,7 @@ def test_only_regular_files_are_images_and_maps(tmp_path: Path) -> None:
         read_map(tmp_path / "pipe.npy")
 
 
+@pytest.mark.full
 def test_output_that_nobody_reads_stops_nothing_and_the_status_says_what_failed(mine: Path, tmp_path: Path) -> None:
     configs = tmp_path / "configs" / "method"
     configs.mkdir(parents=True)

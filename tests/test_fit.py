@@ -281,6 +281,7 @@ def test_weights_are_made_once_and_found_by_the_networks_name(tmp_path: Path, ki
             prepare_run(run_config(tmp_path, f"method=[{kind}]"))
 
 
+@pytest.mark.full
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted.read(fit(config(tmp_path / "whole", "fit.epochs=2", "fit.lr=0.1"), say=quiet))
     steps, original = 0, LCAMFit.terms
@@ -308,6 +309,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
     assert again.about == whole.about
 
 
+@pytest.mark.full
 def test_the_network_and_the_global_generator_are_left_as_they_were(tmp_path: Path) -> None:
     job = prepare(config(tmp_path, "fit=lcam_img", "fit.epochs=1", "dataset.count=4"))
     before = {name: tensor.clone() for name, tensor in job.network.module.state_dict().items()}
@@ -318,6 +320,7 @@ def test_the_network_and_the_global_generator_are_left_as_they_were(tmp_path: Pa
     assert all(p.grad is None for p in job.network.module.parameters())
 
 
+@pytest.mark.full
 def test_pictures_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Scenes.image
 
@@ -353,6 +356,7 @@ def test_all_faults_are_told_at_once_and_test_pictures_are_refused(tmp_path: Pat
             prepare(config(tmp_path, *wrong))
 
 
+@pytest.mark.full
 def test_the_command_refuses_in_one_piece(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eigencam", "fit", f"paths.results={tmp_path}", "fit=nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,6 +14,8 @@ from eigencam.fitting.job import prepare
 from eigencam.networks.network import load_network
 from eigencam.running.prepare import prepare as prepare_run
 
+pytestmark = pytest.mark.full
+
 CAM_LOSS = ["fit=cam_loss"]
 
 

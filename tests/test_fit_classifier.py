@@ -28,6 +28,8 @@ from eigencam.networks.network import load_network
 from eigencam.running.prepare import prepare as prepare_run
 from eigencam.running.run import run
 
+pytestmark = pytest.mark.full
+
 KINDS = ("cat", "dog", "sheep")
 CAT, DOG, SHEEP = (CLASSES.index(name) for name in KINDS)
 

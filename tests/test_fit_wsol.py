@@ -21,6 +21,8 @@ from eigencam.networks.wsol import WSOLVGG16, WSOLInceptionV3, wsol_resnet50
 from eigencam.passes.forward import forward_pass
 from eigencam.running.run import run
 
+pytestmark = pytest.mark.full
+
 WSOL = ["fit=wsol", "fit.validation.count=6"]
 METHODS = ("cam", "has", "cutmix", "adl")
 

@@ -140,9 +140,9 @@ def test_average_precision_is_faster_than_scikit_learns() -> None:
         assert callable(work)
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             work()
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return min(times)
 
     assert seconds(lambda: two_channel_ap(scaled, wanted)) < seconds(lambda: average_precision_score(hot, values)) / 2

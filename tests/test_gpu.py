@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,74 +13,29 @@ import pytest
 import torch
 from golden_evaluators import _few as few_of_evaluator
 from golden_evaluators import samples
-from golden_methods import ELSEWHERE, FEW, FITTED, LABELS, SIZE, inputs, nodes, originals
+from golden_methods import LABELS, inputs, nodes
+from method_trials import METHODS, TYPES, home, maps, method, network
 from pretend_gpu import Ledger, MixedDevicesError, pretend_gpu
 from torch import Tensor
 
 from eigencam.evaluation.base import asks_network
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.methods.base import Method
 from eigencam.methods.eigencam import ROUNDING, squared
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.support import refusal
-from eigencam.networks.network import Network, load_network
+from eigencam.networks.network import Network
 from eigencam.passes.answers import answer_states
-from eigencam.running.maps import Maps, compute_maps
+from eigencam.running.maps import compute_maps
 from eigencam.running.probe import BatchProbe
 from eigencam.store.build import find, instantiate
 from eigencam.transfer import to_device, to_host
 
+pytestmark = pytest.mark.full
+
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
-TYPES = ("scenes_resnet", "scenes_vgg", "scenes_vit", "scenes_vig")
+TWO, EIGHT = (0, 1), (0, 1) * 4
 ON_EVERY_TYPE = ("eigencam", "gradcam", "layercam", "gradient", "scorecam")
-METHODS = [name for name in nodes("method") if name != "files"]
 ASKING = [name for name, node in nodes("evaluator").items() if hasattr(find(node["_target_"]), "rows")]
-
-
-@lru_cache(maxsize=8)
-def network(name: str, device: str) -> Network:
-    """A packaged network, float32; for `cuda` within `pretend_gpu`."""
-    node = nodes("model")[name]
-    if not name.endswith(("vit", "vig")):
-        node["preprocess"]["size"] = SIZE
-    made = load_network(node, device=device)
-    made.examined()  # so that no method's count has what is done once
-    return made
-
-
-@lru_cache(maxsize=128)
-def method(option: str) -> Method:
-    node = nodes("method")[option]
-    few = {key: FEW.get(key, value) for key, value in node.items()}
-    if hasattr(find(node["_target_"]), "channels"):
-        few["channels"] = FEW["channels"]
-    if option in FITTED:
-        few["file"] = f"eigencam:{option}-scenes_resnet.safetensors"
-    return instantiate(few)
-
-
-def home(option: str) -> str:
-    """The network that a method is tried on; half of those that run anywhere on each of two."""
-    if option in FITTED:
-        return "scenes_resnet"
-    return ELSEWHERE.get(option) or TYPES[METHODS.index(option) % 2]
-
-
-def maps(used: Network, option: str, count: int) -> Maps:
-    """The maps of the two images, over and over."""
-    found = compute_maps(
-        used,
-        {"m": method(option)},
-        inputs(used.preprocess.shape[0]).repeat(count // 2, 1, 1, 1),
-        labels=list(LABELS[used.name]) * (count // 2),
-        ids=[str(n) for n in range(count)],
-        original=lambda n: originals()[n % 2],
-        regions=[(0.0, 0.0, 100.0, 80.0)] * count,
-        population=(2, lambda k: inputs(used.preprocess.shape[0])[k].numpy()),
-        chunk=10**6,
-    )
-    found.arrived()
-    return found
 
 
 @contextmanager
@@ -122,15 +76,15 @@ def told(ledger: Ledger, few: Mapping[str, int], many: Mapping[str, int]) -> lis
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")  # Captum's
 def test_every_method(option: str) -> None:
     name = home(option)
-    expected = maps(network(name, "cpu"), option, 8)
+    expected = maps(network(name, "cpu"), option, EIGHT)
     few, many = dict[str, int](), dict[str, int]()
     with pretend_gpu() as ledger:
         used = network(name, "cuda")
         assert not refusal(method(option), used)
         with counted(ledger, few):  # what is brought over once is among it
-            maps(used, option, 2)
+            maps(used, option, TWO)
         with counted(ledger, many):
-            found = maps(used, option, 8)
+            found = maps(used, option, EIGHT)
     for one, other in zip(found.maps.values(), expected.maps.values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
     for one, other in zip(found.boxes.get("m", []), expected.boxes.get("m", []), strict=True):
@@ -143,13 +97,13 @@ def test_every_method(option: str) -> None:
 def test_every_type_of_network(name: str) -> None:
     on_cpu = network(name, "cpu")
     options = [option for option in ON_EVERY_TYPE if not refusal(method(option), on_cpu)]
-    expected = {option: maps(on_cpu, option, 2).maps["m"] for option in options}
+    expected = {option: maps(on_cpu, option, TWO).maps["m"] for option in options}
     with pretend_gpu():
         used = network(name, "cuda")
         assert used.layer == on_cpu.layer
         assert [option for option in ON_EVERY_TYPE if not refusal(method(option), used)] == options
         for option in options:
-            found = maps(used, option, 2).maps["m"]
+            found = maps(used, option, TWO).maps["m"]
             np.testing.assert_allclose(found, expected[option], rtol=1e-4, atol=1e-5 * np.abs(found).max())
 
 
@@ -198,13 +152,13 @@ def test_every_evaluator_that_asks_the_network(option: str) -> None:
 @pytest.mark.parametrize("option", METHODS)
 def test_every_method_on_a_gpu_that_is_there(option: str) -> None:
     """Maps as on the CPU, and no more waits than the table says; a synchronisation is a warning of torch's."""
-    expected, used = maps(network(home(option), "cpu"), option, 8), network(home(option), "cuda:0")
-    maps(used, option, 8)
+    expected, used = maps(network(home(option), "cpu"), option, EIGHT), network(home(option), "cuda:0")
+    maps(used, option, EIGHT)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            found = maps(used, option, 8)
+            found = maps(used, option, EIGHT)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(found.maps.values(), expected.maps.values(), strict=True):

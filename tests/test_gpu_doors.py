@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from method_trials import network
 from PIL import Image
 from pretend_gpu import pretend_gpu
 from runs import config
-from test_gpu import network
 from torch import Tensor
 
 import eigencam.running.run
@@ -27,6 +27,8 @@ from eigencam.passes.forward import Forward
 from eigencam.running.maps import Maps, compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.run import run
+
+pytestmark = pytest.mark.full
 
 MAPS = "[localization,maxboxacc,pxap,pointing,energy,segmentation,proposals,foreground]"
 SMALL = ["dataset.count=12", "batch_size=4", "timing=false", "method=[gradcam,gradcampp,random]"]

@@ -181,6 +181,7 @@ def config(results: Path, head: str, *overrides: str) -> DictConfig:
         return compose("run", [*fixed, f"model.head={head}", f"paths.results={results}/runs", *overrides])
 
 
+@pytest.mark.full
 def test_a_run_says_on_how_many_of_its_pictures_the_head_was_fitted(tmp_path: Path) -> None:
     ids = (*Scenes(4, split="test").ids[:3], "elsewhere")
     lines: list[str] = []

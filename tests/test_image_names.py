@@ -11,7 +11,7 @@ from typing import Any
 import dataset_files as files
 import pytest
 from hydra import compose, initialize_config_module
-from test_score import voc
+from scored_files import voc
 
 from eigencam.datasets.coco import Coco
 from eigencam.datasets.cub import read_cub
@@ -123,6 +123,7 @@ def coco_of(root: Path, names: Sequence[str]) -> Path:
     return root
 
 
+@pytest.mark.full
 def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
     names = ["p/1.jpg", "q/1.jpg", "q/1.v2.jpg"]
     root = coco_of(tmp_path / "coco", names)

@@ -20,6 +20,8 @@ from judge_metrics import main
 from metrics_page import verdict
 from rank_agreement import halves, mean_defined, resampled, tau, values_of
 
+pytestmark = pytest.mark.full
+
 
 def scipys(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     found: Any = kendalltau(a, b)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -36,36 +35,3 @@ def test_a_folder_imported_under_the_wrong_name_says_the_right_one(name: str) ->
     assert spec.loader
     with pytest.raises(ImportError, match=f"eigencam.{name}"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("eigencam.commands.main", "eigencam.commands.score", "eigencam.commands.table", "eigencam.commands.status"),
-        *("eigencam.commands.summarize", "eigencam.commands.merge", "eigencam.commands.prune"),
-        *("eigencam.commands.verify", "eigencam.commands.card", "eigencam.reporting.data", "eigencam.store.merge"),
-        *("eigencam.commands.reproduce", "eigencam.reporting.stated", "eigencam.commands.published"),
-    ],
-)
-def test_what_needs_no_network_imports_no_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_every_packaged_evaluator_is_rebuilt_without_torch() -> None:
-    code = """
-import sys
-from eigencam.store.identity import describe
-from eigencam.store.trust import _ours, rebuilt
-
-arguments = {"LabelRandomization": {"weights": "x"}, "Adversarial": {"attack": {"_target_": _ours("evaluator")["PGD"]}}}
-for name, target in _ours("evaluator").items():
-    given = arguments.get(name, {})
-    described = describe({"_target_": target, **{k: v for k, v in given.items() if k != "attack"}})
-    if "attack" in given:
-        described["parameters"] = {"attack": {"object": describe(given["attack"])}}
-    rebuilt(described, "evaluator")
-    assert "torch" not in sys.modules, name
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

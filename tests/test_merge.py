@@ -45,6 +45,7 @@ def some(root: Path, first: int, last: int, of: int = 6, iou: float = 0.6, host:
     return made
 
 
+@pytest.mark.full
 def test_shards_of_machines_without_a_common_disk_give_the_bytes_of_one_run(tmp_path: Path) -> None:
     run(config(tmp_path / "whole", *SMALL))
     sources = []
@@ -183,6 +184,7 @@ def test_a_folder_without_results_is_named(tmp_path: Path, capsys: pytest.Captur
     assert f"{tmp_path / 'empty'}: no results there" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_without_locks_each_process_writes_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(config(tmp_path / "whole", *SMALL))
 

@@ -189,6 +189,7 @@ def test_caffe_layouts_differ_from_torchvisions_where_the_papers_networks_do() -
     assert sum(p.numel() for p in alexnet.parameters()) == 60_965_224
 
 
+@pytest.mark.full
 @needs_shared
 @pytest.mark.parametrize(
     ("name", "expected"), [("googlenet_bvlc", 0.7), ("mobilenet_v2_tf", 0.65), ("squeezenet1_1_local", 0.5)]

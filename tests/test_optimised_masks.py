@@ -267,6 +267,7 @@ def test_a_sum_over_all_classes_cannot_fall_so_nothing_is_deleted() -> None:
     assert found.abs().max() < 1e-3
 
 
+@pytest.mark.full
 def test_on_scenes_it_deletes_and_keeps_better_than_the_same_mask_elsewhere(
     scenes: tuple[Forward, Tensor],
 ) -> None:
@@ -351,6 +352,7 @@ def test_shifts_depend_on_the_seed_and_the_place_alone() -> None:
     assert not torch.equal(found[0], found[2])
 
 
+@pytest.mark.full
 def test_they_run_on_any_network() -> None:
     for name in ("scenes_vit", "scenes_vig"):
         net = random_network(name)

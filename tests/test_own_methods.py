@@ -68,6 +68,7 @@ def test_parameters_and_source_of_a_users_method_are_identity(
     assert again(2.0) == 3
 
 
+@pytest.mark.full
 def test_a_network_of_ones_own_with_numbered_layers(mine: Path, tmp_path: Path) -> None:
     mine.write_text(
         "from torch import nn\n\n\ndef build(width=8):\n"
@@ -88,12 +89,14 @@ def test_a_function_that_is_the_method_is_told_to_be_partial(mine: Path, tmp_pat
         run(config(tmp_path, "method=[]", "+method.f={_target_: my_module.function}"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("others", ["[eigencam]", "[eigencam,gradcam]"])
 def test_a_method_that_changes_what_all_share_is_found_out(mine: Path, tmp_path: Path, others: str) -> None:
     with pytest.raises(ValueError, match="method inplace changes in place what all methods share"):
         run(config(tmp_path, f"method={others}", "+method.inplace={_target_: my_module.InPlace}"))
 
 
+@pytest.mark.full
 def test_a_method_that_returns_something_else_than_maps_is_named(mine: Path, tmp_path: Path) -> None:
     mine.write_text("import torch\n\ndef wrong(forward, targets):\n    return torch.zeros(1, 2)\n")
     with pytest.raises(ValueError, match=r"method wrong returned \(1, 2\); needed: a tensor \(8, h, w\)"):

@@ -152,6 +152,7 @@ def test_boxes_of_a_column_and_what_is_wrong_with_them(hub: Path) -> None:
         read_parquet(hub, boxes="objects.bbox")
 
 
+@pytest.mark.full
 @needs_shared
 def test_real_images_give_the_truth_of_the_loose_files(tmp_path: Path) -> None:
     loose = Ilsvrc(Path(SHARED) / "realdata", count=40)

@@ -219,6 +219,7 @@ def balanced(text: str) -> bool:
     )
 
 
+@pytest.mark.full
 def test_latex_is_whole_whatever_the_names_are(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = ("--results", str(sweep))
     texts = {

@@ -221,6 +221,7 @@ def test_the_list_is_part_of_the_identity(tmp_path: Path) -> None:
         Pointing(difficult=str(tmp_path / "none")).sources(Few())  # type: ignore[arg-type]
 
 
+@pytest.mark.full
 def test_a_run_with_a_list_has_both_and_its_rows_need_the_file_no_more(tmp_path: Path) -> None:
     base = ["dataset.count=5", "workers=0", "device=cpu", "target=each", f"paths.results={tmp_path / 'runs'}"]
     chosen = ["method=[gradcam]", "evaluator=[pointing]", f"evaluator.pointing.difficult={tmp_path / 'list'}"]

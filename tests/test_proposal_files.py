@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.io import savemat
-from test_score import voc
+from scored_files import voc
 
 from eigencam.commands.main import main
 from eigencam.evaluation.proposal_files import read_mat, read_txt

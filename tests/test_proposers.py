@@ -302,6 +302,7 @@ def test_faults_are_named(make: object, word: str) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.full
 def test_maps_and_boxes_stand_in_one_table(tmp_path: Path) -> None:
     overrides = [
         "experiment=proposals_scenes",

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -228,11 +227,3 @@ def test_every_row_says_what_must_be_read(capsys: pytest.CaptureFixture[str]) ->
     for wrong in (["--paper", "nobody"], ["--rows", "0"], ["--rows", "5-2"], ["--rows", "x"]):
         with pytest.raises(SystemExit):
             made.main(wrong)
-
-
-def test_the_command_imports_no_torch() -> None:
-    code = (
-        "import sys; from eigencam.commands.main import main; main(['published']); "
-        "main(['table', '--paper', 'eigencam2021', '--results', 'nowhere']); sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from runs import config
-from test_score import annotated, voc
+from scored_files import annotated, voc
 
 from eigencam.datasets import reading
 from eigencam.datasets.coco import Coco

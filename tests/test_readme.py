@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ def test_the_readme_is_short_and_has_three_tasks_of_three_lines() -> None:
     assert "eigencam reproduce results/real_ilsvrc/tables.md" in README
 
 
+@pytest.mark.full
 def test_the_page_of_measured_numbers_is_made_by_its_command() -> None:
     made = subprocess.run([sys.executable, "scripts/measured.py"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert made.stdout == (ROOT / "docs/measured.md").read_text()

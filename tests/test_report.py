@@ -131,6 +131,7 @@ def test_scores_of_the_gallery_are_those_of_the_rows(page: Path, results: Path) 
         assert picture["src"].startswith("data:image/webp;base64,")
 
 
+@pytest.mark.full
 def test_names_cannot_break_out_of_the_page(results: Path, tmp_path: Path) -> None:
     evil = '</script><img src=x onerror="alert(1)">&amp;\u2028'
     copy = tmp_path / "runs"
@@ -149,6 +150,7 @@ def test_names_cannot_break_out_of_the_page(results: Path, tmp_path: Path) -> No
     assert json.loads(packed) == {"a": evil}
 
 
+@pytest.mark.full
 def test_the_budget_drops_pictures_and_says_so(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +167,7 @@ def test_the_budget_drops_pictures_and_says_so(
     assert "the page without images has" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +184,7 @@ def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
     assert main(["report", "--results", str(tmp_path / "nowhere")]) == 2
 
 
+@pytest.mark.full
 def test_datasets_that_have_moved_are_found_by_their_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = {"cub": write_cub(tmp_path / "cub"), "coco": write_coco(tmp_path / "coco")}
     runs, out = tmp_path / "runs", tmp_path / "page.html"

@@ -14,9 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from eigencam.commands.main import main
 from eigencam.running.run import run
 
-pytestmark = pytest.mark.skipif(
-    chromium.find() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
-)
+NEEDS_CHROMIUM = "no Chromium on this machine (Debian: apt-get install chromium)"
+pytestmark = [pytest.mark.full, pytest.mark.skipif(chromium.find() is None, reason=NEEDS_CHROMIUM)]
 
 
 @pytest.fixture(scope="module")

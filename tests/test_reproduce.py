@@ -33,6 +33,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.full
 def test_every_cell_of_every_format_is_the_same_again(
     tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_every_cell_of_every_format_is_the_same_again(
         assert f"{kind}: scenes test: localization: scenes_resnet/gradcam: mean_iou: {value + step:.{digits}f}" in said
 
 
+@pytest.mark.full
 def test_a_part_of_the_images_gives_no_verdict_and_says_so(
     tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from eigencam.running.run import run
 from eigencam.store.records import Result
 
 
+@pytest.mark.full
 def test_a_methods_cost_is_measured_and_shown(tmp_path: Path) -> None:
     run(config(tmp_path, "method=[eigencam,gradcam]", "evaluator=[localization]"))
     environment = json.loads(next(tmp_path.glob("*/runs/*.json")).read_text())
@@ -60,6 +61,7 @@ def test_a_second_run_computes_nothing_and_one_more_method_only_that(tmp_path: P
     assert before.items() <= tables(tmp_path).items()
 
 
+@pytest.mark.full
 def test_what_changes_a_number_is_identity_and_defaults_are_not_special(
     tmp_path: Path, passes: list[list[str]]
 ) -> None:
@@ -82,6 +84,7 @@ def test_what_changes_a_number_is_identity_and_defaults_are_not_special(
         assert passes, change
 
 
+@pytest.mark.full
 def test_batch_size_changes_no_number_beyond_rounding(tmp_path: Path) -> None:
     runs = [run(config(tmp_path / str(size), f"batch_size={size}")) for size in (1, 20)]
     for key, result in runs[0].results.items():
@@ -93,6 +96,7 @@ def test_batch_size_changes_no_number_beyond_rounding(tmp_path: Path) -> None:
                 np.testing.assert_allclose(left, right, atol=0.02)
 
 
+@pytest.mark.full
 def test_channels_last_gives_the_same_maps_but_for_rounding(tmp_path: Path) -> None:
     options = ["dataset.count=6", "method=[eigencam,cam,gradcampp]", "evaluator=[localization]"]
     runs = [run(config(tmp_path / kind, *options, f"channels_last={kind}")) for kind in ("true", "false")]
@@ -100,6 +104,7 @@ def test_channels_last_gives_the_same_maps_but_for_rounding(tmp_path: Path) -> N
         np.testing.assert_allclose(result.rows()["iou"], runs[1].results[key].rows()["iou"], atol=0.02)
 
 
+@pytest.mark.full
 def test_without_timing_no_cost_is_noted(tmp_path: Path) -> None:
     run(config(tmp_path, "dataset.count=6", "method=[cam]", "evaluator=[localization]", "timing=false"))
     environment = json.loads(next(tmp_path.glob("*/runs/*.json")).read_text())
@@ -135,6 +140,7 @@ def test_faults_are_told_all_at_once_before_anything_is_computed(tmp_path: Path)
     assert not list(tmp_path.glob("*/parts"))
 
 
+@pytest.mark.full
 def test_a_method_that_cannot_run_says_why_before_the_run_or_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"method\.cam: CAM needs global average pooling.*on_unsupported=skip"):
         run(config(tmp_path, "model=scenes_vgg"))
@@ -151,6 +157,7 @@ def test_a_method_that_cannot_run_says_why_before_the_run_or_is_left_out(tmp_pat
         run(config(tmp_path, "model.classes=null"))
 
 
+@pytest.mark.full
 def test_classes_of_another_kind_need_the_predicted_target(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"target=ground_truth: .*\(scenes\) are not those of .*\(imagenet\).*gradcam"):
         run(config(tmp_path, "model.classes=imagenet", "method=[eigencam,gradcam]"))
@@ -179,6 +186,7 @@ def ilsvrc(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.full
 def test_a_broken_picture_is_named_counted_and_left_out_or_stops_the_run(tmp_path: Path, ilsvrc: Path) -> None:
     overrides = [
         "dataset=ilsvrc",
@@ -217,6 +225,7 @@ def test_two_runs_do_not_write_the_same_result(tmp_path: Path) -> None:
     assert result.complete
 
 
+@pytest.mark.full
 def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> None:
     options = [*BASE, "dataset.count=96", "flush_s=0", "method=[eigencam,gradcam,random]"]
     run(config(tmp_path / "undisturbed", *options))
@@ -242,6 +251,7 @@ def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> 
     assert tables(tmp_path / "killed") == tables(tmp_path / "undisturbed")
 
 
+@pytest.mark.full
 def test_outputs_that_are_not_the_classes_said_are_refused_before_the_run(tmp_path: Path, ilsvrc: Path) -> None:
     with pytest.raises(ValueError, match=r"scenes_resnet has 12 outputs, ilsvrc 1000 classes"):
         run(
@@ -259,6 +269,7 @@ def test_outputs_that_are_not_the_classes_said_are_refused_before_the_run(tmp_pa
         run(config(tmp_path / "r", "model.name=a/b"))
 
 
+@pytest.mark.full
 def test_a_baseline_needs_no_class_of_the_networks(tmp_path: Path, ilsvrc: Path) -> None:
     overrides = ["dataset=ilsvrc", "dataset.count=null", f"paths.ilsvrc={ilsvrc}", "method=[center_box]"]
     assert run(config(tmp_path / "r", *overrides)).results["center_box", "localization"].complete
@@ -275,6 +286,7 @@ def test_rows_left_by_a_run_that_was_killed_while_finishing_do_not_win(tmp_path:
     assert (result.folder / "metrics.json").read_text() == expected
 
 
+@pytest.mark.full
 def test_a_left_out_method_is_tried_again_when_it_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["method=[cam]", "evaluator=[localization]", "on_unsupported=skip"]
     monkeypatch.setattr("eigencam.methods.cam.CAM.unsupported", lambda *_: "not today")
@@ -284,6 +296,7 @@ def test_a_left_out_method_is_tried_again_when_it_can_run(tmp_path: Path, monkey
     assert run(config(tmp_path, *options)).results["cam", "localization"].complete
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_loader_processes_end_with_a_killed_run(tmp_path: Path) -> None:
     options = [

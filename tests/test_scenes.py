@@ -152,6 +152,7 @@ def test_the_generator_has_not_changed() -> None:
     assert means == pytest.approx([125.2, 136.4, 90.2, 149.9], abs=0.5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["scenes_vgg", "scenes_resnet"])
 def test_networks_know_held_out_scenes(scenes: Scenes, truths: list[Truth], name: str) -> None:
     with initialize_config_module("eigencam.configs", version_base="1.3"):

@@ -52,6 +52,7 @@ def test_a_shard_that_is_none_is_refused_before_the_run(text: str, tmp_path: Pat
         run(config(tmp_path, f"shard='{text}'"))
 
 
+@pytest.mark.full
 def test_four_shards_at_a_time_one_killed_and_run_again_give_the_table_of_the_whole(tmp_path: Path) -> None:
     run(config(tmp_path / "whole"))
     shared = tmp_path / "shards"
@@ -77,6 +78,7 @@ def test_four_shards_at_a_time_one_killed_and_run_again_give_the_table_of_the_wh
         assert len(list((folder.parent / "runs").iterdir())) == 5
 
 
+@pytest.mark.full
 def test_any_shard_finishes_what_a_killed_one_left_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(config(tmp_path / "whole", "dataset.count=20"))
     said: list[str] = []
@@ -95,6 +97,7 @@ def test_any_shard_finishes_what_a_killed_one_left_unfinished(tmp_path: Path, mo
     assert tables(tmp_path / "r") == tables(tmp_path / "whole")
 
 
+@pytest.mark.full
 def test_what_another_shard_could_not_decode_is_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -117,6 +120,7 @@ def test_what_another_shard_could_not_decode_is_left_out(tmp_path: Path) -> None
     assert list(result.summary.bad_images) == ["ILSVRC2012_val_00000002"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_result_of_no_image_at_all_is_never_complete(
     shards: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +162,7 @@ def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, mon
         pd.testing.assert_frame_equal(job.results[key].rows(), result.rows())
 
 
+@pytest.mark.full
 def test_a_picture_that_alone_does_not_fit_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_self: Any, _x: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")

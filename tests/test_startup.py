@@ -14,6 +14,13 @@ from eigencam.commands.main import SUBCOMMANDS
 from eigencam.networks import lean
 
 HEAVY = ("torch._dynamo", "sympy", "scipy.stats", "numba", "matplotlib", "torchvision", "skimage")
+NO_TORCH = (
+    *("eigencam", "eigencam.reporting.data", "eigencam.reporting.stated", "eigencam.store.merge"),
+    *("eigencam.evaluation.pxap", "eigencam.commands.main"),
+    *(f"eigencam.commands.{name}" for name in ("score", "table", "status", "summarize", "merge", "prune", "verify")),
+    *(f"eigencam.commands.{name}" for name in ("card", "reproduce", "published")),
+)
+"""Modules that import neither torch nor numba."""
 
 
 def python(code: str, *arguments: str) -> None:
@@ -40,22 +47,47 @@ assert "torch._dynamo" not in sys.modules
     python(code, str(tmp_path))
 
 
-def test_commands_that_read_results_import_no_torch(tmp_path: Path) -> None:
+def test_what_needs_no_network_imports_no_torch(tmp_path: Path) -> None:
+    """Modules, the composing of a library's network, evaluators rebuilt, and commands that read results."""
     finished(tmp_path / "runs")
     finished(tmp_path / "more", target="predicted")
     code = """
 import os, sys
-from eigencam.commands.main import main
+from importlib import import_module
 
+def lean(what):
+    assert "torch" not in sys.modules, what
+
+for module in sys.argv[2:]:
+    import_module(module)
+    lean(module)
+    assert "numba" not in sys.modules, module
+
+from eigencam.configuring.compose import compose
+compose("run", ["model=timm/resnet18"])
+lean("composing")
+assert not {"timm", "torchvision"} & set(sys.modules)
+
+from eigencam.store.identity import describe
+from eigencam.store.trust import _ours, rebuilt
+arguments = {"LabelRandomization": {"weights": "x"}, "Adversarial": {"attack": {"_target_": _ours("evaluator")["PGD"]}}}
+for name, target in _ours("evaluator").items():
+    given = arguments.get(name, {})
+    described = describe({"_target_": target, **{k: v for k, v in given.items() if k != "attack"}})
+    if "attack" in given:
+        described["parameters"] = {"attack": {"object": describe(given["attack"])}}
+    rebuilt(described, "evaluator")
+    lean(name)
+
+from eigencam.commands.main import main
 os.chdir(sys.argv[1])
-asked = {"table": ["--results", "runs", "--out", "tables"], "status": ["--results", "runs"], "verify": ["runs"],
-         "card": ["runs"], "summarize": ["--results", "runs", "--all"], "prune": ["--results", "runs"],
-         "merge": ["runs", "more", "--into", "whole"], "report": ["--results", "runs", "--no-pictures"]}
-for command, arguments in asked.items():
-    assert main([command, *arguments]) == 0, command
-    assert "torch" not in sys.modules, command
+for line in ("table --results runs --out tables", "table --paper eigencam2021 --results nowhere", "published",
+             "status --results runs", "verify runs", "card runs", "summarize --results runs --all",
+             "prune --results runs", "merge runs more --into whole", "report --results runs --no-pictures"):
+    assert main(line.split()) == 0, line
+    lean(line)
 """
-    python(code, str(tmp_path))
+    python(code, str(tmp_path), *NO_TORCH)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -301,6 +301,7 @@ def test_a_network_without_some_answers(tmp_path: Path, broken_network: list[int
     assert value(by_prediction(tmp_path / "broken", long), "eigencam", "mean_iou_wrong")["n"] >= lost.sum()
 
 
+@pytest.mark.full
 def test_a_network_without_any_answer(tmp_path: Path, broken_network: list[int]) -> None:
     broken_network += range(1000)
     long = results(tmp_path, "dataset.count=3")
@@ -312,6 +313,7 @@ def test_a_network_without_any_answer(tmp_path: Path, broken_network: list[int])
     assert "not defined: the network has no usable answer" in "\n".join(n for t in tables(long) for n in t.notes)
 
 
+@pytest.mark.full
 def test_without_an_answer_there_is_no_predicted_class_and_no_map_for_it(
     tmp_path: Path, broken_network: list[int]
 ) -> None:
@@ -326,6 +328,7 @@ def test_without_an_answer_there_is_no_predicted_class_and_no_map_for_it(
         assert method == "eigencam" or set(rows["target"][lost]) == {-1}
 
 
+@pytest.mark.full
 def test_a_method_over_fewer_images_is_named_and_not_marked_as_best(tmp_path: Path) -> None:
     run(config(tmp_path, "method=[eigencam,random]", "evaluator=[localization]", "timing=false", "dataset.count=4"))
     long = collect(tmp_path)

@@ -1,9 +1,7 @@
-"""Result folders: whole or named as damaged, never run, the same wherever our modules lie."""
+"""Result folders: whole, or named as damaged and repaired."""
 
-import inspect
 import json
 import os
-import pickle
 import random
 import shutil
 import subprocess
@@ -12,34 +10,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from stored import ENVIRONMENT, IDENTITY, finished, half, plan, result, rows
+from stored import ENVIRONMENT, finished, half, plan, result, rows
 
 import eigencam.files
 from eigencam.commands.main import main
-from eigencam.commands.prune import _remove, prunable
-from eigencam.commands.summarize import again
-from eigencam.evaluation.localization import Localization
+from eigencam.commands.prune import _remove
 from eigencam.locks import HeldError, is_held, take
 from eigencam.store.bounded import read_table
-from eigencam.store.build import find
-from eigencam.store.canonical import canonical
-from eigencam.store.identity import describe
 from eigencam.store.parts import Parts
-from eigencam.store.reader import newest, read, read_all
+from eigencam.store.reader import read, read_all
 from eigencam.store.schema import CONFIG, ROWS, SUMMARY, Seal, Summary
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
 from eigencam.store.seal import DamagedError, digest, read_json, write_json
-from eigencam.store.trust import PACKAGED, Trust, UntrustedError, rebuilt
 
 
 def seen(root: Path) -> Any:
@@ -60,6 +49,7 @@ def test_a_sealed_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_json(tmp_path / "x.json") == {}
 
 
+@pytest.mark.full
 def test_every_flipped_bit_and_every_missing_end_of_a_sealed_file_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"value": 56.95000000000000001, "text": "a b"})
@@ -188,6 +178,7 @@ def test_rows_summary_and_folder_are_synced_in_this_order(tmp_path: Path, monkey
     assert renamed == ["", ROWS, f"{SUMMARY},{ROWS}"]
 
 
+@pytest.mark.full
 def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path: Path) -> None:
     made = result(tmp_path)
     (made.folder / "parts").mkdir(parents=True)
@@ -279,207 +270,6 @@ def test_prune_waits_for_a_run_and_a_run_sees_what_prune_removed(
     with pytest.raises(HeldError):
         result(tmp_path).open("a: 1\n", ENVIRONMENT)
     begun.close()
-
-
-# Identity
-
-
-def test_one_and_true_are_one_parameter_where_the_default_says_which() -> None:
-    target = "eigencam.methods.eigencam.EigenCAM"
-    flags = {name for name, p in inspect.signature(find(target)).parameters.items() if isinstance(p.default, bool)}
-    assert flags
-    for name in flags:
-        for said, meant in ((1, True), (0, False)):
-            assert describe({"_target_": target, name: said}) == describe({"_target_": target, name: meant})
-    pointing = "eigencam.evaluation.localization.Localization"
-    assert describe({"_target_": pointing, "threshold": True}) == describe({"_target_": pointing, "threshold": 1.0})
-
-
-def test_renaming_our_modules_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = []
-    for group in ("method", "evaluator"):
-        for path in sorted(Path(str(files("eigencam.configs"))).glob(f"{group}/*.yaml")):
-            nodes += [node for node in yaml.safe_load(path.read_text()).values() if "${" not in str(node)]
-    before = [canonical(describe(node)) for node in nodes]
-    assert len(before) > 60
-    for node in nodes:
-        monkeypatch.setattr(find(node["_target_"]), "__module__", "eigencam.elsewhere.of_old")
-        assert "eigencam" not in canonical(describe(node)).replace("eigencam_centered", "").replace('"eigencam:', "")
-
-
-def test_a_default_that_is_spelled_out_is_no_other_identity() -> None:
-    node = {"_target_": "eigencam.methods.eigencam.EigenCAM"}
-    assert describe(node) == describe({**node, "center": False, "sign": "sum"})
-    assert describe(node) != describe({**node, "center": True})
-    target = {"_target_": "eigencam.evaluation.localization.Localization"}
-    assert describe({**target, "threshold": 2.0}) == describe({**target, "threshold": 2})
-
-
-def test_a_higher_version_is_another_result_and_tables_show_the_newest(tmp_path: Path) -> None:
-    for version in (1, 2):
-        finished(tmp_path, evaluator={"name": "Localization", "version": version})
-    latest, superseded = newest(read_all(tmp_path))
-    assert [s.identity["evaluator"]["version"] for s in (*latest, *superseded)] == [2, 1]
-    assert [why for _, why, _ in prunable(tmp_path)] == ["superseded"]
-
-
-def test_results_of_the_old_format_are_named_and_not_read(tmp_path: Path) -> None:
-    folder = tmp_path / "scenes-net-cam-localization-0123456789"
-    folder.mkdir()
-    old = {"version": 1, "network": {"name": "net"}, "dataset": {"name": "scenes"}, "method": {}, "evaluator": {}}
-    (folder / IDENTITY_FILE).write_text(json.dumps(old))
-    (folder / SUMMARY).write_text("{}")
-    (stored,) = read_all(tmp_path)
-    assert stored.state == "old"
-    assert "format 1" in stored.old
-    assert [why for _, why, _ in prunable(tmp_path)] == ["old"]
-
-
-def test_a_summary_of_another_version_is_made_again_from_the_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = finished(tmp_path)
-    (stored,) = read_all(tmp_path, hashed=True)
-    assert not again(stored, PACKAGED)
-    monkeypatch.setattr(Localization, "summary_version", 99, raising=False)
-    assert again(stored, PACKAGED)
-    summary = made.summary
-    assert summary
-    assert summary.summary_versions["summary_version"] == 99
-    assert summary.rows == stored.summary.rows if stored.summary else False
-    assert not again(read_all(tmp_path, hashed=True)[0], PACKAGED)
-
-
-# Data, never program
-
-PAYLOADS: list[dict[str, Any]] = [
-    {"_target_": "pandas.read_pickle", "filepath_or_buffer": "payload"},
-    {"target": "pandas.read_pickle", "parameters": {"filepath_or_buffer": "payload"}},
-    {"target": "os.system", "source": "", "parameters": {"command": "touch RAN"}},
-    {
-        "library": "pandas",
-        "name": "read_pickle",
-        "library_version": "2",
-        "parameters": {"filepath_or_buffer": "payload"},
-    },
-    {
-        "name": "Localization",
-        "version": 1,
-        "parameters": {"threshold": {"_target_": "os.system", "command": "touch RAN"}},
-    },
-    {"name": "../evil", "version": 1},
-    {"name": "system", "version": 1},
-    {"target": "evil.Evaluator", "source": "0" * 64},
-    {"target": 3},
-    {"name": "Localization", "version": 1, "parameters": {"__class__": 1}},
-    {"name": "Localization", "version": "1"},
-    {},
-]
-
-
-@pytest.mark.parametrize("payload", PAYLOADS, ids=str)
-def test_nothing_that_a_result_holds_is_run(
-    tmp_path: Path, payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Payload:
-        def __reduce__(self) -> Any:
-            return os.system, ("touch RAN",)
-
-    made = finished(tmp_path / "runs", evaluator=payload)
-    (made.folder / "evil.py").write_text("open('RAN', 'w')\nclass Evaluator: pass\n")
-    (made.folder / "payload").write_bytes(pickle.dumps(Payload()))
-    monkeypatch.chdir(made.folder)
-    monkeypatch.syspath_prepend(str(made.folder))
-    (stored,) = read_all(tmp_path / "runs")
-    assert stored.state == "done"  # its stored metrics stand in every table
-    with pytest.raises(UntrustedError) as caught:
-        stored.evaluator()
-    assert "\n" not in str(caught.value)
-    assert not (made.folder / "RAN").exists()
-
-
-def test_a_person_s_code_is_built_where_this_command_trusts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_evaluator.py").write_text("class Own:\n    def __init__(self, k=1):\n        self.k = k\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    described = describe({"_target_": "own_evaluator.Own", "k": 2})
-    with pytest.raises(UntrustedError, match=r"own_evaluator\.Own is not trusted; --trust own_evaluator allows it"):
-        rebuilt(described, "evaluator")
-    (tmp_path / "configs").mkdir()
-    assert rebuilt(described, "evaluator", Trust.of(modules=["own_evaluator"])).k == 2
-    (tmp_path / "configs" / "x.yaml").write_text("trust: [own_evaluator]\n")
-    assert rebuilt(described, "evaluator", Trust.of(tmp_path / "configs")).k == 2
-    (tmp_path / "configs" / "x.yaml").write_text("own:\n  _target_: own_evaluator.Own\n")
-    assert rebuilt(described, "evaluator", Trust.of(tmp_path / "configs")).k == 2
-    with pytest.raises(UntrustedError, match="another version"):
-        rebuilt({**described, "source": "0" * 64}, "evaluator", Trust.of(modules=["own_evaluator"]))
-
-
-def test_a_stored_config_names_only_what_is_trusted_and_holds_values() -> None:
-    PACKAGED.check({"dataset": {"_target_": "eigencam.datasets.scenes.Scenes", "count": 3}}, "config.yaml")
-    for node in (
-        {"dataset": {"_target_": "pathlib.Path.write_text"}},
-        {"model": {"args": [{"_target_": "torch.load", "weights_only": False}]}},
-        {"method": {"x": {"_target_": "eigencam.store.files.write_text"}}},
-    ):
-        with pytest.raises(UntrustedError, match=r"config\.yaml: _target_=.* is not trusted"):
-            PACKAGED.check(node, "config.yaml")
-    with pytest.raises(UntrustedError, match="no interpolations"):
-        PACKAGED.check({"paths": {"results": "${oc.env:HOME}"}}, "config.yaml")
-
-
-def test_an_identity_is_refused_in_one_line_whatever_it_holds(tmp_path: Path) -> None:
-    made = finished(tmp_path)
-    rng = random.Random(0)
-    values: list[Any] = [None, 3, "x" * 100_000, [], {}, [[]] * 100, True, -1e308, {"a": {"b": {"c": []}}}]
-    for _ in range(200):
-        identity: dict[str, Any] = dict(IDENTITY)
-        for key in rng.sample(sorted(identity), rng.randint(1, 3)):
-            identity[key] = rng.choice(values)
-        write_json(made.folder / IDENTITY_FILE, identity)
-        stored = read(made.folder)
-        assert stored
-        assert stored.state in ("damaged", "old", "done")
-        assert all("\n" not in fault for fault in (*stored.faults, stored.old))
-
-
-def test_environments_differ_in_the_packages_that_took_part(tmp_path: Path) -> None:
-    made = finished(tmp_path)
-    (stored,) = read_all(tmp_path)
-    assert stored.runs[0].packages == ENVIRONMENT["packages"]
-    assert stored.updated
-    assert made.folder.name in stored.folder.name
-    assert isinstance(pd.Timestamp(stored.updated), pd.Timestamp)
-
-
-def test_parameters_tell_results_apart_whatever_they_are_called(tmp_path: Path) -> None:
-    for source in ("logits", "features"):
-        method = {"target": "my.M", "source": "0" * 64, "parameters": {"source": source, "version": 2}}
-        finished(tmp_path, method=method)
-    finished(tmp_path, dataset={**IDENTITY["dataset"], "version": "2019"})
-    finished(tmp_path, dataset={**IDENTITY["dataset"], "version": "2021"})
-    assert len(newest(read_all(tmp_path))[0]) == 4
-    assert not prunable(tmp_path)
-
-
-def test_a_folder_of_results_may_hold_the_environment(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from eigencam.store.trust import keep_out\n"
-        "keep_out(Path(sys.prefix).parent); import hydra, eigencam.evaluation.pxap"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
-
-
-def test_a_person_s_class_that_is_built_on_ours_has_the_versions_of_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "built_on_ours.py").write_text(
-        "from eigencam.methods.gradcam import GradCAM\nclass My(GradCAM):\n    pass\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    node = {"_target_": "built_on_ours.My"}
-    before = describe(node)
-    monkeypatch.setattr(find("eigencam.methods.gradcam.GradCAM"), "version", 7)
-    assert describe(node) != before
 
 
 def test_a_run_that_cannot_begin_gives_its_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def test_what_is_refused(options: dict[str, object], words: str) -> None:
         chosen(Scenes(count=12), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.full
 def test_a_run_takes_the_part_and_says_so(tmp_path: Path) -> None:
     asked = ["dataset.count=12", "limit=3", "seed=0", "method=[center_box]", "evaluator=[localization]"]
     with initialize_config_module("eigencam.configs", version_base="1.3"):

@@ -140,6 +140,7 @@ def test_a_fault_is_told_in_one_line(override: str, message: str, tmp_path: Path
     assert (done.returncode, done.stderr) == (2, f"eigencam: {message}\n")
 
 
+@pytest.mark.full
 def test_failed_jobs_run_once_more_and_one_that_fails_again_stops_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_failed_jobs_run_once_more_and_one_that_fails_again_stops_no_other(
     assert set(states(results)["state"]) == {"done"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("launcher", ["local", "joblib"])
 def test_launchers_give_the_results_of_a_plain_run(launcher: str, tmp_path: Path) -> None:
     shards = "shard=1/3,2/3,3/3" if launcher == "local" else "shard=1/1"
@@ -208,6 +210,7 @@ def test_a_killed_job_of_slurm_is_seen_in_the_queue_where_there_is_no_accounting
     assert [job.done(force_check=True) for job in jobs] == [False, False, True]
 
 
+@pytest.mark.full
 def test_a_killed_job_of_slurm_is_told_in_two_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +225,7 @@ def test_a_killed_job_of_slurm_is_told_in_two_lines(
     assert "the same command computes what is missing" in then
 
 
+@pytest.mark.full
 def test_a_failed_job_of_a_sweep_does_not_stop_the_others(tmp_path: Path) -> None:
     settings = [*SMALL, "model=scenes_vgg", "dataset.count=-1,4", f"paths.results={tmp_path}"]
     done = call("run", "-m", *settings)

@@ -280,6 +280,7 @@ def test_a_failed_job_reads_where_this_command_line_leads_alone(node: str, refus
         check_paths({**content, "paths": {"voc": "/elsewhere"}}, ["/data", "/results"], "config.yaml")
 
 
+@pytest.mark.full
 def test_the_next_run_repairs_every_file_and_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     asked = config(tmp_path, "dataset.count=4", "timing=false", "method=[center_box]", "evaluator=[localization]")
     run(asked, say=lambda _line: None)

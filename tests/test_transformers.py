@@ -77,6 +77,7 @@ def test_centred_eigencam_of_tokens_agrees_with_pytorch_grad_cam_up_to_the_sign(
     torch.testing.assert_close((both - theirs).abs().amax((2, 3)).amin(0), torch.zeros(3), atol=1e-3, rtol=0)
 
 
+@pytest.mark.full
 def test_vit_b_16_as_described() -> None:
     network = described("vit_b_16")
     nn.init.normal_(next(network.module.get_submodule("heads").parameters()), std=1.0)
@@ -93,6 +94,7 @@ def test_vit_b_16_as_described() -> None:
     assert "CAM needs global average pooling" in CAM().unsupported(network)
 
 
+@pytest.mark.full
 def test_swin_as_described_has_cam_at_its_last_norm() -> None:
     network = described("swin_t", "model.preprocess.size=128")
     pictures = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

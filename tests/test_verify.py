@@ -98,6 +98,7 @@ def test_a_person_s_evaluator_is_not_run_and_the_metrics_are_called_unverified(
     assert "metrics not recomputed: evaluator os.system is not trusted" in out
 
 
+@pytest.mark.full
 def test_a_real_result_is_verified_with_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(config(tmp_path, *SMALL))
     capsys.readouterr()

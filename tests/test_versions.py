@@ -94,6 +94,7 @@ def test_a_summary_has_versions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert versions_of(Localization)["version"] == 8
 
 
+@pytest.mark.full
 def test_reading_versions_imports_nothing() -> None:
     program = """if True:
         import sys

@@ -12,6 +12,8 @@ from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[1]
 LEVELS = (np.arange(0, 1, 0.001) * 255).astype(np.int64)
 SHARED = os.environ.get("EIGENCAM_SHARED")
