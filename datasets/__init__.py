@@ -1,4 +1,4 @@
-"""What is evaluated on: images with their labels, boxes and masks. Imported as `eigencam.datasets`."""
+"""The datasets to evaluate on: images with their labels, boxes and masks. Imported as `eigencam.datasets`."""
 
 if __name__ != "eigencam.datasets":
     raise ImportError(

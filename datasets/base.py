@@ -1,7 +1,7 @@
-"""What a dataset is: image `i` and the truth about it.
+"""The interface of a dataset: image `i` and its ground truth.
 
-A dataset is any object with the members of `Dataset`; there is no base class and no registry. `image` is the only
-member that decodes an image, so that predictions made elsewhere can be scored without one.
+A dataset is any object with the members of `Dataset`; there is no base class and no registry. Only the member `image`
+decodes an image, so existing predictions can be scored without decoding any.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from eigencam.datasets.bounds import possible
 
 VERSIONS = {"truth": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 VOID = 255
-"""Value of a mask's pixels that no metric counts."""
+"""Mask value of pixels that no metric counts."""
 
 LAST_CLASS = VOID - 2
-"""The last class that has a value in a mask, 1 + class."""
+"""The last class with a value in a mask, which is 1 + class."""
 
 MASK_VALUES = (
     "0 is background, 1 + class an object, 255 void; of a bool or 0/255 mask of class k make "
@@ -33,7 +33,7 @@ MASK_VALUES = (
 
 
 class BadImageError(ValueError):
-    """An image that cannot be decoded; carries the file and the reason."""
+    """An image that cannot be decoded, with its file and the reason."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(str(path), reason)
@@ -44,30 +44,30 @@ class BadImageError(ValueError):
 
 
 class BadTruthError(ValueError):
-    """Truth that cannot be right; the text names the file, the annotation, the value seen and the values allowed."""
+    """Invalid ground truth; the text names the file, the annotation, the value found and the values allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is known about one image. It checks itself when it is made, whoever makes it.
+    """The ground truth of one image. It validates itself on construction.
 
-    A box must be finite, wider and higher than nothing and within the image (`eigencam.datasets.bounds.possible` is
-    the rule); a mask must be uint8, of the image's size, and not void everywhere. Whether labels and mask values are
-    classes of the dataset is asked by `of_classes`.
+    A box must be finite, have positive width and height and lie within the image (`eigencam.datasets.bounds.possible`
+    is the rule). A mask must be uint8, of the image's size, and not void everywhere. `of_classes` checks that labels
+    and mask values are classes of the dataset.
 
     Attributes:
         image_id: unique within the dataset; rows of results are keyed by it.
-        size: (height, width) of the original image, pixels; (0, 0) where it is not known: enough to score boxes.
-        label: index into the dataset's `classes`, or -1 where the image has no single label.
+        size: (height, width) of the original image, pixels; (0, 0) if not known, which suffices for scoring boxes.
+        label: index into the dataset's `classes`, or -1 if the image has no single label.
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels of the original image.
         box_labels: (B,) int64, index into `classes` of each box.
         difficult: (B,) bool, VOC's flag.
-        mask: (height, width) uint8, 0 background, 1 + class for objects, 255 void; None where there is none; of the
+        mask: (height, width) uint8, 0 background, 1 + class for objects, 255 void; None if there is none; covers the
             whole image.
-        foreground: which objects count as the object sought: those of class `label`, or `any`.
-        source: file that the truth was read from; errors name it.
-        rounded: the boxes were scaled and rounded with their image: they may end one pixel beyond it.
-        own_resolution: the mask is not of the image's size.
+        foreground: which objects are target objects: those of class `label`, or `any`.
+        source: file that the ground truth was read from, for messages.
+        rounded: the boxes were scaled and rounded with their image, so they may end one pixel beyond it.
+        own_resolution: the mask's size differs from the image's.
 
     Raises:
         BadTruthError: a value is not allowed.
@@ -142,10 +142,10 @@ class Truth:
         return BadTruthError(": ".join(filter(None, (str(self.source), str(self.image_id), words))))
 
     def of_classes(self, n: int) -> "Truth":
-        """This truth, once its labels and the values of its mask are known to be among `n` classes.
+        """Return this ground truth after checking that its labels and mask values are among `n` classes.
 
         Args:
-            n: number of the dataset's classes; 0 where it does not say.
+            n: number of the dataset's classes; 0 if it does not say.
 
         Raises:
             BadTruthError: one is not.
@@ -160,10 +160,10 @@ class Truth:
         return self
 
     def sought_pixels(self, mask: NDArray[np.uint8] | None = None) -> NDArray[np.bool_]:
-        """Whether each pixel is of the object sought; void is not.
+        """Whether each pixel belongs to a target object; void pixels do not.
 
         Args:
-            mask: what is asked about, in the form of `Truth.mask`, by default that.
+            mask: the mask to look at, in the form of `Truth.mask`; by default `Truth.mask` itself.
 
         Returns:
             A bool array of the mask's shape.
@@ -179,11 +179,11 @@ class Truth:
         return mask == self.label + 1 if self.label >= 0 else np.zeros(mask.shape, bool)
 
     def sought(self) -> NDArray[np.bool_]:
-        """(B,) bool: the boxes of the objects that count as the object sought."""
+        """(B,) bool: which boxes are those of target objects."""
         return np.ones(len(self.boxes), bool) if self.foreground == "any" else self.box_labels == self.label
 
     def objects(self) -> list[int]:
-        """The classes among the image's objects, ascending: of the boxes, without any those of the mask."""
+        """The classes of the image's objects, ascending: of its boxes, or of its mask if it has none."""
         if len(self.box_labels) or self.mask is None:
             return np.unique(self.box_labels).tolist()
         return [k - 1 for k in np.flatnonzero(np.bincount(self.mask.ravel(), minlength=VOID)[:VOID]).tolist() if k]
@@ -204,7 +204,7 @@ def box_fault(box: NDArray[np.float64], size: tuple[int, int]) -> str:
 
 
 def whole(value: object) -> int | None:
-    """A whole number of any type but bool; None for everything else."""
+    """The value as an int, if it is an integer of any type but bool; else None."""
     if isinstance(value, bool | np.bool_):
         return None
     try:
@@ -215,17 +215,17 @@ def whole(value: object) -> int | None:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Images with their truth, in an order that depends on the image ids alone.
+    """Images with their ground truth, in an order that depends on the image ids alone.
 
     Attributes:
         name: short name, part of a result's folder name, e.g. `voc2012`.
         classes: names of the classes, in the order of the labels.
-        class_space: `imagenet`, `voc`, `scenes`, ...: labels are comparable with a network's outputs only when the
-            network names the same one.
+        class_space: `imagenet`, `voc`, `scenes`, ...: labels are comparable with a network's outputs only if the
+            network has the same class space.
 
-    A dataset may also have `faults`, by image id: what its lists show to be wrong with a truth, known before any image
-    is read; and `digest(i)`, a text that tells image `i` from another one (`eigencam.datasets.digest`), without which
-    the decoded pixels are hashed.
+        A dataset may also have `faults`, by image id: faults in the ground truth that its lists reveal before any image
+        is read. It may have `digest(i)`, a text that identifies image `i` (`eigencam.datasets.digest`); without it, the
+        decoded pixels are hashed.
     """
 
     name: str
@@ -238,15 +238,15 @@ class Dataset(Protocol):
         ...
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         ...
 
     def truth(self, i: int) -> Truth:
-        """Return the truth about image `i`. Raises `BadTruthError` where it cannot be right."""
+        """Return the ground truth of image `i`. Raises `BadTruthError` if it is invalid."""
         ...
 
     def identity(self) -> dict[str, object]:
-        """What changes a number: split, options, n, and a checksum of ids and truth. JSON-ready, no paths."""
+        """What changes results: split, options, n, and a checksum of ids and truth. JSON-ready, no paths."""
         ...
 
 

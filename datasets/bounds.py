@@ -1,4 +1,4 @@
-"""Which boxes can be those of objects in an image: 0-based inclusive `x1 y1 x2 y2`, as everywhere."""
+"""Which boxes are possible for objects in an image: 0-based inclusive `x1 y1 x2 y2`, as everywhere."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,14 +8,14 @@ LONGEST_SIDE = 2**20
 
 
 def possible(boxes: NDArray[np.float64], height: ArrayLike, width: ArrayLike, beyond: float = 0.0) -> NDArray[np.bool_]:
-    """Whether boxes can be those of objects in an image.
+    """Whether boxes are possible for objects in an image.
 
-    A box is possible where it is finite, wider and higher than nothing, and its corners are pixels of the image once
-    they are rounded: they lie at most half a pixel beyond the centres of the outermost pixels.
+    A box is possible if it is finite, has positive width and height, and its rounded corners are pixels of the image:
+    they lie at most half a pixel beyond the centres of the outermost pixels.
 
     Args:
         boxes: (B, 4).
-        height: of each box's image, or of all; 0 where it is not known, then `LONGEST_SIDE` bounds the box.
+        height: of each box's image, or of all; 0 if not known, then `LONGEST_SIDE` bounds the box.
         width: likewise.
         beyond: pixels that a box may end past the right and the lower border.
 

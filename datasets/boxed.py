@@ -1,4 +1,4 @@
-"""Images of one labelled object class each, with boxes: what CUB and ImageNetV2 are once their files are read."""
+"""Images with one labelled class and its boxes: what CUB and ImageNetV2 are read into."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ class Boxed(ImageFiles):
         files: the images.
         labels: (N,) int64.
         boxes: of each image (B, 4) float64 inclusive pixels, of the labelled class.
-        sizes: (N, 2) int64, (height, width) that the boxes refer to; zeros where that is not known.
+        sizes: (N, 2) int64, (height, width) that the boxes refer to; zeros if not known.
         source: file of the boxes, for messages.
-        faults: what the lists show to be wrong with the truth of an image, by id; `truth` raises it.
+        faults: faults in an image's ground truth that the lists reveal, by id; `truth` raises it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Boxed(ImageFiles):
                 self.faults.setdefault(self.ids[i], str(error))
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`; its size is that of the file.
+        """The ground truth of image `i`; its size is that of the file.
 
         Raises:
             BadTruthError: label or boxes are wrong, or the image was resized or replaced since its boxes were drawn.

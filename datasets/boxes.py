@@ -1,9 +1,9 @@
-"""Box arithmetic: the one place that knows the conventions of boxes.
+"""Box arithmetic: the only module that deals with box conventions.
 
 Everywhere else in the project a box is `x1 y1 x2 y2`, float64, in pixels of the original image, 0-based and
-*inclusive*: the box of the single pixel in the upper left corner is `0 0 0 0` and its area is 1. This is how ILSVRC's
-and VOC's evaluation codes count (`w = x2 - x1 + 1`); VOC's files are 1-based and are shifted where they are read.
-A box with `x2 < x1` or `y2 < y1` or a NaN is empty: its area is 0 and it overlaps nothing.
+*inclusive*: the box of the single pixel in the upper left corner is `0 0 0 0`, and its area is 1. The evaluation codes
+of ILSVRC and VOC count in this way (`w = x2 - x1 + 1`); VOC's files are 1-based and are shifted when they are read.
+A box with `x2 < x1` or `y2 < y1` or a NaN is empty: its area is 0, and so is its IoU with any box.
 
 >>> iou(np.array([[0.0, 0, 9, 9]]), np.array([[0.0, 0, 9, 4], [10, 10, 19, 19]]))
 array([[0.5, 0. ]])
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 VERSIONS = {"boxes": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 Boxes = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ NO_BOX.flags.writeable = False
 
 
 def as_boxes(boxes: ArrayLike) -> Boxes:
-    """`boxes` as (B, 4) float64; a single box becomes (1, 4), nothing becomes (0, 4).
+    """`boxes` as (B, 4) float64; a single box becomes (1, 4), an empty list (0, 4).
 
     Raises:
         ValueError: if the last axis does not hold four numbers.
@@ -65,12 +65,12 @@ def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
 
 
 def best_iou(predictions: Boxes, boxes: Boxes, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Best overlap of each image's prediction with any box of the same image, for many images at once.
+    """Best IoU of each image's prediction with any box of the same image, for many images at once.
 
     Args:
-        predictions: (N, 4), one box an image.
-        boxes: (B, 4), the boxes of all images, those of an image together, in the order of the images.
-        offsets: (N + 1,), image `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
+        predictions: (N, 4), one box per image.
+        boxes: (B, 4), the boxes of all images, grouped by image in the order of the images.
+        offsets: (N + 1,), image `i` has `boxes[offsets[i]:offsets[i + 1]]`.
 
     Returns:
         (N,) in [0, 1]; 0 for an image without boxes.
@@ -80,18 +80,18 @@ def best_iou(predictions: Boxes, boxes: Boxes, offsets: NDArray[np.int64]) -> ND
     owned = counts > 0
     if owned.any():
         paired = iou_paired(np.repeat(predictions, counts, axis=0), boxes)
-        # Images without boxes are left out: reduceat returns the next image's value for an empty slice.
+        # Images without boxes are excluded: for an empty slice, reduceat returns the next image's value.
         best[owned] = np.maximum.reduceat(paired, offsets[:-1][owned])
     return best
 
 
 def from_half_open(boxes: Boxes) -> Boxes:
-    """Boxes whose right and lower ends are outside (`x2 = x1 + width`) to inclusive ones."""
+    """Boxes with exclusive right and lower ends (`x2 = x1 + width`) to inclusive ones."""
     return boxes - np.array([0.0, 0, 1, 1])
 
 
 def to_half_open(boxes: Boxes) -> Boxes:
-    """Inclusive boxes to ones whose right and lower ends are outside."""
+    """Inclusive boxes to boxes with exclusive right and lower ends."""
     return boxes + np.array([0.0, 0, 1, 1])
 
 
@@ -101,12 +101,12 @@ def from_xywh(boxes: Boxes) -> Boxes:
 
 
 def to_xywh(boxes: Boxes) -> Boxes:
-    """Inclusive boxes to COCO's `x y width height`: COCO's overlap of the results is `iou` of the arguments."""
+    """Inclusive boxes to COCO's `x y width height`: COCO's IoU of the results equals `iou` of the arguments."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2] + 1], axis=-1)
 
 
 def clip(boxes: Boxes, size: tuple[int, int]) -> Boxes:
-    """Boxes cut at the borders of an image of `size` (height, width); a box wholly outside becomes empty."""
+    """Boxes clipped to an image of `size` (height, width); a box entirely outside becomes empty."""
     height, width = size
     upper: NDArray[Any] = np.array([np.inf, np.inf, width - 1, height - 1])
     return np.minimum(np.maximum(boxes, [0, 0, -np.inf, -np.inf]), upper)

@@ -1,8 +1,8 @@
-"""What is wrong with the truth of a dataset, as far as it shows before the first batch is read.
+"""Faults in a dataset's ground truth that can be found before the first batch is read.
 
-A reader whose lists tell of boxes or labels that cannot be right notes them in `faults`, by image id; `truth` raises
-them as `BadTruthError`. Masks are in files of their own, so some are looked at: where no one has a pixel of the object
-sought, all of them have other values than the project's, as the usual 0 and 255.
+A reader whose lists reveal impossible boxes or labels records them in `faults`, by image id; `truth` raises them as
+`BadTruthError`. Masks are separate files, so a few are opened. If none of them has a pixel of a target object, their
+values follow another convention, such as the usual 0 and 255.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,24 +12,24 @@ import numpy as np
 from eigencam.datasets.base import MASK_VALUES, VOID, BadImageError, BadTruthError, Dataset, Truth
 
 LOOKED_AT = 64
-"""Masks that are looked at until one has a pixel of the object sought."""
+"""Masks that are opened until one has a pixel of a target object."""
 
-_WITHOUT_MASK = 4  # images without a mask, after which no more are looked at
+_WITHOUT_MASK = 4  # after so many images without a mask, no more are opened
 _SHOWN = 5
 _SKIP = "on_bad_truth=skip leaves such images out, and counts them"
 
 
 def known_faults(dataset: Dataset) -> Mapping[str, str]:
-    """What the dataset's lists show to be wrong with its images, by id."""
+    """The faults of its images that the dataset's lists reveal, by id."""
     faults: Mapping[str, str] = getattr(dataset, "faults", {})
     return {name: faults[name] for name in dataset.ids if name in faults} if faults else {}
 
 
 def checked_truth(dataset: Dataset, i: int) -> Truth:
-    """The truth about image `i`.
+    """The ground truth of image `i`.
 
     Raises:
-        BadTruthError: it is wrong, is of classes that the dataset does not have, or is of another image.
+        BadTruthError: it is invalid, is of classes that the dataset does not have, or belongs to another image.
     """
     truth = dataset.truth(i)
     if truth.image_id != dataset.ids[i]:
@@ -38,11 +38,11 @@ def checked_truth(dataset: Dataset, i: int) -> Truth:
 
 
 def truth_faults(dataset: Dataset, skip: bool = False) -> Iterator[str]:
-    """Why a run cannot use the dataset's truth.
+    """Yield the reasons why a run cannot use the dataset's ground truth.
 
     Args:
-        dataset: what is evaluated on.
-        skip: whether images whose truth is wrong are left out; then only what concerns all of them is a fault.
+        dataset: the dataset.
+        skip: whether images with invalid ground truth are left out; then only faults of all images are reported.
     """
     faults, n = known_faults(dataset), len(dataset.ids)
     if faults and (not skip or len(faults) == n):
@@ -52,7 +52,7 @@ def truth_faults(dataset: Dataset, skip: bool = False) -> Iterator[str]:
 
 
 def _shown(faults: list[str], n: int) -> Iterator[str]:
-    """The first faults of so many images; the last line says how many there are."""
+    """The first faults of `n` images; the last line gives their number."""
     *first, last = faults[:_SHOWN]
     yield from first
     if len(faults) == n:
@@ -62,9 +62,9 @@ def _shown(faults: list[str], n: int) -> Iterator[str]:
 
 
 def _faults_of_masks(dataset: Dataset, skip: bool) -> Iterator[str]:
-    """What is wrong with the masks that are looked at, if no one has a pixel of the object sought.
+    """Yield the fault of the opened masks if none has a pixel of a target object.
 
-    Masks of images that have no object are none of these.
+    Masks of images without objects are not considered.
     """
     n = len(dataset.ids)
     values = np.zeros(VOID + 1, bool)
@@ -75,7 +75,7 @@ def _faults_of_masks(dataset: Dataset, skip: bool) -> Iterator[str]:
         try:
             truth = checked_truth(dataset, i)
         except BadImageError:
-            continue  # left to the run
+            continue  # the run reports it
         except BadTruthError as error:
             wrong.append(str(error))
             if not skip:

@@ -1,13 +1,13 @@
-"""COCO's instances: images with masks and boxes of objects of 80 classes, several in most images.
+"""COCO's instances: images with masks and boxes of objects of 80 classes; most images have several objects.
 
     data = Coco("coco")     # annotations/instances_val2014.json, val2014/COCO_val2014_000000000042.jpg
 
-The 80 categories have ids from 1 to 90 with gaps; classes are counted 0 ... 79 in the order of the ids. A mask gives
-every pixel to one class: of overlapping objects the smaller is on top, as a small object in front of a large one mostly
-is. Crowds, which no one counted, are void where no object is, and `difficult` boxes.
+The 80 categories have ids from 1 to 90 with gaps; classes are counted 0 ... 79 in the order of the ids. A mask assigns
+each pixel to one class: of overlapping objects the smaller is on top, since a small object is mostly in front of a
+large one. Crowds have no individual objects: their pixels are void where no object is, and their boxes `difficult`.
 
-All objects count as what is sought (`foreground="any"`), and the label is the class with the largest area, the first of
-equal ones, -1 without an object; `target=each` makes a row of every class that an image has.
+All objects are target objects (`foreground="any"`). The label is the class with the largest area, of equal ones the
+first, and -1 without an object; with `target=each`, every class of an image has a row.
 
 Reference: T.-Y. Lin et al., "Microsoft COCO: common objects in context", ECCV 2014.
 """
@@ -54,11 +54,11 @@ class Coco(ImageFiles):
         Args:
             root: folder with `annotations` and the folder of the split's images.
             split: val2014, val2017, ... of `annotations/instances_<split>.json`.
-            annotations: that file, by default looked for below `root`.
+            annotations: that file, by default searched below `root`.
             images: folder of the images, by default `root/<split>`.
-            expect: `full`: an error unless all images of the split are there.
-            allow_missing: take the images that are there.
-            allow_outside: follow file names that lead out of the folder of the images.
+            expect: `full`: raise an error unless all images of the split are there.
+            allow_missing: use only the images that are there.
+            allow_outside: follow file names that lead outside the image folder.
 
         Raises:
             FileNotFoundError: annotations or images are missing.
@@ -89,10 +89,10 @@ class Coco(ImageFiles):
         self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`.
+        """The ground truth of image `i`.
 
         Raises:
-            BadTruthError: an annotation is wrong, or the image's size is not the one that its objects refer to.
+            BadTruthError: an annotation is wrong, or the image's size differs from that of its annotations.
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)

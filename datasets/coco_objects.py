@@ -1,11 +1,11 @@
-"""COCO's annotations: what they may say of an image, and the pixels that an object covers.
+"""COCO's annotations: validation, and decoding to pixels.
 
-A box is `x y width height` with a continuous extent. Pixels are polygons, each a list `x1 y1 x2 y2 ...` of three
-corners or more, or run lengths, column by column, which begin with the background: `{"size": [height, width],
-"counts": ...}` with a list of numbers, or a text that packs them.
+A box is `x y width height` with a continuous extent. Pixels are given as polygons or as run lengths. A polygon is a
+list `x1 y1 x2 y2 ...` of at least three corners. Run lengths go column by column and begin with the background:
+`{"size": [height, width], "counts": ...}`, where the counts are a list of numbers or COCO's packed text.
 
-Both are checked before they are decoded: polygons lie in their image, so that what is decoded is bounded by the image,
-and run lengths cover it exactly. Polygons are filled by COCO's own code (pycocotools).
+Both are checked before they are decoded: polygons must lie in their image, so that the decoded size is bounded by the
+image, and run lengths must cover it exactly. Polygons are filled by COCO's own code (pycocotools).
 """
 
 import math
@@ -24,7 +24,7 @@ from eigencam.datasets.names import unique
 from eigencam.datasets.reading import Reading
 
 LONGEST_OUTLINE = 4_000_000
-"""Pixels that the outline of one object may pass; COCO's code takes about 40 bytes for each."""
+"""Maximum number of pixels on the outline of one object; COCO's code takes about 40 bytes for each."""
 
 _SEGMENTATION = "allowed are polygons, lists of 6 numbers or more (x1, y1, x2, y2, ...), or run lengths"
 _LONGEST_COUNT = 7  # characters of 5 bits
@@ -37,7 +37,7 @@ class Instances:
     Attributes:
         images: as in the file, sorted.
         classes: names, in the order of the categories' ids.
-        sizes: (height, width) of each image; (0, 0) where that is among the faults.
+        sizes: (height, width) of each image; (0, 0) if that is among the faults.
         objects: of each image: `class`, `crowd`, `bbox`, `area`, `segmentation`.
         faults: what is wrong with the annotations of an image, "" if nothing.
         pixels: whether the objects have a segmentation.
@@ -52,12 +52,12 @@ class Instances:
 
 
 def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool | None = True) -> Instances:
-    """Read a file of instances and check what it says.
+    """Read a file of instances and validate it.
 
     Args:
         path: the file.
         order: key by which the images are sorted.
-        pixels: whether objects need a segmentation; None where they do if all have one.
+        pixels: whether objects need a segmentation; None: only if all have one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -125,7 +125,7 @@ def _fault(one: Mapping[str, Any], kept: Mapping[str, Any], size: Any, pixels: b
 def box_fault(box: Any, size: tuple[int, int]) -> str:
     """What is wrong with a box in an image of `size`, (height, width); "" if nothing.
 
-    A box may end half a pixel outside, as it does where it was rounded; NaN is in no range.
+    A box may end half a pixel outside, since some are rounded; NaN is never in range.
 
     >>> box_fault([10, 5, 3.5, 2], (48, 80))
     ''
@@ -157,7 +157,7 @@ def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str:
             return f"polygon {shown}; {_SEGMENTATION}"
         xs, ys = polygon[::2], polygon[1::2]
         try:
-            # min and max pass over a NaN that does not come first; a sum does not.
+            # min and max ignore a NaN that is not first; a sum does not
             inside = min(xs) >= -1 and min(ys) >= -1 and max(xs) <= width + 1 and max(ys) <= height + 1
             inside = inside and math.isfinite(sum(polygon))
         except TypeError:
@@ -173,7 +173,7 @@ def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str:
 
 
 def _outline(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Pixels that a polygon passes."""
+    """Number of pixels on a polygon's outline."""
     x, y = np.array(xs, np.float64), np.array(ys, np.float64)
     return float((np.maximum(np.abs(x - np.roll(x, 1)), np.abs(y - np.roll(y, 1))) + 1).sum())
 
@@ -194,7 +194,7 @@ def _runs_fault(runs: Mapping[str, Any], size: tuple[int, int]) -> str:
 
 
 def unpacked(text: str) -> list[int]:
-    """The run lengths that COCO packs into a text: 5 bits a character, low ones first, differences from the third on.
+    """The run lengths in COCO's packed text: 5 bits per character, low ones first, differences from the third on.
 
     Raises:
         ValueError: the text is not of this form.
@@ -241,7 +241,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size[::-1]).T
     from pycocotools import mask as coco
 
-    with warnings.catch_warnings():  # numpy's, about how pycocotools hands its memory over
+    with warnings.catch_warnings():  # numpy's, about pycocotools' memory
         warnings.simplefilter("ignore", DeprecationWarning)
         return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
 

@@ -1,4 +1,4 @@
-"""Is all of a dataset there? How many images a full copy has, and which files are missing."""
+"""Completeness of a dataset's copy: the number of images in a full copy, and missing files."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -10,21 +10,21 @@ from eigencam.datasets.names import as_stored
 from eigencam.datasets.reading import is_file
 
 Expect = Literal["full"]
-_LONGEST = 300  # characters of a name; an annotation may say anything
+_LONGEST = 300  # characters of a name; those in annotations may have any length
 LOG = logging.getLogger(__name__)
 
 
 def check_count(what: str, n: int, full: int | None, expect: Expect | None) -> None:
-    """Say when a copy is not the full one: a warning in the log, an error where `expect` is `full`.
+    """Report an incomplete copy: a warning in the log, or an error if `expect` is `full`.
 
     Args:
         what: the dataset and its part, for the message.
         n: images that are there.
-        full: images of a full copy; None where that is not known.
-        expect: `full`, or None for whatever is there.
+        full: images of a full copy; None if not known.
+        expect: `full`, or None to accept any number.
 
     Raises:
-        ValueError: `expect` is something else, or it is `full` and the copy is not.
+        ValueError: `expect` is something else, or it is `full` and the copy is incomplete.
     """
     if expect not in (None, "full"):
         raise ValueError(f"expect={expect!r}: allowed are null (whatever is there) and full")
@@ -60,8 +60,8 @@ def first_folder(folders: Iterable[Path], file: str) -> Path | None:
 
 
 def images_folder(folders: Sequence[Path], paths: Sequence[str]) -> Path | None:
-    """The first folder that has any of the images, as spelt or, in none, with another spelling of the suffix."""
-    paths = [path for path in paths if not path.startswith(("/", "../"))]  # those would be there from any folder
+    """The first folder that has any of the images, spelt as listed or, failing that, with another suffix spelling."""
+    paths = [path for path in paths if not path.startswith(("/", "../"))]  # these do not depend on the folder
     exact = (folder for folder in folders if any(is_file(folder / path) for path in paths))
     respelt = (folder for folder in folders if any(map(is_file, as_stored([folder / path for path in paths]))))
     return next(chain(exact, respelt), None)

@@ -1,11 +1,11 @@
-"""CUB-200-2011: 11,788 birds of 200 species with a box each; 5,794 of them are the test set.
+"""CUB-200-2011: 11,788 images of 200 bird species, each with one box; 5,794 of them are the test set.
 
-    data = read_cub("CUB_200_2011")                    # the archive as it unpacks
+    data = read_cub("CUB_200_2011")                    # the unpacked archive
     data = read_cub("wsolevaluation", split="val")     # metadata/CUB/<split> and dataset/CUB/<class>/<image>
 
-Both forms give the same truth. CUB writes `x y width height`; x + width is the last column (no box of the 11,788 goes
-beyond it), so that it is taken as it is and no pixel is subtracted. The split `val` is CUBV2, 1,000 further images
-that wsolevaluation tunes thresholds on.
+Both forms give the same ground truth. CUB writes `x y width height`, where x + width is the last column: no box of the
+11,788 extends beyond it. So x + width is used as the inclusive end, without subtracting a pixel. The split `val` is
+CUBV2: 1,000 further images, on which wsolevaluation tunes thresholds.
 
 Reference: C. Wah et al., "The Caltech-UCSD Birds-200-2011 dataset", CNS-TR-2011-001.
 """
@@ -46,10 +46,10 @@ def read_cub(
     Args:
         root: the unpacked archive, or a folder with wsolevaluation's `metadata`.
         split: test, train, or val (CUBV2, with wsolevaluation's metadata alone).
-        images: folder of the class folders; by default looked for below `root`.
-        expect: `full`: an error unless all images of the split are there.
-        allow_missing: take the images that are there.
-        allow_outside: follow listed paths that lead out of the folder of the images.
+        images: folder of the class folders; by default searched below `root`.
+        expect: `full`: raise an error unless all images of the split are there.
+        allow_missing: use only the images that are there.
+        allow_outside: follow listed paths that lead outside the image folder.
 
     Raises:
         FileNotFoundError: no truth, or images are missing.
@@ -135,7 +135,7 @@ def _read_original(folder: Path, split: str, allow_outside: bool) -> Metadata:
 
 
 def _by_number(path: Path, columns: str, value: Callable[..., T]) -> dict[str, T]:
-    """Return what one file of the archive says of each image, by the image's number."""
+    """Return one file's value for each image, by the image's number."""
     found: dict[str, T] = {}
     seen: dict[str, str] = {}
     with Reading(path, f"`number {columns}`; {HOW_TO_GET}") as file:

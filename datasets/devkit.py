@@ -1,9 +1,9 @@
 """The two numberings of the 1000 ILSVRC classes, and the development kit's files.
 
-Networks count classes by *sorted WordNet id* (0..999, `n01440764` first); the development kit by its own *devkit id*
-(1..1000, a different order). Image 1 of the validation set is devkit id 490 and sorted index 65. One taken for the
-other gives an error near 100 % or, worse, a plausible one; so a devkit id is turned into an index here, by a
-permutation read from a file, or not at all.
+Networks count classes by *sorted WordNet id* (0..999, `n01440764` first); the development kit counts them by its own
+*devkit id* (1..1000, in a different order). Image 1 of the validation set has devkit id 490 and sorted index 65.
+Confusing the two gives an error rate near 100 % or, worse, a plausible one. So a devkit id becomes an index only here,
+and only by a permutation read from a file.
 """
 
 import re
@@ -20,7 +20,7 @@ from eigencam.datasets.matlab import EXPECTED, read_matlab
 from eigencam.datasets.reading import Reading, hidden, integer
 
 VERSIONS = {"devkit": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 N_CLASSES = 1000
 MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt")
@@ -33,11 +33,11 @@ WNID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True, slots=True)
 class Synsets:
-    """The 1000 classes in the order of their sorted WordNet ids; None for what no file told.
+    """The 1000 classes in the order of their sorted WordNet ids; None for what no file gives.
 
     Attributes:
         wnids: WordNet ids, e.g. `n01440764`.
-        words: names, one a class and no two equal, e.g. `tench`.
+        words: unique names, one per class, e.g. `tench`.
         devkit_ids: (1000,) int64, the devkit id (1..1000) of each sorted index.
     """
 
@@ -46,7 +46,7 @@ class Synsets:
     devkit_ids: NDArray[np.int64] | None = None
 
     def index_by_devkit_id(self) -> NDArray[np.int64]:
-        """(1001,) int64: the sorted index of each devkit id; entry 0 is -1, as there is no devkit id 0."""
+        """(1001,) int64: the sorted index of each devkit id; entry 0 is -1, since there is no devkit id 0."""
         if self.devkit_ids is None:
             raise ValueError(
                 f"devkit ids (1..{N_CLASSES}) cannot be turned into class indices without the devkit's {METAS[1]} or a "
@@ -59,7 +59,7 @@ class Synsets:
 
 
 def find_synsets(folders: Sequence[Path], class_folders: Sequence[Path] = ()) -> Synsets:
-    """Collect what the files in `folders` say about the classes.
+    """Collect the classes' data from the files in `folders`.
 
     Args:
         folders: where to look for `LOC_synset_mapping.txt`, `synset_words.txt`, `meta.mat`, `meta_clsloc.mat` and
@@ -87,14 +87,14 @@ def find_synsets(folders: Sequence[Path], class_folders: Sequence[Path] = ()) ->
 
 
 def read_mapping(path: Path) -> Synsets:
-    """Read `n01440764 tench, Tinca tinca`, a line a class in any order."""
+    """Read `n01440764 tench, Tinca tinca`, one class per line in any order."""
     with Reading(path, f"{N_CLASSES} lines such as `n01440764 tench, Tinca tinca`") as file:
         lines = [line.partition(" ") for line in file.lines()]
         return _synsets([(wnid, words, None) for wnid, _, words in lines])
 
 
 def read_meta(path: Path) -> Synsets:
-    """Read the devkit's `meta.mat`: struct array `synsets`; ids past 1000 are inner nodes of the hierarchy.
+    """Read the devkit's `meta.mat`: struct array `synsets`; ids above 1000 are inner nodes of the hierarchy.
 
     The id's field is `ILSVRC2012_ID`, in later years `ILSVRC2014_ID` or `ILSVRC2015_CLSLOC_ID`.
     """
@@ -175,7 +175,7 @@ def _synsets(rows: Sequence[tuple[str, str, int | None]]) -> Synsets:
         raise ValueError(f"{len(rows)} classes, {len(wnids)} of them distinct WordNet ids; {N_CLASSES} expected")
     rows = sorted(rows)
     short = [words.split(",")[0].strip() for _, words, _ in rows]
-    # Names are not keys: there are two `crane` (bird, machine) and two `maillot`.
+    # Names are not unique: there are two `crane` (bird, machine) and two `maillot`.
     twice = {name for name, n in Counter(short).items() if n > 1}
     names = tuple(f"{name} ({wnid})" if name in twice else name for name, wnid in zip(short, wnids, strict=True))
     ids = [devkit_id for _, _, devkit_id in rows]
@@ -203,7 +203,7 @@ def _structs(file: Reading, variable: str) -> list[dict[str, Any]]:
 
 
 def _whole(value: Any) -> int:
-    """The whole number in MATLAB's 1 x 1 array, which may be stored as a fraction."""
+    """The integer in MATLAB's 1 x 1 array, which may be stored as a float."""
     number = float(np.ravel(value)[0])
     if not number.is_integer():
         raise ValueError(f"{number} is no whole number")

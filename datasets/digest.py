@@ -1,13 +1,13 @@
-"""What an image is, in 8 bytes: a row of a result has it, so that an image that was changed since is noticed.
+"""Digests of images in 8 bytes: each row of a result has one, so that a changed image is detected.
 
-    file:1c0b6d2a90e1f3b7           of the encoded bytes: a dataset that has a file for each image
-    generated:scenes-1-test-0-17    generator, its version, and what it was asked for
-    pixels:77aa0b3f5e6d1c20         of the decoded pixels: where a dataset does not say
+    file:1c0b6d2a90e1f3b7           of the encoded bytes: a dataset with one file per image
+    generated:scenes-1-test-0-17    generator, its version, and its arguments
+    pixels:77aa0b3f5e6d1c20         of the decoded pixels: a dataset without digests
     pair:file:...+file:...          of two images
 
-The first word is the kind, and only digests of one kind are compared. The hash is quick (9 us for a JPEG of 110 KB, 37
-for the pixels of an image of 500 x 375, where SHA-256 takes 200 and 840) and no cryptography: it shows that a file is
-another one, not that somebody meant it to look the same.
+The first word is the kind, and only digests of the same kind are compared. The hash is fast (9 us for a JPEG of 110 KB,
+37 us for the pixels of an image of 500 x 375, for which SHA-256 takes 200 and 840 us) and not cryptographic: it detects
+changes, but not deliberate forgery.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ _WORDS = 8192
 """64-bit words in a block."""
 
 _FACTORS = np.random.PCG64(0).random_raw(_WORDS) | np.uint64(1)
-_STEP = 0x9E3779B97F4A7C15  # of one block to the next; odd, so that nothing is lost
+_STEP = 0x9E3779B97F4A7C15  # combines one block with the next; odd, so no information is lost
 _MASK = 2**64 - 1
 
 
 def hash64(content: bytes | bytearray | memoryview) -> str:
     """Return 16 hexadecimal digits for some bytes.
 
-    Of each block the words are multiplied by fixed odd numbers and summed, modulo 2^64; the sums follow one another.
+    The words of each block are multiplied by fixed odd numbers and summed modulo 2^64; the blocks' sums are chained.
 
     >>> hash64(b"abc") == hash64(b"abc") != hash64(b"abd")
     True
@@ -50,7 +50,7 @@ def file_digest(path: Path | str) -> str:
 
 
 def bytes_digest(content: bytes) -> str:
-    """Return the digest of an image's encoded bytes, wherever they lie."""
+    """Return the digest of an image's encoded bytes, from memory."""
     return f"file:{hash64(content)}"
 
 
@@ -61,25 +61,25 @@ def pixel_digest(image: NDArray[np.uint8]) -> str:
 
 
 def generated_digest(generator: str, version: int, *asked: object) -> str:
-    """Return the digest of an image that is computed: the generator's name and version, and what it was asked for."""
+    """Return the digest of a generated image: the generator's name and version, and its arguments."""
     return f"generated:{'-'.join(map(str, (generator, version, *asked)))}"
 
 
 def pair_digest(digests: Sequence[str]) -> str:
-    """Return the digest of what is made of several images."""
+    """Return the digest of an image made of several images."""
     return f"pair:{'+'.join(digests)}"
 
 
 def digest_of(dataset: Any, i: int, image: NDArray[np.uint8] | None = None) -> str:
-    """Return the digest of a dataset's image `i`, as the dataset says it, else of its pixels.
+    """Return the digest of a dataset's image `i`: the dataset's own, else one of its pixels.
 
     Args:
         dataset: an `eigencam.datasets.base.Dataset`.
         i: position.
-        image: the decoded image, where it is at hand.
+        image: the decoded image, if available.
 
     Raises:
-        ValueError: what the dataset says is no text with a kind.
+        ValueError: the dataset's digest is not a text with a kind.
         BadImageError: the image cannot be read.
     """
     if not hasattr(dataset, "digest"):
@@ -91,7 +91,7 @@ def digest_of(dataset: Any, i: int, image: NDArray[np.uint8] | None = None) -> s
 
 
 def is_changed(before: str | None, now: str | None) -> bool:
-    """Whether two digests of one image are of one kind and differ.
+    """Whether two digests of one image are of the same kind and differ.
 
     >>> is_changed("file:1", "file:2"), is_changed("file:1", "pixels:2"), is_changed(None, "file:1")
     (True, False, False)

@@ -1,4 +1,4 @@
-"""A folder of images of one's own, with any of labels, boxes and masks; no class to write.
+"""A folder of the user's images, optionally with labels, boxes and masks; no class to write.
 
     Folder("photos")                                            # images alone; target=predicted
     Folder("photos", labels="folders")                          # photos/cat/1.jpg
@@ -7,9 +7,9 @@
     Folder("photos", boxes="xml", origin=1, masks="masks", mask_values="palette")       # VOC's
     Folder("photos", labels="labels.csv", masks="masks", mask_values={"object": 255})
 
-Where images have labels, the object sought is that of the label; otherwise all objects are, and the label is the class
-with the largest area (`eigencam.datasets.main_class`). What files name their images by is described in
-`eigencam.datasets.folder_truth`, masks in `eigencam.datasets.folder_masks`.
+If images have labels, the target objects are those of the label's class. Otherwise all objects are target objects, and
+the label is the class with the largest area (`eigencam.datasets.main_class`). `eigencam.datasets.folder_truth`
+describes how files name images, and `eigencam.datasets.folder_masks` describes masks.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ from eigencam.datasets.reading import expand, files_in, read_lines
 Foreground = Literal["label", "any"]
 FOLDERS = "folders"
 ONLY_CLASS = "object"
-"""The class where no file names one."""
+"""The class if no file names one."""
 
 
 class Folder(ImageFiles):
-    """The images of a folder, of its subfolders too, and what files say of them; an `eigencam.datasets.base.Dataset`.
+    """The images of a folder and its subfolders, with annotations from files; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
         files: of the images.
@@ -73,18 +73,18 @@ class Folder(ImageFiles):
             root: folder of the images.
             labels: `folders`, where the first folder below `root` is the class; or a CSV or JSON file.
             boxes: a CSV file, COCO's JSON of instances, or a folder of VOC's XML files.
-            masks: folder of masks, each called as its image.
+            masks: folder of masks, each with the name of its image.
             classes: names in the order of the labels, which is that of the network's outputs: a list, or a text file
-                with one on each line, of which the first word will do. By default those that occur: whole numbers from
-                0 up to the largest, names sorted.
-            class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
+                with one per line, of which only the first word has to match. By default the classes that occur: whole
+                numbers from 0 up to the largest, names sorted.
+            class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
             box_format: of a CSV file: `xyxy` or `xywh`.
-            box_origin: of a CSV file: what it calls the first pixel, 0 or 1.
+            box_origin: of a CSV file: number of the first pixel in the file, 0 or 1.
             box_end: of a CSV file with `xyxy`: whether x2 is the last pixel of the box, `inclusive`, or the next one.
-            origin: what VOC's XML files call the first pixel.
-            mask_values: what the values of a mask stand for; `palette`: 0, 1 + class and 255, as VOC's.
-            foreground: the objects sought: those of class `label`, or `any`; by default `label` where there are labels.
-            allow_missing: take the images that all of the files know, where some do not.
+            origin: number of the first pixel in VOC's XML files.
+            mask_values: the meaning of a mask's values; `palette`: 0, 1 + class and 255, as VOC's.
+            foreground: the target objects: those of class `label`, or `any`; by default `label` if there are labels.
+            allow_missing: use only the images that all the files annotate.
             name: short name of the dataset.
 
         Raises:
@@ -126,10 +126,10 @@ class Folder(ImageFiles):
         self._number(named)
 
     def truth(self, i: int) -> Truth:
-        """Return the truth about image `i`.
+        """Return the ground truth of image `i`.
 
         Raises:
-            BadTruthError: it is wrong, or refers to an image of another size.
+            BadTruthError: it is invalid, or refers to an image of another size.
             BadImageError: the image has no readable header, or the mask cannot be decoded.
         """
         if fault := self.faults.get(self.ids[i]):
@@ -177,7 +177,7 @@ class Folder(ImageFiles):
         return told
 
     def _number(self, named: Sequence[str]) -> None:
-        """Turn the names of classes to labels; note the images whose annotation or label is wrong."""
+        """Turn class names into labels; record images whose annotation or label is wrong."""
         index = {name: k for k, name in enumerate(self.classes)}
         index |= {name.split()[0]: k for name, k in index.items() if name.split()[0] not in index}
         index |= {str(k): k for k in range(len(self.classes)) if str(k) not in index}
@@ -198,13 +198,13 @@ class Folder(ImageFiles):
                 self._note(i, objects.names[own.index(-1)])
 
     def _note(self, i: int, name: str) -> None:
-        """Note that an image is of a class that there is not."""
+        """Record that an image's class does not exist."""
         shown = f"{some(self.classes, 20)}{', ...' if len(self.classes) > 20 else ''}"
         self.faults[self.ids[i]] = f"{self.files[i]}: class {name!r}; the classes are {shown} (dataset.classes)"
 
 
 class FirstFolders(Mapping[str, str]):
-    """The first folder of an id, for every id that is in one."""
+    """The first folder of an id, for every id that has one."""
 
     def __getitem__(self, one: str) -> str:
         folder, slash, _ = one.partition("/")
@@ -267,7 +267,7 @@ def _masks(folder: Path | None) -> Source[Path] | None:
 
 
 def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path, allow_missing: bool) -> list[int]:
-    """The positions of the images that all of the files know. FileNotFoundError where some are not, unless allowed."""
+    """The positions of the images that all files annotate. FileNotFoundError if any is not, unless allowed."""
     kept = [i for i, one in enumerate(ids) if all(one in of for of in known.values())]
     if len(kept) == len(ids) or (allow_missing and kept):
         return kept
@@ -278,7 +278,7 @@ def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path,
 
 
 def _refuse_strangers(sources: Mapping[str, Source[Any]], ids: Sequence[str], top: Path) -> None:
-    """FileNotFoundError where a file speaks of images that are not there."""
+    """FileNotFoundError if a file annotates images that do not exist."""
     for what, source in sources.items():
         if strange := source.strangers(ids):
             raise FileNotFoundError(

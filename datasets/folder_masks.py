@@ -1,11 +1,11 @@
-"""What the values, or colours, of a person's masks stand for.
+"""The meaning of the values, or colours, of a user's masks.
 
     MaskValues({"object": 255})                           # 0 is background
     MaskValues({"cat": 1, "dog": [2, 3], "void": 255})
     MaskValues({"background": "#000000", "cat": "#800000", "void": "#e0e0c0"})
     MaskValues("palette")                                 # 0 background, 1 + class an object, 255 void, as VOC's
 
-`object` is the class of the image's label, or the only class there is. A value that stands for nothing is an error.
+`object` is the class of the image's label, or the only class. A value without a meaning is an error.
 """
 
 import re
@@ -30,19 +30,19 @@ _ALLOWED = (
 
 
 class MaskValues:
-    """From stored values to a mask in the form of `Truth.mask`.
+    """Converts stored values to a mask in the form of `Truth.mask`.
 
     Attributes:
-        names: classes that are named; `object` is none.
+        names: the classes that are named; `object` is not one.
         has_object: whether `object` is named.
         as_written: for an identity.
     """
 
     def __init__(self, values: str | Mapping[str, object]) -> None:
-        """Check what is written.
+        """Check the values.
 
         Raises:
-            ValueError: a value is not allowed, stands for two things, or nothing stands for an object.
+            ValueError: a value is not allowed or has two meanings, or none means an object.
         """
         self.as_written = values if isinstance(values, str) else dict(values)
         self._codes: dict[int, str] = {}
@@ -75,14 +75,14 @@ class MaskValues:
         Args:
             path: of the file.
             classes: of the dataset.
-            label: of the image, which `object` stands for; -1 where it has none.
+            label: of the image, which `object` means; -1 if it has none.
 
         Returns:
             (H, W) uint8: 0 background, 1 + class an object, 255 void.
 
         Raises:
             BadImageError: the file cannot be decoded.
-            BadTruthError: it has values that stand for nothing.
+            BadTruthError: it has values without a meaning.
         """
         stored = read_values(path, colours=self._colours)
         if not self._codes:

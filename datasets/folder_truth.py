@@ -3,8 +3,8 @@
     labels    CSV `image,label`, or JSON `{"image": "label"}`
     boxes     CSV `image,x1,y1,x2,y2[,label]`, COCO's JSON of instances, or a folder of VOC's XML files
 
-An image is named by its path, whole or from the end, with or without the suffix (`eigencam.datasets.names.match`).
-Boxes become 0-based inclusive pixels here.
+A file names an image by its path, complete or only its last parts, with or without the suffix
+(`eigencam.datasets.names.match`). Boxes are converted to 0-based inclusive pixels here.
 """
 
 from collections import defaultdict
@@ -31,7 +31,7 @@ CORNERS = {
     "xyxy": (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax")),
     "xywh": (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("xmin", "ymin", "width", "height")),
 }
-"""The heads of a CSV file's columns of boxes, by their format."""
+"""The header of the box columns in a CSV file, by their format."""
 IMAGE_HEADS = ("image", "file", "filename", "file_name", "image_id", "path")
 LABEL_HEADS = ("label", "class", "category")
 _BOX_LINES = (
@@ -46,10 +46,10 @@ class Objects:
 
     Attributes:
         boxes: (B, 4) float64, 0-based inclusive pixels.
-        names: of each box's class; "" where the file does not say.
+        names: of each box's class; "" if the file does not say.
         difficult: (B,) bool.
         size: (height, width) that the boxes refer to; (0, 0) where the file does not say.
-        coco: COCO's objects, which can be painted where they have a segmentation.
+        coco: COCO's objects, which can be converted to a mask if they have a segmentation.
         fault: what is wrong with the annotation; "" if nothing.
     """
 
@@ -63,14 +63,14 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[T]):
-    """What a file or folder says of each image.
+    """The annotations of a file or folder, by image.
 
     Attributes:
-        what: it says, in the plural.
+        what: noun for the annotations, in the plural.
         items: by the image's name without the suffix.
-        places: where each stands, for messages.
-        classes: in the file's own order; empty where it has none.
-        pixels: whether objects can be painted.
+        places: position of each, for messages.
+        classes: in the file's own order; empty if it has none.
+        pixels: whether the objects can be converted to a mask.
     """
 
     what: str
@@ -80,15 +80,15 @@ class Source(Generic[T]):
     pixels: bool = False
 
     def by_id(self, ids: Sequence[str]) -> dict[str, T]:
-        """Return what is said of each of the images of which something is.
+        """Return the annotation of each image that has one.
 
         Raises:
-            ValueError: two names mean the same image, or one could mean two.
+            ValueError: two names mean the same image, or one is ambiguous.
         """
         return {one: self.items[key] for one, key in self._match(ids).items()}
 
     def strangers(self, ids: Sequence[str]) -> list[str]:
-        """Return the places of what is said of other images."""
+        """Return the positions of annotations of other images."""
         return [str(self.places[key]) for key in sorted(self.items.keys() - set(self._match(ids).values()))]
 
     def _match(self, ids: Sequence[str]) -> dict[str, str]:
@@ -97,12 +97,12 @@ class Source(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class BoxForm:
-    """How a file gives boxes.
+    """The format of a file's boxes.
 
     Attributes:
         format: corners, or the upper left corner with width and height.
-        origin: what the file calls the first pixel, 0 or 1.
-        end: whether x2 and y2 are the last pixel of the box or the first one behind it; None for `xywh`.
+        origin: number of the first pixel in the file, 0 or 1.
+        end: whether x2 and y2 are the last pixel of the box or the next one; None for `xywh`.
 
     Raises:
         ValueError: a value is not allowed.
@@ -125,7 +125,7 @@ class BoxForm:
             raise ValueError(f"box_end={self.end}; allowed with box_format=xywh is null: x2 follows from the width")
 
     def inclusive(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return 0-based inclusive boxes of numbers (B, 4) as the file has them."""
+        """Convert boxes (B, 4) from the file's format to 0-based inclusive ones."""
         boxes = boxes - np.array([self.origin, self.origin, *((0, 0) if self.format == "xywh" else (self.origin,) * 2)])
         if self.format == "xywh":
             return from_xywh(boxes)
@@ -137,7 +137,7 @@ def read_labels(path: Path) -> Source[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileError: it has another form, or an image twice.
+        FileError: it has another format, or an image twice.
     """
     labels: dict[str, str] = {}
     places: dict[str, str] = {}
@@ -151,7 +151,7 @@ def read_labels(path: Path) -> Source[str]:
 
 def _csv_labels(file: Reading) -> Iterator[tuple[str, str]]:
     for number, values in enumerate(file.table()):
-        name, label = (value.strip() for value in values)  # a ValueError where there are not two
+        name, label = (value.strip() for value in values)  # raises a ValueError unless there are two
         if number or (name.lower() not in IMAGE_HEADS and label.lower() not in LABEL_HEADS):
             yield name, label
 
@@ -170,10 +170,10 @@ def read_annotations(path: Path, form: BoxForm | None, origin: int) -> Source[Ob
     Args:
         path: file or folder.
         form: of a CSV file's boxes.
-        origin: what VOC's files call the first pixel.
+        origin: number of the first pixel in VOC's files.
 
     Raises:
-        FileNotFoundError: there is nothing of the kind.
+        FileNotFoundError: there is no such file or folder.
         FileError: a file has another form.
     """
     if path.is_dir():
@@ -243,10 +243,10 @@ def _read_csv(path: Path, form: BoxForm) -> Source[Objects]:
 
 
 def _columns(head: Sequence[str], form: BoxForm) -> list[int]:
-    """The columns of the image, of four numbers, and of the label where there is one; none where this is no head.
+    """The columns of the image, of four numbers, and of the label if there is one; empty if this is not a header.
 
     Raises:
-        ValueError: a head without these columns.
+        ValueError: a header without these columns.
     """
     names = [value.strip().lower() for value in head]
     if not any(name in IMAGE_HEADS for name in names[:1]) and not {"x1", "x", "xmin"} & set(names):
@@ -261,7 +261,7 @@ def _columns(head: Sequence[str], form: BoxForm) -> list[int]:
 
 
 def _objects_of(path: Path, name: str, lines: Sequence[tuple[str, list[str], str]], form: BoxForm) -> Objects:
-    """The objects that an image's lines list, or what is wrong with the first that is wrong."""
+    """The objects in an image's lines, or the fault of the first wrong line."""
     numbers: list[list[float]] = []
     labels: list[str] = []
     for place, corners, label in lines:
@@ -280,7 +280,7 @@ def _objects_of(path: Path, name: str, lines: Sequence[tuple[str, list[str], str
 
 
 def _unordered(box: Sequence[float], form: BoxForm) -> str:
-    """What is wrong with a box, in the file's own numbers, whatever the image's size; "" if nothing."""
+    """The fault of a box, in the file's own numbers, for any image size; "" if there is none."""
     if possible(form.inclusive(np.array([box])), 0, 0)[0]:
         return ""
     if form.format == "xywh":

@@ -2,13 +2,13 @@
 
     data = Ig02("ig02", category="cars")     # cars/carsgraz_001.image.png, .mask.0.png, ...; cars_test.txt
 
-A mask is painted: red where the object is seen, green where something in front of it hides it, black elsewhere; some
-are empty. `occluded` says what the green pixels are: `background` (only what is seen counts), `object` (the whole
-object) or `void` (counted nowhere). A pixel that is red in one of an image's masks and green in another is of the
+A mask is painted: red where the object is visible, green where something in front of it occludes it, black elsewhere;
+some are empty. `occluded` sets the meaning of the green pixels: `background` (only the visible part counts), `object`
+(the whole object) or `void` (ignored). A pixel that is red in one mask of an image and green in another belongs to the
 object.
 
-The lists `<category>_test.txt` and `<category>_train.txt` are the suggested split; the protocol evaluates each category
-on its own test images, so that a dataset here is one category, named `ig02_cars`, unless `category` is `all`.
+The lists `<category>_test.txt` and `<category>_train.txt` are the suggested split. The protocol evaluates each category
+on its own test images, so a dataset here is one category, named `ig02_cars`, unless `category` is `all`.
 
 Reference: M. Marszalek, C. Schmid, "Accurate object localization with shape masks", CVPR 2007; images: A. Opelt et
 al., "Generic object recognition with boosting", PAMI 2006.
@@ -64,16 +64,16 @@ class Ig02(ImageFiles):
         """Read the lists and find the files.
 
         Args:
-            root: the folder with `bikes`, `cars`, `people` and the lists, or with one folder an archive.
+            root: the folder with `bikes`, `cars`, `people` and the lists, or with one folder per archive.
             category: bikes, cars, people, or all.
             split: test, train, or all images of the category's folder.
-            occluded: what hidden parts of objects are.
-            expect: `full`: an error unless all images of the split are there.
-            allow_missing: take the images that are there.
+            occluded: the meaning of occluded parts of objects.
+            expect: `full`: raise an error unless all images of the split are there.
+            allow_missing: use only the images that are there.
 
         Raises:
             FileNotFoundError: a list, an image, or all masks of an image are missing.
-            ValueError: an option is not one of those allowed.
+            ValueError: an option has a value that is not allowed.
         """
         for key, value, allowed in (
             ("category", category, (*CATEGORIES, "all")),
@@ -106,7 +106,7 @@ class Ig02(ImageFiles):
         self.ids = unique(ids, self.files)
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`; a box is the tightest around what counts of an object.
+        """The ground truth of image `i`; a box is the tightest around the object's pixels that count.
 
         Raises:
             BadTruthError: a mask is not of the image's size, or painted in other colours than red and green.
@@ -133,7 +133,7 @@ class Ig02(ImageFiles):
         return Truth(self.ids[i], size, label, corners, labels, mask=mask, source=str(self._masks[i][0]))
 
     def identity(self) -> dict[str, object]:
-        """Split, what is done with hidden parts, n, and checksums of ids and of the files' sizes."""
+        """Split, treatment of occluded parts, n, and checksums of ids and of the files' sizes."""
         masks = ([path.stat().st_size for path in paths] for paths in self._masks)
         return {
             "name": self.name,
@@ -146,13 +146,13 @@ class Ig02(ImageFiles):
 
 
 def painted(colours: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(H, W, 3) RGB -> two (H, W) bool: seen (red at least as strong as green, not black) and hidden (green)."""
+    """(H, W, 3) RGB -> two (H, W) bool: visible (red at least as strong as green, not black) and occluded (green)."""
     red, green = colours[..., 0], colours[..., 1]
     return (red > 0) & (red >= green), green > red
 
 
 def _check_colours(path: Path, colours: NDArray[np.uint8]) -> None:
-    """BadTruthError where a pixel is neither black nor nearer to red or green than to blue, white or grey."""
+    """BadTruthError if a pixel is neither black nor nearer to red or green than to blue, white or grey."""
     wrong = colours[..., 2] > np.maximum(colours[..., 0], colours[..., 1]) // 2
     if wrong.any():
         y, x = (int(k) for k in np.argwhere(wrong)[0])

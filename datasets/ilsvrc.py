@@ -2,10 +2,10 @@
 
     data = Ilsvrc("ILSVRC_root")                        # Kaggle's layout, image-net.org's, class folders, flat
     data = Ilsvrc("ILSVRC_root", count=1000, seed=0)    # the same 1000 on every machine
-    data = Ilsvrc("metadata_root", images=False)        # the truth alone, to score predictions made elsewhere
+    data = Ilsvrc("metadata_root", images=False)        # only the ground truth, to score existing predictions
 
-Rows are in the order of the image ids, whatever the folders look like. The images' licence does not let us ship or
-download them: the user names a folder.
+Rows are in the order of the image ids, independent of the folders' layout. The licence of the images does not allow us
+to ship or download them: the user names a folder.
 """
 
 from collections import Counter
@@ -38,12 +38,12 @@ HOW_TO_GET = (
 
 
 class Ilsvrc:
-    """ILSVRC validation images and their truth; an `eigencam.datasets.base.Dataset`.
+    """ILSVRC validation images and their ground truth; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
-        annotation: truth of the chosen images as arrays, row `i` being `ids[i]`.
-        paths: the chosen images' files, row by row; empty for `images=False`.
-        faults: what is wrong with the truth of an image, by id; `truth` raises it.
+        annotation: ground truth of the chosen images as arrays, row `i` being `ids[i]`.
+        paths: files of the chosen images, row by row; empty for `images=False`.
+        faults: faults in an image's ground truth, by id; `truth` raises it.
     """
 
     version = 1
@@ -63,26 +63,26 @@ class Ilsvrc:
         seed: int = 0,
         allow_missing: bool = False,
     ) -> None:
-        """Find the images, read the truth, and check that each fits the other.
+        """Find the images, read the ground truth, and check that they match.
 
         Args:
-            root: folder with images and truth, or several, which are joined: a list, or one text with the separator
-                of the system's paths (`:`); see `read_truth` for the layouts.
-            split: only `val` has public truth.
-            source: which truth to read: text, xml, csv or devkit; by default the first that is there.
-            images: folder of the images, flat or in class folders; by default looked for below `root`. False for
-                truth without images: then `image` raises.
-            blacklist: file of images to leave out, a line each: number in 1..50000 as in the devkit's
+            root: folder with images and ground truth; or several folders, which are joined: a list, or one text with
+                the separator of the system's paths (`:`); see `read_truth` for the layouts.
+            split: only `val` has public ground truth.
+            source: which ground truth to read: text, xml, csv or devkit; by default the first available one.
+            images: folder of the images, flat or in class folders; by default searched below `root`. False for
+                ground truth without images: then `image` raises.
+            blacklist: file of images to leave out, one per line: number in 1..50000 as in the devkit's
                 `ILSVRC2014_clsloc_validation_blacklist.txt` (1,762 images), or id. By default none is left out.
-            subset: file whose first column lists the ids to keep; further columns are not looked at.
-            count: keep this many, those with the smallest SHA-256 of `seed/id`: spread evenly over the ids, independent
-                of what else is there, and a part of every larger count.
+            subset: file whose first column lists the ids to keep; further columns are ignored.
+            count: keep this many, those with the smallest SHA-256 of `seed/id`: they are spread evenly over the ids, do
+                not depend on the other images, and are a subset of every larger count.
             seed: of `count`.
-            allow_missing: take the images that are there, where some are missing or have no truth.
+            allow_missing: use only the images that are there and have ground truth.
 
         Raises:
-            FileNotFoundError: there is no truth or no image, or some images are missing.
-            ValueError: an option or a file is wrong, or images and truth contradict each other.
+            FileNotFoundError: there is no ground truth or no image, or some images are missing.
+            ValueError: an option or a file is wrong, or images and ground truth contradict each other.
         """
         if split != "val":
             raise ValueError(f"split={split!r}: allowed is 'val' (test truth is secret, train is half without boxes)")
@@ -114,22 +114,22 @@ class Ilsvrc:
         self._check(", ".join(map(str, roots)))
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         if not self.paths:
             raise FileNotFoundError(f"{self.ids[i]}: the dataset was made with images=False, without images")
         return read_rgb(self.paths[i])
 
     def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        """Return the digest of image `i`'s encoded bytes (`eigencam.datasets.digest`)."""
         return file_digest(self.paths[i])
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`; its size is that of the file.
+        """The ground truth of image `i`; its size is that of the file.
 
         Raises:
-            BadTruthError: it is wrong, or the image's size is not the one that its boxes refer to, so it was resized or
+            BadTruthError: it is invalid, or the image's size differs from that of its boxes: it was resized or
                 replaced.
-            BadImageError: the size is in neither the truth nor a readable image.
+            BadImageError: neither the ground truth nor a readable image gives the size.
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
@@ -144,7 +144,7 @@ class Ilsvrc:
         return self.annotation.of_image(i, size, str(self.paths[i]), self._one_size)
 
     def identity(self) -> dict[str, object]:
-        """Split, n, and checksums of truth and image files. How the images were chosen shows in these alone."""
+        """Split, n, and checksums of ground truth and image files, which also reflect how the images were chosen."""
         boxes = (self.annotation.boxes_of(i).tolist() for i in range(len(self.ids)))
         return {
             "name": self.name,
@@ -155,7 +155,7 @@ class Ilsvrc:
         }
 
     def _check(self, roots: str) -> None:
-        """Find a wrong data folder before a run starts, at the price of a few images' headers."""
+        """Detect a wrong data folder before a run starts, by reading a few images' headers."""
         counts = np.diff(self.annotation.offsets)
         if bare := [i for i in np.flatnonzero(counts == 0).tolist() if self.ids[i] not in self.faults]:
             raise ValueError(
@@ -190,7 +190,7 @@ class Ilsvrc:
 
 
 def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | None) -> list[int]:
-    """The rows that the two lists leave."""
+    """The rows that remain after `blacklist` and `subset`."""
     row = {name: i for i, name in enumerate(ids)}
     kept = row.keys()
     if subset is not None:
@@ -205,7 +205,7 @@ def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | Non
 
 
 def _named(path: str | Path, read: Callable[[str], str]) -> set[str]:
-    """The ids of the images that a list names, one a line."""
+    """The ids of the images that a list names, one per line."""
     with Reading(expand(path), "a list of images") as file:
         return {read(line) for line in file.lines()}
 
@@ -219,7 +219,7 @@ def _blacklisted(line: str) -> str:
 
 
 def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
-    """Image files by id: of each root's folders the first that has any."""
+    """Image files by id: of each root's folders, the first that has any."""
     files: dict[str, Path] = {}
     for of_root in folders:
         found = next((found for folder in of_root if (found := by_stem(folder, [(*JPEG, *PNG)], 1))), {})
@@ -232,7 +232,7 @@ def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
 def _present(
     truth: IlsvrcTruth, rows: list[int], files: dict[str, Path], folders: list[Path], allow_missing: bool, whole: bool
 ) -> list[int]:
-    """The rows whose image is there; raises if any is not, or if (`whole`) images have no truth."""
+    """The rows whose image exists; raises if any does not, or if (`whole`) images have no ground truth."""
     present = [i for i in rows if truth.ids[i] in files]
     missing = [truth.ids[i] for i in rows if truth.ids[i] not in files]
     bare = sorted(files.keys() - set(truth.ids)) if whole else []

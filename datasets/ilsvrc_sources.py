@@ -1,7 +1,7 @@
-"""The files that the truth about ILSVRC validation images comes in, and a reader for each kind.
+"""The files with the ground truth of ILSVRC validation images, and a reader for each kind.
 
-A source is found by its files' names below a root; its reader returns `Parsed`, keyed by image id. What they all
-have to satisfy is checked once, in `ilsvrc_truth.py`.
+A source is recognised by its files' names below a root; its reader returns `Parsed`, keyed by image id. The
+requirements common to all sources are checked in `ilsvrc_truth.py`.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from eigencam.datasets.names import by_stem, image_id, once
 from eigencam.datasets.reading import FileError, Reading, integer
 
 VERSIONS = {"ilsvrc_sources": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 Source = Literal["text", "xml", "csv", "devkit"]
 Box = tuple[float, float, float, float]
 
 DATA_PLACES = (".", "ILSVRC")
-"""Folders below the root where images, XML and class folders are looked for."""
+"""Folders below the root that are searched for images, XML and class folders."""
 PLACES = (
     *DATA_PLACES,
     "devkit/data",
@@ -38,23 +38,23 @@ PLACES = (
     "ILSVRC2014_devkit/evaluation",
     "metadata/ILSVRC/test",
 )
-"""Folders below the root where single files are looked for."""
+"""Folders below the root that are searched for single files."""
 
 _XML_PLACES = ("Annotations/CLS-LOC/val", "CLS-LOC/val", "bbox/val", "val", ".")
 _CLASS_PLACES = ("Data/CLS-LOC/val", "Data/CLS-LOC/train", "CLS-LOC/val", "CLS-LOC/train", "val", "train", ".")
-_MANY = 1000  # XML files, whose content is kept from one time to the next
+_MANY = 1000  # from this number of XML files on, their content is cached
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(slots=True)
 class Parsed:
-    """What a reader found, by image id.
+    """Result of a reader, by image id.
 
     Attributes:
         labels: index of the sorted WordNet ids.
         boxes: `x1 y1 x2 y2` of each object, 0-based inclusive pixels.
-        sizes: (height, width); absent where the source does not tell.
-        faults: what is wrong with the truth of an image; it may be missing from the others.
+        sizes: (height, width); absent if the source does not give it.
+        faults: faults in an image's ground truth; such an image may be missing from the others.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -64,18 +64,18 @@ class Parsed:
 
 
 def places(root: Path, below: Sequence[str] = PLACES) -> list[Path]:
-    """The folders that exist of those in which files are looked for; those beside `root` if that is a file."""
+    """The existing folders among those to search; those beside `root` if it is a file."""
     top = root if root.is_dir() else root.parent
     return [folder for place in below if (folder := top / place).is_dir()]
 
 
 def data_places(root: Path, below: Sequence[str]) -> list[Path]:
-    """The folders that exist of those in which many files are looked for, by descending preference."""
+    """The existing folders among those to search for many files, by descending preference."""
     return [folder for name in below for place in places(root, DATA_PLACES) if (folder := place / name).is_dir()]
 
 
 def find(source: Source, root: Path) -> list[Path]:
-    """The files of a source in the usual places below `root`, or `root` itself if that is one; empty if none."""
+    """The files of a source in the usual folders below `root`, or `root` itself if it is such a file; empty if none."""
     if root.is_dir():
         return _FINDERS[source](root)
     if _source_of(root.name.lower()) != source:
@@ -84,18 +84,18 @@ def find(source: Source, root: Path) -> list[Path]:
 
 
 def find_classes(root: Path) -> Synsets:
-    """What is known about the 1000 classes, from the usual places below `root` and the folders above it."""
+    """The data of the 1000 classes, from the usual folders below `root` and the folders above it."""
     folders = places(root)
     return devkit.find_synsets([*folders, *folders[0].resolve().parents[:4]], data_places(root, _CLASS_PLACES))
 
 
 def read(source: Source, files: Sequence[Path], synsets: Synsets) -> Parsed:
-    """Read a source's files. Raises `ValueError` naming the file, and the line where there is one."""
+    """Read a source's files. Raises a `ValueError` with the file and, if possible, the line."""
     return _READERS[source](files, synsets)
 
 
 def picture_id(name: str) -> str:
-    """The id of an image's file name or path: ILSVRC's names are unique, whatever folders they are in.
+    """The id in an image's file name or path: ILSVRC's names are unique across folders.
 
     >>> picture_id("val/ILSVRC2012_val_00000001.JPEG")
     'ILSVRC2012_val_00000001'
@@ -187,7 +187,7 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
 
 
 def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
-    """What the files say, from what was kept where none of so many has changed since they were read."""
+    """The files' content, cached if there are many and none has changed."""
     if len(files) < _MANY:
         return _parsed_xml(files, synsets)
     name = f"ilsvrc-xml-{checksum(synsets.wnids or ())}"

@@ -1,4 +1,4 @@
-"""The truth about the ILSVRC validation images, from whichever of four sources is there, all read to the same arrays.
+"""The ground truth of the ILSVRC validation images, from any of four sources, read to the same arrays.
 
 ======== =============================================================================== ============ =====
 source   files                                                                           labels       sizes
@@ -9,10 +9,10 @@ source   files                                                                  
 `devkit` `cache_groundtruth.mat`, `ILSVRC2012_validation_ground_truth.txt` (labels only)  devkit ids   no
 ======== =============================================================================== ============ =====
 
-The first that is there is read, in this order: those that know the images' sizes come first, as sizes show whether
-the images on disk are the ones annotated. Labels become indices of the 1000 sorted WordNet ids; WordNet ids need the
-list of all 1000, devkit ids the permutation (`devkit.py`). Boxes are taken as they stand: all sources count pixels from
-0 and inclusively, and their boxes are identical.
+The first available source is read, in this order. Those with image sizes come first, since sizes show whether the
+images on disk are the annotated ones. Labels become indices of the 1000 sorted WordNet ids; WordNet ids need the list
+of all 1000, devkit ids the permutation (`devkit.py`). Boxes are used unchanged: all sources count pixels from 0 and
+inclusively, and their boxes are identical.
 """
 
 import os
@@ -33,7 +33,7 @@ from eigencam.datasets.ilsvrc_sources import Parsed, Source
 from eigencam.datasets.reading import expand
 
 VERSIONS = {"ilsvrc_truth": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 HOW_TO_GET = (
     "One of these is needed: ILSVRC2012_bbox_val_v3.tgz with ILSVRC2012_devkit_t12.tar.gz from image-net.org (free "
@@ -44,18 +44,18 @@ HOW_TO_GET = (
 
 @dataclass(frozen=True, slots=True)
 class IlsvrcTruth:
-    """Labels, boxes and sizes of N images, rows sorted by id as read.
+    """Labels, boxes and sizes of N images; as read, rows are sorted by id.
 
     Attributes:
         ids: e.g. `ILSVRC2012_val_00000001`.
         labels: (N,) int64, index (0..999) of the sorted WordNet ids; all boxes of an image have this label.
-        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels; those of an image together, and sorted.
-        offsets: (N + 1,) int64, image `i` owns `boxes[offsets[i]:offsets[i + 1]]`.
-        sizes: (N, 2) int64, (height, width) in pixels; (0, 0) where the source does not tell.
+        boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels; grouped by image, and sorted.
+        offsets: (N + 1,) int64, image `i` has `boxes[offsets[i]:offsets[i + 1]]`.
+        sizes: (N, 2) int64, (height, width) in pixels; (0, 0) if the source does not say.
         synsets: WordNet ids, names and devkit ids of the classes, as far as found.
-        source: what was read.
+        source: which source was read.
         resized: ids of the images whose boxes were scaled and rounded with them, so that they may end one pixel beyond.
-        faults: what is wrong with the truth of an image, by id; its label is -1 and it has no boxes.
+        faults: faults in an image's ground truth, by id; its label is then -1 and it has no boxes.
     """
 
     ids: list[str]
@@ -77,17 +77,17 @@ class IlsvrcTruth:
         return self.boxes[self.offsets[i] : self.offsets[i + 1]]
 
     def truth(self, i: int, size: tuple[int, int] | None = None, file: str = "", may_be_resized: bool = True) -> Truth:
-        """The truth about row `i`.
+        """The ground truth of row `i`.
 
         Args:
             i: row.
-            size: (height, width) of the image; by default the source's, and (0, 0) where that does not tell: enough
-                to score boxes, not maps.
+            size: (height, width) of the image; by default the source's. If that is (0, 0), boxes can be scored, but not
+                maps.
             file: of the image, for messages.
-            may_be_resized: false where the image is known to be an original, whatever `resized` says.
+            may_be_resized: false if the image is known to be an original; overrides `resized`.
 
         Raises:
-            BadTruthError: it is wrong.
+            BadTruthError: it is invalid.
         """
         name, boxes, label = self.ids[i], self.boxes_of(i), int(self.labels[i])
         if fault := self.faults.get(name):
@@ -99,16 +99,16 @@ class IlsvrcTruth:
         )
 
     def of_image(self, i: int, size: tuple[int, int], file: str, one_size: tuple[int, int] | None) -> Truth:
-        """The truth about row `i`, whose image was looked at.
+        """The ground truth of row `i`, checked against its image.
 
         Args:
             i: row.
             size: (height, width) of the image.
             file: of the image, for messages.
-            one_size: that most images have, if they do: they were resized.
+            one_size: the size that most images have, if there is one: they were resized.
 
         Raises:
-            BadTruthError: it is wrong, or the size is not the one that its boxes refer to.
+            BadTruthError: it is invalid, or the size differs from that of its boxes.
         """
         (height, width), boxes = self.sizes[i].tolist(), self.boxes_of(i)
         if (height and size != (height, width)) or (boxes[:, 2] > size[1]).any() or (boxes[:, 3] > size[0]).any():
@@ -117,7 +117,7 @@ class IlsvrcTruth:
                 f"{file} has {size[1]} x {size[0]} pixels, its truth ({self.source}) has {noted}: "
                 "use the original images, or truth whose boxes were resized with them"
             )
-        # A source without sizes does not tell resized images from originals; most have one size if they were resized.
+        # Without sizes in the source, resized images are recognised by the one size that most of them have.
         return self.truth(i, size, file, bool(height) or size == one_size)
 
     def select(self, rows: Sequence[int] | NDArray[np.integer]) -> "IlsvrcTruth":
@@ -131,17 +131,17 @@ class IlsvrcTruth:
 
 
 def read_truth(root: Path | str, source: Source | None = None, keep_faults: bool = False) -> IlsvrcTruth:
-    """Read the truth from a folder in any of the usual layouts, from a folder of XML files, or from one file.
+    """Read the ground truth from a folder in any of the usual layouts, from a folder of XML files, or from one file.
 
     Args:
         root: data folder (`ilsvrc_sources.PLACES` below it are searched) or one of the files in the table above.
-        source: which source to read; by default the first that is there, in the order text, xml, csv, devkit.
-        keep_faults: note what is wrong with single images in `faults`.
+        source: which source to read; by default the first available one, in the order text, xml, csv, devkit.
+        keep_faults: record faults of single images in `faults`.
 
     Raises:
-        FileNotFoundError: no source is there, or not the one asked for.
+        FileNotFoundError: there is no source, or not the requested one.
         BadTruthError: without `keep_faults`: a label cannot be turned into an index, or a box is impossible.
-        ValueError: a file is not what it should be.
+        ValueError: a file has another format.
     """
     root, order = expand(root), get_args(Source)
     if source is not None and source not in order:
@@ -176,12 +176,12 @@ def folders(root: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def read_truths(root: str | Path | Sequence[str | Path], source: Source | None = None) -> IlsvrcTruth:
-    """Read the truth of one folder or of several, joined; what is wrong with single images is noted in `faults`."""
+    """Read the ground truth of one folder, or of several joined; faults of single images are recorded in `faults`."""
     return merge([read_truth(one, source, keep_faults=True) for one in folders(root)])
 
 
 def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:
-    """One truth of several, rows sorted by id. Raises `ValueError` if an image is in two of them."""
+    """Join several into one, rows sorted by id. Raises `ValueError` if an image is in two of them."""
     ids = [name for truth in truths for name in truth.ids]
     if twice := sorted(name for name, n in Counter(ids).items() if n > 1):
         raise ValueError(f"{len(twice)} images are in two of the roots, e.g. {twice[:3]}: leave one root out")
@@ -201,9 +201,9 @@ def merge(truths: Sequence[IlsvrcTruth]) -> IlsvrcTruth:
 
 
 def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
-    """Raise `ValueError`, naming the first image, unless both say the same about the same images.
+    """Raise `ValueError`, naming the first image, unless both have the same values for the same images.
 
-    Sizes are compared where both know them; names of classes are not compared.
+    Sizes are compared if both have them; names of classes are not compared.
     """
     pair = f"{a.source} and {b.source}"
     if a.ids != b.ids:
@@ -244,7 +244,7 @@ def _assemble(parsed: Parsed, synsets: Synsets, source: Source, root: Path) -> I
 
 
 def _were_resized(truth: IlsvrcTruth) -> bool:
-    """Whether the images were brought to one size. Their boxes are rounded, but not counted from 1: some begin at 0."""
+    """Whether the images were resized to one size. Their boxes are rounded, but not counted from 1: some begin at 0."""
     return len(np.unique(truth.sizes, axis=0)) == 1 and bool((truth.boxes[:, :2] == 0).any())
 
 

@@ -1,13 +1,13 @@
-"""ImageNet-Segmentation: 4,276 images of ImageNet with a mask of what the image is of.
+"""ImageNet-Segmentation: 4,276 images of ImageNet with a mask of the main object.
 
     data = ImageNetSegmentation("gtsegs_ijcv.mat")
 
-One file of 2014, MATLAB's version 7.3, which is HDF5: `/value/img` and `/value/gt` are rows of references, an image
-(3, W, H) uint8 and a cell with one mask (W, H) of 0 and 1. MATLAB counts axes the other way round, so both are
-transposed. The file is opened by each process when it first reads from it: an HDF5 handle must not cross a fork.
+All data is in one file of 2014, in MATLAB's version 7.3, which is HDF5. `/value/img` and `/value/gt` are rows of
+references: an image is (3, W, H) uint8, a mask is a cell with (W, H) of 0 and 1. MATLAB's axis order is reversed, so
+both are transposed. Each process opens the file at its first read: an HDF5 handle must not cross a fork.
 
-The masks have no class: there is one, `object`, whatever it is, and maps are for the predicted class. The box is the
-tightest around the mask.
+The masks have no class: the dataset has one, `object`, and maps are for the predicted class. The box is the tightest
+around the mask.
 
 Reference: M. Guillaumin, D. Kuettel, V. Ferrari, "ImageNet auto-annotation with segmentation propagation", IJCV 2014.
 """
@@ -27,7 +27,7 @@ from eigencam.datasets.reading import Reading, expand, reason
 FULL = 4276
 FILE = "gtsegs_ijcv.mat"
 LARGEST = 1 << 29
-"""Bytes of an image: 179 million pixels, where Pillow's limit is, too."""
+"""Bytes of an image: 179 million pixels, which is also Pillow's limit."""
 HOW_TO_GET = (
     f"{FILE} is at calvin-vision.net/bigstuff/proj-imagenet/data; name it, or its folder, by "
     "paths.imagenet_segmentation or EIGENCAM_IMAGENET_SEGMENTATION"
@@ -44,16 +44,16 @@ class ImageNetSegmentation:
     version = 1
 
     def __init__(self, root: str | Path, expect: Expect | None = None, allow_outside: bool = False) -> None:
-        """Open the file and look at what every image is.
+        """Open the file and read the shapes of all images.
 
         Args:
             root: the file, or the folder that it is in.
             expect: `full`: an error unless there are 4,276 images.
-            allow_outside: read data that the file does not hold itself but names another file for.
+            allow_outside: read data that is stored in another file to which this one refers.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is not of the form described above, or h5py is not installed.
+            ValueError: the file has another format, or h5py is not installed.
         """
         path = expand(root)
         self.path = path / FILE if path.is_dir() else path
@@ -78,7 +78,7 @@ class ImageNetSegmentation:
         }
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` where it is none."""
+        """Image `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` if it is not an image."""
         try:
             stored = np.asarray(self._picture(i))
         except Exception as error:  # HDF5 raises OSError, RuntimeError, ...
@@ -91,10 +91,10 @@ class ImageNetSegmentation:
         return np.ascontiguousarray(picture)
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`: mask, and the box around it.
+        """The ground truth of image `i`: mask, and the box around it.
 
         Raises:
-            BadTruthError: the mask is not of the image's size, or has other values than 0 and 1.
+            BadTruthError: the mask is not of the image's size, or has values other than 0 and 1.
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
@@ -119,7 +119,7 @@ class ImageNetSegmentation:
         return {**self.__dict__, "_opened": None}
 
     def _open(self) -> tuple[int, Any, NDArray[Any], NDArray[Any]]:
-        """This process, its own open file, and the references to images and to the cells of masks."""
+        """This process's id, its open file, and the references to images and to the masks' cells."""
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 import h5py
@@ -144,7 +144,7 @@ class ImageNetSegmentation:
         return self._checked(file, file[self._checked(file, file[cells[i]])[0, 0]])
 
     def _checked(self, file: Any, data: Any) -> Any:
-        """An HDF5 dataset that holds its own data, of a size that an image may have; not yet read."""
+        """An HDF5 dataset that is stored in this file, with an allowed size; not yet read."""
         elsewhere = [data.file.filename] if data.file.filename != file.filename else []
         elsewhere += [name for name, *_ in data.external or ()]
         if data.is_virtual:

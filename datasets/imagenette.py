@@ -1,9 +1,9 @@
-"""Imagenette: ten classes of ImageNet that are easy to tell apart, with labels alone; no account is needed.
+"""Imagenette: ten ImageNet classes that are easy to tell apart, with labels only; no account is needed.
 
     imagenette2/val/n01440764/n01440764_10042.JPEG, ...     3,925 images for validation, 9,469 for training
 
-Labels are those of a network for ImageNet's 1000 classes. There are no boxes: what can be evaluated asks the
-network, as average drop and insertion do.
+Labels are those of a network for ImageNet's 1000 classes. There are no boxes: only evaluators that need none apply,
+such as average drop and insertion.
 
 Source: github.com/fastai/imagenette (Apache 2.0; the images are ImageNet's), the version `imagenette2`.
 """
@@ -31,7 +31,7 @@ CLASSES = {
 
 FULL = {"val": 3_925, "train": 9_469}
 SIZES = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
-"""The archive's folder, by torchvision's name of the images' size (of the shorter side)."""
+"""The archive's folder, by torchvision's name of the images' size (length of the shorter side)."""
 HOW_TO_GET = (
     "imagenette2.tgz is at github.com/fastai/imagenette; dataset.download=true lets torchvision fetch it; unpack it, "
     "and name the folder that it is in by paths.imagenette or EIGENCAM_IMAGENETTE"
@@ -51,12 +51,12 @@ def read_imagenette(
         root: the folder that the archive was unpacked in, or `imagenette2` itself.
         split: `val` or `train`.
         size: of the archive.
-        expect: `full`: an error unless all images of the split are there.
+        expect: `full`: raise an error unless all images of the split are there.
         download: let torchvision download the archive into `root` unless the split is there already.
 
     Raises:
         FileNotFoundError: the folder is missing, or cannot be downloaded.
-        ValueError: an option is not one of those allowed.
+        ValueError: an option has a value that is not allowed.
     """
     for option, value, allowed in (("split", split, FULL), ("size", size, SIZES)):
         if value not in allowed:
@@ -83,5 +83,5 @@ def _download(root: Path, split: str, size: str) -> None:
     root.mkdir(parents=True, exist_ok=True)
     try:
         Imagenette(str(root), split=split, size=size, download=True)
-    except Exception as error:  # whatever the network, the disk or the archive may raise
+    except Exception as error:  # network, disk or archive may raise anything
         raise FileNotFoundError(f"Imagenette could not be downloaded to {root}: {error}. {HOW_TO_GET}") from error

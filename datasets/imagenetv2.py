@@ -1,9 +1,9 @@
-"""ImageNetV2 with wsolevaluation's boxes: 10,000 images of ImageNet's 1000 classes, which thresholds are tuned on.
+"""ImageNetV2 with wsolevaluation's boxes: 10,000 images of ImageNet's 1000 classes, for tuning thresholds.
 
     data = read_imagenetv2("wsolevaluation")     # metadata/ILSVRC/val and dataset/ILSVRC/val2/<class>/<k>.jpeg
 
-The folders' *numbers* are the classes, indices of the sorted WordNet ids. Sorted as texts (0, 1, 10, 100, ...), as an
-image-folder loader sorts them, they give other classes; here the label is read from class_labels.txt, and has to be the
+The folders' *numbers* are the classes, indices of the sorted WordNet ids. An image-folder loader sorts them as texts
+(0, 1, 10, 100, ...) and so gives other classes. Here the label is read from class_labels.txt, and must equal the
 folder's number.
 
 Reference: B. Recht et al., "Do ImageNet classifiers generalize to ImageNet?", ICML 2019; boxes: J. Choe et al., CVPR
@@ -40,10 +40,10 @@ def read_imagenetv2(
 
     Args:
         root: folder with `metadata/ILSVRC/val` (or those files themselves) and the images.
-        images: folder of the class folders 0 ... 999; by default looked for below `root`.
-        expect: `full`: an error unless all 10,000 are there and localization.txt is wsolevaluation's.
-        allow_missing: take the images that are there.
-        allow_outside: follow listed paths that lead out of the folder of the images.
+        images: folder of the class folders 0 ... 999; by default searched below `root`.
+        expect: `full`: raise an error unless all 10,000 are there and localization.txt is wsolevaluation's.
+        allow_missing: use only the images that are there.
+        allow_outside: follow listed paths that lead outside the image folder.
 
     Raises:
         FileNotFoundError: no truth, or images are missing.

@@ -1,7 +1,7 @@
-"""Images and masks from files to arrays: the one place that decodes.
+"""Images and masks from files to arrays: the only module that decodes.
 
-Boxes of ILSVRC and VOC refer to the pixel grid as it is stored, so an image is never rotated by its EXIF tag and never
-decoded at a reduced scale. What a file is, its content decides and not its name: a PNG named `.JPEG` is read as a PNG.
+Boxes of ILSVRC and VOC refer to the stored pixel grid, so the EXIF orientation is never applied and an image is never
+decoded at a reduced scale. The content determines a file's format, not its name: a PNG named `.JPEG` is read as a PNG.
 """
 
 import io
@@ -18,7 +18,7 @@ from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.files import regular
 
 VERSIONS = {"decoding": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 DEPTHS = "allowed are 8 bits (uint8), 16 bits (uint16), floats from 0 to 1"
 
@@ -38,9 +38,9 @@ _OPENING = threading.Lock()  # `warnings.catch_warnings` changes the state of th
 def read_rgb(path: Path | str) -> NDArray[np.uint8]:
     """Decode an image as RGB.
 
-    Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles; of 16 bits a
-    channel the upper eight are kept; floating-point pixels must lie in 0..1; alpha and transparent colours are dropped
-    (the stored colour shows, nothing is blended with a background); of several frames the first counts.
+    Grey is repeated; CMYK and palettes are converted by Pillow's formulas, without colour profiles. Of 16 bits per
+    channel the upper eight are kept; floating-point pixels must lie in 0..1. Alpha and transparent colours are dropped:
+    the stored colour shows, without blending. Of several frames the first is used.
 
     Args:
         path: image in any format that Pillow reads.
@@ -49,28 +49,29 @@ def read_rgb(path: Path | str) -> NDArray[np.uint8]:
         (H, W, 3) uint8, RGB, writable, H and W as stored.
 
     Raises:
-        BadImageError: the file is empty, truncated, corrupt, not an image, or so large that it must be a bomb.
-        FileNotFoundError: there is no such file (other faults of the file system pass through likewise).
+        BadImageError: the file is empty, truncated, corrupt, not an image, or suspiciously large (a decompression
+            bomb).
+        FileNotFoundError: there is no such file (other errors of the file system are raised as well).
     """
     return rgb_of(decode(path), path)
 
 
 def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
-    """The pixels of an opened image as RGB, by the same rules as those of a file; see `read_rgb`.
+    """The pixels of an opened image as RGB, by the same rules as for a file; see `read_rgb`.
 
     Args:
-        image: of any mode; it is left as it is.
+        image: of any mode; is not changed.
         name: for messages.
 
     Returns:
         (H, W, 3) uint8, RGB, writable.
 
     Raises:
-        BadImageError: floating-point pixels outside 0..1, or integers that are not plainly of 16 bits.
+        BadImageError: floating-point pixels outside 0..1, or integers that are not clearly of 16 bits.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(eight_bits(np.asarray(image), name))
-    if image.mode in ("RGBa", "La"):  # Pillow undoes the product with alpha, and has no conversion in one step
+    if image.mode in ("RGBa", "La"):  # premultiplied alpha, which Pillow converts only in two steps
         image = image.convert(image.mode.upper())
     if "transparency" in image.info:  # Pillow would warn and blend it into the colours
         image = image.copy()
@@ -98,7 +99,7 @@ def size_of_bytes(data: bytes, name: Path | str) -> tuple[int, int]:
 
 
 def eight_bits(values: NDArray[Any], name: Path | str = "image") -> NDArray[np.uint8]:
-    """Pixel values of any type as 8 bits: floats times 255, of 16 bits the upper eight, True as 255.
+    """Pixel values of any type as 8 bits: floats times 255, the upper eight of 16 bits, True as 255.
 
     Args:
         values: bool, uint8, uint16, floats in 0..1, or wider integers that hold 16 bits, as Pillow's mode "I".
@@ -135,21 +136,21 @@ def eight_bits(values: NDArray[Any], name: Path | str = "image") -> NDArray[np.u
 
 
 def orientation(image: Image.Image) -> int:
-    """What the EXIF tag says of how an image is to be turned, 1 to 8; 1, as it is, where there is none.
+    """The EXIF orientation of an image, 1 to 8; 1, unchanged, if there is none.
 
-    1 where the tag is damaged, too: that says nothing about the pixels.
+    It is also 1 if the tag is damaged, since the pixels may still be valid.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             tag = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # whatever the reader of a damaged tag raises
+        except Exception:  # the reader of a damaged tag may raise anything
             return 1
     return tag if tag in _TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF tag says that it is to be looked at."""
+    """The image with its EXIF orientation applied."""
     turn = _TURNS[orientation(image)]
     return image if turn is None else image.transpose(turn)
 
@@ -201,14 +202,14 @@ def read_grey(path: Path | str) -> NDArray[np.uint8]:
 
 
 def read_object(path: Path | str) -> NDArray[np.bool_]:
-    """Decode the mask of one object, of whatever kind: 1 bit, grey, RGB, RGBA, a palette.
+    """Decode the mask of one object, of any kind: 1 bit, grey, RGB, RGBA, a palette.
 
     Returns:
         (H, W) bool: where the grey value is not 0.
 
     Raises:
         BadImageError: the file cannot be decoded.
-        BadTruthError: its pixels have more values than 0 and another one, or more than 8 bits.
+        BadTruthError: its pixels have more than two values, or more than 8 bits.
         FileNotFoundError: there is no such file.
     """
     image = decode(path)
@@ -224,14 +225,14 @@ def read_object(path: Path | str) -> NDArray[np.bool_]:
 
 
 def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a mask of any kind to the numbers that are stored.
+    """Decode a mask of any kind to its stored numbers.
 
     Args:
         path: an image of 1 bit (0 and 1), grey of 8 or 16 bits, a palette, or RGB; alpha is dropped.
-        colours: whether a palette stands for its colours and not for its indices.
+        colours: whether a palette is read as its colours rather than its indices.
 
     Returns:
-        (H, W) uint8 or uint16; (H, W, 3) uint8 where the three colours of a pixel are not all equal.
+        (H, W) uint8 or uint16; (H, W, 3) uint8 if the three colours of a pixel are not all equal.
 
     Raises:
         BadImageError: the file cannot be decoded.
@@ -257,8 +258,8 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
 
 
 def decode(path: Path | str) -> Image.Image:
-    """Open a file and decode its pixels; see `read_rgb` for what may be wrong with it."""
-    return _decoded(_regular(path).read_bytes(), path)  # apart, so that a fault of the disk is not one of the image
+    """Open a file and decode its pixels; see `read_rgb` for the errors."""
+    return _decoded(_regular(path).read_bytes(), path)  # separate, so that a disk error is not reported as a bad image
 
 
 def _decoded(data: bytes, path: Path | str) -> Image.Image:
@@ -275,7 +276,7 @@ def _decoded(data: bytes, path: Path | str) -> Image.Image:
 
 
 def _regular(path: Path | str) -> Path:
-    """The path, where it is not a pipe, which would be waited for, or a device, which never ends."""
+    """The path, unless it is a pipe, on which a read would block, or a device, which never ends."""
     try:
         return regular(Path(path))
     except ValueError as error:
@@ -283,7 +284,7 @@ def _regular(path: Path | str) -> Path:
 
 
 def _open(path: Path | str, file: IO[bytes]) -> Image.Image:
-    """Read the header. Damaged EXIF, which Pillow warns about, says nothing about the pixels."""
+    """Read the header. Pillow's warning about damaged EXIF is suppressed: the pixels may still be valid."""
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,12 +1,12 @@
-"""What was read once from many files, kept as an Arrow file that the next run maps into its memory.
+"""Cache for data read from many files: an Arrow file that later runs memory-map.
 
     table = kept("ilsvrc-xml", files, read, version=1)     # `read` runs only if a file is new, changed or gone
 
-The key is made of the files' paths, sizes and times of change. The file ends with a SHA-256 of all before it: one that
-is damaged is read again from its sources. Processes that map it share its memory.
+The key is made of the files' paths, sizes and modification times. The file ends with a SHA-256 of everything before it;
+a damaged file is rebuilt from its sources. Processes that map it share its memory.
 
-The folder is `EIGENCAM_CACHE`, or `eigencam` in `XDG_CACHE_HOME` (`~/.cache`); without a place that can be written to,
-nothing is kept.
+The folder is `EIGENCAM_CACHE`, or `eigencam` in `XDG_CACHE_HOME` (`~/.cache`); if neither is writable, nothing is
+cached.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from eigencam.datasets.names import image_id
 from eigencam.files import replacing
 
 _SHA256 = 32
-_CHUNK = 65_536  # names that are texts of Python at once
+_CHUNK = 65_536  # number of names that are Python strings at the same time
 
 
 class Names(Sequence[str]):
-    """A sequence of texts that takes 8 bytes a text beside its characters.
+    """A sequence of texts that takes 8 bytes per text in addition to its characters.
 
     Attributes:
-        texts: their UTF-8, as an array of Arrow.
+        texts: their UTF-8, as an Arrow array.
     """
 
     def __init__(self, texts: "Iterable[str] | pa.Array | pa.ChunkedArray") -> None:
@@ -43,7 +43,7 @@ class Names(Sequence[str]):
         found: Any = texts
         if isinstance(texts, pa.ChunkedArray):
             found = found.combine_chunks() if found.num_chunks != 1 else found.chunk(0)
-        if not isinstance(found, pa.Array):  # a file's name may be of bytes that are no text
+        if not isinstance(found, pa.Array):  # a file's name may have bytes that are not text
             found = pa.array((text.encode("utf-8", "surrogatepass") for text in found), pa.large_binary())
         self.texts: Any = found.cast(pa.large_binary())
 
@@ -75,10 +75,10 @@ class Names(Sequence[str]):
 
 
 class Files(Sequence[Path]):
-    """Paths that take 12 bytes each beside the characters of the file's name.
+    """Paths that take 12 bytes each in addition to the characters of the file's name.
 
     Attributes:
-        folders: that the files are in.
+        folders: of the files.
         codes: (N,) int32, the folder of each.
         names: of the files.
     """
@@ -112,7 +112,7 @@ class Files(Sequence[Path]):
 
 
 class FileIds(Sequence[str]):
-    """The ids of files below a folder: their paths without the suffix, made when they are asked for."""
+    """The ids of files below a folder: their paths without the suffix, computed on access."""
 
     def __init__(self, files: Files, top: Path) -> None:
         """Refer to the files."""
@@ -142,20 +142,20 @@ class FileIds(Sequence[str]):
 
 
 def cache_folder() -> Path:
-    """Return the folder that tables are kept in."""
+    """Return the cache folder."""
     if own := os.environ.get("EIGENCAM_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eigencam"
 
 
 def kept(name: str, files: Sequence[Path], read: Callable[[], pa.Table], *, version: int) -> pa.Table:
-    """Return what `read` returns, from the kept file where none of its sources has changed since.
+    """Return the result of `read`, from the cache if none of its sources has changed.
 
     Args:
-        name: what is kept; part of the file's name.
+        name: of the cached data; part of the file's name.
         files: everything that `read` reads.
-        read: makes the table; what it raises passes through.
-        version: of `read`: raised when it makes another table of the same files.
+        read: makes the table; its errors are raised.
+        version: of `read`: raised when it makes another table from the same files.
     """
     digest = hashlib.sha256(f"{name}/{version}".encode())
     for path in files:
@@ -182,7 +182,7 @@ def _write(place: Path, table: pa.Table) -> None:
 
 
 def _mapped(place: Path) -> pa.Table | None:
-    """The table of a kept file, whose columns are the file's own memory; None where there is none that is whole."""
+    """The table of a cache file, with columns in the mapped memory; None if there is no intact file."""
     try:
         with place.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""The one class of an image that has objects of several."""
+"""The main class of an image with objects of several classes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,10 @@ def main_class(
     difficult: NDArray[np.bool_],
     mask: NDArray[np.uint8] | None,
 ) -> int:
-    """Return the class with the largest area, the first of equal ones, -1 without an object.
+    """Return the class with the largest area, of equal ones the first, -1 without an object.
 
-    The area is that of the mask where it has an object, else of the boxes, added up, without those flagged difficult
-    unless all are.
+    The area is that of the mask if it has an object. Otherwise it is the sum over the boxes, without those flagged
+    difficult unless all are.
 
     Args:
         n: number of classes.

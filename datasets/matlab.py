@@ -1,10 +1,10 @@
-"""MATLAB's files of version 5 to 7: arrays of numbers, texts, structs and cells, without MATLAB.
+"""MATLAB files of version 5 to 7: arrays of numbers, texts, structs and cells, read without MATLAB.
 
-    header (128 bytes), elements; an element: type, number of bytes, data up to a multiple of 8 bytes, or, of up to four
-    bytes, all of it in 8; an array is an element of elements: flags, dimensions, name, content
+    header (128 bytes), elements; an element: type, number of bytes, data padded to a multiple of 8 bytes, or, for up to
+    four bytes, all of it in 8; an array is an element of elements: flags, dimensions, name, content
 
-Everything is looked up within the bounds that the file states and has: scipy's reader takes a file at its word, and
-ends the process where one byte of it is wrong.
+Every access is checked against the bounds that the file states and has. scipy's reader trusts the file, and one wrong
+byte ends the process.
 
 Reference: "MAT-File Format", The MathWorks.
 """
@@ -35,11 +35,11 @@ def read_matlab(file: Reading, names: Collection[str]) -> dict[str, Any]:
 
     Args:
         file: the file, in its context.
-        names: of the variables; what is not among them is not looked at.
+        names: of the variables; others are skipped.
 
     Returns:
-        Of those that are there: an array of its dimensions, a text, a list of a struct array's elements as
-        dictionaries, or a list of a cell array's elements.
+        Of those that exist: an array of its dimensions, a text, a list of a struct array's elements as dictionaries, or
+        a list of a cell array's elements.
     """
     data = file.raw()
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
@@ -63,7 +63,7 @@ def read_matlab(file: Reading, names: Collection[str]) -> dict[str, Any]:
 
 
 class _Elements:
-    """The elements in a piece of a file, by the places of their first and past their last byte."""
+    """The elements in a part of a file, by the positions of their first byte and of the one after their last."""
 
     __slots__ = ("data", "numbers", "order", "tag")
 
@@ -73,7 +73,7 @@ class _Elements:
         self.numbers = {kind: np.dtype(order + name) for kind, name in _NUMBERS.items()}
 
     def at(self, start: int, end: int) -> tuple[int, int, int, int]:
-        """The element at a place: type, first byte, past the last byte, place of the next element."""
+        """The element at a position: type, first byte, end (exclusive), position of the next element."""
         if start + 8 > end:
             raise ValueError("it ends within an element")
         kind, length = self.tag(self.data, start)
@@ -88,16 +88,16 @@ class _Elements:
         return kind, start, start + length, start + length + (0 if kind == _COMPRESSED else -length % 8)
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Type, first byte and past the last byte of each element."""
+        """Type, first byte and end (exclusive) of each element."""
         while start < end:
             kind, first, last, start = self.at(start, end)
             yield kind, first, last
 
     def array(self, start: int, end: int, names: Collection[str] | None = None, depth: int = 0) -> tuple[str, Any]:
-        """Name and content of an array; None of one whose name is not asked for."""
+        """Name and content of an array; the content is None if the name is not requested."""
         if depth > _DEEPEST:
             raise ValueError("arrays nested too deeply")
-        if start == end:  # as MATLAB writes an empty cell
+        if start == end:  # MATLAB's empty cell
             return "", np.zeros((0, 0))
         _, first, last, start = self.at(start, end)
         if last - first != 8:
@@ -144,7 +144,7 @@ class _Elements:
         return [dict(zip(fields, values[k : k + len(fields)], strict=True)) for k in starts]
 
     def _read(self, start: int, end: int) -> tuple[NDArray[Any], int]:
-        """The numbers of the element at a place, as stored, and the place of the next."""
+        """The numbers of the element at a position, as stored, and the position of the next."""
         kind, first, last, start = self.at(start, end)
         dtype = self.numbers.get(kind)
         if dtype is None or (last - first) % dtype.itemsize:

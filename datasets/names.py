@@ -1,12 +1,11 @@
-"""Names of images: which file is meant, and what identifies an image.
+"""Names of images: which file a name refers to, and the id of an image.
 
-An image's id is its path below the folder of images, without the suffix: `n01440764/a.v2` for `n01440764/a.v2.JPEG`;
-where a dataset's file gives ids of its own, it is that. No two images of a dataset have the same id: results are keyed
-by it, so two with one id would be one.
+An image's id is its path below the image folder, without the suffix: `n01440764/a.v2` for `n01440764/a.v2.JPEG`. If a
+dataset's file has ids of its own, these are used. Ids are unique within a dataset, since results are keyed by them.
 
-Paths that a file of annotations names stay inside the folder of images: one that is absolute, or climbs out of the
-folder by `..`, is refused unless `allow_outside` is true. Links on the disk are followed: whoever keeps the data made
-them, and a folder of links into a store is a common way to keep it; the author of an annotation file cannot make one.
+Paths in an annotation file must stay inside the image folder: one that is absolute, or leaves the folder by `..`, is
+refused unless `allow_outside` is true. Symbolic links are followed: they were made by the owner of the data, who often
+keeps a folder of links into a store, and cannot be made by the author of an annotation file.
 """
 
 import os
@@ -22,12 +21,12 @@ from eigencam.datasets.reading import files_in, hidden
 JPEG = (".jpg", ".jpeg", ".jpe")
 PNG = (".png",)
 FAMILIES = (JPEG, PNG, (".tif", ".tiff"), (".bmp",), (".gif",), (".webp",), (".ppm",), (".pgm",))
-"""Suffixes of one kind of file: an annotation that says `a.jpg` means `a.JPG` and `a.jpeg` as well."""
+"""Suffixes of the same kind of file: an annotation that names `a.jpg` also matches `a.JPG` and `a.jpeg`."""
 SUFFIXES = tuple(suffix for family in FAMILIES for suffix in family)
 
 
 def image_id(path: str) -> str:
-    """The id of an image's path. Dots that do not begin an image's suffix are part of the name.
+    """The id of an image's path. Only a known image suffix is removed; other dots belong to the name.
 
     >>> image_id("val/a.v2.JPEG"), image_id("./val//a.v2")
     ('val/a.v2', 'val/a.v2')
@@ -37,12 +36,12 @@ def image_id(path: str) -> str:
 
 
 def unique(ids: Sequence[str], sources: Sequence[object], what: str = "images") -> list[str]:
-    """The ids, in order.
+    """Check that ids are unique, and return them in order.
 
     Args:
         ids: of images.
-        sources: what each is of: a file, or a place in one.
-        what: has the ids, in the plural.
+        sources: of each id: a file, or a position in one.
+        what: noun for the owners of the ids, in the plural.
 
     Raises:
         ValueError: two have the same id; both sources are named.
@@ -62,10 +61,10 @@ def repeated(ids: Iterable[str]) -> bool:
 
 
 def checked_ids(ids: object, name: str) -> None:
-    """Raise a ValueError unless these are ids that rows can be keyed by: texts, at least one, no two equal.
+    """Raise a ValueError unless these are valid ids: texts, at least one, all different.
 
     Args:
-        ids: of a dataset, whoever made it.
+        ids: of any dataset.
         name: of the dataset, for the message.
     """
     if isinstance(ids, str) or not isinstance(ids, Collection) or not ids:
@@ -78,17 +77,17 @@ def checked_ids(ids: object, name: str) -> None:
 
 
 def once(seen: dict[str, str], name: str, place: str) -> str:
-    """The name, noted with its place. Raises a ValueError if it was noted before."""
+    """Record the name with its position, and return it. Raises a ValueError if it was recorded before."""
     if (before := seen.setdefault(name, place)) != place:
         raise ValueError(f"{name} stands here a second time, after {before}")
     return name
 
 
 def inside(name: object, allow_outside: bool = False) -> str:
-    """The path of a file that an annotation names, relative to the folder that it is looked for in.
+    """The relative path of a file that an annotation names.
 
     Raises:
-        ValueError: the name is no text, is empty, or leads out of the folder.
+        ValueError: the name is not a text, is empty, or leads out of the folder.
     """
     path = posixpath.normpath(name) if isinstance(name, str) else ""
     if path in ("", ".", "..") or "\0" in path:
@@ -99,12 +98,12 @@ def inside(name: object, allow_outside: bool = False) -> str:
 
 
 def as_stored(paths: Sequence[Path]) -> list[Path]:
-    """Each file as it is on the disk: itself, or the one that differs in the suffix's spelling alone.
+    """Each file as spelt on the disk: itself, or the one that differs only in the suffix's spelling.
 
-    A path without such a file stays as it is.
+    A path without such a file is returned unchanged.
 
     Raises:
-        ValueError: several files differ from a missing one in the suffix's spelling alone.
+        ValueError: several files differ from a missing one only in the suffix's spelling.
     """
     folders: dict[Path, dict[str, list[Path]]] = {}
     return [path if os.path.isfile(path) else _respelt(path, folders) for path in paths]  # noqa: PTH113
@@ -129,8 +128,9 @@ def by_stem(folder: Path, families: Sequence[Sequence[str]], depth: int = 0) -> 
 
     Args:
         folder: where to look.
-        families: suffixes, in order of preference: a file of a later family counts where none of an earlier one is.
-        depth: levels of folders below to look in, too.
+        families: groups of suffixes, in order of preference: a later group is used only if no file of an earlier one
+            exists.
+        depth: levels of subfolders to search as well.
 
     Raises:
         ValueError: two files of one family have the same name.
@@ -146,9 +146,9 @@ def by_stem(folder: Path, families: Sequence[Sequence[str]], depth: int = 0) -> 
 
 
 class Ids(list[str]):
-    """Ids of a dataset whose annotation file has ids of its own: `aliases` gives the id of each of those.
+    """Ids of a dataset whose annotation file has ids of its own; `aliases` maps the file names to them.
 
-    Files of predictions name images by either.
+    Files of predictions may use either.
     """
 
     def __init__(self, ids: Iterable[str] = (), aliases: Mapping[str, str] | None = None) -> None:
@@ -157,22 +157,21 @@ class Ids(list[str]):
 
 
 def match(ids: Iterable[str], keys: Iterable[str], source: Callable[[str], object], what: str) -> dict[str, str]:
-    """Which file, or line of one, is meant for which image: that of the same name, as far as both names go.
+    """Which key, of a file or of a line in one, belongs to which image: the names are equal as far as both go.
 
-    `1` and `run/q/1` both mean the image `q/1`, unless an image is called so itself. A key that is of no image is left
-    out.
+    `1` and `run/q/1` both mean the image `q/1`, unless an image has that very name. A key of no image is ignored.
 
     Args:
         ids: of the images; those of `Ids` may be named by their aliases.
         keys: names without a file's suffix, `/` between folders.
-        source: where a key comes from, for messages.
-        what: the keys are of, in the plural.
+        source: origin of a key, for messages.
+        what: noun for the keys' owners, in the plural.
 
     Returns:
         The key of each image that has one.
 
     Raises:
-        ValueError: two keys mean the same image, or one could mean two.
+        ValueError: two keys mean the same image, or one is ambiguous.
     """
     aliases: Mapping[str, str] = getattr(ids, "aliases", {})
     names, found = set(ids), dict[str, str]()
@@ -191,7 +190,7 @@ def match(ids: Iterable[str], keys: Iterable[str], source: Callable[[str], objec
 
 
 def _meant(key: str, names: Container[str], ends: Mapping[str, list[str]]) -> list[str]:
-    """The ids that a key may stand for, sorted: itself if it is one, else those that end like it, or it like them."""
+    """The ids that a key may mean, sorted: itself if it is an id, else those where one is the end of the other."""
     if key in names:
         return [key]
     return sorted(name for name in ends.get(posixpath.basename(key), ()) if _tail(name, key))

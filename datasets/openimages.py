@@ -1,14 +1,13 @@
-"""OpenImages30k, wsolevaluation's part of Open Images V5: images of 100 classes with masks, and regions to ignore.
+"""OpenImages30k, wsolevaluation's subset of Open Images V5: images of 100 classes with masks and ignored regions.
 
     data = OpenImages("wsolevaluation")     # metadata/OpenImages/test and dataset/OpenImages/test/<class>/<image>.jpg
 
-Beside each image lie a mask for every object of its class, `<image>_m<class>_<hash>.png`, and
-`<image>_ignore.png` with the boxes of objects that have none. The object is the union of the masks, void what else is
-in the ignored region. A mask's pixel counts where its grey value is not 0, of whatever kind the PNG is (1 bit, RGB,
-RGBA).
+Beside each image are a mask for every object of its class, `<image>_m<class>_<hash>.png`, and `<image>_ignore.png` with
+the boxes of objects that have no mask. The object is the union of the masks; the rest of the ignored region is void. A
+mask pixel counts if its grey value is not 0, for any kind of PNG (1 bit, RGB, RGBA).
 
-Masks can be of another resolution than their images. They are kept as they are, as PxAP brings them to its own size
-in one step; `masks=picture` brings them to the image's size, for evaluators that count its pixels.
+The resolution of a mask may differ from its image's. By default masks keep theirs, because PxAP resizes them to its own
+size in one step. `masks=picture` resizes them to the image's size, for evaluators that count its pixels.
 """
 
 from pathlib import Path
@@ -26,7 +25,7 @@ from eigencam.datasets.reading import expand, is_file
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
 
 _STRETCH = 1.1
-"""Of height over width between a mask and its image; more is another image's mask, or one turned by 90 degrees."""
+"""Tolerance of height / width between a mask and its image; beyond it, the mask is of another image or rotated."""
 
 Split = Literal["test", "val", "train"]
 Masks = Literal["own", "picture"]
@@ -63,11 +62,11 @@ class OpenImages(ImageFiles):
         Args:
             root: folder with wsolevaluation's `metadata` and the images.
             split: test, val, or train, which has no masks.
-            images: folder of `test`, `val` and `train`, images and masks; by default looked for below `root`.
-            masks: resolution of the masks: their `own`, or the `picture`'s.
-            expect: `full`: an error unless all images are there and localization.txt is wsolevaluation's.
-            allow_missing: take the images that are there with all their masks.
-            allow_outside: follow listed paths that lead out of the folder of the images.
+            images: folder with `test`, `val` and `train`, images and masks; by default searched below `root`.
+            masks: resolution of the masks: their `own`, or that of the image (`picture`).
+            expect: `full`: raise an error unless all images are there and localization.txt is wsolevaluation's.
+            allow_missing: use only the images that are there with all their masks.
+            allow_outside: follow listed paths that lead outside the image folder.
 
         Raises:
             FileNotFoundError: no metadata, or images or masks are missing.
@@ -105,10 +104,10 @@ class OpenImages(ImageFiles):
         self.faults = {image_id(path): fault for path, fault in found.faults.items()}
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`; its boxes are the tightest around each mask.
+        """The ground truth of image `i`; its boxes are the tightest around each mask.
 
         Raises:
-            BadTruthError: label or a mask is wrong, or no mask has a pixel.
+            BadTruthError: label or a mask is invalid, or all masks are empty.
         """
         if fault := self.faults.get(self.ids[i]):
             raise BadTruthError(fault)
@@ -144,7 +143,7 @@ class OpenImages(ImageFiles):
 
 
 def _part(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask of any resolution; its shape must be that of an image of `size`, up to `_STRETCH`."""
+    """A mask of any resolution; its aspect ratio must be that of an image of `size`, up to `_STRETCH`."""
     part = read_object(path)
     stretch = part.shape[0] * size[1] / (part.shape[1] * size[0])
     if not 1 / _STRETCH <= stretch <= _STRETCH:
@@ -163,7 +162,7 @@ def _masks(folder: Path, lines: list[tuple[str, str]]) -> list[Path | None]:
 
 
 def resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(H, W) bool -> `shape`, each pixel the one at its upper left corner, as OpenCV's nearest."""
+    """(H, W) bool -> `shape`, each pixel from the one at its upper left corner, as OpenCV's nearest."""
     if mask.shape == shape:
         return mask
     rows, columns = (
@@ -174,7 +173,7 @@ def resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_
 
 
 def _tight(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.float64] | None:
-    """The inclusive box of a mask of any resolution in the image's pixels: all that it touches."""
+    """The inclusive box, in the image's pixels, of everything that a mask of any resolution touches."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None

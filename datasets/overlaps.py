@@ -1,4 +1,4 @@
-"""The overlap of boxes, box by box: for the few boxes of one image numpy takes 30 times as long. Imports numba."""
+"""IoU of boxes in a loop: for the few boxes of one image numpy takes 30 times as long. Imports numba."""
 
 import numpy as np
 from numba import njit
@@ -9,7 +9,7 @@ Boxes = NDArray[np.float64]
 
 @njit(cache=True, nogil=True)
 def overlaps(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    """(A, 4), (B, 4) inclusive -> (A, B): as `boxes.iou_paired` of every pair, with the same roundings."""
+    """(A, 4), (B, 4) inclusive -> (A, B): equal to `boxes.iou_paired` of every pair, rounding included."""
     out = np.zeros((len(a), len(b)))
     for i in range(len(a)):
         width, height = a[i, 2] - a[i, 0] + 1, a[i, 3] - a[i, 1] + 1

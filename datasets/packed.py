@@ -1,4 +1,4 @@
-"""Images that are packed into files of many, with labels and boxes: what Parquet files and tar shards share."""
+"""Images packed into files, many per file, with labels and boxes: the common part of Parquet files and tar shards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ class Store(Protocol):
         ...
 
     def place(self, i: int) -> str:
-        """Return where image `i` is, for messages."""
+        """Return the position of image `i`, for messages."""
         ...
 
     def identity(self) -> dict[str, object]:
-        """Return what tells this content from another: JSON-ready, no paths."""
+        """Return what identifies the content: JSON-ready, no paths."""
         ...
 
 
@@ -40,7 +40,7 @@ class Boxes:
 
     Attributes:
         boxes: (B, 4) float64, 0-based inclusive pixels.
-        labels: (B,) int32; -1 for the image's.
+        labels: (B,) int32; -1: the image's label.
         offsets: (N + 1,) int64.
     """
 
@@ -51,14 +51,14 @@ class Boxes:
 
 @dataclass
 class Packed:
-    """Images of a store and their truth; an `eigencam.datasets.base.Dataset`.
+    """Images of a store and their ground truth; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
         store: the encoded images.
         labels: (N,) int32, -1 for none.
-        boxes: of the store itself, or None.
+        boxes: from the store itself, or None.
         annotation: ILSVRC's lists, joined by the ids, or None; `rows` are its rows, (N,) int64.
-        faults: what is known to be wrong with the truth of an image, by id.
+        faults: known faults in an image's ground truth, by id.
     """
 
     name: str
@@ -91,18 +91,18 @@ class Packed:
                 )
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         return rgb_of_bytes(self._read(i), self.store.place(i))
 
     def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        """Return the digest of image `i`'s encoded bytes (`eigencam.datasets.digest`)."""
         return bytes_digest(self._read(i))
 
     def truth(self, i: int) -> Truth:
-        """Return the truth about image `i`.
+        """Return the ground truth of image `i`.
 
         Raises:
-            BadTruthError: it is wrong, or refers to an image of another size.
+            BadTruthError: it is invalid, or refers to an image of another size.
             BadImageError: the image has no readable header.
         """
         if fault := self.faults.get(self.ids[i]):
@@ -137,7 +137,7 @@ class Packed:
 
     @cached_property
     def _one_size(self) -> tuple[int, int] | None:
-        """The size that most of a few images have, as in a set that was brought to one."""
+        """The size that most of a few images have, if the dataset was resized to one."""
         n = len(self.ids)
         sizes = [size_of_bytes(self.store.read(i), self.store.place(i)) for i in range(0, n, max(1, n // 8))]
         first = max(set(sizes), key=sizes.count)
@@ -153,13 +153,13 @@ def with_truth(made: Packed, truth: str | Path, class_space: str | None) -> Pack
     """Return the images with the labels and boxes of ILSVRC's lists, joined by the ids.
 
     Args:
-        made: the images; labels that they come with must be those of the lists.
+        made: the images; their own labels must equal those of the lists.
         truth: folder, or folders `A:B`, of the lists.
-        class_space: what the network calls the classes; default `imagenet`.
+        class_space: the network's name for the classes; default `imagenet`.
 
     Raises:
         FileNotFoundError: there are no such lists.
-        ValueError: an image is not in the lists, or its label is another there.
+        ValueError: an image is not in the lists, or has another label there.
     """
     annotation = read_truths(truth)
     rows = joined(annotation, made.ids, made.labels, str(truth))
@@ -177,11 +177,11 @@ def joined(annotation: IlsvrcTruth, ids: Sequence[str], labels: NDArray[np.int32
     Args:
         annotation: the lists.
         ids: of the images.
-        labels: that the images come with; -1 for none.
+        labels: the images' own; -1 for none.
         where: the lists, for messages.
 
     Raises:
-        ValueError: an image is not in the lists, or its label is another there.
+        ValueError: an image is not in the lists, or has another label there.
     """
     row = {name: i for i, name in enumerate(annotation.ids)}
     if strange := [one for one in ids if one not in row]:

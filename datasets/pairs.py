@@ -1,16 +1,16 @@
-"""Pairs of images and whether they match: faces of one person, scenes with an object in common.
+"""Pairs of images that match or do not: faces of one person, scenes with an object in common.
 
-    Lfw("lfw", "pairs.txt")     # LFW's list, or one of that form over folders of one's own
+    Lfw("lfw", "pairs.txt")     # LFW's list, or one of its format for the user's folders
     ScenePairs(100)             # generated: every pair shares an object of one class, and of no other
 
-Each image of a pair is an item of the dataset, explained with the other one as what it is compared with: pair k gives
-the items `000k-a` and `000k-b`. There are two classes, `different` and `same`, and the label is the pair's. Where the
-objects are known, those that both images show count as `same` and all others as `different`, in boxes and mask: what a
-map of a match should lie on.
+Each image of a pair is an item of the dataset and is explained in comparison with the other one: pair k gives the items
+`000k-a` and `000k-b`. There are two classes, `different` and `same`, and the label is the pair's. If the objects are
+known, those that both images show have the class `same` and all others `different`, in boxes and mask. A map of a match
+should highlight the former.
 
-LFW's list (vis-www.cs.umass.edu/lfw, G. Huang et al., 2007) has the number of folds and of pairs in a half fold in its
-first line (`10 300`; a number alone is of one fold), then for each fold the pairs that match, `name m n`, and as many
-that do not, `name m other n`; image n of a person is `<root>/name/name_000n.jpg`.
+The first line of LFW's list (vis-www.cs.umass.edu/lfw, G. Huang et al., 2007) gives the number of folds and of pairs in
+a half fold (`10 300`; a single number means one fold). For each fold follow the matching pairs, `name m n`, and as many
+non-matching ones, `name m other n`; image n of a person is `<root>/name/name_000n.jpg`.
 """
 
 import os
@@ -40,7 +40,7 @@ HOW_TO_GET = (
     "paths.pairs or EIGENCAM_PAIRS"
 )
 STREAM = 2
-"""In a scene's seed, in place of its split: no pair has an image of `scenes`."""
+"""Replaces the split in a scene's seed: no image of a pair is one of `scenes`."""
 
 Pixels = NDArray[np.uint8]
 
@@ -55,23 +55,23 @@ class Paired(Protocol):
 
 
 def partner_of(dataset: object) -> Callable[[int], Pixels] | None:
-    """Return what gives the image that one is compared with; None of a dataset whose images stand alone."""
+    """Return the function that gives an image's partner; None for a dataset without pairs."""
     try:
         return dataset.partner if isinstance(dataset, Paired) else None
-    except AttributeError:  # a part of a dataset has the name, and asks the whole
+    except AttributeError:  # a subset has the attribute, and asks its dataset
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A line of a list: two files, and whether they show the same."""
+    """A line of a list: two files, and whether they match."""
 
     files: tuple[Path, Path]
     same: bool
 
 
 class Lfw:
-    """Pairs of files by a list of LFW's form; an `eigencam.datasets.base.Dataset`.
+    """Pairs of files from a list in LFW's format; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
         pairs: in the list's order.
@@ -93,13 +93,13 @@ class Lfw:
         Args:
             root: folder of the persons' folders.
             pairs: the list, a path or the name of a file in `root`.
-            matching: True: only pairs that match; False: only those that do not; None: all.
-            allow_missing: take the pairs whose files are there.
+            matching: True: only matching pairs; False: only non-matching ones; None: all.
+            allow_missing: use only the pairs whose files are there.
             name: short name of the dataset.
 
         Raises:
             FileNotFoundError: the list or images are missing.
-            ValueError: a line is of another form, or the first one does not fit the others.
+            ValueError: a line has another format, or the first one does not fit the others.
         """
         top = expand(root)
         path = expand(pairs)
@@ -118,7 +118,7 @@ class Lfw:
         self.ids = [_id(k, side) for k in whole for side in (0, 1)]
 
     def image(self, i: int) -> Pixels:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         return read_rgb(self._files(i)[0])
 
     def partner(self, i: int) -> Pixels:
@@ -126,16 +126,16 @@ class Lfw:
         return read_rgb(self._files(i)[1])
 
     def digest(self, i: int) -> str:
-        """Return what the encoded bytes of both images are (`eigencam.datasets.digest`)."""
+        """Return the digest of both images' encoded bytes (`eigencam.datasets.digest`)."""
         return pair_digest([file_digest(file) for file in self._files(i)])
 
     def truth(self, i: int) -> Truth:
-        """Return whether image `i` and its partner match; no box is known."""
+        """Return whether image `i` and its partner match; there are no boxes."""
         none = np.zeros((0, 4)), np.zeros(0, np.int64)
         return Truth(self.ids[i], image_size(self._files(i)[0]), int(self.pairs[i // 2].same), *none)
 
     def identity(self) -> dict[str, object]:
-        """Which pairs, their number, and a checksum of files and labels."""
+        """The selection of pairs, their number, and a checksum of files and labels."""
         told = [[*("/".join(file.parts[-2:]) for file in pair.files), pair.same] for pair in self.pairs]
         return {"name": self.name, "matching": self.matching, "n": len(self.ids), "truth": checksum([*self.ids, *told])}
 
@@ -154,14 +154,14 @@ def _id(k: int, side: int) -> str:
 
 
 def read_pairs(path: Path, root: Path) -> list[Pair]:
-    """Read a list of LFW's form; the files need not be there.
+    """Read a list in LFW's format; the files need not exist.
 
     Args:
         path: the list.
         root: folder of the persons' folders.
 
     Raises:
-        FileError: it is of another form.
+        FileError: it has another format.
         FileNotFoundError: there is no such list.
     """
     if not path.is_file():
@@ -198,7 +198,7 @@ def _pairs(lines: Iterator[str], file_of: Callable[[str, str], Path]) -> Iterato
 
 
 def _finder(root: Path) -> Callable[[str, str], Path]:
-    """From a name and a number to the file: JPEG, unless only a PNG is there."""
+    """A function from a name and a number to the file: JPEG, unless only a PNG exists."""
 
     def file_of(name: str, number: str) -> Path:
         if not name or Path(name).name != name or name in (".", ".."):
@@ -211,21 +211,21 @@ def _finder(root: Path) -> Callable[[str, str], Path]:
 
 
 class ScenePairs:
-    """Generated scenes two by two; an `eigencam.datasets.base.Dataset`. No image is one of `scenes`.
+    """Pairs of generated scenes; an `eigencam.datasets.base.Dataset`. No image is one of `scenes`.
 
-    The images of a pair that matches show main objects of one class, of other colours, pose and size, on other
-    backgrounds, and no other class occurs in both; those of any other pair have no class in common.
+    In a matching pair the main objects have the same class, but other colours, pose and size, on other backgrounds, and
+    no other class occurs in both images. In a non-matching pair no class occurs in both.
     """
 
     version = 1
     name, class_space, classes = "scenes_pairs", SPACE, CLASSES
 
     def __init__(self, count: int = 100, seed: int = 0, matching: bool | None = True) -> None:
-        """Draw nothing yet.
+        """Store the options; images are drawn on access.
 
         Args:
             count: number of pairs.
-            seed: another one gives other pairs.
+            seed: another seed gives other pairs.
             matching: True: all match; False: none; None: every other one does.
         """
         if count < 1 or seed < 0:
@@ -246,12 +246,12 @@ class ScenePairs:
         return self._scenes(i)[1 - i % 2].image.copy()
 
     def digest(self, i: int) -> str:
-        """Return what the two images are made from (`eigencam.datasets.digest`)."""
+        """Return the digest of what the two images are made from (`eigencam.datasets.digest`)."""
         asked = (VERSION, STREAM, self.seed, i // 2, int(self.same(i // 2)))
         return pair_digest([generated_digest("scenes", *asked, side) for side in (i % 2, 1 - i % 2)])
 
     def truth(self, i: int) -> Truth:
-        """Return the truth about image `i`: the objects that the other image has, too, are `same`."""
+        """Return the ground truth of image `i`: objects of a class that the other image also shows are `same`."""
         scene = self._scenes(i)[i % 2]
         same = self.same(i // 2)
         shared = int(scene.labels[0]) if same else -1
@@ -261,7 +261,7 @@ class ScenePairs:
         return Truth(self.ids[i], (height, width), int(same), scene.boxes.copy(), labels, mask=mask)
 
     def identity(self) -> dict[str, object]:
-        """Version, seed, which pairs, n, and a checksum of ids and of the truth of the first pairs."""
+        """Version, seed, selection of pairs, n, and a checksum of ids and of the ground truth of the first pairs."""
         facts = [self.truth(i) for i in range(min(len(self.ids), 4))]
         told = [[truth.size, truth.boxes.tolist(), truth.box_labels.tolist()] for truth in facts]
         about = {"name": self.name, "version": VERSION, "seed": self.seed, "matching": self.matching}
@@ -282,6 +282,6 @@ def _scene_pair(seed: int, k: int, same: bool) -> tuple[Scene, Scene]:
 
 
 def _other(seen: frozenset[int], k: int) -> int:
-    """A class that a scene has not, another one from pair to pair."""
+    """A class that a scene does not have, varying from pair to pair."""
     left = [label for label in range(len(Scenes.classes)) if label not in seen]
     return left[k % len(left)]

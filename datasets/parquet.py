@@ -4,12 +4,12 @@
     Parquet("ILSVRC/imagenet-1k", split="validation", revision="49e2ee26f3810fb5a7536bbf732a7b07389a47b5")
     Parquet("imagenet-1k/data", split="validation", truth="metadata/ILSVRC/test")    # boxes from wsolevaluation's lists
 
-A column has the encoded images, `{bytes, path}` as the library `datasets` writes them, or bytes alone; others have the
-label and, if any, boxes. Files are read in place, a few rows at a time: nothing is unpacked to a second copy, and no
-list of images is held but ids and labels. From the hub come the files of one split alone, of a revision that is named.
+One column has the encoded images, as `{bytes, path}` of the library `datasets` or as bytes; others have the label and,
+if any, boxes. Files are read in place, a few rows at a time: nothing is unpacked to a second copy, and only ids and
+labels are held in memory. From the hub, only the files of one split are downloaded, at a given revision.
 
-An image's id is its path without folder and suffix (without `_n01440764` at the end, which imagenet-1k adds), or, where
-it has no path, file and row. The order is that of the files' names and of their rows.
+An image's id is its path without folder and suffix (and without the `_n01440764` that imagenet-1k appends) or, if it
+has no path, file and row. The order is that of the files' names and of their rows.
 """
 
 import json
@@ -33,7 +33,7 @@ from eigencam.datasets.packed import Boxes, Packed, with_truth
 from eigencam.datasets.reading import FileError, Reading, expand, files_in
 
 ROWS = 16
-"""Rows that are read at once."""
+"""Number of rows that are read at once."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -43,12 +43,12 @@ _WNID = re.compile(r"(ILSVRC2012_\w+?_\d{8})_n\d{8}")
 class Rows:
     """Rows of Parquet files, by their number; an `eigencam.datasets.packed.Store`.
 
-    Rows are decoded in order from the beginning of a row group, so that reading on is cheap and going back is not. Each
-    process reads on its own.
+    Rows are decoded in order from the beginning of a row group, so reading forwards is cheap and reading backwards is
+    not. Each process reads independently.
     """
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
-        """Look at the files' footers; `column` has the images."""
+        """Read the files' footers; `column` has the images."""
         self.files, self.column = list(files), column
         groups: list[tuple[int, int, int, int]] = []
         for k, path in enumerate(self.files):
@@ -139,22 +139,23 @@ def read_parquet(
 
     Args:
         path: a folder of Parquet files, one such file, or a dataset of the hub, `owner/name`.
-        split: the files are those whose name, or folder, begins with it; `""` for all.
-        revision: commit of the hub's dataset, 40 hexadecimal digits, so that the same files come again.
+        split: files whose name, or whose folder's name, begins with it; `""` for all.
+        revision: commit of the hub's dataset, 40 hexadecimal digits, so that the files never change.
         image: column of the images.
         label: column of the labels, or null.
-        boxes: column of the boxes of each image, a list of four numbers each; a part of it as `objects.bbox`.
+        boxes: column of each image's boxes, a list of four numbers each; a nested field as `objects.bbox`.
         box_labels: column of their labels.
         box_format: of `boxes`: `xyxy` or `xywh`.
-        box_origin: of `boxes`: what they call the first pixel, 0 or 1.
+        box_origin: of `boxes`: number of the first pixel in the boxes, 0 or 1.
         box_end: of `boxes` with `xyxy`: whether x2 is the last pixel, `inclusive`, or the next one, `exclusive`.
-        truth: folder, or folders `A:B`, of ILSVRC's truth in any form, as wsolevaluation's lists; joined by the ids.
-        classes: names in the order of the labels; by default those that the files name.
-        class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
+        truth: folder, or folders `A:B`, of ILSVRC's ground truth in any form, as wsolevaluation's lists; joined by the
+            ids.
+        classes: names in the order of the labels; by default those in the files.
+        class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
         name: short name of the dataset.
 
     Raises:
-        FileNotFoundError: nothing is there, or cannot be downloaded.
+        FileNotFoundError: there is nothing, or it cannot be downloaded.
         ValueError: an option or a file is wrong.
     """
     files = _files(path, split, revision)
@@ -178,11 +179,11 @@ class _Table:
     """The small columns of one file.
 
     Attributes:
-        paths: (n,) of the images; None where they have none.
-        labels: (n,) numbers or texts; None where there is no such column.
+        paths: (n,) of the images; None if they have none.
+        labels: (n,) numbers or texts; None if there is no such column.
         boxes: lists of lists of numbers; None likewise.
         box_labels: lists of numbers or texts; None likewise.
-        classes: that the file names.
+        classes: from the file.
     """
 
     def __init__(self, path: Path, image: str, label: str | None, boxes: str | None, box_labels: str | None) -> None:
@@ -205,7 +206,7 @@ class _Table:
 
 
 def _part(table: pa.Table, dotted: str) -> pa.Array:
-    """A column, or a part of a structured one."""
+    """A column, or a field of a nested one."""
     first, *inner = dotted.split(".")
     found: Any = table.column(first).combine_chunks()
     found = pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
@@ -217,7 +218,7 @@ def _part(table: pa.Table, dotted: str) -> pa.Array:
 
 
 def _named_classes(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """The names of the classes that the library `datasets` notes in a file; empty where there are none."""
+    """The class names that the library `datasets` writes into a file; empty if there are none."""
     noted = (schema.metadata or {}).get(b"huggingface")
     if noted is None or not column:
         return ()
@@ -231,7 +232,7 @@ def _named_classes(schema: pa.Schema, column: str) -> tuple[str, ...]:
 
 
 def _ids(tables: Sequence[_Table]) -> Names:
-    """The images' ids, by their paths where all have one."""
+    """The images' ids: their paths if all have one."""
     if all(table.paths is not None and not table.paths.null_count for table in tables):
         ids = Names(_id(path) for table in tables for path in table.paths.to_pylist())  # type: ignore[union-attr]
     else:
@@ -252,7 +253,7 @@ def _numbers(
     """Labels as numbers, -1 for none, and the names of the classes.
 
     Raises:
-        ValueError: labels are neither whole numbers nor names, or a name is of no class.
+        ValueError: labels are neither whole numbers nor names, or a name is not a class.
     """
     if any(column is None for column in columns):
         return np.full(sum(pq.read_metadata(path).num_rows for path in files), -1, np.int32), names
@@ -318,12 +319,12 @@ def _files(path: str | Path, split: str, revision: str | None) -> list[Path]:
 
 
 def _of_split(path: Path, split: str) -> bool:
-    """Whether a file, or a folder that it is in, is called after the split: `validation-00000-of-00014.parquet`."""
+    """Whether a file, or a folder of its path, is named after the split: `validation-00000-of-00014.parquet`."""
     return not split or any(part == split or re.match(rf"{re.escape(split)}[-_.]", part) for part in path.parts)
 
 
 def _downloaded(name: str, split: str, revision: str | None) -> Path:
-    """The folder of a dataset of the hub, with the files of one split."""
+    """The folder of a hub dataset, with the files of one split."""
     if revision is None or not _COMMIT.fullmatch(revision):
         raise ValueError(
             f"revision={revision}; allowed with {name}, which is no folder here, is a commit of the hub's dataset, 40 "
@@ -336,7 +337,7 @@ def _downloaded(name: str, split: str, revision: str | None) -> Path:
     patterns = [f"*{split}[-_.]*parquet", f"*{split}/*.parquet"] if split else ["*.parquet"]
     try:
         return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except Exception as error:  # whatever the network, the hub or the disk may raise
+    except Exception as error:  # network, hub or disk may raise anything
         reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(
             f"{name} at {revision} could not be downloaded: {reason}. Its Parquet files may also lie in a folder that "

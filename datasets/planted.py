@@ -1,10 +1,10 @@
-"""Images with planted evidence: coloured marks on grey grounds, for a network that sees nothing else.
+"""Images with planted evidence: coloured marks on grey backgrounds, for a network that responds to nothing else.
 
-Each image shows a few marks, each in one of six pure hues, on a textured ground with clutter whose colours are muted:
-for every pixel outside the marks of a hue, that hue's response in `eigencam.networks.planted` is exactly 0. So the
-logit of a class is a sum over the pixels of its mark, and the mask says which these are, to the pixel. The label is
-the hue with the largest response, by a third at least; the other marks are evidence for other classes, and the
-clutter, of strong edges and of the brightest and darkest pixels there are, is none.
+Each image shows a few marks, each in one of six pure hues, on a textured background with clutter in muted colours. For
+every pixel outside the marks of a hue, that hue's response in `eigencam.networks.planted` is exactly 0. So the logit of
+a class is a sum over the pixels of its mark, and the mask gives exactly these pixels. The label is the hue with the
+largest response, larger by at least a third. The other marks are evidence for other classes. The clutter, with strong
+edges and the brightest and darkest pixels, is evidence for none.
 
 An image is a function of (seed, index) alone.
 """
@@ -31,11 +31,11 @@ HUES = {
     "blue": (0, 0, 1),
     "magenta": (1, 0, 1),
 }
-"""Which of red, green and blue each is made of."""
+"""The RGB components of each."""
 
 SIDE = 112
 _MUTED = 0.3  # largest difference between two colours of a pixel outside the marks; below 0.5 no hue responds
-_LARGEST, _STEP = 14.0, 0.75  # pixels of the first mark's radius, and of each further one's to that before
+_LARGEST, _STEP = 14.0, 0.75  # radius of the first mark in pixels, and ratio of each further radius to the one before
 
 
 class _Image(NamedTuple):
@@ -53,7 +53,7 @@ class Planted:
     Args:
         count: number of images.
         seed: another seed gives other images.
-        marks: in each image, of distinct hues.
+        marks: number in each image, of distinct hues.
     """
 
     version = 1
@@ -78,11 +78,11 @@ class Planted:
         return self._image(i).image.copy()
 
     def digest(self, i: int) -> str:
-        """Return what image `i` is made from (`eigencam.datasets.digest`)."""
+        """Return the digest of what image `i` is made from (`eigencam.datasets.digest`)."""
         return generated_digest(self.name, VERSION, self.seed, self.marks, i)
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`: a box for each mark, and its pixels in the mask."""
+        """The ground truth of image `i`: a box for each mark, and its pixels in the mask."""
         made = self._image(i)
         mask, boxes, labels = made.mask.copy(), made.boxes.copy(), made.labels.copy()
         return Truth(self.ids[i], (SIDE, SIDE), int(labels[0]), boxes, labels, mask=mask)
@@ -144,12 +144,12 @@ def _muted(image: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _shape(rng: np.random.Generator, reach: float) -> NDArray[np.bool_]:
-    """(H, W) bool: a disc, a square or a ring within `reach` pixels of its centre, whole in the image."""
+    """(H, W) bool: a disc, a square or a ring within `reach` pixels of its centre, entirely in the image."""
     y, x = rng.uniform(reach, SIDE - reach, 2)
     dy, dx = np.mgrid[:SIDE, :SIDE] + 0.5 - np.array([y, x])[:, None, None]
     kind, far = rng.integers(3), np.hypot(dy, dx)
     if kind == 1:
-        return np.maximum(abs(dy), abs(dx)) <= 0.886 * reach  # of the disc's area
+        return np.maximum(abs(dy), abs(dx)) <= 0.886 * reach  # the same area as the disc
     return (far <= reach) & (far >= (0.35 * reach if kind == 2 else 0))
 
 

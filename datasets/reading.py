@@ -1,16 +1,17 @@
-"""Files that somebody else wrote: the one door through which annotations, lists and predictions are read.
+"""Reading of foreign files: all annotations, lists and predictions are read through this module.
 
     with Reading(path, "`path,class`") as file:
         for line in file.lines():
             name, label = line.split(",")
             labels[name] = int(label)
 
-Whatever goes wrong inside leaves as one `FileError`, a line that names the file, the place in it and what was expected
-(`FileNotFoundError` where there is no such file): a folder in the file's place, a truncated archive, a line of another
-form, a key that is missing, more numbers than the memory holds. A reader checks what only it knows, and nothing else.
+Any error inside becomes a `FileError`: one line with the file, the position in it and what was expected
+(`FileNotFoundError` if there is no such file). Examples are a folder instead of a file, a truncated archive, a line in
+another format, a missing key, or more numbers than fit in memory. A reader checks only what is specific to it.
 
-Text is UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32 with one; lines end as on any system. Other
-encodings cannot be told from each other, so they are refused. A gzipped file is recognised by its content.
+Text is UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32 with one; line ends may be those of any system.
+Other encodings cannot be distinguished from each other, so they are refused. A gzipped file is recognised by its
+content.
 """
 
 import codecs
@@ -30,9 +31,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 LARGEST = 4 << 30
-"""Bytes that a gzipped file may unpack to."""
+"""Maximum number of bytes after unpacking a gzipped file."""
 
-_MARKS = (  # UTF-32's mark begins with UTF-16's
+_MARKS = (  # UTF-32's mark begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -40,11 +41,11 @@ _MARKS = (  # UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _GZIP = b"\x1f\x8b"
-_LONGEST = 300  # characters of a reason; a line of a file may have millions
+_LONGEST = 300  # characters of a reason; a file may have lines of any length
 
 
 class FileError(ValueError):
-    """A file that is not what it should be; carries the file, the place in it ("" for the whole) and the reason."""
+    """A file that is not as expected, with its path, the position in it ("" for the whole file) and the reason."""
 
     def __init__(self, path: Path | str, place: str, reason: str) -> None:
         super().__init__(str(path), place, reason)
@@ -55,21 +56,21 @@ class FileError(ValueError):
 
 
 class Reading:
-    """One file while it is read; a context that turns every fault into one line about the file.
+    """One file while it is read; a context that turns every error into one line about the file.
 
     Attributes:
         path: the file.
-        place: what is being read, e.g. `line 3`; the methods set it, and a reader may.
+        place: current position, e.g. `line 3`; the methods set it, and a reader may.
     """
 
     __slots__ = ("expected", "path", "place")
 
     def __init__(self, path: Path | str, expected: str = "") -> None:
-        """Read nothing yet.
+        """Store the arguments; nothing is read yet.
 
         Args:
             path: the file.
-            expected: what the file, or its line, should be, as a noun: the end of the message.
+            expected: what the file, or its line, should be, as a noun; ends the message.
         """
         self.path, self.expected, self.place = Path(path), expected, ""
 
@@ -78,9 +79,9 @@ class Reading:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if not isinstance(error, Exception) or (isinstance(error, ValueError) and hasattr(error, "path")):
-            return  # the latter carries its own file
+            return  # a FileError of another file
         if isinstance(error, FileNotFoundError):
-            if error.errno is None:  # one of ours, which says what is missing
+            if error.errno is None:  # our own, which says what is missing
                 return
             raise FileNotFoundError(f"{self.path}: no such file{self._ending()}") from error
         text = reason(error)
@@ -88,7 +89,7 @@ class Reading:
         raise FileError(self.path, self.place, text if told else text + self._ending()) from error
 
     def regular(self) -> Path:
-        """The path. Raises a ValueError for what is no regular file, such as a folder or a pipe."""
+        """The path. Raises a ValueError for anything but a regular file, such as a folder or a pipe."""
         mode = os.stat(self.path).st_mode  # noqa: PTH116
         if not stat.S_ISREG(mode):
             raise ValueError("a folder" if stat.S_ISDIR(mode) else "no regular file")
@@ -110,7 +111,7 @@ class Reading:
         return data
 
     def text(self) -> str:
-        r"""The text, with `\n` at the ends of its lines and without a byte-order mark."""
+        r"""The text, with `\n` as line ends and without a byte-order mark."""
         data = self.bytes()
         encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
         try:
@@ -127,7 +128,7 @@ class Reading:
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def lines(self) -> Iterator[str]:
-        """The lines that are not blank, stripped; `place` is that of the line."""
+        """The lines that are not blank, stripped; `place` is the current line."""
         for number, line in enumerate(self.text().split("\n"), start=1):
             if stripped := line.strip():
                 self.place = f"line {number}"
@@ -135,7 +136,7 @@ class Reading:
         self.place = ""
 
     def columns(self, separator: str | None, count: int) -> Iterator[list[str]]:
-        """The values of each line, stripped; `separator=None` is any white space."""
+        """The values of each line, stripped; `separator=None` means any white space."""
         for line in self.lines():
             values = [value.strip() for value in line.split(separator)]
             if len(values) != count:
@@ -143,7 +144,7 @@ class Reading:
             yield values
 
     def table(self) -> Iterator[list[str]]:
-        """The rows of a CSV file that are not blank; `place` is that of the row's last line."""
+        """The rows of a CSV file that are not blank; `place` is the row's last line."""
         rows = csv.reader(io.StringIO(self.text(), newline=""), strict=True)
         while True:
             self.place = f"line {rows.line_num + 1}"
@@ -168,7 +169,7 @@ class Reading:
         return ET.fromstring(self.bytes())
 
     def each(self, what: str, items: Iterable[T]) -> Iterator[T]:
-        """The items, counted from 0; `place` is, e.g., `annotations 17`."""
+        """The items, counted from 0; `place` is, for example, `annotations 17`."""
         for number, item in enumerate(items):
             self.place = f"{what} {number}"
             yield item
@@ -179,7 +180,7 @@ class Reading:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line of bounded length, whichever kind of exception says it."""
+    """The error in one line of bounded length, for any type of exception."""
     if isinstance(error, KeyError) and error.args:
         text = f"no {error.args[0]!r}"
     elif isinstance(error, OSError):
@@ -201,12 +202,12 @@ def read_lines(path: Path | str, expected: str = "") -> list[str]:
 
 
 def integer(word: object) -> int:
-    """A whole number that arrays of 64 bits hold. Raises a ValueError for anything else."""
+    """A whole number that fits in 64 bits. Raises a ValueError for anything else."""
     try:
         plain = isinstance(word, int) and not isinstance(word, bool)
         plain = plain or (isinstance(word, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", word) is not None)
         number = int(word) if plain else math.nan  # type: ignore[call-overload]
-    except ValueError:  # Python's has no word about the number of digits that it takes
+    except ValueError:  # also raised by Python for too many digits
         number = math.nan
     if not abs(number) < 2**62:
         raise ValueError(f"{word!r} is no whole number of less than 64 bits")
@@ -214,7 +215,7 @@ def integer(word: object) -> int:
 
 
 def expand(path: Path | str) -> Path:
-    """A path that a person wrote, with `~`, `$NAME` and `${NAME}` replaced. Raises a ValueError for an unset variable.
+    """A user's path with `~`, `$NAME` and `${NAME}` replaced. Raises a ValueError for an unset variable.
 
     >>> os.environ["DATA"] = "/data"
     >>> expand("$DATA/VOC").as_posix()
@@ -227,22 +228,22 @@ def expand(path: Path | str) -> Path:
 
 
 def is_file(path: Path | str) -> bool:
-    """Whether there is a file, for any text: what cannot be a file's name names none."""
+    """Whether there is a file, for any text; False for a text that cannot be a file name."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is one that systems leave behind: `._a.jpg`, `.DS_Store`, `__MACOSX`."""
+    """Whether a file or folder is hidden or left by a system: `._a.jpg`, `.DS_Store`, `__MACOSX`."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[Path]:
-    """Files by their suffix, those of each folder sorted by name; hidden files and folders are passed over.
+    """Files by their suffix, those of each folder sorted by name; hidden files and folders are skipped.
 
     Args:
-        folder: where to look; one that does not exist holds nothing.
-        suffixes: in lower case, with the dot; the files' may be in either case.
-        depth: levels of folders below to look in, too; -1 for all.
+        folder: where to look; one that does not exist has no files.
+        suffixes: in lower case, with the dot; matched case-insensitively.
+        depth: levels of subfolders to search as well; -1 for all.
     """
     if not os.path.isdir(folder):  # noqa: PTH112
         return
@@ -252,13 +253,13 @@ def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[
     for entry in kept:
         if entry.name.lower().endswith(endings) and _leads_to(entry.is_file):
             yield Path(entry.path)
-        # Without a bound, a link could lead round in circles.
+        # Without a bound, a symbolic link could make a cycle.
         elif depth and _leads_to(lambda entry=entry: entry.is_dir(follow_symlinks=depth > 0)):
             yield from files_in(Path(entry.path), suffixes, depth - 1)
 
 
 def _leads_to(kind: Callable[[], bool]) -> bool:
-    """Whether an entry of a folder is of a kind; a link that leads nowhere is of none."""
+    """Whether an entry of a folder is of a kind; False for a broken link."""
     try:
         return kind()
     except OSError:

@@ -1,9 +1,9 @@
-"""Scenes: generated images with exact truth, so that nothing has to be downloaded.
+"""Scenes: generated images with exact ground truth, so that nothing has to be downloaded.
 
 An image is a function of (seed, split, index) alone. It shows one object of its class, sometimes two, anywhere on a
-textured and cluttered background, at 5 to 60 % of the image, partly covered by clutter or by objects of other
-classes or cut off by the border. Objects of other classes are there in most images; they are always smaller, so that
-the label, the class of the largest object, is never in doubt. Boxes and masks are those of the *visible* pixels.
+textured and cluttered background. An object covers 5 to 60 % of the image, and clutter, objects of other classes or the
+border may occlude part of it. Most images also have objects of other classes. These are always smaller, so the label,
+the class of the largest object, is unambiguous. Boxes and masks are those of the *visible* pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ SPLITS: dict[str, int] = {"train": 0, "test": 1}
 _SIZES = ((120, 160), (160, 120), (144, 144), (128, 192), (192, 128), (112, 168), (168, 112), (150, 180))
 """Height and width of the images."""
 
-_SMALLEST, _LARGEST = 0.045, 0.62  # the main object's visible box, as a share of the image
+_SMALLEST, _LARGEST = 0.045, 0.62  # the main object's visible box, as a fraction of the image
 _LEAST_VISIBLE = 0.6  # of an object's silhouette
 _DOMINANCE = 1.6  # visible area of the main object over that of any object of another class
 
@@ -73,11 +73,11 @@ class Scenes:
         return self._scene(i).image.copy()
 
     def digest(self, i: int) -> str:
-        """Return what image `i` is made from (`eigencam.datasets.digest`)."""
+        """Return the digest of what image `i` is made from (`eigencam.datasets.digest`)."""
         return generated_digest(self.name, VERSION, self.split, self.seed, i)
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`: all objects have a box; the one sought is of the class of the largest."""
+        """The ground truth of image `i`: all objects have a box; target objects are of the largest object's class."""
         scene = self._scene(i)
         height, width = scene.mask.shape
         label = int(scene.labels[0])
@@ -86,9 +86,9 @@ class Scenes:
         )
 
     def identity(self) -> dict[str, object]:
-        """Version, split, seed, n, and a checksum of the ids and of the truth of the first scenes.
+        """Version, split, seed, n, and a checksum of the ids and of the ground truth of the first scenes.
 
-        The other scenes come from the same code; a checksum over all of them would cost as much as a run.
+        The other scenes come from the same code; a checksum of all of them would take as long as a run.
         """
         return {
             "name": self.name,
@@ -112,7 +112,7 @@ class Scenes:
 
 @lru_cache(maxsize=16)
 def made_scene(seed: int, split: Split, index: int) -> Scene:
-    """The scene of that number, however many there are in a dataset."""
+    """The scene with this index, independent of the dataset's size."""
     return draw_scene((seed, SPLITS[split], index))
 
 
@@ -120,9 +120,9 @@ def draw_scene(seed: Sequence[int], label: int | None = None, without: frozenset
     """Draw a scene.
 
     Args:
-        seed: of all that is random.
+        seed: of all random numbers.
         label: class of the main object; None: any.
-        without: classes that no other object is of.
+        without: classes that no other object may have.
     """
     rng = np.random.default_rng(list(seed))
     size = _SIZES[rng.integers(len(_SIZES))]
@@ -157,8 +157,8 @@ def _arrange(
 ) -> tuple[list[Layer], list[Pixels]]:
     """Objects and clutter from back to front, and the visible pixels of each on its window.
 
-    An arrangement is drawn anew until the main object is large, small and visible enough; objects of other classes that
-    are too large or hardly visible are left out.
+    An arrangement is drawn again until the main object's size and visible part are within the limits; objects of other
+    classes that are too large or hardly visible are removed.
     """
     for _ in range(100):
         drawn = int(rng.integers(len(CLASSES)))
@@ -188,7 +188,7 @@ def _arrange(
 
 
 def _place(rng: np.random.Generator, label: int, palette: Palette, size: tuple[int, int], share: float) -> Layer:
-    """An object whose box takes about `share` of the image, more often near the border than a uniform law would."""
+    """An object whose box covers about `share` of the image, more often near the border than if placed uniformly."""
     height, width = size
     pose = Pose.random(label, rng)
     half_width, half_height, _ = extent(label)
@@ -214,7 +214,7 @@ def _seen(layers: list[Layer], size: tuple[int, int]) -> list[Pixels]:
 
 
 def _keep(layers: list[Layer], main: Layer, size: tuple[int, int]) -> tuple[list[Layer], list[Pixels]] | None:
-    """Layers without the unfit objects, and what is visible of each; None where the main object is unfit itself."""
+    """Layers without unsuitable objects, and the visible part of each; None if the main object is unsuitable."""
     while True:
         seen = _seen(layers, size)
         areas = [int(pixels.sum()) for pixels in seen]

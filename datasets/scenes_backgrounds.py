@@ -1,6 +1,6 @@
-"""The backgrounds of the generated scenes: eight textures between two random colours, all from noise and simple waves.
+"""The backgrounds of the generated scenes: eight textures between two random colours, from noise and simple waves.
 
-A texture is a function of a random generator and a size (height, width) to an (H, W) plane of about [0, 1].
+A texture is a function from a random generator and a size (height, width) to an (H, W) plane of about [0, 1].
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Plane = NDArray[np.floating]
 
 @cache
 def _between(n: int, cells: int) -> tuple[NDArray[np.intp], Plane]:
-    """For each of n pixels under `cells` lattice cells: (n,) the point before it, (n,) the smooth share of the next."""
+    """For each of n pixels under `cells` lattice cells: (n,) the point before it, (n,) the weight of the next."""
     at = (np.arange(n) + 0.5) / n * cells
     before = np.floor(at).astype(np.intp)
     t = at - before
@@ -30,7 +30,7 @@ def noise(rng: np.random.Generator, size: tuple[int, int], cells: int, octaves: 
     for _ in range(octaves):
         across = max(int(cells / stretch), 1)
         lattice = rng.random((cells + 2, across + 2), np.float32)
-        # not two matrix products, which are shorter: a BLAS with threads makes them many times slower on busy machines
+        # not two matrix products, although shorter: a threaded BLAS makes them many times slower on a busy machine
         i, t = _between(size[0], cells)
         rows = lattice[i] + t[:, None] * (lattice[i + 1] - lattice[i])
         j, t = _between(size[1], across)
@@ -85,7 +85,7 @@ def _plaid(rng: np.random.Generator, size: tuple[int, int]) -> Plane:
 
 
 def _pebbles(rng: np.random.Generator, size: tuple[int, int]) -> Plane:
-    """Distance to the nearest of jittered lattice points: round stones with dark joints."""
+    """Distance to the nearest of jittered lattice points: round pebbles with dark joints."""
     pitch = 0.14 + 0.12 * rng.random()
     y, x = (axis / np.float32(pitch) for axis in _grid(size))
     row, column = np.floor(y).astype(int), np.floor(x).astype(int)
@@ -144,7 +144,7 @@ _TEXTURES: tuple[Callable[[np.random.Generator, tuple[int, int]], Plane], ...] =
 
 
 class Ground(NamedTuple):
-    """A background before it is painted: its texture and the two colours that the texture runs between."""
+    """A background before it is painted: its texture and the texture's two colours."""
 
     texture: Callable[[np.random.Generator, tuple[int, int]], Plane]
     dark: Colour
@@ -159,7 +159,7 @@ class Ground(NamedTuple):
 
     @property
     def mean(self) -> Colour:
-        """(3,) the colour half-way between the two."""
+        """(3,) the mean of the two colours."""
         return (self.dark + self.light) / 2
 
     def paint(self, rng: np.random.Generator, size: tuple[int, int]) -> Plane:

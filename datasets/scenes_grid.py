@@ -1,10 +1,11 @@
 """Mosaics of scenes for grid pointing: n x n cells, each a scene of another class.
 
-Each scene is squashed to a square cell (bilinear, antialiased), as the networks of the scenes see it alone. The boxes
-of the truth are the cells, each labelled with the class of its scene, so that `target=each` asks for the map of every
-cell's class; the image's own label is that of one cell, the next one from image to image. No scene is in two mosaics.
+Each scene is squashed to a square cell (bilinear, antialiased), as when the networks of the scenes see it alone. The
+boxes of the ground truth are the cells, each labelled with the class of its scene. With `target=each`, every cell's
+class has a map. The image's own label is the class of one cell, the next one from image to image. No scene is in two
+mosaics.
 
-With `heads` the classes are those of networks whose outputs are wired to cells (`eigencam.networks.scenes_cells`):
+With `heads`, the classes are those of networks with one output per cell and class (`eigencam.networks.scenes_cells`):
 class `k` of cell `j` is number `12 j + k`.
 """
 
@@ -24,7 +25,7 @@ from eigencam.datasets.scenes_objects import CLASSES
 VERSION = 1
 """Of the generator: raised whenever a change alters an image or its truth."""
 
-_APART = 1000  # scenes that each mosaic takes its own from
+_APART = 1000  # number of scenes reserved for each mosaic
 
 
 class _Mosaic(NamedTuple):
@@ -43,7 +44,7 @@ class ScenesGrid:
         split: of the scenes.
         cells: n, scenes along each side.
         side: pixels of a cell.
-        heads: whether classes are numbered by cell, too.
+        heads: whether each cell has classes of its own.
     """
 
     version = 1
@@ -79,11 +80,11 @@ class ScenesGrid:
         return self._mosaic(i).image.copy()
 
     def digest(self, i: int) -> str:
-        """Return what mosaic `i` is made from (`eigencam.datasets.digest`)."""
+        """Return the digest of what mosaic `i` is made from (`eigencam.datasets.digest`)."""
         return generated_digest(self.name, VERSION, self.split, self.seed, self.cells, self.side, i)
 
     def truth(self, i: int) -> Truth:
-        """The truth about mosaic `i`: a box for each cell."""
+        """The ground truth of mosaic `i`: a box for each cell."""
         n, side = self.cells, self.side
         line, column = np.divmod(np.arange(n * n), n)
         corners = side * np.stack([column, line, column + 1, line + 1], axis=1).astype(np.float64)

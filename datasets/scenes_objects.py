@@ -1,9 +1,9 @@
-"""The objects of the generated scenes: one short drawing function a class.
+"""The objects of the generated scenes: one short drawing function per class.
 
-An object is drawn in its own frame: `u` to the right, `v` downwards, the object within about [-1, 1]. A part is given
-by a signed distance `d` (negative inside), so that silhouettes are exact and edges anti-aliased at any scale. Geometry
-is float64: no platform's rounding of a sine moves a pixel of a mask. Colours are drawn at random for every class, so
-that colour alone tells nothing; what tells is the outline, the local texture and the parts (a head, a handle, teeth).
+An object is drawn in its own coordinates: `u` to the right, `v` downwards, the object within about [-1, 1]. A part is
+given by a signed distance `d` (negative inside), so silhouettes are exact and edges anti-aliased at any scale. Geometry
+is float64, so that a platform's rounding of a sine does not change a mask. Colours are random for every class, so
+colour alone is uninformative; a class is recognised by outline, local texture and parts (a head, a handle, teeth).
 """
 
 from collections.abc import Callable
@@ -53,9 +53,9 @@ class Sketch:
     """One object while it is drawn.
 
     Attributes:
-        u: (h, w) float64, abscissa in the object's frame.
-        v: (h, w) float64, ordinate in the object's frame, downwards.
-        px: size of an image's pixel in the units of the frame.
+        u: (h, w) float64, abscissa in the object's coordinates.
+        v: (h, w) float64, ordinate in the object's coordinates, downwards.
+        px: size of an image pixel in these coordinates.
         d: (h, w) float64, signed distance to the silhouette so far.
         rgb: (3, h, w) float32 in [0, 1].
     """
@@ -95,7 +95,7 @@ class Sketch:
         return np.sqrt(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2) + np.minimum(np.maximum(a, b), 0) - round_by
 
     def line(self, x0: float, y0: float, x1: float, y1: float, radius: float, end: float | None = None) -> Array:
-        """Distance to a stroke with round ends, its radius going from `radius` to `end`."""
+        """Distance to a stroke with round ends, whose radius changes from `radius` to `end`."""
         dx, dy = x1 - x0, y1 - y0
         t = np.clip(((self.u - x0) * dx + (self.v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
         width = radius if end is None else radius + (end - radius) * t
@@ -107,7 +107,7 @@ class Sketch:
 
 
 def wave(t: Array) -> Array:
-    """Triangle wave of period 1: 0 at integers, 0.5 half-way."""
+    """Triangle wave of period 1: 0 at integers, 0.5 halfway."""
     return np.abs(t - np.floor(t + 0.5))
 
 
@@ -204,7 +204,7 @@ def _star(s: Sketch, c: Palette, rng: np.random.Generator) -> None:
     inner = 0.44 + 0.1 * rng.random()
     x, y = inner * np.cos(sector / 2), inner * np.sin(sector / 2)
     length = np.hypot(y, 0.98 - x)
-    # a = 0 half-way between two points: the edge goes from the inner corner there to the tip
+    # a = 0 is halfway between two points: the edge goes from the inner corner there to the tip
     fold = sector / 2 - a
     body = s.part(((r * np.cos(fold) - 0.98) * y + r * np.sin(fold) * (0.98 - x)) / length - 0.02, c.base)
     tilt = 0.6 * rng.random()
@@ -322,13 +322,13 @@ _UPRIGHT = frozenset(("balloon", "mug", "mushroom", "snail", "umbrella"))
 
 
 class Layer(NamedTuple):
-    """A drawn object, on the window of the image that it touches.
+    """A drawn object, in the window of the image that it covers.
 
     Attributes:
-        label: index into `CLASSES`, or -1 for clutter that is no object.
+        label: index into `CLASSES`, or -1 for clutter.
         window: rows and columns of the image.
-        alpha: (h, w) float32 in [0, 1]; a pixel belongs to the object where it is >= 0.5.
-        solid: (h, w) bool, exactly that.
+        alpha: (h, w) float32 in [0, 1]; a pixel belongs to the object if it is >= 0.5.
+        solid: (h, w) bool, exactly these pixels.
         rgb: (3, h, w) float32 in [0, 1].
         area: of the whole silhouette within the image, pixels.
     """
@@ -354,7 +354,7 @@ class Pose(NamedTuple):
 
     @classmethod
     def random(cls, label: int, rng: np.random.Generator) -> "Pose":
-        """A random pose at the origin with scale 1; things that stand keep nearly upright."""
+        """A random pose at the origin with scale 1; objects that normally stand stay nearly upright."""
         turn = (2 * rng.random() - 1) * (0.35 if CLASSES[label] in _UPRIGHT else 0.9)
         mirror = 1.0 if rng.random() < 0.5 else -1.0
         return cls(0.0, 0.0, 1.0, turn, mirror, 0.85 + 0.3 * rng.random(), 0.24 * (rng.random() - 0.5))
@@ -390,7 +390,7 @@ def draw(label: int, pose: Pose, palette: Palette, size: tuple[int, int], rng: n
 
 @cache
 def extent(label: int) -> tuple[float, float, float]:
-    """Half width, half height and area of a class's silhouette, unturned, in units of its scale."""
+    """Half width, half height and area of a class's silhouette, unrotated, in units of its scale."""
     scale = 40.0
     grey = hsv(0, 0, 0.5)
     pose = Pose(60.0, 60.0, scale, 0.0, 1.0, 1.0, 0.0)

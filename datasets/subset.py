@@ -1,11 +1,11 @@
-"""A part of a dataset's images, of any dataset.
+"""A subset of any dataset's images.
 
     chosen(data, limit=100)              # the first 100
     chosen(data, limit=100, seed=0)      # a sample of 100, the same on every machine
-    chosen(data, images="few.txt")       # those that a list names, an id on each line
+    chosen(data, images="few.txt")       # those in a list, one id per line
 
-A sample is made of the images with the smallest SHA-256 of `seed/id`: it is spread evenly over the ids, does not depend
-on what else the dataset has, and is a part of every larger sample of the same seed.
+A sample consists of the images with the smallest SHA-256 of `seed/id`. It is spread evenly over the ids, does not
+depend on the dataset's other images, and is a subset of every larger sample with the same seed.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Subset:
     """Some images of a dataset, in its order; an `eigencam.datasets.base.Dataset`.
 
     Attributes:
-        faults: what the dataset's lists show to be wrong with the truth of these images, by id.
+        faults: faults in these images' ground truth that the dataset's lists reveal, by id.
     """
 
     def __init__(self, dataset: Dataset, positions: Sequence[int]) -> None:
@@ -39,27 +39,27 @@ class Subset:
         self.faults = {name: faults[name] for name in kept if name in faults}
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         return self.dataset.image(self.positions[i])
 
     @property
     def digest(self) -> Callable[[int], str]:
-        """The dataset's `digest`, by position here (`eigencam.datasets.digest`). AttributeError where it has none."""
+        """The dataset's `digest`, by position here (`eigencam.datasets.digest`). AttributeError if it has none."""
         digest = self.dataset.digest  # type: ignore[attr-defined]
         return lambda i: digest(self.positions[i])
 
     @property
     def partner(self) -> Callable[[int], NDArray[np.uint8]]:
-        """The dataset's `partner`, by position here (`eigencam.datasets.pairs`). AttributeError where it has none."""
+        """The dataset's `partner`, by position here (`eigencam.datasets.pairs`). AttributeError if it has none."""
         partner = self.dataset.partner  # type: ignore[attr-defined]
         return lambda i: partner(self.positions[i])
 
     def truth(self, i: int) -> Truth:
-        """Return the truth about image `i`. Raises `BadTruthError` where it cannot be right."""
+        """Return the ground truth of image `i`. Raises `BadTruthError` if it is invalid."""
         return self.dataset.truth(self.positions[i])
 
     def identity(self) -> dict[str, object]:
-        """What the dataset says of itself, the number of images, and a checksum of their ids."""
+        """The dataset's identity, the number of images, and a checksum of their ids."""
         return {**self.dataset.identity(), "n": len(self.ids), "images": checksum(self.ids)}
 
 
@@ -69,17 +69,17 @@ def chosen(
     seed: int | None = None,
     images: str | Path | Sequence[str] | None = None,
 ) -> Dataset:
-    """Return the images that are asked for; the dataset itself where these are all.
+    """Return the requested images; the dataset itself if these are all.
 
     Args:
         dataset: of any kind.
-        limit: number of images, 1 or more; None for all. More than there are is an error.
+        limit: number of images, 1 or more; None for all. More than the dataset has is an error.
         seed: of a sample; None for the first ones.
-        images: file with an id on each line, or ids. A path whose end tells the image apart stands for its id.
+        images: file with one id per line, or ids. The end of a path is enough if it identifies the image.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a value that is not allowed, or an id that is of no image.
+        ValueError: a value is not allowed, or an id belongs to no image.
     """
     positions = chosen_positions(dataset.ids, limit, seed, images)
     return dataset if len(positions) == len(dataset.ids) else Subset(dataset, positions)
@@ -88,7 +88,7 @@ def chosen(
 def chosen_positions(
     ids: Sequence[str], limit: int | None, seed: int | None, images: str | Path | Sequence[str] | None
 ) -> list[int]:
-    """Return the positions of the images that are asked for, ascending; see `chosen`."""
+    """Return the positions of the requested images, ascending; see `chosen`."""
     positions = list(range(len(ids))) if images is None else named_positions(ids, images)
     if seed is not None and limit is None:
         raise ValueError(f"seed={seed} without limit: allowed is limit=N seed=S, a sample of N images")
@@ -105,10 +105,10 @@ def sample(ids: Sequence[str], positions: Iterable[int], count: int, seed: int) 
 
 
 def named_positions(ids: Sequence[str], images: str | Path | Sequence[str]) -> list[int]:
-    """Return the positions of the images that a list names, ascending.
+    """Return the positions of the images in a list, ascending.
 
     Raises:
-        ValueError: nothing is named, a name is of no image or of two, or an image is named twice.
+        ValueError: the list is empty, a name belongs to no image or to two, or an image is named twice.
     """
     places: dict[str, str] = {}
     if isinstance(images, str | Path):

@@ -3,11 +3,11 @@
     WebDataset("imagenet/val-{000000..000049}.tar")      # 000001.jpg, 000001.cls, 000002.jpg, ...
     WebDataset("imagenet", truth="metadata/ILSVRC/test") # every .tar of a folder; boxes from wsolevaluation's lists
 
-The members of a sample share their name up to the first dot after the last slash, which is the image's id without its
-folders where these are not needed to tell images apart. The label is a number in a member `cls`, or a key of a member
-`json`. The tars are not unpacked: their headers are read once, the places of the images are kept
-(`eigencam.datasets.kept`), and an image is read where it stands. The order is that of the tars' names and of the
-members, so that a shard of a run reads neighbouring tars.
+The members of a sample share their name up to the first dot after the last slash. This name is the image's id, without
+folders if it is unique without them. The label is a number in a member `cls`, or a key of a member `json`. The tars are
+not unpacked: their headers are read once, the positions of the images are cached (`eigencam.datasets.kept`), and each
+image is read in place. The order is that of the tars' names and of their members, so a shard of a run reads
+neighbouring tars.
 """
 
 import json
@@ -29,14 +29,14 @@ from eigencam.datasets.packed import Packed, with_truth
 from eigencam.datasets.reading import Reading, expand, files_in, integer
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_LARGEST_TEXT = 1 << 20  # bytes of a member that has a label
+_LARGEST_TEXT = 1 << 20  # bytes of a member with a label
 
 
 class Members:
-    """Images at places of tar files; an `eigencam.datasets.packed.Store`. Each process opens the files itself."""
+    """Images at positions in tar files; an `eigencam.datasets.packed.Store`. Each process opens the files itself."""
 
     def __init__(self, files: Sequence[Path], table: pa.Table) -> None:
-        """Take the places from a table with the columns tar, offset and size."""
+        """Take the positions from a table with the columns tar, offset and size."""
         self.files = list(files)
         self._tar, self._offset, self._size = (np.asarray(table.column(c)) for c in ("tar", "offset", "size"))
         self._open: tuple[int, int, int] = (-1, -1, -1)  # process, tar, descriptor
@@ -78,7 +78,7 @@ def read_webdataset(
         label: member of a sample that has the number of the class, `cls`, or a key of a member, `json:label`; or null.
         truth: folder, or folders `A:B`, of ILSVRC's truth in any form, as wsolevaluation's lists; joined by the ids.
         classes: names in the order of the labels; by default numbers.
-        class_space: what the network calls its classes, where they are these: `imagenet`, ...; default: `name`.
+        class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
         name: short name of the dataset.
 
     Raises:
@@ -146,7 +146,7 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
 
 
 def _image(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """The image of a sample: the one of a plain suffix, `png` beside `seg.png`, where one is there."""
+    """The image of a sample: the one with a plain suffix, if any (`png` rather than `seg.png`)."""
     found = [suffix for suffix in members if f".{suffix.rsplit('.', 1)[-1]}" in SUFFIXES]
     found = [suffix for suffix in found if "." not in suffix] or found
     if len(found) > 1:
@@ -170,7 +170,7 @@ def _label(path: Path, members: dict[str, tarfile.TarInfo], label: str) -> int:
 
 
 def _short(ids: Names, files: Sequence[Path], table: pa.Table) -> Names:
-    """The ids without their folders, where that keeps them apart. ValueError where two images have one name."""
+    """The ids without their folders, if they stay unique. ValueError if two images have the same name."""
     short = Names(name.rsplit("/", 1)[-1] for name in ids)
     if not repeated(short):
         return short
@@ -193,7 +193,7 @@ def _tars(path: str | Path) -> list[Path]:
 
 
 def _expanded(name: str) -> list[str]:
-    """The names that a range in braces stands for."""
+    """The names that a range in braces expands to."""
     if not (found := _BRACES.search(name)):
         return [name]
     first, last = found[1], found[2]

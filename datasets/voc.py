@@ -3,11 +3,11 @@
     data = Voc("data", year=2007, image_set="test")                       # boxes
     data = Voc("data", year=2012, image_set="val", task="Segmentation")   # masks, and boxes where annotated
 
-All objects of the 20 classes count as what is sought (`foreground="any"`). VOC's files count pixels from 1; boxes are
-shifted to 0-based inclusive pixels here, fractions (there are some in VOC 2012) kept.
+All objects of the 20 classes are target objects (`foreground="any"`). VOC's files count pixels from 1; boxes are
+shifted to 0-based inclusive pixels, and fractions (VOC 2012 has some) are kept.
 
-The label of an image, which has objects of several classes, is the class with the largest area: of the mask where
-there is one with an object in it, otherwise of the boxes, added up, without those flagged difficult unless all are. Of
+An image may have objects of several classes; its label is the class with the largest area. The area is that of the mask
+if there is one with an object, otherwise the sum over the boxes, without those flagged difficult unless all are. Of
 equal classes the first in alphabetical order is taken; without any object the label is -1.
 """
 
@@ -38,7 +38,7 @@ CLASSES = (
 Task = Literal["Main", "Segmentation"]
 YEARS = (2007, 2012)
 SUFFIXES = {"JPEGImages": (JPEG, PNG), "Annotations": ((".xml",),), "SegmentationClass": (PNG,)}
-"""Of each folder's files, by descending preference; the list of an image set has the names without."""
+"""Suffixes in each folder, by descending preference; an image set lists names without suffix."""
 HOW_TO_GET = (
     "The archives are VOCtrainval_11-May-2012.tar, VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar of "
     "host.robots.ox.ac.uk/pascal/VOC; download=true lets torchvision fetch them"
@@ -50,7 +50,7 @@ class Annotation:
     """One XML file.
 
     Attributes:
-        size: (height, width) in pixels; None where there is no file.
+        size: (height, width) in pixels; None if there is no file.
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
         labels: (B,) int64, index into `CLASSES`.
         difficult: (B,) bool.
@@ -66,11 +66,11 @@ _NOTHING = Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0,
 
 
 def read_annotation(path: Path, origin: int = 1) -> Annotation:
-    """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are no objects.
+    """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are not objects.
 
     Args:
         path: the file.
-        origin: what the file calls the first pixel.
+        origin: number of the first pixel in the file.
 
     Raises:
         FileError: the file is not such an annotation.
@@ -84,7 +84,7 @@ def read_annotation(path: Path, origin: int = 1) -> Annotation:
 
 
 class Voc:
-    """Images of one of VOC's image sets and their truth; an `eigencam.datasets.base.Dataset`."""
+    """Images of one of VOC's image sets and their ground truth; an `eigencam.datasets.base.Dataset`."""
 
     version = 1
     class_space = "voc"
@@ -105,20 +105,20 @@ class Voc:
         """Find the files and read all annotations.
 
         Args:
-            root: the folder that contains `VOCdevkit`, or `VOCdevkit`, or `VOC2012` itself.
+            root: the folder that contains `VOCdevkit`, or `VOCdevkit` or `VOC2012` itself.
             year: 2007 or 2012.
             image_set: a list in `ImageSets/<task>`: train, val, trainval, test, or a class's, as `cow_val`, whose
                 images flagged -1 (no such object) are left out.
             task: `Main`: every image has boxes; `Segmentation`: every image has a mask, and boxes where annotated.
-            difficult: keep the boxes flagged difficult (`Truth.difficult` tells them apart).
-            allow_missing: take the images whose files are all there.
+            difficult: keep the boxes flagged difficult (`Truth.difficult` marks them).
+            allow_missing: use only the images whose files are all there.
             download: let torchvision download the archive into `root` unless the image set is there already.
-            without: a text file of ids, one a line, that are left out; others than the image set's may be among them.
-            origin: what the annotations call the first pixel: 1, as VOC's own do, or 0, as some programs write them.
+            without: a text file of ids to leave out, one per line; ids of other image sets are ignored.
+            origin: number of the first pixel in the annotations: 1, as in VOC's own, or 0, as some programs write them.
 
         Raises:
             FileNotFoundError: the folder, the image set, some of its files, or `without` are missing.
-            ValueError: an option is not one of those allowed.
+            ValueError: an option has a value that is not allowed.
         """
         if year not in YEARS:
             raise ValueError(f"year={year!r}: allowed are {YEARS[0]} and {YEARS[1]}")
@@ -144,19 +144,19 @@ class Voc:
         self._annotations = [self._annotation(name, origin) for name in self.ids]
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         return read_rgb(self._path("JPEGImages", self.ids[i]))
 
     def digest(self, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        """Return the digest of image `i`'s encoded bytes (`eigencam.datasets.digest`)."""
         return file_digest(self._path("JPEGImages", self.ids[i]))
 
     def truth(self, i: int) -> Truth:
-        """The truth about image `i`, with its mask for the task Segmentation.
+        """The ground truth of image `i`, with its mask for the task Segmentation.
 
         Raises:
             BadTruthError: the annotation is wrong; image, annotation and mask differ in size; or the mask has values
-                that are no class.
+                that are not classes.
             BadImageError: the mask cannot be decoded.
         """
         name, annotation = self.ids[i], self._annotations[i]
@@ -168,7 +168,7 @@ class Voc:
             sizes["annotation"] = annotation.size
         if mask is not None:
             sizes["mask"] = mask.shape
-        with suppress(BadImageError):  # `image` raises it; the truth is known without the image
+        with suppress(BadImageError):  # `image` raises it; the ground truth does not need the image
             sizes["image"] = image_size(self._path("JPEGImages", name))
         if len(set(sizes.values())) > 1:
             seen = ", ".join(f"{what} {width} x {height}" for what, (height, width) in sizes.items())
@@ -188,7 +188,7 @@ class Voc:
         )
 
     def identity(self) -> dict[str, object]:
-        """Year, task, image set, n, and checksums of the truth and of the images' files."""
+        """Year, task, image set, n, and checksums of the ground truth and of the images' files."""
         truth = (
             [name, a.size, a.boxes.tolist(), a.labels.tolist(), a.difficult.tolist()]
             for name, a in zip(self.ids, self._annotations, strict=True)
@@ -229,7 +229,7 @@ class Voc:
         return mask
 
     def _complete(self, listed: list[str], there: dict[str, dict[str, Path]], allow_missing: bool) -> list[str]:
-        """The images that have all their files; raises if any has not, unless that is allowed."""
+        """The images that have all their files; raises if any has not, unless allowed."""
         kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
         complete = [name for name in listed if all(name in there[kind] for kind in kinds)]
         if len(complete) < len(listed) and not (allow_missing and complete):
@@ -283,7 +283,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _rest(listed: list[str], path: Path) -> list[str]:
-    """Those of the listed images that a file does not name."""
+    """The listed images without those that a file names."""
     left_out = set(read_lines(path, "an image's id in each line of dataset.without"))
     rest = [name for name in listed if name not in left_out]
     if not rest:

@@ -1,4 +1,4 @@
-"""VOC's XML form of an image's objects, whichever classes they are of."""
+"""VOC's XML format of an image's objects, for any classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class VocObjects:
     Attributes:
         size: (height, width) in pixels.
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
-        names: of the class of each.
+        names: of each object's class.
         difficult: (B,) bool.
     """
 
@@ -29,11 +29,11 @@ class VocObjects:
 
 
 def read_objects(path: Path, origin: int = 1) -> VocObjects:
-    """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are no objects.
+    """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are not objects.
 
     Args:
         path: the file.
-        origin: what the file calls the first pixel.
+        origin: number of the first pixel in the file.
 
     Raises:
         FileError: the file is not such an annotation.

@@ -3,11 +3,11 @@
     metadata/<dataset>/<split>/image_ids.txt      path
                               class_labels.txt    path,class
                               image_sizes.txt     path,width,height                 (empty for OpenImages)
-                              localization.txt    path,x0,y0,x1,y1                  boxes, a line each; or
+                              localization.txt    path,x0,y0,x1,y1                  boxes, one per line; or
                                                   path,mask,ignore                  OpenImages; `ignore` on a first line
 
-Paths are relative to the dataset's folder of images. Boxes are read as they stand, as inclusive pixels: no x1 is
-beyond the last column of its image, and many are that column.
+Paths are relative to the dataset's image folder. Boxes are read unchanged, as inclusive pixels: no x1 exceeds the last
+column of its image, and many equal it.
 
 Reference: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020;
 github.com/clovaai/wsolevaluation.
@@ -27,7 +27,7 @@ from eigencam.datasets.names import inside, once
 from eigencam.datasets.reading import Reading, is_file
 
 VERSIONS = {"wsol_metadata": 1}
-"""Raised when a change here moves a number; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.versions`."""
 
 MD5 = {
     ("CUB", "test"): "3192e07cdb04e003ae396482bdf8d83e",
@@ -49,12 +49,12 @@ class Metadata:
     """One split; row `i` is image `paths[i]`.
 
     Attributes:
-        paths: of the images, sorted; what the files name them by.
+        paths: of the images, sorted; the files name images by them.
         labels: (N,) int64.
-        sizes: (N, 2) int64, (height, width); zeros where the files do not tell.
-        boxes: of each image (B, 4) float64, inclusive pixels; none of OpenImages.
-        masks: of each image of OpenImages its masks and ignored regions, by path; "" for no region.
-        faults: what is wrong with the label or size of an image, by path.
+        sizes: (N, 2) int64, (height, width); zeros if the files do not say.
+        boxes: of each image (B, 4) float64, inclusive pixels; empty for OpenImages.
+        masks: of each OpenImages image, its masks and ignored region, by path; "" for no region.
+        faults: of an image's label or size, by path.
     """
 
     paths: list[str]
@@ -81,12 +81,12 @@ def read_metadata(
         dataset: `CUB`, `ILSVRC` or `OpenImages`.
         split: `train`, `val` or `test`.
         n_classes: labels are 0 to n_classes - 1.
-        expect: `full`: localization.txt must be that of the repository, by its MD5.
-        allow_outside: follow paths that lead out of the folder of the images.
+        expect: `full`: localization.txt must be the repository's, by its MD5.
+        allow_outside: follow paths that lead outside the image folder.
 
     Raises:
         FileNotFoundError: localization.txt is missing.
-        ValueError: a line is not of the form expected, an image stands in two, or it has no class.
+        ValueError: a line has another format, an image occurs twice, or it has no class.
     """
     place = folder / "localization.txt"
     with Reading(place, "the file beside class_labels.txt in github.com/clovaai/wsolevaluation") as file:
@@ -111,7 +111,7 @@ def read_metadata(
 
 
 def class_index(text: str, n_classes: int, first: int = 0) -> int | None:
-    """The index that a file's class number stands for, or None if it is no whole number from `first` on."""
+    """The index of a file's class number, or None if it is not a whole number from `first` on."""
     if not text.strip().isdecimal() or len(text) > 9:
         return None
     index = int(text) - first
@@ -119,7 +119,7 @@ def class_index(text: str, n_classes: int, first: int = 0) -> int | None:
 
 
 def _labels(path: Path, n_classes: int, allow_outside: bool, faults: dict[str, str]) -> dict[str, int]:
-    """Label of each image; -1 where it is wrong, which is then among the faults."""
+    """Label of each image; -1 if it is wrong, which is then among the faults."""
     labels: dict[str, int] = {}
     seen: dict[str, str] = {}
     with Reading(path, "`path,class`") as file:
@@ -136,7 +136,7 @@ def _labels(path: Path, n_classes: int, allow_outside: bool, faults: dict[str, s
 def _sizes(
     path: Path, images: Sequence[str], allow_outside: bool, faults: dict[str, str]
 ) -> dict[str, tuple[int, int]]:
-    """(height, width) of the images, if there is such a file; those that are wrong are among the faults."""
+    """(height, width) of the images, if there is such a file; wrong ones are among the faults."""
     sizes: dict[str, tuple[int, int]] = {}
     seen: dict[str, str] = {}
     if not is_file(path):
@@ -157,7 +157,7 @@ def _sizes(
 
 
 def _listed(folder: Path, labels: dict[str, int], allow_outside: bool) -> list[str]:
-    """The images of image_ids.txt, or of all labels where there is no such file, sorted."""
+    """The images of image_ids.txt, or all labelled ones if there is no such file, sorted."""
     if not is_file(folder / "image_ids.txt"):
         return sorted(labels)
     seen: dict[str, str] = {}
@@ -171,7 +171,7 @@ def _listed(folder: Path, labels: dict[str, int], allow_outside: bool) -> list[s
 
 
 def _boxes(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
-    """Lines of localization.txt that are boxes; some lines of ILSVRC's file stand in it twice."""
+    """Lines of localization.txt with boxes; some lines of ILSVRC's file occur twice."""
     found: dict[str, list[list[float]]] = {path: [] for path in paths}
     with Reading(place, "`path,x0,y0,x1,y1`") as file:
         for path, *corners in file.columns(",", 5):
@@ -181,7 +181,7 @@ def _boxes(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, M
 
 
 def _masks(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
-    """Lines of localization.txt that are masks, with the ignored region on an image's first line."""
+    """Lines of localization.txt with masks; an image's first line also has the ignored region."""
     found: dict[str, list[tuple[str, str]]] = {path: [] for path in paths}
     seen: dict[str, str] = {}
     with Reading(place, "`path,mask,ignore`") as file:
