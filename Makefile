@@ -13,7 +13,7 @@ help:  ## this list
 
 setup: .venv/.ready  ## the virtual environment .venv: locked packages and the command .venv/bin/eigencam
 
-demo: setup  ## all methods and evaluators on the embedded scenes: tables, a report, a picture grid
+demo: setup  ## all methods and evaluators on the embedded scenes: tables, a report, an image grid
 	EIGENCAM_RESULTS=$(DEMO)/runs $(BIN)/eigencam run experiment=demo
 	$(BIN)/eigencam table --results $(DEMO)/runs --out $(DEMO)
 	$(BIN)/eigencam report --results $(DEMO)/runs --out $(DEMO)/report.html

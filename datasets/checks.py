@@ -95,6 +95,6 @@ def _faults_of_masks(dataset: Dataset, skip: bool) -> Iterator[str]:
     if masks:
         wanted = "1 and more" if masks[0].foreground == "any" else "1 + label"
         seen = f"they have {', '.join(map(str, np.flatnonzero(values)))}; {MASK_VALUES}"
-        yield f"none of the {len(masks)} masks looked at has a pixel of the object sought, {wanted}: {seen}"
+        yield f"none of the {len(masks)} masks looked at has a pixel of a target object, {wanted}: {seen}"
     elif wrong and not right:
         yield from _shown(wrong, len(wrong))

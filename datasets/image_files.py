@@ -25,11 +25,11 @@ class ImageFiles:
     __slots__ = ()
 
     def image(self: _WithFiles, i: int) -> NDArray[np.uint8]:
-        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` where it cannot be decoded."""
+        """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
         return read_rgb(self.files[i])
 
     def digest(self: _WithFiles, i: int) -> str:
-        """Return what the encoded bytes of image `i` are (`eigencam.datasets.digest`)."""
+        """Return the digest of image `i`'s encoded bytes (`eigencam.datasets.digest`)."""
         return file_digest(self.files[i])
 
     def file_sizes(self: _WithFiles) -> str:

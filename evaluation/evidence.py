@@ -16,7 +16,7 @@ $$mass\_inside = \sum_{S} m^+ / \sum m^+, \qquad
 
 Negative values of a map are not counted. Pixels that tie with the last of the highest ones count with the share of them
 that fits. A map without positive values, or one that is constant or not finite, has nothing inside; an image
-without a sought object is left out.
+without a target object is left out.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Evidence:
     """Evaluator of the share of a map inside the known evidence; see the module.
 
     Attributes:
-        objects: the evidence: the `boxes` of the object sought, or its `mask`.
+        objects: the evidence: the `boxes` of the target object, or its `mask`.
     """
 
     objects: Objects = "boxes"
@@ -56,7 +56,7 @@ class Evidence:
             raise ValueError(f"objects={self.objects!r}; allowed: {', '.join(get_args(Objects))}")
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
-        """`mass` and `rank`, 0..1; NaN without a sought object."""
+        """`mass` and `rank`, 0..1; NaN without a target object."""
         if self.objects == "mask" and truth.mask is None:
             raise ValueError(f"{truth.image_id}: the dataset has no masks; set objects=boxes")
         key = ("evidence", self.objects, truth.label, truth.foreground)

@@ -81,7 +81,7 @@ class Foreground:
         }
 
     def _counted(self, truth: Truth, region: Region | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(size, size): the pixels that are not void; among these (P,): those of the object sought."""
+        """(size, size): the pixels that are not void; among these (P,): those of the target object."""
         assert truth.mask is not None
         mask = nearest(truth, truth.mask, region, self.size, middles)
         counted = mask != VOID

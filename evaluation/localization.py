@@ -1,6 +1,6 @@
 """Weakly supervised localization by the rule of the ILSVRC development kit.
 
-An image is localized when the box made from its map overlaps any box of the object sought with an intersection over
+An image is localized when the box made from its map overlaps any box of the target object with an intersection over
 union of at least 0.5, counted in inclusive pixels of the original image. The errors, in percent of all images:
 
     top1_loc_error   the top-1 class or the box is wrong
@@ -12,7 +12,7 @@ One map per image is enough for all of them. By the kit's rule only a guess with
 map that belongs to that guess *is* the map for the true class. So maps for the true class (`target == label`) give all
 four. Maps for the predicted class give `top1_loc_error` exactly, since a right top-1 class is the true class. They give
 `top5_loc_error` and `gt_known_error` only if no needed map is missing. A metric whose maps are missing is NaN, and its
-note says why; nothing is approximated. An image whose truth has no box of an object sought (VOC
+note says why; nothing is approximated. An image whose ground truth has no box of a target object (VOC
 has masks for images without boxes) is left out of every metric that needs one, and counted in the note.
 
 An image whose map is constant or not finite counts as a miss, whatever box the threshold would give. Only the constant

@@ -102,7 +102,7 @@ class TunedLocalization:
         """The row of one image.
 
         Returns:
-            `ious`: (T,) float32, the best IoU with a box of the object sought at each threshold; NaN without a box.
+            `ious`: (T,) float32, the best IoU with a box of the target object at each threshold; NaN without a box.
             `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`; with `pseudo`
             `pseudo_ious`, as `ious` with the boxes that stand in.
         """
@@ -206,7 +206,7 @@ class TunedLocalization:
 
 
 def _best(boxes: Boxes, truth: Truth) -> NDArray[np.float32]:
-    """(T,): the best IoU of each of the boxes (T, 4) with one of the object sought; NaN without such a one."""
+    """(T,): the best IoU of each of the boxes (T, 4) with one of the target object; NaN without such a one."""
     sought = truth.boxes[truth.sought()]
     best = iou(boxes, sought).max(axis=1) if len(sought) else np.full(len(boxes), np.nan)
     return best.astype(np.float32)

@@ -4,7 +4,7 @@ The map is enlarged to 224 x 224 (bicubic), scaled to 0..1 by its minimum and ma
 threshold v = 0 .. 254 the pixels above it have contours, and each contour a box. With delta the overlap asked for,
 
     max_box_acc       max over v of the share of images where the box of the largest contour has an overlap of at
-                      least delta = 0.5 with any box of the object sought
+                      least delta = 0.5 with any box of the target object
     max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
 
 The class is given. The threshold is chosen on the images themselves (an oracle's), or with `tune` on a part of them,
@@ -279,7 +279,7 @@ def outer(image: NDArray[np.uint8]) -> NDArray[np.int32]:
 def truth_boxes(
     truth: Truth, region: tuple[float, float, float, float] | None, size: int, form: Form = "reference"
 ) -> Boxes:
-    """(B, 4) half-open: the boxes of the object sought in the map's pixels, not cut where the map covers a part."""
+    """(B, 4) half-open: the boxes of the target object in the map's pixels, not cut where the map covers a part."""
     x0, y0, x1, y1 = region or (0.0, 0.0, float(truth.size[1]), float(truth.size[0]))
     boxes = truth.boxes[truth.sought()]
     origin, extent = np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])

@@ -1,8 +1,8 @@
 r"""The pointing game, the energy pointing game and Grad-CAM++'s overlap of map and box.
 
 Pointing game (Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016; protocol of TorchRay): a hit
-if a pixel of an object sought is less than 15 px from the map's maximum, at the image's original size. An
-image whose objects sought are all flagged difficult is left out; otherwise difficult objects count as well. The
+if a pixel of a target object is less than 15 px from the map's maximum, at the image's original size. An
+image whose target objects are all flagged difficult is left out; otherwise difficult objects count as well. The
 accuracy is hits / (hits + misses) of each class, averaged over the classes with a counted image. Objects are
 filled boxes, or the mask. Among several maxima each counts with an equal share, where TorchRay takes whichever argmax
 finds, so a constant map scores by chance and not by the upper left corner. This applies to a baseline whose map is
@@ -20,7 +20,7 @@ Overlap (Chattopadhay et al., "Grad-CAM++", WACV 2018): for a map m scaled to 0.
 $$\mathrm{Loc}(\delta) = \frac{\mathrm{Area}(m > \delta\ \text{inside})}{\mathrm{Area}(\text{box}) +
 \mathrm{Area}(m > \delta\ \text{outside})}$$
 
-with all boxes of the object sought together. A map that is constant or not finite has energy 0 and overlap 0.
+with all boxes of the target object together. A map that is constant or not finite has energy 0 and overlap 0.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 r"""PxAP: average precision of a map's pixels, pooled over the images.
 
 Map and mask are resized to 224 x 224, the map as in `maxboxacc` (bicubic, scaled to 0..1), the mask by nearest pixels.
-Void pixels are left out; those of the object sought are positive, all others negative. With precision and recall of
+Void pixels are left out; pixels of the target object are positive, all others negative. With precision and recall of
 the pixels at or above each edge t = 0, step, 2 step, ... over all images together,
 
 $$\mathrm{PxAP} = \sum_t \mathrm{Prec}(t)\,(\mathrm{Rec}(t) - \mathrm{Rec}(t + \mathrm{step}))$$
@@ -79,7 +79,7 @@ class PxAP:
         return {"hist_object": counts[1], "hist_background": counts[0], "map_state": score_map.state}
 
     def _kinds(self, truth: Truth, region: Region | None) -> NDArray[np.uint8]:
-        """(size, size): 0 background, 1 the object sought, 2 void."""
+        """(size, size): 0 background, 1 the target object, 2 void."""
         assert truth.mask is not None
         mask = nearest(truth, truth.mask, region, self.size)
         kinds = truth.sought_pixels(mask).astype(np.uint8)

@@ -80,7 +80,7 @@ def tune_sources(tune: Tune, dataset: Dataset) -> dict[str, str]:
 
 
 def stand_in(file: str, truth: Truth) -> Truth:
-    """The truth about an image with the boxes of a file in place of its own, all of them of objects sought."""
+    """The ground truth of an image with the boxes of a file in place of its own, all of them of target objects."""
     boxes = pseudo_boxes(file, truth.image_id)
     labels, easy = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
     return replace(truth, boxes=boxes, box_labels=labels, difficult=easy, foreground="any", source=file)

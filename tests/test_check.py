@@ -89,7 +89,7 @@ def test_masks_of_nothing_but_void_are_refused(photos: Path, capsys: pytest.Capt
     masks = [f"dataset.masks={photos.parent / 'masks'}", "dataset.mask_values=palette"]
     assert main(asked(photos, *INCLUSIVE, *masks)) == 1
     printed = capsys.readouterr().out
-    assert "no mask has a pixel of the object sought" in printed
+    assert "no mask has a pixel of a target object" in printed
     assert "dataset.mask_values={object: 255}" in printed
     assert main(asked(photos, *INCLUSIVE, masks[0], "dataset.mask_values={object:255}")) == 0
 

@@ -86,7 +86,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         help="images with an invalid truth: stop at the first, or leave them out and count them",
     )
     add("--allow-missing", action="store_true", help="leave out images whose files or maps are missing")
-    add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are sought, too")
+    add("--difficult", action="store_true", help="objects flagged difficult (or COCO crowds) are target objects, too")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only N images: the first ones, or with --seed a random sample"
     )

@@ -27,7 +27,7 @@ class Census:
         boxes: number of boxes per image.
         shares: of each box: its share of its image's area.
         corners: (B, 4): x1 and y1 of all boxes, and the distances of x2 and y2 to the last pixel.
-        masked: for each image with a mask, the shares of its pixels that are the object sought, and void.
+        masked: for each image with a mask, the shares of its pixels that are the target object, and void.
         refused: the reason by id for each invalid truth.
         undecodable: the reason by id for each image or mask that cannot be decoded.
     """
@@ -133,7 +133,7 @@ def _masks(found: Census) -> Iterator[str]:
     if found.masked:
         sought, void = 100 * np.array(found.masked).T
         yield (
-            f"masks: {len(found.masked)}; object sought {_spread(sought, '{:.1f}')} % of the pixels, void "
+            f"masks: {len(found.masked)}; target object {_spread(sought, '{:.1f}')} % of the pixels, void "
             f"{_spread(void, '{:.1f}')} %; {(sought == 0).sum()} images without a pixel of the object"
         )
 
@@ -149,7 +149,7 @@ def _hints(found: Census) -> Iterator[str]:
         if float(np.median(found.shares)) < 0.005:
             yield "note: half of the boxes cover less than 0.5 % of their image: are they in pixels of the original?"
     if found.masked and max(sought for sought, _ in found.masked) == 0:
-        yield "note: no mask has a pixel of the object sought"
+        yield "note: no mask has a pixel of a target object"
 
 
 def _most(dataset: Dataset, counts: Counter[int]) -> str:

@@ -95,7 +95,7 @@ def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, in
 
 
 def with_truth(image: Picture, truth: Truth) -> Picture:
-    """The image with everything but the sought objects' mask dimmed, and their boxes drawn."""
+    """The image with everything but the target objects' mask dimmed, and their boxes drawn."""
     if truth.mask is not None:
         bright = Image.fromarray(truth.sought_pixels()).resize(image.shape[1::-1], Image.Resampling.NEAREST)
         image = np.where(np.asarray(bright)[..., None], image, (image * 0.35).astype(np.uint8))
