@@ -83,13 +83,13 @@ class PseudoBoxFit:
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Choose a box for each image, resuming from the checkpoint; write the list as well."""
         boxes = _kept(job)
-        labels = {i: job.dataset.truth(i).label for i in range(len(job.dataset.ids)) if i not in boxes}
-        todo = [i for i, label in labels.items() if label >= 0]
-        grid = [todo[start : start + 1] for start in range(len(todo))]
-        with tqdm(total=len(todo), desc=f"{KIND} by {job.network.name}", unit="img") as bar:
+        grid = [[i] for i in range(len(job.dataset.ids)) if i not in boxes]
+        with tqdm(total=len(grid), desc=f"{KIND} by {job.network.name}", unit="img") as bar:
             for n, batch in enumerate(job.batches(grid, job.network.preprocess), 1):
-                (i,) = batch.index
-                boxes[i] = self.chosen(job.network, job.dataset.image(i), labels[i], i)
+                (i,), (truth,) = batch.index, batch.truths
+                boxes[i] = np.zeros((0, 4))
+                if truth.label >= 0:
+                    boxes[i] = self.chosen(job.network, job.dataset.image(i), truth.label, i)
                 if n % _WRITTEN_EVERY == 0:
                     write_text(job.checkpoint, "".join(f"{k} {_words(box, ' ')}\n" for k, box in boxes.items()))
                 bar.update()
