@@ -1,13 +1,13 @@
-"""Every method beside independent code, in float64, on real networks and images: rank correlation and difference.
+"""Compare every method with independent code, in float64, on real networks and images: rank correlation and difference.
 
     EIGENCAM_WEIGHTS=FOLDER python scripts/agreement.py --models mobilenet_v2_tf,googlenet_bvlc --images 2 \
         --out results/agreement.csv dataset=ilsvrc paths.ilsvrc=FOLDER
 
-The references are in `tests/references_*.py`; those of a library that is not installed are left out and named,
-and so is authors' code that is not in the folder `EIGENCAM_AUTHORS` (`tests/references_authors.py`). Words
-behind the options are Hydra's, as for `eigencam run`. For each method, reference and network: the number of images, the
-median and the smallest Spearman correlation over an image's positions, and the largest difference in parts of the
-reference's largest absolute value. The classes are the predicted ones.
+The references are in `tests/references_*.py`. References of a library that is not installed are left out and listed, as
+is authors' code that is not in the folder `EIGENCAM_AUTHORS` (`tests/references_authors.py`). Arguments after the
+options are Hydra overrides, as for `eigencam run`. For each method, reference and network the table has the number of
+images, the median and smallest Spearman correlation over an image's positions, and the largest difference relative to
+the reference's largest absolute value. The classes are the predicted ones.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def line(pair: Pair, network: str, found: Agreement) -> list[object]:
 
 
 def lines(case: Case, wanted: Sequence[str], notes: dict[str, None]) -> Iterator[list[object]]:
-    """The rows of one network; `notes` is given what could not be compared, and why."""
+    """The rows of one network; `notes` collects what could not be compared, and why."""
     for pair in tqdm([p for p in PAIRS if not wanted or p.name.split()[0] in wanted], desc=case.network.name):
         if why := pair.refusal(case.network):
             notes[f"not compared: {pair.name} with {pair.reference} on {case.network.name}: {why}"] = None

@@ -1,16 +1,16 @@
-r"""The published centre baselines from truth alone, by our evaluators: no image is read and no network runs.
+r"""The published centre baselines from the ground truth alone, by our evaluators: no image is read, no network runs.
 
     python scripts/anchors.py --ilsvrc FOLDER --cub FOLDER --voc FOLDER --difficult FILE \
         --out results/published/anchors.csv
 
-What is not given is left out. `--ilsvrc` and `--cub` are wsolevaluation's `metadata/ILSVRC/test` and
-`metadata/CUB/test`, `--voc` a VOCdevkit of which VOC 2007's annotations and the list
-`ImageSets/Main/test.txt` are enough, `--difficult` TorchRay's `pointing_game_ebp_voc07_difficult.txt`.
+Datasets that are not given are left out. `--ilsvrc` and `--cub` are wsolevaluation's `metadata/ILSVRC/test` and
+`metadata/CUB/test`. `--voc` is a VOCdevkit; VOC 2007's annotations and the list `ImageSets/Main/test.txt` suffice.
+`--difficult` is TorchRay's `pointing_game_ebp_voc07_difficult.txt`.
 
-wsolevaluation (Choe et al., CVPR 2020) has a "center baseline", an isotropic Gaussian, which is not in its code. Cut at
-any level it is a centred square of the network's input, so that its width does not matter. Its published numbers stand
-under MaxBoxAccV2, 52.5 on ILSVRC and 59.7 on CUB; MaxBoxAccV2 of a centred square is 53.39 and 56.83, while MaxBoxAcc
-at IoU 0.5 with no box but the first listed of each image gives both to the decimal. Each is printed.
+wsolevaluation (Choe et al., CVPR 2020) reports a "center baseline", an isotropic Gaussian, whose code is not published.
+At any threshold it is a centred square of the network's input, so its width does not matter. Its published numbers,
+52.5 on ILSVRC and 59.7 on CUB, are listed under MaxBoxAccV2. But MaxBoxAccV2 of a centred square is 53.39 and 56.83,
+while MaxBoxAcc at IoU 0.5 with only the first listed box of each image reproduces both numbers. The table has both.
 
 TorchRay's centre is in its `examples/attribution_benchmark.py`: the point (w / 2, h / 2) of the original image.
 
@@ -44,7 +44,7 @@ COLUMNS = ("paper", "table", "dataset", "method", "metric", "value", "n", "rule"
 
 
 class Anchor(NamedTuple):
-    """One line: a published number's place in `published.csv`, and what truth alone gives there."""
+    """One row: the position of a published number in `published.csv`, and the value computed from the ground truth."""
 
     paper: str
     table: str
@@ -63,7 +63,7 @@ class Centre:
     Attributes:
         evaluator: the metric.
         at: the centre, in pixels of the input; 111.5 is the middle of 224.
-        first: the first box of each image is the only one that counts.
+        first: whether only the first box of each image counts.
         rule: in words.
     """
 
@@ -100,7 +100,7 @@ def gaussian(at: float, sigma: float = 56.0) -> NDArray[np.float32]:
 
 
 def first_box(truth: Truth) -> Truth:
-    """The truth without all boxes but the first."""
+    """The ground truth with only its first box."""
     return replace(truth, boxes=truth.boxes[:1], box_labels=truth.box_labels[:1], difficult=truth.difficult[:1])
 
 
@@ -133,7 +133,7 @@ def pointing(truths: Iterable[Truth], difficult: str | None) -> Iterator[Anchor]
 
 
 def of_ilsvrc(root: Path) -> list[Truth]:
-    """The truth of ILSVRC's validation images, boxes in the order of wsolevaluation's list."""
+    """The ground truth of ILSVRC's validation images, boxes in the order of wsolevaluation's list."""
     found = ilsvrc_sources.read("text", ilsvrc_sources.find("text", root), ilsvrc_sources.find_classes(root))
     made = []
     for name, label in sorted(found.labels.items()):
@@ -143,14 +143,14 @@ def of_ilsvrc(root: Path) -> list[Truth]:
 
 
 def of_cub(folder: Path) -> list[Truth]:
-    """The truth of CUB's test images, in wsolevaluation's form."""
+    """The ground truth of CUB's test images, in wsolevaluation's form."""
     found = read_metadata(folder, "CUB", "test", 200)
     columns = zip(found.paths, found.sizes.tolist(), found.labels.tolist(), found.boxes, strict=True)
     return [Truth(path, tuple(size), label, boxes, np.full(len(boxes), label)) for path, size, label, boxes in columns]
 
 
 def of_voc(devkit: Path) -> Iterator[Truth]:
-    """The truth of VOC 2007's test images, from the annotations alone."""
+    """The ground truth of VOC 2007's test images, from the annotations alone."""
     folder = devkit / "VOC2007"
     for name in read_lines(folder / "ImageSets/Main/test.txt"):
         found = read_annotation(folder / "Annotations" / f"{name}.xml")

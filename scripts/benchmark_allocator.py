@@ -1,11 +1,10 @@
-"""What it costs that the C library gives large blocks back after each layer, and what `keep_freed_memory` saves of it.
+"""Cost of the C library's returning large blocks after each layer, and what `keep_freed_memory` saves of it.
 
     python scripts/benchmark_allocator.py --out results/cost_of_allocation.csv
 
-Forward passes of ResNet-50, 16 images of 224 x 224, one thread, in processes of their own, by turns with and without
-`keep_freed_memory` of eigencam.store.environment. CPU seconds, which other jobs disturb less than the clock: of the
-program, of the system on its behalf, and the pages that the system had to fetch, a pass; the largest resident size in
-MiB.
+Forward passes of ResNet-50, 16 images of 224 x 224, one thread, in separate processes that alternate with and without
+`keep_freed_memory` of eigencam.store.environment. The table has, per pass, CPU seconds of the program and of the system
+on its behalf, which other jobs affect less than wall-clock time, and page faults; and the largest resident size in MiB.
 """
 
 import argparse
@@ -22,7 +21,7 @@ PASSES = 4
 
 
 def measure(keep: bool) -> list[float]:
-    """Seconds of the program and of the system, pages, a pass; MiB."""
+    """Seconds of the program and of the system and page faults, per pass; MiB."""
     import torch
     import torchvision
 

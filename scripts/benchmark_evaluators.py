@@ -1,19 +1,19 @@
-"""What an evaluator costs for an image, beside an implementation of the same with the usual libraries, in one run.
+"""Cost of an evaluator per image, compared in the same run with an implementation by the usual libraries.
 
     python scripts/benchmark_evaluators.py --out results/evaluator_speed.csv
     python scripts/benchmark_evaluators.py --together --out results/evaluators_together.csv
     python scripts/benchmark_evaluators.py --together --against ../before/.venv/bin/python
 
-Both take turns on the same maps, from the raw map to the image's row. The ratio of two CPU times of one map is what
-counts: machines are shared and noisy, and milliseconds mean little across them. The steps of wsolevaluation,
-detection-proposals, TorchRay, RISE and pytorch-grad-cam's ROAD are in `reference_evaluators.py` as they are there,
-`authors`; `lean` has wsolevaluation's without what is computed again for each threshold. Of insertion and deletion it
-is the ranks and masks of all points, of ROAD the filling: the network, which takes nearly all of the time, is the same
-for both.
+Both alternate on the same maps, from the raw map to the image's row. The relevant number is the ratio of the CPU times
+for the same map: machines are shared and noisy, and milliseconds are hardly comparable between them. The steps of
+wsolevaluation, detection-proposals, TorchRay, RISE and pytorch-grad-cam's ROAD are copied in `reference_evaluators.py`
+(`authors`); `lean` is wsolevaluation's without the work repeated for each threshold. For insertion and deletion, ranks
+and masks of all points are measured, and for ROAD the filling: the network, which takes nearly all of the time, is the
+same for both.
 
-`--together` measures what a run pays: the rows of all evaluators that work on ILSVRC, and of those on VOC, of five maps
-of each image, enlarging included; and of each evaluator alone. `--against` names the interpreter of another checkout:
-both take turns, each in a process of its own.
+`--together` measures the cost in a run, resizing included: the rows of all evaluators for ILSVRC, and of those for VOC,
+for five maps of each image; and of each evaluator alone. `--against` names the interpreter of another checkout: both
+alternate, each in a process of its own.
 """
 
 import argparse
@@ -72,7 +72,7 @@ from eigencam.store.environment import keep_freed_memory
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line: an evaluator's row, the maps it gets, and what it is held against; `most` maps, where that is slow."""
+    """One line: an evaluator's row, its maps, and its reference; `most` maps, if the reference is slow."""
 
     name: str
     row: Callable[[ScoreMap, Truth], object]
@@ -157,7 +157,7 @@ def cases() -> list[Case]:
 
 
 def together(name: str) -> dict[str, Any]:
-    """The evaluators that a dataset has the truth for: ILSVRC has no masks, VOC also has lists of its own protocols."""
+    """The evaluators that a dataset has ground truth for: ILSVRC has no masks, VOC also has lists for protocols."""
     shared = {"localization": Localization(), "proposals": Proposals(), "pointing": Pointing(), "energy": Energy()}
     if name == "voc":
         masks = {"segmentation": Segmentation(), "pxap": PxAP(), "foreground": Foreground()}
@@ -169,7 +169,7 @@ def together(name: str) -> dict[str, Any]:
 
 
 def serve(images: int) -> None:
-    """For each line of the input, a dataset and an evaluator or `all`, print the CPU milliseconds of a map."""
+    """For each input line, a dataset and an evaluator or `all`, print the CPU milliseconds per map."""
     keep_freed_memory()
     shares = "image_memo" in ScoreMap.__dataclass_fields__  # an earlier checkout may not have it
     for line in sys.stdin:
@@ -191,7 +191,7 @@ def serve(images: int) -> None:
 
 
 def race(args: argparse.Namespace) -> None:
-    """Measure all evaluators of each dataset, and each alone; with another checkout, beside it."""
+    """Measure all evaluators of each dataset together and each alone; with another checkout, measure that as well."""
     faults, command = measuring.faults(args), [__file__, "--serve", "--maps", str(args.maps)]
     pythons = [sys.executable, *([args.against] if args.against else [])]
     names = ["dataset", "evaluators", "n", "median_ms", "min_ms", "max_ms"]
@@ -224,7 +224,7 @@ def race(args: argparse.Namespace) -> None:
 
 
 def milliseconds(call: Callable[[ScoreMap, Truth], object], values: Values, truth: Truth, repeats: int) -> float:
-    """CPU time of the fastest of some calls, each with a map of its own: nothing is remembered between them."""
+    """CPU time of the fastest of some calls, each with a new map, so that nothing is cached between them."""
     best = float("inf")
     for _ in range(repeats):
         score_map = ScoreMap(values, SIZE)

@@ -1,17 +1,18 @@
-"""What a method costs in time and memory, as multiples of a bare forward pass, beside other libraries, in one run.
+"""Cost of methods in time and memory, as multiples of a bare forward pass, beside other libraries in the same run.
 
     python scripts/benchmark_methods.py --out results/cost_of_methods.csv
 
-Time: every measured call stands between two bare passes of the same process; its ratio is its time over their mean.
-Median, smallest and largest ratio are given: machines are shared and noisy, and seconds mean nothing across them.
+Time: every measured call is between two bare passes in the same process; its ratio is its time over their mean. The
+table has the median, smallest and largest ratio: machines are shared and noisy, and seconds are not comparable between
+them.
 
-Memory: what a call's peak lies above the resident memory before it, over the same of a bare pass; each in a process of
-its own in which a call went before (`VmHWM`, Linux; on a GPU the allocator's own count). The C library is told to give
-freed blocks back at once.
+Memory: a call's peak minus the resident memory before it, relative to the same of a bare pass. Each is measured in a
+separate process after a first call (`VmHWM`, Linux; on a GPU, the allocator's own count). The C library is told to
+return freed blocks at once.
 
-Methods with passes of their own (`forwards`): their time over the number of inputs that they put through the network
-times a bare pass's time an input, in batches of the same size. Of Score-CAM 64 channels, of RISE 256 masks are run: the
-ratio does not depend on how many.
+Methods with passes of their own (`forwards`): their time, divided by the number of network inputs they use and by a
+bare pass's time per input, in batches of the same size. Score-CAM runs 64 channels and RISE 256 masks, since the ratio
+does not depend on their number.
 
 Weights are random: the cost does not depend on them.
 """
@@ -146,7 +147,7 @@ def peer(library: str, names: tuple[str, ...], network: Network, pictures: torch
 
 
 def calls_of(network: Network, pictures: torch.Tensor) -> dict[tuple[str, str], Call]:
-    """By (library, methods): what is measured."""
+    """The calls to measure, by (library, methods)."""
     found: dict[tuple[str, str], Call] = {}
     for label, methods in OURS.items():
         if not any(refusal(method, network) for method in methods.values()):
@@ -165,7 +166,7 @@ def seconds(call: Call, device: str) -> float:
 
 
 def ratios(call: Call, base: Call, repeats: int, device: str, scale: float = 1.0) -> list[float]:
-    """Time over that of the bare passes before and after, divided by `scale`."""
+    """Time over that of the bare passes before and after it, divided by `scale`."""
     call()
     base()
     times = [seconds(base, device)]
@@ -175,7 +176,7 @@ def ratios(call: Call, base: Call, repeats: int, device: str, scale: float = 1.0
 
 
 def peak(call: Call, device: str) -> int:
-    """Bytes that a second call's peak lies above what was held before it."""
+    """Peak memory of a second call, minus the memory held before it, in bytes."""
     call()
     if device != "cpu":
         before = torch.cuda.memory_allocated()
@@ -202,7 +203,7 @@ def peak_elsewhere(args: argparse.Namespace, network: str, library: str, label: 
 
 
 class Shares:
-    """Peaks of memory as multiples of a bare pass's, which is measured when the first of them is."""
+    """Peaks of memory as multiples of a bare pass's, which is measured along with the first of them."""
 
     def __init__(self, args: argparse.Namespace, network: str, base: Call) -> None:
         self.args, self.network, self.base, self.whole = args, network, base, 0
@@ -213,7 +214,7 @@ class Shares:
         return peak(call, self.args.device)
 
     def __call__(self, library: str, label: str, call: Call) -> str:
-        """With two digits; "" where memory is not measured."""
+        """With two digits; "" if memory is not measured."""
         if self.args.no_memory:
             return ""
         self.whole = self.whole or self._peak("bare", "bare", self.base)
@@ -221,7 +222,7 @@ class Shares:
 
 
 def many(network: Network, method: Method, label: str, repeats: int) -> list[float]:
-    """Time over the number of inputs times a bare pass's time an input."""
+    """Time over the number of inputs times a bare pass's time per input."""
     chunk, count = 32, [0]
     pictures = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 
@@ -292,7 +293,7 @@ HEADER = ["network", "library", "methods", "unit", "time", "time_min", "time_max
 
 
 def _measured(path: Path | None) -> list[list[Any]]:
-    """The lines that the file has."""
+    """The rows that the file already has."""
     if path is None or not path.is_file():
         return []
     with path.open(newline="") as file:

@@ -1,18 +1,18 @@
-"""How near a run comes to the limits set by decoding and by the network, measured in turn in one process.
+"""How close a run comes to the limits set by decoding and by the network, measured alternately in one process.
 
     python scripts/benchmark_run.py --generate 600 --model googlenet --out results/speed_of_runs.csv
     python scripts/benchmark_run.py --pictures /data/ILSVRC --model resnet50 --evaluators localization --out FILE
     python scripts/benchmark_run.py --scenes 10000 --model scenes_resnet --methods eigencam,gradcam --repeats 1
 
-In turn, `--repeats` times: *decode*, the loader alone (read, decode, resize, hand over; the run's own workers);
-*forward*, the network alone on batches that are there, under inference mode; *run*, `eigencam run` from JPEG files to
-summed-up results, in an empty folder. Printed are images a second of each, and the run's over its limit: on a CPU,
-where both share the cores, 1 / (1 / decode + 1 / forward); on a GPU the slower of the two.
+The following alternate `--repeats` times. *decode*: the loader alone (read, decode, resize, hand over; the run's own
+workers). *forward*: the network alone on prepared batches, under inference mode. *run*: `eigencam run` from JPEG files
+to summaries, in an empty folder. Printed are images per second of each, and the run's rate over its limit. On a CPU,
+where both share the cores, the limit is 1 / (1 / decode + 1 / forward); on a GPU it is the slower of the two.
 
-The table of `--out` gets a line for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
-random textures of 500 x 375, or of the sizes in `--sizes`, a file `name,width,height` a line. With `--keep FOLDER` they
-stay there, for the next command. `--resume` does nothing where the file of `--out` has a line of the same command.
-Memory: by how much the main process's largest resident size exceeds that of the first tenth of the run.
+The table of `--out` gets a row for each command. `--generate N` writes N JPEGs in the layout of ILSVRC, on all cores:
+random textures of 500 x 375, or of the sizes in `--sizes`, a file with `name,width,height` per line. `--keep FOLDER`
+keeps them for the next command. `--resume` does nothing if the file of `--out` has a row of the same command. Memory:
+by how much the main process's largest resident size exceeds that of the first tenth of the run.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def generate(root: Path, count: int, sizes: Path | None) -> None:
 
 
 def _folders(root: Path) -> tuple[Path, Path]:
-    """Of images and boxes."""
+    """The folders of images and boxes."""
     return root / "Data/CLS-LOC/val", root / "Annotations/CLS-LOC/val"
 
 
@@ -208,7 +208,7 @@ def arguments() -> argparse.Namespace:
 def repeated(
     args: argparse.Namespace, job: Job, root: str, folder: Path
 ) -> tuple[list[tuple[float, float, float]], list[float]]:
-    """Images per second of decoding, of the network and of the run, each repeat; MiB at most in tenths of the last."""
+    """Images per second of decoding, network and run, for each repeat; largest MiB in each tenth of the last run."""
     n, rates, tenths = len(job.dataset.ids), [], [0.0]
     for repeat in range(args.repeats):
         alone = decode(job), forward(job)

@@ -1,12 +1,12 @@
-"""What the statistics of tables and comparisons cost, beside scipy's for the same, in one run.
+"""Cost of the statistics in tables and comparisons, compared in the same run with scipy's.
 
     python scripts/benchmark_statistics.py --out results/speed_of_statistics.csv
 
-Each line is the interval that a table prints of one metric, or what `eigencam compare` prints, of so many images. Times
-are CPU times of one thread, with their range; both sides take turns on the same numbers, and the ratio of the medians
-is what counts. scipy's resamples, 9,999, are drawn in batches of 100, which bounds its memory; with `--most` it
-gets fewer where images x resamples are more than that, and its time is scaled up by the quotient
-(`scipy_resamples`). The last columns have what came out: the ends of the interval, the p-value, or both.
+Each row is the interval that a table prints for one metric, or the output of `eigencam compare`, for a given number of
+images. Times are CPU times of one thread, with their range. Both sides alternate on the same numbers; the relevant
+number is the ratio of the medians. scipy's 9,999 resamples are drawn in batches of 100, which bounds its memory. If
+images x resamples exceeds `--most`, it gets fewer resamples, and its time is scaled up by the quotient
+(`scipy_resamples`). The last columns have the results: the ends of the interval, the p-value, or both.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def _of_classes(rng: np.random.Generator, n: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line: of which numbers, our call, scipy's call with a number of resamples."""
+    """One row: the kind of numbers, our call, and scipy's call with a number of resamples."""
 
     name: str
     kind: str
@@ -58,7 +58,7 @@ class Case:
 
 
 def bootstrap(statistic: Callable[[Floats], Floats] | None) -> Callable[[Floats, int], object]:
-    """The interval, by scipy, of a statistic of the sums of lines; by default of the mean."""
+    """The interval, by scipy, of a statistic of the sums of rows; by default of the mean."""
 
     def call(values: Floats, resamples: int) -> object:
         rng, lines = np.random.default_rng(0), np.arange(len(values))

@@ -1,12 +1,12 @@
-"""Readings of layers with a known answer, and the default layers of the networks that have a config.
+"""Check readings of layers with known answers, and the default layers of the networks that have a config.
 
     python scripts/check_layers.py                     # scripts/known_layers.txt; needs the extra `timm`
     python scripts/check_layers.py --only vit swin     # networks whose name has one of these
     python scripts/check_layers.py --configs           # the networks of configs/model, untrained
 
-The list was written from the networks' code before the check. Weights are random. Prints what is not as listed and what
-only the operations say (`undecided`), then the counts; exits 1 if a layer that is no map is accepted, or a map is read
-wrongly or refused.
+The list was written from the networks' code before the check. Weights are random. The script prints each result that
+differs from the list or is supported only by the operations (`undecided`), then the counts. It exits with 1 if a layer
+that is not a map is accepted, or if a map is read wrongly or refused.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Reading
 
 LIST = Path(__file__).parent / "known_layers.txt"
 NEEDING_MORE = ("custom", "library")
-"""Configs that a person fills in."""
+"""Configs that users fill in."""
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 
 
@@ -71,7 +71,7 @@ def read_known(path: Path) -> dict[tuple[str, tuple[int, int]], dict[str, str]]:
 
 
 def judged(found: Finding, answer: str) -> str:
-    """What came out, in capitals where it is wrong."""
+    """The outcome, in capitals if it is wrong."""
     if answer.startswith("none"):
         return "NO MAP: ACCEPTED" if found.reading else "no map: refused"
     if found.reading is None:
@@ -82,7 +82,7 @@ def judged(found: Finding, answer: str) -> str:
 
 
 def expected(answer: str) -> Reading:
-    """The reading of an answer that is one."""
+    """The reading in an answer that has one."""
     if answer in ("chw", "hwc"):
         return CHANNELS_FIRST if answer == "chw" else CHANNELS_LAST
     _, grid, front, behind = answer.split()
@@ -102,12 +102,12 @@ def built(name: str, size: tuple[int, int]) -> nn.Module:
     set_fused_attn(False)  # so that attention matrices are outputs of a module
     try:
         return timm.create_model(short, img_size=size).eval()
-    except TypeError:  # a convolutional one takes any size
+    except TypeError:  # a convolutional network takes any size
         return timm.create_model(short).eval()
 
 
 def check_configs(only: list[str]) -> int:
-    """The default layer of each config beside the one that is found."""
+    """Compare each config's layer with the default one."""
     wrong = 0
     for path in sorted(CONFIGS.glob("*.yaml")):
         if path.stem in NEEDING_MORE or (only and not any(part in path.stem for part in only)):

@@ -1,11 +1,11 @@
-"""What must be read where, for each row of `results/published/published.csv`: so that a number can be read again.
+"""Where to find each row of `results/published/published.csv` in its source, so that its number can be checked.
 
     python scripts/check_published.py                                      all rows
     python scripts/check_published.py --paper torchray2019 --table pointing
     python scripts/check_published.py --rows 53-60 229 --csv               rows by number, as CSV
 
-A row's number is that of its line in the file, less one for the header. Some values were computed from what stands in
-the source, by the rule that the source's text names; then what stands there is printed, too.
+A row's number is its line number in the file minus one, for the header. Some values were computed from the source by
+the rule that the column `source` gives; then the original values are printed as well.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from eigencam.evaluation.escaping import one_line
 from eigencam.reporting.published import numbers
 
 ADDED = "differences to CAM added up"
-"""Of a source that prints CAM's numbers and what others differ from them."""
+"""Part of the text of a source that prints CAM's numbers and the other methods' differences to them."""
 ABSOLUTE = ("cam", "center_gaussian")
-"""The methods that it prints as they are."""
+"""The methods that it prints without a difference."""
 
 
 class Look(NamedTuple):
-    """Where to look, and what must stand there."""
+    """Where to look, and what must be there."""
 
     row: int
     paper: str
@@ -55,7 +55,7 @@ def looks(published: pd.DataFrame) -> Iterator[Look]:
 
 
 def wanted(texts: Sequence[str], last: int) -> set[int]:
-    """The rows that `--rows` names. ValueError for what is no row."""
+    """The rows that `--rows` names. ValueError for anything else."""
     chosen: set[int] = set()
     for text in texts:
         first, _, end = text.partition("-")
@@ -66,7 +66,7 @@ def wanted(texts: Sequence[str], last: int) -> set[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print; returns 0, or 2 where nothing is chosen."""
+    """Print; return 0, or 2 if nothing is selected."""
     published = numbers()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("paper", "table", "dataset", "model", "method", "metric"):

@@ -1,4 +1,4 @@
-"""Build the wheel, install it into an empty environment outside the clone, beside Hugging Face's `datasets`, and run.
+"""Build the wheel, install it into an empty environment outside the clone, together with HF's `datasets`, and run it.
 
     make wheel
     make dist      also the source distribution, whose tests are collected; both are kept in dist/
@@ -31,7 +31,7 @@ DEMO = ("method=[eigencam,center_box]", "evaluator=[localization]", "dataset.cou
 
 
 def expected() -> set[str]:
-    """Return what the wheel holds besides its metadata, from the files of the clone."""
+    """Return the expected content of the wheel, without its metadata, from the files of the clone."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = set()
     for name in listed.splitlines():
@@ -42,7 +42,7 @@ def expected() -> set[str]:
 
 
 def check_source(folder: Path, python: Path) -> Path:
-    """Build the source distribution, and collect its tests from it; ValueError where it lacks a file of the clone."""
+    """Build the source distribution, and collect its tests from it; ValueError if it lacks a file of the clone."""
     run(
         UV,
         "build",
@@ -69,20 +69,20 @@ def check_source(folder: Path, python: Path) -> Path:
 
 
 def run(*words: str | Path, cwd: Path) -> None:
-    """Run a command that knows nothing of the clone."""
+    """Run a command in an environment without the clone."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     subprocess.run([str(word) for word in words], cwd=cwd, check=True, env=environment)
 
 
 def main() -> int:
-    """Return 0 where the wheel is whole and works, and with --out the source distribution, too."""
+    """Return 0 if the wheel is complete and works; with --out, also the source distribution."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the wheel, and the source distribution, here")
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = ROOT / ".venv/bin/python"
-        shutil.rmtree(ROOT / "build", ignore_errors=True)  # or the wheel would have modules of earlier builds
+        shutil.rmtree(ROOT / "build", ignore_errors=True)  # else the wheel would have modules of earlier builds
         build = (UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--python", python)
         run(*build, "--out-dir", folder, ROOT, cwd=folder)
         (wheel,) = folder.glob("*.whl")

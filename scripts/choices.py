@@ -1,10 +1,10 @@
-"""What each choice of a localization rule is worth, on published boxes of all 50,000 ILSVRC validation images.
+"""Effect of each choice in a localization rule, on published boxes of all 50,000 ILSVRC validation images.
 
     python scripts/choices.py --ilsvrc FOLDER --boxes vgg16.txt.gz --out results/choices.csv
 
-`--ilsvrc` is wsolevaluation's `metadata/ILSVRC/test` with `devkit_id_by_sorted_index.json` or a devkit beside it,
-`--boxes` a file of `bounding_box/` in val-iisc/cnn-fixations. Columns: the top-1 localization error in percent, where
-the rule is the devkit's but for one choice; "first" is the first listed box.
+`--ilsvrc` is wsolevaluation's `metadata/ILSVRC/test` with `devkit_id_by_sorted_index.json` or a devkit beside it.
+`--boxes` is a file of `bounding_box/` in val-iisc/cnn-fixations. The table has the top-1 localization error in percent
+for the devkit's rule and for rules that differ from it in one choice; "first" is the first listed box.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from eigencam.store.environment import git
 
 Floats = NDArray[np.float64]
 CROP = 224 / 256
-"""Side of the central crop as a share of the short side."""
+"""Side of the central crop as a fraction of the short side."""
 
 
 def read(folder: Path) -> tuple[Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
@@ -45,7 +45,7 @@ def scaled(boxes: Floats, sizes: Floats) -> Floats:
 
 
 def cropped(boxes: Floats, sizes: Floats) -> Floats:
-    """What of boxes (B, 4) is in the central crop; NaN where nothing is."""
+    """The part of boxes (B, 4) in the central crop; NaN if there is none."""
     side = sizes.min(axis=1, keepdims=True) * CROP
     low, high = (sizes - side) / 2, (sizes + side) / 2 - 1
     cut = np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], axis=1)
@@ -53,7 +53,7 @@ def cropped(boxes: Floats, sizes: Floats) -> Floats:
 
 
 def rules(boxes: Floats, owner: NDArray[np.int64], sizes: Floats, found: Floats) -> Iterator[tuple[str, Floats]]:
-    """Each choice in words, with the best overlap (N,) of the predicted boxes (N, 4) under it."""
+    """Each choice in words, with the best IoU (N,) of the predicted boxes (N, 4) under it."""
     first = np.flatnonzero(np.diff(owner, prepend=-1))
 
     def best(overlap: Floats) -> Floats:

@@ -1,16 +1,16 @@
-"""Damage result folders at random, bit by bit and by truncation, and check that nothing shows a wrong number.
+"""Damage result folders at random, by bit flips and truncation, and check that no wrong number is shown.
 
     python scripts/damage.py --flips 500 --cuts 100
 
-The folder holds complete and unfinished results: stubs as the tests make them, and those of small real runs. In each
-round one file of every result is damaged. Then
+The folder has complete and unfinished results: stubs as in the tests, and results of small real runs. In each round one
+file of every result is damaged. Then
 
 * `status`, `table`, `table --by prediction`, `report` and `compare --no-run` end without a traceback, and every line
-  that they print of a result is one that they print of the whole folder, or the result is named and left out;
-* a reader that hashes names the damaged file;
+  that they print for a result is also printed for the undamaged folder, or the result is named and left out;
+* a reader that checks hashes names the damaged file;
 * the next run repairs every result: identity, config, rows and summary have the bytes of the undamaged ones.
 
-Prints the counts; exits with 1 where something was wrong.
+Prints the counts; exits with 1 if anything was wrong.
 """
 
 import argparse
@@ -51,14 +51,14 @@ SHOWN = (
 
 
 def stubs(root: Path) -> None:
-    """Make what is missing of the stub results."""
+    """Make the missing stub results."""
     for k in range(STUBS):
         finished(root, iou=0.1 * (k + 1), method={"name": f"Method{k}", "version": 1})
         half(root, method={"name": f"Half{k}", "version": 1})
 
 
 def runs(root: Path, *, whole: bool) -> None:
-    """Run what is missing; the second half of the unfinished results only where `whole`."""
+    """Run the missing results; the second half of the unfinished ones only if `whole`."""
     with contextlib.redirect_stderr(io.StringIO()):
         run(config(root, *COMPLETE), say=lambda _line: None)
         run(config(root, *UNFINISHED, *([] if whole else ["shard=1/2"])), say=lambda _line: None)
@@ -89,7 +89,7 @@ def damaged(root: Path, rng: random.Random, cut: Iterator[bool]) -> dict[str, Pa
 
 
 def printed(root: Path, command: list[str]) -> tuple[set[str], str]:
-    """The lines of a command's output, and all that it wrote."""
+    """The lines of a command's output, and everything that it wrote."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         eigencam([*command, "--results", str(root)])
@@ -98,19 +98,19 @@ def printed(root: Path, command: list[str]) -> tuple[set[str], str]:
 
 
 def seen(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What `table` and `status` know, by folder."""
+    """The data of `table` and `status`, by folder."""
     with contextlib.redirect_stderr(io.StringIO()):
         return collect(root).set_index("folder"), states(root)
 
 
 def plain(states: pd.DataFrame) -> pd.DataFrame:
-    """States without those that say that a result is damaged, as texts."""
+    """States as texts, without those that report damage."""
     shown = states[states["state"] != "damaged"].drop(columns=["error", "left_s"])
     return shown.assign(pictures=shown["pictures"].astype(float)).astype(str)
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """The bytes of what stays the same from run to run."""
+    """The bytes of everything that is equal in all runs."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -119,7 +119,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def check(label: str, wrong: Counter[str], test: Callable[[], bool], what: object) -> None:
-    """Count and name what is not as it should be."""
+    """Count and name anything that is wrong."""
     try:
         fine = test()
     except Exception as error:
@@ -130,7 +130,7 @@ def check(label: str, wrong: Counter[str], test: Callable[[], bool], what: objec
 
 
 def one_round(root: Path, whole: Path, files: dict[str, Path], wrong: Counter[str]) -> None:
-    """Check what is said of a damaged folder, beside that of the whole one."""
+    """Compare the output for a damaged folder with that for the undamaged one."""
     by_name = {stored.folder.name: stored for stored in read_all(root, hashed=True)}
     for name, path in files.items():
         faults = "\n".join(by_name[name].faults) if name in by_name else ""

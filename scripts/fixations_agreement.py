@@ -1,29 +1,29 @@
-"""How far our CNN-Fixations boxes on GoogLeNet agree with the boxes that the authors published.
+"""Agreement of our CNN-Fixations boxes on GoogLeNet with the boxes that the authors published.
 
     python scripts/fixations_agreement.py --pictures ILSVRC_root [...] --truth metadata_root
         --published googleNet.txt --weights googlenet_bvlc.safetensors --out results/cnn_fixations_agreement.csv
 
 `--published` is `bounding_box/googleNet.txt` of the authors' repository (val-iisc/cnn-fixations): line k for validation
-image k. `--truth` is a folder with the truth and the sizes of all 50,000 images. An image whose size is not the
-original one was resized as a whole; it is counted apart, and its shape is put right first.
+image k. `--truth` is a folder with the ground truth and the sizes of all 50,000 images. An image without its original
+size was resized as a whole; such images are counted separately, after restoring their aspect ratio.
 
 Pipelines, all with the network's colours:
 
     method            the whole image squashed to 224 x 224, the method's own points (outliers found at 224 x 224)
     squash            the same, outliers found in the original image, as in all that follow
-    centre_crop       short side to 256 without smoothing, the middle 224 x 224
-    five_crops        the authors' form: class by the mean probability of ten crops; points of those of the five not
-                      mirrored crops whose own first class is that class, of the centre crop where none is
+    centre_crop       short side to 256 without antialiasing, the centre 224 x 224
+    five_crops        the authors' form: class by the mean probability of ten crops; points of those of the five crops
+                      without mirroring whose top-1 class is that class, or of the centre crop if there is none
     five_crops_smooth the same with an antialiased resize
-    all_five_crops    points of all five crops, whatever their own class
+    all_five_crops    points of all five crops, for any top-1 class
 
-The rule from points to a box is not in the authors' repository; here it is the tight box around the points that are no
-outliers: more than `share` of all points within `radius` of the diagonal. `class` says which class the points are for:
-the published one, or the pipeline's own.
+The rule from points to a box is not in the authors' repository. Here it is the tight box around the points that are not
+outliers: a point is kept if more than `share` of all points are within `radius` of the diagonal. `class` says which
+class the points are for: the published one, or the pipeline's own.
 
-Columns: percent of images with the published class as the pipeline's; mean and median IoU with the published box, of
-all and of those with the same class; percent of images with an IoU of at least 0.5 and 0.9; percent where our box,
-and the published one, overlaps a true box with at least 0.5, whatever the class. The last rows are floors.
+Columns: percent of images whose published class is the pipeline's; mean and median IoU with the published box, for all
+images and for those with the same class; percent of images with an IoU of at least 0.5 and 0.9; percent of images where
+our box, and the published one, has an IoU of at least 0.5 with a true box, for any class. The last rows are floors.
 """
 
 import argparse
@@ -63,7 +63,7 @@ Points = NDArray[np.int64]
 
 @dataclass
 class Group:
-    """Images of one kind, and for each pipeline and class their points and predicted classes."""
+    """Images of one kind; for each pipeline and class, their points and predicted classes."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -137,7 +137,7 @@ def cropped(
 
 
 def box(points: Points, size: tuple[int, int], outliers: tuple[float, float] | None) -> NDArray[np.float64]:
-    """The tight box around what is no outlier; NaN where nothing is left."""
+    """The tight box around the points that are not outliers; NaN without any."""
     if outliers is not None:
         radius, share = outliers
         places = torch.from_numpy(points)

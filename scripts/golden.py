@@ -4,12 +4,13 @@ And eigencam/store/raised.json: the versions above 1, for readers of results tha
 
     python scripts/golden.py [--check]
 
-A number that moved is written only if a version that it depends on was raised: of the class (`version = 2`; for what
-`summary` makes of equal rows `summary_version = 2`), or of the shared part that moved it (`VERSIONS = {"tape": 2}`).
-Otherwise nothing is written, and what would have to be raised is printed. What did not move keeps its lines.
+A changed number is written only if a version it depends on was raised: the class's (`version = 2`; `summary_version =
+2` if only `summary` changed), or that of the shared part that changed it (`VERSIONS = {"tape": 2}`). Otherwise nothing
+is written, and the script prints which version would have to be raised. Unchanged numbers keep their lines.
 
-The tolerance of numbers is ten times the largest difference between runs with the processor's plain instructions, with
-AVX2 and with all that it has, each with and without oneDNN: one process for all entries (25 s), five for what is new.
+The tolerance of a number is ten times the largest difference between runs with the processor's plain instructions, with
+AVX2 and with all its instructions, each with and without oneDNN. One process computes all entries (25 s), and five
+compute the tolerances of new ones.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from golden_file import FILE, Entry, added, moved, read, tolerances, what_to_rai
 from golden_raised import RAISED, raised  # noqa: E402
 
 SETTINGS = list(product(("", "default", "avx2"), ("onednn", "plain")))
-"""What torch calls the processor's capability, "" for whatever there is; whether oneDNN is used."""
+"""torch's name of the processor's capability, "" for the default; whether oneDNN is used."""
 
 
 def main() -> int:
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def computed(capability: str, library: str, names: Sequence[str] = ()) -> dict[str, Entry]:
-    """The entries, or those of some names, by a process of its own."""
+    """The entries, or those with some names, computed in a separate process."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     chosen = {"ATEN_CPU_CAPABILITY": capability} if capability else {}
     environment = {key: value for key, value in os.environ.items() if key != "ATEN_CPU_CAPABILITY"}
@@ -98,7 +99,7 @@ def is_new(entry: Entry, old: Entry | None) -> bool:
 
 
 def kept(entry: Entry, old: Entry | None) -> Entry:
-    """The entry, with the file's own digits and tolerances for all that did not move."""
+    """The entry, with the file's digits and tolerances for everything that is unchanged."""
     if old is None or old.versions != entry.versions:
         return entry
     cases, tolerances = {}, {}

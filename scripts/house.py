@@ -2,7 +2,7 @@
 
     python scripts/house.py
 
-An arrow that can be left out, because a path of other arrows leads the same way, is left out.
+An arrow is left out if a path of other arrows implies it.
 """
 
 import re
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def drawing() -> str:
-    """Return the block that stands in the page."""
+    """Return the block for the page."""
     found = {(str(room(a.importer)), str(room(a.imported))) for a in arrows(ROOT) if not a.typing}
     kept = {(a, b) for a, b in found if a != b and a in LEVEL and b in LEVEL and a != "__main__"}
     lines = [f"    {a} --> {b}" for a, b in sorted(reduced(kept), key=lambda pair: (-LEVEL[pair[0]], pair))]
@@ -32,7 +32,7 @@ def drawing() -> str:
 
 
 def reduced(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the pairs without those that a path of others makes needless; there are no circles."""
+    """Return the pairs without those that a path of others implies; there are no cycles."""
     after = {a: {b for x, b in pairs if x == a} for a, _ in pairs}
 
     def reached(start: str) -> set[str]:

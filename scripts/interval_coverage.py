@@ -1,12 +1,13 @@
 """How often the 95 % intervals contain the true value, by simulation.
 
-    python scripts/interval_coverage.py --out results/coverage.csv        (hours of one core: 2,000 samples a line)
+    python scripts/interval_coverage.py --out results/coverage.csv        (hours of one core: 2,000 samples per row)
     python scripts/interval_coverage.py --samples 300 --sizes 30,100
 
-Every kind of metric, from 5 to 5,000 images, rates up to the edges, rows that share an image. Rates of independent
-images are no simulation: the binomial distribution is summed, over 999 rates from 0.001 to 0.999; `coverage` is then
-their mean and `least` their minimum, and `misses_low` and `misses_high` are the worst tails. Of all else `coverage` is
-the share of the printed intervals that contain the true value, `misses_low` of those that lie below it.
+It covers every kind of metric, from 5 to 5,000 images, rates up to 0 and 1, and rows that share an image. Rates of
+independent images are not simulated: the binomial distribution is summed, over 999 rates from 0.001 to 0.999. For these
+`coverage` is the mean and `least` the minimum, and `misses_low` and `misses_high` are the worst tails. For everything
+else `coverage` is the fraction of the printed intervals that contain the true value, and `misses_low` of those below
+it.
 """
 
 import argparse
@@ -117,26 +118,26 @@ def cases() -> Iterator[Case]:
 
 
 def paired(rng: Generator, n: int, gained: float, lost: float) -> Interval:
-    """Of hits that come and go."""
+    """Interval of paired hits that are gained and lost."""
     found = rng.multinomial(n, [gained, lost, 1 - gained - lost])
     return intervals.of_paired_hits(int(found[0]), int(found[1]), n)
 
 
 def pooled(rng: Generator, n: int, p: float, alike: float) -> Interval:
-    """Of objects found, those of one image alike."""
+    """Interval of the rate of found objects, correlated within an image."""
     objects = rng.integers(1, 7, n).astype(np.float64)
     own = rng.beta(p * (1 - alike) / alike, (1 - p) * (1 - alike) / alike, n) if alike else np.full(n, p)
     return intervals.of_pooled_rate(rng.binomial(objects.astype(int), own).astype(np.float64), objects)
 
 
 def ratio(rng: Generator, n: int) -> Interval:
-    """Of the mean over objects, those of one image alike."""
+    """Interval of the mean over objects, correlated within an image."""
     objects = rng.integers(1, 7, n).astype(np.float64)
     return intervals.of_statistic(np.stack([values("overlaps", rng, n) * objects, objects], axis=1), MeanRatio())
 
 
 def classes(rng: Generator, n: int, rates: Floats, skew: float, of: str) -> Interval:
-    """Of the mean over classes, some rarer than others, of hits or of pixels right among all."""
+    """Interval of the mean over classes of different frequency, of hits or of correct pixels."""
     share = np.arange(1.0, CLASSES + 1) ** -skew
     label = rng.choice(CLASSES, n, p=share / share.sum())
     size = np.ones(n) if of == "hits" else rng.lognormal(0, 1, n)
@@ -149,7 +150,7 @@ def classes(rng: Generator, n: int, rates: Floats, skew: float, of: str) -> Inte
 
 
 def pixels(rng: Generator, n: int) -> Floats:
-    """(N, 32) of 16 levels: pixels of the object, and of the rest."""
+    """(N, 32), 16 levels: pixels of the object, and other pixels."""
     good, size = rng.beta(3, 2, n), rng.lognormal(5, 0.7, n)
     levels = np.arange(16)
     wanted, rest = (special.softmax(c * good[:, None] * (levels - 8) / 8, axis=1) for c in (3.0, -3.0))
@@ -157,7 +158,7 @@ def pixels(rng: Generator, n: int) -> Floats:
 
 
 def pooled_area() -> float:
-    """Of very many images."""
+    """Average precision for very many images."""
     rng, sums = np.random.default_rng(11), np.zeros(32)
     for _ in range(20):
         sums += pixels(rng, 50_000).sum(axis=0)
@@ -165,7 +166,7 @@ def pooled_area() -> float:
 
 
 def area(rng: Generator, n: int) -> Interval:
-    """Of the average precision of all images' pixels."""
+    """Interval of the average precision over all images' pixels."""
     return intervals.of_statistic(pixels(rng, n), average_precision)
 
 
@@ -182,7 +183,7 @@ def simulated(case: Case, n: int, samples: int) -> Line:
 
 
 def exact(n: int) -> Line:
-    """Of the rate of independent images, whose distribution is known."""
+    """Row of the rate of independent images, whose distribution is known."""
     p, k = np.arange(1, 1000)[:, None] / 1000, np.arange(n + 1)
     low, high = np.array([intervals.of_rate(int(i), n) for i in k]).T
     chance = stats.binom.pmf(k, n, p)

@@ -1,22 +1,22 @@
-"""Which metric to believe: does it rank methods as the truth does, where the right map is known?
+"""Which metric to trust: does it rank methods in the same order as the truth, where the correct map is known?
 
     python scripts/judge_metrics.py --runs FOLDER --out results/metrics_judged.csv --page docs/metrics.md
 
-What is known, from exact to approximate (docs/protocols.md, Known evidence):
+Settings with a known correct map, from exact to approximate (docs/protocols.md, Known evidence):
 
     planted   the class depends on the pixels of one mark, by construction
     wired     each output sees one cell of a mosaic (DiFull), two networks
     mosaic    the class is in one cell of a mosaic (GridPG)
-    objects   the object's visible pixels, on scenes, two networks: where the object is, not what the network looks at
+    objects   the object's visible pixels, on scenes, two networks: the object's location, not the network's evidence
 
-Some methods are there twice, the second time with their maps mirrored left to right: as sparse, as steady, and wrong.
-Of each method, on the same images, the truth is the share of the map's positive mass inside (`mass_inside`). For each
-metric: Kendall's tau-b between the methods' values and the truth, with a 95 % interval over images (bootstrap, images
-of truth and metric resampled together; the mean over the networks); two values within a thousandth of the methods'
-range tie. Stability is tau between a metric's own rankings: with other seeds, with other fillings of what is removed
-(mean over planted and scenes), and on halves of the images. The cost is the number of images that go through the
-network: for each map, and once for all methods; `mirror` how often a map is preferred to its mirror image. FOLDER keeps
-the runs; the same command continues them. With the packaged numbers it takes about 25 minutes of one core.
+Some methods occur a second time with their maps mirrored left to right: as sparse and as stable, but wrong. The truth
+of a method, on the same images, is the fraction of its map's positive mass inside (`mass_inside`). For each metric the
+table has Kendall's tau-b between the methods' values and the truth, averaged over the networks, with a 95 % interval
+(bootstrap over images, the same resamples for truth and metric). Two values tie within a thousandth of the methods'
+range. Stability is tau between a metric's own rankings: with other seeds, with other fillings of removed pixels (mean
+over planted and scenes), and on halves of the images. The cost is the number of images that pass through the network:
+for each map, and once for all methods. `mirror` is how often a map is preferred to its mirror image. FOLDER keeps the
+runs; the same command resumes them. With the packaged parameters it takes about 25 minutes of one core.
 """
 
 import argparse
@@ -58,15 +58,15 @@ MIRRORED = "gradcam,layercam,guided_backprop,lrp"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A network and images on which the right map is known.
+    """A network and images for which the correct map is known.
 
     Attributes:
         name: of its folder.
-        truth: the column that it counts for.
+        truth: the column that it belongs to.
         evaluator: whose `mass_inside` is the truth.
         overrides: of `eigencam run`.
-        part: number of images as a share of `--images`.
-        varied: whether seeds and fillings are varied on it.
+        part: number of images as a fraction of `--images`.
+        varied: whether seeds and fillings are varied in it.
     """
 
     name: str
@@ -104,9 +104,9 @@ class Judged:
     Attributes:
         option: of the `evaluator` group.
         metrics: names.
-        needs: what it asks beside the map: `network`, `boxes` or nothing.
-        few: parameters in place of the packaged ones.
-        seeds: parameters of another draw.
+        needs: what it needs besides the map: `network`, `boxes` or nothing.
+        few: parameters that replace the packaged ones.
+        seeds: parameters of another random draw.
         fillings: parameters of other fillings.
     """
 
@@ -118,7 +118,7 @@ class Judged:
     fillings: Sequence[Mapping[str, Any]] = ()
 
     def variants(self) -> dict[str, Mapping[str, Any]]:
-        """Name and parameters of what is run besides."""
+        """Name and parameters of the additional runs."""
         seeds = {f"{self.option}_seed{k}": given for k, given in enumerate(self.seeds)}
         return seeds | {f"{self.option}_filling{k}": given for k, given in enumerate(self.fillings)}
 
@@ -144,7 +144,7 @@ JUDGED = (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the runs of a setting gave: a metric by evaluator, metric and method, of n images."""
+    """Results of a setting's runs: a metric by evaluator, metric and method, of n images."""
 
     setting: Setting
     n: int
@@ -152,7 +152,7 @@ class Measured:
     metrics: Mapping[tuple[str, str, str], Metric]
 
     def matrix(self, evaluator: str, name: str, weights: Floats) -> Floats | None:
-        """(R, M): the values, higher the better; None where there are none."""
+        """(R, M): the values, signed so that higher is better; None if there are none."""
         found = [self.metrics.get((evaluator, name, method)) for method in self.methods]
         if not all(metric and metric.sample for metric in found):
             return None
@@ -161,7 +161,7 @@ class Measured:
         return sense * np.stack([values_of(cast(Sample, m.sample), weights) for m in known], axis=1)
 
     def truth(self, weights: Floats) -> Floats:
-        """(R, M): the share inside."""
+        """(R, M): the fraction of mass inside."""
         found = self.matrix(self.setting.evaluator, "mass_inside", weights)
         assert found is not None
         return found
@@ -170,7 +170,7 @@ class Measured:
 def measured(
     setting: Setting, judged: Sequence[Judged], methods: Sequence[str], mirrored: Sequence[str], images: int, root: Path
 ) -> Measured:
-    """Run what is missing, and read it."""
+    """Run what is missing, and read all results."""
     given = {j.option: dict(j.few or {}) for j in judged}
     asked = [setting.evaluator, *given]
     overrides = [
@@ -202,7 +202,7 @@ def measured(
 
 
 def passes(option: str, few: Mapping[str, Any]) -> tuple[float, float]:
-    """How many images go through the network for each map, and for each image once, whatever the methods."""
+    """How many images pass through the network for each map, and once per image for all methods."""
     overrides = [f"evaluator=[{option}]", "dataset.count=2", "device=cpu", "method=[gradcam]", "workers=0"]
     job = prepare(compose("run", [*overrides, *(f"evaluator.{option}.{key}={value}" for key, value in few.items())]))
     evaluator: Any = job.evaluators[option]
@@ -232,7 +232,7 @@ def passes(option: str, few: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def against_truth(evaluator: str, name: str, measured_: Sequence[Measured]) -> tuple[float, float, float]:
-    """Tau and its interval, the mean over settings of one truth; NaN where none has the metric, or all methods tie."""
+    """Mean tau over settings with the same truth, and its interval; NaN if none has the metric, or all methods tie."""
     found = list[Floats]()
     for k, m in enumerate(measured_):
         weights = resampled(m.n, k)
@@ -268,7 +268,7 @@ def of_halves(evaluator: str, name: str, measured_: Sequence[Measured]) -> float
 
 
 def told_apart(evaluator: str, name: str, measured_: Sequence[Measured]) -> float:
-    """In percent of the mirrored maps, how often the metric prefers the right ones, ties by half; NaN without any."""
+    """Percent of the mirrored maps to which the metric prefers the original, ties counting half; NaN without any."""
     found = list[Floats]()
     for m in measured_:
         pairs = [(m.methods.index(o.removeprefix(TWIN)), k) for k, o in enumerate(m.methods) if o.startswith(TWIN)]
@@ -303,7 +303,7 @@ def lines(results: Sequence[Measured], judged: Sequence[Judged]) -> Iterator[dic
 
 
 def truths(results: Sequence[Measured]) -> Iterator[dict[str, object]]:
-    """Of each method the truth itself: the share inside, in percent."""
+    """The truth of each method: the fraction of mass inside, in percent."""
     shown = {m.setting.name: (m.methods, 100 * m.truth(np.ones((1, m.n)))[0]) for m in results}
     for method in dict.fromkeys(method for methods, _ in shown.values() for method in methods):
         row: dict[str, object] = {"metric": method, "evaluator": "truth"}

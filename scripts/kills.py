@@ -1,15 +1,14 @@
-"""Kill commands at random moments; what they leave is whole, and the next run ends in the bytes of an undisturbed one.
+"""Kill commands at random moments, and check that the results are intact and that the next run completes them.
 
     python scripts/kills.py --kills 20
 
 Each kill (SIGKILL, SIGTERM, SIGINT in turn) hits `run`, a multirun, `fit`, a training, `merge`, `table --out` or
-`report --out`.
-Afterwards every result can be read and none is damaged, tables and pages are as they were or new, the same command
-completes what is missing, and identity, config, rows, summary and fitted weights have the bytes of an undisturbed run;
-those of a merge of four shards the rows and summaries of the run. While a run writes
-a part after each batch, a reader hashes all that is there, over and over, and finds nothing damaged.
+`report --out`. Afterwards every result must be readable and undamaged, and tables and pages must be as before or new.
+The same command must complete what is missing, so that identity, config, rows, summary and fitted weights have the
+bytes of an undisturbed run. Rows and summaries of a merge of four shards must have those of the run. While a run
+writes a part after each batch, a reader repeatedly hashes all files and must find no damage.
 
-Prints the counts; exits with 1 where something was wrong.
+Prints the counts; exits with 1 if anything was wrong.
 """
 
 import argparse
@@ -59,14 +58,14 @@ KEPT = (IDENTITY, CONFIG, ROWS, SUMMARY)
 
 
 def started(words: list[str], root: Path, results: str = "runs") -> "subprocess.Popen[bytes]":
-    """A command, begun."""
+    """Start a command."""
     place = [f"paths.results={root / results}"] if words[0] in ("run", "fit") else []
     quiet = subprocess.DEVNULL
     return subprocess.Popen([PROGRAM, *words, *place], cwd=root, stdout=quiet, stderr=quiet)
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """The bytes of all that stays the same from run to run, and no half-written file."""
+    """The bytes of everything that is equal in all runs, without half-written files."""
     found = {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted((root / "runs").rglob("*"))
@@ -77,12 +76,12 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def results_of(found: dict[str, bytes]) -> dict[str, bytes]:
-    """What a merge and a run have in common: all but the configs, which name shards and folders."""
+    """The common files of a merge and a run: all but the configs, which name shards and folders."""
     return {name: content for name, content in found.items() if not name.endswith(CONFIG)}
 
 
 def watched(process: "subprocess.Popen[bytes]", root: Path) -> Iterator[str]:
-    """What a reader finds damaged while a process writes."""
+    """The damage that a reader finds while a process writes."""
     while process.poll() is None:
         if (root / "runs").is_dir():
             yield ""
@@ -93,14 +92,14 @@ def watched(process: "subprocess.Popen[bytes]", root: Path) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Trial:
-    """Commands, what they leave undisturbed, and what was found.
+    """Commands, their results when undisturbed, and the findings.
 
     Attributes:
-        root: where commands run; the same place each time, since configs name it.
-        kept: a copy of what merges, tables and reports start from.
-        spans: seconds of each command.
-        whole: what each leaves.
-        wrong: a line for each thing that is not as it should be.
+        root: where commands run; always the same folder, since configs contain it.
+        kept: a copy of the input of merges, tables and reports.
+        spans: duration of each command in seconds.
+        whole: result of each command.
+        wrong: one line for each fault.
     """
 
     root: Path
@@ -129,7 +128,7 @@ class Trial:
             self.wrong.append("merge: other bytes than those of the run")
 
     def killed(self, name: str, how: signal.Signals, part: float, files: dict[Path, bytes]) -> None:
-        """Kill a command after a part of its time, look, and give it again."""
+        """Kill a command after a part of its duration, check, and run it again."""
         root = self.root
         shutil.rmtree(root, ignore_errors=True)
         if name in ("merge", *READERS):

@@ -1,9 +1,9 @@
-"""What a process holds for each image of a large dataset, in bytes: fabricated lists, resident memory before and after.
+"""Memory per image of a large dataset's lists, in bytes: fabricated lists, resident memory before and after.
 
     python scripts/list_memory.py --images 14000000
 
-`folder` has 21,841 class folders with names as ImageNet-21k's, its labels by folder; `tars` the places of the images in
-shards of 10,000. Both are built as the readers build them, image after image.
+`folder` has 21,841 class folders with names as in ImageNet-21k, and labels by folder; `tars` has the positions of the
+images in shards of 10,000. Both are built as the readers build them, image by image.
 """
 
 import argparse
@@ -23,7 +23,7 @@ TOP = Path("/data/imagenet21k")
 
 
 def resident() -> int:
-    """Return the resident memory of this process that it does not share, in bytes."""
+    """Return this process's resident memory that is not shared, in bytes."""
     gc.collect()
     pa.default_memory_pool().release_unused()
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
@@ -41,19 +41,19 @@ def paths(n: int) -> Iterator[Path]:
 
 
 def folder(n: int) -> object:
-    """Return what `dataset=folder` holds of images in class folders."""
+    """Return the lists of `dataset=folder` for images in class folders."""
     files = Files(paths(n))
     return files, FileIds(files, TOP), np.zeros(n, np.int32)
 
 
 def tars(n: int) -> object:
-    """Return what `dataset=webdataset` holds."""
+    """Return the lists of `dataset=webdataset`."""
     ids = Names(f"n{k % CLASSES:08}_{k}" for k in range(n))
     return ids, np.arange(n, dtype=np.int32), np.arange(n), np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
 
 
 def measure(name: str, n: int, queue: "multiprocessing.Queue[tuple[float, float]]") -> None:
-    """Put bytes per image, held and at the peak, in a process of its own."""
+    """Put bytes per image, held and at the peak, measured in a separate process."""
     before = resident()
     held = globals()[name](n)
     after = resident()

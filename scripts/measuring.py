@@ -1,8 +1,8 @@
-"""What every measurement of `scripts/` does alike: an idle machine, a clean tree, five times or more, median and range.
+"""Common part of measurements in `scripts/`: an idle machine, a clean tree, five repeats or more, median and range.
 
-A script writes its table itself, with the command, the code and the machine in the header. It refuses to where more
-than half a core is busy with something else, files of the clone are changed, or fewer than five measurements are asked
-for. With `--anyway` it measures all the same, and the header says why the numbers are not to be compared.
+A script writes its table itself, with the command, the code and the machine in the header. It refuses to do so if more
+than half a core is busy with something else, files of the clone are changed, or fewer than five repeats are requested.
+With `--anyway` it measures all the same, and the header says why the numbers are not comparable.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from eigencam.store.environment import git, processor
 IDLE = 0.5
 """Busy cores up to which a machine is idle."""
 LEAST = 5
-"""Measurements that a median is of."""
+"""Smallest number of measurements for a median."""
 SECONDS = 3.0
-"""For which the machine is watched."""
+"""Duration for which the machine is observed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int = LEAST) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int = LEAST) -> None
 
 
 def faults(args: argparse.Namespace) -> list[str]:
-    """Why a table of these numbers would not be worth much; refused unless `--anyway` is given."""
+    """Why a table of these numbers would be unreliable; refused unless `--anyway` is given."""
     if not args.out:
         return []
     found = []
@@ -49,7 +49,7 @@ def faults(args: argparse.Namespace) -> list[str]:
 
 
 def busy_cores(seconds: float = SECONDS) -> float:
-    """Number of cores that are at work while this process waits; the system's load where it does not count them."""
+    """Number of busy cores while this process waits; the system's load if it does not count them."""
     stat = Path("/proc/stat")
     if not stat.is_file():
         return os.getloadavg()[0]
@@ -60,7 +60,7 @@ def busy_cores(seconds: float = SECONDS) -> float:
 
 
 def _ticks(stat: Path) -> tuple[int, int]:
-    """Of all cores since the start: at work, and in all."""
+    """Of all cores since the start: busy ticks, and all ticks."""
     user, nice, system, idle, waiting, *rest = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
     return user + nice + system + sum(rest[:3]), user + nice + system + idle + waiting + sum(rest[:3])
 
@@ -77,8 +77,8 @@ def write(
 
     Args:
         path: of the file.
-        found: what `faults` found before anything was measured.
-        about: what the columns are, and what of the machine matters.
+        found: the result of `faults` before the measurement.
+        about: description of the columns and of the relevant properties of the machine.
         names: of the columns.
         lines: of the table.
     """

@@ -88,7 +88,7 @@ def page(file: Path) -> str:
 
 
 def _advice(judged: Sequence[Mapping[str, str]]) -> str:
-    """Which metrics, of those that are given no boxes, to believe."""
+    """Which metrics to trust, of those that do not use boxes."""
     kinds = {
         "To believe": lambda said: said == "follows the truth",
         "In part": lambda said: "follows" in said and " of " in said,
@@ -103,11 +103,11 @@ def _advice(judged: Sequence[Mapping[str, str]]) -> str:
 
 
 def verdict(taus: Mapping[str, tuple[float, float, float]], mirror: float) -> str:
-    """In words: on how many truths the interval over images is above 0, and on how many below.
+    """In words: for how many truths the interval over images is above 0, and for how many below.
 
     Args:
-        taus: tau with its interval by truth, NaN where there is none.
-        mirror: how often a map is preferred to its mirror image, %; NaN where there is none.
+        taus: tau with its interval by truth, NaN if there is none.
+        mirror: how often a map is preferred to its mirror image, %; NaN if there is none.
     """
     if mirror <= BLIND:
         return "blind to the place"

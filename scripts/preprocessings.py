@@ -1,10 +1,10 @@
-"""What each part of a network's preprocessing is worth, on the same images: `results/preprocessings.csv`.
+"""Effect of each part of a network's preprocessing, on the same images: `results/preprocessings.csv`.
 
     EIGENCAM_ILSVRC=FOLDER:FOLDER python scripts/preprocessings.py --out results/preprocessings.csv
 
 EfficientNet-Lite0 with its package's ImageNet weights (`eigencam.networks.lite`), which were trained with a mean and a
-deviation of 0.5, bicubic interpolation and the central 224 pixels of a short side of 256. Each line changes one of
-these. Images of 227 x 227 pixels are files that were stored squashed, the others originals.
+deviation of 0.5, bicubic interpolation and the central 224 pixels of a short side of 256. Each row changes one of
+these. Images of 227 x 227 pixels were squashed before they were stored; the others are originals.
 
 Columns: `top1` and `top5` in percent of `n` images, with the 95 % interval of top-1; `difference` of top-1 to the first
 line in points, with Tango's interval; `gained` and `lost` images, and the p-value of McNemar's exact test.
@@ -83,7 +83,7 @@ def answers(network: Network, dataset: Dataset) -> tuple[Hits, Hits, Hits]:
 
 
 def first_five(network: Network, preprocess: Preprocess, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
-    """(N, 5) classes, the likeliest first."""
+    """(N, 5) classes, the most probable first."""
     batch = torch.from_numpy(np.stack([preprocess(image)[0] for image in images]))
     with torch.inference_mode():
         return network.module(preprocess.normalize(batch)).topk(5).indices.numpy()

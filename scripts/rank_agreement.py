@@ -11,11 +11,11 @@ from eigencam.evaluation.base import Sample
 Floats = NDArray[np.float64]
 RESAMPLES, SPLITS = 1000, 200
 TIE = 1e-3
-"""Of the range over methods: values that are no further apart tie."""
+"""As a fraction of the range over methods: values that differ by at most this tie."""
 
 
 def values_of(sample: Sample, weights: Floats) -> Floats:
-    """(R,): the metric of images that count as often as R weights (R, N) say; NaN where none has a value."""
+    """(R,): the metric with the images weighted by each of R weights (R, N); NaN if none has a value."""
     parts: Any = sample.parts if isinstance(sample.parts, np.ndarray) else sample.parts.toarray()
     if sample.statistic is None:
         there = ~np.isnan(parts)
@@ -28,7 +28,7 @@ def values_of(sample: Sample, weights: Floats) -> Floats:
 
 
 def tau(x: Floats, y: Floats) -> Floats:
-    """(R,): Kendall's tau-b of values (R, M) of M methods; NaN where all tie. A pair with a NaN does not count."""
+    """(R,): Kendall's tau-b of values (R, M) of M methods; NaN if all tie. Pairs with a NaN are ignored."""
     a, b = np.triu_indices(x.shape[1], 1)
 
     def signs(v: Floats) -> Floats:
@@ -43,7 +43,7 @@ def tau(x: Floats, y: Floats) -> Floats:
 
 
 def resampled(n: int, seed: int) -> Floats:
-    """(1 + RESAMPLES, n): how often each image counts; the first line is the images as they are."""
+    """(1 + RESAMPLES, n): how often each image counts; the first row has every image once."""
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
     return np.concatenate([np.ones((1, n)), draws]).astype(np.float64)
 
@@ -56,7 +56,7 @@ def halves(n: int, seed: int) -> tuple[Floats, Floats]:
 
 
 def mean_defined(values: Sequence[Floats | float]) -> Floats:
-    """The mean over the first axis of what is not NaN; NaN where nothing is."""
+    """The mean over the first axis, ignoring NaN; NaN if all are."""
     stack = np.asarray(values, np.float64)
     there = ~np.isnan(stack)
     count, total = there.sum(axis=0), np.where(there, stack, 0.0).sum(axis=0)

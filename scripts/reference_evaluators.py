@@ -1,4 +1,4 @@
-"""The steps of published evaluators as their authors have them; `benchmark_evaluators.py` runs them beside ours."""
+"""The steps of published evaluators as in their authors' code; `benchmark_evaluators.py` compares them with ours."""
 
 import contextlib
 import io
@@ -217,7 +217,7 @@ def hosang(score_map: ScoreMap, truth: Truth) -> object:
 
 
 def removed(score_map: ScoreMap, _truth: Truth) -> object:
-    """The pixels that are gone at each of 29 points of an insertion or deletion, as the evaluator has them."""
+    """The pixels removed at each of 29 points of an insertion or deletion, by the evaluator."""
     enlarged = torch.nn.functional.interpolate(
         torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear", align_corners=False
     )
@@ -237,7 +237,7 @@ def removed_step_by_step(score_map: ScoreMap, _truth: Truth) -> object:
 
 
 def _gone(score_map: ScoreMap) -> torch.Tensor:
-    """(8, 224, 224): the pixels that ROAD takes away, the most relevant and the least relevant shares."""
+    """(8, 224, 224): the pixels that ROAD removes, the most and the least relevant fractions."""
     enlarged = torch.nn.functional.interpolate(
         torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear", align_corners=False
     )
@@ -250,13 +250,13 @@ _IMAGE = torch.from_numpy(np.random.default_rng(0).random((3, 224, 224), np.floa
 
 
 def filled(score_map: ScoreMap, _truth: Truth) -> object:
-    """An image with ROAD's eight sets of pixels filled in, as the evaluator does it."""
+    """An image with ROAD's eight sets of pixels filled in by the evaluator."""
     gone = _gone(score_map)
     return impute(_IMAGE.expand(len(gone), -1, -1, -1), gone[:, None], torch.zeros(3, 224, 224))
 
 
 def filled_by_a_direct_solve(score_map: ScoreMap, _truth: Truth) -> object:
-    """The same by the code of ROAD's authors, as pytorch-grad-cam has it: a sparse system, solved directly."""
+    """The same by the code of ROAD's authors, as in pytorch-grad-cam: a sparse system, solved directly."""
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
     fill: Any = NoisyLinearImputer(0.0)

@@ -1,4 +1,4 @@
-"""What a report looks like, as one image: a sorted table, the curves, and the images on a dark page.
+"""An image of a report: a sorted table, the curves, and the images on a dark page.
 
     python scripts/report_picture.py results/scenes/report.html results/scenes/report.png
 

@@ -1,18 +1,19 @@
-"""Does a change of any number in methods and evaluators make the golden test fail?
+"""Does changing any number in methods and evaluators make the golden test fail?
 
     python scripts/sensitivity.py [--every N] [MODULE ...]
 
-Every numeric literal and default in the modules of methods, evaluators, attacks and shared parts is changed alone:
-floats by 5 % (0.0 to 0.05), integers by 1 up and by 1 down. A change is caught when a golden number moves, a default is
-not the recorded one, or the code fails. What is not caught must stand in tests/golden_exempt.txt with the reason; the
-exit status is 1 otherwise, and where that file names a literal that is not there or is caught.
+Each numeric literal and default in the modules of methods, evaluators, attacks and shared parts is changed separately:
+floats by 5 % (0.0 to 0.05), integers by 1 up and by 1 down. A change is caught if a golden number changes, a default
+differs from the recorded one, or the code fails. A change that is not caught must be listed in tests/golden_exempt.txt
+with a reason; otherwise the exit status is 1. It is also 1 if that file lists a literal that does not exist or is
+caught.
 
-Left alone are literals that no result can depend on: in annotations, in what is raised, in conditions of
-errors and in what these say, sizes of caches, and versions themselves.
+Literals that cannot change a result are skipped: in annotations, `raise` statements, conditions and messages of errors,
+cache sizes, and versions themselves.
 
-Modules are named by the ends of their names, as `perturbation`. Functions are changed in place in forked copies of one
-process, 0.1 s or more a change; only entries are computed that the changed function has a part in. Numba's functions
-run as plain Python.
+Modules are given by the ends of their names, as `perturbation`. Functions are changed in place in forked copies of one
+process, which takes 0.1 s or more per change. Only those entries are computed that use the changed function. Numba's
+functions run as plain Python.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1] / "tests"
 EXEMPT = TESTS / "golden_exempt.txt"
 PATIENCE = 30.0
-"""Seconds after which a change is taken to have made a loop endless."""
+"""Seconds after which a loop is considered endless because of a change."""
 
 sys.path.insert(0, str(TESTS))
 if __name__ == "__main__":
@@ -103,10 +104,10 @@ class _Literals(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        """Left alone."""
+        """Do not visit it."""
 
     def visit_Assert(self, node: ast.Assert) -> None:
-        """Left alone."""
+        """Do not visit it."""
 
     def visit_If(self, node: ast.If) -> None:
         for part in (*([] if isinstance(node.body[-1], ast.Raise) else [node.test, *node.body]), *node.orelse):
@@ -143,7 +144,7 @@ def changes(source: str, stem: str) -> Iterator[Change]:
 
 
 def apply(module: ModuleType, tree: ast.AST) -> None:
-    """Have all that was imported from a module behave as its changed code: functions are changed in place."""
+    """Make everything imported from a module behave as its changed code: functions are changed in place."""
     fresh = ModuleType(module.__name__)
     fresh.__file__ = module.__file__
     exec(compile(tree, str(module.__file__), "exec"), vars(fresh))  # type: ignore[arg-type]
@@ -160,7 +161,7 @@ def apply(module: ModuleType, tree: ast.AST) -> None:
 
 
 def _in_place(old: Any, new: Any) -> bool:
-    """Change a function or a class to what another one is; False where it is neither."""
+    """Change a function or a class into another one; False for anything else."""
     if isinstance(old, type):
         for name, value in list(vars(new).items()):
             there = vars(old).get(name)
@@ -181,10 +182,10 @@ def _in_place(old: Any, new: Any) -> bool:
 
 
 class Golden:
-    """The golden entries that a module has a part in.
+    """The golden entries that use a module.
 
     Attributes:
-        module: it.
+        module: the module.
         order: names of the entries, the fastest first.
     """
 
@@ -198,20 +199,20 @@ class Golden:
         self.order = sorted(times, key=lambda key: float(times[key]))
 
     def of(self, name: str) -> list[str]:
-        """The entries that the code of one top-level name has a part in; all where that cannot be told."""
+        """The entries that use the code of one top-level name; all, if that is not known."""
         here = self.module.__name__
         touched = [key for key in self.order if (here, name) in reached_by(self._makers[key])]
         unclear = [key for key in self.order if (here, "") in reached_by(self._makers[key])]
         return [key for key in self.order if key in {*touched, *unclear}] if touched else self.order
 
     def fault(self, names: list[str]) -> str:
-        """The first entry that moved, or an error; "-" if all is as in the file."""
+        """The first entry that changed, or an error; "-" if all are as in the file."""
         with golden.alone():
             for name in names:
                 try:
                     if next(golden_file.moved(self._makers[name](), self._file[name]), None):
                         return name
-                except Exception as error:  # whatever changed code may raise
+                except Exception as error:  # changed code may raise anything
                     return f"{name}: {type(error).__name__}"
         return "-"
 
@@ -222,7 +223,7 @@ class Golden:
 
 
 def reached_by(make: Any) -> frozenset[tuple[str, str]]:
-    """The module and top-level names whose code makes an entry's numbers."""
+    """The modules and top-level names whose code computes an entry's numbers."""
     thing = make.args[0]
     if isinstance(thing, ModuleType):
         return frozenset({(thing.__name__, "")})
@@ -230,7 +231,7 @@ def reached_by(make: Any) -> frozenset[tuple[str, str]]:
 
 
 def forked(task: Callable[[], str]) -> str:
-    """What a task returns in a copy of this process; `endless` where it takes too long, `ended` where it dies."""
+    """Result of a task in a copy of this process; `endless` if it takes too long, `ended` if it dies."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -240,7 +241,7 @@ def forked(task: Callable[[], str]) -> str:
         os.dup2(silence, 2)
         try:
             answer = task()
-        except BaseException as error:  # the copy must not go on as if it were the process
+        except BaseException as error:  # the copy must not continue as the original process
             answer = f"error: {type(error).__name__}: {error}"
         os.write(writing, answer.encode()[:4000])
         os._exit(0)
@@ -255,7 +256,7 @@ def forked(task: Callable[[], str]) -> str:
 
 
 def tried(name: str, every: int = 1) -> list[tuple[Change, str]]:
-    """Changes of one module with what caught each, "" where nothing did: of integers every so many."""
+    """Changes of one module with what caught each, "" if nothing did; of integers, one in `every`."""
     entries = Golden(name)
     source = inspect.getsource(entries.module)
     tree = ast.parse(source)
@@ -300,7 +301,7 @@ def exemptions() -> dict[str, str]:
 
 
 def report(found: list[tuple[Change, str]], patterns: dict[str, str], whole: bool) -> int:
-    """Print the counts and what is neither caught nor exempt; the exit status."""
+    """Print the counts and what is neither caught nor exempt; return the exit status."""
     open_, used = list[Change](), Counter[str]()
     for change, by in found:
         matching = [pattern for pattern in patterns if fnmatch.fnmatchcase(change.name, f"{pattern}*")]

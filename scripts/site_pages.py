@@ -1,9 +1,9 @@
-"""What MkDocs is given besides `docs/`: the README as first page, tutorials, the API, and the files that pages link to.
+"""MkDocs' input besides `docs/`: the README as first page, tutorials, the API, and files linked from pages.
 
     make docs
 
-A link from a page to a file of the repository becomes a link to a copy of that file in the site. A link to nothing
-fails the build, as does a public name without a docstring on a page of the API.
+A link from a page to a file of the repository becomes a link to a copy of that file in the site. A broken link fails
+the build, as does a public name without a docstring on a page of the API.
 """
 
 import ast
@@ -34,7 +34,7 @@ _FENCE = re.compile(r"^```(\w+) (\S+)$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are made, and the files that pages link to."""
+    """Add the generated pages, and the files that pages link to."""
     texts = {name: (ROOT / path).read_text(encoding="utf-8") for name, path in ROOT_PAGES.items()}
     texts |= {
         f"tutorials/{path.stem}.md": from_notebook(path) for path in sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
@@ -55,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links of the repository to the site's, and give code its file's name as a title."""
+    """Redirect links of the repository to the site's, and show a code block's file name as its title."""
     if page.file.src_uri.startswith(("results/", "api/")):
         return markdown
     text = markdown
@@ -76,7 +76,7 @@ def from_notebook(path: Path) -> str:
 
 
 def _moved(found: re.Match[str], *, from_root: bool) -> str:
-    """A link as the site has it: there, `docs/` is the root, and the repository's other files lie beside its pages."""
+    """A link in the site's form: there, `docs/` is the root, and the repository's other files are beside its pages."""
     target = found["target"]
     if not target.startswith("http"):
         target = target.removeprefix("docs/") if from_root else target.removeprefix("../")

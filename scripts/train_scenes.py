@@ -6,14 +6,14 @@
     python scripts/train_scenes.py scenes_vig --epochs 5 --train 10000 --held-out 2000 --batch 32 --lr 0.002
     python scripts/train_scenes.py scenes_resnet --permuted --train 400 --epochs 60 --batch 32 --lr 0.002
 
-writes `eigencam/networks/weights/NAME.safetensors` (matrices as float16) and this network's rows of
-`results/scenes_networks.csv`: one row an epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
-weights. Held-out scenes are of the test split; no epoch and no weights are chosen by them.
+It writes `eigencam/networks/weights/NAME.safetensors` (matrices as float16) and this network's rows of
+`results/scenes_networks.csv`: one row per epoch, and a last one, epoch `saved`, with the accuracy of the saved, rounded
+weights. Held-out scenes are from the test split; they are not used to choose an epoch or weights.
 
-`--permuted` trains on labels that were dealt out anew among the scenes, for the sanity check of J. Adebayo et al.
-("Sanity Checks for Saliency Maps", NeurIPS 2018, section 3.3): there is nothing to learn, only to memorise, so scenes
-are not augmented, labels not smoothed and weights do not decay. NAME is then `NETWORK_permuted`; the last row has the
-accuracy on the scenes trained on.
+`--permuted` trains on labels permuted among the scenes, for the sanity check of J. Adebayo et al. ("Sanity Checks for
+Saliency Maps", NeurIPS 2018, section 3.3). There is nothing to learn, only to memorise, so there is no augmentation, no
+label smoothing and no weight decay. NAME is then `NETWORK_permuted`; the last row has the accuracy on the training
+scenes.
 """
 
 import argparse
