@@ -11,46 +11,46 @@ from pathlib import Path
 import numpy as np
 
 BLIND = 65
-"""Percent: a metric that prefers right maps to their mirror images no more often is blind to the place."""
+"""Percent: a metric that prefers correct maps to their mirror images at most this often is blind to location."""
 
 KNOWN = {
-    "planted": "the class depends on the pixels of one mark and on nothing else, by construction.",
+    "planted": "by construction, the class depends only on the pixels of one mark.",
     "wired": "each output sees one cell of a mosaic (DiFull); the mean over two networks.",
     "mosaic": "the class is in one cell of a mosaic (GridPG).",
-    "objects": "the object's visible pixels in scenes, which a sound network looks at; the mean over two networks.",
+    "objects": "the object's visible pixels in scenes, which a network should use; the mean over two networks.",
 }
 HEAD = """# Which metric to believe
 
 Made by `{command}` and `python scripts/metrics_page.py {file}`.
 
-A metric is to say which of two methods shows better what the network looks at. Where that is known, one can ask whether
-the metric does. The table has Kendall's τ between the ranking of {count} methods by the metric and by the truth: 1 for
-the same order, 0 for chance, -1 for the reverse, with a 95 % interval over images; the methods are given. Some are
-there twice, the second time with their maps mirrored left to right: as sparse and as steady, but in the wrong place, so
-that a metric that sees no difference does not follow.
+A metric should say which of two methods better shows what the network uses. Where this is known, the metric itself can
+be tested. The table has Kendall's τ between the ranking of {count} methods by the metric and their ranking by the
+truth: 1 for the same order, 0 for chance, -1 for the reverse, with a 95 % interval over images. The set of methods is
+fixed. Some methods occur a second time with their maps mirrored left to right: as sparse and as stable, but in the
+wrong place. A metric that does not use the location cannot rank them correctly.
 
 {known}
 
-`mirror` is how often the metric prefers a map to its mirror image: one that does so in no more than {blind} % of the
-cases is blind to the place, however it ranks the methods. Else it follows the truth where an interval is above 0, and
-is against it where one is below.
+`mirror` is how often the metric prefers a map to its mirror image. A metric that does so in at most {blind} % of the
+cases is blind to location, whatever its ranking of methods. Otherwise it follows the truth where an interval is above
+0, and contradicts it where one is below.
 
 {advice}
 
-Metrics of boxes are given the very place that is the truth here; on other images they say where the object is, whatever
-the network looks at. `passes` are images through the network for each map, + those made once for all methods.
+Metrics that use boxes are given the location that is the truth here; on other images they measure where the object is,
+not what the network uses. `passes` are images through the network for each map, + those made once for all methods.
 
 """
 MIDDLE = """
 
-What is stable need not be right: a metric that ranks by something else than the truth does so with any seed. Those
-columns have τ between a metric's own rankings: with another draw of its noise, with another filling of what is removed,
-and between halves of the images.
+A stable metric need not be right: one that ranks by something other than the truth does so with any seed. The columns
+on stability have τ between a metric's own rankings: with another draw of its noise, with another filling of removed
+pixels, and between halves of the images.
 
 ## The truth itself
 
-The share of the map's positive mass inside, in percent, of the methods that the metrics had to rank
-([protocols.md](protocols.md), Known evidence). On 2 x 2 cells a uniform map has 25.
+The fraction of the map's positive mass inside, in percent, for the ranked methods ([protocols.md](protocols.md), Known
+evidence). On 2 x 2 cells a uniform map has 25.
 
 """
 

@@ -74,7 +74,7 @@ def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tu
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrors, shifts, scales, recolours and cuts rectangles out of (N, 3, S, S) normalised images."""
+    """Mirror, shift, scale, recolour and cut rectangles out of (N, 3, S, S) normalised images."""
     n, _, size, _ = x.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -96,7 +96,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """The network to ship: a `ScenesVGG` without its batch normalisations, anything else as it is."""
+    """The network to package: a `ScenesVGG` without its batch normalisations, anything else unchanged."""
     if not isinstance(network, nets.ScenesVGG):
         return network
     plain = nets.ScenesVGG()
@@ -119,7 +119,7 @@ def top1(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
 
 
 def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
-    """Trains, saves the weights and returns the rows of the log."""
+    """Train, save the weights and return the rows of the log."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(args.seed)
@@ -192,7 +192,7 @@ def save(
 
 
 def log(rows: list[dict[str, object]], network: str, file: Path) -> None:
-    """Replaces a network's rows in the log."""
+    """Replace a network's rows in the log."""
     kept: list[dict[str, object]] = []
     if file.is_file():
         with file.open(newline="") as stream:

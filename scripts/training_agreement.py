@@ -1,4 +1,4 @@
-"""What `eigencam fit` erases, clusters and trains beside the public codes, on the same tensors and draws, in float64.
+"""Compare what `eigencam fit` erases, clusters and trains with the public codes, on the same tensors, in float64.
 
     git clone https://github.com/clovaai/wsolevaluation FOLDER/wsolevaluation            (96f4b88)
     git clone https://github.com/sihyeong671/PyTorch_CAM-loss FOLDER/PyTorch_CAM-loss    (2a1843e)
@@ -6,9 +6,9 @@
     git clone https://github.com/LIDS-UNICAMP/FLIM FOLDER/FLIM                           (5438b27)
     python scripts/training_agreement.py FOLDER --out results/training_agreement.csv
 
-For each part: n, the number of inputs, and the largest difference from theirs in parts of their largest value. Names
-that NumPy has dropped, `cuda` and faiss (scikit-learn's k-means stands in) are put in their place; nothing else of
-their codes is changed. FLIM's inputs are four textures apart, so that k-means has one answer.
+The table has for each part n, the number of inputs, and the largest difference relative to the reference's largest
+value. Names that NumPy has dropped and `cuda` are replaced, and scikit-learn's k-means replaces faiss; nothing else of
+the public codes is changed. FLIM's inputs are four distinct textures, so that k-means has a unique solution.
 """
 
 import argparse
@@ -56,14 +56,14 @@ class Line(NamedTuple):
 
 
 def apart(theirs: Any, ours: Any) -> float:
-    """Return the largest difference, in parts of the reference's largest value."""
+    """Return the largest difference, relative to the reference's largest value."""
     a, b = (np.asarray(t.detach() if isinstance(t, Tensor) else t, np.float64) for t in (theirs, ours))
     return float(np.abs(a - b).max() / np.abs(a).max()) if a.shape == b.shape else float("inf")
 
 
 @contextmanager
 def put(owner: Any, **values: Any) -> Iterator[None]:
-    """Replace attributes for a while."""
+    """Replace attributes inside the block."""
     before = {name: getattr(owner, name) for name in values}
     for name, value in values.items():
         setattr(owner, name, value)
@@ -75,7 +75,7 @@ def put(owner: Any, **values: Any) -> Iterator[None]:
 
 
 def erased(method: Any, draws: torch.Generator) -> Iterator[Line]:
-    """HaS, CutMix and ADL beside wsolevaluation's."""
+    """HaS, CutMix and ADL compared with wsolevaluation's."""
     images, found = torch.randn(3, 3, 56, 56, generator=draws, dtype=torch.float64), []
     for grid in (4, 15, 56, 100):
         drawn = torch.rand(3, *2 * [erasing.squares(56, grid)], generator=draws)
@@ -112,7 +112,7 @@ def erased(method: Any, draws: torch.Generator) -> Iterator[Line]:
 
 
 def networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
-    """The forms of the networks with equal weights: logits, and CAM up to a factor."""
+    """The networks with equal weights: logits, and CAM up to a factor."""
     image, label = torch.randn(1, 3, 112, 112, generator=draws), torch.tensor([3])
     for name, make, layer in FORMS:
         for large in (False, True):
@@ -130,7 +130,7 @@ def networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
 
 
 def cam_loss(utils: Any, draws: torch.Generator) -> Iterator[Line]:
-    """The maps, and the value with each code's scaling."""
+    """The maps, and the value with each code's normalization."""
     a = torch.randn(4, 6, 7, 7, generator=draws, dtype=torch.float64)
     weight, labels = torch.randn(9, 6, generator=draws, dtype=torch.float64), torch.tensor([0, 8, 3, 3])
     cam, caam = utils.made_cam(a, labels, weight.T), a.sum(1)
@@ -145,7 +145,7 @@ def cam_loss(utils: Any, draws: torch.Generator) -> Iterator[Line]:
 
 
 class _Faiss:
-    """scikit-learn's k-means in place of faiss'."""
+    """scikit-learn's k-means instead of faiss'."""
 
     def __init__(self, _size: int, count: int, **_: object) -> None:
         self.count = count
@@ -204,7 +204,7 @@ def flim(folder: Path) -> Iterator[Line]:
 
 
 def matched(theirs: Any, ours: Any) -> float:
-    """Return the largest difference of filters, each of theirs having its own of ours."""
+    """Return the largest difference of filters, after matching each of theirs with one of ours."""
     distances = np.abs(theirs[:, None] - ours[None]).max(2)
     nearest = distances.argmin(1)
     return float(distances.min(1).max()) if len(set(nearest.tolist())) == len(ours) else float("inf")

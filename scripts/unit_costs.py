@@ -1,16 +1,17 @@
-"""What a run costs for each image beside decoding and the network, and from it the plan of very large runs.
+"""Cost of a run per image besides decoding and the network, and from it a plan of very large runs.
 
     python scripts/unit_costs.py --rows 1000000 --decode 470 --forward 16.8 --out results/unit_costs.csv
     python scripts/unit_costs.py --rows 5000000 --repeats 1 --decode 470 --forward 16.8
 
-Measured, in turn: *index*, reading the list of images and boxes (ILSVRC's csv layout, 50,000 lines); *rows*, keeping a
-localization row and writing it in parts of 50,000; *resume*, finding out which images have rows; *finish*, bringing all
-rows into the dataset's order, the metrics with their intervals, and the final file; *again*, the metrics made again
-from that file. Given for each: microseconds an image; the bytes by which the peak rises for each further image, from a
-quarter of `--rows` to all of them; the MiB by which it rises at all; medians over `--repeats` processes of either size.
+The steps are measured alternately. *index*: reading the list of images and boxes (ILSVRC's csv layout, 50,000 lines).
+*rows*: keeping a localization row and writing it in parts of 50,000. *resume*: finding out which images have rows.
+*finish*: bringing all rows into the dataset's order, the metrics with their intervals, and the final file. *again*:
+recomputing the metrics from that file. For each step the table has microseconds per image, the growth of peak memory in
+bytes per further image, from a quarter of `--rows` to all of them, and its total growth in MiB. Values are medians over
+`--repeats` processes of either size.
 
-`--decode` and `--forward` are images a second, as `benchmark_run.py` prints them. The plan then says, for 14,197,122
-images (ImageNet-21k) and for a billion, how many hours each step takes in one process, and what that process holds.
+`--decode` and `--forward` are images per second, as `benchmark_run.py` prints them. The plan then gives, for 14,197,122
+images (ImageNet-21k) and for a billion, the hours of each step in one process and the memory of that process.
 """
 
 import argparse
@@ -43,7 +44,7 @@ PLANS = {"ImageNet-21k": 14_197_122, "a billion": 1_000_000_000}
 
 
 def index(folder: Path) -> int:
-    """Read the truth of 50,000 images; how many there were."""
+    """Read the ground truth of 50,000 images; return their number."""
     wnids = [f"n{k:08d}" for k in range(1000)]
     (folder / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} class\n" for wnid in wnids))
     lines = [f"ILSVRC2012_val_{i + 1:08d},{wnids[i % 1000]} 10 20 {200 + i % 99} 300 \n" for i in range(INDEX)]
@@ -54,7 +55,7 @@ def index(folder: Path) -> int:
 
 
 def drawn(first: int, count: int) -> Iterator[Row]:
-    """Localization rows, with the columns of real ones; every value drawn anew, as they compress badly."""
+    """Localization rows with the columns of real ones; every value is random, as real ones compress badly."""
     rng, evaluator = np.random.default_rng(first), Localization()
     truth = Truth("a", (375, 500), 0, np.array([[10.0, 20.0, 300.0, 200.0]]), np.array([0]))
     pattern = evaluator.row(ScoreMap(rng.random((7, 7), dtype=np.float32), truth.size), truth)
@@ -77,7 +78,7 @@ def drawn(first: int, count: int) -> Iterator[Row]:
 
 @contextmanager
 def measured(step: str, n: int) -> Iterator[None]:
-    """Print the step, microseconds an image, and by how many bytes the process's peak rises."""
+    """Print the step, microseconds per image, and by how many bytes the process's peak memory grows."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     before, start = _kilobytes("VmRSS"), time.process_time()
     yield
@@ -140,7 +141,7 @@ def one(n: int) -> None:
 
 
 def plan(found: dict[str, tuple[float, ...]], args: argparse.Namespace) -> Iterator[str]:
-    """What very large runs take."""
+    """The cost of very large runs."""
     size = found.pop("size")[0]
     yield f"bytes on disk a localization row: {size:.1f}"
     for name, n in PLANS.items():
@@ -185,7 +186,7 @@ def main() -> None:
 
 
 def said(rows: int) -> dict[str, tuple[float, float]]:
-    """What a process of its own measures: by step, microseconds an image and the bytes by which its peak rises."""
+    """Measurements of a separate process: by step, microseconds per image and growth of peak memory in bytes."""
     command = [sys.executable, __file__, "--decode", "1", "--forward", "1", "--one", "--rows", str(rows)]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     return {step: (float(us), float(rise)) for step, us, rise in map(str.split, lines)}

@@ -1,4 +1,4 @@
-"""The two passes of VDNet: what a detector finds in whole images, and in images masked by the ventral map.
+"""The two passes of VDNet: a detector's results on whole images and on images masked by the ventral map.
 
     eigencam fit fit=detector model=scenes_detector dataset=scenes_train dataset.count=2000
     python scripts/ventral_dorsal.py --images 200 --out results/ventral_dorsal.csv \
@@ -6,15 +6,15 @@
     python scripts/ventral_dorsal.py --model vgg16 --detector torchvision.models.detection.fasterrcnn_resnet50_fpn \
         --arguments '{"weights": "DEFAULT"}' --labels coco.txt --images 4952 dataset=voc2007 paths.voc=FOLDER
 
-The ventral network makes the map (`method=ventral_reading`); pixels where it is below `threshold` times its mean are
-black; the detector, which is any of torchvision's form, sees what is left (M. Ebrahimpour et al., WACV 2019). The
-paper's threshold could not be read: several are tried, and 0 is the whole image. The detector is the same for all, and
-has not been trained on masked images, of which the paper does not tell.
+The ventral network makes the map (`method=ventral_reading`). Pixels below `threshold` times the map's mean are set to
+black, and the detector, of torchvision's form, gets the result (M. Ebrahimpour et al., WACV 2019). The paper's
+threshold was not accessible: several are tried, and 0 keeps the whole image. The detector is the same for all, and was
+not trained on masked images; the paper does not say whether it should be.
 
-Columns: mean average precision at an overlap of 0.5 (VOC's, all points), over `classes` classes; of the detections, and
-of the region proposals where the detector has some, the share of the objects that one of the first k explains
-(`recall50_k`) and the average recall; the share of the pixels that is left. `--labels` names the detector's labels from
-1 on, one on each line, by the dataset's names; other detections are left out.
+Columns: mean average precision at an IoU of 0.5 (VOC's, all points), over `classes` classes. For the detections, and
+for the region proposals if the detector has any: the fraction of objects found by one of the first k (`recall50_k`) and
+the average recall. The fraction of the pixels that is left. `--labels` names the detector's labels from 1 on, one per
+line, by the dataset's names; other detections are left out.
 """
 
 import argparse
@@ -62,7 +62,7 @@ COLUMNS += [f"{of}_{metric}" for of in ("detections", "proposals") for metric in
 
 @dataclass(slots=True)
 class Tally:
-    """What one threshold gave so far."""
+    """Results of one threshold so far."""
 
     found: list[Detected] = field(default_factory=list)
     detections: list[dict[str, Any]] = field(default_factory=list)
@@ -102,7 +102,7 @@ def detections(detector: nn.Module, image: NDArray[np.uint8], labels: Sequence[i
 
 
 def region_proposals(detector: Any, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the inclusive boxes (K, 4) of the detector's region proposal network, best first; none without one."""
+    """Return the inclusive boxes (K, 4) of the detector's region proposal network, best first; empty without one."""
     if not hasattr(detector, "rpn"):
         return np.zeros((0, 4))
     images, _ = detector.transform([_tensor(image)])
@@ -124,7 +124,7 @@ def _inclusive(boxes: Tensor, image: NDArray[np.uint8]) -> NDArray[np.float64]:
 def measured(
     job: Job, detector: nn.Module, method: Ventral, thresholds: Sequence[float], labels: Sequence[int], count: int
 ) -> dict[float, Tally]:
-    """Return what each threshold gives on images spread over the dataset."""
+    """Return the results of each threshold on images spread over the dataset."""
     tallies = {threshold: Tally() for threshold in thresholds}
     rows = np.linspace(0, len(job.dataset.ids) - 1, count).astype(int).tolist()
     with torch.no_grad(), float32_precision():

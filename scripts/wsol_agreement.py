@@ -1,11 +1,11 @@
-"""MaxBoxAcc and MaxBoxAccV2 beside the authors' steps with OpenCV, hit by hit at all 1000 thresholds.
+"""Compare MaxBoxAcc and MaxBoxAccV2 with the authors' steps using OpenCV, hit by hit at all 1000 thresholds.
 
     python scripts/wsol_agreement.py                                        generated maps of several kinds
     python scripts/wsol_agreement.py --pictures 40 model=vgg16 dataset=ilsvrc paths.ilsvrc=/data/ILSVRC \
         method=[eigencam,gradcam]                                           maps of a network as well
-    python scripts/wsol_agreement.py --count 4 --write tests/wsol_golden.npz     what the tests compare with
+    python scripts/wsol_agreement.py --count 4 --write tests/wsol_golden.npz     reference data of the tests
 
-Exit status 1 where a hit differs.
+The exit status is 1 if a hit differs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Hits = NDArray[np.bool_]
 
 
 def generated(count: int) -> Iterator[tuple[str, ScoreMap, Truth]]:
-    """`count` maps of each kind, but for noise at 224, of which the authors' steps take minutes a map."""
+    """`count` maps of each kind, fewer of noise at 224, for which the authors' steps take minutes per map."""
     for kind, make in KINDS.items():
         rng = np.random.default_rng(1)
         for _ in range(count if kind != "noise 224" else 0):

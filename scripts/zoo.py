@@ -1,14 +1,15 @@
-"""The default layer of hundreds of networks: `results/zoo.csv`, one network a line.
+"""The default layer of hundreds of networks: `results/zoo.csv`, one network per line.
 
     nice python scripts/zoo.py                      # what is missing in results/zoo.csv; about an hour of one core
     nice python scripts/zoo.py --only swin vit      # networks whose name has one of these
     python scripts/zoo.py --page > docs/networks.md # the page that shows it
 
-Every classification network of torchvision, and of each of timm's families the smallest ones; random weights, inputs of
-160 or 224 pixels where the network's own are larger and it takes these. Of each: the layer that is taken by default,
-how it is read, the map's size, or why none is taken; the verdict of a second stimulus, of other noise than the one that
-chose; which methods say that they can run, and, of every tenth network, which of these gave no finite map of an image.
-Where random weights let no stimulus through, it is tried again on normalisations that were calibrated (`calibrated`).
+It covers every classification network of torchvision, and the smallest ones of each of timm's families. Weights are
+random, and inputs have 160 or 224 pixels if the network's own are larger and it accepts these. For each network the
+table has the default layer, its reading and the map's size, or why none is chosen; the verdict of a second stimulus,
+with other noise than the one that chose; and which methods report that they can run. For every tenth network it also
+has which of these methods gave no finite map of an image. If random weights let no stimulus through, it is tried again
+with calibrated normalisations (`calibrated`).
 
 The table's header names the code's commit. A table that another commit began is not continued.
 """
@@ -60,15 +61,15 @@ SIZES = (
     "little", "s", "small", "medium", "m", "b", "base", "l", "large", "xl", "xlarge", "h", "huge", "so", "g", "giant",
     "gigantic", "enormous",
 )  # fmt: skip
-"""Words for sizes in timm's names, the smallest first."""
+"""Words for sizes in timm's names, in ascending order."""
 SIDES = (160, 224)
-"""Sides of inputs that are tried, in pixels."""
+"""Input sides to try, in pixels."""
 TRIED_EVERY = 10
-"""Of so many networks one is explained by every method that says it can."""
+"""One in this number of networks is explained by every method that reports that it can run."""
 MOST_SECONDS = 200
-"""Of the processor, for one network."""
+"""Processor seconds for one network."""
 SMALL = 0.5
-"""Gains that are all the same and below this are learnt scales of branches, which begin near zero."""
+"""Gains that are all equal and below this are learnt scales of branches, which start near zero."""
 FEW = {
     "designs": 8,
     "sizes": 2,
@@ -81,7 +82,7 @@ FEW = {
     "stride": 64,
     "count": 20,
 }
-"""Parameters of methods that only say how often something is done."""
+"""Parameters of methods that only set a number of repetitions."""
 
 
 def main() -> int:
@@ -107,7 +108,7 @@ def main() -> int:
         try:
             with limited(MOST_SECONDS):
                 examine(library, name, row, every_method=k % TRIED_EVERY == 0)
-        except (Exception, OutOfTimeError) as error:  # whatever a network may raise: it is a line of the table
+        except (Exception, OutOfTimeError) as error:  # a network may raise anything: it becomes a row of the table
             row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         row["seconds"] = f"{time.process_time() - start:.1f}"
         append(args.out, row)
@@ -137,7 +138,7 @@ def chosen() -> list[tuple[Library, str, str]]:
 
 
 def by_name(name: str) -> tuple[int, ...]:
-    """How large a network is, as far as its name says: by words, then by numbers (building it takes too long)."""
+    """Size of a network according to its name: by words, then by numbers (building it would take too long)."""
     parts = re.split(r"[_.]|(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])", name)
     words = [SIZES.index(part) for part in parts if part in SIZES]
     numbers = [int(part) for part in parts if part.isdigit()]
@@ -145,7 +146,7 @@ def by_name(name: str) -> tuple[int, ...]:
 
 
 def examine(library: Library, name: str, row: dict[str, str], *, every_method: bool = False) -> None:
-    """Fill the cells of one network; those before a fault stay."""
+    """Fill the cells of one network; those before a failure stay."""
     network = built(library, name)
     module, size = network.module, network.preprocess.shape
     row |= {"parameters": str(sum(p.numel() for p in module.parameters())), "input": "x".join(map(str, size))}
@@ -188,13 +189,13 @@ def built(library: Library, name: str) -> Network:
                 with torch.no_grad(), evaluating(made.module):
                     made.module(torch.zeros(1, made.preprocess.channels, side, side))
                 return woken(made)
-            except Exception:  # it takes no other size
+            except Exception:  # it accepts no other size
                 continue
     return woken(load_network(node, choose=False))
 
 
 def fixed(library: Library, name: str) -> bool:
-    """Whether a network takes inputs of its own size alone, as far as that is known."""
+    """Whether a network accepts only its own input size, as far as is known."""
     if library == "torchvision":
         return "vit" in name
     from timm.models import get_pretrained_cfg
@@ -204,7 +205,7 @@ def fixed(library: Library, name: str) -> bool:
 
 
 def woken(network: Network) -> Network:
-    """With noise in last layers that start at zero, so that methods have something to explain."""
+    """Add noise to last layers that start at zero, so that methods have something to explain."""
     torch.manual_seed(0)
     for inner in network.module.modules():
         if isinstance(inner, nn.Linear) and not bool(inner.weight.any()):
@@ -213,7 +214,7 @@ def woken(network: Network) -> Network:
 
 
 def again(network: Network, seed: int) -> tuple[str, float]:
-    """Whether the layer's response follows another stimulus in the reading that was chosen, and its score."""
+    """Whether the layer's response follows another stimulus in the chosen reading, and its score."""
     stimulus = moving.Stimulus.make(network.preprocess.channels, network.preprocess.shape, seed)
     outs: list[Tensor] = []
 
@@ -273,19 +274,19 @@ def few(method: Method) -> Method:
 
 
 def asked(network: Network) -> tuple[list[str], list[str]]:
-    """The methods that say they can run, and the others."""
+    """The methods that report that they can run, and the others."""
     able, refused = [], []
     for name, method in methods().items():
         try:
             reason = refusal(method, network)
-        except Exception as error:  # a fault of the network's pass
+        except Exception as error:  # an error in the network's pass
             reason = str(error)
         (refused if reason else able).append(name)
     return able, refused
 
 
 def failing(network: Network, names: list[str]) -> list[str]:
-    """The methods, of those that say they can run, that raise on an image or give values that are not finite."""
+    """The methods that report that they can run, but raise on an image or give values that are not finite."""
     high, wide = network.preprocess.shape
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (high, wide, network.preprocess.channels), dtype=np.uint8)
@@ -306,12 +307,12 @@ def failing(network: Network, names: list[str]) -> list[str]:
 
 
 class OutOfTimeError(BaseException):
-    """One network's time is over; no `Exception`, since libraries and methods catch these."""
+    """One network's time limit is reached; not an `Exception`, since libraries and methods catch these."""
 
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """OutOfTimeError inside the block after so many seconds of the processor."""
+    """OutOfTimeError inside the block after this many processor seconds."""
 
     def stop(*_: object) -> None:
         raise OutOfTimeError(f"not done after {seconds} s")
@@ -335,13 +336,13 @@ def code() -> str:
 
 
 def check_code(path: Path) -> None:
-    """Exit where a table was begun by other code."""
+    """Exit if the table was begun by other code."""
     if path.is_file() and not path.read_text(encoding="utf-8").partition("\n")[0].endswith(f"; {code()}"):
         sys.exit(f"{path} is of other code than this, {code()}: move it away, or name another file by --out")
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The table's lines; none where there is no table."""
+    """The table's rows; empty if there is no table."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -349,7 +350,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def append(path: Path, row: dict[str, str]) -> None:
-    """One line more."""
+    """Append a row."""
     new = not path.is_file()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")

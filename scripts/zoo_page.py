@@ -1,4 +1,4 @@
-"""docs/networks.md from the lines of `results/zoo.csv`; see `zoo.py`."""
+"""docs/networks.md from the rows of `results/zoo.csv`; see `zoo.py`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,24 +8,25 @@ from eigencam.networks.libraries import LIBRARIES
 INTRODUCTION = """
 # Networks
 
-`model=torchvision/NAME` and `model=timm/NAME` take any network of the two libraries (timm: `pip install
+`model=torchvision/NAME` and `model=timm/NAME` name any network of the two libraries (timm: `pip install
 'eigencam-bench[timm]'`), in `run`, `fit`, `explain`, `compare`, `layers`, sweeps, defaults lists and experiments;
-`eigencam networks PATTERN` lists them with what their weights say.
+`eigencam networks PATTERN` lists them with the metadata of their weights.
 
-* Input size, mean, deviation, interpolation and crop are as the weights describe themselves; every key of
-  `model.preprocess` may say otherwise. The crop is that of classification, and a map covers the centre of the image
-  alone; `model.preprocess.resize=squash` gives the network the whole image, as our own configs do for localization.
+* Input size, mean, deviation, interpolation and crop come from the weights' metadata; every key of `model.preprocess`
+  can override them. The crop is that of classification, so a map covers only the centre of the image;
+  `model.preprocess.resize=squash` shows the network the whole image, as our own configs do for localization.
 * `model.weights` is `default`, a name of the library's, a file (`.safetensors`, `.pth`, `.pt`, `.pth.tar`, `.ckpt`,
-  `.bin`; the weights are found among what else stands in it), or null. Of random weights `untrained` stands beside the
-  network's name in the run, in `status`, in tables and in the report, also where a constructor of one's own draws them.
-* `+model.args.in_chans=1`, `+model.args.img_size=384`, ... go to the constructor, and the input follows.
+  `.bin`; other content of the file is ignored), or null. With random weights, the network's name is followed by
+  `untrained` in the run, in `status`, in tables and in the report; this includes weights that a user's constructor
+  draws.
+* `+model.args.in_chans=1`, `+model.args.img_size=384`, ... go to the constructor, and the input is adapted.
 * A network whose weights were trained on images with borders (timm's crop mode `border`) gets `resize=pad`: the whole
-  image in its own aspect, and the mean around it.
+  image with its own aspect ratio, padded with the mean.
 
-The table is `results/zoo.csv`, made by `python scripts/zoo.py` with random weights: the layer that is taken by default,
-how it is read, and whether the response in it follows a second stimulus, of other noise than the one that chose. A
-network of random weights may let no stimulus through: the reading is then `undecided`, what the operations alone say,
-and the stimulus is tried once more with calibrated normalisations. "Methods" is how many of all methods say that they
+The table is `results/zoo.csv`, made by `python scripts/zoo.py` with random weights. It has the default layer, its
+reading, and whether the response in it follows a second stimulus, with other noise than the one that chose it. A
+network with random weights may let no stimulus through. Its reading is then `undecided`, by the operations alone, and
+the stimulus is tried once more with calibrated normalisations. "Methods" is the number of methods that report that they
 can run. The same command adds networks until all of torchvision's and four of each of timm's families are there.
 """
 
