@@ -16,6 +16,7 @@ MEASURED = {
     "| step | an image |": "unit_costs.csv",
     "| | ImageNet-21k": "unit_costs.csv",
     "| network | input | layer |": "zoo.csv",
+    "| preprocessing | n |": "preprocessings.csv",
     "| metric | asks |": "metrics_judged.csv",
     "| method | planted |": "metrics_judged.csv",
 }
