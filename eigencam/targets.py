@@ -12,18 +12,17 @@ the network finds there, which is then looked for in all inputs that a method tr
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eigencam.datasets.reading import expand
-from eigencam.files import regular
-from eigencam.passes.calls import RefusedError, evaluating, logits_of, run_network
+from eigencam.embeddings import SCALE, Embedding, Prompt, check_number
+from eigencam.embeddings import read_embedding as read_embedding
+from eigencam.embeddings import read_embeddings as read_embeddings
+from eigencam.passes.calls import RefusedError, TargetError, evaluating, logits_of, run_network
 from eigencam.passes.contrast import Contrast, Weights
 
 Target = Callable[[Any], Tensor]
@@ -31,10 +30,6 @@ Target = Callable[[Any], Tensor]
 
 OVERLAP = 0.5
 """Smallest IoU at which a detection counts as the requested box."""
-
-
-class TargetError(RefusedError):
-    """A target that does not exist in the network's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +109,33 @@ def segment(label: int, mask: NDArray[Any] | None = None) -> Target:
     return _Segment(label, None if mask is None else np.asarray(mask))
 
 
-def embedding(reference: Tensor | NDArray[Any]) -> Target:
-    """The cosine between the network's features (N, ...) and those of another image, one row of the same length."""
-    return _Embedding(torch.as_tensor(reference).detach().flatten().float())
+def embedding(reference: Tensor | NDArray[Any], scale: float = 1.0) -> Target:
+    """The cosine similarity of the features (N, ...) to those of another image or a text: one row of the same length.
+
+    Args:
+        reference: D numbers, of any shape.
+        scale: what the cosine is multiplied by; 100 gives CLIP's logit.
+    """
+    return Embedding(torch.as_tensor(reference).detach().flatten().float(), scale)
+
+
+def prompt(references: Tensor | NDArray[Any], number: int, scale: float = SCALE) -> Target:
+    """The probability of one of several texts: the softmax over them of `scale` times the cosines.
+
+    Args:
+        references: (K, D), the texts' embeddings.
+        number: of the text, from 0.
+        scale: 100 is CLIP's.
+    """
+    rows = torch.as_tensor(references).detach().float()
+    if rows.ndim != 2:
+        raise ValueError(f"prompt: references of shape {tuple(rows.shape)}; allowed: (K, D)")
+    return Prompt(rows, check_number(number, rows), scale)
+
+
+def similarity(target: Target) -> Target | None:
+    """D-RISE's similarity to the detection that a target names (`eigencam.methods.drise`); None if it is no box."""
+    return _Similar(target) if isinstance(target, _Box) else None
 
 
 def difference(one: int | Target, other: int | Target) -> Target:
@@ -215,6 +234,22 @@ class _Box:
         return self.words if self.label is None else f"{self.words}, label {self.label}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Similar:
+    """The largest product of IoU and score over the detections with the box's label; 0 if there is none."""
+
+    of: _Box
+
+    def __call__(self, output: Any) -> Tensor:
+        return torch.stack([self._best(found) for found in _detections(output)])
+
+    def _best(self, found: Mapping[str, Tensor]) -> Tensor:
+        places, scores = _labelled(found, self.of.label), found["scores"]
+        if not len(places):
+            return scores.sum() * 0
+        return (_overlaps(found["boxes"].detach()[places], self.of.box).to(scores.dtype) * scores[places]).amax()
+
+
 def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
     """Return the detections of a detector, one mapping per image."""
     whole = isinstance(output, list | tuple) and bool(output)
@@ -289,24 +324,6 @@ def _keyed(output: Any) -> bool:
     return isinstance(output, Mapping)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Embedding:
-    reference: Tensor = field(repr=False)
-
-    def __call__(self, output: Any) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise TargetError(
-                f"the target is an embedding, and the network returns {type(output).__name__}; needed: (N, D)"
-            )
-        features = output.flatten(1).float()
-        if features.shape[1] != len(self.reference):
-            raise TargetError(f"a reference of {len(self.reference)} numbers; the network returns {features.shape[1]}")
-        return F.cosine_similarity(features, self.reference.to(features.device)[None], dim=1)
-
-    def __str__(self) -> str:
-        return "embedding"
-
-
 @dataclass(frozen=True, slots=True)
 class _Difference:
     one: Target
@@ -324,7 +341,7 @@ class _Difference:
 
 def words(target: Target) -> str:
     """A target in a few words: its `str`, or its name."""
-    if isinstance(target, _Class | _Numbered | _Box | _Segment | _Embedding | _Difference | Contrast):
+    if isinstance(target, _Class | _Numbered | _Box | _Segment | Embedding | Prompt | _Difference | Contrast):
         return str(target)
     return getattr(target, "__name__", type(target).__name__)
 
@@ -360,26 +377,6 @@ def _numbers(target: Target, output: Any, count: int) -> Tensor:
         form = f"{tuple(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
         raise TargetError(f"target {words(target)}: {form} for {count} images; needed: a float tensor ({count},)")
     return made.reshape(count).float()
-
-
-def read_embedding(file: str | Path) -> NDArray[np.float32]:
-    """(D,) numbers of a .npy file: the embedding of an image, or of a text by a joint network.
-
-    Raises:
-        ValueError: it holds something other than a finite vector that is not 0.
-        FileNotFoundError: there is no such file.
-    """
-    try:
-        vector = np.load(regular(expand(file)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file}: no .npy file of numbers ({error})") from None
-    vector = vector.squeeze() if isinstance(vector, np.ndarray) and vector.ndim == 2 else vector
-    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "fiu":
-        form = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-        raise ValueError(f"{file}: {form}; allowed: numbers of shape (D,) or (1, D)")
-    if not np.isfinite(vector).all() or not vector.any():
-        raise ValueError(f"{file}: values that are not finite, or all 0; allowed: the finite numbers of an embedding")
-    return vector.astype(np.float32)
 
 
 def targets_of(asked: Sequence[int | Target]) -> Iterator[Target]:

@@ -32,6 +32,8 @@ import references_camfam_more
 import references_fixations
 import references_gradients
 import references_masks
+import references_paths
+import references_text
 import references_transformers
 import references_zennit
 from references import Agreement, Case, Pair, case_of, compare
@@ -42,7 +44,7 @@ from eigencam.store.environment import git
 PAIRS: list[Pair] = [*references_gradients.PAIRS, *references_fixations.PAIRS, *references_zennit.PAIRS]
 PAIRS += [*references_cam.PAIRS, *references_masks.PAIRS, *references_camfam.PAIRS]
 PAIRS += references_transformers.PAIRS
-PAIRS += references_camfam_more.PAIRS
+PAIRS += [*references_camfam_more.PAIRS, *references_paths.PAIRS, *references_text.PAIRS]
 COLUMNS = ["method", "reference", "network", "n", "rho_median", "rho_least", "largest_difference"]
 
 

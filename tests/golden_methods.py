@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
+from eigencam.explainer import Explainer
 from eigencam.methods.base import gives_boxes, is_class_specific
 from eigencam.methods.files import BoxFiles, MapFiles
 from eigencam.networks.network import Network, Preprocess, load_network
 from eigencam.running.maps import compute_maps
 from eigencam.store.build import find, instantiate
+from eigencam.targets import box_score
 from eigencam.versions import versions_of
 
 NETWORKS = ("scenes_vgg", "scenes_resnet")
@@ -40,6 +42,7 @@ FEW: dict[str, Any] = {
     "groups": 4,
     "sizes": 2,
     "designs": 2,
+    "copies": 2,
     "window": 20,
     "stride": 14,
     "count": 20,
@@ -165,6 +168,33 @@ def _box_files() -> Case:
         return run(method, "scenes_vgg")
 
 
+class Spots(torch.nn.Module):
+    """A detector of three places, each as certain as it is red or blue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.red = torch.nn.Conv2d(3, 2, 1, bias=False)
+        weight = torch.tensor([[4.0, -2, -2], [-2, -2, 4]]).view(2, 3, 1, 1)
+        self.red.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        boxes = torch.tensor([[8.0, 16, 40, 50], [20, 20, 50, 56], [10, 44, 44, 60]], dtype=x.dtype)
+        seen = self.red(x)
+        places = [
+            seen[:, k, y1:y2, x1:x2] for k, (x1, y1, x2, y2) in zip((0, 0, 1), boxes.long().tolist(), strict=True)
+        ]
+        scores = torch.stack([place.mean((1, 2)).sigmoid() for place in places], 1)
+        return [{"boxes": boxes, "scores": one, "labels": torch.tensor([1, 1, 2])} for one in scores]
+
+
+def _detected(method: Any) -> Case:
+    """The maps for two of the detections of each image."""
+    plain = Preprocess(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+    explain = Explainer(Spots().double(), "red", preprocess=plain)
+    found = [explain(image, {"m": method}, target=[box_score(0), box_score(2)]) for image in originals()]
+    return {f"map {n}, {k}": numbers(one["m"].raw) for n, both in enumerate(found) for k, one in enumerate(both)}
+
+
 def method_entries() -> Iterator[tuple[str, partial[Entry]]]:
     """Name and maker of an entry for each class of methods."""
     by_class: dict[Any, dict[str, Callable[[], Case]]] = {BoxFiles: {"box files": _box_files}}
@@ -190,11 +220,14 @@ def _cases(option: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, 
     if option == "files":
         yield name, _files
         return
+    few = {key: FEW.get(key, value) for key, value in node.items()}
+    if option == "drise":
+        yield name, lambda: _detected(instantiate(few))
+        return
     thing = find(node["_target_"])
     where = (ELSEWHERE[option],) if option in ELSEWHERE else ("scenes_resnet",) if option in FITTED else NETWORKS
     if not is_class_specific(thing) and gives_boxes(thing):
         where = where[:1]  # it sees the image alone
-    few = {key: FEW.get(key, value) for key, value in node.items()}
     if "channels" in inspect.signature(thing).parameters:
         few["channels"] = FEW["channels"]
     if option in FITTED:

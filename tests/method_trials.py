@@ -14,7 +14,7 @@ from eigencam.running.maps import Maps, compute_maps
 from eigencam.store.build import find, instantiate
 
 TYPES = ("scenes_resnet", "scenes_vgg", "scenes_vit", "scenes_vig")
-METHODS = [name for name in nodes("method") if name != "files"]
+METHODS = [name for name in nodes("method") if name not in ("files", "drise")]  # drise: of detectors
 CONSTANT = 2
 """Position of an image of one grey, after the two of formulas."""
 

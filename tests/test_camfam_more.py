@@ -11,13 +11,18 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from toys import colored, make, network, random_activations
 
+from eigencam.methods.augmented import AugmentedGradCAM
 from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.decom import DecomCAM, principal
+from eigencam.methods.drise import DRISE
 from eigencam.methods.expected import ExpectedGradients
+from eigencam.methods.factors import DFF
 from eigencam.methods.fem import FEM
 from eigencam.methods.gradcam import GradCAM, weighted_sum
 from eigencam.methods.gradient_weighted import HiResCAM
 from eigencam.methods.group import truncated_blur
+from eigencam.methods.gscore import GScoreCAM
+from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.integrated import IntegratedGradCAM
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.opti import OptiCAM
@@ -26,6 +31,7 @@ from eigencam.methods.poly import PolyCAM, channel_masks
 from eigencam.methods.relevance_cam import RelevanceCAM
 from eigencam.methods.sensitivity_indices import HSICAttribution, SobolAttribution, hsic, jansen
 from eigencam.methods.sess import SESS, windows
+from eigencam.methods.xrai import XRAI
 from eigencam.methods.zoom import ZoomCAM, scaled
 from eigencam.passes.forward import Forward, forward_pass
 
@@ -232,6 +238,10 @@ METHODS: list[Any] = [
     PolyCAM("both", ["conv"]),
     SESS(GradCAM(), 2),
     DecomCAM(3),
+    DFF(3, 20),
+    GScoreCAM(4),
+    GuidedIG(3),
+    XRAI(3),
 ]
 
 
@@ -263,6 +273,12 @@ def test_a_batch_equals_batches_of_one_and_half_precision_gives_float32(method: 
         (lambda: BlurIG(0), "1 or more"),
         (lambda: SobolAttribution(3), "a power of 2"),
         (lambda: HSICAttribution(1), "2 or more"),
+        (lambda: AugmentedGradCAM(0), "1 or more"),
+        (lambda: DFF(0), "1 or more"),
+        (lambda: GuidedIG(fraction=2), "0 to 1"),
+        (lambda: XRAI(1), "2 or more"),
+        (lambda: GScoreCAM(0), "1 or more"),
+        (lambda: DRISE(0), "1 or more"),
     ],
 )
 def test_options_are_checked(make_it: Any, message: str) -> None:

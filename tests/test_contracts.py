@@ -36,6 +36,7 @@ from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods import base
 from eigencam.methods.attention_relevance import GAE, LeGrad, TransformerAttribution
 from eigencam.methods.attnlrp import AttnLRP
+from eigencam.methods.augmented import AugmentedGradCAM
 from eigencam.methods.base import Choosy, ChosenMethod, FixedMethod, FromFiles, Method, Prepared, WrappingMethod
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
 from eigencam.methods.blur_ig import BlurIG
@@ -43,9 +44,11 @@ from eigencam.methods.broadcam import BroadCAM
 from eigencam.methods.cam import CAM
 from eigencam.methods.components import KPCACAM, EigenGradCAM
 from eigencam.methods.decom import DecomCAM
+from eigencam.methods.drise import DRISE
 from eigencam.methods.edge_windows import EdgeWindows
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.expected import ExpectedGradients
+from eigencam.methods.factors import DFF
 from eigencam.methods.fam import FAM, FAMSupport
 from eigencam.methods.fem import FEM
 from eigencam.methods.files import MapFiles
@@ -54,6 +57,8 @@ from eigencam.methods.fixations import CNNFixations
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import FullGrad, HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.group import GroupCAM
+from eigencam.methods.gscore import GScoreCAM
+from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
 from eigencam.methods.integrated import IntegratedGradCAM
 from eigencam.methods.lcam import LCAM
@@ -78,6 +83,7 @@ from eigencam.methods.ventral import Ventral
 from eigencam.methods.vitcx import ViTCX
 from eigencam.methods.vscam import VSCAM
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows
+from eigencam.methods.xrai import XRAI
 from eigencam.methods.zoom import ZoomCAM
 from eigencam.store.build import find
 
@@ -101,8 +107,14 @@ FIXED: tuple[type[FixedMethod], ...] = (
     GradCAM,
     GroupCAM,
     ReciproCAM,
+    AugmentedGradCAM,
     BlurIG,
+    DFF,
+    DRISE,
     DecomCAM,
+    GScoreCAM,
+    GuidedIG,
+    XRAI,
     HSICAttribution,
     SobolAttribution,
     ExpectedGradients,
@@ -170,6 +182,8 @@ CHOOSY: tuple[type[Choosy], ...] = (
     BroadCAM,
     CAM,
     CNNFixations,
+    DFF,
+    DRISE,
     FAMSupport,
     FullGrad,
     LCAM,

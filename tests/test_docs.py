@@ -155,6 +155,8 @@ def test_the_page_of_detectors(here: Path) -> None:
     assert list(scope["whole"]) == ["eigencam", "hirescam"]
     assert scope["segment"].label == f"segment {scope['label']}"
     assert scope["similar"].score == pytest.approx(1)
+    assert np.ptp(scope["depends"].raw) > 0
+    assert 0 < scope["rather"].score < 1 < abs(scope["logit"].score)
     execute("detectors.md", small)
     assert {path.name for path in (here / "explained").iterdir()} == {
         "photo-build.jpg", "photo-build-eigencam-box_0.png", "photo-build-gradcam-box_0.png"

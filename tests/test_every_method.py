@@ -59,6 +59,7 @@ FEW = {
     "distance": 1.0,
     "sizes": 1,
     "designs": 2,
+    "copies": 2,
 }
 """Parameters that only say how often something is done."""
 NO_RANDOM = (

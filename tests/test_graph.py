@@ -19,6 +19,7 @@ ORDER = (  # an import may go from a room to one further up this list
     ("evaluation",),
     ("store",),
     ("passes",),
+    ("embeddings",),
     ("targets",),
     ("networks",),
     ("methods",),

@@ -1,6 +1,9 @@
 """Parsing of `--target`."""
 
-from eigencam.targets import Target, box_score, embedding, read_embedding, segment
+import re
+
+from eigencam.embeddings import read_embedding, read_embeddings
+from eigencam.targets import Target, box_score, embedding, prompt, segment
 
 
 def parsed(text: str) -> Target | int:
@@ -10,8 +13,13 @@ def parsed(text: str) -> Target | int:
     (3, 'box 0', 'segment 15')
     """
     kind, _, value = text.partition(":")
+    number, _, file = value.partition(":")
+    if kind == "embedding" and file and re.fullmatch(r"\d+(\.\d+)?", number):
+        return embedding(read_embedding(file), float(number))
     if kind == "embedding" and value:
         return embedding(read_embedding(value))
+    if kind == "prompt" and file and number.isdecimal():
+        return prompt(read_embeddings(file), int(number))
     try:
         numbers = [float(v) for v in value.split(",")]
         if kind == "box" and len(numbers) == 4:
@@ -22,5 +30,8 @@ def parsed(text: str) -> Target | int:
     except ValueError as error:
         if "box_score" in str(error):
             raise
-    allowed = "class:K, box:NUMBER, box:x1,y1,x2,y2 in the image's pixels, segment:K, embedding:FILE.npy"
+    allowed = (
+        "class:K, box:NUMBER, box:x1,y1,x2,y2 in the image's pixels, segment:K, embedding:FILE, embedding:SCALE:FILE, "
+        "prompt:K:FILE; a FILE is .npy or .safetensors"
+    )
     raise ValueError(f"--target {text}; allowed: {allowed}")

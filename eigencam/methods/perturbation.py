@@ -342,6 +342,8 @@ def masked_scores(
     change: Callable[[Tensor, Tensor], Tensor],
     samples: int,
     score: Score,
+    *,
+    corners: bool = False,
 ) -> Tensor:
     """(N, C) mean score of the image under each channel's mask, over `samples` changes of the mask.
 
@@ -352,6 +354,7 @@ def masked_scores(
         change: (masks (B, H, W), of (2, B)) -> (B, H, W); `of` holds image and sample * C + channel of each.
         samples: number of changes per mask.
         score: `logit` or `probability`.
+        corners: whether masks are enlarged from corner to corner, not from edge to edge.
     """
     images = forward.images
     (n, c), size = activations.shape[:2], images.shape[2:]
@@ -359,7 +362,7 @@ def masked_scores(
     def masked(part: slice) -> Tensor:
         place = torch.arange(part.start, part.stop, device=images.device)
         picture, rest = place // (samples * c), place % (samples * c)
-        masks = F.interpolate(activations[picture, rest % c][:, None], size, mode="bilinear", align_corners=False)
+        masks = F.interpolate(activations[picture, rest % c][:, None], size, mode="bilinear", align_corners=corners)
         masks = change(unit(masks[:, 0]), torch.stack([picture, rest]))
         return images[picture] * masks[:, None].to(images.dtype)
 

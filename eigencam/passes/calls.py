@@ -44,6 +44,10 @@ class RefusedError(ValueError):
     """An objection of this package, not of the network, during a pass."""
 
 
+class TargetError(RefusedError):
+    """A target that the network's output does not have."""
+
+
 class OutputError(ValueError):
     """A network returned something other than logits."""
 

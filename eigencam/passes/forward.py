@@ -246,7 +246,14 @@ class Forward:
         """Return the value that `shared` has computed for this key, or None."""
         return self._shared.get(key)
 
-    def predict(self, count: int, inputs: Callable[[slice], Tensor], layer: str | None = None) -> Tensor:
+    def predict(
+        self,
+        count: int,
+        inputs: Callable[[slice], Tensor],
+        layer: str | None = None,
+        *,
+        module: nn.Module | None = None,
+    ) -> Tensor:
         """(count, K) float32 logits of further inputs, `chunk` at a time, without a graph.
 
         Args:
@@ -254,11 +261,13 @@ class Forward:
             inputs: returns those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
                 outputs of that layer: only the part behind it then runs (see `eigencam.passes.tail`).
             layer: where the inputs enter the network; None: at its beginning.
+            module: what the inputs go through instead of the network.
 
         Raises:
             ValueError: the network cannot be cut at `layer`.
         """
-        module = self.module if layer is None else tail(self.module, layer, tuple(self.images.shape[2:]))
+        if module is None:
+            module = self.module if layer is None else tail(self.module, layer, tuple(self.images.shape[2:]))
         parts = []
         with evaluating(self.module), torch.no_grad():
             for start in range(0, count, self.chunk):

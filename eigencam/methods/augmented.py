@@ -1,0 +1,132 @@
+r"""Augmented Grad-CAM: one fine map that explains the coarse maps of rotated and shifted images.
+
+Augmented Grad-CAM (Morbidelli et al., ICASSP 2020): with $T_i$ a rotation by up to `ROTATION` radians and then a shift
+by up to `SHIFT` of the image's sides, $c_i$ the Grad-CAM of $T_i X$ over its own maximum and D what brings a map of the
+image's size to Grad-CAM's, the map g of the image's size that minimises
+
+$$\sum_{i=1}^{m} \lVert D\, T_i\, g - c_i \rVert^2 + 0.002\, m \sum |\partial_x g| + |\partial_y g|
+  + 0.0001\, m\, \lVert g \rVert^2$$
+
+by `steps` of Adam at the rate `rate` from g = 0. As in the authors' code (diegocarrera89/AugmentedGradCAM@54caeb7, for
+TensorFlow 1): 100 copies, the first the image itself, 200 steps at 0.001, so that g is on its way still when it is
+taken. All is interpolated bilinearly; what enters from outside is black in images and 0 in g.
+
+The copies are the same for all images. A rotation and its shift are one resampling; in the authors' code they are two.
+D reads between the four pixels around the middle of a cell; theirs, an older `tf.image.resize`, reads the pixel at its
+corner. A Grad-CAM that is 0 everywhere stays 0; theirs divides 0 by 0. The steps have the same length whatever the
+slope, so that rounding, as between batches of another size, may change g by about one of them.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigencam.methods.gradcam import GradCAM
+from eigencam.methods.randomness import uniform
+from eigencam.methods.smoothing import again
+from eigencam.passes.forward import Forward
+from eigencam.transfer import made
+
+ROTATION = 0.5
+"""Largest angle, in radians."""
+SHIFT = 30 / 224
+"""Largest shift, in parts of the image's sides."""
+VARIATION, ENERGY = 0.002, 0.0001
+"""Weights of the total variation and of the square, for each copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentedGradCAM:
+    """Augmented Grad-CAM of so many `copies`, fitted in `steps` of Adam."""
+
+    copies: int = 100
+    steps: int = 200
+    rate: float = 0.001
+    seed: int = 0
+    layer: str | None = None
+
+    version = 1
+    needs_gradient: ClassVar[bool] = True
+    class_specific: ClassVar[bool] = True
+    paper: ClassVar[str] = "Morbidelli et al., ICASSP 2020"
+    needs: ClassVar[str] = "A forwards, A backwards for A copies; S steps of a fit"
+
+    def __post_init__(self) -> None:
+        if self.copies < 1 or self.steps < 1 or not self.rate > 0:
+            raise ValueError(
+                f"copies={self.copies}, steps={self.steps}, rate={self.rate}; allowed: 1 or more, 1 or more, above 0"
+            )
+
+    def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
+        """(N, H, W) float32."""
+        images, gradcam = forward.images.float(), GradCAM(layer=self.layer)
+        black, size = forward.black.float(), (int(images.shape[2]), int(images.shape[3]))
+        turns = self._turns(size, images.device)
+        maps = [gradcam(forward, targets)]
+        for turn in turns[1:]:
+            grid = F.affine_grid(turn.expand(len(images), -1, -1), list(images.shape), align_corners=False)
+            turned = black + F.grid_sample(images - black, grid, align_corners=False)
+            maps.append(gradcam(again(forward, turned, gradcam), targets))
+        cams = torch.stack(maps, 1)  # (N, A, h, w)
+        peaks = cams.amax((2, 3), keepdim=True)
+        cams = torch.where(peaks > 0, cams / torch.where(peaks > 0, peaks, 1.0), 0.0)
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._fitted(cams.clone(), size, turns.clone())
+
+    def _turns(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """(A, 2, 3) float32 from the places of a copy to those of the image, both -1..1; the first changes nothing."""
+        return made(_turns, (self.copies, size, self.seed), device, torch.float32)
+
+    def _fitted(self, cams: Tensor, size: tuple[int, int], turns: Tensor) -> Tensor:
+        """(N, H, W) float32 g for (N, A, h, w) maps; all images climb at once, each by itself."""
+        points, weights = read_by(turns, size, (cams.shape[2], cams.shape[3]))
+        g = torch.zeros(len(cams), 1, *size, device=cams.device, requires_grad=True)
+        adam = torch.optim.Adam([g], lr=self.rate)
+        for _ in range(self.steps):
+            read = F.grid_sample(g, points.expand(len(g), -1, -1, -1), align_corners=False)[:, 0]
+            shown = (read.view(len(g), *weights.shape[1:]) * weights).sum((3, 5))  # (N, A, h, w)
+            variation = g.diff(dim=2).abs().sum() + g.diff(dim=3).abs().sum()
+            penalty = VARIATION * variation + ENERGY * g.square().sum()
+            adam.zero_grad()
+            ((shown - cams).square().sum() + len(turns) * penalty).backward()
+            adam.step()
+        return g.detach()[:, 0]
+
+
+def read_by(turns: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What D T_i reads of a map (H, W) for (h, w) cells: two rows and two columns of pixels of each copy.
+
+    Returns:
+        (1, A 2h, 2w, 2) float32 places in the map, -1..1, and (1, A, h, 2, w, 2) float32 weights.
+    """
+    (rows, down), (columns, right) = (
+        [made(_taps, (side, count, part), turns.device, torch.float32) for part in ("places", "weights")]
+        for side, count in zip(size, cells, strict=True)
+    )
+    y, x = torch.meshgrid(rows.flatten(), columns.flatten(), indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)], 2) @ turns.mT[:, None]  # (A, 2h, 2w, 2)
+    weights = down[:, :, None, None] * right  # (h, 2, w, 2)
+    return points.flatten(0, 1)[None], weights.expand(1, len(turns), -1, -1, -1, -1)
+
+
+def _taps(side: int, cells: int, part: str) -> Tensor:
+    """(cells, 2) float64: places, -1..1, or weights of the two pixels that bilinear interpolation reads for a cell."""
+    place = ((torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells - 0.5).clamp(0, side - 1)
+    below = place.floor()
+    pixels = torch.stack([below, (below + 1).clamp(max=side - 1)], 1)
+    share = (place - below)[:, None]
+    return torch.cat([1 - share, share], 1) if part == "weights" else (2 * pixels + 1) / side - 1
+
+
+def _turns(copies: int, size: tuple[int, int], seed: int) -> Tensor:
+    """(copies, 2, 3) float32; see `AugmentedGradCAM._turns`."""
+    drawn = 2 * uniform(torch.arange(copies), (3,), seed).double() - 1
+    drawn[0] = 0
+    angle, (h, w) = ROTATION * drawn[:, 0], size
+    cosine, sine = angle.cos(), angle.sin()
+    rotation = torch.stack([cosine, sine * h / w, -sine * w / h, cosine], 1).view(-1, 2, 2)  # pixels are square
+    shift = 2 * SHIFT * drawn[:, 1:]  # right and down, of sides of length 2
+    return torch.cat([rotation, -(rotation @ shift[:, :, None])], 2).float()
