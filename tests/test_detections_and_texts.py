@@ -44,7 +44,7 @@ def covariance(explain: Explainer, box: Tensor, label: int, method: DRISE) -> np
             best = max(best, float(shared / union * score) * (int(one) == label))
         scores.append(best)
     weighted = sum(s * mask for s, mask in zip(scores, masks, strict=True))
-    return np.asarray(weighted - np.mean(scores) * masks.sum(0)) / len(masks)
+    return np.asarray(weighted - float(np.mean(scores)) * masks.sum(0)) / len(masks)
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "ssd"])

@@ -1,5 +1,7 @@
 """Guided IG, XRAI, Augmented Grad-CAM and deep feature factorisation on paper."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -176,8 +178,9 @@ def test_concepts_are_scikit_learns() -> None:
     a = forward.activations().flatten(2)
     offset = a.amin(2, keepdim=True)
     w, h = method.start(a - offset, forward.seeds)
+    options: dict[str, Any] = {"n_components": 3, "init": "custom", "tol": 0, "max_iter": 40}
     for n in range(5):
-        library = NMF(n_components=3, init="custom", tol=0, max_iter=40)
+        library = NMF(**options)
         expected = library.fit_transform(
             (a - offset)[n].double().numpy(), W=w[n].double().numpy(), H=h[n].double().numpy()
         )
