@@ -1,5 +1,7 @@
 """Runs of a small network on generated scenes, as several tests make them."""
 
+import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,15 @@ BASE = ["model=scenes_resnet", "dataset.count=20", "workers=0", "batch_size=8", 
 
 
 def config(results: Path, *overrides: str) -> DictConfig:
+    made = copy.deepcopy(_composed(overrides))
+    made.paths.results = str(results)
+    return made
+
+
+@lru_cache(maxsize=64)
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_module("eigencam.configs", version_base="1.3"):
-        return compose("run", [*BASE, f"paths.results={results}", *overrides])
+        return compose("run", [*BASE, "paths.results=results", *overrides])
 
 
 def tables(results: Path) -> dict[str, Any]:

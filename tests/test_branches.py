@@ -68,6 +68,7 @@ def shares_by_sorting(full: NDArray[np.float32], shares: NDArray[np.float64]) ->
     return positive[np.searchsorted(mass, shares * mass[-1])]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["smooth", "noise", "plateaus", "sparse", "negative"])
 def test_the_lowest_values_of_shares_are_those_of_sorting(kind: str) -> None:
     rng, shares = np.random.default_rng(0), np.arange(0.05, 1, 0.05)

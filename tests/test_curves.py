@@ -76,6 +76,7 @@ def test_the_tuned_error_is_the_lowest() -> None:
     assert curve.ys.min() == pytest.approx(metrics["error_best"].value)
 
 
+@pytest.mark.full
 def test_max_box_acc_is_the_highest_at_each_overlap() -> None:
     metrics, curves = both(MaxBoxAcc(contours="all", ious=(0.3, 0.5, 0.7)))
     for iou in (0.3, 0.5, 0.7):

@@ -76,6 +76,7 @@ def test_every_class_has_the_row_of_its_own_map(tmp_path: Path) -> None:
     assert several > 2
 
 
+@pytest.mark.full
 def test_a_picture_goes_through_the_network_once_and_a_map_of_no_class_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def chained(modules: list[nn.Module], a: Tensor) -> tuple[Tensor, Back]:
     return a, lambda p: functools.reduce(lambda q, back: back(q), backs, p)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["plain", "googlenet_bvlc"])
 def test_winning_probabilities_are_those_of_the_papers_recursion_in_float64(kind: str) -> None:
     """Contrastive: subtracted at the classifier's input, as in the paper, and carried on from there."""

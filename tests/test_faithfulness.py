@@ -176,6 +176,7 @@ def test_where_everything_or_nothing_is_gone_the_filling_is_finite() -> None:
     assert torch.equal(found[1], images[1])
 
 
+@pytest.mark.full
 @THEIR_NUMPY
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> None:

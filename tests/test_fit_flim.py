@@ -184,6 +184,7 @@ def test_lab_agrees_with_scikit_image() -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variant", ["pyflim", "flim"])
 def test_the_file_is_a_network_with_filters_of_norm_one(tmp_path: Path, variant: str) -> None:
     folder = tmp_path / "markers"

@@ -98,6 +98,7 @@ def write_forms(root: Path, count: int) -> None:
         lines(root / f"{form}.csv", *rows)
 
 
+@pytest.mark.full
 @needs_shared
 def test_the_same_real_images_in_every_form_give_the_same_rows(tmp_path: Path) -> None:
     count = 60

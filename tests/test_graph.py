@@ -5,8 +5,9 @@ since nothing runs them. `python tests/test_graph.py` prints the arrows between 
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def names_of(node: ast.AST, importer: str, is_package: bool) -> Iterator[str]:
         yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
 
 
-def arrows(root: Path) -> list[Arrow]:
+@lru_cache
+def arrows(root: Path) -> tuple[Arrow, ...]:
     """Return each import of one of our modules by another."""
     files, out = modules(root), []
     for importer, file in files.items():
@@ -88,7 +90,7 @@ def arrows(root: Path) -> list[Arrow]:
                 if target and target != importer:
                     line = getattr(node, "lineno", 0)
                     out.append(Arrow(importer, target, str(file.relative_to(root)), line, line in hidden))
-    return sorted(out)
+    return tuple(sorted(out))
 
 
 def room(module: str) -> str | None:
@@ -96,13 +98,13 @@ def room(module: str) -> str | None:
     return module.split(".")[1] if "." in module else None
 
 
-def against(found: list[Arrow]) -> list[Arrow]:
+def against(found: Sequence[Arrow]) -> list[Arrow]:
     """Return the arrows that run from a room to one below it in `ORDER`; the package `eigencam` itself is the API."""
     pairs = [(a, room(a.importer), room(a.imported)) for a in found if not a.typing]
     return [a for a, i, t in pairs if i and t and (LEVEL[t] > LEVEL[i] or (LEVEL[t] == LEVEL[i] and t != i))]
 
 
-def circles(found: list[Arrow]) -> list[Arrow]:
+def circles(found: Sequence[Arrow]) -> list[Arrow]:
     """Return the arrows that lie on a circle of modules (a strongly connected part of the graph)."""
     out: dict[str, set[str]] = {}
     for arrow in found:
@@ -119,7 +121,7 @@ def circles(found: list[Arrow]) -> list[Arrow]:
     return [a for a in found if not a.typing and a.importer in reached.get(a.imported, set())]
 
 
-def lines(found: list[Arrow]) -> str:
+def lines(found: Sequence[Arrow]) -> str:
     """Return one line per arrow."""
     return "\n".join(map(str, found))
 

@@ -239,6 +239,7 @@ def test_what_a_person_says_wins_where_nothing_is_known() -> None:
         reading_of(examined, "out.it", "net", "tokens", 3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name",
     [

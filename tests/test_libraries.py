@@ -62,6 +62,7 @@ def test_without_timm_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     libraries.names.cache_clear()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", ["resnet18", "vit_base_patch16_224", "test_vit", "dm_nfnet_f0", "tf_efficientnet_lite0"]
 )
@@ -149,6 +150,7 @@ def test_timms_weights_offline_say_what_can_be_done(monkeypatch: pytest.MonkeyPa
         load_network(node("timm/test_vit"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("option", ["timm/test_efficientnet", "torchvision/shufflenet_v2_x0_5"])
 def test_untrained_and_from_a_file_of_ones_own(tmp_path: Path, option: str) -> None:
     network = load_network({**node(option), "weights": None})

@@ -76,6 +76,7 @@ def test_tensorboard_shows_a_run_for_each_result(tmp_path: Path) -> None:
     assert event.value == 62.5
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="needs mlflow-skinny, of the extra `loggers`")
 def test_mlflow_has_a_run_for_each_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]

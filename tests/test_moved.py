@@ -61,6 +61,7 @@ def test_a_target_in_a_yaml_is_found_trusted_and_has_its_versions(monkeypatch: p
     assert versions_of(find(old)) == versions_of(maxboxacc.MaxBoxAcc)
 
 
+@pytest.mark.full
 def test_a_script_is_shown_its_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from eigencam.evaluation.wsol import *\nprint(MaxBoxAcc().headline)\n")
     script = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -228,6 +228,7 @@ METHODS: list[Any] = [LRP(rule) for rule in RULES]
 METHODS += [DeepLIFT(), ExcitationBackprop(), ExcitationBackprop(True), Gradient(), GuidedBackprop()]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "squeezenet1_1", "mobilenet_v2", "googlenet_bvlc"])
 def test_they_run_on_networks_of_every_kind(name: str) -> None:
     torch.manual_seed(0)

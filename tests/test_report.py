@@ -208,6 +208,7 @@ def test_a_folder_of_a_class_space_s_name_moves_alone() -> None:
         gallery._changed(OmegaConf.create(said), ["paths=3"])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", curves.KINDS)
 def test_figures_are_the_same_bytes_each_time(results: Path, tmp_path: Path, kind: str) -> None:
     arguments = ["report", "--results", str(results), "--out", str(tmp_path / "p.html"), "--no-pictures"]

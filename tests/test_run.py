@@ -31,6 +31,7 @@ def test_a_methods_cost_is_measured_and_shown(tmp_path: Path) -> None:
     assert (table.frame["cost"].astype(float) >= 1).all()
 
 
+@pytest.mark.full
 def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) -> None:
     job = run(config(tmp_path))
     assert len(job.results) == 8 * 3
@@ -275,6 +276,7 @@ def test_a_baseline_needs_no_class_of_the_networks(tmp_path: Path, ilsvrc: Path)
     assert run(config(tmp_path / "r", *overrides)).results["center_box", "localization"].complete
 
 
+@pytest.mark.full
 def test_rows_left_by_a_run_that_was_killed_while_finishing_do_not_win(tmp_path: Path) -> None:
     options = ["method=[random]", "evaluator=[localization]"]
     result = run(config(tmp_path, *options)).results["random", "localization"]

@@ -29,6 +29,7 @@ def python(code: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.full
 def test_a_run_that_has_nothing_to_do_imports_neither_compiler_nor_statistics(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -209,6 +209,7 @@ def test_a_folder_that_may_not_be_written_can_be_read(tmp_path: Path, monkeypatc
     assert not opened
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("column", "n"),
     [("iou", 2**26), ("note", 100_000)],  # a number, or a text of a megabyte, that every row has
