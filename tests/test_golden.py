@@ -132,6 +132,7 @@ def test_the_script_keeps_lines_that_did_not_move() -> None:
 
 
 def test_a_change_of_a_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    test_numbers_move_with_a_version_only(f"WholePicture@{WholePicture.version}")
     before = WholePicture.__call__
     monkeypatch.setattr(WholePicture, "__call__", lambda *args: 1.05 * before(*args))
     with pytest.raises(pytest.fail.Exception, match=r"raise WholePicture\.version, or .* \(forward"):
