@@ -127,6 +127,7 @@ def test_cells_are_cut_and_joined() -> None:
         cut(x, 2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["resnet", "vgg"])
 def test_each_output_is_that_of_its_cell_alone(kind: str) -> None:
     wired, alone = network(f"scenes_{kind}_cells", 128), network(f"scenes_{kind}", 64)

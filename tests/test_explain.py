@@ -53,6 +53,7 @@ def test_a_persons_own_pictures(photo: str, capsys: pytest.CaptureFixture[str]) 
     assert "grid-scenes_resnet.jpg" in made("two")
 
 
+@pytest.mark.full
 def test_a_datasets_pictures(photo: str) -> None:
     assert explain("--model", "scenes_resnet", "--pictures", "2", "dataset.count=5") == 0
     assert made() == {"scenes-scenes_resnet.jpg"}

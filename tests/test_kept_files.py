@@ -145,6 +145,7 @@ sys.exit(main([sys.argv[1], "--results", "results"]))
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("command", ["status", "table"])
 @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -39,6 +39,7 @@ def results(folder: Path, *more: str) -> tuple[list[str], list[str]]:
     return sorted(result.folder.name for result in job.results.values()), said
 
 
+@pytest.mark.full
 def test_each_result_is_told_once_and_is_the_same_as_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = Listener()
     monkeypatch.setattr(TensorBoard, "log", lambda _self, *told: listener.log(*told))

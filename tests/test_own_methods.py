@@ -50,6 +50,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget("my_module")
 
 
+@pytest.mark.full
 def test_parameters_and_source_of_a_users_method_are_identity(
     mine: Path, tmp_path: Path, passes: list[list[str]]
 ) -> None:

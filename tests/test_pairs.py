@@ -193,6 +193,7 @@ def test_images_are_compared_one_at_a_time() -> None:
     assert made.forward(small).partner is None  # of a check, with noise
 
 
+@pytest.mark.full
 def test_pairs_on_a_pretended_gpu_are_those_of_the_cpu() -> None:
     methods: dict[str, Any] = {"fam": FAM(), "gradcam": GradCAM(), "lime": LIME("similarity", 20, "slic", 6)}
     drawn = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3)).astype(np.uint8)

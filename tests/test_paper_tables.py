@@ -255,6 +255,7 @@ def test_a_large_table_is_scaled_to_the_page(rows: int, columns: int, scaled: st
     assert (rf"\resizebox{scaled}{{%" in text) if scaled else "resizebox" not in text
 
 
+@pytest.mark.full
 def test_latex_is_read_again_from_its_typeset_cells(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

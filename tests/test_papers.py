@@ -189,6 +189,7 @@ def test_every_paper_prints_in_every_format(
     assert {path.name for path in out.iterdir()} == {f"{paper}.{end}" for end in ("csv", "md", "tex", "html")}
 
 
+@pytest.mark.full
 def test_names_are_told_apart_among_what_a_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = ["workers=0", "device=cpu", "timing=false", "target=ground_truth", f"paths.results={tmp_path}"]
     shared = [*some, "method=[center_box]", "dataset.count=4"]

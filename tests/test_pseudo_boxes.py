@@ -26,6 +26,7 @@ def config(command: str, results: Path, *overrides: str) -> Any:
         return compose(command, [*SMALL, f"paths.results={results}", *overrides])
 
 
+@pytest.mark.full
 def test_the_proposal_is_the_one_that_looks_most_like_the_class(tmp_path: Path) -> None:
     job = prepare(config("fit", tmp_path, "fit=pseudo_boxes", "dataset.count=3"))
     for i in range(3):
