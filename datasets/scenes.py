@@ -17,7 +17,8 @@ from scipy.ndimage import uniform_filter
 from eigencam.datasets.base import Truth, checksum
 from eigencam.datasets.digest import generated_digest
 from eigencam.datasets.scenes_backgrounds import Ground, Plane, noise, ramp
-from eigencam.datasets.scenes_objects import CLASSES, Layer, Palette, Pose, Sketch, draw, extent, hsv, window_of
+from eigencam.datasets.scenes_drawing import Kinds, Layer, Palette, Sketch, hsv, window_of
+from eigencam.datasets.scenes_objects import CLASSES, OBJECTS
 
 VERSION = 1
 """Of the generator: raised whenever a change alters an image or its truth."""
@@ -56,6 +57,7 @@ class Scenes:
     name = "scenes"
     class_space = "scenes"
     classes = CLASSES
+    generator = VERSION
 
     def __init__(self, count: int = 400, seed: int = 0, split: Split = "test") -> None:
         if count < 1 or seed < 0:
@@ -63,7 +65,7 @@ class Scenes:
         if split not in SPLITS:
             raise ValueError(f"split {split!r} of scenes is not one of {', '.join(SPLITS)}")
         self.count, self.seed, self.split = count, seed, split
-        self.ids = [f"scenes-{split}-{i:06d}" for i in range(count)]
+        self.ids = [f"{self.name.replace('_', '-')}-{split}-{i:06d}" for i in range(count)]
 
     def __len__(self) -> int:
         return self.count
@@ -73,8 +75,8 @@ class Scenes:
         return self._scene(i).image.copy()
 
     def digest(self, i: int) -> str:
-        """Return the digest of what image `i` is made from (`eigencam.datasets.digest`)."""
-        return generated_digest(self.name, VERSION, self.split, self.seed, i)
+        """Return what image `i` is made from (`eigencam.datasets.digest`)."""
+        return generated_digest(self.name, self.generator, self.split, self.seed, i)
 
     def truth(self, i: int) -> Truth:
         """The ground truth of image `i`: all objects have a box; target objects are of the largest object's class."""
@@ -92,7 +94,7 @@ class Scenes:
         """
         return {
             "name": self.name,
-            "version": VERSION,
+            "version": self.generator,
             "split": self.split,
             "seed": self.seed,
             "n": self.count,
@@ -116,18 +118,21 @@ def made_scene(seed: int, split: Split, index: int) -> Scene:
     return draw_scene((seed, SPLITS[split], index))
 
 
-def draw_scene(seed: Sequence[int], label: int | None = None, without: frozenset[int] = frozenset()) -> Scene:
+def draw_scene(
+    seed: Sequence[int], label: int | None = None, without: frozenset[int] = frozenset(), kinds: Kinds = OBJECTS
+) -> Scene:
     """Draw a scene.
 
     Args:
         seed: of all random numbers.
         label: class of the main object; None: any.
-        without: classes that no other object may have.
+        without: classes that no other object is of.
+        kinds: of objects.
     """
     rng = np.random.default_rng(list(seed))
     size = _SIZES[rng.integers(len(_SIZES))]
     ground = Ground.random(rng)
-    layers, visible = _arrange(rng, size, ground, label, without)
+    layers, visible = _arrange(rng, size, ground, kinds, label, without)
     picture = ground.paint(rng, size)
     grain = 1 + 0.22 * (noise(rng, size, 24, 2) - 0.5)
     for layer in layers:
@@ -153,29 +158,35 @@ def _box(layer: Layer, seen: Pixels) -> tuple[int, int, int, int]:
 
 
 def _arrange(
-    rng: np.random.Generator, size: tuple[int, int], ground: Ground, chosen: int | None, without: frozenset[int]
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    ground: Ground,
+    kinds: Kinds,
+    chosen: int | None,
+    without: frozenset[int],
 ) -> tuple[list[Layer], list[Pixels]]:
     """Objects and clutter from back to front, and the visible pixels of each on its window.
 
     An arrangement is drawn again until the main object's size and visible part are within the limits; objects of other
     classes that are too large or hardly visible are removed.
     """
+    count, (least, more) = len(kinds.classes), kinds.shares
     for _ in range(100):
-        drawn = int(rng.integers(len(CLASSES)))
+        drawn = int(rng.integers(count))
         label = drawn if chosen is None else chosen
-        share = 0.055 + 0.62 * rng.random() ** 1.2
+        share = least + more * rng.random() ** 1.2
         palette = Palette.random(rng, ground.mean)
-        main = _place(rng, label, palette, size, share)
+        main = _place(rng, kinds, label, palette, size, share)
         others: list[Layer] = []
         if rng.random() < 0.2:
             twin = palette if rng.random() < 0.5 else Palette.random(rng, ground.mean)
-            others.append(_place(rng, label, twin, size, share * (0.6 + 0.35 * rng.random())))
+            others.append(_place(rng, kinds, label, twin, size, share * (0.6 + 0.35 * rng.random())))
         for _ in range((0, 1, 1, 2, 2, 3)[rng.integers(6)]):
-            other = int((label + rng.integers(1, len(CLASSES))) % len(CLASSES))
+            other = int((label + rng.integers(1, count)) % count)
             part = main.area * (0.15 + 0.4 * rng.random()) / (size[0] * size[1])
-            half_width, half_height, area = extent(other)
+            half_width, half_height, area = kinds.extent(other)
             part *= 4 * half_width * half_height / area
-            placed = _place(rng, other, Palette.random(rng, ground.mean), size, part)
+            placed = _place(rng, kinds, other, Palette.random(rng, ground.mean), size, part)
             others += [] if other in without else [placed]
         layers = [_clutter(rng, size, behind=True) for _ in range(rng.integers(6, 20))]
         objects = [main, *others]
@@ -187,11 +198,13 @@ def _arrange(
     raise RuntimeError(f"no arrangement found for an image of {size}")  # pragma: no cover
 
 
-def _place(rng: np.random.Generator, label: int, palette: Palette, size: tuple[int, int], share: float) -> Layer:
-    """An object whose box covers about `share` of the image, more often near the border than if placed uniformly."""
+def _place(
+    rng: np.random.Generator, kinds: Kinds, label: int, palette: Palette, size: tuple[int, int], share: float
+) -> Layer:
+    """An object whose box takes about `share` of the image, more often near the border than a uniform law would."""
     height, width = size
-    pose = Pose.random(label, rng)
-    half_width, half_height, _ = extent(label)
+    pose = kinds.pose(label, rng)
+    half_width, half_height, _ = kinds.extent(label)
     cosine, sine = abs(np.cos(pose.turn)), abs(np.sin(pose.turn))
     reach_x, reach_y = half_width * cosine + half_height * sine, half_width * sine + half_height * cosine
     scale = float(np.sqrt(share * height * width / (4 * reach_x * reach_y)))
@@ -200,7 +213,7 @@ def _place(rng: np.random.Generator, label: int, palette: Palette, size: tuple[i
     spread = np.sign(spread) * np.abs(spread) ** 0.6
     room_x, room_y = max(width / 2 - 0.85 * scale * reach_x, 0), max(height / 2 - 0.85 * scale * reach_y, 0)
     pose = pose._replace(x=width / 2 + spread[0] * room_x, y=height / 2 + spread[1] * room_y, scale=scale)
-    return draw(label, pose, palette, size, rng)
+    return kinds.draw(label, pose, palette, size, rng)
 
 
 def _seen(layers: list[Layer], size: tuple[int, int]) -> list[Pixels]:

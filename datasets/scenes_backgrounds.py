@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.scenes_objects import Colour, hsv
+from eigencam.datasets.scenes_drawing import Colour, hsv
 
 Plane = NDArray[np.floating]
 

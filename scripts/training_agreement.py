@@ -32,9 +32,16 @@ from torch import Tensor
 from eigencam.files import replacing
 from eigencam.fitting import erasing, filters
 from eigencam.fitting.cam_loss import cam_term, distance
+from eigencam.fitting.spg import SPG, SideHeads
+from eigencam.fitting.whole import Trainee
+from eigencam.fitting.wsol import WSOLFit, _Learner
+from eigencam.methods.acol import ACoL as ACoLMap
 from eigencam.methods.cam import CAM
+from eigencam.networks.acol import wsol_inception_v3_acol, wsol_resnet50_acol, wsol_vgg16_acol
+from eigencam.networks.classifier import find_place
 from eigencam.networks.flim import Lab
-from eigencam.networks.wsol import WSOLVGG16, WSOLInceptionV3, wsol_resnet50
+from eigencam.networks.network import Network, Preprocess
+from eigencam.networks.wsol import WSOLVGG16, WSOLVGG16SPG, WSOLInceptionV3, wsol_resnet50
 from eigencam.passes.forward import forward_pass
 from eigencam.store.environment import git
 
@@ -127,6 +134,99 @@ def networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
             size = f"{mine.shape[1]} x {mine.shape[2]} of 112"
             yield Line(f"{name}, {size}: logits", "wsolevaluation", 1, difference)
             yield Line(f"{name}, {size}: CAM, scaled", "wsolevaluation", 1, apart(*scaled))
+
+
+def acol_networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
+    """ACoL with equal weights in float64: both logits and their gradients, and the map of a class."""
+    images, labels = torch.randn(2, 3, 112, 112, generator=draws).double(), torch.tensor([3, 5])
+    for name, make in (
+        ("vgg16", wsol_vgg16_acol),
+        ("resnet50", wsol_resnet50_acol),
+        ("inception_v3", wsol_inception_v3_acol),
+    ):
+        for large in (False, True):
+            options = {"pretrained": False, "num_classes": 7, "large_feature_map": large, "dataset_name": "CUB"}
+            theirs = getattr(wsol, name)(architecture_type="acol", acol_drop_threshold=0.6, **options).double().eval()
+            ours = make(7, large, threshold=0.6).double().eval()
+            ours.load_state_dict(
+                {
+                    k if k.startswith(("classifier", "features")) else f"features.{k}": v
+                    for k, v in theirs.state_dict().items()
+                }
+            )
+            made, mine = theirs(images, labels), ours.both(images, labels)
+            method = importlib.import_module("wsol.method.acol")
+            method.get_loss(made, labels).backward()
+            torch.stack([torch.nn.functional.cross_entropy(logits, labels) for logits in mine]).sum().backward()
+            size = f"ACoL, {name}, {made['feat_map_a'].shape[2]} x {made['feat_map_a'].shape[3]} of 112"
+            difference = max(apart(made[key], logits) for key, logits in zip(("logits", "logit_b"), mine, strict=True))
+            yield Line(f"{size}: logits", "wsolevaluation", 2, difference)
+            yield Line(f"{size}: gradients", "wsolevaluation", 2, apart(first_gradient(theirs), first_gradient(ours)))
+            with torch.no_grad():
+                forward = forward_pass(ours, images, "classifier_A.3", layers=["features", "classifier_A"])
+                yield Line(
+                    f"{size}: map",
+                    "wsolevaluation",
+                    2,
+                    apart(theirs(images, labels, return_cam=True), ACoLMap()(forward, labels)),
+                )
+
+
+def spg_networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
+    """SPG with equal weights in float64: logits, the four terms together, and gradients."""
+    images, labels = torch.randn(2, 3, 112, 112, generator=draws).double(), torch.tensor([3, 5])
+    forms: tuple[tuple[str, Callable[..., Any], str], ...] = (("vgg16", WSOLVGG16SPG, "SPG_A_3"), *FORMS[1:])
+    thresholds = ((0.7, 0.3), (0.5001, 0.4999), (0.501, 0.499))
+    for name, make, layer in forms:
+        for large in (False, True):
+            options = {"pretrained": False, "num_classes": 7, "large_feature_map": large, "dataset_name": "CUB"}
+            theirs = getattr(wsol, name)(architecture_type="spg", **options).double().eval()
+            ours = make(7, large).double().eval()
+            network = Network(f"wsol_{name}", ours, layer, "cub", "", Preprocess(size=112))
+            heads = SideHeads(network, SPG(thresholds)).double()
+            whole = torch.nn.ModuleDict({"network": ours, "heads": heads})
+            whole.load_state_dict(spg_names(theirs.state_dict()))
+            place = find_place(ours, (112, 112))
+            learner = _Learner(WSOLFit("", "spg", spg={"thresholds": thresholds}), Trainee(ours, layer, place, heads))
+            made = theirs(images, labels)
+            logits, terms = learner._passed(types.SimpleNamespace(network=network), images, labels)  # type: ignore[arg-type]
+            loss = importlib.import_module("wsol.method.spg").get_loss(made, labels, thresholds)
+            mine = torch.nn.functional.cross_entropy(logits, labels) + sum(terms.values())
+            loss.backward()
+            mine.backward()
+            size = f"SPG, {name}{', large' if large else ''}"
+            yield Line(f"{size}: logits", "wsolevaluation", 2, apart(made["logits"], logits))
+            yield Line(f"{size}: loss", "wsolevaluation", 2, apart(loss, mine))
+            yield Line(f"{size}: gradients", "wsolevaluation", 2, apart(first_gradient(theirs), first_gradient(ours)))
+
+
+def spg_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names of the tensors of their SPG networks."""
+    heads = {"SPG_B_1a.": "first.", "SPG_B_2a.": "second.", "SPG_B_shared.0": "shared.0", "SPG_B_shared.2": "shared.2"}
+    heads |= {"SPG_C.0": "last.0", "SPG_C.2": "last.2"}
+    found = {}
+    for name, tensor in theirs.items():
+        key = f"network.{name}"
+        for before, after in heads.items():
+            if name.startswith(before):
+                key = f"heads.{after}{name.removeprefix(before)}"
+        if name.startswith("SPG_A1."):  # ResNet-50, whose layer3 they have in two parts, and whose fc is a convolution
+            key = f"network.layer3.{name.removeprefix('SPG_A1.')}"
+        elif name.startswith("SPG_A2."):
+            block, _, rest = name.removeprefix("SPG_A2.").partition(".")
+            key = f"network.layer3.{int(block) + 1}.{rest}"
+        elif name.startswith("SPG_A4.") and "layer4.0.conv1.weight" in theirs:
+            key, tensor = (
+                f"network.fc.{name.removeprefix('SPG_A4.')}",
+                tensor.flatten(1) if tensor.ndim == 4 else tensor,
+            )
+        found[key] = tensor
+    return found
+
+
+def first_gradient(module: torch.nn.Module) -> Tensor | None:
+    """The gradient with respect to the first convolution's weights, which all that follows is part of."""
+    return next(m.weight.grad for m in module.modules() if isinstance(m, torch.nn.Conv2d))
 
 
 def cam_loss(utils: Any, draws: torch.Generator) -> Iterator[Line]:
@@ -229,7 +329,10 @@ def lines(folder: Path) -> Iterator[Line]:
     draws = torch.Generator().manual_seed(0)
     sys.path.insert(0, str(folder / "wsolevaluation"))
     yield from erased(importlib.import_module("wsol.method"), draws)
-    yield from networks(importlib.import_module("wsol"), draws)
+    wsol = importlib.import_module("wsol")
+    yield from networks(wsol, draws)
+    yield from acol_networks(wsol, draws)
+    yield from spg_networks(wsol, draws)
     sys.path.insert(0, str(folder / "PyTorch_CAM-loss"))
     yield from cam_loss(importlib.import_module("module.utils"), draws)
     yield from flim(folder)

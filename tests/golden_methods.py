@@ -30,7 +30,7 @@ from eigencam.versions import versions_of
 
 NETWORKS = ("scenes_vgg", "scenes_resnet")
 SIZE = 64
-LABELS = {"scenes_vgg": (0, 11), "scenes_resnet": (0, 7), "scenes_vit": (0, 7), "scenes_vig": (0, 7)}
+LABELS = {"scenes_vgg": (0, 11), "scenes_resnet": (0, 7), "scenes_vit": (0, 7), "scenes_vig": (0, 7), "acol": (0, 7)}
 """The class that each image's map is for: one that the network holds possible."""
 
 FEW: dict[str, Any] = {
@@ -56,7 +56,12 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {}
 """Settings beside the packaged ones, by class: what these do not reach."""
 
 OF_TRANSFORMERS = ("rollout", "gae", "transformer_attribution", "legrad", "attnlrp", "cp_lrp", "cp_lrp_gamma", "vitcx")
-ELSEWHERE = {"vscam_reading": "scenes_vig", "cam": "scenes_resnet", **dict.fromkeys(OF_TRANSFORMERS, "scenes_vit")}
+ELSEWHERE = {
+    "acol": "acol",
+    "vscam_reading": "scenes_vig",
+    "cam": "scenes_resnet",
+    **dict.fromkeys(OF_TRANSFORMERS, "scenes_vit"),
+}
 FITTED = ("broadcam", "fam_support_reading", "lcam_fm", "lcam_img")
 
 

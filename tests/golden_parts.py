@@ -20,6 +20,7 @@ from eigencam.datasets import boxes as box
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.planted import Planted
 from eigencam.datasets.scenes import Scenes
+from eigencam.datasets.scenes_fine import ScenesFine
 from eigencam.datasets.scenes_grid import ScenesGrid
 from eigencam.evaluation import bicubic, component_tree, intervals, matching, similarity, statistics
 from eigencam.evaluation import maps as score_maps
@@ -29,8 +30,9 @@ from eigencam.passes import ablation, backward, forward, tail, tape
 from eigencam.passes.readings import CHANNELS_LAST
 from eigencam.store.build import find, instantiate
 
-WITHOUT = ("alexnet_bvlc", "dual_cross", "efficientnet_lite0", "scenes_detector")
-"""Networks without golden numbers: of another input, large and untrained, of another package, without logits."""
+WITHOUT = ("acol", "alexnet_bvlc", "dual_cross", "dual_cross_small", "efficientnet_lite0", "scenes_detector")
+"""Networks without golden numbers: of another network, of another input, large and untrained, of another package,
+without logits."""
 
 RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))
 
@@ -369,6 +371,7 @@ def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
     for node in nodes("dataset").values():
         things[find(node["_target_"])] = {}
     things[Scenes] = {split: partial(_generated, Scenes(count=4, split=split)) for split in ("test", "train")}
+    things[ScenesFine] = {"test": partial(_generated, ScenesFine(count=4))}
     things[ScenesGrid] = {f"heads {heads}": partial(_generated, ScenesGrid(4, heads=heads)) for heads in (False, True)}
     things[Planted] = {"marks": partial(_generated, Planted(4))}
     for node in nodes("fit").values():

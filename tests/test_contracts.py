@@ -34,6 +34,7 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods import base
+from eigencam.methods.acol import ACoL
 from eigencam.methods.attention_relevance import GAE, LeGrad, TransformerAttribution
 from eigencam.methods.attnlrp import AttnLRP
 from eigencam.methods.augmented import AugmentedGradCAM
@@ -94,6 +95,7 @@ FIXED: tuple[type[FixedMethod], ...] = (
     CenterGaussian,
     RandomMap,
     WholePicture,
+    ACoL,
     BroadCAM,
     CAM,
     EigenGradCAM,
@@ -179,6 +181,7 @@ WRAPPING: tuple[type[WrappingMethod], ...] = (
     Smooth,
 )
 CHOOSY: tuple[type[Choosy], ...] = (
+    ACoL,
     BroadCAM,
     CAM,
     CNNFixations,

@@ -147,7 +147,7 @@ def test_the_best_epoch_is_kept_and_measured_as_a_run_does(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("fit.method=fog", "allowed: cam, has, cutmix, adl"),
+        ("fit.method=fog", "allowed: cam, has, acol, spg, cutmix, adl"),
         ("fit.has.rate=2", r"fit\.has\.rate=2"),
         ("fit.adl.threshold=-1", r"fit\.adl\.threshold=-1"),
         ("fit.cutmix.beta=0", r"fit\.cutmix\.beta=0"),

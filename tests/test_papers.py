@@ -11,9 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from stored import restated
 
 from eigencam.commands.main import main
+from eigencam.configuring.compose import compose as composed
+from eigencam.configuring.overrides import of_fit
 from eigencam.evaluation.tables import FORMATS, render
+from eigencam.fitting.wsol import NAMES
 from eigencam.reporting.collect import collect
-from eigencam.reporting.papers import Column, Layout, layouts, paper_table, shown_beside
+from eigencam.reporting.layouts import Column, Layout, layouts
+from eigencam.reporting.papers import paper_table, shown_beside
 from eigencam.reporting.published import numbers, papers
 from eigencam.running.run import run
 
@@ -222,3 +226,56 @@ def test_an_unknown_paper_is_refused_with_the_known_ones(capsys: pytest.CaptureF
     assert "cam2016" in capsys.readouterr().err
     assert main(["table", "--paper", "cam2016", "--win", "--metrics", "win_50"]) == 2
     assert "--win, --metrics: not with --paper" in capsys.readouterr().err
+
+
+TRAINED = {
+    "fit": "eigencam fit fit=wsol dataset=cub",
+    "methods": {
+        "has": {"fitted": "HaS", "map": "cam", "settings": {"VGG": "model=wsol_vgg16 model.args.classes=200 fit.lr=1"}}
+    },
+}
+
+
+def test_networks_that_the_paper_trains_have_a_command_where_their_setting_is_known() -> None:
+    layout = replace(LAYOUT, training=TRAINED, rows=(("VGG", "has"), ("NIN", "has")))
+    table = paper_table(layout, PUBLISHED, pd.DataFrame())
+    marks = {(line["network"], line["method"]): line["differs"] for line in table.frame.to_dict("records")}
+    notes = dict(note.split(": ", 1) for note in table.notes if note[0].isdigit())
+    assert notes[marks["NIN", "has"]] == "setting not published"
+    assert notes[marks["VGG", "has"]] == (
+        "not run yet: eigencam fit fit=wsol dataset=cub model=wsol_vgg16 model.args.classes=200 fit.lr=1; "
+        f"{layout.command} model=wsol_vgg16 model.args.classes=200 method=[cam] model.head=FILE"
+    )
+
+
+def test_only_a_network_trained_so_stands_beside_the_paper_s() -> None:
+    layout = replace(LAYOUT, training=TRAINED, rows=(("VGG", "has"),))
+    for fitted, beside in (("HaS", True), ("CAM", False), ("", False)):
+        long = pd.DataFrame([result("wsol_vgg16", "cam", 1.0, 9, fitted=fitted)])
+        frame = paper_table(layout, PUBLISHED, long).frame
+        line = frame[(frame["network"] == "VGG") & (frame["method"] == "has")].iloc[0]
+        assert (line["ours of"] != "") == beside
+        assert (frame["ours of"] != "").sum() == 1
+
+
+def test_every_published_row_has_a_command_or_says_that_its_setting_is_not_published() -> None:
+    known = 0
+    for layout in layouts("wsolevaluation2020"):
+        lines = paper_table(layout, numbers(), pd.DataFrame())
+        notes = dict(note.split(": ", 1) for note in lines.notes if note[0].isdigit())
+        for line in lines.frame.to_dict("records"):
+            if line["network"] in ("", "any"):
+                continue
+            (said,) = (notes[mark] for mark in line["differs"].split(", "))
+            known += said.startswith("not run yet: eigencam fit fit=wsol ")
+            assert said == "setting not published" or said.startswith("not run yet: eigencam fit fit=wsol ")
+    assert known == 3 + 18 + 1
+
+
+def test_the_commands_that_train_what_a_paper_trained_compose() -> None:
+    for layout in layouts("wsolevaluation2020"):
+        for method, about in layout.training["methods"].items():
+            for settings in list(about["settings"].values())[:1]:
+                words = f"{layout.training['fit']} {settings}".split()[2:]
+                assert composed("fit", of_fit(words)).fit.method == method
+                assert NAMES[method] == about["fitted"]

@@ -16,7 +16,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from eigencam.evaluation.escaping import one_line
-from eigencam.reporting.papers import Layout, empty_cells, every_cell, layouts
+from eigencam.reporting.layouts import Layout, layouts
+from eigencam.reporting.papers import empty_cells, every_cell
 from eigencam.reporting.published import merged, numbers, papers, read_readings, write_readings
 
 

@@ -19,7 +19,8 @@ from eigencam.evaluation.cells import column_of
 from eigencam.evaluation.tables import FORMATS, Format, Table, render, tables
 from eigencam.reporting.collect import long_of, selected
 from eigencam.reporting.derived import by_prediction, with_wins
-from eigencam.reporting.papers import beside, every_cell, layouts, paper_table
+from eigencam.reporting.layouts import layouts
+from eigencam.reporting.papers import beside, every_cell, paper_table
 from eigencam.reporting.published import anchors, numbers, papers, read_readings
 from eigencam.reporting.significance import marks
 from eigencam.reporting.stated import ARRANGED

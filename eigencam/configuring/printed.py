@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 METHODS = {
     "ablationcam": "Ablation-CAM",
+    "acol": "ACoL",
     "attnlrp": "AttnLRP",
     "aug_smooth": "Aug-smooth",
     "augmented_gradcam": "Augmented Grad-CAM",

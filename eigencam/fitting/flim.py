@@ -17,8 +17,10 @@ The two public implementations differ, and `variant` says which is followed:
     flim    LIDS-UNICAMP/FLIM@5438b27: the patches of each label are clustered into (number of filters) / (largest
             label) centres, rounded up; 0.001 is added to deviations; labels count from 1
 
-Not implemented: FLIM's refinement of filters and bias by backpropagation, its removal of similar filters, and the
-decoders.
+Left out: FLIM's refinement of filters with a bias by backpropagation, its removal of similar filters, its choice of the
+images to mark (at random, or those nearest to a k-means of a class's images), and the decoders, which are all that
+later codes of the authors add. Their machine is one against one (votes, which no linear layer gives); here it is one
+against the others.
 
 Markers are files (`markers=FOLDER`), one for each marked image, in the authors' text format. Or they are made from the
 ground truth (`markers=truth`) by the rule of `eigencam.fitting.markers`, for the first `per_class` images of each

@@ -1,4 +1,4 @@
-"""How well a network in training localizes: MaxBoxAccV2 of its class activation maps on a validation split."""
+"""How well a network in training localizes: MaxBoxAccV2 of its maps on a validation split."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
 from eigencam.fitting.job import Job
+from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.passes.calls import evaluating
 from eigencam.running.maps import compute_maps
@@ -35,13 +36,15 @@ class Validation:
         """Return what changes the choice of an epoch."""
         return describe_dataset(self.node, self.dataset)
 
-    def measured(self, job: Job, module: nn.Module) -> dict[str, float]:
-        """Return accuracy and MaxBoxAccV2 (of the true class) of a network in its current state, fractions of 1.
+    def measured(self, job: Job, module: nn.Module, method: Method | None = None) -> dict[str, float]:
+        """Return accuracy and MaxBoxAccV2 (of the true class) of a network as it is now, fractions of 1.
 
         Args:
-            job: the fit; images of the split that cannot be decoded are left out, as the fit's own are.
-            module: the network in training, of the same form as the job's.
+            job: the fit; images of the split that cannot be decoded are left out as its own are.
+            module: the network in training, of the form of the job's.
+            method: whose maps; None: CAM's.
         """
+        maps = {"map": method or CAM()}
         network = replace(job.network, module=module, classes=self.dataset.class_space, _examined=[])
         other, count = replace(job, dataset=self.dataset, bad={}), len(self.dataset.ids)
         grid = [list(range(start, min(start + BATCH_SIZE, count))) for start in range(0, count, BATCH_SIZE)]
@@ -49,9 +52,9 @@ class Validation:
         with evaluating(module):
             for batch in other.batches(grid, network.preprocess):
                 labels = [truth.label for truth in batch.truths]
-                found = compute_maps(network, {"cam": CAM()}, batch.pictures, labels=labels, index=batch.index)
+                found = compute_maps(network, maps, batch.pictures, labels=labels, index=batch.index)
                 for n, truth in enumerate(batch.truths):
-                    score_map = ScoreMap(found.maps["cam"][n], truth.size, batch.regions[n])
+                    score_map = ScoreMap(found.maps["map"][n], truth.size, batch.regions[n])
                     rows.append({**EVALUATOR.row(score_map, truth), "image": truth.image_id, "label": truth.label})
                 right += [top[:1] == [label] for top, label in zip(found.top5, labels, strict=True)]
         if not rows:

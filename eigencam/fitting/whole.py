@@ -1,4 +1,4 @@
-"""Training of a whole network, as the fits `cam_loss` and `wsol` do it.
+"""Training of a whole network, as the fits `cam_loss`, `cross_entropy` and `wsol` do it.
 
 A copy of the job's network is trained in training mode: batch normalisation learns its statistics, dropout is on. All
 random numbers of a step come from a generator seeded with (seed, step), so that an interrupted training ends with the
@@ -9,10 +9,11 @@ The file holds all weights, and `model.head=FILE` loads it (`eigencam.networks.c
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,15 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent
-from eigencam.networks.classifier import Place, find_place, put
+from eigencam.networks.classifier import Place, find_place, further_heads, put, summed_heads
 from eigencam.networks.network import Network
 from eigencam.passes.calls import network_logits
 from eigencam.running.loading import Batch
 from eigencam.transfer import to_device
 
-Optimizer = Literal["sgd", "adam"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+BESIDE = "beside"
+"""In front of the names of what is trained beside a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +41,50 @@ class Trainee:
         module: the copy.
         layer: whose output is read besides the logits.
         place: its last layer.
+        beside: what is trained with it and is no part of it; None: nothing.
     """
 
     module: nn.Module
     layer: str
     place: Place
+    beside: nn.Module | None = None
 
     def passed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, K) and the layer's output (N, C, h, w), both with their graph."""
-        seen: list[Tensor] = []
+        logits, seen = self.read(images, [self.layer])
+        return logits, seen[self.layer].made
 
-        def keep(_module: nn.Module, _args: object, out: Tensor) -> None:
-            seen.append(out)
+    def read(self, images: Tensor, layers: Iterable[str]) -> tuple[Tensor, dict[str, "Read"]]:
+        """Return logits (N, K) and, by layer, what it was given and what it made, all with their graph."""
+        seen: dict[str, Read] = {}
 
-        hook = self.module.get_submodule(self.layer).register_forward_hook(keep)
-        try:
+        def keep(_module: nn.Module, args: tuple[Any, ...], out: Tensor, name: str) -> None:
+            seen[name] = Read(args[0], out)
+
+        with ExitStack() as hooks:
+            for name in layers:
+                hook = self.module.get_submodule(name).register_forward_hook(partial(keep, name=name))
+                hooks.callback(hook.remove)
             logits = network_logits(self.module, images)
-        finally:
-            hook.remove()
-        return logits, seen[-1]
+        return logits, seen
+
+    def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those of a training's tensors that are the network's."""
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{BESIDE}.")}
 
     def descent(self, optimizer: Optimizer, fast: Sequence[str], ratio: float, lr: float, decay: float) -> Descent:
         """Return the state before a training of all parameters; its checkpoints keep the buffers, too.
 
         Args:
-            optimizer: `sgd` (momentum 0.9, Nesterov) or `adam`.
-            fast: prefixes of the parameters whose learning rate is larger.
-            ratio: by this factor.
-            lr: learning rate of the others.
+            optimizer: `sgd` (momentum 0.9, Nesterov), `adam` or `adamw`.
+            fast: prefixes of the parameters whose rate is larger; `BESIDE` is that of what is trained beside.
+            ratio: by that factor.
+            lr: rate of the others.
             decay: weight decay of all.
         """
+        more = {} if self.beside is None else {BESIDE: self.beside}
         named = dict(self.module.named_parameters())
+        named |= {f"{prefix}.{name}": p for prefix, module in more.items() for name, p in module.named_parameters()}
         quick = {name for name in named if name.startswith(tuple(f"{prefix}." for prefix in fast))}
         groups = [
             {"params": [p for name, p in named.items() if (name in quick) == chosen], "factor": factor}
@@ -78,26 +94,54 @@ class Trainee:
         if optimizer == "sgd":
             made: torch.optim.Optimizer = torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True, weight_decay=decay)
         else:
-            made = torch.optim.Adam(groups, lr, weight_decay=decay)
-        return Descent(self.module.state_dict(keep_vars=True), made)
+            kind = torch.optim.Adam if optimizer == "adam" else torch.optim.AdamW
+            made = kind(groups, lr, weight_decay=decay)
+        tensors = self.module.state_dict(keep_vars=True)
+        for prefix, module in more.items():
+            tensors |= module.state_dict(prefix=f"{prefix}.", keep_vars=True)
+        return Descent(tensors, made)
+
+
+class Read(NamedTuple):
+    """What a layer was given, and what it made of it."""
+
+    given: Tensor
+    made: Tensor
 
 
 def trainee(job: Job, layer: str, seed: int) -> Trainee:
-    """Return a copy of the job's network with a last layer for the dataset's classes, in training mode."""
-    network, classes = job.network, job.dataset.classes
-    place = find_place(network.module, network.preprocess.shape)
-    module = copy.deepcopy(network.module)
-    last: Any = module.get_submodule(place.layer)
+    """Return a copy of the job's network with a last layer for the dataset's classes, in training mode.
+
+    A network with `further_heads` gets such a layer in the place of each.
+    """
+    network, module = job.network, copy.deepcopy(job.network.module)
+    place = last_place(network)
     if network.classes == job.dataset.class_space:
         place = Place(place.layer)  # a ReLU behind the layer stays
-        weight = last.weight.detach().flatten(1).clone()
-        bias = torch.zeros(len(weight)) if last.bias is None else last.bias.detach().clone()
-    else:
-        with random_steps(seed_of(seed, 0, "last layer"), network.device):
-            weight = 0.01 * torch.randn(len(classes), last.weight.shape[1])
-        bias = torch.zeros(len(classes))
-    put(module, place, weight, bias)
+    for further in ("", *further_heads(module)):
+        where = replace(place, layer=further) if further else place
+        put(
+            module,
+            where,
+            *_last_layer(job, module.get_submodule(where.layer), f"last layer{further and ' '}{further}", seed),
+        )
     return Trainee(module.train().requires_grad_(True), layer, place)
+
+
+def last_place(network: Network) -> Place:
+    """Return where a network's last layer is: the first of several whose outputs it adds."""
+    summed = summed_heads(network.module)
+    return Place(summed[0]) if summed else find_place(network.module, network.preprocess.shape)
+
+
+def _last_layer(job: Job, last: Any, use: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights and biases: those that are there where the classes are the network's, else new ones."""
+    if job.network.classes == job.dataset.class_space:
+        weight = last.weight.detach().flatten(1).clone()
+        return weight, torch.zeros(len(weight)) if last.bias is None else last.bias.detach().clone()
+    classes = len(job.dataset.classes)
+    with random_steps(seed_of(seed, 0, use), job.network.device):
+        return 0.01 * torch.randn(classes, last.weight.shape[1]), torch.zeros(classes)
 
 
 def head_notes(job: Job, place: Place, label: str) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""`eigencam fit fit=wsol`: the training of wsolevaluation (Choe et al., CVPR 2020): CAM, HaS, CutMix, ADL.
+"""`eigencam fit fit=wsol`: the training of wsolevaluation (Choe et al., CVPR 2020): CAM, HaS, ACoL, SPG, ADL, CutMix.
 
-A classifier is trained with the cross-entropy while parts of images or features are erased
-(`eigencam.fitting.erasing`), so that it uses more than the most discriminative part of an object; its CAM localizes.
-The optimizer is SGD with Nesterov momentum 0.9. The learning rate falls to a tenth at each epoch, counted from 1, that
-is a multiple of `frequency`; for new layers it is `ratio` times as high. Images are squashed to 8/7 of the input's
-size, randomly cropped and randomly mirrored.
+A classifier is trained with the cross-entropy while images or features are erased (`eigencam.fitting.erasing`), so that
+it looks at more than the most telling part of an object; its CAM is what localizes. ACoL trains two classifiers, on
+networks of that form (`eigencam.networks.acol`); SPG trains side heads beside it (`eigencam.fitting.spg`).
 
-If there is a validation split (`dataset@fit.validation=...`), accuracy and MaxBoxAccV2 of the true class's CAM are
-measured on it after each epoch. `select=best` keeps the epoch with the best MaxBoxAccV2, the first of several;
-`select=last` keeps the last epoch, which the authors report.
+SGD with Nesterov's momentum 0.9; the rate falls to a tenth whenever the number of an epoch, from 1, is a multiple of
+`frequency`; the rate of new layers is `ratio` times as high. Images are squashed to 8/7 of the input's size, cut at
+random and mirrored at random.
+
+After each epoch accuracy and MaxBoxAccV2 of the true class's CAM (of ACoL, its own map) are measured on a validation
+split, where there is one (`dataset@fit.validation=...`); `select=best` keeps the epoch with the best MaxBoxAccV2 (the
+first of several), `select=last` what the last epoch ends in, which the authors report.
 
 Differences from clovaai/wsolevaluation@96f4b88: random numbers are functions of (seed, step) or (seed, epoch, image);
 the network before the first epoch is no candidate of `best`; the squares of HaS end at each side's own length, whereas
@@ -22,7 +24,7 @@ for weakly supervised object localization", CVPR 2019 (t 0.5, rate 0.75: junsukc
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,7 +38,9 @@ from eigencam.fitting.job import Job
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.selection import MAX_BOX_ACC_V2, Validation
 from eigencam.fitting.sgd import Descent, Scheduled, descend
+from eigencam.fitting.spg import SPG, SideHeads, SideLoss, head_of
 from eigencam.fitting.whole import (
+    BESIDE,
     Trainee,
     accuracy,
     batch_on_device,
@@ -45,17 +49,19 @@ from eigencam.fitting.whole import (
     random_steps,
     trainee,
 )
+from eigencam.methods import acol
 from eigencam.methods.cam import CAM
 from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
+from eigencam.networks.acol import ACoL
 from eigencam.networks.classifier import find_place
 from eigencam.networks.network import Network, check_layer
 from eigencam.running.loading import Batch
 from eigencam.running.prepare import build_node
 from eigencam.transfer import to_device
 
-Method = Literal["cam", "has", "cutmix", "adl"]
-NAMES = {"cam": "CAM", "has": "HaS", "cutmix": "CutMix", "adl": "ADL"}
+Method = Literal["cam", "has", "acol", "spg", "cutmix", "adl"]
+NAMES = {"cam": "CAM", "has": "HaS", "acol": "ACoL", "spg": "SPG", "cutmix": "CutMix", "adl": "ADL"}
 ADL_LAYERS = {
     "vgg16": ("features.16", "features.22", "features.29"),
     "resnet50": ("layer3.0", "layer4.0", "layer4.2"),
@@ -94,11 +100,12 @@ class WSOLFit:
 
     Attributes:
         file: where the weights go; `{dataset}` is the dataset's name.
-        method: what is erased.
+        method: what is erased, or trained besides.
         has: the fields of `HaS`.
         cutmix: the fields of `CutMix`.
         adl: the fields of `ADL`.
-        validation: a `dataset` node: images with boxes on which each epoch is measured.
+        spg: the fields of `SPG`.
+        validation: a `dataset` node: images with boxes to measure each epoch on.
         select: `last` epoch, or `best` by MaxBoxAccV2 on the validation split.
         new_layers: prefixes of the parameters with the larger learning rate; empty: the network's own, or its last
             layer.
@@ -117,6 +124,7 @@ class WSOLFit:
     has: Mapping[str, Any] = field(default_factory=dict)
     cutmix: Mapping[str, Any] = field(default_factory=dict)
     adl: Mapping[str, Any] = field(default_factory=dict)
+    spg: Mapping[str, Any] = field(default_factory=lambda: asdict(SPG()))
     validation: Mapping[str, Any] | None = None
     select: Literal["last", "best"] = "last"
     new_layers: Sequence[str] = ()
@@ -139,13 +147,14 @@ class WSOLFit:
         at_least(self, 1, "epochs", "batch_size", "frequency", prefix="fit.")
         if self.select == "best" and self.validation is None:
             raise ValueError("fit.select=best: it needs images with boxes: dataset@fit.validation=...")
-        for name, form in (("has", HaS), ("cutmix", CutMix), ("adl", ADL)):
+        for name, form in (("has", HaS), ("cutmix", CutMix), ("adl", ADL), ("spg", SPG)):
             if unknown := set(getattr(self, name)) - set(form.__dataclass_fields__):
                 known = ", ".join(form.__dataclass_fields__)
                 raise ValueError(f"fit.{name}.{sorted(unknown)[0]}: unknown; allowed: {known}")
         self._check_options()
 
     def _check_options(self) -> None:
+        SPG(**self.spg)
         shares = {"has.rate": HaS(**self.has).rate, "cutmix.probability": CutMix(**self.cutmix).probability}
         shares |= {"adl.rate": ADL(**self.adl).rate, "adl.threshold": ADL(**self.adl).threshold}
         for name, value in shares.items():
@@ -185,8 +194,12 @@ class WSOLFit:
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
         """Yield faults: a network without CAM, unknown layers, or a validation split that cannot be used."""
         yield from label_faults(network, dataset)
-        if reason := CAM().unsupported(network):
+        if reason := self.map_method.unsupported(network):
             yield f"fit: {network.name}: {reason}"
+        elif self.method == "spg" and (reason := SPG(**self.spg).fault(network)):
+            yield reason
+        elif self.method != "acol" and isinstance(network.module, ACoL):
+            yield f"fit.method={self.method} leaves the second classifier of {network.name} untrained; acol trains both"
         try:
             for layer in self.adl_layers(network) if self.method == "adl" else ():
                 check_layer(network.module, layer, "fit.adl.layers")
@@ -200,14 +213,22 @@ class WSOLFit:
         if split and "test" in split.dataset.identity().values():
             yield f"fit.validation: {split.dataset.name} with these options is for evaluation; take another split"
 
+    @property
+    def map_method(self) -> CAM | acol.ACoL:
+        """Return the method whose maps the training is for."""
+        return acol.ACoL() if self.method == "acol" else CAM()
+
     def adl_layers(self, network: Network) -> list[str]:
         """Return the layers that ADL follows."""
         said = getattr(network.module, "adl_layers", ()) or ADL_LAYERS.get(network.name, ())
         return list(ADL(**self.adl).layers or said or [network.layer])
 
-    def fast(self, made: Trainee) -> list[str]:
+    def fast(self, made: Trainee, network: Network) -> list[str]:
         """Return the prefixes of the parameters with the larger rate."""
-        return list(self.new_layers or getattr(made.module, "new_layers", ()) or [made.place.layer])
+        form = SPG(**self.spg).form(network) if self.method == "spg" else None
+        said = form.new_layers if form else getattr(made.module, "new_layers", ())
+        heads = [BESIDE] if form and form.new_heads else []
+        return [*(self.new_layers or said or [made.place.layer]), *heads]
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
@@ -216,10 +237,14 @@ class WSOLFit:
     def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Train, resuming from the last checkpoint; return the weights of the selected epoch."""
         made, split = trainee(job, job.network.layer, self.seed), self.validated()
-        state = made.descent("sgd", self.fast(made), self.ratio, self.lr, self.weight_decay)
+        if self.method == "spg":
+            with random_steps(seed_of(self.seed, 0, "side heads"), job.network.device):
+                heads = SideHeads(job.network, SPG(**self.spg))
+            made = replace(made, beside=heads.to(job.network.device, job.network.dtype))
+        state = made.descent("sgd", self.fast(made, job.network), self.ratio, self.lr, self.weight_decay)
 
         def after() -> dict[str, float]:
-            found = split.measured(job, made.module) if split else {}
+            found = split.measured(job, made.module, self.map_method) if split else {}
             if self.select == "best":
                 state.keep_best(found[MAX_BOX_ACC_V2])
             return found
@@ -227,9 +252,11 @@ class WSOLFit:
         with ExitStack() as hooks:
             if self.method == "adl":
                 _add_adl(made.module, self.adl_layers(job.network), ADL(**self.adl), hooks)
-            descend(job, _Learner(self, made), state, after=after)
+            descend(
+                job, _Learner(self, made, self.method == "spg" and head_of(job.network).rectified), state, after=after
+            )
         job.notes["head"] = head_notes(job, made.place, NAMES[self.method])
-        return (state.best if self.select == "best" else state.tensors), state.log
+        return made.weights(state.best if self.select == "best" else state.tensors), state.log
 
 
 def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: ExitStack) -> None:
@@ -246,10 +273,11 @@ def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: Exit
 
 @dataclass(frozen=True, slots=True)
 class _Learner(Scheduled):
-    """The model that `descend` trains."""
+    """What `descend` trains; `rectified` says whether a ReLU follows the layer that a CAM reads."""
 
     options: WSOLFit
     trainee: Trainee
+    rectified: bool = False
 
     def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy; for the log, the accuracy on the images as they were given."""
@@ -260,11 +288,38 @@ class _Learner(Scheduled):
         elif self.options.method == "cutmix":
             images, others, share = self._mixed(images, labels, state.step)
         with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):
-            logits, _ = self.trainee.passed(images)
+            logits, more = self._passed(job, images, labels)
         loss = share * F.cross_entropy(logits, labels)
         if share < 1:
             loss = loss + (1 - share) * F.cross_entropy(logits, others)
-        return {"ce": loss, "accuracy": accuracy(logits, labels)}
+        return {"ce": loss, **more, "accuracy": accuracy(logits, labels)}
+
+    def _passed(self, job: Job, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits, and the terms besides their cross-entropy."""
+        module = self.trainee.module
+        if self.options.method == "acol":
+            assert isinstance(module, ACoL)  # `faults` reports any other
+            logits, second = module.both(images, labels)
+            return logits, {"ce_second": F.cross_entropy(second, labels)}
+        if self.options.method == "spg":
+            return self._guided(job, images, labels)
+        return self.trainee.passed(images)[0], {}
+
+    def _guided(self, job: Job, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits, and SPG's terms."""
+        network, made, options = job.network, self.trainee, SPG(**self.options.spg)
+        assert made.beside is not None
+        sides, last = options.form(network).layers, made.module.get_submodule(made.place.layer)
+        logits, read = made.read(images, [*sides, made.layer, made.place.layer])
+        if isinstance(last, nn.Conv2d):
+            features, maps = read[made.place.layer]
+            maps = maps[torch.arange(len(maps), device=maps.device), labels]
+        else:
+            features, weight = read[made.layer].made, last.weight
+            features = features.relu() if self.rectified else features
+            maps = torch.einsum("nc,nchw->nhw", weight[labels], features)  # type: ignore[index]
+        b1, b2, c = made.beside(*(read[name].made for name in sides), features)
+        return logits, SideLoss(options)(b1, b2, c, maps)
 
     def _hidden(self, images: Tensor, batch: Batch, epoch: int) -> Tensor:
         """Images with hidden squares, a function of seed, epoch and position in the dataset."""

@@ -40,7 +40,8 @@ from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.support import attention
 from eigencam.passes.backward import Rule, halved, like, passed
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.kinds import ARGUMENTS, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.operations import Call
 from eigencam.passes.ways import Ways, passes, wide
 
 if TYPE_CHECKING:
@@ -99,10 +100,10 @@ class AttnLRP:
         """The changes of the backward pass, by kind of operation."""
         rules: dict[str, Rule] = {
             **dict.fromkeys(ACTIVATIONS, passed),
-            "layer_norm": _layer_norm,
+            "layer_norm": _LayerNorm(),
             "rms_norm": _rms_norm,
             "product": halved,
-            "matrix_product": halved if self.attention == "attnlrp" else _to_values,
+            "matrix_product": halved if self.attention == "attnlrp" else _ToValues(),
         }
         for kind, gamma in (("linear", self.gamma_linear), ("conv2d", self.gamma_conv)):
             if gamma:
@@ -121,18 +122,42 @@ class AttnLRP:
         return ""
 
 
-def _to_values(original: Any, weights: Tensor, values: Tensor) -> Tensor:
-    return original(weights.detach(), values)
+class _ToValues:
+    """The weights are constants."""
+
+    def __call__(self, original: Any, weights: Tensor, values: Tensor) -> Tensor:
+        """The operation's output with the rule's gradient."""
+        return original(weights.detach(), values)
+
+    def direct(self, call: Call, _out: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """None, and the gradient with respect to the values."""
+        return None, call.moving[0].transpose(-2, -1) @ gradient
 
 
-def _layer_norm(
-    original: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    dims = tuple(range(-len(shape), 0))
-    centred = x - x.mean(dims, keepdim=True)
-    through = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt().detach()
-    through = through if weight is None else through * weight
-    return through + (original(x, shape, weight, bias, eps) - through).detach()
+class _LayerNorm:
+    """The deviation is a constant; walked back without a graph."""
+
+    def __call__(
+        self, original: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        """The operation's output with the rule's gradient."""
+        dims = tuple(range(-len(shape), 0))
+        centred = x - x.mean(dims, keepdim=True)
+        through = centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt().detach()
+        through = through if weight is None else through * weight
+        return through + (original(x, shape, weight, bias, eps) - through).detach()
+
+    def direct(self, call: Call, _out: Tensor, gradient: Tensor) -> tuple[Tensor, ...] | None:
+        """The gradient with respect to x."""
+        named = {**ARGUMENTS["layer_norm"], **call.named(ARGUMENTS["layer_norm"])}
+        shape, weight, eps = named["normalized_shape"], named["weight"], named["eps"]
+        if len(call.moving) != 1:
+            return None
+        (x,), dims = call.moving, tuple(range(-len(shape), 0))
+        centred = x - x.mean(dims, keepdim=True)
+        scaled = gradient if weight is None else gradient * weight.detach()
+        scaled = scaled * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+        return (scaled - scaled.mean(dims, keepdim=True),)
 
 
 def _rms_norm(original: Any, x: Tensor) -> Tensor:

@@ -127,6 +127,11 @@ def tapped(method: Method) -> list[str]:
     return [layer for layer in (getattr(method, "layer", None), *getattr(method, "layers", ())) if layer]
 
 
+def layers_of_a_form(method: Method) -> bool:
+    """Whether the layers that a method reads are those of one form of network (`layers_of_a_form`), named by nobody."""
+    return bool(getattr(method, "layers_of_a_form", False))
+
+
 def needs_gradient(method: Method) -> bool:
     """Whether a method calls `forward.gradients`; default: True."""
     return getattr(method, "needs_gradient", True)

@@ -14,6 +14,7 @@ from eigencam.methods.base import (
     differentiates,
     follows,
     is_class_specific,
+    layers_of_a_form,
     needs_smooth,
     stated_refusal,
     tapped,
@@ -34,6 +35,8 @@ def refusal(method: Method, network: "Network") -> str:
         NetworkError: the network's forward pass fails, whatever the method.
         ValueError: a layer that the method names is not there, or its output is no map.
     """
+    if layers_of_a_form(method) and (reason := stated_refusal(method, network)):
+        return reason
     for layer in tapped(method):
         check_layer(network.module, layer, network.name)
     if network.classes is None and is_class_specific(method):

@@ -14,8 +14,9 @@ negative; a probability below 0.5 needs a negative one. Therefore that ReLU beco
     classes      names of the classes
     whole        whether the file has all weights, not only those of the last layer
     fitted_on    ids of the images it was fitted on
-    held_out     ids of the images its average precision was measured on
-    label        for a network trained as a whole (`fit=cam_loss`, `wsol`, `flim`): a short name of the training
+    held_out     ids of those its average precision was measured on
+    label        of a network trained as a whole (`fit=cam_loss`, `cross_entropy`, `wsol`, `flim`): how, in a word or
+                 two, for tables
 """
 
 import hashlib
@@ -37,7 +38,7 @@ from eigencam.passes.calls import evaluating, network_logits, random_images
 from eigencam.store.canonical import canonical
 
 KIND = "classifier"
-KINDS = (KIND, "cam_loss", "wsol", "flim")
+KINDS = (KIND, "cam_loss", "cross_entropy", "wsol", "flim")
 """The kinds of files that `model.head` takes."""
 
 
@@ -132,6 +133,16 @@ def put(module: nn.Module, place: Place, weight: Tensor, bias: Tensor) -> None:
         module.set_submodule(place.rectifier, nn.Identity())
 
 
+def summed_heads(module: nn.Module) -> Sequence[str]:
+    """Return the last layers whose outputs a network adds to its logits, where it says that there are several."""
+    return getattr(module, "summed_heads", ())
+
+
+def further_heads(module: nn.Module) -> Sequence[str]:
+    """Return the last layers besides the first one, all for the same classes (`summed_heads`, `further_heads`)."""
+    return (*summed_heads(module)[1:], *getattr(module, "further_heads", ()))
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """A file of `eigencam fit` with a classifier, or with a whole network."""
@@ -185,8 +196,9 @@ class Head:
             name = f"{base['name']} with the weights"
             raise ValueError(_other(path, f"{name} {base['sha256'][:10]}", sha256[:10]))
         (layer,) = self.fitted.about["layers"]
-        head = {key: tensors[f"{layer}.{key}"] for key in ("weight", "bias")}
-        put(module, Place(layer, self._about["rectifier"]), head["weight"].flatten(1), head["bias"])
+        for place in (Place(layer, self._about["rectifier"]), *map(Place, further_heads(module) if self.whole else ())):
+            head = {key: tensors[f"{place.layer}.{key}"] for key in ("weight", "bias")}
+            put(module, place, head["weight"].flatten(1), head["bias"])
         if not self.whole:
             return hashlib.sha256(f"{sha256} {self.fitted.sha256}".encode()).hexdigest()
         try:

@@ -18,7 +18,7 @@ from eigencam.passes.attention import WEIGHTS, Attentive, of_images
 from eigencam.passes.backward import Rule, halved, passed, ruled
 from eigencam.passes.calls import differentiate, evaluating, network_logits, network_precision
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import ELEMENTWISE, NORMALIZATIONS
+from eigencam.passes.kinds import ARGUMENTS, ELEMENTWISE, NORMALIZATIONS
 from eigencam.passes.operations import Call, tensors
 
 VERSIONS = {"ways": 1}
@@ -142,17 +142,19 @@ class _Open(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, rules: _Rules, *_values: Tensor) -> Any:
+        out = call()
         ctx.call, ctx.rules = call, rules
-        return call()
+        ctx.out = out.detach()  # not the output itself, which would hold its own graph
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         call: Call = ctx.call
         (gradient,) = grads
         rule = ctx.rules.current.get(call.kind)
-        direct = OWN.get(call.kind) if rule is None else DIRECT.get(rule)
-        if direct is not None and _plain(call, gradient):
-            return None, None, *direct(call, gradient)
+        direct = OWN.get(call.kind) if rule is None else DIRECT.get(rule) or getattr(rule, "direct", None)
+        if direct is not None and _plain(call, gradient) and (found := direct(call, ctx.out, gradient)) is not None:
+            return None, None, *found
         with torch.enable_grad(), network_precision(gradient.device):
             leaves = [t.detach().requires_grad_() for t in call.moving]
             again = call.on(*leaves)
@@ -167,30 +169,61 @@ def _plain(call: Call, gradient: Tensor) -> bool:
     return same and (call.kind != "matrix_product" or len({t.shape[:-2] for t in call.moving}) == 1)
 
 
-def _linear(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+def _linear(call: Call, _out: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
     return (gradient @ call.named(("input", "weight"))["weight"],)
 
 
-def _product(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+def _product(call: Call, _out: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
     a, b = call.moving
     return gradient @ b.transpose(-2, -1), a.transpose(-2, -1) @ gradient
 
 
-def _half(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+def _softmax(call: Call, out: Tensor, gradient: Tensor) -> tuple[Tensor, ...] | None:
+    dim = call.named(("input", "dim")).get("dim")
+    return None if dim is None else (torch.ops.aten._softmax_backward_data(gradient, out, dim, out.dtype),)
+
+
+def _gelu(call: Call, _out: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    (x,) = call.moving
+    return (torch.ops.aten.gelu_backward(gradient, x, approximate=call.kwargs.get("approximate", "none")),)
+
+
+def _convolution(call: Call, _out: Tensor, gradient: Tensor) -> tuple[Tensor, ...] | None:
+    named = {**ARGUMENTS["conv2d"], **call.named(ARGUMENTS["conv2d"])}
+    stride, padding, dilation = (named[key] for key in ("stride", "padding", "dilation"))
+    if isinstance(padding, str) or len(call.moving) != 1:
+        return None
+    geometry = [[size] * 2 if isinstance(size, int) else list(size) for size in (stride, padding, dilation)]
+    given = (gradient, call.moving[0], named["weight"].detach())
+    mask = [True, False, False]
+    found = torch.ops.aten.convolution_backward(*given, None, *geometry, False, [0, 0], named["groups"], mask)
+    return (found[0],)
+
+
+def _half(call: Call, out: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
     a, b = call.moving
     if call.kind == "product":
         return tuple((gradient * other / 2).sum_to_size(x.shape) for x, other in ((a, b), (b, a)))
-    return _product(call, gradient / 2)
+    return _product(call, out, gradient / 2)
 
 
-def _passed(call: Call, gradient: Tensor) -> tuple[Tensor, ...]:
+def _passed(call: Call, out: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
     (x,) = call.moving
-    return (torch.where(x != 0, gradient * call() / x, 0.0),)
+    return (torch.where(x != 0, gradient * out / x, 0.0),)
 
 
-Direct = Callable[[Call, Tensor], tuple[Tensor, ...]]
-OWN: Mapping[str, Direct] = {"linear": _linear, "matrix_product": _product}
-"""Gradients of operations that are too expensive to repeat for them."""
+Direct = Callable[[Call, Tensor, Tensor], tuple[Tensor | None, ...] | None]
+"""Of an operation, its output and the output's gradient: those of its inputs; None: not of an operation called so.
+
+A rule that has an attribute `direct` of this form is walked by it."""
+OWN: Mapping[str, Direct] = {
+    "conv2d": _convolution,
+    "linear": _linear,
+    "matrix_product": _product,
+    "softmax": _softmax,
+    "gelu": _gelu,
+}
+"""Own gradients of operations that cost too much to be repeated for them."""
 
 DIRECT: Mapping[Rule, Direct] = {passed: _passed, halved: _half}
 """Gradients by rules, without a graph of their own."""

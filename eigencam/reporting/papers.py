@@ -1,30 +1,12 @@
 """The papers' tables: the published number, ours, the difference, n, and marks for what is not comparable.
 
-A layout, one YAML per paper in `results/published/`, says how a published table is printed and which of our results
-are shown beside it. The numbers are in `published.csv`, in the same folder. A number that is missing there could not be
-read in any source: its cell stays empty, and the table says so.
-
-    title:   the paper
-    address: of the paper or the table
-    tables:
-      - name:        of the table, `table` in published.csv
-        title:       what it shows
-        dataset:     `dataset` in published.csv
-        experiment:  our experiment: eigencam run experiment=...
-        settings:    further settings of the command, e.g. paths.ilsvrc=FOLDER
-        ours:        {dataset, target, part}: the results shown beside it; `part` only if needed
-        pictures:    the paper's number of images, or of pairs of image and class; null if it is not known
-        metrics:     column: {published: name, evaluator: name, metric: name, among: [methods of ours]}; `among` only
-                     if a metric compares methods
-        models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
-        methods:     the paper's method: ours, if the names differ
-        rows:        [[network, method], ...] in the paper but not in published.csv
-        differs:     differences of the protocols, one sentence each
+A layout (`eigencam.reporting.layouts`) says how a published table is printed and what of ours stands beside it; the
+numbers are in `published.csv`. A number that is not there could not be read in any source: its cell stays empty and the
+table says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,83 +18,12 @@ from eigencam.evaluation.footnotes import claim_notes, outdated_notes
 from eigencam.evaluation.tables import Table
 from eigencam.reporting.collect import long_of
 from eigencam.reporting.derived import with_wins
-from eigencam.reporting.published import Cell, folder, papers
+from eigencam.reporting.layouts import ANY, Key, Layout, layouts
+from eigencam.reporting.published import Cell, papers
 from eigencam.store.identity import describe
-
-ANY = "any"
-"""Stands for any of our networks, if the paper's number does not depend on the network."""
 
 EMPTY = ""
 """The cell of a number that is neither published nor measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A metric of a published table and the metric of ours beside it.
-
-    `among`: for a metric that compares methods, our methods that the paper compares.
-    """
-
-    published: str
-    evaluator: str
-    metric: str
-    among: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """One published table; the attributes are the keys of the module's docstring, `runs` our experiment's methods."""
-
-    paper: str
-    address: str
-    name: str
-    title: str
-    dataset: str
-    experiment: str
-    ours: Mapping[str, str]
-    metrics: Mapping[str, Column]
-    models: Mapping[str, Mapping[str, Any]]
-    settings: tuple[str, ...] = ()
-    pictures: int | None = None
-    methods: Mapping[str, str] = field(default_factory=dict)
-    runs: tuple[str, ...] = ()
-    rows: tuple[tuple[str, str], ...] = ()
-    differs: tuple[str, ...] = ()
-
-    @property
-    def command(self) -> str:
-        """The command that computes our results."""
-        return " ".join(["eigencam run", f"experiment={self.experiment}", *self.settings])
-
-
-def layouts(paper: str) -> list[Layout]:
-    """Return the tables of a paper.
-
-    Raises:
-        ValueError: there is no such paper.
-    """
-    if paper not in papers():
-        raise ValueError(f"--paper {paper}: not known; there are: {', '.join(papers())}")
-    content = OmegaConf.to_container(OmegaConf.create((folder() / f"{paper}.yaml").read_text()))
-    assert isinstance(content, dict)  # the file is ours
-    made = []
-    for node in content["tables"]:
-        columns = {
-            title: Column(**{**column, "among": tuple(column.get("among", ()))})
-            for title, column in node["metrics"].items()
-        }
-        tuples = {key: tuple(node.get(key, ())) for key in ("settings", "differs")}
-        rows = tuple((model, method) for model, method in node.get("rows", ()))
-        runs = _methods_of(node["experiment"])
-        about = {"paper": paper, "address": content["address"], "metrics": columns, "rows": rows, "runs": runs}
-        made.append(Layout(**{**node, **tuples, **about}))
-    return made
-
-
-def _methods_of(experiment: str) -> tuple[str, ...]:
-    """The methods in one of our experiments."""
-    content = OmegaConf.create((files("eigencam.configs") / "experiment" / f"{experiment}.yaml").read_text())
-    return tuple(next(part["override /method"] for part in content.defaults if "override /method" in part))
 
 
 def paper_table(
@@ -142,21 +53,17 @@ def paper_table(
     lines, used = _anchored(layout, anchors, values, marks), set[tuple[str, str]]()
     for model, method in _rows(layout, published):
         about = layout.models.get(model, {"networks": [], "differs": "no network of ours"})
-        networks = [option.rsplit("/", 1)[-1] for option in about["networks"]]
-        ours = [
-            key
-            for key in mine
-            if (key[2] in networks or networks == [ANY]) and key[3] == layout.methods.get(method, method)
-        ]
+        ours = [key for key, found in mine.items() if layout.stands_beside(model, method, key, found)]
         used |= {key[:2] for key in ours}
         for key in ours or [None]:
             shown = {title: values.get((model, method, column.published)) for title, column in layout.metrics.items()}
             found = mine[key] if key else {}
-            mark = marks.of(_differences(layout, about, layout.methods.get(method, method), found))
+            texts = _differences(layout, {} if layout.trained(method) else about, found)
+            mark = marks.of(texts if found else [*texts, *layout.not_run(model, method)])
             lines.append(_line(layout, (model, method), shown, key, found) | {"differs": mark})
     for key, found in mine.items():
         if key[:2] not in used:
-            mark = marks.of(_differences(layout, {}, key[3], found))
+            mark = marks.of(_differences(layout, {}, found))
             lines.append(_line(layout, (EMPTY, EMPTY), {}, key, found) | {"differs": mark})
     frame = pd.DataFrame(lines)
     best = pd.DataFrame(False, index=frame.index, columns=frame.columns[2:])
@@ -248,8 +155,6 @@ def _anchored(layout: Layout, anchors: pd.DataFrame | None, values: Values, mark
 
 
 KEY = ("network", "method", "network_name", "method_name")
-Key = tuple[str, str, str, str]
-"""Our network and method as named in tables, and their plain names."""
 
 
 def shown_beside(layout: Layout, long: pd.DataFrame) -> pd.DataFrame:
@@ -292,8 +197,8 @@ class _Marks:
         return ", ".join(str(self.numbers.setdefault(text, len(self.numbers) + 1)) for text in texts)
 
 
-def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: Mapping[str, Any]) -> list[str]:
-    """How one line's numbers differ from the paper's, or why we have none."""
+def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """In what one line's network, and numbers of ours, differ from the paper's."""
     texts = []
     if about.get("differs"):
         texts.append(f"network: {about['differs']}")
@@ -304,11 +209,6 @@ def _differences(layout: Layout, about: Mapping[str, Any], method: str, found: M
             texts.append(f"n: the paper has {layout.pictures:,}")
         texts += dict.fromkeys(f"evaluator: {p}" for line in found.values() if (p := line.get("parameters")))
         texts += dict.fromkeys(f"method: {caveat}" for line in found.values() if (caveat := line.get("caveat")))
-    elif method not in layout.runs:
-        texts.append("method: none of ours")
-    elif about.get("networks"):
-        model = "" if about["networks"] == [ANY] else f" model={about['networks'][0]}"
-        texts.append(f"not run yet: {layout.command}{model}")
     return [*texts, *(layout.differs if found else ())]
 
 
@@ -358,7 +258,9 @@ def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> 
     for column in layout.metrics.values():
         long = with_wins(root, long, column.among) if column.among else long
     others = {r["folder"]: _others(r["identity"]["evaluator"], planned.get(r["evaluator"], {})) for r in chosen}
-    return shown_beside(layout, long.assign(parameters=long["folder"].map(others)))
+    fitted = {r["folder"]: r["identity"]["network"].get("fitted", "") for r in chosen}
+    more = {"parameters": long["folder"].map(others), "fitted": long["folder"].map(fitted)}
+    return shown_beside(layout, long.assign(**more))
 
 
 def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:

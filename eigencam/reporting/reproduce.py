@@ -16,7 +16,8 @@ import pandas as pd
 
 from eigencam.files import first_line
 from eigencam.reporting.collect import collect, selected
-from eigencam.reporting.papers import beside, layouts, paper_table
+from eigencam.reporting.layouts import layouts
+from eigencam.reporting.papers import beside, paper_table
 from eigencam.reporting.published import numbers
 from eigencam.reporting.stated import Cell, Stated
 from eigencam.reporting.stated import numbers as numbers_in
