@@ -21,6 +21,7 @@ from eigencam.methods.gscore import GScoreCAM
 from eigencam.methods.perturbation import unit
 from eigencam.networks.network import Preprocess
 from eigencam.passes.calls import TargetError
+from eigencam.passes.forward import forward_pass
 
 PLAIN = Preprocess(size=detectors.SIDE, mean=(0, 0, 0), std=(1, 1, 1))
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
@@ -92,9 +93,18 @@ def test_gscorecam_of_all_channels_is_scorecam_by_the_softmax_of_logits() -> Non
         logits.append(forward.predict(5, lambda _part, shown=shown: shown).gather(1, TARGETS[:, None])[:, 0])
     scores = torch.stack(logits, 1)
     torch.testing.assert_close(GScoreCAM()(forward, TARGETS), weighted_sum(scores.softmax(1), a).relu())
+    blank = forward_pass(nn.Sequential(nn.Conv2d(3, 6, 3), Nothing()), forward.images, "0", gradients=True)
+    assert not GScoreCAM()(blank, TARGETS).any()
     strongest = forward.gradients(TARGETS).mean((2, 3)).topk(2, 1).indices
     chosen = torch.zeros_like(scores).scatter(1, strongest, scores.gather(1, strongest))
     torch.testing.assert_close(GScoreCAM(2)(forward, TARGETS), weighted_sum(chosen.softmax(1), a).relu())
+
+
+class Nothing(nn.Module):
+    """An answer whose gradient is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * x.mean((2, 3)) + 1
 
 
 def similar() -> Explainer:

@@ -87,6 +87,7 @@ def test_segments_cover_the_image_and_are_widened() -> None:
     image[:, 32:] = 255
     assert segments_of(image).any(0).all()
     assert not len(segments_of(image[:, :32]))
+    np.testing.assert_allclose(regions(np.arange(6.0).reshape(2, 3), np.zeros((0, 2, 3), bool)), np.full((2, 3), 2.5))
     labels = np.zeros((20, 30), np.int64)
     labels[4:9, 3:], labels[15:, 20:] = 2, 3
     found = _widened(labels)

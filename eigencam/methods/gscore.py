@@ -9,7 +9,8 @@ $$s_k = f_c(X \odot M_k), \quad s_j = 0 \text{ for the rest}, \qquad
 
 over *all* channels, so that those that were not chosen have the weight of a score of 0, not none. Where logits are
 large and positive, as those of CLIP, 100 times a cosine, that is next to nothing; where they are not, it is the map of
-all channels. Masks are enlarged from corner to corner, as theirs are; theirs are divided by their range and 1e-6.
+all channels. If no channel has a gradient, none is chosen, and the map is 0. Masks are enlarged from corner to corner,
+as theirs are; theirs are divided by their range and 1e-6.
 
 For CLIP the logit is that of a text's embedding: `eigencam.targets.embedding(reference, scale=100)`.
 """
@@ -50,4 +51,5 @@ class GScoreCAM:
         taken = activations[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
         found = masked_scores(forward, targets, taken, lambda masks, _of: masks, 1, "logit", corners=True)
         scores = torch.zeros_like(importance).scatter(1, chosen, found)
-        return weighted_sum(scores.softmax(1), activations).relu()
+        told = importance.ne(0).any(1)[:, None, None]
+        return torch.where(told, weighted_sum(scores.softmax(1), activations).relu(), 0.0)

@@ -112,7 +112,7 @@ def regions(attribution: NDArray[np.floating], segments: Masks) -> NDArray[np.fl
 
     Segments are taken by the mean over their new pixels, the highest first. What none covers gets its own mean.
     """
-    a, masks = attribution.astype(np.float64).ravel(), segments.reshape(len(segments), -1)
+    a, masks = attribution.astype(np.float64).ravel(), segments.reshape(len(segments), attribution.size)
     if not np.isfinite(a).all():
         return np.full(attribution.shape, np.nan)
     found, new = np.full(a.shape, np.nan), np.ones(a.shape, bool)
