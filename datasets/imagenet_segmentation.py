@@ -62,10 +62,10 @@ class ImageNetSegmentation:
         try:
             with Reading(self.path, f"MATLAB 7.3 with /value/img and /value/gt. {HOW_TO_GET}") as file:
                 file.regular()
-                _, _, pictures, cells = self._open()
-                if len(pictures) != len(cells) or not len(pictures):
-                    raise ValueError(f"{len(pictures)} images and {len(cells)} masks")
-                stored = [self._stored(i) for i in file.each("image", range(len(pictures)))]
+                _, _, images, cells = self._open()
+                if len(images) != len(cells) or not len(images):
+                    raise ValueError(f"{len(images)} images and {len(cells)} masks")
+                stored = [self._stored(i) for i in file.each("image", range(len(images)))]
         finally:
             self._close()
         check_count("ImageNet-Segmentation", len(stored), FULL, expect)
@@ -83,12 +83,12 @@ class ImageNetSegmentation:
             stored = np.asarray(self._picture(i))
         except Exception as error:  # HDF5 raises OSError, RuntimeError, ...
             raise BadImageError(self.path, f"image {i}: {reason(error)}") from error
-        picture = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        image = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise BadImageError(
                 self.path, f"image {i}: an array of {stored.shape}, {stored.dtype}; (3, W, H) uint8 is due"
             )
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
 
     def truth(self, i: int) -> Truth:
         """The ground truth of image `i`: mask, and the box around it.
@@ -126,8 +126,8 @@ class ImageNetSegmentation:
             except ImportError as error:
                 raise ValueError("h5py is needed: pip install 'eigencam-bench[datasets]'") from error
             file: Any = h5py.File(self.path, "r")
-            pictures, cells = (self._checked(file, file[f"value/{name}"])[:, 0] for name in ("img", "gt"))
-            self._opened = (os.getpid(), file, pictures, cells)
+            images, cells = (self._checked(file, file[f"value/{name}"])[:, 0] for name in ("img", "gt"))
+            self._opened = (os.getpid(), file, images, cells)
         return self._opened
 
     def _close(self) -> None:
@@ -136,8 +136,8 @@ class ImageNetSegmentation:
         self._opened = None
 
     def _picture(self, i: int) -> Any:
-        _, file, pictures, _ = self._open()
-        return self._checked(file, file[pictures[i]])
+        _, file, images, _ = self._open()
+        return self._checked(file, file[images[i]])
 
     def _mask(self, i: int) -> Any:
         _, file, _, cells = self._open()
@@ -158,8 +158,8 @@ class ImageNetSegmentation:
         return data
 
     def _stored(self, i: int) -> tuple[list[int], int, list[int], int]:
-        picture, mask = self._picture(i), self._mask(i)
-        return list(picture.shape), picture.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()
+        image, mask = self._picture(i), self._mask(i)
+        return list(image.shape), image.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()
 
 
 def _some_values(stored: NDArray[Any]) -> str:

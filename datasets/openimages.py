@@ -89,7 +89,7 @@ class OpenImages(ImageFiles):
         pictures = as_stored([folder / path for path in found.paths])
         kept = present(pictures, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
         parts = {i: _masks(folder, found.masks[i]) for i in kept}
-        needed = [path for of_picture in parts.values() for path in of_picture if path]
+        needed = [path for of_image in parts.values() for path in of_image if path]
         what = f"OpenImages30k {split}'s masks"
         if needed and len(present(needed, what, HOW_TO_GET, allow_missing)) < len(needed):
             kept = [i for i in kept if all(is_file(path) for path in parts[i] if path)]

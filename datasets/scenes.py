@@ -280,12 +280,12 @@ def _clutter(rng: np.random.Generator, size: tuple[int, int], behind: bool) -> L
     return Layer(-1, (rows, columns), alpha, solid, sketch.rgb * light, int(solid.sum()))
 
 
-def _composite(picture: Plane, layer: Layer, grain: Plane) -> None:
+def _composite(image: Plane, layer: Layer, grain: Plane) -> None:
     """Lays a layer with its shadow over the image (3, H, W), in place."""
     height, width = layer.alpha.shape
     if not height or not width:
         return
-    target = picture[:, *layer.window]
+    target = image[:, *layer.window]
     soft = max(3, min(height, width) // 14) if layer.label >= 0 else 2
     shadow = uniform_filter(layer.alpha, soft, mode="constant")
     shift = max(soft // 2, 1)

@@ -191,8 +191,8 @@ def _with_unit(metric: str, lines: pd.DataFrame, style: Style) -> str:
 
 def _title(part: pd.DataFrame, evaluator: str, cells_of: dict[str, str], style: Style) -> str:
     """Dataset, n, evaluator, the keys common to all cells, requested class."""
-    pictures = part.loc[part["unsupported"] == "", "pictures"]
-    n = int(pictures.max()) if len(pictures) else 0
+    images = part.loc[part["unsupported"] == "", "pictures"]
+    n = int(images.max()) if len(images) else 0
     target, data = part["target"].iloc[0], part["part"].iloc[0]
     dtype = "" if part["dtype"].iloc[0] == "float32" else f", {part['dtype'].iloc[0]}"
     more = [style.names(key, value) for key, value in cells_of.items() if value]

@@ -304,7 +304,7 @@ class _Pixels:
     @classmethod
     def of(cls, rows: pd.DataFrame, thresholds: int) -> "_Pixels":
         label, lengths = flattened(rows["classes"])
-        picture = np.repeat(np.arange(len(rows)), lengths)
+        image = np.repeat(np.arange(len(rows)), lengths)
         truth, right, predicted = (flattened(rows[name])[0] for name in _KINDS)
         # Level l is above the first l thresholds: a class gets what is above threshold k, the background the rest.
         background = (label == 0)[:, None]
@@ -313,10 +313,10 @@ class _Pixels:
             for levels in (right, predicted)
         )
         right, predicted = (np.where(background, upto, upto[:, -1:] - upto)[:, :-1] for upto in (right, predicted))
-        wrong = _without_map(rows)[picture]
-        pixels = np.bincount(picture, truth, len(rows))
-        right[wrong], predicted[wrong] = 0, (pixels[picture] - truth)[wrong, None]
-        return cls(picture, label.astype(np.int64), right, predicted, truth.astype(np.float64), len(rows))
+        wrong = _without_map(rows)[image]
+        pixels = np.bincount(image, truth, len(rows))
+        right[wrong], predicted[wrong] = 0, (pixels[image] - truth)[wrong, None]
+        return cls(image, label.astype(np.int64), right, predicted, truth.astype(np.float64), len(rows))
 
     def part(self, chosen: NDArray[np.int64], place: NDArray[np.int64]) -> ByClass:
         """True, right and predicted pixels of the rows `place`, each at the threshold chosen for it (N,)."""

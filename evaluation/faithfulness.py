@@ -205,8 +205,8 @@ class InsertionDeletion:
             which, i = variant_and_image(part, n, m.device)
             first = (ranks[i] < gone[which % points, None, None])[:, None]
             deleting = (which < points)[:, None, None, None]
-            picture = probe.images[i]
-            return torch.where(first == deleting, torch.where(deleting, 0.0, blurred[i]), picture)
+            image = probe.images[i]
+            return torch.where(first == deleting, torch.where(deleting, 0.0, blurred[i]), image)
 
         curves = probabilities(probe, 2 * points * n, inputs).view(2, points, n)
         return rows_with_states({"deletion": curves[0].T, "insertion": curves[1].T}, map_states)

@@ -169,7 +169,7 @@ def of_rows(metrics: Sequence[Metric], chosen: ArrayLike) -> list[Metric]:
     ]
 
 
-def by_picture(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
+def by_image(metrics: Sequence[Metric], rows: pd.DataFrame) -> list[Metric]:
     """The metrics with intervals and samples over images, if images have several rows or are too many to keep.
 
     In the sample of a mean, each image or group then contributes the sum and the number of its values. A sample without

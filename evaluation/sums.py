@@ -360,7 +360,7 @@ def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
     """
     if not is_streaming(evaluator):
         frame = rows if isinstance(rows, pd.DataFrame) else rows.frame()
-        return statistics.by_picture(evaluator.summary(frame), frame) if len(frame) else []
+        return statistics.by_image(evaluator.summary(frame), frame) if len(frame) else []
     if not isinstance(rows, pd.DataFrame):
         return reduced(settled(evaluator, rows.blocks()), rows.blocks(), rows.images) if rows.images else []
     place, ids = pd.factorize(rows["image"])

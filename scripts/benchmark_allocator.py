@@ -28,12 +28,12 @@ def measure(keep: bool) -> list[float]:
     if keep:
         keep_freed_memory()
     torch.set_num_threads(1)
-    network, pictures = torchvision.models.resnet50().eval(), torch.rand(16, 3, 224, 224)
+    network, images = torchvision.models.resnet50().eval(), torch.rand(16, 3, 224, 224)
     with torch.inference_mode():
-        network(pictures)
+        network(images)
         before = resource.getrusage(resource.RUSAGE_SELF)
         for _ in range(PASSES):
-            network(pictures)
+            network(images)
         after = resource.getrusage(resource.RUSAGE_SELF)
     spent = (after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, after.ru_minflt - before.ru_minflt)
     return [*(value / PASSES for value in spent), after.ru_maxrss / 1024]

@@ -102,18 +102,18 @@ def load(name: str, device: str) -> Network:
     return load_network({**description, "classes": "imagenet"}, device=device)
 
 
-def bare(network: Network, pictures: torch.Tensor) -> Call:
+def bare(network: Network, images: torch.Tensor) -> Call:
     """One forward pass under inference mode, preprocessing included."""
 
     def call() -> None:
         with torch.inference_mode():
-            network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
+            network.module(network.preprocess.normalize(images.to(network.device), network.dtype))
 
     return call
 
 
-def ours(network: Network, methods: Mapping[str, Method], pictures: torch.Tensor) -> Call:
-    return lambda: compute_maps(network, methods, pictures)
+def ours(network: Network, methods: Mapping[str, Method], images: torch.Tensor) -> Call:
+    return lambda: compute_maps(network, methods, images)
 
 
 def peer(library: str, names: tuple[str, ...], network: Network, pictures: torch.Tensor) -> Call:
@@ -146,14 +146,14 @@ def peer(library: str, names: tuple[str, ...], network: Network, pictures: torch
     return {"pytorch-grad-cam": pytorch_grad_cam, "torchcam": torchcam, "captum": captum}[library]
 
 
-def calls_of(network: Network, pictures: torch.Tensor) -> dict[tuple[str, str], Call]:
+def calls_of(network: Network, images: torch.Tensor) -> dict[tuple[str, str], Call]:
     """The calls to measure, by (library, methods)."""
     found: dict[tuple[str, str], Call] = {}
     for label, methods in OURS.items():
         if not any(refusal(method, network) for method in methods.values()):
-            found["this", label] = ours(network, methods, pictures)
+            found["this", label] = ours(network, methods, images)
     for library, sets in PEERS.items():
-        found |= {(library, label): peer(library, names, network, pictures) for label, names in sets.items()}
+        found |= {(library, label): peer(library, names, network, images) for label, names in sets.items()}
     return found
 
 
@@ -224,14 +224,14 @@ class Shares:
 def many(network: Network, method: Method, label: str, repeats: int) -> list[float]:
     """Time over the number of inputs times a bare pass's time per input."""
     chunk, count = 32, [0]
-    pictures = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
 
     def call() -> None:
-        count[0] = len(pictures)
+        count[0] = len(images)
         compute_maps(
             network,
             {label: method},
-            pictures,
+            images,
             chunk=chunk,
             progress=lambda _name, n: count.__setitem__(0, count[0] + n),
         )
@@ -253,10 +253,10 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    pictures = torch.randint(0, 256, (args.batch_size, 3, 224, 224), dtype=torch.uint8)
+    images = torch.randint(0, 256, (args.batch_size, 3, 224, 224), dtype=torch.uint8)
     if args.peak:
         network = load(args.networks[0], args.device)
-        calls = calls_of(network, pictures) | {("bare", "bare"): bare(network, pictures)}
+        calls = calls_of(network, images) | {("bare", "bare"): bare(network, images)}
         print(peak(calls[args.peak[0], args.peak[1]], args.device))
         return
     known = [*OURS, *(label for sets in PEERS.values() for label in sets), *MANY]
@@ -274,9 +274,9 @@ def main() -> None:
 
     for name in args.networks:
         network = load(name, args.device)
-        base = bare(network, pictures)
+        base = bare(network, images)
         shares = Shares(args, name, base)
-        for (library, label), call in calls_of(network, pictures).items():
+        for (library, label), call in calls_of(network, images).items():
             if label not in chosen or [name, library, label] in done:
                 continue
             found = ratios(call, base, args.repeats, args.device)

@@ -78,18 +78,18 @@ def _folders(root: Path) -> tuple[Path, Path]:
 def _write(job: tuple[Path, int, str, tuple[int, int], list[str]]) -> None:
     """One image with its box."""
     root, k, name, (w, h), wnids = job
-    pictures, boxes = _folders(root)
+    images, boxes = _folders(root)
     draw = random.Random(k)
     x1, y1 = draw.randrange(w // 2), draw.randrange(h // 2)
     content = XML.format(name=name, w=w, h=h, wnid=draw.choice(wnids), x1=x1, y1=y1, x2=x1 + w // 2, y2=y1 + h // 2)
     (boxes / f"{name}.xml").write_text(content)
     texture = draw.choice(TEXTURES)
     if max(w, h) > 1024:
-        picture = texture.resize((w, h), Image.Resampling.BILINEAR)
+        image = texture.resize((w, h), Image.Resampling.BILINEAR)
     else:
         x, y = draw.randrange(1025 - w), draw.randrange(1025 - h)
-        picture = texture.crop((x, y, x + w, y + h))
-    picture.save(pictures / f"{name}.JPEG", quality=90)
+        image = texture.crop((x, y, x + w, y + h))
+    image.save(images / f"{name}.JPEG", quality=90)
 
 
 def _texture(draw: np.random.Generator) -> Image.Image:
@@ -113,20 +113,20 @@ def decode(job: Job) -> float:
     size, n = job.config.batch_size, len(job.dataset.ids)
     batches = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
     start = time.perf_counter()
-    pictures = Pictures(job.dataset, job.network.preprocess)
-    for _ in load(pictures, batches, workers=job.config.workers):
+    images = Pictures(job.dataset, job.network.preprocess)
+    for _ in load(images, batches, workers=job.config.workers):
         pass
     return n / (time.perf_counter() - start)
 
 
 def forward(job: Job) -> float:
     network, size, n = job.network, job.config.batch_size, len(job.dataset.ids)
-    pictures = torch.randint(0, 256, (size, 3, *network.preprocess.shape), dtype=torch.uint8)
+    images = torch.randint(0, 256, (size, 3, *network.preprocess.shape), dtype=torch.uint8)
     with torch.inference_mode():
-        network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
+        network.module(network.preprocess.normalize(images.to(network.device), network.dtype))
         start, done = time.perf_counter(), 0
         while done < n:
-            network.module(network.preprocess.normalize(pictures.to(network.device), network.dtype))
+            network.module(network.preprocess.normalize(images.to(network.device), network.dtype))
             done += size
         if network.device.type == "cuda":
             torch.cuda.synchronize()

@@ -198,11 +198,11 @@ def main() -> None:
     row_of = {name: row for row, name in enumerate(truth.ids)}
     groups: dict[str, Group] = {}
     for root in args.pictures:
-        pictures = Ilsvrc(root)
-        if args.count and len(pictures.ids) > args.count:
-            pictures = Ilsvrc(root, count=args.count)
-        for i, name in enumerate(tqdm(pictures.ids, desc=str(root), mininterval=10)):
-            row, image = row_of[name], pictures.image(i)
+        images = Ilsvrc(root)
+        if args.count and len(images.ids) > args.count:
+            images = Ilsvrc(root, count=args.count)
+        for i, name in enumerate(tqdm(images.ids, desc=str(root), mininterval=10)):
+            row, image = row_of[name], images.image(i)
             size = (int(truth.annotation.sizes[row, 0]), int(truth.annotation.sizes[row, 1]))
             group = groups.setdefault("original" if image.shape[:2] == size else "resized to 227 x 227", Group())
             group.sizes.append(size)

@@ -209,9 +209,9 @@ def passes(option: str, few: Mapping[str, Any]) -> tuple[float, float]:
     if not asks_network(evaluator):
         return 0.0, 0.0
     network, method, seen = job.network, GradCAM(), list[int]()
-    pictures = torch.zeros(2, 3, *network.preprocess.shape, dtype=torch.uint8)
-    pictures[:, :, 20:60, 30:70] = 200
-    found = compute_maps(network, {"m": method}, pictures, labels=[0, 1])
+    images = torch.zeros(2, 3, *network.preprocess.shape, dtype=torch.uint8)
+    images[:, :, 20:60, 30:70] = 200
+    found = compute_maps(network, {"m": method}, images, labels=[0, 1])
     maps, truths = found.maps["m"], [job.dataset.truth(k) for k in range(2)]
     score_maps = [ScoreMap(m, truth.size) for m, truth in zip(maps, truths, strict=True)]
 

@@ -51,12 +51,12 @@ COLUMNS = ["network", "epoch", "train_loss", "held_out_top1_percent", "n", "seco
 def _squashed(job: tuple[int, Split, int, int]) -> tuple[NDArray[np.uint8], list[int]]:
     seed, split, first, last = job
     scenes = Scenes(last, seed, split)
-    pictures = np.empty((last - first, 3, *nets.PREPROCESS.shape), np.uint8)
+    images = np.empty((last - first, 3, *nets.PREPROCESS.shape), np.uint8)
     labels = []
     for i in range(first, last):
-        pictures[i - first] = nets.PREPROCESS(scenes.image(i))[0]
+        images[i - first] = nets.PREPROCESS(scenes.image(i))[0]
         labels.append(scenes.truth(i).label)
-    return pictures, labels
+    return images, labels
 
 
 def scenes(seed: int, split: Split, count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor]:
@@ -111,10 +111,10 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def top1(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
+def top1(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Accuracy in percent, evaluation mode, float32."""
     network.eval()
-    guesses = torch.cat([network(nets.PREPROCESS.normalize(batch)).argmax(1) for batch in pictures.split(200)])
+    guesses = torch.cat([network(nets.PREPROCESS.normalize(batch)).argmax(1) for batch in images.split(200)])
     return 100 * (guesses == labels).float().mean().item()
 
 
@@ -123,14 +123,14 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(args.seed)
-    pictures, labels = scenes(args.seed, "train", args.train, args.cache, args.threads)
+    images, labels = scenes(args.seed, "train", args.train, args.cache, args.threads)
     if args.permuted:
         labels = labels[torch.randperm(len(labels), generator=generator)]
     name, smoothing, decay = (f"{args.network}_permuted", 0, 0) if args.permuted else (args.network, 0.05, 0.05)
     held_pictures, held_labels = scenes(args.seed, "test", args.held_out, args.cache, args.threads)
     network = NETWORKS[args.network]().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=decay)
-    steps = len(pictures) // args.batch
+    steps = len(images) // args.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=steps * args.epochs, pct_start=0.2)
     rows: list[dict[str, object]] = []
     start = time.perf_counter()
@@ -145,8 +145,8 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
     for epoch in range(args.epochs):
         network.train()
         total = 0.0
-        for batch in torch.randperm(len(pictures), generator=generator)[: steps * args.batch].split(args.batch):
-            x = nets.PREPROCESS.normalize(pictures[batch])
+        for batch in torch.randperm(len(images), generator=generator)[: steps * args.batch].split(args.batch):
+            x = nets.PREPROCESS.normalize(images[batch])
             x = (x if args.permuted else augment(x, generator)).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(x)
@@ -161,7 +161,7 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
         row(epoch + 1, loss_mean, top1(network, held_pictures[: len(few)], few), len(few))
 
     metadata = {"network": name, "command": command, "seed": str(args.seed), "scenes_version": str(VERSION)}
-    trained_on = (pictures, labels) if args.permuted else None
+    trained_on = (images, labels) if args.permuted else None
     accuracy, memorised = save(
         network, args.weights / f"{name}.safetensors", metadata, held_pictures, held_labels, trained_on
     )
@@ -173,7 +173,7 @@ def save(
     network: nn.Module,
     file: Path,
     metadata: dict[str, str],
-    pictures: Tensor,
+    images: Tensor,
     labels: Tensor,
     trained_on: tuple[Tensor, Tensor] | None,
 ) -> tuple[float, str]:
@@ -183,9 +183,9 @@ def save(
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(rounded, file)
     saved.load_state_dict(load_file(file))
-    accuracy = top1(saved, pictures, labels)
+    accuracy = top1(saved, images, labels)
     memorised = f"{top1(saved, *trained_on):.2f}" if trained_on else ""
-    metadata |= {"top1_percent": f"{accuracy:.2f}", "n": str(len(pictures))}
+    metadata |= {"top1_percent": f"{accuracy:.2f}", "n": str(len(images))}
     metadata |= {"train_top1_percent": memorised} if memorised else {}
     save_file(rounded, file, metadata)
     return accuracy, memorised

@@ -40,10 +40,10 @@ def generated(count: int) -> Iterator[tuple[str, ScoreMap, Truth]]:
             yield kind, ScoreMap(make(rng), SIZE), truth_of(rng)
 
 
-def of_network(pictures: int, overrides: list[str]) -> Iterator[tuple[str, ScoreMap, Truth]]:
+def of_network(images: int, overrides: list[str]) -> Iterator[tuple[str, ScoreMap, Truth]]:
     """Maps of all methods for images spread over the dataset; constant ones are left out."""
     job = prepare(compose("run", [*overrides, "evaluator=[maxboxacc]"]))
-    for i in np.linspace(0, len(job.dataset.ids) - 1, pictures).astype(int).tolist():
+    for i in np.linspace(0, len(job.dataset.ids) - 1, images).astype(int).tolist():
         resized, region = job.network.preprocess(job.dataset.image(i))
         truth = job.dataset.truth(i)
         labels = [truth.label] if job.comparable and job.config.target == "ground_truth" else None

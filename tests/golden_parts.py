@@ -91,7 +91,7 @@ def _statistics() -> Case:
     import pandas as pd
 
     rows = pd.DataFrame({"image": np.arange(40) // 3})
-    for metric in (*metrics, *statistics.by_picture(metrics, rows)):
+    for metric in (*metrics, *statistics.by_image(metrics, rows)):
         case.setdefault(metric.name, []).extend(numbers(np.array([metric.value, metric.low, metric.high, metric.n])))
     return case
 

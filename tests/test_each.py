@@ -216,7 +216,7 @@ def test_the_rows_of_an_image_count_as_one(tmp_path: Path) -> None:
         evaluator, rows, summary = job.evaluators[name], result.rows(), result.summary
         assert summary is not None
         again = pd.concat([rows] * 3, ignore_index=True)
-        once, thrice = (by_name(statistics.by_picture(evaluator.summary(r), r)) for r in (rows, again))
+        once, thrice = (by_name(statistics.by_image(evaluator.summary(r), r)) for r in (rows, again))
         alone = by_name(evaluator.summary(again))
         assert len(set(rows["image"])) < len(rows)
         for metric in once.values():

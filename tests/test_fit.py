@@ -25,7 +25,7 @@ from eigencam.fitting.job import fit, prepare
 from eigencam.fitting.lcam import LCAMFit
 from eigencam.fitting.pictures import augmented, multi_hot, widened
 from eigencam.methods.broadcam import BroadCAM, broad_weights, enhancement, ridge
-from eigencam.methods.lcam import LCAM, Loss, attention_logits, masked_picture, variation
+from eigencam.methods.lcam import LCAM, Loss, attention_logits, masked_image, variation
 from eigencam.networks import fitted
 from eigencam.networks.network import Preprocess
 from eigencam.passes.forward import forward_pass
@@ -133,7 +133,7 @@ def test_a_masked_picture_is_the_mask_times_the_picture_before_its_normalisation
     large = F.interpolate(masks[:, None], (6, 6), mode="bilinear")
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
     expected = ((large * pictures / 255 - mean) / std).flip(1)
-    torch.testing.assert_close(masked_picture(preprocess.normalize(pictures), masks, black), expected)
+    torch.testing.assert_close(masked_image(preprocess.normalize(pictures), masks, black), expected)
 
 
 def test_crops_are_a_function_of_seed_and_position_alone() -> None:

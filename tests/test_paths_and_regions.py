@@ -15,7 +15,7 @@ from eigencam.methods.augmented import AugmentedGradCAM, _turns, read_by
 from eigencam.methods.factors import DFF
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.guided_ig import GuidedIG
-from eigencam.methods.input_gradients import picture_gradients
+from eigencam.methods.input_gradients import image_gradients
 from eigencam.methods.xrai import GAIN, XRAI, _widened, regions, segments_of
 from eigencam.passes.forward import Forward, forward_pass
 
@@ -31,14 +31,14 @@ def difference(forward: Forward) -> Tensor:
 
 def test_guided_ig_of_a_linear_network_is_weight_times_input() -> None:
     forward = make(network("gap"))
-    expected = (picture_gradients(forward, TARGETS) * forward.images).sum(1)
+    expected = (image_gradients(forward, TARGETS) * forward.images).sum(1)
     for method in (GuidedIG(7), GuidedIG(5, 1.0), GuidedIG(5, 0.1, 1.0)):
         torch.testing.assert_close(method(forward, TARGETS), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_guided_ig_without_distance_is_integrated_gradients_by_left_sums() -> None:
     forward = make(network("rectified"))
-    left = torch.stack([picture_gradients(forward, TARGETS, i / 4 * forward.images) for i in range(4)]).mean(0)
+    left = torch.stack([image_gradients(forward, TARGETS, i / 4 * forward.images) for i in range(4)]).mean(0)
     found = GuidedIG(4, max_distance=0.0)(forward, TARGETS)
     torch.testing.assert_close(found, (left * forward.images).sum(1), atol=1e-6, rtol=1e-4)
 
@@ -98,7 +98,7 @@ def test_segments_cover_the_image_and_are_widened() -> None:
 
 def test_xrai_begins_with_integrated_gradients_from_black_and_white() -> None:
     forward = colored(make(network("gap")))
-    slope = picture_gradients(forward, TARGETS)
+    slope = image_gradients(forward, TARGETS)
     expected = (slope * (forward.images + 3) + slope * (forward.images - 3)).div(2).amax(1)
     torch.testing.assert_close(XRAI(5).attributions(forward, TARGETS), expected, atol=1e-5, rtol=1e-4)
 

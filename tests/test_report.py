@@ -250,9 +250,9 @@ def test_rows_that_an_evaluator_leaves_out_have_no_score() -> None:
     rows = pd.DataFrame({"image": list("abcd"), "label": 0, "iou": [0.1, np.nan, 0.3, np.nan], "x": 1.0})
     told = statistics.mean("mean_iou", [0.1, 0.3])
     [metric] = statistics.of_rows([told], rows["iou"].notna())
-    np.testing.assert_allclose(gallery.of_pictures(metric, rows), [10, np.nan, 30, np.nan])  # type: ignore[arg-type]
-    assert gallery.of_pictures(told, rows) is None  # which two were left out is not told
-    assert gallery.of_pictures(statistics.undefined("m", 0, ""), rows) is None
+    np.testing.assert_allclose(gallery.of_images(metric, rows), [10, np.nan, 30, np.nan])  # type: ignore[arg-type]
+    assert gallery.of_images(told, rows) is None  # which two were left out is not told
+    assert gallery.of_images(statistics.undefined("m", 0, ""), rows) is None
 
 
 def test_a_table_cell_knows_its_number_and_where_it_lies() -> None:

@@ -71,7 +71,7 @@ def test_a_picture_s_rows_count_as_one_picture() -> None:
     images, values = np.repeat(np.arange(40), rng.integers(1, 6, 40)), rng.random(40)
     rows = pd.DataFrame({"image": images, "value": values[images] + 0.01 * rng.random(len(images))})
     rows.loc[::7, "value"] = np.nan
-    [metric] = statistics.by_picture([statistics.mean("m", rows["value"])], rows)
+    [metric] = statistics.by_image([statistics.mean("m", rows["value"])], rows)
     by = rows.groupby("image")["value"]
     sums, counts = by.sum().to_numpy(), by.count().to_numpy()
     expected = scipy.stats.bootstrap(
@@ -87,9 +87,9 @@ def test_a_picture_s_rows_count_as_one_picture() -> None:
     assert metric.n == rows["value"].count()
     before = statistics.mean("m", rows["value"])
     assert metric.high - metric.low > 1.3 * (before.high - before.low)
-    assert statistics.by_picture([before], rows.assign(image=range(len(rows)))) == [before]
+    assert statistics.by_image([before], rows.assign(image=range(len(rows)))) == [before]
     some = pd.DataFrame({"image": list("aabb")})
-    [metric] = statistics.by_picture([statistics.mean("m", [0.1, 0.3, np.nan, np.nan])], some)  # b has no value
+    [metric] = statistics.by_image([statistics.mean("m", [0.1, 0.3, np.nan, np.nan])], some)  # b has no value
     assert metric.sample is not None
     np.testing.assert_allclose(np.asarray(metric.sample.parts), [[0.4, 2]])
 
@@ -98,7 +98,7 @@ def test_rows_that_are_left_out_are_told() -> None:
     rows = pd.DataFrame({"image": list("aabbc"), "value": [0.1, 0.2, 0.3, 0.4, 0.5]})
     kept = [True, True, False, False, True]
     short = statistics.mean("m", [0.1, 0.2, 0.5])
-    [told], [untold] = (statistics.by_picture(m, rows) for m in (statistics.of_rows([short], kept), [short]))
+    [told], [untold] = (statistics.by_image(m, rows) for m in (statistics.of_rows([short], kept), [short]))
     assert told.sample is not None
     np.testing.assert_allclose(np.asarray(told.sample.parts), [[0.3, 2], [0.5, 1]])
     assert untold is short
@@ -110,7 +110,7 @@ def test_rows_that_are_left_out_are_told() -> None:
 @pytest.mark.parametrize("hit", [0, 1])
 def test_a_rate_of_nothing_or_all_has_an_interval_over_pictures(hit: int) -> None:
     rows = pd.DataFrame({"image": list("aabbccdd"), "hit": float(hit)})
-    [metric] = statistics.by_picture([statistics.rate("r", rows["hit"])], rows)
+    [metric] = statistics.by_image([statistics.rate("r", rows["hit"])], rows)
     assert (metric.value, metric.n) == (100 * hit, 8)
     effective = float(4 * (intervals.Z95 / scipy.stats.t.ppf(0.975, 3)) ** 2)  # four images, whatever their rows
     assert (metric.low / 100, metric.high / 100) == pytest.approx(intervals.exact(effective * hit, effective))
@@ -185,7 +185,7 @@ def test_many_images_are_summed_in_groups_and_the_interval_stays() -> None:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"image": [f"{k:07d}" for k in range(12_000)], "value": rng.beta(2, 5, 12_000)})
     before = statistics.mean("m", rows["value"])
-    [after] = statistics.by_picture([before], rows)
+    [after] = statistics.by_image([before], rows)
     assert after.sample is not None
     parts: Any = after.sample.parts
     assert parts.shape == (1000, 2)

@@ -176,7 +176,7 @@ def test_a_file_in_blocks_is_all_rows_at_once(
     equal(found, at_once)
     assert all(m.value == m.value for m in found)
     if not grouped:
-        by_rows = statistics.by_picture(evaluator.summary(rows), rows)
+        by_rows = statistics.by_image(evaluator.summary(rows), rows)
         assert [m.name for m in found] == [m.name for m in by_rows]
         for one, other in zip(found, by_rows, strict=True):
             assert (one.value, one.n) == (pytest.approx(other.value, rel=1e-12), other.n)

@@ -111,7 +111,7 @@ def _explained(
     photos: Sequence[Path],
     methods: Mapping[str, Method],
     target: int | Target | None,
-    pictures: int,
+    images: int,
 ) -> Iterator[tuple[Explanation, Truth | None]]:
     """The maps and ground truth of the photos, or of some of the dataset's images; bad images are printed."""
     for name, path in zip(distinct(photos), photos, strict=True):
@@ -121,7 +121,7 @@ def _explained(
             if len(photos) == 1:
                 raise
             print(f"left out: {error}")
-    for name, image, truth in [] if photos else _readable(job.dataset, spread(len(job.dataset.ids), pictures)):
+    for name, image, truth in [] if photos else _readable(job.dataset, spread(len(job.dataset.ids), images)):
         yield explainer(image, methods, target=target, name=name), truth
 
 

@@ -197,9 +197,9 @@ class _Learner(Scheduled):
     rectified: bool
     teacher: Network | None
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and second term; for the log, the accuracy and the fraction of constant maps."""
-        images, labels = batch_on_device(job, pictures, batch)
+        images, labels = batch_on_device(job, pixels, batch)
         with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):
             logits, activations = self.trainee.passed(images)
         activations = activations.relu() if self.rectified else activations
@@ -208,7 +208,7 @@ class _Learner(Scheduled):
             term = cam_term(activations, last.weight.flatten(1), labels)
         else:
             with torch.no_grad():
-                cams = CAM()(self.teacher.forward(pictures), labels)[:, None].to(activations)
+                cams = CAM()(self.teacher.forward(pixels), labels)[:, None].to(activations)
             size = (activations.shape[2], activations.shape[3])
             large = cams if cams.shape[2:] == size else F.interpolate(cams, size, mode="bilinear")
             term = distance(large[:, 0], activations.sum(1))

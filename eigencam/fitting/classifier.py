@@ -181,11 +181,11 @@ class _Whole(Scheduled):
     module: nn.Module
     exclusive: bool
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss of the weights in `state`."""
         labels = torch.stack([class_labels(truth, len(job.dataset.classes)) for truth in batch.truths])
-        pictures, labels = to_device(job.network.device, pictures, labels)
-        images = job.network.preprocess.normalize(pictures, job.network.dtype)
+        pixels, labels = to_device(job.network.device, pixels, labels)
+        images = job.network.preprocess.normalize(pixels, job.network.dtype)
         logits = logits_of(functional_call(self.module, state.tensors, (images,)))
         return {"ce": loss(logits, labels, self.exclusive)}
 
@@ -208,8 +208,8 @@ def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, ti
     scores, labels = [], []
     with tqdm(total=len(positions), desc=f"{job.network.name}, {title}", unit="img") as bar, evaluating(module):
         for batch in job.batches(grid, job.network.preprocess):
-            (pictures,) = to_device(job.network.device, batch.pictures)
-            images = job.network.preprocess.normalize(pictures, job.network.dtype)
+            (pixels,) = to_device(job.network.device, batch.pictures)
+            images = job.network.preprocess.normalize(pixels, job.network.dtype)
             with torch.no_grad():
                 scores.append(network_logits(module, images).float().cpu())
             labels += [class_labels(truth, len(job.dataset.classes)) for truth in batch.truths]

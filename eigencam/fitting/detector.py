@@ -101,10 +101,10 @@ class DetectorFit:
         buffers = {name: b.detach().clone() for name, b in module.named_buffers() if name in module.state_dict()}
         return {**buffers, **state.tensors}, state.log
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The detector's losses."""
         device, size = job.network.device, job.network.preprocess.shape
-        images = job.network.preprocess.normalize(pictures.to(device), job.network.dtype)
+        images = job.network.preprocess.normalize(pixels.to(device), job.network.dtype)
         views = [View(size, region) for region in batch.regions]
         targets = [_target(truth, view, device) for truth, view in zip(batch.truths, views, strict=True)]
         return self._losses(job.network.module, state.tensors, list(images), targets, state.step)

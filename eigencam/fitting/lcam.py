@@ -10,7 +10,7 @@ from torch import Tensor
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import Job
 from eigencam.fitting.sgd import Descent, descend
-from eigencam.methods.lcam import Loss, attention_logits, masked_picture
+from eigencam.methods.lcam import Loss, attention_logits, masked_image
 from eigencam.methods.limits import above_zero, at_least
 from eigencam.networks.network import Network
 from eigencam.passes import tail
@@ -111,12 +111,12 @@ class LCAMFit:
         optimizer = torch.optim.SGD(groups, self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
         return Descent({"weight": weight, "bias": bias}, optimizer)
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss's terms; the labels are the network's own predictions."""
         del batch
         (layer,) = self.layers_of(job.network)
         with torch.no_grad():
-            forward = job.network.forward(pictures, layers=[layer])
+            forward = job.network.forward(pixels, layers=[layer])
         return self._terms(job, forward, state, forward.logits.argmax(1))
 
     def _terms(self, job: Job, forward: Forward, state: Descent, labels: Tensor) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ class LCAMFit:
             rest = tail.tail(job.network.module, layer, tuple(forward.images.shape[2:]))
             logits = network_logits(rest, masks[:, None] * activations)
         else:
-            logits = network_logits(job.network.module, masked_picture(forward.images, masks, forward.black))
+            logits = network_logits(job.network.module, masked_image(forward.images, masks, forward.black))
         every = masks[:, None]
         if self.quirk:
             each = torch.einsum("kc,nchw->nkhw", weight[labels], activations)

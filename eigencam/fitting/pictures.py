@@ -40,16 +40,16 @@ def widened(preprocess: Preprocess) -> Preprocess:
     return replace(preprocess, size=(high, wide))
 
 
-def augmented(pictures: Tensor, index: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+def augmented(images: Tensor, index: Tensor, size: tuple[int, int], seed: int) -> Tensor:
     """Random crops, half of them mirrored: (N, C, h, w) of (N, C, H, W), a function of `index` and `seed`."""
     u = uniform(index, (3,), seed)
-    room = torch.tensor([pictures.shape[2] - size[0] + 1, pictures.shape[3] - size[1] + 1])
+    room = torch.tensor([images.shape[2] - size[0] + 1, images.shape[3] - size[1] + 1])
     start = (u[:, :2] * room).long()
-    along = torch.arange(size[1]).expand(len(pictures), size[1])
+    along = torch.arange(size[1]).expand(len(images), size[1])
     rows = start[:, 0, None] + torch.arange(size[0])
     columns = start[:, 1, None] + torch.where(u[:, 2, None] < 0.5, along.flip(1), along)
-    picture = torch.arange(len(pictures))[:, None, None]
-    return pictures[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    image = torch.arange(len(images))[:, None, None]
+    return images[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def multi_hot(truth: Truth, classes: int) -> Tensor:

@@ -70,11 +70,11 @@ class Descent:
         with replacing(path) as beside:
             torch.save(state, beside)
 
-    def note(self, terms: dict[str, float], pictures: int) -> None:
+    def note(self, terms: dict[str, float], images: int) -> None:
         """Add a step's terms to the epoch's."""
-        self.pictures += pictures
+        self.pictures += images
         for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * pictures
+            self.sums[name] = self.sums.get(name, 0.0) + value * images
 
     def keep_best(self, score: float) -> None:
         """Copy the tensors if this epoch's score is above that of all epochs before."""
@@ -109,7 +109,7 @@ class Learner(Protocol):
         """The learning rate of an epoch, counted from 0."""
         ...
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the loss's terms of one batch of (N, 3, H, W) uint8 images.
 
         Those with a gradient are summed; the others only go into the log.
@@ -193,11 +193,11 @@ def descend(
 
 def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) -> dict[str, float]:
     """One step; returns the loss's terms."""
-    pictures, size = batch.pictures, job.network.preprocess.shape
+    images, size = batch.pictures, job.network.preprocess.shape
     if learner.augment:
-        pictures = augmented(pictures, torch.tensor(batch.index), size, seed_of(learner.seed, epoch, "augment"))
+        images = augmented(images, torch.tensor(batch.index), size, seed_of(learner.seed, epoch, "augment"))
     with evaluating(job.network.module), torch.enable_grad():
-        terms = learner.terms(job, state, pictures, batch)
+        terms = learner.terms(job, state, images, batch)
         loss = torch.stack([term for term in terms.values() if term.requires_grad]).sum()
         state.optimizer.zero_grad()
         loss.backward()

@@ -158,7 +158,7 @@ def head_notes(job: Job, place: Place, label: str) -> dict[str, Any]:
     }
 
 
-def batch_on_device(job: Job, pictures: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def batch_on_device(job: Job, images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return normalised images (N, C, H, W) and their class labels (N,).
 
     Raises:
@@ -168,7 +168,7 @@ def batch_on_device(job: Job, pictures: Tensor, batch: Batch) -> tuple[Tensor, T
     for truth in batch.truths:
         if not 0 <= truth.label < len(job.dataset.classes):
             raise ValueError(f"{job.dataset.name}, image {truth.image_id}: label {truth.label}; leave the image out")
-    there, classes = to_device(job.network.device, pictures, torch.tensor(labels))
+    there, classes = to_device(job.network.device, images, torch.tensor(labels))
     return job.network.preprocess.normalize(there, job.network.dtype), classes
 
 

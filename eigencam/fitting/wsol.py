@@ -279,9 +279,9 @@ class _Learner(Scheduled):
     trainee: Trainee
     rectified: bool = False
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy; for the log, the accuracy on the images as they were given."""
-        images, labels = batch_on_device(job, pictures, batch)
+        images, labels = batch_on_device(job, pixels, batch)
         others, share = labels, 1.0
         if self.options.method == "has":
             images = self._hidden(images, batch, len(state.log))

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.methods.input_gradients import REDUCES, Reduce, picture_gradients, reduced
+from eigencam.methods.input_gradients import REDUCES, Reduce, image_gradients, reduced
 from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device
@@ -57,7 +57,7 @@ class BlurIG:
             down, right, more_right, down_slope, right_slope = _matrices(images, sigma)
             blurred = down @ images @ right.mT
             slope = down_slope @ images @ more_right.mT + down @ images @ right_slope.mT
-            total -= self.sigma / self.steps * slope * picture_gradients(forward, targets, blurred)
+            total -= self.sigma / self.steps * slope * image_gradients(forward, targets, blurred)
         return reduced(total, self.reduce)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eigencam.methods.input_gradients import REDUCES, Reduce, picture_gradients, reduced
+from eigencam.methods.input_gradients import REDUCES, Reduce, image_gradients, reduced
 from eigencam.methods.limits import at_least, one_of
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.forward import Forward
@@ -94,7 +94,7 @@ class ExpectedGradients:
                 noise = normal(forward.seeds, tuple(images.shape[1:]), 2 * (self.seed * len(background) + k) + 1)
                 x = images + spread * noise
             away = x - reference
-            part = away * picture_gradients(forward, targets, reference + share[:, k, None, None, None] * away)
+            part = away * image_gradients(forward, targets, reference + share[:, k, None, None, None] * away)
             total += part / len(background)
             sums.append(part.sum((1, 2, 3)))
         return total, torch.stack(sums)

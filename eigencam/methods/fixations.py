@@ -91,7 +91,7 @@ class CNNFixations:
 
     def points(self, forward: Forward, targets: Tensor) -> list[Tensor]:
         """For each image the (P, 2) int64 rows and columns that are not outliers."""
-        return _by_picture(*self._points(forward, targets), len(forward))
+        return _by_image(*self._points(forward, targets), len(forward))
 
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
@@ -121,7 +121,7 @@ def fixations(forward: Forward, targets: Tensor) -> list[Tensor]:
 
     A position occurs once for each of the image's channels that is reached there.
     """
-    return _by_picture(*_tracked(forward, targets), len(forward))
+    return _by_image(*_tracked(forward, targets), len(forward))
 
 
 def crowded(owner: Tensor, places: Tensor, count: int, distance: float, share: float) -> Tensor:
@@ -171,8 +171,8 @@ def _tracked(forward: Forward, targets: Tensor) -> tuple[Tensor, Tensor]:
         points = track(
             tape, torch.arange(len(images), device=wanted.device) * tape.steps[tape.output].shape[1] + wanted
         )
-        picture, _, row, column = _unravel(points, tape.steps[0].shape)
-        owners.append(picture + first)
+        image, _, row, column = _unravel(points, tape.steps[0].shape)
+        owners.append(image + first)
         places.append(torch.stack([row, column], 1))
         first += len(images)
         forward.progress(len(images))
@@ -260,16 +260,16 @@ def _flat(step: Step) -> Tensor:
 def _linear_rule(step: Step, points: Tensor, on_map: bool) -> Found:
     (values,), weight = step.inputs, step.options["weight"]
     outputs, inputs = weight.shape
-    picture, unit = points // outputs, points % outputs
+    image, unit = points // outputs, points % outputs
     if on_map:
         parts = []
         for one in torch.arange(len(points), device=points.device).split(max(1, BUDGET // inputs)):
-            best = (values[picture[one]].float() * weight[unit[one]].float()).argmax(1)
-            parts.append(picture[one] * inputs + best)
+            best = (values[image[one]].float() * weight[unit[one]].float()).argmax(1)
+            parts.append(image[one] * inputs + best)
         yield step.sources[0], torch.cat([*parts, points[:0]])
         return
     asked = torch.zeros(len(values), outputs, device=points.device)
-    asked[picture, unit] = 1
+    asked[image, unit] = 1
     up, down = ((asked @ (sign * weight > 0).float()) > 0 for sign in (1, -1))
     yield step.sources[0], ((up & (values > 0)) | (down & (values < 0))).flatten().nonzero()[:, 0]
 
@@ -286,11 +286,11 @@ def _conv_rule(step: Step, points: Tensor, *, locate: bool) -> Found:
     span = [torch.arange(k, device=device) * d for k, d in zip(kernel, step.options["dilation"], strict=True)]
     parts = []
     for some in points.split(max(1, BUDGET // (each * kernel[0] * kernel[1]))):
-        picture, unit, i, j = _unravel(some, step.shape)
+        image, unit, i, j = _unravel(some, step.shape)
         top, left = i * step.options["stride"][0], j * step.options["stride"][1]
         rows, columns = top[:, None, None] + span[0][:, None], left[:, None, None] + span[1]
         group = unit // (outputs // groups)
-        window = padded[picture[:, None, None], rows, columns, group[:, None, None]].float()  # (B, k, l, each)
+        window = padded[image[:, None, None], rows, columns, group[:, None, None]].float()  # (B, k, l, each)
         adds = (window * weight[unit].permute(0, 2, 3, 1).float()).sum((1, 2))
         if step.options["negative"] is not None:
             adds = torch.where(step.options["negative"][unit, None], -adds, adds)
@@ -303,7 +303,7 @@ def _conv_rule(step: Step, points: Tensor, *, locate: bool) -> Found:
             top = rows[:, :, 0].gather(1, place[:, None] // kernel[1])[:, 0]
             left = columns[:, 0].gather(1, place[:, None] % kernel[1])[:, 0]
         top, left = top.clamp(0, height - 1), left.clamp(0, width - 1)
-        parts.append(((picture * channels + group * each + best) * height + top) * width + left)
+        parts.append(((image * channels + group * each + best) * height + top) * width + left)
     yield step.sources[0], torch.cat([*parts, points[:0]])
 
 
@@ -326,22 +326,22 @@ def _add_rule(step: Step, points: Tensor) -> Found:
 
 
 def _cat_rule(step: Step, points: Tensor) -> Found:
-    picture, channel, i, j = _unravel(points, step.shape)
+    image, channel, i, j = _unravel(points, step.shape)
     _, _, height, width = (*step.shape, 1, 1)[:4]
     start = 0
     for source, channels in zip(step.sources, step.options["channels"], strict=True):
         mine = (channel >= start) & (channel < start + channels)
         place = (i * width + j)[mine]
-        yield source, (picture[mine] * channels + channel[mine] - start) * height * width + place
+        yield source, (image[mine] * channels + channel[mine] - start) * height * width + place
         start += channels
 
 
 def _pad_rule(step: Step, points: Tensor) -> Found:
     """Points on the padding move to the nearest position of the map."""
-    picture, channel, i, j = _unravel(points, step.shape)
+    image, channel, i, j = _unravel(points, step.shape)
     (top, left), (height, width) = step.options["before"], step.options["size"]
     i, j = (i - top).clamp(0, height - 1), (j - left).clamp(0, width - 1)
-    yield step.sources[0], ((picture * step.shape[1] + channel) * height + i) * width + j
+    yield step.sources[0], ((image * step.shape[1] + channel) * height + i) * width + j
 
 
 def _same_rule(step: Step, points: Tensor) -> Found:
@@ -366,7 +366,7 @@ def _unravel(points: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Te
     return plane // channels, plane % channels, row, column
 
 
-def _by_picture(owner: Tensor, places: Tensor, count: int) -> list[Tensor]:
+def _by_image(owner: Tensor, places: Tensor, count: int) -> list[Tensor]:
     return list(places.split(torch.bincount(owner, minlength=count).tolist()))
 
 

@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.methods.input_gradients import REDUCES, Reduce, picture_gradients, reduced
+from eigencam.methods.input_gradients import REDUCES, Reduce, image_gradients, reduced
 from eigencam.passes.forward import Forward
 
 CLOSE = 1e-9
@@ -64,7 +64,7 @@ class GuidedIG:
         x = forward.images.flatten(1).to(exact)
         z, total = torch.zeros_like(x), torch.zeros_like(x)
         for step in range(self.steps):
-            g = picture_gradients(forward, targets, z.view_as(forward.images)).flatten(1)
+            g = image_gradients(forward, targets, z.view_as(forward.images)).flatten(1)
             ahead = self._advance(x, z, g.abs(), step)
             total += (ahead - z) * g
             z = ahead

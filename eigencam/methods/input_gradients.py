@@ -62,7 +62,7 @@ class Gradient:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
-        gradient = picture_gradients(forward, targets)
+        gradient = image_gradients(forward, targets)
         return reduced(gradient * forward.images.float() if self.times_input else gradient, self.reduce)
 
 
@@ -94,7 +94,7 @@ class SmoothGrad:
         total = torch.zeros_like(images)
         for sample in range(self.samples):
             noise = normal(index, tuple(images.shape[1:]), self.seed * self.samples + sample)
-            total += picture_gradients(forward, targets, images + spread * noise)
+            total += image_gradients(forward, targets, images + spread * noise)
         return reduced(total / self.samples, self.reduce)
 
 
@@ -154,7 +154,7 @@ def _integral(forward: Forward, rows: Tensor, targets: Tensor, steps: int) -> Te
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     total = torch.zeros_like(images)
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-        total += float(weight) * picture_gradients(forward, targets[rows], float(node) * images)
+        total += float(weight) * image_gradients(forward, targets[rows], float(node) * images)
     return total * images
 
 
@@ -180,7 +180,7 @@ class GuidedBackprop:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, H, W) float32."""
         rule = deconvnet_relu if self.deconvnet else guided_relu
-        return reduced(picture_gradients(forward, targets, rules=dict.fromkeys(RECTIFIERS, rule)), self.reduce)
+        return reduced(image_gradients(forward, targets, rules=dict.fromkeys(RECTIFIERS, rule)), self.reduce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +206,11 @@ class GuidedGradCAM:
         """(N, H, W) float32."""
         cam = GradCAM(layer=self.layer)(forward, targets)[:, None]
         cam = F.interpolate(cam, forward.images.shape[2:], mode="bilinear", align_corners=False)
-        guided = picture_gradients(forward, targets, rules=dict.fromkeys(RECTIFIERS, guided_relu))
+        guided = image_gradients(forward, targets, rules=dict.fromkeys(RECTIFIERS, guided_relu))
         return reduced(guided * cam, self.reduce)
 
 
-def picture_gradients(
+def image_gradients(
     forward: Forward, targets: Tensor, images: Tensor | None = None, rules: Mapping[str, Rule] | None = None
 ) -> Tensor:
     """(N, 3, H, W) float32 gradients of the class's logit with respect to the pass's images, or to other images."""

@@ -99,7 +99,7 @@ def attention_logits(activations: Tensor, weight: Tensor, bias: Tensor, targets:
     return torch.einsum("nc,nchw->nhw", weight[targets], activations) + bias[targets, None, None]
 
 
-def masked_picture(images: Tensor, masks: Tensor, black: Tensor) -> Tensor:
+def masked_image(images: Tensor, masks: Tensor, black: Tensor) -> Tensor:
     """Images times masks, for normalised images.
 
     Args:

@@ -101,9 +101,9 @@ class LIME:
         shown = self.choose(forward.seeds, labels, widest)
         hidden = mean_colors(images, labels, widest) if self.fill == "mean" else torch.zeros_like(images)
 
-        def copies(picture: Tensor, item: Tensor) -> Tensor:
-            kept = shown[picture, item].gather(1, labels[picture].flatten(1)).view(-1, 1, *images.shape[2:])
-            return torch.where(kept, images[picture], hidden[picture])
+        def copies(image: Tensor, item: Tensor) -> Tensor:
+            kept = shown[image, item].gather(1, labels[image].flatten(1)).view(-1, 1, *images.shape[2:])
+            return torch.where(kept, images[image], hidden[image])
 
         if self.score == "class":
             scores = self._answers(forward, targets, copies, softmax=True)
@@ -121,16 +121,16 @@ class LIME:
     def _segmented(self, forward: Forward) -> Tensor:
         """The superpixels on the host, where they are computed."""
         (pixels,) = to_host(forward.pixels.permute(0, 2, 3, 1))()
-        labels = [np.unique(self._segment(picture), return_inverse=True)[1] for picture in pixels.numpy() / 255]
+        labels = [np.unique(self._segment(image), return_inverse=True)[1] for image in pixels.numpy() / 255]
         return torch.from_numpy(np.stack(labels)).view(pixels.shape[:3])
 
-    def _segment(self, picture: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _segment(self, image: NDArray[np.float64]) -> NDArray[np.int64]:
         """(H, W) superpixels of an (H, W, 3) image in 0..1."""
         from skimage.segmentation import quickshift, slic
 
         if self.segmentation == "slic":
-            return slic(picture, n_segments=self.segments, start_label=0)
-        return quickshift(picture, kernel_size=4, max_dist=200, ratio=0.2, convert2lab=picture.shape[2] == 3)
+            return slic(image, n_segments=self.segments, start_label=0)
+        return quickshift(image, kernel_size=4, max_dist=200, ratio=0.2, convert2lab=image.shape[2] == 3)
 
     def choose(self, index: Tensor, labels: Tensor, widest: int | None = None) -> Tensor:
         """(N, S, K) bool, the superpixels that each copy shows; those that an image does not have are never shown."""

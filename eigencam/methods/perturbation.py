@@ -208,9 +208,9 @@ class ShapCAM:
 
         def coalition(part: slice) -> Tensor:
             place = torch.arange(part.start, part.stop, device=activations.device)
-            picture, permutation, size = place // (count * steps), place // steps % count, place % steps
-            present = rank[picture, permutation] < size[:, None]
-            return activations[picture] * present.view(-1, 1, h, w)
+            image, permutation, size = place // (count * steps), place // steps % count, place % steps
+            present = rank[image, permutation] < size[:, None]
+            return activations[image] * present.view(-1, 1, h, w)
 
         logits = forward.predict(n * count * steps, coalition, self.layer or forward.layer)
         of = targets.repeat_interleave(count * steps)
@@ -361,10 +361,10 @@ def masked_scores(
 
     def masked(part: slice) -> Tensor:
         place = torch.arange(part.start, part.stop, device=images.device)
-        picture, rest = place // (samples * c), place % (samples * c)
-        masks = F.interpolate(activations[picture, rest % c][:, None], size, mode="bilinear", align_corners=corners)
-        masks = change(unit(masks[:, 0]), torch.stack([picture, rest]))
-        return images[picture] * masks[:, None].to(images.dtype)
+        image, rest = place // (samples * c), place % (samples * c)
+        masks = F.interpolate(activations[image, rest % c][:, None], size, mode="bilinear", align_corners=corners)
+        masks = change(unit(masks[:, 0]), torch.stack([image, rest]))
+        return images[image] * masks[:, None].to(images.dtype)
 
     logits = forward.predict(n * samples * c, masked)
     answers = logits if score == "logit" else logits.softmax(1)

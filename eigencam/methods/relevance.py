@@ -128,7 +128,7 @@ class LRP:
             op, seen, weight, _ = self._first(layers)
             ends = (end.to(x).expand_as(x) for end in (forward.black, forward.white))
             low, high = (entering(forward.module, end).detach() for end in ends)
-            return _to_picture(forward.module, x, _z_box(op, seen, weight, value * gradient, (low, high))).sum(1)
+            return _to_image(forward.module, x, _z_box(op, seen, weight, value * gradient, (low, high))).sum(1)
 
         return chunked(make, forward.images, targets, forward.chunk, forward.progress)
 
@@ -302,24 +302,24 @@ def _parts(op: Op, x: Tensor, weight: Tensor, sign: int, bias: Tensor | None = N
 def _z_box(op: Op, x: Tensor, weight: Tensor, relevance: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
     """Distribute the relevance of a convolution's output over its input, which lies between `ends`."""
     low, high = (end.float().expand_as(x).clone().requires_grad_() for end in ends)
-    picture, weight = x.detach().float().clone().requires_grad_(), weight.detach().float()
+    image, weight = x.detach().float().clone().requires_grad_(), weight.detach().float()
     with torch.enable_grad():
         less, more = op(low, weight.clamp(min=0), None), op(high, weight.clamp(max=0), None)
-        z = op(picture, weight, None) - less - more
+        z = op(image, weight, None) - less - more
         share = torch.where(z != 0, relevance / torch.where(z != 0, z, 1.0), 0.0).detach()
-        grads = torch.autograd.grad((z * share).sum(), [picture, low, high])
+        grads = torch.autograd.grad((z * share).sum(), [image, low, high])
     return sum(
-        (value.detach() * grad for value, grad in zip((picture, low, high), grads, strict=True)),
-        torch.zeros_like(picture),
+        (value.detach() * grad for value, grad in zip((image, low, high), grads, strict=True)),
+        torch.zeros_like(image),
     )
 
 
-def _to_picture(module: nn.Module, images: Tensor, relevance: Tensor) -> Tensor:
+def _to_image(module: nn.Module, images: Tensor, relevance: Tensor) -> Tensor:
     """(N, 3, H, W): the relevance of the first convolution's input, moved to the pixels that it was computed from."""
-    picture = images.detach().clone().requires_grad_()
-    seen = entering(module, picture)
-    if seen is picture:
+    image = images.detach().clone().requires_grad_()
+    seen = entering(module, image)
+    if seen is image:
         return relevance
-    (share,) = torch.autograd.grad(seen, picture, relevance.to(seen.dtype), retain_graph=True)
-    (whole,) = torch.autograd.grad(seen, picture, torch.ones_like(seen))
+    (share,) = torch.autograd.grad(seen, image, relevance.to(seen.dtype), retain_graph=True)
+    (whole,) = torch.autograd.grad(seen, image, torch.ones_like(seen))
     return torch.where(whole != 0, share / torch.where(whole != 0, whole, 1.0), 0.0).float()

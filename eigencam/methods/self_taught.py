@@ -87,17 +87,17 @@ class SelfTaught:
     def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
         """N of (K, 5) `x1 y1 x2 y2 score`."""
         (pixels,) = to_host(forward.pixels.permute(0, 2, 3, 1))()
-        pictures = pixels.numpy() / 255
+        images = pixels.numpy() / 255
         trees: list[Tree] = []
-        for n, picture in enumerate(pictures):
+        for n, image in enumerate(images):
             for space in self.spaces:
-                converted = SPACES[space](picture)
+                converted = SPACES[space](image)
                 trees += [Tree(n, segments(converted, scale), self.min_side) for scale in self.scales]
         asked = forward.logits.topk(min(5, forward.logits.shape[1])).indices
         asked = asked if self.classes == "top5" else targets[:, None]
         grow(trees, lambda of, boxes: self._measure(forward, asked, of, boxes))
         found = []
-        for n in range(len(pictures)):
+        for n in range(len(images)):
             boxes = np.concatenate([t.ranked() for t in trees if t.picture == n])
             order = np.argsort(-boxes[:, 4], kind="stable")
             kept = suppress(boxes[order], self.nms, len(boxes))
@@ -130,13 +130,13 @@ class Tree:
         boxes: (2 n, 4) int64 inclusive; drops: (2 n,); the first `count` are set.
     """
 
-    def __init__(self, picture: int, labels: Labels, min_side: int) -> None:
+    def __init__(self, image: int, labels: Labels, min_side: int) -> None:
         boxes = boxes_of(labels)
         large = (boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1)
         if not large.any():
             labels = np.zeros_like(labels)
             boxes, large = boxes_of(labels), np.array([True])
-        self.picture, self.area, self.count = picture, labels.size, int(large.sum())
+        self.picture, self.area, self.count = image, labels.size, int(large.sum())
         n = self.count
         self.boxes, self.pixels = np.zeros((2 * n, 4), np.int64), np.zeros(2 * n, np.int64)
         self.boxes[:n], self.pixels[:n] = boxes[large], np.bincount(labels.ravel(), minlength=len(boxes))[large]

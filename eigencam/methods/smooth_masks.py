@@ -80,11 +80,11 @@ class SmoothMax:
     the places.
     """
 
-    def __init__(self, picture: tuple[int, int], cell: int, sigma: float, like: Tensor) -> None:
+    def __init__(self, image: tuple[int, int], cell: int, sigma: float, like: Tensor) -> None:
         reach = 1 + ceil(sigma / cell)
         self.cell, self.window, self.margin = cell, 2 * reach + 1, round(sigma)
         self.padding = 1 + ceil(2 * sigma / cell)
-        self.cells = tuple(ceil(side / cell) + 2 * self.padding - self.window + 1 for side in picture)
+        self.cells = tuple(ceil(side / cell) + 2 * self.padding - self.window + 1 for side in image)
         self.size = tuple(cell * cells - cell + 1 for cells in self.cells)
         self.weight = made(_weights, (cell, self.window, self.padding, sigma), like.device, like.dtype)
 

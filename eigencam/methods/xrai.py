@@ -28,7 +28,7 @@ from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
 from torch import Tensor
 
-from eigencam.methods.input_gradients import picture_gradients
+from eigencam.methods.input_gradients import image_gradients
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device, to_host
 
@@ -75,7 +75,7 @@ class XRAI:
         for end in (forward.black.float(), forward.white.float()):
             gradient = torch.zeros_like(images)
             for step in range(self.steps):
-                gradient += picture_gradients(forward, targets, end + step / (self.steps - 1) * (images - end))
+                gradient += image_gradients(forward, targets, end + step / (self.steps - 1) * (images - end))
             total += gradient * (images - end) / (2 * self.steps)
         return total.amax(1)
 

@@ -115,7 +115,7 @@ class Network:
 
     def forward(
         self,
-        pictures: Tensor,
+        pixels: Tensor,
         *,
         layers: Iterable[str] = (),
         gradients: bool = False,
@@ -124,8 +124,8 @@ class Network:
     ) -> Forward:
         """One pass of (N, C, H, W) uint8 images of the input's size; see `forward_pass`."""
         layers = list(layers)
-        (pictures,) = to_device(self.device, pictures)
-        images = self.preprocess.normalize(pictures, self.dtype)
+        (pixels,) = to_device(self.device, pixels)
+        images = self.preprocess.normalize(pixels, self.dtype)
         forward = forward_pass(
             self.module,
             images,
@@ -137,7 +137,7 @@ class Network:
             readings={name: self.reading(name) for name in {self.layer, *layers}},
             chunk=chunk,
         )
-        forward.preprocess, forward.pixels = self.preprocess.normalize, pictures
+        forward.preprocess, forward.pixels = self.preprocess.normalize, pixels
         forward.black, forward.white = self.preprocess.ends(self.device, self.dtype)
         return forward
 

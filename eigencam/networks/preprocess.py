@@ -145,8 +145,8 @@ class Preprocess:
         return max(int(w * scale + 1e-9), wide), max(int(h * scale + 1e-9), high)
 
     def _resized(self, plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        picture = Image.fromarray(plane)
-        return np.asarray(picture if picture.size == size else picture.resize(size, FILTERS[self.interpolation]))
+        image = Image.fromarray(plane)
+        return np.asarray(image if image.size == size else image.resize(size, FILTERS[self.interpolation]))
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Normalise (N, C, H, W) uint8 to the network's input, on the tensor's device."""

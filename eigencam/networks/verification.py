@@ -100,7 +100,7 @@ class PairNetwork(Network):
 
     def forward(
         self,
-        pictures: Tensor,
+        pixels: Tensor,
         *,
         layers: Iterable[str] = (),
         gradients: bool = False,
@@ -115,14 +115,14 @@ class PairNetwork(Network):
         assert isinstance(module, Verifier)  # as `for_pairs` makes it
         assert self.plain is not None
         if index is None:
-            return Network.forward(self, pictures, layers=layers, gradients=gradients, chunk=chunk)
+            return Network.forward(self, pixels, layers=layers, gradients=gradients, chunk=chunk)
         if len(index) != 1:
             raise ValueError(f"{len(index)} images of pairs in one pass; each is compared with another: batch_size=1")
         other = torch.from_numpy(self.preprocess(self.partner(int(index[0])))[0])[None]
         partner = self.plain.forward(other, layers=layers, chunk=chunk)
         reference = partner.logits if module.layer is None else partner.activations().mean((2, 3))
         compared = replace(self, module=module.compared_with(reference))
-        forward = Network.forward(compared, pictures, layers=layers, gradients=gradients, index=index, chunk=chunk)
+        forward = Network.forward(compared, pixels, layers=layers, gradients=gradients, index=index, chunk=chunk)
         forward.partner = partner
         return forward
 

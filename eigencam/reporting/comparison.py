@@ -13,7 +13,7 @@ from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric, headline_of
 from eigencam.evaluation.paired import Difference, difference, holm
 from eigencam.evaluation.placing import Placing, placings
-from eigencam.evaluation.statistics import by_picture
+from eigencam.evaluation.statistics import by_image
 from eigencam.files import first_line
 from eigencam.store.canonical import canonical
 from eigencam.store.gather import KEY
@@ -189,7 +189,7 @@ def _values(place: Place, found: _Summed, chosen: Sequence[str]) -> list[dict[st
             name: of[metric] for name, of in own.items() if metric in of and of[metric].value == of[metric].value
         }
         better = next((m.better for m in with_value.values()), "")
-        summed = {name: by_picture([m], keys)[0].sample for name, m in with_value.items()}
+        summed = {name: by_image([m], keys)[0].sample for name, m in with_value.items()}
         samples = {name: sample for name, sample in summed.items() if sample}
         placed[metric] = placings(samples, better) if better and len(samples) == len(full) else {}
     return [
@@ -256,7 +256,7 @@ def _compared(
     """None if one of the two lacks the metric or has it without per-image values; `rows`: of either."""
     if not (first and second and first.sample and second.sample):
         return None
-    one, other = by_picture(_in_both(first, second), rows)
+    one, other = by_image(_in_both(first, second), rows)
     assert one.sample is not None  # as before
     assert other.sample is not None
     return Compared(place, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))

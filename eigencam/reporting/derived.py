@@ -57,7 +57,7 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
             made: list[dict[str, Any]] = []
             for part, chosen in zip(PARTS, (right, ~right), strict=True):
                 own = rows[chosen].reset_index(drop=True)
-                metrics = statistics.by_picture(evaluator.summary(own), own) if len(own) else _none(of)
+                metrics = statistics.by_image(evaluator.summary(own), own) if len(own) else _none(of)
                 made += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
             lines += made
     if not any(line["metric"] for line in lines):
@@ -105,7 +105,7 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
                 win = statistics.rate(name, won, threshold=line["threshold"], note=note)
                 if not defined.any():
                     win = statistics.undefined(name, 0, states.UNANSWERED, threshold=line["threshold"])
-                added += [{**line.to_dict(), **_line(metric)} for metric in statistics.by_picture([win], images)]
+                added += [{**line.to_dict(), **_line(metric)} for metric in statistics.by_image([win], images)]
     wins = pd.DataFrame(added, columns=list(long.columns))
     if wins.empty:
         return long

@@ -191,11 +191,11 @@ def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
     return cell.resize((round(cell.width * scale), round(cell.height * scale)), Image.Resampling.BICUBIC)
 
 
-def save(picture: Image.Image | Picture, path: Path) -> Path:
+def save(image: Image.Image | Picture, path: Path) -> Path:
     """Write a PNG or JPEG, by the suffix; the folder is made if necessary."""
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if path.suffix.lower() not in (*JPEG, *PNG):
         raise ValueError(f"{path}: a figure is written as PNG or JPEG; allowed: {', '.join((*PNG, *JPEG))}")
     with replacing(path) as beside:
-        picture.save(beside, quality=92, subsampling=0)  # Pillow ignores options that a format does not use
+        image.save(beside, quality=92, subsampling=0)  # Pillow ignores options that a format does not use
     return path

@@ -80,7 +80,7 @@ class Scores:
             )
             if metric is None or metric.better not in ("lower", "higher") or metric.about == "network":
                 continue
-            values = of_pictures(metric, rows)
+            values = of_images(metric, rows)
             if values is not None:
                 name = f"{result['evaluator']} {metric.name}"
                 self.better[name] = metric.better
@@ -105,7 +105,7 @@ class Scores:
         return pd.DataFrame(columns)
 
 
-def of_pictures(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
+def of_images(metric: Metric, rows: pd.DataFrame) -> NDArray[np.float64] | None:
     """(N,) the metric's value per row, in percent if the unit is %, NaN without a value; None if rows do not have it.
 
     For an evaluator that leaves rows out, its samples say which (`eigencam.evaluation.statistics.of_rows`).
@@ -336,7 +336,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
 
 def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
     """Drop the least informative images until all fit into `limit` bytes of JSON; return how many were dropped."""
-    sizes = [[len(json.dumps(picture)) for picture in gallery["pictures"]] for gallery in galleries]
+    sizes = [[len(json.dumps(image)) for image in gallery["pictures"]] for gallery in galleries]
     dropped, total = 0, sum(map(sum, sizes))
     while total > limit and any(sizes):
         k = max(range(len(sizes)), key=lambda k: len(sizes[k]))
@@ -356,9 +356,9 @@ def _shrunk(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX), np.float32)
 
 
-def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    partial(picture.save, buffer, kind)(**options)
+    partial(image.save, buffer, kind)(**options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

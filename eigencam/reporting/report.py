@@ -137,7 +137,7 @@ def render(
 
     limit, page = int(args.max_mb * 1e6), filled(0)
     if (over := len(page.encode()) - limit) > 0 and sets:
-        size = sum(len(json.dumps(picture)) for of in sets.values() for picture in of["pictures"])
+        size = sum(len(json.dumps(image)) for of in sets.values() for image in of["pictures"])
         dropped = gallery.fitting(list(sets.values()), max(size - over, 0))
         print(f"{dropped} of {dropped + sum(len(of['pictures']) for of in sets.values())} images left out: --max-mb")
         page = filled(dropped)

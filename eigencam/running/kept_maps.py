@@ -71,8 +71,8 @@ def keep_maps(composed: DictConfig, rows: pd.DataFrame, folder: Path) -> Kept:
 def _batches(job: Job) -> Iterator[Batch]:
     ids, size = job.dataset.ids, job.config.batch_size
     parts = [list(range(start, min(start + size, len(ids)))) for start in range(0, len(ids), size)]
-    pictures = Pictures(job.dataset, job.network.preprocess)
-    return (batch for batch in load(pictures, parts, workers=job.config.workers) if len(batch.index))
+    images = Pictures(job.dataset, job.network.preprocess)
+    return (batch for batch in load(images, parts, workers=job.config.workers) if len(batch.index))
 
 
 def _scored(job: Job, batch: Batch, key: Key) -> Scored:

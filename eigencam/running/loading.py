@@ -82,11 +82,11 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return truth
 
 
-def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -> Iterator[Batch]:
+def load(images: Pictures, batches: Sequence[list[int]], *, workers: object) -> Iterator[Batch]:
     """Yield the batches in order.
 
     Args:
-        pictures: the dataset.
+        images: the dataset.
         batches: positions of each batch's images.
         workers: number of loader processes, or `auto`: one per core if there are several batches.
     """
@@ -95,7 +95,7 @@ def load(pictures: Pictures, batches: Sequence[list[int]], *, workers: object) -
     assert isinstance(workers, int)  # checked with the config
     return iter(
         DataLoader(
-            pictures,
+            images,
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=collate,
@@ -113,7 +113,7 @@ def die_with_parent(_worker: int) -> None:
 def collate(items: Sequence[tuple[Any, ...]]) -> Batch:
     """Combine the loader's items into a batch."""
     good = [item for item in items if len(item) == 5]
-    pictures = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
+    images = torch.from_numpy(np.stack([item[1] for item in good])) if good else torch.empty(0)
     bad = {item[0]: item[1] for item in items if len(item) == 2}
     indices, _, regions, truths, digests = ([item[k] for item in good] for k in range(5))
-    return Batch(indices, pictures, regions, truths, bad, digests)
+    return Batch(indices, images, regions, truths, bad, digests)

@@ -82,7 +82,7 @@ class Maps:
 def compute_maps(
     network: Network,
     methods: Mapping[str, Method],
-    pictures: Tensor,
+    images: Tensor,
     *,
     labels: Iterable[int] | None = None,
     rows: Sequence[int] | None = None,
@@ -101,7 +101,7 @@ def compute_maps(
     Args:
         network: the network.
         methods: by name.
-        pictures: (N, 3, H, W) uint8 RGB at the network's input size, on any device.
+        images: (N, 3, H, W) uint8 RGB at the network's input size, on any device.
         labels: N classes that the maps are for; None: the predicted classes (0 without a classifier). An image without
             valid logits has no predicted class: maps that depend on one are NaN, and boxes are empty.
         rows: M positions in the batch, for maps for several classes of an image; `labels` then has M entries. All
@@ -122,12 +122,12 @@ def compute_maps(
             boxes per image if it declares boxes.
     """
     start = _now(network) if clock else 0.0
-    positions = torch.arange(len(pictures)) if index is None else torch.tensor(list(index), dtype=torch.long)
-    chosen = None if rows is None or list(rows) == list(range(len(pictures))) else list(rows)
+    positions = torch.arange(len(images)) if index is None else torch.tensor(list(index), dtype=torch.long)
+    chosen = None if rows is None or list(rows) == list(range(len(images))) else list(rows)
     asked = None if labels is None else list(labels)
     rows_here, nth_here = Picked.on_host(chosen or [])
     there, seeds, classes_there, rows_there, nth = to_device(
-        network.device, pictures, positions, torch.tensor(asked or [], dtype=torch.long), rows_here, nth_here
+        network.device, images, positions, torch.tensor(asked or [], dtype=torch.long), rows_here, nth_here
     )
     forward = network.forward(
         there,

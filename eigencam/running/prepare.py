@@ -291,9 +291,9 @@ def model_faults(model: Mapping[str, Any]) -> Iterator[str]:
 def _probe_faults(job: Job) -> Iterator[str]:
     """Faults that a forward pass of a black image shows: layers that are no maps, outputs that are not the classes."""
     layers = [layer for n, m in job.methods.items() if n not in job.unsupported for layer in tapped(m)]
-    picture = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
+    image = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
     try:
-        outputs = job.network.forward(picture, layers=layers).logits.shape[1]
+        outputs = job.network.forward(image, layers=layers).logits.shape[1]
     except ValueError as error:
         yield f"model {job.network.name}: {error}"
         return

@@ -78,12 +78,12 @@ def score(
 
     `failed` is called with the results whose evaluator raised.
     """
-    picture = [n for n, _ in pairs]
+    image = [n for n, _ in pairs]
     # With `each` a row is about one class, even if the dataset seeks objects of any class (VOC).
     truths = [replace(batch.truths[n], label=label) for n, label in pairs]
     if job.config.target == "each":
         truths = [replace(truth, foreground="label") for truth in truths]
-    regions = [batch.regions[n] for n in picture]
+    regions = [batch.regions[n] for n in image]
     beside = tuple(job.methods[name] for name in found.maps)
     follows = not job.comparable or job.config.target == "predicted"
     asked: dict[Key, Sequence[Row]] = {}
@@ -98,7 +98,7 @@ def score(
             except Exception as error:  # an evaluator may raise anything
                 failed((name, e), error)
     of_pass = (found.maps, found.boxes, found.targets, found.top5, found.answers)
-    return Scored(batch, picture, truths, regions, *of_pass, asked)
+    return Scored(batch, image, truths, regions, *of_pass, asked)
 
 
 def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:

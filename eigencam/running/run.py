@@ -207,8 +207,8 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
     known = (
         known_images(first.root, plain(first.identity["dataset"]), positions) if batches else KnownDigests(positions)
     )
-    pictures = Pictures(job.dataset, job.network.preprocess)
-    loaded = load(pictures, batches, workers=job.config.workers)
+    images = Pictures(job.dataset, job.network.preprocess)
+    loaded = load(images, batches, workers=job.config.workers)
     in_flight = IN_FLIGHT if job.network.device.type == "cuda" else 0
     start = written = time.monotonic()
     with (
