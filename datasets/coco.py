@@ -108,7 +108,7 @@ class Coco(ImageFiles):
         return Truth(self.ids[i], size, label, boxes, labels, crowds, mask, "any", source=str(self.files[i]))
 
     def identity(self) -> dict[str, object]:
-        """Split, n, and checksums of truth and image files."""
+        """Split, n, and checksums of ground truth and image files."""
         return {
             "name": self.name,
             "split": self.split,

@@ -38,7 +38,7 @@ def read_matlab(file: Reading, names: Collection[str]) -> dict[str, Any]:
         names: of the variables; others are skipped.
 
     Returns:
-        Of those that exist: an array of its dimensions, a text, a list of a struct array's elements as dictionaries, or
+        The value of each variable that exists: an array, a text, a list of dictionaries for a struct array, or
         a list of a cell array's elements.
     """
     data = file.raw()
@@ -77,7 +77,7 @@ class _Elements:
         if start + 8 > end:
             raise ValueError("it ends within an element")
         kind, length = self.tag(self.data, start)
-        if kind >> 16:  # both in four bytes, then the data
+        if kind >> 16:  # type and length share four bytes, then the data
             length = kind >> 16
             if length > 4:
                 raise ValueError(f"a short element of {length} bytes")

@@ -75,15 +75,15 @@ def read_webdataset(
 
     Args:
         path: a folder of tars, one tar, or names with a range of numbers in braces, `val-{0000..0049}.tar`.
-        label: member of a sample that has the number of the class, `cls`, or a key of a member, `json:label`; or null.
-        truth: folder, or folders `A:B`, of ILSVRC's truth in any form, as wsolevaluation's lists; joined by the ids.
+        label: where a sample has its class number: a member, `cls`; a key of a member, `json:label`; null: nowhere.
+        truth: folder, or folders `A:B`, with ILSVRC's ground truth in any of its forms; it is joined by image id.
         classes: names in the order of the labels; by default numbers.
         class_space: the network's name for the same classes: `imagenet`, ...; default: `name`.
         name: short name of the dataset.
 
     Raises:
         FileNotFoundError: there is no tar, or one of a range is missing.
-        ValueError: a file is no tar, has no image, or a label is none.
+        ValueError: a file is not a tar or has no image, or a label is invalid.
     """
     files = _tars(path)
     kind = re.sub(r"\W", "-", label or "none")
@@ -101,7 +101,7 @@ read_webdataset.version = 1  # type: ignore[attr-defined]
 
 
 def _index(files: Sequence[Path], label: str | None) -> pa.Table:
-    """The place, id and label of each image."""
+    """The position, id and label of each image."""
     columns: dict[str, list[Any]] = {"tar": [], "offset": [], "size": [], "label": []}
     ids: list[str] = []
     for k, path in enumerate(files):
@@ -127,7 +127,7 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     with tarfile.open(file.regular(), "r:") as opened:
         tar: Any = opened
         for member in tar:
-            tar.members = []  # else it keeps all of them
+            tar.members = []  # else tarfile keeps all of them in memory
             if not member.isfile():
                 continue
             folder, _, base = member.name.removeprefix("./").rpartition("/")

@@ -37,7 +37,7 @@ MD5 = {
     ("OpenImages", "test"): "7a4918b3ba103e83045ec23e4c19431e",
     ("OpenImages", "val"): "0e85c9a23a61bcb66ca04bda126e6c6f",
 }
-"""Of each localization.txt."""
+"""MD5 of each localization.txt."""
 
 
 Boxes = list[NDArray[np.float64]]
@@ -49,7 +49,7 @@ class Metadata:
     """One split; row `i` is image `paths[i]`.
 
     Attributes:
-        paths: of the images, sorted; the files name images by them.
+        paths: of the images, as in the files, sorted.
         labels: (N,) int64.
         sizes: (N, 2) int64, (height, width); zeros if the files do not say.
         boxes: of each image (B, 4) float64, inclusive pixels; empty for OpenImages.
@@ -119,7 +119,7 @@ def class_index(text: str, n_classes: int, first: int = 0) -> int | None:
 
 
 def _labels(path: Path, n_classes: int, allow_outside: bool, faults: dict[str, str]) -> dict[str, int]:
-    """Label of each image; -1 if it is wrong, which is then among the faults."""
+    """Label of each image; an invalid one becomes -1 and is added to `faults`."""
     labels: dict[str, int] = {}
     seen: dict[str, str] = {}
     with Reading(path, "`path,class`") as file:
@@ -136,7 +136,7 @@ def _labels(path: Path, n_classes: int, allow_outside: bool, faults: dict[str, s
 def _sizes(
     path: Path, images: Sequence[str], allow_outside: bool, faults: dict[str, str]
 ) -> dict[str, tuple[int, int]]:
-    """(height, width) of the images, if there is such a file; wrong ones are among the faults."""
+    """(height, width) of the images, if there is such a file; invalid ones are added to `faults`."""
     sizes: dict[str, tuple[int, int]] = {}
     seen: dict[str, str] = {}
     if not is_file(path):

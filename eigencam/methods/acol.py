@@ -1,14 +1,14 @@
-r"""ACoL's map (Zhang et al., CVPR 2018): what one of two classifiers looks at.
+r"""ACoL's map (Zhang et al., CVPR 2018): the maximum of two classifiers' maps.
 
-With F the features, A and B the classifiers, s from minimum to maximum scaled to 0..1, and t the network's threshold:
+With F the features, A and B the classifiers, s min-max normalization to 0..1, and t the network's threshold:
 
 $$S_A = A(F)_c, \qquad S_B = B\big(F \odot [s(S_A) < t]\big)_c, \qquad M_c = \max\big(s(S_A), s(S_B)\big)$$
 
-B has been trained on what A does not look at, so that M covers more of an object. It needs a network of that form:
+B was trained on features without those where A is high, so M covers more of an object. It needs such a network:
 `model=wsol_vgg16_acol`, `wsol_resnet50_acol`, `wsol_inception_v3_acol` or `acol`, trained by `eigencam fit fit=wsol
 wsol.method=acol`.
 
-The map of a constant S is 0 (theirs is 0/0, and then the maximum, too).
+For a constant S, s(S) is 0 (in the authors' code 0/0, which makes the maximum NaN as well).
 
 Reference: clovaai/wsolevaluation@96f4b88, `wsol/method/acol.py`.
 """
