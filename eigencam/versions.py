@@ -1,17 +1,17 @@
-"""The versions of our code that a number depends on.
+"""The versions of our code that a result depends on.
 
 Every method, evaluator, dataset reader, attack, fit and packaged network has a plain class attribute `version` (a
-function: an attribute of the function), an integer. It is raised when a change moves a number for the same parameters,
+function: an attribute of the function), an integer. It is raised when a change alters results for the same parameters,
 or changes a default. An evaluator's `version` covers its rows; its `summary_version` covers the result of
 `summary` for equal rows.
 
 Code shared by several of these (enlarging maps, backward rules, random numbers, ...) has a version of its own, under a
 name that survives moving the file: a module's `VERSIONS = {"backward": 1}`, or `SUMMARY_VERSIONS` if only summaries
-depend on it. Nobody declares the use of such a module, so it cannot be forgotten: it is read from the compiled code,
+depend on it. The use of such a module is not declared by hand; it is determined automatically from the compiled code,
 from the class to all of our functions and classes that it refers to, and to the types of their arguments.
 
-`tests/golden.json` holds numbers by name and version. A test fails if a number moves, or a default changes, and the
-version does not. `scripts/golden.py` writes the file and refuses the same.
+`tests/golden.json` holds numbers by name and version. A test fails if a number or a default changes while the version
+does not. `scripts/golden.py` writes the file, and refuses to in the same case.
 """
 
 import functools

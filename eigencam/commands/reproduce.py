@@ -7,8 +7,8 @@ compares rows and metrics. A claimed result that is reproduced is no longer clai
     eigencam reproduce table_of_a_stranger.csv --limit 100
     eigencam reproduce results/both paths.ilsvrc=/data/ILSVRC
 
-A table is data: no shell runs its commands. They are parsed and composed from this package alone, and what a stranger
-must not ask for is refused (`eigencam.running.foreign`).
+A table is untrusted data: no shell runs its commands. They are parsed and composed from this package alone, and unsafe
+requests are refused (`eigencam.running.foreign`).
 """
 
 import argparse

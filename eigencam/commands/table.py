@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _derived(args: argparse.Namespace, long: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the lines that `--win` and `--by` add."""
+    """The frame with the rows that `--win` and `--by` add."""
     long = with_wins(args.results, long) if args.win else long
     return by_prediction(args.results, long, trust_of(args)) if args.by else long
 
