@@ -259,6 +259,7 @@ def by_hand(score_map: ScoreMap, inside: NDArray[np.bool_], delta: float) -> tup
     return m[inside].sum() / m.sum(), (above & inside).sum() / (inside.sum() + (above & ~inside).sum())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(4))
 def test_energy_and_overlap_follow_their_formulas(seed: int) -> None:
     t = truth((5, 6, 40, 33), (30, 20, 79, 59))

@@ -175,6 +175,7 @@ def plain_grouping(image: NDArray[np.float64], labels: NDArray[np.int64], colour
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("colour", [True, False])
 def test_grouping_in_plain_loops(colour: bool) -> None:
     rng = np.random.default_rng(1)

@@ -44,6 +44,7 @@ def test_the_proposal_is_the_one_that_looks_most_like_the_class(tmp_path: Path) 
     assert nothing.shape == (0, 4)  # narrower than any proposal
 
 
+@pytest.mark.full
 def test_the_list_chooses_a_threshold(tmp_path: Path) -> None:
     words = ["fit=pseudo_boxes", "dataset=scenes_validation", "dataset.count=6", "fit.count=8"]
     path = fit(config("fit", tmp_path, *words), say=lambda _line: None)
@@ -61,6 +62,7 @@ def test_the_list_chooses_a_threshold(tmp_path: Path) -> None:
     assert sum("threshold chosen by boxes in place of the truth's on 6 images" in note for note in notes) == 2
 
 
+@pytest.mark.full
 def test_a_stopped_one_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pseudo_boxes, "_WRITTEN_EVERY", 2)
     words = ["fit=pseudo_boxes", "dataset.count=5", "fit.count=4"]

@@ -59,6 +59,7 @@ def test_the_cells_are_those_that_a_table_leaves_empty() -> None:
             assert int((frame[columns] == "").to_numpy().sum()) == len(empty_cells(layout, published))
 
 
+@pytest.mark.full
 def test_a_person_s_values_are_checked_kept_and_shown_with_the_reader(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
