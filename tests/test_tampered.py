@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,15 @@ def test_of_a_link_to_a_folder_only_the_link_is_pruned_and_no_run_writes_through
     assert main(["prune", "--yes", "--results", str(tmp_path / "runs")]) == 0
     assert not link.is_symlink()
     assert (made.folder / ROWS).exists()
+
+
+def test_a_folder_whose_name_is_no_text_costs_no_other_result_anything(tmp_path: Path) -> None:
+    made = finished(tmp_path)
+    shutil.copytree(made.folder, tmp_path / os.fsdecode(made.folder.name.encode().replace(b"method", b"m\xff")))
+    command = [sys.executable, "-m", "eigencam", "status", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[2].split() == ["data", "net", "1", "1"]
+    assert r"damaged: data net m\udcff localization" in done.stdout
 
 
 def test_a_folder_of_somebody_s_that_is_named_like_a_result_is_not_pruned(tmp_path: Path) -> None:
@@ -307,8 +318,9 @@ def test_parameters_of_any_size_are_refused() -> None:
             rebuilt({**made_by_hand.IDENTITY["evaluator"], "parameters": parameters}, "evaluator")
 
 
-def test_the_summary_names_what_is_wrong_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [2**60, -1])
+def test_the_summary_names_what_is_wrong_with_it(tmp_path: Path, n: int) -> None:
     made = finished(tmp_path)
-    write_json(made.folder / SUMMARY, read_json(made.folder / SUMMARY) | {"n": 2**60})
+    write_json(made.folder / SUMMARY, read_json(made.folder / SUMMARY) | {"n": n})
     with pytest.raises(DamagedError, match="n: no number"):
         Summary.read(made.folder / SUMMARY)

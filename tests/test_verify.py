@@ -54,6 +54,19 @@ def forget_who_made_rows(folder: Path) -> None:
     write_json(path, read_json(path) | {"rows": [[0, 2]]})
 
 
+def lose_the_runs(folder: Path) -> None:
+    shutil.rmtree(folder / "runs")
+
+
+def claim_more_rows(folder: Path) -> None:
+    (path,) = (folder / "runs").iterdir()
+    write_json(path, read_json(path) | {"rows": [[0, 9]]})
+
+
+def another_target(folder: Path) -> None:
+    publish(folder, replace(published(folder), target="predicted"))
+
+
 def another_version(folder: Path) -> None:
     restated(folder, lambda identity: identity["method"].update(version=7))
 
@@ -70,6 +83,9 @@ def another_summary(folder: Path) -> None:
         (repeat_a_row, "1 rows have the same image and class as another row"),
         (flip_a_bit, f"{ROWS}: damaged"),
         (forget_who_made_rows, "row 3 (image 0003): no file in runs/ says which run computed it"),
+        (lose_the_runs, "row 0 (image 0000): no file in runs/ says which run computed it"),
+        (claim_more_rows, "a file in runs/ claims 10 rows, and there are 6"),
+        (another_target, "maps for the class: predicted; the identity says ground_truth"),
         (another_version, "Method is of version 7, here it is 1"),
         (another_summary, "`eigencam summarize` recomputes its metrics"),
     ],

@@ -34,7 +34,7 @@ def outlive_readers() -> None:
             made = io.TextIOWrapper(
                 buffer,
                 encoding=stream.encoding,
-                errors=stream.errors,
+                errors="backslashreplace",  # a path may be any bytes
                 line_buffering=stream.line_buffering,
                 write_through=stream.write_through,
             )

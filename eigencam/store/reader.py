@@ -324,7 +324,7 @@ def _code_alone(described: Any) -> Any:
 
 def _names(name: str, identity: Mapping[str, Any] | None = None) -> tuple[str, str, str, str]:
     """The four names in a folder's name; dataset and network may contain dashes if the identity says so."""
-    text = name.rsplit("-", 1)[0]
+    text = _printable(name).rsplit("-", 1)[0]
     if identity is not None:
         dataset, network = str(identity["dataset"]["name"]), str(identity["network"]["name"])
         rest = text.removeprefix(f"{dataset}-{network}-").rsplit("-", 1)
@@ -340,4 +340,9 @@ def _is_hash(text: str) -> bool:
 
 def as_lines(stored: Iterable[Stored]) -> list[str]:
     """Return a printable line for each result that is damaged or of an old format."""
-    return [line for one in stored for line in (one.denied, one.old, *one.faults) if line]
+    return [_printable(line) for one in stored for line in (one.denied, one.old, *one.faults) if line]
+
+
+def _printable(text: str) -> str:
+    r"""Return the text with `\udcff` for bytes that are not UTF-8: a folder's name may contain any."""
+    return text.encode(errors="backslashreplace").decode()

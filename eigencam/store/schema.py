@@ -271,7 +271,7 @@ def _old_format(path: Path) -> int | None:
 
 
 LARGEST_NUMBER = 2**53
-"""Largest magnitude of counts and values in a record; up to it, a float represents every integer."""
+"""Largest magnitude of counts and values in a record; up to it, a float represents every integer. No count is < 0."""
 
 _REQUIRED = object()
 
@@ -292,7 +292,7 @@ class _Content:
         if value is _REQUIRED or not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             seen = "nothing" if value is _REQUIRED else type(value).__name__
             raise DamagedError(self.path, f"{key}: {seen} in the place of {kind.__name__}")
-        if kind in (int, float) and not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        if kind in (int, float) and not (0 if kind is int else -LARGEST_NUMBER) <= value <= LARGEST_NUMBER:
             raise DamagedError(self.path, f"{key}: no number that was measured")
         return float(value) if kind is float else value
 

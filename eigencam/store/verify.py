@@ -49,7 +49,7 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
 
 
 def _counts(stored: Stored, summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
-    """Check that each image occurs once, and that a run claims each row."""
+    """Check that each image occurs once, for the identity's target, and that a run claims each row."""
     images, left_out = set(rows["image"]), {*summary.bad_images, *summary.bad_truths}
     if len(images) != summary.n:
         yield f"n = {summary.n}, and its rows are of {len(images)} images"
@@ -60,14 +60,24 @@ def _counts(stored: Stored, summary: Summary, rows: pd.DataFrame) -> Iterator[st
     there = stored.identity["dataset"].get("n")
     if type(there) is int and (found := len(images | left_out)) != there:
         yield f"{found} images are scored or left out, and the dataset has {there}"
+    if summary.target != stored.identity["target"]:
+        yield f"maps for the class: {summary.target}; the identity says {stored.identity['target']}"
+    yield from _makers(stored, rows)
+
+
+def _makers(stored: Stored, rows: pd.DataFrame) -> Iterator[str]:
+    """Check that runs claim each row, and none that is not there."""
     stretches = sorted(stretch for run in stored.runs for stretch in run.rows)
     first = 0
     for start, last in stretches:
         if start > first:
             break
         first = max(first, last + 1)
-    if stretches and first < len(rows) and all(run.rows for run in stored.computing):
+    known = not stored.runs or (stretches and all(run.rows for run in stored.computing))
+    if known and first < len(rows):
         yield f"row {first} (image {rows['image'].iloc[first]}): no file in runs/ says which run computed it"
+    if (end := max((last + 1 for _, last in stretches), default=0)) > len(rows):
+        yield f"a file in runs/ claims {end} rows, and there are {len(rows)}"
 
 
 def _metrics(stored: Stored, summary: Summary, rows: pd.DataFrame, trust: Trust) -> Iterator[str]:
