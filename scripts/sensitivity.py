@@ -12,8 +12,9 @@ Literals that cannot change a result are skipped: in annotations, `raise` statem
 cache sizes, and versions themselves.
 
 Modules are given by the ends of their names, as `perturbation`. Functions are changed in place in forked copies of one
-process, which takes 0.1 s or more per change. Only those entries are computed that use the changed function. Numba's
-functions run as plain Python.
+process. Only those golden cases are computed that execute the changed statement: all cases of its module, and of the
+others the fastest that take different paths through its function, up to two seconds. Numba's functions run as plain
+Python. The outcomes are kept in a file: an interrupted call resumes, and only what has changed is tried again.
 """
 
 import argparse
@@ -21,23 +22,24 @@ import ast
 import fnmatch
 import importlib
 import inspect
+import json
 import os
-import select
-import signal
 import sys
-import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 TESTS = Path(__file__).parents[1] / "tests"
 EXEMPT = TESTS / "golden_exempt.txt"
-PATIENCE = 30.0
-"""Seconds after which a loop is considered endless because of a change."""
+STATE = Path("build/sensitivity.json")
+OTHERS_SECONDS = 2.0
+"""Processor time of the cases of other modules that are tried for a change, measured with every line traced."""
 
 sys.path.insert(0, str(TESTS))
 if __name__ == "__main__":
@@ -45,11 +47,21 @@ if __name__ == "__main__":
 
 import golden  # noqa: E402
 import golden_file  # noqa: E402
-import golden_methods  # noqa: E402
+from golden_lines import (  # noqa: E402
+    SEPARATOR,
+    Place,
+    Ran,
+    about,
+    files_of,
+    first_fault,
+    forked,
+    places,
+    ran,
+    single_cases,
+    warmed,
+)
 
-from eigencam import versions  # noqa: E402
-from eigencam.evaluation.base import asks_network  # noqa: E402
-from eigencam.running.probe import BatchProbe  # noqa: E402
+from eigencam.files import write_text  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,104 +194,84 @@ def _in_place(old: Any, new: Any) -> bool:
 
 
 class Golden:
-    """The golden entries that use a module.
+    """The golden cases, and the lines of the changed modules that each of them executes.
 
     Attributes:
-        module: the module.
-        order: names of the entries, the fastest first.
+        makers: what makes the entry of each case alone.
+        wanted: the file.
+        ran: what each case executes in the modules that are changed.
     """
 
-    def __init__(self, name: str) -> None:
-        self.module = importlib.import_module(name)
-        self._file = golden_file.read()
-        self._makers = {key: make for key, make in golden.makers().items() if name in dict(reached_by(make))}
-        times = {key: forked(lambda key=key: self._timed(key)) for key in self._makers}
-        if wrong := [key for key, text in times.items() if not text.replace(".", "").isdigit()]:
-            raise SystemExit(f"{name}: without a change {wrong[0]} fails: {times[wrong[0]]}")
-        self.order = sorted(times, key=lambda key: float(times[key]))
+    def __init__(self, modules: Iterable[str], known: dict[str, Any]) -> None:
+        self.makers, self.wanted = single_cases(), golden_file.read()
+        warmed()
+        files = files_of(modules)
+        for name in [name for name in self.makers if name not in known]:
+            known[name] = json.loads(
+                forked(lambda name=name: json.dumps(ran(name, self.makers[name], files, self.wanted)))
+            )
+            imported(known[name])
+            if known[name]["fault"]:
+                raise SystemExit(f"without a change {known[name]['fault']} fails")
+        self.ran = {name: imported(known[name]) for name in self.makers}
+        self._lines = cache(lambda module: {n: frozenset(r.lines.get(module, ())) for n, r in self.ran.items()})
 
-    def of(self, name: str) -> list[str]:
-        """The entries that use the code of one top-level name; all, if that is not known."""
-        here = self.module.__name__
-        touched = [key for key in self.order if (here, name) in reached_by(self._makers[key])]
-        unclear = [key for key in self.order if (here, "") in reached_by(self._makers[key])]
-        return [key for key in self.order if key in {*touched, *unclear}] if touched else self.order
-
-    def fault(self, names: list[str]) -> str:
-        """The first entry that changed, or an error; "-" if all are as in the file."""
-        with golden.alone():
-            for name in names:
-                try:
-                    if next(golden_file.moved(self._makers[name](), self._file[name]), None):
-                        return name
-                except Exception as error:  # changed code may raise anything
-                    return f"{name}: {type(error).__name__}"
-        return "-"
-
-    def _timed(self, key: str) -> str:
-        start = time.perf_counter()
-        fault = self.fault([key])
-        return f"{time.perf_counter() - start:.3f}" if fault == "-" else fault
-
-
-def reached_by(make: Any) -> frozenset[tuple[str, str]]:
-    """The modules and top-level names whose code computes an entry's numbers."""
-    thing = make.args[0]
-    if isinstance(thing, ModuleType):
-        return frozenset({(thing.__name__, "")})
-    return versions.reached(thing) | (versions.reached(BatchProbe) if asks_network(thing) else frozenset())
+    def of(self, module: str, place: Place) -> list[str]:
+        """The cases to try for a literal: what is about the module first; then the fastest of each way through it."""
+        lines = self._lines(module)
+        touched = [name for name, seen in lines.items() if not seen.isdisjoint(place.lines)]
+        if place.fixed and not touched:
+            touched = [name for name, seen in lines.items() if not seen.isdisjoint(place.around)] or [
+                name for name, seen in lines.items() if seen
+            ]
+        mine = {name for name, make in self.makers.items() if about(make) == module}
+        found = [name for name in mine if name.endswith(SEPARATOR)] if place.fixed else []
+        ways, spent = Counter[Any](), 0.0
+        order = dict[str, tuple[bool, int, float]]()
+        for name in sorted(touched, key=lambda name: self.ran[name].seconds):
+            way = frozenset(lines[name] & set(place.around))
+            order[name] = (name not in mine, ways[way, name in mine], self.ran[name].seconds)
+            ways[way, name in mine] += 1
+        for name in sorted(order, key=order.__getitem__):
+            spent += self.ran[name].seconds * (name not in mine)
+            if spent <= OTHERS_SECONDS and name not in found:
+                found.append(name)
+        return found
 
 
-def forked(task: Callable[[], str]) -> str:
-    """Result of a task in a copy of this process; `endless` if it takes too long, `ended` if it dies."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        try:
-            answer = task()
-        except BaseException as error:  # the copy must not continue as the original process
-            answer = f"error: {type(error).__name__}: {error}"
-        os.write(writing, answer.encode()[:4000])
-        os._exit(0)
-    os.close(writing)
-    ready, _, _ = select.select([reading], [], [], PATIENCE)
-    answer = (os.read(reading, 4000).decode() or "ended") if ready else "endless"
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    os.close(reading)
-    os.waitpid(child, 0)
-    return answer
+def imported(found: dict[str, Any]) -> Ran:
+    """What a case executes; the modules that it loads are loaded here, once, and not in each copy of the process."""
+    for name in found["loaded"]:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    return Ran(found["seconds"], found["lines"], found["loaded"])
 
 
-def tried(name: str, every: int = 1) -> list[tuple[Change, str]]:
-    """Changes of one module with what caught each, "" if nothing did; of integers, one in `every`."""
-    entries = Golden(name)
-    source = inspect.getsource(entries.module)
+def tried(name: str, golden: Golden, known: dict[str, str], every: int = 1) -> Iterator[tuple[Change, str]]:
+    """Changes of one module with what caught each, "" where nothing did: of integers every so many."""
+    module = importlib.import_module(name)
+    source = inspect.getsource(module)
     tree = ast.parse(source)
-    found, nodes = [], literals(tree)
+    nodes = literals(tree)
+    where = places(tree, [node for node, _ in nodes])
 
     def attempt(names: list[str], change: Change | None = None) -> str:
         if change:
             nodes[change.node][0].value = change.new  # in a copy of this process
-        apply(entries.module, tree)
-        return entries.fault(names)
+        apply(module, tree)
+        return first_fault({key: golden.makers[key] for key in names}, golden.wanted)
 
-    if (answer := forked(lambda: attempt(entries.order))) != "-":
-        raise SystemExit(f"{name}: the same code in place of the same code: {answer}")
     all_changes = list(changes(source, name.rpartition(".")[2]))
     integers = [change for change in all_changes if isinstance(change.old, int)]
-    for change in [c for c in all_changes if isinstance(c.old, float)] + integers[
-        zlib.crc32(name.encode()) % every :: every
-    ]:
-        names = entries.of(change.where.split()[1].partition(".")[0])
-        answer = forked(lambda change=change, names=names: attempt(names, change))
-        found.append((change, answer.removeprefix("-")))
-    print(f"{name}: {sum(bool(by) for _, by in found)} of {len(found)} changes caught", file=sys.stderr, flush=True)
-    return found
+    start = zlib.crc32(name.encode()) % every
+    for change in [c for c in all_changes if isinstance(c.old, float)] + integers[start::every]:
+        names = golden.of(name, where[change.node])
+        key = f"{change.name} {zlib.crc32(source.encode()):08x}"
+        missed = f"-{zlib.crc32(' '.join(sorted(names)).encode()):08x}"
+        if known.get(key, missed).startswith("-") and known.get(key) != missed:
+            seconds = 2 * sum(golden.ran[each].seconds for each in names) + 3
+            known[key] = (forked(lambda c=change, n=names: attempt(n, c), seconds) if names else "") or missed
+        yield change, "" if known[key] == missed else known[key]
 
 
 def names() -> list[str]:
@@ -322,18 +314,55 @@ def report(found: list[tuple[Change, str]], patterns: dict[str, str], whole: boo
     return int(bool(open_ or idle))
 
 
+class State:
+    """What an earlier, interrupted call found, kept in a file.
+
+    Attributes:
+        ran: what each golden case executes, of the code as it is.
+        tried: what caught each change of a module's source by some cases.
+    """
+
+    def __init__(self, path: Path, modules: Iterable[str]) -> None:
+        self._path = path
+        there = json.loads(path.read_text()) if path.is_file() else {}
+        self._code = code(modules)
+        self.ran: dict[str, Any] = there.get("ran", {}) if there.get("code") == self._code else {}
+        self.tried: dict[str, str] = there.get("tried", {})
+
+    def save(self) -> None:
+        """Write the file."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._path, json.dumps({"code": self._code, "ran": self.ran, "tried": self.tried}))
+
+
+def code(modules: Iterable[str]) -> str:
+    """A checksum of the modules and of what makes golden numbers."""
+    paths = [*files_of(modules), *map(str, sorted(TESTS.glob("golden*.py")))]
+    return f"{zlib.crc32(b''.join(Path(path).read_bytes() for path in sorted(paths))):08x}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="ends of their names; all of them by default")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of the integers' changes only one in N")
+    parser.add_argument("--state", type=Path, default=STATE, metavar="FILE", help=f"what was found so far ({STATE})")
     arguments = parser.parse_args()
     ends = tuple(f".{end}" for end in arguments.modules)
-    for heavy in ("torch._dynamo", "torch.optim", "torch.fx"):
-        importlib.import_module(heavy)  # here, once, and not in each copy
-    for network in golden_methods.LABELS:
-        golden_methods.network(network)
-    chosen = [name for name in names() if not ends or name.endswith(ends)]
-    found = [one for name in chosen for one in tried(name, arguments.every)]
+    everything = names()
+    state = State(arguments.state, everything)
+    golden = Golden(everything, state.ran)
+    state.save()
+    found: list[tuple[Change, str]] = []
+    for name in [name for name in everything if not ends or name.endswith(ends)]:
+        begun, before = len(found), os.times()
+        for one in tried(name, golden, state.tried, arguments.every):
+            found.append(one)
+            if len(found) % 50 == 0:
+                state.save()
+        state.save()
+        now, caught = os.times(), sum(bool(by) for _, by in found[begun:])
+        seconds = sum(now[:4]) - sum(before[:4])
+        print(f"{name}: {caught} of {len(found) - begun} caught, {seconds:.0f} s", file=sys.stderr, flush=True)
     return report(found, exemptions() if EXEMPT.is_file() else {}, not ends and arguments.every == 1)
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from golden_lines import traced
 
 script = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "scripts/sensitivity.py")))
 SOURCE = """
@@ -85,6 +86,39 @@ def test_a_change_is_in_force_where_the_old_one_was_imported(module: Any) -> Non
             assert toy()() != before if moved is None else moved, change
         script.apply(module, ast.parse(SOURCE))
         assert toy()() == before
+
+
+def test_the_lines_of_a_literal_are_those_that_a_use_of_it_executes(module: Any) -> None:
+    tree = ast.parse(SOURCE)
+    found = script.literals(tree)
+    where = script.places(tree, [node for node, _ in found])
+    place = {f"{name} {node.value}": at for (node, name), at in zip(found, where, strict=True)}  # type: ignore[attr-defined]
+    files = {module.__file__: "toy"}
+    seen = {
+        "twice": traced(lambda: module.Toy().twice, files)["toy"],
+        "inner": traced(lambda: module.inner(3), files)["toy"],
+        "kinds": traced(lambda: module.KINDS["a"](3), files)["toy"],
+    }
+
+    def users(literal: str) -> set[str]:
+        return {name for name, lines in seen.items() if not set(lines).isdisjoint(place[literal].lines)}
+
+    assert users("Toy.twice 6") == {"twice"}
+    assert users("Toy 4.0") == {"twice"}  # a method of the class
+    assert users("inner 10") == {"inner"}
+    assert users("module 3") == {"kinds"}
+    assert users("module 0.5") == set()
+    assert place["module 0.5"].fixed
+    assert place["inner 10"].fixed
+    assert not place["Toy.twice 6"].fixed
+
+
+def test_a_copy_of_the_process_that_does_not_end_is_ended() -> None:
+    def endless() -> str:
+        while True:
+            pass
+
+    assert script.forked(endless, 0.1) == "ended"
 
 
 def test_what_a_copy_of_the_process_does_stays_there(module: Any) -> None:
