@@ -16,7 +16,6 @@ The table's header names the code's commit. A table that another commit began is
 
 import argparse
 import csv
-import gc
 import re
 import signal
 import subprocess
@@ -27,8 +26,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,18 +104,37 @@ def main() -> int:
     for k, (library, family, name) in enumerate(chosen()):
         if (library, name) in done or (args.only and not any(part in name for part in args.only)):
             continue
-        start = time.process_time()
-        row = {"library": library, "family": family, "network": name}
-        try:
-            with limited(MOST_SECONDS):
-                examine(library, name, row, every_method=k % TRIED_EVERY == 0)
-        except (Exception, OutOfTimeError) as error:  # a network may raise anything: it becomes a row of the table
-            row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        row["seconds"] = f"{time.process_time() - start:.1f}"
+        row = apart(library, family, name, every_method=k % TRIED_EVERY == 0)
         append(args.out, row)
         print(*(row.get(key, "") for key in ("library", "network", "layer", "map", "second", "reason")), flush=True)
-        gc.collect()
     return 0
+
+
+def apart(library: Library, family: str, name: str, *, every_method: bool) -> dict[str, str]:
+    """The row of one network, made in a process of its own, which gives its memory back."""
+    row = {"library": library, "family": family, "network": name}
+    receive, send = get_context("fork").Pipe(duplex=False)
+    process = get_context("fork").Process(target=fill, args=(row, every_method, send))
+    process.start()
+    send.close()
+    try:
+        row = receive.recv()
+    except EOFError:
+        row["reason"] = "its process was killed"
+    process.join()
+    return row
+
+
+def fill(row: dict[str, str], every_method: bool, send: Connection) -> None:
+    """Fill a row, and send it."""
+    start = time.process_time()
+    try:
+        with limited(MOST_SECONDS):
+            examine(cast("Library", row["library"]), row["network"], row, every_method=every_method)
+    except (Exception, OutOfTimeError) as error:  # whatever a network may raise: it is a line of the table
+        row["reason"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    row["seconds"] = f"{time.process_time() - start:.1f}"
+    send.send(row)
 
 
 def chosen() -> list[tuple[Library, str, str]]:

@@ -7,10 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eigencam.methods.blur_ig import BlurIG
+from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.fixations import CNNFixations
 from eigencam.methods.gradient_weighted import FullGrad
 from eigencam.methods.input_gradients import GuidedBackprop, GuidedGradCAM, IntegratedGradients
+from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
+from eigencam.methods.relevance_cam import RelevanceCAM
 from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.forward import forward_pass
 
@@ -63,11 +67,15 @@ RULED: dict[str, Any] = {
     "mwp": ExcitationBackprop(),
     "cmwp": ExcitationBackprop(contrastive=True),
     "cnn_fixations": CNNFixations(sigma=2.0),
+    "liftcam": LIFTCAM(),
+    "relevance_cam": RelevanceCAM(),
     "integrated_gradients": IntegratedGradients(steps=128),
+    "blur_ig": BlurIG(steps=2),
+    "expected_gradients": ExpectedGradients(references=2),
     "fullgrad": FullGrad(),
 }
 LRPS = {name for name in RULED if name.startswith("lrp")}
-RELUS = {"guided_backprop", "deconvnet", "guided_gradcam", "mwp", "cmwp", "cnn_fixations", *LRPS}
+RELUS = {"guided_backprop", "deconvnet", "guided_gradcam", "mwp", "cmwp", "cnn_fixations", "relevance_cam", *LRPS}
 
 
 def activation(name: str, form: str) -> nn.Module:

@@ -21,10 +21,13 @@ from activations import (
     network,
     small,
 )
+from test_every_method import methods
 from torch import Tensor, nn
 
+from eigencam.methods.attnlrp import AttnLRP
+from eigencam.methods.base import follows, needs_smooth
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.gradient_weighted import full_gradients
+from eigencam.methods.gradient_weighted import FullGrad, full_gradients
 from eigencam.methods.relevance import DeepLIFT
 from eigencam.methods.support import refusal
 
@@ -33,18 +36,19 @@ CASES = [(name, form) for name in FORMS for form in ("module", "function", "inli
 
 def accepted(name: str, form: str) -> set[str]:
     """The methods of `RULED` that follow an activation."""
-    chosen = {"deeplift", "integrated_gradients", "fullgrad"}
+    smooth = {"integrated_gradients", "blur_ig", "expected_gradients", "fullgrad"}
+    chosen = {"deeplift", "liftcam", *smooth}
     if name in ("ReLU", "ReLU6"):
         return chosen | RELUS
     if form == "inline" and name in ("LeakyReLU", "ELU", "Threshold"):  # a choice by comparison
         return {"fullgrad"}
     if name == "Threshold":
-        return {"deeplift", "fullgrad"}
+        return {"deeplift", "liftcam", "fullgrad"}
     if form == "inline" and name == "Softsign":  # a quotient of two values
-        return {"integrated_gradients", "fullgrad"}
+        return smooth
     if form == "inline" and name in ("PReLU", "Hardsigmoid"):  # made of ReLUs, of ReLU6
         return chosen | RELUS - {"cnn_fixations"}
-    return chosen | (LRPS if name in SIGN_KEEPING else set())
+    return chosen | (LRPS | {"relevance_cam"} if name in SIGN_KEEPING else set())
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, ids=[f"{name}-{form}" for name, form in CASES])
@@ -65,11 +69,25 @@ def test_what_is_accepted_is_right_and_the_rest_is_refused_for_its_operations(na
         of_input, of_maps, rest = full_gradients(module, x, torch.tensor([1, 2]))
         total = sum((part.flatten(1).sum(1) for part in (of_input, *of_maps, *rest)), torch.zeros(2))
         torch.testing.assert_close(total, logits, atol=1e-5, rtol=1e-4)
+    if form == "function":
+        for method in {"deeplift", "liftcam", "relevance_cam"} & accepted(name, form):
+            expected = maps(RULED[method], relu, x)
+            torch.testing.assert_close(maps(RULED[method], module, x), expected, atol=1e-6, rtol=1e-4)
     if name in ("ReLU", "ReLU6"):  # values below 6: the same network
         for method in RELUS:
             torch.testing.assert_close(
                 maps(RULED[method], module, x), maps(RULED[method], relu, x), atol=1e-6, rtol=1e-4
             )
+
+
+def test_every_method_that_depends_on_the_operations_is_among_them() -> None:
+    asked = [method for method in methods().values() if follows(method) is not None or needs_smooth(method)]
+    assert {type(method) for method in asked} - {AttnLRP} == {type(RULED[name]) for name in RULED} - {FullGrad}
+    of_attention = [method for method in asked if isinstance(method, AttnLRP)]
+    assert len(of_attention) >= 3
+    for name, form in CASES:
+        found = network(small(lambda name=name, form=form: activation(name, form)))
+        assert all("attention weights" in refusal(method, found) for method in of_attention)
 
 
 @pytest.mark.parametrize("name", ["ReLU", "ReLU6", *SIGN_KEEPING])

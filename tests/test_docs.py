@@ -128,7 +128,7 @@ def test_the_python_page(here: Path) -> None:
         if language == "python" and not name:
             exec(text.replace("resnet50", "resnet18"), scope)  # the same layers, in a third of the time
     assert (here / "gradcam.png").is_file()
-    assert list(scope["found"]) == ["norm"]  # type: ignore[call-overload]
+    assert list(scope["maps"]) == ["norm"]  # type: ignore[call-overload]
     torch.manual_seed(1)
     torch.save(squeezenet1_1(num_classes=5).state_dict(), "my_weights.pth")
     execute("python.md")
