@@ -11,10 +11,12 @@ from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.fixations import CNNFixations
 from eigencam.methods.gradient_weighted import FullGrad
+from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.input_gradients import GuidedBackprop, GuidedGradCAM, IntegratedGradients
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
 from eigencam.methods.relevance_cam import RelevanceCAM
+from eigencam.methods.xrai import XRAI
 from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.forward import forward_pass
 
@@ -72,6 +74,8 @@ RULED: dict[str, Any] = {
     "integrated_gradients": IntegratedGradients(steps=128),
     "blur_ig": BlurIG(steps=2),
     "expected_gradients": ExpectedGradients(references=2),
+    "guided_ig": GuidedIG(),
+    "xrai": XRAI(),
     "fullgrad": FullGrad(),
 }
 LRPS = {name for name in RULED if name.startswith("lrp")}
