@@ -129,7 +129,7 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
         gap: between images, pixels.
     """
     methods = list(lines[0].maps)
-    columns = ["picture", *(["truth"] if any(line.truth for line in lines) else []), *methods]
+    columns = ["image", *(["truth"] if any(line.truth for line in lines) else []), *methods]
     width = round(height * 1.25)
     font = ImageFont.load_default(size=13)
     top, left = 24, 8
@@ -140,7 +140,7 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
         draw.text((left + c * (width + gap) + width / 2, 5), name, INK, font, anchor="ma")
     for r, line in enumerate(lines):
         y = top + r * (height + gap + 18)
-        cells = {"picture": line.image}
+        cells = {"image": line.image}
         if line.truth:
             cells["truth"] = with_truth(line.image, line.truth)
         for name in methods:
