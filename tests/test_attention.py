@@ -367,7 +367,7 @@ def test_groups_of_masks() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: LeGrad(0), "blocks=0; allowed: null"),
+        (lambda: LeGrad(0), "blocks=0; allowed: 1 or more, or null"),
         (lambda: AttnLRP(BOTH), "attention='both'; allowed: attnlrp, cp"),
         (lambda: AttnLRP(gamma_conv=-1), "gamma_conv=-1; allowed: 0 or more"),
         (lambda: ViTCX(distance=0), "distance=0; allowed: above 0, up to 1"),

@@ -141,6 +141,7 @@ def test_a_result_of_no_image_at_all_is_never_complete(
     assert len(tables(tmp_path)) == 1
 
 
+@pytest.mark.full
 def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ["dataset.count=9", "batch_size=8", "timing=false", "method=[gradcam,scorecam]", "evaluator=[pointing]"]
     alone = run(config(tmp_path / "two", *whole, "batch_size=2", "chunk=16"))

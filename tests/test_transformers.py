@@ -329,7 +329,7 @@ def test_vscam_by_hand() -> None:
 
 
 def test_vscam_says_what_it_cannot_do() -> None:
-    with pytest.raises(ValueError, match="probes=0; allowed: null"):
+    with pytest.raises(ValueError, match="probes=0; allowed: 1 or more, or null"):
         VSCAM(probes=0)
     assert "no module returns edges" in VSCAM().unsupported(described("scenes_resnet"))
     forward = forward_pass(vig(1, 4), random_activations(1, 3, 112, 112), "stem.2", gradients=True)

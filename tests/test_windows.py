@@ -99,7 +99,7 @@ def test_ids_are_found_whatever_their_hashes(monkeypatch: pytest.MonkeyPatch, co
     ids = [f"n{k}" for k in range(50)]
     found = Positions(ids)
     assert found.of([*ids[::-1], "x", "n50", ""]).tolist() == [*range(49, -1, -1), -1, -1, -1]
-    with pytest.raises(ValueError, match="image y: none"):
+    with pytest.raises(ValueError, match="image y: not in the dataset"):
         Plan(found).placed(pd.DataFrame({"image": ["n1", "y"]}))
 
 
