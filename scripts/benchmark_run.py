@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from rehearsal_data import texture
 
 from eigencam.configuring.compose import compose
 from eigencam.running.loading import Pictures, load
@@ -63,7 +64,7 @@ def generate(root: Path, count: int, sizes: Path | None) -> None:
     wnids = [f"n{k:08d}" for k in range(len(ResNet50_Weights.DEFAULT.meta["categories"]))]
     (root / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} class\n" for wnid in wnids))
     draw = np.random.default_rng(0)
-    TEXTURES.extend(_texture(draw) for _ in range(16))
+    TEXTURES.extend(texture(draw) for _ in range(16))
     jobs = [(root, k, name, shape, wnids) for k, (name, shape) in enumerate(zip(names, shapes, strict=True))]
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
         list(pool.map(_write, jobs, chunksize=64))
@@ -83,22 +84,13 @@ def _write(job: tuple[Path, int, str, tuple[int, int], list[str]]) -> None:
     x1, y1 = draw.randrange(w // 2), draw.randrange(h // 2)
     content = XML.format(name=name, w=w, h=h, wnid=draw.choice(wnids), x1=x1, y1=y1, x2=x1 + w // 2, y2=y1 + h // 2)
     (boxes / f"{name}.xml").write_text(content)
-    texture = draw.choice(TEXTURES)
+    whole = draw.choice(TEXTURES)
     if max(w, h) > 1024:
-        image = texture.resize((w, h), Image.Resampling.BILINEAR)
+        image = whole.resize((w, h), Image.Resampling.BILINEAR)
     else:
         x, y = draw.randrange(1025 - w), draw.randrange(1025 - h)
-        image = texture.crop((x, y, x + w, y + h))
+        image = whole.crop((x, y, x + w, y + h))
     image.save(images / f"{name}.JPEG", quality=90)
-
-
-def _texture(draw: np.random.Generator) -> Image.Image:
-    """1024 x 1024, with the spectrum of a photograph: amplitude falls as 1 / frequency."""
-    f = np.hypot(np.fft.fftfreq(1024)[:, None], np.fft.rfftfreq(1024))
-    f[0, 0] = np.inf
-    grey = np.fft.irfft2(draw.normal(size=(4, *f.shape)) * np.exp(2j * np.pi * draw.random((4, *f.shape))) / f)
-    rgb = grey[0] + 0.4 * grey[1:]
-    return Image.fromarray((128 + 48 * rgb / rgb.std()).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def composed(args: argparse.Namespace, root: str, results: Path) -> DictConfig:
