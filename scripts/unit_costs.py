@@ -6,9 +6,9 @@
 The steps are measured alternately. *index*: reading the list of images and boxes (ILSVRC's csv layout, 50,000 lines).
 *rows*: keeping a localization row and writing it in parts of 50,000. *resume*: finding out which images have rows.
 *finish*: bringing all rows into the dataset's order, the metrics with their intervals, and the final file. *again*:
-recomputing the metrics from that file. For each step the table has microseconds per image, the growth of peak memory in
-bytes per further image, from a quarter of `--rows` to all of them, and its total growth in MiB. Values are medians over
-`--repeats` processes of either size.
+recomputing the metrics from that file. *verify*, *card*, *by_prediction* and *merge*: what these commands do with it.
+For each step the table has microseconds per image, the growth of peak memory in bytes per further image, from a quarter
+of `--rows` to all of them, and its total growth in MiB. Values are medians over `--repeats` processes of either size.
 
 `--decode` and `--forward` are images per second, as `benchmark_run.py` prints them. The plan then gives, for 14,197,122
 images (ImageNet-21k) and for a billion, the hours of each step in one process and the memory of that process.
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import overload
+from typing import Any, overload
 
 import measuring
 import numpy as np
@@ -33,10 +33,29 @@ from eigencam.datasets.ilsvrc_truth import read_truth
 from eigencam.evaluation.base import Row
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maps import ScoreMap
+from eigencam.reporting.card import card
+from eigencam.reporting.collect import collect
+from eigencam.reporting.derived import by_prediction
 from eigencam.store.gather import Plan
+from eigencam.store.identity import describe
+from eigencam.store.merge import merge
 from eigencam.store.parts import RowFile
+from eigencam.store.reader import read
 from eigencam.store.records import Result, summed_up
-from eigencam.store.schema import ROWS
+from eigencam.store.schema import FORMAT, ROWS
+from eigencam.store.verify import faults
+
+IDENTITY: dict[str, Any] = {
+    "format": FORMAT,
+    "network": {"name": "net", "constructor": {"name": "Net", "version": 1}, "layer": "a", "sha256": "0"},
+    "dataset": {"name": "data", "reader": {"name": "Data", "version": 1}},
+    "evaluator": describe({"_target_": "eigencam.evaluation.localization.Localization"}),
+    "method": {"name": "Method", "version": 1},
+    "target": "ground_truth",
+    "dtype": "float32",
+}
+RUN = ("index", "rows", "resume", "finish")
+"""Steps of a run."""
 
 INDEX = 50_000
 PART = 50_000
@@ -118,7 +137,7 @@ def one(n: int) -> None:
     """All steps, in this process."""
     with tempfile.TemporaryDirectory() as folder:
         index(Path(folder))
-        identity = {"n": n, "target": "ground_truth"}
+        identity = {**IDENTITY, "dataset": {**IDENTITY["dataset"], "n": n}}
         result = Result(Path(folder, "results"), ("data", "net", "method", "localization"), identity)
         plan = Plan.of(Numbers(n))
         result.open("", {}, plan=plan)
@@ -138,6 +157,24 @@ def one(n: int) -> None:
             summed_up(Localization(), RowFile(result.folder / ROWS, n))
         result.close()
         print("size", (result.folder / ROWS).stat().st_size / n, 0, flush=True)
+        reading(result.folder, Path(folder, "merged"), n)
+
+
+def reading(folder: Path, into: Path, n: int) -> None:
+    """What commands do with a complete result."""
+    with measured("verify", n):
+        stored = read(folder, hashed=True)
+        if stored is None:
+            raise ValueError(f"{folder}: no result")
+        if wrong := list(faults(stored)):
+            raise ValueError(f"{folder}: {wrong}")
+    with measured("card", n):
+        card(stored)
+    with measured("by_prediction", n):
+        by_prediction(folder.parent, collect(folder.parent))
+    with measured("merge", n):
+        if merge([folder.parent], into).complete != 1:
+            raise ValueError(f"{folder}: not merged")
 
 
 def plan(found: dict[str, tuple[float, ...]], args: argparse.Namespace) -> Iterator[str]:
@@ -145,9 +182,9 @@ def plan(found: dict[str, tuple[float, ...]], args: argparse.Namespace) -> Itera
     size = found.pop("size")[0]
     yield f"bytes on disk a localization row: {size:.1f}"
     for name, n in PLANS.items():
-        hours = {step: n * us / 3.6e9 for step, (us, *_) in found.items() if step != "again"}
+        hours = {step: n * us / 3.6e9 for step, (us, *_) in found.items() if step in RUN}
         hours |= {"decode": n / args.decode / 3600, "forward": n / args.forward / 3600}
-        held = {step: mib / 1024 + n * each / 2**30 for step, (_, each, mib) in found.items()}
+        held = {step: mib / 1024 + n * each / 2**30 for step, (_, each, mib) in found.items() if step in RUN}
         most = held.pop("index") + max(held.values())
         shown = ", ".join(f"{step} {h:.1f} h" for step, h in hours.items())
         yield f"{name}, one process: {shown}; {n * size / 2**30:.1f} GiB of rows a result; {most:.1f} GiB of memory"

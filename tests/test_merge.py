@@ -162,16 +162,29 @@ def test_an_evaluator_that_is_not_trusted_keeps_its_rows(tmp_path: Path) -> None
     assert [count for _, count in stored.parts()] == [1]
 
 
+def test_rows_are_compared_a_part_of_the_images_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigencam.store.merge, "HELD", 2)
+    some(tmp_path / "a", 0, 4)
+    some(tmp_path / "b", 2, 5)
+    made = some(tmp_path / "c", 2, 3, iou=0.7)
+    merged = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
+    assert merged.unfinished == [f"{tmp_path / 'm' / made.folder.name}: 5 images so far"]
+    (fault,) = merge([tmp_path / "m", tmp_path / "c"], tmp_path / "n").faults
+    assert "image 0002: iou 0.6 and 0.7" in fault
+    finished(tmp_path / "d")
+    assert merge([tmp_path / "d", tmp_path / "b"], tmp_path / "o").complete == 1
+
+
 def test_what_a_shard_writes_while_a_merge_reads_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some(tmp_path / "m", 0, 2)
     some(tmp_path / "a", 2, 4)
-    united = eigencam.store.merge._united
+    agreed = eigencam.store.merge._agreed
 
     def slow(*given: Any) -> Any:
         some(tmp_path / "m", 4, 5)  # its parts are merged with those that were just read
-        return united(*given)
+        return agreed(*given)
 
-    monkeypatch.setattr(eigencam.store.merge, "_united", slow)
+    monkeypatch.setattr(eigencam.store.merge, "_agreed", slow)
     merge([tmp_path / "a"], tmp_path / "m")
     monkeypatch.undo()
     some(tmp_path / "b", 5, 6)

@@ -14,8 +14,10 @@ from eigencam.commands.main import main
 from eigencam.evaluation.tables import tables
 from eigencam.reporting.collect import collect
 from eigencam.running.run import run
-from eigencam.store import current
+from eigencam.store import current, verify
 from eigencam.store.examine import published
+from eigencam.store.parts import RowFile
+from eigencam.store.positions import hashes
 from eigencam.store.records import publish
 from eigencam.store.schema import ROWS, SUMMARY
 from eigencam.store.seal import read_json, write_json
@@ -161,3 +163,16 @@ def test_nothing_there_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixtu
     shutil.rmtree(made.folder / "runs")
     (made.folder / SUMMARY).unlink()
     assert said(capsys, made.folder)[0] == 0
+
+
+@pytest.mark.parametrize("bits", [64, 1, 0])
+def test_images_and_rows_are_counted_right_also_where_their_hashes_agree(
+    bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "a", "b", "c", "c", "c", "a"]
+    frame = pd.DataFrame({"image": names, "label": [0, 1, 0, 2, 2, 3, 0], "iou": 0.5})
+    frame.to_parquet(tmp_path / ROWS)
+    monkeypatch.setattr(verify, "hashes", lambda ids: hashes(ids) % 2**bits if bits < 64 else hashes(ids))
+    assert verify.counted(RowFile(tmp_path / ROWS, 3)) == (3, 2)
+    frame.iloc[[0, 1, 2, 3, 5]].to_parquet(tmp_path / ROWS)
+    assert verify.counted(RowFile(tmp_path / ROWS, 3)) == (3, 0)

@@ -16,7 +16,7 @@ from eigencam.commands.inputs import settings_and_paths
 from eigencam.configuring.results import add_trust, default_results, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.canonical import canonical, checksum
-from eigencam.store.images import Known, digests_of
+from eigencam.store.images import Known, said_of
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import keep_out
 from eigencam.store.verify import faults
@@ -76,4 +76,4 @@ def _between(results: Sequence[Stored]) -> Iterator[str]:
     """Images that differ between results of the same dataset."""
     known = Known()
     for stored in results:
-        yield from known.add(stored.folder, digests_of(stored.folder, checksum(stored.identity)))
+        yield from known.add(stored.folder, said_of(stored.folder, checksum(stored.identity)))

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from eigencam.evaluation import states
@@ -68,10 +69,13 @@ def _images(stored: Stored, summary: Summary) -> Iterator[str]:
             yield from (f"    {image}: {reason}" for image, reason in list(reasons.items())[:NAMED])
     if summary.fitted_on:
         yield f"  seen by the classifier when it was fitted: {summary.fitted_on}"
-    rows = stored.rows()
-    for column, what in (("map_state", "maps"), ("answer_state", "answers of the network")):
-        counts = rows[column].value_counts() if column in rows else {}
-        if degenerate := {state: n for state, n in counts.items() if state in states.DEGENERATE}:
+    columns = {"map_state": "maps", "answer_state": "answers of the network"}
+    counts = {column: Counter[str]() for column in columns}
+    for rows in stored.row_file().blocks(list(columns)):
+        for column in counts.keys() & set(rows.columns):
+            counts[column].update(rows[column].tolist())
+    for column, what in columns.items():
+        if degenerate := {state: n for state, n in counts[column].most_common() if state in states.DEGENERATE}:
             yield f"  {what} that are " + ", ".join(f"{state}: {n}" for state, n in degenerate.items())
 
 

@@ -11,7 +11,8 @@ from eigencam.files import first_line
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.canonical import canonical, checksum, plain
 from eigencam.store.identity import describe_dataset
-from eigencam.store.images import Known, digests_of
+from eigencam.store.images import KnownDigests, said_of
+from eigencam.store.positions import Positions
 from eigencam.store.reader import Stored
 from eigencam.store.schema import CONFIG
 from eigencam.store.trust import Trust
@@ -42,11 +43,12 @@ def data_faults(results: Sequence[Stored], settings: Sequence[str], trust: Trust
 
 def _images(results: Sequence[Stored], dataset: Dataset, name: str) -> Iterator[str]:
     """Images that differ from those the results were made from, or can no longer be read."""
-    known = Known()
+    known = KnownDigests(Positions(dataset.ids))
     for stored in results:
-        list(known.add(stored.folder, digests_of(stored.folder, checksum(stored.identity))))
+        for images, digests in said_of(stored.folder, checksum(stored.identity)):
+            known.add(images, digests)
     for i, image in enumerate(dataset.ids):
-        before = known.digests.get(image)
+        (before,) = known.of([image])
         if before is None:
             continue
         try:

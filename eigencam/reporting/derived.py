@@ -3,8 +3,9 @@
 Both take the long frame of `eigencam.evaluation.tables.collect`, read the rows behind it, and return a long frame.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from numpy.typing import NDArray
 
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import SAID, Metric
+from eigencam.evaluation.parts import Part
+from eigencam.evaluation.sums import BLOCK, Sums, of_size, reduced, summarised
 from eigencam.reporting.collect import alone
+from eigencam.store.gather import KEY
+from eigencam.store.parts import RowFile
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.trust import PACKAGED, Trust
 
 PARTS = ("right", "wrong")
+_ASKED = ("confidence", "answer_state", "map_state", "constant_by_design")
+"""Columns that say whether a drop is defined."""
+
 _METRIC = ("metric", "value", "low", "high", "n", "unit", "threshold", "better", "note", *SAID)
 
 
@@ -44,9 +52,9 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
             lines.append({str(key): value for key, value in of.iloc[0].items()})
             continue
         with alone(str(folder)):
-            rows = stored[str(folder)].rows()
-            right = _right(rows)
-            if right is None:
+            file = stored[str(folder)].row_file()
+            images = _images_of_parts(file)
+            if images is None:
                 continue
             evaluator = stored[str(folder)].evaluator(trust)
             shared["headline"] = [
@@ -55,9 +63,8 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
                 for part in PARTS
             ]
             made: list[dict[str, Any]] = []
-            for part, chosen in zip(PARTS, (right, ~right), strict=True):
-                own = rows[chosen].reset_index(drop=True)
-                metrics = statistics.by_image(evaluator.summary(own), own) if len(own) else _none(of)
+            for part, n in images.items():
+                metrics = summarised(evaluator, _Predicted(file, part, n)) if n else _none(of)
                 made += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
             lines += made
     if not any(line["metric"] for line in lines):
@@ -90,22 +97,17 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
         variants = of.drop_duplicates("folder")
         if len(variants) < 2 or (methods and sorted(variants["method_name"]) != sorted(methods)):
             continue
-        by_row = _drops(stored, of)
-        for metric, everything in of.groupby("metric", sort=False):
-            lines = everything[[(folder, metric) in by_row for folder in everything["folder"]]]
+        readable = _readable(stored, of)
+        for _, everything in of.groupby("metric", sort=False):
+            lines = everything[[folder in readable for folder in everything["folder"]]]
             if len(lines) < 2:
                 continue
-            name = str(lines["win"].iloc[0])
-            frame = pd.concat([by_row[folder, str(metric)] for folder in lines["folder"]], axis=1, join="inner")
-            drop, images = frame.to_numpy(), frame.index.to_frame()
-            defined = ~np.isnan(drop)
-            smallest = defined & (drop <= np.fmin.reduce(drop, axis=1, keepdims=True))
-            note = f"smallest drop among {len(lines)} methods, a tie counts for each"
-            for (_, line), won in zip(lines.iterrows(), smallest.T, strict=True):
-                win = statistics.rate(name, won, threshold=line["threshold"], note=note)
-                if not defined.any():
-                    win = statistics.undefined(name, 0, states.UNANSWERED, threshold=line["threshold"])
-                added += [{**line.to_dict(), **_line(metric)} for metric in statistics.by_image([win], images)]
+            winning = _Winning(str(lines["win"].iloc[0]), tuple(map(str, lines["threshold"])))
+            rows = _drops([readable[folder] for folder in lines["folder"]], list(map(str, lines["kept"])))
+            won = reduced(winning, *rows) or winning.undefined()
+            added += [
+                {**line.to_dict(), **_line(metric)} for (_, line), metric in zip(lines.iterrows(), won, strict=True)
+            ]
     wins = pd.DataFrame(added, columns=list(long.columns))
     if wins.empty:
         return long
@@ -120,15 +122,76 @@ def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
     return {stored.folder.name: stored for stored in read_all(root, set(long["folder"]))}
 
 
-def _drops(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
-    """The drop of each row, by folder and metric; a result whose rows lack it is reported and left out."""
-    found: dict[tuple[str, str], pd.Series] = {}
+@dataclass(frozen=True, slots=True)
+class _Winning:
+    """Sums up rows of drops, `drop0`, `drop1`, ..., one of each method.
+
+    Attributes:
+        name: of the metric.
+        thresholds: of each method's.
+    """
+
+    name: str
+    thresholds: tuple[str, ...]
+
+    def parts(self, rows: pd.DataFrame) -> Mapping[str, Part]:
+        """Which methods have the smallest drop of a row, and whether any has one."""
+        drop = rows[[f"drop{k}" for k in range(len(self.thresholds))]].to_numpy(np.float64)
+        defined = ~np.isnan(drop)
+        smallest = defined & (drop <= np.fmin.reduce(drop, axis=1, keepdims=True))
+        some = np.logical_or.reduce(defined, axis=1)
+        return {"defined": some} | {f"won{k}": smallest[:, k] for k in range(len(self.thresholds))}
+
+    def metrics(self, sums: Sums) -> list[Metric]:
+        """The share of each method."""
+        if not sums.total("defined").any():
+            return self.undefined()
+        note = f"smallest drop among {len(self.thresholds)} methods, a tie counts for each"
+        told = enumerate(self.thresholds)
+        return [sums.rate(self.name, f"won{k}", threshold=threshold, note=note) for k, threshold in told]
+
+    def undefined(self) -> list[Metric]:
+        """The shares where there is no row, or no drop."""
+        return [statistics.undefined(self.name, 0, states.UNANSWERED, threshold=at) for at in self.thresholds]
+
+
+def _together(files: Sequence[RowFile], kept: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Blocks of the drops of files whose rows are of the same images and classes, in the same order."""
+    each = [of_size(file.blocks([*_ASKED, name]), BLOCK) for file, name in zip(files, kept, strict=True)]
+    for blocks in zip(*each, strict=True):
+        drops = [_drop(rows, name) for rows, name in zip(blocks, kept, strict=True)]
+        yield blocks[0][KEY].assign(**{f"drop{k}": drop for k, drop in enumerate(drops)})
+
+
+def _readable(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[str, tuple[RowFile, bytes]]:
+    """The rows by folder, and a checksum of their images and classes; a result without drops is named and left out."""
+    found: dict[str, tuple[RowFile, bytes]] = {}
     for folder, of in lines.groupby("folder"):
         with alone(str(folder), "no wins of"):
-            rows = stored[str(folder)].rows()
-            for metric, kept in zip(of["metric"], of["kept"], strict=True):
-                found[str(folder), str(metric)] = _drop(rows, str(kept))
+            file, digest = stored[str(folder)].row_file(), hashlib.blake2b()
+            names = list(map(str, of["kept"]))
+            for rows in file.blocks([*_ASKED, *names]):
+                digest.update(pd.util.hash_pandas_object(rows[KEY], index=False).to_numpy().tobytes())
+                for name in names:
+                    _drop(rows, name)
+            found[str(folder)] = file, digest.digest()
     return found
+
+
+def _drops(of: Sequence[tuple[RowFile, bytes]], kept: Sequence[str]) -> tuple[Iterable[pd.DataFrame], int]:
+    """Blocks of rows with the drops `drop0`, ... of all methods, and the number of images.
+
+    Where all have the same rows they are read together; else they are held, and those count that all have.
+    """
+    files = [file for file, _ in of]
+    if len({digest for _, digest in of}) == 1:
+        return _together(files, kept), files[0].images
+    each = []
+    for file, name in zip(files, kept, strict=True):
+        rows = pd.concat(file.blocks([*_ASKED, name]), ignore_index=True)
+        each.append(pd.Series(_drop(rows, name), pd.MultiIndex.from_frame(rows[KEY]), name=f"drop{len(each)}"))
+    frame = pd.concat(each, axis=1, join="inner").reset_index()
+    return [frame], frame["image"].nunique()
 
 
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:
@@ -141,24 +204,56 @@ def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list
         yield str(folder), [n for pair in pairs for n in dict.fromkeys(pair) if n in names or n in there]
 
 
-def _right(rows: pd.DataFrame) -> NDArray[np.bool_] | None:
-    """(n,) bool: whether the top-1 class is the label (False without logits); None if a row does not say."""
-    if not len(rows) or "top5" not in rows:
-        return None
-    answered = ~states.no_answer(rows)
-    first = np.array([int(top[0]) if len(top) else -1 for top in rows["top5"]])
-    label = rows["label"].to_numpy(np.int64)
-    if not answered.any() or first[answered].min() < 0 or label.min() < 0:
-        return None
-    return answered & (first == label)
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    """The rows of a file whose prediction is right, or wrong; `Blocks`."""
+
+    file: RowFile
+    part: str
+    images: int
+
+    def blocks(self) -> Iterator[pd.DataFrame]:
+        for rows in self.file.blocks():
+            yield rows[_right(rows) == (self.part == "right")]
+
+    def frame(self) -> pd.DataFrame:
+        return pd.concat(self.blocks(), ignore_index=True)
 
 
-def _drop(rows: pd.DataFrame, kept: str) -> pd.Series:
-    """Each row's drop, by image and requested class; NaN if it is not defined."""
+def _images_of_parts(file: RowFile) -> dict[str, int] | None:
+    """The number of images of either part; None where rows do not say what was predicted."""
+    images: dict[str, int] = dict.fromkeys(PARTS, 0)
+    last, answered = dict[str, object](), False
+    for rows in file.blocks(["top5", "answer_state"]):
+        if "top5" not in rows or (rows["label"].to_numpy(np.int64) < 0).any():
+            return None
+        has = ~states.no_answer(rows)
+        if (_first(rows)[has] < 0).any():
+            return None
+        answered |= bool(has.any())
+        for part, chosen in zip(PARTS, (right := _right(rows), ~right), strict=True):
+            ids = rows["image"].to_numpy()[chosen]
+            if len(ids):
+                images[part] += 1 + int((ids[1:] != ids[:-1]).sum()) - (ids[0] == last.get(part))
+                last[part] = ids[-1]
+    return images if answered else None
+
+
+def _right(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """(n,) bool: the first class is the label, which it is not without an answer."""
+    return ~states.no_answer(rows) & (_first(rows) == rows["label"].to_numpy(np.int64))
+
+
+def _first(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """(n,): the first class; -1 for none."""
+    return np.array([int(top[0]) if len(top) else -1 for top in rows["top5"]], np.int64)
+
+
+def _drop(rows: pd.DataFrame, kept: str) -> NDArray[np.float64]:
+    """(n,): each row's drop; NaN where it is not defined."""
     before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
     undefined = states.no_answer(rows) | states.no_map(rows, meant=False) | ~(before > 0)
-    drop = np.where(undefined, np.nan, np.maximum(before - after, 0))
-    return pd.Series(drop, index=pd.MultiIndex.from_frame(rows[["image", "label"]]))
+    return np.where(undefined, np.nan, np.maximum(before - after, 0))
 
 
 def _none(of: pd.DataFrame) -> list[Metric]:

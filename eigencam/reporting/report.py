@@ -16,6 +16,7 @@ from eigencam.evaluation.tables import Table
 from eigencam.reporting import curves, gallery
 from eigencam.reporting.collect import alone, provenance
 from eigencam.reporting.derived import by_folder
+from eigencam.store.canonical import canonical
 from eigencam.store.parts import RowFile
 from eigencam.store.trust import Trust
 
@@ -59,14 +60,16 @@ class Column:
 
 
 def loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
-    """Return every result that was run and whose evaluator is trusted, baselines last."""
-    stored = by_folder(root, long)
+    """Yield every result that was run and whose evaluator is trusted, baselines last."""
+    stored, evaluators = by_folder(root, long), dict[str, Any]()
     for result in long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records"):
         if not result["unsupported"]:
             one = stored[result["folder"]]
             with alone(one.folder.name, "no curves and no images of"):
-                evaluator, rows = one.evaluator(trust), one.row_file()
-                yield {str(k): v for k, v in result.items()}, evaluator, rows
+                described, rows = canonical(one.identity["evaluator"]), one.row_file()
+                if described not in evaluators:
+                    evaluators[described] = one.evaluator(trust)
+                yield {str(k): v for k, v in result.items()}, evaluators[described], rows
 
 
 def galleries(

@@ -58,7 +58,8 @@ def read_batches(
     wanted = plain.schema_arrow.names if columns is None else [n for n in plain.schema_arrow.names if n in columns]
     schema = pa.schema([plain.schema_arrow.field(name) for name in wanted], plain.schema_arrow.metadata)
     total = 0
-    for batch in _opened(source, texts).iter_batches(BATCH, row_groups=groups, columns=wanted):
+    file = _opened(source, texts, about) if texts else plain
+    for batch in file.iter_batches(BATCH, row_groups=groups, columns=wanted):
         total += sum(map(_bytes, batch.columns))
         if total > most:
             raise BombError(f"{size} bytes that unpack to more than {most}")
@@ -66,9 +67,11 @@ def read_batches(
         yield pa.record_batch(arrays, schema)
 
 
-def _opened(source: Path | pa.Buffer, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+def _opened(
+    source: Path | pa.Buffer, dictionaries: Sequence[str] = (), metadata: pq.FileMetaData | None = None
+) -> pq.ParquetFile:
     file: Any = source if isinstance(source, Path) else pa.BufferReader(source)
-    return pq.ParquetFile(file, read_dictionary=list(dictionaries))
+    return pq.ParquetFile(file, read_dictionary=list(dictionaries), metadata=metadata)
 
 
 def _bytes(array: Any) -> int:

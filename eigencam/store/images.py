@@ -4,12 +4,13 @@ Each row has its image's digest (`eigencam.datasets.digest`). A run compares the
 other results of the same folder and dataset; `eigencam verify` compares results with one another, and with the data.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eigencam.datasets.digest import is_changed
 from eigencam.store.bounded import read_batches
@@ -17,37 +18,47 @@ from eigencam.store.canonical import canonical, checksum
 from eigencam.store.examine import published
 from eigencam.store.gather import DIGEST
 from eigencam.store.parts import Parts
-from eigencam.store.positions import Positions
+from eigencam.store.positions import Positions, hashes
 from eigencam.store.reader import results_in
 from eigencam.store.schema import IDENTITY, PARTS, ROWS, read_identity
 
 
 @dataclass(slots=True)
 class Known:
-    """Digests of images, and the results that they come from.
+    """Digests of images by 64 bits of their ids, and the results that they come from.
 
     Attributes:
-        digests: by image id.
         folders: of the results read, in order.
     """
 
-    digests: dict[str, str] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
-    _later: dict[str, int] = field(default_factory=dict)
+    _hashes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    _digests: NDArray[np.bytes_] = field(default_factory=lambda: np.zeros(0, "S1"))
+    _first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
-    def add(self, folder: Path, digests: Mapping[str, str]) -> Iterator[str]:
-        """Add a result's digests, and yield a line for each image whose digest contradicts an earlier one."""
-        for image, digest in digests.items():
-            if image not in self.digests and self.folders:
-                self._later[image] = len(self.folders)
-            if is_changed(self.digests.setdefault(image, digest), digest):
-                other = self.folders[self._later.get(image, 0)].name
-                yield f"{folder}: image {image} is another one than in {other}: {self.told(image, digest)}"
+    def add(self, folder: Path, said: Iterable[tuple[Sequence[str], Sequence[str | None]]]) -> Iterator[str]:
+        """Add digests of `said_of`, and yield a line for each image whose digest contradicts an earlier one."""
+        hashed, digests, named = [self._hashes], [self._digests], set[str]()
+        for images, told in said:
+            asked, here = hashes(images), np.array([(digest or "").encode() for digest in told], np.bytes_)
+            place = np.minimum(np.searchsorted(self._hashes, asked), max(len(self._hashes) - 1, 0))
+            known = self._hashes[place] == asked if len(self._hashes) else np.zeros(len(asked), bool)
+            fresh = ~known & (here != b"")
+            hashed.append(asked[fresh])
+            digests.append(here[fresh])
+            changed = (
+                np.flatnonzero(known & (self._digests[place] != here)) if len(self._hashes) else np.zeros(0, np.int64)
+            )
+            for k, at in zip(changed.tolist(), place[changed].tolist(), strict=True):
+                before, image = self._digests[at : at + 1].tolist()[0].decode(), images[k]
+                if is_changed(before, told[k]) and image not in named:
+                    named.add(image)
+                    other = self.folders[int(self._first[at])].name
+                    yield f"{folder}: image {image} is another one than in {other}: {before} there, {told[k]} here"
+        first = [self._first, np.full(sum(map(len, hashed[1:])), len(self.folders), np.int32)]
+        self._hashes, kept = np.unique(np.concatenate(hashed), return_index=True)
+        self._digests, self._first = np.concatenate(digests)[kept], np.concatenate(first)[kept]
         self.folders.append(folder)
-
-    def told(self, image: str, digest: str) -> str:
-        """Return both digests of an image, for a message."""
-        return f"{self.digests.get(image)} there, {digest} here"
 
 
 class KnownDigests:
@@ -107,12 +118,6 @@ def known_images(root: Path, dataset: Mapping[str, Any], positions: Positions) -
         except (ValueError, OSError):  # damaged or not readable; reported by the commands that show it
             continue
     return known
-
-
-def digests_of(folder: Path, owner: str) -> dict[str, str]:
-    """Return the digests in the rows of a result by image id, complete or not; see `said_of`."""
-    said = said_of(folder, owner)
-    return {image: digest for images, of in said for image, digest in zip(images, of, strict=True) if digest}
 
 
 def said_of(folder: Path, owner: str) -> Iterator[tuple[list[str], list[str | None]]]:

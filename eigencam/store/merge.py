@@ -10,25 +10,34 @@ has the bytes of one that a single run made. Two different rows for the same ima
 refused, with the names of both folders. The sources are only read.
 """
 
+import shutil
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from eigencam.files import first_line, sync_folder, visible, write_bytes
+from eigencam.files import first_line, replacing, sync_folder, visible, write_bytes
+from eigencam.store.bounded import read_batches
 from eigencam.store.bundle import MAPS
 from eigencam.store.canonical import checksum
 from eigencam.store.claim import CLAIM
 from eigencam.store.examine import examine
 from eigencam.store.gather import first_difference
-from eigencam.store.parts import Parts, frame_of, images_of, joined
+from eigencam.store.parts import Parts, frame_of
+from eigencam.store.positions import hashes
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
+
+HELD = 2**19
+"""Number of rows of all sources that are compared at a time."""
 
 
 class ContradictionError(ValueError):
@@ -56,25 +65,31 @@ class _Source:
 
     Attributes:
         stored: as it was read.
-        table: its rows; empty for a complete result with the same rows as another one.
+        files: that have its rows.
+        rows: number of these.
         bad: images that were left out.
-        plan: see `eigencam.store.parts.Parts.plan`; None if there is none.
-        parts: the files that the rows were read from.
+        plan: see `eigencam.store.parts.Parts.plan`; None where there is none.
     """
 
     stored: Stored
-    table: pa.Table
+    files: Sequence[Path]
+    rows: int
     bad: Mapping[Bad, Mapping[str, str]]
     plan: Mapping[str, Any] | None = None
-    parts: frozenset[Path] = frozenset()
 
     @property
     def summary(self) -> Summary | None:
         return self.stored.summary
 
-    @property
-    def images(self) -> set[str]:
-        return images_of([self.table])
+    def sieved(self, part: int, parts: int) -> pd.DataFrame:
+        """The rows of one of `parts` parts of the images."""
+        found = []
+        for path in self.files:
+            with suppress(FileNotFoundError):  # merged by its shard since it was listed
+                for batch in read_batches(path):
+                    chosen = hashes(batch.column("image").to_pylist()) % parts == part
+                    found.append(pa.Table.from_batches([batch]).filter(pa.array(chosen)))
+        return frame_of(found)
 
 
 def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Container[str] | None = None) -> Merged:
@@ -117,14 +132,14 @@ def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged
     first, target = found[0].stored, into / found[0].stored.folder.name
     complete = [source for source in found if source.summary]
     whole = next((source for source in complete if source.stored.claim is None), next(iter(complete), None))
-    table = _united(found, whole)
+    images = _agreed(found, whole)
     result = Result(into, first.names, first.identity, alone=True)
     result.open(_config(found), None)
     try:
         _copy_runs(found, target)
         if whole is None:
-            _write_parts(found, table, target)
-            _finish(result, table, trust, merged)
+            _copy_parts(found, target)
+            _finish(result, images, trust, merged)
         else:
             if not whole.stored.folder.samefile(target):
                 with result.finishing():
@@ -147,47 +162,68 @@ def _read(folder: Path, faults: list[str]) -> _Source | None:
     if stored.faults and (sealed := examine(folder).summary) and sealed.names == stored.names:
         stored = replace(stored, summary=sealed, faults=())  # damaged files hold no rows
     if (summary := stored.summary) is not None:
-        rows = frame_of([]) if summary.unsupported else stored.rows()
-        table = pa.Table.from_pandas(rows, preserve_index=False)
-        return _Source(stored, table, {"bad_images": summary.bad_images, "bad_truths": summary.bad_truths})
+        files = [] if summary.unsupported else [stored.row_file().path]
+        bad: dict[Bad, Mapping[str, str]] = {"bad_images": summary.bad_images, "bad_truths": summary.bad_truths}
+        return _Source(stored, files, _rows_of(files), bad)
     parts = Parts(folder / PARTS, checksum(stored.identity))
-    found, _ = parts.read()
-    bad, _ = parts.read_bad()
+    files, _ = parts.checked()
+    left_out, _ = parts.read_bad()
     try:
         plan = parts.plan()
     except (FileNotFoundError, DamagedError):  # a DamagedError is already among the faults
         plan = None
-    table = joined(found.values()) if found else pa.table({"image": pa.array([], pa.string())})
-    return _Source(stored, table, bad, plan, frozenset(found))
+    return _Source(stored, files, _rows_of(files), left_out, plan)
 
 
-def _united(found: Sequence[_Source], whole: _Source | None) -> pa.Table:
-    """The rows of all sources. ContradictionError if two of them disagree."""
+def _rows_of(files: Iterable[Path]) -> int:
+    count = 0
+    for path in files:
+        with suppress(FileNotFoundError):  # merged by its shard since it was listed
+            count += pq.read_metadata(path).num_rows
+    return count
+
+
+def _agreed(found: Sequence[_Source], whole: _Source | None) -> int:
+    """Number of images that the sources have rows for. ContradictionError if two of them disagree.
+
+    The rows are compared for a part of the images at a time, so that memory does not depend on their number.
+    """
+    if whole is not None and whole.summary and len(found) == 1:
+        return whole.summary.n
     for source in found:
         if whole is not None and whole is not source:
-            _check_complete(whole, source)
-    united: list[pa.Table] = []
-    known: set[str] = set()
-    for k, source in enumerate(found):
-        rows = source.table.to_pandas()
-        both = known & set(rows["image"])
-        for other in found[:k] if both else ():
-            if what := first_difference(other.table.to_pandas(), rows):
-                raise _contradiction(other, source, what)
-        new = ~rows["image"].isin(known).to_numpy(bool)
-        united.append(source.table.filter(pa.array(new)))
-        known |= set(rows["image"])
-    return joined([table for table in united if len(table)] or united[:1])
+            _check_supported(whole, source)
+    images, parts = 0, 1 + sum(source.rows for source in found) // HELD
+    for part in range(parts):
+        frames = [source.sieved(part, parts) for source in found]
+        of_whole = next(
+            (set(rows["image"]) for source, rows in zip(found, frames, strict=True) if source is whole), set()
+        )
+        known: set[str] = set()
+        for k, (source, rows) in enumerate(zip(found, frames, strict=True)):
+            own = set(rows["image"])
+            if whole is not None and whole is not source:
+                _check_complete(whole, source, of_whole, own)
+            for other, before in zip(found[:k], frames, strict=False) if known & own else ():
+                if what := first_difference(before, rows):
+                    raise _contradiction(other, source, what)
+            known |= own
+        images += len(known)
+    return images
 
 
-def _check_complete(whole: _Source, other: _Source) -> None:
-    """Raise ContradictionError if a complete result left out an image that the other has, or vice versa."""
+def _check_supported(whole: _Source, other: _Source) -> None:
+    """Raise ContradictionError if a method that could not run in a complete result has run elsewhere."""
     summary, second = whole.summary, other.summary
-    if summary and summary.unsupported and (len(other.table) or second) and not (second and second.unsupported):
+    if summary and summary.unsupported and (other.rows or second) and not (second and second.unsupported):
         raise _contradiction(whole, other, "the method could not run in the first")
-    if extra := other.images - whole.images:
+
+
+def _check_complete(whole: _Source, other: _Source, of_whole: set[str], of_other: set[str]) -> None:
+    """Raise ContradictionError if a complete result left out an image that the other has, or vice versa."""
+    if extra := of_other - of_whole:
         raise _contradiction(whole, other, f"image {min(extra)} was left out in the first")
-    if second and (extra := whole.images - other.images):
+    if other.summary and (extra := of_whole - of_other):
         raise _contradiction(whole, other, f"image {min(extra)} was left out in the second")
 
 
@@ -225,8 +261,14 @@ def _copy_complete(stored: Stored, target: Path) -> None:
     for name in (*maps, ROWS, SUMMARY):
         if (path := stored.folder / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(target / name, path.read_bytes(), sync=True, follow=False)
+            _copy(path, target / name, sync=True)
     sync_folder(target)
+
+
+def _copy(path: Path, place: Path, *, sync: bool = False) -> None:
+    """Copy a file of any size."""
+    with replacing(place, sync=sync, follow=False) as beside:
+        shutil.copyfile(path, beside)
 
 
 def _settle_claim(complete: Sequence[_Source], target: Path) -> None:
@@ -238,19 +280,26 @@ def _settle_claim(complete: Sequence[_Source], target: Path) -> None:
         (target / CLAIM).unlink(missing_ok=True)
 
 
-def _write_parts(found: Sequence[_Source], table: pa.Table, target: Path) -> None:
-    """Write the rows of all sources as one part, replacing existing parts."""
+def _copy_parts(found: Sequence[_Source], target: Path) -> None:
+    """Copy the parts of all sources, with names in the order of the sources.
+
+    If several have a row, the first one is taken when the result is finished.
+    """
     parts = Parts(target / PARTS, checksum(found[0].stored.identity), "merged")
     if plan := next((source.plan for source in found if source.plan), None):
         parts.write_plan(plan)
-    for source in found:
+    known = {path.stem.rsplit("-", 1)[-1] for path in parts.folder.glob("*.parquet")}
+    for k, source in enumerate(found):
         if any(source.bad.values()):
             parts.write_bad(source.bad)
-    if len(table):
-        parts.replace((path for source in found for path in source.parts if path.parent == parts.folder), table)
+        for path in source.files:
+            if (checksum_of_part := path.stem.rsplit("-", 1)[-1]) not in known:
+                known.add(checksum_of_part)
+                with suppress(FileNotFoundError):  # merged by its shard since it was listed
+                    _copy(path, parts.folder / f"merged{k:04d}-{checksum_of_part}.parquet")
 
 
-def _finish(result: Result, table: pa.Table, trust: Trust, merged: Merged) -> None:
+def _finish(result: Result, images: int, trust: Trust, merged: Merged) -> None:
     """Summarise the result if all images are present."""
     with result.finishing():
         try:
@@ -258,7 +307,7 @@ def _finish(result: Result, table: pa.Table, trust: Trust, merged: Merged) -> No
         except FileNotFoundError:
             raise ValueError("no run recorded the number of images; a run completes the result") from None
         if gathered is None:
-            merged.unfinished.append(f"{result.folder}: {len(images_of([table]))} images so far")
+            merged.unfinished.append(f"{result.folder}: {images} images so far")
             return
         evaluator = rebuilt(result.identity["evaluator"], "evaluator", trust)
         result.publish(gathered, summed_up(evaluator, gathered.rows)[0])

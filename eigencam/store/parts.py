@@ -12,7 +12,7 @@ so there are about log2(rows) parts. Parts of more than 262,144 rows are not mer
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -34,6 +34,7 @@ LARGEST_PART = 8 * 2**30
 LARGEST_MERGED = 2**18
 """Number of rows above which a part is not merged with others, since merging holds them in memory."""
 
+_KEY = ("image", "label")
 _OWNER = b"eigencam.result"
 """Key of a part's metadata: the checksum of the result's identity."""
 
@@ -122,7 +123,12 @@ class Parts:
 
     def files(self) -> tuple[list[Path], list[str]]:
         """Return the intact parts, and a line for each that was damaged and set aside."""
-        found, said = list[Path](), list[str]()
+        found, errors = self.checked()
+        return found, [line for error in errors for line in set_aside(error)]
+
+    def checked(self) -> tuple[list[Path], list[DamagedError]]:
+        """Return the intact parts, and what is damaged; nothing is moved."""
+        found, errors = list[Path](), list[DamagedError]()
         for path in visible(self.folder, "*.parquet"):
             try:
                 self._check(path)
@@ -130,8 +136,8 @@ class Parts:
             except FileNotFoundError:  # merged by its shard, or the result was just finished by another
                 continue
             except DamagedError as error:
-                said += set_aside(error)
-        return found, said
+                errors.append(error)
+        return found, errors
 
     def images(self, files: Iterable[Path]) -> Iterator[list[str]]:
         """Yield the ids of the images that parts have rows for, in blocks."""
@@ -253,12 +259,16 @@ class RowFile:
     path: Path
     images: int
 
-    def blocks(self) -> Iterator[pd.DataFrame]:
-        """Yield all rows in their order. DamagedError if the file has none, even with a valid checksum."""
+    def blocks(self, beside: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
+        """Yield all rows in their order. DamagedError if the file has none, even with a valid checksum.
+
+        Args:
+            beside: columns to read in addition to image and label, if they are present; None: all.
+        """
         try:
-            for batch in read_batches(regular(self.path)):
+            for batch in read_batches(regular(self.path), None if beside is None else [*_KEY, *beside]):
                 rows = batch.to_pandas()
-                if not {"image", "label"} <= set(rows.columns):
+                if not set(_KEY) <= set(rows.columns):
                     raise DamagedError(self.path, "no rows of images")
                 yield rows
         except (FileNotFoundError, PermissionError, DamagedError):

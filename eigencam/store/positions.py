@@ -18,16 +18,16 @@ class Positions:
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._ids = ids
-        hashes = _hashes(ids)
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
+        own = hashes(ids)
+        self._order = np.argsort(own, kind="stable")
+        self._hashes = own[self._order]
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def of(self, images: Sequence[str]) -> NDArray[np.int64]:
         """(N,): the position of each image; -1 for an image that is not in the dataset."""
-        asked = _hashes(images)
+        asked = hashes(images)
         first = np.searchsorted(self._hashes, asked)
         last = np.searchsorted(self._hashes, asked, side="right")
         found = np.full(len(images), -1, np.int64)
@@ -39,5 +39,6 @@ class Positions:
         return found
 
 
-def _hashes(ids: Sequence[str]) -> NDArray[np.int64]:
+def hashes(ids: Sequence[str]) -> NDArray[np.int64]:
+    """(N,): 64 bits of each id, the same within a process."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))

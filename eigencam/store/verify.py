@@ -6,19 +6,25 @@ Needs no data, weights or torch. The metrics are recomputed from the rows and co
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from eigencam.files import first_line
 from eigencam.store.current import outdated
-from eigencam.store.gather import KEY
+from eigencam.store.parts import RowFile
+from eigencam.store.positions import hashes
 from eigencam.store.reader import Stored
 from eigencam.store.records import is_current, summed_up
 from eigencam.store.schema import Summary, metric_of
 from eigencam.store.seal import strict
 from eigencam.store.trust import PACKAGED, Trust
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 RELATIVE = 1e-9
 """Allowed relative difference of recomputed metrics, since another machine may round sums differently."""
@@ -40,32 +46,36 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
     if summary.unsupported:
         return
     try:
-        rows = stored.rows()
+        rows = stored.row_file()
+        said = list(_counts(stored, summary, rows))
     except (ValueError, OSError) as error:
         yield first_line(error)
         return
-    yield from _counts(stored, summary, rows)
+    yield from said
     yield from _metrics(stored, summary, rows, trust)
 
 
-def _counts(stored: Stored, summary: Summary, rows: pd.DataFrame) -> Iterator[str]:
+def _counts(stored: Stored, summary: Summary, rows: RowFile) -> Iterator[str]:
     """Check that each image occurs once, for the identity's target, and that a run claims each row."""
-    images, left_out = set(rows["image"]), {*summary.bad_images, *summary.bad_truths}
-    if len(images) != summary.n:
-        yield f"n = {summary.n}, and its rows are of {len(images)} images"
-    if twice := int(rows.duplicated(KEY).sum()):
+    left_out, both = {*summary.bad_images, *summary.bad_truths}, set[str]()
+    for block in rows.blocks([]) if left_out else ():
+        both |= left_out.intersection(block["image"])
+    images, twice = counted(rows)
+    if images != summary.n:
+        yield f"n = {summary.n}, and its rows are of {images} images"
+    if twice:
         yield f"{twice} rows have the same image and class as another row"
-    if both := images & left_out:
+    if both:
         yield f"image {min(both)} has a row, and is recorded as left out"
     there = stored.identity["dataset"].get("n")
-    if type(there) is int and (found := len(images | left_out)) != there:
+    if type(there) is int and (found := images + len(left_out - both)) != there:
         yield f"{found} images are scored or left out, and the dataset has {there}"
     if summary.target != stored.identity["target"]:
         yield f"maps for the class: {summary.target}; the identity says {stored.identity['target']}"
     yield from _makers(stored, rows)
 
 
-def _makers(stored: Stored, rows: pd.DataFrame) -> Iterator[str]:
+def _makers(stored: Stored, rows: RowFile) -> Iterator[str]:
     """Check that runs claim each row, and none that is not there."""
     stretches = sorted(stretch for run in stored.runs for stretch in run.rows)
     first = 0
@@ -73,14 +83,55 @@ def _makers(stored: Stored, rows: pd.DataFrame) -> Iterator[str]:
         if start > first:
             break
         first = max(first, last + 1)
+    image, count = "", 0
+    for block in rows.blocks([]):
+        if count <= first < count + len(block):
+            image = block["image"].iloc[first - count]
+        count += len(block)
     known = not stored.runs or (stretches and all(run.rows for run in stored.computing))
-    if known and first < len(rows):
-        yield f"row {first} (image {rows['image'].iloc[first]}): no file in runs/ says which run computed it"
-    if (end := max((last + 1 for _, last in stretches), default=0)) > len(rows):
-        yield f"a file in runs/ claims {end} rows, and there are {len(rows)}"
+    if known and first < count:
+        yield f"row {first} (image {image}): no file in runs/ says which run computed it"
+    if (end := max((last + 1 for _, last in stretches), default=0)) > count:
+        yield f"a file in runs/ claims {end} rows, and there are {count}"
 
 
-def _metrics(stored: Stored, summary: Summary, rows: pd.DataFrame, trust: Trust) -> Iterator[str]:
+def counted(rows: RowFile) -> tuple[int, int]:
+    """Return the number of images in the rows, and of rows with the image and class of another row.
+
+    It holds 64 bits of each image and row. If two agree, the ids themselves are compared.
+    """
+    images, keys = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    for block in rows.blocks([]):
+        image, key = _hashed(block)
+        ids = block["image"].to_numpy(object)
+        images.append(image[np.append(True, ids[1:] != ids[:-1])])
+        keys.append(key)
+    own, again = np.unique(np.concatenate(images)), _repeated(keys)
+    if not len(again) and len(own) == sum(map(len, images)):
+        return len(own), 0
+    doubtful, named = _repeated(images), set[str]()
+    pairs = Counter[tuple[str, int]]()
+    for block in rows.blocks([]):
+        image, key = _hashed(block)
+        named.update(block["image"][np.isin(image, doubtful)])
+        chosen = block[np.isin(key, again)]
+        pairs.update(zip(chosen["image"], chosen["label"], strict=True))
+    return len(own) - len(doubtful) + len(named), sum(pairs.values()) - len(pairs)
+
+
+def _hashed(block: pd.DataFrame) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """64 bits of the image, and of image and class, of each row."""
+    image = hashes(block["image"].tolist()).view(np.uint64)
+    return image, image * _ODD + hashes(block["label"].tolist()).view(np.uint64)
+
+
+def _repeated(values: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """The values that occur more than once."""
+    every = np.sort(np.concatenate(values))
+    return np.unique(every[1:][every[1:] == every[:-1]])
+
+
+def _metrics(stored: Stored, summary: Summary, rows: RowFile, trust: Trust) -> Iterator[str]:
     """Compare the stored metrics with those of the rows."""
     try:
         evaluator = stored.evaluator(trust)
