@@ -1,6 +1,8 @@
 """`eigencam compare`: the same numbers as the rows give by hand, for every form that a method may come in."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,19 @@ def test_nothing_is_run_with_no_run_and_nothing_twice(
     monkeypatch.setattr("eigencam.running.run.compute_maps", None)
     assert compare("eigencam", "gradcam", "--no-run", "--evaluator", "localization") == 0
     assert compare("gradcam", "eigencam", "--evaluator", "localization") == 0
+    capsys.readouterr()
+    code = """
+import sys
+from eigencam.commands.main import main
+
+assert main(sys.argv[1:]) == 0
+assert "torch" not in sys.modules
+"""
+    asked = ["compare", "eigencam", "gradcam", "--no-run", "--evaluator", "localization", *SMALL, "--results", "runs"]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert compare("eigencam", "gradcam", "--no-run", "--evaluator", "localization", "target=predicted") == 2
+    assert "without --no-run" in capsys.readouterr().err
 
 
 @pytest.mark.full

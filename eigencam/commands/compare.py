@@ -13,12 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from eigencam.configuring import named
 from eigencam.configuring.results import default_results
+from eigencam.configuring.stored import made_by
 from eigencam.evaluation import ranks
 from eigencam.evaluation.escaping import file_name, one_line
 from eigencam.evaluation.tables import FORMATS, render
@@ -82,14 +83,35 @@ def main(args: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
+def _computed(config: Any, *, compute: bool) -> tuple[list[Path], list[str]]:
+    """Return the folders of a config's results by identity, and what failed. FileNotFoundError if one is missing."""
+    from eigencam.running.faults import PartlyFailedError
+    from eigencam.running.prepare import prepare
+    from eigencam.running.run import run
+
+    faults: list[str] = []
+    try:
+        job = run(config, say=lambda _line: None) if compute else prepare(config)
+    except PartlyFailedError as error:
+        faults = [line for line in str(error).splitlines()[1:] if line]
+        print("\n".join(map(one_line, faults)), file=sys.stderr)
+        job = prepare(config)
+    missing = [r.folder for r in job.results.values() if r.summary is None]
+    if missing and not faults:
+        damaged = as_lines(stored for folder in missing if (stored := read(folder, hashed=True)))
+        names = ", ".join(folder.name for folder in missing)
+        lines = [f"missing: {names}; without --no-run they are computed", *damaged]
+        raise FileNotFoundError("\n".join(lines))
+    return [result.folder for result in job.results.values() if result.folder not in missing], faults
+
+
 def _folders(
     args: argparse.Namespace, options: Sequence[str], nodes: named.Nodes, settings: Sequence[str]
 ) -> tuple[list[Path], Trust, list[str]]:
     """Compute missing results; return the result folders, what this command trusts, and what failed."""
+    from omegaconf import OmegaConf
+
     from eigencam.configuring.compose import compose
-    from eigencam.running.faults import PartlyFailedError
-    from eigencam.running.prepare import prepare
-    from eigencam.running.run import run
 
     overrides = [f"method=[{','.join(options)}]", f"evaluator=[{args.evaluator}]", f"paths.results={args.results}"]
     if args.config_dir:
@@ -103,19 +125,11 @@ def _folders(
     found: list[Path] = []
     failed: list[str] = []
     for config in configs:
-        try:
-            job = prepare(config) if args.no_run else run(config, say=lambda _line: None)
-            faults = []
-        except PartlyFailedError as error:
-            faults = [line for line in str(error).splitlines()[1:] if line]
-            print("\n".join(map(one_line, faults)), file=sys.stderr)
-            job = prepare(config)
+        there = made_by(config, args.results) if args.no_run else None
+        if there is not None and len(there) == len(config.method) * len(config.evaluator):
+            found += [stored.folder for stored in there.values()]
+            continue
+        folders, faults = _computed(config, compute=not args.no_run)
+        found += folders
         failed += [f"failed, left out: {line}" for line in faults]
-        missing = [r.folder for r in job.results.values() if r.summary is None]
-        if missing and not faults:
-            damaged = as_lines(stored for folder in missing if (stored := read(folder, hashed=True)))
-            names = ", ".join(folder.name for folder in missing)
-            lines = [f"missing: {names}; without --no-run they are computed", *damaged]
-            raise FileNotFoundError("\n".join(lines))
-        found += [result.folder for result in job.results.values() if result.folder not in missing]
     return found, Trust.of(args.config_dir, configs=[OmegaConf.to_container(config) for config in configs]), failed

@@ -1,12 +1,18 @@
 """A stored config on this machine, with the folders of its original machine replaced."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eigencam.datasets.reading import expand
+from eigencam.store.current import outdated
+from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import packaged
+
+DECIDING = ("model", "dataset", "target", "dtype", "channels_last", "limit", "seed", "images")
+"""Keys of a run's config that, with a method and an evaluator, decide on a result."""
 
 
 def changed(config: Any, settings: Sequence[str]) -> Any:
@@ -31,6 +37,69 @@ def _moved(node: Any, old: str, new: str) -> Any:
         return [_moved(value, old, new) for value in node]
     is_below = isinstance(node, str) and (node == old or node.startswith(f"{old}/"))
     return f"{new}{node.removeprefix(old)}" if is_below else node
+
+
+def made_by(config: Any, root: Path) -> dict[tuple[str, str], Stored] | None:
+    """Return the complete results of a run's config, by method and evaluator, without its data, network or torch.
+
+    A result is of the config if it was made by the same one, paths of machines aside, with the versions of code that
+    this program has and, where the network's weight file is there, with the same weights.
+
+    Args:
+        config: composed.
+        root: folder of results.
+
+    Returns:
+        The results; None where their identity needs more than the config: code of a person's own, or files besides the
+        network's weights.
+    """
+    from omegaconf import OmegaConf
+
+    wanted: Any = _as_stored(OmegaConf.to_container(config, resolve=True))
+    nodes = [wanted["model"], wanted["dataset"], *wanted["method"].values(), *wanted["evaluator"].values()]
+    if not all(node.get("_target_") in packaged() for node in nodes) or wanted["model"].get("head") or wanted["images"]:
+        return None
+    if any(os.path.lexists(text) for _, text in _texts({"method": wanted["method"], "evaluator": wanted["evaluator"]})):
+        return None
+    paths = [f"paths.{name}={folder}" for name, folder in wanted["paths"].items()]
+    found: dict[tuple[str, str], Stored] = {}
+    for folder in results_in(root) if root.is_dir() else ():
+        stored = read(folder) if folder.name.rsplit("-", 1)[0].endswith(_endings(wanted)) else None
+        if stored is None or stored.summary is None or outdated(stored.identity) or not _has(stored, wanted["model"]):
+            continue
+        names = stored.names[2], stored.names[3]
+        try:
+            there: Any = OmegaConf.to_container(changed(OmegaConf.create(stored.config()), paths))
+            same = all(there.get(key) == wanted.get(key) for key in DECIDING) and all(
+                there[group][name] == wanted[group][name]
+                for group, name in zip(("method", "evaluator"), names, strict=True)
+            )
+        except (ValueError, OSError, LookupError, TypeError):  # a config that no run wrote
+            continue
+        if same and (names not in found or found[names].updated < stored.updated):
+            found[names] = stored
+    return found
+
+
+def _as_stored(content: Any) -> Any:
+    """A config as it is read from the file that it is written to."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    return yaml.safe_load(OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+def _endings(wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"-{method}-{evaluator}" for method in wanted["method"] for evaluator in wanted["evaluator"])
+
+
+def _has(stored: Stored, model: Mapping[str, Any]) -> bool:
+    """Whether the network's weight file is the one that a result was made with, as far as it is there."""
+    path = Path(str(model.get("weights") or ""))
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == stored.identity["network"].get("sha256")
 
 
 def check_paths(content: Mapping[str, Any], given: Iterable[str | Path], where: str) -> None:
