@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from stored import rows_of
 from submitit.core.utils import UncompletedJobError
 from submitit.slurm.slurm import SlurmJob
@@ -25,7 +25,7 @@ from eigencam.locks import take
 from eigencam.running import sweep
 from eigencam.running.faults import PartlyFailedError
 from eigencam.running.run import run
-from eigencam.running.slurm import WatchQueue
+from eigencam.running.slurm import Tidy, WatchQueue
 from eigencam.store.parts import Parts
 from eigencam.store.seal import read_json, write_json
 
@@ -185,6 +185,8 @@ def test_launchers_give_the_results_of_a_plain_run(launcher: str, tmp_path: Path
     for name in model.removeprefix("model=").split(","):
         run(composed(*SMALL, f"model={name}", f"paths.results={tmp_path / 'plain'}"))
     same_results(tmp_path / "plain", tmp_path / "swept")
+    left = [path for path in (tmp_path / "swept/.hydra").rglob("*") if path.is_file()]
+    assert {path.suffix for path in left} <= {".yaml", ".out", ".err"}
 
 
 @pytest.mark.parametrize("accounting", [False, True])
@@ -209,6 +211,20 @@ def test_a_killed_job_of_slurm_is_seen_in_the_queue_where_there_is_no_accounting
     time.sleep(0.01)  # submitit asks once in a millisecond
     queue.write_text("7_0|RUNNING|node\n7_1|PENDING|\n")
     assert [job.done(force_check=True) for job in jobs] == [False, False, True]
+
+
+def test_few_files_of_jobs_that_ended_well_stay(tmp_path: Path) -> None:
+    for job, line in (("7_0", "a on b, 4 images: 0 results completed, 2 were there"), ("7_1", "2 results completed")):
+        folder = tmp_path / ".submitit" / job
+        folder.mkdir(parents=True)
+        for name in ("submitted.pkl", "0_result.pkl", "submission.sh"):
+            (folder / f"{job}_{name}").write_text("x")
+        (folder / f"{job}_0_log.out").write_text(f"{line}\n")
+        (folder / f"{job}_0_log.err").write_text("warned\n" if job == "7_0" else "")
+    there = {"hydra": {"launcher": {"submitit_folder": f"{tmp_path}/.submitit/%j"}}}
+    Tidy().on_multirun_end(OmegaConf.create(there))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["7_1_0_log.out"]
+    assert not (tmp_path / ".submitit/7_0").exists()
 
 
 @pytest.mark.full

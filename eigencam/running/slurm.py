@@ -1,10 +1,14 @@
-"""`launcher=slurm` on clusters without SLURM accounting: the states of jobs from the queue itself."""
+"""What `launcher=slurm` and `launcher=local` need besides submitit: states without accounting, and few files."""
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+NOTHING_DONE = ": 0 results completed"
+"""In the last line of a run that found all of its results there."""
 
 
 class WatchQueue(Callback):
@@ -34,6 +38,29 @@ class WatchQueue(Callback):
                 return {job: queue.get(job, {"State": "ENDED"}) for job in self._registered - self._finished}
 
         SlurmJob.watcher = Watcher(delay_s=60)
+
+
+class Tidy(Callback):
+    """Removes what submitit has written of jobs that all ended well, but for the logs of those that computed something.
+
+    submitit writes up to eight files a job. Where a job fails Hydra does not come here, and they all stay.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra after the last job."""
+        folder = Path(str(config.hydra.launcher.submitit_folder).partition("%")[0])
+        for pattern in ("*_submitted.pkl", "*_result.pkl", "*_submission.sh"):
+            for path in folder.rglob(pattern):
+                path.unlink(missing_ok=True)
+        for log in list(folder.rglob("*_log.out")):
+            if NOTHING_DONE in log.read_text(errors="replace"):
+                for path in (log, log.with_suffix(".err")):
+                    path.unlink(missing_ok=True)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            elif path.is_file() and not path.stat().st_size:
+                path.unlink()
 
 
 def _succeeds(*command: str) -> bool:
