@@ -52,10 +52,58 @@ def ranks_of(m: Tensor) -> Tensor:
     """(N, H, W) int64: rank of each pixel by descending value, 0 the first; equal values in raster order."""
     import torch
 
+    if m.device.type == "cpu" and m.dtype == torch.float32:
+        return torch.from_numpy(_ranks_of(m.detach().flatten(1).numpy())).view(m.shape)
     order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(order)
     places = torch.arange(order.shape[1], device=m.device).expand_as(order)
     return ranks.scatter_(1, order, places).view(m.shape)
+
+
+def _ranks_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(N, P) -> (N, P): the same, of one sort of whole numbers: falling bits of the value, then the pixel's number."""
+    values = values + np.float32(0)  # both zeros are one value
+    bits = values.view(np.uint32)
+    bits[np.isnan(values)] = 0x7FC00000  # above all numbers
+    falling = np.where(bits >> np.uint32(31), bits, bits ^ np.uint32(0x7FFFFFFF))
+    places = np.arange(values.shape[1], dtype=np.uint64)
+    keys = falling.astype(np.uint64) << np.uint64(32) | places
+    keys.sort(axis=1)
+    order = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    ranks = np.empty_like(order)
+    for own, at in zip(ranks, order, strict=True):
+        own[at] = places
+    return ranks
+
+
+def points_gone(ranks: Tensor, gone: Tensor) -> Tensor:
+    """The first of P points at which each pixel is gone, in as few bytes as hold P.
+
+    Args:
+        ranks: (N, H, W), of `ranks_of`.
+        gone: (P,) rising numbers of pixels that are gone at each point.
+
+    Returns:
+        (N, H, W) uint8 or int32: smallest p with ranks < gone[p]; P where there is none.
+    """
+    import torch
+
+    count, few = ranks[0].numel(), len(gone) < 256
+    if ranks.device.type == "cpu":  # numpy indexes and compares small whole numbers ten times as fast
+        passed = np.bincount(np.ceil(gone.numpy()).astype(np.int64), minlength=count)[:count].cumsum()
+        return torch.from_numpy(passed.astype(np.uint8 if few else np.int32)[ranks.numpy()])
+    first = torch.bucketize(torch.arange(count, device=ranks.device), gone, right=True, out_int32=True)
+    return (first.to(torch.uint8) if few else first)[ranks]
+
+
+def is_gone(first: Tensor, point: Tensor, i: Tensor) -> Tensor:
+    """(M, H, W) bool: the pixels of image i (M,) that are gone at a point (M,); `first` is of `points_gone`."""
+    import torch
+
+    point = point.to(first.dtype)[:, None, None]
+    if first.device.type == "cpu":
+        return torch.from_numpy(first.numpy()[i.numpy()] <= point.numpy())
+    return first[i] <= point
 
 
 def filling(probe: Probe, fill: Fill) -> Tensor:

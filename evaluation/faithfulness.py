@@ -50,6 +50,8 @@ from eigencam.evaluation.base import Curve, Metric, Probe, Row
 from eigencam.evaluation.changed_images import (
     Fill,
     filling,
+    is_gone,
+    points_gone,
     probabilities,
     ranks_of,
     rows_with_states,
@@ -198,12 +200,12 @@ class InsertionDeletion:
 
         m, map_states = scaled(maps, probe)
         n, ranks, points = len(m), ranks_of(m), self.steps + 1
-        gone = torch.linspace(0, m[0].numel(), points, device=m.device).round()
+        gone = points_gone(ranks, torch.linspace(0, m[0].numel(), points, device=m.device).round())
         blurred = filling(probe, "blur")
 
         def inputs(part: slice) -> Tensor:
             which, i = variant_and_image(part, n, m.device)
-            first = (ranks[i] < gone[which % points, None, None])[:, None]
+            first = is_gone(gone, which % points, i)[:, None]
             deleting = (which < points)[:, None, None, None]
             image = probe.images[i]
             return torch.where(first == deleting, torch.where(deleting, 0.0, blurred[i]), image)

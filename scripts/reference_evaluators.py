@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, pr
 
 from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import to_xywh
-from eigencam.evaluation.changed_images import ranks_of
+from eigencam.evaluation.changed_images import is_gone, points_gone, ranks_of
 from eigencam.evaluation.faithfulness import ROAD_SHARES
 from eigencam.evaluation.imputation import impute
 from eigencam.evaluation.maps import ScoreMap
@@ -221,8 +221,8 @@ def removed(score_map: ScoreMap, _truth: Truth) -> object:
     enlarged = torch.nn.functional.interpolate(
         torch.from_numpy(score_map.values)[None, None], (224, 224), mode="bilinear", align_corners=False
     )
-    ranks, gone = ranks_of(enlarged[0]), torch.linspace(0, 224 * 224, 29).round()
-    return ranks < gone[:, None, None]
+    gone = points_gone(ranks_of(enlarged[0]), torch.linspace(0, 224 * 224, 29).round())
+    return is_gone(gone, torch.arange(29), torch.zeros(29, dtype=torch.int64))
 
 
 def removed_step_by_step(score_map: ScoreMap, _truth: Truth) -> object:

@@ -22,7 +22,7 @@ from torchcam.methods import GradCAM
 from torchcam.metrics import ClassificationMetric
 
 from eigencam.evaluation.base import Metric, NetworkEvaluator
-from eigencam.evaluation.changed_images import blur_kernel, ranks_of, scaled
+from eigencam.evaluation.changed_images import blur_kernel, is_gone, points_gone, ranks_of, scaled
 from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion, Road
 from eigencam.evaluation.imputation import impute
 
@@ -131,6 +131,30 @@ def test_taking_away_what_speaks_against_the_class_increases_confidence() -> Non
 def test_ties_go_in_raster_order() -> None:
     m = torch.tensor([[[1.0, 3.0], [1.0, 3.0]]])
     assert ranks_of(m).tolist() == [[[2, 0], [3, 1]]]
+
+
+def test_ranks_are_those_of_a_stable_sort_whatever_the_values() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    m = torch.randint(-2, 3, (4, 20, 30), generator=drawn).float()
+    m[0, 0, :5], m[0, 1, :5] = -0.0, 0.0
+    m[1, 2, 3], m[1, 5, 5] = float("nan"), -float("nan")
+    m[2, 0], m[2, 1] = float("inf"), -float("inf")
+    m[3] = torch.randn(20, 30, generator=drawn)
+    order = m.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(600).expand_as(order)
+    expected = torch.empty_like(order).scatter_(1, order, places).view(m.shape)
+    assert torch.equal(ranks_of(m), expected)
+    assert torch.equal(ranks_of(m.double()), expected)
+
+
+@pytest.mark.parametrize("points", [1, 29, 300])
+def test_a_pixel_is_gone_from_the_first_point_that_reaches_its_rank(points: int) -> None:
+    m = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
+    ranks, gone = ranks_of(m), torch.linspace(0, 600, points).round()
+    first = points_gone(ranks, gone)
+    i, point = torch.tensor([2, 0, 1, 2]), torch.tensor([0, points - 1, points // 2, points // 3])
+    assert torch.equal(is_gone(first, point, i), ranks[i] < gone[point][:, None, None])
+    assert first.dtype == (torch.uint8 if points < 256 else torch.int32)
 
 
 def test_deletion_and_insertion_curves_are_by_hand() -> None:
