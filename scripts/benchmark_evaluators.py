@@ -170,7 +170,6 @@ def together(name: str) -> dict[str, Any]:
 
 def serve(images: int) -> None:
     """For each input line, a dataset and an evaluator or `all`, print the CPU milliseconds per map."""
-    keep_freed_memory()
     shares = "image_memo" in ScoreMap.__dataclass_fields__  # an earlier checkout may not have it
     for line in sys.stdin:
         dataset, only = line.split()
@@ -263,6 +262,7 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does; the other side has it, too
     if args.serve:
         serve(args.maps)
     elif args.together:
@@ -281,6 +281,8 @@ def table(args: argparse.Namespace) -> None:
         if case.name.startswith(args.only):
             lines.append(measure(case, args.maps, args.repeats))
             print(*lines[-1], sep="  ", flush=True)
+    beside = [line for line in lines if line[9]]
+    measuring.say_slower(f"{line[0]} ({line[1]}, {line[5]}: {line[9]})" for line in beside if float(line[9]) < 1)
     if args.out:
         about = f"one thread, CPU time, fastest of {args.repeats} calls a map; OpenCV {cv2.__version__}; "
         about += f"{SIZE[0]} x {SIZE[1]} images; medians and ranges over n maps; ratio: reference / own"

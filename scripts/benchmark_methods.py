@@ -12,7 +12,10 @@ return freed blocks at once.
 
 Methods with passes of their own (`forwards`): their time, divided by the number of network inputs they use and by a
 bare pass's time per input, in batches of the same size. Score-CAM runs 64 channels and RISE 256 masks, since the ratio
-does not depend on their number.
+does not depend on their number. Score-CAM of other libraries runs all channels of the layer; its inputs are counted
+where the network is called.
+
+At the end, the methods are listed that took longer than another library's; `benchmark_evaluators.py` lists evaluators.
 
 Weights are random: the cost does not depend on them.
 """
@@ -25,7 +28,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,12 @@ MANY: dict[str, Method] = {
     "rise": RISE(masks=256),
     "shapcam": ShapCAM(permutations=2),
 }
+PEERS_OF_MANY: dict[str, dict[str, tuple[str, ...]]] = {
+    "pytorch-grad-cam": {"scorecam": ("ScoreCAM",)},
+    "torchcam": {"scorecam": ("ScoreCAM",)},
+}
+"""Those put an input for each channel of the layer through the network; their number is counted."""
+
 SMALL_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 Call = Callable[[], object]
 
@@ -241,6 +251,31 @@ def many(network: Network, method: Method, label: str, repeats: int) -> list[flo
     return ratios(call, bare(network, batch), repeats, network.device.type, count[0] / chunk)
 
 
+def many_of_peer(network: Network, library: str, names: tuple[str, ...], repeats: int) -> list[float]:
+    """The same of another library, of one image; the inputs are those that the network is called with."""
+    chunk, count = 32, [0]
+    pictures = torch.randint(0, 256, (chunk, 3, 224, 224), dtype=torch.uint8)
+    call = peer(library, names, network, pictures[:1])
+
+    def note(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        count[0] += len(inputs[0])
+
+    with network.module.register_forward_pre_hook(note):
+        call()
+    return ratios(call, bare(network, pictures), repeats, network.device.type, count[0] / chunk)
+
+
+def many_of(network: Network, repeats: int) -> dict[tuple[str, str], Callable[[], list[float]]]:
+    """By (library, methods): what measures methods with passes of their own."""
+    own = {("this", label): partial(many, network, method, label, repeats) for label, method in MANY.items()}
+    others = {
+        (library, label): partial(many_of_peer, network, library, names, repeats)
+        for library, sets in PEERS_OF_MANY.items()
+        for label, names in sets.items()
+    }
+    return own | others
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet50"], choices=NETWORKS)
@@ -282,11 +317,20 @@ def main() -> None:
             found = ratios(call, base, args.repeats, args.device)
             held = shares(library, label, call)
             add(name, library, label, "pass", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), held)
-        for label, method in MANY.items():
-            if label not in chosen or [name, "this", label] in done:
+        for (library, label), measure in many_of(network, args.repeats).items():
+            if label not in chosen or [name, library, label] in done:
                 continue
-            found = many(network, method, label, args.repeats)
-            add(name, "this", label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
+            found = measure()
+            add(name, library, label, "forwards", *(f"{f(found):.3f}" for f in (statistics.median, min, max)), "")
+    measuring.say_slower(slower(lines))
+
+
+def slower(lines: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """The methods of ours that took longer than another library's on the same network."""
+    times = {(network, library, label): float(took) for network, library, label, _unit, took, *_ in lines}
+    for (network, library, label), took in times.items():
+        if library != "this" and (own := times.get((network, "this", label), 0.0)) > took:
+            yield f"{label} on {network} ({own:.2f}, {library} {took:.2f})"
 
 
 HEADER = ["network", "library", "methods", "unit", "time", "time_min", "time_max", "memory"]

@@ -70,6 +70,12 @@ def spread(values: Sequence[float], digits: int = 2) -> list[str]:
     return [f"{of(values):.{digits}f}" for of in (statistics.median, min, max)]
 
 
+def say_slower(found: Iterable[str]) -> None:
+    """Print what took longer than what was measured beside it."""
+    slower = list(found)
+    print(f"slower than what was measured beside it: {', '.join(slower) or 'nothing'}", flush=True)
+
+
 def write(
     path: Path, found: Sequence[str], about: str, names: Sequence[str], lines: Iterable[Sequence[object]]
 ) -> None:

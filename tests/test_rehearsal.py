@@ -77,6 +77,7 @@ def test_voc_has_objects_and_masks(tmp_path: Path) -> None:
         listed([tmp_path / "list.json"])
 
 
+@pytest.mark.full
 def test_an_experiment_is_killed_twice_and_ends_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "at", tmp_path / "rehearsal.csv"
     words = [str(root), "--ilsvrc", str(write_truth(tmp_path / "truth")), "--only", "cam2016", "--anyway"]

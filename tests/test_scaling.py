@@ -1,0 +1,45 @@
+"""Scripts that measure: how evaluators scale, and what is slower than what was measured beside it."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import benchmark_methods
+import benchmark_scaling
+import pytest
+
+from eigencam.store.environment import cores
+
+
+@pytest.mark.full
+def test_threads_and_processes_make_the_same_number_of_rows(tmp_path: Path) -> None:
+    script, out = Path(benchmark_scaling.__file__), tmp_path / "scaling.csv"
+    words = ["--images", "3", "--workers", "2", "--repeats", "1", "--anyway", "--out", str(out)]
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(line for line in out.read_text().splitlines() if not line.startswith("#")))
+    assert [(row["kind"], row["workers"]) for row in rows] == [
+        (kind, n) for n in "12" for kind in ("threads", "processes")
+    ]
+    assert {row["cores"] for row in rows} == {str(cores())}
+    assert all(float(row["images_a_second"]) > 0 for row in rows)
+
+
+def test_efficiency_is_over_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_scaling, "cores", lambda: 2)
+    rates = {1: 10.0, 2: 18.0, 8: 19.0}
+    lines = benchmark_scaling.table(["threads"], [1, 2, 8], 3, lambda _kind, n: rates[n])
+    assert [line[:2] for line in lines] == [["threads", 1], ["threads", 2], ["threads", 8]]
+    assert [(line[7], line[-1]) for line in lines] == [("1.00", "1.00"), ("1.80", "0.90"), ("1.90", "0.95")]
+
+
+def test_methods_that_are_slower_than_another_library_s_are_named() -> None:
+    lines = [
+        ["net", "this", "scorecam", "forwards", "1.100", "", "", ""],
+        ["net", "this", "gradcam", "pass", "1.000", "", "", ""],
+        ["net", "torchcam", "scorecam", "forwards", "1.050", "", "", ""],
+        ["net", "torchcam", "gradcam", "pass", "1.010", "", "", ""],
+        ["net", "torchcam", "gradcampp", "pass", "0.500", "", "", ""],
+    ]
+    assert list(benchmark_methods.slower(lines)) == ["scorecam on net (1.10, torchcam 1.05)"]
