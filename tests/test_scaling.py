@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_compile
 import benchmark_methods
 import benchmark_scaling
 import pytest
+import torch
+from torch import nn
 
 from eigencam.store.environment import cores
 
@@ -43,3 +46,13 @@ def test_methods_that_are_slower_than_another_library_s_are_named() -> None:
         ["net", "torchcam", "gradcampp", "pass", "0.500", "", "", ""],
     ]
     assert list(benchmark_methods.slower(lines)) == ["scorecam on net (1.10, torchcam 1.05)"]
+
+
+@pytest.mark.full
+def test_a_compiled_pass_does_not_call_the_hooks_that_methods_read_through() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).eval()
+    images, compiled = torch.rand(2, 3), torch.compile(module, backend="eager")
+    with torch.no_grad():
+        compiled(images)
+    assert benchmark_compile.hook_arrives(module[0], module, images)
+    assert not benchmark_compile.hook_arrives(module[0], compiled, images)
