@@ -202,11 +202,13 @@ class Golden:
         ran: what each case executes in the modules that are changed.
     """
 
-    def __init__(self, modules: Iterable[str], known: dict[str, Any]) -> None:
+    def __init__(self, modules: Iterable[str], state: "State") -> None:
         self.makers, self.wanted = single_cases(), golden_file.read()
         warmed()
-        files = files_of(modules)
-        for name in [name for name in self.makers if name not in known]:
+        files, known = files_of(modules), state.ran
+        for k, name in enumerate([name for name in self.makers if name not in known]):
+            if k % 50 == 49:
+                state.save()
             known[name] = json.loads(
                 forked(lambda name=name: json.dumps(ran(name, self.makers[name], files, self.wanted)))
             )
@@ -350,7 +352,7 @@ def main() -> int:
     ends = tuple(f".{end}" for end in arguments.modules)
     everything = names()
     state = State(arguments.state, everything)
-    golden = Golden(everything, state.ran)
+    golden = Golden(everything, state)
     state.save()
     found: list[tuple[Change, str]] = []
     for name in [name for name in everything if not ends or name.endswith(ends)]:
