@@ -111,9 +111,9 @@ class _Learner(Scheduled):
     options: CrossEntropyFit
     trainee: Trainee
 
-    def terms(self, job: Job, state: Descent, pictures: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the mean of the heads' cross-entropies, and for the log the accuracy of their sum."""
-        images, labels = batch_on_device(job, pictures, batch)
+        images, labels = batch_on_device(job, pixels, batch)
         heads = summed_heads(self.trainee.module)
         with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):
             logits, read = self.trainee.read(images, heads)
