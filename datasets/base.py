@@ -217,15 +217,15 @@ def whole(value: object) -> int | None:
 class Dataset(Protocol):
     """Images with their ground truth, in an order that depends on the image ids alone.
 
+    A dataset may also have `faults`, by image id: faults in the ground truth that its lists reveal before any image
+    is read. It may have `digest(i)`, a text that identifies image `i` (`eigencam.datasets.digest`); without it, the
+    decoded pixels are hashed.
+
     Attributes:
         name: short name, part of a result's folder name, e.g. `voc2012`.
         classes: names of the classes, in the order of the labels.
         class_space: `imagenet`, `voc`, `scenes`, ...: labels are comparable with a network's outputs only if the
             network has the same class space.
-
-        A dataset may also have `faults`, by image id: faults in the ground truth that its lists reveal before any image
-        is read. It may have `digest(i)`, a text that identifies image `i` (`eigencam.datasets.digest`); without it, the
-        decoded pixels are hashed.
     """
 
     name: str

@@ -160,7 +160,7 @@ def test_a_function_of_ones_own_and_an_embedding(explainers: dict[str, Explainer
     similar = Explainer(features, "0.2", preprocess=PLAIN)
     same = similar(IMAGE, "gradcam", target=targets.embedding(similar.output(IMAGE)))
     assert same.score == pytest.approx(1)
-    with pytest.raises(ValueError, match="a reference of 3 numbers; the network returns 16"):
+    with pytest.raises(ValueError, match="a reference of 3 numbers; the network gives 16"):
         similar(IMAGE, "gradcam", target=targets.embedding(torch.ones(3)))
 
 
@@ -232,7 +232,7 @@ def test_several_classes_from_one_pass() -> None:
         ("zzzzzz", "no class of this name; there are 5, such as ant"),
         ("twin", "names the classes 3, 4; give the number"),
         (9, "class 9 was requested of Sequential; it has 0 to 4"),
-        (-1, "class -1 was asked"),
+        (-1, "class -1 was requested"),
         ({3}, "set; allowed: a class"),
         ([], "an empty list of targets"),
         ([1, True], "a truth value"),

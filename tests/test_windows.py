@@ -95,7 +95,7 @@ def test_a_part_that_is_large_is_not_merged(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("collide", [False, True])
 def test_ids_are_found_whatever_their_hashes(monkeypatch: pytest.MonkeyPatch, collide: bool) -> None:
     if collide:
-        monkeypatch.setattr(positions, "_hashes", lambda ids: np.array([len(i) for i in ids], np.int64))
+        monkeypatch.setattr(positions, "hashes", lambda ids: np.array([len(i) for i in ids], np.int64))
     ids = [f"n{k}" for k in range(50)]
     found = Positions(ids)
     assert found.of([*ids[::-1], "x", "n50", ""]).tolist() == [*range(49, -1, -1), -1, -1, -1]
