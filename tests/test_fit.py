@@ -361,7 +361,7 @@ def test_the_command_refuses_in_one_piece(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eigencam", "fit", f"paths.results={tmp_path}", "fit=nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    kinds = "broadcam, cam_loss, classifier, cross_entropy, detector, flim, lcam_fm, lcam_img, support, wsol"
+    kinds = "broadcam, cam_loss, classifier, cross_entropy, detector, flim, lcam_fm, lcam_img, pseudo_boxes, support, wsol"
     assert f"fit is one of: {kinds}" in done.stderr
 
 

@@ -17,6 +17,7 @@ MEASURED = {
     "| | ImageNet-21k": "unit_costs.csv",
     "| network | input | layer |": "zoo.csv",
     "| preprocessing | n |": "preprocessings.csv",
+    "| network | ten methods |": "shared_passes.csv",
     "| metric | asks |": "metrics_judged.csv",
     "| method | planted |": "metrics_judged.csv",
 }

@@ -328,6 +328,6 @@ def test_maps_and_boxes_stand_in_one_table(tmp_path: Path) -> None:
     again = run(composed, say=(said := []).append)
     assert len(again.results) == 8
     assert "nothing to compute" in said[0]
-    with pytest.raises(ValueError, match="selective_search gives boxes") as error:
+    with pytest.raises(ValueError, match="selective_search returns boxes") as error:
         run(faulty)
     assert str(error.value).count("gives boxes") == 6

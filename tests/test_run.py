@@ -205,7 +205,7 @@ def test_a_broken_picture_is_named_counted_and_left_out_or_stops_the_run(tmp_pat
     assert summary["n"] == 5
     assert list(summary["bad_images"]) == ["ILSVRC2012_val_00000003"]
     assert [image[-1] for image in result.rows()["image"]] == ["1", "2", "4", "5", "6"]
-    with pytest.raises(ValueError, match=r"without images that could not be decoded:\n.*00000003"):
+    with pytest.raises(ValueError, match=r"lack images that could not be decoded:\n.*00000003"):
         run(config(tmp_path / "r", *overrides, "on_bad_image=fail"))
     with pytest.raises(BadImageError, match="00000003"):
         run(config(tmp_path / "s", *overrides, "on_bad_image=fail"))

@@ -18,8 +18,8 @@ The two public implementations differ, and `variant` says which is followed:
             label) centres, rounded up; 0.001 is added to deviations; labels count from 1
 
 Left out: FLIM's refinement of filters with a bias by backpropagation, its removal of similar filters, its choice of the
-images to mark (at random, or those nearest to a k-means of a class's images), and the decoders, which are all that
-later codes of the authors add. Their machine is one against one (votes, which no linear layer gives); here it is one
+images to mark (at random, or those nearest to a k-means of a class's images), and the decoders of the authors' later
+codes. Their machine is one against one (votes, which no linear layer gives); here it is one
 against the others.
 
 Markers are files (`markers=FOLDER`), one for each marked image, in the authors' text format. Or they are made from the

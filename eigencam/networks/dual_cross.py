@@ -19,7 +19,7 @@ with the previous stage. In the code this depends on an argument that is never p
 The authors train with the mean of the two heads' cross-entropies; logits are the sum of the heads, as in their
 evaluation.
 
-`model=dual_cross_small` is the same network scaled down (0.9 million parameters), for fine-grained scenes.
+`model=dual_cross_small` is the same network scaled down (0.68 million parameters), for fine-grained scenes.
 
 For maps: `conv_trans_12` returns the last map and the tokens. `conv_trans_12.fusion_block` is what the convolutional
 head averages (7 x 7 for 224 pixels), `trans_norm` the tokens.
