@@ -330,4 +330,4 @@ def test_maps_and_boxes_stand_in_one_table(tmp_path: Path) -> None:
     assert "nothing to compute" in said[0]
     with pytest.raises(ValueError, match="selective_search returns boxes") as error:
         run(faulty)
-    assert str(error.value).count("gives boxes") == 6
+    assert str(error.value).count("returns boxes") == 6
