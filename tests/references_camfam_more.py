@@ -165,7 +165,7 @@ def decomposed(case: Case) -> Tensor:
         alpha = g.mean((1, 2))
         chosen = alpha.argsort(descending=True)[:500]
         points = (a[chosen] * alpha[chosen, None, None]).flatten(1).T.numpy()
-        scores = PCA(min(10, *points.shape)).fit_transform(points)
+        scores = PCA(min(10, len(points) - 1, points.shape[1])).fit_transform(points)
         maps = torch.from_numpy(scores.T.copy()).view(-1, 1, *a.shape[1:]).relu()
         maps = F.interpolate(maps, x.shape[1:], mode="bicubic", align_corners=False)
         blurred = torch.from_numpy(np.stack([gaussian_filter(c, 10) for c in x.numpy()]))

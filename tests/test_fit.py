@@ -361,8 +361,8 @@ def test_the_command_refuses_in_one_piece(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eigencam", "fit", f"paths.results={tmp_path}", "fit=nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    kinds = "broadcam, cam_loss, classifier, cross_entropy, detector, flim, lcam_fm, lcam_img, pseudo_boxes, support, wsol"
-    assert f"fit is one of: {kinds}" in done.stderr
+    kinds = ["broadcam", "cam_loss", "classifier", "cross_entropy", "detector", "flim", "lcam_fm", "lcam_img"]
+    assert f"fit is one of: {', '.join([*kinds, 'pseudo_boxes', 'support', 'wsol'])}" in done.stderr
 
 
 def test_the_quirk_takes_the_maps_of_all_labels(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class DecomCAM:
     channels: int = 500
     layer: str | None = None
 
-    version = 1
+    version = 2
     needs_gradient: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Yang et al., Neurocomputing 2024"
@@ -75,11 +75,11 @@ class DecomCAM:
 
 def principal(weighted: Tensor, count: int) -> Tensor:
     """(N, K, h, w): the positions' scores of the first principal components of (N, C, h, w), K <= `count`."""
-    n, _, h, w = weighted.shape
+    n, c, h, w = weighted.shape
     x = weighted.flatten(2)
     x = x - x.mean(2, keepdim=True)
     u, s, v = torch.linalg.svd(x.double() if x.device.type != "mps" else x, full_matrices=False)  # (N, C, r), (N, r)
-    kept = min(count, s.shape[1])
+    kept = max(min(count, c, h * w - 1), 1)  # centred positions span one dimension less; the rest is rounding noise
     signs = u.gather(1, u.abs().argmax(1, keepdim=True)).sign()  # of the largest weight of a channel
     found = (s[:, :, None] * v * signs.mT)[:, :kept]
     return found.to(weighted.dtype).reshape(n, kept, h, w)
