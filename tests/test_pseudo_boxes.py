@@ -44,6 +44,25 @@ def test_the_proposal_is_the_one_that_looks_most_like_the_class(tmp_path: Path) 
     assert nothing.shape == (0, 4)  # narrower than any proposal
 
 
+def test_a_large_image_is_searched_reduced() -> None:
+    image = Scenes(1).image(0)
+    large = image.repeat(2, axis=0).repeat(2, axis=1)
+    small, scale = pseudo_boxes._reduced(large, max(image.shape))  # pyright: ignore[reportPrivateUsage]
+    assert (small.shape, scale.tolist()) == (image.shape, [2.0] * 4)
+    assert np.abs(small.astype(int) - image).mean() < 8
+    assert pseudo_boxes._reduced(image, max(image.shape))[0] is image  # pyright: ignore[reportPrivateUsage]
+    network = SimpleNamespace(
+        preprocess=lambda part: (np.zeros((3, 1, 1), np.uint8) + part.shape[0] // 4, None),
+        forward=lambda batch: SimpleNamespace(
+            logits=torch.stack([batch[:, 0, 0, 0].float() / 9, 0 * batch[:, 0, 0, 0]], 1)
+        ),
+    )
+    (box,) = PseudoBoxFit("", side=max(image.shape)).chosen(network, large, 0, 0)  # type: ignore[arg-type]
+    proposals = SelectiveSearch().proposals(small, torch.tensor([0]))[:50, :4] + (0, 0, 1, 1)
+    heights = (2 * (proposals[:, 3] - proposals[:, 1])).astype(int) // 4
+    assert box.tolist() == (2 * proposals[int(heights.argmax())] - (0, 0, 1, 1)).tolist()
+
+
 @pytest.mark.full
 def test_the_list_chooses_a_threshold(tmp_path: Path) -> None:
     words = ["fit=pseudo_boxes", "dataset=scenes_validation", "dataset.count=6", "fit.count=8"]

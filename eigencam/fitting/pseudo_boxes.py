@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,6 +37,8 @@ from eigencam.transfer import to_host
 KIND = "pseudo_boxes"
 _WRITTEN_EVERY = 64
 """Images between two checkpoints."""
+_END = np.array([0, 0, 1, 1])
+"""From inclusive corners to half-open ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +50,20 @@ class PseudoBoxFit:
         count: proposals of each image that the network classifies.
         search: makes the proposals.
         batch_size: proposals per batch.
+        side: a larger image is reduced to this longest side for the search, whose memory grows with the pixels (R-CNN
+            reduces to a width of 500, too); the network sees the image itself.
     """
 
     file: str
     count: int = 50
     search: SelectiveSearch = field(default_factory=SelectiveSearch)
     batch_size: int = 50
+    side: int = 500
 
     version = 1
 
     def __post_init__(self) -> None:
-        for name in ("count", "batch_size"):
+        for name in ("count", "batch_size", "side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name}={getattr(self, name)}; allowed: 1 or more")
 
@@ -110,7 +116,9 @@ class PseudoBoxFit:
             label: the image's class.
             position: of the image in the dataset, the seed of the proposals' order.
         """
-        proposals = self.search.proposals(image, torch.tensor([position]))[: self.count, :4]
+        searched, scale = _reduced(image, self.side)
+        proposals = self.search.proposals(searched, torch.tensor([position]))[: self.count, :4]
+        proposals = np.rint((proposals + _END) * scale) - _END
         crops = [_cut(network, image, box) for box in proposals]
         if not crops:
             return np.zeros((0, 4))
@@ -120,6 +128,15 @@ class PseudoBoxFit:
         ]
         (found,) = to_host(torch.cat(shares))()
         return proposals[[int(found.nan_to_num(-1).argmax())]]
+
+
+def _reduced(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """An image of at most `side` pixels, and (4,): what corners are multiplied by to be those of the image given."""
+    h, w = image.shape[:2]
+    share = min(side / max(h, w), 1.0)
+    size = max(round(w * share), 1), max(round(h * share), 1)
+    made = image if share == 1 else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return made, np.array([w / size[0], h / size[1]] * 2)
 
 
 def _cut(network: Network, image: NDArray[np.uint8], box: NDArray[np.float64]) -> Tensor:
