@@ -252,10 +252,10 @@ def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[
     endings = tuple(suffixes)
     for entry in kept:
         if entry.name.lower().endswith(endings) and _leads_to(entry.is_file):
-            yield Path(entry.path)
+            yield folder / entry.name
         # Without a bound, a symbolic link could make a cycle.
         elif depth and _leads_to(lambda entry=entry: entry.is_dir(follow_symlinks=depth > 0)):
-            yield from files_in(Path(entry.path), suffixes, depth - 1)
+            yield from files_in(folder / entry.name, suffixes, depth - 1)
 
 
 def _leads_to(kind: Callable[[], bool]) -> bool:
