@@ -7,7 +7,7 @@ the boxes of objects that have no mask. The object is the union of the masks; th
 mask pixel counts if its grey value is not 0, for any kind of PNG (1 bit, RGB, RGBA).
 
 The resolution of a mask may differ from its image's. By default masks keep theirs, because PxAP resizes them to its own
-size in one step. `masks=picture` resizes them to the image's size, for evaluators that count its pixels.
+size in one step. `masks=image` resizes them to the image's size, for evaluators that count its pixels.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ _STRETCH = 1.1
 """Tolerance of height / width between a mask and its image; beyond it, the mask is of another image or rotated."""
 
 Split = Literal["test", "val", "train"]
-Masks = Literal["own", "picture"]
+Masks = Literal["own", "image"]
 FULL = {"test": 5000, "val": 2500, "train": 29_819}
 N_CLASSES = 100
 PICTURES = ("dataset/OpenImages", "OpenImages", ".")
@@ -63,7 +63,7 @@ class OpenImages(ImageFiles):
             root: folder with wsolevaluation's `metadata` and the images.
             split: test, val, or train, which has no masks.
             images: folder with `test`, `val` and `train`, images and masks; by default searched below `root`.
-            masks: resolution of the masks: their `own`, or that of the image (`picture`).
+            masks: resolution of the masks: their `own`, or that of the image (`image`).
             expect: `full`: raise an error unless all images are there and localization.txt is wsolevaluation's.
             allow_missing: use only the images that are there with all their masks.
             allow_outside: follow listed paths that lead outside the image folder.
@@ -116,7 +116,7 @@ class OpenImages(ImageFiles):
         parts = [_part(path, size) for path in paths if path]
         if not parts:
             return Truth(self.ids[i], size, label, np.zeros((0, 4)), np.zeros(0, np.int64))
-        shape = size if self.masks == "picture" else parts[0].shape
+        shape = size if self.masks == "image" else parts[0].shape
         parts = [resized(part, shape) for part in parts]
         thing = np.any(parts, axis=0)
         if not thing.any():

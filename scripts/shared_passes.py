@@ -73,16 +73,16 @@ def built(network: str, device: str = "cpu") -> tuple[Network, dict[str, Method]
 def calls(network: Network, methods: Mapping[str, Method], count: int) -> dict[str, Call]:
     """What is measured, by name: a bare pass, each method alone, all of them."""
     draws = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (count, *network.preprocess.input_shape), dtype=torch.uint8, generator=draws)
+    images = torch.randint(0, 256, (count, *network.preprocess.input_shape), dtype=torch.uint8, generator=draws)
     labels = [k % 3 for k in range(count)]
 
     def bare() -> None:
         with torch.inference_mode():
-            network.module(network.preprocess.normalize(pictures, network.dtype))
+            network.module(network.preprocess.normalize(images, network.dtype))
 
     sets = {name: {name: method} for name, method in methods.items()} | {"together": dict(methods)}
     of: dict[str, Call] = {
-        name: lambda chosen=chosen: compute_maps(network, chosen, pictures, labels=labels)
+        name: lambda chosen=chosen: compute_maps(network, chosen, images, labels=labels)
         for name, chosen in sets.items()
     }
     return {"bare": bare, **of}

@@ -168,9 +168,9 @@ def test_masks_are_joined_and_the_ignored_region_is_what_is_left(tmp_path: Path)
     assert pickle.loads(pickle.dumps(data)).identity() == data.identity()
 
 
-def test_masks_of_the_pictures_size_serve_evaluators_that_count_its_pixels(tmp_path: Path) -> None:
+def test_masks_of_the_images_size_serve_evaluators_that_count_its_pixels(tmp_path: Path) -> None:
     root = files.write_openimages(tmp_path)
-    own, fitted = OpenImages(root), OpenImages(root, masks="picture")
+    own, fitted = OpenImages(root), OpenImages(root, masks="image")
     assert own.identity() != fitted.identity()
     score_map = ScoreMap(np.eye(7), own.truth(0).size)
     with pytest.raises(ValueError, match=r"mask of \(45, 60\), image of \(30, 40\)"):
@@ -255,7 +255,7 @@ def test_missing_files_of_openimages_say_where_they_come_from(tmp_path: Path) ->
     assert OpenImages(root, allow_missing=True).ids == ["test/01226z/7af766bd43da900b"]
     with pytest.raises(ValueError, match="allowed are test, val, train"):
         OpenImages(root, "dev")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="own, picture"):
+    with pytest.raises(ValueError, match="own, image"):
         OpenImages(root, masks="224")  # type: ignore[arg-type]
     place = root / "metadata/OpenImages/test/localization.txt"
     place.write_text(place.read_text().splitlines()[0] + "\n")

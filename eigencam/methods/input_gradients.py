@@ -214,12 +214,12 @@ def image_gradients(
     forward: Forward, targets: Tensor, images: Tensor | None = None, rules: Mapping[str, Rule] | None = None
 ) -> Tensor:
     """(N, 3, H, W) float32 gradients of the class's logit with respect to the pass's images, or to other images."""
-    pictures = forward.images if images is None else images.to(forward.images.dtype)
+    inputs = forward.images if images is None else images.to(forward.images.dtype)
 
     def make(x: Tensor, y: Tensor) -> Tensor:
         return gradients(forward.module, x, y, rules=rules)[1]
 
-    return chunked(make, pictures, targets, forward.chunk, forward.progress)
+    return chunked(make, inputs, targets, forward.chunk, forward.progress)
 
 
 def reduced(x: Tensor, how: Reduce) -> Tensor:

@@ -98,7 +98,7 @@ class SelfTaught:
         grow(trees, lambda of, boxes: self._measure(forward, asked, of, boxes))
         found = []
         for n in range(len(images)):
-            boxes = np.concatenate([t.ranked() for t in trees if t.picture == n])
+            boxes = np.concatenate([t.ranked() for t in trees if t.image == n])
             order = np.argsort(-boxes[:, 4], kind="stable")
             kept = suppress(boxes[order], self.nms, len(boxes))
             kept[:, :4] = to_original(kept[:, :4], forward, n)
@@ -125,7 +125,7 @@ class Tree:
     """One hierarchy: its regions so far, the segments first.
 
     Attributes:
-        picture: index in the batch.
+        image: index in the batch.
         count: number of regions so far.
         boxes: (2 n, 4) int64 inclusive; drops: (2 n,); the first `count` are set.
     """
@@ -136,7 +136,7 @@ class Tree:
         if not large.any():
             labels = np.zeros_like(labels)
             boxes, large = boxes_of(labels), np.array([True])
-        self.picture, self.area, self.count = image, labels.size, int(large.sum())
+        self.image, self.area, self.count = image, labels.size, int(large.sum())
         n = self.count
         self.boxes, self.pixels = np.zeros((2 * n, 4), np.int64), np.zeros(2 * n, np.int64)
         self.boxes[:n], self.pixels[:n] = boxes[large], np.bincount(labels.ravel(), minlength=len(boxes))[large]
@@ -191,7 +191,7 @@ def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats
     """
     firsts = dict.fromkeys(range(len(trees)), 0)
     while firsts:
-        of = np.concatenate([np.full(trees[t].count - first, trees[t].picture) for t, first in firsts.items()])
+        of = np.concatenate([np.full(trees[t].count - first, trees[t].image) for t, first in firsts.items()])
         drops, features = measure(of, np.concatenate([trees[t].boxes[f : trees[t].count] for t, f in firsts.items()]))
         start = 0
         for t, first in firsts.items():

@@ -31,6 +31,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.perturbation import unit
 from eigencam.methods.randomness import normal
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device, to_host
@@ -76,7 +77,7 @@ class ViTCX:
         maps = []
         for n, (a, group) in enumerate(zip(activations, groups, strict=True)):
             sums = a.new_zeros(int(group.max()) + 1, *size).index_add_(0, labels[n], enlarged(a, size))
-            masks = scaled(sums)[1:]  # group 0: constant channels
+            masks = unit(sums)[1:]  # group 0: constant channels
             scores = self._scores(forward, n, targets[n : n + 1], masks) + p[n]
             shown = masks.sum(0)
             total = torch.einsum("m,mhw->hw", scores, masks) / max(len(masks), 1)
@@ -108,15 +109,9 @@ MOST_MASKS = 2**20
 
 def enlarged(activations: Tensor, size: tuple[int, int]) -> Tensor:
     """(C, H, W) float32: channels (C, h, w) at the image's size, each scaled to 0..1; a constant one is 0."""
-    masks = scaled(F.interpolate(activations[None], size, mode="bilinear", align_corners=False)[0])
+    masks = unit(F.interpolate(activations[None], size, mode="bilinear", align_corners=False)[0])
     varies = (activations != activations[:, :1, :1]).any(2).any(1)  # an enlarged constant varies by rounding
     return torch.where(varies[:, None, None], masks, 0.0)
-
-
-def scaled(masks: Tensor) -> Tensor:
-    """(C, H, W), each scaled from its minimum to its maximum; a constant one is 0."""
-    low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (masks - low) / torch.where(high > low, high - low, 1.0), 0.0)
 
 
 def distances_of(masks: Tensor) -> Tensor:
