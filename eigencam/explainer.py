@@ -41,7 +41,7 @@ from eigencam.passes.readings import Layout
 from eigencam.reporting.explained import Explained as Explained
 from eigencam.reporting.explained import Explanation as Explanation
 from eigencam.running.maps import Maps, compute_maps
-from eigencam.targets import Scored, Target, View, placed, targets_of, words
+from eigencam.targets import ScoredNetwork, Target, View, placed, targets_of, words
 
 LOG = logging.getLogger(__name__)
 TARGETS = "targets"
@@ -280,7 +280,7 @@ class Explainer:
         """Wrap the network into one whose logits are the targets' values, placed on this image."""
         meant = [placed(target, output, view) for target in targets_of(asked)]
         example = torch.from_numpy(resized)[None]
-        return replace(self.network, module=Scored(self.network.module, meant), classes=TARGETS, example=example)
+        return replace(self.network, module=ScoredNetwork(self.network.module, meant), classes=TARGETS, example=example)
 
     def _words(self, target: int | Target | None) -> str:
         if target is None:

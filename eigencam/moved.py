@@ -78,7 +78,7 @@ MODULES = {
 
 NAMES = {
     "compare.Compared": "reporting.comparison.Compared",
-    "compare.Place": "reporting.comparison.Place",
+    "compare.Place": "reporting.comparison.Setting",
     "evaluation.tables.collect": "reporting.collect.collect",
     "evaluation.tables.long_of": "reporting.collect.long_of",
     "evaluation.tables.read_results": "reporting.collect.read_results",

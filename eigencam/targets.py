@@ -3,8 +3,8 @@
     maps = explain("street.jpg", ["gradcam"], target=targets.box_score(0))
 
 A target is any callable `(output) -> (N,)`, where `output` is what the network returns for N images; those below
-handle the outputs of torchvision's networks. `Scored` turns a network and K targets into a network whose logits are
-the K values, so every class-specific method, whichever passes it makes, explains a target like a class.
+handle the outputs of torchvision's networks. `ScoredNetwork` turns a network and K targets into a network whose
+logits are the K values, so every class-specific method, whichever passes it makes, explains a target like a class.
 
 A target with a method `on(output, view)` is first resolved on the explained image: `box_score(0)` becomes the box that
 the network finds there, which is then looked for in all inputs that a method tries.
@@ -346,7 +346,7 @@ def words(target: Target) -> str:
     return getattr(target, "__name__", type(target).__name__)
 
 
-class Scored(nn.Module):
+class ScoredNetwork(nn.Module):
     """A network whose logits are the targets' values of its output; its modules keep their names."""
 
     network: nn.Module

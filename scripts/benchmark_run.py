@@ -37,7 +37,7 @@ from PIL import Image
 from rehearsal_data import texture
 
 from eigencam.configuring.compose import compose
-from eigencam.running.loading import Pictures, load
+from eigencam.running.loading import InputImages, load
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.run import run
 from eigencam.store.environment import git, keep_freed_memory
@@ -105,7 +105,7 @@ def decode(job: Job) -> float:
     size, n = job.config.batch_size, len(job.dataset.ids)
     batches = [list(range(start, min(start + size, n))) for start in range(0, n, size)]
     start = time.perf_counter()
-    images = Pictures(job.dataset, job.network.preprocess)
+    images = InputImages(job.dataset, job.network.preprocess)
     for _ in load(images, batches, workers=job.config.workers):
         pass
     return n / (time.perf_counter() - start)

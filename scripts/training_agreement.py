@@ -38,7 +38,7 @@ from eigencam.fitting.wsol import WSOLFit, _Learner
 from eigencam.methods.acol import ACoL as ACoLMap
 from eigencam.methods.cam import CAM
 from eigencam.networks.acol import wsol_inception_v3_acol, wsol_resnet50_acol, wsol_vgg16_acol
-from eigencam.networks.classifier import find_place
+from eigencam.networks.classifier import find_last_layer
 from eigencam.networks.flim import Lab
 from eigencam.networks.network import Network, Preprocess
 from eigencam.networks.wsol import WSOLVGG16, WSOLVGG16SPG, WSOLInceptionV3, wsol_resnet50
@@ -186,7 +186,7 @@ def spg_networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
             heads = SideHeads(network, SPG(thresholds)).double()
             whole = torch.nn.ModuleDict({"network": ours, "heads": heads})
             whole.load_state_dict(spg_names(theirs.state_dict()))
-            place = find_place(ours, (112, 112))
+            place = find_last_layer(ours, (112, 112))
             learner = _Learner(WSOLFit("", "spg", spg={"thresholds": thresholds}), Trainee(ours, layer, place, heads))
             made = theirs(images, labels)
             logits, terms = learner._passed(types.SimpleNamespace(network=network), images, labels)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from eigencam.fitting.job import fit, prepare
 from eigencam.fitting.logistic import loss, regress
 from eigencam.fitting.pictures import class_labels
 from eigencam.networks import fitted
-from eigencam.networks.classifier import find_place, pooled
+from eigencam.networks.classifier import find_last_layer, pooled
 from eigencam.networks.network import load_network
 from eigencam.running.prepare import prepare as prepare_run
 from eigencam.running.run import run
@@ -254,7 +254,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_makes_no_file(voc: Path)
 
 def test_squeezenets_convolution_is_fitted_without_its_relu(voc: Path) -> None:
     module = network("conv")
-    place = find_place(module, (6, 7))
+    place = find_last_layer(module, (6, 7))
     assert place.rectifier == "classifier.1"
     assert pooled(random_activations(2, 6, 3, 3)).shape == (2, 6)
     given = ["model=squeezenet1_1", "model.weights=null", "model.preprocess.size=64"]

@@ -14,9 +14,9 @@ from toys import network, random_activations
 
 from eigencam.datasets.scenes import Scenes
 from eigencam.evaluation.tables import render, tables
-from eigencam.methods.cam import CAM, find_head
+from eigencam.methods.cam import CAM, find_pooled_classifier
 from eigencam.networks import fitted
-from eigencam.networks.classifier import Place, find_place, put
+from eigencam.networks.classifier import LastLayer, find_last_layer, put
 from eigencam.networks.network import load_network
 from eigencam.reporting.collect import collect
 from eigencam.running.prepare import prepare
@@ -76,18 +76,18 @@ class Twisted(nn.Module):
 
 
 def test_the_last_layer_is_found_by_numbers() -> None:
-    assert find_place(network("gap"), (6, 7)) == Place("fc")
-    assert find_place(network("conv"), (6, 7)) == Place("classifier.0", "classifier.1")
+    assert find_last_layer(network("gap"), (6, 7)) == LastLayer("fc")
+    assert find_last_layer(network("conv"), (6, 7)) == LastLayer("classifier.0", "classifier.1")
     torch.manual_seed(0)
-    assert find_place(LastIsNotLast(), (4, 4)) == Place("first")
+    assert find_last_layer(LastIsNotLast(), (4, 4)) == LastLayer("first")
     with pytest.raises(ValueError, match="Twisted are no linear function"):
-        find_place(Twisted(), (4, 4))
+        find_last_layer(Twisted(), (4, 4))
 
 
 @pytest.mark.parametrize("kind", ["gap", "conv"])
 def test_the_logits_are_linear_in_the_layers_pooled_input_once_a_head_is_in(kind: str) -> None:
     module, x = network(kind), random_activations(5, 3, 6, 7, seed=3)
-    place = find_place(module, (6, 7))
+    place = find_last_layer(module, (6, 7))
     weight, bias = random_activations(2, 6), random_activations(2, seed=1) - 5
     state = torch.get_rng_state()
     put(module, place, weight, bias)
@@ -95,18 +95,18 @@ def test_the_logits_are_linear_in_the_layers_pooled_input_once_a_head_is_in(kind
     expected = module.get_submodule("conv")(x).mean((2, 3)) @ weight.T + bias
     torch.testing.assert_close(module(x), expected)
     assert module(x).max() < 0  # SqueezeNet's ReLU would have made it 0
-    assert find_place(module, (6, 7)) == Place(place.layer)
+    assert find_last_layer(module, (6, 7)) == LastLayer(place.layer)
     with pytest.raises(ValueError, match=r"\(2, 5\) for .*, which has 6 inputs"):
         put(module, place, weight[:, :5], bias)
 
 
 def test_cam_takes_the_unrectified_convolution_for_what_it_is() -> None:
     module = network("conv")
-    assert find_head(module, "conv", (6, 7)).positive
+    assert find_pooled_classifier(module, "conv", (6, 7)).positive
     weight, bias = random_activations(3, 6), random_activations(3, seed=1)
-    put(module, find_place(module, (6, 7)), weight, bias)
-    find_head.cache_clear()
-    head = find_head(module, "conv", (6, 7))
+    put(module, find_last_layer(module, (6, 7)), weight, bias)
+    find_pooled_classifier.cache_clear()
+    head = find_pooled_classifier(module, "conv", (6, 7))
     assert (head.rectified, head.positive) == (False, False)
     from eigencam.passes.forward import forward_pass
 

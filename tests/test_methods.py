@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from toys import GapNet, make, network, random_activations
 
 from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, WholePicture
-from eigencam.methods.cam import CAM, find_head
+from eigencam.methods.cam import CAM, find_pooled_classifier
 from eigencam.methods.eigencam import LANCZOS_FROM, EigenCAM, first_component, top_eigenvector
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus, plus_plus_weights
 from eigencam.passes.forward import forward_pass
@@ -122,7 +122,7 @@ def test_the_mean_of_cam_is_the_logit(kind: str) -> None:
 
 def test_cam_is_refused_where_the_logits_are_no_linear_function_of_the_pooled_layer() -> None:
     with pytest.raises(ValueError, match="global average pooling"):
-        find_head(GapNet(hidden=True), "conv", (6, 7))
+        find_pooled_classifier(GapNet(hidden=True), "conv", (6, 7))
 
 
 def test_gradcam_behind_global_average_pooling_is_the_rectified_cam() -> None:

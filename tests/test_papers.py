@@ -16,7 +16,7 @@ from eigencam.configuring.overrides import of_fit
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.fitting.wsol import NAMES
 from eigencam.reporting.collect import collect
-from eigencam.reporting.layouts import Column, Layout, layouts
+from eigencam.reporting.layouts import Layout, LayoutColumn, layouts
 from eigencam.reporting.papers import paper_table, shown_beside
 from eigencam.reporting.published import numbers, papers
 from eigencam.running.run import run
@@ -73,7 +73,10 @@ LAYOUT = Layout(
     dataset="ilsvrc_val",
     experiment="paper/p2020",
     ours={"dataset": "ilsvrc", "target": "ground_truth"},
-    metrics={"top-1": Column("loc", "localization", "top1_loc_error"), "cls": Column("c", "localization", "cls")},
+    metrics={
+        "top-1": LayoutColumn("loc", "localization", "top1_loc_error"),
+        "cls": LayoutColumn("c", "localization", "cls"),
+    },
     models={
         "GoogLeNet": {"networks": ["googlenet"], "differs": ""},
         "NIN": {"networks": [], "differs": "no weights"},

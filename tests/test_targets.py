@@ -15,7 +15,7 @@ from eigencam.commands.target import parsed
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.networks.network import Preprocess
 from eigencam.passes.items import items, replaced
-from eigencam.targets import Scored, View, placed
+from eigencam.targets import ScoredNetwork, View, placed
 
 PLAIN = Preprocess(size=detectors.SIDE, mean=(0, 0, 0), std=(1, 1, 1))
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
@@ -284,7 +284,7 @@ def test_what_is_no_box(box: Any) -> None:
 
 def test_a_scored_network_has_the_networks_modules() -> None:
     module = classifier()
-    scored = Scored(module, [targets.class_score(2)])
+    scored = ScoredNetwork(module, [targets.class_score(2)])
     assert [n for n, _ in scored.named_modules()] == [n for n, _ in module.named_modules()]
     assert [n for n, _ in scored.named_parameters()] == [n for n, _ in module.named_parameters()]
     x = torch.rand(2, 3, 64, 64)

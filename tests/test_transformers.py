@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from torchvision.models.vision_transformer import VisionTransformer
 from toys import random_activations
 
-from eigencam.methods.cam import CAM, find_head
+from eigencam.methods.cam import CAM, find_pooled_classifier
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.peers import PytorchGradCAM
@@ -113,7 +113,7 @@ def test_swin_as_described_has_cam_at_its_last_norm() -> None:
 
 def test_cam_of_a_layer_that_no_linear_head_reads_says_so() -> None:
     with pytest.raises(ValueError, match="CAM needs global average pooling and one linear layer behind"):
-        find_head(vit(), LN, (32, 32), TOKENS)
+        find_pooled_classifier(vit(), LN, (32, 32), TOKENS)
 
 
 def naive_rollout(net: VisionTransformer, pictures: Tensor, fusion: str, discard: float) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if found.refused or found.undecodable or whole else 0
 
 
-def _cells(dataset: Dataset, undecodable: dict[str, str]) -> Iterator[tuple[draw.Picture, str]]:
+def _cells(dataset: Dataset, undecodable: dict[str, str]) -> Iterator[tuple[draw.RGB, str]]:
     """Images with their truth, in order, and the caption of each; undecodable ones are recorded."""
     for i, one in enumerate(dataset.ids):
         try:

@@ -23,7 +23,7 @@ from eigencam.commands.bundle import opened
 from eigencam.commands.inputs import settings_and_paths
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
-from eigencam.reporting.stated import Cell, Stated, read_stated
+from eigencam.reporting.stated import Stated, StatedCell, read_stated
 from eigencam.store.bundle import SUFFIX
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import keep_out
@@ -134,7 +134,7 @@ def _reproduce(
     return 1 if kinds[DIFFERENT] else 2 if kinds[NOT_RUN] == kinds.total() and not ran.jobs else 0
 
 
-def _print(name: str, verdicts: "Mapping[Cell, Verdict]", *, everything: bool) -> None:
+def _print(name: str, verdicts: "Mapping[StatedCell, Verdict]", *, everything: bool) -> None:
     """Print a line for each cell that differs, one per reason for cells not run, and the counts."""
     from eigencam.reporting.reproduce import NOT_RUN, SAME
 

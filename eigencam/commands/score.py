@@ -38,7 +38,7 @@ from eigencam.reporting.truths import Truths, check, left_out, open_truths
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoreResult:
     """The output: metrics, number of images, and the protocol in words and numbers."""
 
     metrics: list[Metric]
@@ -147,7 +147,7 @@ def _refuse_unread(args: argparse.Namespace) -> None:
             )
 
 
-def _score_devkit(args: argparse.Namespace) -> Scored:
+def _score_devkit(args: argparse.Namespace) -> ScoreResult:
     guesses = predictions.read_devkit(args.predictions)
     truth = read_truth(args.truth, keep_faults=True)
     every, faults = len(truth.ids), truth.faults
@@ -163,7 +163,7 @@ def _score_devkit(args: argparse.Namespace) -> Scored:
         "box_error": "the first box is wrong, its label ignored",
         "labels": args.labels,
     }
-    return Scored(metrics, len(truth.ids), protocol)
+    return ScoreResult(metrics, len(truth.ids), protocol)
 
 
 def _open(args: argparse.Namespace) -> Truths:
@@ -171,19 +171,19 @@ def _open(args: argparse.Namespace) -> Truths:
     return open_truths(args.truth, args.set, args.on_bad_truth, maps=maps, allow_missing=args.allow_missing)
 
 
-def _score_coco(args: argparse.Namespace) -> Scored:
+def _score_coco(args: argparse.Namespace) -> ScoreResult:
     truths = _open(args)
     return _score_boxes(args, truths, predictions.read_coco_boxes(args.predictions, truths.ids))
 
 
-def _score_files(args: argparse.Namespace) -> Scored:
+def _score_files(args: argparse.Namespace) -> ScoreResult:
     truths = _open(args)
     read, first = READERS[args.format]
     origin = first if args.origin is None else args.origin
     return _score_boxes(args, truths, read(args.predictions, truths.ids, args.order, origin))
 
 
-def _score_boxes(args: argparse.Namespace, truths: Truths, boxes: dict[str, Boxes]) -> Scored:
+def _score_boxes(args: argparse.Namespace, truths: Truths, boxes: dict[str, Boxes]) -> ScoreResult:
     """Evaluate boxes by image, best first, as proposals; the first of each image also as localization."""
     proposals = _proposals(args)
     truths = truths.part(args.limit, args.seed, args.images)
@@ -201,7 +201,7 @@ def _score_boxes(args: argparse.Namespace, truths: Truths, boxes: dict[str, Boxe
     return _scored([Localization(), proposals], rows, protocol)
 
 
-def _score_maps(args: argparse.Namespace) -> Scored:
+def _score_maps(args: argparse.Namespace) -> ScoreResult:
     evaluators: list[Evaluator] = [
         Localization(args.rule, args.threshold, args.component),
         _proposals(args),
@@ -244,7 +244,7 @@ def _proposals(args: argparse.Namespace) -> Proposals:
     return replace(Proposals(**chosen), rule=args.rule, difficult=args.difficult or chosen["difficult"])
 
 
-def as_json(scored: Scored) -> str:
+def as_json(scored: ScoreResult) -> str:
     """Metrics by name in percent with two decimals (null: not defined), n and the protocol."""
     metrics = scored.metrics
     return json.dumps(
@@ -261,7 +261,7 @@ def as_json(scored: Scored) -> str:
     )
 
 
-def as_text(scored: Scored) -> str:
+def as_text(scored: ScoreResult) -> str:
     """A table with 95 % intervals, then the protocol."""
     columns = {
         "metric": [m.name for m in scored.metrics],
@@ -294,13 +294,13 @@ def _row(truth: Truth, row: Row) -> Row:
     return {"image": truth.image_id, "label": truth.label, **row}
 
 
-def _scored(evaluators: list[Evaluator], rows: list[list[Row]], protocol: dict[str, Any]) -> Scored:
+def _scored(evaluators: list[Evaluator], rows: list[list[Row]], protocol: dict[str, Any]) -> ScoreResult:
     metrics: list[Metric] = []
     for evaluator, own in zip(evaluators, rows, strict=True):
         # Errors that need a classifier are not defined here, and not shown.
         metrics += [m for m in evaluator.summary(pd.DataFrame(own)) if not m.undefined]
     words = [dict(evaluator.protocol()) for evaluator in evaluators]
-    return Scored(metrics, len(rows[0]), {**protocol, **{str(own.pop("evaluator")): own for own in words}})
+    return ScoreResult(metrics, len(rows[0]), {**protocol, **{str(own.pop("evaluator")): own for own in words}})
 
 
 _BOXES = ("coco", "mat", "txt")
@@ -320,7 +320,7 @@ _OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 """Default of each option, and the formats that read it."""
 _PROTOCOLS = {"coco": "proposals", "hosang": "proposals_hosang", "stl": "proposals_stl"}
-_SCORERS: dict[str, Callable[[argparse.Namespace], Scored]] = {
+_SCORERS: dict[str, Callable[[argparse.Namespace], ScoreResult]] = {
     "devkit": _score_devkit,
     "coco": _score_coco,
     "mat": _score_files,

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eigencam.datasets.base import Dataset
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import multi_hot
 from eigencam.methods.broadcam import KIND, broad_weights
 from eigencam.methods.limits import above_zero, at_least
@@ -71,7 +71,7 @@ class BroadCAMFit:
         order = uniform(torch.arange(n), (1,), self.seed)[:, 0].argsort(stable=True)
         return sorted(order[: math.ceil(self.share * n)].tolist())
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Average the channels over the positions of every image, then fit the regression, in float64."""
         layers, positions = self.layers_of(job.network), self.chosen(job.dataset)
         grid = [positions[start : start + self.batch_size] for start in range(0, len(positions), self.batch_size)]

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.datasets.base import Dataset
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.whole import (
@@ -40,9 +40,9 @@ from eigencam.fitting.whole import (
     random_steps,
     trainee,
 )
-from eigencam.methods.cam import CAM, find_head
+from eigencam.methods.cam import CAM, find_pooled_classifier
 from eigencam.methods.limits import above_zero, at_least
-from eigencam.networks.classifier import find_place
+from eigencam.networks.classifier import find_last_layer
 from eigencam.networks.network import Network, load_network
 from eigencam.running.loading import Batch
 
@@ -145,7 +145,7 @@ class CAMLossFit:
 
     def layers_of(self, network: Network) -> list[str]:
         """Return the last layer."""
-        return [find_place(network.module, network.preprocess.shape).layer]
+        return [find_last_layer(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
         """Yield faults: a network without global average pooling and one linear layer, or images without a class."""
@@ -165,14 +165,14 @@ class CAMLossFit:
     def _head_faults(network: Network, layer: str) -> Iterator[str]:
         if reason := CAM(layer).unsupported(network):
             yield f"fit: {network.name}: {reason}"
-        elif find_head(network.module, layer, network.preprocess.shape, network.reading(layer)).positive:
+        elif find_pooled_classifier(network.module, layer, network.preprocess.shape, network.reading(layer)).positive:
             yield f"fit: {network.name} rectifies its class maps before the pooling; the loss is for linear layers"
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
         return self.lr * self.decay**epoch
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Train, resuming from the last checkpoint."""
         made = trainee(job, self.layer or job.network.layer, self.seed)
         state = made.descent(self.optimizer, (), 1, self.lr, self.weight_decay)
@@ -180,12 +180,12 @@ class CAMLossFit:
         job.notes["head"] = head_notes(job, made.place, self.label)
         return state.tensors, state.log
 
-    def _teacher(self, job: Job) -> Network | None:
+    def _teacher(self, job: FitJob) -> Network | None:
         return None if self.teacher is None else load_network(self.teacher, device=job.network.device)
 
-    def _rectified(self, job: Job) -> bool:
+    def _rectified(self, job: FitJob) -> bool:
         network, layer = job.network, self.layer or job.network.layer
-        return find_head(network.module, layer, network.preprocess.shape, network.reading(layer)).rectified
+        return find_pooled_classifier(network.module, layer, network.preprocess.shape, network.reading(layer)).rectified
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class _Learner(Scheduled):
     rectified: bool
     teacher: Network | None
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and second term; for the log, the accuracy and the fraction of constant maps."""
         images, labels = batch_on_device(job, pixels, batch)
         with random_steps(seed_of(self.seed, state.step, "step"), job.network.device):

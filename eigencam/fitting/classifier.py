@@ -27,13 +27,13 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.average_precision import average_precision
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.logistic import loss, regress
 from eigencam.fitting.pictures import class_labels, seed_of
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
-from eigencam.networks.classifier import KIND, Place, find_place, pooled, put
+from eigencam.networks.classifier import KIND, LastLayer, find_last_layer, pooled, put
 from eigencam.networks.network import Network
 from eigencam.passes.calls import evaluating, logits_of, network_logits
 from eigencam.running.loading import Batch
@@ -87,7 +87,7 @@ class ClassifierFit:
 
     def layers_of(self, network: Network) -> list[str]:
         """The last layer."""
-        return [find_place(network.module, network.preprocess.shape).layer]
+        return [find_last_layer(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
         """Yield faults: a network with a head, or a dataset that does not give its images' classes."""
@@ -108,9 +108,9 @@ class ClassifierFit:
         """The learning rate of an epoch of `all`, counted from 0."""
         return self.lr * self.decay**epoch
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Fit, then measure average precision on the held-out images."""
-        place = find_place(job.network.module, job.network.preprocess.shape)
+        place = find_last_layer(job.network.module, job.network.preprocess.shape)
         fitted_on, held = self.parts(len(job.dataset.ids))
         if self.train == "last":
             tensors, log = self._last(job, place, fitted_on)
@@ -130,7 +130,9 @@ class ClassifierFit:
         }
         return tensors, log
 
-    def _last(self, job: Job, place: Place, positions: Sequence[int]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def _last(
+        self, job: FitJob, place: LastLayer, positions: Sequence[int]
+    ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """The last layer's weights, by their names in the network."""
         seen: list[Tensor] = []
 
@@ -155,7 +157,7 @@ class ClassifierFit:
         return {f"{place.layer}.weight": weight, f"{place.layer}.bias": found.bias.float().cpu()}, [entry]
 
     def _all(
-        self, job: Job, place: Place, positions: Sequence[int]
+        self, job: FitJob, place: LastLayer, positions: Sequence[int]
     ) -> tuple[nn.Module, dict[str, Tensor], list[dict[str, Any]]]:
         """Train all weights; return the network, its weights and the log."""
         layer: Any = job.network.module.get_submodule(place.layer)
@@ -181,7 +183,7 @@ class _Whole(Scheduled):
     module: nn.Module
     exclusive: bool
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss of the weights in `state`."""
         labels = torch.stack([class_labels(truth, len(job.dataset.classes)) for truth in batch.truths])
         pixels, labels = to_device(job.network.device, pixels, labels)
@@ -195,14 +197,14 @@ def _exclusive(dataset: Dataset) -> bool:
     return dataset.truth(0).foreground == "label"
 
 
-def _headed(job: Job, place: Place, tensors: dict[str, Tensor]) -> nn.Module:
+def _headed(job: FitJob, place: LastLayer, tensors: dict[str, Tensor]) -> nn.Module:
     """A copy of the network with the head, in eval mode and frozen."""
     module = copy.deepcopy(job.network.module)
     put(module, place, tensors[f"{place.layer}.weight"].flatten(1), tensors[f"{place.layer}.bias"])
     return module.eval().requires_grad_(False)
 
 
-def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, title: str) -> tuple[Tensor, Tensor]:
+def _scores(job: FitJob, module: nn.Module, positions: Sequence[int], size: int, title: str) -> tuple[Tensor, Tensor]:
     """Logits and labels, (n, K) both, of those images that can be decoded."""
     grid = [positions[start : start + size] for start in range(0, len(positions), size)]
     scores, labels = [], []
@@ -221,7 +223,7 @@ def _scores(job: Job, module: nn.Module, positions: Sequence[int], size: int, ti
     return torch.cat(scores), torch.stack(labels)
 
 
-def _ranking(job: Job, module: nn.Module, positions: Sequence[int], size: int) -> dict[str, Any]:
+def _ranking(job: FitJob, module: nn.Module, positions: Sequence[int], size: int) -> dict[str, Any]:
     """Print average precision on the held-out images, and return it as an entry of the log (fractions of 1)."""
     scores, labels = _scores(job, module, positions, size, "images held out")
     exclusive = _exclusive(job.dataset)

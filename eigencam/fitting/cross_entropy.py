@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.datasets.base import Dataset
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.whole import (
@@ -30,7 +30,7 @@ from eigencam.fitting.whole import (
     batch_on_device,
     head_notes,
     label_faults,
-    last_place,
+    last_layer_of,
     random_steps,
     trainee,
 )
@@ -82,7 +82,7 @@ class CrossEntropyFit:
 
     def layers_of(self, network: Network) -> list[str]:
         """Return the last layer, the first of several."""
-        return [last_place(network).layer]
+        return [last_layer_of(network).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
         """Report images without a class; a network without a last layer is reported before."""
@@ -95,9 +95,9 @@ class CrossEntropyFit:
         left = max(self.epochs - self.warmup, 1)
         return self.lr * (1 + math.cos(math.pi * (epoch - self.warmup) / left)) / 2
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Train from the last checkpoint on."""
-        made = trainee(job, last_place(job.network).layer, self.seed)
+        made = trainee(job, last_layer_of(job.network).layer, self.seed)
         state = made.descent("adamw", (), 1, self.lr, self.weight_decay)
         descend(job, _Learner(self, made), state)
         job.notes["head"] = head_notes(job, made.place, "cross-entropy")
@@ -111,7 +111,7 @@ class _Learner(Scheduled):
     options: CrossEntropyFit
     trainee: Trainee
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the mean of the heads' cross-entropies, and for the log the accuracy of their sum."""
         images, labels = batch_on_device(job, pixels, batch)
         heads = summed_heads(self.trainee.module)

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import to_half_open
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.limits import above_zero, at_least
@@ -90,7 +90,7 @@ class DetectorFit:
         """The learning rate of an epoch, counted from 0."""
         return self.lr * self.decay**epoch
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Train, resuming from the last checkpoint."""
         module = job.network.module
         tensors = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
@@ -101,7 +101,7 @@ class DetectorFit:
         buffers = {name: b.detach().clone() for name, b in module.named_buffers() if name in module.state_dict()}
         return {**buffers, **state.tensors}, state.log
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The detector's losses."""
         device, size = job.network.device, job.network.preprocess.shape
         images = job.network.preprocess.normalize(pixels.to(device), job.network.dtype)

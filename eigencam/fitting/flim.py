@@ -41,12 +41,12 @@ from eigencam.datasets.base import Dataset
 from eigencam.datasets.reading import expand
 from eigencam.fitting import markers
 from eigencam.fitting.filters import Reduction, Variant, filters, patches, statistics
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.markers import Labels
 from eigencam.fitting.svm import linear_svm
 from eigencam.fitting.whole import head_notes, label_faults
 from eigencam.methods.limits import above_zero, at_least, one_of
-from eigencam.networks.classifier import Place
+from eigencam.networks.classifier import LastLayer
 from eigencam.networks.flim import FLIM, MarkerNorm
 from eigencam.networks.network import Network
 from eigencam.store.canonical import checksum
@@ -149,7 +149,7 @@ class FLIMFit:
                 chosen[i] = markers.drawn(truth, self.radius)
         return chosen
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Make the filters, then fit the classifier."""
         module, marked = job.network.module, self.marked(job.dataset)
         assert isinstance(module, FLIM)  # `faults` reports any other
@@ -162,10 +162,10 @@ class FLIMFit:
         with torch.no_grad():
             log = self._filters(job, made, marked)
             log += self._classifier(job, made)
-        job.notes["head"] = head_notes(job, Place("fc"), f"{self.variant}, {len(marked)} marked images")
+        job.notes["head"] = head_notes(job, LastLayer("fc"), f"{self.variant}, {len(marked)} marked images")
         return dict(made.state_dict()), log
 
-    def _filters(self, job: Job, made: FLIM, marked: dict[int, Labels]) -> list[dict[str, Any]]:
+    def _filters(self, job: FitJob, made: FLIM, marked: dict[int, Labels]) -> list[dict[str, Any]]:
         """Set the filters block by block; return one entry of the log for each."""
         ((_, images),) = self._images(job, list(marked), len(marked))
         there = [i for i in marked if i not in job.bad]
@@ -190,7 +190,7 @@ class FLIMFit:
             job.say(f"  block {number + 1}: {width} filters from {log[-1]['patches']} marked pixels")
         return log
 
-    def _classifier(self, job: Job, made: FLIM) -> list[dict[str, Any]]:
+    def _classifier(self, job: FitJob, made: FLIM) -> list[dict[str, Any]]:
         """Fit the support vector machine to all images."""
         features, labels = [], []
         with tqdm(total=len(job.dataset.ids), desc=f"{job.network.name}, features", unit="img") as bar:
@@ -207,7 +207,7 @@ class FLIMFit:
         job.say(f"  classifier: {len(y)} images, {x.shape[1]} features, {100 * share:.1f} % of them right")
         return [{"pictures": len(y), "features": x.shape[1], "accuracy": share}]
 
-    def _images(self, job: Job, positions: Iterable[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _images(self, job: FitJob, positions: Iterable[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Classes (N,) and images (N, 3, H, W) in 0..1, on the CPU."""
         chosen = list(positions)
         grid = [chosen[start : start + size] for start in range(0, len(chosen), size)]

@@ -26,7 +26,7 @@ from eigencam.methods.base import content_of
 from eigencam.networks import fitted
 from eigencam.networks.network import Network, Preprocess, check_layer, load_network
 from eigencam.running.configs import CHOICES, DataConfig, chosen_device, machine_faults, typed
-from eigencam.running.loading import Batch, Pictures, collate, die_with_parent
+from eigencam.running.loading import Batch, InputImages, collate, die_with_parent
 from eigencam.running.prepare import (
     attempt,
     build_dataset,
@@ -51,7 +51,7 @@ class FitConfig(DataConfig):
 
 
 @dataclass(slots=True)
-class Job:
+class FitJob:
     """A checked fit.
 
     Attributes:
@@ -102,7 +102,7 @@ class Job:
         if workers == "auto":
             workers = cores() if len(chosen) > 4 else 0
         loader = DataLoader(
-            Pictures(self.dataset, preprocess),
+            InputImages(self.dataset, preprocess),
             batch_sampler=chosen,
             num_workers=workers,
             collate_fn=collate,
@@ -137,7 +137,7 @@ class Fitter(Protocol):
         """Yield the reasons why it cannot learn from this network and dataset."""
         ...
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """The weights and the log."""
         ...
 
@@ -179,7 +179,7 @@ def fit(composed: DictConfig, *, say: Callable[[str], None] = print) -> Path:
     return file
 
 
-def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
+def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> FitJob:
     """Check a composed config and build the objects that it names.
 
     Raises:
@@ -218,7 +218,7 @@ def prepare(composed: DictConfig, say: Callable[[str], None] = print) -> Job:
         "dataset": describe_dataset(config.dataset, dataset),
         "fit": options,
     }
-    return Job(network, dataset, fitter, plain(about), config.workers, say, skip)
+    return FitJob(network, dataset, fitter, plain(about), config.workers, say, skip)
 
 
 def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:
@@ -232,7 +232,7 @@ def _network_faults(fitter: Fitter, network: Network) -> Iterator[str]:
         yield str(error)
 
 
-def _fitted_already(job: Job, file: Path) -> bool:
+def _fitted_already(job: FitJob, file: Path) -> bool:
     """Whether the file is there and was made with the same config."""
     if not file.is_file():
         return False

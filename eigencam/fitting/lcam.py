@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigencam.datasets.base import Dataset
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.lcam import Loss, attention_logits, masked_image
 from eigencam.methods.limits import above_zero, at_least
@@ -90,13 +90,13 @@ class LCAMFit:
         """The learning rate of the weights in an epoch, counted from 0."""
         return self.lr * self.decay ** (epoch if self.decay_until is None else min(epoch, self.decay_until))
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Train, resuming from the last checkpoint."""
         state = self.first(job)
         descend(job, self, state)
         return state.tensors, state.log
 
-    def first(self, job: Job) -> Descent:
+    def first(self, job: FitJob) -> Descent:
         """The attention before the first step."""
         (layer,) = self.layers_of(job.network)
         black = torch.zeros(1, *job.network.preprocess.input_shape, dtype=torch.uint8)
@@ -111,7 +111,7 @@ class LCAMFit:
         optimizer = torch.optim.SGD(groups, self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
         return Descent({"weight": weight, "bias": bias}, optimizer)
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss's terms; the labels are the network's own predictions."""
         del batch
         (layer,) = self.layers_of(job.network)
@@ -119,7 +119,7 @@ class LCAMFit:
             forward = job.network.forward(pixels, layers=[layer])
         return self._terms(job, forward, state, forward.logits.argmax(1))
 
-    def _terms(self, job: Job, forward: Forward, state: Descent, labels: Tensor) -> dict[str, Tensor]:
+    def _terms(self, job: FitJob, forward: Forward, state: Descent, labels: Tensor) -> dict[str, Tensor]:
         (layer,) = self.layers_of(job.network)
         activations = forward.activations(layer)
         weight, bias = state.tensors["weight"], state.tensors["bias"]

@@ -29,7 +29,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.datasets.boxes import Boxes
 from eigencam.datasets.completeness import some
 from eigencam.files import write_text
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.networks.network import Network
 from eigencam.transfer import to_host
@@ -86,7 +86,7 @@ class PseudoBoxFit:
         if odd := [name for name in dataset.ids if "," in name or "\n" in name]:
             yield f"fit: {len(odd)} ids of {dataset.name} contain a comma, e.g. {some(odd)}; a list cannot hold them"
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Choose a box for each image, resuming from the checkpoint; write the list as well."""
         boxes = _kept(job)
         grid = [[i] for i in range(len(job.dataset.ids)) if i not in boxes]
@@ -150,7 +150,7 @@ def _words(boxes: Boxes, between: str) -> str:
     return between.join(f"{corner:g}" for corner in boxes.ravel())
 
 
-def _kept(job: Job) -> dict[int, Boxes]:
+def _kept(job: FitJob) -> dict[int, Boxes]:
     """The boxes in the checkpoint of an interrupted process, by position."""
     if not job.checkpoint.is_file():
         return {}

@@ -11,7 +11,7 @@ from torch import nn
 from eigencam.datasets.base import Dataset
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.passes.calls import evaluating
@@ -36,7 +36,7 @@ class Validation:
         """Return what changes the choice of an epoch."""
         return describe_dataset(self.node, self.dataset)
 
-    def measured(self, job: Job, module: nn.Module, method: Method | None = None) -> dict[str, float]:
+    def measured(self, job: FitJob, module: nn.Module, method: Method | None = None) -> dict[str, float]:
         """Return accuracy and MaxBoxAccV2 (of the true class) of a network as it is now, fractions of 1.
 
         Args:

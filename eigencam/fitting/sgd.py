@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eigencam.files import replacing
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import augmented, seed_of, shuffled, widened
 from eigencam.passes.calls import evaluating
 from eigencam.running.run import Batch
@@ -109,7 +109,7 @@ class Learner(Protocol):
         """The learning rate of an epoch, counted from 0."""
         ...
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the loss's terms of one batch of (N, 3, H, W) uint8 images.
 
         Those with a gradient are summed; the others only go into the log.
@@ -149,7 +149,7 @@ class Scheduled:
 
 
 def descend(
-    job: Job,
+    job: FitJob,
     learner: Learner,
     state: Descent,
     positions: Sequence[int] | None = None,
@@ -191,7 +191,7 @@ def descend(
         state.save(job.checkpoint)
 
 
-def _step(job: Job, learner: Learner, state: Descent, batch: Batch, epoch: int) -> dict[str, float]:
+def _step(job: FitJob, learner: Learner, state: Descent, batch: Batch, epoch: int) -> dict[str, float]:
     """One step; returns the loss's terms."""
     images, size = batch.pictures, job.network.preprocess.shape
     if learner.augment:

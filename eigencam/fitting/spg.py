@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eigencam.methods.cam import Head, find_head
+from eigencam.methods.cam import PooledClassifier, find_pooled_classifier
 from eigencam.networks.acol import scaled
 from eigencam.networks.network import Network, check_layer
 from eigencam.networks.wsol import SPGForm, drawn
@@ -88,9 +88,11 @@ class SPG:
         return ""
 
 
-def head_of(network: Network) -> Head:
+def head_of(network: Network) -> PooledClassifier:
     """Return what makes the logits of the target layer's output. ValueError where it is no average and linear layer."""
-    return find_head(network.module, network.layer, network.preprocess.shape, network.reading(network.layer))
+    return find_pooled_classifier(
+        network.module, network.layer, network.preprocess.shape, network.reading(network.layer)
+    )
 
 
 class SideHeads(nn.Module):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.completeness import some
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.methods.fam import SUPPORT
 from eigencam.methods.limits import at_least
 from eigencam.methods.randomness import uniform
@@ -79,7 +79,7 @@ class SupportFit:
             raise ValueError(f"fit.shots={self.shots}: {dataset.name} has fewer images of {some(few)}")
         return sorted((i, label) for label, images in enumerate(found) for i in images)
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Average in float64, each class over its images that can be decoded."""
         (layer,) = self.layers_of(job.network)
         chosen = dict(self.chosen(job.dataset))

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.datasets.base import Dataset
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent
-from eigencam.networks.classifier import Place, find_place, further_heads, put, summed_heads
+from eigencam.networks.classifier import LastLayer, find_last_layer, further_heads, put, summed_heads
 from eigencam.networks.network import Network
 from eigencam.passes.calls import network_logits
 from eigencam.running.loading import Batch
@@ -46,7 +46,7 @@ class Trainee:
 
     module: nn.Module
     layer: str
-    place: Place
+    place: LastLayer
     beside: nn.Module | None = None
 
     def passed(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,15 +109,15 @@ class Read(NamedTuple):
     made: Tensor
 
 
-def trainee(job: Job, layer: str, seed: int) -> Trainee:
+def trainee(job: FitJob, layer: str, seed: int) -> Trainee:
     """Return a copy of the job's network with a last layer for the dataset's classes, in training mode.
 
     A network with `further_heads` gets such a layer in the place of each.
     """
     network, module = job.network, copy.deepcopy(job.network.module)
-    place = last_place(network)
+    place = last_layer_of(network)
     if network.classes == job.dataset.class_space:
-        place = Place(place.layer)  # a ReLU behind the layer stays
+        place = LastLayer(place.layer)  # a ReLU behind the layer stays
     for further in ("", *further_heads(module)):
         where = replace(place, layer=further) if further else place
         put(
@@ -128,13 +128,13 @@ def trainee(job: Job, layer: str, seed: int) -> Trainee:
     return Trainee(module.train().requires_grad_(True), layer, place)
 
 
-def last_place(network: Network) -> Place:
+def last_layer_of(network: Network) -> LastLayer:
     """Return where a network's last layer is: the first of several whose outputs it adds."""
     summed = summed_heads(network.module)
-    return Place(summed[0]) if summed else find_place(network.module, network.preprocess.shape)
+    return LastLayer(summed[0]) if summed else find_last_layer(network.module, network.preprocess.shape)
 
 
-def _last_layer(job: Job, last: Any, use: str, seed: int) -> tuple[Tensor, Tensor]:
+def _last_layer(job: FitJob, last: Any, use: str, seed: int) -> tuple[Tensor, Tensor]:
     """Weights and biases: those that are there where the classes are the network's, else new ones."""
     if job.network.classes == job.dataset.class_space:
         weight = last.weight.detach().flatten(1).clone()
@@ -144,7 +144,7 @@ def _last_layer(job: Job, last: Any, use: str, seed: int) -> tuple[Tensor, Tenso
         return 0.01 * torch.randn(classes, last.weight.shape[1]), torch.zeros(classes)
 
 
-def head_notes(job: Job, place: Place, label: str) -> dict[str, Any]:
+def head_notes(job: FitJob, place: LastLayer, label: str) -> dict[str, Any]:
     """Return the metadata of a file with a whole network; `label` distinguishes it from the untrained one in tables."""
     ids = job.dataset.ids
     return {
@@ -158,7 +158,7 @@ def head_notes(job: Job, place: Place, label: str) -> dict[str, Any]:
     }
 
 
-def batch_on_device(job: Job, images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def batch_on_device(job: FitJob, images: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return normalised images (N, C, H, W) and their class labels (N,).
 
     Raises:

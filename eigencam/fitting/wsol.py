@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.erasing import attention_dropout, cut_box, hide, mixed, squares
-from eigencam.fitting.job import Job
+from eigencam.fitting.job import FitJob
 from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.selection import MAX_BOX_ACC_V2, Validation
 from eigencam.fitting.sgd import Descent, Scheduled, descend
@@ -54,7 +54,7 @@ from eigencam.methods.cam import CAM
 from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
 from eigencam.networks.acol import ACoL
-from eigencam.networks.classifier import find_place
+from eigencam.networks.classifier import find_last_layer
 from eigencam.networks.network import Network, check_layer
 from eigencam.running.loading import Batch
 from eigencam.running.prepare import build_node
@@ -189,7 +189,7 @@ class WSOLFit:
 
     def layers_of(self, network: Network) -> list[str]:
         """Return the last layer."""
-        return [find_place(network.module, network.preprocess.shape).layer]
+        return [find_last_layer(network.module, network.preprocess.shape).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
         """Yield faults: a network without CAM, unknown layers, or a validation split that cannot be used."""
@@ -234,7 +234,7 @@ class WSOLFit:
         """Return the learning rate of an epoch, counted from 0."""
         return self.lr * 0.1 ** ((epoch + 1) // self.frequency)
 
-    def fit(self, job: Job) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         """Train, resuming from the last checkpoint; return the weights of the selected epoch."""
         made, split = trainee(job, job.network.layer, self.seed), self.validated()
         if self.method == "spg":
@@ -279,7 +279,7 @@ class _Learner(Scheduled):
     trainee: Trainee
     rectified: bool = False
 
-    def terms(self, job: Job, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, job: FitJob, state: Descent, pixels: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy; for the log, the accuracy on the images as they were given."""
         images, labels = batch_on_device(job, pixels, batch)
         others, share = labels, 1.0
@@ -294,7 +294,7 @@ class _Learner(Scheduled):
             loss = loss + (1 - share) * F.cross_entropy(logits, others)
         return {"ce": loss, **more, "accuracy": accuracy(logits, labels)}
 
-    def _passed(self, job: Job, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _passed(self, job: FitJob, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The logits, and the terms besides their cross-entropy."""
         module = self.trainee.module
         if self.options.method == "acol":
@@ -305,7 +305,7 @@ class _Learner(Scheduled):
             return self._guided(job, images, labels)
         return self.trainee.passed(images)[0], {}
 
-    def _guided(self, job: Job, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _guided(self, job: FitJob, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The logits, and SPG's terms."""
         network, made, options = job.network, self.trainee, SPG(**self.options.spg)
         assert made.beside is not None

@@ -41,7 +41,7 @@ class CAM:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 map of each image's target class."""
-        head = find_head(
+        head = find_pooled_classifier(
             forward.module, self.layer or forward.layer, tuple(forward.images.shape[2:]), forward.reading(self.layer)
         )
         activations = forward.activations(self.layer)
@@ -56,13 +56,13 @@ class CAM:
         """Why the network has no CAM at this layer; "" if it has one."""
         try:
             layer = self.layer or network.layer
-            find_head(network.module, layer, network.preprocess.shape, network.reading(layer))
+            find_pooled_classifier(network.module, layer, network.preprocess.shape, network.reading(layer))
         except ValueError as error:
             return str(error)
         return ""
 
 
-class Head(NamedTuple):
+class PooledClassifier(NamedTuple):
     """The classifier on the pooled activations; whether these, or the class maps, are rectified before the pooling."""
 
     classifier: nn.Linear | nn.Conv2d
@@ -71,7 +71,9 @@ class Head(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Reading = CHANNELS_FIRST) -> Head:
+def find_pooled_classifier(
+    module: nn.Module, layer: str, shape: tuple[int, int], reading: Reading = CHANNELS_FIRST
+) -> PooledClassifier:
     """The head that reproduces the network's logits from the layer's output, tested on a seeded probe.
 
     Args:
@@ -93,8 +95,8 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Re
     for classifier in linear[-1:]:
         if classifier.weight.flatten(1).shape[1] != activations.shape[1]:
             continue
-        forms = [Head(classifier, False), Head(classifier, True)]
-        forms += [Head(classifier, False, True)] if isinstance(classifier, nn.Conv2d) else []
+        forms = [PooledClassifier(classifier, False), PooledClassifier(classifier, True)]
+        forms += [PooledClassifier(classifier, False, True)] if isinstance(classifier, nn.Conv2d) else []
         for head in forms:
             logits = _logits(head, activations)
             if logits.shape == forward.logits.shape and bool((logits - forward.logits).abs().max() <= tolerance):
@@ -104,7 +106,7 @@ def find_head(module: nn.Module, layer: str, shape: tuple[int, int], reading: Re
     )
 
 
-def _logits(head: Head, activations: Tensor) -> Tensor:
+def _logits(head: PooledClassifier, activations: Tensor) -> Tensor:
     """(N, K) logits of a linear layer on the means, or of a rectified 1x1 convolution averaged over the positions."""
     classifier = head.classifier
     weight = classifier.weight.detach().flatten(1).float()

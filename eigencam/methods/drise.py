@@ -28,7 +28,7 @@ from torch import Tensor
 
 from eigencam.methods.perturbation import RISE
 from eigencam.passes.forward import Forward
-from eigencam.targets import Scored, similarity
+from eigencam.targets import ScoredNetwork, similarity
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -80,14 +80,14 @@ class DRISE:
     def unsupported(self, network: "Network") -> str:
         """Why it cannot run on this network; "" if it can."""
         module = network.module
-        if isinstance(module, Scored) and all(similarity(target) for target in module.targets):
+        if isinstance(module, ScoredNetwork) and all(similarity(target) for target in module.targets):
             return ""
         return "it explains a detection, and no box is asked for (target=box_score(0), --target box:0)"
 
 
-def _alike(forward: Forward) -> Scored:
+def _alike(forward: Forward) -> ScoredNetwork:
     """The detector whose scores are the similarities to the detections that are explained."""
     module = forward.module
-    if not isinstance(module, Scored):
+    if not isinstance(module, ScoredNetwork):
         raise ValueError("D-RISE explains a detection of a detector; give a box as target")
-    return Scored(module.network, [alike for target in module.targets if (alike := similarity(target))])
+    return ScoredNetwork(module.network, [alike for target in module.targets if (alike := similarity(target))])

@@ -22,7 +22,7 @@ from eigencam.methods.base import (
 from eigencam.networks.network import check_layer
 from eigencam.passes.attention import Attended
 from eigencam.passes.trace import Trace, attention_of, gradient_reaches, trace
-from eigencam.targets import Scored
+from eigencam.targets import ScoredNetwork
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -69,7 +69,7 @@ def probe(network: "Network") -> Tensor:
 
 def _of_class(method: Method, network: "Network") -> str:
     """What keeps a method from following the logits of a class."""
-    if isinstance(network.module, Scored) and differentiates(method) == "layer" and follows(method) is None:
+    if isinstance(network.module, ScoredNetwork) and differentiates(method) == "layer" and follows(method) is None:
         return _without_gradient(method, network, "no operation that has a gradient leads there")
     seen = traced(network)
     if seen.unread:

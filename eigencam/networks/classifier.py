@@ -43,14 +43,14 @@ KINDS = (KIND, "cam_loss", "cross_entropy", "wsol", "flim")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LastLayer:
     """Position of a classifier: `layer`, an `nn.Linear` or 1x1 `nn.Conv2d`, and the ReLU after it to be removed."""
 
     layer: str
     rectifier: str | None = None
 
 
-def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
+def find_last_layer(module: nn.Module, shape: tuple[int, int]) -> LastLayer:
     """The layer that the logits are linear in, tested on a seeded probe; the last one if there are several.
 
     Args:
@@ -85,9 +85,9 @@ def find_place(module: nn.Module, shape: tuple[int, int]) -> Place:
     for name, (x, out) in reversed(seen.items()):
         layer = modules[name]
         if _close(x @ layer.weight.flatten(1).T + (0 if layer.bias is None else layer.bias), logits):  # type: ignore[operator, union-attr]
-            return Place(name)
+            return LastLayer(name)
         if out.ndim == 4 and name in behind and _close(out.relu().mean((2, 3)), logits):
-            return Place(name, behind[name])
+            return LastLayer(name, behind[name])
     raise ValueError(
         f"the outputs of {type(module).__name__} are no linear function of the input of an nn.Linear, or of the "
         "averaged input of a 1x1 nn.Conv2d, so there is no last layer to replace"
@@ -104,12 +104,12 @@ def pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3)) if x.ndim == 4 else x
 
 
-def put(module: nn.Module, place: Place, weight: Tensor, bias: Tensor) -> None:
+def put(module: nn.Module, place: LastLayer, weight: Tensor, bias: Tensor) -> None:
     """Replace the last layer.
 
     Args:
         module: the network; is changed.
-        place: see `find_place`.
+        place: see `find_last_layer`.
         weight: (K, D).
         bias: (K,).
 
@@ -144,7 +144,7 @@ def further_heads(module: nn.Module) -> Sequence[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class FittedClassifier:
     """A file of `eigencam fit` with a classifier, or with a whole network."""
 
     fitted: Fitted
@@ -196,7 +196,10 @@ class Head:
             name = f"{base['name']} with the weights"
             raise ValueError(_other(path, f"{name} {base['sha256'][:10]}", sha256[:10]))
         (layer,) = self.fitted.about["layers"]
-        for place in (Place(layer, self._about["rectifier"]), *map(Place, further_heads(module) if self.whole else ())):
+        for place in (
+            LastLayer(layer, self._about["rectifier"]),
+            *map(LastLayer, further_heads(module) if self.whole else ()),
+        ):
             head = {key: tensors[f"{place.layer}.{key}"] for key in ("weight", "bias")}
             put(module, place, head["weight"].flatten(1), head["bias"])
         if not self.whole:
@@ -213,7 +216,7 @@ class Head:
         return frozenset(self._about["fitted_on"]) & frozenset(dataset.ids) if same else frozenset()
 
 
-def read_head(name: str) -> Head:
+def read_head(name: str) -> FittedClassifier:
     """Read a head.
 
     Raises:
@@ -228,7 +231,7 @@ def read_head(name: str) -> Head:
     found = fitted.read(path)
     if found.about["kind"] not in KINDS:
         raise ValueError(f"model.head: {path} holds {found.about['kind']}; allowed: {', '.join(KINDS)}")
-    return Head(found)
+    return FittedClassifier(found)
 
 
 def _other(path: Path, fitted_for: str, this: str) -> str:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.networks.building import build, constructor_identity
-from eigencam.networks.classifier import Head, read_head
+from eigencam.networks.classifier import FittedClassifier, read_head
 from eigencam.networks.default_layer import default_layer
 from eigencam.networks.detectors import check_normalised_once, own_preprocess
 from eigencam.networks.layers import LIST, Examined, examine, reading_of
@@ -73,7 +73,7 @@ class Network:
     reshape: Layout | None = None
     prefix_tokens: int | None = None
     identity: dict[str, Any] = field(default_factory=dict)
-    head: Head | None = None
+    head: FittedClassifier | None = None
     example: Tensor | None = field(default=None, repr=False, compare=False)
     untrained: str = ""
     top1: float | None = None

@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredReading:
     """A reading with its score; `order` says how its cells would have to be rearranged to follow."""
 
     score: float
@@ -164,7 +164,7 @@ def search(stimulus: Stimulus, out: Tensor, aspect: float) -> Verdict:
     return Verdict(score=taken.score, reason=reason)
 
 
-def _rival(taken: Scored, scored: Sequence[Scored]) -> Scored | None:
+def _rival(taken: ScoredReading, scored: Sequence[ScoredReading]) -> ScoredReading | None:
     """Another reading that cannot be distinguished: with other axes, or with the extra tokens as one more row."""
     extra = taken.reading.front + taken.reading.behind
     for s in scored:
@@ -213,13 +213,13 @@ class _Tables:
         return table[:, reading.front : reading.front + reading.cells].reshape(-1, *reading.grid)
 
 
-def _plain(stimulus: Stimulus, tables: _Tables, possible: Sequence[Reading]) -> Iterator[Scored]:
+def _plain(stimulus: Stimulus, tables: _Tables, possible: Sequence[Reading]) -> Iterator[ScoredReading]:
     """The scores of readings, computed together for equal grids."""
     for _, same in groupby(possible, key=lambda r: (r.axes, r.grid)):
         group = [r for r in same if not _peaks_outside(tables, r)]
         if group:
             scores = stimulus.score(np.stack([tables.of(r) for r in group]))
-            yield from (Scored(float(v), r) for v, r in zip(scores, group, strict=True))
+            yield from (ScoredReading(float(v), r) for v, r in zip(scores, group, strict=True))
 
 
 def _peaks_outside(tables: _Tables, reading: Reading) -> bool:
@@ -231,7 +231,7 @@ def _peaks_outside(tables: _Tables, reading: Reading) -> bool:
     return bool(((peaks < 0) | (peaks >= reading.cells)).any())
 
 
-def _turned(stimulus: Stimulus, tables: _Tables, reading: Reading) -> Iterator[Scored]:
+def _turned(stimulus: Stimulus, tables: _Tables, reading: Reading) -> Iterator[ScoredReading]:
     """The scores of a reading if its cells were in another order."""
     table = tables.of(reading)
     h, w = table.shape[1:]
@@ -242,7 +242,7 @@ def _turned(stimulus: Stimulus, tables: _Tables, reading: Reading) -> Iterator[S
         "turned by 180 degrees": table[:, ::-1, ::-1],
         "column by column": across,
     }
-    yield from (Scored(float(stimulus.score(t[None])[0]), reading, name) for name, t in orders.items())
+    yield from (ScoredReading(float(stimulus.score(t[None])[0]), reading, name) for name, t in orders.items())
 
 
 def _centred(x: Floats) -> Floats:

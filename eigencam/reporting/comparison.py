@@ -28,7 +28,7 @@ DIGITS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Setting:
     """The setting of comparable results: dataset, network, evaluator with its parameters, requested class."""
 
     dataset: str
@@ -42,7 +42,7 @@ class Place:
 class Compared:
     """One comparison and its outcome."""
 
-    place: Place
+    place: Setting
     metric: str
     better: str
     unit: str
@@ -122,9 +122,9 @@ def pair_of(reference: Stored, other: Stored, metrics: Sequence[str], trust: Tru
     return [line for line in found if line]
 
 
-def _places(folders: Sequence[Path]) -> tuple[dict[Place, dict[str, Stored]], dict[str, None]]:
+def _places(folders: Sequence[Path]) -> tuple[dict[Setting, dict[str, Stored]], dict[str, None]]:
     """The results by place and method, and notes on those that cannot be compared."""
-    places: dict[Place, dict[str, Stored]] = {}
+    places: dict[Setting, dict[str, Stored]] = {}
     notes: dict[str, None] = {}
     for stored in filter(None, (read(folder, hashed=True) for folder in sorted(folders))):
         if stored.summary is None:
@@ -178,7 +178,7 @@ class _Summed:
         return [_metrics(self.evaluator, frame) for frame in frames], frames[0][KEY]
 
 
-def _values(place: Place, found: _Summed, chosen: Sequence[str]) -> list[dict[str, Any]]:
+def _values(place: Setting, found: _Summed, chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Each method's value of each metric over its images, and its placing over the common images."""
     full = found.full
     metrics, keys = found.common(list(full))
@@ -228,10 +228,10 @@ def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
     return found
 
 
-def _place(stored: Stored) -> Place:
+def _place(stored: Stored) -> Setting:
     identity = {k: stored.identity[k] for k in ("dataset", "network", "evaluator", "target", "dtype")}
     dataset, network, evaluator = stored.names[0], stored.network, stored.names[3]
-    return Place(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
+    return Setting(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
 
 
 def _metrics(evaluator: Any, rows: pd.DataFrame) -> dict[str, Metric]:
@@ -251,7 +251,7 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
 
 
 def _compared(
-    place: Place, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
+    place: Setting, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
 ) -> Compared | None:
     """None if one of the two lacks the metric or has it without per-image values; `rows`: of either."""
     if not (first and second and first.sample and second.sample):

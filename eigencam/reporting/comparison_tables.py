@@ -10,7 +10,7 @@ import pandas as pd
 from eigencam.evaluation import ranks
 from eigencam.evaluation.placing import Placing
 from eigencam.evaluation.tables import Table
-from eigencam.reporting.comparison import PLACES, Compared, Place
+from eigencam.reporting.comparison import PLACES, Compared, Setting
 from eigencam.store.seal import strict
 
 
@@ -94,7 +94,7 @@ def placing_tables(values: pd.DataFrame, order: Sequence[str]) -> list[Table]:
     for (dataset, network), part in placed.groupby(pd.MultiIndex.from_tuples(pairs), sort=False) if pairs else ():
         lines, best = [], []
         for (_, metric), own in part.groupby(["place", "metric"], sort=False):
-            place: Place = own["place"].iloc[0]
+            place: Setting = own["place"].iloc[0]
             found: dict[str, Placing] = dict(zip(own["method"], own["placing"], strict=True))
             lines.append(
                 {"evaluator": place.evaluator, "metric": metric}

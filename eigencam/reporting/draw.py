@@ -15,12 +15,12 @@ from eigencam.datasets.names import JPEG, PNG
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.files import replacing
 
-Picture = NDArray[np.uint8]
+RGB = NDArray[np.uint8]
 GREEN, BLUE, VIOLET = (40, 220, 90), (70, 200, 255), (190, 90, 255)
 INK, PAPER = (25, 25, 30), (255, 255, 255)
 
 
-def heat(score_map: ScoreMap, colormap: str = "inferno") -> Picture:
+def heat(score_map: ScoreMap, colormap: str = "inferno") -> RGB:
     """(H, W, 3) uint8 RGB: the map in colours, from 0 to its maximum.
 
     Args:
@@ -41,7 +41,7 @@ def fraction(score_map: ScoreMap) -> NDArray[np.float32]:
     return np.clip(score_map.full / max(score_map.peak, np.finfo(np.float32).tiny), 0, 1)
 
 
-def overlay(image: Picture, score_map: ScoreMap, *, alpha: float = 0.55, colormap: str = "inferno") -> Picture:
+def overlay(image: RGB, score_map: ScoreMap, *, alpha: float = 0.55, colormap: str = "inferno") -> RGB:
     """Return the image with the map's heat over it.
 
     Args:
@@ -64,7 +64,7 @@ def overlay(image: Picture, score_map: ScoreMap, *, alpha: float = 0.55, colorma
     return (base * (1 - alpha) + colour * alpha).round().astype(np.uint8)
 
 
-def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) -> tuple[Picture, ScoreMap]:
+def resized(image: RGB, score_map: ScoreMap, size: int | tuple[int, int]) -> tuple[RGB, ScoreMap]:
     """Return an image and its map at another size.
 
     Args:
@@ -83,7 +83,7 @@ def resized(image: Picture, score_map: ScoreMap, size: int | tuple[int, int]) ->
     return np.asarray(shown), ScoreMap(score_map.values, (size[1], size[0]), region)
 
 
-def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> Picture:
+def with_boxes(image: RGB, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> RGB:
     """The image with (B, 4) inclusive boxes drawn in; NaN boxes are skipped."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
@@ -94,7 +94,7 @@ def with_boxes(image: Picture, boxes: NDArray[np.float64], colour: tuple[int, in
     return np.asarray(picture)
 
 
-def with_truth(image: Picture, truth: Truth) -> Picture:
+def with_truth(image: RGB, truth: Truth) -> RGB:
     """The image with everything but the target objects' mask dimmed, and their boxes drawn."""
     if truth.mask is not None:
         bright = Image.fromarray(truth.sought_pixels()).resize(image.shape[1::-1], Image.Resampling.NEAREST)
@@ -102,7 +102,7 @@ def with_truth(image: Picture, truth: Truth) -> Picture:
     return with_boxes(image, truth.boxes[truth.sought()], GREEN)
 
 
-def with_all_truth(image: Picture, truth: Truth) -> Picture:
+def with_all_truth(image: RGB, truth: Truth) -> RGB:
     """The image as `with_truth` shows it, void pixels in violet, and the boxes of the other objects in blue."""
     shown = with_truth(image, truth)
     if truth.mask is not None and truth.mask.shape == shown.shape[:2]:
@@ -114,7 +114,7 @@ def with_all_truth(image: Picture, truth: Truth) -> Picture:
 class Line:
     """One line of a grid: an image, its ground truth (or None), one map per method, and a caption."""
 
-    image: Picture
+    image: RGB
     truth: Truth | None
     maps: Mapping[str, ScoreMap]
     caption: str
@@ -160,7 +160,7 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
     return sheet
 
 
-def sheet(cells: Sequence[tuple[Picture, str]], *, columns: int = 4, height: int = 200, gap: int = 8) -> Image.Image:
+def sheet(cells: Sequence[tuple[RGB, str]], *, columns: int = 4, height: int = 200, gap: int = 8) -> Image.Image:
     """Images side by side with a caption below each.
 
     Args:
@@ -191,7 +191,7 @@ def _enlarged(cell: Image.Image, width: int, height: int) -> Image.Image:
     return cell.resize((round(cell.width * scale), round(cell.height * scale)), Image.Resampling.BICUBIC)
 
 
-def save(image: Image.Image | Picture, path: Path) -> Path:
+def save(image: Image.Image | RGB, path: Path) -> Path:
     """Write a PNG or JPEG, by the suffix; the folder is made if necessary."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if path.suffix.lower() not in (*JPEG, *PNG):

@@ -103,7 +103,7 @@ class Explained:
         """The map's colours alone; the arguments are those of `overlay`."""
         return Image.fromarray(draw.heat(self._at(size)[1], colormap))
 
-    def _at(self, size: int | tuple[int, int] | None) -> tuple[draw.Picture, ScoreMap]:
+    def _at(self, size: int | tuple[int, int] | None) -> tuple[draw.RGB, ScoreMap]:
         if size is None:
             return self.image, self.score_map
         sides = (size,) if isinstance(size, int) else tuple(size)

@@ -38,7 +38,7 @@ Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class LayoutColumn:
     """A metric of a published table and the one of ours that stands beside it.
 
     `among`: of a metric that compares methods, those of ours that the paper compares.
@@ -61,7 +61,7 @@ class Layout:
     dataset: str
     experiment: str
     ours: Mapping[str, str]
-    metrics: Mapping[str, Column]
+    metrics: Mapping[str, LayoutColumn]
     models: Mapping[str, Mapping[str, Any]]
     settings: tuple[str, ...] = ()
     pictures: int | None = None
@@ -129,7 +129,7 @@ def layouts(paper: str) -> list[Layout]:
     made = []
     for node in content["tables"]:
         columns = {
-            title: Column(**{**column, "among": tuple(column.get("among", ()))})
+            title: LayoutColumn(**{**column, "among": tuple(column.get("among", ()))})
             for title, column in node["metrics"].items()
         }
         tuples = {key: tuple(node.get(key, ())) for key in ("settings", "differs")}

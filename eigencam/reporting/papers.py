@@ -19,7 +19,7 @@ from eigencam.evaluation.tables import Table
 from eigencam.reporting.collect import long_of
 from eigencam.reporting.derived import with_wins
 from eigencam.reporting.layouts import ANY, Key, Layout, layouts
-from eigencam.reporting.published import Cell, papers
+from eigencam.reporting.published import PublishedCell, papers
 from eigencam.store.identity import describe
 
 EMPTY = ""
@@ -82,22 +82,22 @@ Values = dict[tuple[str, str, str], Theirs]
 """By the paper's network, method and metric."""
 
 
-def cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
+def cells(layout: Layout, published: pd.DataFrame) -> list[PublishedCell]:
     """The cells of a table: each row of the paper with each metric."""
     return [
-        Cell((layout.paper, layout.name, layout.dataset, model, method, column.published), title, layout.title)
+        PublishedCell((layout.paper, layout.name, layout.dataset, model, method, column.published), title, layout.title)
         for model, method in _rows(layout, published)
         for title, column in layout.metrics.items()
     ]
 
 
-def empty_cells(layout: Layout, published: pd.DataFrame) -> list[Cell]:
+def empty_cells(layout: Layout, published: pd.DataFrame) -> list[PublishedCell]:
     """The cells of a table without a number in `published.csv`."""
     known = _published(layout, published)
     return [cell for cell in cells(layout, published) if cell.place[3:] not in known]
 
 
-def every_cell(published: pd.DataFrame) -> list[Cell]:
+def every_cell(published: pd.DataFrame) -> list[PublishedCell]:
     """The cells of all papers' tables."""
     return [cell for paper in papers() for layout in layouts(paper) for cell in cells(layout, published)]
 

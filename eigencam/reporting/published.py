@@ -28,13 +28,13 @@ UNITS = {"%": 100.0, "fraction": 1.0}
 LONGEST = 200
 """Maximum number of characters of a reader's name or a source."""
 
-Place = tuple[str, str, str, str, str, str]
+CellKey = tuple[str, str, str, str, str, str]
 
 
-class Cell(NamedTuple):
+class PublishedCell(NamedTuple):
     """A cell of a published table: its keys in `published.csv`, and its names in a table."""
 
-    place: Place
+    place: CellKey
     column: str
     title: str
 
@@ -64,7 +64,7 @@ def _packaged(name: str) -> pd.DataFrame:
         return pd.read_csv(file, comment="#")
 
 
-def read_readings(path: Path, cells: Sequence[Cell], published: pd.DataFrame) -> pd.DataFrame:
+def read_readings(path: Path, cells: Sequence[PublishedCell], published: pd.DataFrame) -> pd.DataFrame:
     """Return a person's readings of empty cells; lines without a value are left out.
 
     Args:
@@ -78,7 +78,7 @@ def read_readings(path: Path, cells: Sequence[Cell], published: pd.DataFrame) ->
     """
     known = {cell.place for cell in cells}
     ours = {tuple(map(str, line[:6])): line[6] for line in published[[*PLACE, "value"]].itertuples(index=False)}
-    made: dict[Place, dict[str, object]] = {}
+    made: dict[CellKey, dict[str, object]] = {}
     with Reading(
         path, f"a CSV with the columns {','.join(READING)}, as `eigencam published --template` writes it"
     ) as file:
@@ -93,7 +93,7 @@ def read_readings(path: Path, cells: Sequence[Cell], published: pd.DataFrame) ->
             if len(line) != len(READING):
                 raise ValueError(f"{len(line)} fields; allowed are {len(READING)}: {','.join(READING)}")
             found: dict[str, str] = dict(zip(READING, (cell.strip() for cell in line), strict=True))
-            place: Place = tuple(found[name] for name in PLACE)  # type: ignore[assignment]
+            place: CellKey = tuple(found[name] for name in PLACE)  # type: ignore[assignment]
             if place in ours:
                 raise ValueError(f"{', '.join(place)}: {ours[place]:g} is in published.csv; allowed are empty cells")
             if place not in known:

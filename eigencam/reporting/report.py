@@ -31,7 +31,7 @@ Loaded = tuple[dict[str, Any], Any, RowFile]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class ReportCell:
     """One cell of a table: its text, the number to sort by, its interval, and their positions in the column's range.
 
     Attributes:
@@ -50,7 +50,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ReportColumn:
     """A table's column: name, unit, and the better direction."""
 
     name: str
@@ -160,33 +160,33 @@ def facts(root: Path, long: pd.DataFrame) -> dict[str, list[str]]:
     return found | {key.title(): origins[key] for key in ("code", "machine", "command")}
 
 
-def shown(table: Table, better: Mapping[str, str]) -> tuple[str, list[Column], list[list[Cell]], list[str]]:
+def shown(table: Table, better: Mapping[str, str]) -> tuple[str, list[ReportColumn], list[list[ReportCell]], list[str]]:
     """Title, columns, lines of cells, notes."""
     columns, cells = [], []
     for name in table.frame.columns:
         metric, _, unit = str(name).rpartition(" ")
         metric, unit = (metric, unit) if metric else (unit, "")
         number = name not in ("network", "method")
-        columns.append(Column(metric, unit, str(better.get(metric) or ""), number))
-        made = [_cell(str(text)) if number else Cell(str(text)) for text in table.frame[name]]
+        columns.append(ReportColumn(metric, unit, str(better.get(metric) or ""), number))
+        made = [_cell(str(text)) if number else ReportCell(str(text)) for text in table.frame[name]]
         best = table.best[name] if name in table.best else [False] * len(made)
         cells.append(_spans([_with_best(cell, bool(b)) for cell, b in zip(made, best, strict=True)]))
     return table.title, columns, [list(line) for line in zip(*cells, strict=True)], table.notes
 
 
-def _cell(text: str) -> Cell:
+def _cell(text: str) -> ReportCell:
     value, _, interval = text.partition(" ")
     try:
-        return Cell(value, interval, float(value))
+        return ReportCell(value, interval, float(value))
     except ValueError:
-        return Cell(text)
+        return ReportCell(text)
 
 
-def _with_best(cell: Cell, best: bool) -> Cell:
-    return Cell(cell.text, cell.interval, cell.order, best)
+def _with_best(cell: ReportCell, best: bool) -> ReportCell:
+    return ReportCell(cell.text, cell.interval, cell.order, best)
 
 
-def _spans(cells: list[Cell]) -> list[Cell]:
+def _spans(cells: list[ReportCell]) -> list[ReportCell]:
     """The cells of a column with the positions of value and interval in the column's range."""
     ends = [[float(x) for x in c.interval.strip("[]").split(",")] if c.interval else None for c in cells]
     numbers = [x for pair in ends if pair for x in pair]
@@ -198,7 +198,7 @@ def _spans(cells: list[Cell]) -> list[Cell]:
         return round(100 * (x - low) / size, 1)
 
     return [
-        Cell(c.text, c.interval, c.order, c.best, (at(pair[0]), at(c.order), at(pair[1])))
+        ReportCell(c.text, c.interval, c.order, c.best, (at(pair[0]), at(c.order), at(pair[1])))
         if pair and c.order is not None
         else c
         for c, pair in zip(cells, ends, strict=True)

@@ -19,7 +19,7 @@ from eigencam.reporting.collect import collect, selected
 from eigencam.reporting.layouts import layouts
 from eigencam.reporting.papers import beside, paper_table
 from eigencam.reporting.published import numbers
-from eigencam.reporting.stated import Cell, Stated
+from eigencam.reporting.stated import Stated, StatedCell
 from eigencam.reporting.stated import numbers as numbers_in
 from eigencam.running.foreign import Foreign
 
@@ -103,7 +103,7 @@ def _name_of(config: Any) -> str:
     return str(node.get("name") or (f"voc{year}" if year else str(node.get("_target_", "")).rsplit(".", 1)[-1].lower()))
 
 
-def compared(stated: Stated, root: Path, ran: Ran) -> dict[Cell, Verdict]:
+def compared(stated: Stated, root: Path, ran: Ran) -> dict[StatedCell, Verdict]:
     """Return the verdict on every cell.
 
     Args:
@@ -115,7 +115,7 @@ def compared(stated: Stated, root: Path, ran: Ran) -> dict[Cell, Verdict]:
     return {cell: found.get(cell) or Verdict(NOT_RUN, _reason(cell, ran)) for cell in stated.cells}
 
 
-def _reason(cell: Cell, ran: Ran) -> str:
+def _reason(cell: StatedCell, ran: Ran) -> str:
     """Why a cell has no new number."""
     data = cell.data.split(" ")[0]
     for where, reason in ran.reasons.items():
@@ -125,7 +125,7 @@ def _reason(cell: Cell, ran: Ran) -> str:
     return next(iter(ran.reasons.values()), "no command in the table's header computes it")
 
 
-def _tables(stated: Stated, root: Path) -> dict[Cell, Verdict]:
+def _tables(stated: Stated, root: Path) -> dict[StatedCell, Verdict]:
     """The cells of ordinary tables for which there is a new result."""
     try:
         long = collect(root)
@@ -147,13 +147,13 @@ def _tables(stated: Stated, root: Path) -> dict[Cell, Verdict]:
     return {cell: verdict for cell, verdict in found.items() if verdict}
 
 
-def _unsupported(cell: Cell, long: pd.DataFrame) -> Verdict | None:
+def _unsupported(cell: StatedCell, long: pd.DataFrame) -> Verdict | None:
     """A cell without a number is the same if the method still cannot run."""
     same = (long["network"] == cell.network) & (long["method"] == cell.method) & (long["evaluator"] == cell.evaluator)
     return Verdict(SAME) if (same & (long["unsupported"] != "")).any() else None
 
 
-def _verdict(cell: Cell, line: Mapping[Any, Any], column: str) -> Verdict:
+def _verdict(cell: StatedCell, line: Mapping[Any, Any], column: str) -> Verdict:
     """Compare a cell with the new result's line; `column`: of a CSV file, "" for value and interval together."""
     if line["pictures"] < cell.images:
         return Verdict(NOT_RUN, f"{line['pictures']} of {cell.images} images were scored")
@@ -187,7 +187,7 @@ def _of_digits(text: str, now: Any) -> Verdict:
     return Verdict(ROUNDING if not whole and abs(now - old) <= 1.000001 * unit else DIFFERENT, f"{shown} now")
 
 
-def _paper(stated: Stated, root: Path) -> dict[Cell, Verdict]:
+def _paper(stated: Stated, root: Path) -> dict[StatedCell, Verdict]:
     """The cells of a paper's tables for which there is a new result."""
     try:
         results = selected(root)

@@ -48,7 +48,7 @@ _LATEX_TOKEN = re.compile("|".join(map(re.escape, _LATEX)))
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class StatedCell:
     """One number, or the text in its place.
 
     Attributes:
@@ -90,7 +90,7 @@ class Stated:
     """
 
     commands: list[str] = field(default_factory=list)
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[StatedCell] = field(default_factory=list)
     paper: bool = False
 
 
@@ -231,7 +231,7 @@ def _csv(text: str) -> Stated:
         images = int(known["pictures"]) if known.get("pictures", "").isdecimal() else 0
         for column in NUMBERS if known["metric"] else ():
             if column in known:
-                stated.cells.append(Cell(data, *names, f"{known['metric']} {column}", known[column], images))
+                stated.cells.append(StatedCell(data, *names, f"{known['metric']} {column}", known[column], images))
     return stated
 
 
@@ -249,7 +249,7 @@ def _add(stated: Stated, title: str, heads: Sequence[str], cells: Sequence[str])
         columns = [name for name in heads if name.endswith(" ours") or name == "n"] if network else []
         where = ": ".join(filter(None, (title, " ".join(filter(None, (line["network"], line["method"]))))))
         for name in columns:
-            stated.cells.append(Cell(where, "", "", "", network, method, name, line[name]))
+            stated.cells.append(StatedCell(where, "", "", "", network, method, name, line[name]))
         return
     about = _TITLE.fullmatch(title)
     if not about or not {"network", "method"} <= set(line):
@@ -258,7 +258,7 @@ def _add(stated: Stated, title: str, heads: Sequence[str], cells: Sequence[str])
     for name in heads[2:]:
         if name != "cost":
             column = name.removesuffix(" %")
-            cell = Cell(*names, line["network"], line["method"], column, line.get(name, ""), int(about["n"]))
+            cell = StatedCell(*names, line["network"], line["method"], column, line.get(name, ""), int(about["n"]))
             stated.cells.append(cell)
 
 
@@ -271,5 +271,5 @@ def _add_note(stated: Stated, title: str, note: str) -> None:
     names = (about["data"], about["evaluator"], about["target"], about["dtype"] or "float32")
     for piece in pieces if all(pieces) else ():
         if piece:
-            cell = Cell(*names, piece["network"], "", found["metric"], piece["cell"], int(about["n"]))
+            cell = StatedCell(*names, piece["network"], "", found["metric"], piece["cell"], int(about["n"]))
             stated.cells.append(cell)

@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 
 from eigencam.evaluation.base import asks_network
 from eigencam.methods.base import gives_boxes
-from eigencam.running.loading import Batch, Pictures, load
+from eigencam.running.loading import Batch, InputImages, load
 from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import Job, prepare
-from eigencam.running.rows import Key, Scored, pairs_of, rows_of, score
+from eigencam.running.rows import Key, ScoredBatch, pairs_of, rows_of, score
 from eigencam.store.gather import first_difference
 
 
@@ -71,11 +71,11 @@ def keep_maps(composed: DictConfig, rows: pd.DataFrame, folder: Path) -> Kept:
 def _batches(job: Job) -> Iterator[Batch]:
     ids, size = job.dataset.ids, job.config.batch_size
     parts = [list(range(start, min(start + size, len(ids)))) for start in range(0, len(ids), size)]
-    images = Pictures(job.dataset, job.network.preprocess)
+    images = InputImages(job.dataset, job.network.preprocess)
     return (batch for batch in load(images, parts, workers=job.config.workers) if len(batch.index))
 
 
-def _scored(job: Job, batch: Batch, key: Key) -> Scored:
+def _scored(job: Job, batch: Batch, key: Key) -> ScoredBatch:
     """The maps of one batch, computed as in a run."""
     pairs = pairs_of(job, batch)
     by_label = job.comparable and job.config.target != "predicted"
@@ -94,7 +94,7 @@ def _scored(job: Job, batch: Batch, key: Key) -> Scored:
     return score(job, batch, pairs, found, [key], lambda *_: None, _fail)
 
 
-def _rows(job: Job, scored: Scored, key: Key) -> list[dict[str, Any]]:
+def _rows(job: Job, scored: ScoredBatch, key: Key) -> list[dict[str, Any]]:
     made, faults = rows_of(job, scored, [key])
     for fault in faults.values():
         raise fault

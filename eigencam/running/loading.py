@@ -50,7 +50,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Pictures(torch.utils.data.Dataset[Any]):
+class InputImages(torch.utils.data.Dataset[Any]):
     """The dataset for the loader: image `i` decoded and resized, or the error."""
 
     dataset: Dataset
@@ -82,7 +82,7 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return truth
 
 
-def load(images: Pictures, batches: Sequence[list[int]], *, workers: object) -> Iterator[Batch]:
+def load(images: InputImages, batches: Sequence[list[int]], *, workers: object) -> Iterator[Batch]:
     """Yield the batches in order.
 
     Args:

@@ -37,7 +37,7 @@ def pairs_of(job: Job, batch: Batch) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredBatch:
     """Everything that the rows of one batch are computed from; all but `batch` of length M, the number of rows.
 
     Attributes:
@@ -73,7 +73,7 @@ def score(
     wanted: Iterable[Key],
     progress: Callable[[str, int], None],
     failed: Callable[[Key, Exception], None],
-) -> Scored:
+) -> ScoredBatch:
     """Collect the maps with their images, after everything that needs the network has been computed.
 
     `failed` is called with the results whose evaluator raised.
@@ -98,10 +98,10 @@ def score(
             except Exception as error:  # an evaluator may raise anything
                 failed((name, e), error)
     of_pass = (found.maps, found.boxes, found.targets, found.top5, found.answers)
-    return Scored(batch, image, truths, regions, *of_pass, asked)
+    return ScoredBatch(batch, image, truths, regions, *of_pass, asked)
 
 
-def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:
+def rows_of(job: Job, scored: ScoredBatch, wanted: Iterable[Key]) -> tuple[dict[Key, list[Row]], dict[Key, PartError]]:
     """Return the rows of one batch, and the errors.
 
     The loop is over images, then over the maps of each. Only one map at a time is enlarged to its image size, and what
@@ -125,7 +125,9 @@ def rows_of(job: Job, scored: Scored, wanted: Iterable[Key]) -> tuple[dict[Key, 
     return {key: made for key, made in rows.items() if key not in faults}, faults
 
 
-def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_maps: Sequence[ScoreMap]) -> list[Row]:
+def _rows_of_one(
+    job: Job, scored: ScoredBatch, key: Key, own: Sequence[int], score_maps: Sequence[ScoreMap]
+) -> list[Row]:
     """The rows of one evaluator for one image; `own`: their positions."""
     name, e = key
     evaluator = job.evaluators[e]
@@ -144,7 +146,7 @@ def _rows_of_one(job: Job, scored: Scored, key: Key, own: Sequence[int], score_m
     return [{**start, **row} for start, row in zip(starts, found, strict=True)]
 
 
-def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
+def _start(job: Job, scored: ScoredBatch, method: str, k: int) -> Row:
     """The columns shared by all evaluators' rows.
 
     `target` is the class that the map is for, in the dataset's classes; -1 if it is a class of another space, or if
@@ -167,7 +169,7 @@ def _start(job: Job, scored: Scored, method: str, k: int) -> Row:
     return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(of)}
 
 
-def _score_maps(scored: Scored, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:
+def _score_maps(scored: ScoredBatch, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:
     """The score maps of one image; one object for equal values, so that it is enlarged once."""
     values = scored.maps[method]
     made: list[ScoreMap] = []

@@ -31,11 +31,11 @@ from eigencam.locks import HeldError
 from eigencam.methods.base import caveat_of, is_baseline
 from eigencam.running.accuracy import accuracy_line
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
-from eigencam.running.loading import Batch, Pictures, load
+from eigencam.running.loading import Batch, InputImages, load
 from eigencam.running.loggers import tell
 from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import Job, prepare
-from eigencam.running.rows import Key, Scored, pairs_of, score
+from eigencam.running.rows import Key, ScoredBatch, pairs_of, score
 from eigencam.running.work import Work
 from eigencam.store.canonical import plain
 from eigencam.store.environment import cores, environment, keep_freed_memory
@@ -207,7 +207,7 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
     known = (
         known_images(first.root, plain(first.identity["dataset"]), positions) if batches else KnownDigests(positions)
     )
-    images = Pictures(job.dataset, job.network.preprocess)
+    images = InputImages(job.dataset, job.network.preprocess)
     loaded = load(images, batches, workers=job.config.workers)
     in_flight = IN_FLIGHT if job.network.device.type == "cuda" else 0
     start = written = time.monotonic()
@@ -284,7 +284,7 @@ def _scored(
     timed: bool,
     progress: Callable[[str, int], None],
     say: Callable[[str], None],
-) -> Iterator[Callable[[], Scored]]:
+) -> Iterator[Callable[[], ScoredBatch]]:
     """A function that returns the maps of one batch. If memory runs out, the batch is halved from then on."""
     done, fits = 0, True
     while done < len(batch.index):
@@ -314,7 +314,7 @@ def _scored(
 
 def _through_network(
     work: Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
-) -> Callable[[], Scored]:
+) -> Callable[[], ScoredBatch]:
     """Launch one forward pass and every requested method's maps, and compute what evaluators need from the network.
 
     Returns the function that waits for the maps; nothing has waited for them yet.

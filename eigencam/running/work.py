@@ -12,7 +12,7 @@ from tqdm import tqdm
 from eigencam.evaluation.base import Row
 from eigencam.running.faults import PartError, blame
 from eigencam.running.prepare import Job
-from eigencam.running.rows import Key, Scored, rows_of
+from eigencam.running.rows import Key, ScoredBatch, rows_of
 from eigencam.store.records import Result
 
 Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
@@ -43,7 +43,7 @@ class Work:
     pictures: int = 0
     seconds: float = 0.0
     failed: dict[Key, str] = field(default_factory=dict)
-    launched: deque[tuple[Callable[[], Scored], list[Key], dict[Key, set[str]]]] = field(default_factory=deque)
+    launched: deque[tuple[Callable[[], ScoredBatch], list[Key], dict[Key, set[str]]]] = field(default_factory=deque)
     waiting: deque[tuple[int, Future[Made], dict[Key, set[str]]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
