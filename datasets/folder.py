@@ -32,7 +32,7 @@ from eigencam.datasets.images import image_size
 from eigencam.datasets.kept import FileIds, Files, Names
 from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import SUFFIXES, image_id, repeated, unique
-from eigencam.datasets.reading import expand, files_in, read_lines
+from eigencam.datasets.reading import beginning, expand, files_in, paths_in, read_lines
 
 Foreground = Literal["label", "any"]
 FOLDERS = "folders"
@@ -227,8 +227,8 @@ def _images(top: Path, masks: Path | None) -> Files:
     """The image files below a folder, without those of the masks."""
     if not top.is_dir():
         raise FileNotFoundError(f"{top}: no such folder")
-    found = files_in(top, SUFFIXES, depth=-1)
-    files = Files(path for path in found if masks is None or not path.is_relative_to(masks))
+    found, start = paths_in(top, SUFFIXES, depth=-1), beginning(masks) if masks else None
+    files = Files(path for path in found if start is None or not path.startswith(start))
     if not files:
         raise FileNotFoundError(f"{top}: no image in it; files that end in {', '.join(SUFFIXES)} are images")
     return files

@@ -25,6 +25,7 @@ from eigencam.datasets.ilsvrc_sources import Source, data_places, picture_id, va
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, folders, read_truths
 from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.kept import Files
 from eigencam.datasets.names import JPEG, PNG, by_stem
 from eigencam.datasets.reading import Reading, expand
 from eigencam.datasets.subset import sample
@@ -90,8 +91,8 @@ class Ilsvrc:
         truth = read_truths(root, source)
         rows = _keep(truth.ids, blacklist, subset)
         self.split = split
-        self.paths: list[Path] = []
-        files: dict[str, Path] = {}
+        self.paths = Files(())
+        files: dict[str, str] = {}
         if images is not False:
             places = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[expand(images)]]
             files = _pictures(places)
@@ -105,7 +106,7 @@ class Ilsvrc:
         self.annotation: IlsvrcTruth = truth.select(rows)
         self.ids: list[str] = self.annotation.ids
         if images is not False:
-            self.paths = [files[name] for name in self.ids]
+            self.paths = Files(files[name] for name in self.ids)
         self.classes: tuple[str, ...] = (
             truth.synsets.words or truth.synsets.wnids or tuple(str(index) for index in range(N_CLASSES))
         )
@@ -163,10 +164,7 @@ class Ilsvrc:
                 f"({self.annotation.source}), e.g. {some(self.ids[i] for i in bare)}: get the boxes too, or choose "
                 f"another source. {TRUTH_HOW_TO_GET}"
             )
-        wnids = self.annotation.synsets.wnids
-        for path, label in zip(self.paths, self.annotation.labels, strict=False):
-            if wnids and label >= 0 and WNID.fullmatch(path.parent.name) and path.parent.name != wnids[label]:
-                raise ValueError(f"{path} lies in another class's folder: its truth says {wnids[label]}")
+        self._check_folders(self.annotation.synsets.wnids or ())
         right = [i for i in range(len(self.paths)) if self.ids[i] not in self.faults]
         looked_at = right[:: max(1, len(right) // 8)]
         sizes = Counter(self._sizes(looked_at)).most_common(1)
@@ -182,6 +180,18 @@ class Ilsvrc:
         if 2 * len(found) > len(looked_at):
             raise BadTruthError(next(iter(found.values())))
         self.faults |= found
+
+    def _check_folders(self, wnids: Sequence[str]) -> None:
+        """Raise a ValueError if an image lies in the folder of a class that is not its label's."""
+        number = {wnid: k for k, wnid in enumerate(wnids)}
+        names = [folder.name for folder in self.paths.folders]
+        named = np.array([number.get(name, -2) if WNID.fullmatch(name) else -1 for name in names], np.int64)
+        if not (number and len(self.paths)):
+            return
+        labels, by_folder = self.annotation.labels, named[self.paths.codes]
+        if (wrong := (labels >= 0) & (by_folder != -1) & (by_folder != labels)).any():
+            i = int(wrong.argmax())
+            raise ValueError(f"{self.paths[i]} lies in another class's folder: its truth says {wnids[labels[i]]}")
 
     def _sizes(self, rows: Iterable[int]) -> Iterator[tuple[int, int]]:
         for i in rows:
@@ -218,9 +228,9 @@ def _blacklisted(line: str) -> str:
     return validation_id(int(line))
 
 
-def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
+def _pictures(folders: list[list[Path]]) -> dict[str, str]:
     """Image files by id: of each root's folders, the first that has any."""
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
     for of_root in folders:
         found = next((found for folder in of_root if (found := by_stem(folder, [(*JPEG, *PNG)], 1))), {})
         if twice := sorted(files.keys() & found.keys()):
@@ -230,7 +240,7 @@ def _pictures(folders: list[list[Path]]) -> dict[str, Path]:
 
 
 def _present(
-    truth: IlsvrcTruth, rows: list[int], files: dict[str, Path], folders: list[Path], allow_missing: bool, whole: bool
+    truth: IlsvrcTruth, rows: list[int], files: dict[str, str], folders: list[Path], allow_missing: bool, whole: bool
 ) -> list[int]:
     """The rows whose image exists; raises if any does not, or if (`whole`) images have no ground truth."""
     present = [i for i in rows if truth.ids[i] in files]

@@ -4,20 +4,16 @@ A source is recognised by its files' names below a root; its reader returns `Par
 requirements common to all sources are checked in `ilsvrc_truth.py`.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 
 from eigencam.datasets import devkit
-from eigencam.datasets.base import checksum
 from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.devkit import Synsets
-from eigencam.datasets.kept import kept
 from eigencam.datasets.names import by_stem, image_id, once
 from eigencam.datasets.reading import FileError, Reading, integer
 
@@ -42,7 +38,6 @@ PLACES = (
 
 _XML_PLACES = ("Annotations/CLS-LOC/val", "CLS-LOC/val", "bbox/val", "val", ".")
 _CLASS_PLACES = ("Data/CLS-LOC/val", "Data/CLS-LOC/train", "CLS-LOC/val", "CLS-LOC/train", "val", "train", ".")
-_MANY = 1000  # from this number of XML files on, their content is cached
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -74,7 +69,7 @@ def data_places(root: Path, below: Sequence[str]) -> list[Path]:
     return [folder for name in below for place in places(root, DATA_PLACES) if (folder := place / name).is_dir()]
 
 
-def find(source: Source, root: Path) -> list[Path]:
+def find(source: Source, root: Path) -> Sequence[Path | str]:
     """The files of a source in the usual folders below `root`, or `root` itself if it is such a file; empty if none."""
     if root.is_dir():
         return _FINDERS[source](root)
@@ -89,7 +84,7 @@ def find_classes(root: Path) -> Synsets:
     return devkit.find_synsets([*folders, *folders[0].resolve().parents[:4]], data_places(root, _CLASS_PLACES))
 
 
-def read(source: Source, files: Sequence[Path], synsets: Synsets) -> Parsed:
+def read(source: Source, files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     """Read a source's files. Raises a `ValueError` with the file and, if possible, the line."""
     return _READERS[source](files, synsets)
 
@@ -120,9 +115,9 @@ def _find_one(*names: str) -> Callable[[Path], list[Path]]:
     return lambda root: [path] if (path := devkit.first_file(places(root), names)) else []
 
 
-def _find_xml(root: Path) -> list[Path]:
+def _find_xml(root: Path) -> list[str]:
     found = (by_stem(folder, [(".xml",)], depth=1) for folder in data_places(root, _XML_PLACES))
-    return list(next((files for files in found if files), {}).values())
+    return [*next((files for files in found if files), {}).values()]
 
 
 def _find_devkit(root: Path) -> list[Path]:
@@ -132,7 +127,7 @@ def _find_devkit(root: Path) -> list[Path]:
 _find_text = _find_one("localization.txt", "localization.txt.gz")
 _find_labels = _find_one("class_labels.txt", "class_labels.txt.gz")
 _find_sizes = _find_one("image_sizes.txt", "image_sizes.txt.gz")
-_FINDERS: Mapping[Source, Callable[[Path], list[Path]]] = {
+_FINDERS: Mapping[Source, Callable[[Path], Sequence[Path | str]]] = {
     "text": _find_text,
     "xml": _find_xml,
     "csv": _find_one("LOC_val_solution.csv"),
@@ -140,13 +135,14 @@ _FINDERS: Mapping[Source, Callable[[Path], list[Path]]] = {
 }
 
 
-def _read_text(files: Sequence[Path], synsets: Synsets) -> Parsed:
+def _read_text(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     del synsets  # the labels are indices already
-    folder, parsed = files[0].parent, Parsed()
+    listed, parsed = Path(files[0]), Parsed()
+    folder = listed.parent
     labels = _find_labels(folder)
     if not labels:
         raise FileNotFoundError(
-            f"{folder} has {files[0].name} but no class_labels.txt (or .gz): it comes from the same place, "
+            f"{folder} has {listed.name} but no class_labels.txt (or .gz): it comes from the same place, "
             "metadata/ILSVRC/test of github.com/clovaai/wsolevaluation"
         )
     seen: dict[str, str] = {}
@@ -162,7 +158,7 @@ def _read_text(files: Sequence[Path], synsets: Synsets) -> Parsed:
             )
         if not seen:
             raise ValueError("no image is listed")
-    with Reading(files[0], "`image,x0,y0,x1,y1`") as file:
+    with Reading(listed, "`image,x0,y0,x1,y1`") as file:
         for path, *words in file.columns(",", 5):
             x1, y1, x2, y2 = map(float, words)
             parsed.boxes.setdefault(picture_id(path), []).append((x1, y1, x2, y2))
@@ -186,44 +182,9 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
             raise ValueError(f"no size of {len(bare)} of {len(parsed.labels)} images, e.g. {bare[0]}")
 
 
-def _read_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
-    """The files' content, cached if there are many and none has changed."""
-    if len(files) < _MANY:
-        return _parsed_xml(files, synsets)
-    name = f"ilsvrc-xml-{checksum(synsets.wnids or ())}"
-    table = kept(name, files, lambda: _as_table(_parsed_xml(files, synsets)), version=1)
-    parsed = Parsed()
-    columns = (table.column(name).to_pylist() for name in ("id", "label", "boxes", "size", "fault"))
-    for one, label, boxes, size, fault in zip(*columns, strict=True):
-        if label is not None:
-            parsed.labels[one] = label
-        if boxes is not None:
-            parsed.boxes[one] = [(x1, y1, x2, y2) for x1, y1, x2, y2 in zip(*[iter(boxes)] * 4, strict=True)]
-        if size is not None:
-            parsed.sizes[one] = (size[0], size[1])
-        if fault is not None:
-            parsed.faults[one] = fault
-    return parsed
-
-
-def _as_table(parsed: Parsed) -> pa.Table:
-    """A row for each image, with nulls for what is not known."""
-    ids = sorted(parsed.labels.keys() | parsed.boxes.keys() | parsed.sizes.keys() | parsed.faults.keys())
-    boxes = [None if one not in parsed.boxes else [*itertools.chain(*parsed.boxes[one])] for one in ids]
-    return pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "label": pa.array([parsed.labels.get(one) for one in ids], pa.int32()),
-            "boxes": pa.array(boxes, pa.list_(pa.float64())),
-            "size": pa.array([parsed.sizes.get(one) for one in ids], pa.list_(pa.int64())),
-            "fault": pa.array([parsed.faults.get(one) for one in ids], pa.string()),
-        }
-    )
-
-
-def _parsed_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
-    parsed, index = Parsed(), _index_by_wnid(synsets, files[0].parent)
-    for path in files:
+def _read_xml(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
+    parsed, index = Parsed(), _index_by_wnid(synsets, Path(files[0]).parent)
+    for path in map(Path, files):
         try:
             with Reading(path, "an annotation with size, and in each object a name and a bndbox") as file:
                 root = file.xml()
@@ -239,8 +200,8 @@ def _parsed_xml(files: Sequence[Path], synsets: Synsets) -> Parsed:
     return parsed
 
 
-def _read_csv(files: Sequence[Path], synsets: Synsets) -> Parsed:
-    (path,) = files
+def _read_csv(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
+    path = Path(files[0])
     parsed, index = Parsed(), _index_by_wnid(synsets, path)
     with Reading(path, "`ImageId,PredictionString`, below it `id,wnid x1 y1 x2 y2 ...`") as file:
         rows = file.table()
@@ -257,9 +218,9 @@ def _read_csv(files: Sequence[Path], synsets: Synsets) -> Parsed:
     return parsed
 
 
-def _read_devkit(files: Sequence[Path], synsets: Synsets) -> Parsed:
+def _read_devkit(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     parsed, index, labels = Parsed(), synsets.index_by_devkit_id(), None
-    for path in files:
+    for path in map(Path, files):
         if path.suffix == ".mat":
             ids, boxes = devkit.read_boxes(path)
             parsed.boxes = {validation_id(k): [tuple(box) for box in rows.tolist()] for k, rows in enumerate(boxes, 1)}
@@ -272,7 +233,7 @@ def _read_devkit(files: Sequence[Path], synsets: Synsets) -> Parsed:
     return parsed
 
 
-_READERS: Mapping[Source, Callable[[Sequence[Path], Synsets], Parsed]] = {
+_READERS: Mapping[Source, Callable[[Sequence[Path | str], Synsets], Parsed]] = {
     "text": _read_text,
     "xml": _read_xml,
     "csv": _read_csv,

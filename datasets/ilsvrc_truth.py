@@ -20,20 +20,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from eigencam.datasets import ilsvrc_sources as sources
-from eigencam.datasets.base import BadTruthError, Truth
+from eigencam.datasets.base import BadTruthError, Truth, checksum
 from eigencam.datasets.bounds import possible
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.ilsvrc_sources import Parsed, Source
+from eigencam.datasets.kept import kept
 from eigencam.datasets.reading import expand
 
 VERSIONS = {"ilsvrc_truth": 1}
 """Raised when a change here alters results; see `eigencam.versions`."""
+
+_MANY = 1000  # from this number of files on, their content is cached
 
 HOW_TO_GET = (
     "One of these is needed: ILSVRC2012_bbox_val_v3.tgz with ILSVRC2012_devkit_t12.tar.gz from image-net.org (free "
@@ -151,7 +155,7 @@ def read_truth(root: Path | str, source: Source | None = None, keep_faults: bool
     for name in (source,) if source else order:
         if files := sources.find(name, root):
             synsets = sources.find_classes(root)
-            truth = _assemble(sources.read(name, files, synsets), synsets, name, root)
+            truth = _assemble(_table(name, files, synsets, root), synsets, name, root)
             if truth.faults and not keep_faults:
                 raise BadTruthError(next(iter(truth.faults.values())))
             return truth
@@ -225,22 +229,48 @@ def check_agree(a: IlsvrcTruth, b: IlsvrcTruth) -> None:
         )
 
 
-def _assemble(parsed: Parsed, synsets: Synsets, source: Source, root: Path) -> IlsvrcTruth:
+def _table(source: Source, files: Sequence[Path | str], synsets: Synsets, root: Path) -> pa.Table:
+    """A row for each image; cached if there are many files and none has changed."""
+    if len(files) < _MANY:
+        return _as_table(sources.read(source, files, synsets), root)
+    name = f"ilsvrc-{source}-{checksum(synsets.wnids or ())}"
+    return kept(name, files, lambda: _as_table(sources.read(source, files, synsets), root), version=2)
+
+
+def _as_table(parsed: Parsed, root: Path) -> pa.Table:
     if unlabelled := sorted(parsed.boxes.keys() - parsed.labels.keys() - parsed.faults.keys()):
         raise ValueError(f"{root}: {len(unlabelled)} images have boxes but no label, e.g. {unlabelled[:3]}")
     ids = sorted(parsed.labels.keys() | parsed.faults.keys())
     boxes = [sorted(parsed.boxes.get(name, ())) for name in ids]
+    sizes = [parsed.sizes.get(name, (0, 0)) for name in ids]
+    return pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "label": pa.array([parsed.labels.get(name, -1) for name in ids], pa.int64()),
+            "boxes": pa.array([[side for box in several for side in box] for several in boxes], pa.list_(pa.float64())),
+            "height": pa.array([height for height, _ in sizes], pa.int64()),
+            "width": pa.array([width for _, width in sizes], pa.int64()),
+            "fault": pa.array([parsed.faults.get(name) for name in ids], pa.string()),
+        }
+    )
+
+
+def _assemble(table: pa.Table, synsets: Synsets, source: Source, root: Path) -> IlsvrcTruth:
+    ids, faults = (table.column(name).to_pylist() for name in ("id", "fault"))
+    boxes: Any = table.column("boxes").combine_chunks()
+    counts = boxes.value_lengths().to_numpy() // 4
     truth = IlsvrcTruth(
         ids,
-        np.array([parsed.labels.get(name, -1) for name in ids], np.int64),
-        np.array([box for several in boxes for box in several], np.float64).reshape(-1, 4),
-        np.cumsum([0, *map(len, boxes)], dtype=np.int64),
-        np.array([parsed.sizes.get(name, (0, 0)) for name in ids], np.int64).reshape(-1, 2),
+        table.column("label").to_numpy(),
+        boxes.flatten().to_numpy().reshape(-1, 4),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.stack([table.column(side).to_numpy() for side in ("height", "width")], axis=1),
         synsets,
         source,
     )
     truth = replace(truth, resized=frozenset(ids) if _were_resized(truth) else frozenset())
-    return replace(truth, faults={**_box_faults(truth, root), **parsed.faults})
+    known = {name: fault for name, fault in zip(ids, faults, strict=True) if fault is not None}
+    return replace(truth, faults={**_box_faults(truth, root), **known})
 
 
 def _were_resized(truth: IlsvrcTruth) -> bool:

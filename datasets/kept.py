@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eigencam.datasets.names import image_id
+from eigencam.datasets.reading import beginning
 from eigencam.files import replacing
 
 _SHA256 = 32
@@ -83,15 +84,15 @@ class Files(Sequence[Path]):
         names: of the files.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path | str]) -> None:
         """Pack the paths, in order."""
-        known: dict[Path, int] = {}
+        known: dict[str, int] = {}
         codes, chunks = array("i"), []
-        rest = iter(paths)
+        rest = (os.path.split(path) for path in paths)
         while some := list(islice(rest, _CHUNK)):
-            codes.extend(known.setdefault(path.parent, len(known)) for path in some)
-            chunks.append(Names(path.name for path in some).texts)
-        self.folders = list(known)
+            codes.extend(known.setdefault(folder, len(known)) for folder, _ in some)
+            chunks.append(Names(name for _, name in some).texts)
+        self.folders = list(map(Path, known))
         self.codes: NDArray[np.int32] = np.frombuffer(codes, np.int32) if codes else np.zeros(0, np.int32)
         self.names = Names(pa.chunked_array(chunks, pa.large_binary()))
 
@@ -148,7 +149,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eigencam"
 
 
-def kept(name: str, files: Sequence[Path], read: Callable[[], pa.Table], *, version: int) -> pa.Table:
+def kept(name: str, files: Iterable[Path | str], read: Callable[[], pa.Table], *, version: int) -> pa.Table:
     """Return the result of `read`, from the cache if none of its sources has changed.
 
     Args:
@@ -157,10 +158,10 @@ def kept(name: str, files: Sequence[Path], read: Callable[[], pa.Table], *, vers
         read: makes the table; its errors are raised.
         version: of `read`: raised when it makes another table from the same files.
     """
-    digest = hashlib.sha256(f"{name}/{version}".encode())
-    for path in files:
-        found = path.stat()
-        digest.update(f"\0{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape"))
+    digest, here = hashlib.sha256(f"{name}/{version}".encode()), beginning(Path.cwd())
+    for path in (os.fspath(file) for file in files):
+        found, start = os.stat(path), "" if path.startswith(os.sep) else here  # noqa: PTH116
+        digest.update(f"\0{start}{path}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape"))
     place = cache_folder() / f"{name}-{digest.hexdigest()[:32]}.arrow"
     if (found_table := _mapped(place)) is not None:
         return found_table

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from eigencam.datasets.reading import files_in, hidden
+from eigencam.datasets.reading import files_in, hidden, paths_in
 
 JPEG = (".jpg", ".jpeg", ".jpe")
 PNG = (".png",)
@@ -123,7 +123,7 @@ def _respelt(path: Path, folders: dict[Path, dict[str, list[Path]]]) -> Path:
     return found[0] if found else path
 
 
-def by_stem(folder: Path, families: Sequence[Sequence[str]], depth: int = 0) -> dict[str, Path]:
+def by_stem(folder: Path, families: Sequence[Sequence[str]], depth: int = 0) -> dict[str, str]:
     """The files of a folder by their name without the suffix.
 
     Args:
@@ -135,12 +135,13 @@ def by_stem(folder: Path, families: Sequence[Sequence[str]], depth: int = 0) -> 
     Raises:
         ValueError: two files of one family have the same name.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for family in families:
-        of_family: dict[str, Path] = {}
-        for file in files_in(folder, family, depth):
-            if (other := of_family.setdefault(file.stem, file)) is not file:
-                raise ValueError(f"two files for {file.stem}: {other} and {file}; remove or rename one")
+        of_family: dict[str, str] = {}
+        for file in paths_in(folder, family, depth):
+            stem = file[file.rfind(os.sep) + 1 : file.rindex(".")]
+            if (other := of_family.setdefault(stem, file)) is not file:
+                raise ValueError(f"two files for {stem}: {other} and {file}; remove or rename one")
         found = of_family | found
     return found
 

@@ -20,6 +20,7 @@ import gzip
 import io
 import json
 import math
+import operator
 import os
 import re
 import stat
@@ -238,6 +239,11 @@ def hidden(name: str) -> bool:
 
 
 def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[Path]:
+    """The files of `paths_in`, as paths."""
+    return map(Path, paths_in(folder, suffixes, depth))
+
+
+def paths_in(folder: Path | str, suffixes: Sequence[str], depth: int = 0) -> Iterator[str]:
     """Files by their suffix, those of each folder sorted by name; hidden files and folders are skipped.
 
     Args:
@@ -248,14 +254,19 @@ def files_in(folder: Path, suffixes: Sequence[str], depth: int = 0) -> Iterator[
     if not os.path.isdir(folder):  # noqa: PTH112
         return
     with os.scandir(folder) as entries:
-        kept = sorted((entry for entry in entries if not hidden(entry.name)), key=lambda entry: entry.name)
-    endings = tuple(suffixes)
+        kept = sorted((entry for entry in entries if not hidden(entry.name)), key=operator.attrgetter("name"))
+    top, endings = beginning(folder), tuple(suffixes)
     for entry in kept:
         if entry.name.lower().endswith(endings) and _leads_to(entry.is_file):
-            yield folder / entry.name
+            yield top + entry.name
         # Without a bound, a symbolic link could make a cycle.
         elif depth and _leads_to(lambda entry=entry: entry.is_dir(follow_symlinks=depth > 0)):
-            yield from files_in(folder / entry.name, suffixes, depth - 1)
+            yield from paths_in(top + entry.name, suffixes, depth - 1)
+
+
+def beginning(folder: Path | str) -> str:
+    """What the paths of all files in a folder begin with."""
+    return "" if Path(folder) == Path() else os.path.join(folder, "")  # noqa: PTH118
 
 
 def _leads_to(kind: Callable[[], bool]) -> bool:

@@ -207,7 +207,7 @@ class Voc:
         }
 
     def _path(self, kind: str, name: str) -> Path:
-        return self._files[kind][name]
+        return Path(self._files[kind][name])
 
     def _annotation(self, name: str, origin: int) -> Annotation:
         if name not in self._files["Annotations"]:  # as for the task Segmentation alone
@@ -228,7 +228,7 @@ class Voc:
             )
         return mask
 
-    def _complete(self, listed: list[str], there: dict[str, dict[str, Path]], allow_missing: bool) -> list[str]:
+    def _complete(self, listed: list[str], there: dict[str, dict[str, str]], allow_missing: bool) -> list[str]:
         """The images that have all their files; raises if any has not, unless allowed."""
         kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
         complete = [name for name in listed if all(name in there[kind] for kind in kinds)]

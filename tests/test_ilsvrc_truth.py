@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ilsvrc_files import (
+    BOXES,
     DEVKIT_IDS,
     IDS,
     LABELS,
@@ -25,6 +26,7 @@ from ilsvrc_files import (
     write_xml,
 )
 
+from eigencam.datasets import ilsvrc_sources, ilsvrc_truth
 from eigencam.datasets.devkit import find_synsets
 from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.ilsvrc_truth import check_agree, read_truth
@@ -51,6 +53,33 @@ def test_xml_files_are_found_in_the_usual_places(tmp_path: Path, below: str, cla
     expected(read_truth(tmp_path))
     if below:
         expected(read_truth(tmp_path / below))  # the list of classes lies above
+
+
+def test_many_xml_files_are_read_once_until_one_changes_comes_or_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, parsed = tmp_path / "ILSVRC/Annotations/CLS-LOC/val", list[int]()
+    read = ilsvrc_sources.read
+    monkeypatch.setenv("EIGENCAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ilsvrc_truth, "_MANY", 1)
+    monkeypatch.setattr(ilsvrc_sources, "read", lambda *args: parsed.append(len(args[1])) or read(*args))
+    write_xml(tmp_path)
+    for _ in range(3):
+        expected(read_truth(tmp_path))
+    assert parsed == [6]
+    path = folder / f"{IDS[4]}.xml"
+    path.write_text(path.read_text().replace("<xmin>5<", "<xmin>4<"))
+    assert read_truth(tmp_path).boxes_of(4).tolist() == [[4, 5, 5, 5]]
+    path.rename(folder / f"{IDS[4]}0.xml")
+    assert read_truth(tmp_path).ids == [*IDS[:4], f"{IDS[4]}0", IDS[5]]
+    path.write_text("<annotation/>")
+    for _ in range(2):
+        truth = read_truth(tmp_path, keep_faults=True)
+        assert set(truth.faults) == {IDS[4]}
+        assert truth.labels.tolist() == [*LABELS[:4], -1, LABELS[4], LABELS[5]]
+        assert truth.boxes_of(4).tolist() == []
+        assert truth.boxes_of(6).tolist() == [list(map(float, box)) for box in BOXES[5]]
+    assert parsed == [6, 6, 6, 7]
 
 
 @pytest.mark.parametrize(
