@@ -17,7 +17,7 @@ demo: setup  ## all methods and evaluators on the embedded scenes: tables, a rep
 	EIGENCAM_RESULTS=$(DEMO)/runs $(BIN)/eigencam run experiment=demo
 	$(BIN)/eigencam table --results $(DEMO)/runs --out $(DEMO)
 	$(BIN)/eigencam report --results $(DEMO)/runs --out $(DEMO)/report.html
-	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --pictures 6 \
+	for model in scenes_vgg scenes_resnet; do $(BIN)/eigencam explain --out $(DEMO) --model $$model --images 6 \
 		--method eigencam,eigencam_centered,cam,gradcam,gradcampp,center_gaussian,random dataset.count=240 || exit 1; done
 
 # With EIGENCAM_SHARED=FOLDER also on real images and weights.

@@ -76,14 +76,14 @@ class Coco(ImageFiles):
             raise FileNotFoundError(f"{path}: no such file{others}. {HOW_TO_GET}")
         self.name, self.split = f"coco_{split}", split
         found, names = _read(path, allow_outside)
-        pictures, self.classes = found.images, found.classes
+        listed, self.classes = found.images, found.classes
         folder = expand(images) if images else top / split
         files = as_stored([folder / name for name in names])
         kept = present(files, f"COCO {split}", HOW_TO_GET, allow_missing)
         check_count(f"COCO {split}", len(kept), FULL.get(split), expect)
         self.files = [files[i] for i in kept]
         ids = unique([image_id(names[i]) for i in kept], self.files)
-        self.ids: list[str] = Ids(ids, {str(pictures[i]["id"]): name for i, name in zip(kept, ids, strict=True)})
+        self.ids: list[str] = Ids(ids, {str(listed[i]["id"]): name for i, name in zip(kept, ids, strict=True)})
         self._sizes = [found.sizes[i] for i in kept]
         self._objects = [found.objects[i] for i in kept]
         self.faults = {name: found.faults[i] for name, i in zip(self.ids, kept, strict=True) if found.faults[i]}

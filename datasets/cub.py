@@ -26,7 +26,7 @@ T = TypeVar("T")
 Split = Literal["test", "train", "val"]
 FULL = {"test": 5794, "train": 5994, "val": 1000}
 N_CLASSES = 200
-PICTURES = ("dataset/CUB", "CUB", "images", "CUB_200_2011/images", ".")
+IMAGES = ("dataset/CUB", "CUB", "images", "CUB_200_2011/images", ".")
 HOW_TO_GET = (
     "CUB_200_2011.tgz is at data.caltech.edu/records/65de6-vp158; the split val (CUBV2) and the metadata are at "
     "github.com/clovaai/wsolevaluation; name the folder by paths.cub or EIGENCAM_CUB"
@@ -70,7 +70,7 @@ def read_cub(
             f"{top} has neither bounding_boxes.txt with images.txt, image_class_labels.txt and train_test_split.txt "
             f"(the archive) nor metadata/CUB/{split}/class_labels.txt. {HOW_TO_GET}"
         )
-    folder = expand(images) if images else images_folder([top / place for place in PICTURES], found.paths) or top
+    folder = expand(images) if images else images_folder([top / place for place in IMAGES], found.paths) or top
     files = as_stored([folder / path for path in found.paths])
     kept = present(files, f"CUB {split}", HOW_TO_GET, allow_missing)
     check_count(f"CUB {split}", len(kept), FULL[split], expect)

@@ -21,7 +21,7 @@ from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.devkit import N_CLASSES, WNID
 from eigencam.datasets.digest import file_digest
-from eigencam.datasets.ilsvrc_sources import Source, data_places, picture_id, validation_id
+from eigencam.datasets.ilsvrc_sources import Source, data_places, image_id_of, validation_id
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, folders, read_truths
 from eigencam.datasets.images import image_size, read_rgb
@@ -95,7 +95,7 @@ class Ilsvrc:
         files: dict[str, str] = {}
         if images is not False:
             places = [data_places(one, IMAGE_PLACES) for one in roots] if images is None else [[expand(images)]]
-            files = _pictures(places)
+            files = _images(places)
             rows = _present(
                 truth, rows, files, [one for several in places for one in several], allow_missing, whole=subset is None
             )
@@ -204,7 +204,7 @@ def _keep(ids: list[str], blacklist: str | Path | None, subset: str | Path | Non
     row = {name: i for i, name in enumerate(ids)}
     kept = row.keys()
     if subset is not None:
-        kept = _named(subset, lambda line: picture_id(line.replace(",", " ").split()[0]))
+        kept = _named(subset, lambda line: image_id_of(line.replace(",", " ").split()[0]))
         if unknown := sorted(kept - row.keys()):
             raise ValueError(f"{subset}: {len(unknown)} of {len(kept)} ids have no truth, e.g. {some(unknown)}")
     if blacklist is not None:
@@ -222,13 +222,13 @@ def _named(path: str | Path, read: Callable[[str], str]) -> set[str]:
 
 def _blacklisted(line: str) -> str:
     if not line.isdigit():
-        return picture_id(line)
+        return image_id_of(line)
     if not 1 <= int(line) <= N_IMAGES:
         raise ValueError(f"image number {line}; allowed are 1..{N_IMAGES}")
     return validation_id(int(line))
 
 
-def _pictures(folders: list[list[Path]]) -> dict[str, str]:
+def _images(folders: list[list[Path]]) -> dict[str, str]:
     """Image files by id: of each root's folders, the first that has any."""
     files: dict[str, str] = {}
     for of_root in folders:

@@ -89,10 +89,10 @@ def read(source: Source, files: Sequence[Path | str], synsets: Synsets) -> Parse
     return _READERS[source](files, synsets)
 
 
-def picture_id(name: str) -> str:
+def image_id_of(name: str) -> str:
     """The id in an image's file name or path: ILSVRC's names are unique across folders.
 
-    >>> picture_id("val/ILSVRC2012_val_00000001.JPEG")
+    >>> image_id_of("val/ILSVRC2012_val_00000001.JPEG")
     'ILSVRC2012_val_00000001'
     """
     return image_id(name.rsplit("/", 1)[-1])
@@ -148,7 +148,7 @@ def _read_text(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     seen: dict[str, str] = {}
     with Reading(labels[0], "`image,index`") as file:
         for path, word in file.columns(",", 2):
-            name, label = once(seen, picture_id(path), file.place), float(word)
+            name, label = once(seen, image_id_of(path), file.place), float(word)
             if 0 <= label < devkit.N_CLASSES and label.is_integer():
                 parsed.labels[name] = int(label)
                 continue
@@ -161,7 +161,7 @@ def _read_text(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     with Reading(listed, "`image,x0,y0,x1,y1`") as file:
         for path, *words in file.columns(",", 5):
             x1, y1, x2, y2 = map(float, words)
-            parsed.boxes.setdefault(picture_id(path), []).append((x1, y1, x2, y2))
+            parsed.boxes.setdefault(image_id_of(path), []).append((x1, y1, x2, y2))
     for sizes in _find_sizes(folder):
         _read_sizes(sizes, parsed)
     return parsed
@@ -171,7 +171,7 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
     seen: dict[str, str] = {}
     with Reading(path, "`image,width,height`") as file:
         for image, *words in file.columns(",", 3):
-            name, (width, height) = once(seen, picture_id(image), file.place), map(float, words)
+            name, (width, height) = once(seen, image_id_of(image), file.place), map(float, words)
             if all(1 <= side <= LONGEST_SIDE and side.is_integer() for side in (width, height)):
                 parsed.sizes[name] = (int(height), int(width))
             else:
@@ -213,7 +213,7 @@ def _read_csv(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
             if not words or len(words) % 5:
                 raise ValueError(f"{row}")
             corners = [[float(word) for word in words[k + 1 : k + 5]] for k in range(0, len(words), 5)]
-            name = once(seen, picture_id(row[0]), file.place)
+            name = once(seen, image_id_of(row[0]), file.place)
             _add(parsed, name, words[::5], corners, index, f"{path}, {file.place}")
     return parsed
 

@@ -80,7 +80,7 @@ class ImageNetSegmentation:
     def image(self, i: int) -> NDArray[np.uint8]:
         """Image `i`: (H, W, 3) uint8 RGB; a grey one is repeated. Raises `BadImageError` if it is not an image."""
         try:
-            stored = np.asarray(self._picture(i))
+            stored = np.asarray(self._image(i))
         except Exception as error:  # HDF5 raises OSError, RuntimeError, ...
             raise BadImageError(self.path, f"image {i}: {reason(error)}") from error
         image = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
@@ -135,7 +135,7 @@ class ImageNetSegmentation:
             self._opened[1].close()
         self._opened = None
 
-    def _picture(self, i: int) -> Any:
+    def _image(self, i: int) -> Any:
         _, file, images, _ = self._open()
         return self._checked(file, file[images[i]])
 
@@ -158,7 +158,7 @@ class ImageNetSegmentation:
         return data
 
     def _stored(self, i: int) -> tuple[list[int], int, list[int], int]:
-        image, mask = self._picture(i), self._mask(i)
+        image, mask = self._image(i), self._mask(i)
         return list(image.shape), image.id.get_storage_size(), list(mask.shape), mask.id.get_storage_size()
 
 

@@ -20,7 +20,7 @@ from eigencam.datasets.reading import expand
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata
 
 FULL = 10_000
-PICTURES = ("dataset/ILSVRC", "ILSVRC", ".")
+IMAGES = ("dataset/ILSVRC", "ILSVRC", ".")
 UNPACKED = ("imagenetv2-threshold0.7", "imagenetv2-threshold0.7-format-val", "val2", ".")
 HOW_TO_GET = (
     "The images are imagenetv2-threshold0.7.tar.gz of github.com/modestyachts/ImageNetV2, the metadata "
@@ -60,7 +60,7 @@ def read_imagenetv2(
                 f"{metadata / 'class_labels.txt'}: {path} has the class {label}; its folder's number is due"
             )
     paths = [_inside(path) for path in found.paths]
-    places = [top / place / unpacked for place in PICTURES for unpacked in UNPACKED]
+    places = [top / place / unpacked for place in IMAGES for unpacked in UNPACKED]
     folder = expand(images) if images else images_folder(places, paths) or top / "val2"
     files = as_stored([folder / path for path in paths])
     kept = present(files, "ImageNetV2", HOW_TO_GET, allow_missing)

@@ -31,7 +31,7 @@ Split = Literal["test", "val", "train"]
 Masks = Literal["own", "image"]
 FULL = {"test": 5000, "val": 2500, "train": 29_819}
 N_CLASSES = 100
-PICTURES = ("dataset/OpenImages", "OpenImages", ".")
+IMAGES = ("dataset/OpenImages", "OpenImages", ".")
 HOW_TO_GET = (
     "The images and masks are the two archives of OpenImages30k that github.com/clovaai/wsolevaluation links to, "
     "unpacked into one folder, the metadata its metadata/OpenImages; name the folder by paths.openimages30k or "
@@ -85,9 +85,9 @@ class OpenImages(ImageFiles):
             bare := [path for path, lines in zip(found.paths, found.masks, strict=True) if not lines]
         ):
             raise ValueError(f"{metadata / 'localization.txt'}: no mask for {len(bare)} images, e.g. {bare[0]}")
-        folder = expand(images) if images else images_folder([top / place for place in PICTURES], found.paths) or top
-        pictures = as_stored([folder / path for path in found.paths])
-        kept = present(pictures, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
+        folder = expand(images) if images else images_folder([top / place for place in IMAGES], found.paths) or top
+        stored = as_stored([folder / path for path in found.paths])
+        kept = present(stored, f"OpenImages30k {split}", HOW_TO_GET, allow_missing)
         parts = {i: _masks(folder, found.masks[i]) for i in kept}
         needed = [path for of_image in parts.values() for path in of_image if path]
         what = f"OpenImages30k {split}'s masks"
@@ -95,7 +95,7 @@ class OpenImages(ImageFiles):
             kept = [i for i in kept if all(is_file(path) for path in parts[i] if path)]
         check_count(f"OpenImages30k {split}", len(kept), FULL[split], expect)
         self.split, self.masks = split, masks
-        self.files = [pictures[i] for i in kept]
+        self.files = [stored[i] for i in kept]
         self.ids = unique([image_id(found.paths[i]) for i in kept], self.files)
         self.labels = found.labels[kept]
         names = {int(label): Path(path).parent.name for path, label in zip(found.paths, found.labels, strict=True)}

@@ -133,13 +133,13 @@ def draw_scene(
     size = _SIZES[rng.integers(len(_SIZES))]
     ground = Ground.random(rng)
     layers, visible = _arrange(rng, size, ground, kinds, label, without)
-    picture = ground.paint(rng, size)
+    canvas = ground.paint(rng, size)
     grain = 1 + 0.22 * (noise(rng, size, 24, 2) - 0.5)
     for layer in layers:
-        _composite(picture, layer, grain)
-    picture *= 1.08 - 0.25 * ramp(rng, size)
-    picture += 0.035 * (rng.random(size, np.float32) - 0.5)
-    image = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
+        _composite(canvas, layer, grain)
+    canvas *= 1.08 - 0.25 * ramp(rng, size)
+    canvas += 0.035 * (rng.random(size, np.float32) - 0.5)
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
     mask = np.zeros(size, np.uint8)
     objects = [(layer, seen) for layer, seen in zip(layers, visible, strict=True) if layer.label >= 0]

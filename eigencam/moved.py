@@ -58,7 +58,7 @@ MODULES = {
     "fit": "fitting.job",
     "fit_lcam": "fitting.lcam",
     "logistic": "fitting.logistic",
-    "fit_pictures": "fitting.pictures",
+    "fit_pictures": "fitting.training_images",
     "fit_sgd": "fitting.sgd",
     "curves": "reporting.curves",
     "derived": "reporting.derived",

@@ -139,7 +139,7 @@ class ClassSegmentation:
         """
         rows = rows[rows["has_mask"].to_numpy(bool)]
         pixels, half = _Pixels.of(rows, len(self.grid)), self._half(rows)
-        reported = (half if self.tune is not None else np.ones(len(rows), bool))[pixels.picture]
+        reported = (half if self.tune is not None else np.ones(len(rows), bool))[pixels.image]
         made: dict[str, NDArray[Any]] = {"given": np.bincount(pixels.label[reported])}
         for side, chosen in zip(_HALVES, (~half, half), strict=True):
             found = pixels.total(chosen)
@@ -286,20 +286,20 @@ class _Pixels:
     """Pixel counts of every class of every image at every threshold: E pairs, from N images and C classes.
 
     Attributes:
-        picture: (E,) in 0 .. N - 1.
+        image: (E,) in 0 .. N - 1.
         label: (E,) class, background 0.
         right: (E, T) pixels of the class that are predicted as it.
         predicted: (E, T) pixels predicted as the class.
         truth: (E,) pixels of the class.
-        pictures: N.
+        images: N.
     """
 
-    picture: NDArray[np.int64]
+    image: NDArray[np.int64]
     label: NDArray[np.int64]
     right: Counts
     predicted: Counts
     truth: Counts
-    pictures: int
+    images: int
 
     @classmethod
     def of(cls, rows: pd.DataFrame, thresholds: int) -> "_Pixels":
@@ -320,18 +320,18 @@ class _Pixels:
 
     def part(self, chosen: NDArray[np.int64], place: NDArray[np.int64]) -> ByClass:
         """True, right and predicted pixels of the rows `place`, each at the threshold chosen for it (N,)."""
-        pair, k = np.arange(len(self.label)), chosen[self.picture]
+        pair, k = np.arange(len(self.label)), chosen[self.image]
         numbers = {"truth": self.truth, "right": self.right[pair, k], "predicted": self.predicted[pair, k]}
         counts = {name: values.astype(np.int64) for name, values in numbers.items()}
-        return ByClass(place[self.picture], self.label, counts)
+        return ByClass(place[self.image], self.label, counts)
 
     def found(self, k: int) -> NDArray[np.int64]:
         """(N,): pixels predicted as a class other than the background at a threshold."""
-        return np.bincount(self.picture, self.predicted[:, k] * (self.label > 0), self.pictures).astype(np.int64)
+        return np.bincount(self.image, self.predicted[:, k] * (self.label > 0), self.images).astype(np.int64)
 
     def total(self, chosen: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         """`truth` (C,), `right` and `predicted` (C, T) of all images chosen (N,)."""
-        kept, classes = chosen[self.picture], int(self.label.max(initial=-1)) + 1
+        kept, classes = chosen[self.image], int(self.label.max(initial=-1)) + 1
         made: dict[str, NDArray[Any]] = {"truth": np.bincount(self.label[kept], self.truth[kept], classes)}
         for name, values in (("right", self.right), ("predicted", self.predicted)):
             made[name] = np.zeros((classes, values.shape[1]))

@@ -36,8 +36,8 @@ def hook_arrives(layer: torch.nn.Module, compiled: Callable[[torch.Tensor], obje
 def measure(name: str, args: argparse.Namespace) -> list[object]:
     """One line of the table."""
     network = load(name, args.device)
-    pictures = torch.randint(0, 256, (args.batch_size, 3, 224, 224), dtype=torch.uint8)
-    images = network.preprocess.normalize(pictures.to(network.device), network.dtype)
+    pixels = torch.randint(0, 256, (args.batch_size, 3, 224, 224), dtype=torch.uint8)
+    images = network.preprocess.normalize(pixels.to(network.device), network.dtype)
     compiled: Any = torch.compile(network.module, mode=args.mode)
     with torch.inference_mode():
         plain = network.module(images)

@@ -126,9 +126,9 @@ def ours(network: Network, methods: Mapping[str, Method], images: torch.Tensor) 
     return lambda: compute_maps(network, methods, images)
 
 
-def peer(library: str, names: tuple[str, ...], network: Network, pictures: torch.Tensor) -> Call:
+def peer(library: str, names: tuple[str, ...], network: Network, pixels: torch.Tensor) -> Call:
     """Another library's own calls for the same maps, as its documentation shows them."""
-    images = network.preprocess.normalize(pictures.to(network.device), network.dtype)
+    images = network.preprocess.normalize(pixels.to(network.device), network.dtype)
     module, layer = network.module, network.module.get_submodule(network.layer)
     classes = [0] * len(images)
 
@@ -254,15 +254,15 @@ def many(network: Network, method: Method, label: str, repeats: int) -> list[flo
 def many_of_peer(network: Network, library: str, names: tuple[str, ...], repeats: int) -> list[float]:
     """The same of another library, of one image; the inputs are those that the network is called with."""
     chunk, count = 32, [0]
-    pictures = torch.randint(0, 256, (chunk, 3, 224, 224), dtype=torch.uint8)
-    call = peer(library, names, network, pictures[:1])
+    pixels = torch.randint(0, 256, (chunk, 3, 224, 224), dtype=torch.uint8)
+    call = peer(library, names, network, pixels[:1])
 
     def note(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         count[0] += len(inputs[0])
 
     with network.module.register_forward_pre_hook(note):
         call()
-    return ratios(call, bare(network, pictures), repeats, network.device.type, count[0] / chunk)
+    return ratios(call, bare(network, pixels), repeats, network.device.type, count[0] / chunk)
 
 
 def many_of(network: Network, repeats: int) -> dict[tuple[str, str], Callable[[], list[float]]]:

@@ -1,7 +1,7 @@
 """How close a run comes to the limits set by decoding and by the network, measured alternately in one process.
 
     python scripts/benchmark_run.py --generate 600 --model googlenet --out results/speed_of_runs.csv
-    python scripts/benchmark_run.py --pictures /data/ILSVRC --model resnet50 --evaluators localization --out FILE
+    python scripts/benchmark_run.py --images /data/ILSVRC --model resnet50 --evaluators localization --out FILE
     python scripts/benchmark_run.py --scenes 10000 --model scenes_resnet --methods eigencam,gradcam --repeats 1
 
 The following alternate `--repeats` times. *decode*: the loader alone (read, decode, resize, hand over; the run's own
@@ -156,7 +156,7 @@ def main() -> None:
     faults = measuring.faults(args)
     keep_freed_memory()  # as a run does, so that the bare passes have it, too
     with tempfile.TemporaryDirectory() as folder:
-        root = args.pictures or str(args.keep or f"{folder}/ilsvrc")
+        root = args.images or str(args.keep or f"{folder}/ilsvrc")
         if args.generate and not Path(root, "ImageSets/CLS-LOC/val.txt").is_file():  # written last
             generate(Path(root), args.generate, args.sizes)
         job = prepare(composed(args, root, Path(folder, "none")))
@@ -181,7 +181,7 @@ def arguments() -> argparse.Namespace:
     """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--pictures", metavar="ROOT", help="ILSVRC folders, A:B")
+    source.add_argument("--images", "--pictures", metavar="ROOT", help="ILSVRC folders, A:B")
     source.add_argument("--generate", type=int, metavar="N")
     source.add_argument("--scenes", type=int, metavar="N", help="generated scenes, drawn instead of decoded")
     parser.add_argument("--sizes", type=Path, metavar="FILE")

@@ -150,7 +150,7 @@ def one_round(root: Path, whole: Path, files: dict[str, Path], wrong: Counter[st
         new = lines_now - lines_then
         check("a line changed", wrong, lambda: not new, (command, sorted(new)[:2]))  # noqa: B023
     page = root.parent / "page.html"
-    _, everything = printed(root, ["report", "--no-pictures", "--out", str(page)])
+    _, everything = printed(root, ["report", "--no-images", "--out", str(page)])
     check("report", wrong, lambda: page.exists() and "Traceback" not in everything, everything[-200:])
     page.unlink(missing_ok=True)
 

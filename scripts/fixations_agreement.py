@@ -1,6 +1,6 @@
 """Agreement of our CNN-Fixations boxes on GoogLeNet with the boxes that the authors published.
 
-    python scripts/fixations_agreement.py --pictures ILSVRC_root [...] --truth metadata_root
+    python scripts/fixations_agreement.py --images ILSVRC_root [...] --truth metadata_root
         --published googleNet.txt --weights googlenet_bvlc.safetensors --out results/cnn_fixations_agreement.csv
 
 `--published` is `bounding_box/googleNet.txt` of the authors' repository (val-iisc/cnn-fixations): line k for validation
@@ -186,7 +186,7 @@ def lines_of(name: str, group: Group, truth: Ilsvrc, published: NDArray[np.float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="ILSVRC roots")
+    parser.add_argument("--images", "--pictures", type=Path, nargs="+", required=True, help="ILSVRC roots")
     parser.add_argument("--truth", type=Path, required=True, help="folder with the truth of all 50,000 images")
     parser.add_argument("--published", type=Path, required=True, help="the authors' googleNet.txt, plain or .gz")
     parser.add_argument("--weights", type=Path, required=True, help="googlenet_bvlc.safetensors")
@@ -197,7 +197,7 @@ def main() -> None:
     labels = torch.from_numpy(truth.annotation.synsets.index_by_devkit_id()[guesses.labels[:, 0]])
     row_of = {name: row for row, name in enumerate(truth.ids)}
     groups: dict[str, Group] = {}
-    for root in args.pictures:
+    for root in args.images:
         images = Ilsvrc(root)
         if args.count and len(images.ids) > args.count:
             images = Ilsvrc(root, count=args.count)

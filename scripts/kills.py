@@ -52,7 +52,7 @@ JOBS = {
     "training": TRAIN,
     "merge": MERGE,
     "table": ["table", "--results", "runs", "--out", "tables"],
-    "report": ["report", "--no-pictures", "--results", "runs"],
+    "report": ["report", "--no-images", "--results", "runs"],
 }
 KEPT = (IDENTITY, CONFIG, ROWS, SUMMARY)
 

@@ -127,7 +127,7 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
     if args.permuted:
         labels = labels[torch.randperm(len(labels), generator=generator)]
     name, smoothing, decay = (f"{args.network}_permuted", 0, 0) if args.permuted else (args.network, 0.05, 0.05)
-    held_pictures, held_labels = scenes(args.seed, "test", args.held_out, args.cache, args.threads)
+    held_images, held_labels = scenes(args.seed, "test", args.held_out, args.cache, args.threads)
     network = NETWORKS[args.network]().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=decay)
     steps = len(images) // args.batch
@@ -158,14 +158,14 @@ def train(args: argparse.Namespace, command: str) -> list[dict[str, object]]:
             total += loss.item()
         loss_mean = total / steps
         few = held_labels[:500]
-        row(epoch + 1, loss_mean, top1(network, held_pictures[: len(few)], few), len(few))
+        row(epoch + 1, loss_mean, top1(network, held_images[: len(few)], few), len(few))
 
     metadata = {"network": name, "command": command, "seed": str(args.seed), "scenes_version": str(VERSION)}
     trained_on = (images, labels) if args.permuted else None
     accuracy, memorised = save(
-        network, args.weights / f"{name}.safetensors", metadata, held_pictures, held_labels, trained_on
+        network, args.weights / f"{name}.safetensors", metadata, held_images, held_labels, trained_on
     )
-    row("saved", loss_mean, accuracy, len(held_pictures), memorised)
+    row("saved", loss_mean, accuracy, len(held_images), memorised)
     return rows
 
 

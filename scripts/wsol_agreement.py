@@ -1,7 +1,7 @@
 """Compare MaxBoxAcc and MaxBoxAccV2 with the authors' steps using OpenCV, hit by hit at all 1000 thresholds.
 
     python scripts/wsol_agreement.py                                        generated maps of several kinds
-    python scripts/wsol_agreement.py --pictures 40 model=vgg16 dataset=ilsvrc paths.ilsvrc=/data/ILSVRC \
+    python scripts/wsol_agreement.py --images 40 model=vgg16 dataset=ilsvrc paths.ilsvrc=/data/ILSVRC \
         method=[eigencam,gradcam]                                           maps of a network as well
     python scripts/wsol_agreement.py --count 4 --write tests/wsol_golden.npz     reference data of the tests
 
@@ -69,7 +69,7 @@ def ours(score_map: ScoreMap, truth: Truth) -> Hits:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=70, help="generated maps of each of five kinds")
-    parser.add_argument("--pictures", type=int, default=0, help="of the dataset, maps of each method")
+    parser.add_argument("--images", "--pictures", type=int, default=0, help="of the dataset, maps of each method")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the small maps and the authors' hits")
     args, overrides = parser.parse_known_args()
     cv2.setNumThreads(1)
@@ -77,7 +77,7 @@ def main() -> int:
     kept: dict[str, NDArray[np.generic]] = {}
     for kind, score_map, truth in (
         *generated(args.count),
-        *(of_network(args.pictures, overrides) if args.pictures else ()),
+        *(of_network(args.images, overrides) if args.images else ()),
     ):
         wanted = theirs(score_map, truth)
         different = int((ours(score_map, truth) != wanted).sum())

@@ -67,14 +67,14 @@ def corners(file: str, line: str, box: str, width: int, height: int) -> Cases:
 
 def write_voc(root: Path) -> None:
     top = root / "VOCdevkit/VOC2012"
-    for name, objects in test_voc.PICTURES.items():
-        files.picture(top / f"JPEGImages/{name}.jpg", (30, 40))
+    for name, objects in test_voc.IMAGES.items():
+        files.write_image(top / f"JPEGImages/{name}.jpg", (30, 40))
         for below in ("Annotations", "SegmentationClass"):
             (top / below).mkdir(exist_ok=True)
         (top / f"Annotations/{name}.xml").write_text(test_voc.xml(objects))
         Image.fromarray(test_voc.mask_of(name)).save(top / f"SegmentationClass/{name}.png")
     for task in ("Main", "Segmentation"):
-        files.lines(top / f"ImageSets/{task}/val.txt", *test_voc.PICTURES)
+        files.lines(top / f"ImageSets/{task}/val.txt", *test_voc.IMAGES)
 
 
 def voc_box(*box: object) -> Damage:
@@ -119,7 +119,7 @@ VOC_MASKS: Cases = {
 def write_ilsvrc(source: str) -> Damage:
     def write(root: Path) -> None:
         ilsvrc_files.WRITERS[source](root)
-        ilsvrc_files.write_pictures(root / "val")
+        ilsvrc_files.write_images(root / "val")
 
     return write
 

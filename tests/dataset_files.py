@@ -12,7 +12,7 @@ from PIL import Image
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 
-def picture(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
+def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
     """An image of noise, (height, width), by its file's suffix a JPEG or PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
@@ -32,7 +32,7 @@ CUB = {  # path: size, class from 0, box x y w h, in training
 }
 
 
-def write_cub(root: Path, pictures: bool = True) -> Path:
+def write_cub(root: Path, images: bool = True) -> Path:
     """The archive's layout; returns its folder."""
     top = root / "CUB_200_2011"
     rows = list(enumerate(CUB.items(), start=1))
@@ -40,8 +40,8 @@ def write_cub(root: Path, pictures: bool = True) -> Path:
     lines(top / "image_class_labels.txt", *(f"{k} {label + 1}" for k, (_, (_, label, _, _)) in rows))
     lines(top / "train_test_split.txt", *(f"{k} {int(train)}" for k, (_, (*_, train)) in rows))
     lines(top / "bounding_boxes.txt", *(f"{k} {' '.join(map(str, box))}" for k, (_, (_, _, box, _)) in rows))
-    for path, (size, *_) in CUB.items() if pictures else ():
-        picture(top / "images" / path, size)
+    for path, (size, *_) in CUB.items() if images else ():
+        write_image(top / "images" / path, size)
     return top
 
 
@@ -56,7 +56,7 @@ def write_wsol_cub(root: Path) -> Path:
         corners = [(path, *map(int, (x, y, x + w, y + h))) for path, _, _, (x, y, w, h) in chosen]
         lines(folder / "localization.txt", *(",".join(map(str, row)) for row in corners))
     for path, (size, *_) in CUB.items():
-        picture(root / "dataset/CUB" / path, size)
+        write_image(root / "dataset/CUB" / path, size)
     return root
 
 
@@ -67,7 +67,7 @@ V2 = {  # path: size, class, boxes
 }
 
 
-def write_imagenetv2(root: Path, pictures: str = "dataset/ILSVRC") -> Path:
+def write_imagenetv2(root: Path, images: str = "dataset/ILSVRC") -> Path:
     folder = root / "metadata/ILSVRC/val"
     lines(folder / "image_ids.txt", *V2)
     lines(folder / "class_labels.txt", *(f"{path},{label}" for path, (_, label, _) in V2.items()))
@@ -75,7 +75,7 @@ def write_imagenetv2(root: Path, pictures: str = "dataset/ILSVRC") -> Path:
     rows = [",".join(map(str, (path, *box))) for path, (_, _, boxes) in V2.items() for box in boxes]
     lines(folder / "localization.txt", *rows)
     for path, (size, *_) in V2.items():
-        picture(root / pictures / path, size)
+        write_image(root / images / path, size)
     return root
 
 
@@ -100,7 +100,7 @@ def write_openimages(root: Path) -> Path:
     folder, data = root / "metadata/OpenImages/test", root / "dataset/OpenImages"
     rows = []
     for k, (path, (size, _, _)) in enumerate(OPENIMAGES.items()):
-        picture(data / path, size)
+        write_image(data / path, size)
         stem, (parts, ignored) = path.removesuffix(".jpg"), openimages_masks(path)
         names = [f"{stem}_m{path.split('/')[1]}_{n:08x}.png" for n in range(2)]
         grey = [np.where(part, np.uint8(255), np.uint8(0)) for part in (*parts, ignored)]
@@ -124,7 +124,7 @@ def write_ig02(root: Path, size: tuple[int, int] = (24, 32)) -> Path:
         lines(root / f"{category}_test.txt", *stems)
         lines(root / f"{category}_train.txt", *stems[:1])
         for stem in stems:
-            picture(root / category / f"{stem}.image.png", size)
+            write_image(root / category / f"{stem}.image.png", size)
             masks = np.zeros((3, *size, 3), np.uint8)
             masks[0, 2:10, 3:12] = RED
             masks[0, 8:14, 8:16] = GREEN
@@ -137,11 +137,11 @@ def write_ig02(root: Path, size: tuple[int, int] = (24, 32)) -> Path:
 def write_imagenet_segmentation(path: Path, masks: list[NDArray[Any]]) -> list[NDArray[np.uint8]]:
     """MATLAB's 7.3: structs and cells are references into `#refs#`, axes reversed. Returns the images (H, W, 3)."""
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (*mask.shape, 3), np.uint8) for mask in masks]
+    images = [rng.integers(0, 256, (*mask.shape, 3), np.uint8) for mask in masks]
     with h5py.File(path, "w", userblock_size=512) as file:
         refs = file.create_group("#refs#")
         columns: dict[str, list[Any]] = {"img": [], "gt": []}
-        for k, (image, mask) in enumerate(zip(pictures, masks, strict=True)):
+        for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
             columns["img"].append(refs.create_dataset(f"i{k}", data=image.T, compression="gzip").ref)
             inner = refs.create_dataset(f"m{k}", data=mask.T, compression="gzip").ref
             cell = refs.create_dataset(f"c{k}", (1, 1), h5py.ref_dtype)
@@ -151,7 +151,7 @@ def write_imagenet_segmentation(path: Path, masks: list[NDArray[Any]]) -> list[N
             column = file.create_dataset(f"value/{name}", (len(found), 1), h5py.ref_dtype)
             for k, reference in enumerate(found):
                 column[k, 0] = reference
-    return pictures
+    return images
 
 
 COCO_SIZE = (40, 50)
@@ -195,5 +195,5 @@ def write_coco(root: Path, split: str = "val2014") -> Path:
     (root / "annotations").mkdir(parents=True)
     (root / f"annotations/instances_{split}.json").write_text(json.dumps(data))
     for name in names.values():
-        picture(root / split / name, COCO_SIZE)
+        write_image(root / split / name, COCO_SIZE)
     return root

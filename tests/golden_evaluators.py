@@ -109,16 +109,16 @@ weighted.needs_gradient = False  # type: ignore[attr-defined]
 def probe() -> tuple[NDArray[np.float32], Callable[[], BatchProbe]]:
     """Maps of two images, and a probe that has not been asked anything yet."""
     used = network("scenes_resnet")
-    pictures = inputs(used.preprocess.shape[0])
+    images = inputs(used.preprocess.shape[0])
     targets = torch.tensor(LABELS[used.name])
     truths = [replace(own, label=int(t)) for (_, own), t in zip(samples()[:2], targets, strict=True)]
 
     def make() -> BatchProbe:
-        forward = used.forward(pictures, chunk=16)
+        forward = used.forward(images, chunk=16)
         maps = [ScoreMap(m, t.size) for m, t in zip(values, truths, strict=True)]
         return BatchProbe(forward, weighted, targets, maps, truths, (weighted,), True)
 
-    values = weighted(used.forward(pictures), targets).numpy()
+    values = weighted(used.forward(images), targets).numpy()
     return values, make
 
 

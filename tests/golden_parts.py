@@ -162,7 +162,7 @@ def _backward() -> Case:
     case: Case = {}
     for name in ("scenes_vgg", "scenes_resnet"):
         module, targets = network(name).module, torch.tensor(LABELS[name])
-        pictures = network(name).forward(inputs(64)).images
+        batch = network(name).forward(inputs(64)).images
         shared = backward.LinearRules(
             lambda kind, first: (
                 lambda op, x, w, b: backward.like(
@@ -178,11 +178,11 @@ def _backward() -> Case:
             ("shared", shared.rules),
         ):
             for normalize in (False, True):
-                found = backward.gradients(module, pictures, targets, rules=rules, normalize=normalize)[1]
+                found = backward.gradients(module, batch, targets, rules=rules, normalize=normalize)[1]
                 case[f"{name} {what}{' normalized' if normalize else ''}"] = numbers(found)
         layer = network(name).layer
-        case[f"{name} layer"] = numbers(backward.gradients(module, pictures, targets, layer=layer)[1])
-        case[f"{name} entering"] = numbers(backward.entering(module, pictures).detach())
+        case[f"{name} layer"] = numbers(backward.gradients(module, batch, targets, layer=layer)[1])
+        case[f"{name} entering"] = numbers(backward.entering(module, batch).detach())
     normed = nn.LocalResponseNorm(3, alpha=0.5, beta=0.6)
     x = torch.linspace(-1, 2, 36, dtype=torch.float64).view(1, 4, 3, 3).requires_grad_()
     with backward.relevance_rules({"local_response_norm": backward.passed}, x):

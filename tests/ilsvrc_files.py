@@ -124,7 +124,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def write_pictures(folder: Path, class_folders: bool = False, suffix: str = ".JPEG") -> None:
+def write_images(folder: Path, class_folders: bool = False, suffix: str = ".JPEG") -> None:
     for name, label, (height, width) in zip(IDS, LABELS, SIZES, strict=True):
         path = folder / (WNIDS[label] if class_folders else "") / f"{name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ def write_voc(root: Path) -> None:
 def write_ilsvrc(source: str) -> Callable[[Path], None]:
     def write(root: Path) -> None:
         ilsvrc.WRITERS[source](root)
-        ilsvrc.write_pictures(root / "ILSVRC/Data/CLS-LOC/val")
+        ilsvrc.write_images(root / "ILSVRC/Data/CLS-LOC/val")
 
     return write
 
@@ -140,7 +140,7 @@ def write_mat(root: Path) -> None:
 def write_folder(root: Path) -> None:
     """A folder of two images with labels, boxes in CSV and masks."""
     for k, name in enumerate(IDS):
-        files.picture(root / f"photos/{name}.jpg", (6, 8), k)
+        files.write_image(root / f"photos/{name}.jpg", (6, 8), k)
         (root / f"masks/{name}").parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.eye(6, 8, dtype=np.uint8) * 255).save(root / f"masks/{name}.png")
     files.lines(root / "labels.csv", "a.jpg,Zoë", "q/b.jpg,cat")

@@ -19,7 +19,7 @@ def affine(classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Logits]:
     return w, b, lambda x: x.flatten(1) @ w.T + b
 
 
-def pictures(n: int, seed: int = 1) -> Tensor:
+def random_images(n: int, seed: int = 1) -> Tensor:
     return torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
 
 
@@ -31,7 +31,7 @@ def curved() -> Logits:
 
 def test_the_noise_of_two_classes_is_the_distance_to_their_hyperplane() -> None:
     w, b, logits = affine(2)
-    x = pictures(20)
+    x = random_images(20)
     found = deepfool(logits, x, overshoot=0.0)
     difference = w[1] - w[0]
     signed = (x.flatten(1) @ difference + b[1] - b[0]) / difference.norm()
@@ -46,7 +46,7 @@ def test_the_noise_of_two_classes_is_the_distance_to_their_hyperplane() -> None:
 @pytest.mark.parametrize("considered", [3, 10])
 def test_of_many_classes_the_nearest_boundary_is_crossed(considered: int) -> None:
     w, b, logits = affine(7)
-    x = pictures(30)
+    x = random_images(30)
     found = deepfool(logits, x, num_classes=considered, max_iter=1, overshoot=0.0)
     for n in range(30):
         scores = (w @ x[n].flatten() + b).tolist()
@@ -84,8 +84,8 @@ def of_the_authors(
 
 
 @pytest.mark.parametrize(("considered", "most"), [(10, 50), (3, 50), (6, 1)])
-def test_a_batch_is_what_the_authors_loop_gives_for_each_picture(considered: int, most: int) -> None:
-    logits, x = curved(), 4 * pictures(12) - 2
+def test_a_batch_is_what_the_authors_loop_gives_for_each_image(considered: int, most: int) -> None:
+    logits, x = curved(), 4 * random_images(12) - 2
     found = deepfool(logits, x, num_classes=considered, max_iter=most)
     steps = set()
     for n in range(len(x)):
@@ -99,7 +99,7 @@ def test_a_batch_is_what_the_authors_loop_gives_for_each_picture(considered: int
 
 
 def test_a_network_that_does_not_look_is_left_alone() -> None:
-    x = pictures(2)
+    x = random_images(2)
     found = deepfool(lambda z: 0 * z.flatten(1)[:, :3] + torch.tensor([2.0, 1.0, 0.0]), x)
     assert torch.equal(found.images, x)
     assert found.iterations.tolist() == [0, 0]
@@ -108,7 +108,7 @@ def test_a_network_that_does_not_look_is_left_alone() -> None:
 def test_lengths_are_measured_where_it_is_said_and_clipping_keeps_the_range() -> None:
     scale = torch.tensor([1.0, 10.0, 1.0])[:, None, None]  # noise in the second channel is cheap in pixels
     _, _, logits = affine(4)
-    x = pictures(10)
+    x = random_images(10)
     of_pixels = DeepFool(space="pixels", overshoot=0)(logits, x, scale, ())
     of_network = DeepFool(space="network", overshoot=0)(logits, x, scale, ())
 
@@ -127,20 +127,20 @@ def test_lengths_are_measured_where_it_is_said_and_clipping_keeps_the_range() ->
 
 def test_fgsm_moves_every_pixel_by_eps_towards_the_other_class() -> None:
     w, _, logits = affine(2)
-    x = 0.5 + 0.1 * pictures(8)
+    x = 0.5 + 0.1 * random_images(8)
     found = FGSM(0.1)(logits, x, CHANNELS, ()).images
     for n in range(8):
         first = int(logits(x[n : n + 1]).argmax())
         expected = x[n].flatten() + 0.1 * (w[1 - first] - w[first]).sign()
         torch.testing.assert_close(found[n].flatten(), expected)
-    edge = FGSM(0.3)(logits, pictures(8), CHANNELS, ()).images
+    edge = FGSM(0.3)(logits, random_images(8), CHANNELS, ()).images
     assert edge.min() == 0
     assert edge.max() == 1
 
 
 def test_pgd_ends_in_the_corner_of_its_box_and_never_leaves_it() -> None:
     w, _, logits = affine(2)
-    x = 0.5 + 0.1 * pictures(8)
+    x = 0.5 + 0.1 * random_images(8)
     first = logits(x).argmax(1)
     corner = x.flatten(1) + 0.05 * (w[1 - first] - w[first]).sign()
     for random_start in (False, True):
@@ -153,9 +153,9 @@ def test_pgd_ends_in_the_corner_of_its_box_and_never_leaves_it() -> None:
     assert not torch.equal((short - x)[0], (short - x)[1])
 
 
-def test_the_random_start_depends_on_the_picture_alone() -> None:
+def test_the_random_start_depends_on_the_image_alone() -> None:
     _, _, logits = affine(3)
-    x = pictures(4)
+    x = random_images(4)
     attack = PGD(eps=0.1, step=0.01, steps=2)
     whole = attack(logits, x, CHANNELS, list("abcd")).images
     alone = attack(logits, x[2:3], CHANNELS, ["c"]).images
@@ -165,7 +165,7 @@ def test_the_random_start_depends_on_the_picture_alone() -> None:
 
 
 def test_the_loss_grows_with_the_steps() -> None:
-    logits, x = curved(), pictures(6)
+    logits, x = curved(), random_images(6)
     labels = logits(x).argmax(1)
     losses = [
         torch.nn.functional.cross_entropy(logits(pgd(logits, x, labels, eps=0.2, step=0.05, steps=k).images), labels)

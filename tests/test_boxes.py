@@ -50,7 +50,7 @@ def test_conversions_invert_each_other(a: np.ndarray) -> None:
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(box_arrays(), max_size=5), st.integers(0, 99))
-def test_best_iou_is_the_best_of_each_picture(owned: list[np.ndarray], seed: int) -> None:
+def test_best_iou_is_the_best_of_each_image(owned: list[np.ndarray], seed: int) -> None:
     corners = np.random.default_rng(seed).integers(0, 12, (len(owned), 4)).astype(float)
     predictions = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
     offsets = np.cumsum([0, *(len(o) for o in owned)])

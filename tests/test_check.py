@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_files import lines, picture
+from dataset_files import lines, write_image
 from PIL import Image
 
 from eigencam.commands.main import main
@@ -19,7 +19,7 @@ def photos(tmp_path: Path) -> Path:
     """Sixty images of 60 x 80 with a box each, in pixels from 0."""
     rows = []
     for k in range(60):
-        picture(tmp_path / f"photos/{k:02}.png", (60, 80), k)
+        write_image(tmp_path / f"photos/{k:02}.png", (60, 80), k)
         rows.append((f"{k:02}.png", k % 20, k % 30, k % 20 + 59, k % 30 + 30))
     lines(tmp_path / "boxes.csv", *(",".join(map(str, row)) for row in rows))
     return tmp_path / "photos"

@@ -24,7 +24,7 @@ Masks = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Example:
     """A mask and a map (h, w) for each of some classes; `meant`: whether those that are constant are."""
 
     name: str
@@ -47,10 +47,10 @@ class Picture:
         return {**start_of_row, **evaluator.joint_row(score_maps, truths)}
 
 
-def by_hand(picture: Picture, threshold: float) -> Masks:
+def by_hand(example: Example, threshold: float) -> Masks:
     """The label of every pixel by the rule in words."""
-    height, width = picture.mask.shape
-    fulls = {k: ScoreMap(values, (height, width)).full for k, values in picture.maps.items()}
+    height, width = example.mask.shape
+    fulls = {k: ScoreMap(values, (height, width)).full for k, values in example.maps.items()}
     found = np.zeros((height, width), np.uint8)
     for y in range(height):
         for x in range(width):
@@ -62,20 +62,20 @@ def by_hand(picture: Picture, threshold: float) -> Masks:
     return found
 
 
-def miou(pictures: Sequence[Picture], found: Sequence[Masks]) -> float:
+def miou(examples: Sequence[Example], found: Sequence[Masks]) -> float:
     """From a confusion matrix, over the classes with a pixel in the truth, in percent.
 
     In an image without a map each class is found wherever it is not.
     """
     confusion, elsewhere = np.zeros((VOID, VOID)), np.zeros(VOID)
-    for picture, own in zip(pictures, found, strict=True):
-        if picture.broken:
-            counted = picture.mask[picture.mask != VOID]
-            for c in {0, *(k + 1 for k in picture.maps), *counted.tolist()}:
+    for example, own in zip(examples, found, strict=True):
+        if example.broken:
+            counted = example.mask[example.mask != VOID]
+            for c in {0, *(k + 1 for k in example.maps), *counted.tolist()}:
                 elsewhere[c] += (counted != c).sum()
                 confusion[c, VOID - 1] += (counted == c).sum()
             continue
-        for wanted, predicted in zip(picture.mask.ravel().tolist(), own.ravel().tolist(), strict=True):
+        for wanted, predicted in zip(example.mask.ravel().tolist(), own.ravel().tolist(), strict=True):
             if wanted != VOID:
                 confusion[wanted, predicted] += 1
     there = [c for c in range(VOID) if confusion[c].any()]
@@ -85,10 +85,10 @@ def miou(pictures: Sequence[Picture], found: Sequence[Masks]) -> float:
     return 100 * float(np.mean(ious))
 
 
-def random_pictures(n: int, seed: int = 0) -> list[Picture]:
+def random_examples(n: int, seed: int = 0) -> list[Example]:
     """Masks with void pixels; maps that resemble them, with ties, negative values, some NaN, constant, of one pixel."""
     rng = np.random.default_rng(seed)
-    pictures = []
+    examples = []
     for i in range(n):
         size = int(rng.integers(1, 15)), int(rng.integers(1, 15))
         labels = rng.permutation(CLASSES)[: rng.integers(1, 4)]
@@ -107,38 +107,38 @@ def random_pictures(n: int, seed: int = 0) -> list[Picture]:
             maps[next(iter(maps))] = np.ones((1, 1))
         if i % 5 == 4:
             maps[CLASSES + 1] = -np.ones((2, 2))  # given, no pixel of it
-        pictures.append(Picture(f"image {i}", mask, maps))
-    return pictures
+        examples.append(Example(f"image {i}", mask, maps))
+    return examples
 
 
-def summary(evaluator: ClassSegmentation, pictures: Sequence[Picture]) -> dict[str, Metric]:
-    return {m.name: m for m in evaluator.summary(pd.DataFrame([picture.row(evaluator) for picture in pictures]))}
+def summary(evaluator: ClassSegmentation, examples: Sequence[Example]) -> dict[str, Metric]:
+    return {m.name: m for m in evaluator.summary(pd.DataFrame([example.row(evaluator) for example in examples]))}
 
 
 @pytest.mark.parametrize(("threshold", "step"), [(0.15, 0.1), (0.3, 0.1), (0.0, 0.25)])
 def test_all_metrics_against_a_confusion_matrix_at_each_threshold(threshold: float, step: float) -> None:
-    pictures, evaluator = random_pictures(25), ClassSegmentation(threshold, step)
+    examples, evaluator = random_examples(25), ClassSegmentation(threshold, step)
     grid = evaluator.grid.tolist()
     assert grid == pytest.approx(sorted({*np.arange(0, 1, step).round(6).tolist(), threshold}))
-    found = [[by_hand(picture, t) for picture in pictures] for t in grid]
-    values = [miou(pictures, masks) for masks in found]
-    metrics = summary(evaluator, pictures)
+    found = [[by_hand(example, t) for example in examples] for t in grid]
+    values = [miou(examples, masks) for masks in found]
+    metrics = summary(evaluator, examples)
     assert metrics["class_miou"].value == pytest.approx(values[grid.index(np.float32(threshold))])
     assert metrics["class_miou"].threshold == f"{threshold:g} max"
     assert metrics["class_miou_best"].value == pytest.approx(max(values))
     assert metrics["class_best_threshold"].value == pytest.approx(grid[int(np.argmax(values))])
     assert "oracle" in metrics["class_miou_best"].note
 
-    half = halves(picture.name for picture in pictures)
+    half = halves(example.name for example in examples)
     assert 0 < half.sum() < len(half)
-    read: list[Masks | None] = [None] * len(pictures)
+    read: list[Masks | None] = [None] * len(examples)
     for side in (half, ~half):
         other = [i for i, own in enumerate(side) if not own]
-        tuned = [miou([pictures[i] for i in other], [masks[i] for i in other]) for masks in found]
+        tuned = [miou([examples[i] for i in other], [masks[i] for i in other]) for masks in found]
         for i in np.flatnonzero(side):
             read[i] = found[int(np.argmax(tuned))][i]
-    assert metrics["class_miou_tuned"].value == pytest.approx(miou(pictures, [m for m in read if m is not None]))
-    curve = evaluator.curves(pd.DataFrame([picture.row(evaluator) for picture in pictures]))[0]
+    assert metrics["class_miou_tuned"].value == pytest.approx(miou(examples, [m for m in read if m is not None]))
+    curve = evaluator.curves(pd.DataFrame([example.row(evaluator) for example in examples]))[0]
     np.testing.assert_allclose(curve.ys, values)
     for metric in metrics.values():
         assert metric.n == 25
@@ -147,17 +147,17 @@ def test_all_metrics_against_a_confusion_matrix_at_each_threshold(threshold: flo
 
 
 def test_the_note_says_what_occurs_and_what_is_wrong_with_maps() -> None:
-    pictures = random_pictures(25)
-    maps = [values for picture in pictures for values in picture.maps.values()]
+    examples = random_examples(25)
+    maps = [values for example in examples for values in example.maps.values()]
     constant, nan = sum(values.min() == values.max() for values in maps), sum(np.isnan(m).any() for m in maps)
-    note = summary(ClassSegmentation(), pictures)["class_miou"].note
+    note = summary(ClassSegmentation(), examples)["class_miou"].note
     assert note.startswith(f"{constant} constant, {nan} nonfinite of {len(maps)} maps; ")
     assert f"{CLASSES + 1} classes occur, with background; 1 given without a pixel left out" in note
 
 
 def test_rows_do_not_depend_on_the_order_of_the_classes() -> None:
-    for picture in random_pictures(10, seed=1):
-        one, other = (picture.row(ClassSegmentation(), order) for order in (1, -1))
+    for example in random_examples(10, seed=1):
+        one, other = (example.row(ClassSegmentation(), order) for order in (1, -1))
         assert all(np.array_equal(one[name], other[name]) for name in one if name != "label")
 
 
@@ -171,7 +171,7 @@ LEFT = np.array([[1.0, 1, 1, 0, 0, 0]] * 4)
 
 
 def test_one_class_that_is_found_exactly() -> None:
-    metrics = summary(ClassSegmentation(), [Picture("a", halved(3), {2: LEFT})])
+    metrics = summary(ClassSegmentation(), [Example("a", halved(3), {2: LEFT})])
     assert metrics["class_miou"].value == 100
     assert metrics["class_miou"].note == "2 classes occur, with background"
     assert np.isnan(metrics["class_miou_tuned"].value)
@@ -181,18 +181,18 @@ def test_one_class_that_is_found_exactly() -> None:
 def test_of_tied_classes_the_first_has_the_pixels() -> None:
     mask = halved(1)
     mask[2:, :3] = 2
-    metrics = summary(ClassSegmentation(), [Picture("a", mask, {0: LEFT, 1: LEFT})])
+    metrics = summary(ClassSegmentation(), [Example("a", mask, {0: LEFT, 1: LEFT})])
     assert metrics["class_miou"].value == pytest.approx(100 * (1 + 0.5 + 0) / 3)
     assert "100.0 % of the pixels found are a tie" in metrics["class_miou"].note
-    assert "tie" not in summary(ClassSegmentation(), [Picture("a", mask, {0: LEFT, 1: 1 - LEFT})])["class_miou"].note
+    assert "tie" not in summary(ClassSegmentation(), [Example("a", mask, {0: LEFT, 1: 1 - LEFT})])["class_miou"].note
 
 
 def test_a_third_class_above_two_that_tie_is_no_tie() -> None:
-    picture = Picture("a", halved(1), {0: LEFT, 1: LEFT, 2: np.ones((1, 1))})
-    assert picture.row(ClassSegmentation())["tied"] == 12
+    example = Example("a", halved(1), {0: LEFT, 1: LEFT, 2: np.ones((1, 1))})
+    assert example.row(ClassSegmentation())["tied"] == 12
     lower = LEFT / 2
     lower[0, 5] = 1
-    assert Picture("a", halved(1), {0: lower, 1: lower, 2: LEFT}).row(ClassSegmentation())["tied"] == 1
+    assert Example("a", halved(1), {0: lower, 1: lower, 2: LEFT}).row(ClassSegmentation())["tied"] == 1
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_map_of_one_value_is_wrong_everywhere_unless_it_is_meant(values: NDArr
     mask = halved(0)
     mask[:, 0] = 1
     for given, expected in ((True, meant), (False, 0)):
-        row = Picture("a", mask, {0: values}, given).row(ClassSegmentation())
+        row = Example("a", mask, {0: values}, given).row(ClassSegmentation())
         assert row["constant"] + row["nonfinite"] == row["maps"] == 1
         metric = ClassSegmentation().summary(pd.DataFrame([row]))[0]
         assert metric.value == pytest.approx(expected)
@@ -224,17 +224,17 @@ def test_void_no_mask_no_class_and_one_pixel() -> None:
     nothing = {"image": "a", "label": 0, **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [emptied])}
     void = {m.name: m for m in evaluator.summary(pd.DataFrame([nothing]))}
     assert {(np.isnan(m.value), m.note) for m in void.values()} == {(True, "not defined: all pixels are void")}
-    unlabelled = summary(evaluator, [Picture("a", halved(1), {-1: LEFT})])
+    unlabelled = summary(evaluator, [Example("a", halved(1), {-1: LEFT})])
     assert unlabelled["class_miou"].value == 25  # all is background: half of it right, and nothing of the class
     assert (
-        summary(evaluator, [Picture("a", np.ones((1, 1), np.uint8), {0: np.ones((1, 1))})])["class_miou"].value == 100
+        summary(evaluator, [Example("a", np.ones((1, 1), np.uint8), {0: np.ones((1, 1))})])["class_miou"].value == 100
     )
     truth = Truth("a", (4, 6), 0, np.zeros((0, 4)), np.zeros(0, np.int64))
     rows = [{"image": "a", **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [truth])}]
-    assert rows[0].keys() == Picture("a", halved(1), {0: LEFT}).row(evaluator).keys() - {"label", "constant_by_design"}
+    assert rows[0].keys() == Example("a", halved(1), {0: LEFT}).row(evaluator).keys() - {"label", "constant_by_design"}
     assert all(np.isnan(m.value) and "no image has a mask" in m.note for m in evaluator.summary(pd.DataFrame(rows)))
     assert evaluator.curves(pd.DataFrame(rows)) == []
-    both = pd.DataFrame([*rows, Picture("b", halved(1), {0: LEFT}).row(evaluator)])
+    both = pd.DataFrame([*rows, Example("b", halved(1), {0: LEFT}).row(evaluator)])
     first = evaluator.summary(both)[0]
     assert (first.value, first.n) == (100, 1)
 
@@ -248,11 +248,11 @@ def test_parameters_and_masks_are_checked() -> None:
     with pytest.raises(ValueError, match="allowed are equal ones"):
         ClassSegmentation().joint_row([ScoreMap(LEFT, (4, 5))], [other])
     with pytest.raises(ValueError, match="room for 254 classes"):
-        Picture("a", halved(1), {254: LEFT}).row(ClassSegmentation())
+        Example("a", halved(1), {254: LEFT}).row(ClassSegmentation())
 
 
 @pytest.mark.full
-def test_a_run_has_one_row_a_picture(tmp_path: Path) -> None:
+def test_a_run_has_one_row_an_image(tmp_path: Path) -> None:
     base = ["dataset.count=6", "workers=0", "device=cpu", "target=each", f"paths.results={tmp_path}"]
     chosen = ["method=[gradcam,center_gaussian]", "evaluator=[class_segmentation]"]
     with initialize_config_module("eigencam.configs", version_base="1.3"):

@@ -83,7 +83,7 @@ def test_rows_that_one_of_the_two_has_no_value_in_count_for_neither(
 
 
 @pytest.mark.full
-def test_the_classes_of_a_picture_are_compared_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_classes_of_an_image_are_compared_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, "eigencam", "gradcam", "--evaluator", "localization", "target=each")
     a, b = (
         pd.read_parquet(next(here.glob(f"runs/*-{m}-*/rows.parquet"))).set_index(["image", "label"])
@@ -126,7 +126,7 @@ assert "torch" not in sys.modules
 
 
 @pytest.mark.full
-def test_only_pictures_that_both_have_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_images_that_both_have_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = ("eigencam", "gradcam", "--evaluator", "localization,segmentation")
     assert compare(*pair) == 0
     for folder in here.glob("runs/*-gradcam-*"):
@@ -181,7 +181,7 @@ def test_a_file_without_the_method_tells_what_it_has(here: Path, capfd: pytest.C
 
 
 @pytest.mark.full
-def test_pairs_without_a_common_picture_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_without_a_common_image_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("eigencam", "gradcam", "random", "--evaluator", "localization") == 0
     for folder in here.glob("runs/*-gradcam-*"):
         rows = rows_of(folder)
@@ -214,7 +214,7 @@ def test_a_method_may_come_as_maps_or_boxes(here: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.full
-def test_ranks_pictures_and_all_formats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_images_and_all_formats(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["eigencam", "gradcam", "random"]
     models = ["--model", "scenes_resnet,scenes_vgg", "--evaluator", "localization"]
     assert compare(*methods, *models, "--all-pairs", "--out", "out") == 0

@@ -52,7 +52,7 @@ def small(kind: str, rng: np.random.Generator) -> Levels:
 
 
 @pytest.mark.parametrize("kind", ["two", "few", "noise", "smooth"])
-def test_small_pictures(kind: str) -> None:
+def test_small_images(kind: str) -> None:
     """Ties, rings, islands in holes, contours at the border, images of one row: they are all among these."""
     rng = np.random.default_rng(0)
     for _ in range(40):
@@ -63,7 +63,7 @@ def test_small_pictures(kind: str) -> None:
 
 
 @pytest.mark.parametrize("sigma", [0, 1, 4, 12])
-def test_large_pictures(sigma: float) -> None:
+def test_large_images(sigma: float) -> None:
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.normal(size=(150, 190)), sigma)
     levels = ((noise - noise.min()) / (noise.max() - noise.min()) * 255).astype(np.uint8)
@@ -72,7 +72,7 @@ def test_large_pictures(sigma: float) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7)])
 @pytest.mark.parametrize("value", [0, 1, 200, 255])
-def test_constant_pictures(size: tuple[int, int], value: int) -> None:
+def test_constant_images(size: tuple[int, int], value: int) -> None:
     levels = np.full(size, value, np.uint8)
     check(levels)
     assert len(tree.outer(levels)) == (value > 0)

@@ -170,7 +170,7 @@ def test_fams_weights_are_shares_of_the_similarity(similarity: Similarity) -> No
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_fam_to_the_picture_itself_weights_channels_with_their_squared_means(similarity: Similarity) -> None:
+def test_fam_to_the_image_itself_weights_channels_with_their_squared_means(similarity: Similarity) -> None:
     activations = random_activations(3, 7, 5, 4)
     squares = activations.mean((2, 3)).square()
     expected = torch.einsum("nc,nchw->nhw", squares / squares.sum(1, keepdim=True), activations)

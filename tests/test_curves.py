@@ -21,7 +21,7 @@ from eigencam.evaluation.segmentation import Segmentation
 SIZE = (40, 60)
 
 
-def pictures(boxed: bool = True) -> list[tuple[ScoreMap, Truth]]:
+def examples(boxed: bool = True) -> list[tuple[ScoreMap, Truth]]:
     rng = np.random.default_rng(3)
     made = []
     for i in range(12):
@@ -42,7 +42,7 @@ def frame(evaluator: Any, boxed: bool = True) -> pd.DataFrame:
     rows = [
         {"image": truth.image_id, "label": truth.label, "target": truth.label, "top5": [0, 1, 2, 3, 4]}
         | evaluator.row(score_map, truth)
-        for score_map, truth in pictures(boxed)
+        for score_map, truth in examples(boxed)
     ]
     return pd.DataFrame(rows)
 

@@ -55,7 +55,7 @@ def test_either_part_is_what_its_rows_give(results: Path) -> None:
     assert {t.title.split(": ")[1].split(" ")[0] for t in tables(long)} >= {"segmentation", "average_drop"}
 
 
-def test_a_part_without_pictures_is_not_defined(tmp_path: Path) -> None:
+def test_a_part_without_images_is_not_defined(tmp_path: Path) -> None:
     overrides = ["model=scenes_resnet", "dataset.count=3", "workers=0", f"paths.results={tmp_path}", "device=cpu"]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         run(compose("run", [*overrides, "method=[eigencam]", "evaluator=[localization]"]))
@@ -76,7 +76,7 @@ def test_unknown_predictions_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("methods", [METHODS, METHODS[:2]])
-def test_wins_are_counted_picture_by_picture(results: Path, methods: tuple[str, ...]) -> None:
+def test_wins_are_counted_image_by_image(results: Path, methods: tuple[str, ...]) -> None:
     long = with_wins(results, collect(results, method=methods))
     own = {m: rows(results, m, "average_drop") for m in methods}
     for share in ("100", "15"):

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_picture_of_the_rooms_is_the_graph_of_imports() -> None:
+def test_the_drawing_of_the_rooms_is_the_graph_of_imports() -> None:
     script = runpy.run_path(str(ROOT / "scripts/house.py"))
     assert script["drawing"]() in (ROOT / "docs/design.md").read_text(), "python scripts/house.py draws it again"
     assert script["reduced"]({("a", "b"), ("b", "c"), ("a", "c")}) == {("a", "b"), ("b", "c")}

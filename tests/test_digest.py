@@ -47,12 +47,12 @@ def test_hashes_of_many_images_are_all_different_and_stay_as_they_are() -> None:
 
 
 def test_kinds_are_compared_with_their_own_only(tmp_path: Path) -> None:
-    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    digests = [file_digest(tmp_path / "a.png"), pixel_digest(picture), digest_of(Scenes(3), 1)]
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    digests = [file_digest(tmp_path / "a.png"), pixel_digest(pixels), digest_of(Scenes(3), 1)]
     assert [text.split(":")[0] for text in digests] == ["file", "pixels", "generated"]
     assert not any(is_changed(a, b) for a in digests for b in digests)
-    assert pixel_digest(picture) != pixel_digest(picture.reshape(4, 2, 3))
+    assert pixel_digest(pixels) != pixel_digest(pixels.reshape(4, 2, 3))
     assert pair_digest(digests[:2]).startswith("pair:file:")
     assert digest_of(Subset(Scenes(3), [2]), 0) == digest_of(Scenes(3), 2)
 
@@ -60,9 +60,9 @@ def test_kinds_are_compared_with_their_own_only(tmp_path: Path) -> None:
         name = "own"
 
         def image(self, _i: int) -> Any:
-            return picture
+            return pixels
 
-    assert digest_of(Own(), 0) == pixel_digest(picture)
+    assert digest_of(Own(), 0) == pixel_digest(pixels)
 
 
 @pytest.fixture

@@ -274,7 +274,7 @@ def test_run_explain_compare_and_explainer_say_the_same(
     explain = Explainer(load_network(job.config.model))
     assert explain(job.dataset.image(0), ASKED).refused == job.unsupported
     capsys.readouterr()
-    asked = ["--model", f"nets_{name}.{name}", "--method", ",".join(ASKED), "--pictures", "1"]
+    asked = ["--model", f"nets_{name}.{name}", "--method", ",".join(ASKED), "--images", "1"]
     assert main(["explain", *asked, *own]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert dict(line.split(" left out: ") for line in lines if " left out: " in line) == job.unsupported

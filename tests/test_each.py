@@ -58,13 +58,13 @@ def test_every_class_has_the_row_of_its_own_map(tmp_path: Path) -> None:
         expected: list[tuple[str, int, float, float]] = []
         for i, image in enumerate(job.dataset.ids):
             truth = job.dataset.truth(i)
-            picture, region = job.network.preprocess(job.dataset.image(i))
+            pixels, region = job.network.preprocess(job.dataset.image(i))
             several += len(truth.objects()) > 1
             for label in truth.objects():
                 alone = compute_maps(
                     job.network,
                     {method: job.methods[method]},
-                    torch.from_numpy(picture)[None],
+                    torch.from_numpy(pixels)[None],
                     labels=[label],
                     index=[i],
                 )
@@ -77,7 +77,7 @@ def test_every_class_has_the_row_of_its_own_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_picture_goes_through_the_network_once_and_a_map_of_no_class_is_made_once(
+def test_an_image_goes_through_the_network_once_and_a_map_of_no_class_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eigencam.running.run.TIMED_BATCHES", 0)
@@ -118,7 +118,7 @@ class Together:
 
 
 @pytest.mark.full
-def test_an_evaluator_may_ask_for_all_maps_of_a_picture_at_once(tmp_path: Path) -> None:
+def test_an_evaluator_may_ask_for_all_maps_of_an_image_at_once(tmp_path: Path) -> None:
     own = ["method=[gradcam]", "evaluator=[localization]", "+evaluator.together={_target_: test_each.Together}"]
     job = run(config(tmp_path / "each", *own))
     rows = job.results["gradcam", "together"].rows()
@@ -167,7 +167,7 @@ def test_an_evaluator_that_asks_the_network_knows_truths_and_shares_work_between
 
 
 @pytest.mark.full
-def test_a_picture_without_objects_has_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_without_objects_has_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Scenes.truth
 
     def emptied(self: Scenes, i: int) -> Truth:

@@ -251,7 +251,7 @@ def test_a_write_that_fails_leaves_the_old_files(
 ) -> None:
     out = tmp_path / "tables" if command == "table" else tmp_path / "report.html"
     argv = [command, "--results", str(small_results), "--out", str(out)]
-    argv += ["--no-pictures"] if command == "report" else []
+    argv += ["--no-images"] if command == "report" else []
     assert main(argv) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before

@@ -122,8 +122,8 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
     if name == "efficientnet_lite0":
         pytest.importorskip(PACKAGE)
     network = random_network(name)
-    picture = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
-    small, region = network.preprocess(picture)
+    image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    small, region = network.preprocess(image)
     reasons = {m: refusal(method, network) for m, method in methods().items()}
     for m, reason in reasons.items():
         assert not reason or re.fullmatch(r"(\S+ ){3,}[^\n]+\S", reason), (m, reason)
@@ -135,7 +135,7 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
         ran,
         torch.from_numpy(small)[None],
         labels=None if network.classes is None else [3],
-        original=lambda _: picture,
+        original=lambda _: image,
         regions=[region],
         population=(1, lambda _k: small),
     )

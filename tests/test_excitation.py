@@ -90,14 +90,14 @@ def test_winning_probabilities_are_those_of_the_papers_recursion_in_float64(kind
     if not small:
         modules.insert(-1, nn.Flatten())
     (layer, salient), side = (("2", 2) if small else ("maxpool2", 4)), 6 if small else 64
-    pictures, targets = random_activations(3, 3, side, side, seed=5).double(), TARGETS[:3]
-    start = nn.Sequential(*modules[: salient + 1])(pictures)
+    images, targets = random_activations(3, 3, side, side, seed=5).double(), TARGETS[:3]
+    start = nn.Sequential(*modules[: salient + 1])(images)
     x, back = chained(modules[salient + 1 : -1], start)
     of, contrast = F.one_hot(targets, 4).double(), copy.deepcopy(modules[-1])
     with torch.no_grad():
         contrast.get_parameter("weight").neg_()
     winner, loser = (excited(classifier, x)[1](of) for classifier in (modules[-1], contrast))
-    forward = forward_pass(net, pictures, layer)
+    forward = forward_pass(net, images, layer)
     for contrastive, expected in ((False, back(winner)), (True, back(winner - loser))):
         found = ExcitationBackprop(contrastive, layer)(forward, targets).double()
         by_paper = expected.sum(1).clamp(min=0)
@@ -117,9 +117,9 @@ def test_a_classifier_before_the_average_excites_as_the_same_one_behind_it(contr
         behind.weight.copy_(before.weight[:, :, 0, 0])
         behind.bias.copy_(before.bias)  # type: ignore[arg-type]
     nets = [nn.Sequential(*shared, *rest) for rest in ([before, pool, nn.Flatten()], [pool, nn.Flatten(), behind])]
-    pictures = random_activations(len(TARGETS), 3, 9, 9, seed=2)
+    images = random_activations(len(TARGETS), 3, 9, 9, seed=2)
     first, second = (
-        ExcitationBackprop(contrastive, layer)(forward_pass(net.eval(), pictures, layer), TARGETS) for net in nets
+        ExcitationBackprop(contrastive, layer)(forward_pass(net.eval(), images, layer), TARGETS) for net in nets
     )
     assert (second.amax((1, 2)) > 1e-3).all()
     torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-4)

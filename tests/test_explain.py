@@ -42,7 +42,7 @@ def made(folder: str = "explained") -> set[str]:
 
 
 @pytest.mark.full
-def test_a_persons_own_pictures(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_persons_own_images(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "scenes_resnet", "--method", "eigencam,gradcam,cam"]
     assert explain(photo, *options, "--class", "2", "model.preprocess.size=96") == 0
     assert made() == {f"photo-scenes_resnet{end}" for end in (".jpg", "-eigencam.png", "-gradcam.png", "-cam.png")}
@@ -54,8 +54,8 @@ def test_a_persons_own_pictures(photo: str, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.full
-def test_a_datasets_pictures(photo: str) -> None:
-    assert explain("--model", "scenes_resnet", "--pictures", "2", "dataset.count=5") == 0
+def test_a_datasets_images(photo: str) -> None:
+    assert explain("--model", "scenes_resnet", "--images", "2", "dataset.count=5") == 0
     assert made() == {"scenes-scenes_resnet.jpg"}
     assert [spread(n, 3) for n in (0, 2, 6)] == [[], [0, 1], [1, 3, 5]]
 
@@ -145,7 +145,7 @@ def test_a_target_of_a_detector(photo: str, network: str, target: str, label: st
             "class 12 was requested of scenes_resnet; it has 0 to",
         ),
         (["none.jpg"], "no such image: none.jpg"),
-        (["--model", "scenes_resnet", "--pictures", "0"], "--pictures 0; allowed: 1 or more"),
+        (["--model", "scenes_resnet", "--images", "0"], "--images 0; allowed: 1 or more"),
         (["photo.png", "--model", "resnet5"], "model is one of: acol, alexnet,"),
         (
             ["photo.png", "--model", "scenes_vgg", "--weights", "it's not, there.pth"],

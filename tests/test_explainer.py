@@ -16,7 +16,7 @@ from eigencam import Explainer
 from eigencam.networks.network import Preprocess
 
 SMALL = Preprocess(size=16)
-PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def net() -> nn.Sequential:
@@ -31,7 +31,7 @@ def test_the_map_is_the_formulas_and_the_network_is_as_before() -> None:
     module = net().train()
     module[5].weight.grad = torch.ones(4, 6)
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    found = Explainer(module, "1", preprocess=SMALL)(PICTURE, ["gradcam", "eigencam"], target=2)
+    found = Explainer(module, "1", preprocess=SMALL)(IMAGE, ["gradcam", "eigencam"], target=2)
     assert module.training
     assert module[1].training
     assert all(p.requires_grad for p in module.parameters())
@@ -40,7 +40,7 @@ def test_the_map_is_the_formulas_and_the_network_is_as_before() -> None:
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
     module.eval()
-    x = SMALL.normalize(torch.from_numpy(SMALL(PICTURE)[0])[None])
+    x = SMALL.normalize(torch.from_numpy(SMALL(IMAGE)[0])[None])
     a = module[:2](x).detach().requires_grad_()
     logits = module[2:](a.clone())
     (gradient,) = torch.autograd.grad(logits[0, 2], a)
@@ -59,11 +59,11 @@ def test_the_block_lets_the_network_go_also_where_it_fails() -> None:
     module = net()
     alive = weakref.ref(module)
     with Explainer(module, "1", preprocess=SMALL) as explain:
-        found = explain(PICTURE)
+        found = explain(IMAGE)
     with pytest.raises(RuntimeError, match="mine"), Explainer(module, "1", preprocess=SMALL) as failing:
-        failing(PICTURE, [fail])
+        failing(IMAGE, [fail])
     with pytest.raises(ValueError, match="block of this Explainer has been left"):
-        explain(PICTURE)
+        explain(IMAGE)
     assert not any(m._forward_hooks or m._backward_hooks for m in module.modules())
     del module
     gc.collect()
@@ -71,17 +71,17 @@ def test_the_block_lets_the_network_go_also_where_it_fails() -> None:
     assert found["gradcam"].overlay().size == (30, 20)
 
 
-def test_maps_of_a_folder_are_found_by_the_pictures_name(tmp_path: Path) -> None:
+def test_maps_of_a_folder_are_found_by_the_images_name(tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     theirs = np.random.default_rng(1).random((16, 16), np.float32)
     np.save(tmp_path / "maps/photo.npy", theirs)
-    Image.fromarray(PICTURE).save(tmp_path / "photo.png")
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
     explain = Explainer(net(), preprocess=SMALL)
     found = explain(tmp_path / "photo.png", [f"{tmp_path}/maps/"])
     np.testing.assert_allclose(found["maps"].raw, theirs, atol=1e-6)
-    assert list(explain(PICTURE, [f"{tmp_path}/maps/"], name="photo")) == ["maps"]
+    assert list(explain(IMAGE, [f"{tmp_path}/maps/"], name="photo")) == ["maps"]
     with pytest.raises(ValueError, match="no map for 1 images"):
-        explain(PICTURE, [f"{tmp_path}/maps/"])
+        explain(IMAGE, [f"{tmp_path}/maps/"])
 
 
 def test_sizes_boxes_overlays(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_sizes_boxes_overlays(tmp_path: Path) -> None:
         half[:, :, :4] = 1
         return half
 
-    found = Explainer(net(), preprocess=SMALL)(PICTURE, [left])
+    found = Explainer(net(), preprocess=SMALL)(IMAGE, [left])
     assert found["left"].map.shape == (20, 30)
     x1, y1, x2, y2 = found["left"].box(0.5) or (0, 0, 0, 0)
     assert (x1, y1, y2) == (0, 0, 19)
@@ -100,9 +100,7 @@ def test_sizes_boxes_overlays(tmp_path: Path) -> None:
     assert (plain != boxed).any()
     assert found["left"].save(tmp_path / "a/b.png").is_file()
     assert found.grid("words").width > 300
-    assert (
-        Explainer(net(), preprocess=SMALL)(PICTURE, {"zero": lambda f, t: torch.zeros(1, 2, 2)})["zero"].box() is None
-    )
+    assert Explainer(net(), preprocess=SMALL)(IMAGE, {"zero": lambda f, t: torch.zeros(1, 2, 2)})["zero"].box() is None
 
 
 def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:
@@ -125,14 +123,14 @@ def test_without_a_layer_it_is_the_last_that_makes_maps() -> None:
 )
 def test_faults_are_told(methods: list[str], target: int | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Explainer(net(), "0", preprocess=SMALL)(PICTURE, methods, target=target)
+        Explainer(net(), "0", preprocess=SMALL)(IMAGE, methods, target=target)
 
 
 def test_a_callable_alone_is_a_method() -> None:
     def norm(forward: Any, _targets: object) -> torch.Tensor:
         return forward.activations().square().sum(1)
 
-    assert list(Explainer(net(), "0", preprocess=SMALL)(PICTURE, norm)) == ["norm"]
+    assert list(Explainer(net(), "0", preprocess=SMALL)(IMAGE, norm)) == ["norm"]
 
 
 def test_a_method_sees_the_image_as_it_came() -> None:
@@ -142,8 +140,8 @@ def test_a_method_sees_the_image_as_it_came() -> None:
         return forward.activations().square().sum(1)
 
     seen: list[np.ndarray] = []
-    Explainer(net(), "0", preprocess=SMALL)(PICTURE, norm)
-    np.testing.assert_array_equal(seen[0], PICTURE)
+    Explainer(net(), "0", preprocess=SMALL)(IMAGE, norm)
+    np.testing.assert_array_equal(seen[0], IMAGE)
 
 
 def test_an_unknown_layer_names_near_ones() -> None:

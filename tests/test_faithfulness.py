@@ -69,7 +69,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + np.exp(-x))
 
 
-def test_the_whole_picture_changes_nothing_and_counts_at_the_worst() -> None:
+def test_the_whole_image_changes_nothing_and_counts_at_the_worst() -> None:
     rows = AverageDrop().rows(torch.ones(2, 1, 1).numpy(), probe())
     assert rows[0]["kept_100"] == rows[0]["confidence"]
     found = summary(AverageDrop(), torch.ones(2, 1, 1), probe())
@@ -206,15 +206,15 @@ def test_where_everything_or_nothing_is_gone_the_filling_is_finite() -> None:
 def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> None:
     """Theirs is solved directly, in float64; their noise is drawn anew at each call, ours is one for all images."""
     generator = torch.Generator().manual_seed(4)
-    pictures = nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
+    images = nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
     gone = torch.rand(2, 1, 24, 20, generator=generator) < share
     gone[1] = False
     gone[1, :, 2 : 2 + int(22 * share), 3:18] = True  # one hole
     nothing = torch.zeros(3, 24, 20)
     theirs = torch.stack(
-        [NoisyLinearImputer(noise=0)(x, 1 - hole[0].float()) for x, hole in zip(pictures, gone, strict=True)]
+        [NoisyLinearImputer(noise=0)(x, 1 - hole[0].float()) for x, hole in zip(images, gone, strict=True)]
     )
-    torch.testing.assert_close(impute(pictures, gone, nothing), theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(impute(images, gone, nothing), theirs, atol=1e-5, rtol=0)
 
 
 @THEIR_NUMPY
@@ -222,14 +222,14 @@ def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> Non
 @pytest.mark.parametrize("shape", ["hole", "map"])
 def test_a_wide_hole_is_filled_as_well(shape: str, side: int) -> None:
     generator = torch.Generator().manual_seed(4)
-    pictures = nn.functional.interpolate(torch.randn(1, 3, 8, 8, generator=generator), (side, side), mode="bilinear")
+    images = nn.functional.interpolate(torch.randn(1, 3, 8, 8, generator=generator), (side, side), mode="bilinear")
     gone = torch.zeros(1, 1, side, side, dtype=torch.bool)
     gone[..., 10:210, 20:200] = True  # 72 %, as the lowest of a class map are
     if shape == "map":
         cells = torch.rand(1, 1, 7, 7, generator=generator)
         gone = nn.functional.interpolate(cells, (side, side), mode="bilinear") < cells.quantile(0.75)
-    theirs = NoisyLinearImputer(noise=0)(pictures[0], 1 - gone[0, 0].float())
-    error = (impute(pictures, gone, torch.zeros(3, side, side))[0] - theirs)[:, gone[0, 0]]
+    theirs = NoisyLinearImputer(noise=0)(images[0], 1 - gone[0, 0].float())
+    error = (impute(images, gone, torch.zeros(3, side, side))[0] - theirs)[:, gone[0, 0]]
     assert error.abs().max() < 0.001
 
 
@@ -308,11 +308,11 @@ def test_the_blur_is_the_one_of_rises_authors() -> None:
     np.testing.assert_allclose([kernel[5, 5], kernel[0, 0]], [0.00883, 0.00774], atol=5e-6)  # nearly flat
 
 
-def blurred(picture: Tensor) -> Tensor:
+def blurred(image: Tensor) -> Tensor:
     """The authors' kernel, zeros beyond the border, as a plain double sum."""
     kernel = authors_kernel()
-    padded = np.pad(picture.numpy(), ((0, 0), (5, 5), (5, 5)))
-    out = np.zeros_like(picture)
+    padded = np.pad(image.numpy(), ((0, 0), (5, 5), (5, 5)))
+    out = np.zeros_like(image)
     for y in range(SIDE):
         for x in range(SIDE):
             out[:, y, x] = (padded[:, y : y + 11, x : x + 11] * kernel).sum((1, 2))
@@ -333,10 +333,10 @@ def test_kept_probabilities_are_those_of_a_plain_loop_over_pixels(fill: str) -> 
         m = (maps[n] - maps[n].min()) / (maps[n].max() - maps[n].min())
         order = sorted(((y, x) for y in range(SIDE) for x in range(SIDE)), key=lambda at: -m[at].item())
         for share in (1.0, 0.5, 0.3, 0.15):
-            picture = base.clone()
+            image = base.clone()
             for y, x in order[: int(np.ceil(share * SIDE**2))]:
-                picture[:, y, x] = m[y, x] * p.images[n, :, y, x] + (1 - m[y, x]) * base[:, y, x]
-            expected = Sum.of(picture[None]).softmax(1)[0, 0].item()
+                image[:, y, x] = m[y, x] * p.images[n, :, y, x] + (1 - m[y, x]) * base[:, y, x]
+            expected = Sum.of(image[None]).softmax(1)[0, 0].item()
             assert row[f"kept_{100 * share:g}"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -351,8 +351,8 @@ def test_curves_are_those_of_a_plain_loop_over_steps() -> None:
             gone, come = p.images[n].clone(), blurred(p.images[n])
             for y, x in order[: round(64 * k / 7)]:
                 gone[:, y, x], come[:, y, x] = 0, p.images[n, :, y, x]
-            for name, picture in (("deletion", gone), ("insertion", come)):
-                assert row[name][k] == pytest.approx(Sum.of(picture[None]).softmax(1)[0, 0].item(), abs=1e-5)
+            for name, image in (("deletion", gone), ("insertion", come)):
+                assert row[name][k] == pytest.approx(Sum.of(image[None]).softmax(1)[0, 0].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("evaluator", [AverageDrop(), Adcc()], ids=lambda e: type(e).__name__)
@@ -370,7 +370,7 @@ def test_the_drop_of_a_class_of_probability_zero_is_not_defined(evaluator: Netwo
     assert summary(evaluator, p.images[:, 1] + torch.rand(2, SIDE, SIDE), p)[name].value >= 50  # one of two at 100 %
 
 
-def test_chunks_are_full_of_pictures_and_steps() -> None:
+def test_chunks_are_full_of_images_and_steps() -> None:
     sizes: list[int] = []
 
     @dataclass

@@ -189,7 +189,7 @@ def test_results_without_any_image_that_can_be_decoded(
     ):
         run(config(root, *SMALL, "dataset.count=3", "evaluator=[localization,pointing]"))
     assert not list(root.glob("*/metrics.json"))
-    for command in (["table"], ["report", "--no-pictures", "--out", str(tmp_path / "page.html")]):
+    for command in (["table"], ["report", "--no-images", "--out", str(tmp_path / "page.html")]):
         assert main([*command, "--results", str(root)]) == 2
     assert main(["status", "--results", str(root)]) in (0, 1)
     capsys.readouterr()

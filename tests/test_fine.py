@@ -13,7 +13,7 @@ from eigencam.datasets.scenes_drawing import Palette, Pose, hsv
 from eigencam.datasets.scenes_fine import TEXTURES, VASES, ScenesFine
 from eigencam.fitting.cross_entropy import CrossEntropyFit
 from eigencam.fitting.job import prepare
-from eigencam.fitting.pictures import shuffled
+from eigencam.fitting.training_images import shuffled
 from eigencam.networks.dual_cross import DualCrossCurrent
 
 SMALL = ["fit=cross_entropy", "dataset=scenes_fine", "dataset.split=train"]
@@ -76,7 +76,7 @@ def test_the_loss_is_the_mean_of_both_heads(tmp_path: Path) -> None:
     (batch,) = job.batches([shuffled(4, fitter.seed, 0).tolist()], job.network.preprocess)
     labels = torch.tensor([truth.label for truth in batch.truths])
     with torch.no_grad():
-        heads = net.train().both(job.network.preprocess.normalize(batch.pictures))
+        heads = net.train().both(job.network.preprocess.normalize(batch.images))
     losses = [F.cross_entropy(head, labels, label_smoothing=0.1).item() for head in heads]
     assert log[0]["ce"] == pytest.approx(np.mean(losses), rel=1e-5)
 

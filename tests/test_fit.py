@@ -23,7 +23,7 @@ from eigencam.datasets.scenes import Scenes
 from eigencam.fitting.broadcam import BroadCAMFit
 from eigencam.fitting.job import fit, prepare
 from eigencam.fitting.lcam import LCAMFit
-from eigencam.fitting.pictures import augmented, multi_hot, widened
+from eigencam.fitting.training_images import augmented, multi_hot, widened
 from eigencam.methods.broadcam import BroadCAM, broad_weights, enhancement, ridge
 from eigencam.methods.lcam import LCAM, Loss, attention_logits, masked_image, variation
 from eigencam.networks import fitted
@@ -125,27 +125,27 @@ def test_the_loss_is_the_sum_that_can_be_done_by_hand() -> None:
     assert math.isclose(variation(step, 0.3), (2 + 0.3 * 4) / 2, rel_tol=1e-6)
 
 
-def test_a_masked_picture_is_the_mask_times_the_picture_before_its_normalisation() -> None:
+def test_a_masked_image_is_the_mask_times_the_image_before_its_normalisation() -> None:
     preprocess = Preprocess(size=6, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), bgr=True)
-    pictures = (random_activations(2, 3, 6, 6).sigmoid() * 255).to(torch.uint8)
+    images = (random_activations(2, 3, 6, 6).sigmoid() * 255).to(torch.uint8)
     masks = random_activations(2, 3, 3, seed=1).sigmoid()
     black = preprocess.normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))[0]
     large = F.interpolate(masks[:, None], (6, 6), mode="bilinear")
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    expected = ((large * pictures / 255 - mean) / std).flip(1)
-    torch.testing.assert_close(masked_image(preprocess.normalize(pictures), masks, black), expected)
+    expected = ((large * images / 255 - mean) / std).flip(1)
+    torch.testing.assert_close(masked_image(preprocess.normalize(images), masks, black), expected)
 
 
 def test_crops_are_a_function_of_seed_and_position_alone() -> None:
-    pictures = torch.arange(4 * 3 * 8 * 8).view(4, 3, 8, 8)
+    images = torch.arange(4 * 3 * 8 * 8).view(4, 3, 8, 8)
     index = torch.tensor([7, 3, 900, 0])
-    whole = augmented(pictures, index, (7, 7), seed=5)
+    whole = augmented(images, index, (7, 7), seed=5)
     assert whole.shape == (4, 3, 7, 7)
     for i in range(4):
-        assert torch.equal(augmented(pictures[i : i + 1], index[i : i + 1], (7, 7), seed=5)[0], whole[i])
-        crops = [pictures[i, :, y : y + 7, x : x + 7] for y in (0, 1) for x in (0, 1)]
+        assert torch.equal(augmented(images[i : i + 1], index[i : i + 1], (7, 7), seed=5)[0], whole[i])
+        crops = [images[i, :, y : y + 7, x : x + 7] for y in (0, 1) for x in (0, 1)]
         assert any(torch.equal(whole[i], c) for crop in crops for c in (crop, crop.flip(2)))
-    assert not torch.equal(augmented(pictures, index, (7, 7), seed=6), whole)
+    assert not torch.equal(augmented(images, index, (7, 7), seed=6), whole)
     mirrored = augmented(torch.arange(8.0).expand(400, 3, 8, 8), torch.arange(400), (7, 7), seed=0)[:, 0, 0].diff() < 0
     assert 150 < mirrored.all(1).sum() < 250
     assert widened(Preprocess()).size == 256
@@ -160,8 +160,8 @@ def test_a_step_descends_the_gradient_of_the_formula(tmp_path: Path, masked: str
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(128, 12, 1).double()  # the first weights; all in float64, by autograd through a convolution
     module: Any = job.network.module
-    pictures = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(3)])
-    x = pictures.double() / 255
+    images = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(3)])
+    x = images.double() / 255
     module.double().requires_grad_(False)
 
     def front(image: Tensor) -> Tensor:
@@ -321,7 +321,7 @@ def test_the_network_and_the_global_generator_are_left_as_they_were(tmp_path: Pa
 
 
 @pytest.mark.full
-def test_pictures_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Scenes.image
 
     def image(self: Scenes, i: int) -> Any:
@@ -337,7 +337,7 @@ def test_pictures_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, m
     assert about["log"][0]["pictures"] == 11
 
 
-def test_all_faults_are_told_at_once_and_test_pictures_are_refused(tmp_path: Path) -> None:
+def test_all_faults_are_told_at_once_and_test_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="for evaluation") as error:
         prepare(config(tmp_path, "dataset=scenes", "fit.lr=-1", "workers=-1", "model._target_=null"))
     for part in ("dataset.split=test", "fit.lr=-1", "workers=-1", "model._target_: missing"):
@@ -371,7 +371,7 @@ def test_the_quirk_takes_the_maps_of_all_labels(tmp_path: Path) -> None:
     state = job.fitter.first(job)
     weight, bias = state.tensors["weight"], state.tensors["bias"]
     (batch,) = job.batches([range(3)], job.network.preprocess)
-    forward = job.network.forward(batch.pictures)
+    forward = job.network.forward(batch.images)
     labels = torch.tensor([4, 1, 9])
     terms = job.fitter._terms(job, forward, state, labels)
     every = F.conv2d(forward.activations(), weight[:, :, None, None], bias).sigmoid()[:, labels]

@@ -91,9 +91,9 @@ def test_a_step_descends_the_gradient_of_both_terms(tmp_path: Path) -> None:
     module = TrainedNet().double().train()
     module.load_state_dict(job.network.module.state_dict())
     module.dropout.p = job.network.module.get_submodule("dropout").p = 0.0  # type: ignore[assignment]
-    pictures = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(4)])
+    images = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(4)])
     labels = torch.tensor([job.dataset.truth(i).label for i in range(4)])
-    a = module.relu(module.bn(module.conv(job.network.preprocess.normalize(pictures).double())))
+    a = module.relu(module.bn(module.conv(job.network.preprocess.normalize(images).double())))
     loss = F.cross_entropy(module.fc(a.mean((2, 3))), labels) + 3 * cam_term(a, module.fc.weight, labels).distance
     loss.backward()
     tensors, log = job.fitter.fit(job)
@@ -110,14 +110,14 @@ def test_distillation_draws_the_students_sum_to_the_teachers_map(tmp_path: Path)
     assert isinstance(job.fitter, CAMLossFit)
     assert job.fitter.teacher
     other = load_network(job.fitter.teacher)
-    pictures = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(4)])
+    images = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(4)])
     labels = torch.tensor([job.dataset.truth(i).label for i in range(4)])
     student = job.network.module
     job.network.module.train()
-    a = torch.relu(student.bn(student.conv(job.network.preprocess.normalize(pictures))))  # type: ignore[operator]
+    a = torch.relu(student.bn(student.conv(job.network.preprocess.normalize(images))))  # type: ignore[operator]
     job.network.module.eval()
     weight: Any = other.module.get_submodule("fc").weight
-    cams = torch.einsum("nc,nchw->nhw", weight[labels], other.forward(pictures).activations())
+    cams = torch.einsum("nc,nchw->nhw", weight[labels], other.forward(images).activations())
     large = F.interpolate(cams[:, None], a.shape[2:], mode="bilinear")[:, 0]
     _, log = job.fitter.fit(job)
     assert log[0]["distance"] == pytest.approx(distance(large, a.sum(1)).distance.item(), rel=1e-4)

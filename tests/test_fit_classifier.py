@@ -21,7 +21,7 @@ from eigencam.evaluation.average_precision import average_precision
 from eigencam.fitting.classifier import ClassifierFit, _Whole
 from eigencam.fitting.job import fit, prepare
 from eigencam.fitting.logistic import loss, regress
-from eigencam.fitting.pictures import class_labels
+from eigencam.fitting.training_images import class_labels
 from eigencam.networks import fitted
 from eigencam.networks.classifier import find_last_layer, pooled
 from eigencam.networks.network import load_network
@@ -85,7 +85,7 @@ def standardised(x: torch.Tensor) -> Any:
     return ((x.double() - x.double().mean(0)) / torch.where(scale > 0, scale, 1.0)).numpy()
 
 
-def test_each_class_is_scikit_learns_logistic_regression_on_the_pictures_that_count() -> None:
+def test_each_class_is_scikit_learns_logistic_regression_on_the_images_that_count() -> None:
     x, l2 = features(), 0.03
     labels = (random_activations(60, 4, seed=1) > 0.5).long()
     labels[random_activations(60, 4, seed=2) > 1] = -1
@@ -114,7 +114,7 @@ def test_exclusive_classes_are_scikit_learns_multinomial_regression() -> None:
     np.testing.assert_allclose(scores.log_softmax(1).numpy(), expected, atol=1e-5)
 
 
-def test_a_class_that_all_or_none_of_the_pictures_have_gets_its_smoothed_log_odds() -> None:
+def test_a_class_that_all_or_none_of_the_images_have_gets_its_smoothed_log_odds() -> None:
     labels = (random_activations(60, 4, seed=1) > 0.5).long()
     labels[:, 1], labels[:, 2] = 0, 1
     found, alone = regress(features(), labels, 0.1, False), regress(features(), labels[:, [0, 3]], 0.1, False)
@@ -160,7 +160,7 @@ def test_the_last_layer_is_the_minimum_and_its_log_has_the_average_precision(voc
     # again, by hand: the averaged layer in front, the regression, the ranking
     job = prepare(config(voc, *VOC))
     (batch,) = job.batches([range(20)], job.network.preprocess)
-    x = job.network.forward(batch.pictures).activations().mean((2, 3))
+    x = job.network.forward(batch.images).activations().mean((2, 3))
     labels = torch.stack([class_labels(truth, 20) for truth in batch.truths])
     assert set(labels[:, SHEEP].tolist()) == {-1, 0, 1}
     chosen = torch.tensor([name in head["fitted_on"] for name in job.dataset.ids])
@@ -179,7 +179,7 @@ def test_the_last_layer_is_the_minimum_and_its_log_has_the_average_precision(voc
     assert "nothing to do" in lines[-1]
 
 
-def test_a_run_with_the_head_asks_for_every_class_of_a_picture(voc: Path) -> None:
+def test_a_run_with_the_head_asks_for_every_class_of_an_image(voc: Path) -> None:
     path = fit(config(voc, *VOC), say=quiet)
     lines: list[str] = []
     given = [f"model.head={path}", "dataset=voc2012", "target=each"]
@@ -269,7 +269,7 @@ def test_squeezenets_convolution_is_fitted_without_its_relu(voc: Path) -> None:
     assert logits.min() < 0
 
 
-def test_the_pictures_held_out_do_not_depend_on_the_order_of_asking() -> None:
+def test_the_images_held_out_do_not_depend_on_the_order_of_asking() -> None:
     a, b = ClassifierFit("f", held_out=0.25).parts(40)
     assert (len(a), len(b)) == (30, 10)
     assert sorted(a + b) == list(range(40))

@@ -12,8 +12,8 @@ from training import config, fitted_by, killed
 from eigencam.configuring.overrides import of_fit
 from eigencam.fitting.erasing import attention_dropout, cut_box, hide, mixed, squares
 from eigencam.fitting.job import prepare
-from eigencam.fitting.pictures import seed_of, shuffled
 from eigencam.fitting.selection import MAX_BOX_ACC_V2
+from eigencam.fitting.training_images import seed_of, shuffled
 from eigencam.fitting.wsol import WSOLFit, _Learner
 from eigencam.methods.cam import CAM
 from eigencam.networks.network import load_network
@@ -103,14 +103,14 @@ def test_losses_are_those_of_the_formulas(tmp_path: Path) -> None:
         job.network.module.get_submodule("dropout").p = 0.0  # type: ignore[assignment]
         fitter = job.fitter
         assert isinstance(fitter, WSOLFit)
-        pictures = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(4)])
+        pixels = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(4)])
         labels = torch.tensor([job.dataset.truth(i).label for i in range(4)])
         net = TrainedNet().train()
         net.load_state_dict(job.network.module.state_dict())
         net.dropout.p = 0.0
         _, log = fitter.fit(job)
         (batch,) = job.batches([shuffled(4, fitter.seed, 0).tolist()], job.network.preprocess)
-        images, y = job.network.preprocess.normalize(pictures[batch.index]), labels[batch.index]
+        images, y = job.network.preprocess.normalize(pixels[batch.index]), labels[batch.index]
         learner = _Learner(fitter, None)  # type: ignore[arg-type]
         if method == "has":
             images = learner._hidden(images, batch, 0)

@@ -218,9 +218,9 @@ def test_a_trained_acol_is_loaded_and_mapped_by_its_own_rule(tmp_path: Path) -> 
     assert not torch.equal(module.classifier_A[-1].weight, module.classifier_B[-1].weight)
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in made.tensors.items())
     assert refusal(ACoL(), network) == refusal(CAM(), network) == ""
-    pictures = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = compute_maps(network, {"acol": ACoL(), "cam": CAM()}, pictures, labels=[3, 5])
-    first, second = by_hand(module, network.preprocess.normalize(pictures)[1], 5)
+    images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = compute_maps(network, {"acol": ACoL(), "cam": CAM()}, images, labels=[3, 5])
+    first, second = by_hand(module, network.preprocess.normalize(images)[1], 5)
     assert found.maps["acol"][1] == pytest.approx(torch.maximum(first, second).detach().numpy(), abs=1e-6)
 
 

@@ -164,8 +164,8 @@ def test_a_chain_with_groups_lrn_and_linear_layers_follows_the_rules(chunk: int)
     net, x = made(Chain), random_activations(16, 3, 25, 31)
     targets = torch.arange(16) % 5
     found = fixations(passed(net, x, chunk=chunk), targets)
-    for one, picture, target in zip(found, x, targets.tolist(), strict=True):
-        expected = sorted((i, j) for _, i, j in of_chain(net, picture, target))  # type: ignore[arg-type]
+    for one, image, target in zip(found, x, targets.tolist(), strict=True):
+        expected = sorted((i, j) for _, i, j in of_chain(net, image, target))  # type: ignore[arg-type]
         assert sorted(map(tuple, one.tolist())) == expected
     assert sum(len(one) for one in found) > 20
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_files import lines, picture
+from dataset_files import lines, write_image
 from PIL import Image
 
 from eigencam.datasets.base import VOID, BadTruthError, Dataset, Truth
@@ -140,7 +140,7 @@ def test_the_same_real_images_in_every_form_give_the_same_rows(tmp_path: Path) -
 def photos(tmp_path: Path) -> Path:
     """Three images in two folders."""
     for k, name in enumerate(("cat/a.jpg", "cat/b.png", "dog/a.JPG")):
-        picture(tmp_path / "photos" / name, (30, 40), k)
+        write_image(tmp_path / "photos" / name, (30, 40), k)
     return tmp_path / "photos"
 
 

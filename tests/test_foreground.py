@@ -176,7 +176,7 @@ def test_void_counts_nowhere_and_the_label_says_what_is_sought() -> None:
     assert sum(void[name] for name in ("tp", "fp", "fn", "tn")) == 0
 
 
-def test_a_map_of_a_part_of_the_picture_is_measured_there() -> None:
+def test_a_map_of_a_part_of_the_image_is_measured_there() -> None:
     mask = np.zeros((40, 80), np.uint8)
     mask[:, 40:60] = 1
     values = np.zeros((4, 4))
@@ -187,7 +187,7 @@ def test_a_map_of_a_part_of_the_picture_is_measured_there() -> None:
     assert sum(beyond[name] for name in ("tp", "fp", "fn", "tn")) == 112**2
 
 
-def test_pictures_without_a_mask_are_left_out(tmp_path: Path) -> None:
+def test_images_without_a_mask_are_left_out(tmp_path: Path) -> None:
     data = pairs(3)
     without = (data[0][0], dataclasses.replace(data[0][1], mask=None))
     metrics = summary([*data, without])

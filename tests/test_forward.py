@@ -168,7 +168,7 @@ def test_the_pass_on_a_gpu_agrees_with_the_cpu(net: Net) -> None:
     )
 
 
-def test_picked_pictures_have_the_gradients_of_their_own_classes_from_one_forward_pass(net: Net) -> None:
+def test_picked_images_have_the_gradients_of_their_own_classes_from_one_forward_pass(net: Net) -> None:
     rows, classes = torch.tensor([2, 0, 2, 2, 1]), torch.tensor([1, 3, 0, 2, 1])
     forward = forward_pass(net, images(), "conv1", layers=["conv2"], gradients=True)
     picked = forward.pick(rows)

@@ -128,8 +128,8 @@ def test_a_head_replaces_layer_and_classes_and_both_checksums_count(tmp_path: Pa
     assert (loaded.classes, loaded.identity["classes"]) == ("things", "things")
     file = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert loaded.sha256 == loaded.identity["sha256"] == hashlib.sha256(f"{base.sha256} {file}".encode()).hexdigest()
-    pictures = torch.randint(0, 255, (2, 3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    before, after = base.forward(pictures), loaded.forward(pictures)
+    images = torch.randint(0, 255, (2, 3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before, after = base.forward(images), loaded.forward(images)
     torch.testing.assert_close(before.activations(), after.activations())
     expected = before.activations().mean((2, 3)) @ random_activations(3, 128).T + random_activations(3, seed=1)
     torch.testing.assert_close(after.logits, expected)
@@ -182,7 +182,7 @@ def config(results: Path, head: str, *overrides: str) -> DictConfig:
 
 
 @pytest.mark.full
-def test_a_run_says_on_how_many_of_its_pictures_the_head_was_fitted(tmp_path: Path) -> None:
+def test_a_run_says_on_how_many_of_its_images_the_head_was_fitted(tmp_path: Path) -> None:
     ids = (*Scenes(4, split="test").ids[:3], "elsewhere")
     lines: list[str] = []
     run(config(tmp_path, stored(tmp_path / "a.safetensors", ids=ids), "target=predicted"), say=lines.append)
@@ -196,7 +196,7 @@ def test_a_run_says_on_how_many_of_its_pictures_the_head_was_fitted(tmp_path: Pa
     assert "classifier" not in render(tables(collect(tmp_path / "b/runs"))[0], "terminal")
 
 
-def test_ids_of_another_dataset_are_not_these_pictures(tmp_path: Path) -> None:
+def test_ids_of_another_dataset_are_not_these_images(tmp_path: Path) -> None:
     ids = tuple(Scenes(4, split="test").ids)
     path = stored(tmp_path / "a.safetensors", ids=ids, dataset={"name": "others"})
     head = load_network(SCENES | {"head": path}).head

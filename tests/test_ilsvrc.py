@@ -13,7 +13,7 @@ from ilsvrc_files import (
     expected,
     needs_shared,
     write_csv,
-    write_pictures,
+    write_images,
     write_text,
     write_xml,
 )
@@ -27,7 +27,7 @@ from eigencam.datasets.ilsvrc_truth import check_agree, read_truth
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write_xml(tmp_path)
-    write_pictures(tmp_path / "ILSVRC/Data/CLS-LOC/val")
+    write_images(tmp_path / "ILSVRC/Data/CLS-LOC/val")
     return tmp_path
 
 
@@ -50,23 +50,23 @@ def test_ids_and_identity_do_not_depend_on_layout_or_source(
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     WRITERS[source](other)
-    write_pictures(other / below, class_folders)
+    write_images(other / below, class_folders)
     data = Ilsvrc(other)
     assert data.ids == IDS
     assert data.identity() == Ilsvrc(root).identity()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".jpeg"])
-def test_other_suffixes_and_a_folder_of_pictures_elsewhere_are_read(tmp_path: Path, suffix: str) -> None:
+def test_other_suffixes_and_a_folder_of_images_elsewhere_are_read(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "truth").mkdir()
     write_text(tmp_path / "truth")
-    write_pictures(tmp_path / "pictures", suffix=suffix)
+    write_images(tmp_path / "pictures", suffix=suffix)
     data = Ilsvrc(tmp_path / "truth", images=tmp_path / "pictures")
     assert data.image(5).shape == (64, 64, 3)
     assert data.classes[7] == "7"
 
 
-def test_truth_alone_can_be_had_without_pictures(tmp_path: Path) -> None:
+def test_truth_alone_can_be_had_without_images(tmp_path: Path) -> None:
     write_csv(tmp_path)
     data = Ilsvrc(tmp_path, images=False)
     assert data.truth(1).size == (0, 0)
@@ -85,7 +85,7 @@ def test_subset_and_blacklist_choose_by_id_or_number(root: Path, tmp_path: Path)
     assert both.identity() != Ilsvrc(root).identity()
 
 
-def test_lists_with_unknown_pictures_or_none_left_are_errors(root: Path, tmp_path: Path) -> None:
+def test_lists_with_unknown_images_or_none_left_are_errors(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("ILSVRC2012_val_00000007\n")
     with pytest.raises(ValueError, match=r"list\.txt: 1 of 1 ids have no truth"):
@@ -111,7 +111,7 @@ def test_a_count_is_part_of_every_larger_count_and_depends_on_the_seed(root: Pat
             Ilsvrc(root, count=wrong)
 
 
-def test_missing_pictures_are_counted_and_can_be_left_out(root: Path) -> None:
+def test_missing_images_are_counted_and_can_be_left_out(root: Path) -> None:
     folder = root / "ILSVRC/Data/CLS-LOC/val"
     for name in IDS[1:5]:
         (folder / f"{name}.JPEG").unlink()
@@ -127,15 +127,15 @@ def test_missing_pictures_are_counted_and_can_be_left_out(root: Path) -> None:
         Ilsvrc(root, allow_missing=True)
 
 
-def test_pictures_without_truth_are_not_left_out_silently(root: Path) -> None:
+def test_images_without_truth_are_not_left_out_silently(root: Path) -> None:
     (root / "ILSVRC/Annotations/CLS-LOC/val" / f"{IDS[3]}.xml").unlink()
     with pytest.raises(FileNotFoundError, match=rf"1 of 6 ILSVRC images have no truth \(xml\), e\.g\. {IDS[3]}"):
         Ilsvrc(root)
     assert len(Ilsvrc(root, allow_missing=True).ids) == 5
 
 
-def test_two_files_for_a_picture_are_an_error(root: Path) -> None:
-    write_pictures(root / "ILSVRC/Data/CLS-LOC/val", class_folders=True)
+def test_two_files_for_an_image_are_an_error(root: Path) -> None:
+    write_images(root / "ILSVRC/Data/CLS-LOC/val", class_folders=True)
     with pytest.raises(ValueError, match="two files for ILSVRC2012_val_0000000"):
         Ilsvrc(root)
 
@@ -144,7 +144,7 @@ def test_several_roots_are_joined_by_id(tmp_path: Path) -> None:
     (tmp_path / "b/a").mkdir(parents=True)  # one inside the other
     for place, names in (("b", IDS[:3]), ("b/a", IDS[3:])):
         write_xml(tmp_path / place)
-        write_pictures(tmp_path / place / "val")
+        write_images(tmp_path / place / "val")
         for name in set(IDS) - set(names):
             (tmp_path / place / "ILSVRC/Annotations/CLS-LOC/val" / f"{name}.xml").unlink()
             (tmp_path / place / "val" / f"{name}.JPEG").unlink()
@@ -158,7 +158,7 @@ def test_several_roots_are_joined_by_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["xml", "csv"])
-def test_resized_pictures_with_boxes_of_the_originals_are_found_at_once(root: Path, source: str) -> None:
+def test_resized_images_with_boxes_of_the_originals_are_found_at_once(root: Path, source: str) -> None:
     write_csv(root)
     for path in (root / "ILSVRC/Data/CLS-LOC/val").iterdir():
         Image.new("RGB", (28, 28)).save(path)
@@ -166,7 +166,7 @@ def test_resized_pictures_with_boxes_of_the_originals_are_found_at_once(root: Pa
         Ilsvrc(root, source=source)  # type: ignore[arg-type]
 
 
-def test_a_picture_in_another_class_s_folder_is_an_error(root: Path) -> None:
+def test_an_image_in_another_class_s_folder_is_an_error(root: Path) -> None:
     folder = root / "ILSVRC/Data/CLS-LOC/val"
     (folder / WNIDS[3]).mkdir()
     (folder / f"{IDS[0]}.JPEG").rename(folder / WNIDS[3] / f"{IDS[0]}.JPEG")
@@ -174,7 +174,7 @@ def test_a_picture_in_another_class_s_folder_is_an_error(root: Path) -> None:
         Ilsvrc(root)
 
 
-def test_a_broken_picture_is_left_to_the_run(root: Path) -> None:
+def test_a_broken_image_is_left_to_the_run(root: Path) -> None:
     (root / "ILSVRC/Data/CLS-LOC/val" / f"{IDS[0]}.JPEG").write_bytes(b"")
     data = Ilsvrc(root)
     assert data.truth(0).size == SIZES[0]
@@ -192,7 +192,7 @@ def test_only_the_validation_split_has_truth(root: Path) -> None:
 
 @needs_shared
 @pytest.mark.parametrize(("roots", "n"), [([""], 99), (["val227"], 980), (["", "val227"], 1079)])
-def test_the_real_pictures_are_read(roots: list[str], n: int) -> None:
+def test_the_real_images_are_read(roots: list[str], n: int) -> None:
     folders = [Path(SHARED) / "realdata" / root for root in roots]
     data, table = Ilsvrc(folders), Ilsvrc(folders, source="csv")
     assert len(data.ids) == n

@@ -274,9 +274,7 @@ def test_an_impossible_box_is_an_error(tmp_path: Path, box: str) -> None:
         ("localization.txt", "5,5,5,5", f"5,5,5,5\nval/{IDS[4]}.JPEG,5,5,5,5", f"number of boxes of 1 .* {IDS[4]}"),
     ],
 )
-def test_sources_that_differ_are_told_with_the_picture(
-    tmp_path: Path, file: str, old: str, new: str, match: str
-) -> None:
+def test_sources_that_differ_are_told_with_the_image(tmp_path: Path, file: str, old: str, new: str, match: str) -> None:
     write_text(tmp_path)
     before = read_truth(tmp_path)
     (tmp_path / file).write_text((tmp_path / file).read_text().replace(old, new))

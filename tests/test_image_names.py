@@ -128,7 +128,7 @@ def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
     names = ["p/1.jpg", "q/1.jpg", "q/1.v2.jpg"]
     root = coco_of(tmp_path / "coco", names)
     for k, name in enumerate(names):
-        files.picture(root / "val2014" / name, files.COCO_SIZE, k)
+        files.write_image(root / "val2014" / name, files.COCO_SIZE, k)
     data = Coco(root)
     assert data.ids == ["p/1", "q/1", "q/1.v2"]
     (tmp_path / "boxes.json").write_text('[{"image_id": 99, "bbox": [1, 2, 3, 4], "score": 1}]')
@@ -156,7 +156,7 @@ def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
 
 
 def linked(tmp_path: Path, name: str) -> None:
-    files.picture(tmp_path / "elsewhere.jpg", files.COCO_SIZE)
+    files.write_image(tmp_path / "elsewhere.jpg", files.COCO_SIZE)
     (tmp_path / "coco/val2014" / name).parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -191,7 +191,7 @@ def test_paths_in_annotations_stay_inside(kind: str, how: str, tmp_path: Path) -
             else (files.write_openimages, "OpenImages", next(iter(files.OPENIMAGES)))
         )
         lists, place = list((write(root) / "metadata" / data / "test").glob("*.txt")), root / "dataset" / data
-    files.picture(root / "elsewhere/0" / Path(old).name, (1, 1))
+    files.write_image(root / "elsewhere/0" / Path(old).name, (1, 1))
     outside = (
         str(tmp_path / "0" / Path(old).name)
         if how == "absolute"
@@ -204,7 +204,7 @@ def test_paths_in_annotations_stay_inside(kind: str, how: str, tmp_path: Path) -
     if kind != "v2":  # which reads the last two parts of a path
         with pytest.raises(FileNotFoundError, match=r"files of .* are missing"):
             OUTSIDE[kind](root, allow_outside=True)
-        files.picture(tmp_path / "0" / Path(old).name, (30, 50))
+        files.write_image(tmp_path / "0" / Path(old).name, (30, 50))
         assert len(OUTSIDE[kind](root, allow_outside=True).ids)
 
 

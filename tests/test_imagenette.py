@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dataset_files import picture
+from dataset_files import write_image
 
 from eigencam.datasets.imagenette import CLASSES, read_imagenette
 
@@ -11,7 +11,7 @@ from eigencam.datasets.imagenette import CLASSES, read_imagenette
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for k, name in enumerate(CLASSES.values()):
-        picture(tmp_path / f"imagenette2/val/{name.split()[0]}/{name.split()[0]}_{k}.JPEG", (20, 30), k)
+        write_image(tmp_path / f"imagenette2/val/{name.split()[0]}/{name.split()[0]}_{k}.JPEG", (20, 30), k)
     return tmp_path
 
 

@@ -81,7 +81,7 @@ def test_a_palette_gives_its_colours_and_transparency_no_warning(tmp_path: Path,
     np.testing.assert_array_equal(read_rgb(path), np.array(image.convert("RGB")))
 
 
-def test_damaged_exif_is_no_fault_of_the_picture_and_no_warning(tmp_path: Path) -> None:
+def test_damaged_exif_is_no_fault_of_the_image_and_no_warning(tmp_path: Path) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x1a\x01\x05\0\x01\0\0\0\xff\xff\xff\x7f"
     path = save(tmp_path / "a.jpg", Image.fromarray(PIXELS), exif=exif)
     assert read_rgb(path).shape == (12, 20, 3)
@@ -113,7 +113,7 @@ def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, content: bytes, rea
     assert str(path) in str(caught.value)
 
 
-def test_a_truncated_picture_still_tells_its_size(tmp_path: Path) -> None:
+def test_a_truncated_image_still_tells_its_size(tmp_path: Path) -> None:
     path = tmp_path / "half.jpg"
     path.write_bytes(jpeg()[:20_000])
     assert image_size(path) == (200, 300)
@@ -127,7 +127,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
             read_rgb(path)
 
 
-def test_a_missing_file_is_not_a_bad_picture(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_a_bad_image(tmp_path: Path) -> None:
     for read in (read_rgb, read_mask, image_size):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / "none.jpg")

@@ -54,7 +54,7 @@ def test_no_foreground_is_a_miss(values: np.ndarray) -> None:
     assert row["iou"] == 0
 
 
-def test_pictures_without_a_box_are_left_out() -> None:
+def test_images_without_a_box_are_left_out() -> None:
     evaluator = Localization()
     truths = [truth_of([0, 0, 19, 19]), truth_of([0, 0, 2, 2], labels=[4]), truth_of()]
     run = [{"label": 3, "target": target, "top5": [3, 1]} for target in (3, 7, 7)]
@@ -70,7 +70,7 @@ def test_pictures_without_a_box_are_left_out() -> None:
     assert metrics["box_error"].note == "3 constant of 3 maps; 2 images without a box left out"
 
 
-def test_the_whole_picture_can_be_the_object() -> None:
+def test_the_whole_image_can_be_the_object() -> None:
     whole = map_of(0, 0, 19, 19)
     assert Localization().row(whole, truth_of([0, 0, 19, 19]))["iou"] == 1
     line = Localization().row(map_of(4, 0, 7, 0, (1, 9)), truth_of([4, 0, 8, 0], size=(1, 9)))

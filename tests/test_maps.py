@@ -45,7 +45,7 @@ def test_full_is_torchs_bilinear(shape: tuple[int, int], size: tuple[int, int]) 
     np.testing.assert_allclose(full, expected, atol=1e-6)
 
 
-def test_region_is_pasted_into_the_picture() -> None:
+def test_region_is_pasted_into_the_image() -> None:
     values = np.random.default_rng(0).normal(size=(7, 7))
     full = ScoreMap(values, (40, 60), region=(10, 5, 50, 35)).full
     np.testing.assert_allclose(full[5:35, 10:50], ScoreMap(values, (30, 40)).full, atol=1e-6)
@@ -55,7 +55,7 @@ def test_region_is_pasted_into_the_picture() -> None:
     assert (ScoreMap(values + 9, (40, 60), region=(10, 5, 50, 35)).full[outside] == 0).all()
 
 
-def test_region_beyond_the_picture_is_cropped() -> None:
+def test_region_beyond_the_image_is_cropped() -> None:
     values = np.random.default_rng(0).normal(size=(7, 7))
     whole = ScoreMap(values, (50, 60)).full
     np.testing.assert_allclose(ScoreMap(values, (40, 60), region=(0, -4, 60, 46)).full, whole[4:44], atol=1e-6)
@@ -161,7 +161,7 @@ def test_diagonal_neighbours_are_connected() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1)])
-def test_one_pixel_and_thin_pictures(size: tuple[int, int]) -> None:
+def test_one_pixel_and_thin_images(size: tuple[int, int]) -> None:
     mask = np.zeros(size, bool)
     assert np.isnan(box_of_mask(mask)).all()
     mask[-1, -1] = True

@@ -111,14 +111,14 @@ def segmentation(tmp_path: Path) -> tuple[Path, list[np.ndarray]]:
     return path, list(files.write_imagenet_segmentation(path, MASKS))
 
 
-def test_pictures_and_masks_are_turned_the_right_way_round(segmentation: tuple[Path, list[np.ndarray]]) -> None:
-    path, pictures = segmentation
+def test_images_and_masks_are_turned_the_right_way_round(segmentation: tuple[Path, list[np.ndarray]]) -> None:
+    path, images = segmentation
     data: Dataset = ImageNetSegmentation(path)
     assert isinstance(data, Dataset)
     assert data.ids == ["00000", "00001", "00002"]
     for i, mask in enumerate(MASKS):
         truth = data.truth(i)
-        np.testing.assert_array_equal(data.image(i), pictures[i])
+        np.testing.assert_array_equal(data.image(i), images[i])
         np.testing.assert_array_equal(truth.mask, mask)
         assert (truth.size, truth.label, truth.foreground) == (mask.shape, -1, "any")
     assert [data.truth(i).boxes.tolist() for i in range(3)] == [[[5, 3, 11, 8]], [[0, 0, 14, 24]], []]
@@ -132,22 +132,22 @@ def first_pixels(data: ImageNetSegmentation, queue: "multiprocessing.Queue[list[
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_each_process_opens_the_file_itself(segmentation: tuple[Path, list[np.ndarray]], method: str) -> None:
-    path, pictures = segmentation
+    path, images = segmentation
     data = ImageNetSegmentation(path)
     data.image(1)  # open here, too
     assert pickle.loads(pickle.dumps(data)).identity() == data.identity()
     if method == "spawn":  # what a spawned process gets
-        np.testing.assert_array_equal(pickle.loads(pickle.dumps(data)).image(0), pictures[0])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(data)).image(0), images[0])
         return
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     worker = context.Process(target=first_pixels, args=(data, queue))
     worker.start()
-    assert queue.get(timeout=30) == pictures[0][0, 0].tolist()
+    assert queue.get(timeout=30) == images[0][0, 0].tolist()
     worker.join()
 
 
-def test_grey_pictures_are_repeated_and_others_are_bad(tmp_path: Path) -> None:
+def test_grey_images_are_repeated_and_others_are_bad(tmp_path: Path) -> None:
     path = tmp_path / "gtsegs_ijcv.mat"
     files.write_imagenet_segmentation(path, MASKS)
     with h5py.File(path, "r+") as opened:
@@ -233,7 +233,7 @@ def test_masks_of_objects_are_those_of_cocos_own_code(coco: Path, capsys: pytest
         )
         name = f"COCO_val2014_{200 + k:012d}.jpg"
         content["images"].append({"id": 200 + k, "file_name": name, "height": 40, "width": 50})
-        files.picture(coco / "val2014" / name, files.COCO_SIZE)
+        files.write_image(coco / "val2014" / name, files.COCO_SIZE)
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
     path.write_text(json.dumps(content))
@@ -249,7 +249,7 @@ def test_missing_files_of_coco_say_where_they_come_from(coco: Path) -> None:
         Coco(coco, "val2017")
     with pytest.raises(ValueError, match="2 images, where a full copy has 40504"):
         Coco(coco, expect="full")
-    files.picture(coco / "val2014/COCO_val2014_000000000042.jpg", (20, 25))
+    files.write_image(coco / "val2014/COCO_val2014_000000000042.jpg", (20, 25))
     with pytest.raises(ValueError, match=r"has \(25, 20\) pixels, its objects are for \(50, 40\)"):
         Coco(coco).truth(0)
     (coco / "val2014/COCO_val2014_000000000042.jpg").unlink()

@@ -125,16 +125,16 @@ def test_torchvisions_weights_with_training_heads_load_from_the_cache(
     assert torch.equal(module.fc.weight, trained.fc.weight)
 
 
-def test_squash_shows_the_whole_picture_and_crop_the_middle() -> None:
+def test_squash_shows_the_whole_image_and_crop_the_middle() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     image[:, 100:] = 255
-    pictures, region = Preprocess(size=50)(image)
-    assert pictures.shape == (3, 50, 50)
+    images, region = Preprocess(size=50)(image)
+    assert images.shape == (3, 50, 50)
     assert region == (0, 0, 200, 100)
-    assert (pictures[:, :, 24] < 128).all()
-    assert (pictures[:, :, 25] > 128).all()
-    pictures, region = Preprocess(size=50, resize="crop", short_side=60)(image)
-    assert pictures.shape == (3, 50, 50)
+    assert (images[:, :, 24] < 128).all()
+    assert (images[:, :, 25] > 128).all()
+    images, region = Preprocess(size=50, resize="crop", short_side=60)(image)
+    assert images.shape == (3, 50, 50)
     assert region == pytest.approx((35 / 0.6, 5 / 0.6, 85 / 0.6, 55 / 0.6))
 
 
@@ -157,16 +157,16 @@ def test_crop_is_torchvisions() -> None:
 
     image = np.random.default_rng(0).integers(0, 256, (211, 333, 3), np.uint8)
     crop = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
-    pictures, _ = Preprocess(resize="crop")(image)
+    images, _ = Preprocess(resize="crop")(image)
     expected = np.asarray(crop(Image.fromarray(image))).transpose(2, 0, 1)
-    assert (pictures == expected).all()
+    assert (images == expected).all()
 
 
 def test_normalize_and_channel_order() -> None:
-    pictures = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    x = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5)).normalize(pictures, torch.float32)
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    x = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5)).normalize(images, torch.float32)
     torch.testing.assert_close(x.flatten(), torch.tensor([-2.0, 2 * (128 / 255 - 0.5), 1.0]))
-    bgr = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5), bgr=True).normalize(pictures, torch.float32)
+    bgr = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5), bgr=True).normalize(images, torch.float32)
     assert torch.equal(bgr.flatten(), x.flatten().flip(0))
 
 
@@ -194,7 +194,7 @@ def test_caffe_layouts_differ_from_torchvisions_where_the_papers_networks_do() -
 @pytest.mark.parametrize(
     ("name", "expected"), [("googlenet_bvlc", 0.7), ("mobilenet_v2_tf", 0.65), ("squeezenet1_1_local", 0.5)]
 )
-def test_real_weights_classify_real_pictures(name: str, expected: float) -> None:
+def test_real_weights_classify_real_images(name: str, expected: float) -> None:
     from hydra import compose, initialize_config_module
 
     from eigencam.datasets.ilsvrc import Ilsvrc
@@ -208,7 +208,7 @@ def test_real_weights_classify_real_pictures(name: str, expected: float) -> None
     right = 0
     for start in range(0, len(dataset.ids), 33):
         index = range(start, min(start + 33, len(dataset.ids)))
-        pictures = np.stack([network.preprocess(dataset.image(i))[0] for i in index])
-        top = compute_maps(network, {}, torch.from_numpy(pictures)).top5
+        images = np.stack([network.preprocess(dataset.image(i))[0] for i in index])
+        top = compute_maps(network, {}, torch.from_numpy(images)).top5
         right += sum(top[n][0] == dataset.truth(i).label for n, i in enumerate(index))
     assert right / len(dataset.ids) > expected

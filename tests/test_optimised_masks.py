@@ -56,9 +56,9 @@ def scenes() -> tuple[Forward, Tensor]:
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         net = load_network(compose("run", ["model=scenes_vgg"]).model)
     data = Scenes(count=400, split="test")
-    pictures = torch.from_numpy(np.stack([net.preprocess(data.image(i))[0] for i in (3, 40)]))
+    pixels = torch.from_numpy(np.stack([net.preprocess(data.image(i))[0] for i in (3, 40)]))
     labels = torch.tensor([data.truth(i).label for i in (3, 40)])
-    return net.forward(pictures), labels
+    return net.forward(pixels), labels
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
@@ -140,7 +140,7 @@ def test_the_file_is_blurred_at_its_own_size_and_a_changed_image_as_much() -> No
     ).abs().max() > 3
 
 
-def test_where_nothing_is_taken_away_it_starts_from_the_whole_picture() -> None:
+def test_where_nothing_is_taken_away_it_starts_from_the_whole_image() -> None:
     forward = forward_pass(Texture(), torch.zeros(1, 3, 48, 64), "conv")
     assert (MeaningfulPerturbation().start(forward, torch.tensor([0])) > 0.5).all()
 
@@ -160,10 +160,10 @@ def by_hand(forward: Forward, n: int, target: int, steps: int, beta: float) -> F
     """
     file = Image.fromarray(forward.original(n) if forward.original else forward.pixels[n].permute(1, 2, 0).numpy())
     h, w = forward.images.shape[2:]
-    pictures = file, file.filter(ImageFilter.GaussianBlur(10))
+    pixels = file, file.filter(ImageFilter.GaussianBlur(10))
     wide, wide_dull = (
         forward.normalized(torch.from_numpy(np.array(x.resize((w + 4, h + 4), 2))).permute(2, 0, 1)[None]).double()
-        for x in pictures
+        for x in pixels
     )
     disc = MeaningfulPerturbation().start(forward, torch.full((len(forward),), target))[n].double().numpy()
     span = disc.max() - disc.min()

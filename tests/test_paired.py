@@ -89,7 +89,7 @@ def test_what_is_cut_covers_all_values() -> None:
         assert starts[-1] == n - 1
 
 
-def test_hits_are_tested_by_mcnemar_and_pictures_without_a_value_left_out() -> None:
+def test_hits_are_tested_by_mcnemar_and_images_without_a_value_left_out() -> None:
     a = np.array([1, 1, 0, 0, 1, np.nan, 0, 1.0])
     b = np.array([1, 0, 1, 1, 1, 1.0, 1, np.nan])
     found = difference(Sample(a), Sample(b))
@@ -117,7 +117,7 @@ def test_metrics_of_sums_with_equal_denominators_are_means(form: type) -> None:
     assert (pooled.larger, pooled.n) == (-1, 9)
 
 
-def test_metrics_of_sums_exchange_whole_pictures() -> None:
+def test_metrics_of_sums_exchange_whole_images() -> None:
     rng = np.random.default_rng(6)
     a, b = rng.integers(1, 9, (8, 2)).astype(float), rng.integers(1, 9, (8, 2)).astype(float)
     observed = abs(ratio(b.sum(0)[None])[0] - ratio(a.sum(0)[None])[0])
@@ -147,7 +147,7 @@ def test_the_interval_of_sums_is_that_of_scipy() -> None:
     assert found.p == pytest.approx(1e-4, abs=1e-3)
 
 
-def test_samples_of_other_pictures_are_refused() -> None:
+def test_samples_of_other_images_are_refused() -> None:
     with pytest.raises(ValueError, match="not the same images"):
         difference(Sample(np.zeros(3)), Sample(np.zeros(4)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dataset_files import picture
+from dataset_files import write_image
 from hydra import compose, initialize_config_module
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -40,8 +40,8 @@ LIST = "1\t2\nAda\t1\t2\nBo_Li\t1\t3\nAda\t1\tBo_Li\t1\nAda\t2\tBo_Li\t2\n"
 @pytest.fixture
 def lfw(tmp_path: Path) -> Path:
     for k, name in enumerate(("Ada/Ada_0001", "Ada/Ada_0002", "Bo_Li/Bo_Li_0001", "Bo_Li/Bo_Li_0002")):
-        picture(tmp_path / f"{name}.jpg", (20 + k, 30), k)
-    picture(tmp_path / "Bo_Li/Bo_Li_0003.png", (25, 30), 5)
+        write_image(tmp_path / f"{name}.jpg", (20 + k, 30), k)
+    write_image(tmp_path / "Bo_Li/Bo_Li_0003.png", (25, 30), 5)
     (tmp_path / "pairs.txt").write_text(LIST)
     return tmp_path
 

@@ -83,7 +83,7 @@ LAYOUT = Layout(
         "VGG": {"networks": ["vgg16"], "differs": "other weights"},
     },
     settings=("paths.ilsvrc=FOLDER",),
-    pictures=50000,
+    images=50000,
     methods={"backprop": "gradient"},
     runs=("gradient", "cam"),
     rows=(("VGG", "cam"),),
@@ -141,7 +141,7 @@ def test_published_ours_difference_n_and_marks() -> None:
     assert "not readable in any source" in notes
 
 
-def test_of_several_numbers_that_of_most_pictures_is_shown() -> None:
+def test_of_several_numbers_that_of_most_images_is_shown() -> None:
     long = pd.DataFrame([result("googlenet", "gradient", 1.0, 9), result("googlenet", "gradient", 2.0, 10)])
     for lines in (long, long[::-1]):
         table = paper_table(LAYOUT, PUBLISHED, lines)

@@ -56,9 +56,9 @@ def test_behind_an_inplace_relu_gradcam_is_float64s_and_not_pytorch_grad_cams() 
     torch.manual_seed(0)
     conv, fc = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
     net = nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)
-    pictures = random_activations(5, 3, 6, 7, seed=3)
-    forward = forward_pass(net, pictures, "0", gradients=True)
-    a = nn.functional.conv2d(pictures.double(), conv.weight.double(), conv.bias.double(), padding=1)  # type: ignore[union-attr]
+    images = random_activations(5, 3, 6, 7, seed=3)
+    forward = forward_pass(net, images, "0", gradients=True)
+    a = nn.functional.conv2d(images.double(), conv.weight.double(), conv.bias.double(), padding=1)  # type: ignore[union-attr]
     weights = fc.weight.double()[TARGETS] * (a > 0).double().mean((2, 3)) / 42
     exact = torch.einsum("nc,nchw->nhw", weights, a).relu().detach()
     torch.testing.assert_close(GradCAM()(forward, TARGETS).double(), exact, atol=1e-6, rtol=1e-4)

@@ -27,9 +27,9 @@ def unit(x: Tensor) -> Tensor:
     return (x - x.min()) / (x.max() - x.min()) if x.max() > x.min() else torch.zeros_like(x)
 
 
-def answers(forward: Forward, picture: int, mask: Tensor) -> Tensor:
+def answers(forward: Forward, image: int, mask: Tensor) -> Tensor:
     with torch.no_grad():
-        return forward.module.eval()(forward.images[picture : picture + 1] * mask)[0].double()
+        return forward.module.eval()(forward.images[image : image + 1] * mask)[0].double()
 
 
 @pytest.mark.parametrize("weights", ["logit", "probability"])
@@ -225,7 +225,7 @@ def test_occlusion_is_captums() -> None:
     torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_occlusion_of_a_sum_is_the_pictures_own_values() -> None:
+def test_occlusion_of_a_sum_is_the_images_own_values() -> None:
     class Total(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -68,7 +68,7 @@ def test_ties_share_and_a_constant_map_scores_by_chance() -> None:
     assert Pointing().row(ScoreMap(np.ones(SIZE), SIZE), t)["hit"] == pytest.approx(near.mean())
 
 
-def test_pictures_without_an_object_to_hit_are_left_out() -> None:
+def test_images_without_an_object_to_hit_are_left_out() -> None:
     rows = [
         Pointing().row(peak_at(25, 25), t)
         for t in (truth((20, 20, 30, 30)), truth(), truth((0, 0, 9, 9), difficult=True))
@@ -179,7 +179,7 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_picture_that_is_not_listed_is_in_the_difficult_subset(tmp_path: Path) -> None:
+def test_an_image_that_is_not_listed_is_in_the_difficult_subset(tmp_path: Path) -> None:
     evaluator = Pointing(difficult=write(tmp_path / "list", "a\t0\nb\t1\n"))
     chosen = [evaluator.row(peak_at(0, 0), truth((0, 0, 9, 9), name=name))["in_difficult"] for name in "abc"]
     assert chosen == [False, True, True]
@@ -207,7 +207,7 @@ class Few:
         ("", "no image is listed"),
     ],
 )
-def test_a_list_of_other_pictures_or_classes_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+def test_a_list_of_other_images_or_classes_is_refused(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         Pointing(difficult=write(tmp_path / "list", text)).sources(Few())  # type: ignore[arg-type]
 

@@ -324,7 +324,7 @@ def test_other_rules_on_signed_maps(rule: str) -> None:
         assert (len(boxes) > 0) == (shift == 0 or rule == "range")
 
 
-def test_no_objects_and_tiny_pictures() -> None:
+def test_no_objects_and_tiny_images() -> None:
     evaluator = Proposals()
     row = evaluator.row(ScoreMap(np.ones((1, 1)), (1, 1)), truth_of([]))
     assert (row["n_boxes"], row["n_objects"]) == (1, 0)

@@ -20,14 +20,14 @@ from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindow
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.running.run import run
 
-Picture = NDArray[np.uint8]
+RGB = NDArray[np.uint8]
 
 
-def two_squares() -> Picture:
+def two_squares() -> RGB:
     """90 x 120: a red and a green square on grey."""
-    picture = np.full((90, 120, 3), 128, np.uint8)
-    picture[20:50, 15:45], picture[40:80, 70:110] = (220, 30, 30), (30, 200, 40)
-    return picture
+    original = np.full((90, 120, 3), 128, np.uint8)
+    original[20:50, 15:45], original[40:80, 70:110] = (220, 30, 30), (30, 200, 40)
+    return original
 
 
 SQUARES = np.array([[15.0, 20, 44, 49], [70, 40, 109, 79]])
@@ -44,14 +44,14 @@ class Red(nn.Module):
         return 40 * self.layer(x).clamp(min=0).mean((2, 3))[:, :2]
 
 
-def seen(pictures: list[Picture], region: bool = True) -> Forward:
+def seen(originals: list[RGB], region: bool = True) -> Forward:
     """A pass of images of one size, 0 for grey, seen whole."""
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 128 - 1
+    images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 128 - 1
     forward = forward_pass(Red(), images, "layer")
     forward.black, forward.white = torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 255 / 128 - 1)
-    forward.original = pictures.__getitem__
-    height, width = pictures[0].shape[:2]
-    forward.regions = ((0.0, 0.0, float(width), float(height)),) * len(pictures) if region else ()
+    forward.original = originals.__getitem__
+    height, width = originals[0].shape[:2]
+    forward.regions = ((0.0, 0.0, float(width), float(height)),) * len(originals) if region else ()
     return forward
 
 
@@ -62,10 +62,10 @@ ALL = [
 
 
 @pytest.mark.parametrize("method", ALL, ids=lambda m: type(m).__name__)
-def test_boxes_lie_in_the_picture_best_first_and_do_not_depend_on_the_batch(method: SelectiveSearch) -> None:
+def test_boxes_lie_in_the_image_best_first_and_do_not_depend_on_the_batch(method: SelectiveSearch) -> None:
     rng = np.random.default_rng(0)
-    pictures = [two_squares(), two_squares()[:, ::-1].copy(), rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)]
-    forward = seen(pictures)
+    originals = [two_squares(), two_squares()[:, ::-1].copy(), rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)]
+    forward = seen(originals)
     found = method(forward, torch.zeros(3, dtype=torch.long))
     for n, boxes in enumerate(found):
         assert boxes.shape[1] == 5
@@ -74,12 +74,12 @@ def test_boxes_lie_in_the_picture_best_first_and_do_not_depend_on_the_batch(meth
         assert (boxes[:, :2] >= -1e-9).all()
         assert (boxes[:, 2:4] <= [119 + 1e-9, 89 + 1e-9]).all()
         assert (boxes[:, 2:4] >= boxes[:, :2]).all()
-        alone = seen([pictures[n]])
+        alone = seen([originals[n]])
         alone.index = torch.tensor([n])
         np.testing.assert_allclose(method(alone, torch.zeros(1, dtype=torch.long))[0], boxes, atol=1e-5)
 
 
-def test_pictures_of_no_dataset_are_refused() -> None:
+def test_images_of_no_dataset_are_refused() -> None:
     forward = forward_pass(Red(), torch.zeros(1, 3, 8, 8), "layer")
     for method in ALL[:5]:
         with pytest.raises(ValueError, match="original"):
@@ -87,7 +87,7 @@ def test_pictures_of_no_dataset_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (20, 20)])
-def test_pictures_of_any_size(height: int, width: int) -> None:
+def test_images_of_any_size(height: int, width: int) -> None:
     forward = seen([np.full((height, width, 3), 77, np.uint8)])
     for method in ALL:
         (boxes,) = method(forward, torch.zeros(1, dtype=torch.long))
@@ -112,7 +112,7 @@ def test_sliding_windows_step_as_their_overlap_says() -> None:
     assert first[0, 2:4].prod() >= first[1, 2:4].prod() * 0.5
 
 
-def test_random_windows_are_uniform_and_belong_to_the_picture() -> None:
+def test_random_windows_are_uniform_and_belong_to_the_image() -> None:
     (boxes,) = RandomWindows(5000)(seen([np.zeros((400, 600, 3), np.uint8)]), torch.zeros(1))
     whole = boxes[(boxes[:, :2] > 0).all(axis=1) & (boxes[:, 2] < 599) & (boxes[:, 3] < 399)]
     center = (whole[:, 0] + whole[:, 2]) / 2
@@ -121,7 +121,7 @@ def test_random_windows_are_uniform_and_belong_to_the_picture() -> None:
     assert (boxes[:, :4] != other[:, :4]).any()
 
 
-def test_center_windows_start_with_the_whole_picture() -> None:
+def test_center_windows_start_with_the_whole_image() -> None:
     (boxes,) = CenterWindows(3, 0.5)(seen([np.zeros((80, 160, 3), np.uint8)]), torch.zeros(1))
     assert boxes[:, :4].tolist() == [[0, 0, 159, 79], [40, 20, 119, 59], [60, 30, 99, 49]]
 
@@ -195,8 +195,8 @@ def test_selective_search_finds_the_squares() -> None:
 
 def test_scores_of_windows_in_plain_loops() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (40, 50, 3)) / 255.0
-    strength, groups = edges(picture, 1.5, 0.1)
+    original = rng.integers(0, 256, (40, 50, 3)) / 255.0
+    strength, groups = edges(original, 1.5, 0.1)
     assert ((strength > 0) == (groups > 0)).all()
     boxes = sliding((40, 50), 0.65, 100, 3).astype(np.int64)[::97]
     wanted = []
@@ -221,9 +221,9 @@ def test_scores_of_windows_in_plain_loops() -> None:
 
 
 def test_edge_windows_find_an_outline() -> None:
-    picture = np.full((120, 160, 3), 100, np.uint8)
-    picture[30:90, 40:120] = 200
-    (boxes,) = EdgeWindows()(seen([picture]), torch.zeros(1))
+    original = np.full((120, 160, 3), 100, np.uint8)
+    original[30:90, 40:120] = 200
+    (boxes,) = EdgeWindows()(seen([original]), torch.zeros(1))
     assert iou(boxes[:1, :4], np.array([[40.0, 30, 119, 89]]))[0, 0] > 0.9
     overlap = np.triu(iou(boxes[:, :4], boxes[:, :4]), 1)
     assert overlap.max() <= 0.75
@@ -274,7 +274,7 @@ def test_hierarchy_in_plain_loops() -> None:
     assert tree.boxes[: tree.count].tolist() == [box(mask) for mask in masks]
 
 
-def test_boxes_of_a_crop_stand_in_the_original_picture() -> None:
+def test_boxes_of_a_crop_stand_in_the_original_image() -> None:
     forward = seen([np.zeros((20, 40, 3), np.uint8)])
     forward.regions = ((100.0, 10.0, 180.0, 50.0),)
     assert to_original(np.array([[0.0, 0, 39, 19], [10, 5, 10, 5]]), forward, 0).tolist() == [

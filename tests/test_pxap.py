@@ -13,9 +13,9 @@ from scipy import ndimage
 from wsol_maps import (
     Floats,
     cam,
+    examples,
     frame,
     oracle_map,
-    pictures,
     square,
     truth_224,
 )
@@ -61,7 +61,7 @@ def masked(n: int) -> list[tuple[ScoreMap, Truth]]:
     rng = np.random.default_rng(3)
     data = []
     for i in range(n):
-        score_map, truth = pictures(n)[i]
+        score_map, truth = examples(n)[i]
         smooth = ndimage.gaussian_filter(rng.normal(size=truth.size), 20)
         mask = np.select([smooth > 0.02, smooth > 0.01, smooth < -0.03], [4, 255, 7], 0).astype(np.uint8)
         data.append((score_map, dataclasses.replace(truth, mask=mask)))

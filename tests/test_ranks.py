@@ -38,7 +38,7 @@ def test_cliques_are_the_widest_runs() -> None:
     assert cliques([1, 2, 2.5, 4], 1.5) == [(0, 2), (2, 3)]
 
 
-def test_the_picture_names_all_methods_and_is_the_same_each_time(tmp_path: Path) -> None:
+def test_the_image_names_all_methods_and_is_the_same_each_time(tmp_path: Path) -> None:
     found = Ranking("error", ("eigencam", "gradcam", "mine"), (1.2, 2.0, 2.8), 5, 0.02, 1.48)
     text = draw(found, tmp_path / "a.svg").read_text()
     assert set(re.findall("eigencam|gradcam|mine", text)) == set(found.methods)

@@ -128,9 +128,9 @@ def test_the_preset_of_lrp_is_captums_where_the_classifier_is_a_convolution(rect
     for i, module in enumerate(net):
         if isinstance(module, nn.Conv2d | nn.Flatten):
             module.rule = of.get(i, EpsilonRule(1e-9))  # type: ignore[assignment]
-    pictures = random_activations(5, 3, 10, 10, seed=5).double()
-    expected = captum.attr.LRP(net).attribute(pictures.requires_grad_(), target=TARGETS).detach().sum(1)
-    forward = forward_pass(squeezed(rectified).double(), pictures.detach(), "4")
+    images = random_activations(5, 3, 10, 10, seed=5).double()
+    expected = captum.attr.LRP(net).attribute(images.requires_grad_(), target=TARGETS).detach().sum(1)
+    forward = forward_pass(squeezed(rectified).double(), images.detach(), "4")
     forward.black = forward.white = torch.zeros(3, 1, 1)
     found = LRP()(forward, TARGETS)
     assert (logit(forward) < 0).any() != rectified
@@ -208,11 +208,11 @@ class Entered(nn.Module):
 
 def test_lrp_goes_to_the_pixels_that_the_first_convolution_sees_changed() -> None:
     net = Entered(own=True)
-    pictures, ends = random_activations(5, 3, 5, 5), torch.tensor([-3.0, 3.0])
-    forward = forward_pass(net, pictures, "net.3")
+    images, ends = random_activations(5, 3, 5, 5), torch.tensor([-3.0, 3.0])
+    forward = forward_pass(net, images, "net.3")
     forward.black, forward.white = (end.expand(3, 1, 1) for end in ends)
     found = LRP()(forward, TARGETS)
-    changed = F.pad(net.scale * pictures + 0.25, (0, 1, 0, 1)).detach()
+    changed = F.pad(net.scale * images + 0.25, (0, 1, 0, 1)).detach()
     same = forward_pass(Entered(own=False), changed, "net.3")
     # the border is the same in all images: nothing of it lies between black and white, and it gets nothing
     same.black, same.white = (

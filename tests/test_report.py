@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(results: Path) -> Path:
     path = results.parent / "page.html"
-    assert main(["report", "--results", str(results), "--out", str(path), "--pictures", "10"]) == 0
+    assert main(["report", "--results", str(results), "--out", str(path), "--images", "10"]) == 0
     return path
 
 
@@ -120,15 +120,15 @@ def test_scores_of_the_gallery_are_those_of_the_rows(page: Path, results: Path) 
     assert names[shown["main"]] == "localization mean_iou"
     assert names[shown["hit"]] == "localization gt_known_error"
     rows = pd.read_parquet(next(results.glob("*-eigencam-localization-*/rows.parquet"))).set_index("image")
-    assert len(shown["pictures"]) == 10
-    for picture in shown["pictures"]:
-        method = picture["networks"]["scenes_resnet"]["methods"]["eigencam"]
-        row = rows.loc[picture["id"]]
+    assert len(shown["images"]) == 10
+    for image in shown["images"]:
+        method = image["networks"]["scenes_resnet"]["methods"]["eigencam"]
+        row = rows.loc[image["id"]]
         assert method["scores"][shown["main"]] == pytest.approx(100 * row["iou"], abs=0.006)
         assert method["scores"][shown["hit"]] == 100 * (row["iou"] < 0.5)
         assert method["boxes"] == [pytest.approx(row[["x1", "y1", "x2", "y2"]].tolist(), abs=0.06)]
-        assert picture["networks"]["scenes_resnet"]["right"] == (row["top5"][0] == row["label"])
-        assert picture["src"].startswith("data:image/webp;base64,")
+        assert image["networks"]["scenes_resnet"]["right"] == (row["top5"][0] == row["label"])
+        assert image["src"].startswith("data:image/webp;base64,")
 
 
 @pytest.mark.full
@@ -140,7 +140,7 @@ def test_names_cannot_break_out_of_the_page(results: Path, tmp_path: Path) -> No
         (metric, *others) = Summary.read(folder / "metrics.json").metrics
         restated(folder, lambda _identity: None, metrics=({**metric, "note": evil}, *others))
     out = tmp_path / "page.html"
-    assert main(["report", "--results", str(copy), "--out", str(out), "--no-pictures", "--title", evil]) == 0
+    assert main(["report", "--results", str(copy), "--out", str(out), "--no-images", "--title", evil]) == 0
     text = out.read_text()
     assert "<img src=x" not in text
     assert parsed(text).faults == []
@@ -151,15 +151,13 @@ def test_names_cannot_break_out_of_the_page(results: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.full
-def test_the_budget_drops_pictures_and_says_so(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_budget_drops_images_and_says_so(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "page.html"
-    arguments = ["report", "--results", str(results), "--out", str(out), "--pictures", "10"]
+    arguments = ["report", "--results", str(results), "--out", str(out), "--images", "10"]
     assert main([*arguments, "--max-mb", "0.1"]) == 0
     assert out.stat().st_size <= 100_000
     data = data_of(out.read_text())
-    left = len(data["sets"]["scenes test"]["pictures"])
+    left = len(data["sets"]["scenes test"]["images"])
     assert 0 < left < 10
     assert data["dropped"] == 10 - left
     assert f"{10 - left} of 10 images left out" in capsys.readouterr().out
@@ -172,7 +170,7 @@ def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "page.html"
-    arguments = ["report", "--results", str(results), "--out", str(out), "--pictures", "4"]
+    arguments = ["report", "--results", str(results), "--out", str(out), "--images", "4"]
     assert main([*arguments, "dataset.count=20"]) == 0
     assert "no images of scenes_resnet: the dataset is no longer that of the results" in capsys.readouterr().out
     assert "the dataset is no longer that of the results" in out.read_text()
@@ -211,7 +209,7 @@ def test_a_folder_of_a_class_space_s_name_moves_alone() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("kind", curves.KINDS)
 def test_figures_are_the_same_bytes_each_time(results: Path, tmp_path: Path, kind: str) -> None:
-    arguments = ["report", "--results", str(results), "--out", str(tmp_path / "p.html"), "--no-pictures"]
+    arguments = ["report", "--results", str(results), "--out", str(tmp_path / "p.html"), "--no-images"]
     for folder in ("a", "b"):
         assert main([*arguments, "--figures", str(tmp_path / folder), "--figure-format", kind]) == 0
     first = sorted((tmp_path / "a").iterdir())

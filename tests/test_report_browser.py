@@ -27,7 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         run(compose("run", [*chosen, *small]), say=lambda _line: None)
     out = folder / "page.html"
-    assert main(["report", "--results", str(folder / "runs"), "--out", str(out), "--pictures", "12"]) == 0
+    assert main(["report", "--results", str(folder / "runs"), "--out", str(out), "--images", "12"]) == 0
     return out
 
 
@@ -73,8 +73,8 @@ def data(browser: chromium.Page) -> dict[str, Any]:
     return found["scenes test"]
 
 
-def method(picture: dict[str, Any], name: str) -> dict[str, Any]:
-    return picture["networks"]["scenes_resnet"]["methods"][name]
+def method(image: dict[str, Any], name: str) -> dict[str, Any]:
+    return image["networks"]["scenes_resnet"]["methods"][name]
 
 
 def test_a_table_sorts_by_mouse_and_by_keyboard(there: chromium.Page, page: Path) -> None:
@@ -100,29 +100,29 @@ def test_a_table_sorts_by_mouse_and_by_keyboard(there: chromium.Page, page: Path
 
 
 def test_the_gallery_filters(there: chromium.Page, page: Path) -> None:
-    pictures = data(there)["pictures"]
+    images = data(there)["images"]
     hit, main_score = data(there)["hit"], data(there)["main"]
-    ids = [p["id"] for p in pictures]
+    ids = [p["id"] for p in images]
     assert cards(there) == ids
-    chosen_class = pictures[0]["class"]
+    chosen_class = images[0]["class"]
     choose(there, **{"class": chosen_class})
-    assert cards(there) == [p["id"] for p in pictures if p["class"] == chosen_class]
+    assert cards(there) == [p["id"] for p in images if p["class"] == chosen_class]
     choose(there, **{"class": ""}, method="gradcam", show="hit")
-    assert cards(there) == [p["id"] for p in pictures if method(p, "gradcam")["scores"][hit] == 0]
+    assert cards(there) == [p["id"] for p in images if method(p, "gradcam")["scores"][hit] == 0]
     choose(there, show="miss")
-    assert cards(there) == [p["id"] for p in pictures if method(p, "gradcam")["scores"][hit] == 100]
+    assert cards(there) == [p["id"] for p in images if method(p, "gradcam")["scores"][hit] == 100]
     choose(there, show="wrong")
-    assert cards(there) == [p["id"] for p in pictures if not p["networks"]["scenes_resnet"]["right"]]
+    assert cards(there) == [p["id"] for p in images if not p["networks"]["scenes_resnet"]["right"]]
 
     def lead(p: dict[str, Any]) -> float:
         return method(p, "eigencam")["scores"][main_score] - method(p, "gradcam")["scores"][main_score]
 
     choose(there, show="", method="eigencam", against="gradcam", order="wins")
-    assert cards(there) == [p["id"] for p in sorted(pictures, key=lead, reverse=True)]
+    assert cards(there) == [p["id"] for p in sorted(images, key=lead, reverse=True)]
     choose(there, order="loses")
-    assert cards(there) == [p["id"] for p in sorted(pictures, key=lead)]
+    assert cards(there) == [p["id"] for p in sorted(images, key=lead)]
     fragment, shown = there.ask("location.hash"), cards(there)
-    assert fragment.startswith("#pictures?")
+    assert fragment.startswith("#images?")
     there.open(page, fragment)
     assert cards(there) == shown
     choose(there, q="nothing is called so")
@@ -155,7 +155,7 @@ def test_keys_walk_find_enlarge_and_leave(there: chromium.Page) -> None:
     there.key("/")
     assert there.ask("document.activeElement.name") == "q"
     assert there.ask("document.activeElement.value") == ""
-    wanted = data(there)["pictures"][4]
+    wanted = data(there)["images"][4]
     for letter in wanted["id"][-3:]:
         there.key(letter)
     assert wanted["id"] in cards(there)
@@ -219,7 +219,7 @@ def test_a_phone_needs_no_scrolling_sideways(there: chromium.Page, page: Path) -
     there.size(360, 740, phone=True)
     there.open(page)
     assert there.ask("document.documentElement.scrollWidth <= innerWidth")
-    there.ask("document.getElementById('pictures').scrollIntoView()")
+    there.ask("document.getElementById('images').scrollIntoView()")
     widths = there.ask("[...document.querySelectorAll('.card .tile')].map(t => t.getBoundingClientRect().right)")
     assert max(widths) <= 360
 
@@ -236,8 +236,8 @@ def test_the_overlay_s_opacity_is_a_slider(there: chromium.Page, page: Path) -> 
 
 
 def test_an_image_has_an_address_and_two_methods_a_swipe(there: chromium.Page, page: Path) -> None:
-    wanted = data(there)["pictures"][3]["id"]
-    there.open(page, f"#pictures?at={wanted}&first=gradcam&second=eigencam")
+    wanted = data(there)["images"][3]["id"]
+    there.open(page, f"#images?at={wanted}&first=gradcam&second=eigencam")
     assert there.ask("document.getElementById('large').open")
     assert there.ask("document.querySelector('#inside h3').textContent") == wanted
     assert there.ask("document.querySelector('#pair [name=first]').value") == "gradcam"

@@ -188,7 +188,7 @@ def ilsvrc(tmp_path: Path) -> Path:
 
 
 @pytest.mark.full
-def test_a_broken_picture_is_named_counted_and_left_out_or_stops_the_run(tmp_path: Path, ilsvrc: Path) -> None:
+def test_a_broken_image_is_named_counted_and_left_out_or_stops_the_run(tmp_path: Path, ilsvrc: Path) -> None:
     overrides = [
         "dataset=ilsvrc",
         "dataset.count=null",

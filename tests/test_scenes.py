@@ -124,7 +124,7 @@ def test_scenes_vary_as_promised(truths: list[Truth]) -> None:
     assert 0.05 < np.mean(at_border) < 0.6
 
 
-def test_whole_picture_and_centre_box_seldom_hit(truths: list[Truth]) -> None:
+def test_whole_image_and_centre_box_seldom_hit(truths: list[Truth]) -> None:
     def hits(side: float) -> float:
         count = 0
         for truth in truths:

@@ -286,7 +286,7 @@ def test_where_no_truth_is_right_nothing_is_left_to_score(tmp_path: Path, capsys
     assert "for all 3 images: no truth is right" in capsys.readouterr().err
 
 
-def test_which_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_which_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, file = voc(tmp_path), tmp_path / "results.json"
     file.write_text("[]")
     options = (file, "--format", "coco", "--truth", truth)

@@ -194,7 +194,7 @@ def test_all_void_one_pixel_and_one_line() -> None:
     assert line["fg_iou"] == pytest.approx(1 / 3)
 
 
-def test_pictures_without_a_mask_are_not_counted() -> None:
+def test_images_without_a_mask_are_not_counted() -> None:
     evaluator, pairs = Segmentation(), random_set(3)
     row = evaluator.row(ScoreMap(np.eye(2), (5, 5)), truth_of(None, label=700))
     assert not row["has_mask"]
@@ -204,7 +204,7 @@ def test_pictures_without_a_mask_are_not_counted() -> None:
     assert all(m.n == 0 and math.isnan(m.value) and m.note for m in summary(evaluator, [without]).values())
 
 
-def test_picture_without_a_label_predicts_no_class() -> None:
+def test_image_without_a_label_predicts_no_class() -> None:
     row = Segmentation().row(ScoreMap(np.ones((2, 2)), (2, 2)), truth_of([[0, 1], [2, 3]], label=-1))
     assert row["hist_label"].sum() == 0
     assert row["hist_other"].sum() == 3

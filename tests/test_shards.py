@@ -164,7 +164,7 @@ def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, mon
 
 
 @pytest.mark.full
-def test_a_picture_that_alone_does_not_fit_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_alone_does_not_fit_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_self: Any, _x: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

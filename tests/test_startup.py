@@ -84,7 +84,7 @@ from eigencam.commands.main import main
 os.chdir(sys.argv[1])
 for line in ("table --results runs --out tables", "table --paper eigencam2021 --results nowhere", "published",
              "status --results runs", "verify runs", "card runs", "summarize --results runs --all",
-             "prune --results runs", "merge runs more --into whole", "report --results runs --no-pictures"):
+             "prune --results runs", "merge runs more --into whole", "report --results runs --no-images"):
     assert main(line.split()) == 0, line
     lean(line)
 """

@@ -66,7 +66,7 @@ def test_metrics() -> None:
     assert statistics.undefined("x", 3, "why").note == "why"
 
 
-def test_a_picture_s_rows_count_as_one_picture() -> None:
+def test_an_image_s_rows_count_as_one_image() -> None:
     rng = np.random.default_rng(5)
     images, values = np.repeat(np.arange(40), rng.integers(1, 6, 40)), rng.random(40)
     rows = pd.DataFrame({"image": images, "value": values[images] + 0.01 * rng.random(len(images))})
@@ -108,7 +108,7 @@ def test_rows_that_are_left_out_are_told() -> None:
 
 
 @pytest.mark.parametrize("hit", [0, 1])
-def test_a_rate_of_nothing_or_all_has_an_interval_over_pictures(hit: int) -> None:
+def test_a_rate_of_nothing_or_all_has_an_interval_over_images(hit: int) -> None:
     rows = pd.DataFrame({"image": list("aabbccdd"), "hit": float(hit)})
     [metric] = statistics.by_image([statistics.rate("r", rows["hit"])], rows)
     assert (metric.value, metric.n) == (100 * hit, 8)

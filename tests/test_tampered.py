@@ -172,7 +172,7 @@ def test_a_summary_of_any_content_is_shown_or_refused(
     made = finished(tmp_path)
     finished(tmp_path, method={"name": "Other", "version": 1})
     write_json(made.folder / SUMMARY, read_json(made.folder / SUMMARY) | change)
-    for command in (*READERS, ["report", "--no-pictures", "--out", str(tmp_path / "page.html")]):
+    for command in (*READERS, ["report", "--no-images", "--out", str(tmp_path / "page.html")]):
         assert main([*command, "--results", str(tmp_path)]) in (0, 1)
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -199,7 +199,7 @@ def test_an_identity_of_any_content_costs_no_other_result_anything(
     finished(tmp_path)
     made = finished(tmp_path, seed=1)
     restated(made.folder, lambda identity: identity.update(change))
-    for command in (*READERS, ["report", "--no-pictures", "--out", str(tmp_path / "page.html")]):
+    for command in (*READERS, ["report", "--no-images", "--out", str(tmp_path / "page.html")]):
         assert main([*command, "--results", str(tmp_path)]) in (0, 1), command
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -223,7 +223,7 @@ def test_rows_of_any_content_cost_no_other_result_anything(
     other = finished(tmp_path, method={"name": "Other", "version": 1})
     reseal(made.folder, frame)
     page = tmp_path / "page.html"
-    for command in (["table", "--by", "prediction"], ["report", "--no-pictures", "--out", str(page)]):
+    for command in (["table", "--by", "prediction"], ["report", "--no-images", "--out", str(page)]):
         assert main([*command, "--results", str(tmp_path)]) == 0
     assert main(["summarize", "--all", "--results", str(tmp_path)]) in (0, 1)
     assert "Traceback" not in capsys.readouterr().err

@@ -41,8 +41,8 @@ def vit(scale: float = 1.0) -> VisionTransformer:
 
 
 def vit_pass(net: nn.Module, n: int = 3, gradients: bool = True, **options: Any) -> Forward:
-    pictures = random_activations(n, 3, 32, 32, seed=1)
-    return forward_pass(net, pictures, LN, gradients=gradients, readings={LN: TOKENS}, **options)
+    images = random_activations(n, 3, 32, 32, seed=1)
+    return forward_pass(net, images, LN, gradients=gradients, readings={LN: TOKENS}, **options)
 
 
 def described(name: str, *changes: str) -> Network:
@@ -81,8 +81,8 @@ def test_centred_eigencam_of_tokens_agrees_with_pytorch_grad_cam_up_to_the_sign(
 def test_vit_b_16_as_described() -> None:
     network = described("vit_b_16")
     nn.init.normal_(next(network.module.get_submodule("heads").parameters()), std=1.0)
-    pictures = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    forward = network.forward(pictures, gradients=True)
+    images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    forward = network.forward(images, gradients=True)
     target = torch.tensor([7])
     theirs = PytorchGradCAM("GradCAM", {"reshape_transform": forward.reading().maps})(forward, target)
     torch.testing.assert_close(as_theirs(GradCAM()(forward, target), 224), theirs, atol=1e-3, rtol=0)
@@ -97,8 +97,8 @@ def test_vit_b_16_as_described() -> None:
 @pytest.mark.full
 def test_swin_as_described_has_cam_at_its_last_norm() -> None:
     network = described("swin_t", "model.preprocess.size=128")
-    pictures = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    forward, targets = network.forward(pictures, gradients=True), torch.tensor([3, 999])
+    images = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    forward, targets = network.forward(images, gradients=True), torch.tensor([3, 999])
     assert CAM().unsupported(network) == ""
     cam = CAM()(forward, targets)
     assert cam.shape == (2, 4, 4)
@@ -106,7 +106,7 @@ def test_swin_as_described_has_cam_at_its_last_norm() -> None:
     theirs = PytorchGradCAM("GradCAM", {"reshape_transform": CHANNELS_LAST.maps})
     torch.testing.assert_close(as_theirs(cam, 128), theirs(forward, targets), atol=1e-4, rtol=0)
     assert EigenCAM()(forward, targets).shape == (2, 4, 4)
-    norm2 = network.forward(pictures, layers=["features.7.1.norm2"], gradients=True)
+    norm2 = network.forward(images, layers=["features.7.1.norm2"], gradients=True)
     assert norm2.gradients(targets, "features.7.1.norm2").abs().amax((1, 2, 3)).min() > 0
     assert "its attention is within windows, for which no source has a rule" in AttentionRollout().unsupported(network)
 
@@ -116,17 +116,17 @@ def test_cam_of_a_layer_that_no_linear_head_reads_says_so() -> None:
         find_pooled_classifier(vit(), LN, (32, 32), TOKENS)
 
 
-def naive_rollout(net: VisionTransformer, pictures: Tensor, fusion: str, discard: float) -> NDArray[np.float64]:
+def naive_rollout(net: VisionTransformer, images: Tensor, fusion: str, discard: float) -> NDArray[np.float64]:
     """From the blocks' inputs and projection matrices, an image, a head and a row at a time."""
     inputs: list[Tensor] = []
     blocks = [m for m in net.modules() if isinstance(m, nn.MultiheadAttention)]
     handles = [m.register_forward_pre_hook(lambda _m, args: inputs.append(args[0])) for m in blocks]
     with torch.no_grad():
-        net(pictures)
+        net(images)
     for handle in handles:
         handle.remove()
     maps = []
-    for n in range(len(pictures)):
+    for n in range(len(images)):
         rolled = np.eye(17)
         for block, x in zip(blocks, inputs, strict=True):
             assert block.in_proj_weight is not None

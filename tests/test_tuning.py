@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_class_segmentation import random_pictures
+from test_class_segmentation import random_examples
 from test_segmentation import levels, random_set
 
 from eigencam.datasets.base import VOID, Truth
@@ -152,16 +152,16 @@ def test_segmentation_at_thresholds_chosen_elsewhere() -> None:
 
 
 def test_class_segmentation_at_a_score_chosen_elsewhere() -> None:
-    pictures = random_pictures(25)
+    examples = random_examples(25)
     evaluator, plain = ClassSegmentation(0.15, 0.1, tune=0.4), ClassSegmentation(0.15, 0.1)
-    rows = pd.DataFrame([picture.row(evaluator) for picture in pictures])
-    on = np.array([is_tuned_on(0.4, picture.name) for picture in pictures])
+    rows = pd.DataFrame([example.row(evaluator) for example in examples])
+    on = np.array([is_tuned_on(0.4, example.name) for example in examples])
     assert rows["in_tune"].tolist() == on.tolist()
     there, others = (rows[chosen].reset_index(drop=True) for chosen in (on, ~on))
     score = {m.name: m.value for m in plain.summary(there)}["class_best_threshold"]
     found = {m.name: m for m in evaluator.summary(rows)}
     fixed = ClassSegmentation(score, 0.1)
-    alike = pd.DataFrame([picture.row(fixed) for picture, chosen in zip(pictures, on, strict=True) if not chosen])
+    alike = pd.DataFrame([example.row(fixed) for example, chosen in zip(examples, on, strict=True) if not chosen])
     wanted = {m.name: m for m in fixed.summary(alike)}["class_miou"]
     assert found["class_miou_tuned"].value == pytest.approx(wanted.value)
     assert found["class_miou_tuned"].threshold == f"{score:g} max"

@@ -17,7 +17,7 @@ needs_shared = pytest.mark.skipif(
 
 CAT, DOG, PERSON = (CLASSES.index(name) for name in ("cat", "dog", "person"))
 Objects = list[tuple[str, tuple[float, float, float, float], int]]
-PICTURES: dict[str, Objects] = {  # boxes 1-based, as VOC writes them; difficult
+IMAGES: dict[str, Objects] = {  # boxes 1-based, as VOC writes them; difficult
     "2008_000002": [("dog", (1, 1, 30, 20), 0)],
     "2008_000001": [("cat", (3, 4, 12, 13), 0), ("dog", (5.5, 6, 8, 9), 0), ("person", (1, 1, 40, 30), 1)],
     "2009_000003": [("person", (2, 2, 9, 9), 1)],
@@ -48,14 +48,14 @@ def root(tmp_path: Path) -> Path:
     top = tmp_path / "VOCdevkit" / "VOC2012"
     for below in ("ImageSets/Main", "ImageSets/Segmentation", "JPEGImages", "Annotations", "SegmentationClass"):
         (top / below).mkdir(parents=True)
-    for name, objects in PICTURES.items():
+    for name, objects in IMAGES.items():
         Image.new("RGB", (40, 30), "red").save(top / f"JPEGImages/{name}.jpg")
         (top / f"Annotations/{name}.xml").write_text(xml(objects))
         palette = Image.fromarray(mask_of(name))
         palette.putpalette([value for k in range(256) for value in (k, 0, 0)])
         palette.save(top / f"SegmentationClass/{name}.png")
     for task in ("Main", "Segmentation"):
-        (top / f"ImageSets/{task}/val.txt").write_text("\n".join(PICTURES) + "\n")
+        (top / f"ImageSets/{task}/val.txt").write_text("\n".join(IMAGES) + "\n")
     (top / "ImageSets/Main/cat_val.txt").write_text("2008_000001  1\n2008_000002 -1\n2009_000003  0\n")
     return tmp_path
 
@@ -70,7 +70,7 @@ def test_it_is_a_dataset_in_the_order_of_the_ids(root: Path) -> None:
     data: Dataset = Voc(root)
     assert isinstance(data, Dataset)
     assert (data.name, data.class_space, data.classes[14]) == ("voc2012", "voc", "person")
-    assert data.ids == sorted(PICTURES)
+    assert data.ids == sorted(IMAGES)
     assert data.image(0).shape == (30, 40, 3)
     assert pickle.loads(pickle.dumps(data)).identity() == data.identity()
 
@@ -104,7 +104,7 @@ def test_masks_hold_class_indices_and_decide_the_label(root: Path) -> None:
     assert data.truth(2).label == PERSON  # a mask without objects leaves it to the boxes
 
 
-def test_a_picture_with_a_mask_needs_no_annotation_but_one_of_main_does(root: Path) -> None:
+def test_an_image_with_a_mask_needs_no_annotation_but_one_of_main_does(root: Path) -> None:
     (root / "VOCdevkit/VOC2012/Annotations/2008_000001.xml").unlink()
     truth = Voc(root, task="Segmentation").truth(0)
     assert truth.boxes.shape == (0, 4)
@@ -116,7 +116,7 @@ def test_a_picture_with_a_mask_needs_no_annotation_but_one_of_main_does(root: Pa
     assert Voc(root, allow_missing=True).ids == ["2008_000002", "2009_000003"]
 
 
-def test_missing_pictures_and_masks_are_one_message(root: Path) -> None:
+def test_missing_images_and_masks_are_one_message(root: Path) -> None:
     (root / "VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg").unlink()
     (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000002.png").unlink()
     with pytest.raises(
@@ -135,11 +135,11 @@ def test_a_missing_set_or_folder_tells_where_it_was_looked_for_and_what_there_is
         Voc(root / "VOCdevkit" / "VOC2012", year=2007, image_set="val")
 
 
-def test_the_set_of_a_class_has_the_pictures_with_that_class(root: Path) -> None:
+def test_the_set_of_a_class_has_the_images_with_that_class(root: Path) -> None:
     assert Voc(root, image_set="cat_val").ids == ["2008_000001", "2009_000003"]
 
 
-def test_listed_pictures_can_be_left_out(root: Path) -> None:
+def test_listed_images_can_be_left_out(root: Path) -> None:
     file = root / "fitted.txt"
     file.write_text("2008_000002\n1999_000001\n")
     for task in ("Main", "Segmentation"):
@@ -150,7 +150,7 @@ def test_listed_pictures_can_be_left_out(root: Path) -> None:
     assert "without" not in Voc(root).identity()
     with pytest.raises(FileNotFoundError, match=r"no\.txt: no such file.*dataset\.without"):
         Voc(root, without=root / "no.txt")
-    file.write_text("\n".join(PICTURES))
+    file.write_text("\n".join(IMAGES))
     with pytest.raises(ValueError, match="it names all 3 images"):
         Voc(root, without=file)
 
@@ -162,7 +162,7 @@ def test_wrong_options_name_the_allowed_ones(root: Path) -> None:
         Voc(root, task="Layout")  # type: ignore[arg-type]
 
 
-def test_a_resized_picture_is_an_error_and_a_broken_one_is_left_to_the_run(root: Path) -> None:
+def test_a_resized_image_is_an_error_and_a_broken_one_is_left_to_the_run(root: Path) -> None:
     path = root / "VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg"
     Image.new("RGB", (20, 15)).save(path)
     with pytest.raises(ValueError, match="annotation 40 x 30, image 20 x 15"):
@@ -231,7 +231,7 @@ def test_nothing_is_downloaded_when_the_set_is_there(root: Path, monkeypatch: py
     ("year", "image_set", "task", "n", "without_boxes"),
     [(2007, "test", "Main", 19, 0), (2012, "val", "Main", 251, 0), (2012, "val", "Segmentation", 326, 78)],
 )
-def test_the_real_pictures_are_read(year: int, image_set: str, task: str, n: int, without_boxes: int) -> None:
+def test_the_real_images_are_read(year: int, image_set: str, task: str, n: int, without_boxes: int) -> None:
     data = Voc(Path(SHARED) / "realdata", year, image_set, task)  # type: ignore[arg-type]
     truths = [data.truth(i) for i in range(len(data.ids))]
     assert len(truths) == n

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from wsol_maps import (
     KINDS,
     Floats,
+    examples,
     frame,
     oracle_map,
-    pictures,
     square,
     truth_224,
     truth_of,
@@ -110,7 +110,7 @@ def test_all_overlaps_are_the_protocols(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(24, 24), (1, 40), (40, 1), (1, 1), (2, 31), (17, 5)])
-def test_overlaps_of_noise_and_of_narrow_pictures(size: tuple[int, int]) -> None:
+def test_overlaps_of_noise_and_of_narrow_images(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for values in (256, 256, 3, 2):
         image = (rng.integers(0, values, size) * (255 // (values - 1))).astype(np.uint8)
@@ -142,7 +142,7 @@ def test_enlarging_is_opencvs() -> None:
 
 @pytest.mark.parametrize("step", [0.001, 0.01, 0.3])
 def test_the_metric_is_the_protocols(step: float) -> None:
-    data = pictures(10)
+    data = examples(10)
     images = [(oracle_map(score_map.values) * 255).astype(np.uint8) for score_map, _ in data]
     for evaluator in (V1, V2):
         correct = np.zeros((len(evaluator.ious), len(np.arange(0, 1, step))))
@@ -159,7 +159,7 @@ def test_the_metric_is_the_protocols(step: float) -> None:
 
 
 def test_names_thresholds_and_notes() -> None:
-    data = pictures(10)
+    data = examples(10)
     for evaluator, names in (
         (V1, ["max_box_acc"]),
         (V2, ["max_box_acc_v2", "max_box_acc_v2_30", "max_box_acc_v2_50", "max_box_acc_v2_70"]),
@@ -189,7 +189,7 @@ def test_on_paper() -> None:
     assert wsol.truth_boxes(odd, None, 224, "plain").tolist() == [[20.5, 30.5, 30.5, 40.5]]
 
 
-def test_a_map_of_a_part_of_the_picture() -> None:
+def test_a_map_of_a_part_of_the_image() -> None:
     truth = truth_224([110, 10, 119, 19], [90, 0, 109, 9], size=(50, 200))
     wanted = [[20, 20, 40, 40], [-20, 0, 20, 20]]  # 2 pixels of the map a pixel of the image, from x = 100
     assert wsol.truth_boxes(truth, (100, 0, 150, 50), 100, "plain").tolist() == wanted
@@ -207,14 +207,14 @@ def test_no_map(evaluator: MaxBoxAcc, values: NDArray[np.float64]) -> None:
     assert metric.note.endswith("1 nonfinite of 1 maps" if np.isnan(values).any() else "1 constant of 1 maps")
 
 
-def test_the_whole_picture() -> None:
+def test_the_whole_image() -> None:
     score_map = square(0, 0, 223, 222)
     for evaluator in (V1, V2, PLAIN):
         rows = frame([evaluator.row(score_map, truth_224([0, 0, 223, 223]))])
         assert evaluator.summary(rows)[0].value == 100
 
 
-def test_a_picture_one_pixel_high() -> None:
+def test_an_image_one_pixel_high() -> None:
     truth = truth_224([0, 0, 149, 0], size=(1, 300))
     assert wsol.truth_boxes(truth, None, 224).tolist() == [[0, 0, 112, 1]]  # as in the authors' code
     assert wsol.truth_boxes(truth, None, 224, "plain").tolist() == [[0, 0, 112, 224]]
@@ -223,7 +223,7 @@ def test_a_picture_one_pixel_high() -> None:
 
 
 @pytest.mark.parametrize("evaluator", [V1, V2, PLAIN])
-def test_pictures_without_a_box_are_left_out(evaluator: MaxBoxAcc) -> None:
+def test_images_without_a_box_are_left_out(evaluator: MaxBoxAcc) -> None:
     data = [(square(0, 0, 99, 99), truth_224([0, 0, 99, 99])), (square(0, 0, 9, 9), truth_224())]
     metric = evaluator.summary(frame([evaluator.row(*pair) for pair in data]))[0]
     assert (metric.value, metric.n) == (100, 1)
@@ -248,7 +248,7 @@ def test_faults_are_named(wrong: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(("evaluator", "most"), [(V1, 50), (V2, 130), (PLAIN, 50)])
 def test_rows_are_small_and_come_back_from_disk(evaluator: MaxBoxAcc, most: int, tmp_path: Path) -> None:
-    data = [*pictures(25), (square(0, 0, 9, 9), truth_224())]
+    data = [*examples(25), (square(0, 0, 9, 9), truth_224())]
     rows = frame([evaluator.row(*pair) for pair in data])
     rows.to_parquet(tmp_path / "rows.parquet", compression="zstd")
     back = pd.read_parquet(tmp_path / "rows.parquet")
@@ -265,7 +265,7 @@ def test_a_threshold_tuned_on_some_images_is_reported_on_the_others(
     evaluator: MaxBoxAcc, as_list: bool, tmp_path: Path
 ) -> None:
     data = [
-        (score_map, dataclasses.replace(truth, image_id=f"i{k}")) for k, (score_map, truth) in enumerate(pictures(24))
+        (score_map, dataclasses.replace(truth, image_id=f"i{k}")) for k, (score_map, truth) in enumerate(examples(24))
     ]
     everything = frame([evaluator.row(*pair) for pair in data])
     file = tmp_path / "tune.txt"
@@ -304,7 +304,7 @@ def test_a_threshold_chosen_by_boxes_that_stand_in_for_the_truth(
     evaluator: MaxBoxAcc, tune: float | None, tmp_path: Path
 ) -> None:
     names = [f"i{k}" for k in range(24)]
-    data = [(m, dataclasses.replace(t, image_id=name)) for name, (m, t) in zip(names, pictures(24), strict=True)]
+    data = [(m, dataclasses.replace(t, image_id=name)) for name, (m, t) in zip(names, examples(24), strict=True)]
     file, lines = tmp_path / "selective_search.txt", []
     others = []
     for k, (score_map, truth) in enumerate(data):
@@ -349,10 +349,10 @@ def test_a_file_of_boxes_is_of_the_dataset(tmp_path: Path) -> None:
     good.write_text("val/ILSVRC2012_val_00000001.JPEG,0,0,1,1\nval/ILSVRC2012_val_00000001.JPEG,2,2,3,3\n")
     assert set(MaxBoxAcc(pseudo=str(good)).sources(data)) == {"pseudo"}  # type: ignore[arg-type]
     assert pseudo_boxes(str(good), "ILSVRC2012_val_00000001").tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
-    outside = dataclasses.replace(pictures(1)[0][1], image_id="ILSVRC2012_val_00000001")
+    outside = dataclasses.replace(examples(1)[0][1], image_id="ILSVRC2012_val_00000001")
     good.with_name("far.txt").write_text("val/ILSVRC2012_val_00000001.JPEG,0,0,9999,1\n")
     with pytest.raises(ValueError, match=r"far\.txt"):
-        MaxBoxAcc(pseudo=str(good.with_name("far.txt"))).row(pictures(1)[0][0], outside)
+        MaxBoxAcc(pseudo=str(good.with_name("far.txt"))).row(examples(1)[0][0], outside)
 
 
 @pytest.mark.parametrize("tune", [0.0, 1.0, -0.1, float("nan"), "", 3, True])

@@ -84,13 +84,13 @@ def test_missing_files_of_cub_say_where_they_come_from(tmp_path: Path) -> None:
         read_cub(root, "dev")  # type: ignore[arg-type]
 
 
-def test_resized_pictures_are_refused(tmp_path: Path) -> None:
+def test_resized_images_are_refused(tmp_path: Path) -> None:
     root = files.write_wsol_cub(tmp_path)
-    files.picture(next(root.glob("dataset/CUB/001*/*.jpg")), (15, 25))
+    files.write_image(next(root.glob("dataset/CUB/001*/*.jpg")), (15, 25))
     with pytest.raises(ValueError, match="25 x 15 pixels, its truth has 50 x 30 pixels"):
         read_cub(root).truth(0)
     original = files.write_cub(tmp_path / "a")
-    files.picture(next(original.glob("images/001*/*.jpg")), (15, 25))
+    files.write_image(next(original.glob("images/001*/*.jpg")), (15, 25))
     with pytest.raises(ValueError, match="its truth has boxes such as"):
         read_cub(original).truth(0)
 
@@ -114,10 +114,10 @@ def test_lines_of_another_form_are_named(tmp_path: Path, name: str, line: str, m
 # --- ImageNetV2 ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pictures", ["dataset/ILSVRC", ".", "imagenetv2-threshold0.7/.."])
-def test_the_folders_numbers_are_the_classes(tmp_path: Path, pictures: str) -> None:
+@pytest.mark.parametrize("images", ["dataset/ILSVRC", ".", "imagenetv2-threshold0.7/.."])
+def test_the_folders_numbers_are_the_classes(tmp_path: Path, images: str) -> None:
     (tmp_path / "imagenetv2-threshold0.7").mkdir()
-    data = read_imagenetv2(files.write_imagenetv2(tmp_path, pictures))
+    data = read_imagenetv2(files.write_imagenetv2(tmp_path, images))
     assert isinstance(data, Dataset)
     assert (data.ids, data.labels.tolist()) == (["0/0", "10/3", "2/1"], [0, 10, 2])
     assert (data.class_space, len(data.classes)) == ("imagenet", 1000)
@@ -227,7 +227,7 @@ def test_pxap_of_the_files_is_the_protocols(tmp_path: Path, region: bool) -> Non
     assert PxAP().summary(pd.DataFrame(rows))[0].value == expected
 
 
-def test_a_picture_without_ignored_region(tmp_path: Path) -> None:
+def test_an_image_without_ignored_region(tmp_path: Path) -> None:
     root = files.write_openimages(tmp_path)
     place = root / "metadata/OpenImages/test/localization.txt"
     place.write_text(place.read_text().replace("test/01226z/7af766bd43da900b_ignore.png", ""))
@@ -240,7 +240,7 @@ def test_the_training_split_of_openimages_has_no_masks(tmp_path: Path) -> None:
     folder = tmp_path / "metadata/OpenImages/train"
     files.lines(folder / "class_labels.txt", "train/0138tl/5.jpg,1")
     (folder / "localization.txt").touch()
-    files.picture(tmp_path / "dataset/OpenImages/train/0138tl/5.jpg", (10, 20))
+    files.write_image(tmp_path / "dataset/OpenImages/train/0138tl/5.jpg", (10, 20))
     truth = OpenImages(tmp_path, "train").truth(0)
     assert (truth.mask, truth.label, truth.size, len(truth.boxes)) == (None, 1, (10, 20), 0)
 

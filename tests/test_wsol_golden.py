@@ -36,11 +36,11 @@ def test_hits_are_those_that_the_authors_steps_gave() -> None:
 
 
 @pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set: it names the folder with the real images")
-def test_maps_of_real_pictures() -> None:
+def test_maps_of_real_images() -> None:
     data = Path(str(SHARED)) / "realdata"
     paths = {"EIGENCAM_WEIGHTS": str(data / "weights"), "EIGENCAM_ILSVRC": str(data)}
     options = ["model=squeezenet1_1_local", "dataset=ilsvrc", "method=[eigencam,cam,gradcampp]", "device=cpu"]
-    command = [sys.executable, ROOT / "scripts/wsol_agreement.py", "--count", "0", "--pictures", "3", *options]
+    command = [sys.executable, ROOT / "scripts/wsol_agreement.py", "--count", "0", "--images", "3", *options]
     done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("9 maps"), done.stderr
     assert "0 differ" in done.stdout

@@ -94,7 +94,7 @@ def frame(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame([{"image": f"i{i}", "label": 3, **row} for i, row in enumerate(rows)])
 
 
-def pictures(n: int = 25) -> list[tuple[ScoreMap, Truth]]:
+def examples(n: int = 25) -> list[tuple[ScoreMap, Truth]]:
     rng = np.random.default_rng(7)
     truths = [truth_of(rng) for _ in range(n)]
     makers = [make for _, make in KINDS.values()]

@@ -2,7 +2,7 @@
 
 Examples:
     eigencam explain photo.jpg --model resnet50 --method eigencam,gradcam
-    eigencam explain --model scenes_vgg --method gradcam --pictures 6
+    eigencam explain --model scenes_vgg --method gradcam --images 6
 """
 
 import argparse
@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--upright", action="store_true", help="rotate images as their EXIF tag says, instead of using them as stored")
     add("--dataset", default="scenes", metavar="NAME", help="source of the images if no IMAGE is given")
-    add("--pictures", type=int, default=6, metavar="N", help="number of images, spread over the dataset")
+    add("--images", type=int, default=6, metavar="N", help="number of images, spread over the dataset")
+    add("--pictures", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # up to version 0.1
     add("--out", type=Path, default=Path("explained"), metavar="DIR", help="folder of the figures")
 
 

@@ -32,8 +32,8 @@ def explain(args: argparse.Namespace) -> int:
     """Write a grid and, for your own images, each overlay; returns 0."""
     from eigencam.configuring.compose import compose
 
-    if args.pictures < 1:
-        raise ValueError(f"--pictures {args.pictures}; allowed: 1 or more")
+    if args.images < 1:
+        raise ValueError(f"--images {args.images}; allowed: 1 or more")
     target = None if args.target is None else parsed(args.target)
     photos, settings = told_apart(args.inputs)
     options, nodes, _ = named.split(args.method.split(","))
@@ -54,7 +54,7 @@ def explain(args: argparse.Namespace) -> int:
     with Explainer(
         job.network, classes=names, upright=args.upright, tf32=dtype == "tf32", autocast=dtype == "autocast"
     ) as explainer:
-        for found, truth in _explained(job, explainer, photos, methods, target, args.pictures):
+        for found, truth in _explained(job, explainer, photos, methods, target, args.images):
             caption = _caption(job, found, truth)
             if len(lines) < IN_A_GRID:
                 lines.append(found.line(caption, truth))

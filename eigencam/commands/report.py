@@ -2,7 +2,7 @@
 
 Examples:
     eigencam report --out report.html
-    eigencam report --no-pictures --figures figures
+    eigencam report --no-images --figures figures
 """
 
 import argparse
@@ -25,8 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in COLUMNS:
         add(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {name}s")
     add("--metrics", nargs="+", default=[], metavar="NAME", help="columns of the tables; `all`: every metric")
-    add("--pictures", type=int, default=48, metavar="N", help="number of images per dataset")
-    add("--no-pictures", action="store_true", help="numbers and curves only; no network, no data")
+    add("--images", type=int, default=48, metavar="N", help="number of images per dataset")
+    add("--no-images", action="store_true", help="numbers and curves only; no network, no data")
+    suppressed = argparse.SUPPRESS  # the names up to version 0.1
+    add("--pictures", dest="images", type=int, default=suppressed, help=suppressed)
+    add("--no-pictures", dest="no_images", action="store_true", default=suppressed, help=suppressed)
     add("--max-mb", type=float, default=3.0, metavar="X", help="size of the page; images are left out until it fits")
     add_trust(parser)
     add("--title", default="", metavar="TEXT", help="of the page")
@@ -38,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
     """Write the page, and figures; returns 0."""
     if faults := [item for item in args.settings if "=" not in item]:
         raise ValueError(f"{' '.join(faults)}: allowed are settings, key=value")
-    if args.pictures < 0 or not args.max_mb > 0:
-        raise ValueError(f"--pictures {args.pictures} --max-mb {args.max_mb}: allowed are 0 or more, and above 0")
+    if args.images < 0 or not args.max_mb > 0:
+        raise ValueError(f"--images {args.images} --max-mb {args.max_mb}: allowed are 0 or more, and above 0")
     long = collect(args.results, **{name: getattr(args, name) for name in COLUMNS})
     made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
     trust = trust_of(args)
@@ -53,11 +56,11 @@ def main(args: argparse.Namespace) -> int:
             print(line)
 
     sets = {}
-    if not args.no_pictures and args.pictures:
+    if not args.no_images and args.images:
         sets = galleries(args, results, long, trust, say)
     page = render(args, long, made, plots, look, sets, list(said))
     write_text(args.out, page)
-    shown = sum(len(of["pictures"]) for of in sets.values())
+    shown = sum(len(of["images"]) for of in sets.values())
     print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} images, {len(page.encode()) / 1e6:.2f} MB")
     if args.figures:
         paths = curves.save_all(plots, look, args.figures, args.figure_format)

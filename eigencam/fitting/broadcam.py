@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.pictures import multi_hot
+from eigencam.fitting.training_images import multi_hot
 from eigencam.methods.broadcam import KIND, broad_weights
 from eigencam.methods.limits import above_zero, at_least
 from eigencam.methods.randomness import uniform
@@ -78,7 +78,7 @@ class BroadCAMFit:
         features, labels = [], []
         with tqdm(total=len(positions), desc=f"{KIND} for {job.network.name}", unit="img") as bar:
             for batch in job.batches(grid, job.network.preprocess):
-                forward = job.network.forward(batch.pictures, layers=layers)
+                forward = job.network.forward(batch.images, layers=layers)
                 means = to_host(*(forward.activations(layer).relu().mean((2, 3)) for layer in layers))()
                 features.append(torch.cat(means, 1).double())
                 labels += [multi_hot(truth, len(job.dataset.classes)) for truth in batch.truths]

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent, Scheduled, descend
+from eigencam.fitting.training_images import seed_of
 from eigencam.fitting.whole import (
     Optimizer,
     Trainee,

@@ -29,8 +29,8 @@ from eigencam.datasets.base import Dataset
 from eigencam.evaluation.average_precision import average_precision
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.logistic import loss, regress
-from eigencam.fitting.pictures import class_labels, seed_of
 from eigencam.fitting.sgd import Descent, Scheduled, descend
+from eigencam.fitting.training_images import class_labels, seed_of
 from eigencam.methods.limits import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import KIND, LastLayer, find_last_layer, pooled, put
@@ -210,7 +210,7 @@ def _scores(job: FitJob, module: nn.Module, positions: Sequence[int], size: int,
     scores, labels = [], []
     with tqdm(total=len(positions), desc=f"{job.network.name}, {title}", unit="img") as bar, evaluating(module):
         for batch in job.batches(grid, job.network.preprocess):
-            (pixels,) = to_device(job.network.device, batch.pictures)
+            (pixels,) = to_device(job.network.device, batch.images)
             images = job.network.preprocess.normalize(pixels, job.network.dtype)
             with torch.no_grad():
                 scores.append(network_logits(module, images).float().cpu())

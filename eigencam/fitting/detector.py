@@ -17,8 +17,8 @@ from torch.func import functional_call
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import to_half_open
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent, descend
+from eigencam.fitting.training_images import seed_of
 from eigencam.methods.limits import above_zero, at_least
 from eigencam.networks.network import Network
 from eigencam.passes.calls import RefusedError

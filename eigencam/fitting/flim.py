@@ -213,4 +213,4 @@ class FLIMFit:
         grid = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         for batch in job.batches(grid, job.network.preprocess):
             classes = torch.tensor([truth.label for truth in batch.truths])
-            yield classes, job.network.preprocess.normalize(batch.pictures, torch.float32)
+            yield classes, job.network.preprocess.normalize(batch.images, torch.float32)

@@ -52,7 +52,7 @@ class Validation:
         with evaluating(module):
             for batch in other.batches(grid, network.preprocess):
                 labels = [truth.label for truth in batch.truths]
-                found = compute_maps(network, maps, batch.pictures, labels=labels, index=batch.index)
+                found = compute_maps(network, maps, batch.images, labels=labels, index=batch.index)
                 for n, truth in enumerate(batch.truths):
                     score_map = ScoreMap(found.maps["map"][n], truth.size, batch.regions[n])
                     rows.append({**EVALUATOR.row(score_map, truth), "image": truth.image_id, "label": truth.label})

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from eigencam.files import replacing
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.pictures import augmented, seed_of, shuffled, widened
+from eigencam.fitting.training_images import augmented, seed_of, shuffled, widened
 from eigencam.passes.calls import evaluating
 from eigencam.running.run import Batch
 from eigencam.transfer import to_host
 
 SAVE_S = 300.0
 """Seconds between two checkpoints within an epoch."""
-KEPT = ("step", "sums", "pictures", "log", "best", "best_score")
+KEPT = ("step", "sums", "images", "log", "best", "best_score")
 """What a checkpoint keeps besides the tensors and the optimizer."""
 
 
@@ -37,7 +37,7 @@ class Descent:
         optimizer: each of its groups has a `factor` of the learning rate.
         step: steps done.
         sums: of the loss's terms in the current epoch.
-        pictures: number of images that `sums` is over.
+        images: number of images that `sums` is over.
         log: of the epochs done.
         best: copies of `tensors` after the best epoch so far, if the learner selects one.
         best_score: the score of that epoch.
@@ -47,7 +47,7 @@ class Descent:
     optimizer: torch.optim.Optimizer
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_score: float = -math.inf
@@ -55,6 +55,7 @@ class Descent:
     def load(self, path: Path) -> None:
         """Resume from a checkpoint."""
         state = torch.load(path, "cpu", weights_only=True)
+        state.setdefault("images", state.get("pictures"))  # the key in files of version 0.1
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(state["tensors"][name])
@@ -72,7 +73,7 @@ class Descent:
 
     def note(self, terms: dict[str, float], images: int) -> None:
         """Add a step's terms to the epoch's."""
-        self.pictures += images
+        self.images += images
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * images
 
@@ -84,9 +85,9 @@ class Descent:
 
     def close(self, epoch: int, measured: dict[str, float]) -> str:
         """Append the epoch's means and the measurements after it to the log; return them as a line."""
-        means = {name: total / self.pictures for name, total in self.sums.items()} | measured
-        self.log.append({"epoch": epoch + 1, "pictures": self.pictures, **means})
-        self.sums, self.pictures = {}, 0
+        means = {name: total / self.images for name, total in self.sums.items()} | measured
+        self.log.append({"epoch": epoch + 1, "pictures": self.images, **means})
+        self.sums, self.images = {}, 0
         return ", ".join([f"epoch {epoch + 1}", *(f"{name} {value:.4f}" for name, value in means.items())])
 
 
@@ -193,7 +194,7 @@ def descend(
 
 def _step(job: FitJob, learner: Learner, state: Descent, batch: Batch, epoch: int) -> dict[str, float]:
     """One step; returns the loss's terms."""
-    images, size = batch.pictures, job.network.preprocess.shape
+    images, size = batch.images, job.network.preprocess.shape
     if learner.augment:
         images = augmented(images, torch.tensor(batch.index), size, seed_of(learner.seed, epoch, "augment"))
     with evaluating(job.network.module), torch.enable_grad():

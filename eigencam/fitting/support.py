@@ -88,7 +88,7 @@ class SupportFit:
         labels, embeddings = list[int](), list[Tensor]()
         with tqdm(total=len(positions), desc=f"{SUPPORT} for {job.network.name}", unit="img") as bar:
             for batch in job.batches(grid, job.network.preprocess):
-                forward = job.network.forward(batch.pictures, layers=[layer])
+                forward = job.network.forward(batch.images, layers=[layer])
                 (means,) = to_host(forward.activations(layer).mean((2, 3)))()
                 embeddings.append(means.double())
                 labels += [chosen[i] for i in batch.index]

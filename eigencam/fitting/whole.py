@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.sgd import Descent
+from eigencam.fitting.training_images import seed_of
 from eigencam.networks.classifier import LastLayer, find_last_layer, further_heads, put, summed_heads
 from eigencam.networks.network import Network
 from eigencam.passes.calls import network_logits

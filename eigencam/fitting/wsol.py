@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from eigencam.datasets.base import Dataset
 from eigencam.fitting.erasing import attention_dropout, cut_box, hide, mixed, squares
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.pictures import seed_of
 from eigencam.fitting.selection import MAX_BOX_ACC_V2, Validation
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.spg import SPG, SideHeads, SideLoss, head_of
+from eigencam.fitting.training_images import seed_of
 from eigencam.fitting.whole import (
     BESIDE,
     Trainee,

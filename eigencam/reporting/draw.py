@@ -85,13 +85,13 @@ def resized(image: RGB, score_map: ScoreMap, size: int | tuple[int, int]) -> tup
 
 def with_boxes(image: RGB, boxes: NDArray[np.float64], colour: tuple[int, int, int]) -> RGB:
     """The image with (B, 4) inclusive boxes drawn in; NaN boxes are skipped."""
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
     width = max(1, round(max(image.shape) / 90))
     for box in np.atleast_2d(boxes):
         if np.isfinite(box).all():
             draw.rectangle(tuple(box), outline=colour, width=width)
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
 def with_truth(image: RGB, truth: Truth) -> RGB:

@@ -149,7 +149,7 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
     return list(dict.fromkeys(item for item in chain.from_iterable(turns) if item is not None))[:count]
 
 
-def pictures(
+def entries(
     root: Path,
     scores: Scores,
     items: Sequence[Item],
@@ -188,8 +188,8 @@ def pictures(
             except Exception as error:  # an image that cannot be decoded, a method that raises
                 say(f"{image}: {first_line(error)}")
                 continue
-            picture = found.setdefault(item, seen.picture(job))
-            picture["networks"][network] = {
+            entry = found.setdefault(item, seen.entry(job))
+            entry["networks"][network] = {
                 "predicted": seen.predicted,
                 "right": bool(right[k]) if right[k] in (True, False) else None,
                 "methods": {
@@ -202,7 +202,7 @@ def pictures(
         "metrics": [{"name": m, "better": scores.better[m]} for m in metrics],
         "hit": metrics.index(scores.hit) if scores.hit else None,
         "main": metrics.index(scores.main) if metrics else None,
-        "pictures": [found[item] for item in items if item in found],
+        "images": [found[item] for item in items if item in found],
     }
 
 
@@ -217,7 +217,7 @@ class _Seen:
     boxes: Mapping[str, NDArray[np.float64]]
     predicted: str
 
-    def picture(self, job: Any) -> dict[str, Any]:
+    def entry(self, job: Any) -> dict[str, Any]:
         """The fields that are the same for all networks."""
         height, width = self.truth.size
         scale = min(1.0, SIDE / max(height, width))
@@ -336,12 +336,12 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
 
 def fitting(galleries: Sequence[dict[str, Any]], limit: int) -> int:
     """Drop the least informative images until all fit into `limit` bytes of JSON; return how many were dropped."""
-    sizes = [[len(json.dumps(image)) for image in gallery["pictures"]] for gallery in galleries]
+    sizes = [[len(json.dumps(image)) for image in gallery["images"]] for gallery in galleries]
     dropped, total = 0, sum(map(sum, sizes))
     while total > limit and any(sizes):
         k = max(range(len(sizes)), key=lambda k: len(sizes[k]))
         total -= sizes[k].pop()
-        galleries[k]["pictures"].pop()
+        galleries[k]["images"].pop()
         dropped += 1
     return dropped
 

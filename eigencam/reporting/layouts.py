@@ -9,7 +9,7 @@ tables:
     experiment:  what runs ours: eigencam run experiment=...
     settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
     ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
-    pictures:    the paper's number of images, or of pairs of image and class; null where it is not known
+    images:      the paper's number of images, or of pairs of image and class; null where it is not known
     metrics:     column: {published: name, evaluator: name, metric: name, among: [methods of ours]}; `among` only
                  where a metric compares methods
     models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
@@ -64,7 +64,7 @@ class Layout:
     metrics: Mapping[str, LayoutColumn]
     models: Mapping[str, Mapping[str, Any]]
     settings: tuple[str, ...] = ()
-    pictures: int | None = None
+    images: int | None = None
     methods: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[str, ...] = ()

@@ -203,10 +203,10 @@ def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, A
     if about.get("differs"):
         texts.append(f"network: {about['differs']}")
     if found:
-        if layout.pictures is None:
+        if layout.images is None:
             texts.append("n: the paper's number of images is not known")
-        elif not all(layout.pictures in (line["n"], line["pictures"]) for line in found.values()):
-            texts.append(f"n: the paper has {layout.pictures:,}")
+        elif not all(layout.images in (line["n"], line["pictures"]) for line in found.values()):
+            texts.append(f"n: the paper has {layout.images:,}")
         texts += dict.fromkeys(f"evaluator: {p}" for line in found.values() if (p := line.get("parameters")))
         texts += dict.fromkeys(f"method: {caveat}" for line in found.values() if (caveat := line.get("caveat")))
     return [*texts, *(layout.differs if found else ())]

@@ -91,9 +91,9 @@ def galleries(
     baselines = set(long.loc[long["baseline"].astype(bool), "method"])
     sets: dict[str, Any] = {}
     for (name, _), of in scores.items():
-        items = gallery.choose(of, args.pictures, baselines)
-        found = gallery.pictures(args.results, of, items, args.settings, trust, say)
-        if found["pictures"]:
+        items = gallery.choose(of, args.images, baselines)
+        found = gallery.entries(args.results, of, items, args.settings, trust, say)
+        if found["images"]:
             sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = found
     return sets
 
@@ -135,14 +135,14 @@ def render(
 
     def filled(dropped: int) -> str:
         data = {"sets": sets, "heat": _heat(), "dropped": dropped}
-        count = {name: len(of["pictures"]) for name, of in sets.items()}
+        count = {name: len(of["images"]) for name, of in sets.items()}
         return template.render(**fixed, data=Markup(escaping.script(data)), count=count)
 
     limit, page = int(args.max_mb * 1e6), filled(0)
     if (over := len(page.encode()) - limit) > 0 and sets:
-        size = sum(len(json.dumps(image)) for of in sets.values() for image in of["pictures"])
+        size = sum(len(json.dumps(image)) for of in sets.values() for image in of["images"])
         dropped = gallery.fitting(list(sets.values()), max(size - over, 0))
-        print(f"{dropped} of {dropped + sum(len(of['pictures']) for of in sets.values())} images left out: --max-mb")
+        print(f"{dropped} of {dropped + sum(len(of['images']) for of in sets.values())} images left out: --max-mb")
         page = filled(dropped)
     if len(page.encode()) > limit:
         raise ValueError(f"--max-mb {args.max_mb}: the page without images has {len(page.encode()) / 1e6:.2f} MB")

@@ -82,7 +82,7 @@ def _scored(job: Job, batch: Batch, key: Key) -> ScoredBatch:
     found = compute_maps(
         job.network,
         {key[0]: job.methods[key[0]]},
-        batch.pictures,
+        batch.images,
         labels=[max(label, 0) for _, label in pairs] if by_label else None,
         rows=[n for n, _ in pairs],
         index=batch.index,

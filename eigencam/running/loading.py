@@ -27,7 +27,7 @@ class Batch:
 
     Attributes:
         index: positions in the dataset of the images that could be decoded.
-        pictures: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8.
         regions: the part of each original image that the network sees.
         truths: the ground truth of each image.
         bad: by position, the reason why an image could not be decoded.
@@ -35,7 +35,7 @@ class Batch:
     """
 
     index: list[int]
-    pictures: Tensor
+    images: Tensor
     regions: list[Region]
     truths: list[Truth]
     bad: dict[int, Exception]
@@ -45,7 +45,7 @@ class Batch:
         """A slice of the images."""
         these = slice(start, stop)
         return Batch(
-            self.index[these], self.pictures[these], self.regions[these], self.truths[these], {}, self.digests[these]
+            self.index[these], self.images[these], self.regions[these], self.truths[these], {}, self.digests[these]
         )
 
 

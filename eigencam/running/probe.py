@@ -108,8 +108,8 @@ class BatchProbe:
         def make() -> Forward:
             layers = [layer for method in methods for layer in tapped(method)]
             gradients = any(needs_gradient(method) for method in methods)
-            pictures = self.images if images is None else images.to(self.images.dtype)
-            return self.forward.repeat(pictures, layers, gradients=gradients, module=module)
+            shown = self.images if images is None else images.to(self.images.dtype)
+            return self.forward.repeat(shown, layers, gradients=gradients, module=module)
 
         return self.forward.shared(("pass", key), make)
 

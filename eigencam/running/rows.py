@@ -42,7 +42,7 @@ class ScoredBatch:
 
     Attributes:
         batch: its pixels are no longer needed.
-        picture: positions in the batch.
+        image: positions in the batch.
         truths: with the class of the row as `label`.
         regions: the part of each original image that its map covers.
         maps: (M, h, w) by method.
@@ -54,7 +54,7 @@ class ScoredBatch:
     """
 
     batch: Batch
-    picture: Sequence[int]
+    image: Sequence[int]
     truths: Sequence[Truth]
     regions: Sequence[Region]
     maps: Mapping[str, NDArray[np.float32]]
@@ -110,7 +110,7 @@ def rows_of(job: Job, scored: ScoredBatch, wanted: Iterable[Key]) -> tuple[dict[
     rows: dict[Key, list[Row]] = {key: [] for key in wanted}
     faults: dict[Key, PartError] = {}
     evaluators = {name: [e for m, e in rows if m == name] for name in dict.fromkeys(name for name, _ in rows)}
-    for n, group in groupby(range(len(scored.picture)), scored.picture.__getitem__):
+    for n, group in groupby(range(len(scored.image)), scored.image.__getitem__):
         own, memo = list(group), dict[Hashable, Any]()
         for name in evaluators:
             score_maps = _score_maps(scored, name, own, memo) if name in scored.maps else []
@@ -134,7 +134,7 @@ def _rows_of_one(
     starts = [_start(job, scored, name, k) for k in own]
     truths = [scored.truths[k] for k in own]
     if is_joint(evaluator):
-        joint = {"label": scored.batch.truths[scored.picture[own[0]]].label, "target": -1}
+        joint = {"label": scored.batch.truths[scored.image[own[0]]].label, "target": -1}
         return [{**starts[0], **joint, **evaluator.joint_row(score_maps, truths)}]
     if key in scored.asked:
         found = [scored.asked[key][k] for k in own]
@@ -165,7 +165,7 @@ def _start(job: Job, scored: ScoredBatch, method: str, k: int) -> Row:
         target = scored.targets[k] if job.comparable else -1
     top5 = scored.top5[k] if job.comparable else []
     shared = {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
-    shared[DIGEST] = scored.batch.digests[scored.picture[k]]
+    shared[DIGEST] = scored.batch.digests[scored.image[k]]
     return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(of)}
 
 

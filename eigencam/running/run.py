@@ -328,7 +328,7 @@ def _through_network(
     found = compute_maps(
         job.network,
         methods,
-        batch.pictures,
+        batch.images,
         labels=[max(label, 0) for _, label in pairs] if by_label else None,
         rows=[n for n, _ in pairs],
         index=batch.index,
@@ -369,7 +369,7 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
     if key in work.failed:
         return False
     job, costs = work.job, work.costs[key[0]]
-    measured: dict[str, float] = {"seconds": round(work.seconds, 2), "images": work.pictures}
+    measured: dict[str, float] = {"seconds": round(work.seconds, 2), "images": work.images}
     if taken := costs[1:] or costs:
         measured |= {"cost": float(np.median(taken)), "batches": len(taken)}
     with result.finishing():

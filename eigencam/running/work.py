@@ -27,7 +27,7 @@ class Work:
         bad: images that could not be decoded, by id, with the reason.
         costs: of each method in the timed batches, in multiples of a forward pass.
         size: number of images per batch; halved if memory runs out, as is `chunk`.
-        pictures: number of images scored, in `seconds`.
+        images: number of images scored, in `seconds`.
         failed: the reason by result, for results left out because their method or evaluator raised.
         launched: functions that return the maps of batches in flight on the device, with their results.
         waiting: for the latest batches: number of images, rows in progress, and the images that each result lacks.
@@ -40,7 +40,7 @@ class Work:
     size: int = 0
     chunk: int = 0
     batches: int = 0
-    pictures: int = 0
+    images: int = 0
     seconds: float = 0.0
     failed: dict[Key, str] = field(default_factory=dict)
     launched: deque[tuple[Callable[[], ScoredBatch], list[Key], dict[Key, set[str]]]] = field(default_factory=deque)
@@ -103,4 +103,4 @@ class Work:
                 self.fail([key], faults[key])
             bar.set_postfix_str("", refresh=False)
             bar.update(count)
-            self.pictures += count
+            self.images += count

@@ -1,6 +1,6 @@
 """An image of a report: a sorted table, the curves, and the images on a dark page.
 
-    python scripts/report_picture.py results/scenes/report.html results/scenes/report.png
+    python scripts/report_screenshot.py results/scenes/report.html results/scenes/report.png
 
 It needs Chromium (Debian: apt-get install chromium), driven as in the tests.
 """
@@ -34,7 +34,7 @@ def main() -> int:
         for fragment, height in VIEWS:
             page.size(WIDTH, height)
             page.open(args.report, fragment)
-            page.picture(shot)
+            page.screenshot(shot)
             with Image.open(shot) as seen:
                 whole.paste(seen, (0, top))
             top += height
