@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.bounds import possible
 
 VERSIONS = {"truth": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 VOID = 255
 """Mask value of pixels that no metric counts."""

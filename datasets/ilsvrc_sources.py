@@ -18,7 +18,7 @@ from eigencam.datasets.names import by_stem, image_id, once
 from eigencam.datasets.reading import FileError, Reading, integer
 
 VERSIONS = {"ilsvrc_sources": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 Source = Literal["text", "xml", "csv", "devkit"]
 Box = tuple[float, float, float, float]

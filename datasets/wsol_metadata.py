@@ -27,7 +27,7 @@ from eigencam.datasets.names import inside, once
 from eigencam.datasets.reading import Reading, is_file
 
 VERSIONS = {"wsol_metadata": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 MD5 = {
     ("CUB", "test"): "3192e07cdb04e003ae396482bdf8d83e",

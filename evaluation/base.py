@@ -158,7 +158,7 @@ class PackagedEvaluator(Summing, Protocol):
     """What every evaluator of this package declares; checked by pyright (`tests/test_contracts.py`).
 
     Attributes:
-        version: raised when a change moves a number in a row, or a default (`eigencam.versions`).
+        version: raised when a change moves a number in a row, or a default (`eigencam.store.versions`).
         summary_version: raised when a change moves the result of `summary` for the same rows.
         headline: see `Summing`.
     """

@@ -43,7 +43,7 @@ from eigencam.evaluation.branches import (
 )
 
 VERSIONS = {"component_tree": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 LEVELS = 255
 """Number of thresholds: v = 0 .. 254."""

@@ -23,7 +23,7 @@ from eigencam.evaluation.base import About, Metric, Sample
 from eigencam.evaluation.intervals import Floats, Interval, MeanRatio, Parts, bounds_of
 
 SUMMARY_VERSIONS = {"statistics": 3}
-"""Raised when a change here or in `intervals` moves a number; see `eigencam.versions`."""
+"""Raised when a change here or in `intervals` moves a number; see `eigencam.store.versions`."""
 
 MOST_IMAGES = 10_000
 """Number of images up to which intervals are over images; above it they are over groups of images."""

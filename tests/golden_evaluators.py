@@ -20,7 +20,7 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.passes.forward import Forward
 from eigencam.running.probe import BatchProbe
 from eigencam.store.build import find, instantiate
-from eigencam.versions import summary_versions_of, versions_of
+from eigencam.store.versions import summary_versions_of, versions_of
 
 FEW: dict[str, Any] = {"size": 48, "steps": 5, "max_iter": 3, "num_classes": 3, "stages": 3, "structure": True}
 """In the place of packaged parameters that only say how fine or how often."""

@@ -25,8 +25,8 @@ from eigencam.methods.files import BoxFiles, MapFiles
 from eigencam.networks.network import Network, Preprocess, load_network
 from eigencam.running.maps import compute_maps
 from eigencam.store.build import find, instantiate
+from eigencam.store.versions import versions_of
 from eigencam.targets import box_score
-from eigencam.versions import versions_of
 
 NETWORKS = ("scenes_vgg", "scenes_resnet")
 SIZE = 64

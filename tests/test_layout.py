@@ -28,6 +28,12 @@ def test_the_top_level_is_what_the_user_fixed() -> None:
     assert {f for f in folders if not f.startswith(".")} - {"docs"} == fixed
 
 
+def test_few_modules_stand_beside_the_rooms() -> None:
+    """`__init__.py` is the package itself."""
+    beside = {file.stem for file in (ROOT / "eigencam").glob("*.py")} - {"__init__"}
+    assert beside == {"__main__", "explainer", "files", "moved", "targets", "transfer"}
+
+
 @pytest.mark.parametrize("name", ["datasets", "evaluation"])
 def test_a_folder_imported_under_the_wrong_name_says_the_right_one(name: str) -> None:
     spec = importlib.util.spec_from_file_location(name, ROOT / name / "__init__.py")

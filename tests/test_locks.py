@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eigencam import locks
+from eigencam.store import locks
 
-HOLDER = "import sys, time; from pathlib import Path; from eigencam import locks\n"
+HOLDER = "import sys, time; from pathlib import Path; from eigencam.store import locks\n"
 HOLDER += "lock = locks.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 
 

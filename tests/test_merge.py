@@ -10,12 +10,12 @@ import pytest
 from runs import config
 from stored import ENVIRONMENT, finished, half, plan, result, rows
 
-import eigencam.locks
+import eigencam.store.locks
 import eigencam.store.merge
 from eigencam.commands.main import main
-from eigencam.locks import NoLocksError
 from eigencam.running.run import run
 from eigencam.store.examine import published
+from eigencam.store.locks import NoLocksError
 from eigencam.store.merge import merge
 from eigencam.store.reader import read, read_all
 from eigencam.store.records import Result
@@ -204,7 +204,7 @@ def test_without_locks_each_process_writes_a_folder_of_its_own(tmp_path: Path, m
     def none(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(eigencam.locks, "_flock", none)
+    monkeypatch.setattr(eigencam.store.locks, "_flock", none)
     common = tmp_path / "common"
     with pytest.raises(NoLocksError, match="own_folder=true"):
         run(config(common, *SMALL))

@@ -13,7 +13,7 @@ from eigencam import evaluation, moved
 from eigencam.evaluation import maxboxacc
 from eigencam.store.build import find
 from eigencam.store.trust import PACKAGED
-from eigencam.versions import versions_of
+from eigencam.store.versions import versions_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,8 +22,8 @@ from stored import ENVIRONMENT, finished, half, plan, result, rows
 import eigencam.files
 from eigencam.commands.main import main
 from eigencam.commands.prune import _remove
-from eigencam.locks import HeldError, is_held, take
 from eigencam.store.bounded import read_table
+from eigencam.store.locks import HeldError, is_held, take
 from eigencam.store.parts import Parts
 from eigencam.store.reader import read, read_all
 from eigencam.store.schema import CONFIG, ROWS, SUMMARY, Seal, Summary

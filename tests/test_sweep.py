@@ -21,11 +21,11 @@ from submitit.slurm.slurm import SlurmJob
 
 from eigencam.commands.main import main
 from eigencam.commands.status import duration, planned, states
-from eigencam.locks import take
 from eigencam.running import sweep
 from eigencam.running.faults import PartlyFailedError
 from eigencam.running.run import run
 from eigencam.running.slurm import Tidy, WatchQueue
+from eigencam.store.locks import take
 from eigencam.store.parts import Parts
 from eigencam.store.seal import read_json, write_json
 

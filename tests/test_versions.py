@@ -18,7 +18,7 @@ from eigencam.methods.files import BoxFiles
 from eigencam.methods.perturbation import AblationCAM, Occlusion
 from eigencam.methods.relevance import LRP
 from eigencam.networks.network import Preprocess
-from eigencam.versions import _constant, summary_versions_of, versions_of
+from eigencam.store.versions import _constant, summary_versions_of, versions_of
 
 NAMES = ("VERSIONS", "SUMMARY_VERSIONS")
 
@@ -100,11 +100,11 @@ def test_reading_versions_imports_nothing() -> None:
         import sys
         from eigencam.evaluation.maxboxacc import MaxBoxAcc
         before = set(sys.modules)
-        from eigencam.versions import versions_of
+        from eigencam.store.versions import versions_of
         found = versions_of(MaxBoxAcc)
         assert {"bicubic", "component_tree"} <= found.keys(), found
         new = {name for name in set(sys.modules) - before if name.startswith(("eigencam", "torch", "numba"))}
-        assert new == {"eigencam.versions"}, new
+        assert new == {"eigencam.store.versions"}, new
         from eigencam.evaluation import bicubic
         from eigencam.evaluation import component_tree
         versions_of.__globals__["_shared"].cache_clear()

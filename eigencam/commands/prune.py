@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from eigencam.configuring.results import default_results
 from eigencam.evaluation.escaping import one_line
-from eigencam.locks import is_held, take
+from eigencam.store.locks import is_held, take
 from eigencam.store.reader import Stored, is_result, newest, read_all
 from eigencam.store.schema import CONFIG, DAMAGED, RUNS
 

@@ -2,7 +2,7 @@
 
 import re
 
-from eigencam.embeddings import read_embedding, read_embeddings
+from eigencam.passes.embeddings import read_embedding, read_embeddings
 from eigencam.targets import Target, box_score, embedding, prompt, segment
 
 

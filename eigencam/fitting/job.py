@@ -17,7 +17,6 @@ from omegaconf import MISSING, DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eigencam import locks
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset
 from eigencam.datasets.checks import truth_faults
 from eigencam.datasets.reading import expand
@@ -34,6 +33,7 @@ from eigencam.running.prepare import (
     model_faults,
     stop,
 )
+from eigencam.store import locks
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.environment import cores, keep_freed_memory
 from eigencam.store.identity import describe, describe_dataset

@@ -31,7 +31,7 @@ and those that `eigencam methods` and `docs/methods.md` show:
     needs: str      the cost per image: "1 forward", "1 forward, 1 backward", "C + 1 forwards", "1 forward; training"
     networks: str   the networks that it can run on; "any" if not set
 
-Packaged methods also have `version = 1`, raised when a change moves a number or a default (`eigencam.versions`).
+Packaged methods also have `version = 1`, raised when a change moves a number or a default (`eigencam.store.versions`).
 
 A method's own passes go through `forward.predict`, which limits their memory and shows progress. Random numbers
 come from `eigencam.methods.randomness`: a function of (seed, `forward.index`) only.

@@ -40,7 +40,7 @@ class PackagedMethod(Method, Protocol):
     """What every method of this package declares.
 
     Attributes:
-        version: raised when a change moves a number or a default (`eigencam.versions`).
+        version: raised when a change moves a number or a default (`eigencam.store.versions`).
         needs: the cost per image, in words: "1 forward, 1 backward".
         needs_gradient: whether it calls `forward.gradients`.
     """

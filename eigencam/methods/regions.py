@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage import color, segmentation
 
 VERSIONS = {"regions": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

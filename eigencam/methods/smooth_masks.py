@@ -10,7 +10,7 @@ from torch import Tensor
 from eigencam.transfer import made
 
 VERSIONS = {"smooth_masks": 2}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 Edge = Literal["zero", "reflect"]
 

@@ -20,7 +20,7 @@ from eigencam.passes.readings import CHANNELS_FIRST
 from eigencam.passes.tail import between, tail
 
 VERSIONS = {"ablation": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 
 @dataclass(frozen=True, slots=True)

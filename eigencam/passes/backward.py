@@ -24,7 +24,7 @@ from eigencam.passes.kinds import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING
 from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"backward": 1}
-"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""
+"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.store.versions`."""
 
 Rule = Callable[..., Tensor]
 """`(original, *args, **kwargs) -> Tensor`, called with the operation's arguments if `ARGUMENTS` has its kind; for other

@@ -24,7 +24,7 @@ from eigencam.passes.tail import tail
 from eigencam.transfer import to_device
 
 VERSIONS = {"forward": 1}
-"""Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.versions`."""
+"""Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.store.versions`."""
 
 T = TypeVar("T")
 Gradients = dict[str, Tensor | None]  # by tapped layer; None if no gradient reaches it

@@ -15,7 +15,7 @@ from eigencam.passes.calls import any_tensor, evaluating, is_coarse, network_log
 from eigencam.passes.hooks import tapped_pass
 
 VERSIONS = {"tail": 1}
-"""Raised when a change here alters results; see `eigencam.versions`."""
+"""Raised when a change here alters results; see `eigencam.store.versions`."""
 
 
 @lru_cache(maxsize=2)

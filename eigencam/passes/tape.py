@@ -16,7 +16,7 @@ from eigencam.passes.kinds import ARGUMENTS, RECTIFIERS
 from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"tape": 1}
-"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.versions`."""
+"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.store.versions`."""
 
 OPERATIONS: Mapping[str, str] = {
     **{kind: kind for kind in ("conv2d", "linear", "batch_norm", "pad", "cat", "max_pool2d", "avg_pool2d")},

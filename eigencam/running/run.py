@@ -27,7 +27,6 @@ from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.datasets.digest import is_changed
 from eigencam.evaluation.base import asks_network
 from eigencam.files import first_line, one_line
-from eigencam.locks import HeldError
 from eigencam.methods.base import caveat_of, is_baseline
 from eigencam.running.accuracy import accuracy_line
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
@@ -41,6 +40,7 @@ from eigencam.store.canonical import plain
 from eigencam.store.environment import cores, environment, keep_freed_memory
 from eigencam.store.gather import Plan
 from eigencam.store.images import KnownDigests, known_images
+from eigencam.store.locks import HeldError
 from eigencam.store.merge import merge
 from eigencam.store.positions import Positions
 from eigencam.store.records import Result, summed_up

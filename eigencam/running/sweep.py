@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eigencam.configuring.named import quoted
 from eigencam.configuring.stored import changed, check_paths, machine_paths
-from eigencam.locks import HeldError, take
+from eigencam.store.locks import HeldError, take
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.schema import CONFIG
 from eigencam.store.seal import DamagedError, read_yaml

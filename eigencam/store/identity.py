@@ -1,9 +1,9 @@
 """Everything that changes a number, as JSON: the key of a result.
 
 Code of this package is described by its name and integer `version`, the versions of the shared code that it uses
-(`eigencam.versions`), and the parameters that differ from the defaults. Moving a module, adding an option or spelling
-out a default therefore makes no new result; a change of a default or a number has to raise the version. Your own code
-is described by its dotted name and the checksum of its file; code of another library that computes, by the library's
+(`eigencam.store.versions`), and the parameters that differ from the defaults. Moving a module, adding an option or
+spelling out a default therefore makes no new result; a change of a default or a number has to raise the version. Your
+own code is described by its dotted name and the checksum of its file; code of another library that computes, by the library's
 version. Weights and data are described by checksums.
 
 Identity is about rows. Summaries are recomputed from rows and have a version of their own (`Summary`).
@@ -23,7 +23,7 @@ from typing import Any
 from eigencam.store.build import RESERVED, find
 from eigencam.store.canonical import canonical
 from eigencam.store.schema import FORMAT
-from eigencam.versions import versions_of
+from eigencam.store.versions import versions_of
 
 PACKAGE = "eigencam"
 OBJECT = "object"

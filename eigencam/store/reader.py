@@ -17,11 +17,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from eigencam.files import naming, one_line
-from eigencam.locks import is_held
 from eigencam.store.canonical import canonical
 from eigencam.store.claim import Claim
 from eigencam.store.examine import examine, read_error
 from eigencam.store.identity import OBJECT
+from eigencam.store.locks import is_held
 from eigencam.store.parts import Parts, RowFile
 from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, RUNS, SUMMARY, Run, Summary, network_label
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml

@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from eigencam.evaluation.base import Metric, Row, headline_of
 from eigencam.evaluation.sums import Blocks, summarised
 from eigencam.files import remove_leftovers, replacing, sync_folder, write_bytes
-from eigencam.locks import HeldError, Lock, take
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.examine import examine, has_leftovers, published
 from eigencam.store.gather import Gathered, Plan, gather
+from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
 from eigencam.store.positions import Positions
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary
 from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
+from eigencam.store.versions import summary_versions_of
 from eigencam.store.windows import RUN, MisplacedError
-from eigencam.versions import summary_versions_of
 
 STAGED = "rows.staged"
 """Name of the file with all rows, among the parts, until the result is published."""

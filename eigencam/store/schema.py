@@ -78,7 +78,7 @@ class Summary:
         protocol: the evaluator's, in words and numbers.
         headline: metrics that a table shows by default.
         fitted_on: images that the network's classifier was fitted on.
-        summary_versions: of the code that computed the metrics from the rows (`eigencam.versions.summary_versions_of`).
+        summary_versions: of the code that computed the metrics from the rows (`summary_versions_of`).
         rows: the seal of `rows.parquet`; None if the method was left out.
         baseline: whether the method is a baseline (a centred box, noise), as it declares.
         caveat: the note below every table with the method, as it declares.
