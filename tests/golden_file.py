@@ -1,8 +1,9 @@
 """The file of golden numbers: what it holds, how two sets of numbers are compared, and what may replace what.
 
 An entry is about one class or function of ours, or a shared part (see `eigencam.store.versions`), at one version; its
-cases are settings of it (the packaged configs and some more) with numbers under names. Of a small array all numbers are kept,
-of a large one its form, mean and range, and three weighted means, which a change of a value or of its place moves.
+cases are settings of it (the packaged configs and some more) with numbers under names. Of a small array all numbers are
+kept, of a large one its form, mean and range, and three weighted means, which a change of a value or of its place
+moves.
 """
 
 import json

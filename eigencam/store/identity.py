@@ -3,8 +3,8 @@
 Code of this package is described by its name and integer `version`, the versions of the shared code that it uses
 (`eigencam.store.versions`), and the parameters that differ from the defaults. Moving a module, adding an option or
 spelling out a default therefore makes no new result; a change of a default or a number has to raise the version. Your
-own code is described by its dotted name and the checksum of its file; code of another library that computes, by the library's
-version. Weights and data are described by checksums.
+own code is described by its dotted name and the checksum of its file; code of another library that computes, by the
+library's version. Weights and data are described by checksums.
 
 Identity is about rows. Summaries are recomputed from rows and have a version of their own (`Summary`).
 """
