@@ -71,8 +71,8 @@ class Coco(ImageFiles):
         top = expand(root)
         path = expand(annotations) if annotations else top / "annotations" / f"instances_{split}.json"
         if not path.exists():
-            there = sorted(one.stem.removeprefix("instances_") for one in path.parent.glob("instances_*.json"))
-            others = f"; the splits there are {', '.join(there)}" if there else ""
+            splits = sorted(one.stem.removeprefix("instances_") for one in path.parent.glob("instances_*.json"))
+            others = f"; the splits there are {', '.join(splits)}" if splits else ""
             raise FileNotFoundError(f"{path}: no such file{others}. {HOW_TO_GET}")
         self.name, self.split = f"coco_{split}", split
         found, names = _read(path, allow_outside)

@@ -42,13 +42,13 @@ def present(files: Sequence[Path], what: str, how_to_get: str, allow_missing: bo
     Raises:
         FileNotFoundError: none is, or some are not and `allow_missing` is false.
     """
-    there = [i for i, path in enumerate(files) if is_file(path)]
-    if len(there) == len(files) and files:
-        return there
+    existing = [i for i, path in enumerate(files) if is_file(path)]
+    if len(existing) == len(files) and files:
+        return existing
     missing = [path for path in files if not is_file(path)]
-    if allow_missing and there:
-        return there
-    proceed = f"; dataset.allow_missing=true evaluates the {len(there)} that are there" if there else ""
+    if allow_missing and existing:
+        return existing
+    proceed = f"; dataset.allow_missing=true evaluates the {len(existing)} that are there" if existing else ""
     raise FileNotFoundError(
         f"{len(missing)} of {len(files)} files of {what} are missing, e.g. {some(missing)}. {how_to_get}{proceed}"
     )

@@ -160,7 +160,7 @@ class Folder(ImageFiles):
         if self._objects:
             truth.append([o.boxes.tolist(), o.difficult.tolist(), o.size] for o in self._objects)
             truth.append(one.tolist() for one in self._box_labels)
-        told: dict[str, object] = {
+        facts: dict[str, object] = {
             "name": self.name,
             "class_space": self.class_space,
             "classes": checksum(self.classes),
@@ -170,11 +170,11 @@ class Folder(ImageFiles):
             "pictures": self.file_sizes(),
         }
         if self._masks and self._mask_values:
-            told["masks"] = checksum(hashlib.sha256(path.read_bytes()).hexdigest() for path in self._masks)
-            told["mask_values"] = self._mask_values.as_written
+            facts["masks"] = checksum(hashlib.sha256(path.read_bytes()).hexdigest() for path in self._masks)
+            facts["mask_values"] = self._mask_values.as_written
         elif self._painted:
-            told["masks"] = checksum([one["segmentation"] for one in o.coco] for o in self._objects)
-        return told
+            facts["masks"] = checksum([one["segmentation"] for one in o.coco] for o in self._objects)
+        return facts
 
     def _number(self, named: Sequence[str]) -> None:
         """Turn class names into labels; record images whose annotation or label is wrong."""
@@ -268,10 +268,10 @@ def _masks(folder: Path | None) -> Source[Path] | None:
 
 def _kept(ids: Sequence[str], known: Mapping[str, Mapping[str, Any]], top: Path, allow_missing: bool) -> list[int]:
     """The positions of the images that all files annotate. FileNotFoundError if any is not, unless allowed."""
-    kept = [i for i, one in enumerate(ids) if all(one in of for of in known.values())]
+    kept = [i for i, one in enumerate(ids) if all(one in members for members in known.values())]
     if len(kept) == len(ids) or (allow_missing and kept):
         return kept
-    lacks = {what: [one for one in ids if one not in of] for what, of in known.items()}
+    lacks = {what: [one for one in ids if one not in members] for what, members in known.items()}
     counts = "; ".join(f"{len(names)} have no {what}, e.g. {some(names)}" for what, names in lacks.items() if names)
     proceed = f"; dataset.allow_missing=true evaluates the {len(kept)} that have all" if kept else ""
     raise FileNotFoundError(f"of the {len(ids)} images in {top} {counts}{proceed}")

@@ -238,8 +238,8 @@ def _read_csv(path: Path, form: BoxForm) -> Source[Objects]:
             lines[image_id(name)].append((file.place, corners, label))
         if not lines:
             raise ValueError("no image is listed")
-    objects = {name: _objects_of(path, name, of, form) for name, of in lines.items()}
-    return Source("annotations", objects, {name: f"{path}, {of[0][0]}" for name, of in lines.items()})
+    objects = {name: _objects_of(path, name, rows, form) for name, rows in lines.items()}
+    return Source("annotations", objects, {name: f"{path}, {rows[0][0]}" for name, rows in lines.items()})
 
 
 def _columns(head: Sequence[str], form: BoxForm) -> list[int]:
@@ -252,9 +252,9 @@ def _columns(head: Sequence[str], form: BoxForm) -> list[int]:
     if not any(name in IMAGE_HEADS for name in names[:1]) and not {"x1", "x", "xmin"} & set(names):
         return []
     image = next((names.index(name) for name in IMAGE_HEADS if name in names), None)
-    corners = next((of for of in CORNERS[str(form.format)] if set(of) <= set(names)), None)
+    corners = next((heads for heads in CORNERS[str(form.format)] if set(heads) <= set(names)), None)
     if image is None or corners is None:
-        wanted = " or ".join(",".join(of) for of in CORNERS[str(form.format)])
+        wanted = " or ".join(",".join(heads) for heads in CORNERS[str(form.format)])
         raise ValueError(f"the columns {', '.join(head)}; box_format={form.format} needs image and {wanted}")
     label = [names.index(name) for name in LABEL_HEADS if name in names][:1]
     return [image, *(names.index(name) for name in corners), *label]

@@ -159,9 +159,9 @@ def read_truth(root: Path | str, source: Source | None = None, keep_faults: bool
             if truth.faults and not keep_faults:
                 raise BadTruthError(next(iter(truth.faults.values())))
             return truth
-    there = ", ".join(name for name in order if sources.find(name, root))
+    known = ", ".join(name for name in order if sources.find(name, root))
     raise FileNotFoundError(
-        f"no ILSVRC truth{f' of source {source!r}' if source else ''} in {root}{there and f' (there is: {there})'}; "
+        f"no ILSVRC truth{f' of source {source!r}' if source else ''} in {root}{known and f' (there is: {known})'}; "
         f"looked in {', '.join(map(str, sources.places(root)))}. {HOW_TO_GET}"
     )
 

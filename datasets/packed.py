@@ -122,18 +122,18 @@ class Packed:
 
     def identity(self) -> dict[str, object]:
         """Number of images, and checksums of truth and content."""
-        told: dict[str, object] = {"name": self.name, "n": len(self.ids), "classes": checksum(self.classes)}
+        facts: dict[str, object] = {"name": self.name, "n": len(self.ids), "classes": checksum(self.classes)}
         if self.annotation is not None and self.rows is not None:
             boxes = (self.annotation.boxes_of(row).tolist() for row in self.rows.tolist())
             truth = zip(self.ids, self.annotation.labels[self.rows].tolist(), boxes, strict=True)
         elif self.boxes is not None:
-            of = self.boxes
-            pairs = zip(of.offsets[:-1].tolist(), of.offsets[1:].tolist(), strict=True)
-            own = ([of.boxes[a:b].tolist(), of.labels[a:b].tolist()] for a, b in pairs)
+            stored_boxes = self.boxes
+            pairs = zip(stored_boxes.offsets[:-1].tolist(), stored_boxes.offsets[1:].tolist(), strict=True)
+            own = ([stored_boxes.boxes[a:b].tolist(), stored_boxes.labels[a:b].tolist()] for a, b in pairs)
             truth = zip(self.ids, self.labels.tolist(), own, strict=True)
         else:
             truth = zip(self.ids, self.labels.tolist(), strict=True)
-        return {**told, "truth": checksum(truth), **self.store.identity()}
+        return {**facts, "truth": checksum(truth), **self.store.identity()}
 
     @cached_property
     def _one_size(self) -> tuple[int, int] | None:

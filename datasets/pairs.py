@@ -106,14 +106,14 @@ class Lfw:
         self.name, self.matching = name, matching
         listed = [pair for pair in read_pairs(top / path if not path.is_file() else path, top) if _is(pair, matching)]
         files = as_stored([file for pair in listed for file in pair.files])
-        there = [os.path.isfile(file) for file in files]  # noqa: PTH113
-        if not all(there) and not allow_missing:
-            missing = [str(file) for file, found in zip(files, there, strict=True) if not found]
+        exists = [os.path.isfile(file) for file in files]  # noqa: PTH113
+        if not all(exists) and not allow_missing:
+            missing = [str(file) for file, found in zip(files, exists, strict=True) if not found]
             raise FileNotFoundError(
                 f"{len(missing)} images of {path.name} are missing: {some(missing)} (dataset.allow_missing=true takes "
                 f"the pairs that are there). {HOW_TO_GET}"
             )
-        whole = [k for k in range(len(listed)) if there[2 * k] and there[2 * k + 1]]
+        whole = [k for k in range(len(listed)) if exists[2 * k] and exists[2 * k + 1]]
         self.pairs = [Pair((files[2 * k], files[2 * k + 1]), listed[k].same) for k in whole]
         self.ids = [_id(k, side) for k in whole for side in (0, 1)]
 
@@ -136,8 +136,8 @@ class Lfw:
 
     def identity(self) -> dict[str, object]:
         """The selection of pairs, their number, and a checksum of files and labels."""
-        told = [[*("/".join(file.parts[-2:]) for file in pair.files), pair.same] for pair in self.pairs]
-        return {"name": self.name, "matching": self.matching, "n": len(self.ids), "truth": checksum([*self.ids, *told])}
+        rows = [[*("/".join(file.parts[-2:]) for file in pair.files), pair.same] for pair in self.pairs]
+        return {"name": self.name, "matching": self.matching, "n": len(self.ids), "truth": checksum([*self.ids, *rows])}
 
     def _files(self, i: int) -> tuple[Path, Path]:
         """The file of image `i`, and its partner's."""
@@ -187,8 +187,8 @@ def _pairs(lines: Iterator[str], file_of: Callable[[str, str], Path]) -> Iterato
     for line in lines:
         words = line.split("\t") if "\t" in line else line.split()
         if (len(words) == 3 and words[1] == words[2]) or (len(words) == 4 and words[0] == words[2]):
-            told = "an image with itself" if len(words) == 3 else f"{words[0]!r} twice in a pair that does not match"
-            raise ValueError(f"{told}, in {line!r}")
+            fault = "an image with itself" if len(words) == 3 else f"{words[0]!r} twice in a pair that does not match"
+            raise ValueError(f"{fault}, in {line!r}")
         if len(words) == 3:
             yield Pair((file_of(words[0], words[1]), file_of(words[0], words[2])), same=True)
         elif len(words) == 4:
@@ -263,9 +263,9 @@ class ScenePairs:
     def identity(self) -> dict[str, object]:
         """Version, seed, selection of pairs, n, and a checksum of ids and of the ground truth of the first pairs."""
         facts = [self.truth(i) for i in range(min(len(self.ids), 4))]
-        told = [[truth.size, truth.boxes.tolist(), truth.box_labels.tolist()] for truth in facts]
+        rows = [[truth.size, truth.boxes.tolist(), truth.box_labels.tolist()] for truth in facts]
         about = {"name": self.name, "version": VERSION, "seed": self.seed, "matching": self.matching}
-        return {**about, "n": len(self.ids), "truth": checksum([*self.ids, *told])}
+        return {**about, "n": len(self.ids), "truth": checksum([*self.ids, *rows])}
 
     def _scenes(self, i: int) -> tuple[Scene, Scene]:
         if not 0 <= i < len(self.ids):

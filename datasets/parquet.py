@@ -313,8 +313,8 @@ def _files(path: str | Path, split: str, revision: str | None) -> list[Path]:
     every = list(files_in(top, (".parquet",), depth=-1))
     files = [file for file in every if _of_split(file.relative_to(top), split)]
     if not files:
-        there = f"; there are {some([file.relative_to(top) for file in every])}" if every else ""
-        raise FileNotFoundError(f"{top}: no Parquet file of the split {split!r} in it{there}")
+        others = f"; there are {some([file.relative_to(top) for file in every])}" if every else ""
+        raise FileNotFoundError(f"{top}: no Parquet file of the split {split!r} in it{others}")
     return sorted(files)
 
 

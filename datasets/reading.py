@@ -86,8 +86,8 @@ class Reading:
                 return
             raise FileNotFoundError(f"{self.path}: no such file{self._ending()}") from error
         text = reason(error)
-        told = "; allowed" in text or "expected" in text
-        raise FileError(self.path, self.place, text if told else text + self._ending()) from error
+        complete = "; allowed" in text or "expected" in text
+        raise FileError(self.path, self.place, text if complete else text + self._ending()) from error
 
     def regular(self) -> Path:
         """The path. Raises a ValueError for anything but a regular file, such as a folder or a pipe."""

@@ -139,7 +139,7 @@ class Voc:
         self.without = every - len(listed)
         files = {kind: by_stem(self.folder / kind, families) for kind, families in SUFFIXES.items()}
         self.ids = self._complete(listed, files, allow_missing)
-        self._files = {kind: {k: there[k] for k in self.ids if k in there} for kind, there in files.items()}
+        self._files = {kind: {k: existing[k] for k in self.ids if k in existing} for kind, existing in files.items()}
         self.faults: dict[str, str] = {}
         self._annotations = [self._annotation(name, origin) for name in self.ids]
 
@@ -228,12 +228,12 @@ class Voc:
             )
         return mask
 
-    def _complete(self, listed: list[str], there: dict[str, dict[str, str]], allow_missing: bool) -> list[str]:
+    def _complete(self, listed: list[str], existing: dict[str, dict[str, str]], allow_missing: bool) -> list[str]:
         """The images that have all their files; raises if any has not, unless allowed."""
         kinds = ("JPEGImages", "Annotations" if self.task == "Main" else "SegmentationClass")
-        complete = [name for name in listed if all(name in there[kind] for kind in kinds)]
+        complete = [name for name in listed if all(name in existing[kind] for kind in kinds)]
         if len(complete) < len(listed) and not (allow_missing and complete):
-            lacks = {kind: [name for name in listed if name not in there[kind]] for kind in kinds}
+            lacks = {kind: [name for name in listed if name not in existing[kind]] for kind in kinds}
             counts = "; ".join(
                 f"{len(names)} lack their file in {self.folder / kind}, e.g. {some(names)}"
                 for kind, names in lacks.items()

@@ -75,8 +75,8 @@ def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterato
     """
     beside = None
     try:
-        there = path.exists() if follow else os.path.lexists(path)
-        before = path.stat(follow_symlinks=follow) if there else None
+        existed = path.exists() if follow else os.path.lexists(path)
+        before = path.stat(follow_symlinks=follow) if existed else None
         if before and stat.S_ISDIR(before.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         is_file = before is None or stat.S_ISREG(before.st_mode)

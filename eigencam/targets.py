@@ -186,8 +186,8 @@ class _Numbered:
     def _at(self, found: Mapping[str, Tensor]) -> int:
         places = _labelled(found, self.label)
         if not 0 <= self.number < len(places):
-            of = "" if self.label is None else f" of label {self.label}"
-            raise TargetError(f"box {self.number}{of} was requested; the network finds {len(places)} in this image")
+            label = "" if self.label is None else f" of label {self.label}"
+            raise TargetError(f"box {self.number}{label} was requested; the network finds {len(places)} in this image")
         return int(places[self.number])
 
     def __str__(self) -> str:
@@ -219,16 +219,16 @@ class _Box:
         return int(places[k]), float(overlaps[k])
 
     def on(self, output: Any, view: View) -> "_Box":
-        there = _Box(view.box(self.box), self.label, f"box {', '.join(f'{v:g}' for v in self.box)}")
+        seen = _Box(view.box(self.box), self.label, f"box {', '.join(f'{v:g}' for v in self.box)}")
         (found,) = _detections(output)
-        k, overlap = there._best(found)
+        k, overlap = seen._best(found)
         if overlap < OVERLAP:
-            of = "" if self.label is None else f" of label {self.label}"
+            label = "" if self.label is None else f" of label {self.label}"
             raise TargetError(
-                f"{there.words}: none of the {len(_labelled(found, self.label))} boxes{of} that the network finds in "
+                f"{seen.words}: none of the {len(_labelled(found, self.label))} boxes{label} that the network finds in "
                 f"this image has an IoU of at least {OVERLAP:.0%} with it (the nearest: {overlap:.0%})"
             )
-        return _Box(there.box, int(found["labels"][k]), there.words)
+        return _Box(seen.box, int(found["labels"][k]), seen.words)
 
     def __str__(self) -> str:
         return self.words if self.label is None else f"{self.words}, label {self.label}"

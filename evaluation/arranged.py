@@ -31,11 +31,11 @@ def tables(long: pd.DataFrame, metrics: Sequence[str] = (), style: Style = PLAIN
     others = [key for key in ("network", "method") if key not in style.keys]
     made: list[Table] = []
     for names, part in long.groupby(["dataset", "group", "evaluator", *others], sort=True):
-        there = [name for name in part["metric"].unique() if name]
+        titles = [name for name in part["metric"].unique() if name]
         defined = set(part.loc[part["value"].notna(), "metric"])
-        headline = next((names for names in part["headline"] if names), there)
+        headline = next((names for names in part["headline"] if names), titles)
         firsts = [next((n for n in name.split("|") if n in defined), name) for name in metrics or headline]
-        chosen = [name for name in firsts if name in there]
+        chosen = [name for name in firsts if name in titles]
         if chosen or not metrics:
             about = dict(zip(others, map(str, names[3:]), strict=True))
             each = [chosen] if "metric" in style.keys else [[name] for name in chosen]
@@ -71,8 +71,8 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[st
     index = pd.MultiIndex.from_frame(keys[rows])
     heads: list[tuple[str, ...]] = [(style.key(key),) for key in rows]
     for place in places.itertuples(index=False):
-        of = (placed[columns] == pd.Series(place, index=columns)).all(axis=1) if columns else slice(None)
-        cells = placed[of].set_index(rows)
+        here = (placed[columns] == pd.Series(place, index=columns)).all(axis=1) if columns else slice(None)
+        cells = placed[here].set_index(rows)
         _check_alone(cells, place, style)
         cells = cells.reindex(index)
         head = tuple(_heading(key, value, lines, style) for key, value in zip(columns, place, strict=True))
@@ -95,7 +95,7 @@ def _table(part: pd.DataFrame, evaluator: str, chosen: list[str], about: dict[st
 
 def _with_text(lines: pd.DataFrame, style: Style) -> pd.DataFrame:
     """The lines with the `text` of their cells."""
-    digits = {metric: decimals(of, style.decimals) for metric, of in lines.groupby("metric")}
+    digits = {metric: decimals(values, style.decimals) for metric, values in lines.groupby("metric")}
     texts = [
         cell(value, low, high, digits[metric], style.intervals, style.marks.get((folder, metric), ""))
         for metric, value, low, high, folder in zip(
@@ -112,11 +112,11 @@ def _hoisted(lines: pd.DataFrame, chosen: Sequence[str], style: Style) -> tuple[
     groups = [key for key in style.rows if key != "method"]
     notes, same = [], []
     for metric in chosen:
-        of = lines[(lines["metric"] == metric) & lines["value"].notna()]
-        texts = of.groupby(groups, sort=True)["text"] if groups else of.groupby("metric")["text"]
+        defined = lines[(lines["metric"] == metric) & lines["value"].notna()]
+        texts = defined.groupby(groups, sort=True)["text"] if groups else defined.groupby("metric")["text"]
         pairs = lines.loc[lines["metric"] == metric, style.rows].drop_duplicates()  # type: ignore[call-overload]
         alone = len(pairs) <= (pairs[groups].drop_duplicates().shape[0] if groups else 1)
-        if of.empty or alone or len(of) == 1 or texts.nunique().max() > 1:
+        if defined.empty or alone or len(defined) == 1 or texts.nunique().max() > 1:
             continue
         same.append(metric)
         said = [

@@ -272,8 +272,8 @@ class PGD:
         if self.random_start:
             seeds = [zlib.crc32(f"{self.seed} {name}".encode()) for name in names]
             drawn = [torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(s)) for s in seeds]
-            (there,) = to_device(images.device, torch.stack(drawn))
-            start = self.eps * (2 * there - 1)
+            (shift,) = to_device(images.device, torch.stack(drawn))
+            start = self.eps * (2 * shift - 1)
         labels = _predicted(logits, images)
         return pgd(logits, images, labels, eps=self.eps, step=self.step, steps=self.steps, start=start)
 

@@ -140,19 +140,19 @@ def _branches(segments: Segments, a: Ints, b: Ints, up_to: Levels) -> Branches:
             low[alive], high[alive], number[k] = low[k], high[k], alive
             parent[alive] = parent[k]
             alive += 1
-    of, into = np.empty(n, np.int32), np.empty(alive, np.int32)
+    branch, into = np.empty(n, np.int32), np.empty(alive, np.int32)
     for s in range(n):
-        of[s] = number[_find(same_as, s)]
+        branch[s] = number[_find(same_as, s)]
     for k in range(alive):
         into[k] = number[_find(same_as, int(parent[k]))] if parent[k] >= 0 else -1
-    return Branches(of, low[:alive].astype(np.int32), high[:alive].astype(np.int32), into)
+    return Branches(branch, low[:alive].astype(np.int32), high[:alive].astype(np.int32), into)
 
 
 @njit(cache=True, nogil=True)
 def _floor(segments: Segments, branches: Branches) -> Ints:
     """(B,) the highest level at which each branch touches the frame."""
     _, level_of, start, stop, peak, row = segments
-    of, low, high, parent = branches
+    branch, low, high, parent = branches
     floor = np.zeros(len(low), np.int32)
     for y in range(len(row) - 1):
         for s in range(row[y], row[y + 1]):
@@ -161,7 +161,7 @@ def _floor(segments: Segments, branches: Branches) -> Ints:
             else:
                 level = level_of[start[s]] if s == row[y] else np.uint8(0)
                 level = max(level, level_of[stop[s] - 1]) if s == row[y + 1] - 1 else level
-            k = of[s]
+            k = branch[s]
             while level <= low[k]:
                 k = parent[k]
             floor[k] = max(floor[k], level)
@@ -214,7 +214,7 @@ def _add_runs(cells: Cells, base: Ints, segments: Segments, branches: Branches, 
     """Add the pixels of each run to the cell of its branch and level, `base[branch] + level`."""
     x, level_of, start, stop, peak, row = segments
     x1, y1, x2, y2, first, pixels, gains, width = cells
-    of, low, _, parent = branches
+    branch, low, _, parent = branches
     sums = np.zeros(width + 1, np.int64)
     for y in range(len(row) - 1):
         if len(codes):
@@ -223,7 +223,7 @@ def _add_runs(cells: Cells, base: Ints, segments: Segments, branches: Branches, 
         for s in range(row[y], row[y + 1]):
             for step in (-1, 1):  # from the peak to the left end, then from the next run to the right end
                 run, end = (peak[s], start[s] - 1) if step < 0 else (peak[s] + 1, stop[s])
-                k, bottom, offset = of[s], 255, 0
+                k, bottom, offset = branch[s], 255, 0
                 while run != end:
                     here = np.uintp(run)
                     level = int(level_of[here])

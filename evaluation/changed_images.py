@@ -27,11 +27,11 @@ def scaled(maps: NDArray[np.float32], probe: Probe) -> tuple[Tensor, list[str]]:
     from eigencam.transfer import to_device
 
     maps = np.ascontiguousarray(maps, np.float32)
-    (there,) = to_device(probe.images.device, torch.from_numpy(maps))
+    (on_device,) = to_device(probe.images.device, torch.from_numpy(maps))
     with np.errstate(over="ignore", invalid="ignore"):
         spans = maps.max((1, 2)) - maps.min((1, 2))
     states = ["constant" if span == 0 else "ok" if np.isfinite(span) else "nonfinite" for span in spans]
-    return unit(there, probe), states
+    return unit(on_device, probe), states
 
 
 def unit(m: Tensor, probe: Probe) -> Tensor:

@@ -143,14 +143,16 @@ class ClassSegmentation:
         made: dict[str, NDArray[Any]] = {"given": np.bincount(pixels.label[reported])}
         for side, chosen in zip(_HALVES, (~half, half), strict=True):
             found = pixels.total(chosen)
-            made |= {f"{side} n": np.array([chosen.sum()])} | {f"{side} {kind}": of for kind, of in found.items()}
+            made |= {f"{side} n": np.array([chosen.sum()])} | {
+                f"{side} {kind}": values for kind, values in found.items()
+            }
         return made
 
     def choose(self, totals: Totals) -> "_AtThresholds":
         """Return the evaluator with the thresholds that are best on all reported images, and on either half."""
         whole = self._reported(totals)
         each = [{kind: totals[f"{side} {kind}"] for kind in _KINDS} for side in _HALVES]
-        best, first, second = (int(_mean_ious(of).argmax()) for of in (whole, *each))
+        best, first, second = (int(_mean_ious(counts).argmax()) for counts in (whole, *each))
         fixed = int(np.searchsorted(self.grid, np.float32(self.threshold)))
         halved = all(totals[f"{side} n"][0] for side in _HALVES)
         given = np.flatnonzero(totals["given"])

@@ -61,8 +61,8 @@ def _counts(lines: pd.DataFrame, shown: list[str], style: Style) -> list[str]:
     """How many images, and at which threshold."""
     said: dict[str, list[str]] = {}
     for metric in shown:
-        of = lines[(lines["metric"] == metric) & lines["value"].notna()]
-        ns, at = sorted(set(of["n"])), sorted(set(of["threshold"]) - {""})
+        defined = lines[(lines["metric"] == metric) & lines["value"].notna()]
+        ns, at = sorted(set(defined["n"])), sorted(set(defined["threshold"]) - {""})
         over = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}"
         where = ", threshold ".join([over, " / ".join(at)] if at else [over])
         said.setdefault(where, []).append(style.names("metric", metric))
@@ -73,9 +73,9 @@ def _fewer(lines: pd.DataFrame, shown: Sequence[str], style: Style) -> list[str]
     """Methods that have a metric over fewer images than others of their network."""
     said: dict[str, list[str]] = {}
     for metric in shown:
-        of = lines[(lines["metric"] == metric) & lines["value"].notna()]
-        most = of.groupby("network")["n"].transform("max")
-        counts = zip(_results(of, style), of["n"], most, strict=True)
+        defined = lines[(lines["metric"] == metric) & lines["value"].notna()]
+        most = defined.groupby("network")["n"].transform("max")
+        counts = zip(_results(defined, style), defined["n"], most, strict=True)
         if fewer := [f"{name} {n} of {whole}" for name, n, whole in counts if n < whole]:
             said.setdefault(", ".join(fewer), []).append(style.names("metric", metric))
     return [f"over fewer images, not marked as best: {', '.join(ms)}: {which}" for which, ms in said.items()]
@@ -89,10 +89,10 @@ def _sayings(part: pd.DataFrame, chosen: list[str], style: Style) -> list[str]:
     lines = each[each["metric"].isin(chosen) | general]
     everyone = len(lines[["network", "method"]].drop_duplicates())
     notes = []
-    for note, of in lines[lines["note"] != ""].groupby("note", sort=False):
-        names = sorted(set(_results(of, style)))
-        own = [style.names("metric", m) for m in chosen if m in set(of["metric"])]
-        metrics = "" if general[of.index].any() else f"{', '.join(own)}: "
+    for note, noted in lines[lines["note"] != ""].groupby("note", sort=False):
+        names = sorted(set(_results(noted, style)))
+        own = [style.names("metric", m) for m in chosen if m in set(noted["metric"])]
+        metrics = "" if general[noted.index].any() else f"{', '.join(own)}: "
         notes.append(f"{metrics}{note}" if len(names) == everyone else f"{metrics}{note}: {', '.join(names)}")
     return notes
 
@@ -104,11 +104,11 @@ def _left_out(part: pd.DataFrame, style: Style) -> list[str]:
         notes.append(f"{left_out} images could not be decoded and are left out (named in metrics.json)")
     if wrong := int(part["bad_truths"].max()):
         notes.append(f"{wrong} images whose boxes, labels or mask cannot be right are left out (named in metrics.json)")
-    for seen, of in part[part["fitted_on"] > 0].groupby("fitted_on"):
-        names = ", ".join(sorted({style.names("network", name) for name in of["network"]}))
+    for seen, lines in part[part["fitted_on"] > 0].groupby("fitted_on"):
+        names = ", ".join(sorted({style.names("network", name) for name in lines["network"]}))
         notes.append(f"the classifier was fitted on {seen} of these images, whose classes it has seen: {names}")
-    for why, of in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
-        notes.append(f"not run, {why}: {', '.join(sorted(set(_results(of, style))))}")
+    for why, lines in part[part["unsupported"] != ""].groupby("unsupported", sort=False):
+        notes.append(f"not run, {why}: {', '.join(sorted(set(_results(lines, style))))}")
     return notes + caveats(part, style)
 
 
@@ -123,7 +123,7 @@ def claim_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
         return []
     names = pd.Series(_results(part, style), part.index, object)
     said = names.groupby(part["claim"]).unique()
-    return [f"{claim}: {', '.join(sorted(of))}" for claim, of in said.items() if claim]
+    return [f"{claim}: {', '.join(sorted(methods))}" for claim, methods in said.items() if claim]
 
 
 def _results(lines: pd.DataFrame, style: Style) -> list[str]:
@@ -136,8 +136,8 @@ def caveats(long: pd.DataFrame, style: Style = PLAIN) -> list[str]:
     """Return the caveats of the methods in a frame, which every table must show, with the methods' names."""
     if "caveat" not in long:
         return []
-    told = long[long["caveat"].fillna("") != ""].groupby("caveat", sort=False)["method"]
-    return [f"{', '.join(sorted({style.names('method', m) for m in methods}))}: {caveat}" for caveat, methods in told]
+    stated = long[long["caveat"].fillna("") != ""].groupby("caveat", sort=False)["method"]
+    return [f"{', '.join(sorted({style.names('method', m) for m in methods}))}: {caveat}" for caveat, methods in stated]
 
 
 def outdated_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
@@ -146,21 +146,21 @@ def outdated_notes(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
         return []
     names = pd.Series(_results(part, style), part.index, object)
     said = names.groupby(part["outdated"]).unique()
-    return [f"made by another version ({what}): {_shortened(list(of))}" for what, of in said.items() if what]
+    return [f"made by another version ({what}): {_shortened(list(members))}" for what, members in said.items() if what]
 
 
 def _origins(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
     """Notes if the results of one table come from different code: commits, or versions of a package."""
     if "commits" not in part:
         return []
-    of = part.drop_duplicates("folder")
-    names = _results(of, style)
-    commits = dict(zip(names, of["commits"], strict=True))
+    results = part.drop_duplicates("folder")
+    names = _results(results, style)
+    commits = dict(zip(names, results["commits"], strict=True))
     notes = []
     if len({commit for found in commits.values() for commit in found}) > 1:
         notes.append(f"made by different commits: {_by_origin(commits)}")
     packages: dict[str, dict[str, list[str]]] = {}
-    for name, pairs in zip(names, of["packages"], strict=True):
+    for name, pairs in zip(names, results["packages"], strict=True):
         for package, version in pairs:
             packages.setdefault(package, {}).setdefault(name, []).append(version)
     splits: dict[tuple[tuple[str, ...], ...], list[tuple[str, list[str]]]] = {}  # packages that split them alike
@@ -173,7 +173,7 @@ def _origins(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
             ", ".join(f"{package} {versions[k]}" for package, versions in split[:MOST]) for k in range(len(groups))
         ]
         more = f", and {len(split) - MOST} more packages" if len(split) > MOST else ""
-        said = "; ".join(f"{side} ({_shortened(of)})" for side, of in zip(sides, groups, strict=True))
+        said = "; ".join(f"{side} ({_shortened(results)})" for side, results in zip(sides, groups, strict=True))
         notes.append(f"made with different versions{more}: {said}")
     return notes
 
@@ -181,7 +181,7 @@ def _origins(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
 def _by_origin(found: Mapping[str, Sequence[str]]) -> str:
     """`3f2a81c (resnet50/cam, resnet50/gradcam), 81bc02e (resnet50/eigencam)`."""
     groups = _grouped(found)
-    return ", ".join(f"{_commit(origin)} ({_shortened(of)})" for origin, of in groups.items())
+    return ", ".join(f"{_commit(origin)} ({_shortened(names)})" for origin, names in groups.items())
 
 
 def _grouped(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

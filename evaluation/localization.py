@@ -109,12 +109,12 @@ class Localization:
             "map_state": states.flags(rows),
             "answer_state": states.flags(rows, "answer_state"),
         }
-        for whose, of in (("boxed", boxed), ("all", np.ones(len(rows), bool))):
+        for whose, mask in (("boxed", boxed), ("all", np.ones(len(rows), bool))):
             parts |= {
-                f"ranked_{whose}": of & ranked,
-                f"unranked_{whose}": of & (ranks < 0),
-                f"unanswered_{whose}": of & unanswered,
-                f"no_answer_{whose}": of & states.no_answer(rows),
+                f"ranked_{whose}": mask & ranked,
+                f"unranked_{whose}": mask & (ranks < 0),
+                f"unanswered_{whose}": mask & unanswered,
+                f"no_answer_{whose}": mask & states.no_answer(rows),
             }
         for k in RANKS:
             right = (ranks >= 1) & (ranks <= k)

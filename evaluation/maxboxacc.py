@@ -160,13 +160,13 @@ class MaxBoxAcc:
 
     def _counts(self, rows: pd.DataFrame, column: str, wanted: NDArray[np.bool_]) -> Counted:
         """The hits (N, 255) of the wanted rows that have a box; none where the map has no value."""
-        there = wanted & (rows[column].map(len) > 0).to_numpy(bool)
+        boxed = wanted & (rows[column].map(len) > 0).to_numpy(bool)
         hits = np.zeros((len(rows), 255), np.uint8)
-        if there.any():
-            counted = states.at_worst(rows[there], **{column: 0.0})
+        if boxed.any():
+            counted = states.at_worst(rows[boxed], **{column: 0.0})
             packed = np.stack(counted[column].tolist()).astype(np.uint8)
-            hits[there] = np.unpackbits(packed, axis=1, count=255)
-        return Counted(hits, there)
+            hits[boxed] = np.unpackbits(packed, axis=1, count=255)
+        return Counted(hits, boxed)
 
     def metrics(self, sums: Sums) -> list[Metric]:
         """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""

@@ -69,13 +69,13 @@ def _files(folder: Path, suffix: str, ids: Sequence[str]) -> dict[str, Path]:
         raise FileNotFoundError(f"{folder}: no such folder; allowed is one with {suffix} files")
     files = list(files_in(folder, (suffix,), depth=-1))
     keys = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-    there = dict(zip(unique(keys, files, "files"), files, strict=True))
-    found = match(ids, there, there.__getitem__, "files")
+    by_key = dict(zip(unique(keys, files, "files"), files, strict=True))
+    found = match(ids, by_key, by_key.__getitem__, "files")
     if not found:
         raise FileNotFoundError(
-            f"{folder}: no {suffix} file of an image of the truth ({some(ids)}); there are: {some(there) or 'none'}"
+            f"{folder}: no {suffix} file of an image of the truth ({some(ids)}); there are: {some(by_key) or 'none'}"
         )
-    return {name: there[found[name]] for name in ids if name in found}
+    return {name: by_key[found[name]] for name in ids if name in found}
 
 
 def _mat(path: Path, order: Order, origin: int) -> Boxes:

@@ -234,8 +234,8 @@ class Proposals:
         classes = of_objects.shape[1]
         for name, own in found:
             counts = sparse.csr_array(sparse.hstack([own, objects], dtype=np.float64))
-            told = "; ".join(part for part in (f"{classes} classes", note * (not names and name == "mabo")) if part)
-            metrics.append(statistics.pooled(name, counts, MeanRatio(classes), n=n, note=told))
+            notes = "; ".join(part for part in (f"{classes} classes", note * (not names and name == "mabo")) if part)
+            metrics.append(statistics.pooled(name, counts, MeanRatio(classes), n=n, note=notes))
         return [*metrics, replace(sums.mean("boxes", "boxes", scale=1), better="")]
 
     def summary(self, rows: pd.DataFrame) -> list[Metric]:
@@ -265,12 +265,12 @@ class Proposals:
             return []
         recall = 100 * (totals["found"][some] / totals["objects"][some, None, None]).mean(axis=0)
         name, made = "mean recall" if self.over == "classes" else "recall", list[Curve]()
-        for k, of in zip(self.budgets, recall[:, :-2], strict=True):
-            made.append(Curve(f"{name} of the first {k}", "overlap (IoU) asked for", f"{name} %", _ASKED[:-2], of))
+        for k, values in zip(self.budgets, recall[:, :-2], strict=True):
+            made.append(Curve(f"{name} of the first {k}", "overlap (IoU) asked for", f"{name} %", _ASKED[:-2], values))
         boxes = np.array(self.budgets, np.float64)
-        for iou_asked, of in zip((0.5, 0.7), recall[:, -2:].T, strict=True) if len(boxes) > 1 else ():
+        for iou_asked, values in zip((0.5, 0.7), recall[:, -2:].T, strict=True) if len(boxes) > 1 else ():
             title = f"{name} at IoU {iou_asked:g} against boxes"
-            made.append(Curve(title, "boxes", f"{name} %", boxes, of, log=True))
+            made.append(Curve(title, "boxes", f"{name} %", boxes, values, log=True))
         return made
 
     def protocol(self) -> Mapping[str, object]:
@@ -296,8 +296,8 @@ def _missed(rows: pd.DataFrame) -> pd.DataFrame:
 def recall_curve(rows: pd.DataFrame, budget: int) -> pd.DataFrame:
     """Recall of the first `budget` proposals against overlap: columns `iou` (0.5, 0.55, ... 1), `recall` in [0, 1]."""
     if f"matched_{budget}" not in rows:
-        there = [name.removeprefix("matched_") for name in map(str, rows) if name.startswith("matched_")]
-        raise ValueError(f"budget {budget}: allowed are {', '.join(there)}")
+        sizes = [name.removeprefix("matched_") for name in map(str, rows) if name.startswith("matched_")]
+        raise ValueError(f"budget {budget}: allowed are {', '.join(sizes)}")
     matched = _flat(_missed(rows)[f"matched_{budget}"])
     ious = np.round(np.append(IOUS, 1.0), 2)
     return pd.DataFrame({"iou": ious, "recall": [(matched >= o).mean() if len(matched) else np.nan for o in ious]})

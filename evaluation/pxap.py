@@ -119,7 +119,9 @@ class PxAP:
         counted = rows[rows["hist_object"].map(len) > 0]
         if counted.empty:
             return {}
-        return dict(zip(("wanted", "rest", "lost"), (of.sum(axis=0) for of in _histograms(counted)), strict=True))
+        return dict(
+            zip(("wanted", "rest", "lost"), (histogram.sum(axis=0) for histogram in _histograms(counted)), strict=True)
+        )
 
     def drawn(self, totals: Totals) -> list[Curve]:
         """The curve of the totals of all rows."""

@@ -89,7 +89,7 @@ class Randomization:
             defined = ~np.isnan(values).all(axis=1)
             means = np.full(len(values), np.nan)
             means[defined] = np.nanmean(values[defined], axis=1)
-            parts |= {f"{measure}_mean": means} | {f"{measure}_{k + 1}": of for k, of in enumerate(values.T)}
+            parts |= {f"{measure}_mean": means} | {f"{measure}_{k + 1}": column for k, column in enumerate(values.T)}
         return parts
 
     def metrics(self, sums: Sums) -> list[Metric]:
@@ -143,8 +143,8 @@ class LabelRandomization:
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """Return the contribution of each row: each measure."""
-        there = [measure for measure in MEASURES if measure in rows]
-        return {"map_state": states.flags(rows)} | {name: rows[name].to_numpy(np.float64) for name in there}
+        measures = [measure for measure in MEASURES if measure in rows]
+        return {"map_state": states.flags(rows)} | {name: rows[name].to_numpy(np.float64) for name in measures}
 
     def metrics(self, sums: Sums) -> list[Metric]:
         """The mean of each measure."""

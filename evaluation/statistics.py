@@ -198,18 +198,18 @@ def _summed(metric: Metric, unit: NDArray[np.int64], several: bool) -> Metric:
     sample = metric.sample
     if sample is None or (metric.hit and not several):
         return metric
-    of = unit if sample.rows is None else unit[sample.rows]
-    if len(of) != _length(sample.parts):
+    drawn = unit if sample.rows is None else unit[sample.rows]
+    if len(drawn) != _length(sample.parts):
         return metric
     parts: Any = sample.parts
     statistic, within = sample.statistic, (0.0, 1.0)
     if statistic is None:
         has = ~np.isnan(parts)
-        of, values = of[has], np.asarray(parts[has], np.float64)
+        drawn, values = drawn[has], np.asarray(parts[has], np.float64)
         parts, statistic, within = np.stack([values, np.ones_like(values)], axis=1), MeanRatio(), bounds_of(values)
-    _, of = np.unique(of, return_inverse=True)
-    shape = int(of.max(initial=-1)) + 1, len(of)
-    member = sparse.csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape)
+    _, drawn = np.unique(drawn, return_inverse=True)
+    shape = int(drawn.max(initial=-1)) + 1, len(drawn)
+    member = sparse.csr_array((np.ones(len(drawn)), (drawn, np.arange(len(drawn)))), shape)
     made = Sample(member @ parts, statistic, hits=sample.hits or metric.hit)
     low, high = scaled(_interval(made, within), 100 if metric.unit == "%" else 1)
     return noted(replace(metric, low=low, high=high), made)

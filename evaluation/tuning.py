@@ -69,11 +69,11 @@ def tune_sources(tune: Tune, dataset: Dataset) -> dict[str, str]:
     """
     if not isinstance(tune, str):
         return {}
-    there = len(_listed(tune) & set(dataset.ids))
-    if there in (0, len(dataset.ids)):
+    inside = len(_listed(tune) & set(dataset.ids))
+    if inside in (0, len(dataset.ids)):
         listed, n = next(iter(sorted(_listed(tune))), "nothing"), len(dataset.ids)
         raise ValueError(
-            f"tune={tune}: lists {'none' if there == 0 else 'all'} of the {n} images of {dataset.name}, e.g. "
+            f"tune={tune}: lists {'none' if inside == 0 else 'all'} of the {n} images of {dataset.name}, e.g. "
             f"{dataset.ids[0]}, but {listed}; allowed are some of them, the others are reported on"
         )
     return {"tune": hashlib.sha256(expand(tune).read_bytes()).hexdigest()}
@@ -96,8 +96,8 @@ def pseudo_sources(file: str | None, dataset: Dataset) -> dict[str, str]:
     if file is None:
         return {}
     if not _boxes(file).keys() & set(dataset.ids):
-        there = next(iter(_boxes(file)), "no image")
-        raise ValueError(f"pseudo={file}: none of the images of {dataset.name}, e.g. {dataset.ids[0]}, but {there}")
+        first = next(iter(_boxes(file)), "no image")
+        raise ValueError(f"pseudo={file}: none of the images of {dataset.name}, e.g. {dataset.ids[0]}, but {first}")
     return {"pseudo": hashlib.sha256(expand(file).read_bytes()).hexdigest()}
 
 

@@ -46,8 +46,8 @@ def chosen(args: argparse.Namespace, long: pd.DataFrame) -> pd.DataFrame:
         values, own = texts.split(","), column_of(key)
         columns = [own, f"{own}_name"] if f"{own}_name" in long else [own]
         if unknown := [value for value in values if not any((long[column] == value).any() for column in columns)]:
-            there = ", ".join(sorted(set(long[own]) - {""}, key=natural))
-            raise ValueError(f"--only {key}={texts}: {', '.join(unknown)} does not occur; there are: {there}")
+            known_values = ", ".join(sorted(set(long[own]) - {""}, key=natural))
+            raise ValueError(f"--only {key}={texts}: {', '.join(unknown)} does not occur; there are: {known_values}")
         kept = pd.concat([long[column].isin(values) for column in columns], axis=1).any(axis=1)
         long = long[kept | ((key == "metric") & (long["unsupported"] != ""))]
     return long

@@ -125,9 +125,9 @@ def _folders(
     found: list[Path] = []
     failed: list[str] = []
     for config in configs:
-        there = made_by(config, args.results) if args.no_run else None
-        if there is not None and len(there) == len(config.method) * len(config.evaluator):
-            found += [stored.folder for stored in there.values()]
+        finished = made_by(config, args.results) if args.no_run else None
+        if finished is not None and len(finished) == len(config.method) * len(config.evaluator):
+            found += [stored.folder for stored in finished.values()]
             continue
         folders, faults = _computed(config, compute=not args.no_run)
         found += folders

@@ -185,9 +185,9 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     except Exception as error:  # submitit's, recognised without importing it: it is optional
         if type(error).__name__ != "UncompletedJobError":
             raise
-        told = " ".join(str(error).splitlines()[:2])  # the rest is the job's whole output
+        reason = " ".join(str(error).splitlines()[:2])  # the rest is the job's whole output
         print(
-            f"eigencam: {told}\n  Its array's other jobs continue; then the same command computes what is missing",
+            f"eigencam: {reason}\n  Its array's other jobs continue; then the same command computes what is missing",
             file=sys.stderr,
         )
         return 1
@@ -241,13 +241,13 @@ def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = (
         group, name = found[1], found[2]
         if now := renamed(group, name):
             return now
-        there = options(group)
-        near = get_close_matches(name, there, 3)
-        told = [f"near {name}: {', '.join(near)}"] if near else []
-        told.append(f"{group} is one of: {', '.join(there)}")
+        allowed = options(group)
+        near = get_close_matches(name, allowed, 3)
+        hint = [f"near {name}: {', '.join(near)}"] if near else []
+        hint.append(f"{group} is one of: {', '.join(allowed)}")
         if group == "model":
-            told.append(f"or a library's: {', '.join(f'{library}/NAME' for library in LIBRARIES)}; `eigencam networks`")
-        return "; ".join(told)
+            hint.append(f"or a library's: {', '.join(f'{library}/NAME' for library in LIBRARIES)}; `eigencam networks`")
+        return "; ".join(hint)
     if found := re.search(r"Could not override '([\w.]+)'", message):
         parent, known = found[1].rpartition(".")[0], groups()
         chosen = [o for o in overrides if o.partition("=")[0] in known and ("," not in o or "=[" in o)]

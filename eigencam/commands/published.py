@@ -41,15 +41,15 @@ def main(args: argparse.Namespace) -> int:
         return _fill(args.fill, args.into)
     if not args.paper:
         return _overview()
-    of = layouts(args.paper)
+    tables = layouts(args.paper)
     if args.template:
         if args.template.exists():
             raise ValueError(f"{args.template}: exists already, and may be filled in; give a new file")
-        found = [cell for layout in of for cell in empty_cells(layout, numbers())]
+        found = [cell for layout in tables for cell in empty_cells(layout, numbers())]
         write_readings(args.template, [(*cell.place, "", "%", "", "") for cell in found])
         print(f"written: {one_line(args.template)}, {len(found)} cells; fill in value, unit, reader and source")
         return 0
-    for layout in of:
+    for layout in tables:
         print(_listed(layout))
     return 0
 
@@ -58,9 +58,9 @@ def _overview() -> int:
     """Print one line per paper."""
     published, lines = numbers(), []
     for paper in papers():
-        of = layouts(paper)
-        empty = sum(len(empty_cells(layout, published)) for layout in of)
-        lines.append((paper, int((published["paper"] == paper).sum()), empty, of[0].address))
+        tables = layouts(paper)
+        empty = sum(len(empty_cells(layout, published)) for layout in tables)
+        lines.append((paper, int((published["paper"] == paper).sum()), empty, tables[0].address))
     print(tabulate(lines, ("paper", "numbers", "empty cells", "address")))
     return 0
 
@@ -72,7 +72,7 @@ def _listed(layout: Layout) -> str:
     if not empty:
         return f"{title}\n  no empty cells\n"
     rows = groupby(empty, key=lambda cell: cell.place[3:5])
-    lines = [(model, method, ", ".join(cell.column for cell in of)) for (model, method), of in rows]
+    lines = [(model, method, ", ".join(cell.column for cell in cells)) for (model, method), cells in rows]
     return f"{title}\n{tabulate(lines, ('network', 'method', f'{len(empty)} empty cells'))}\n"
 
 

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         sets = galleries(args, results, long, trust, say)
     page = render(args, long, made, plots, look, sets, list(said))
     write_text(args.out, page)
-    shown = sum(len(of["images"]) for of in sets.values())
+    shown = sum(len(content["images"]) for content in sets.values())
     print(f"{args.out}: {len(made)} tables, {len(plots)} plots, {shown} images, {len(page.encode()) / 1e6:.2f} MB")
     if args.figures:
         paths = curves.save_all(plots, look, args.figures, args.figure_format)

@@ -91,11 +91,11 @@ def planned(settings: list[str], root: Path) -> pd.DataFrame:
             continue
         for (method, evaluator), result in job.results.items():
             line = _line(job.network.label, method, evaluator, job.dataset.name)
-            there = read(result.folder)
+            stored = read(result.folder)
             missing = {**line, "state": "missing", "rows": 0, "pictures": len(job.dataset.ids), "error": ""}
-            if method in job.unsupported and there is None:
+            if method in job.unsupported and stored is None:
                 missing |= {"state": "left out", "error": job.unsupported[method]}
-            lines.append(_state(there) if there else missing)
+            lines.append(_state(stored) if stored else missing)
     frame = pd.DataFrame(lines)
     return _estimated(frame, root)
 

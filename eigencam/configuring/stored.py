@@ -69,9 +69,9 @@ def made_by(config: Any, root: Path) -> dict[tuple[str, str], Stored] | None:
             continue
         names = stored.names[2], stored.names[3]
         try:
-            there: Any = OmegaConf.to_container(changed(OmegaConf.create(stored.config()), paths))
-            same = all(there.get(key) == wanted.get(key) for key in DECIDING) and all(
-                there[group][name] == wanted[group][name]
+            composed: Any = OmegaConf.to_container(changed(OmegaConf.create(stored.config()), paths))
+            same = all(composed.get(key) == wanted.get(key) for key in DECIDING) and all(
+                composed[group][name] == wanted[group][name]
                 for group, name in zip(("method", "evaluator"), names, strict=True)
             )
         except (ValueError, OSError, LookupError, TypeError):  # a config that no run wrote

@@ -230,14 +230,14 @@ def _ranking(job: FitJob, module: nn.Module, positions: Sequence[int], size: int
     ranks = scores.double().log_softmax(1) if exclusive else scores.double()
     each = [average_precision(s.numpy(), y.numpy()) for s, y in zip(ranks.T, labels.T, strict=True)]
     positives = (labels > 0).sum(0).tolist()
-    there = np.array([ap for ap, n in zip(each, positives, strict=True) if n])
-    entry: dict[str, Any] = {"held_out": len(labels), "classes": len(there)}
-    if len(there):
-        entry |= {"mAP": float(there[:, 0].mean()), "mAP_11": float(there[:, 1].mean())}
+    defined = np.array([ap for ap, n in zip(each, positives, strict=True) if n])
+    entry: dict[str, Any] = {"held_out": len(labels), "classes": len(defined)}
+    if len(defined):
+        entry |= {"mAP": float(defined[:, 0].mean()), "mAP_11": float(defined[:, 1].mean())}
     rows = zip(job.dataset.classes, positives, each, strict=True)
     entry["AP"] = {name: {"n": n, "all_points": ap[0], "11_points": ap[1]} for name, n, ap in rows if n}
     lines = [[name, ap["n"], ap["all_points"], ap["11_points"]] for name, ap in entry["AP"].items()]
-    lines.append([f"mean of {len(there)}", len(labels), entry.get("mAP"), entry.get("mAP_11")])
+    lines.append([f"mean of {len(defined)}", len(labels), entry.get("mAP"), entry.get("mAP_11")])
     shown = [[name, n, *(f"{100 * value:.1f}" for value in values if value is not None)] for name, n, *values in lines]
     table = tabulate(shown, ["class", "images", "AP %, all points", "11 points"], disable_numparse=True)
     job.say(f"  average precision on the {len(labels)} images held out\n{table}")

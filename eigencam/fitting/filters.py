@@ -71,9 +71,9 @@ def filters(
     if variant == "pyflim":
         candidates = [k_means(group, per_marker, 3425, 1) for group in _by_component(found, labels)]
     else:
-        every, of = np.concatenate(found), np.concatenate([marked[marked > 0] for marked in labels])
-        count = math.ceil(width / of.max())
-        candidates = [k_means(every[of == label], count, 42, 10) for label in np.unique(of)]
+        every, classes = np.concatenate(found), np.concatenate([marked[marked > 0] for marked in labels])
+        count = math.ceil(width / classes.max())
+        candidates = [k_means(every[classes == label], count, 42, 10) for label in np.unique(classes)]
     points = np.concatenate(candidates)
     points = unit(points) if variant == "flim" else points
     most = min(points.shape) if reduction == "pca" else len(points)
@@ -89,8 +89,8 @@ def _by_component(found: Sequence[Floats], labels: Sequence[Labels]) -> Iterator
     """The patches of each connected marker, of any label, image by image."""
     for rows, marked in zip(found, labels, strict=True):
         components, count = connected(marked > 0, np.ones((3, 3)))  # type: ignore[misc]
-        of = components[marked > 0]
-        yield from (rows[of == k] for k in range(1, count + 1))
+        component = components[marked > 0]
+        yield from (rows[component == k] for k in range(1, count + 1))
 
 
 def unit(points: Floats) -> Floats:
@@ -125,14 +125,14 @@ def k_means(points: Floats, count: int, seed: int, restarts: int) -> Floats:
     random, best, least = np.random.default_rng(seed), points[:count], np.inf
     for _ in range(restarts):
         centres = _spread(points, count, random)
-        of = np.full(len(points), -1)
+        cluster = np.full(len(points), -1)
         for _ in range(ITERATIONS):
             squares = _squares(points, centres)
-            before, of = of, squares.argmin(1)
-            if np.array_equal(before, of):
+            before, cluster = cluster, squares.argmin(1)
+            if np.array_equal(before, cluster):
                 break
             for k in range(count):
-                mine = points[of == k]
+                mine = points[cluster == k]
                 centres[k] = mine.mean(0) if len(mine) else points[squares.min(1).argmax()]
         if (total := _squares(points, centres).min(1).sum()) < least:
             best, least = centres, total

@@ -168,9 +168,9 @@ class FLIMFit:
     def _filters(self, job: FitJob, made: FLIM, marked: dict[int, Labels]) -> list[dict[str, Any]]:
         """Set the filters block by block; return one entry of the log for each."""
         ((_, images),) = self._images(job, list(marked), len(marked))
-        there = [i for i in marked if i not in job.bad]
+        decoded = [i for i in marked if i not in job.bad]
         size, log = (images.shape[2], images.shape[3]), []
-        labels = [markers.resized(marked[i], size) for i in there]
+        labels = [markers.resized(marked[i], size) for i in decoded]
         maps = made.lab(images)
         for number, block in enumerate(made.blocks):
             norm, conv = block[0], block[1]  # type: ignore[index]

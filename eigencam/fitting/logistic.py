@@ -62,7 +62,7 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
     fitted = (positives > 0) & (negatives > 0)
     weight = z.new_zeros(labels.shape[1], z.shape[1])
     w, b = weight[fitted].requires_grad_(), bias[fitted].requires_grad_()
-    of = labels[:, fitted]
+    chosen = labels[:, fitted]
     search = torch.optim.LBFGS(
         [w, b],
         max_iter=ITERATIONS,
@@ -78,12 +78,12 @@ def regress(features: Tensor, labels: Tensor, l2: float, exclusive: bool) -> Reg
         nonlocal evaluations
         evaluations += 1
         search.zero_grad()
-        value = loss(z @ w.T + b, of, exclusive) + l2 / 2 * w.square().sum()
+        value = loss(z @ w.T + b, chosen, exclusive) + l2 / 2 * w.square().sum()
         value.backward()
         return value
 
     value = torch.tensor(0.0)
-    if len(of.T):
+    if len(chosen.T):
         with torch.enable_grad():
             search.step(objective)  # type: ignore[arg-type]
             value = objective()

@@ -97,7 +97,7 @@ def resized(labels: Labels, size: Sequence[int]) -> Labels:
     """
     made = np.zeros(tuple(size), np.int64)
     rows, columns = labels.nonzero()
-    there = [((2 * k + 1) * new // (2 * old)) for k, new, old in zip((rows, columns), size, labels.shape, strict=True)]
-    for row, column, label in zip(*there, labels[rows, columns], strict=True):
+    at = [((2 * k + 1) * new // (2 * old)) for k, new, old in zip((rows, columns), size, labels.shape, strict=True)]
+    for row, column, label in zip(*at, labels[rows, columns], strict=True):
         made[row, column] = label
     return made

@@ -168,8 +168,8 @@ def batch_on_device(job: FitJob, images: Tensor, batch: Batch) -> tuple[Tensor, 
     for truth in batch.truths:
         if not 0 <= truth.label < len(job.dataset.classes):
             raise ValueError(f"{job.dataset.name}, image {truth.image_id}: label {truth.label}; leave the image out")
-    there, classes = to_device(job.network.device, images, torch.tensor(labels))
-    return job.network.preprocess.normalize(there, job.network.dtype), classes
+    on_device, classes = to_device(job.network.device, images, torch.tensor(labels))
+    return job.network.preprocess.normalize(on_device, job.network.dtype), classes
 
 
 @contextmanager

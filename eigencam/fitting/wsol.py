@@ -208,8 +208,8 @@ class WSOLFit:
             yield str(error)
             return
         if split and split.dataset.class_space != dataset.class_space:
-            of = f"{split.dataset.name} is of {split.dataset.class_space}, {dataset.name} of {dataset.class_space}"
-            yield f"fit.validation: {of}"
+            spaces = f"{split.dataset.name} is of {split.dataset.class_space}, {dataset.name} of {dataset.class_space}"
+            yield f"fit.validation: {spaces}"
         if split and "test" in split.dataset.identity().values():
             yield f"fit.validation: {split.dataset.name} with these options is for evaluation; take another split"
 
@@ -329,8 +329,8 @@ class _Learner(Scheduled):
         for n, k in enumerate(chosen.tolist()):
             count = [max(squares(side, grids[k]), 1) for side in images.shape[2:]]
             drawn = uniform(index[n : n + 1], (count[0], count[1]), seed_of(self.seed, epoch, "hide"))
-            (there,) = to_device(images.device, drawn)
-            made.append(hide(images[n : n + 1], there, grids[k], rate))
+            (u,) = to_device(images.device, drawn)
+            made.append(hide(images[n : n + 1], u, grids[k], rate))
         return torch.cat(made)
 
     def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor, float]:

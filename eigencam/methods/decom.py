@@ -66,8 +66,8 @@ class DecomCAM:
             image, mask = place // count, masks[place // count, place % count][:, None]
             return torch.maximum(images[image] * mask, blurred[image] * (1 - mask)).to(images.dtype)
 
-        of = targets.repeat_interleave(count)[:, None]
-        scores = forward.predict(n * count, shown).gather(1, of).view(n, count)
+        classes = targets.repeat_interleave(count)[:, None]
+        scores = forward.predict(n * count, shown).gather(1, classes).view(n, count)
         best = scores.amax(1, keepdim=True)
         shares = torch.where(scores >= LEAST, scores / torch.where(best > 0, best, 1.0), 0.0)
         return torch.einsum("nk,nkhw->nhw", shares, maps)

@@ -112,5 +112,5 @@ class ExpectedGradients:
         keys = uniform(torch.zeros(1, dtype=torch.long), (count,), 2 * self.seed)[0]
         chosen = keys.argsort(stable=True)[: self.references].sort().values
         pixels = torch.from_numpy(np.stack([image(k) for k in chosen.tolist()]))
-        (there,) = to_device(forward.images.device, pixels)
-        return forward.normalized(there).to(forward.images.dtype)
+        (on_device,) = to_device(forward.images.device, pixels)
+        return forward.normalized(on_device).to(forward.images.dtype)

@@ -64,8 +64,8 @@ class GroupCAM:
             masks = F.interpolate(groups[image, group][:, None], (h, w), mode="bilinear", align_corners=False)
             return torch.lerp(blurred[image], images[image], unit(masks[:, 0])[:, None].to(images.dtype))
 
-        of = targets.repeat_interleave(count)[:, None]
-        scores = forward.predict(n * count, shown).softmax(1).gather(1, of).view(n, count)
+        classes = targets.repeat_interleave(count)[:, None]
+        scores = forward.predict(n * count, shown).softmax(1).gather(1, classes).view(n, count)
         hidden = forward.predict(n, lambda part: blurred[part]).softmax(1).gather(1, targets[:, None])
         return torch.einsum("ng,nghw->nhw", (scores - hidden).relu(), groups)
 

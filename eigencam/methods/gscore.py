@@ -51,5 +51,5 @@ class GScoreCAM:
         taken = activations[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
         found = masked_scores(forward, targets, taken, lambda masks, _of: masks, 1, "logit", corners=True)
         scores = torch.zeros_like(importance).scatter(1, chosen, found)
-        told = importance.ne(0).any(1)[:, None, None]
-        return torch.where(told, weighted_sum(scores.softmax(1), activations).relu(), 0.0)
+        nonzero = importance.ne(0).any(1)[:, None, None]
+        return torch.where(nonzero, weighted_sum(scores.softmax(1), activations).relu(), 0.0)

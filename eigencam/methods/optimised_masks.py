@@ -162,8 +162,8 @@ class MeaningfulPerturbation:
             for into, some in ((clear, bands), (dull, blurred)):
                 resized = [band.resize((w + more, h + more), Image.Resampling.BILINEAR, region) for band in some]
                 into.append(torch.from_numpy(np.stack([np.asarray(band) for band in resized])))
-        there = to_device(forward.images.device, torch.stack(clear), torch.stack(dull))
-        return there[0], there[1]
+        on_device = to_device(forward.images.device, torch.stack(clear), torch.stack(dull))
+        return on_device[0], on_device[1]
 
     def _descend(
         self, forward: Forward, wide: Sequence[Tensor], wanted: Tensor, disc: Tensor, shifts: Tensor
@@ -246,10 +246,10 @@ class ExtremalPerturbation:
         """(N, areas, H, W) float32 in 0..1."""
         count = len(self.areas)
         with torch.inference_mode(False), torch.no_grad():
-            images, of = forward.images.float(), targets.clone()
+            images, classes = forward.images.float(), targets.clone()
             places = torch.arange(len(images) * count, device=images.device)
             some = [places[part] for part in together(forward, len(places))]
-            parts = [self._ascend(forward, images[k // count], of[k // count], k % count) for k in some]
+            parts = [self._ascend(forward, images[k // count], classes[k // count], k % count) for k in some]
         return torch.cat(parts).unflatten(0, (len(images), count))
 
     def _ascend(self, forward: Forward, images: Tensor, targets: Tensor, areas: Tensor) -> Tensor:

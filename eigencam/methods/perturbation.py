@@ -108,8 +108,8 @@ class SSCAM:
         index, size = forward.seeds, tuple(forward.images.shape[2:])
         noise = self.sigma * normal(index, (self.samples, *size), self.seed)  # the same for all channels of an image
 
-        def noisy(masks: Tensor, of: Tensor) -> Tensor:
-            return masks + noise[of[0], of[1] // activations.shape[1]]
+        def noisy(masks: Tensor, places: Tensor) -> Tensor:
+            return masks + noise[places[0], places[1] // activations.shape[1]]
 
         scores = masked_scores(forward, targets, activations, noisy, self.samples, self.weights)
         return weighted_sum(scores.softmax(1) if self.weights == "logit" else scores, activations).relu()
@@ -140,8 +140,8 @@ class ISCAM:
         """(N, h, w) float32, non-negative."""
         activations = strongest(forward.activations(self.layer), self.channels)
 
-        def dimmed(masks: Tensor, of: Tensor) -> Tensor:
-            step = of[1] // activations.shape[1] + 1
+        def dimmed(masks: Tensor, places: Tensor) -> Tensor:
+            step = places[1] // activations.shape[1] + 1
             return masks * (step / self.samples)[:, None, None]
 
         scores = masked_scores(forward, targets, activations, dimmed, self.samples, self.weights)
@@ -213,8 +213,8 @@ class ShapCAM:
             return activations[image] * present.view(-1, 1, h, w)
 
         logits = forward.predict(n * count * steps, coalition, self.layer or forward.layer)
-        of = targets.repeat_interleave(count * steps)
-        values = logits.gather(1, of[:, None]).view(n, count, steps).diff(dim=2)  # by place in the permutation
+        classes = targets.repeat_interleave(count * steps)
+        values = logits.gather(1, classes[:, None]).view(n, count, steps).diff(dim=2)  # by place in the permutation
         found = values.gather(2, rank).mean(1).view(n, h, w)
         return found if self.signed else found.relu()
 
@@ -351,7 +351,7 @@ def masked_scores(
         forward: the pass.
         targets: (N,) classes.
         activations: (N, C, h, w).
-        change: (masks (B, H, W), of (2, B)) -> (B, H, W); `of` holds image and sample * C + channel of each.
+        change: (masks (B, H, W), places (2, B)) -> (B, H, W); `places` holds image and sample * C + channel of each.
         samples: number of changes per mask.
         score: `logit` or `probability`.
         corners: whether masks are enlarged from corner to corner, not from edge to edge.
@@ -368,8 +368,8 @@ def masked_scores(
 
     logits = forward.predict(n * samples * c, masked)
     answers = logits if score == "logit" else logits.softmax(1)
-    of = targets.repeat_interleave(samples * c)
-    return answers.gather(1, of[:, None]).view(n, samples, c).mean(1)
+    classes = targets.repeat_interleave(samples * c)
+    return answers.gather(1, classes[:, None]).view(n, samples, c).mean(1)
 
 
 def strongest(activations: Tensor, channels: int | None) -> Tensor:

@@ -63,13 +63,13 @@ class PolyCAM:
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative, at the first layer's size."""
-        names, of = tuple(self.layers), forward
+        names, current = tuple(self.layers), forward
         if not names:
             found = stages(forward)
-            names, of = tuple(found), forward.repeat(forward.images, found, gradients=False)
+            names, current = tuple(found), forward.repeat(forward.images, found, gradients=False)
         refined: Tensor | None = None
         for name in reversed(names):
-            activations = strongest(of.activations(name), self.channels)
+            activations = strongest(current.activations(name), self.channels)
             cam = weighted_sum(self._weights(forward, targets, activations), activations).relu()[:, None]
             if refined is not None:
                 cam = cam / _sized(_sized(cam, refined), cam).clamp(min=1e-12) * _sized(refined, cam)
@@ -92,8 +92,8 @@ class PolyCAM:
 
         def masked(part: slice) -> Tensor:
             place = torch.arange(part.start, part.stop, device=images.device)
-            of = masks[place // c, place % c][:, None]
-            shown = F.interpolate(of, images.shape[2:], mode="bilinear", align_corners=False)
+            mask = masks[place // c, place % c][:, None]
+            shown = F.interpolate(mask, images.shape[2:], mode="bilinear", align_corners=False)
             return images[place // c] * (1 - shown if hide else shown).to(images.dtype)
 
         answers = forward.predict(n * c, masked).softmax(1)

@@ -68,12 +68,12 @@ class RefineCAM(Wrapping):
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 in 0..1."""
-        names, of = self.layers, forward
+        names, current = self.layers, forward
         if not names:
             found = stages(forward)
-            names, of = tuple(found), forward.repeat(forward.images, found, gradients=needs_gradient(self.method))
-            of.seeds = forward.seeds
-        maps = [unit(self._map(name, of, targets).relu())[:, None] for name in names]
+            names, current = tuple(found), forward.repeat(forward.images, found, gradients=needs_gradient(self.method))
+            current.seeds = forward.seeds
+        maps = [unit(self._map(name, current, targets).relu())[:, None] for name in names]
         finest = max(tuple(m.shape[2:]) for m in maps)
         size = tuple(forward.images.shape[2:]) if self.grid == "input" else finest
         product = maps[0].new_ones(len(forward), *size)

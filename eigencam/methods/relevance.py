@@ -250,10 +250,10 @@ def z_plus(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def saliency_layer(module: nn.Module) -> str | None:
     """Excitation Backprop's saliency layer for the paper's networks; None for others."""
     modules = dict(module.named_modules())
-    of = {"VGG": "features.23", "ResNet": "layer3", "GoogLeNet": "maxpool2"}.get(type(module).__name__)
-    if of == "features.23" and not isinstance(modules.get(of), nn.MaxPool2d):
+    layer = {"VGG": "features.23", "ResNet": "layer3", "GoogLeNet": "maxpool2"}.get(type(module).__name__)
+    if layer == "features.23" and not isinstance(modules.get(layer), nn.MaxPool2d):
         return None
-    return of if of in modules else None
+    return layer if layer in modules else None
 
 
 class _Calls:

@@ -95,7 +95,7 @@ class SelfTaught:
                 trees += [Tree(n, segments(converted, scale), self.min_side) for scale in self.scales]
         asked = forward.logits.topk(min(5, forward.logits.shape[1])).indices
         asked = asked if self.classes == "top5" else targets[:, None]
-        grow(trees, lambda of, boxes: self._measure(forward, asked, of, boxes))
+        grow(trees, lambda index, boxes: self._measure(forward, asked, index, boxes))
         found = []
         for n in range(len(images)):
             boxes = np.concatenate([t.ranked() for t in trees if t.image == n])
@@ -105,13 +105,13 @@ class SelfTaught:
             found.append(kept)
         return found
 
-    def _measure(self, forward: Forward, asked: Tensor, of: Labels, boxes: Labels) -> tuple[Floats, Floats]:
-        """(B,) drops and (B, C) features of (B, 4) boxes in the images `of` (B,)."""
-        there, at = to_device(forward.images.device, torch.from_numpy(of), torch.from_numpy(boxes))
-        drops, features = drop(forward, asked, there, at), []
+    def _measure(self, forward: Forward, asked: Tensor, index: Labels, boxes: Labels) -> tuple[Floats, Floats]:
+        """(B,) drops and (B, C) features of (B, 4) boxes in the images `index` (B,)."""
+        on_device, at = to_device(forward.images.device, torch.from_numpy(index), torch.from_numpy(boxes))
+        drops, features = drop(forward, asked, on_device, at), []
         for start in range(0, len(boxes), forward.chunk):
             part = slice(start, min(start + forward.chunk, len(boxes)))
-            again = forward.repeat(crops(forward.images, there[part], at[part]), self._layers(), gradients=False)
+            again = forward.repeat(crops(forward.images, on_device[part], at[part]), self._layers(), gradients=False)
             features.append(again.activations(self.layer).mean((2, 3)).clamp(min=0))
             forward.progress(part.stop - part.start)
         fallen, seen = (t.double().numpy() for t in to_host(drops, torch.cat(features))())
@@ -191,8 +191,10 @@ def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats
     """
     firsts = dict.fromkeys(range(len(trees)), 0)
     while firsts:
-        of = np.concatenate([np.full(trees[t].count - first, trees[t].image) for t, first in firsts.items()])
-        drops, features = measure(of, np.concatenate([trees[t].boxes[f : trees[t].count] for t, f in firsts.items()]))
+        index = np.concatenate([np.full(trees[t].count - first, trees[t].image) for t, first in firsts.items()])
+        drops, features = measure(
+            index, np.concatenate([trees[t].boxes[f : trees[t].count] for t, f in firsts.items()])
+        )
         start = 0
         for t, first in firsts.items():
             stop = start + trees[t].count - first
@@ -201,13 +203,13 @@ def grow(trees: Sequence[Tree], measure: Callable[[Labels, Labels], tuple[Floats
         firsts = {t: trees[t].count - 1 for t in firsts if trees[t].merge()}
 
 
-def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
+def drop(forward: Forward, asked: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
     """(B,) >= 0: by how much the summed probability of the classes `asked` (N, k) drops without each box.
 
     Args:
         forward: the pass.
         asked: (N, k) classes.
-        of: (B,) image of each box.
+        index: (B,) image of each box.
         boxes: (B, 4) int64 inclusive.
     """
     rows, columns = (torch.arange(side, device=boxes.device) for side in forward.images.shape[2:])
@@ -215,27 +217,27 @@ def drop(forward: Forward, asked: Tensor, of: Tensor, boxes: Tensor) -> Tensor:
     def without(part: slice) -> Tensor:
         x1, y1, x2, y2 = boxes[part, :, None].unbind(1)
         inside = ((rows >= y1) & (rows <= y2))[:, :, None] & ((columns >= x1) & (columns <= x2))[:, None]
-        return forward.images[of[part]].masked_fill(inside[:, None], 0)
+        return forward.images[index[part]].masked_fill(inside[:, None], 0)
 
-    seen = forward.logits.softmax(1).gather(1, asked).sum(1)[of]
-    rest = forward.predict(len(boxes), without).softmax(1).gather(1, asked[of]).sum(1)
+    seen = forward.logits.softmax(1).gather(1, asked).sum(1)[index]
+    rest = forward.predict(len(boxes), without).softmax(1).gather(1, asked[index]).sum(1)
     return (seen - rest).clamp(min=0)
 
 
-def crops(images: Tensor, of: Tensor | Labels, boxes: Tensor | Labels) -> Tensor:
-    """(B, 3, H, W): the boxes (B, 4) cut out of their images `of` (B,) and enlarged bilinearly.
+def crops(images: Tensor, index: Tensor | Labels, boxes: Tensor | Labels) -> Tensor:
+    """(B, 3, H, W): the boxes (B, 4) cut out of their images `index` (B,) and enlarged bilinearly.
 
     The same as `torch.nn.functional.interpolate` on each alone, for all at once.
     """
     height, width = images.shape[2:]
-    of, boxes = (torch.as_tensor(places, device=images.device) for places in (of, boxes))
+    index, boxes = (torch.as_tensor(places, device=images.device) for places in (index, boxes))
     x1, y1, x2, y2 = boxes.unbind(1)
     top, bottom, down = _between(y1, y2, height)
     left, right, across = _between(x1, x2, width)
     whole, down, across = images.movedim(1, 3), down[:, :, None, None], across[:, None, :, None]
 
     def at(rows: Tensor, columns: Tensor) -> Tensor:
-        return whole[of[:, None, None], rows[:, :, None], columns[:, None]]  # (B, H, W, 3)
+        return whole[index[:, None, None], rows[:, :, None], columns[:, None]]  # (B, H, W, 3)
 
     above = (1 - across) * at(top, left) + across * at(top, right)
     below = (1 - across) * at(bottom, left) + across * at(bottom, right)

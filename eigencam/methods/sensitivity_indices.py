@@ -112,8 +112,8 @@ def masked_scores(
         part = torch.arange(start, min(start + together, count), device=images.device)
         masks = F.interpolate(designs(part).view(-1, 1, cells, cells), images.shape[2:]).to(images.dtype)
 
-        def shown(of: slice, masks: Tensor = masks) -> Tensor:
-            place = torch.arange(of.start, of.stop, device=images.device)
+        def shown(chosen: slice, masks: Tensor = masks) -> Tensor:
+            place = torch.arange(chosen.start, chosen.stop, device=images.device)
             return images[place % n] * masks[place // n]
 
         logits = forward.predict(len(masks) * n, shown)
@@ -134,10 +134,10 @@ def hsic(visible: Tensor, scores: Tensor) -> Tensor:
     With L centred, the constant of the input's kernel cancels, and $-\sum_{ij} (z_i - z_j)^2 L_{ij}$ is $2 z^T L z$.
     """
     n = len(scores)
-    of = scores.mT  # (N, n)
-    ordered = of.sort(1).values
+    per_image = scores.mT  # (N, n)
+    ordered = per_image.sort(1).values
     width = (ordered[:, (n - 1) // 2] + ordered[:, n // 2])[:, None, None] / 2
-    kernel = torch.exp(-(of[:, :, None] - of[:, None]).square() / (2 * width.square()))
+    kernel = torch.exp(-(per_image[:, :, None] - per_image[:, None]).square() / (2 * width.square()))
     rows = kernel.mean(2, keepdim=True)
     centred = kernel - rows - rows.mT + rows.mean(1, keepdim=True)
     return 2 * torch.einsum("ic,nij,jc->nc", visible, centred, visible) / n

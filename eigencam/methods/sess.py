@@ -71,10 +71,10 @@ class SESS(Wrapping):
             )
             for top, left in windows(large, size):
                 rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-                of = forward if scale == 0 else again(forward, images[:, :, rows, columns], self.method)
-                found = maps_of(self.method, of, targets).relu()[:, None]
+                scaled = forward if scale == 0 else again(forward, images[:, :, rows, columns], self.method)
+                found = maps_of(self.method, scaled, targets).relu()[:, None]
                 found = unit(F.interpolate(found, size, mode="bilinear", align_corners=False)[:, 0])
-                share = of.logits.softmax(1).gather(1, targets[:, None])[:, :, None]
+                share = scaled.logits.softmax(1).gather(1, targets[:, None])[:, :, None]
                 placed = down[:, rows] @ (share * found) @ right[:, columns].mT
                 total, count, best = total + placed, count + (placed > 0), torch.maximum(best, share)
         mean = total / count.clamp(min=1) / torch.where(best > 0, best, 1.0)

@@ -49,11 +49,11 @@ class ZoomCAM:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32 in 0..1, at the first layer's size."""
         layers = self.layers or self.convolutions(forward)
-        of = forward.repeat(forward.images, layers, gradients=True)
-        of.seeds = forward.seeds
+        current = forward.repeat(forward.images, layers, gradients=True)
+        current.seeds = forward.seeds
         fused: Tensor | None = None
         for layer in reversed(tuple(layers)):
-            cam = scaled(HiResCAM(layer=layer)(of, targets))
+            cam = scaled(HiResCAM(layer=layer)(current, targets))
             if fused is not None:
                 size = tuple(cam.shape[1:])
                 cam = torch.maximum(

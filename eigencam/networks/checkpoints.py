@@ -71,9 +71,9 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
         _listed("not of the network", [name for name in state if name not in own]),
         _listed("of another shape", [_shapes(n, own[n], t) for n, t in state.items() if _differs(own.get(n), t)]),
     ]
-    if told := "; ".join(filter(None, faults)):
+    if message := "; ".join(filter(None, faults)):
         raise ValueError(
-            f"weights {path} do not fit {type(module).__name__}: {told} (model.drop=[PREFIX]: weights to leave out; "
+            f"weights {path} do not fit {type(module).__name__}: {message} (model.drop=[PREFIX]: weights to leave out; "
             "model.weights=null: none)"
         )
     module.load_state_dict({**{name: own[name] for name in counters}, **state})

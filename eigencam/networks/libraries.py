@@ -92,8 +92,8 @@ def check_name(library: str, name: str) -> None:
     for other in LIBRARIES:
         if other != library and (other != "timm" or has_timm()):
             found += [f"{other}/{n}" for n in ([name] if name in names(other) else near(other, name, 2))]
-    told = f"near matches: {', '.join(found)}; " if found else ""
-    raise ValueError(f"model={library}/{name}: {library} has no network of this name; {told}{LIST}")
+    hint = f"near matches: {', '.join(found)}; " if found else ""
+    raise ValueError(f"model={library}/{name}: {library} has no network of this name; {hint}{LIST}")
 
 
 def describe(
@@ -219,9 +219,9 @@ def _timm_described(name: str, weights: str) -> Described:
     preprocess |= {"size": high if high == wide else (high, wide), "interpolation": made["interpolation"]}
     preprocess |= _timm_crop(made["crop_mode"], made["crop_pct"], min(high, wide))
     classes = {0: None, 1000: "imagenet"}.get(config.num_classes, "own")
-    there = bool(config.tag) and config.tag in weights_of("timm", bare)
-    told = _timm_reported().get(f"{bare}.{config.tag}")
-    return Described((config.tag or "") if there else "", classes, preprocess, config.num_classes, told)
+    known = bool(config.tag) and config.tag in weights_of("timm", bare)
+    reported = _timm_reported().get(f"{bare}.{config.tag}")
+    return Described((config.tag or "") if known else "", classes, preprocess, config.num_classes, reported)
 
 
 @cache

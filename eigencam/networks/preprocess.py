@@ -167,8 +167,8 @@ class Preprocess:
             "pad": "the whole image in a border",
         }
         shown = cut.get(self.resize, f"the centre of {self.short_side} x {self.short_side}")
-        of = f"{self.channels} channels, " if self.channels != 3 else ""
-        return f"{sides}, {of}{self.interpolation}, {shown}, mean {_shown(self.mean)}, std {_shown(self.std)}"
+        prefix = f"{self.channels} channels, " if self.channels != 3 else ""
+        return f"{sides}, {prefix}{self.interpolation}, {shown}, mean {_shown(self.mean)}, std {_shown(self.std)}"
 
 
 def _is_count(value: object) -> bool:

@@ -103,12 +103,12 @@ def gradients(
         with watch if rules is not None else nullcontext():
             seen = x if rules is not None else x.clone()  # the network may work in place; a watch prevents that
             score = network_logits(module, seen).gather(1, targets[:, None].clone())
-        of = by() if by else kept[-1] if layer is not None else x
+        variable = by() if by else kept[-1] if layer is not None else x
         seed = torch.where(score != 0, 1 / score, 0.0) if normalize else torch.ones_like(score)
-        (gradient,) = differentiate(score, [of], seed.detach())
+        (gradient,) = differentiate(score, [variable], seed.detach())
     if gradient is None:
         raise ValueError(NO_GRADIENT.format(layer or "the image"))
-    return of.detach().float(), gradient.float()
+    return variable.detach().float(), gradient.float()
 
 
 def chunked(

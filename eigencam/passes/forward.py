@@ -125,8 +125,8 @@ class Forward:
         return self._seeds
 
     @seeds.setter
-    def seeds(self, there: Tensor) -> None:
-        self._seeds = there
+    def seeds(self, index: Tensor) -> None:
+        self._seeds = index
 
     def reading(self, layer: str | None = None) -> Reading:
         """Return how a layer's output becomes a map."""
@@ -368,8 +368,8 @@ class Picked:
     @classmethod
     def of(cls, rows: Sequence[int], device: torch.device) -> "Picked":
         """Copy them to the device."""
-        there, nth = to_device(device, *cls.on_host(rows))
-        return cls(there, nth, cls.count(rows))
+        on_device, nth = to_device(device, *cls.on_host(rows))
+        return cls(on_device, nth, cls.count(rows))
 
     @staticmethod
     def on_host(rows: Sequence[int]) -> tuple[Tensor, Tensor]:

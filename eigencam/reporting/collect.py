@@ -64,9 +64,9 @@ def selected(root: Path | str, *, all_versions: bool = False, **only: Collection
     if not results:
         raise FileNotFoundError(f"{root}: no complete results there; `eigencam run` makes them")
     for column, names in only.items():
-        wanted, there = set(names), sorted({r[f"{column}_name"] for r in results})
-        if unknown := sorted(wanted - set(there)):
-            raise ValueError(f"{column} {', '.join(unknown)}: no results in {root}; there are: {', '.join(there)}")
+        wanted, available = set(names), sorted({r[f"{column}_name"] for r in results})
+        if unknown := sorted(wanted - set(available)):
+            raise ValueError(f"{column} {', '.join(unknown)}: no results in {root}; there are: {', '.join(available)}")
         results = [r for r in results if not wanted or r[f"{column}_name"] in wanted]
     return results
 
@@ -135,12 +135,12 @@ def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> p
 def provenance(root: Path, folders: Collection[str]) -> dict[str, list[str]]:
     """Return the commands, code and machines of results: `command`, `code` and `machine`, each value once."""
     runs = [run for stored in read_all(root, set(folders)) for run in stored.computing]
-    told = {
+    facts = {
         "command": [shlex.join(run.command) for run in runs],
         "code": [run.code for run in runs],
         "machine": [run.machine for run in runs],
     }
-    return {key: list(dict.fromkeys(lines)) for key, lines in told.items()}
+    return {key: list(dict.fromkeys(lines)) for key, lines in facts.items()}
 
 
 def _line(stored: Stored, suffix: str = "") -> dict[str, Any]:
@@ -203,8 +203,8 @@ def _tell_apart(results: list[dict[str, Any]], keys: Sequence[str] = ()) -> None
                 differing = short
             for result, parameters in zip(same, flat, strict=True):
                 lacking = bool(result["unsupported"])
-                there = [k for k in differing if k in parameters and not (lacking and parameters[k] == "null")]
-                shown = [f"{_short(k.removeprefix('parameters.'))}={_short(parameters[k])}" for k in there]
+                given = [k for k in differing if k in parameters and not (lacking and parameters[k] == "null")]
+                shown = [f"{_short(k.removeprefix('parameters.'))}={_short(parameters[k])}" for k in given]
                 if shown:
                     result[part] += f" ({', '.join(shown[:MOST])}{', …' if len(shown) > MOST else ''})"
     for same in _alike(results, keys):  # they differ in something else: the memory format, or a new key
@@ -232,10 +232,10 @@ def values_of(key: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     part = next((part for part in PARTS if any(_is_key(part, k, [key]) for k in _keys_of(part, results))), "")
     if not part:
-        there = sorted(
+        stated = sorted(
             {k.rsplit(".", 1)[-1] for part in ("network", "evaluator", "method") for k in _keys_of(part, results)}
         )
-        raise ValueError(f"{key}: no result has such a parameter; there are: {', '.join(there) or 'none'}")
+        raise ValueError(f"{key}: no result has such a parameter; there are: {', '.join(stated) or 'none'}")
     return [_value(part, key, result) for result in results]
 
 

@@ -80,9 +80,9 @@ def compare(
     lines: list[Compared] = []
     values: list[dict[str, Any]] = []
     known: dict[str, None] = {}
-    for place, of in places.items():
-        evaluator = next(iter(of.values())).evaluator(trust)
-        found = _Summed.of(evaluator, {name: of[name] for name in order if name in of})
+    for place, by_method in places.items():
+        evaluator = next(iter(by_method.values())).evaluator(trust)
+        found = _Summed.of(evaluator, {name: by_method[name] for name in order if name in by_method})
         full = found.full
         known |= {metric: None for metrics_of in full.values() for metric in metrics_of}
         chosen = _chosen(full, headline_of(evaluator), metrics)
@@ -186,18 +186,20 @@ def _values(place: Setting, found: _Summed, chosen: Sequence[str]) -> list[dict[
     placed: dict[str, dict[str, Placing]] = {}
     for metric in chosen:
         with_value = {
-            name: of[metric] for name, of in own.items() if metric in of and of[metric].value == of[metric].value
+            name: by_name[metric]
+            for name, by_name in own.items()
+            if metric in by_name and by_name[metric].value == by_name[metric].value
         }
         better = next((m.better for m in with_value.values()), "")
         summed = {name: by_image([m], keys)[0].sample for name, m in with_value.items()}
         samples = {name: sample for name, sample in summed.items() if sample}
         placed[metric] = placings(samples, better) if better and len(samples) == len(full) else {}
     return [
-        {"place": place, "method": name, "metric": m, "value": of[m].value, "n": of[m].n}
-        | {"better": of[m].better, "placing": placed[m].get(name)}
-        for name, of in full.items()
+        {"place": place, "method": name, "metric": m, "value": by_name[m].value, "n": by_name[m].n}
+        | {"better": by_name[m].better, "placing": placed[m].get(name)}
+        for name, by_name in full.items()
         for m in chosen
-        if m in of
+        if m in by_name
     ]
 
 
@@ -274,18 +276,18 @@ def _in_both(first: Metric, second: Metric) -> tuple[Metric, Metric]:
 
 def _chosen(full: Mapping[str, Mapping[str, Metric]], headline: Sequence[str], asked: Sequence[str]) -> list[str]:
     """Names of the metrics; `a|b` in the headline means b if a is not defined."""
-    there = list(dict.fromkeys(name for found in full.values() for name in found))
+    available = list(dict.fromkeys(name for found in full.values() for name in found))
     if asked:
-        return there if list(asked) == ["all"] else [name for name in there if name in asked]
+        return available if list(asked) == ["all"] else [name for name in available if name in asked]
     defined = {name for found in full.values() for name, metric in found.items() if metric.value == metric.value}
-    firsts = [next((n for n in name.split("|") if n in defined), "") for name in headline or there]
+    firsts = [next((n for n in name.split("|") if n in defined), "") for name in headline or available]
     of_networks = {name for found in full.values() for name, metric in found.items() if metric.about == "network"}
-    return [name for name in firsts if name in there and name not in of_networks]
+    return [name for name in firsts if name in available and name not in of_networks]
 
 
 def _reason(metric: str, pair: Mapping[str, Metric | None]) -> str:
     """Why a metric cannot be compared; "" if it can."""
-    for name, of in pair.items():
-        if of is not None and of.value != of.value:
-            return f"{metric} of {name} {of.note or 'is not defined'}"
+    for name, metrics in pair.items():
+        if metrics is not None and metrics.value != metrics.value:
+            return f"{metric} of {name} {metrics.note or 'is not defined'}"
     return ""

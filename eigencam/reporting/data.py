@@ -35,10 +35,10 @@ def data_faults(results: Sequence[Stored], settings: Sequence[str], trust: Trust
         yield f"{name}: its data were not read: {first_line(error)}"
         return
     yield from _images(results, dataset, name)
-    told = first.identity["dataset"]
-    for key in sorted({*told, *now}):
-        if canonical(told.get(key)) != canonical(now.get(key)):
-            yield f"{name}: {key} was {canonical(told.get(key))}, and is {canonical(now.get(key))}"
+    described = first.identity["dataset"]
+    for key in sorted({*described, *now}):
+        if canonical(described.get(key)) != canonical(now.get(key)):
+            yield f"{name}: {key} was {canonical(described.get(key))}, and is {canonical(now.get(key))}"
 
 
 def _images(results: Sequence[Stored], dataset: Dataset, name: str) -> Iterator[str]:

@@ -46,10 +46,12 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
     """
     lines: list[dict[str, Any]] = []
     stored = by_folder(root, long)
-    for folder, of in long.groupby("folder", sort=False):
-        shared = of.iloc[0].drop(list(_METRIC), errors="ignore").to_dict()  # there are fewer columns without metrics
+    for folder, result in long.groupby("folder", sort=False):
+        shared = (
+            result.iloc[0].drop(list(_METRIC), errors="ignore").to_dict()
+        )  # there are fewer columns without metrics
         if shared["unsupported"]:
-            lines.append({str(key): value for key, value in of.iloc[0].items()})
+            lines.append({str(key): value for key, value in result.iloc[0].items()})
             continue
         with alone(str(folder)):
             file = stored[str(folder)].row_file()
@@ -59,12 +61,12 @@ def by_prediction(root: Path, long: pd.DataFrame, trust: Trust = PACKAGED) -> pd
             evaluator = stored[str(folder)].evaluator(trust)
             shared["headline"] = [
                 "|".join(f"{name}_{part}" for name in names.split("|"))
-                for names in shared["headline"] or of["metric"]
+                for names in shared["headline"] or result["metric"]
                 for part in PARTS
             ]
             made: list[dict[str, Any]] = []
             for part, n in images.items():
-                metrics = summarised(evaluator, _Predicted(file, part, n)) if n else _none(of)
+                metrics = summarised(evaluator, _Predicted(file, part, n)) if n else _none(result)
                 made += [{**shared, **_line(metric), "metric": f"{metric.name}_{part}"} for metric in metrics]
             lines += made
     if not any(line["metric"] for line in lines):
@@ -93,12 +95,12 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
         drops = drops[drops["method_name"].isin(methods)]
     added = []
     stored = by_folder(root, drops)
-    for _, of in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
-        variants = of.drop_duplicates("folder")
+    for _, part in drops.groupby(["dataset", "group", "network", "evaluator"], sort=False):
+        variants = part.drop_duplicates("folder")
         if len(variants) < 2 or (methods and sorted(variants["method_name"]) != sorted(methods)):
             continue
-        readable = _readable(stored, of)
-        for _, everything in of.groupby("metric", sort=False):
+        readable = _readable(stored, part)
+        for _, everything in part.groupby("metric", sort=False):
             lines = everything[[folder in readable for folder in everything["folder"]]]
             if len(lines) < 2:
                 continue
@@ -147,8 +149,8 @@ class _Winning:
         if not sums.total("defined").any():
             return self.undefined()
         note = f"smallest drop among {len(self.thresholds)} methods, a tie counts for each"
-        told = enumerate(self.thresholds)
-        return [sums.rate(self.name, f"won{k}", threshold=threshold, note=note) for k, threshold in told]
+        levels = enumerate(self.thresholds)
+        return [sums.rate(self.name, f"won{k}", threshold=threshold, note=note) for k, threshold in levels]
 
     def undefined(self) -> list[Metric]:
         """The shares where there is no row, or no drop."""
@@ -166,10 +168,10 @@ def _together(files: Sequence[RowFile], kept: Sequence[str]) -> Iterator[pd.Data
 def _readable(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[str, tuple[RowFile, bytes]]:
     """The rows by folder, and a checksum of their images and classes; a result without drops is named and left out."""
     found: dict[str, tuple[RowFile, bytes]] = {}
-    for folder, of in lines.groupby("folder"):
+    for folder, part in lines.groupby("folder"):
         with alone(str(folder), "no wins of"):
             file, digest = stored[str(folder)].row_file(), hashlib.blake2b()
-            names = list(map(str, of["kept"]))
+            names = list(map(str, part["kept"]))
             for rows in file.blocks([*_ASKED, *names]):
                 digest.update(pd.util.hash_pandas_object(rows[KEY], index=False).to_numpy().tobytes())
                 for name in names:
@@ -178,13 +180,13 @@ def _readable(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[str, tu
     return found
 
 
-def _drops(of: Sequence[tuple[RowFile, bytes]], kept: Sequence[str]) -> tuple[Iterable[pd.DataFrame], int]:
+def _drops(results: Sequence[tuple[RowFile, bytes]], kept: Sequence[str]) -> tuple[Iterable[pd.DataFrame], int]:
     """Blocks of rows with the drops `drop0`, ... of all methods, and the number of images.
 
     Where all have the same rows they are read together; else they are held, and those count that all have.
     """
-    files = [file for file, _ in of]
-    if len({digest for _, digest in of}) == 1:
+    files = [file for file, _ in results]
+    if len({digest for _, digest in results}) == 1:
         return _together(files, kept), files[0].images
     each = []
     for file, name in zip(files, kept, strict=True):
@@ -196,12 +198,12 @@ def _drops(of: Sequence[tuple[RowFile, bytes]], kept: Sequence[str]) -> tuple[It
 
 def _widened(long: pd.DataFrame, wins: pd.DataFrame) -> Iterable[tuple[str, list[str]]]:
     """The headline of each folder, with each `win_P` after its `drop_P`."""
-    for folder, of in wins.groupby("folder"):
+    for folder, part in wins.groupby("folder"):
         own = long[long["folder"] == folder]
         names, win = list(own["headline"].iloc[0]), dict(zip(own["metric"], own["win"], strict=True))
-        there = set(of["metric"])
+        metrics = set(part["metric"])
         pairs = ([name, win.get(name) or name] for name in names)
-        yield str(folder), [n for pair in pairs for n in dict.fromkeys(pair) if n in names or n in there]
+        yield str(folder), [n for pair in pairs for n in dict.fromkeys(pair) if n in names or n in metrics]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +258,11 @@ def _drop(rows: pd.DataFrame, kept: str) -> NDArray[np.float64]:
     return np.where(undefined, np.nan, np.maximum(before - after, 0))
 
 
-def _none(of: pd.DataFrame) -> list[Metric]:
+def _none(lines: pd.DataFrame) -> list[Metric]:
     """The metrics of a part without images."""
     return [
         statistics.undefined(line["metric"], 0, "not defined: no such image", better=line["better"])
-        for _, line in of.iterrows()
+        for _, line in lines.iterrows()
     ]
 
 

@@ -120,9 +120,9 @@ class Explained:
         height, width = self.score_map.size
         values = self.score_map.values
         state = "" if self.score_map.state == "ok" else f", {self.score_map.state}"
-        of = f" for {self.label}" if self.label else ""
+        suffix = f" for {self.label}" if self.label else ""
         return (
-            f"<{self.method}{of}: {h} x {w} map of an image {height} x {width}, "
+            f"<{self.method}{suffix}: {h} x {w} map of an image {height} x {width}, "
             f"{values.min():.3g} to {values.max():.3g}{state}>"
         )
 
@@ -180,10 +180,12 @@ class Explanation(Mapping[str, Explained]):
         return draw.save(self.grid(caption), expand(path))
 
     def __repr__(self) -> str:
-        of = f" for {self.label}" if self.label else ""
+        suffix = f" for {self.label}" if self.label else ""
         left_out = f", refused: {', '.join(self.refused)}" if self.refused else ""
         height, width = self.image.shape[:2]
-        return f"<{self.name or 'image'} {height} x {width}{of}: maps by {', '.join(self) or 'no method'}{left_out}>"
+        return (
+            f"<{self.name or 'image'} {height} x {width}{suffix}: maps by {', '.join(self) or 'no method'}{left_out}>"
+        )
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(name)}</th>" for name in ("image", *self))

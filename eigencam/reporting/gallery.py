@@ -135,10 +135,10 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
     frame = scores.frame(scores.main)
     queues: list[list[Item]] = []
     for network in frame.columns.unique(0):
-        of = pd.DataFrame(frame[network])
-        for method in of.columns.difference(list(baselines), sort=False) if of.shape[1] > 1 else ():
-            others = of.drop(columns=method).mean(axis="columns")
-            lead = (of[method] - others).dropna().sort_values(kind="stable")
+        scored = pd.DataFrame(frame[network])
+        for method in scored.columns.difference(list(baselines), sort=False) if scored.shape[1] > 1 else ():
+            others = scored.drop(columns=method).mean(axis="columns")
+            lead = (scored[method] - others).dropna().sort_values(kind="stable")
             queues += [list(lead.index[::-1]), list(lead.index)]
     ranked = frame.mean(axis="columns").dropna().sort_values(kind="stable").index
     even = [ranked[k] for k in spread(len(ranked), count)]
@@ -329,8 +329,8 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
     )
     known, first = class_names(job), found.top5[0][:1]
     predicted = next((known[k].split(",")[0] if k < len(known) else f"class {k}" for k in first), "")
-    maps = {name: of[0] for name, of in found.maps.items()}
-    boxes = {name: of[0] for name, of in found.boxes.items()}
+    maps = {name: batch[0] for name, batch in found.maps.items()}
+    boxes = {name: batch[0] for name, batch in found.boxes.items()}
     return _Seen(image, truth, region, maps, boxes, predicted)
 
 

@@ -110,13 +110,13 @@ def _of(layout: Layout, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(layout: Layout, published: pd.DataFrame) -> list[tuple[str, str]]:
     """The paper's (network, method) pairs."""
-    of = _of(layout, published)
-    return list(dict.fromkeys([*zip(of["model"], of["method"], strict=True), *layout.rows]))
+    lines = _of(layout, published)
+    return list(dict.fromkeys([*zip(lines["model"], lines["method"], strict=True), *layout.rows]))
 
 
 def _published(layout: Layout, published: pd.DataFrame) -> Values:
-    of = _of(layout, published)
-    columns = zip(*(of[c] for c in ("model", "method", "metric", "value", "unit")), strict=True)
+    lines = _of(layout, published)
+    columns = zip(*(lines[c] for c in ("model", "method", "metric", "value", "unit")), strict=True)
     return {
         (m, method, metric): Theirs(v * (100 if unit == "fraction" else 1)) for m, method, metric, v, unit in columns
     }
@@ -126,8 +126,8 @@ def _read(layout: Layout, readings: pd.DataFrame | None, readers: "_Marks") -> V
     """A person's readings, each with its mark."""
     if readings is None:
         return {}
-    of = _of(layout, readings)
-    said = [f"read by {reader} in {source}" for reader, source in zip(of["reader"], of["source"], strict=True)]
+    lines = _of(layout, readings)
+    said = [f"read by {reader} in {source}" for reader, source in zip(lines["reader"], lines["source"], strict=True)]
     values = _published(layout, readings).items()
     return {
         key: Theirs(found.value, f" (r{readers.of([text])})") for (key, found), text in zip(values, said, strict=True)
@@ -139,16 +139,16 @@ def _anchored(layout: Layout, anchors: pd.DataFrame | None, values: Values, mark
     if anchors is None:
         return []
     lines = []
-    for (method, rule), of in _of(layout, anchors).groupby(["method", "rule"], sort=False):
+    for (method, rule), anchored in _of(layout, anchors).groupby(["method", "rule"], sort=False):
         line = _line(layout, (ANY, str(method)), {}, None, {})
         for title, column in layout.metrics.items():
             theirs = {found.value for key, found in values.items() if key[1:] == (method, column.published)}
-            for ours in of.loc[of["metric"] == column.published, "value"]:
+            for ours in anchored.loc[anchored["metric"] == column.published, "value"]:
                 line[f"{title} ours"] = f"{ours:.2f}"
                 if len(theirs) == 1:
                     [value] = theirs
                     line |= {f"{title} published": f"{value:.2f}", f"{title} diff.": f"{ours - value:+.2f}"}
-        line["n"] = "/".join(dict.fromkeys(f"{n:,}" for n in of["n"]))
+        line["n"] = "/".join(dict.fromkeys(f"{n:,}" for n in anchored["n"]))
         mark = marks.of([f"ours: {rule}; from the truth alone, without image or network: python scripts/anchors.py"])
         lines.append(line | {"differs": mark})
     return lines

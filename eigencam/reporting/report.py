@@ -90,9 +90,9 @@ def galleries(
                 scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows.frame())
     baselines = set(long.loc[long["baseline"].astype(bool), "method"])
     sets: dict[str, Any] = {}
-    for (name, _), of in scores.items():
-        items = gallery.choose(of, args.images, baselines)
-        found = gallery.entries(args.results, of, items, args.settings, trust, say)
+    for (name, _), chosen in scores.items():
+        items = gallery.choose(chosen, args.images, baselines)
+        found = gallery.entries(args.results, chosen, items, args.settings, trust, say)
         if found["images"]:
             sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = found
     return sets
@@ -135,14 +135,15 @@ def render(
 
     def filled(dropped: int) -> str:
         data = {"sets": sets, "heat": _heat(), "dropped": dropped}
-        count = {name: len(of["images"]) for name, of in sets.items()}
+        count = {name: len(content["images"]) for name, content in sets.items()}
         return template.render(**fixed, data=Markup(escaping.script(data)), count=count)
 
     limit, page = int(args.max_mb * 1e6), filled(0)
     if (over := len(page.encode()) - limit) > 0 and sets:
-        size = sum(len(json.dumps(image)) for of in sets.values() for image in of["images"])
+        size = sum(len(json.dumps(image)) for content in sets.values() for image in content["images"])
         dropped = gallery.fitting(list(sets.values()), max(size - over, 0))
-        print(f"{dropped} of {dropped + sum(len(of['images']) for of in sets.values())} images left out: --max-mb")
+        kept = sum(len(content["images"]) for content in sets.values())
+        print(f"{dropped} of {dropped + kept} images left out: --max-mb")
         page = filled(dropped)
     if len(page.encode()) > limit:
         raise ValueError(f"--max-mb {args.max_mb}: the page without images has {len(page.encode()) / 1e6:.2f} MB")
@@ -152,8 +153,8 @@ def render(
 def facts(root: Path, long: pd.DataFrame) -> dict[str, list[str]]:
     """The head of the page: data, networks, and the code and commands behind the numbers."""
     origins = provenance(root, long["folder"].unique())
-    of = long[long["unsupported"] == ""].drop_duplicates(["dataset", "group"])
-    places = zip(of["dataset"], of["part"], of["pictures"], of["target"], strict=True)
+    results = long[long["unsupported"] == ""].drop_duplicates(["dataset", "group"])
+    places = zip(results["dataset"], results["part"], results["pictures"], results["target"], strict=True)
     data = [f"{f'{name} {part}'.strip()}: n = {n}, maps for the class: {target}" for name, part, n, target in places]
     found = {"Data": data}
     found |= {f"{name.title()}s": sorted(set(long[name])) for name in ("network", "method", "evaluator")}

@@ -139,9 +139,9 @@ def _tables(stated: Stated, root: Path) -> dict[StatedCell, Verdict]:
         metric, _, column = cell.column.partition(" ")
         methods = [cell.method] if cell.method else list(dict.fromkeys(long["method"]))
         where = (cell.data, cell.evaluator, cell.target, cell.dtype, cell.network)
-        there = [lines[(*where, method, metric)] for method in methods if (*where, method, metric) in lines]
-        if there:
-            found[cell] = _verdict(cell, there[0], column)
+        present = [lines[(*where, method, metric)] for method in methods if (*where, method, metric) in lines]
+        if present:
+            found[cell] = _verdict(cell, present[0], column)
         elif long["unsupported"].ne("").any() and not numbers_in(cell.text):
             found[cell] = _unsupported(cell, long)
     return {cell: verdict for cell, verdict in found.items() if verdict}
@@ -207,8 +207,10 @@ def _paper(stated: Stated, root: Path) -> dict[StatedCell, Verdict]:
         title = next((title for title, *_ in cells if cell.data.startswith(title)), "")
         where = f"{cell.data.removeprefix(title).removeprefix(': ')}|{cell.network}, {cell.method}"
         text = cells.get((title, where, cell.column))
-        if text and _total(n := cells[title, where, "n"]) < _total(of := before[cell.data, cell.network, cell.method]):
-            found[cell] = Verdict(NOT_RUN, f"n is {n} of {of}")
+        if text and _total(n := cells[title, where, "n"]) < _total(
+            stated_n := before[cell.data, cell.network, cell.method]
+        ):
+            found[cell] = Verdict(NOT_RUN, f"n is {n} of {stated_n}")
         elif text:
             found[cell] = _of_text(cell.text, text)
     return found

@@ -46,9 +46,9 @@ def save(long: pd.DataFrame, style: Style, pivot: Sequence[str], metrics: Sequen
         look, labels = styles(long), dict[str, Any]()
         for axis, (title, y, part) in zip(axes, panels, strict=False):
             values = _values(part, pivot[0], style)
-            for method, of in part.groupby("method", sort=False):
+            for method, lines in part.groupby("method", sort=False):
                 labels[style.names("method", str(method))] = _line(
-                    axis, of.set_index(pivot[0]), values, look[str(method)]
+                    axis, lines.set_index(pivot[0]), values, look[str(method)]
                 )
             axis.set(xlabel=figure_text(style.key(pivot[0])), ylabel=figure_text(y))
             axis.set_title(figure_text(title), fontsize=7)
@@ -66,13 +66,13 @@ def save(long: pd.DataFrame, style: Style, pivot: Sequence[str], metrics: Sequen
 def _panels(lines: pd.DataFrame, style: Style, pivot: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Title, axis and lines of each panel; a title states what is not common to all panels."""
     keys = ["dataset", "group", "network", "evaluator", *pivot[1:], "metric"]
-    told = [key for key in keys if key not in ("metric", "group") and len(lines[key].unique()) > 1]
+    differing = [key for key in keys if key not in ("metric", "group") and len(lines[key].unique()) > 1]
     order = lines.assign(**{key: lines[key].map(lambda text: str(natural(str(text)))) for key in pivot[1:]})
     lines = lines.loc[order.sort_values(keys, kind="stable").index]
     for names, part in lines.groupby(keys, sort=False):
         values = dict(zip(keys, map(str, names), strict=True))
         y = f"{style.names('metric', values['metric'])} {part['unit'].iloc[0]}".strip()
-        yield ", ".join(style.heading(key, values[key]) for key in told), y, part
+        yield ", ".join(style.heading(key, values[key]) for key in differing), y, part
 
 
 def _values(part: pd.DataFrame, key: str, style: Style) -> list[str]:
@@ -91,10 +91,10 @@ def _ticks(axis: Any, values: Sequence[str]) -> None:
     )
 
 
-def _line(axis: Any, of: pd.DataFrame, values: Sequence[str], look: Any) -> Any:
+def _line(axis: Any, lines: pd.DataFrame, values: Sequence[str], look: Any) -> Any:
     """One method's line with its 95 % intervals; a value without a result is a gap."""
     places = np.array([float(value) for value in values]) if _numeric(values) else np.arange(len(values), dtype=float)
-    found = of[["value", "low", "high"]].reindex(list(values)).to_numpy(np.float64)
+    found = lines[["value", "low", "high"]].reindex(list(values)).to_numpy(np.float64)
     ends = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1])).T
     dash = [float(n) / 1.2 for n in look.dash.split()]
     form: Any = (0, dash) if dash else "-"

@@ -67,7 +67,7 @@ def write(
         The files.
     """
     forms: Mapping[Format, Sequence[Table]] = made if isinstance(made, Mapping) else {"html": made}
-    other = next(of for style, of in forms.items() if style != "latex" or len(forms) == 1)
+    other = next(form for style, form in forms.items() if style != "latex" or len(forms) == 1)
     styles: list[Format] = [style for style in FORMATS if style != "terminal"]
     texts = {style: "\n".join(render(table, style) for table in forms.get(style, other)) for style in styles}
     plain = [escaping.one_line(line) for line in header]

@@ -126,11 +126,11 @@ def compute_maps(
     chosen = None if rows is None or list(rows) == list(range(len(images))) else list(rows)
     asked = None if labels is None else list(labels)
     rows_here, nth_here = Picked.on_host(chosen or [])
-    there, seeds, classes_there, rows_there, nth = to_device(
+    on_device, seeds, classes_there, rows_there, nth = to_device(
         network.device, images, positions, torch.tensor(asked or [], dtype=torch.long), rows_here, nth_here
     )
     forward = network.forward(
-        there,
+        on_device,
         layers=[layer for m in methods.values() for layer in tapped(m)],
         gradients=any(needs_gradient(m) for m in methods.values()),
         index=positions,
@@ -178,13 +178,13 @@ def _results(
     """
     results: dict[str, Tensor | list[NDArray[np.float64]]] = {}
     for name, method in methods.items():
-        of = forward if is_class_specific(method) else whole
-        of.progress = partial(progress, name)
+        source = forward if is_class_specific(method) else whole
+        source.progress = partial(progress, name)
         start = 0.0
         if seconds is not None:
-            of.forget_gradients()
+            source.forget_gradients()
             start = _now(network)
-        result = _called(name, method, of, targets if of is forward else targets.new_zeros(len(of)), failed)
+        result = _called(name, method, source, targets if source is forward else targets.new_zeros(len(source)), failed)
         if result is None:
             continue
         if seconds is not None:

@@ -89,8 +89,8 @@ def score(
     asked: dict[Key, Sequence[Row]] = {}
     for name, e in wanted:
         if asks_network(evaluator := job.evaluators[e]):
-            of = zip(found.maps[name], truths, regions, strict=True)
-            score_maps = [ScoreMap(values, truth.size, region) for values, truth, region in of]
+            items = zip(found.maps[name], truths, regions, strict=True)
+            score_maps = [ScoreMap(values, truth.size, region) for values, truth, region in items]
             found.forward.progress = partial(progress, name)
             probe = BatchProbe(found.forward, job.methods[name], found.asked, score_maps, truths, beside, follows)
             try:
@@ -155,8 +155,8 @@ def _start(job: Job, scored: ScoredBatch, method: str, k: int) -> Row:
     `constant_by_design` says whether the method returns a constant map on purpose; see `evaluation/states.py`. `digest`
     distinguishes the image from another one with its name.
     """
-    truth, of, answer = scored.truths[k], job.methods[method], scored.answers[k]
-    specific = is_class_specific(of)
+    truth, built, answer = scored.truths[k], job.methods[method], scored.answers[k]
+    specific = is_class_specific(built)
     if not specific and truth.foreground == "label":
         target = truth.label
     elif specific and job.config.target == "predicted" and answer in DEGENERATE:
@@ -166,7 +166,7 @@ def _start(job: Job, scored: ScoredBatch, method: str, k: int) -> Row:
     top5 = scored.top5[k] if job.comparable else []
     shared = {"image": truth.image_id, "label": truth.label, "target": target, "top5": top5}
     shared[DIGEST] = scored.batch.digests[scored.image[k]]
-    return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(of)}
+    return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(built)}
 
 
 def _score_maps(scored: ScoredBatch, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:

@@ -138,9 +138,9 @@ def _move_to_own_folder(job: Job, say: Callable[[str], None]) -> None:
 def _report(work: Work, title: str, finished: int, say: Callable[[str], None]) -> None:
     """Print the outcome. PartlyFailedError if some results failed."""
     job, todo = work.job, work.todo
-    there = len(job.results) - len(todo)
+    complete = len(job.results) - len(todo)
     folder = next(iter(job.results.values())).root
-    say(f"{title}: {finished} results completed, {there} were there; folder {folder}")
+    say(f"{title}: {finished} results completed, {complete} were there; folder {folder}")
     if waiting := len(todo) - finished - len(work.failed):
         say(f"  shard {job.config.shard} is done; {waiting} results wait for the other shards")
     for line in dict.fromkeys(line for result in todo.values() for line in result.repaired):
@@ -380,10 +380,10 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
         if gathered is None:
             return False
         try:
-            told, metrics = summed_up(job.evaluators[key[1]], gathered.rows)
+            summary, metrics = summed_up(job.evaluators[key[1]], gathered.rows)
         except Exception as error:  # an evaluator may raise anything
             work.fail_evaluator(key, error, [])
             return False
-        result.publish(gathered, told)
+        result.publish(gathered, summary)
     tell(job.loggers, result, metrics, say)
     return True

@@ -50,9 +50,9 @@ def _lines(node: object, key: str = "") -> Iterator[str]:
         yield from _lines(value, str(inner))
 
 
-def _compared(told: object, now: Mapping[str, Any]) -> Iterator[str]:
+def _compared(stated: object, now: Mapping[str, Any]) -> Iterator[str]:
     """Lines for the parts whose versions differ; a part of ours that is not listed has version 1."""
-    then = told if isinstance(told, Mapping) else {}
+    then = stated if isinstance(stated, Mapping) else {}
     for name in sorted({*then, *now}):
         if (a := then.get(name, 1)) != (b := now.get(name, 1)):
             yield f"{name} is of version {a}, here it is {b}"

@@ -91,9 +91,9 @@ def versions(found: Any) -> dict[str, Any]:
     Version 1 is not listed, so code that begins to use a part, or no longer uses it, without a change of numbers makes
     no new result.
     """
-    told: dict[str, Any] = dict(versions_of(found))
-    own = told.pop("version")
-    raised = {part: number for part, number in told.items() if number > 1}
+    described: dict[str, Any] = dict(versions_of(found))
+    own = described.pop("version")
+    raised = {part: number for part, number in described.items() if number > 1}
     return {"version": own} | ({"shared": raised} if raised else {})
 
 
@@ -124,11 +124,11 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
 
 def _built_on(found: Any) -> dict[str, Any]:
     """Under `shared`, the versions above 1 of our code that your own class or function uses."""
-    told = {part: number for part, number in versions_of(found).items() if part != "version"}
+    described = {part: number for part, number in versions_of(found).items() if part != "version"}
     for base in inspect.getmro(found)[1:] if inspect.isclass(found) else ():
         if base.__module__.split(".")[0] == PACKAGE:
-            told[base.__name__] = getattr(base, "version", 1)
-    raised = {part: number for part, number in told.items() if number > 1}
+            described[base.__name__] = getattr(base, "version", 1)
+    raised = {part: number for part, number in described.items() if number > 1}
     return {"shared": raised} if raised else {}
 
 
@@ -142,8 +142,10 @@ def _defaults(target: Any) -> dict[str, Any]:
 
 def _parameters(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that differ from the defaults, and the checksums of your own files that they name."""
-    told = {key: _plainly(_alike(value, defaults.get(key))) for key, value in given.items()}
-    differing = {k: v for k, v in told.items() if k not in defaults or canonical(v) != canonical(_plainly(defaults[k]))}
+    described = {key: _plainly(_alike(value, defaults.get(key))) for key, value in given.items()}
+    differing = {
+        k: v for k, v in described.items() if k not in defaults or canonical(v) != canonical(_plainly(defaults[k]))
+    }
     sources = {v: digest for v in differing.values() if isinstance(v, str) and (digest := own_source(v))}
     return ({"parameters": differing} if differing else {}) | ({"own_source": sources} if sources else {})
 

@@ -39,8 +39,8 @@ class Known:
     def add(self, folder: Path, said: Iterable[tuple[Sequence[str], Sequence[str | None]]]) -> Iterator[str]:
         """Add digests of `said_of`, and yield a line for each image whose digest contradicts an earlier one."""
         hashed, digests, named = [self._hashes], [self._digests], set[str]()
-        for images, told in said:
-            asked, here = hashes(images), np.array([(digest or "").encode() for digest in told], np.bytes_)
+        for images, stored in said:
+            asked, here = hashes(images), np.array([(digest or "").encode() for digest in stored], np.bytes_)
             place = np.minimum(np.searchsorted(self._hashes, asked), max(len(self._hashes) - 1, 0))
             known = self._hashes[place] == asked if len(self._hashes) else np.zeros(len(asked), bool)
             fresh = ~known & (here != b"")
@@ -51,10 +51,10 @@ class Known:
             )
             for k, at in zip(changed.tolist(), place[changed].tolist(), strict=True):
                 before, image = self._digests[at : at + 1].tolist()[0].decode(), images[k]
-                if is_changed(before, told[k]) and image not in named:
+                if is_changed(before, stored[k]) and image not in named:
                     named.add(image)
                     other = self.folders[int(self._first[at])].name
-                    yield f"{folder}: image {image} is another one than in {other}: {before} there, {told[k]} here"
+                    yield f"{folder}: image {image} is another one than in {other}: {before} there, {stored[k]} here"
         first = [self._first, np.full(sum(map(len, hashed[1:])), len(self.folders), np.int32)]
         self._hashes, kept = np.unique(np.concatenate(hashed), return_index=True)
         self._digests, self._first = np.concatenate(digests)[kept], np.concatenate(first)[kept]

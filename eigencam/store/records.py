@@ -137,9 +137,9 @@ class Result:
             raise HeldError(f"{self.folder}: another run is writing this result; wait for it, or stop it") from None
         try:
             with self.finishing():
-                if there := self._lock.stands():
+                if held := self._lock.stands():
                     self._begin(config)
-            return there
+            return held
         except FileNotFoundError:
             if self._lock.stands():
                 self.close()
@@ -247,11 +247,11 @@ class Result:
                 rows = self._plan.placed(read_rows(error.path))
                 self.parts.replace([error.path], pa.Table.from_pandas(rows, preserve_index=False))
 
-    def publish(self, gathered: Gathered, told: Mapping[str, Any]) -> None:
+    def publish(self, gathered: Gathered, summary: Mapping[str, Any]) -> None:
         """Publish the gathered rows with their summary from `summed_up`; each run's file lists the rows it computed."""
         for name, rows in gathered.made_by.items():
             self._change_run(name, {"rows": rows})
-        self.finish(gathered.rows.path, {**gathered.facts, **told})
+        self.finish(gathered.rows.path, {**gathered.facts, **summary})
 
     def finish(self, rows: pd.DataFrame | Path, summary: Mapping[str, Any]) -> None:
         """Publish all rows and the summary, and remove the parts.
@@ -343,13 +343,13 @@ class Result:
 def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, Any], list[Metric]]:
     """Return the fields of `Summary` that an evaluator computes from rows, in memory or in blocks, and its metrics."""
     metrics = summarised(evaluator, rows)
-    told = {
+    summary = {
         "protocol": plain(dict(evaluator.protocol())),
         "headline": headline_of(evaluator),
         "summary_versions": summary_versions_of(type(evaluator)),
         "metrics": tuple(metric.stored() for metric in metrics),
     }
-    return told, metrics
+    return summary, metrics
 
 
 def is_current(summary: Summary, evaluator: Any) -> bool:
@@ -359,8 +359,8 @@ def is_current(summary: Summary, evaluator: Any) -> bool:
 
 def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFrame | Blocks) -> None:
     """Publish a complete result with metrics recomputed from its unchanged rows."""
-    told, _ = summed_up(evaluator, rows)
-    publish(folder, replace(summary, **told))
+    fresh, _ = summed_up(evaluator, rows)
+    publish(folder, replace(summary, **fresh))
 
 
 def publish(folder: Path, summary: Summary, rows: pd.DataFrame | Path | None = None) -> None:

@@ -138,9 +138,9 @@ class Summary:
 
     def stored(self) -> dict[str, Any]:
         """Return the content of `metrics.json`: all fields that are set."""
-        told = asdict(self)
+        content = asdict(self)
         always = (*NAMES, "n", "metrics", *(("bad_images", "target") if not self.unsupported else ()))
-        return {key: value for key, value in told.items() if key in always or value not in ("", {}, (), 0, None)}
+        return {key: value for key, value in content.items() if key in always or value not in ("", {}, (), 0, None)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """Parse `k/n` with 1 <= k <= n. ValueError for anything else."""
-        k, slash, of = text.partition("/")
-        if not (slash and k.isdecimal() and of.isdecimal() and 1 <= int(k) <= int(of)):
+        k, slash, count = text.partition("/")
+        if not (slash and k.isdecimal() and count.isdecimal() and 1 <= int(k) <= int(count)):
             raise ValueError(f"shard={text}; allowed: 1/1, or k/n with 1 <= k <= n, as 3/16")
-        return cls(int(k), int(of))
+        return cls(int(k), int(count))
 
     def pick(self, batches: S) -> S:
         """Return the shard's contiguous part."""

@@ -144,7 +144,7 @@ def _target_of(described: Mapping[str, Any], group: str, trust: Trust) -> tuple[
     if isinstance(name, str) and "library" not in described:
         if (target := _ours(group).get(name)) is None:
             raise UntrustedError(f"{group} {name}: this program has none of that name")
-        return target, all(described.get(key) == told for key, told in versions(find(target)).items())
+        return target, all(described.get(key) == stated for key, stated in versions(find(target)).items())
     if not isinstance(dotted, str) or not dotted.replace(".", "").isidentifier():
         raise UntrustedError(f"{group}: it names no code that could be built here")
     if not trust.allows(dotted):

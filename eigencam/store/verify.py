@@ -67,9 +67,9 @@ def _counts(stored: Stored, summary: Summary, rows: RowFile) -> Iterator[str]:
         yield f"{twice} rows have the same image and class as another row"
     if both:
         yield f"image {min(both)} has a row, and is recorded as left out"
-    there = stored.identity["dataset"].get("n")
-    if type(there) is int and (found := images + len(left_out - both)) != there:
-        yield f"{found} images are scored or left out, and the dataset has {there}"
+    declared = stored.identity["dataset"].get("n")
+    if type(declared) is int and (found := images + len(left_out - both)) != declared:
+        yield f"{found} images are scored or left out, and the dataset has {declared}"
     if summary.target != stored.identity["target"]:
         yield f"maps for the class: {summary.target}; the identity says {stored.identity['target']}"
     yield from _makers(stored, rows)
@@ -136,19 +136,19 @@ def _metrics(stored: Stored, summary: Summary, rows: RowFile, trust: Trust) -> I
     try:
         evaluator = stored.evaluator(trust)
         current = is_current(summary, evaluator)
-        told = summed_up(evaluator, rows)[0] if current else {}
+        recomputed = summed_up(evaluator, rows)[0] if current else {}
     except Exception as error:  # untrusted code, or any error of it on foreign rows
         yield f"metrics not recomputed: {first_line(error)}"
         return
     if not current:
         yield "summarised by another version of this program; `eigencam summarize` recomputes its metrics"
         return
-    made = {metric["name"]: metric_of(stored.folder, strict(metric)) for metric in told["metrics"]}
+    made = {metric["name"]: metric_of(stored.folder, strict(metric)) for metric in recomputed["metrics"]}
     kept = {metric["name"]: metric for metric in summary.metrics}
     for name in dict.fromkeys((*kept, *made)):
         yield from _differences(name, kept.get(name), made.get(name))
-    if told["headline"] != summary.headline:
-        yield f"headline {', '.join(summary.headline)}; its evaluator says {', '.join(told['headline'])}"
+    if recomputed["headline"] != summary.headline:
+        yield f"headline {', '.join(summary.headline)}; its evaluator says {', '.join(recomputed['headline'])}"
 
 
 def _differences(name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any] | None) -> Iterator[str]:
