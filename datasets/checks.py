@@ -58,7 +58,7 @@ def _shown(faults: list[str], n: int) -> Iterator[str]:
     if len(faults) == n:
         yield f"{last} (so for all {n} images looked at: no truth is right)"
     else:
-        yield f"{last} ({len(faults)} of {n} images have a truth that cannot be right; {_SKIP})"
+        yield f"{last} ({len(faults)} of {n} images have an invalid truth; {_SKIP})"
 
 
 def _faults_of_masks(dataset: Dataset, skip: bool) -> Iterator[str]:

@@ -86,7 +86,7 @@ class ImageNetSegmentation:
         image = stored.T if stored.ndim == 3 else np.repeat(stored.T[..., None], 3, axis=2)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise BadImageError(
-                self.path, f"image {i}: an array of {stored.shape}, {stored.dtype}; (3, W, H) uint8 is due"
+                self.path, f"image {i}: an array of {stored.shape}, {stored.dtype}; needed: (3, W, H) uint8"
             )
         return np.ascontiguousarray(image)
 

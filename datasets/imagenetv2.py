@@ -57,7 +57,7 @@ def read_imagenetv2(
     for path, label in zip(found.paths, found.labels.tolist(), strict=True):
         if path not in found.faults and Path(path).parent.name != str(label):
             raise ValueError(
-                f"{metadata / 'class_labels.txt'}: {path} has the class {label}; its folder's number is due"
+                f"{metadata / 'class_labels.txt'}: {path} has the class {label}; allowed is its folder's number"
             )
     paths = [_inside(path) for path in found.paths]
     places = [top / place / unpacked for place in IMAGES for unpacked in UNPACKED]

@@ -214,7 +214,7 @@ def read_object(path: Path | str) -> NDArray[np.bool_]:
     """
     image = decode(path)
     if image.mode[:1] in ("I", "F"):
-        raise BadTruthError(f"{path}: a mask of mode {image.mode!r}; allowed are 1 bit and 8 bits a channel")
+        raise BadTruthError(f"{path}: a mask of mode {image.mode!r}; allowed are 1 bit and 8 bits per channel")
     image.info.pop("transparency", None)
     grey = np.asarray(image if image.mode == "L" else image.convert("L"))
     top = grey.max()

@@ -1,9 +1,9 @@
-"""Fine-grained scenes: one object, a vase, of eight textures; what tells the classes apart is the texture alone.
+"""Fine-grained scenes of vases in eight textures: the classes differ in the texture only.
 
-In all else images are those of `eigencam.datasets.scenes`: the same grounds, clutter, poses, coverings and rules of
-what is visible. The colours of every vase are drawn at random, and so are its form, the texture's period and its phase.
-The other vases of an image have other textures and are smaller. The main vase is larger than the smallest objects of
-the scenes are, so that its texture can be seen.
+Otherwise the images are like those of `eigencam.datasets.scenes`: the same backgrounds, clutter, poses, occlusions and
+limits of visibility. The colours and the shape of every vase are random, and so are the period and the phase of its
+texture. The other vases of an image have other textures and are smaller. The main vase has a larger minimum size than
+the objects of the scenes, so that its texture can be seen.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ VERSION = 1
 """Of the generator: raised whenever a change alters an image or its truth."""
 
 Texture = Callable[[Array, Array], Array]
-"""Of abscissa and ordinate in periods: where it is negative, the second colour is."""
+"""Textures as functions of abscissa and ordinate in periods: negative where the second colour is."""
 
 
 def _cell(t: Array) -> Array:

@@ -1,7 +1,7 @@
-"""The objects of the generated scenes: one short drawing function a class (`eigencam.datasets.scenes_drawing`).
+"""The objects of the generated scenes: one short drawing function per class (`eigencam.datasets.scenes_drawing`).
 
-Colours are drawn at random for every class, so that colour alone tells nothing; what tells is the outline, the local
-texture and the parts (a head, a handle, teeth).
+Colours are drawn at random for every class, so that colour does not identify a class; the outline, the local texture
+and the parts (a head, a handle, teeth) do.
 """
 
 import numpy as np

@@ -61,8 +61,8 @@ def ranks_of(m: Tensor) -> Tensor:
 
 
 def _ranks_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(N, P) -> (N, P): the same, of one sort of whole numbers: falling bits of the value, then the pixel's number."""
-    values = values + np.float32(0)  # both zeros are one value
+    """(N, P) -> (N, P): the same, by one sort of integers: inverted bits of the value, then the pixel's number."""
+    values = values + np.float32(0)  # 0 and -0 count as one value
     bits = values.view(np.uint32)
     bits[np.isnan(values)] = 0x7FC00000  # above all numbers
     falling = np.where(bits >> np.uint32(31), bits, bits ^ np.uint32(0x7FFFFFFF))
@@ -80,7 +80,7 @@ def points_gone(ranks: Tensor, gone: Tensor) -> Tensor:
     """The first of P points at which each pixel is gone, in as few bytes as hold P.
 
     Args:
-        ranks: (N, H, W), of `ranks_of`.
+        ranks: (N, H, W), from `ranks_of`.
         gone: (P,) rising numbers of pixels that are gone at each point.
 
     Returns:
@@ -97,7 +97,7 @@ def points_gone(ranks: Tensor, gone: Tensor) -> Tensor:
 
 
 def is_gone(first: Tensor, point: Tensor, i: Tensor) -> Tensor:
-    """(M, H, W) bool: the pixels of image i (M,) that are gone at a point (M,); `first` is of `points_gone`."""
+    """(M, H, W) bool: the pixels of image i (M,) that are gone at a point (M,); `first` comes from `points_gone`."""
     import torch
 
     point = point.to(first.dtype)[:, None, None]

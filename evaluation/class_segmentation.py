@@ -17,8 +17,8 @@ returns it on purpose counts like any other map.
                           of each class, mean over the classes, background included, that occur in the truth (the
                           interval: over these classes, each in 3 images or more)
     class_miou_tuned      the same, where each half of the images, by a hash of their ids, uses the t that is
-                          best on the other half; with `tune` all metrics are of a part of the images,
-                          and this one uses the t that is best on the others (`evaluation/tuning.py`)
+                          best on the other half; with `tune` all metrics cover only a part of the images, and this one
+                          uses the t that is best on the rest (`evaluation/tuning.py`)
     class_miou_best       at the best t on the evaluated images: an oracle's number
     class_best_threshold  that t
 
@@ -56,8 +56,8 @@ class ClassSegmentation:
     Attributes:
         threshold: t of `class_miou`, a share of each map's maximum.
         step: of the grid of thresholds, from 0 on, for the other metrics.
-        tune: the images that `class_miou_tuned` chooses on, a share or a file, see `evaluation/tuning.py`; None: of
-            each half of the images the other one.
+        tune: the images that `class_miou_tuned` chooses on, a share or a file, see `evaluation/tuning.py`; None: for
+            each half, the other half.
     """
 
     threshold: float = 0.15
@@ -91,7 +91,7 @@ class ClassSegmentation:
         Returns:
             `has_mask`; `classes` (K,) uint8, those of the maps and of the mask ascending, background 0; `right` and
             `predicted` (K (T + 1),) uint32, pixels for which a class has the highest score, by that score's level; for
-            the background those that it would have; `truth` (K,) uint32, its pixels; `tied`, pixels above the fixed
+            the background, the pixels that fall to it; `truth` (K,) uint32, its pixels; `tied`, pixels above the fixed
             threshold at which classes tie; `maps`, `constant`, `nonfinite`, numbers of maps; with `tune` whether the
             threshold is chosen on the image, `in_tune`.
         """
@@ -161,11 +161,11 @@ class ClassSegmentation:
         return _AtThresholds(self, fixed, best, (second, first), halved, absent, tuned_on)
 
     def _half(self, rows: pd.DataFrame) -> NDArray[np.bool_]:
-        """(N,): the half that each image is in; with `tune` whether it is reported on."""
+        """(N,): the half of each image; with `tune`: whether the image is reported on."""
         return halves(rows["image"]) if self.tune is None else ~tuned_rows(self.tune, rows)
 
     def _reported(self, totals: Totals) -> dict[str, NDArray[Any]]:
-        """Of all images reported, of the totals of the two halves."""
+        """The sums over all reported images, from the totals of the two halves."""
         sides = _HALVES if self.tune is None else _HALVES[1:]
         return {kind: np.sum([totals[f"{side} {kind}"] for side in sides], axis=0) for kind in _KINDS}
 
@@ -224,7 +224,7 @@ class _AtThresholds:
         crossed: for either half, the index of the best one on the other half.
         halved: whether there are images in both halves.
         absent: number of requested classes without a pixel.
-        tuned_on: with `tune` number of images on which the threshold is chosen.
+        tuned_on: with `tune`: number of images on which the threshold is chosen.
     """
 
     evaluator: ClassSegmentation

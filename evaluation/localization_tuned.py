@@ -11,8 +11,8 @@ images are halved by a hash of their ids, and each half is evaluated at the thre
 is the mean of the two halves. The best threshold on the evaluated images gives `error_best`, an oracle's number;
 `best_threshold` is that threshold, for use on another split by `localization`.
 
-With `tune` the threshold of `error` is chosen on a part of the images, and all three are of the others; with `pseudo`
-it is chosen by other boxes than the truth's (`evaluation/tuning.py`).
+With `tune` the threshold of `error` is chosen on a part of the images, and all three metrics cover the rest; with
+`pseudo` it is chosen with other boxes than the truth's (`evaluation/tuning.py`).
 
 An image whose map is constant or not finite is an error at every threshold, even without foreground: the whole
 image would be right if the object is large.
@@ -66,9 +66,9 @@ class TunedLocalization:
         rule: thresholding rule of a map, see `evaluation/maps.py`.
         thresholds: of the rule; empty: steps of 0.05 (`mean`: of 0.5).
         iou: smallest overlap at which a box is right, in (0, 1].
-        tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: of each
-            half of the images the other one.
-        pseudo: file of boxes that it is chosen by in place of the truth's; see there.
+        tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: for each
+            half, the other half.
+        pseudo: file of boxes that replace the truth's in the choice of the threshold; see there.
     """
 
     rule: Rule = "range"
@@ -103,8 +103,8 @@ class TunedLocalization:
 
         Returns:
             `ious`: (T,) float32, the best IoU with a box of the target object at each threshold; NaN without a box.
-            `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`; with `pseudo`
-            `pseudo_ious`, as `ious` with the boxes that stand in.
+            `map_state`; with `tune` also `in_tune`: whether the threshold is chosen on the image; with `pseudo` also
+            `pseudo_ious`: like `ious`, with the boxes of the file.
         """
         boxes = boxes_around(score_map, self.rule, self.grid)
         row = {"ious": _best(boxes, truth), "map_state": score_map.state, **tune_column(self.tune, truth.image_id)}
@@ -112,14 +112,14 @@ class TunedLocalization:
 
     @property
     def _chooses(self) -> bool:
-        """Whether the threshold is chosen elsewhere than on the other half."""
+        """Whether `tune` or `pseudo` decides what the threshold is chosen on, instead of cross-fitting."""
         return self.tune is not None or self.pseudo is not None
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """Return the contribution of each row: whether its box is wrong at each threshold, by the half of its image.
 
-        With `tune` the second half is reported, with `pseudo` alone all images are. `choose` is then what the threshold
-        is chosen by.
+        With `tune` the second half is reported; with `pseudo` alone all images are. The part `choose` then holds the
+        errors by which the threshold is chosen.
         """
         half = np.ones(len(rows), bool) if self._chooses else halves(rows["image"])
         tuned = tuned_rows(self.tune, rows)
@@ -132,7 +132,7 @@ class TunedLocalization:
         return parts
 
     def _wrong(self, rows: pd.DataFrame, column: str, wanted: NDArray[np.bool_]) -> Counted:
-        """(N, T): of the wanted rows that have a box, whether theirs is wrong at each threshold."""
+        """(N, T): whether a row's box is wrong at each threshold, for the wanted rows that have a box."""
         ious = np.stack(states.at_worst(rows, **{column: 0.0})[column].to_numpy()).astype(np.float64)
         counted = ~np.isnan(ious).any(axis=1) & wanted
         return Counted((ious < self.iou) & counted[:, None], counted)
@@ -206,7 +206,7 @@ class TunedLocalization:
 
 
 def _best(boxes: Boxes, truth: Truth) -> NDArray[np.float32]:
-    """(T,): the best IoU of each of the boxes (T, 4) with one of the target object; NaN without such a one."""
+    """(T,): the best IoU of each of the boxes (T, 4) with one of the target object; NaN if there is none."""
     sought = truth.boxes[truth.sought()]
     best = iou(boxes, sought).max(axis=1) if len(sought) else np.full(len(boxes), np.nan)
     return best.astype(np.float32)

@@ -1,28 +1,28 @@
 """MaxBoxAcc and MaxBoxAccV2, the measures of weakly supervised localization at the best threshold.
 
 The map is enlarged to 224 x 224 (bicubic), scaled to 0..1 by its minimum and maximum and cut into 256 levels. At each
-threshold v = 0 .. 254 the pixels above it have contours, and each contour a box. With delta the overlap asked for,
+threshold v = 0 .. 254 the pixels above it have contours, and each contour a box. With delta the required overlap,
 
     max_box_acc       max over v of the share of images where the box of the largest contour has an overlap of at
                       least delta = 0.5 with any box of the target object
     max_box_acc_v2    the box of any contour counts; for each delta of 0.3, 0.5, 0.7 its own best threshold; the mean
 
-The class is given. The threshold is chosen on the images themselves (an oracle's), or with `tune` on a part of them,
-and the metric is that of the others, or with `pseudo` by other boxes than the truth's; it is reported as `> v/255`, the
-lowest of several. The interval is that at the thresholds chosen.
+The class is given. The threshold is chosen on the evaluated images themselves (an oracle). With `tune` it is chosen on
+a part of the images, and the metric covers the rest; with `pseudo` it is chosen with other boxes than the truth's. It
+is reported as `> v/255`, the lowest of equally good ones. The interval is for the chosen thresholds.
 
-The form `reference` gives the numbers of the authors' code to the last bit, with what is peculiar to it: boxes of the
-truth are scaled to 224 and truncated to whole pixels; a contour's box is one pixel too wide and too high, unless it
-ends at the image's last pixel; the contours of `all` are those of holes, too, one pixel around the hole; the largest
-is by the area of the polygon through the centres of its pixels, its holes filled, and of several as large the one that
-OpenCV lists first; without any contour the box is that of the first pixel. The form `plain` has none of this: exact
-boxes of the truth, tight boxes of 8-connected components, the one of most pixels (of several the first in raster
+The form `reference` gives the numbers of the authors' code to the last bit, with its peculiarities. Boxes of the truth
+are scaled to 224 and truncated to whole pixels. A contour's box is one pixel too wide and too high, unless it ends at
+the image's last pixel. `all` includes the contours of holes, one pixel around the hole. The largest contour is the one
+whose polygon through the centres of its pixels, with holes filled, has the largest area; among equal ones, the first
+that OpenCV lists. Without any contour the box is the first pixel. The form `plain` has none of this: exact boxes of the
+truth, tight boxes of 8-connected components, the component with most pixels (among equal ones the first in raster
 order), and no box without a component.
 
 Instead of a search for contours at each of 1000 thresholds there is one tree of components for all (`component_tree`);
 `step` picks the thresholds that a step of the authors' code visits, floor(255 t) for t = 0, step, 2 step, ... Their
-default 0.001 visits all 255. Maps of 224 x 224 are taken as they are. One thing is different in both forms: a constant
-map has no foreground, where the authors' code scales up the rounding of its enlargement, unless the constant is 0. An
+default 0.001 visits all 255. Maps of 224 x 224 are taken as they are. Both forms differ from the code in one point: a
+constant map has no foreground, whereas the code scales up the rounding of its enlargement, unless the constant is 0. An
 image whose map is constant or not finite is not localized at any threshold, not even if the first pixel is the object.
 
 References: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020; J. Choe et al.,
@@ -67,12 +67,12 @@ class MaxBoxAcc:
 
     Attributes:
         contours: whose boxes count, `largest` or `all`.
-        ious: overlaps asked for, each in (0, 1].
+        ious: required overlaps, each in (0, 1].
         form: `reference` or `plain`.
         step: of the thresholds, in (0, 1].
         size: height and width that maps are enlarged to, pixels.
         tune: the images that the threshold is chosen on, a share or a file, see `evaluation/tuning.py`; None: all.
-        pseudo: file of boxes that it is chosen by in place of the truth's; see there.
+        pseudo: file of boxes that replace the truth's in the choice of the threshold; see there.
     """
 
     contours: Contours = "largest"
@@ -111,16 +111,16 @@ class MaxBoxAcc:
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The metric; those at each overlap are shown when asked for."""
+        """The metric; the values at each overlap are shown on request."""
         return (self.name,)
 
     def row(self, score_map: ScoreMap, truth: Truth) -> Row:
         """Whether the image is localized at each threshold.
 
         Returns:
-            `hits_D` for each overlap D in percent: 255 bits, v = 0 first, as 32 uint8; none without a box of an object
-            sought. `map_state`; with `tune` whether the threshold is chosen on the image, `in_tune`; with `pseudo`
-            `pseudo_D`, likewise, by the boxes that stand in.
+            `hits_D` for each overlap D in percent: 255 bits, v = 0 first, as 32 uint8; empty without a box of a
+            target object. `map_state`; with `tune` also `in_tune`: whether the threshold is chosen on the image; with
+            `pseudo` also `pseudo_D`: the same with the boxes of the file.
         """
         row = {**self._hits("hits", score_map, truth), "map_state": score_map.state}
         row |= tune_column(self.tune, truth.image_id)
@@ -140,8 +140,8 @@ class MaxBoxAcc:
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """Return the contribution of each row: for each overlap the hits at 255 thresholds, of rows with a box.
 
-        With `tune` of rows that are reported on. With `tune` or `pseudo` as `choose_D` the hits that the threshold is
-        chosen by, of the rows that it is chosen on.
+        With `tune` only reported rows contribute. With `tune` or `pseudo`, the parts `choose_D` hold the hits by which
+        the threshold is chosen, for the rows that it is chosen on.
         """
         tuned = tuned_rows(self.tune, rows)
         parts: dict[str, Part] = {"map_state": states.flags(rows), "boxless": ~self._boxed(rows)}
@@ -155,11 +155,11 @@ class MaxBoxAcc:
 
     @property
     def _chooses(self) -> bool:
-        """Whether the threshold is chosen elsewhere than by the truth of what is reported."""
+        """Whether the threshold is chosen on other images, or with other boxes, than the reported ones."""
         return self.tune is not None or self.pseudo is not None
 
     def _counts(self, rows: pd.DataFrame, column: str, wanted: NDArray[np.bool_]) -> Counted:
-        """The hits (N, 255) of the wanted rows that have a box; none where the map has no value."""
+        """The hits (N, 255) of the wanted rows that have a box; no hits if the map is undefined."""
         boxed = wanted & (rows[column].map(len) > 0).to_numpy(bool)
         hits = np.zeros((len(rows), 255), np.uint8)
         if boxed.any():
@@ -169,7 +169,7 @@ class MaxBoxAcc:
         return Counted(hits, boxed)
 
     def metrics(self, sums: Sums) -> list[Metric]:
-        """The metric and, where there are several overlaps, that at each of them, `NAME_30`."""
+        """The metric and, if there are several overlaps, its value at each of them, `NAME_30`."""
         columns = [_column(iou) for iou in self.ious]
         names = [f"{self.name}_{100 * iou:g}" for iou in self.ious if len(self.ious) > 1]
         n = sums.count(columns[0])
@@ -202,18 +202,18 @@ class MaxBoxAcc:
         return summed(self, rows)
 
     def _counted(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows with a box to find; without a hit where the map has no value."""
+        """The rows with a box to find; without a hit if the map is undefined."""
         return states.at_worst(rows[self._boxed(rows)], **{_column(i): 0.0 for i in self.ious})
 
     def _boxed(self, rows: pd.DataFrame) -> NDArray[np.bool_]:
         return (rows[_column(self.ious[0])].map(len) > 0).to_numpy(bool)
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
-        """For each overlap the accuracy at all 255 thresholds, of images reported on; marked where it is largest."""
+        """For each overlap the accuracy over the reported images at all 255 thresholds; marked where it is largest."""
         return self.drawn(self.totals(rows))
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-        """Number of images with a box, and for each overlap of hits at all 255 thresholds."""
+        """Number of images with a box; for each overlap, the number of hits at all 255 thresholds."""
         counted = self._counted(rows[~tuned_rows(self.tune, rows)])
         totals = {"n": np.array([len(counted)])}
         for iou in self.ious if len(counted) else ():
@@ -302,7 +302,7 @@ def overlaps(
         boxes: (B, 4) of the truth, half-open, in pixels of `image`.
         contours: whose boxes count.
         form: how boxes are made.
-        nodes: `outer(image)`, where it is there already.
+        nodes: `outer(image)`, if the caller has computed it.
 
     Returns:
         (255,) in [0, 1], v = 0 first.

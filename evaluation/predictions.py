@@ -111,7 +111,7 @@ def devkit_metrics(path: Path | str, guesses: Guesses, truth: IlsvrcTruth, label
     """
     n, most = guesses.labels.shape
     if n != len(truth.ids):
-        raise ValueError(f"{path}: {n} lines, the truth has {len(truth.ids)} images; allowed is a line an image")
+        raise ValueError(f"{path}: {n} lines, the truth has {len(truth.ids)} images; allowed is one line per image")
     given = ~np.isnan(guesses.boxes[..., 0])
     low, high = (1, N_CLASSES) if labels == "devkit" else (0, N_CLASSES - 1)
     outside = (given & ((guesses.labels < low) | (guesses.labels > high))).any(axis=1)

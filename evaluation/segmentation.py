@@ -16,7 +16,7 @@ FN are the numbers of foreground pixels above the threshold, of other pixels abo
                      predicted as are foreground; between two levels TP is interpolated linearly
     fg_iou_best, miou_best   the largest value over all 256 thresholds. The threshold is chosen with the truth,
                      so these are bounds (oracles), not results; their intervals are those at the chosen threshold
-    fg_iou_tuned, miou_tuned   with `tune`: at the threshold that is best on a part of the images; all metrics are then
+    fg_iou_tuned, miou_tuned   with `tune`: at the threshold that is best on a part of the images; all metrics then
                      of the others (`evaluation/tuning.py`)
 
 The sweep is over the value as a fraction of the map's maximum, in 256 levels, floor(255 clip(m / max m, 0, 1)); a
@@ -89,7 +89,7 @@ class Segmentation:
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The metrics at the fixed threshold, or at the one that is chosen elsewhere, and those without one."""
+        """The metrics at the fixed threshold (with `tune`: at the chosen one), and those without a threshold."""
         ious = ("fg_iou", "miou") if self.tune is None else _TUNED
         return (*ious, "pixel_precision", "pixel_recall", "precision_eer")
 
@@ -105,7 +105,7 @@ class Segmentation:
             truth: label, other, background; `hist_label`, `hist_other`, `hist_background` (256,) uint32, all pixels by
             level; `class_pixels` (C,) uint32, pixels of the truth, background first, up to the last class that
             occurs; `fg_iou` at the fixed threshold, in [0, 1], NaN without foreground in the truth; `map_state`; with
-            `tune` whether the thresholds are chosen on the image, `in_tune`.
+            `tune` also `in_tune`: whether the thresholds are chosen on the image.
         """
         whole = truth.foreground == "any"
         counts = np.zeros((2, 3, LEVELS), np.uint32)
@@ -150,7 +150,7 @@ class Segmentation:
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         """Return the sums over all images with a mask at each level: pixels by class, foreground and rest, `fg_iou`.
 
-        With `tune` over the reported images; over the others as `tune NAME`.
+        With `tune` the sums are over the reported images; those over the other images are called `tune NAME`.
         """
         masked, tuned = rows["has_mask"].to_numpy(bool), tuned_rows(self.tune, rows)
         made = _totals(rows.loc[masked & ~tuned])
@@ -328,7 +328,7 @@ class _Classes:
 
 
 def _totals(rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-    """Of rows with a mask: pixels and sums of IoU at each level, number of images, and of those with foreground."""
+    """For rows with a mask: pixels and sums of IoU at each level; numbers of images, and of images with foreground."""
     kinds, _, wanted, rest = _by_level(rows)
     ious = _ious(wanted, rest)
     some = ~np.isnan(ious[:, 0])

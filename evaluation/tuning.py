@@ -25,7 +25,7 @@ from eigencam.datasets.names import image_id
 from eigencam.datasets.reading import Reading, expand, read_lines
 
 Tune = float | str | None
-_EXPECTED = "the ids of the images that the threshold is chosen on, one a line"
+_EXPECTED = "the ids of the images that the threshold is chosen on, one per line"
 _IN_TUNE = "in_tune"
 
 

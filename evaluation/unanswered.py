@@ -53,7 +53,7 @@ def note(sums: Sums) -> str:
     """The footnote: undefined maps and predictions, and further images at the worst; for average drop also 0/0."""
     parts = [states.noted(sums)]
     if count := sums.total("more")[0]:
-        parts.append(f"{count} images more without a value, at the worst")
+        parts.append(f"{count} further images without a value, at the worst")
     if count := sums.total("zero")[0]:
         parts.append(f"{count} images of probability 0 to begin with")
     return "; ".join(part for part in parts if part)

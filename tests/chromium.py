@@ -27,7 +27,7 @@ class Page:
     """One page of a browser.
 
     Attributes:
-        faults: what the console has complained about, and every request for anything but the page and `data:`.
+        faults: errors in the console, and every request for anything but the page and `data:`.
     """
 
     def __init__(self, read: int, write: int) -> None:
@@ -38,10 +38,10 @@ class Page:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Page.bringToFront")  # a page behind another is not drawn
+        self.call("Page.bringToFront")  # a page in the background is not drawn
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command and its answer; events in between are noted."""
+        """Send one command and return its answer; events in between are recorded."""
         self._next += 1
         message = {"id": self._next, "method": method, "params": parameters}
         if self._session:
@@ -54,8 +54,8 @@ class Page:
         return answer["result"]
 
     def open(self, path: Path, fragment: str = "") -> None:
-        """Load a file, until its scripts have run."""
-        for url in ("about:blank", path.resolve().as_uri() + fragment):  # else a fragment alone would load nothing
+        """Load a file and wait until its scripts have run."""
+        for url in ("about:blank", path.resolve().as_uri() + fragment):  # a new fragment alone loads nothing
             self._loaded = False
             self.call("Page.navigate", url=url)
             while not self._loaded:
@@ -78,7 +78,7 @@ class Page:
             time.sleep(0.02)
 
     def key(self, name: str) -> None:
-        """Press a key, as a person does."""
+        """Press and release a key."""
         text = {"Enter": "\r"}.get(name, name if len(name) == 1 else "")
         codes = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowRight": 39, "ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37}
         code = codes.get(name, ord(name[0].upper()))
@@ -97,7 +97,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def size(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
-        """What the page is looked at with."""
+        """Set the size, the colours and the pointer of the screen."""
         scale = 2 if phone else 1
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
@@ -106,7 +106,7 @@ class Page:
         self.call("Emulation.setEmulatedMedia", media="", features=[scheme])
 
     def screenshot(self, path: Path) -> None:
-        """Write what is seen as PNG."""
+        """Write the visible part of the page as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _receive(self) -> dict[str, Any]:

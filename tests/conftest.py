@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the test files that import nothing from the room asked for, or are not of the part asked for."""
+    """Ignore test files that import nothing from the requested room, or that are not in the requested part."""
     if collection_path.suffix != ".py":
         return None
     room = config.getoption("--room")
@@ -25,14 +25,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not of the part asked for."""
+    """Deselect tests that are not in the requested part."""
     items[:], left_out = select(str(config.getoption("--part")), items)
     config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output is no terminal of a certain width, whatever runs the tests says."""
+    """Remove the terminal's width from the environment, so that tables do not depend on it."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

@@ -1,4 +1,4 @@
-"""What holds of every interval: it contains its value, or there is none and the metric says why."""
+"""A check of intervals: each contains its value, or is missing with a reason."""
 
 import math
 

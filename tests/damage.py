@@ -1,4 +1,4 @@
-"""What can be wrong with labels and boxes: for each reader, by the fault, what makes it and what the error says."""
+"""Faults of labels and boxes: for each reader, a function that makes each fault, and the expected error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +16,13 @@ from eigencam.datasets.base import VOID
 
 Damage = Callable[[Path], object]
 Cases = dict[str, tuple[Damage, str]]
-"""By the fault: what makes it, and a pattern of what the error says."""
+"""By the fault's name: a function that makes it, and a pattern of the expected error."""
 
 HUGE = "1000000000000"
 
 
 def swap(file: str, old: str, new: str) -> Damage:
-    """Replace a text that stands in the file."""
+    """Replace a text in a file that contains it."""
 
     def change(root: Path) -> None:
         path = next(root.glob(file))
@@ -48,7 +48,8 @@ def empty(file: str) -> Damage:
 
 
 def corners(file: str, line: str, box: str, width: int, height: int) -> Cases:
-    """Boxes `x1,y1,x2,y2`, 0-based inclusive, of an image of so many pixels; in the file `line` with {} has `box`."""
+    """Faults of a box `x1,y1,x2,y2`, 0-based inclusive, in an image of the given size; the file has `box` at the {} of
+    `line`."""
     wrong = {
         "outside": f"{width + 20},0,{width + 30},5",
         "inverted": "9,0,2,5",
@@ -186,7 +187,7 @@ ILSVRC_CSV = {
 
 
 def cached(*box: float, label: float = 0) -> Damage:
-    """Another first object in the development kit's file."""
+    """Replace the first object in the development kit's file."""
 
     def change(root: Path) -> None:
         labels = [ilsvrc_files.DEVKIT_IDS[one] for one in ilsvrc_files.LABELS]
@@ -259,7 +260,7 @@ V2 = corners("**/localization.txt", "val2/0/0.jpeg,{}", "1,2,29,19", 30, 20) | {
 }
 
 
-# --- a folder of one's own -----------------------------------------------------------------------------------------
+# --- a user's folder -----------------------------------------------------------------------------------------
 
 FOLDER: Cases = {
     what: (damage, r"box .*allowed.*0 <= x1 <= x2")

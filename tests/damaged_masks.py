@@ -1,4 +1,4 @@
-"""What can be wrong with masks and with COCO's annotations; see `damage.py`."""
+"""Faults of masks and of COCO's annotations; see `damage.py`."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def write_segmentation(root: Path) -> None:
 
 
 def stored(values: NDArray[Any]) -> Damage:
-    """Replace the first mask, in the file's order of the axes."""
+    """Replace the first mask; its axes are in the file's order."""
 
     def change(root: Path) -> None:
         with h5py.File(root / "gtsegs_ijcv.mat", "r+") as opened:

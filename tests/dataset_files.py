@@ -1,4 +1,4 @@
-"""Tiny valid copies of the datasets beside ILSVRC and VOC, in the structure that their archives have."""
+"""Tiny valid copies of the datasets other than ILSVRC and VOC, in the structure of their archives."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
-    """An image of noise, (height, width), by its file's suffix a JPEG or PNG."""
+    """Write an image of noise, (height, width), as JPEG or PNG by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(path, "PNG" if path.suffix == ".png" else "JPEG")
@@ -119,7 +119,7 @@ IG02 = {"bikes": ["bike_002", "bike_001"], "cars": ["carsgraz_001"], "people": [
 
 
 def write_ig02(root: Path, size: tuple[int, int] = (24, 32)) -> Path:
-    """Each image: an object of which a part is hidden, one that hides a part of the first, and an empty mask."""
+    """In each image: an object that is partly hidden, the object that hides it, and an empty mask."""
     for category, stems in IG02.items():
         lines(root / f"{category}_test.txt", *stems)
         lines(root / f"{category}_train.txt", *stems[:1])
@@ -135,7 +135,8 @@ def write_ig02(root: Path, size: tuple[int, int] = (24, 32)) -> Path:
 
 
 def write_imagenet_segmentation(path: Path, masks: list[NDArray[Any]]) -> list[NDArray[np.uint8]]:
-    """MATLAB's 7.3: structs and cells are references into `#refs#`, axes reversed. Returns the images (H, W, 3)."""
+    """In MATLAB's format 7.3: structs and cells are references into `#refs#`, axes reversed. Returns the images (H, W,
+    3)."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*mask.shape, 3), np.uint8) for mask in masks]
     with h5py.File(path, "w", userblock_size=512) as file:

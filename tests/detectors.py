@@ -29,7 +29,7 @@ def stem() -> nn.Sequential:
 
 
 def pyramid() -> BackboneWithFPN:
-    """Maps `0`, `1` and `pool`, each of half the side of the one before."""
+    """Maps `0`, `1` and `pool`, each with half the side of the previous one."""
     return BackboneWithFPN(stem(), {"1": "0", "2": "1"}, [12, 16], 8)
 
 
@@ -80,7 +80,7 @@ def deeplab() -> DeepLabV3:
 
 
 class Yolo(nn.Module):
-    """A network of a person's own: three heads; returns (predictions (N, boxes, 5 + K), the heads' maps)."""
+    """A user's own network with three heads; returns (predictions (N, boxes, 5 + K), the heads' maps)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ LAYERS = {
 
 
 def built(name: str) -> nn.Module:
-    """One of them, the same each time, its batch norms with the statistics of noise."""
+    """Build one of them from a fixed seed, with batch-norm statistics from noise."""
     torch.manual_seed(0)
     module = BUILDERS[name]()
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]

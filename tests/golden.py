@@ -1,4 +1,4 @@
-"""All golden numbers as they are now; see `golden_file.py` for what is kept of them."""
+"""All golden numbers of the current code; `golden_file.py` says what is kept of them."""
 
 import json
 import sys
@@ -16,7 +16,8 @@ from golden_parts import part_entries
 
 
 def makers() -> dict[str, partial[Entry]]:
-    """What makes each entry, by its name. The first argument is what it is about: a class, a function or a module."""
+    """The function that makes each entry, by name. Its first argument is the subject: a class, a function or a
+    module."""
     found = [*part_entries(), *method_entries(), *evaluator_entries()]
     made = dict(found)
     if len(made) < len(found):
@@ -27,7 +28,7 @@ def makers() -> dict[str, partial[Entry]]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """One thread, and no warnings of other libraries."""
+    """Use one thread, and suppress the warnings of other libraries."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -39,7 +40,7 @@ def alone() -> Iterator[None]:
 
 
 def main() -> None:
-    """Print entries as JSON: `python golden.py onednn|plain [NAME ...]`, the latter without oneDNN; all, or those."""
+    """Print all or the named entries as JSON: `python golden.py onednn|plain [NAME ...]`; `plain` is without oneDNN."""
     library, *names = sys.argv[1:]
     with alone(), torch.backends.mkldnn.flags(enabled=library == "onednn"):
         json.dump({name: asdict(make()) for name, make in makers().items() if not names or name in names}, sys.stdout)

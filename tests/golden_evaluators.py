@@ -1,4 +1,5 @@
-"""What golden numbers of evaluators are of: fixed maps and truths; for those that ask the network, a fixed probe."""
+"""The inputs of evaluators' golden numbers: fixed maps and truths and, for evaluators that use the network, a fixed
+probe."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,13 @@ from eigencam.store.build import find, instantiate
 from eigencam.store.versions import summary_versions_of, versions_of
 
 FEW: dict[str, Any] = {"size": 48, "steps": 5, "max_iter": 3, "num_classes": 3, "stages": 3, "structure": True}
-"""In the place of packaged parameters that only say how fine or how often."""
+"""Replacements for packaged parameters that only set a resolution or a number of repetitions."""
 
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "Infidelity": {"slope": {"reading": "slope", "fill": "mean"}},
     "MaxSensitivity": {"seed": {"samples": 2, "seed": 1}},
 }
-"""Settings beside the packaged ones, by class: what these do not reach."""
+"""Settings in addition to the packaged ones, by class, for code that these do not reach."""
 
 CLASSES = 4
 NUMBER = r"\d+(?:\.\d+)?"
@@ -52,7 +53,7 @@ def samples() -> tuple[tuple[ScoreMap, Truth], ...]:
 
 
 def score_map(k: int, h: int, w: int) -> NDArray[np.float32]:
-    """(h, w): two hills whose heights are multiples of 2^-12, so that no processor rounds them otherwise."""
+    """(h, w): two hills whose heights are multiples of 2^-12, so that every processor rounds them alike."""
     y, x = np.mgrid[:h, :w]
     values = np.exp(-((y - h * (0.3 + 0.04 * k)) ** 2 + (x - w * 0.4) ** 2) / (4.0 + k))
     values += 0.7 * np.exp(-((y - h * 0.75) ** 2 + (x - w * (0.85 - 0.03 * k)) ** 2) / 3.0)
@@ -61,7 +62,7 @@ def score_map(k: int, h: int, w: int) -> NDArray[np.float32]:
 
 
 def truth(k: int, height: int, width: int) -> Truth:
-    """Up to three objects, one of them difficult now and then, with a mask whose borders are void."""
+    """Up to three objects, some of them difficult, with a mask whose borders are void."""
     label = k % CLASSES
     boxes = np.array(
         [
@@ -82,7 +83,7 @@ def truth(k: int, height: int, width: int) -> Truth:
 
 
 def frame(rows: Sequence[Row], labels: Sequence[int]) -> pd.DataFrame:
-    """The rows with the columns that all evaluators' rows have."""
+    """The rows with the columns that all evaluators share."""
     common = [
         {
             "image": str(k),
@@ -96,7 +97,7 @@ def frame(rows: Sequence[Row], labels: Sequence[int]) -> pd.DataFrame:
 
 
 def weighted(forward: Forward, targets: Tensor) -> Tensor:
-    """A method for probes: channels weighted by a wave whose phase is the class."""
+    """A method for probes: channels weighted by a wave with the class as its phase."""
     activations = forward.activations()
     place = torch.arange(activations.shape[1])
     return (activations * torch.cos(0.5 * place + targets[:, None])[..., None, None]).sum(1)
@@ -107,7 +108,7 @@ weighted.needs_gradient = False  # type: ignore[attr-defined]
 
 @lru_cache(maxsize=1)
 def probe() -> tuple[NDArray[np.float32], Callable[[], BatchProbe]]:
-    """Maps of two images, and a probe that has not been asked anything yet."""
+    """Maps of two images, and an unused probe."""
     used = network("scenes_resnet")
     images = inputs(used.preprocess.shape[0])
     targets = torch.tensor(LABELS[used.name])
@@ -123,7 +124,7 @@ def probe() -> tuple[NDArray[np.float32], Callable[[], BatchProbe]]:
 
 
 def rows_of(evaluator: Any) -> dict[str, pd.DataFrame]:
-    """The rows that an evaluator makes of maps and, where it can, of boxes."""
+    """An evaluator's rows from maps and, if it accepts them, from boxes."""
     found: dict[str, pd.DataFrame] = {}
     if hasattr(evaluator, "rows"):
         maps, make = probe()
@@ -170,7 +171,7 @@ def row_case(evaluator: Any) -> Case:
 
 
 def summary_case(evaluator: Any) -> Case:
-    """Value, interval, n and the numbers in the words of each metric, its sample, and the curves."""
+    """For each metric its value, interval, n, the numbers in its texts, and its sample; and the curves."""
     case: Case = {}
     for suffix, rows in rows_of(evaluator).items():
         for metric in evaluator.summary(rows):
@@ -185,7 +186,7 @@ def summary_case(evaluator: Any) -> Case:
 
 
 def _sample(metric: Metric) -> list[float]:
-    """The metric once more from its sample, and half of the sample's."""
+    """The metric recomputed from its sample, and from half of it."""
     if metric.sample is None:
         return []
     parts = metric.sample.parts
@@ -197,7 +198,7 @@ def _sample(metric: Metric) -> list[float]:
 
 
 def evaluator_entries() -> Iterator[tuple[str, partial[Entry]]]:
-    """Name and maker of two entries for each class of evaluators: its rows, its summary."""
+    """Name and function of two entries for each class of evaluators: its rows and its summary."""
     by_class: dict[Any, dict[str, dict[str, Any]]] = {}
     for option, node in nodes("evaluator").items():
         thing = find(node["_target_"])
@@ -228,7 +229,7 @@ def _summary_entry(thing: Any, settings: dict[str, dict[str, Any]]) -> Entry:
 
 
 def _parts(thing: Any, settings: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """The versions of the attacks and, where it asks the network, of that."""
+    """The versions of the attacks and, if the evaluator uses the network, of the network."""
     inner = [node["attack"]["_target_"] for node in settings.values() if "attack" in node]
     asked = network_versions("scenes_resnet") | versions_of(weighted) if hasattr(thing, "rows") else {}
     return {find(name).__name__: find(name).version for name in inner} | {

@@ -1,9 +1,8 @@
-"""The file of golden numbers: what it holds, how two sets of numbers are compared, and what may replace what.
+"""The file of golden numbers: its content, how two sets of numbers are compared, and which entries may be replaced.
 
 An entry is about one class or function of ours, or a shared part (see `eigencam.store.versions`), at one version; its
-cases are settings of it (the packaged configs and some more) with numbers under names. Of a small array all numbers are
-kept, of a large one its form, mean and range, and three weighted means, which a change of a value or of its place
-moves.
+cases are settings of it (the packaged configs and some more) with named numbers. A small array is kept as it is; of a
+large one, shape, mean, range and three weighted means are kept, which change if a value or its position changes.
 """
 
 import json
@@ -20,7 +19,7 @@ RENEW = "python scripts/golden.py"
 SMALL = 8
 DIGITS = 9
 FLOOR = 1e-6
-"""Smallest relative tolerance: some roundings of float32."""
+"""Smallest relative tolerance: a few roundings of float32."""
 
 EXACT = {"boxes", "x1", "y1", "x2", "y2"}
 """Names of numbers that may not differ at all."""
@@ -31,13 +30,13 @@ Case = dict[str, Numbers]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the file says about one thing.
+    """The file's entry for one subject.
 
     Attributes:
-        versions: of it and of the shared parts it uses.
-        defaults: of its parameters: an identity names only those that differ.
+        versions: of the subject and of the shared parts that it uses.
+        defaults: of its parameters; an identity names only parameters that differ.
         cases: numbers by name, by case.
-        tolerances: by case and name, what numbers may differ by as a share of the largest of them; `FLOOR` where the
+        tolerances: by case and name, the allowed difference of numbers, relative to the largest of them; `FLOOR` if the
             name is missing.
     """
 
@@ -48,7 +47,7 @@ class Entry:
 
 
 def numbers(value: Any) -> Numbers:
-    """What is kept of a value: a number, a text, or an array."""
+    """The stored form of a value: a number, a text, or an array."""
     if isinstance(value, str):
         return [value]
     array = np.asarray(value)
@@ -65,7 +64,7 @@ def numbers(value: Any) -> Numbers:
 
 
 def difference(found: Numbers, wanted: Numbers) -> float:
-    """The largest difference as a share of the largest number; infinite where texts, forms or NaNs differ."""
+    """The largest difference relative to the largest number; infinite if texts, shapes or NaNs differ."""
     if len(found) != len(wanted):
         return math.inf
     pairs = [(a, b) for a, b in zip(found, wanted, strict=True) if a != b and not (a != a and b != b)]
@@ -77,7 +76,7 @@ def difference(found: Numbers, wanted: Numbers) -> float:
 
 
 def moved(found: Entry, wanted: Entry) -> Iterator[str]:
-    """One line for each number, default or case that differs; both entries are of the same versions."""
+    """One line for each number, default or case that differs between two entries of the same versions."""
     for name, value in wanted.defaults.items():
         if name not in found.defaults:
             yield f"the parameter {name} is gone"
@@ -95,14 +94,14 @@ def moved(found: Entry, wanted: Entry) -> Iterator[str]:
 
 
 def added(found: Entry, wanted: Entry) -> Iterator[str]:
-    """What the file does not have yet: parameters, cases and numbers that are new."""
+    """Parameters, cases and numbers that the file does not have yet."""
     yield from (f"the parameter {name} is new" for name in found.defaults if name not in wanted.defaults)
     for name, case in found.cases.items():
         yield from (f"{name}: {what} is new" for what in case if what not in wanted.cases.get(name, {}))
 
 
 def what_to_raise(name: str, versions: Mapping[str, int]) -> str:
-    """Where the version of an entry stands: of a class or function, of its summary, or of a shared part."""
+    """Where an entry's version is set: in a class or function, in its summary, or in a shared part."""
     thing = name.partition("@")[0]
     if "summary_version" in versions:
         return f"{thing}.summary_version"
@@ -110,7 +109,7 @@ def what_to_raise(name: str, versions: Mapping[str, int]) -> str:
 
 
 def tolerances(runs: list[dict[str, Case]]) -> dict[str, dict[str, float]]:
-    """By case and name ten times the largest difference between runs, with one digit, where it is above `FLOOR`."""
+    """By case and name, ten times the largest difference between runs, with one digit, if it is above `FLOOR`."""
     made: dict[str, dict[str, float]] = {}
     for name, case in runs[0].items():
         spread = {what: 10 * max(difference(run[name][what], old) for run in runs[1:]) for what, old in case.items()}
@@ -131,7 +130,7 @@ def read(path: Path = FILE) -> dict[str, Entry]:
 
 
 def write(entries: Mapping[str, Entry], path: Path = FILE) -> None:
-    """The file, a line for each name of numbers."""
+    """The file's text, with one line per name of numbers."""
     lines = []
     for name, entry in sorted(entries.items()):
         cases = [
@@ -162,5 +161,5 @@ def _rounded(value: float) -> float:
 
 
 def plain(value: Any) -> Any:
-    """A default as JSON has it: lists for tuples."""
+    """A default as JSON stores it: lists for tuples."""
     return json.loads(json.dumps(value, default=str))

@@ -1,4 +1,5 @@
-"""What golden numbers of methods and networks are of: two small networks, float64, one thread, images of formulas."""
+"""The inputs of methods' and networks' golden numbers: two small networks, float64, one thread, images from
+formulas."""
 
 import copy
 import inspect
@@ -31,7 +32,7 @@ from eigencam.targets import box_score
 NETWORKS = ("scenes_vgg", "scenes_resnet")
 SIZE = 64
 LABELS = {"scenes_vgg": (0, 11), "scenes_resnet": (0, 7), "scenes_vit": (0, 7), "scenes_vig": (0, 7), "acol": (0, 7)}
-"""The class that each image's map is for: one that the network holds possible."""
+"""The class of each image's map: one with a high probability."""
 
 FEW: dict[str, Any] = {
     "samples": 3,
@@ -50,10 +51,10 @@ FEW: dict[str, Any] = {
     "min_area": 200,
     "distance": 0.5,
 }
-"""In the place of packaged parameters that only say how often something is done."""
+"""Replacements for packaged parameters that only set a number of repetitions."""
 
 MORE: dict[str, dict[str, dict[str, Any]]] = {}
-"""Settings beside the packaged ones, by class: what these do not reach."""
+"""Settings in addition to the packaged ones, by class, for code that these do not reach."""
 
 OF_TRANSFORMERS = ("rollout", "gae", "transformer_attribution", "legrad", "attnlrp", "cp_lrp", "cp_lrp_gamma", "vitcx")
 ELSEWHERE = {
@@ -110,20 +111,20 @@ def originals() -> tuple[NDArray[np.uint8], ...]:
 
 
 def network_versions(*names: str) -> dict[str, int]:
-    """The versions that what goes into a method depends on."""
+    """The versions that a method's inputs depend on."""
     things = [Preprocess, *(find(nodes("model")[name]["_target_"]) for name in names)]
     return {thing.__name__: thing.version for thing in things}
 
 
 def inputs(size: int) -> torch.Tensor:
-    """(N, 3, size, size) uint8: the originals, their nearest pixels."""
+    """(N, 3, size, size) uint8: the originals, resized to the nearest pixels."""
     place = [(np.arange(size) + 0.5) * side / size for side in (80, 100)]
     rows, columns = (p.astype(int) for p in place)
     return torch.from_numpy(np.stack([image[rows][:, columns].transpose(2, 0, 1) for image in originals()]))
 
 
 def run(method: Any, name: str) -> Case:
-    """Maps or boxes of the images, each for a class of its own."""
+    """Maps or boxes of the images, each for a different class."""
     used = network(name)
     size = used.preprocess.shape[0]
     found = compute_maps(
@@ -154,7 +155,7 @@ def entry(thing: Any, cases: dict[str, Callable[[], Case]]) -> Entry:
 
 
 def _files() -> Case:
-    """The maps of a folder, of another size and of another type."""
+    """The maps of a folder: as they are, of another size, and of another type."""
     with tempfile.TemporaryDirectory() as folder:
         place = np.arange(63.0).reshape(7, 9)
         np.save(Path(folder, "0.npy"), np.sin(place))
@@ -174,7 +175,7 @@ def _box_files() -> Case:
 
 
 class Spots(torch.nn.Module):
-    """A detector of three places, each as certain as it is red or blue."""
+    """A detector of three places, whose scores are the redness or blueness there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +202,7 @@ def _detected(method: Any) -> Case:
 
 
 def method_entries() -> Iterator[tuple[str, partial[Entry]]]:
-    """Name and maker of an entry for each class of methods."""
+    """Name and function of an entry for each class of methods."""
     by_class: dict[Any, dict[str, Callable[[], Case]]] = {BoxFiles: {"box files": _box_files}}
     for option, node in nodes("method").items():
         thing = find(node["_target_"])

@@ -1,4 +1,4 @@
-"""What golden numbers of shared parts are of (the modules with `VERSIONS`), of networks, attacks and the scenes."""
+"""The golden numbers of shared parts (the modules with `VERSIONS`), of networks, attacks and the scenes."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,8 +31,8 @@ from eigencam.passes.readings import CHANNELS_LAST
 from eigencam.store.build import find, instantiate
 
 WITHOUT = ("acol", "alexnet_bvlc", "dual_cross", "dual_cross_small", "efficientnet_lite0", "scenes_detector")
-"""Networks without golden numbers: of another network, of another input, large and untrained, of another package,
-without logits."""
+"""Networks without golden numbers: wrappers of another network, other inputs, large untrained ones, those of another
+package, and those without logits."""
 
 RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))
 
@@ -158,7 +158,7 @@ def _forward() -> Case:
 
 
 def _backward() -> Case:
-    """The gradient under each rule, and relevance shared out by a plain one."""
+    """The gradient under each rule, and relevance distributed by a plain one."""
     case: Case = {}
     for name in ("scenes_vgg", "scenes_resnet"):
         module, targets = network(name).module, torch.tensor(LABELS[name])
@@ -204,7 +204,7 @@ def _tape() -> Case:
 
 
 class _Odd(nn.Module):
-    """Operations that the scenes' networks have not."""
+    """Operations that the scenes' networks do not have."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Padding, a strided and dilated convolution, pools, a concatenation, a mean."""
@@ -305,7 +305,7 @@ def _logits(name: str) -> Case:
 
 
 def _waves(name: str) -> Case:
-    """Logits with weights that are waves: of networks whose weights are not in the package."""
+    """Logits of networks whose weights are not in the package, with waves as weights."""
     node = nodes("model")[name]
     module = instantiate({"_target_": node["_target_"]}).eval()
     with torch.no_grad():
@@ -356,7 +356,7 @@ def _part_entry(_module: ModuleType, name: str, version: int, make: Callable[[],
 
 
 def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
-    """Name and maker of an entry for each shared part, network, attack, reader and fit."""
+    """Name and function of an entry for each shared part, network, attack, reader and fit."""
     for module, make in PARTS:
         for constant in ("VERSIONS", "SUMMARY_VERSIONS"):
             for name, version in getattr(module, constant, {}).items():

@@ -1,4 +1,4 @@
-"""The versions above 1 of what configs name, as `eigencam/store/raised.json` has them."""
+"""The versions above 1 of everything that configs name, as in `eigencam/store/raised.json`."""
 
 import json
 from importlib.resources import files
@@ -18,7 +18,7 @@ GROUPS = ("method", "evaluator", "dataset", "model", "fit")
 
 
 def targets(group: str) -> dict[str, Any]:
-    """The classes and functions of ours that a group's YAMLs name, attacks of evaluators among them."""
+    """Our classes and functions that a group's YAMLs name, including the attacks of evaluators."""
     found: dict[str, Any] = {}
 
     def visit(node: Any) -> None:

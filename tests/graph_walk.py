@@ -1,7 +1,8 @@
-"""Backward through a network's graph in float64, node by node, by rules that a reference chooses.
+"""A backward walk through a network's graph in float64, node by node, by rules that a reference chooses.
 
 It shares nothing with the package: `torch.fx` traces the network, batch norms are merged into the convolutions before
-them by torch's own `fuse`, and every node's rule is an explicit formula of inputs, output and what arrives from above.
+them by torch's own `fuse`, and every node's rule is an explicit formula of inputs, output and what arrives from the
+layers behind.
 """
 
 import operator
@@ -25,10 +26,10 @@ class Node:
 
     Attributes:
         kind: `conv`, `linear`, `norm`, `activation`, `pool` (max), `response` (local response norm) or `other`.
-        module: what it calls; None for a function.
+        module: the module that runs it; None for a function.
         apply: the operation as a function of its tensors.
         inputs: these tensors.
-        output: what it gave.
+        output: the result.
         first: whether it is the first convolution.
         last: whether it is the last layer with weights.
         beside: whether it lies on one side only of a sum of two values, such as a shortcut's.
@@ -44,11 +45,11 @@ class Node:
     beside: bool
 
     def vjp(self, arriving: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients with respect to its inputs of the sum of output times `arriving`."""
+        """Return the gradients of the sum of output times `arriving` with respect to the inputs."""
         return torch.func.vjp(self.apply, *self.inputs)[1](arriving)
 
     def shared(self, relevance: Tensor) -> tuple[Tensor, ...]:
-        """Return relevance in proportion to what each value of the inputs adds to the output."""
+        """Return relevance in proportion to the contribution of each input value to the output."""
         parts = self.vjp(divided(relevance, self.output))
         return tuple(value * part for value, part in zip(self.inputs, parts, strict=True))
 
@@ -65,7 +66,7 @@ def walk(module: nn.Module, x: Tensor, start: Tensor, rules: Mapping[str, Rule],
     """Carry `start`, of the logits' shape, back to the image.
 
     Returns:
-        What arrives at each node's output, by its path in the network where it is a module; the image's is `image`.
+        What arrives at each node's output, by the module's path in the network; `image` for the image.
     """
     graph = _graph(module)
     nodes, values = _forward(graph, x)

@@ -1,4 +1,4 @@
-"""Tiny valid copies of every form in which ILSVRC truth comes, shared by the tests of the readers."""
+"""Tiny valid copies of ILSVRC's truth in each of its forms, shared by the tests of the readers."""
 
 import gzip
 import os

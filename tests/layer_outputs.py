@@ -1,4 +1,4 @@
-"""Outputs of layers that are maps, written in every layout, and outputs that are none."""
+"""Layers whose outputs are maps, in every layout, and layers whose outputs are no maps."""
 
 from collections.abc import Callable
 
@@ -95,7 +95,7 @@ NO_MAPS: dict[str, tuple[Layer, str]] = {
     "of no image": (lambda x: torch.ones_like(x), "parameters alone"),
 }
 OPAQUE = ("chw", "hwc", "tokens", "class token", "class token behind", "registers", "squeezed")
-"""Maps that the stimulus alone must find."""
+"""Maps that only the stimulus can find."""
 OPAQUE_NO_MAPS = (
     "column by column",
     "mirrored",
@@ -108,7 +108,7 @@ OPAQUE_NO_MAPS = (
 
 
 def opaque(x: Tensor) -> Tensor:
-    """The same values, by an operation that nothing is known of."""
+    """The same values, by an operation without a rule."""
     return torch.fft.ifft(torch.fft.fft(x, dim=-1), dim=-1).real
 
 

@@ -1,4 +1,4 @@
-"""Every method of the catalogue on a small network that it can read, with few repetitions, on images of formulas."""
+"""Every method of the catalogue on a small network that it accepts, with few repetitions, on images from formulas."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +16,7 @@ from eigencam.store.build import find, instantiate
 TYPES = ("scenes_resnet", "scenes_vgg", "scenes_vit", "scenes_vig")
 METHODS = [name for name in nodes("method") if name not in ("files", "drise")]  # drise: of detectors
 CONSTANT = 2
-"""Position of an image of one grey, after the two of formulas."""
+"""Position of a uniformly grey image, after the two from formulas."""
 
 
 @lru_cache(maxsize=8)
@@ -26,7 +26,7 @@ def network(name: str, device: str) -> Network:
     if not name.endswith(("vit", "vig")):
         node["preprocess"]["size"] = SIZE
     made = load_network(node, device=device)
-    made.examined()  # so that no method's count has what is done once
+    made.examined()  # so that no method's count includes what is done once
     return made
 
 
@@ -43,19 +43,19 @@ def method(option: str) -> Method:
 
 
 def home(option: str) -> str:
-    """The network that a method is tried on; half of those that run anywhere on each of two."""
+    """The network that a method is tried on; methods that run on both are split evenly."""
     if option in FITTED:
         return "scenes_resnet"
     return ELSEWHERE.get(option) or TYPES[METHODS.index(option) % 2]
 
 
 def image_inputs(size: int) -> Tensor:
-    """(3, 3, size, size) uint8: the two images of formulas and the constant one."""
+    """(3, 3, size, size) uint8: the two images from formulas and the constant one."""
     return torch.cat([inputs(size), torch.full((1, 3, size, size), 127, dtype=torch.uint8)])
 
 
 def maps(used: Network, option: str, images: Sequence[int]) -> Maps:
-    """The maps of some of the images, each of which has the same class, seed and id in any batch."""
+    """The maps of some of the images; an image has the same class, seed and id in any batch."""
     size = used.preprocess.shape[0]
     wholes = (*originals(), np.full((80, 100, 3), 127, np.uint8))
     found = compute_maps(

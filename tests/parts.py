@@ -1,7 +1,7 @@
-"""Which tests are the fast part, that `make test` runs, and which the rest, that `make check` runs.
+"""The two parts of the tests: the fast part, run by `make test`, and the rest, run by `make check`.
 
-Of a parametrised test the fast part has `CASES` cases; tests marked `full` it leaves out. Together the parts are all
-tests, each once.
+The fast part has `CASES` cases of each parametrised test, and no test marked `full`. Together the parts contain every
+test once.
 """
 
 import re
@@ -16,14 +16,14 @@ CASES = 2
 """Cases of a parametrised test in the fast part."""
 
 WHOLE_FILE = re.compile(r"^pytestmark = \[?pytest\.mark\.full\b", re.MULTILINE)
-"""The line by which all tests of a file are left out of the fast part, without being imported."""
+"""The line that excludes all tests of a file from the fast part, without importing the file."""
 
 
 def fast(items: Iterable[pytest.Item]) -> set[str]:
     """Return the node ids of the fast part.
 
-    The cases of a test are those whose ids have the lowest checksums: others for each test, so that tests over the same
-    methods do not all try the same two, and the same ones on every machine, whatever cases are added.
+    The cases of a test are those whose ids have the lowest checksums. They differ from test to test, so that tests over
+    the same methods do not all try the same two, and are the same on every machine.
     """
     by_test: dict[str, list[str]] = defaultdict(list)
     for item in items:
@@ -37,7 +37,7 @@ def _checksum(nodeid: str) -> int:
 
 
 def select(part: str, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Return the items of a part, `fast`, `rest` or `all`, and those left out."""
+    """Return the items of a part (`fast`, `rest` or `all`), and all others."""
     if part == "all":
         return items, []
     chosen = fast(items)

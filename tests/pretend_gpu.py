@@ -1,17 +1,17 @@
-"""A GPU that one can test without: tensors that hold data on the CPU and say that they are on cuda:0.
+"""A simulated GPU for tests: tensors that hold data on the CPU and claim to be on cuda:0.
 
-Every operation is run on the CPU and looked at on the way. As on a GPU, tensors of two devices do not mix, numpy takes
-no tensor of the device, and what is copied out without waiting holds nothing yet: NaN or the type's lowest value stands
-there until the program waits. A `Ledger` counts what costs time on a real GPU: operations, copies in and out, and
-waits, where the host stands still until the device has done all that it was told to do.
+Every operation runs on the CPU and is recorded. As on a GPU, tensors of two devices do not mix, NumPy accepts no tensor
+of the device, and a copy to the host without a wait is not valid yet: it contains NaN or the type's lowest value until
+the program waits. A `Ledger` counts what costs time on a real GPU: operations, copies in and out, and waits, during
+which the host is idle until the device has finished all its work.
 
     with pretend_gpu() as ledger:
         network = load_network(description, device="cuda")
         ...
     ledger.waits
 
-torch's own FakeTensorMode knows devices, too, but its tensors have no data, so that nothing that looks at a number can
-be run on it. The device underneath is `meta`, which backward passes run on without a driver. Forward derivatives
+torch's FakeTensorMode simulates devices, too, but its tensors have no data, so code that reads a number cannot run on
+it. The device underneath is `meta`, which backward passes run on without a driver. Forward derivatives
 (`torch.func.jvp`) do not run on it.
 """
 
@@ -41,7 +41,7 @@ WAITING = frozenset(
         *("linalg_eig", "linalg_lstsq", "linalg_matrix_rank", "multinomial"),
     }
 )
-"""Operations that have to know a number on the host before they return."""
+"""Operations that need a number on the host before they return."""
 
 INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"})
 
@@ -52,13 +52,13 @@ class MixedDevicesError(RuntimeError):
 
 @dataclass(slots=True)
 class Ledger:
-    """What has been asked of the device.
+    """The record of everything that the device was asked to do.
 
     Attributes:
         operations: by name.
         copies_in: from the host, by whether the host waits (`waiting`) or not (`free`).
         copies_out: to the host, likewise.
-        waits: by kind; a copy that the host waits for is one.
+        waits: by kind, including copies that the host waits for.
         doubles: operations that made float64 numbers on the device, by name.
         where: lines of ours by kind of wait or copy.
     """
@@ -82,7 +82,7 @@ class Ledger:
 
 
 class _Device:
-    """The state of the pretended device: its ledger, pinned memory, and copies that have not arrived."""
+    """The state of the simulated device: its ledger, pinned memory, and copies that have not arrived."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -90,16 +90,16 @@ class _Device:
         self.arriving: list[tuple[Tensor, Tensor]] = []
 
     def wait(self, kind: str) -> None:
-        """The host stands still: all that was told is done, copies have arrived."""
+        """Wait: all work is done, and all copies have arrived."""
         self.ledger.waits[kind] += 1
-        if not kind.startswith("copy"):  # these are noted by direction
+        if not kind.startswith("copy"):  # these are recorded by direction
             self.ledger.where[f"{kind}: {_line()}"] += 1
         for out, value in self.arriving:
             out.copy_(value)
         self.arriving.clear()
 
     def copy(self, source: Tensor, made: Tensor, *, out: bool, free: bool) -> Tensor:
-        """Note a copy; return what the host, or the device, has of it now."""
+        """Record a copy; return what its destination holds now."""
         direction, way = (self.ledger.copies_out, "out") if out else (self.ledger.copies_in, "in")
         free = free and (out or self.is_pinned(source))
         direction["free" if free else "waiting"] += 1
@@ -114,7 +114,7 @@ class _Device:
         return made
 
     def pin(self, tensor: Tensor) -> Tensor:
-        """Take a tensor's memory for pinned."""
+        """Mark a tensor's memory as pinned."""
         self.pinned[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
@@ -127,7 +127,7 @@ _DEVICE = _Device()
 
 
 class OnDevice(torch.Tensor):
-    """A tensor of the pretended device."""
+    """A tensor of the simulated device."""
 
     data_here: Tensor
 
@@ -160,7 +160,7 @@ class OnDevice(torch.Tensor):
 
 
 def _line() -> str:
-    """The innermost line of ours that is being run."""
+    """The innermost line of our code that is running."""
     frame = sys._getframe(1)
     while frame := frame.f_back:  # type: ignore[assignment]
         if frame.f_code.co_filename.startswith(ROOMS):
@@ -173,7 +173,7 @@ def _lowest(tensor: Tensor) -> int:
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    """The tensors among an operation's arguments, in lists, too."""
+    """The tensors among an operation's arguments, including those in lists."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -221,7 +221,7 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _there(value: Any, same: Mapping[int, Tensor], name: str) -> Any:
-    """A result, or several, as tensors of the device; the one that was changed where the operation works in place."""
+    """One or several results as tensors of the device; for an in-place operation, the tensor that was changed."""
     if isinstance(value, list | tuple):
         return type(value)(_there(one, same, name) for one in value)
     if not isinstance(value, Tensor) or isinstance(value, OnDevice):
@@ -255,14 +255,15 @@ def _copied(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     values, there = _here(source), isinstance(into, OnDevice)
     if there == isinstance(source, OnDevice):
         _DEVICE.ledger.operations["copy_"] += there
-    elif values.dim() or not there:  # a number of the host goes along with the launch
+    elif values.dim() or not there:  # a number of the host is passed with the launch
         values = _DEVICE.copy(values, values, out=not there, free=free and (there or _DEVICE.is_pinned(into)))
     _here(into).copy_(values)
     return into
 
 
 def _refuse_mixed(name: str, args: Sequence[Any], on_device: Sequence[Tensor], on_host: Sequence[Tensor]) -> None:
-    """MixedDevicesError for what CUDA refuses. Indices of the host are copied; numbers of it go along."""
+    """Raise MixedDevicesError for what CUDA refuses. Indices on the host are copied; numbers are passed with the
+    launch."""
     large = [t for t in on_host if t.dim() > 0]
     if not on_device or not large:
         return
@@ -289,7 +290,7 @@ def _note_waits(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> No
 
 
 class _Dispatch(TorchDispatchMode):
-    """Sees operations without a tensor of the device: those that make one, or bring one there."""
+    """Sees operations without a tensor of the device: those that create one, or copy one there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
@@ -302,7 +303,7 @@ def _is_cuda(value: object) -> bool:
 
 
 class _Functions(TorchFunctionMode):
-    """Turns the device's name into that of the device underneath, and stands in for what torch does below dispatch."""
+    """Replaces the device's name by that of the underlying device, and emulates what torch does below dispatch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
@@ -328,7 +329,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Mark:
-    """A stream or event: waiting for it is noted."""
+    """A stream or event; waiting for it is recorded."""
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
 
@@ -345,7 +346,7 @@ class _Mark:
 
 @contextmanager
 def pretend_gpu() -> Iterator[Ledger]:
-    """Within the block `cuda` is a device. Blocks do not nest; threads that are begun within one know no device."""
+    """Make `cuda` a device inside the block. Blocks do not nest; threads started inside see no device."""
     global _DEVICE
     _DEVICE = _Device()
     wait: Callable[..., None] = lambda *_args: _DEVICE.wait("synchronize")  # noqa: E731

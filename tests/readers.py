@@ -1,4 +1,4 @@
-"""Every reader of files that others write, with the smallest valid set of files for each: what tests break."""
+"""Every reader of foreign files, with a minimal valid set of files that tests then damage."""
 
 import gzip
 import json
@@ -33,15 +33,15 @@ Duplicate = Callable[[Path], tuple[str, str]]
 
 @dataclass(frozen=True)
 class Reader:
-    """How to write files below a folder, to read all of them, and to bring an id in twice.
+    """How to write files below a folder, read all of them, and duplicate an id.
 
     Attributes:
-        read: everything that the files say, comparable.
-        duplicate: changes the files so that two images, maps or lines have one id; returns what names the two.
+        read: returns the files' whole content in a comparable form.
+        duplicate: changes the files so that two images, maps or lines have one id; returns the two names.
         texts: globs of text files.
         binaries: globs of images, masks, maps and the like.
         respelt: globs of the files whose suffix may be in capitals.
-        may_be_missing: names of files without which there is less to read, or what is refused is not the file.
+        may_be_missing: names of optional files, or of files whose absence is reported for something else.
         may_be_empty: likewise.
     """
 
@@ -67,7 +67,7 @@ def everything(data: Any) -> list[Any]:
 
 
 def line_twice(glob: str, line: int = 0) -> Duplicate:
-    """A line of a text file stands in it once more, at the end."""
+    """Repeat a line of a text file at its end."""
 
     def duplicate(root: Path) -> tuple[str, str]:
         path = next(root.rglob(glob))
@@ -79,7 +79,7 @@ def line_twice(glob: str, line: int = 0) -> Duplicate:
 
 
 def copied(glob: str, rename: Callable[[Path], Path]) -> Duplicate:
-    """A file lies there under a second name, too."""
+    """Copy a file to a second name."""
 
     def duplicate(root: Path) -> tuple[str, str]:
         path = sorted(root.rglob(glob))[0]
@@ -105,7 +105,7 @@ def ambiguous(root: Path) -> tuple[str, str]:
 
 
 def number_twice(root: Path) -> tuple[str, str]:
-    """Two of CUB's numbers for one image."""
+    """Give one image two of CUB's numbers."""
     path, (first, second, _) = root / "CUB_200_2011/images.txt", files.CUB
     path.write_text(path.read_text().replace(second, first))
     return "number 1", "number 2"
@@ -113,7 +113,7 @@ def number_twice(root: Path) -> tuple[str, str]:
 
 def write_voc(root: Path) -> None:
     voc(root)
-    for path in root.rglob("*.xml"):  # characters that only Unicode has
+    for path in root.rglob("*.xml"):  # characters outside of Latin-1
         path.write_text(path.read_text().replace("<annotation>", "<annotation><source>Zoë, 象</source>"))
 
 

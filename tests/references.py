@@ -1,8 +1,8 @@
-"""Methods beside independent code, on the same network and images: what `scripts/agreement.py` prints and tests bound.
+"""Methods compared with independent code on the same network and images; used by `scripts/agreement.py` and by tests.
 
-A family of methods has a module `references_FAMILY.py` with a list `PAIRS`; a `Pair` names a method, whose code or
-formula it is compared with, and the function that makes the reference's maps of a `Case`. Everything is in float64, so
-that what differs is the definition and not the rounding.
+A family of methods has a module `references_FAMILY.py` with a list `PAIRS`. A `Pair` names a method, the code or
+formula that it is compared with, and the function that makes the reference's maps of a `Case`. Everything is in
+float64, so differences come from definitions and not from rounding.
 """
 
 import copy
@@ -36,7 +36,8 @@ class Case:
         network: in float64.
         images: (N, 3, H, W) uint8 RGB of the network's input size.
         targets: (N,) int64 classes.
-        originals: the files, (H, W, 3) uint8 of any size, for methods that begin with them; none: there are no files.
+        originals: the images' files, (H, W, 3) uint8 of any size, for methods that start from files; empty without
+        files.
     """
 
     network: Network
@@ -54,7 +55,7 @@ class Case:
         return self.network.forward(self.images, gradients=True)
 
     def module(self) -> nn.Module:
-        """A copy of the network that works out of place, for code that sets hooks or changes modules."""
+        """A copy of the network without in-place operations, for code that sets hooks or changes modules."""
         module = copy.deepcopy(self.network.module)
         for each in module.modules():
             if hasattr(each, "inplace"):
@@ -63,12 +64,12 @@ class Case:
 
 
 def case_of(model: str, images: int, overrides: Sequence[str] = ()) -> Case:
-    """Return images spread over a dataset, for the classes that a network of the model group predicts.
+    """Return images spread over a dataset, with a network's predicted classes as targets.
 
     Args:
-        model: a name of the model group; words behind it are overrides, too.
-        images: their number.
-        overrides: Hydra's words, among them the dataset.
+        model: an option of the model group, optionally followed by overrides.
+        images: number of images.
+        overrides: Hydra overrides, including the dataset.
     """
     name, *words = model.split()
     job = prepare(compose("run", [f"model={name}", *NEEDED, *words, *overrides]))
@@ -81,15 +82,15 @@ def case_of(model: str, images: int, overrides: Sequence[str] = ()) -> Case:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A method and what it is compared with.
+    """A method and its reference.
 
     Attributes:
         name: the method as in `configs/method`, with parameters that differ: `lrp_zplus bias=drop`.
         method: with these parameters.
-        reference: whose code it is, with version, or `OWN`.
+        reference: the source of the reference with its version, or `OWN`.
         maps: makes the reference's maps (N, h, w) of a case.
-        package: the distribution that it needs, where the project does not require it.
-        unfit: why the reference cannot be asked for a network; "" where it can.
+        package: an optional distribution that the reference needs.
+        unfit: why the reference cannot run on a network; "" if it can.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Pair:
     unfit: Callable[[Network], str] = lambda _network: ""
 
     def refusal(self, network: Network) -> str:
-        """Return why the two cannot be compared on a network; "" where they can."""
+        """Return why the two cannot be compared on a network; "" if they can."""
         if self.package and find_spec(self.package) is None:
             return f"{self.package} is not installed"
         return self.unfit(network) or refusal(self.method, network)
@@ -112,7 +113,7 @@ class Agreement:
 
     Attributes:
         rhos: Spearman's rank correlation over the map's positions, of each image; NaN where a map is constant.
-        differences: largest absolute difference of each image, in parts of the reference's largest absolute value.
+        differences: largest absolute difference of each image, relative to the reference's largest absolute value.
     """
 
     rhos: tuple[float, ...]
@@ -151,7 +152,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def one_by_one(maps: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Callable[[Case], Tensor]:
-    """Return a reference of what makes one image's map (1, h, w) of (module, inputs, targets)."""
+    """Return a reference from a function that makes one image's map (1, h, w) from (module, inputs, targets)."""
     return partial(_one_by_one, maps)
 
 

@@ -1,9 +1,8 @@
-"""References that are the authors' own code, run from clones that a person has: `EIGENCAM_AUTHORS=FOLDER`.
+"""References that are the authors' own code, run from clones in `EIGENCAM_AUTHORS=FOLDER`.
 
-FOLDER holds `NAME` of each repository `OWNER/NAME` at the commit that a reference names; what is not there is left
-out.
-The codes want a GPU and libraries of which they use one function: `.cuda()` does nothing here, and such a function is
-another library's.
+FOLDER has a clone `NAME` of each repository `OWNER/NAME` at the commit that a reference names; references without a
+clone are left out. The codes need a GPU, and libraries of which they use one function: `.cuda()` does nothing here, and
+such a function is replaced by another library's.
 """
 
 import importlib
@@ -36,7 +35,7 @@ SOBOL = "fel-thomas/Sobol-Attribution-Method@f4103ed"
 
 
 def absent(reference: str, also: Callable[[Network], str] = lambda _network: "") -> Callable[[Network], str]:
-    """Return why a reference `OWNER/NAME@commit` cannot be asked; "" where it can."""
+    """Return why a reference `OWNER/NAME@commit` cannot run; "" if it can."""
     name = reference.partition("@")[0].partition("/")[2]
 
     def unfit(network: Network) -> str:
@@ -65,7 +64,7 @@ def loaded(reference: str, file: str, stand_ins: Mapping[str, Mapping[str, Any]]
 
 
 def opti(steps: int) -> Callable[[Case], Tensor]:
-    """Return Opti-CAM, scaled to 0..1 and of the input's size as theirs is; the masked images count from 0 to 1."""
+    """Return Opti-CAM, scaled to 0..1 and enlarged like theirs; masked images have values in 0..1."""
 
     def made(case: Case) -> Tensor:
         class Extractor:
@@ -95,7 +94,7 @@ def opti(steps: int) -> Callable[[Case], Tensor]:
 
 
 def poly(weights: str, layers: Callable[[Network], list[str]]) -> Callable[[Case], Tensor]:
-    """Return Poly-CAM of the layers, scaled and enlarged to the input's size as theirs is."""
+    """Return Poly-CAM over the layers, scaled and enlarged to the input's size as theirs is."""
 
     def made(case: Case) -> Tensor:
         name, found = {"plus": "PCAMp", "minus": "PCAMm", "both": "PCAMpm"}[weights], []
@@ -152,7 +151,7 @@ def recipro(case: Case) -> Tensor:
     """Return Recipro-CAM, scaled to 0..1 as theirs is."""
     with loaded(RECIPRO, "src/recipro_cam.py") as theirs:
 
-        class At(theirs.ReciproCam):  # at a layer that is named
+        class At(theirs.ReciproCam):  # at a named layer
             def _find_target_layer(self, m: nn.Module, depth: int = 0) -> None:
                 self.target_layers = [m.get_submodule(case.network.layer)]
 
@@ -161,7 +160,7 @@ def recipro(case: Case) -> Tensor:
 
 
 def group(case: Case) -> Tensor:
-    """Return Group-CAM, scaled to 0..1 and of the input's size as theirs is."""
+    """Return Group-CAM, scaled to 0..1 and enlarged to the input's size as theirs is."""
 
     class Base:
         def __init__(self, model: nn.Module, target_layer: str) -> None:

@@ -1,4 +1,4 @@
-"""References of the CAM family: pytorch-grad-cam and torchcam without what they scale, and formulas of their own."""
+"""References of the CAM family: pytorch-grad-cam and torchcam without their scaling, and independent formulas."""
 
 import operator
 from collections.abc import Callable
@@ -47,12 +47,12 @@ def rest(logits: Tensor, target: int) -> Tensor:
 
 
 def of_grad_cam(name: str, score: Callable[[Tensor, int], Tensor] = operator.getitem) -> Callable[[Case], Tensor]:
-    """Return the reference of a class of pytorch-grad-cam: its map before it is rectified, scaled and enlarged."""
+    """Return the reference for a class of pytorch-grad-cam: its map before it is rectified, scaled and enlarged."""
     return one_by_one_at_layer(partial(_grad_cam, name, score))
 
 
 def one_by_one_at_layer(maps: Callable[[str, nn.Module, Tensor, Tensor], Tensor]) -> Callable[[Case], Tensor]:
-    """Return `one_by_one` of what is given the target layer, too."""
+    """Return `one_by_one` of a function that also gets the target layer."""
     return lambda case: one_by_one(partial(maps, case.network.layer))(case)
 
 
@@ -79,7 +79,7 @@ def rectified(maps: Callable[[Case], Tensor]) -> Callable[[Case], Tensor]:
 
 
 def signed(maps: Callable[[Case], Tensor], *, weighted: bool = False) -> Callable[[Case], Tensor]:
-    """Return a reference whose sign, which is LAPACK's, agrees with the energy of what is decomposed, then rectified.
+    """Return a reference with the sign by the energy of the decomposed values, not LAPACK's; then rectified.
 
     Args:
         maps: the reference.
@@ -97,7 +97,7 @@ def signed(maps: Callable[[Case], Tensor], *, weighted: bool = False) -> Callabl
 
 
 def of_torchcam(name: str, **options: Any) -> Callable[[Case], Tensor]:
-    """Return the reference of a class of torchcam, not scaled."""
+    """Return the reference for a class of torchcam, not scaled."""
     return one_by_one_at_layer(partial(_torchcam, name, options))
 
 
@@ -124,7 +124,7 @@ def at_layer(case: Case, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def plus_plus(case: Case) -> Tensor:
-    """Return Grad-CAM++ by equations 5, 11 and 19 of its paper, with the powers of the gradient as they stand there."""
+    """Return Grad-CAM++ by equations 5, 11 and 19 of its paper, without cancelling powers of the gradient."""
     a, g = at_layer(case, case.inputs)
     alpha = g**2 / (2 * g**2 + a.sum((2, 3), keepdim=True) * g**3).where(g != 0, torch.ones_like(g))
     return ((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1).relu()
@@ -147,7 +147,7 @@ def smooth_plus_plus(samples: int) -> Callable[[Case], Tensor]:
 
 
 def fused(case: Case) -> Tensor:
-    """Return LayerCAM of `LAYERS` by equation 9 of its paper: each map through tanh(2 M / max M), then the maximum."""
+    """Return LayerCAM over `LAYERS` by equation 9 of its paper: tanh(2 M / max M) of each map, then the maximum."""
     maps = []
     for layer in LAYERS:
         other = replace(case, network=replace(case.network, layer=layer))
@@ -158,7 +158,7 @@ def fused(case: Case) -> Tensor:
 
 
 def fused_by_torchcam(case: Case) -> Tensor:
-    """Return what torchcam's `fuse_cams` makes of its LayerCAM of `LAYERS`."""
+    """Return torchcam's LayerCAM over `LAYERS`, fused by its `fuse_cams`."""
     found = []
     for x, target in zip(case.inputs, case.targets.tolist(), strict=True):
         module = case.module()
@@ -181,7 +181,7 @@ def without_layers(network: Network) -> str:
 
 
 def first_singular(case: Case) -> Tensor:
-    """Return |O v_1|: activations of one sign have a first vector of one sign."""
+    """Return |O v_1|: for activations of one sign, all entries of the first vector have one sign."""
     o = activations_of(case).flatten(2).mT
     _, _, v = torch.linalg.svd(o, full_matrices=False)
     found = (o @ v[:, :1].mT)[:, :, 0]
@@ -205,7 +205,7 @@ def kernel_pca(kernel: str, width: float | None = None) -> Callable[[Case], Tens
 
 
 def linear_head(case: Case) -> Tensor:
-    """Return CAM: the logit's derivative by the pooled channels, which behind a linear head are its weights."""
+    """Return CAM by the logit's derivative with respect to the pooled channels: the weights of a linear head."""
     activations, gradient = at_layer(case, case.inputs)
     return (gradient.sum((2, 3), keepdim=True) * activations).sum(1)
 

@@ -1,4 +1,4 @@
-"""References of what came to the CAM family since 2020: the libraries that have it, the authors' code, own formulas."""
+"""References of the CAM family since 2020: libraries, the authors' code, and independent formulas."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,12 +48,12 @@ def unit(maps: Tensor) -> Tensor:
 
 
 class Scaled:
-    """A method whose maps are scaled to 0..1 as some codes return them.
+    """A method with its maps scaled to 0..1, as some codes return them.
 
     Args:
         method: the method.
-        first: what is done with its maps (N, h, w) before.
-        enlarged: whether they are brought to the input's size then.
+        first: applied to its maps (N, h, w) first.
+        enlarged: whether they are then enlarged to the input's size.
         last: scales them.
     """
 
@@ -92,17 +92,17 @@ def k_sigma(case: Case) -> Tensor:
 
 
 def names(network: Network) -> list[str]:
-    """Return the layers that RefineCAM takes."""
+    """Return RefineCAM's layers."""
     return list(stages_of(network.examined(), network.layer))
 
 
 def one_size(network: Network) -> str:
-    """Return why a network has no stages; "" where it has."""
+    """Return why a network has no stages; "" if it has."""
     return "" if len(names(network)) > 1 else "its maps are of one size"
 
 
 def refined_by_torchcam(case: Case) -> Tensor:
-    """Return torchcam's RefineCAM of LayerCAM over the stages, not scaled at the end."""
+    """Return torchcam's RefineCAM of LayerCAM over the stages, without its final scaling."""
 
     def made(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         base: Any = torchcam.methods.LayerCAM
@@ -113,7 +113,7 @@ def refined_by_torchcam(case: Case) -> Tensor:
 
 
 def refined_by_grad_cam(case: Case) -> Tensor:
-    """Return the product of the maps that pytorch-grad-cam's RefineCAM of LayerCAM takes, without its last scaling."""
+    """Return the product of maps in pytorch-grad-cam's RefineCAM of LayerCAM, without its final scaling."""
 
     def made(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         layers = [module.get_submodule(name) for name in names(case.network)]
@@ -136,7 +136,7 @@ def refined(case: Case) -> Tensor:
 
 
 def augmented(layer: str, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Return pytorch-grad-cam's Grad-CAM with `aug_smooth`, its maps at the layer's resolution."""
+    """Return pytorch-grad-cam's Grad-CAM with `aug_smooth`, at the layer's resolution."""
 
     class AtLayer(pytorch_grad_cam.GradCAM):
         def get_target_width_height(self, input_tensor: Tensor) -> Any:

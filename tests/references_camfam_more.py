@@ -1,4 +1,4 @@
-"""References of the CAM family's methods with relevance, masks, steps or many layers; see `references_camfam`."""
+"""References of the CAM family's methods that use relevance, masks, steps or many layers; see `references_camfam`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +52,7 @@ def between_percentiles(method: PolyCAM) -> Scaled:
 
 
 def against_references(case: Case) -> Tensor:
-    """Return Captum's GradientShap with the images as references, each taken once, at the shares that ours has."""
+    """Return Captum's GradientShap with the images as references, each used once, at our interpolation factors."""
     count, order = len(case.images), np.arange(len(case.images))
     drawn = uniform(torch.arange(count), (count,), 0).double().numpy()
     found = []
@@ -66,7 +66,7 @@ def against_references(case: Case) -> Tensor:
 
 
 def lifted(case: Case) -> Tensor:
-    """Return LIFT-CAM by Captum's DeepLIFT of what lies behind the layer, as the authors have it."""
+    """Return LIFT-CAM by Captum's DeepLIFT of the part behind the layer, as the authors compute it."""
     found = []
     for a, y in zip(activations_of(case), case.targets, strict=True):
         behind = tail(case.module(), case.network.layer, tuple(case.inputs.shape[2:]))
@@ -76,7 +76,7 @@ def lifted(case: Case) -> Tensor:
 
 
 def beyond_captum(network: Network) -> str:
-    """Return what lies behind the layer that Captum's DeepLIFT has no rule for, and does not say so; "" if nothing."""
+    """Return the operations behind the layer that Captum's DeepLIFT silently has no rule for; "" if there are none."""
     kinds = {type(m).__name__ for m in tail(network.module, network.layer, network.preprocess.shape).modules()}
     unknown = kinds & {"ReLU6", "Hardswish", "SiLU", "GELU", "LayerNorm", "LocalResponseNorm"}
     return f"Captum's DeepLIFT has no rule for {', '.join(sorted(unknown))}" if unknown else ""
@@ -100,9 +100,9 @@ def relevant(case: Case) -> Tensor:
 
 
 def normalised(network: Network) -> str:
-    """Return why the walk, which merges batch norms, is not the authors' rule; "" where there are none."""
+    """Return why the walk, which merges batch norms, differs from the authors' rule; "" without batch norms."""
     return (
-        "batch norms: theirs hand relevance on"
+        "batch norms: theirs pass relevance on"
         if any(isinstance(m, nn.BatchNorm2d) for m in network.module.modules())
         else ""
     )
@@ -120,7 +120,7 @@ def integrated(steps: int) -> Callable[[Case], Tensor]:
 
 
 def zoomed(case: Case) -> Tensor:
-    """Return Zoom-CAM's formula over pytorch-grad-cam's HiResCAM of each convolution, as they run."""
+    """Return Zoom-CAM's formula over pytorch-grad-cam's HiResCAM of each convolution, in the order of execution."""
     order, module = list[str](), case.module()
     handles = [
         m.register_forward_hook(lambda _m, _i, _o, name=name: order.append(name))
@@ -147,7 +147,7 @@ def zoomed(case: Case) -> Tensor:
 
 
 def pasted(scales: int) -> Callable[[Case], Tensor]:
-    """Return pytorch-grad-cam's SESS of Grad-CAM, before its last scaling."""
+    """Return pytorch-grad-cam's SESS of Grad-CAM, before its final scaling."""
 
     def made(layer: str, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         with pytorch_grad_cam.sess.SESS(module, [module.get_submodule(layer)], num_scales=scales) as sess:
@@ -158,7 +158,7 @@ def pasted(scales: int) -> Callable[[Case], Tensor]:
 
 
 def decomposed(case: Case) -> Tensor:
-    """Return DecomCAM by scikit-learn's principal components and SciPy's blur, as the authors' loop has them."""
+    """Return DecomCAM by scikit-learn's principal components and SciPy's blur, in the authors' loop."""
     activations, gradients = at_layer(case, case.inputs)
     found = []
     for x, target, a, g in zip(case.inputs, case.targets, activations, gradients, strict=True):
@@ -179,7 +179,7 @@ def decomposed(case: Case) -> Tensor:
 
 
 def dependence(designs: int, cells: int) -> Callable[[Case], Tensor]:
-    """Return HSIC by the centred Gram matrices of Xplique's kernels, over the masks of `HSICAttribution`."""
+    """Return HSIC from the centred Gram matrices of Xplique's kernels, for the masks of `HSICAttribution`."""
 
     def made(case: Case) -> Tensor:
         visible = (uniform(torch.arange(designs), (cells**2,), 0) < 0.5).double()
@@ -203,7 +203,7 @@ REFINED = ("features.3", "features.6", "features.13")
 
 
 def wide(network: Network) -> str:
-    """Return why Poly-CAM of all stages takes too long for a comparison; "" where it does not."""
+    """Return why Poly-CAM over all stages takes too long for a comparison; "" if it does not."""
     channels = sum(network.examined().findings[name].shape[0] for name in names(network))
     return f"{2 * channels} passes an image" if channels > 400 else one_size(network)
 

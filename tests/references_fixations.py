@@ -1,4 +1,4 @@
-"""CNN-Fixations by the rules of its page, over `graph_walk` and one image at a time: points are ones in a tensor."""
+"""CNN-Fixations by the rules in its docstring, over `graph_walk`, one image at a time: points are ones in a tensor."""
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ def linear(node: Node, points: Tensor) -> tuple[Tensor]:
 
 
 def convolution(node: Node, points: Tensor) -> tuple[Tensor]:
-    """The channel that adds most, at the window's start; beside a shortcut at the window's largest value."""
+    """The channel that contributes most, at the window's start; beside a shortcut, at the window's largest value."""
     (values,), module = node.inputs, node.module
     reached = torch.zeros_like(values)
     size = values.shape[2:]
     rows, columns = (int(p) for p in module.padding)
-    padded = F.pad(values[0], (columns, columns + 1, rows, rows + 1))  # one more: TensorFlow's pads on one side
+    padded = F.pad(values[0], (columns, columns + 1, rows, rows + 1))  # one more: TensorFlow pads on one side only
     each, (k, length) = module.weight.shape[1], module.kernel_size
     for unit, i, j in points[0].nonzero().tolist():
         start = unit // (module.out_channels // module.groups) * each
@@ -46,7 +46,7 @@ def convolution(node: Node, points: Tensor) -> tuple[Tensor]:
 
 
 def other(node: Node, points: Tensor) -> tuple[Tensor, ...]:
-    """The larger addend, the first on a tie; an average's largest value; else the values that the output is made of."""
+    """The larger addend, the first on a tie; an average's largest value; otherwise the values that form the output."""
     if len(node.inputs) == 2 and node.inputs[0].shape == node.inputs[1].shape == node.output.shape:
         first = node.inputs[0] >= node.inputs[1]
         return points * first, points * ~first
@@ -58,7 +58,7 @@ def other(node: Node, points: Tensor) -> tuple[Tensor, ...]:
 
 
 def fixations(case: Case) -> Tensor:
-    """The default map: outliers left out, blurred."""
+    """The default map: without outliers, blurred."""
     rules: dict[str, Rule] = {"conv": convolution, "linear": linear}
     rules |= dict.fromkeys(("activation", "norm"), lambda _node, points: (points,))
     maps = []
@@ -74,7 +74,7 @@ def fixations(case: Case) -> Tensor:
 def blurred(
     points: NDArray[np.bool_], radius: float = 0.1, share: float = 0.05, sigma: float = 20
 ) -> NDArray[np.float64]:
-    """Return (H, W) of (3, H, W): each colour's points count, and those with few others near them do not."""
+    """Return (H, W) from (3, H, W): the points of all colours, without those that have few others nearby."""
     _, height, width = points.shape
     places = np.argwhere(points)[:, 1:].astype(float)
     near = (cdist(places, places) < radius * np.hypot(height, width)).sum(1)
@@ -90,10 +90,10 @@ def blurred(
 
 
 def unfit(network: Network) -> str:
-    """Return which rule of the page these do not have, of those that a network needs."""
+    """Return the rule that a network needs and that is missing here; "" if there is none."""
     weighted = [module for module in network.module.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     if any(isinstance(module, nn.LocalResponseNorm) for module in network.module.modules()):
-        return "no rule here for what lies behind a local response normalisation"
+        return "no rule here for layers behind a local response normalisation"
     return "" if isinstance(weighted[-1], nn.Linear) else "no rule here for class maps that are averaged"
 
 

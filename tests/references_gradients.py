@@ -1,4 +1,4 @@
-"""References of relevance and gradient methods: formulas of their own over `graph_walk`, and other libraries."""
+"""References of relevance and gradient methods: independent formulas over `graph_walk`, and other libraries."""
 
 import copy
 import warnings
@@ -37,7 +37,7 @@ def signed(z: Tensor) -> Tensor:
 
 
 def with_parameters(module: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    """Return the layer with other parameters, without a bias where it is None."""
+    """Return the layer with other parameters; without a bias if it is None."""
     changed = copy.deepcopy(module)
     changed.weight = nn.Parameter(weight.detach(), requires_grad=False)
     changed.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
@@ -45,7 +45,7 @@ def with_parameters(module: Any, weight: Tensor, bias: Tensor | None) -> Any:
 
 
 def shares(module: Any, terms: list[tuple[Tensor, Tensor]], denominator: Tensor, relevance: Tensor) -> Tensor:
-    """Return the relevance that inputs get by the products of `terms`: (values, weights that multiply them)."""
+    """Return the inputs' relevance by the products in `terms`: (values, weights)."""
     quotient = divided(relevance, denominator)
     total = torch.zeros_like(terms[0][0])
     for values, weight in terms:
@@ -69,7 +69,7 @@ def epsilon(node: Node, relevance: Tensor) -> tuple[Tensor]:
 
 
 def alpha_beta(node: Node, relevance: Tensor, alpha: float, keep: bool) -> tuple[Tensor]:
-    """Bach et al. 2015, eq. 60, for inputs of either sign; `keep`: a bias is an input like others."""
+    """Bach et al. 2015, eq. 60, for inputs of either sign; `keep`: a bias counts as an input."""
     (x,), weight, bias = node.inputs, node.module.weight, node.module.bias if keep else None
     plus, minus = x.clamp(min=0), x.clamp(max=0)
     up, down = weight.clamp(min=0), weight.clamp(max=0)
@@ -84,7 +84,7 @@ def alpha_beta(node: Node, relevance: Tensor, alpha: float, keep: bool) -> tuple
 
 
 def gamma(node: Node, relevance: Tensor, factor: float, keep: bool) -> tuple[Tensor]:
-    """The generalised rule (Andéol et al. 2021): what has the output's sign is weighted 1 + gamma."""
+    """The generalised rule (Andéol et al. 2021): contributions with the output's sign are weighted by 1 + gamma."""
     (x,), weight, bias = node.inputs, node.module.weight, node.module.bias if keep else None
     plus, minus = x.clamp(min=0), x.clamp(max=0)
     z = sums(node.module, [(x, weight)], bias)
@@ -111,7 +111,7 @@ def lrp(rule: str, keep: bool = True) -> Callable[[Case], Tensor]:
 
 
 def passed(_node: Node, relevance: Tensor) -> tuple[Tensor]:
-    """The relevance of a function of one number is its input's."""
+    """A function of one number passes its relevance to its input."""
     return (relevance,)
 
 
@@ -144,7 +144,7 @@ def chosen(case: Case) -> Tensor:
 
 
 def guided(deconvnet: bool, case: Case) -> Tensor:
-    """Return (N, 3, H, W): a rectifier hands on positive gradients, in guided backpropagation where it is active."""
+    """Return (N, 3, H, W): rectifiers pass positive gradients on; `guided`: only where they are active."""
 
     def rectifier(node: Node, arriving: Tensor) -> tuple[Tensor]:
         active = (node.inputs[0] > 0) & (node.output == node.inputs[0])
@@ -185,7 +185,7 @@ def captum_integrated(case: Case, steps: int) -> Tensor:
 
 
 def captum_deeplift(case: Case) -> Tensor:
-    """Captum's, with ReLU6 among the modules that it has the Rescale rule for."""
+    """Captum's, with ReLU6 added to the modules with the Rescale rule."""
     known: dict[type[nn.Module], Any] = deep_lift.SUPPORTED_NON_LINEAR
     added: dict[type[nn.Module], Any] = {
         kind: deep_lift.nonlinear for kind in (nn.ReLU6, nn.Hardtanh) if kind not in known
@@ -193,7 +193,7 @@ def captum_deeplift(case: Case) -> Tensor:
     known.update(added)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it sets hooks, and reads `.grad` of what is no leaf
+            warnings.simplefilter("ignore")  # it warns about its hooks, and about reading `.grad` of a non-leaf tensor
             found = captum.attr.DeepLift(case.module()).attribute(case.inputs, target=case.targets)
     finally:
         for kind in added:
@@ -202,7 +202,7 @@ def captum_deeplift(case: Case) -> Tensor:
 
 
 def by_modules(network: Network) -> str:
-    """Return what of a network Captum's hooks do not see; "" where every activation is a module with a rule there."""
+    """Return which operation Captum's hooks do not see; "" if every activation is a module with a rule."""
     kinds = (*ACTIVATIONS, nn.MaxPool2d)
     for operation in traced(network).operations:
         if operation.kind in ELEMENTWISE | MAXIMA and operation.module not in {kind.__name__ for kind in kinds}:
@@ -220,7 +220,7 @@ def by_modules(network: Network) -> str:
 
 
 def put(pool: nn.MaxPool2d, x: Tensor, values: Tensor) -> Tensor:
-    """Return (N, C, H, W): each window's value at the first of the window's largest `x`, equal but for rounding."""
+    """Return (N, C, H, W): each window's value at its largest `x`, the first of those equal up to rounding."""
     x = (x / (x.abs().amax((1, 2, 3), keepdim=True) / 2**14)).round()
     (k, step, pad), (height, width) = (int(v) for v in (pool.kernel_size, pool.stride, pool.padding)), x.shape[2:]  # type: ignore[arg-type]
     sides = [(out - 1) * step + k - pad - side for out, side in zip(values.shape[2:], (height, width), strict=True)]
@@ -234,7 +234,7 @@ def put(pool: nn.MaxPool2d, x: Tensor, values: Tensor) -> Tensor:
 
 
 def deeplift(case: Case) -> Tensor:
-    """The Rescale rule; a maximum's difference goes from each of the two winners to the larger value."""
+    """The Rescale rule; a maximum's difference goes to the winners of both passes, each towards the larger value."""
     x, n = case.inputs, len(case.inputs)
 
     def slope(node: Node, arriving: Tensor) -> tuple[Tensor]:
@@ -263,7 +263,7 @@ def excitation(case: Case, leaf: str, contrastive: bool) -> Tensor:
             (x,), weight = node.inputs, sign * node.module.weight if node.last else node.module.weight
             terms = [(x.clamp(min=0), weight.clamp(min=0)), (x.clamp(max=0), weight.clamp(max=0))]
             z = sums(node.module, terms, None)
-            if node.last and z.ndim == 4:  # one linear layer with the average behind it
+            if node.last and z.ndim == 4:  # counts as one linear layer together with the average behind it
                 p, z = (t.sum((2, 3), keepdim=True).expand_as(t) for t in (p, z))
             return (shares(node.module, terms, z, p),)
 
@@ -275,7 +275,7 @@ def excitation(case: Case, leaf: str, contrastive: bool) -> Tensor:
 
 
 def authors_fullgrad(case: Case) -> Tensor:
-    """The map as the authors make it: hooks on modules with a bias, one scale a layer, corners aligned."""
+    """The authors' map: hooks on modules with a bias, one scale per layer, aligned corners."""
     module, x = case.module(), case.inputs.requires_grad_()
     outputs: list[tuple[Tensor, Any]] = []
     for each in module.modules():
@@ -289,7 +289,7 @@ def authors_fullgrad(case: Case) -> Tensor:
 
         def keep(_module: nn.Module, _args: object, out: Tensor, bias: Any = bias) -> Tensor:
             outputs.append((bias.detach(), out))
-            return out.clone()  # what follows may work in place
+            return out.clone()  # later layers may work in place
 
         each.register_forward_hook(keep)
     score = (module(x) * chosen(case)).sum()
@@ -305,7 +305,7 @@ def authors_fullgrad(case: Case) -> Tensor:
 
 
 def without(leaf: str) -> Callable[[Network], str]:
-    """Return what says that a network has no such module without children."""
+    """Return a function that says why a network has no such module without children."""
 
     def unfit(network: Network) -> str:
         found = dict(network.module.named_modules()).get(leaf)
@@ -315,7 +315,7 @@ def without(leaf: str) -> Callable[[Network], str]:
 
 
 def excitations(layer: str, leaf: str) -> list[Pair]:
-    """Return the pairs of Excitation Backprop at one layer, whose last module is `leaf`."""
+    """Return the pairs for Excitation Backprop at one layer, whose last module is `leaf`."""
     named = [("mwp", False), ("cmwp", True)]
     return [
         Pair(
@@ -343,7 +343,7 @@ def ventral(case: Case) -> Tensor:
 
 
 def no_positions(network: Network) -> str:
-    """Return why the layer's whole sum is not that of a map; "" where it is."""
+    """Return why the sum of the layer's output is not that of a map; "" if it is."""
     reading = network.reading(network.layer)
     return "" if reading == CHANNELS_FIRST else f"{network.layer} is read as {reading}"
 

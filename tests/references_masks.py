@@ -1,4 +1,4 @@
-"""References of perturbation methods: the loops of the authors' codes, on the files where they begin with files.
+"""References of perturbation methods: the loops of the authors' codes, on files if these start from files.
 
 Random numbers are part of a method's definition here, so the references draw the same ones.
 """
@@ -33,7 +33,7 @@ LIME_AUTHORS = "marcotcr/lime, own loop over scikit-image and scikit-learn"
 
 
 def kept(steps: int) -> ExtremalPerturbation:
-    """Return Extremal Perturbations of one mask, which is not smoothed."""
+    """Return Extremal Perturbations with one mask, not smoothed."""
     return ExtremalPerturbation([0.1], steps, smooth=0)
 
 
@@ -43,7 +43,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def by_score(channels: int, masks: Callable[[Tensor, int], list[Tensor]]) -> Callable[[Case], Tensor]:
-    """Return Score-CAM over the channels of the largest sum, with the masks (H, W) that (mask, image) gives."""
+    """Return Score-CAM over the channels with the largest sum; `masks` makes the masks (H, W) from (mask, image)."""
 
     def made(case: Case) -> Tensor:
         module, size, found = case.module(), case.inputs.shape[2:], []
@@ -62,7 +62,7 @@ def by_score(channels: int, masks: Callable[[Tensor, int], list[Tensor]]) -> Cal
 
 
 def noisy(samples: int) -> Callable[[Tensor, int], list[Tensor]]:
-    """Return SS-CAM's masks, with the noise of `SSCAM(samples)`."""
+    """Return SS-CAM's masks with the noise of `SSCAM(samples)`."""
 
     def made(mask: Tensor, n: int) -> list[Tensor]:
         noise = 2.0 * normal(torch.tensor([n]), (samples, *mask.shape), 0)[0]
@@ -139,7 +139,7 @@ def shapley(permutations: int) -> Callable[[Case], Tensor]:
 
 
 def lime(samples: int) -> Callable[[Case], Tensor]:
-    """Return the authors' fit over the copies of `LIME(samples=samples)`: superpixels of the 8-bit image."""
+    """Return the authors' fit to the copies of `LIME(samples=samples)`, with superpixels of the 8-bit image."""
 
     def made(case: Case) -> Tensor:
         module, found = case.module(), []
@@ -165,7 +165,7 @@ def lime(samples: int) -> Callable[[Case], Tensor]:
 
 
 def pillow(x: NDArray[np.floating], radius: float) -> Floats:
-    """Return what the authors smooth masks with: Pillow's filter on 8 bits."""
+    """Return a mask smoothed as by the authors: Pillow's filter on 8 bits."""
     return np.array(Image.fromarray((x * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))) / 255
 
 
@@ -209,7 +209,7 @@ def _deletion(
 
 
 def _first_mask(module: nn.Module, clear: Tensor, dull: Tensor, target: int) -> Floats:
-    """Return 1 less the smallest blurred disc that is enough, stretched to 8 bits, at the cells' middles."""
+    """Return 1 minus the smallest sufficient blurred disc, stretched to 8 bits, at the centres of the cells."""
     side = clear.shape[2]
     y, x = np.ogrid[-side // 2 : side - side // 2, -side // 2 : side - side // 2]
     with torch.no_grad():
@@ -237,7 +237,7 @@ def _variation_slope(mask: Floats, beta: float) -> Floats:
 
 
 def extremal(steps: int, area: float) -> Callable[[Case], Tensor]:
-    """Return TorchRay's mask for one area after so many steps, `preserve` with `blur`, not smoothed."""
+    """Return TorchRay's mask for one area after `steps` steps, `preserve` with `blur`, not smoothed."""
 
     def made(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         side, weights, levels = x.shape[2], _pooling_weights(x.shape[2]), _blurred_levels(x)
@@ -272,7 +272,7 @@ def _pooling_weights(side: int) -> Tensor:
 
 
 def _pooled(parameters: Tensor, weights: Tensor) -> Tensor:
-    """Return (1, H', W'): the mean of parameters times weights, weighted by the softmax of 20 times these."""
+    """Return (1, H', W'): the mean of parameters times weights, weighted by the softmax of 20 times these products."""
     cells = parameters.shape[2] + 6
     around = F.unfold(parameters, 9, padding=7).view(1, 81, cells, cells)
     values = (

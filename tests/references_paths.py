@@ -37,7 +37,7 @@ def saliency(name: str) -> ModuleType:
 
 
 def answering(module: nn.Module, target: int) -> Answer:
-    """Return what the authors' package asks: gradients of a logit, rounded to float32 as ours are."""
+    """Return the function that the authors' package calls: gradients of a logit, rounded to float32 as ours are."""
 
     def answer(images: Any, **_more: Any) -> dict[str, Any]:
         asked = torch.as_tensor(np.asarray(images)).movedim(3, 1).requires_grad_()
@@ -48,7 +48,7 @@ def answering(module: nn.Module, target: int) -> Answer:
 
 
 def guided(steps: int) -> Callable[[Case], Tensor]:
-    """Return the authors' Guided IG, summed over the colours; NumPy has renamed an argument since."""
+    """Return the authors' Guided IG, summed over the colours; adapted to an argument that NumPy has renamed."""
 
     def quantile(values: NDArray[np.float64], share: float, interpolation: Any) -> Any:
         return of(values, share, method=interpolation)
@@ -67,7 +67,7 @@ def guided(steps: int) -> Callable[[Case], Tensor]:
 
 
 def ranked(steps: int) -> Callable[[Case], Tensor]:
-    """Return the authors' XRAI: segments of the image, attributions of what the network sees of it."""
+    """Return the authors' XRAI: segments of the image, attributions for the network's input."""
 
     def made(case: Case) -> Tensor:
         theirs, found = saliency("xrai"), []
@@ -88,7 +88,7 @@ def ranked(steps: int) -> Callable[[Case], Tensor]:
 
 
 def climbed(copies: int, steps: int) -> Callable[[Case], Tensor]:
-    """Return Augmented Grad-CAM by whole maps, turned and shrunk one after the other."""
+    """Return Augmented Grad-CAM computed with whole maps, transformed and reduced one after the other."""
 
     def made(case: Case) -> Tensor:
         drawn, (h, w) = 2 * uniform(torch.arange(copies), (3,), 0).double() - 1, case.inputs.shape[2:]
@@ -97,7 +97,7 @@ def climbed(copies: int, steps: int) -> Callable[[Case], Tensor]:
         for i, (turn, right, down) in enumerate(drawn.tolist()):
             (angle, x, y) = (0.5 * turn, 30 / 224 * w * right, 30 / 224 * h * down) if i else (0.0, 0.0, 0.0)
             v, u = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
-            v, u = v - (h - 1) / 2 - y, u - (w - 1) / 2 - x  # back by the shift, then by the angle
+            v, u = v - (h - 1) / 2 - y, u - (w - 1) / 2 - x  # undo the shift, then the rotation
             cosine, sine = np.cos(angle), np.sin(angle)
             places = torch.stack([(cosine * u + sine * v) / w, (cosine * v - sine * u) / h], 2) * 2
             grids.append(places[None].expand(len(case.inputs), -1, -1, -1))
@@ -121,7 +121,7 @@ def climbed(copies: int, steps: int) -> Callable[[Case], Tensor]:
 
 
 def factored(case: Case) -> Tensor:
-    """Return the map of the class's concept by pytorch-grad-cam's `dff`, from where ours begins."""
+    """Return the map of the class's concept by pytorch-grad-cam's `dff`, from our starting point."""
     found, all_of = [], activations_of(case)
     for n, (a, y) in enumerate(zip(all_of, case.targets, strict=True)):
         index, flat = torch.tensor([n]), (a - a.amin((1, 2), keepdim=True)).flatten(1)

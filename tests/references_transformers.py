@@ -1,7 +1,7 @@
 """References of methods for transformers: block by block through torchvision's vision transformer, no autograd rules.
 
-Relevance is carried as such, from the logit down, where the methods have gradients: what differs is more than a
-notation.
+Relevance itself is propagated from the logit down, whereas the methods use gradients, so the two computations differ in
+more than notation.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ VIT_CX = "vaynexie/CausalX-ViT@a120d99, own loop over scikit-learn"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One image's values in one block: (T, C), but for what attention has per head."""
+    """One image's values in one block: (T, C), except the attention's, which are per head."""
 
     module: EncoderBlock
     before: Tensor
@@ -52,7 +52,7 @@ class Block:
 
 
 def block_of(module: EncoderBlock, x: Tensor) -> Block:
-    """Return what a block does with (T, C) tokens."""
+    """Run a block on (T, C) tokens."""
     attention = module.self_attention
     heads, width = attention.num_heads, x.shape[1] // attention.num_heads
     normed = module.ln_1(x)
@@ -91,7 +91,7 @@ def gradients_of(module: nn.Module, image: Tensor, target: Tensor) -> tuple[list
 
 
 def grid(row: Tensor) -> Tensor:
-    """Return (1, h, w) of the (T,) row of the class token in a square of tokens."""
+    """Return (1, h, w) from the class token's row (T,), for a square grid of tokens."""
     side = round((len(row) - 1) ** 0.5)
     return row[1:].detach().view(1, side, side)
 
@@ -106,7 +106,7 @@ def rollout(module: nn.Module, x: Tensor, _target: Tensor) -> Tensor:
 
 
 def gae(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Return the class token's row of R, to which each block adds its part."""
+    """Return the class token's row of R, the sum over the blocks."""
     blocks, gradients = gradients_of(module, x[0], target)
     total = torch.eye(len(blocks[0].before), dtype=x.dtype)
     for block, gradient in zip(blocks, gradients, strict=True):
@@ -120,7 +120,7 @@ def divided(a: Tensor, b: Tensor) -> Tensor:
 
 
 def positive(relevance: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Return the relevance of x (T, C) that its positive products with a weight (D, C) hand on."""
+    """Return the relevance of x (T, C) by its positive products with a weight (D, C)."""
     pairs = [(x.clamp(min=0), weight.clamp(min=0)), (x.clamp(max=0), weight.clamp(max=0))]
     share = divided(relevance, pairs[0][0] @ pairs[0][1].T + pairs[1][0] @ pairs[1][1].T)
     return pairs[0][0] * (share @ pairs[0][1]) + pairs[1][0] * (share @ pairs[1][1])
@@ -132,7 +132,7 @@ def proportional(relevance: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> T
 
 
 def totals(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the authors' shares of a sum's two values, whose totals have the sizes of their proportional totals."""
+    """Return the authors' shares of a sum's two values: totals in the ratio of the proportional totals' sizes."""
     first, second = (divided(relevance * part, a + b) for part in (a, b))
     sizes = first.sum().abs(), second.sum().abs()
     whole = relevance.sum() / (sizes[0] + sizes[1])
@@ -140,7 +140,7 @@ def totals(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attribution(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Return transformer attribution, its relevance carried down block by block."""
+    """Return transformer attribution, with relevance propagated block by block."""
     blocks, gradients = gradients_of(module, x[0], target)
     assert isinstance(module, VisionTransformer)
     head = module.heads.head
@@ -167,7 +167,7 @@ def weights_of(mlp: nn.Sequential) -> tuple[Tensor, Tensor]:
 
 
 def down(block: Block, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the relevance (T, C) before a block and that of its weights (heads, T, T), of the relevance behind it."""
+    """Return the relevance (T, C) before a block and of its weights (heads, T, T), from that behind it."""
     attention, (up, back) = block.module.self_attention, weights_of(block.module.mlp)
     kept, fed = totals(relevance, block.between, block.fed)
     fed = positive(positive(fed, block.active, back), block.normed_again, up)
@@ -190,7 +190,7 @@ def _heads(block: Block) -> tuple[int, int]:
 
 
 def lrp(cp: bool) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Return AttnLRP, or CP-LRP, its relevance carried down to the image."""
+    """Return AttnLRP, or CP-LRP, with relevance propagated to the image."""
 
     def made(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         assert isinstance(module, VisionTransformer)
@@ -215,7 +215,7 @@ def lrp(cp: bool) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
 
 
 def tokens_of(tokens: Tensor) -> Tensor:
-    """Return patches (T - 1, C) with a row before them for the class token, which no pixel is in."""
+    """Return patches (T - 1, C) preceded by a row for the class token, which has no pixels."""
     return torch.cat([torch.zeros_like(tokens[:1]), tokens])
 
 
@@ -254,7 +254,7 @@ def lower(block: Block, relevance: Tensor, cp: bool) -> Tensor:
 
 
 def legrad(blocks: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Return torchcam's LeGrad of the last blocks, their mean made a sum."""
+    """Return torchcam's LeGrad over the last blocks, with its mean turned into a sum."""
 
     def made(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
         assert isinstance(module, VisionTransformer)
@@ -267,7 +267,7 @@ def legrad(blocks: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
 
 
 def vit_cx(distance: float) -> Callable[[Case], Tensor]:
-    """Return the authors' sum over the masks of clusters, with the noise of `ViTCX`."""
+    """Return the authors' sum over the clusters' masks, with the noise of `ViTCX`."""
 
     def made(case: Case) -> Tensor:
         module, found = case.module(), []
@@ -297,7 +297,7 @@ def vit_cx(distance: float) -> Callable[[Case], Tensor]:
 
 
 def of_torchvision(network: Network) -> str:
-    """Return why the loops do not know a network."""
+    """Return why the loops cannot run on a network."""
     module = network.module
     known = isinstance(module, VisionTransformer) and len(module.heads) == 1
     return "" if known else "the reference goes through torchvision's vision transformer"

@@ -1,8 +1,8 @@
-"""zennit's LRP, where it is installed (pip install zennit==0.5.1): its licence keeps it out of what is required here.
+"""zennit's LRP, if it is installed (pip install zennit==0.5.1); because of its licence it is not a dependency.
 
-Its own composites, with 1e-12 in the place of 1e-6 as what all denominators are moved by (epsilon's stays). MobileNetV2
-gets two things that zennit's canonizers do not do: residual sums and the average over positions become modules. What
-they leave of a batch norm that they merged still divides by the root of 1 + 1e-5; here by 1.
+Its own composites, with 1e-12 instead of 1e-6 as the stabiliser of denominators (except in the rule epsilon). In
+MobileNetV2, residual sums and the average over positions are turned into modules, which zennit's canonizers do not do.
+A batch norm merged by them still divides by the root of 1 + 1e-5; here it divides by 1.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ STABILIZER = 1e-12
 
 
 def unfit(network: Network) -> str:
-    """Return why zennit is not asked for a network."""
+    """Return why zennit cannot run on a network."""
     known = isinstance(network.module, MobileNetV2 | SqueezeNet)
-    return "" if known else "its sums and activations are no modules, which zennit needs"
+    return "" if known else "zennit needs modules, and its sums and activations are none"
 
 
 def prepared(module: nn.Module) -> nn.Module:
-    """Return MobileNetV2 with modules where zennit needs them; others as they are."""
+    """Return MobileNetV2 with modules where zennit needs them; other networks are unchanged."""
     summed = import_module("zennit.layer").Sum
 
     class Residual(nn.Module):

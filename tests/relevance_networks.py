@@ -28,9 +28,9 @@ def logit(forward: Forward, targets: Tensor = TARGETS) -> Tensor:
 
 
 def squeezed(rectified: bool, averaged_first: bool = False, bias: bool = True) -> nn.Sequential:
-    """SqueezeNet's form: the class scores of the positions are averaged; without the ReLU as with a fitted head.
+    """SqueezeNet's form: class scores averaged over the positions; without the ReLU it has the form of a fitted head.
 
-    The trunk's bias is not negative: Captum does not cut off a negative one as the rule does.
+    The trunk's bias is not negative: the rule clips a negative one, and Captum does not.
     """
     torch.manual_seed(0)
     second = nn.Conv2d(6, 8, 3, bias=bias)

@@ -1,4 +1,4 @@
-"""Runs of a small network on generated scenes, as several tests make them."""
+"""Runs of a small network on generated scenes, shared by several tests."""
 
 import copy
 from functools import lru_cache

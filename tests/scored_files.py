@@ -1,4 +1,4 @@
-"""Truths of small files and folders, as `eigencam score` and others read them."""
+"""Small files and folders of ground truth, as `eigencam score` and other commands read them."""
 
 import argparse
 import json

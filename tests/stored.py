@@ -30,19 +30,19 @@ ENVIRONMENT = {"packages": {"torch": "2.7"}, "command": ["eigencam", "run"], "gi
 
 
 def plan(n: int) -> Plan:
-    """What a run knows of `n` images."""
+    """A run's plan for `n` images."""
     return Plan.of([f"{k:04d}" for k in range(n)])
 
 
 def rows(n: int = 6, start: int = 0, iou: float = 0.6) -> pd.DataFrame:
-    """Rows as the localization evaluator makes them."""
+    """Rows in the form of the localization evaluator."""
     box = {"x1": 0.0, "y1": 0.0, "x2": 9.0, "y2": 9.0}
     line = {"label": 0, "target": 0, "top5": [0, 1], **box, "iou": iou, "map_state": "ok"}
     return pd.DataFrame([{"image": f"{k:04d}", **line} for k in range(start, start + n)])
 
 
 def result(root: Path, **changes: Any) -> Result:
-    """A result that nothing is written of yet; `changes` go into its identity."""
+    """A result before anything is written; `changes` go into its identity."""
     identity = {**IDENTITY, **changes}
     return Result(root, ("data", "net", "method", "localization"), identity)
 
@@ -60,7 +60,7 @@ def finished(root: Path, n: int = 6, iou: float = 0.6, **changes: Any) -> Result
 
 
 def reseal(folder: Path, frame: pd.DataFrame) -> None:
-    """Give a complete result other rows, sealed by the summary that it has."""
+    """Replace the rows of a complete result, and seal them in its summary."""
     publish(folder, published(folder), frame)
 
 
@@ -70,7 +70,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
 
 
 def restated(folder: Path, change: Callable[[dict[str, Any]], object], **summary: Any) -> Path:
-    """Move a complete result to where it would lie with a changed identity, sealed anew; the new folder."""
+    """Move a complete result to the folder of a changed identity, sealed anew; returns the new folder."""
     identity = read_json(folder / IDENTITY_FILE)
     change(identity)
     told = replace(Summary.read(folder / SUMMARY), result=checksum(identity), **summary)

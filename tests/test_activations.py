@@ -1,4 +1,4 @@
-"""Every method on every activation, written as a module, as a function and as arithmetic: right, or refused."""
+"""Every method with every activation, written as a module, a function and arithmetic: correct maps, or a refusal."""
 
 import warnings
 from typing import Any
@@ -35,7 +35,7 @@ CASES = [(name, form) for name in FORMS for form in ("module", "function", "inli
 
 
 def accepted(name: str, form: str) -> set[str]:
-    """The methods of `RULED` that follow an activation."""
+    """The methods of `RULED` that have a rule for an activation."""
     smooth = {"integrated_gradients", "guided_ig", "blur_ig", "expected_gradients", "xrai", "fullgrad"}
     chosen = {"deeplift", "liftcam", *smooth}
     if name in ("ReLU", "ReLU6"):
@@ -121,7 +121,7 @@ RELU_FORMS: dict[str, Function] = {
 
 
 def statement(x: Tensor) -> Tensor:
-    """A rectifier in place whose return value nobody reads."""
+    """An in-place rectifier whose return value is not used."""
     F.relu(x, inplace=True)
     return x
 
@@ -180,7 +180,7 @@ def test_what_has_no_rule_is_named_and_refused(kind: str) -> None:
 
 def test_what_torch_does_not_show_is_refused() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scripting is on its way out
+        warnings.simplefilter("ignore")  # scripting is deprecated
         scripted = torch.jit.script(nn.Sequential(nn.SiLU()))
     module = small(nn.ReLU)
     module[1] = scripted

@@ -1,4 +1,4 @@
-"""Maps under an attack: rows and summary by hand, one attack for all methods, the class asked for afterwards."""
+"""Maps under an attack: rows and summary by hand, one attack for all methods, the class requested afterwards."""
 
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def test_the_summary_is_by_hand() -> None:
     assert found["box_error_change_fooled"].value == 0
     assert -100 < found["box_error_change_fooled"].low == -found["box_error_change_fooled"].high < -80  # Tango's, n = 2
     assert found["fooling_rate"].value == 75
-    assert found["rank_correlation"].value == 0.75  # where either map is constant there is no similarity to speak of
+    assert found["rank_correlation"].value == 0.75  # no similarity if either map is constant
     assert found["rank_correlation"].n == 2
     assert found["linf"].value == pytest.approx(1)
     assert found["relative_l2"].value == pytest.approx(1)

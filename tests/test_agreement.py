@@ -1,4 +1,4 @@
-"""Methods beside independent code, on networks with batch norms, residuals and, with real weights, saturated ReLU6."""
+"""Methods compared with independent code on networks with batch norms, residuals and, if trained, saturated ReLU6."""
 
 import os
 from functools import cache
@@ -36,7 +36,7 @@ def test_maps_are_those_of_independent_code(pair: Pair, words: tuple[str, ...]) 
         pytest.skip(why)
     found = compare(pair, made)
     assert min(found.rhos) > 0.9999
-    # probabilities that nearly cancel keep fewer digits of float32; a unit near its kink may be on for one of 16 nodes
+    # probabilities that nearly cancel keep fewer digits of float32; a unit near its kink may be active at 1 of 16 nodes
     allowed = {"cmwp": 1e-3, "integrated_gradients": 5e-3}.get(pair.name.split()[0], 3e-6)
     assert max(found.differences) < allowed
 

@@ -1,7 +1,7 @@
-"""CAM family, perturbations, optimised masks and faithfulness beside independent code, on a real network: MobileNetV2.
+"""CAM family, perturbations, optimised masks and faithfulness compared with independent code on a real network.
 
-It has batch norms, residual sums and ReLU6; images are of half the size here. The same pairs with more steps and images
-make `results/agreement_perturbation.csv`.
+The network is MobileNetV2, with batch norms, residual sums and ReLU6, on images of half the usual size. The same pairs
+with more steps and images make `results/agreement_perturbation.csv`.
 """
 
 import os
@@ -50,8 +50,8 @@ PAIRS = [
     Pair("extremal", ExtremalPerturbation([0.1], 2, smooth=0), OWN, masks.extremal(2, 0.1)),
 ]
 LOOSE = {"lime": 1e-4, "mask": 3e-2, "extremal": 1e-2, "gradcampp": 1.0}
-"""Where the largest difference is larger: a fit in float32, a level of 8 bits at a mask's edge, which values of a tie
-are ones, and the number that pytorch-grad-cam adds."""
+"""Pairs with larger differences, because of a fit in float32, one 8-bit level at a mask's edge, the order of ties, or
+the constant that pytorch-grad-cam adds."""
 
 
 def load(model: str, images: Sequence[int], dtype: torch.dtype, *more: str) -> tuple[Network, list[NDArray[np.uint8]]]:
@@ -77,7 +77,7 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def probe(case: Case) -> tuple[BatchProbe, Tensor]:
-    """What evaluators of faithfulness ask of the network, and Grad-CAM's map."""
+    """What evaluators of faithfulness request from the network, and Grad-CAM's map."""
     forward = case.network.forward(case.images, gradients=True)
     method = GradCAM()
     return BatchProbe(forward, method, case.targets), method(forward, case.targets)
@@ -96,7 +96,7 @@ def full(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def test_insertion_and_deletion_are_the_authors_loop(probe: tuple[BatchProbe, Tensor]) -> None:
-    """RISE's: a kernel that is a filtered point, pixels in falling order, all channels of a pixel at once."""
+    """RISE's code: the kernel is a filtered point; pixels are replaced in descending order, all channels at once."""
     asked, found = probe
     (row,) = InsertionDeletion(steps=4).rows(found.numpy(), asked)
     x = asked.images.double()
@@ -137,7 +137,7 @@ def test_adcc_is_the_authors_arithmetic(probe: tuple[BatchProbe, Tensor]) -> Non
 
 
 def test_unscaled_activations_have_no_first_component_of_an_rbf_kernel() -> None:
-    """SqueezeNet's: the kernel is near the identity, unless it is as wide as the data."""
+    """On SqueezeNet the kernel is near the identity, unless it is as wide as the data."""
     network, files = load("squeezenet1_1_local", [0, 3, 4, 5], torch.float32)
     forward = network.forward(torch.from_numpy(np.stack([network.preprocess(file)[0] for file in files])))
     found = KPCACAM("rbf")(forward, torch.zeros(4, dtype=torch.long))

@@ -1,6 +1,6 @@
-"""What came to the CAM family since 2020 beside the libraries and formulas, on a network of the scenes in float64.
+"""The CAM family since 2020 compared with libraries and formulas, on a network of the scenes in float64.
 
-The same pairs on networks with real weights, and with the authors' code, are rows of `scripts/agreement.py`.
+`scripts/agreement.py` compares the same pairs on networks with real weights, and with the authors' code.
 """
 
 import pytest

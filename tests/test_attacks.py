@@ -106,7 +106,7 @@ def test_a_network_that_does_not_look_is_left_alone() -> None:
 
 
 def test_lengths_are_measured_where_it_is_said_and_clipping_keeps_the_range() -> None:
-    scale = torch.tensor([1.0, 10.0, 1.0])[:, None, None]  # noise in the second channel is cheap in pixels
+    scale = torch.tensor([1.0, 10.0, 1.0])[:, None, None]  # noise in the second channel costs little in pixel units
     _, _, logits = affine(4)
     x = random_images(10)
     of_pixels = DeepFool(space="pixels", overshoot=0)(logits, x, scale, ())

@@ -1,4 +1,4 @@
-"""Attention read off the operations, and what is made of it: the same for every way to write it, closed forms, sums."""
+"""Attention read from the operations, and methods that use it: every way to write it, closed forms, sums."""
 
 import re
 from collections.abc import Callable
@@ -33,7 +33,7 @@ METHODS: tuple[Method, ...] = (
 TARGETS = torch.tensor([4, 0, 2])
 IMAGES = random_activations(3, 3, 32, 32, seed=1).double()
 WIDTH, HEADS = 24, 2
-"""With few inputs some linear unit has no positive part, and transformer attribution loses what it is given."""
+"""With few inputs a linear unit may have no positive contribution, and transformer attribution then loses relevance."""
 TOKENS = Reading((1,), (4, 4), front=1)
 
 BOTH: Any = "both"
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """A vision transformer of two blocks; the head reads the class token, or the patches' mean."""
+    """A vision transformer with two blocks; the head reads the class token, or the patches' mean."""
 
     def __init__(self, attend: Attend, bias: bool = True, *, pooled: bool = False, front: int = 1) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_a_multi_head_module_is_read_in_either_order_of_axes() -> None:
 
 
 class Windows(nn.Module):
-    """Attention of one kind on four rows of four positions, and a head."""
+    """Attention of one kind over a 4 x 4 grid, and a head."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ def test_cp_lrp_keeps_the_logit_and_attnlrp_does_not() -> None:
 
 
 def test_what_the_softmax_of_attnlrp_loses() -> None:
-    """x times the softmax's gradient is the published rule, and its sum misses the relevance by a known amount."""
+    """x times the softmax's gradient is the published rule, whose sum differs from the relevance by a known amount."""
     x, relevance = random_activations(4, 2).double().requires_grad_(), random_activations(4, 2, seed=3).double()
     s = x.softmax(-1)
     found = x.detach() * torch.autograd.grad(s, x, relevance / s.detach())[0]
@@ -323,7 +323,7 @@ def test_autocast_is_for_the_network_alone() -> None:
 
 
 class OneChannel(nn.Module):
-    """A bright square, as it is and to two logits."""
+    """A bright square, its attention, and two logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -360,7 +360,7 @@ def test_groups_of_masks() -> None:
     ]
     distances = torch.tensor(table).numpy()
     assert grouped(distances, 0.1).tolist() == [1, 0, 1, 2, 3]
-    assert grouped(distances, 0.05).tolist() == [1, 0, 2, 3, 4]  # the limit itself is too far
+    assert grouped(distances, 0.05).tolist() == [1, 0, 2, 3, 4]  # a distance equal to the limit is too large
     assert grouped(distances, 0.3).tolist() == [1, 0, 1, 2, 1]
 
 

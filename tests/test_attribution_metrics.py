@@ -40,7 +40,7 @@ def network() -> Network:
 
 
 def asked(name: str, images: Tensor, labels: list[int]) -> tuple[NDArray[np.float32], BatchProbe]:
-    """A method's maps, and what evaluators may ask."""
+    """A method's maps, and what evaluators may request."""
     found = compute_maps(network(), {"m": METHODS[name]}, images, labels=labels)
     maps = found.maps["m"]
     truth = Truth("a", (SIDE, SIDE), 0, np.zeros((0, 4)), np.zeros(0, np.int64))
@@ -96,12 +96,12 @@ def test_no_block_that_matters_is_the_worst_for_every_map() -> None:
     images = torch.zeros(2, 3, 8, 8)
     maps = torch.arange(128.0).view(2, 8, 8)
     found = metrics(Infidelity(), Infidelity().rows(maps.numpy(), linear(maps, images)))
-    assert found["infidelity_share"].value != found["infidelity_share"].value  # of no image is it defined
+    assert found["infidelity_share"].value != found["infidelity_share"].value  # not defined for any image
     some = images.clone()
     some[0] = 1
     found = metrics(Infidelity(), Infidelity().rows(maps.numpy(), linear(maps, some)))
     assert found["infidelity_share"].value > 50
-    assert "1 images more without a value" in found["infidelity_share"].note
+    assert "1 further images without a value" in found["infidelity_share"].note
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -141,7 +141,7 @@ def test_infidelity_is_captums(name: str, reading: Any, cells: int, fill: Any) -
 
 
 def _scaled(row: dict[str, Any]) -> float:
-    """With the best factor of either sign, as theirs; ours is not below 0."""
+    """With the best factor of either sign, as in their code; ours is at least 0."""
     return row["drop_square"] - row["product"] ** 2 / row["map_square"]
 
 
@@ -297,7 +297,7 @@ def test_max_sensitivity_is_that_of_quantus() -> None:
 
 @pytest.mark.full
 def test_infidelity_is_that_of_quantus_but_for_blocks_that_it_leaves_removed() -> None:
-    """Its blocks are taken away one after the other, and stay away: with a single block there is no difference."""
+    """Its blocks are removed cumulatively, one after the other: with a single block there is no difference."""
     pytest.importorskip("quantus")
     module = importlib.import_module("quantus.metrics.faithfulness.infidelity")
     maps, p = asked("gradient", inputs(SIDE), LABELS)

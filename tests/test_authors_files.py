@@ -1,4 +1,4 @@
-"""Weights in authors' files: synthetic ones in their form are read, all others are refused."""
+"""Weights files of methods' authors: synthetic files in their formats are read, all others are refused."""
 
 import pickle
 import sys
@@ -109,21 +109,21 @@ def scenes_resnet() -> dict[str, Any]:
 
 
 class Bls:
-    """The authors' solver, as far as it is kept."""
+    """The state of the authors' solver that a pickle keeps."""
 
     def __init__(self, coefficients: Any) -> None:
         self.coef_, self.alpha, self.normalize = coefficients, 50, object()
 
 
 class Solved:
-    """The authors' object: it holds the network, too."""
+    """The authors' object, which also holds the network."""
 
     def __init__(self, coefficients: Any, module: nn.Module) -> None:
         self.bls_merge, self.model, self.target_layer = [Bls(coefficients)], module, "[0+1]"
 
 
 def pickled(path: Path, made: object, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Write a pickle whose classes are of a module that is not there when it is read."""
+    """Write a pickle whose classes are in a module that is missing when it is read."""
     module = ModuleType("utils_of_the_authors")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for kind in (Bls, Solved):
@@ -153,7 +153,7 @@ def test_the_coefficients_of_broadcams_authors_are_read(
 
 
 class Harm:
-    """A pickle that runs code where it may."""
+    """A pickle that runs code if the reader allows it."""
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path("harmed"),)

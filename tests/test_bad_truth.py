@@ -1,7 +1,7 @@
-"""Every reader with one thing wrong in one image: the image is named with its file, and the others are read as before.
+"""Every reader with one fault in one image: the image is named with its file, and the others are read as before.
 
-The faults are those of `damage.py` and `damaged_masks.py`. What a reader's lists show is known before the first batch;
-the faults that none shows are in `Reader.unlisted`.
+The faults are those of `damage.py` and `damaged_masks.py`. Faults in a reader's lists are known before the first batch;
+all others are in `Reader.unlisted`.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ from eigencam.datasets.voc import Voc
 
 @dataclass(frozen=True)
 class Reader:
-    """What writes valid files, what reads them, the id of the image that is damaged, and the damages.
+    """Functions that write valid files and read them, the id of the damaged image, and the faults.
 
     Attributes:
-        unlisted: the faults that no list shows, but the image's own file or mask.
+        unlisted: the faults that only the image's own file or mask shows.
     """
 
     write: Damage
@@ -118,7 +118,7 @@ def test_one_wrong_truth_is_named_and_the_others_are_read(tmp_path: Path, reader
     before = row.read(tmp_path)
     ids = list(before.ids)
     expected = {name: checked_truth(before, i) for i, name in enumerate(ids)}
-    del before  # HDF5 does not open for writing what is open
+    del before  # HDF5 does not open a file for writing twice
     damage(tmp_path)
     data = row.read(tmp_path)
     assert list(data.ids) == ids
@@ -156,7 +156,7 @@ def test_an_empty_list_is_refused_whatever_the_policy(
 
 
 def test_a_list_counted_from_1_is_no_rounding(tmp_path: Path) -> None:
-    """Images that were brought to one size have boxes that are rounded beyond them, and some that begin at 0."""
+    """Images resized to one size: some boxes are rounded beyond the border, and some begin at 0."""
     names = [f"val/{name}.JPEG" for name in ilsvrc_files.IDS[:2]]
     files.lines(tmp_path / "class_labels.txt", *(f"{name},3" for name in names))
     files.lines(tmp_path / "image_sizes.txt", *(f"{name},20,20" for name in names))

@@ -1,4 +1,4 @@
-"""What a run does where a truth cannot be right: refuse it before the first batch, or leave the image out."""
+"""What a run does with an invalid truth: it stops before the first batch, or leaves the image out."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ CHOSEN = [
 ]
 
 KEYS = {"graz02": "ig02"}
-"""Of `paths`, where it is not the dataset's name."""
+"""The key of `paths`, if it is not the dataset's name."""
 
 
 def config(root: Path, dataset: str, *overrides: str) -> DictConfig:
@@ -91,9 +91,7 @@ def test_a_mask_that_is_wrong_is_found_when_it_is_read(tmp_path: Path, policy: s
         (result,) = run(composed).results.values()
         assert result.summary is not None
         assert (result.summary.n, list(result.summary.bad_truths)) == (1, ["bikes/bike_002"])
-        with pytest.raises(
-            ValueError, match=r"images whose truth cannot be right:\n.*bike_002\.mask.*\non_bad_truth=skip"
-        ):
+        with pytest.raises(ValueError, match=r"images with an invalid truth:\n.*bike_002\.mask.*\non_bad_truth=skip"):
             run(config(tmp_path, "graz02"))
 
 

@@ -1,4 +1,4 @@
-"""The tree from row segments against flooding, the components above cuts against scipy, kernels against numpy."""
+"""The tree from row segments compared with flooding, components above cuts with scipy, kernels with numpy."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ KINDS = ("two", "few", "noise", "smooth", "wide")
 
 
 def image(kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Levels with ties, rings, plateaus, one row or column, widths that are multiples of eight and that are not."""
+    """Levels with ties, rings, plateaus, a single row or column, and widths that are or are not multiples of eight."""
     height, width = rng.integers(1, 14, 2)
     if kind == "wide":
         height, width = rng.integers(20, 70, 2)
@@ -107,7 +107,7 @@ def test_what_is_of_the_image_is_made_once_for_the_maps_that_share_it() -> None:
     assert [score_map.of_image("a", make) for score_map in together] == [1, 1, 1]
     assert together[0].of_image("b", make) == 2
     alone = ScoreMap(np.eye(2), (4, 4))
-    assert [alone.of_image("a", make) for _ in range(2)] == [3, 4]  # the truth may be another one by then
+    assert [alone.of_image("a", make) for _ in range(2)] == [3, 4]  # the truth may have changed by then
 
 
 @pytest.mark.full

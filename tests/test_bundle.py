@@ -30,7 +30,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: object, status: int = 0) -> 
 
 @pytest.fixture
 def theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A bundle of one result, made in a folder that is gone."""
+    """A bundle of one result, made in a folder that no longer exists."""
     finished(tmp_path / "there")
     said(capsys, "bundle", tmp_path / "there", "--out", tmp_path / "theirs.zip")
     (tmp_path / "there").rename(tmp_path / "gone")
@@ -56,12 +56,12 @@ def test_a_bundle_is_verified_merged_and_shown_as_claimed(
         assert (other.folder / name).read_bytes() == (gone / name).read_bytes()
     said(capsys, "merge", tmp_path / "both", "--into", tmp_path / "third")  # a claim goes with the result
     assert sum(stored.claim is not None for stored in read_all(tmp_path / "third")) == 1
-    said(capsys, "merge", tmp_path / "gone", "--into", tmp_path / "third")  # somebody here has computed it
+    said(capsys, "merge", tmp_path / "gone", "--into", tmp_path / "third")  # it has been computed here
     assert not any(stored.claim for stored in read_all(tmp_path / "third"))
 
 
 def rewritten(bundle: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    """The bundle with other files in it."""
+    """Write the bundle with other files in it."""
     with zipfile.ZipFile(bundle) as archive:
         files = {info.filename: archive.read(info) for info in archive.infolist()}
     change(files)
@@ -141,7 +141,7 @@ def test_a_bomb_and_other_files_are_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 def forged(root: Path) -> Path:
-    """A result whose rows are made up, and whose metrics, seals and card agree with them."""
+    """A result with invented rows, and with metrics, seals and card that agree with them."""
     folder = finished(root).folder
     frame = rows(6, iou=0.9)
     reseal(folder, frame)

@@ -1,4 +1,4 @@
-"""FEM, Finer-CAM, RefineCAM, Recipro-CAM, Group-CAM and what runs other methods: on paper, image by image, refusals."""
+"""FEM, Finer-CAM, RefineCAM, Recipro-CAM, Group-CAM and wrappers of methods: closed forms, image by image, refusals."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def weights(forward: Forward) -> Tensor:
 
 
 def staged() -> nn.Module:
-    """Three sizes of maps, the last of them in front of the classifier."""
+    """Three sizes of maps, the last one before the classifier."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Conv2d(5, 6, 1), nn.Flatten(), nn.Linear(24, 4)).eval()
@@ -50,7 +50,7 @@ def staged_pass(**more: Any) -> Forward:
 
 
 def test_fem_adds_the_means_of_the_channels_that_stand_out() -> None:
-    """Channel 0 has one peak, channel 1 two values that none of 9 is two deviations above."""
+    """Channel 0 has one peak; channel 1 has two values, none of which is two deviations above the mean of 9."""
     a = torch.zeros(1, 2, 3, 3)
     a[0, 0, 1, 2], a[0, 1, :, 0] = 9, 3
     found = k_sigma(a, 2.0, "mean")[0]
@@ -63,7 +63,7 @@ def test_fem_adds_the_means_of_the_channels_that_stand_out() -> None:
 
 @pytest.mark.parametrize("picked", [False, True])
 def test_finer_cam_is_the_cam_of_the_difference_of_weights(picked: bool) -> None:
-    """Behind an average and a linear layer: of one image, and of several classes of one image."""
+    """With an average and a linear layer behind: for one image, and for several classes of one image."""
     forward, targets = make(network("gap"), gradients=True), TARGETS
     if picked:
         rows = torch.tensor([0, 0, 4, 0])
@@ -77,7 +77,9 @@ def test_finer_cam_is_the_cam_of_the_difference_of_weights(picked: bool) -> None
     for row, t in zip(y, targets.tolist(), strict=True):
         compared = [k for k in range(4) if k != t]
         p = row[compared].softmax(0)
-        share = p * (1 + row[compared] - (p * row[compared]).sum())  # of the weighted mean, by each logit
+        share = p * (
+            1 + row[compared] - (p * row[compared]).sum()
+        )  # derivative of the weighted mean with respect to each logit
         expected["probability"].append(w[t] - (share[:, None] * w[compared]).sum(0))
     for kind, alpha in (("equal", 0.6), ("probability", 1.0)):
         cam = torch.einsum("nc,nchw->nhw", torch.stack(expected[kind]), forward.activations()) / 42
@@ -111,7 +113,7 @@ def test_the_classes_compared_are_the_nearest_without_the_class_itself() -> None
 
 
 def test_finer_cam_is_a_target_of_any_method() -> None:
-    """The classes compared are those of the image that is explained, whatever inputs a method makes."""
+    """The compared classes are those of the explained image, whatever inputs a method makes."""
     logits, changed = torch.tensor([[5.0, 1.0, 4.0, 3.0]]), torch.tensor([[5.0, 4.5, 0.0, 1.0]])
     target: Any = finer(0, alpha=0.5, references=2, weights="equal")
     assert target(changed).item() == 5 - 0.5 * (4.5 + 1) / 2
@@ -195,7 +197,7 @@ def test_copies_that_change_nothing_leave_the_map() -> None:
 def test_eigen_smooth_of_hirescam_is_eigen_grad_cam() -> None:
     forward = make(network("rectified"), gradients=True)
     assert torch.equal(EigenSmooth(HiResCAM())(forward, TARGETS), EigenGradCAM()(forward, TARGETS))
-    gap = make(network("gap"), gradients=True)  # there gradients do not depend on the place
+    gap = make(network("gap"), gradients=True)  # gradients there are the same at all positions
     torch.testing.assert_close(EigenSmooth(GradCAM())(gap, TARGETS), EigenSmooth(HiResCAM())(gap, TARGETS))
 
 
@@ -270,7 +272,7 @@ def test_what_runs_a_method_refuses_what_it_refuses() -> None:
 
 
 def test_stages_are_found_where_everything_passes() -> None:
-    """None inside of a block that a shortcut leads around."""
+    """No stage is inside a residual block."""
     import torchvision
 
     from eigencam.methods.stages import stages_of

@@ -1,4 +1,4 @@
-"""Expected Gradients, LIFT-CAM, Relevance-CAM, Poly-CAM, Opti-CAM, Zoom-CAM, SESS and others: on paper, one by one."""
+"""Expected Gradients, LIFT-CAM, Relevance-CAM, Poly-CAM, Opti-CAM, Zoom-CAM, SESS and others: closed forms."""
 
 from typing import Any
 
@@ -136,7 +136,7 @@ def test_opti_cam_climbs_from_equal_weights() -> None:
 
 
 def probabilities(forward: Forward, masks: Tensor) -> Tensor:
-    """(2, C) of the first two targets, under masks (2, C, H, W)."""
+    """(2, C): scores of the first two targets under masks (2, C, H, W)."""
     images, of = forward.images, TARGETS[:2, None]
     made = [forward.predict(2, lambda _part, mask=mask: images * mask[:, None]) for mask in masks.unbind(1)]
     return torch.cat([logits.softmax(1).gather(1, of) for logits in made], 1)
@@ -186,7 +186,7 @@ def test_components_are_scikit_learns() -> None:
 
 
 def test_blur_ig_adds_up_to_the_difference_from_the_blurred_image() -> None:
-    """As the steps grow; of a linear network the path does not matter."""
+    """The sum converges with the number of steps; for a linear network the path does not matter."""
     forward = make(network("gap"))
     blurred = gaussian_filter(forward.images.numpy(), (0, 0, 3, 3), mode="constant")
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_sobol_indices_of_a_sum_are_the_shares_of_the_squares() -> None:
 
 
 def test_hsic_is_the_product_of_centred_kernels() -> None:
-    """Of one cell that decides, and others that do not."""
+    """One cell decides the logit, and the others do not."""
     generator = torch.Generator().manual_seed(0)
     z = (torch.rand(200, 3, generator=generator) < 0.5).double()
     y = 1 + 2 * z[:, :1] + 0.01 * torch.rand(200, 2, generator=generator).double()

@@ -1,4 +1,4 @@
-"""The list of methods says what each is, and the page in `docs/` is made of it."""
+"""The list of methods describes each one, and the page in `docs/` is made from it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What no table may leave out about a method: readings of abstracts say so in their name and below every table."""
+"""Caveats of methods: readings of abstracts say so in their name and below every table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ READING = "a reading of the paper's abstract; its formulas were not at hand"
 
 
 def with_caveat(root: Path) -> None:
-    """A complete result of a method that says something, finished from its parts as `run` and `merge` do."""
+    """A complete result of a method with a caveat, finished from its parts as `run` and `merge` do."""
     made = result(root, method={"name": "FAM", "version": 2})
     made.open("a: 1\n", ENVIRONMENT, plan=replace(plan(6), caveat=caveat_of(FAM())))
     made.add(rows(6).to_dict("records"))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`eigencam check`: a person sees what is wrong with her own folder."""
+"""`eigencam check`: it shows users what is wrong with their own folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from eigencam.reporting.census import lines as census_lines
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Sixty images of 60 x 80 with a box each, in pixels from 0."""
+    """Sixty images of 60 x 80, each with one box in pixels counted from 0."""
     rows = []
     for k in range(60):
         write_image(tmp_path / f"photos/{k:02}.png", (60, 80), k)
@@ -36,14 +36,14 @@ INCLUSIVE = ["dataset.box_format=xyxy", "dataset.box_origin=0", "dataset.box_end
 def test_a_right_folder_is_counted_and_drawn(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(asked(photos, *INCLUSIVE, "--show", "3")) == 0
     printed = capsys.readouterr().out
-    assert "folder: 60 images, 60 with a truth that can be right" in printed
+    assert "folder: 60 images, 60 with a valid truth" in printed
     assert "sizes: 80 x 60 to 80 x 60 pixels (width x height), 1 different" in printed
     assert "boxes: 60, 1 per image, 0 images without one; most: object 60" in printed
     assert "closest to the border: 0, 0, 1, 0 pixels" in printed
     with Image.open(photos.parent / "out/folder.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     green = (np.abs(pixels - (40, 220, 90)).sum(2) < 60).sum()
-    assert green > 3 * 2 * (59 + 30)  # three boxes, drawn larger than they are
+    assert green > 3 * 2 * (59 + 30)  # three boxes, with thick lines
 
 
 @pytest.mark.full
@@ -51,7 +51,7 @@ def test_boxes_of_another_form_show(photos: Path, capsys: pytest.CaptureFixture[
     wrong = ["dataset.box_format=xywh", "dataset.box_origin=0"]
     assert main(asked(photos, *wrong)) == 1
     printed = capsys.readouterr().out
-    assert "have a truth that cannot be right" in printed
+    assert "have an invalid truth" in printed
     assert "folder: 60 images, 60" not in printed
 
 

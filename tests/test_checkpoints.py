@@ -1,4 +1,4 @@
-"""Weight files as people have them: the weights are found in them, or the message says what was."""
+"""Weights files in their usual forms: the weights are found, or the message says what the file contains."""
 
 import argparse
 from collections.abc import Callable

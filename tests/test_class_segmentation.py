@@ -1,4 +1,4 @@
-"""Class maps against a confusion matrix, pixel by pixel, at every threshold; edges; a run with `target=each`."""
+"""Class maps compared with a confusion matrix of pixels at every threshold; edge cases; a run with `target=each`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ Masks = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Example:
-    """A mask and a map (h, w) for each of some classes; `meant`: whether those that are constant are."""
+    """A mask, and a map (h, w) for each of some classes; `meant`: whether constant maps are so on purpose."""
 
     name: str
     mask: Masks
@@ -34,7 +34,7 @@ class Example:
 
     @property
     def broken(self) -> bool:
-        """Whether the map of a class has no value."""
+        """Whether the map of a class is undefined."""
         return any(not np.isfinite(m).all() or (np.ptp(m) == 0 and not self.meant) for m in self.maps.values())
 
     def row(self, evaluator: ClassSegmentation, order: int = 1) -> Row:
@@ -63,9 +63,9 @@ def by_hand(example: Example, threshold: float) -> Masks:
 
 
 def miou(examples: Sequence[Example], found: Sequence[Masks]) -> float:
-    """From a confusion matrix, over the classes with a pixel in the truth, in percent.
+    """The mean IoU from a confusion matrix, over the classes with a pixel in the truth, in percent.
 
-    In an image without a map each class is found wherever it is not.
+    In an image with an undefined map, each class is predicted wherever it is not.
     """
     confusion, elsewhere = np.zeros((VOID, VOID)), np.zeros(VOID)
     for example, own in zip(examples, found, strict=True):
@@ -86,7 +86,7 @@ def miou(examples: Sequence[Example], found: Sequence[Masks]) -> float:
 
 
 def random_examples(n: int, seed: int = 0) -> list[Example]:
-    """Masks with void pixels; maps that resemble them, with ties, negative values, some NaN, constant, of one pixel."""
+    """Masks with void pixels, and similar maps: with ties, negative values, some NaN, constant, or of one pixel."""
     rng = np.random.default_rng(seed)
     examples = []
     for i in range(n):
@@ -220,12 +220,12 @@ def test_void_no_mask_no_class_and_one_pixel() -> None:
     evaluator = ClassSegmentation()
     emptied = Truth("a", (4, 6), 0, np.zeros((0, 4)), np.zeros(0, np.int64), mask=halved(0))
     assert emptied.mask is not None
-    emptied.mask[:] = VOID  # a truth is not made of void alone
+    emptied.mask[:] = VOID  # a mask may not be void everywhere
     nothing = {"image": "a", "label": 0, **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [emptied])}
     void = {m.name: m for m in evaluator.summary(pd.DataFrame([nothing]))}
     assert {(np.isnan(m.value), m.note) for m in void.values()} == {(True, "not defined: all pixels are void")}
     unlabelled = summary(evaluator, [Example("a", halved(1), {-1: LEFT})])
-    assert unlabelled["class_miou"].value == 25  # all is background: half of it right, and nothing of the class
+    assert unlabelled["class_miou"].value == 25  # all is predicted as background: half of it is right
     assert (
         summary(evaluator, [Example("a", np.ones((1, 1), np.uint8), {0: np.ones((1, 1))})])["class_miou"].value == 100
     )
@@ -266,7 +266,7 @@ def test_a_run_has_one_row_an_image(tmp_path: Path) -> None:
             assert truth.mask is not None
             assert row["maps"] == len(truth.objects())
             assert row["truth"].sum() == (truth.mask != VOID).sum()
-            assert row["predicted"].sum() >= row["truth"].sum()  # the background once more, for every threshold
+            assert row["predicted"].sum() >= row["truth"].sum()  # again the background, at every threshold
         assert result.summary is not None
         values = {m["name"]: m["value"] for m in result.summary.metrics}
         assert values["class_miou"] <= values["class_miou_best"] <= 100

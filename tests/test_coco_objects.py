@@ -1,4 +1,4 @@
-"""COCO's polygons and run lengths: like its own code where they are valid, and bounded where they are not."""
+"""COCO's polygons and run lengths: valid ones are decoded as by COCO's code, invalid ones are refused."""
 
 import json
 import tracemalloc
@@ -15,7 +15,7 @@ from pycocotools import mask as cocos
 from eigencam.datasets.coco_objects import LONGEST_OUTLINE, decode, segmentation_fault, unpacked
 from eigencam.evaluation.predictions import read_coco_truth
 
-theirs: Any = cocos  # typed more narrowly than it is
+theirs: Any = cocos  # its annotation is narrower than what it accepts
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 30))
@@ -136,7 +136,7 @@ def test_an_outline_of_ordinary_length_is_filled() -> None:
         ({"bbox": [float("nan"), 10, 1, 5]}, "annotation 7 of image 1: bbox"),
         ({"bbox": []}, "annotation 7 of image 1: bbox"),
         ({"category_id": 4}, "annotation 7 of image 1: category_id 4; allowed are 1"),
-        ({"segmentation": None}, ""),  # boxes are scored without
+        ({"segmentation": None}, ""),  # scoring boxes does not need it
     ],
 )
 def test_a_truth_to_score_against_is_checked_likewise(tmp_path: Path, change: dict[str, Any], words: str) -> None:

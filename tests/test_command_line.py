@@ -1,4 +1,4 @@
-"""What every command says of itself, where options may stand, and what a shell completes."""
+"""The help of every command, the position of options, and the shell's completion."""
 
 import importlib
 import os
@@ -83,7 +83,7 @@ def test_candidates(line: str, word: str) -> None:
 
 @pytest.mark.full
 def test_bash_completes(tmp_path: Path) -> None:
-    """The script in a real shell; what it asks is answered by a stand-in, so that nothing heavy starts."""
+    """Run the script in a real shell, with a stand-in that answers its queries, so that nothing heavy starts."""
     if not (bash := shutil.which("bash")):
         pytest.skip("no bash")
     answer = tmp_path / "eigencam"
@@ -97,7 +97,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.splitlines()[0] == "scenes_vgg"  # bash has `model=` already
+    assert done.stdout.splitlines()[0] == "scenes_vgg"  # bash has already inserted `model=`
     assert "-F _eigencam eigencam" in done.stdout
 
 

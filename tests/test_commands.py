@@ -1,8 +1,8 @@
-"""Every command that stands in a comment of a config, on a page or at the head of a script can be typed.
+"""Every command in a comment of a config, on a page or at the head of a script is valid.
 
-Nothing runs: a command of Hydra's is composed, every value of a sweep being an option of its group; the arguments of
-another subcommand are parsed, papers and experiments looked up; a script has the options. Words in capitals and dots
-stand for what a reader puts there.
+Nothing is run. A Hydra command is composed, and every value of a sweep has to be an option of its group. The arguments
+of other subcommands are parsed, and papers and experiments are looked up. A script must have the options. Words in
+capitals and dots are placeholders.
 """
 
 import argparse
@@ -30,17 +30,17 @@ SOURCES = ["configs", "scripts", "eigencam", "evaluation", "datasets", "results/
 COMMAND = r"(?:\.venv/bin/)?(?:eigencam [a-z]+(?![\w:-])|python scripts/\w+\.py)"
 ENVIRONMENT = r"(?:[A-Z_0-9]+=\S+ )*"
 LINE = re.compile(rf"\s*(?:#\s*)?{ENVIRONMENT}(?:nice )?(?P<command>{COMMAND}.*)")
-"""A line that is a command, perhaps with the environment before it and words behind three spaces or a sign."""
+"""A line with a command, optionally after environment variables, and with a remark after three spaces or a sign."""
 QUOTED = re.compile(rf"`{ENVIRONMENT}(?P<command>{COMMAND}[^`\n]*)`")
 SAID = re.compile(rf"(?:\(|Then: |: )(?P<command>{COMMAND}[^()\n]*)")
-"""A command within a comment's sentence."""
+"""A command inside a comment's sentence."""
 STAND_IN = re.compile(r"\.\.\.|…")
 ONE_S_OWN = ("my_", "birds", "channel_norm")
-"""Names that the reader of a page has given, above the command."""
+"""Names that the page defines above the command."""
 
 
 class Written(NamedTuple):
-    """A command, where it stands, and whether it is a line of its own."""
+    """A command, its position, and whether it is a line of its own."""
 
     place: str
     words: tuple[str, ...]
@@ -48,7 +48,7 @@ class Written(NamedTuple):
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """The files that have commands, by their place; of Python the docstring."""
+    """The texts with commands, by file; for Python files, the docstring."""
     for name in PAGES:
         yield name, (ROOT / name).read_text()
     for folder in SOURCES:
@@ -60,7 +60,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def joined(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; a backslash at the end joins the next one, without a comment's sign."""
+    """Lines with their numbers; a backslash at the end joins the next line, without its comment sign."""
     before, first = "", 1
     for number, line in enumerate(text.splitlines(), 1):
         first = first if before else number
@@ -87,7 +87,7 @@ def commands() -> Iterator[Written]:
 
 
 def arguments(text: str) -> tuple[str, ...]:
-    """The words of a command, without what may be left out, `[--check]`, and what a remark says behind it."""
+    """The words of a command, without optional parts such as `[--check]` and without a remark behind it."""
     text = re.sub(r" \[[^\]]*\]", "", re.split(r" {3,}|\s# |; |\t| [|>] |, then", text)[0])
     words = shlex.split(text.removeprefix(".venv/bin/"))
     return tuple(word for word in words if not STAND_IN.search(word))
@@ -101,7 +101,7 @@ def place(words: tuple[str, ...]) -> str:
 
 
 def alone(words: tuple[str, ...]) -> bool:
-    """Whether the command is somewhere a line to be typed, not just named in a sentence."""
+    """Whether the command occurs as a line of its own, and not only in a sentence."""
     return any(written.whole for written in ALL if written.words[1:] == words)
 
 
@@ -116,12 +116,12 @@ HYDRAS = sorted({w.words[1:] for w in ALL if w.words[0] == "eigencam" and w.word
 
 
 def known(group: str, name: str) -> bool:
-    """Whether a group has an option, a library a network, or the page's reader a name."""
+    """Whether a name is an option of a group, a network of a library, or a name defined on the page."""
     return name in options(group) or name.split("/")[0] in LIBRARIES or name.startswith(ONE_S_OWN)
 
 
 def one_of_each(words: list[str]) -> Iterator[str]:
-    """Overrides of one job: of a sweep over a group's options the first, once all are seen to be options."""
+    """Overrides of one job: the first one of a sweep over a group's options, after checking that all are options."""
     there = groups()
     for word in words:
         key, _, value = word.partition("=")
@@ -139,9 +139,11 @@ def one_of_each(words: list[str]) -> Iterator[str]:
 def test_a_command_of_hydra_s_composes(words: tuple[str, ...]) -> None:
     flags = {word for word in words if word.startswith("-")}
     assert flags <= {"-m", "--retry-failed", "--help", "--config-dir"}
-    if len(words) == 2 and words[1].startswith("experiment="):  # which another test composes
+    if len(words) == 2 and words[1].startswith("experiment="):  # composed by another test
         assert (ROOT / f"configs/experiment/{words[1].partition('=')[2]}.yaml").is_file()
-    elif not flags - {"-m"}:  # else a page's own configs, which the tests of the pages run, or nothing to compose
+    elif not flags - {
+        "-m"
+    }:  # otherwise the page's own configs, which the tests of the pages run, or nothing to compose
         compose(words[0], list(one_of_each([word for word in accepted(list(words[1:])) if word != "-m"])))
 
 

@@ -1,4 +1,4 @@
-"""`eigencam compare`: the same numbers as the rows give by hand, for every form that a method may come in."""
+"""`eigencam compare`: the numbers equal those computed from the rows by hand, for every form of a method."""
 
 import json
 import subprocess

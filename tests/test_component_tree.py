@@ -14,7 +14,7 @@ Box = tuple[int, int, int, int]
 
 
 def contours(levels: Levels, v: int) -> tuple[list[Box], Box | None]:
-    """Inclusive boxes of all contours above v, and that of the first of the largest."""
+    """Inclusive boxes of all contours above v, and the box of the first largest one."""
     above = cv2.threshold(levels, v, 255, cv2.THRESH_BINARY)[1]
     found = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     boxes = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in map(cv2.boundingRect, found)]
@@ -53,7 +53,7 @@ def small(kind: str, rng: np.random.Generator) -> Levels:
 
 @pytest.mark.parametrize("kind", ["two", "few", "noise", "smooth"])
 def test_small_images(kind: str) -> None:
-    """Ties, rings, islands in holes, contours at the border, images of one row: they are all among these."""
+    """These include ties, rings, islands in holes, contours at the border, and images of one row."""
     rng = np.random.default_rng(0)
     for _ in range(40):
         levels = small(kind, rng)

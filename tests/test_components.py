@@ -1,4 +1,4 @@
-"""Components of the activations against pytorch-grad-cam and scikit-learn; FAM against what is known on paper."""
+"""Components of the activations compared with pytorch-grad-cam and scikit-learn; FAM with closed forms."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ def test_seg_eigencam_is_pytorch_grad_cams() -> None:
 def test_the_sign_is_the_one_known_on_paper_and_pytorch_grad_cams_eigencam_is_lapacks(mirrored: bool) -> None:
     """Rank one: channels c_k m of gradients g_k have the component (m - mean m) ‖g c‖, mirrored with the image.
 
-    The energy is at m's peak, so that is positive. LAPACK's sign follows the first pixel: mirroring flips it.
+    The energy is largest at m's peak, which is therefore positive. LAPACK's sign follows the first pixel: mirroring
+    flips it.
     """
     m = torch.tensor([[8, 2, 0, 0], [2, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
     m = m.flip(1) if mirrored else m
@@ -129,14 +130,14 @@ def test_an_rbf_kernel_that_sees_every_position_alone_has_no_first_component() -
     large = pass_of(1e4 * small)
     assert KPCACAM("rbf")(large, TARGETS[:2]).isnan().all()  # the kernel is the identity
     found = KPCACAM("rbf", width=1.0, clip=False)(large, TARGETS[:2])
-    for ours, one in zip(found, small, strict=True):  # in units of the data the scale does not matter
+    for ours, one in zip(found, small, strict=True):  # with `width`, the data's scale does not matter
         x = one.flatten(1).T.double().numpy()
         theirs = KernelPCA(1, kernel="rbf", gamma=1 / (2 * x.var(0).sum())).fit_transform(x).ravel()
         assert abs(np.corrcoef(theirs, ours.flatten())[0, 1]) > 1 - 1e-6
 
 
 def test_two_directions_that_are_equal_in_energy_have_no_first_component() -> None:
-    """Two channels of one pattern each, equal: any mixture is as good as any other."""
+    """Two channels with equally strong patterns: any mixture is as good as any other."""
     two = torch.zeros(1, 40, 6, 7)
     two[0, 0, :3], two[0, 1, 3:] = 1, 1
     assert EigenCAM()(pass_of(two), TARGETS[:1]).isnan().all()
@@ -144,7 +145,7 @@ def test_two_directions_that_are_equal_in_energy_have_no_first_component() -> No
     found = EigenCAM()(pass_of(two), TARGETS[:1])
     torch.testing.assert_close(found, two[:, 1], atol=1e-5, rtol=0)
     flat = pass_of(torch.full((1, 40, 6, 7), 0.1))
-    assert (EigenCAM(center=True, sign="energy")(flat, TARGETS[:1]) == 0).all()  # not the rounding of a mean
+    assert (EigenCAM(center=True, sign="energy")(flat, TARGETS[:1]) == 0).all()  # independent of the rounding of a mean
 
 
 def test_kpcacam_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every option of every group composes, and every `_target_` takes the keys it is given, without building anything."""
+"""Every option of every group composes, and every `_target_` accepts its keys; nothing is built."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 def test_every_option_composes_and_fits_its_target(group: str, name: str) -> None:
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         config = compose("fit" if group == "fit" else "run", [f"{group}={name}"])
-    if name == "custom":  # left for the user to fill in
+    if name == "custom":  # to be filled in by the user
         config.model._target_, config.model.layer = "torchvision.models.alexnet", "features.11"
     elif name == "library":
         config.model.library, config.model.name = "torchvision", name

@@ -1,6 +1,6 @@
-"""Every packaged method and evaluator keeps its contract: pyright checks the lists, the tests that they are complete.
+"""Every packaged method and evaluator keeps its contract: pyright checks the lists, and the tests their completeness.
 
-A class of another form than its protocol, as one without `needs_gradient`, is an error of `make types`.
+`make types` reports a class that does not fit its protocol, for instance one without `needs_gradient`.
 """
 
 import re
@@ -361,7 +361,7 @@ def test_a_method_of_boxes_has_no_maps() -> None:
 
 
 def test_contracts_are_read_in_one_place() -> None:
-    """No other module asks a method or evaluator by a name in quotes."""
+    """No other module reads attributes of methods or evaluators by a quoted name."""
     names = r"unsupported|lacking|needs_gradient|class_specific|gives_boxes|baseline|constant_by_design"
     names += r"|headline|row_of_boxes|joint_row|rows|curves|sources"
     asked = re.compile(rf"""(?:get|has)attr\([^()]*(?:\([^()]*\)[^()]*)*,\s*["'](?:{names})["']""")

@@ -1,4 +1,4 @@
-"""Whether intervals cover what they say; `scripts/interval_coverage.py` is the whole of it."""
+"""Whether intervals have the stated coverage; `scripts/interval_coverage.py` is the full simulation."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.full
 
 CASES = {(case.kind, case.data): case for case in cases()}
 SAMPLES = 400
-"""Of a coverage of 95 % the standard error is then 1.1 %."""
+"""The standard error of a coverage of 95 % is then 1.1 %."""
 
 
 @pytest.mark.parametrize("n", [5, 19, 20, 60, 326])

@@ -1,4 +1,4 @@
-"""Curves agree with the metrics that are read off them."""
+"""Curves agree with the metrics that are read from them."""
 
 from typing import Any
 

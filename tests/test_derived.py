@@ -19,7 +19,7 @@ METHODS = ("eigencam", "gradcam", "random")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 scenes, of which the network takes some wrong."""
+    """40 scenes, some of which the network classifies wrongly."""
     root = tmp_path_factory.mktemp("results")
     overrides = ["model=scenes_resnet", "dataset.count=40", "workers=0", f"paths.results={root}", "device=cpu"]
     overrides += [f"method=[{','.join(METHODS)}]", "evaluator=[localization,segmentation,average_drop]"]
@@ -108,7 +108,7 @@ def test_a_pair_s_share_is_counted_among_the_two_whatever_else_ran(results: Path
         both = sum(value(long, method, name)["value"] for method in pair)
         assert 100 <= both < 200  # a tie counts for each
     twice = everything.assign(method_name=everything["method_name"].replace(METHODS[2], METHODS[0]))
-    assert with_wins(results, twice, pair) is twice  # which of the variants is the paper's?
+    assert with_wins(results, twice, pair) is twice  # the paper's variant is ambiguous
     assert with_wins(results, everything, (pair[0], "absent")) is everything
 
 

@@ -1,4 +1,4 @@
-"""The page of the design shows the house as it stands."""
+"""The page on the design shows the current arrows between the rooms."""
 
 import re
 import runpy

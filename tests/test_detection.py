@@ -40,7 +40,7 @@ def test_each_object_is_found_once_and_by_its_class() -> None:
     scores = np.array([0.5, 0.9, 0.8, 0.7, 0.6])
     found = detected(boxes, scores, np.array([0, 0, 0, 1, 1]), truth([0, 1, 1]))
     assert found.scores.tolist() == sorted(scores, reverse=True)
-    # shifted by one: hit; another class: false; hit; too far: false; found before: false
+    # shifted by one: hit; another class: false; hit; too far away: false; already detected: false
     assert found.states.tolist() == [1, 0, 1, 0, 0]
     difficult = detected(boxes, scores, np.array([0, 0, 0, 1, 1]), truth([0, 1, 1], [True, False, False]))
     assert difficult.states.tolist() == [-1, 0, 1, 0, -1]
@@ -48,7 +48,7 @@ def test_each_object_is_found_once_and_by_its_class() -> None:
 
 
 def test_average_precision_by_hand() -> None:
-    """Precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3; the third object is never found."""
+    """Precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3; the third object is never detected."""
     one = detected(BOXES[[0, 0, 1]], np.array([0.9, 0.8, 0.7]), np.array([0, 0, 0]), truth([0, 0, 0]))
     value, by_class = mean_average_precision([one], 3)
     assert by_class == {0: pytest.approx(1 / 3 + 2 / 9)}
@@ -69,7 +69,7 @@ def test_below_the_threshold_an_image_is_black() -> None:
 
 
 class Found(nn.Module):
-    """A detector that finds the box around what is not black, as label 2."""
+    """A detector that returns the box around all non-black pixels, with label 2."""
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         (image,) = images

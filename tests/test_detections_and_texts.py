@@ -60,7 +60,7 @@ def test_drise_is_the_covariance_of_similarity_and_mask(name: str) -> None:
 
 
 def test_drise_finds_what_a_detection_depends_on() -> None:
-    """Of a detector whose box is sure where its own place is red."""
+    """A detector whose box is certain if its own place is red."""
     explain = Explainer(Spots(), "red", preprocess=PLAIN)
     image = np.full((64, 64, 3), 128, np.uint8)
     image[16:50, 8:40, 0] = 255
@@ -72,7 +72,7 @@ def test_drise_finds_what_a_detection_depends_on() -> None:
 
 def test_drise_needs_a_box() -> None:
     explain = Explainer(detectors.built("ssd"), detectors.LAYERS["ssd"], preprocess=PLAIN)
-    with pytest.raises(ValueError, match="it explains a detection, and no box is asked for"):
+    with pytest.raises(ValueError, match="it explains a detection, and the target is no box"):
         explain(IMAGE, "drise", target=lambda output: output[0]["scores"][:1])
     with pytest.raises(ValueError, match="masks=0"):
         DRISE(0)
@@ -101,7 +101,7 @@ def test_gscorecam_of_all_channels_is_scorecam_by_the_softmax_of_logits() -> Non
 
 
 class Nothing(nn.Module):
-    """An answer whose gradient is 0."""
+    """An output whose gradient is 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 0 * x.mean((2, 3)) + 1

@@ -1,4 +1,4 @@
-"""An image that was changed behind a result is noticed, wherever the result meets it again."""
+"""A changed image is detected by every command that reads it for an existing result."""
 
 import os
 import shutil
@@ -83,7 +83,7 @@ def composed(results: Path, *options: str) -> DictConfig:
 
 
 def swap(images: Path, name: str) -> None:
-    """Replace an image by another one of the same size in bytes, with the times of the old one."""
+    """Replace an image by another one of the same size in bytes, with the old file's times."""
     (path,) = images.rglob(name)
     before = path.stat()
     Image.fromarray(np.full((60, 80, 3), 7, np.uint8)).save(path)
@@ -108,7 +108,7 @@ def test_a_method_added_later_and_verify_name_the_changed_image(
         run(composed(tmp_path / "r", *options, "method=[random]"))
     run(composed(tmp_path / "elsewhere", *options, "method=[random]"))
     for folder in (tmp_path / "elsewhere").iterdir():
-        shutil.rmtree(tmp_path / "r" / folder.name)  # of the run that was refused
+        shutil.rmtree(tmp_path / "r" / folder.name)  # for the refused run
         folder.rename(tmp_path / "r" / folder.name)
     capsys.readouterr()
     assert main(["verify", str(tmp_path / "r")]) == 1

@@ -1,4 +1,4 @@
-"""What the pages tell a reader to type works as written, in an empty folder."""
+"""The pages' commands and code work as written, in an empty folder."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to be in; modules that are made there do not outlive the test."""
+    """An empty folder as the current one; modules made there are forgotten after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EIGENCAM_RESULTS", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
@@ -45,7 +45,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def execute(page: str, change: Callable[[str], str] = str) -> None:
-    """Write the named files, type the commands."""
+    """Write the page's files, and run its commands."""
     for language, name, as_written in blocks(page):
         text = change(as_written)
         if name:
@@ -126,7 +126,7 @@ def test_the_python_page(here: Path) -> None:
     scope: dict[str, object] = {}
     for language, name, text in blocks("python.md"):
         if language == "python" and not name:
-            exec(text.replace("resnet50", "resnet18"), scope)  # the same layers, in a third of the time
+            exec(text.replace("resnet50", "resnet18"), scope)  # the same layers in a third of the time
     assert (here / "gradcam.png").is_file()
     assert list(scope["maps"]) == ["norm"]  # type: ignore[call-overload]
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Networks that do what they like, at every door: explained as they are, or refused in one line."""
+"""Unusual networks at every entry point: explained correctly, or refused in one line."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from eigencam.running.run import run
 
 
 class Shortcut(nn.Module):
-    """A value that is rectified in place while a shortcut holds it."""
+    """A value that is rectified in place while a shortcut still needs it."""
 
     def __init__(self, view: bool) -> None:
         super().__init__()

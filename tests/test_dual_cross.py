@@ -1,7 +1,7 @@
 """The dual cross-current network: its size and names, its two streams by hand, and maps on it.
 
-Beside the authors' class (92dun/DCNN@66921ac) with its weights loaded, both heads' logits are equal in float64, bit for
-bit: of 64 channels, width 48, depth 6, batch norms drawn at random, two inputs of 96 x 64.
+With the weights of the authors' class (92dun/DCNN@66921ac), both heads' logits equal theirs in float64 to the last bit
+(64 channels, width 48, depth 6, random batch norms, two inputs of 96 x 64).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from eigencam.running.maps import compute_maps
 pytestmark = pytest.mark.full
 
 COUNT, NAMES = 52_676_208, "f9bd829bfa5e7da9"
-"""Parameters of the authors' network, and a checksum of the names and shapes of its state."""
+"""Number of parameters of the authors' network, and a checksum of the names and shapes of its state."""
 
 
 def small() -> DualCrossCurrent:
@@ -45,7 +45,7 @@ def test_parameters_and_names_are_those_of_the_authors_network() -> None:
 
 
 def test_without_tokens_it_is_a_convolutional_network() -> None:
-    """With nothing from the tokens the map is that of the SC blocks one after the other."""
+    """Without the tokens' contribution, the map is that of the SC blocks one after the other."""
     net = small()
     for module in net.modules():
         if isinstance(module, ConvTransBlock):
@@ -56,7 +56,7 @@ def test_without_tokens_it_is_a_convolutional_network() -> None:
     for i in range(2, 7):
         block: Any = net.get_submodule(f"conv_trans_{i}")
         y = block.fusion_block(block.cnn_block(y))
-    assert y.shape == (2, 64, 2, 3)  # 64 x 96 by 4, by 2 twice, and by 2 in the last block
+    assert y.shape == (2, 64, 2, 3)  # 64 x 96 divided by 4, by 2 twice, and by 2 in the last block
     torch.testing.assert_close(net.both(x)[0], net.conv_cls_head(y.mean((2, 3))))
 
 
@@ -105,7 +105,7 @@ def test_maps_of_both_heads() -> None:
         assert all(np.isfinite(maps).all() for maps in found.maps.values())
         assert np.ptp(found.maps["eigencam"]) > 0
         gradients = used.forward(images, gradients=True).gradients(torch.tensor([1, 4]))
-        assert (gradients.flatten(1).abs().amax(1) > 0).all()  # the tokens' by both heads
+        assert (gradients.flatten(1).abs().amax(1) > 0).all()  # the tokens receive gradients from both heads
 
 
 @pytest.mark.parametrize("options", [{"depth": 7}, {"depth": 3}, {"channels": 6}, {"width": 25}])

@@ -105,7 +105,7 @@ def test_an_image_goes_through_the_network_once_and_a_map_of_no_class_is_made_on
 
 
 class Together:
-    """How many maps there are, and the sum of the classes that they are for."""
+    """Number of maps, and the sum of their classes."""
 
     def joint_row(self, score_maps: list[ScoreMap], truths: list[Truth]) -> Row:
         return {"maps": len(score_maps), "classes": sum(t.label for t in truths)}
@@ -133,7 +133,7 @@ def test_an_evaluator_may_ask_for_all_maps_of_an_image_at_once(tmp_path: Path) -
 
 
 class Asking:
-    """What the probe says of each row, and a number that is made once for all methods."""
+    """Each row's values from the probe, and a number that is computed once for all methods."""
 
     made = 0
 
@@ -163,7 +163,7 @@ def test_an_evaluator_that_asks_the_network_knows_truths_and_shares_work_between
         rows = job.results[method, "asking"].rows()
         assert (rows["own"] == rows["label"]).all()
         assert len(rows) == sum(len(job.dataset.truth(i).objects()) for i in range(6))
-        assert sorted(set(rows["number"])) == [1, 2]  # of two batches, the same for both methods
+        assert sorted(set(rows["number"])) == [1, 2]  # once for each of two batches, shared by both methods
 
 
 @pytest.mark.full
@@ -224,13 +224,14 @@ def test_the_rows_of_an_image_count_as_one(tmp_path: Path) -> None:
                 continue
             same = thrice[metric.name]
             assert same.value == pytest.approx(metric.value)
-            if metric.hit:  # at most as many effective rows as there are
+            if metric.hit:  # at most as many effective rows as rows
                 assert metric.low - 1e-9 <= same.low < same.high <= metric.high + 1e-9
             else:
                 assert (same.low, same.high) == pytest.approx((metric.low, metric.high), abs=1e-9)
             assert same.sample is not None
             assert cast(tuple[int, ...], same.sample.parts.shape)[0] <= len(set(rows["image"]))
-            # Three times the same rows tell no more, and as images of their own they would seem to.
+            # Repeating the rows three times adds no information; treated as different images they would seem to add
+            # some.
             apart = alone[metric.name]
             assert apart.high - apart.low < metric.high - metric.low or metric.value in (0, 100)
             stored = next(m for m in summary.metrics if m["name"] == metric.name)

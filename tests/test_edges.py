@@ -1,8 +1,8 @@
-"""Every evaluator of maps at its edges: what each metric is there, worked out by hand.
+"""Every evaluator of maps in edge cases: the value of each metric, worked out by hand.
 
-The constant maps are meant, as a baseline's is; those that are not are in `test_states.py`.
+Constant maps here are constant on purpose, like a baseline's; `test_states.py` has all other ones.
 
-The image is of 224 x 224 pixels, so that no map or mask is resized, but for the two that are about it.
+The image has 224 x 224 pixels, so that no map or mask is resized, except in the two cases about resizing.
 """
 
 import math
@@ -28,7 +28,7 @@ N = 224 * 224
 
 @dataclass(frozen=True)
 class Edge:
-    """A map and the boxes of the object, (x1, y1, x2, y2) inclusive, with the state that the map has to be noted in."""
+    """A map, the boxes of the object, (x1, y1, x2, y2) inclusive, and the expected state of the map."""
 
     values: NDArray[np.float64]
     boxes: list[tuple[int, int, int, int]]
@@ -80,11 +80,11 @@ def joined(*tables: Values) -> Values:
     return {edge: {name: value for part in tables for name, value in part[edge].items()} for edge in EDGES}
 
 
-# Half of the image for the whole of it, or the whole for a half, overlaps by exactly 1/2, which is right.
+# A box of half the image has an overlap of exactly 1/2 with the whole image, which is a hit.
 BOXED = joined(
     table("box_error", NAN, 0, 0, 100, 0, 0, 0, 0, 0), table("mean_iou", NAN, 50, 50, 0, 100, 100, 100, 100, 100)
 )
-# Without foreground the box is the whole image, but for a NaN; of ties it is around both.
+# Without foreground the box is the whole image (except for NaN); with ties it encloses both maxima.
 AROUND = joined(table("error", NAN, 0, 0, 100, 0, 0, 100, 0, 0), table("error_best", NAN, 0, 0, 100, 0, 0, 100, 0, 0))
 PROPOSED = joined(
     table("recall50_1", NAN, 100, 100, 0, 100, 100, 100, 100, 100),
@@ -92,9 +92,9 @@ PROPOSED = joined(
     table("mabo", NAN, 50, 50, 0, 100, 100, 100, 100, 100),
     table("boxes", 1, 1, 1, 0, 1, 1, 2, 1, 1),
 )
-SURE = (N - 100) / N  # share of right values among the highest where 100 pixels too many are found
+SURE = (N - 100) / N  # share of right pixels among the highest, if 100 pixels too many are included
 
-SHARE = [0.5, 0.5, 1, 1, 1, 1 / N, 200 / N, 816 / N, 0.5]  # of the image where the map is high, or says nothing
+SHARE = [0.5, 0.5, 1, 1, 1, 1 / N, 200 / N, 816 / N, 0.5]  # share of the image where the map is high, or is undefined
 PIXELS = np.array([N, N, N, N, 1, N, N, N, 40])
 NATS = np.log(PIXELS * SHARE)
 INSIDE = joined(
@@ -108,8 +108,8 @@ EXPECTED: dict[str, Values] = {
     "localization_fong_range": AROUND,
     "localization_fong_mean": AROUND,
     "localization_fong_energy": AROUND,
-    # In the authors' form no contour is the box of the first pixel, which the truth of one pixel is, too; a box is a
-    # pixel too wide, so that one pixel overlaps by 1/4; and truth of one pixel's height is one pixel high of 224.
+    # In the authors' form, no contour gives the box of the first pixel, which is also the truth of one pixel. A box is
+    # one # pixel too wide, so one pixel overlaps by 1/4. A truth one pixel high is one of 224 rows.
     "maxboxacc": table("max_box_acc", NAN, 100, 0, 0, 100, 0, 0, 100, 0),
     "maxboxacc_v2": joined(
         table("max_box_acc_v2_30", NAN, 100, 0, 0, 100, 0, 100, 100, 0),
@@ -119,7 +119,8 @@ EXPECTED: dict[str, Values] = {
     ),
     "maxboxacc_plain": table("max_box_acc_plain", NAN, 100, 0, 0, 0, 100, 100, 100, 100),
     "pointing": joined(
-        # Of a constant map the 112 columns of the object and the 14 that are less than 15 px away; of two peaks one.
+        # For a constant map: the 112 columns of the object and the 14 that are less than 15 px away. For two peaks: one
+        # of them.
         table("pointing_hits", NAN, 100, 100 * 126 / 224, 0, 100, 100, 50, 100, 100),
         table("pointing_accuracy", NAN, 100, 100 * 126 / 224, 0, 100, 100, 50, 100, 100),
     ),
@@ -141,7 +142,7 @@ EXPECTED: dict[str, Values] = {
         table("mean_recall50_1", NAN, 100, 100, 0, 100, 100, 100, 100, 100),
         table("mabo", NAN, 50, 50, 0, 100, 100, 100, 100, 100),
     ),
-    # Where all pixels are in one bin, the share of the object.
+    # If all pixels are in one bin: the share of the object.
     "pxap": table("pxap", NAN, 100, 50, 0, 100, 100, 50, 100, 100),
     "segmentation": joined(
         table("fg_iou", NAN, 50, 50, 0, 100, 100, 50, 100, 100),
@@ -149,12 +150,12 @@ EXPECTED: dict[str, Values] = {
         table("pixel_recall", NAN, 50, 100, 0, 100, 100, 100, 100, 100),
         table("precision_eer", NAN, 100, 50, 0, 100, 100, 50, 100, 100),
         table("fg_iou_best", NAN, 100, 50, 50, 100, 100, 50, 100, 100),
-        # Over the classes that occur in the truth: all object is no background.
+        # Over the classes that occur in the truth: if the object fills the image, there is no background.
         table("miou_binary", 50, 50, 25, 0, 100, 100, 25 + 50 * (N - 200) / (N - 100), 100, 100),
     ),
     "foreground": joined(
         table("pixel_accuracy", 50, 50, 50, 0, 0, 100, 100 * SURE, 100, 100),
-        # Over both classes in any case.
+        # Always over both classes.
         table("miou", 25, 25, 25, 0, 0, 100, 25 + 50 * (N - 200) / (N - 100), 100, 100),
         table("mean_ap", 50, 50, 50, 0, 50, 100, 100 * (SURE * SURE + (1 - SURE) / 2), 100, 100),
         table("mean_f1", 0, 200 / 3, 0, 0, 0, 100, 200 / 3, 100, 100),
@@ -163,7 +164,7 @@ EXPECTED: dict[str, Values] = {
 
 
 def row_evaluators() -> dict[str, Any]:
-    """Those of the presets that make a row from a map."""
+    """The presets that make a row from a map."""
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         names = GlobalHydra.instance().config_loader().get_group_options("evaluator")
         config: Any = OmegaConf.to_container(compose("run", [f"evaluator=[{','.join(names)}]"]).evaluator)
@@ -191,7 +192,7 @@ def test_the_metrics_at_an_edge_are_those_stated(name: str, edge: str) -> None:
         if math.isnan(metric.value) or metric.unit != "%":
             continue
         if math.isnan(metric.low):
-            assert metric.caution  # why there is no interval
+            assert metric.caution  # the reason why there is no interval
         else:
             assert 0 <= metric.low <= metric.high <= 100 + 1e-9
     if EDGES[edge].state != "ok" and not all(math.isnan(metric.value) for metric in metrics.values()):

@@ -1,4 +1,4 @@
-"""What a run asks of the machine it is on."""
+"""What a run sets on its machine."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Names that a format would read as its own, through every writer."""
+"""Names with a format's special characters, through every writer."""
 
 import csv
 import html
@@ -108,7 +108,7 @@ def test_markdown_keeps_its_lines_and_columns() -> None:
     assert r"- \# head" in text
     assert r"- 1\. first" in text
     assert "(javascript" not in re.sub(r"\\\]\(javascript", "", text)
-    assert "| 57.50" in text  # numbers are text: nothing is rounded or aligned away
+    assert "| 57.50" in text  # numbers are text: none is rounded or shifted
     assert " 007 " in text
 
 

@@ -1,4 +1,4 @@
-"""Every method on every kind of network: it runs, or says in a sentence why not, before anything is computed."""
+"""Every method on every kind of network: it runs, or gives a reason before anything is computed."""
 
 import re
 from functools import lru_cache
@@ -20,7 +20,7 @@ from eigencam.store.build import instantiate
 
 pytestmark = pytest.mark.full
 
-NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ in numbers alone
+NETWORKS: dict[str, tuple[str, ...]] = {  # and their other sizes, which differ only in numbers
     "acol": ("wsol_inception_v3_acol", "wsol_resnet50_acol", "wsol_vgg16_acol"),
     "alexnet": (),
     "alexnet_bvlc": (),
@@ -63,18 +63,18 @@ FEW = {
     "designs": 2,
     "copies": 2,
 }
-"""Parameters that only say how often something is done."""
+"""Parameters that only set a number of repetitions."""
 NO_RANDOM = (
     "broadcam",
     "fam_support_reading",
     "lcam_fm",
     "lcam_img",
-)  # they need weights that were fitted for the network's own
+)  # they need weights that were fitted for the network
 
 
 @lru_cache(maxsize=1)
 def methods() -> dict[str, Any]:
-    """Every method of `configs/method`, with few repetitions; but for `files`, which needs a folder."""
+    """Every method of `configs/method` except `files`, which needs a folder; with few repetitions."""
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         names = GlobalHydra.instance().config_loader().get_group_options("method")
         names = [name for name in names if name != "files"]
@@ -92,7 +92,7 @@ def methods() -> dict[str, Any]:
 
 
 def random_network(name: str) -> Network:
-    """With random weights that do not vanish, for images of 64 pixels where the architecture allows it."""
+    """A network with nonzero random weights, for images of 64 pixels if the architecture allows it."""
     torch.manual_seed(0)
     changes = [f"model={name}", "model.weights=null"]
     if not name.startswith("scenes") or name.endswith("_cells"):
@@ -142,14 +142,14 @@ def test_every_method_runs_or_says_why_not(name: str) -> None:
     assert found.maps.keys() | found.boxes.keys() == ran.keys()
     for m, maps in found.maps.items():
         assert maps.dtype == np.float32
-        # KPCA-CAM gives no map where no component stands out.
+        # KPCA-CAM gives no map if no component dominates.
         assert np.isfinite(maps).all() or (m.startswith("kpcacam") and np.isnan(maps).all()), m
     for m, boxes in found.boxes.items():
         assert boxes[0].shape[1:] == (5,), m
 
 
 def test_what_runs_where() -> None:
-    """By name, what a person would look for."""
+    """By name, as a user would look for it."""
     runs = {
         name: {m for m, method in methods().items() if not refusal(method, random_network(name))}
         for name in ("scenes_vgg", "scenes_resnet", "scenes_vit", "scenes_vig")

@@ -1,4 +1,4 @@
-"""Known evidence: mosaics, networks wired to cells, planted marks, and the evaluator of mass and rank inside."""
+"""Known evidence: mosaics, networks wired to cells, planted marks, and the evaluator of mass and rank accuracy."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_uniform_map_has_a_cell_s_share_and_one_of_the_cell_all(n: int) -> Non
 
 @pytest.mark.parametrize("seed", range(3))
 def test_grid_pointing_is_the_authors_score(seed: int) -> None:
-    """Theirs: enlarged by torch, clipped at 0, the share of a slice; 0 where the sum is not above 1e-7."""
+    """The authors' score: enlarged by torch, clipped at 0, the share in a slice; 0 if the sum is at most 1e-7."""
     m = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
     truth = grid_truth(3, 10)
     full = torch.nn.functional.interpolate(m[None, None], (30, 30), mode="bilinear")[0, 0].clamp(min=0)
@@ -101,7 +101,7 @@ def test_mosaics_are_of_distinct_classes_and_no_scene_is_in_two() -> None:
         truth = grid.truth(i)
         assert grid.image(i).shape == (60, 60, 3)
         assert len(set(truth.box_labels.tolist())) == 9
-        assert truth.label == truth.box_labels[i % 9]  # the cell asked for goes round
+        assert truth.label == truth.box_labels[i % 9]  # the requested cell changes cyclically
         assert alone.truth(1000 * i).label == truth.box_labels[0]
         labels.append(truth.box_labels.tolist())
     assert len({tuple(own) for own in labels}) == 6
@@ -146,7 +146,7 @@ def test_each_output_is_that_of_its_cell_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["resnet", "vgg"])
 def test_with_partial_the_head_alone_is_cut(kind: str) -> None:
-    """DiPart: the features are those of the network on the whole mosaic, and each logit reads those of its cell."""
+    """DiPart: the features are computed from the whole mosaic, and each logit reads those of its cell."""
     wired, whole = network(f"scenes_{kind}_cells", 128, partial=True), network(f"scenes_{kind}", 128)
     grid = ScenesGrid(2, side=64, heads=True)
     images = batch([grid.image(i) for i in range(2)])
@@ -220,7 +220,7 @@ def test_planted_images_that_cannot_be(wrong: dict[str, int]) -> None:
 
 
 def masses(folder: Path, *overrides: str) -> dict[str, float]:
-    """The mean mass inside of two images, or mosaics, by method."""
+    """The mean mass inside the evidence, over two images or mosaics, by method."""
     few = ["dataset.count=2", "target=each", "method=[hirescam,gradcam,eigencam]", "timing=false"]
     run(config(folder, *overrides, *few))
     found = {}
@@ -235,7 +235,7 @@ def masses(folder: Path, *overrides: str) -> dict[str, float]:
 @pytest.mark.full
 def test_planted_evidence_through_the_run_loop(tmp_path: Path) -> None:
     found = masses(tmp_path, "model=planted", "dataset=planted", "evaluator=[evidence]")
-    assert found["hirescam"] == pytest.approx(found["gradcam"])  # of one linear layer behind averages
+    assert found["hirescam"] == pytest.approx(found["gradcam"])  # gradients of one linear layer behind averages
     assert found["gradcam"] > 0.5 > 0.2 > found["eigencam"]
 
 
@@ -244,7 +244,7 @@ def test_grid_pointing_where_outputs_are_wired_to_cells(tmp_path: Path) -> None:
     """Gradients are 0 outside the cell, but Grad-CAM's weights, their means, are applied to all cells."""
     wired = ["model=scenes_vgg_cells", "dataset=scenes_grid_cells", "model.preprocess.size=96"]
     found = masses(tmp_path, *wired, "evaluator=[grid_pointing]")
-    assert found["hirescam"] > 0.8  # half a cell of the map is enlarged across the border
+    assert found["hirescam"] > 0.8  # enlarging spreads half a cell of the map across the border
     assert found["hirescam"] > found["gradcam"] > found["eigencam"]
 
 

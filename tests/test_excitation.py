@@ -1,4 +1,4 @@
-"""Excitation Backprop: winning probabilities against the paper, its recursion and its authors' settings."""
+"""Excitation Backprop: winning probabilities compared with the paper's example and recursion."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ def test_winning_probabilities_add_up_to_one_and_follow_the_positive_weights() -
     forward = read(plain(bias=False))
     found = ExcitationBackprop(layer="4")(forward, TARGETS)
     assert (found >= 0).all()
-    total = found.sum((1, 2))  # 0 where nothing that is active speaks for the class
+    total = found.sum((1, 2))  # 0 if no active unit is evidence for the class
     torch.testing.assert_close(total, total.round(), atol=1e-4, rtol=0)
     assert total.max() > 0.99
     net = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(3, 2, bias=False))
@@ -41,7 +41,7 @@ def test_winning_probabilities_add_up_to_one_and_follow_the_positive_weights() -
 
 
 def excited(module: nn.Module, a: Tensor) -> tuple[Tensor, Back]:
-    """A module's output, and what takes winning probabilities P of it to its input a: a (W+)^T (P / W+ a), eq. 10."""
+    """A module's output, and the function from its winning probabilities P to its input's: a (W+)^T (P / W+ a)."""
     if isinstance(module, nn.Sequential):
         return chained(list(module), a)
     if isinstance(module, BasicConv2d):
@@ -63,7 +63,7 @@ def excited(module: nn.Module, a: Tensor) -> tuple[Tensor, Back]:
             return a * through(torch.where(z > 0, p / z, 0.0))[0]
 
         return out, back
-    return out, lambda p: p.view_as(a)  # ReLU, flattening, dropout; local response normalisation is one input's own
+    return out, lambda p: p.view_as(a)  # ReLU, flattening, dropout, local response normalisation
 
 
 def chained(modules: list[nn.Module], a: Tensor) -> tuple[Tensor, Back]:
@@ -102,7 +102,7 @@ def test_winning_probabilities_are_those_of_the_papers_recursion_in_float64(kind
         found = ExcitationBackprop(contrastive, layer)(forward, targets).double()
         by_paper = expected.sum(1).clamp(min=0)
         assert (by_paper.amax((1, 2)) > 0).any()
-        # ours is rounded to float32 before the difference is taken: 6e-8 of probabilities up to 0.3
+        # ours is rounded to float32 before the subtraction: errors of 6e-8 for probabilities up to 0.3
         torch.testing.assert_close(found, by_paper, atol=2e-8, rtol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""`eigencam explain`: a person's own images and network, and a dataset's."""
+"""`eigencam explain`: a user's own images and network, and a dataset's images."""
 
 from pathlib import Path
 from typing import Any

@@ -64,7 +64,7 @@ def test_options_of_an_overlay() -> None:
     assert one.overlay(size=400).size == (400, 200)
     assert one.overlay(size=(33, 44)).size == one.heatmap(size=(33, 44)).size == (33, 44)
     big = np.asarray(one.overlay(size=400, threshold=0.5)).astype(int)
-    blue = (big == (70, 200, 255)).all(2)  # of the box, ten times as large
+    blue = (big == (70, 200, 255)).all(2)  # the box's size, enlarged ten times
     x1, y1, x2, y2 = (round(v * 10) for v in one.box(0.5) or ())
     rows, columns = np.flatnonzero(blue.any(1)), np.flatnonzero(blue.any(0))
     assert (columns[0], rows[0]) == (x1, y1)

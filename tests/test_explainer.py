@@ -1,4 +1,4 @@
-"""The Python API: the same maps as the run loop's, of any form of image, and a network left as it was."""
+"""The Python API: the same maps as in a run, for every form of image; the network is unchanged afterwards."""
 
 import gc
 import weakref

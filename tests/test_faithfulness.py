@@ -1,4 +1,4 @@
-"""Faithfulness on a network whose answers are known; ROAD is pytorch-grad-cam's, average drop torchcam's."""
+"""Faithfulness on a network with known outputs; ROAD compared with pytorch-grad-cam, average drop with torchcam."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +91,7 @@ def test_average_drop_of_a_half_is_by_hand(fill: str, filler: float) -> None:
 
 @dataclass
 class Small(Sum):
-    """The same of a network of layers."""
+    """The same for a network with layers."""
 
     net: nn.Module
 
@@ -101,7 +101,7 @@ class Small(Sum):
 
 
 def test_average_drop_and_increase_are_torchcams() -> None:
-    """Of the same maps: torchcam explains what its metric looks at, the probability, where ours are of the logit."""
+    """For the same maps: torchcam explains the probability, which its metric reads; our maps explain the logit."""
     torch.manual_seed(1)
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
@@ -204,7 +204,7 @@ def test_where_everything_or_nothing_is_gone_the_filling_is_finite() -> None:
 @THEIR_NUMPY
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_the_filling_is_pytorch_grad_cams_without_its_noise(share: float) -> None:
-    """Theirs is solved directly, in float64; their noise is drawn anew at each call, ours is one for all images."""
+    """Theirs is solved directly in float64; their noise is drawn anew at each call, ours is the same for all images."""
     generator = torch.Generator().manual_seed(4)
     images = nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (24, 20), mode="bilinear")
     gone = torch.rand(2, 1, 24, 20, generator=generator) < share
@@ -224,7 +224,7 @@ def test_a_wide_hole_is_filled_as_well(shape: str, side: int) -> None:
     generator = torch.Generator().manual_seed(4)
     images = nn.functional.interpolate(torch.randn(1, 3, 8, 8, generator=generator), (side, side), mode="bilinear")
     gone = torch.zeros(1, 1, side, side, dtype=torch.bool)
-    gone[..., 10:210, 20:200] = True  # 72 %, as the lowest of a class map are
+    gone[..., 10:210, 20:200] = True  # 72 %, like the lowest values of a class map
     if shape == "map":
         cells = torch.rand(1, 1, 7, 7, generator=generator)
         gone = nn.functional.interpolate(cells, (side, side), mode="bilinear") < cells.quantile(0.75)
@@ -296,7 +296,7 @@ def test_maps_are_scaled_before_they_are_enlarged() -> None:
 
 
 def authors_kernel() -> NDArray[np.float64]:
-    """(11, 11): what the code of RISE's authors convolves with, `gkern(11, 5)`."""
+    """(11, 11): the kernel in the code of RISE's authors, `gkern(11, 5)`."""
     point = np.zeros((11, 11))
     point[5, 5] = 1
     return gaussian_filter(point, 5)
@@ -309,7 +309,7 @@ def test_the_blur_is_the_one_of_rises_authors() -> None:
 
 
 def blurred(image: Tensor) -> Tensor:
-    """The authors' kernel, zeros beyond the border, as a plain double sum."""
+    """Convolution with the authors' kernel, zeros beyond the border, as a plain double sum."""
     kernel = authors_kernel()
     padded = np.pad(image.numpy(), ((0, 0), (5, 5), (5, 5)))
     out = np.zeros_like(image)

@@ -1,4 +1,4 @@
-"""One fault costs one result: what raises is named and left out, and the others are whole."""
+"""One fault costs one result: the part that raises is named and left out, and the other results are complete."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def failing(root: Path, *overrides: str) -> str:
-    """The message of a run that fails in part."""
+    """The message of a run in which some results fail."""
     with pytest.raises(PartlyFailedError) as raised:
         run(config(root, *SMALL, "evaluator=[localization]", *overrides))
     return str(raised.value)
@@ -158,7 +158,7 @@ def test_a_fault_of_the_shared_pass_keeps_the_batches_before(
     original, calls = torch.nn.Conv2d.forward, []
 
     def third(self: Any, x: torch.Tensor) -> torch.Tensor:
-        if self.in_channels == 3 and len(x) == 4:  # a batch; what is asked of the network before has other sizes
+        if self.in_channels == 3 and len(x) == 4:  # a batch; earlier checks of the network use other sizes
             calls.append(len(x))
         if len(calls) > 2:
             raise RuntimeError("device lost")

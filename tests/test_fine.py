@@ -1,4 +1,4 @@
-"""Fine-grained scenes, and the training of a network as a whole on them: truth, loss of several heads, resuming."""
+"""Fine-grained scenes, and the training of a whole network on them: truth, loss of several heads, resuming."""
 
 from pathlib import Path
 

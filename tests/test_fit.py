@@ -1,4 +1,4 @@
-"""Methods that learn: losses and regressions against closed forms, the command, its checkpoints and its faults."""
+"""Trained methods: losses and regressions compared with closed forms; the command, its checkpoints and its faults."""
 
 import math
 import subprocess
@@ -121,7 +121,7 @@ def test_the_loss_is_the_sum_that_can_be_done_by_hand() -> None:
     assert math.isclose(terms["ce"], 1.5 * math.log(4), rel_tol=1e-6)
     assert math.isclose(terms["area"], 2 * 0.5005**0.3, rel_tol=1e-6)
     assert math.isclose(terms["variation"], 0.01 * 0.3 * 12 * 0.25 / 2, rel_tol=1e-6)  # 2 images of 12 / (2 B)
-    step = torch.tensor([[0.0, 1.0]]).expand(1, 1, 2, 2)  # two steps of 1, and borders of 2 + 1 + 1
+    step = torch.tensor([[0.0, 1.0]]).expand(1, 1, 2, 2)  # two differences of 1, and borders of 2 + 1 + 1
     assert math.isclose(variation(step, 0.3), (2 + 0.3 * 4) / 2, rel_tol=1e-6)
 
 
@@ -158,7 +158,9 @@ def test_a_step_descends_the_gradient_of_the_formula(tmp_path: Path, masked: str
     job = prepare(config(tmp_path, f"fit={kind}", "dataset.count=3", "fit.batch_size=3", "fit.epochs=1",
                          "fit.augment=false", "fit.lr=0.5", "fit.weight_decay=0.01"))  # fmt: skip
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(128, 12, 1).double()  # the first weights; all in float64, by autograd through a convolution
+    conv = torch.nn.Conv2d(
+        128, 12, 1
+    ).double()  # the initial weights; everything in float64, by autograd through a convolution
     module: Any = job.network.module
     images = torch.stack([torch.from_numpy(job.network.preprocess(job.dataset.image(i))[0]) for i in range(3)])
     x = images.double() / 255

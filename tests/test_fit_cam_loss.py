@@ -1,4 +1,4 @@
-"""CAM-loss: its term against closed forms and autograd, the training, resuming, the network that comes out."""
+"""CAM-loss: its term compared with closed forms and autograd, training, resuming, and the trained network."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Classifiers of a dataset's classes: the regression against scikit-learn, labels, the command, its log, resuming."""
+"""Classifiers for a dataset's classes: the regression compared with scikit-learn, labels, command, log, resuming."""
 
 import math
 from pathlib import Path
@@ -47,7 +47,7 @@ def quiet(_line: str) -> None:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """20 images of noise on cats, dogs, both, and difficult sheep."""
+    """20 images of noise, labelled as cats, dogs, both, and difficult sheep."""
     top = tmp_path / "voc/VOC2012"
     for below in ("ImageSets/Main", "JPEGImages", "Annotations"):
         (top / below).mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_each_class_is_scikit_learns_logistic_regression_on_the_images_that_coun
     mean, scale = x.double().mean(0), x.double().std(0, correction=0)
     for k in range(4):
         n = labels[:, k] >= 0
-        # the features are standardised over all images, whichever count
+        # features are standardised over all images, including ignored ones
         model: Any = LogisticRegression(C=1 / (int(n.sum()) * l2), tol=1e-10, max_iter=10000)
         model.fit(z[n.numpy()], labels[n, k].numpy())
         np.testing.assert_allclose(scores[:, k], model.decision_function(z), atol=1e-5)
@@ -157,7 +157,7 @@ def test_the_last_layer_is_the_minimum_and_its_log_has_the_average_precision(voc
     assert (len(head["fitted_on"]), len(head["held_out"]), last["pictures"], held["held_out"]) == (14, 6, 14, 6)
     assert path.with_suffix(".txt").read_text().split() == head["fitted_on"]
     assert not set(head["fitted_on"]) & set(head["held_out"])
-    # again, by hand: the averaged layer in front, the regression, the ranking
+    # the same by hand: averaged inputs of the layer, the regression, the ranking
     job = prepare(config(voc, *VOC))
     (batch,) = job.batches([range(20)], job.network.preprocess)
     x = job.network.forward(batch.images).activations().mean((2, 3))

@@ -1,4 +1,4 @@
-"""FLIM: marker files, the rule that draws them, filters by hand, k-means and the SVM beside scikit-learn, the fit."""
+"""FLIM: marker files, the rule for drawing them, filters by hand, k-means and SVM compared with scikit-learn."""
 
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def test_fewer_patches_than_clusters_are_the_filters_themselves() -> None:
 
 def test_pyflim_groups_by_connected_marker_and_flim_by_label() -> None:
     maps = random_activations(2, 1, 6, 8)
-    image = labelled((1, 1, 1), (1, 2, 2), (5, 7, 2))  # two touch, with different labels
+    image = labelled((1, 1, 1), (1, 2, 2), (5, 7, 2))  # two markers touch, with different labels
     around = patches(maps, [image, image], 1, 1)
     values = [rows[:, 0] for rows in around]
     means = sorted(x for v in values for x in ((v[0] + v[1]) / 2, v[2]))

@@ -1,4 +1,4 @@
-"""wsolevaluation's training: what is erased against closed forms, schedule, selection, resuming, networks."""
+"""wsolevaluation's training: erasing compared with closed forms, schedule, selection, resuming, networks."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ def tiny_acol(threshold: float = 0.7) -> acol.ACoL:
 
 
 def by_hand(net: acol.ACoL, x: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """The scaled maps of both classifiers for one image, after the paper's formula."""
+    """The scaled maps of both classifiers for one image, by the paper's formula."""
 
     def stretched(m: Tensor) -> Tensor:
         return (m - m.min()) / (m.max() - m.min())
@@ -210,7 +210,7 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, chosen: list
 
 def test_a_trained_acol_is_loaded_and_mapped_by_its_own_rule(tmp_path: Path) -> None:
     words = ["fit=wsol", "fit.validation=null", "fit.method=acol", *TINY_ACOL, "fit.epochs=1", "model.args.classes=7"]
-    made = fitted_by(tmp_path, *words, "model.classes=other")  # other classes: both last layers are new ones
+    made = fitted_by(tmp_path, *words, "model.classes=other")  # other classes: both last layers are new
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         network = load_network(compose("run", [*TINY_ACOL, "model.args.classes=7", f"model.head={made.path}"]).model)
     module: Any = network.module

@@ -1,4 +1,4 @@
-"""CNN-Fixations against its rules written out point by point in NumPy, and cases known on paper."""
+"""CNN-Fixations compared with its rules point by point in NumPy, and with closed forms."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ class Chain(nn.Module):
 
 
 class Branches(nn.Module):
-    """A convolution, an inception block, a residual block that halves the map, average pooling, a linear layer."""
+    """A convolution, an inception block, a residual block of stride 2, average pooling and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def window(values: Array, i: int, j: int, k: int, pad: int) -> Array:
 
 
 def by_channel(values: Array, w: Array, i: int, j: int, stride: int = 1, pad: int = 0) -> int:
-    """The channel that adds most to a convolution's output at (i, j)."""
+    """The channel that contributes most to a convolution's output at (i, j)."""
     return int((window(values, i * stride, j * stride, w.shape[-1], pad) * w).sum((1, 2)).argmax())
 
 
@@ -102,9 +102,11 @@ def by_pool(values: Array, point: Point, k: int, stride: int) -> Point:
 
 
 def of_chain(net: Chain, x: Tensor, target: int) -> set[Point]:
-    """The points of one image at the image."""
+    """The points that reach the image, for one image."""
     relu1 = net.conv(x[None]).relu()
-    pool1 = net.pool(net.norm(relu1))  # its windows are judged by the values before the LRN, what follows by its own
+    pool1 = net.pool(
+        net.norm(relu1)
+    )  # its windows are judged by the values before the LRN, the layers behind it by their own values
     relu2 = net.grouped(pool1).relu()
     pool2 = nn.functional.max_pool2d(relu2, 2)
     hidden = net.fc1(pool2.flatten(1)).relu()[0].numpy(force=True)
@@ -122,7 +124,7 @@ def of_chain(net: Chain, x: Tensor, target: int) -> set[Point]:
 
 
 def of_branches(net: Branches, n: int, target: int) -> set[Point]:
-    """The points of image `n` at the image."""
+    """The points that reach the image, for image `n`."""
     v = {name: value[n] for name, value in net.kept.items()}
     channels = np.flatnonzero(weight(net.fc)[target] * v["mean"] > 0)
     side = v["out"].shape[1:]
@@ -216,7 +218,7 @@ def test_the_shortcut_wins_a_tie_and_a_negative_batch_norm_turns_contributions_r
     (conv, *_) = (step for step in tape.steps if step.operation == "conv2d")
     assert conv.options["negative"].all()
     x = torch.zeros(1, 2, 4, 4)
-    x[0, :, 1, 2] = torch.tensor([1.0, 3.0])  # 1 - 3 = -2, which the batch norm makes 2
+    x[0, :, 1, 2] = torch.tensor([1.0, 3.0])  # 1 - 3 = -2; the batch norm turns it into 2
     assert fixations(passed(net, x), torch.zeros(1, dtype=torch.long))[0].tolist() == [[1, 2]]
 
 
@@ -297,7 +299,7 @@ def test_the_pass_that_is_recorded_gives_the_networks_logits() -> None:
 
 
 def test_averaged_class_maps_are_taken_as_pooled_channels_and_a_linear_layer() -> None:
-    """The same network with the classifier before and behind the pooling: the same points."""
+    """The same network with the classifier in front of the pooling or behind it: the same points."""
 
     class Head(nn.Module):
         def __init__(self, before: bool) -> None:

@@ -1,4 +1,4 @@
-"""`dataset=folder`: the same images in every form that a person may have them in, and what is wrong with each."""
+"""`dataset=folder`: the same images in every format, and the faults of each."""
 
 import json
 import os
@@ -28,7 +28,7 @@ needs_shared = pytest.mark.skipif(not SHARED, reason="EIGENCAM_SHARED is not set
 
 
 def same(a: Truth, b: Truth) -> bool:
-    """Whether two truths say the same of an image."""
+    """Whether two truths of an image are equal."""
     masks = [np.zeros(0) if t.mask is None else t.mask for t in (a, b)]
     pairs = [(a.boxes, b.boxes), (a.box_labels, b.box_labels), (a.difficult, b.difficult), tuple(masks)]
     plain = [(t.image_id, t.size, t.label, t.foreground) for t in (a, b)]
@@ -36,7 +36,7 @@ def same(a: Truth, b: Truth) -> bool:
 
 
 def runs_of(pixels: np.ndarray) -> dict[str, Any]:
-    """COCO's run lengths of a bool mask."""
+    """COCO's run lengths for a bool mask."""
     flat = np.concatenate([[False], pixels.T.ravel(), [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     lengths = np.diff(np.concatenate([[0], edges, [pixels.size]]))
@@ -49,7 +49,7 @@ def box_around(pixels: np.ndarray) -> list[float]:
 
 
 def write_forms(root: Path, count: int) -> None:
-    """Real VOC images with a box around each class of their mask and a difficult one around the void, in all forms."""
+    """Real VOC images in all formats: a box around each class of the mask, a difficult one around the void pixels."""
     real = Voc(Path(SHARED) / "realdata", task="Segmentation")
     devkit, images = root / "VOC2012", root / "images"
     coco: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
@@ -188,7 +188,7 @@ def test_the_first_word_of_a_class_names_it(photos: Path) -> None:
     data = Folder(photos, labels="folders", classes=photos.parent / "classes.txt", class_space="imagenet")
     assert data.class_space == "imagenet"
     assert "dog, domestic" in data.classes
-    assert data.faults.keys() == {"dog/a"}  # `dog,` is its first word
+    assert data.faults.keys() == {"dog/a"}  # its first word is `dog,`
     assert [data.truth(i).label for i in range(2)] == [1, 1]
 
 
@@ -277,7 +277,7 @@ def test_a_wrong_box_is_a_fault_of_its_image_alone(photos: Path, case: str) -> N
     box, words = FAULTS[case]
     lines(photos.parent / "boxes.csv", f"cat/a.jpg,{box}", *ROWS[1:])
     data = Folder(photos, boxes=photos.parent / "boxes.csv", **GOOD)
-    assert (case == "outside") != ("cat/a" in data.faults)  # its size is known once the image is opened
+    assert (case == "outside") != ("cat/a" in data.faults)  # its size is known only when the image is opened
     with pytest.raises(BadTruthError, match=words):
         data.truth(0)
     assert data.truth(1).boxes.tolist() == [[0, 0, 39, 29]]

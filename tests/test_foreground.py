@@ -1,4 +1,4 @@
-"""The ImageNet-Segmentation protocol against its own steps: torch, Pillow and scikit-learn."""
+"""The ImageNet-Segmentation protocol compared with its steps in torch, Pillow and scikit-learn."""
 
 import dataclasses
 import time
@@ -43,7 +43,7 @@ def pairs(n: int, seed: int = 0, kind: str = "noise") -> list[tuple[ScoreMap, Tr
 
 
 def reference(data: list[tuple[ScoreMap, Truth]]) -> dict[str, float]:
-    """Step by step as the authors do it, image by image."""
+    """The authors' steps, image by image."""
     inter, union, right, total, aps, f1s = np.zeros(2), np.zeros(2), 0, 0, [], []
     for score_map, truth in data:
         assert truth.mask is not None
@@ -86,8 +86,8 @@ def test_the_four_numbers_are_those_of_the_protocol(kind: str) -> None:
     data = pairs(12, kind=kind)
     metrics = summary(data)
     for name, expected in reference(data).items():
-        # torch's enlarging rounds in another order, in the last bit of R: neighbours in rank may change places, and a
-        # pixel within that of the mean may fall on its other side, 2 of 600,000.
+        # torch rounds in another order when it enlarges, so the last bit of R may differ: neighbours in rank may be
+        # swapped, # and pixels that close to the mean (2 of 600,000) may be on its other side.
         assert metrics[name].value == pytest.approx(expected, abs=5e-6 if name == "mean_ap" else 5e-4), name
         assert covers(metrics[name])
         assert metrics[name].n == 12
@@ -112,7 +112,7 @@ def test_perfect_and_inverted_maps() -> None:
     truth = truth_of(mask)
     right, wrong = ScoreMap(mask.astype(float), (224, 224)), ScoreMap(1.0 - mask, (224, 224))
     assert {name: m.value for name, m in summary([(right, truth)]).items()} == dict.fromkeys(Foreground.headline, 100)
-    # All wrong at the first value: every recall is gained at a precision of one half.
+    # Everything is wrong at the first value: all recall is gained at a precision of one half.
     values = {name: metric.value for name, metric in summary([(wrong, truth)]).items()}
     assert values == {"pixel_accuracy": 0, "miou": 0, "mean_ap": 50, "mean_f1": 0}
 
@@ -170,7 +170,7 @@ def test_void_counts_nowhere_and_the_label_says_what_is_sought() -> None:
     assert sum(row[name] for name in ("tp", "fp", "fn", "tn")) == (kept != VOID).sum()
     emptied = truth_of(np.zeros((9, 9), np.uint8))
     assert emptied.mask is not None
-    emptied.mask[:] = VOID  # a truth is not made of void alone
+    emptied.mask[:] = VOID  # a mask may not be void everywhere
     void = Foreground().row(score_map, emptied)
     assert np.isnan(void["ap"])
     assert sum(void[name] for name in ("tp", "fp", "fn", "tn")) == 0
@@ -180,7 +180,7 @@ def test_a_map_of_a_part_of_the_image_is_measured_there() -> None:
     mask = np.zeros((40, 80), np.uint8)
     mask[:, 40:60] = 1
     values = np.zeros((4, 4))
-    values[:, :2] = 1  # of the region's 40 columns the first 20: those from 40 on
+    values[:, :2] = 1  # the first 20 of the region's 40 columns: columns from 40 on
     row = Foreground().row(ScoreMap(values, (40, 80), (40.0, 0.0, 80.0, 40.0)), truth_of(mask))
     assert (row["fp"], row["fn"]) == (0, 0)
     beyond = Foreground().row(ScoreMap(values, (40, 80), (40.0, 0.0, 120.0, 80.0)), truth_of(mask))

@@ -1,4 +1,4 @@
-"""The shared forward pass: right in the awkward cases, and without a trace on the network."""
+"""The shared forward pass: correct in difficult cases, and without any change of the network."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from eigencam.passes.forward import forward_pass
 
 
 class Net(nn.Module):
-    """Two convolutions, an in-place ReLU behind the first, a ReLU that is called twice, batch norm, a linear head."""
+    """Two convolutions, an in-place ReLU behind the first, a ReLU called twice, batch norm and a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def images(n: int = 3) -> Tensor:
 
 
 def by_hand(net: Net, x: Tensor, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """conv1's output, its gradient by the target's logit, and the logits, by plain autograd."""
+    """conv1's output, the gradient of the target's logit with respect to it, and the logits, by plain autograd."""
     net.eval()
     a = net.conv1(x).detach().requires_grad_()
     logits = net.fc(net.relu(net.conv2(net.bn(a.relu()))).mean((2, 3)))

@@ -1,4 +1,4 @@
-"""No number of ours moves without a version being raised: `golden.json` against what the code gives now."""
+"""No number changes without a raised version: `golden.json` compared with the current code."""
 
 import runpy
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_there_is_an_entry_of_everything() -> None:
-    """At the version that it has now, and none of what is gone."""
+    """Every class has golden numbers at its current version, and no removed class has any."""
     names = MAKERS.keys()
     gone, new = sorted(FILE.keys() - names), sorted(names - FILE.keys())
     assert not new, f"no golden numbers of {', '.join(new)}; {RENEW} adds them"
@@ -51,7 +51,7 @@ def test_numbers_move_with_a_version_only(name: str) -> None:
 
 
 def entry(values: list[float | str], **versions: int) -> Entry:
-    """One case, of a class at version 1 unless others are given."""
+    """An entry with one case, by default for a class at version 1."""
     return Entry(versions or {"version": 1}, {"sigma": 0.5}, {"case": {"map": values}})
 
 

@@ -1,5 +1,5 @@
-"""Every method, evaluator and door on a pretended GPU: no devices are mixed, nothing grows with the batch, and the
-numbers are those of the CPU. What makes the host wait stands in docs/performance.md."""
+"""Every method, evaluator and entry point on a simulated GPU: no devices are mixed, no cost grows with the batch, and
+the numbers are those of the CPU. docs/performance.md lists what makes the host wait."""
 
 import re
 import warnings
@@ -40,14 +40,14 @@ ASKING = [name for name, node in nodes("evaluator").items() if hasattr(find(node
 
 @contextmanager
 def counted(ledger: Ledger, into: dict[str, int]) -> Iterator[None]:
-    """Put what is asked of the device within the block into a dict."""
+    """Record the device's work inside the block in a dict."""
     ledger.clear()
     yield
     into |= ledger.counts()
 
 
 def table() -> dict[str, list[str]]:
-    """The rows of the document's table by name: waits, copies in, copies out, float64, grows."""
+    """The rows of the page's table by name: waits, copies in, copies out, float64, grows."""
     section = DOCUMENT.read_text().split("## On a GPU")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:3] == "| `"]
     named = [(name, row) for row in rows for name in re.findall(r"`(\w+)`", row[0])]
@@ -56,7 +56,7 @@ def table() -> dict[str, list[str]]:
 
 
 def check(option: str, ledger: Ledger, few: Mapping[str, int], many: Mapping[str, int]) -> None:
-    """Compare what was asked of the device with the table; what it does not name has a copy each way and one wait."""
+    """Compare the device's work with the table; anything not listed has one copy each way and one wait."""
     row, where = told(ledger, few, many), f"docs/performance.md, On a GPU; {dict(ledger.where)}"
     if option in table():
         assert row == table()[option], where
@@ -66,7 +66,7 @@ def check(option: str, ledger: Ledger, few: Mapping[str, int], many: Mapping[str
 
 
 def told(ledger: Ledger, few: Mapping[str, int], many: Mapping[str, int]) -> list[str]:
-    """A row of the table, as measured; of a copy in, a copy out and a wait a batch nothing is told."""
+    """A row of the table, as measured; "" for one copy in, one copy out and one wait per batch."""
     waits, copies_in, copies_out = (many[kind] for kind in ("waits", "copies_in", "copies_out"))
     grows = any(many[kind] > few[kind] for kind in many)
     return [str(waits), str(copies_in), str(copies_out), "yes" if ledger.doubles else "", "yes" if grows else ""]
@@ -81,7 +81,7 @@ def test_every_method(option: str) -> None:
     with pretend_gpu() as ledger:
         used = network(name, "cuda")
         assert not refusal(method(option), used)
-        with counted(ledger, few):  # what is brought over once is among it
+        with counted(ledger, few):  # this includes what is copied once
             maps(used, option, TWO)
         with counted(ledger, many):
             found = maps(used, option, EIGHT)
@@ -108,7 +108,7 @@ def test_every_type_of_network(name: str) -> None:
 
 
 def probe(used: Network, count: int) -> tuple[np.ndarray, BatchProbe]:
-    """Grad-CAM's maps, and what an evaluator asks."""
+    """Grad-CAM's maps, and what an evaluator requests."""
     gradcam = GradCAM()
     found = compute_maps(
         used,
@@ -130,7 +130,7 @@ def test_every_evaluator_that_asks_the_network(option: str) -> None:
     few, many = dict[str, int](), dict[str, int]()
     with pretend_gpu() as ledger:
         used = network("scenes_resnet", "cuda")
-        asked = probe(used, 2)  # what is brought over once is among what it costs
+        asked = probe(used, 2)  # the costs include what is copied once
         with counted(ledger, few):
             evaluator.rows(*asked)
         asked = probe(used, 8)
@@ -151,7 +151,7 @@ def test_every_evaluator_that_asks_the_network(option: str) -> None:
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
 @pytest.mark.parametrize("option", METHODS)
 def test_every_method_on_a_gpu_that_is_there(option: str) -> None:
-    """Maps as on the CPU, and no more waits than the table says; a synchronisation is a warning of torch's."""
+    """Maps as on the CPU, and no more waits than in the table; torch warns about synchronisations."""
     expected, used = maps(network(home(option), "cpu"), option, EIGHT), network(home(option), "cuda:0")
     maps(used, option, EIGHT)
     with warnings.catch_warnings(record=True) as seen:
@@ -189,7 +189,7 @@ def test_an_eigenvector_without_a_wait(rows: int, columns: int) -> None:
     assert gap[4] <= ROUNDING
 
 
-# The pretended GPU itself
+# The simulated GPU itself
 
 
 @pytest.mark.parametrize(

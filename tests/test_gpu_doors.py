@@ -1,4 +1,4 @@
-"""The doors on a pretended GPU: runs, fits, `explain` and the `Explainer` give what they give on a CPU."""
+"""The entry points on a simulated GPU: runs, fits, `explain` and the `Explainer` give the CPU's results."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,7 +213,7 @@ def test_less_precision_is_another_result(dtype: str, device: str, another: bool
 
 
 class Looking:
-    """A method that notes how numbers are rounded."""
+    """A method that records how numbers are rounded."""
 
     needs_gradient, class_specific = False, False
 

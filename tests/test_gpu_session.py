@@ -1,4 +1,4 @@
-"""What will be measured on a GPU runs, a little of everything, on a CPU."""
+"""The measurements meant for a GPU run on a CPU, with a little of everything."""
 
 import csv
 import os

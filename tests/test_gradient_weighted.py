@@ -1,4 +1,4 @@
-"""Gradient-weighted methods: on paper, in float64, and against pytorch-grad-cam and torchcam."""
+"""Gradient-weighted methods compared with closed forms, float64, pytorch-grad-cam and torchcam."""
 
 from typing import Any
 
@@ -118,7 +118,7 @@ def test_smooth_gradcam_plus_plus_follows_its_equation_in_float64() -> None:
     denominator = 2 * d2 + a.sum((2, 3), keepdim=True) * d3
     alpha = torch.where(denominator == 0, 0, d2 / denominator)
     expected = torch.einsum("nc,nchw->nhw", (alpha * d1.relu()).sum((2, 3)), a).relu()
-    for chunk in (2, 7, 64):  # images apart, samples apart, all at once
+    for chunk in (2, 7, 64):  # images separately, samples separately, all at once
         forward.chunk = chunk
         found = SmoothGradCAMPlusPlus(samples, sigma, seed=5)(forward, TARGETS)
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)
@@ -191,7 +191,7 @@ def test_full_gradients_add_up_to_the_logit(kind: str) -> None:
 
 
 def test_fullgrad_agrees_with_pytorch_grad_cam() -> None:
-    """Once logits are large: it adds 1e-7 to each channel's maximum, and those are small."""
+    """For large logits: it adds 1e-7 to each channel's maximum, and those are small."""
     net, x = resnet()
     net.get_submodule("fc").requires_grad_(False).weight.mul_(1e5)  # type: ignore[operator, union-attr]
     targets = torch.tensor([3, 7, 9])
@@ -212,14 +212,14 @@ def their_fullgrad(forward: Forward, targets: Tensor) -> Tensor:
 
 
 def test_fullgrad_scales_a_layer_at_once() -> None:
-    """One 1x1 convolution, pooled: both parts are known."""
+    """For one 1x1 convolution with pooling, both parts are known."""
     conv = nn.Conv2d(3, 2, 1)
     net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x, targets = random_activations(2, 3, 4, 4), torch.tensor([0, 1])
     part = (x * conv.weight.detach()[targets, :, :, 0, None]).abs() / 16
     low, high = part.amin((1, 2, 3), keepdim=True), part.amax((1, 2, 3), keepdim=True)
     expected = ((part - low) / (high - low)).sum(1)
-    expected = expected + 1  # of the bias: 1 for the class's channel, 0 for the other
+    expected = expected + 1  # the bias's gradient: 1 for the class's channel, 0 for the other
     torch.testing.assert_close(FullGrad()(forward_pass(net, x, "0"), targets), expected)
     found = FullGrad("channel")(forward_pass(net, x, "0"), targets)
     low, high = part.amin((2, 3), keepdim=True), part.amax((2, 3), keepdim=True)

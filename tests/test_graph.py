@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"eigencam": "eigencam", "evaluation": "eigencam.evaluation", "datasets": "eigencam.datasets"}
-ORDER = (  # an import may go from a room to one further up this list
+ORDER = (  # a room may import from the rooms above it in this list
     ("files", "moved", "transfer"),
     ("datasets",),
     ("evaluation",),

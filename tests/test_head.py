@@ -1,4 +1,4 @@
-"""Classifiers in a network's last layer: where they go, what a file has to fit, and what a run says of its images."""
+"""Fitted classifiers: the layer they replace, the network a file fits, and the images that a run has fitted on."""
 
 import hashlib
 from pathlib import Path

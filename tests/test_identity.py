@@ -1,4 +1,4 @@
-"""Identities: the same wherever our modules lie and however a default is written; versions and environments."""
+"""Identities do not depend on module paths or on the spelling of defaults; versions and environments."""
 
 import inspect
 import json

@@ -52,7 +52,7 @@ def test_xml_files_are_found_in_the_usual_places(tmp_path: Path, below: str, cla
     write_xml(tmp_path, below, class_folders)
     expected(read_truth(tmp_path))
     if below:
-        expected(read_truth(tmp_path / below))  # the list of classes lies above
+        expected(read_truth(tmp_path / below))  # the list of classes is in the folder above
 
 
 def test_many_xml_files_are_read_once_until_one_changes_comes_or_goes(
@@ -158,7 +158,7 @@ def test_devkit_ids_need_the_permutation_and_meta_mat_or_json_give_it(tmp_path: 
     (folder / "meta.mat").unlink()
     with pytest.raises(ValueError, match=r"meta\.mat or a devkit_id_by_sorted_index\.json"):
         read_truth(tmp_path)
-    write_mapping(tmp_path)  # the ids alone do not order the devkit's
+    write_mapping(tmp_path)  # WordNet ids alone do not determine the devkit's ids
     with pytest.raises(ValueError, match=r"meta\.mat"):
         read_truth(tmp_path)
     (tmp_path / "devkit_id_by_sorted_index.json").write_text(json.dumps(DEVKIT_IDS))

@@ -113,7 +113,7 @@ def test_two_spellings_of_a_missing_file_are_refused(tmp_path: Path) -> None:
 
 
 def coco_of(root: Path, names: Sequence[str]) -> Path:
-    """Images by these names, of which the first shows an object."""
+    """Images with these names; the first one shows an object."""
     path = files.write_coco(root) / "annotations/instances_val2014.json"
     data = json.loads(path.read_text())
     shape = {"height": files.COCO_SIZE[0], "width": files.COCO_SIZE[1]}
@@ -132,7 +132,9 @@ def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
     data = Coco(root)
     assert data.ids == ["p/1", "q/1", "q/1.v2"]
     (tmp_path / "boxes.json").write_text('[{"image_id": 99, "bbox": [1, 2, 3, 4], "score": 1}]')
-    assert list(read_coco_boxes(tmp_path / "boxes.json", data.ids)) == ["q/1"]  # by the number, not by a name like it
+    assert list(read_coco_boxes(tmp_path / "boxes.json", data.ids)) == [
+        "q/1"
+    ]  # matched by the number, not by a similar name
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         chosen = compose(
             "run",
@@ -201,7 +203,7 @@ def test_paths_in_annotations_stay_inside(kind: str, how: str, tmp_path: Path) -
         path.write_text(path.read_text().replace(old, outside))
     with pytest.raises(FileError, match=r"leads out of the dataset's folder; dataset\.allow_outside=true"):
         OUTSIDE[kind](root)
-    if kind != "v2":  # which reads the last two parts of a path
+    if kind != "v2":  # it reads the last two parts of a path
         with pytest.raises(FileNotFoundError, match=r"files of .* are missing"):
             OUTSIDE[kind](root, allow_outside=True)
         files.write_image(tmp_path / "0" / Path(old).name, (30, 50))

@@ -1,4 +1,4 @@
-"""Imagenette: ten of ImageNet's classes by their folders."""
+"""Imagenette: ten ImageNet classes, each in its folder."""
 
 from pathlib import Path
 

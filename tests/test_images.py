@@ -121,7 +121,7 @@ def test_a_truncated_image_still_tells_its_size(tmp_path: Path) -> None:
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(PIXELS))
-    for limit in (150, 10):  # Pillow warns up to twice the limit and raises beyond
+    for limit in (150, 10):  # Pillow warns up to twice its limit, and raises beyond that
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(BadImageError, match="bomb"):
             read_rgb(path)

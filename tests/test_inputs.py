@@ -1,4 +1,4 @@
-"""Images of every form: files and objects by one function, arrays, tensors, batches, folders, frames."""
+"""Images of every form: files, Pillow images, arrays, tensors, batches, folders, frames."""
 
 import logging
 from pathlib import Path

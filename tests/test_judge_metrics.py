@@ -1,4 +1,4 @@
-"""How metrics are judged: the statistics against SciPy's, and a table of few images."""
+"""How metrics are judged: the statistics compared with SciPy's, and a table of few images."""
 
 import csv
 import sys
@@ -90,7 +90,10 @@ def test_a_table_of_few_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert -1 <= float(rows["max_sensitivity"]["stable_seed"]) <= 1
     assert gini["stable_seed"] == gini["tau_wired"] == ""
     assert float(rows["energy_inside"]["tau"]) > 0.5
-    assert (gini["mirror"], gini["verdict"]) == ("50", "blind to the place")  # a map and its mirror image are as sparse
+    assert (gini["mirror"], gini["verdict"]) == (
+        "50",
+        "blind to the place",
+    )  # a map and its mirror image are equally sparse
     assert (share["mirror"], rows["energy_inside"]["mirror"]) == ("100", "100")
     assert float(rows["gradient"]["planted"]) > 95 > 20 > float(rows["mirrored_gradient"]["planted"])
     page = (tmp_path / "t.md").read_text()

@@ -1,4 +1,4 @@
-"""Files that a person keeps are written whole or not at all, and what cannot be written or read is named."""
+"""Output files are written completely or not at all; errors name the file that cannot be written or read."""
 
 import errno
 import os
@@ -156,7 +156,7 @@ def test_what_another_user_keeps_to_himself_is_said(tmp_path: Path, umask: int, 
         (tmp_path / "results" / name).mkdir(parents=True)
     os.umask(before)
     (tmp_path / "results").chmod(0o755)
-    call = [sys.executable, "-c", AS_ANOTHER, command]  # in the folder, since those above are root's alone
+    call = [sys.executable, "-c", AS_ANOTHER, command]  # in the current folder, since the folders above belong to root
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert "Traceback" not in said

@@ -1,4 +1,4 @@
-"""Which layers are maps, how they are read, and which one is taken: against answers known by construction."""
+"""Which layers are maps, how they are read, and which one is the default; the answers are known by construction."""
 
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
@@ -44,7 +44,7 @@ KNOWN = check_layers.read_known(check_layers.LIST)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("seed", range(2))
 def test_maps_are_read_as_they_are_made_and_nothing_else_is(size: tuple[int, int], seed: int) -> None:
-    """Every answer of both lists at once: 19 maps, 24 that are none."""
+    """All cases of both lists at once: 19 maps, and 24 outputs that are no maps."""
     functions = {name: made[0] for name, made in (MAPS | NO_MAPS).items()}
     found = examine(outputs(functions, seed), size).findings
     shape = (size[0] // STRIDE, size[1] // STRIDE)
@@ -97,7 +97,7 @@ def test_what_the_stimulus_cannot_tell_is_marked() -> None:
 
 
 class Transformer(nn.Module):
-    """Patches, a class token, two blocks that add attention; the class token, or the mean, goes to the classes."""
+    """Patches, a class token and two residual blocks of attention; the classifier reads the class token or the mean."""
 
     def __init__(self, pooled: bool, zeros: bool = False) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Two stages; what lies behind them is the case's."""
+    """Two stages; the part behind them varies."""
 
     def __init__(self, head: str) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def test_a_later_layer_that_is_not_read_for_certain_is_never_passed_over_in_sile
 
 
 class Resampling(nn.Module):
-    """A block beside a shortcut that halves the grid and doubles it again, half a cell further up and left."""
+    """A residual block that halves the grid and doubles it again, shifted up and left by half a cell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def test_what_a_person_says_wins_where_nothing_is_known() -> None:
 )
 @pytest.mark.filterwarnings("ignore")  # timm's and torch.jit's own
 def test_layers_with_a_known_answer(name: str) -> None:
-    """A part of the list; `scripts/check_layers.py` goes through all of it."""
+    """A part of the list; `scripts/check_layers.py` checks all of it."""
     ((size, layers),) = [(size, layers) for (net, size), layers in KNOWN.items() if net == name]
     found = examine(check_layers.built(name, size), size).findings
     outcomes = {layer: check_layers.judged(found[layer], answer) for layer, answer in layers.items()}
@@ -276,7 +276,7 @@ def test_the_layers_of_our_configs_are_confirmed(name: str) -> None:
     assert (found.state, found.reading) == ("follows", network.reading(network.layer))
     default = default_layer(network.module, network.examined(), name)
     same = network.examined().findings[default].values == found.values
-    # beside the transformer's norm the sum passes; behind AlexNet's ReLU is a pool
+    # the sum bypasses the transformer's norm; a pool follows AlexNet's ReLU
     assert same == (name in ("scenes_resnet", "scenes_vgg", "scenes_vig", "squeezenet1_1"))
 
 

@@ -1,4 +1,4 @@
-"""The package ships what the clone imports, and the top-level folders are importable under their one right name."""
+"""The package ships what the clone imports, and each top-level folder can be imported under one name only."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""Networks of libraries by name: configs, descriptions, weights, and what is said of untrained ones."""
+"""Networks of libraries by name: configs, descriptions, weights, and notes on untrained ones."""
 
 import os
 import re
@@ -167,7 +167,7 @@ def test_untrained_and_from_a_file_of_ones_own(tmp_path: Path, option: str) -> N
 
 
 class Half(nn.Sequential):
-    """A trained layer, and one that is drawn anew."""
+    """A trained layer, and a random one."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 2, 3), nn.Conv2d(2, 2, 3))
@@ -251,7 +251,7 @@ def test_real_weights_of_a_package_classify_real_images() -> None:
         with torch.inference_mode():
             logits = network.module(network.preprocess.normalize(images))
         right += int(logits.argmax()) == dataset.truth(i).label
-    assert right >= 67, len(dataset.ids)  # 69 of 99; a rounding of the resized image may turn one
+    assert right >= 67, len(dataset.ids)  # 69 of 99; rounding of the resized image may change one
 
 
 def test_the_published_numbers_know_the_top1_of_timms_weights() -> None:
@@ -286,6 +286,6 @@ def test_rollout_says_the_true_reason(option: str, said: str) -> None:
 def test_the_accuracy_is_compared_with_the_reported_one(right: int, n: int, said: str) -> None:
     answers = [[1, 2]] * right + [[2, 1]] * (n - right)
     rows = pd.DataFrame({"image": [str(k) for k in range(n)], "label": 1, "top5": answers})
-    line = compared("resnet18", 69.76, pd.concat([rows, rows]))  # two classes of an image count once
+    line = compared("resnet18", 69.76, pd.concat([rows, rows]))  # an image with two classes counts once
     assert said in line
     assert bool(line) == bool(said)

@@ -1,4 +1,4 @@
-"""LIME: on paper, against scikit-learn, and against a plain loop."""
+"""LIME compared with closed forms, scikit-learn and a plain loop."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ METHODS = [
 
 
 class Colors(nn.Module):
-    """Logits that are linear in the image; or probabilities that are."""
+    """Logits or probabilities that are linear in the image."""
 
     def __init__(self, probabilities: bool = False) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Colors(nn.Module):
 
 
 def patches() -> Forward:
-    """Two images of 16 patches of one colour, and a network whose probability is the sum of their values."""
+    """Two images of 16 uniform patches, and a network whose probability is the sum of their values."""
     net = Colors(probabilities=True)
     nn.init.constant_(net.conv.weight, 1e-4)
     small = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -79,7 +79,7 @@ def test_superpixels_are_of_the_8_bit_image_whatever_the_networks_type_and_norma
 
 
 def test_the_fit_of_lime_is_scikit_learns() -> None:
-    """With the weights of the authors' code: sqrt(exp(-d^2 / width^2)) of the cosine distance to the first sample."""
+    """With the weights of the authors' code: sqrt(exp(-d^2 / width^2)), d the cosine distance to the first sample."""
     generator = torch.Generator().manual_seed(0)
     shown = (torch.rand(2, 90, 7, generator=generator) < 0.5).float()
     shown[:, 0], shown[1, :, 5:], shown[:, 3] = 1, 0, 0  # the second image has five superpixels

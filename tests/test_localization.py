@@ -37,7 +37,7 @@ def test_row_takes_any_box_of_the_class() -> None:
     truth = truth_of([0, 0, 3, 3], [10, 10, 19, 14], [10, 10, 19, 19], labels=[3, 3, 4])
     row = Localization().row(map_of(10, 10, 19, 19), truth)
     assert (row["x1"], row["y1"], row["x2"], row["y2"]) == (10, 10, 19, 19)
-    assert row["iou"] == 0.5  # the box that would fit belongs to another class
+    assert row["iou"] == 0.5  # the matching box belongs to another class
     assert row["map_state"] == "ok"
     assert Localization().row(map_of(10, 10, 19, 19), dataclasses.replace(truth, foreground="any"))["iou"] == 1
 

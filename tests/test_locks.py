@@ -1,4 +1,4 @@
-"""Locks end with their process, are said to be held only while they are, and their absence has a name."""
+"""Locks end with their process, are reported as held only while they are, and their absence is reported."""
 
 import errno
 import fcntl
@@ -75,7 +75,7 @@ def test_who_only_asks_does_not_stand_in_the_way(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     locks.take(path).release()
     asking = os.open(path, os.O_RDONLY)
-    fcntl.flock(asking, fcntl.LOCK_SH)  # as `is_held` does for a moment
+    fcntl.flock(asking, fcntl.LOCK_SH)  # as `is_held` does briefly
     threading.Timer(0.05, os.close, [asking]).start()
     locks.take(path).release()
 
@@ -110,7 +110,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_two_users_share_the_lock_of_a_gpu(tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o1777)
-    monkeypatch.chdir(tmp_path)  # the folders above are root's alone
+    monkeypatch.chdir(tmp_path)  # the folders above belong to root
     path = Path("gpu.lock")
 
     def as_user(user: int, what: str) -> int:

@@ -1,4 +1,4 @@
-"""Loggers are told of each finished result once, and change nothing."""
+"""Loggers are called once for each finished result, and change nothing."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ class Broken:
 
 
 def results(folder: Path, *more: str) -> tuple[list[str], list[str]]:
-    """Names of the complete results' folders after a small run, and what was said."""
+    """Names of the complete results' folders after a small run, and its output."""
     small = ["method=[whole_picture,random]", "evaluator=[pointing]", "dataset.count=3", "workers=0", "device=cpu"]
     with initialize_config_module("eigencam.configs", version_base="1.3"):
         config = compose("run", [*small, "timing=false", f"paths.results={folder}", *more])

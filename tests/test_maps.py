@@ -11,7 +11,7 @@ RULES: list[tuple[Rule, float]] = [("max", 0.5), ("range", 0.5), ("mean", 0.5), 
 
 
 def native(values: object) -> ScoreMap:
-    """A map already at the size of its image."""
+    """A map that already has its image's size."""
     array = np.asarray(values, np.float64)
     return ScoreMap(array, (array.shape[0], array.shape[1]))
 
@@ -150,7 +150,7 @@ def test_components_of_large_noise() -> None:
 def test_largest_component_and_ties() -> None:
     mask = np.zeros((6, 9), bool)
     mask[4:6, 0:2] = mask[1:3, 6:8] = True
-    np.testing.assert_array_equal(box_of_mask(mask), [6, 1, 7, 2])  # as large, but first in raster order
+    np.testing.assert_array_equal(box_of_mask(mask), [6, 1, 7, 2])  # equally large, but first in raster order
     np.testing.assert_array_equal(box_of_mask(mask, "all"), [0, 1, 7, 5])
     mask[4, 2] = True
     np.testing.assert_array_equal(box_of_mask(mask), [0, 4, 2, 5])

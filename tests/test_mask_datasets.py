@@ -27,7 +27,7 @@ def ig02(tmp_path: Path) -> Path:
 
 
 def seen_and_hidden() -> tuple[np.ndarray, np.ndarray]:
-    """What the masks of `files.write_ig02` paint red and green, green where the second object is not."""
+    """The pixels that the masks of `files.write_ig02` paint red and green; red wins where both occur."""
     seen, hidden = np.zeros((24, 32), bool), np.zeros((24, 32), bool)
     seen[2:8, 3:12] = seen[8:10, 3:8] = seen[12:20, 12:30] = True
     hidden[8:14, 8:16] = True
@@ -136,7 +136,7 @@ def test_each_process_opens_the_file_itself(segmentation: tuple[Path, list[np.nd
     data = ImageNetSegmentation(path)
     data.image(1)  # open here, too
     assert pickle.loads(pickle.dumps(data)).identity() == data.identity()
-    if method == "spawn":  # what a spawned process gets
+    if method == "spawn":  # what a spawned process receives
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(data)).image(0), images[0])
         return
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""MATLAB's files against scipy's reader, and damaged beyond what that survives."""
+"""MATLAB files compared with scipy's reader, and damaged files that crash that reader."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Results of several folders in one: the bytes of an undisturbed run, or a refusal that names both folders."""
+"""Merged results of several folders: the bytes of an undisturbed run, or a refusal that names both folders."""
 
 import errno
 import shutil
@@ -26,7 +26,7 @@ SMALL = ["dataset.count=12", "batch_size=4", "timing=false", "method=[gradcam,ce
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """The bytes of all that stays the same from run to run, and of parts."""
+    """The bytes of all files that are the same in every run, and of parts."""
     kept = (IDENTITY, ROWS, SUMMARY)
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -181,7 +181,7 @@ def test_what_a_shard_writes_while_a_merge_reads_stays(tmp_path: Path, monkeypat
     agreed = eigencam.store.merge._agreed
 
     def slow(*given: Any) -> Any:
-        some(tmp_path / "m", 4, 5)  # its parts are merged with those that were just read
+        some(tmp_path / "m", 4, 5)  # its parts are merged with those just read
         return agreed(*given)
 
     monkeypatch.setattr(eigencam.store.merge, "_agreed", slow)

@@ -1,7 +1,7 @@
-"""Every method of the catalogue: types and shapes, batches of one, an image and an answer that say nothing.
+"""Every method of the catalogue: types and shapes, batches of one, a constant image, and a constant output.
 
-A method is tried by being in the catalogue. What it asks of a device is in `test_gpu.py`, its numbers in float64 in
-`test_golden.py`, each kind of network in `test_every_method.py`.
+Every method in the catalogue is tested. `test_gpu.py` tests its use of a device, `test_golden.py` its numbers in
+float64, `test_every_method.py` each kind of network.
 """
 
 import copy
@@ -23,7 +23,7 @@ from eigencam.networks.network import Network
 
 STATES = get_args(State)
 ROUNDED = {"opticam": 0.01, "augmented_gradcam": 0.3}
-"""Differences of rounding, over the largest value, where they grow: Adam divides by the gradients' size."""
+"""Methods with larger rounding differences, relative to the largest value: Adam divides by the gradients' size."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("option", METHODS)
 def test_an_image_has_the_map_of_a_batch_of_one_whatever_stands_beside_it(option: str) -> None:
-    """One that is constant among them: its own map has a state, and the others' are what they were."""
+    """A constant image in the batch: its own map has a state, and the other maps are unchanged."""
     used = network(home(option), "cpu")
     batch, one = maps(used, option, (0, CONSTANT, 1)), maps(used, option, (1,))
     if gives_boxes(method(option)):
@@ -46,13 +46,13 @@ def test_an_image_has_the_map_of_a_batch_of_one_whatever_stands_beside_it(option
     assert found.shape == (3, *expected.shape)
     tolerance = ROUNDED.get(option, 1e-4) * np.abs(expected).max()
     np.testing.assert_allclose(found[2], expected, rtol=1e-3, atol=tolerance)
-    assert np.abs(found[2] - expected).mean() <= 2e-3 * np.abs(expected).max()  # rounding grows at few positions alone
+    assert np.abs(found[2] - expected).mean() <= 2e-3 * np.abs(expected).max()  # rounding grows only at a few positions
     assert [ScoreMap(values, (80, 100)).state for values in found[[0, 2]]].count("nonfinite") == 0
     assert ScoreMap(found[1], (80, 100)).state in STATES
 
 
 def silent(used: Network) -> Network:
-    """The network with a last layer of zeros: the same answer to everything, and no gradient of it."""
+    """The network with a last layer of zeros: a constant output without a gradient."""
     module = copy.deepcopy(used.module)
     last = [part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Each method against a case that is known on paper, and Eigen-CAM against a float64 SVD."""
+"""Each method compared with a closed form, and Eigen-CAM with a float64 SVD."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ METHODS = [EigenCAM(), EigenCAM(center=True, sign="energy"), CAM(), GradCAM(), G
 
 
 def svd_map(activations: Tensor, center: bool = False) -> Tensor:
-    """O v_1 in float64, sign by the sum (or, centred, by the energy)."""
+    """O v_1 in float64, with the sign by the sum (if centred: by the energy)."""
     o = activations.double().flatten(2).mT
     if center:
         o = o - o.mean(1, keepdim=True)
@@ -92,7 +92,7 @@ def test_sign_and_clip() -> None:
 
 @pytest.mark.parametrize("ratio", [0.5, 0.9, 0.99, 0.9999, 1.0])
 def test_lanczos_is_proven_or_replaced(ratio: float) -> None:
-    """Prescribed gaps between the first eigenvalues: the accepted vector has the largest Rayleigh quotient."""
+    """For prescribed gaps between the first eigenvalues, the accepted vector has the largest Rayleigh quotient."""
     n = LANCZOS_FROM + 40
     q = torch.linalg.qr(random_activations(3, n, n))[0]
     values = torch.cat([torch.tensor([1.0, ratio]), torch.rand(n - 2) * 0.3])

@@ -1,4 +1,4 @@
-"""What a metric says of itself, which nobody reads off its name or its note."""
+"""What a metric declares, independent of its name and its note."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_localization_says_what_its_metrics_are_about() -> None:
 
 
 class Marks:
-    """An evaluator whose names say nothing."""
+    """An evaluator with meaningless names."""
 
     headline = ("both", "seen", "grade")
 

@@ -1,4 +1,4 @@
-"""Every reader with every way in which its files can be named, encoded or broken: read, or refused in one line."""
+"""Every reader with its files named, encoded or broken in every way: read, or refused in one line."""
 
 import os
 import random
@@ -32,7 +32,7 @@ def files(root: Path, glob: str) -> list[Path]:
 
 
 def refused(reader: Reader, root: Path, *names: str) -> None:
-    """Reading ends in one line that holds the names."""
+    """Reading ends with one line that contains the names."""
     with pytest.raises(REFUSED) as caught:
         reader.read(root)
     text = str(caught.value)
@@ -65,7 +65,7 @@ def test_text_of_an_unknown_encoding_is_refused(name: str, glob: str, encoding: 
     path = files(tmp_path, glob)[0]
     text = path.read_text(encoding="utf-8").encode("ascii", "ignore").decode()
     path.write_text(text.replace(text[len(text) // 2], "é", 1) if encoding == "latin-1" else text, encoding=encoding)
-    if path.suffix == ".xml" and encoding == "utf-16-le":  # an XML file shows by its first character what it is
+    if path.suffix == ".xml" and encoding == "utf-16-le":  # an XML file is recognised by its first character
         assert reader.read(tmp_path)
         return
     refused(reader, tmp_path, path.name)
@@ -112,7 +112,7 @@ def test_a_truncated_archive_is_named(name: str, glob: str, tmp_path: Path) -> N
 
 
 def broken(reader: Reader, root: Path) -> None:
-    """Reading succeeds, or ends in one line that names a file below the root."""
+    """Reading succeeds, or ends with one line that names a file below the root."""
     try:
         reader.read(root)
     except REFUSED as error:

@@ -1,4 +1,4 @@
-"""Optimised masks: each part on paper, the descent against one by hand, what they find where the answer is known."""
+"""Optimised masks: each part in closed form, the descent compared with one by hand, and images with a known answer."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ TARGETS = torch.tensor([3, 2, 1])
 
 
 class Texture(nn.Module):
-    """Class 0 is contrast in rows 8 to 24 and columns 24 to 40; class 1 is always the same; class 2 the rest."""
+    """Class 0 responds to contrast in rows 8 to 24 and columns 24 to 40; class 1 is constant; class 2 is the rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def box() -> Tensor:
 
 @pytest.fixture(scope="module")
 def scenes() -> tuple[Forward, Tensor]:
-    """The embedded network and two scenes that it is sure of."""
+    """The embedded network and two scenes that it classifies with confidence."""
     from hydra import compose, initialize_config_module
 
     from eigencam.networks.network import load_network
@@ -98,7 +98,7 @@ def test_levels_of_perturbation() -> None:
     torch.testing.assert_close(om.perturbed(faded, masks), masks[:, None] * x)
     for level, share in enumerate(np.arange(8) / 7):
         torch.testing.assert_close(om.perturbed(blurred, torch.full((2, 9, 12), share)), blurred[:, level])
-    ramp = torch.zeros(1, 9, 12, requires_grad=True)  # at the most changed end the way back is open
+    ramp = torch.zeros(1, 9, 12, requires_grad=True)  # at the most changed level the gradient passes
     om.perturbed(blurred[:1], ramp).sum().backward()
     assert ramp.grad is not None
     torch.testing.assert_close(ramp.grad, 7 * (blurred[:1, 1] - blurred[:1, 0]).sum(1))
@@ -149,14 +149,14 @@ def test_where_nothing_is_taken_away_it_starts_from_the_whole_image() -> None:
 
 
 def pillow(x: Floats, radius: float) -> Floats:
-    """What the authors smooth with: Pillow's filter on 8 bits."""
+    """The authors' smoothing: Pillow's filter on 8 bits."""
     return np.array(Image.fromarray((x * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))) / 255
 
 
 def by_hand(forward: Forward, n: int, target: int, steps: int, beta: float) -> Floats:
-    """The authors' loop in NumPy and float64, with their gradient; the network's alone is torch's.
+    """The authors' loop in NumPy and float64, with their gradient; only the network's gradient is torch's.
 
-    The image is that of a file; without one it is the input, in 8 bits.
+    The image comes from the file; without a file it is the input in 8 bits.
     """
     file = Image.fromarray(forward.original(n) if forward.original else forward.pixels[n].permute(1, 2, 0).numpy())
     h, w = forward.images.shape[2:]
@@ -211,9 +211,9 @@ def test_meaningful_perturbation_is_the_descent_by_hand(beta: float) -> None:
 
 
 def test_extremal_perturbations_first_steps_are_gradient_ascent() -> None:
-    """The energy's gradient by central differences in float64, and momentum as the first two steps have it.
+    """The energy's gradient by central differences in float64, and the momentum of the first two steps.
 
-    The area is a single pixel: at the start many have the same value, and which of them count as ones is open.
+    The area is a single pixel, since otherwise the order of equal values at the start would be undefined.
     """
     forward = texture(1)
     levels, pool = om.pyramid(forward.images.double(), "blur"), om.SmoothMax((48, 64), 8, 8, torch.zeros(0).double())
@@ -258,7 +258,7 @@ def test_the_region_that_a_network_looks_at_is_found() -> None:
     for method in methods:
         for found in method(forward, targets):
             top = found.flatten().topk(256).indices
-            assert box().flatten()[top].float().mean() > 0.6, method  # of the box's area; by chance a twelfth
+            assert box().flatten()[top].float().mean() > 0.6, method  # of the box's area; a twelfth by chance
 
 
 def test_a_sum_over_all_classes_cannot_fall_so_nothing_is_deleted() -> None:
@@ -323,14 +323,14 @@ def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_masks_that_descend_together_are_those_alone(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on an accelerator, where only rounding may differ."""
+    """Computed as on an accelerator, so that only rounding may differ."""
     forward = forward_pass(network("rectified"), random_activations(3, 3, 20, 27), "conv", chunk=2)
     alone = method(forward, TARGETS)
     told: list[int] = []
     forward.progress = told.append
     monkeypatch.setattr(om, "together", lambda forward, count: torch.arange(count).split(forward.chunk))
     torch.testing.assert_close(method(forward, TARGETS), alone, atol=1e-4, rtol=1e-3)
-    assert 2 <= max(told) <= 4  # the two halves of `dual` count
+    assert 2 <= max(told) <= 4  # both halves of `dual` count
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -1,4 +1,4 @@
-"""What a person types: quoting that Hydra reads, and configs in other encodings."""
+"""What users type: quoting for Hydra, and configs in other encodings."""
 
 import os
 from pathlib import Path

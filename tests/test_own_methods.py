@@ -1,4 +1,4 @@
-"""A user's own method or network by its dotted name: identity, and what is refused before a run."""
+"""A user's own method or network by its dotted name: its identity, and refusals before a run."""
 
 import importlib
 import sys
@@ -41,7 +41,7 @@ def forget(name: str) -> None:
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module of a user's own, importable as `my_module`."""
+    """A user's own module, importable as `my_module`."""
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "my_module.py"
     path.write_text(MINE)

@@ -1,4 +1,4 @@
-"""Images in Parquet files and tar shards, written by the libraries that people write them with."""
+"""Images in Parquet files and tar shards, written by the usual libraries."""
 
 import io
 import json
@@ -50,7 +50,7 @@ for k in range(shards):
 
 
 def write_hub(folder: Path, files: list[Path], labels: list[int], shards: int = 2, group: int = 3, **more: Any) -> Path:
-    """Parquet files as the library `datasets` writes them; in a process whose `datasets` is that library."""
+    """Parquet files written by the library `datasets`, in a process in which `datasets` is that library."""
     pytest.importorskip("webdataset")  # the two come together
     folder.mkdir(parents=True, exist_ok=True)
     told = {"files": [str(f) for f in files], "labels": labels, "names": NAMES, "shards": shards, "group": group}
@@ -69,7 +69,7 @@ def write_hub(folder: Path, files: list[Path], labels: list[int], shards: int = 
 
 
 def write_tars(folder: Path, files: list[Path], labels: list[int], size: int = 3) -> Path:
-    """Tar shards as the library `webdataset` writes them."""
+    """Tar shards written by the library `webdataset`."""
     wds = pytest.importorskip("webdataset")
     folder.mkdir(parents=True, exist_ok=True)
     with wds.ShardWriter(str(folder / "val-%06d.tar"), maxcount=size, verbose=0) as sink:
@@ -102,7 +102,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photos as the library `datasets` writes them, with boxes of which one is wrong."""
+    """The photos as written by the library `datasets`, with boxes, one of which is wrong."""
     root = tmp_path_factory.mktemp("hub")
     boxes = [{"bbox": [[1, 2, 5, 6]] * (k % 3), "category": [k % 3] * (k % 3)} for k in range(8)]
     boxes[4]["bbox"] = [[4, 4, -3, 2]]
@@ -122,7 +122,7 @@ def test_the_images_and_labels_are_those_of_the_files(tmp_path: Path, photos: li
             assert np.array_equal(data.image(i), np.asarray(image.convert("RGB")))
         truth = data.truth(i)
         assert (truth.label, truth.size, len(truth.boxes)) == (LABELS[i], (20 + i, 30), 0)
-    copy = pickle.loads(pickle.dumps(data))  # as a loader process gets it
+    copy = pickle.loads(pickle.dumps(data))  # as a loader process receives it
     assert np.array_equal(copy.image(4), data.image(4))
     assert copy.identity() == data.identity()
 

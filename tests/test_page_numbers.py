@@ -1,4 +1,4 @@
-"""Numbers on the pages are those of a file that a command wrote."""
+"""Numbers on the pages are those of a file written by a command."""
 
 import csv
 import re
@@ -32,7 +32,7 @@ NOT_MEASURED = (
 )
 """Tables of parameters, versions and rules."""
 QUOTED = "| network | method | "
-"""Tables that another test finds in the committed ones, line by line."""
+"""Tables that another test compares with the committed ones, line by line."""
 NUMBER = re.compile(r"(?<![\w.,])-?\d+\.\d+(?![\w.])")
 
 
@@ -50,7 +50,7 @@ WITH_NUMBERS = [(page, first, rest) for page, first, rest in tables() if len(NUM
 
 
 def rounded(file: str) -> set[tuple[int, str]]:
-    """The numbers of a file with 0 to 2 decimals, as they are and as percent."""
+    """The numbers of a file with 0 to 2 decimals, plain and in percent."""
     text = (ROOT / "results" / file).read_text()
     values = [float(number) for number in re.findall(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.])", text)]
     return {(k, f"{scale * value:.{k}f}") for value in values for k in (0, 1, 2) for scale in (1, 100)}

@@ -1,4 +1,4 @@
-"""Paired comparisons against scipy, sums over all sign vectors, and a loop over multinomial weights."""
+"""Paired comparisons compared with scipy, sums over all sign vectors, and a loop over multinomial weights."""
 
 from math import comb
 from typing import Any
@@ -178,4 +178,4 @@ def test_the_difference_that_n_images_show_is_found_in_four_of_five_samples() ->
         found += test.pvalue < 0.05
     assert found / 1000 == pytest.approx(0.8, abs=0.05)
     hits = np.repeat([0.0, 1.0], 50)
-    assert difference(Sample(hits), Sample(hits)).shown > 0.02  # none that differ is no proof of precision
+    assert difference(Sample(hits), Sample(hits)).shown > 0.02  # no observed difference is no proof of precision

@@ -1,4 +1,4 @@
-"""Pairs: the list, the generated ones, the network that compares, and the methods that explain why two images match."""
+"""Pairs: lists, generated pairs, the network that compares, and the methods that explain why two images match."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -181,7 +181,7 @@ def test_a_network_that_returns_vectors_is_compared_by_them() -> None:
     forward = made.forward(small[:1], index=torch.tensor([0]))
     cosine = F.cosine_similarity(net(x[:1]), net(x[1:])).detach()
     torch.testing.assert_close(forward.logits.softmax(1)[:, SAME], (1 + cosine) / 2)
-    by_layer, _, _ = compared(Vectors(), "c")  # whose output is of classes
+    by_layer, _, _ = compared(Vectors(), "c")  # its output is the classes
     assert isinstance(by_layer.module, Verifier)
     assert by_layer.module.layer == "conv"
 
@@ -236,7 +236,7 @@ def test_fam_and_lime_explain_the_similarity_of_a_pair() -> None:
         torch.testing.assert_close(torch.from_numpy(found.maps["fam"]), expected)
         forward = made.forward(small[i : i + 1], index=torch.tensor([i]))
         assert forward.partner is not None
-        # The same by the way without pairs: the reference in the place of the image's own embedding.
+        # The same without pairs: the reference replaces the image's own embedding.
         alone = plain(toy("rectified")).forward(small[i : i + 1], index=torch.tensor([i]))
         alone.activations = forward.partner.activations  # type: ignore[method-assign]
         torch.testing.assert_close(lime(forward, torch.zeros(1)), lime(alone, torch.zeros(1)), atol=1e-5, rtol=1e-4)

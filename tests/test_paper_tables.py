@@ -44,7 +44,7 @@ def stored(root: Path, method: str, layer: str, threshold: float, iou: Any) -> N
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3 layers x 2 thresholds x 4 methods: Grad-CAM is clearly the best, the later the layer the better."""
+    """3 layers x 2 thresholds x 4 methods: Grad-CAM is clearly the best, and later layers are better."""
     root, rng = tmp_path_factory.mktemp("sweep"), np.random.default_rng(0)
     for layer, threshold, method in product(LAYERS, THRESHOLDS, NAMES):
         late = 0.02 * int(layer.rsplit(".", 1)[1])
@@ -167,7 +167,7 @@ def test_a_figure_of_the_sweep(sweep: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def nasty() -> Table:
-    """Names and notes with all that LaTeX reads as its own."""
+    """Names and notes with all of LaTeX's special characters."""
     names = [
         "50 % of a_b & c",
         "#1 ~ ^x^ {y} \\z $",
@@ -183,7 +183,7 @@ def nasty() -> Table:
 
 
 def balanced(text: str) -> bool:
-    """Whether braces and environments close, and nothing but ASCII, commands and escaped characters is there."""
+    """Check that braces and environments close, and that there is only ASCII, commands and escaped characters."""
     body = "\n".join(re.sub(r"(?<!\\)%.*", "", line) for line in text.splitlines())
     plain = re.sub(r"\\[&%$#_{}\\]", "", body)
     begun, ended = (re.findall(rf"\\{word}\{{(\w+)\}}", body) for word in ("begin", "end"))

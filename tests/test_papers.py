@@ -37,10 +37,11 @@ def test_every_published_number_is_in_a_table() -> None:
     published = numbers()
     there = set(published[["paper", "table", "dataset", "metric"]].itertuples(index=False, name=None))
     left = {key for key in there - shown if key[0] in papers()}
-    # The Eigen-CAM paper's three claims are gains over others, not a table; average drop in deletion has no evaluator.
+    # The Eigen-CAM paper states three gains in its text, not in a table; average drop in deletion has no evaluator.
     assert {key[:2] for key in left} <= {("eigencam2021", "claim"), ("shapleycam2025", "faithfulness")}
     assert {key[3] for key in left if key[0] == "shapleycam2025"} == {"average_drop_in_deletion"}
-    # These tables have no network, dataset or method of ours; timm's are the top-1 that a run is compared with.
+    # For these tables we have no network, dataset or method; timm's numbers are top-1 accuracies that runs are compared
+    # with.
     assert set(published["paper"]) - set(papers()) == {"promptcam2025", "tcam2023", "timm2026", "tscam2021"}
 
 
@@ -214,7 +215,7 @@ def test_names_are_told_apart_among_what_a_table_shows(tmp_path: Path, capsys: p
         restated(folder, lambda identity: identity["evaluator"].update(parameters={"threshold": 0.2}))
     assert main(["table", "--paper", "gradcam2017", "--results", str(tmp_path)]) == 0
     assert "evaluator: threshold=0.2" in capsys.readouterr().out
-    assert main(["table", "--paper", "gradcampp2018", "--results", str(tmp_path)]) == 0  # neither has its evaluator
+    assert main(["table", "--paper", "gradcampp2018", "--results", str(tmp_path)]) == 0  # both lack an evaluator
     assert "center_box" not in capsys.readouterr().out
 
 

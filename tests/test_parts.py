@@ -10,7 +10,7 @@ from parts import CASES, fast, is_of_rest, select
 
 @dataclass
 class Item:
-    """What is read of a test."""
+    """The attributes of a test that are read."""
 
     nodeid: str
     full: bool = False

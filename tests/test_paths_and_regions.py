@@ -1,4 +1,4 @@
-"""Guided IG, XRAI, Augmented Grad-CAM and deep feature factorisation on paper."""
+"""Guided IG, XRAI, Augmented Grad-CAM and deep feature factorisation in closed forms."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ TARGETS = torch.tensor([3, 2, 1, 0, 1])
 
 
 def difference(forward: Forward) -> Tensor:
-    """(N,) the logit less that of the mean colour."""
+    """(N,) the logit minus that of the mean colour."""
     with torch.no_grad():
         start = forward.module(torch.zeros_like(forward.images[:1]))[0, TARGETS]
     return forward.logits.gather(1, TARGETS[:, None])[:, 0] - start
@@ -44,12 +44,12 @@ def test_guided_ig_without_distance_is_integrated_gradients_by_left_sums() -> No
 
 
 def test_guided_ig_goes_where_the_gradient_is_small_and_adds_up() -> None:
-    """Of two colours the one without a gradient goes first, as far as it may."""
+    """Of two colours, the one without a gradient changes first, as far as it may."""
     net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Squares())
     net[0].weight.data = torch.tensor([[1.0, 0, 0], [0, 3, 0]])[:, :, None, None]  # type: ignore[union-attr]
     forward = forward_pass(net.eval(), torch.tensor([1.0, 1, 0]).view(1, 3, 1, 1), "0")
     found = GuidedIG(2, 0.5, 1.0, reduce="l2")(forward, torch.zeros(1, dtype=torch.long))
-    # At the start no gradient tells them apart: both go half of the way. There the second is steeper, and goes last.
+    # At the start their gradients are equal: both go half of the way. There the second is steeper, and changes last.
     start = torch.tensor([0.0, 0])
     middle = torch.tensor([2 * 0.5, 2 * 9 * 0.5]) * 0.5
     torch.testing.assert_close(found[0, 0, 0], (start + middle).norm())
@@ -68,15 +68,15 @@ def test_xrai_takes_the_segment_that_adds_the_highest_mean() -> None:
     attribution = np.zeros((20, 30))
     attribution[:, :10], attribution[:, 10:20] = 3, 1
     masks = np.zeros((4, 20, 30), bool)
-    masks[0, :, :20] = True  # mean 2; 1 once the third is there
+    masks[0, :, :20] = True  # mean 2; 1 after the third was taken
     masks[1, :10, 20:] = True  # mean 0
     masks[2, :, :10] = True  # mean 3
-    masks[3, :4, 20:30], masks[3, 10:12, 20:30] = True, True  # 60 pixels, of which 20 are new behind the second
+    masks[3, :4, 20:30], masks[3, 10:12, 20:30] = True, True  # 60 pixels, 20 of which are new after the second
     found = regions(attribution, masks)
     assert (found[:, :10] == 3).all()
     assert (found[:, 10:20] == 1).all()
     assert (found[:, 20:] == 0).all()
-    attribution[10:12, 20:30] = 7  # 20 pixels: fewer than a segment has to add
+    attribution[10:12, 20:30] = 7  # 20 pixels: fewer than a segment must add
     assert GAIN > 20
     assert found[11, 25] != regions(attribution, masks)[11, 25] == 20 * 7 / 60
     assert np.isnan(regions(np.full((3, 3), np.nan), np.ones((1, 3, 3), bool))).all()
@@ -132,7 +132,7 @@ def test_a_turn_is_a_rotation_of_square_pixels_and_then_a_shift() -> None:
 
 
 def test_augmented_grad_cam_of_the_image_alone_climbs_where_it_is_read() -> None:
-    """The first step of Adam goes by the rate along the sign; after many steps the map shrinks to Grad-CAM."""
+    """The first step of Adam has the rate's length along the sign; after many steps the map, reduced, is Grad-CAM."""
     forward = forward_pass(strided(), random_activations(2, 3, 8, 8), "0", gradients=True)
     cam = GradCAM()(forward, TARGETS[:2])
     assert cam.amax((1, 2)).min() > 0

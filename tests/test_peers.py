@@ -37,7 +37,7 @@ def test_their_gradcam_is_ours_and_the_network_is_as_before(method: PytorchGradC
 
 @pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
 def test_gradcam_plus_plus_of_small_gradients_is_float64s_and_not_pytorch_grad_cams(scale: float) -> None:
-    """Its denominator has 1e-6 added, which is nothing beside large gradients alone."""
+    """It adds 1e-6 to its denominator, which is negligible only for large gradients."""
     net = network("gap")
     with torch.no_grad():
         net.get_parameter("fc.weight").mul_(scale)
@@ -52,7 +52,7 @@ def test_gradcam_plus_plus_of_small_gradients_is_float64s_and_not_pytorch_grad_c
 
 
 def test_behind_an_inplace_relu_gradcam_is_float64s_and_not_pytorch_grad_cams() -> None:
-    """It keeps the tensor that the ReLU then overwrites."""
+    """It keeps the tensor that the ReLU overwrites afterwards."""
     torch.manual_seed(0)
     conv, fc = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
     net = nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc)

@@ -1,4 +1,4 @@
-"""Perturbation methods: on paper, against plain loops, and against pytorch-grad-cam, torchcam and Captum."""
+"""Perturbation methods compared with closed forms, plain loops, pytorch-grad-cam, torchcam and Captum."""
 
 from inspect import signature
 from typing import Any
@@ -100,7 +100,7 @@ def test_ablationcam_behind_a_linear_head_is_known_and_pytorch_grad_cams() -> No
 
 
 def test_ablationcam_is_pytorch_grad_cams_where_activations_are_not_negative() -> None:
-    """Of signed activations it sets a channel to -1e7, not to zero."""
+    """For signed activations it sets a channel to -1e7, not to zero."""
     torch.manual_seed(0)
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), *head)
@@ -120,7 +120,7 @@ def test_shapley_values_behind_a_linear_head_are_the_cam() -> None:
 
 
 def test_shapley_values_add_up_and_are_those_of_all_permutations() -> None:
-    net = network("conv")  # a ReLU behind each position: still additive by position, but not linear
+    net = network("conv")  # a ReLU at each position: still additive over positions, but not linear
     forward = forward_pass(net, random_activations(5, 3, 6, 7), "conv")
     found = ShapCAM(permutations=4, signed=True)(forward, TARGETS)
     nothing = forward.predict(1, lambda _: torch.zeros_like(forward.activations()[:1]), "conv")
@@ -133,7 +133,7 @@ def test_shapley_values_add_up_and_are_those_of_all_permutations() -> None:
     [
         ("alexnet", "features.11", True),
         ("resnet18", "layer4", True),
-        ("densenet121", "features.denseblock4", False),  # a batch norm lies between
+        ("densenet121", "features.denseblock4", False),  # with a batch norm between
         ("mobilenet_v2", "features.18", True),
         ("squeezenet1_1", "features", False),  # a convolution
         ("resnet18", "layer3", False),
@@ -170,7 +170,7 @@ def test_ablation_by_passes_is_chunked_and_agrees() -> None:
 
 
 class Product(torch.nn.Module):
-    """Logit 0 is the product of two positions, whose Shapley values are half of it each."""
+    """Logit 0 is the product of two positions; the Shapley value of each is half of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ def test_batches_and_chunks_do_not_matter(method: Any, chunk: int) -> None:
         one = forward_pass(net, x[i : i + 1], "conv", index=torch.tensor([i]), chunk=chunk)
         one.progress = told.append
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-4, rtol=1e-3)
-        # Ablation-CAM's inputs are the classifier's vectors here: as many as fill a chunk of images go at once
+        # here Ablation-CAM's inputs are vectors for the classifier, and as many as fill a chunk of images run together
         assert max(told) <= (chunk * x[i].numel() // 4 if isinstance(method, AblationCAM) else chunk)
     half = forward_pass(net.bfloat16(), x.bfloat16(), "conv")
     assert method(half, TARGETS[:3]).dtype == torch.float32

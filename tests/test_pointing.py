@@ -1,4 +1,4 @@
-"""Pointing, energy and tuned localization against brute force, and at their edges."""
+"""Pointing, energy and tuned localization compared with brute force, and edge cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +101,7 @@ class Pair:
 def protocol_by_hand(
     pairs: Sequence[Pair], objects: str, flags: dict[str, list[bool]] | None, classes: int
 ) -> tuple[float, float, int]:
-    """The whole protocol pixel by pixel: mean over the classes with a pair, share of hits, pairs counted."""
+    """The whole protocol pixel by pixel: mean over the classes with a pair, share of hits, number of pairs."""
     hits, misses = np.zeros(classes), np.zeros(classes)
     for pair in pairs:
         t, full = pair.truth, pair.score_map.full
@@ -130,7 +130,7 @@ def protocol_by_hand(
 
 
 def random_pairs(n: int, classes: int, seed: int) -> list[Pair]:
-    """Images with boxes at the border, difficult objects, several of a class; maps of one pixel, with ties or NaN."""
+    """Images with boxes at the border, difficult objects, several per class; maps of one pixel, with ties or NaN."""
     rng = np.random.default_rng(seed)
     pairs = []
     for i in range(n):
@@ -270,7 +270,7 @@ def test_energy_and_overlap_follow_their_formulas(seed: int) -> None:
 
 
 def test_the_energy_is_that_in_the_boxes_of_the_rows_class() -> None:
-    """Boxes of the class together, each pixel once; those of other classes do not count."""
+    """The class's boxes are united, each pixel counts once; boxes of other classes do not count."""
     boxes = np.array([[0, 0, 9, 9], [5, 5, 14, 14], [70, 50, 79, 59]], float)
     several = Truth("a", SIZE, 0, boxes, np.array([0, 0, 1]))
     for label, inside in ((0, fill(boxes[:2], SIZE)), (1, fill(boxes[2:], SIZE))):

@@ -1,4 +1,4 @@
-"""Proposals from files, in the forms people have."""
+"""Proposals from files in the usual formats."""
 
 import gzip
 import json
@@ -57,7 +57,7 @@ def test_scores_of_files_under_each_protocol(form: str, tmp_path: Path, capsys: 
         assert main([*arguments, *options]) == 0
         return json.loads(capsys.readouterr().out)["metrics"]
 
-    assert metrics()["recall50_1"] == 100  # the difficult object is not asked for
+    assert metrics()["recall50_1"] == 100  # difficult objects are not requested
     hosang = metrics("--protocol", "hosang")
     assert (hosang["recall50_1"], hosang["recall50_3"], hosang["ar_10000"]) == (66.67, 100, 100)
     assert metrics("--protocol", "stl")["mean_recall50_1"] == 100

@@ -37,7 +37,7 @@ def random_boxes(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def random_set(n: int, seed: int) -> list[tuple[np.ndarray, Truth]]:
-    """Images of 0 to 6 objects, some difficult, and 0 to 150 boxes, many of them near an object."""
+    """Images with 0 to 6 objects, some of them difficult, and 0 to 150 boxes, many of them near an object."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(n):
@@ -123,7 +123,7 @@ def plain_overlap(a: list[float], b: list[float]) -> float:
 
 
 def plain_matching(objects: list[list[float]], boxes: list[list[float]]) -> list[float]:
-    """detection-proposals' steps: the largest entry row by row, rows being whichever are fewer."""
+    """The steps of detection-proposals: the largest entry, row by row; rows are the fewer of the two."""
     rows, columns = (objects, boxes) if len(objects) <= len(boxes) else (boxes, objects)
     left_rows, left_columns, matched = list(range(len(rows))), list(range(len(columns))), [0.0] * len(objects)
     while left_rows:
@@ -139,7 +139,7 @@ def plain_matching(objects: list[list[float]], boxes: list[list[float]]) -> list
 
 
 def test_hosangs_protocol_in_plain_loops() -> None:
-    """Budgets in half decades, equal boxes once, difficult objects in; objects without boxes are missed."""
+    """Budgets in half decades, duplicate boxes once, difficult objects included; objects without boxes are missed."""
     pairs = [*random_set(25, seed=4), (np.zeros((0, 4)), truth_of([[0, 0, 9, 9], [3, 3, 20, 20]]))]
     pairs = [(np.concatenate([boxes[:40], boxes]), truth) for boxes, truth in pairs]
     assert HOSANG.budgets == tuple(round(10 ** (e / 2)) for e in range(9))
@@ -220,12 +220,12 @@ def test_best_overlap_against_brute_force() -> None:
 
 
 def test_matching_differs_where_it_should() -> None:
-    # One proposal between two objects explains one of them only; best overlap has no such rule.
+    # One proposal between two objects matches only one of them; the best overlap has no such rule.
     objects, box = [[0, 0, 9, 9], [4, 0, 13, 9]], np.array([[2.0, 0, 11, 9]])
     row = Proposals().row_of_boxes(box, truth_of(objects))
     assert sorted(row["matched_1"]) == [0, pytest.approx(2 / 3)]
     assert row["best"] == pytest.approx([2 / 3, 2 / 3])
-    # COCO's first proposal takes the object that the second one fits better, and the second finds nothing left.
+    # In COCO's matching the first proposal takes the object that the second fits better, so the second matches nothing.
     overlap = np.array([[0.55, 0.53], [0.8, 0.2]])
     np.testing.assert_array_equal(match_best_pairs(overlap), [0.8, 0.53])
     assert match_coco(overlap, (2,))[0][0] == 1

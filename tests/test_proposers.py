@@ -1,4 +1,4 @@
-"""Methods that give boxes: on images whose boxes are known, and against plain loops."""
+"""Methods that return boxes: on images with known boxes, and compared with plain loops."""
 
 import itertools
 from pathlib import Path
@@ -34,7 +34,7 @@ SQUARES = np.array([[15.0, 20, 44, 49], [70, 40, 109, 79]])
 
 
 class Red(nn.Module):
-    """Class 0 by the image's red, class 1 by its green; the layer keeps the image."""
+    """Class 0 responds to red, class 1 to green; the layer's output is the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Red(nn.Module):
 
 
 def seen(originals: list[RGB], region: bool = True) -> Forward:
-    """A pass of images of one size, 0 for grey, seen whole."""
+    """A pass of whole images of one size; 0 is grey."""
     images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 128 - 1
     forward = forward_pass(Red(), images, "layer")
     forward.black, forward.white = torch.full((3, 1, 1), -1.0), torch.full((3, 1, 1), 255 / 128 - 1)
@@ -100,7 +100,7 @@ def test_sliding_windows_step_as_their_overlap_says() -> None:
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     assert sides.prod(axis=1).min() > 1000 * 0.9
     assert (sides.max(axis=1) / sides.min(axis=1)).max() < 3.2
-    # Neighbours of a size overlap by about alpha, and any box of the range is met by a window well.
+    # Neighbours of one size overlap by about alpha, and every box in the range is well covered by a window.
     same = boxes[(sides == sides[0]).all(axis=1)]
     assert 0.6 < iou(same[:1], same[1:2])[0, 0] < 0.75
     rng = np.random.default_rng(0)
@@ -139,7 +139,7 @@ def test_segments_and_their_boxes() -> None:
 
 
 def plain_grouping(image: NDArray[np.float64], labels: NDArray[np.int64], colour: bool) -> list[list[int]]:
-    """The paper's algorithm on masks: features counted anew for every region, all pairs searched at each step."""
+    """The paper's algorithm on masks: features are recomputed for every region, all pairs are searched at each step."""
     directions = texture(image)
     masks = [labels == k for k in range(labels.max() + 1)]
 
@@ -230,7 +230,7 @@ def test_edge_windows_find_an_outline() -> None:
 
 
 def test_self_taught_ranks_by_what_the_network_needs() -> None:
-    """Class 0 is what is red: without the red square its probability falls, without the green one it rises."""
+    """Class 0 is red: without the red square its probability falls, without the green one it rises."""
     forward = seen([two_squares()] * 2)
     red, green = SelfTaught("target", ("lab",), (50,))(forward, torch.tensor([0, 1]))
     for boxes, square in ((red, SQUARES[0]), (green, SQUARES[1])):
@@ -245,7 +245,7 @@ def test_self_taught_ranks_by_what_the_network_needs() -> None:
 
 
 def test_hierarchy_in_plain_loops() -> None:
-    """All pairs are compared; the paper's four terms, counted anew at each step."""
+    """All pairs are compared, and the paper's four terms are recomputed at each step."""
     rng = np.random.default_rng(0)
     labels = np.kron(np.arange(12).reshape(3, 4), np.ones((9, 8), int))
     features, drops = rng.random((23, 5)), rng.random(23)

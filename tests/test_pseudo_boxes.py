@@ -1,4 +1,4 @@
-"""Boxes that stand in for the truth: chosen proposals against a loop of single passes, the command, its checkpoint."""
+"""Boxes that replace the truth: chosen proposals compared with single passes; the command and its checkpoint."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The papers' numbers: empty cells, a person's readings, anchors from truth alone, and where each number is read."""
+"""The papers' numbers: empty cells, a user's readings, anchors from the truth alone, and the source of each number."""
 
 import csv
 import importlib.util
@@ -28,7 +28,7 @@ def script(name: str) -> ModuleType:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -184,7 +184,7 @@ def test_the_anchors_agree_with_what_was_published_to_its_decimal() -> None:
 
 def test_the_scripts_s_centre_by_hand() -> None:
     made = script("anchors")
-    # A centred square of 160 px is wanted in one image, and the second of two boxes in the other.
+    # A hit needs a centred square of 160 px in one image, and the second of two boxes in the other.
     good, small = [32.0, 32.0, 191.0, 191.0], [0.0, 0.0, 9.0, 9.0]
     truths = [
         Truth("a", (224, 224), 0, np.array([good]), np.zeros(1, np.int64)),
@@ -223,7 +223,7 @@ def test_every_row_says_what_must_be_read(capsys: pytest.CaptureFixture[str]) ->
     assert all(line["source"] and line["read"] for line in lines)
     assert made.main(["--paper", "wsolevaluation2020", "--dataset", "cub_test", "--method", "cutmix", "--csv"]) == 0
     said = [line["read"].split(" (")[0] for line in csv.DictReader(capsys.readouterr().out.splitlines())]
-    assert said == ["-1.4", "+0.8", "-0.2"]  # as the image of the table has them
+    assert said == ["-1.4", "+0.8", "-0.2"]  # as in the image of the table
     assert made.main(["--rows", "52-53", "1", "--csv"]) == 0
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["row", "1", "52", "53"]
     for wrong in (["--paper", "nobody"], ["--rows", "0"], ["--rows", "5-2"], ["--rows", "x"]):

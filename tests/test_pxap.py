@@ -1,4 +1,4 @@
-"""PxAP against the protocol's own steps: histograms of the pixels of all images."""
+"""PxAP compared with the protocol's steps: histograms of the pixels of all images."""
 
 import dataclasses
 from pathlib import Path
@@ -29,7 +29,7 @@ from eigencam.evaluation.pxap import PxAP
 def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric | float, list[tuple[Floats, Floats]]]:
     """The protocol's steps: histograms of the pixels of all images, then the sum over its bins.
 
-    A map with a NaN, which is zero in the histograms, is summed up as the worst one, its object never found.
+    A map with a NaN, which is zero in the histograms, counts as the worst one: its object is never found.
     """
     edges = np.append(list(np.arange(0, 1, step)), [1.0, 2.0, 3.0])
     histograms = []
@@ -46,7 +46,7 @@ def oracle_pxap(data: list[tuple[ScoreMap, Truth]], step: float) -> tuple[Metric
     summed = [tuple(h.copy() for h in pair) for pair in histograms]
     for (score_map, _), (wanted, rest) in zip(data, summed, strict=True):
         if np.isnan(score_map.values).any():
-            rest[-2], rest[0] = rest[0], 0  # in the bin of the largest value
+            rest[-2], rest[0] = rest[0], 0  # all are in the bin of the largest value
             lost += wanted.sum()
             wanted[:] = 0
     positive, negative = (np.sum([h[k] for h in summed], axis=0) for k in (0, 1))
@@ -105,11 +105,11 @@ def test_pxap_on_paper() -> None:
         return PxAP().summary(rows.assign(constant_by_design=meant))[0]
 
     assert pxap((mask == 4).astype(float)).value == 100
-    assert pxap((mask == 0).astype(float)).value == 50  # all found at once, with all others
+    assert pxap((mask == 0).astype(float)).value == 50  # all objects are found at once, together with all other pixels
     assert pxap(np.zeros((7, 7))).value == 50
-    # One image is right, one is all background: half of the pixels found at 1, at precision 1; the rest at 1/2.
+    # One map is right, one is 0 everywhere: half of the object's pixels are found at precision 1, the rest at 1/2.
     assert pxap((mask == 4).astype(float), np.zeros((7, 7))).value == 75
-    # Of the other nothing is found, and all that is not the object comes first: half of the pixels at precision 1/2.
+    # The other object is never found, and its background ranks first: half of the pixels are found at precision 1/2.
     assert pxap((mask == 4).astype(float), np.zeros((7, 7)), meant=False).value == 25
     void = dataclasses.replace(truth, mask=np.where(mask == 0, 255, 4).astype(np.uint8))
     rows = frame([PxAP().row(ScoreMap(np.zeros((7, 7)), truth.size), void)]).assign(constant_by_design=True)

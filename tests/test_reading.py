@@ -1,4 +1,4 @@
-"""The door that files come in by, the names of images, and what is typed for paths."""
+"""Reading of foreign files, the names of images, and typed paths."""
 
 import os
 import pickle
@@ -51,7 +51,7 @@ def test_whatever_goes_wrong_names_the_file_and_the_place(error: Exception, line
         read()
     assert str(caught.value) == f"{tmp_path / 'a.txt'}, line 3: {line}; expected: numbers"
     assert caught.value.__cause__ is error
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it comes from a loader's process
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # it comes from a loader process
 
 
 def test_the_inner_file_is_the_one_that_is_named(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_every_reader_expands_its_paths(name: str, tmp_path: Path, monkeypatch: 
 
 
 def rewritten(path: Path, change: Callable[[Any, Any], None]) -> None:
-    """The file with something else in the place of the first image."""
+    """The file with another object in place of the first image."""
     with h5py.File(path, "r+") as file:
         change(file, file["value/img"])
 
@@ -189,7 +189,7 @@ def test_hdf5_data_larger_than_an_image_is_not_read(tmp_path: Path) -> None:
             ImageNetSegmentation(path)
 
 
-# --- what counts from 0 --------------------------------------------------------------------------------------------
+# --- counting from 0 --------------------------------------------------------------------------------------------
 
 
 def test_annotations_that_count_from_0_are_reported_and_read_on_request(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_annotations_that_count_from_0_are_reported_and_read_on_request(tmp_path
         Voc(tmp_path, origin=2)
 
 
-# --- a dataset of one's own ----------------------------------------------------------------------------------------
+# --- a user's own dataset ----------------------------------------------------------------------------------------
 
 MINE = """
 class Mine:

@@ -1,4 +1,4 @@
-"""What the README tells a reader to type works as written."""
+"""The README's commands work as written."""
 
 import re
 import shutil

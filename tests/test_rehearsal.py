@@ -84,14 +84,14 @@ def test_an_experiment_is_killed_twice_and_ends_in_a_table(tmp_path: Path, monke
     words += ["--out", str(out), "--set", "model=googlenet_bvlc", "method=[cam,center_box]", "workers=0"]
     monkeypatch.setattr(sys, "argv", ["rehearsal.py", *words, "--minutes", "0"])
     for name in ("TORCH_HOME", "EIGENCAM_WEIGHTS", "EIGENCAM_RESULTS"):
-        monkeypatch.setenv(name, "")  # set anew by the script, and given back
+        monkeypatch.setenv(name, "")  # set by the script, and restored
     rehearsal.main()
-    assert not out.exists()  # the sitting was over before it began
+    assert not out.exists()  # its time was over before it began
     monkeypatch.setattr(sys, "argv", ["rehearsal.py", *words])
     rehearsal.main()
     (row,) = csv.DictReader(line for line in out.read_text().splitlines() if not line.startswith("#"))
     assert (row["results"], row["done"], row["broke"]) == ("2", "2", "")
-    assert int(row["kills"]) >= 1  # a job of four images may end between two looks
+    assert int(row["kills"]) >= 1  # a job of four images may end between two checks
     assert float(row["peak_mib"]) > 100
     assert (root / "tables/cam2016.md").is_file()
     monkeypatch.setattr(sys, "argv", ["rehearsal.py", *words, "--images", "3"])

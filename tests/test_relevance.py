@@ -1,4 +1,4 @@
-"""Input gradients and relevance: conservation, cases by hand, and Captum."""
+"""Input gradients and relevance: conservation, closed forms, and Captum."""
 
 import copy
 import warnings
@@ -84,8 +84,8 @@ def test_lrp_by_hand() -> None:
         forward = Forward(net, x, torch.zeros(1), "", net(x), {})
         torch.testing.assert_close(layers(forward, torch.tensor([0])), torch.tensor([[relevance]]))
     alpha_beta = LRP("alphabeta", alpha=2)(Forward(net, x, torch.zeros(1), "", net(x), {}), torch.tensor([0]))
-    # z1 = 3 - 1, z2 = 6 + 1: positive parts 3; 6, 1 and negative -1; nothing
-    out = [2 * 2, 2 * 21]  # the last layer has positive parts only: beta finds nothing to take
+    # z1 = 3 - 1, z2 = 6 + 1: positive parts 3 and 6, 1; negative parts -1 and none
+    out = [2 * 2, 2 * 21]  # the last layer has only positive parts, so beta has no effect
     by_hand = [2 * out[0] + 2 * out[1] * 6 / 7, 2 * out[1] / 7 - out[0]]
     torch.testing.assert_close(alpha_beta, torch.tensor([[by_hand]]))
 
@@ -102,7 +102,9 @@ def test_lrp_is_captums() -> None:
     for rule, theirs in (("epsilon", EpsilonRule(1e-9)), ("zplus", Alpha1_Beta0_Rule(set_bias_to_zero=True))):
         net = plain()
         for module in net:
-            if isinstance(module, nn.Conv2d | nn.Linear | nn.Flatten):  # without biases a flattening shares as it is
+            if isinstance(
+                module, nn.Conv2d | nn.Linear | nn.Flatten
+            ):  # without biases, flattening passes relevance unchanged
                 rule_of = EpsilonRule(1e-9) if isinstance(module, nn.Flatten) else copy.copy(theirs)
                 module.rule = rule_of  # type: ignore[assignment]
         images = forward.images.abs() if rule == "zplus" else forward.images
@@ -113,7 +115,7 @@ def test_lrp_is_captums() -> None:
 
 
 def test_without_their_share_biases_take_no_relevance() -> None:
-    """Of a network of convolutions, whose inputs and outputs have either sign; no denominator of gamma is nearly 0."""
+    """For a network of convolutions with inputs and outputs of either sign; no denominator of gamma is nearly 0."""
     forward = read(squeezed(False), (10, 10))
     kept, dropped = (LRP("gamma", bias=bias)(forward, TARGETS) for bias in ("keep", "drop"))
     torch.testing.assert_close(dropped.sum((1, 2)), logit(forward), atol=1e-5, rtol=1e-4)
@@ -170,9 +172,9 @@ def test_deeplift_adds_up_and_is_captums(pooled: bool) -> None:
     nothing = forward.predict(1, lambda _: torch.zeros_like(forward.images[:1]))[0, TARGETS]
     torch.testing.assert_close(found.sum((1, 2)), logit(forward) - nothing, atol=1e-4, rtol=1e-3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of its hooks, and of reading `.grad` of what is no leaf
+        warnings.simplefilter("ignore")  # it warns about its hooks, and about reading `.grad` of a non-leaf tensor
         theirs = captum.attr.DeepLift(net()).attribute(forward.images, target=TARGETS)
-    # of a max-pool with two winners near each other it gives a little to another pixel
+    # for a max-pool with two nearly equal values it gives a little to another pixel
     torch.testing.assert_close(found, theirs.detach().sum(1), atol=1e-2 if pooled else 1e-4, rtol=1e-2)
 
 
@@ -180,7 +182,7 @@ def test_deeplift_adds_up_and_is_captums(pooled: bool) -> None:
     (
         "name",
         "epsilons",
-    ),  # DenseNet-121: 58 layers' first norms, 3 of transitions and the last one
+    ),  # DenseNet-121: the first norms of 58 layers, 3 norms of transitions, and the last one
     [("vgg11_bn", 3), ("resnet18", 1), ("mobilenet_v2", 1), ("densenet121", 1 + 62), ("squeezenet1_1", 1)],
 )
 def test_the_preset_of_lrp_is_as_its_table_says(name: str, epsilons: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +197,7 @@ def test_the_preset_of_lrp_is_as_its_table_says(name: str, epsilons: int, monkey
 
 
 class Entered(nn.Module):
-    """Channels normalised anew and a border put around, as torchvision's GoogLeNet and TensorFlow's networks do it."""
+    """Channels normalised again, or a padded image, as in torchvision's GoogLeNet and TensorFlow's networks."""
 
     def __init__(self, own: bool) -> None:
         super().__init__()
@@ -214,7 +216,7 @@ def test_lrp_goes_to_the_pixels_that_the_first_convolution_sees_changed() -> Non
     found = LRP()(forward, TARGETS)
     changed = F.pad(net.scale * images + 0.25, (0, 1, 0, 1)).detach()
     same = forward_pass(Entered(own=False), changed, "net.3")
-    # the border is the same in all images: nothing of it lies between black and white, and it gets nothing
+    # the border is the same in all images, so it does not vary between black and white, and gets no relevance
     same.black, same.white = (
         F.pad(net.scale * end + torch.full((3, 5, 5), 0.25), (0, 1, 0, 1)).detach() for end in ends
     )
@@ -253,7 +255,7 @@ def test_batches_do_not_matter(method: Any) -> None:
     together = method(forward_pass(net, x, "conv", gradients=True), TARGETS[:3])
     for i in range(3):
         one = forward_pass(net, x[i : i + 1], "conv", gradients=True, index=torch.tensor([i]), chunk=1)
-        if method in (LRP("composite"), LRP("gamma")):  # its bounds are the network's, here those of the images
+        if method in (LRP("composite"), LRP("gamma")):  # its bounds are the network's; here those of the images
             one.black, one.white = x.amin((0, 2, 3))[:, None, None], x.amax((0, 2, 3))[:, None, None]
         torch.testing.assert_close(method(one, TARGETS[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-3)
     half = forward_pass(net.bfloat16(), x.bfloat16(), "conv", gradients=True)

@@ -1,4 +1,4 @@
-"""`eigencam report`: what the page and the figures hold, without a browser."""
+"""`eigencam report`: the content of the page and the figures, without a browser."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def page(results: Path) -> Path:
 
 
 class Reader(HTMLParser):
-    """Which tags are open, and what is wrong with that."""
+    """Record open tags, and faults in their nesting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ def test_items_are_won_lost_and_spread() -> None:
     scores.hits["loc box_error"] = "method"
     assert (scores.main, scores.hit) == ("loc mean_iou", "loc box_error")
     chosen = [image for image, _ in gallery.choose(scores, 5)]
-    # What `a` wins most, loses most (which are what `b` loses and wins), the first of the spread, the wrong one.
+    # The largest win and loss of `a` (which are the loss and win of `b`), the first of the even spread, the wrong one.
     assert chosen[:4] == ["p19", "p0", "p2", "p7"]
     assert len(set(chosen)) == 5
     assert len(gallery.choose(scores, 100)) == 20
@@ -249,7 +249,7 @@ def test_rows_that_an_evaluator_leaves_out_have_no_score() -> None:
     told = statistics.mean("mean_iou", [0.1, 0.3])
     [metric] = statistics.of_rows([told], rows["iou"].notna())
     np.testing.assert_allclose(gallery.of_images(metric, rows), [10, np.nan, 30, np.nan])  # type: ignore[arg-type]
-    assert gallery.of_images(told, rows) is None  # which two were left out is not told
+    assert gallery.of_images(told, rows) is None  # the page does not say which two were left out
     assert gallery.of_images(statistics.undefined("m", 0, ""), rows) is None
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: sorting, curves, filters, keys, light and dark, a phone, and a silent console."""
+"""The page in a real browser: sorting, curves, filters, keys, light and dark, a phone, and no console errors."""
 
 import json
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]
 
 @pytest.fixture
 def there(browser: chromium.Page, page: Path) -> Iterator[chromium.Page]:
-    """The page, newly loaded; at the end the console has said nothing and nothing was asked for."""
+    """The newly loaded page; after the test, the console has no errors and nothing was requested."""
     browser.size(1200, 900)
     browser.open(page)
     yield browser

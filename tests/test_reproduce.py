@@ -1,4 +1,4 @@
-"""Tables are made again from their headers, cell by cell; what a stranger's header may not ask for is refused."""
+"""Tables are reproduced from their headers, cell by cell; unsafe requests in a stranger's header are refused."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ ODD = r"a|b \ *c* _d_ $e$ {f} ~g^ <h> & 100 % #1 --x [i]"
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables of a small run, as the command writes them."""
+    """The tables of a small run, written by the command."""
     root = tmp_path_factory.mktemp("tables")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", sys.argv)

@@ -1,4 +1,4 @@
-"""The run loop: nothing is computed twice, faults are told first, a killed run ends as an undisturbed one."""
+"""The run loop: nothing is computed twice, faults are reported first, a killed run ends like an undisturbed one."""
 
 import json
 import random
@@ -170,7 +170,7 @@ def test_classes_of_another_kind_need_the_predicted_target(tmp_path: Path) -> No
 
 @pytest.fixture
 def ilsvrc(tmp_path: Path) -> Path:
-    """A tiny ILSVRC tree: 6 images, one of them cut off."""
+    """A tiny ILSVRC tree: 6 images, one of them truncated."""
     root = tmp_path / "ILSVRC"
     (root / "val").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -235,7 +235,7 @@ def test_five_times_killed_a_run_ends_in_the_identical_table(tmp_path: Path) -> 
     kills = 0
     for part in range(1, 40):
         there = set((tmp_path / "killed").glob("*/parts/*.parquet"))
-        seen, wanted = set(there), len(there) + rng.randint(1, 18)  # of 9 results x 12 batches; parts are merged
+        seen, wanted = set(there), len(there) + rng.randint(1, 18)  # for 9 results x 12 batches; parts are merged
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(seen) < wanted:
             seen |= set((tmp_path / "killed").glob("*/parts/*.parquet"))

@@ -1,4 +1,4 @@
-"""Scripts that measure: how evaluators scale, and what is slower than what was measured beside it."""
+"""Scripts that measure how evaluators scale, and which parts are slower than their references."""
 
 import csv
 import subprocess

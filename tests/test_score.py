@@ -1,4 +1,4 @@
-"""`eigencam score` on boxes: of the devkit, of COCO, and what is wrong with them."""
+"""`eigencam score` on boxes: the devkit's and COCO's formats, and their faults."""
 
 import contextlib
 import gzip
@@ -41,7 +41,7 @@ def test_devkit_takes_the_best_guess(tmp_path: Path, capsys: pytest.CaptureFixtu
     file = tmp_path / "boxes.txt"
     file.write_text(
         "7 0 0 9 9 \n"  # right
-        "500 20 10 39 29 8 20 10 39 29\n"  # the second guess is right, with the second box
+        "500 20 10 39 29 8 20 10 39 29\n"  # the second guess is right: it matches the second box
         "9 0 0 4 4\n"  # right label, wrong box
     )
     out = run(capsys, file, "--format", "devkit", "--truth", ilsvrc(tmp_path / "truth"))
@@ -224,7 +224,7 @@ def test_coco_faults_are_named(text: str, words: str, tmp_path: Path) -> None:
 
 
 def bad_devkit(folder: Path) -> tuple[list[object], list[object]]:
-    """Three images, the box of the second one outside; predictions that are right."""
+    """Three images, the second with a box outside the image; predictions that are right."""
     truth = ilsvrc(folder / "truth")
     lines = (truth / "localization.txt").read_text().replace("0,0,4,4", "0,0,4,99").splitlines()
     (truth / "localization.txt").write_text("\n".join(line for line in lines if "20,10,39,29" not in line) + "\n")

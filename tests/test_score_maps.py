@@ -1,4 +1,4 @@
-"""`eigencam score` on maps: files found, truth and options checked."""
+"""`eigencam score` on maps: it finds files, and checks truth and options."""
 
 import argparse
 from pathlib import Path

@@ -22,7 +22,7 @@ def truth_of(mask: object, label: int = 0, **kwargs: object) -> Truth:
 
 
 def random_set(n: int, seed: int = 0, **kwargs: object) -> list[tuple[ScoreMap, Truth]]:
-    """Images of different sizes with smooth masks, some void, and maps that resemble them."""
+    """Images of different sizes with smooth masks, some void pixels, and similar maps."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(n):
@@ -46,7 +46,7 @@ def summary(evaluator: Segmentation, pairs: list[tuple[ScoreMap, Truth]]) -> dic
 
 
 def brute_miou(pairs: list[tuple[ScoreMap, Truth]], predictions: list[np.ndarray]) -> float:
-    """VOC's mean IoU through a confusion matrix, pixel by pixel."""
+    """VOC's mean IoU from a confusion matrix, pixel by pixel."""
     classes = CLASSES + 1
     confusion = np.zeros((classes, classes))
     for (_, truth), found in zip(pairs, predictions, strict=True):
@@ -132,7 +132,7 @@ def test_foreground_iou_is_that_of_coco() -> None:
 def test_equal_error_rate_against_a_dense_sweep() -> None:
     rng = np.random.default_rng(0)
     wanted, rest = rng.integers(0, 50, LEVELS) * np.linspace(0, 1, LEVELS), rng.integers(0, 90, LEVELS).astype(float)
-    # Spread the pixels of a level evenly over it and go through a million thresholds.
+    # Spread the pixels of each level evenly over it, and try a million thresholds.
     edges = np.arange(LEVELS + 1)
     thresholds = np.linspace(0, LEVELS, 1_000_001)
     above = [h.sum() - np.interp(thresholds, edges, np.concatenate([[0], np.cumsum(h)])) for h in (wanted, rest)]
@@ -185,7 +185,7 @@ def test_all_void_one_pixel_and_one_line() -> None:
     evaluator = Segmentation()
     emptied = truth_of(np.zeros((5, 5)))
     assert emptied.mask is not None
-    emptied.mask[:] = VOID  # a truth is not made of void alone
+    emptied.mask[:] = VOID  # a mask may not be void everywhere
     void = evaluator.row(ScoreMap(np.eye(2), (5, 5)), emptied)
     assert void["above"].sum() == 0
     pixel = evaluator.row(ScoreMap(np.ones((1, 1)), (1, 1)), truth_of([[1]]))
@@ -231,8 +231,9 @@ def test_faults_are_named() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_error_rate_is_that_of_all_pixels_ranked_together(seed: int) -> None:
-    # Graz-02's protocol on the pixels themselves, each as a share of its map's maximum: precision and recall meet where
-    # as many pixels are predicted as are object. Levels blur the order within the one level where that happens.
+    # Graz-02's protocol on the pixels themselves, each divided by its map's maximum: precision equals recall where as
+    # many # pixels are predicted as belong to the object. Levels lose the order only within the level where that
+    # happens.
     rng = np.random.default_rng(seed)
     pairs = random_set(20, seed)
     pairs = [(ScoreMap(m.full + 0.001 * rng.random(m.size), m.size), t) for m, t in pairs]  # no ties

@@ -1,4 +1,4 @@
-"""The script that changes every number: what it changes, and that the change is in force."""
+"""The script that changes every number in the code: which ones it changes, and that the changes take effect."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Shards of a run: at the same time or one by one, killed or not, they end in the tables of the whole run."""
+"""Shards of a run, in parallel or in sequence, killed or not, give the tables of the whole run."""
 
 import signal
 import subprocess
@@ -148,7 +148,7 @@ def test_where_memory_runs_out_batches_and_chunks_are_halved(tmp_path: Path, mon
     original = torch.nn.Conv2d.forward
 
     def small(self: Any, x: torch.Tensor) -> torch.Tensor:
-        if len(x) > (2 if torch.is_grad_enabled() else 16):  # the pass that all share; Score-CAM's own
+        if len(x) > (2 if torch.is_grad_enabled() else 16):  # the pass shared by all; Score-CAM's own passes
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(self, x)
 

@@ -1,4 +1,4 @@
-"""Similarities of maps against scipy and scikit-image, one pair at a time."""
+"""Similarities of maps compared with scipy and scikit-image, one pair at a time."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Smooth masks: smoothing against SciPy's, the smooth maximum against a loop over pixels and parameters."""
+"""Smooth masks: smoothing compared with SciPy's, the smooth maximum with a loop over pixels and parameters."""
 
 from typing import Any
 
@@ -64,5 +64,5 @@ def test_a_single_parameter_makes_a_round_hill_where_it_lies() -> None:
     hill = pool(parameters)[0, pool.margin :, pool.margin :][:49, :49]
     assert hill[21, 14] == hill.max()
     assert hill[21, 14] > 0.99
-    torch.testing.assert_close(hill[21:42, 14], hill[21, 14:35])  # as far down as to the right
+    torch.testing.assert_close(hill[21:42, 14], hill[21, 14:35])  # equally far down and to the right
     torch.testing.assert_close(hill[21:36, 14], hill[7:22, 14].flip(0))

@@ -1,4 +1,4 @@
-"""What the program does not import: start-up is most of what a command costs that has little to do."""
+"""What the program does not import: for small tasks, most of a command's time is its start."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ NO_TORCH = (
 
 
 def python(code: str, *arguments: str) -> None:
-    """Run a program of its own; what it prints to stderr is the failure."""
+    """Run a program in a separate process; its stderr is the failure's message."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""Maps and answers that have no value, through every packaged evaluator: stated, counted, never the best."""
+"""Undefined maps and outputs, in every packaged evaluator: they are stated, counted, and never the best."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def packaged() -> dict[str, Any]:
 EVALUATORS = packaged()
 ASKING = {name: evaluator for name, evaluator in EVALUATORS.items() if hasattr(evaluator, "rows")}
 ANSWERED = {"average_drop", "insertion_deletion", "road", "adcc"}
-"""The evaluators whose every metric is made of answers."""
+"""The evaluators whose metrics all depend on the network's output."""
 
 
 def truth_of(n: int) -> Truth:
@@ -60,7 +60,7 @@ TRUTHS = [truth_of(n) for n in range(N)]
 
 
 def good_maps() -> Maps:
-    """Maps that find the object, with no two values alike."""
+    """Maps that find the object, with distinct values."""
     noise = np.random.default_rng(0).random((N, SIDE, SIDE))
     masks = np.stack([ndimage.gaussian_filter((t.mask == 1).astype(float), 0.5) for t in TRUTHS])  # type: ignore[union-attr]
     return (masks + 0.01 * noise).astype(np.float32)
@@ -68,7 +68,7 @@ def good_maps() -> Maps:
 
 @dataclass
 class Toy:
-    """A probe on a network of three classes; the first images, with a third channel above 5, have `spoilt` answers."""
+    """A probe on a network of three classes; for the first images (third channel above 5) the output is `spoilt`."""
 
     broken: int = 0
     spoilt: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0, 0.0]])
@@ -110,7 +110,7 @@ class Toy:
 
 
 def metrics_of(evaluator: Any, maps: Maps, toy: Toy | None = None, *, by_design: bool = False) -> dict[str, Metric]:
-    """The summary of a run of the evaluator alone, with the columns that the run adds."""
+    """The metrics of one evaluator, with the columns that a run adds."""
     toy = toy or Toy()
     score_maps = [ScoreMap(values, (SIDE, SIDE)) for values in maps]
     if hasattr(evaluator, "rows"):
@@ -131,7 +131,7 @@ def metrics_of(evaluator: Any, maps: Maps, toy: Toy | None = None, *, by_design:
 
 
 def better(one: Metric, other: Metric) -> bool:
-    """Whether a table would mark `one`, not `other`."""
+    """Whether a table marks `one` as better than `other`."""
     sense = {"lower": -1, "higher": 1}.get(one.better, math.nan)
     return one.n >= other.n and sense * (one.value - other.value) > 1e-6
 
@@ -166,7 +166,7 @@ SPOILT_ANSWERS: dict[str, tuple[list[list[float]], str]] = {
     "constant": ([[0, 0, 0]], "constant"),
     "probability 0": ([[-1e4, 0, 1]], "ok"),
 }
-"""What broken images are answered, one after the other, and the state that this is."""
+"""The outputs for broken images, in order, and their states."""
 
 
 @pytest.mark.parametrize("name", ASKING)
@@ -192,7 +192,7 @@ def test_answers_without_a_value_are_stated_counted_and_never_the_best(name: str
 
 
 def test_the_worst_value_of_each_faithfulness_metric() -> None:
-    """Of two images one has no answer: the mean of the other's value and the worst."""
+    """One of two images has no valid output: the result is the mean of the other's value and the worst one."""
     worst = {"drop": 100, "increase": 0, "deletion": 100, "insertion": 0, "road": -50, "road_morf": 100, "road_lerf": 0}
     worst |= {"adcc": 0, "coherency": 0, "complexity": 100, "average_drop": 100}
     for name in ANSWERED:
@@ -217,7 +217,13 @@ def test_a_map_constant_by_design_is_compared_with_the_truth_and_with_nothing_el
 def test_states_of_answers() -> None:
     logits = torch.tensor([[0.0, 1.0], [2.0, 2.0], [torch.nan, 1.0], [torch.inf, 1.0], [0.0, -torch.inf]])
     assert answer_states(logits) == ["ok", "constant", *["nonfinite"] * 3]
-    assert answer_states(logits[:, :1]) == ["ok", "ok", "nonfinite", "nonfinite", "ok"]  # one class: it is preferred
+    assert answer_states(logits[:, :1]) == [
+        "ok",
+        "ok",
+        "nonfinite",
+        "nonfinite",
+        "ok",
+    ]  # a single class is always preferred
     assert answer_states(logits[:, :0]) == ["none"] * 5
 
 
@@ -247,7 +253,7 @@ METHODS = ("eigencam", "gradcam", "whole_picture")
 
 @pytest.fixture
 def broken_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A network that gives NaN to whatever it takes for one of the classes of the list."""
+    """A network that returns NaN for images that it classifies as one of the listed classes."""
     classes: list[int] = []
     plain = eigencam.passes.calls.logits_of
 
@@ -286,7 +292,7 @@ def test_a_network_without_some_answers(tmp_path: Path, broken_network: list[int
             assert of * (other["value"] - one["value"]) >= (metric != "increase_15")
         assert value(long, method, "top5_cls_error")["value"] >= 100 * lost.mean()
         assert value(long, method, "mean_iou")["value"] == value(whole, method, "mean_iou")["value"] or (
-            method == "gradcam"  # whose gradient is taken through the answer
+            method == "gradcam"  # its gradient passes through the output
         )
     made = tables(long)
     notes = "\n".join(note for table in made for note in table.notes)

@@ -112,7 +112,9 @@ def test_a_rate_of_nothing_or_all_has_an_interval_over_images(hit: int) -> None:
     rows = pd.DataFrame({"image": list("aabbccdd"), "hit": float(hit)})
     [metric] = statistics.by_image([statistics.rate("r", rows["hit"])], rows)
     assert (metric.value, metric.n) == (100 * hit, 8)
-    effective = float(4 * (intervals.Z95 / scipy.stats.t.ppf(0.975, 3)) ** 2)  # four images, whatever their rows
+    effective = float(
+        4 * (intervals.Z95 / scipy.stats.t.ppf(0.975, 3)) ** 2
+    )  # four images, however many rows they have
     assert (metric.low / 100, metric.high / 100) == pytest.approx(intervals.exact(effective * hit, effective))
     assert metric.high > metric.low
 
@@ -133,7 +135,7 @@ def test_tango_s_ends_are_where_the_score_test_is_just_passed(gained: int, lost:
         if abs(end) > 1 - 1e-6:
             continue
 
-        def likelihood(q: float, end: float = end) -> float:  # q: probability to lose; end + q to gain
+        def likelihood(q: float, end: float = end) -> float:  # q: probability of a loss; end + q: of a gain
             kept = max(1 - 2 * q - end, 1e-300)
             return -(gained * np.log(end + q) + lost * np.log(q) + (n - gained - lost) * np.log(kept))
 

@@ -1,4 +1,4 @@
-"""Result folders: whole, or named as damaged and repaired."""
+"""Result folders: complete, or reported as damaged and repaired."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_named_costs_no_other_result_and_is_repaired(
 def test_rows_that_no_summary_vouches_for_are_not_believed(tmp_path: Path) -> None:
     made = finished(tmp_path)
     other = finished(tmp_path, iou=0.1, method={"name": "Other", "version": 1})
-    for name in (ROWS, SUMMARY):  # a whole, sealed pair, but of another result
+    for name in (ROWS, SUMMARY):  # a complete, sealed pair of another result
         shutil.copy(other.folder / name, made.folder / name)
     stored = read(made.folder)
     assert stored
@@ -152,7 +152,7 @@ def test_a_file_that_is_still_being_written_is_nobody_s_damage(tmp_path: Path) -
 def test_parts_of_a_long_run_stay_few_and_hold_every_row_once(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "parts", "0123456789")
     for k in range(200):
-        if k == 120:  # the run was killed and begun again
+        if k == 120:  # the run was killed and restarted
             parts = Parts(tmp_path / "parts", "0123456789")
         parts.write(rows(2, start=2 * k))
     assert len(list((tmp_path / "parts").iterdir())) <= 9
@@ -212,7 +212,7 @@ def test_a_folder_that_may_not_be_written_can_be_read(tmp_path: Path, monkeypatc
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("column", "n"),
-    [("iou", 2**26), ("note", 100_000)],  # a number, or a text of a megabyte, that every row has
+    [("iou", 2**26), ("note", 100_000)],  # a number, or a text of a megabyte, repeated in every row
 )
 def test_a_file_that_unpacks_to_more_than_its_size_lets_expect_is_damaged(tmp_path: Path, column: str, n: int) -> None:
     made = finished(tmp_path)

@@ -1,4 +1,4 @@
-"""Rows summed in blocks give what all rows at once give, and the same as a file read in blocks."""
+"""Rows summed in blocks give the same metrics as all rows at once, and so does a file read in blocks."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ STATES = np.array(["ok", "ok", "ok", "ok", "constant", "nonfinite"])
 
 
 def rows_of(kind: str, n: int, several: bool) -> tuple[Any, pd.DataFrame]:
-    """An evaluator, and rows as it makes them, of images that have one each or several."""
+    """An evaluator, and rows in its form, for images with one or several rows."""
     rng = np.random.default_rng(n)
     image = np.sort(rng.integers(0, n // 3, n)) if several else np.arange(n)
     label = rng.integers(0, 4, n)
@@ -85,7 +85,7 @@ def of_each_row(rng: np.random.Generator, iou: NDArray[np.float64]) -> dict[str,
 def chosen_of_all_rows(
     kind: str, rng: np.random.Generator, label: NDArray[np.int64], iou: NDArray[np.float64]
 ) -> tuple[Any, dict[str, Any]]:
-    """The same of evaluators that choose a threshold of all rows, and of those that pass the network again."""
+    """The same for evaluators that choose a threshold from all rows, and for those that run the network again."""
     n, stages = len(label), [rng.random((len(label), 3)) for _ in range(2)]
     if kind == "segmentation":
         kinds = rng.integers(0, 9, (3, n, 256)).astype(np.uint32)
@@ -127,7 +127,7 @@ def chosen_of_all_rows(
 
 
 def tuned_on_some(kind: str, rows: pd.DataFrame, evaluator: Any) -> tuple[Any, pd.DataFrame]:
-    """The same with a threshold that is chosen on some images, and by other boxes where it is about boxes."""
+    """The same with a threshold chosen on some images and, for metrics of boxes, with other boxes."""
     marked = rows.assign(in_tune=rows["image"].str.endswith(("1", "4", "5")))
     if kind == "maxboxacc":
         other = {f"pseudo_{d}": rows[f"hits_{d}"].iloc[::-1].tolist() for d in (30, 50, 70)}
@@ -146,7 +146,7 @@ KINDS = (
 
 
 def equal(a: list[Metric], b: list[Metric], tolerance: float = 1e-9) -> None:
-    """Names, counts and words alike, floats within a tolerance of their size."""
+    """Equal names, counts and texts; equal floats within a relative tolerance."""
     assert [(m.name, m.n, m.note, m.caution, m.threshold) for m in a] == [
         (m.name, m.n, m.note, m.caution, m.threshold) for m in b
     ]

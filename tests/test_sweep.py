@@ -1,4 +1,4 @@
-"""Sweeps: their jobs, launchers, what is done and missing, failed jobs once more."""
+"""Sweeps: their jobs, launchers, finished and missing results, and the retry of failed jobs."""
 
 import json
 import os
@@ -208,7 +208,7 @@ def test_a_killed_job_of_slurm_is_seen_in_the_queue_where_there_is_no_accounting
     jobs = [SlurmJob[None](tmp_path, f"7_{k}") for k in range(3)]
     queue.write_text("7_0|RUNNING|node\n7_1|PENDING|\n7_2|COMPLETING|node\n")
     assert [job.done(force_check=True) for job in jobs] == [False] * 3
-    time.sleep(0.01)  # submitit asks once in a millisecond
+    time.sleep(0.01)  # submitit polls every millisecond
     queue.write_text("7_0|RUNNING|node\n7_1|PENDING|\n")
     assert [job.done(force_check=True) for job in jobs] == [False, False, True]
 

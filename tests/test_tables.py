@@ -107,7 +107,7 @@ def test_long_parameters_tell_apart_too(tmp_path: Path) -> None:
         }
         for classes in ("imagenet", "voc", "coco")
     ]
-    _tell_apart(three)  # a checksum that tells nothing more stays away
+    _tell_apart(three)  # a checksum that does not distinguish results is left out
     assert [r["network"] for r in three] == ["n (classes=imagenet)", "n (classes=voc)", "n (classes=coco)"]
 
 

@@ -1,4 +1,4 @@
-"""The part of a network behind a layer, passes of a method's own, and transformers' layers as maps."""
+"""The part of a network behind a layer, a method's own passes, and layers of transformers as maps."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_torchvisions_networks_can_be_cut(name: str, layer: str) -> None:
 
 
 class Around(nn.Module):
-    """A connection around `conv`, and one that looks at numbers."""
+    """A shortcut around `conv`, and a branch that depends on values."""
 
     def __init__(self, looks: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Results that somebody else has changed, sealed anew: read as data, refused in one line, never followed or run."""
+"""Tampered results with valid seals: read as data or refused in one line; their code and paths are not used."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ READERS = (["status", "--all"], ["table", "--by", "prediction"], ["table"], ["su
 
 @pytest.fixture(autouse=True)
 def limited() -> Iterator[None]:
-    """A read that waits for ever ends."""
+    """End a read that would block forever."""
 
     def late(*_: object) -> None:
         raise TimeoutError("it waits for ever")

@@ -1,4 +1,4 @@
-"""Maps of networks that are no classifiers: methods of no class, and targets that read the network's output."""
+"""Maps of networks that are no classifiers: class-agnostic methods, and targets that read the network's output."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -165,7 +165,7 @@ def test_a_function_of_ones_own_and_an_embedding(explainers: dict[str, Explainer
 
 
 def test_a_yolos_map_moves_with_the_box(explainers: dict[str, Explainer]) -> None:
-    """Each of the first head's predictions is of one cell of an 8 x 8 grid, which alone has a gradient."""
+    """Each prediction of the first head belongs to one cell of an 8 x 8 grid; only this cell has a gradient."""
 
     def signed(forward: Any, chosen: Tensor) -> Tensor:
         return (forward.activations() * forward.gradients(chosen)).sum(1)
@@ -203,7 +203,7 @@ def test_several_classes_from_one_pass() -> None:
     explain = Explainer(module, "0.2", preprocess=PLAIN, classes=["ant", "Bee", "cat", "dog", "eel"])
     passes: list[int] = []
     hook = module.register_forward_hook(lambda _m, x, _out: passes.append(len(x[0])))
-    explain(IMAGE, ["layercam", "eigencam"])  # whatever is asked once of a network
+    explain(IMAGE, ["layercam", "eigencam"])  # what is determined once per network
     passes.clear()
     found = explain(IMAGE, ["layercam", "eigencam"], target=[3, "bee"])
     assert passes == [1]

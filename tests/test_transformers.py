@@ -31,7 +31,7 @@ TOKENS = Reading((1,), (4, 4), front=1)
 
 
 def vit(scale: float = 1.0) -> VisionTransformer:
-    """Two blocks, 16 tokens and a class token; torchvision starts the head at zero, here it is not."""
+    """Two blocks, 16 tokens and a class token; the head is random, whereas torchvision initialises it with zeros."""
     torch.manual_seed(0)
     net = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
     head = net.get_submodule("heads.head")
@@ -51,7 +51,7 @@ def described(name: str, *changes: str) -> Network:
 
 
 def as_theirs(maps: Tensor, size: int) -> Tensor:
-    """Rectified, scaled to 0..1 and resized as pytorch-grad-cam does it."""
+    """Rectified, scaled to 0..1 and resized, as in pytorch-grad-cam."""
 
     def scaled(x: NDArray[Any]) -> NDArray[Any]:
         x = x - x.min()
@@ -117,7 +117,7 @@ def test_cam_of_a_layer_that_no_linear_head_reads_says_so() -> None:
 
 
 def naive_rollout(net: VisionTransformer, images: Tensor, fusion: str, discard: float) -> NDArray[np.float64]:
-    """From the blocks' inputs and projection matrices, an image, a head and a row at a time."""
+    """From the blocks' inputs and projection matrices, for each image, head and row."""
     inputs: list[Tensor] = []
     blocks = [m for m in net.modules() if isinstance(m, nn.MultiheadAttention)]
     handles = [m.register_forward_pre_hook(lambda _m, args: inputs.append(args[0])) for m in blocks]
@@ -178,7 +178,7 @@ def test_rollout_of_two_layers_by_hand() -> None:
 
 
 class Pooled(nn.Module):
-    """Attention in the sequence-first layout, no class token, the mean of the tokens; `other` keys are half as many."""
+    """Sequence-first attention without a class token, and the mean of the tokens; with `other`, half as many keys."""
 
     def __init__(self, other: bool = False) -> None:
         super().__init__()
@@ -322,7 +322,7 @@ def test_vscam_agrees_with_a_naive_loop(count: int | None) -> None:
 
 
 def test_vscam_by_hand() -> None:
-    """Probe 1 sees both vertices alike: it detects the mean of 4 and, rectified, 0; probe 0 sees itself alone."""
+    """Probe 1 weights both vertices equally: it detects the mean of 4 and (rectified) 0; probe 0 sees only itself."""
     probes = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
     torch.testing.assert_close(aggregate(probes, torch.tensor([[4.0, -6.0]])), torch.tensor([[5.0, 1.0]]))
     torch.testing.assert_close(aggregate(probes, torch.tensor([[4.0, -6.0]]), 1), torch.tensor([[4.0, 0.0]]))

@@ -1,4 +1,4 @@
-"""Results are data, never program: nothing that one names is built unless it is trusted."""
+"""Results are data, never code: no object that they name is built unless it is trusted."""
 
 import os
 import pickle
@@ -56,7 +56,7 @@ def test_nothing_that_a_result_holds_is_run(
     monkeypatch.chdir(made.folder)
     monkeypatch.syspath_prepend(str(made.folder))
     (stored,) = read_all(tmp_path / "runs")
-    assert stored.state == "done"  # its stored metrics stand in every table
+    assert stored.state == "done"  # its stored metrics are in every table
     with pytest.raises(UntrustedError) as caught:
         stored.evaluator()
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A truth that a person's own dataset makes: it checks itself, and so do the masks of the whole dataset."""
+"""The truth of a user's own dataset: each truth is validated, and so are the dataset's masks together."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ from eigencam.reporting.draw import with_truth
 
 @dataclass
 class Own:
-    """A person's dataset: three images of 8 x 10 pixels, of five classes."""
+    """A user's dataset: three images of 8 x 10 pixels, with five classes."""
 
     change: dict[str, Any]
     name = "own"
@@ -109,7 +109,7 @@ def test_a_persons_wrong_truth_is_named(what: str) -> None:
 
 
 class OwnId(Own):
-    """One whose truth has an id of its own."""
+    """A dataset whose truth has another id."""
 
     def truth(self, i: int) -> Truth:
         right = Own({}).truth(i)
@@ -117,7 +117,7 @@ class OwnId(Own):
 
 
 class Masks(Own):
-    """Own images whose masks all have these values, in two halves."""
+    """Images whose masks all have these two values, one in each half."""
 
     def __init__(self, *values: int, foreground: str = "label", label: int = 2) -> None:
         super().__init__({})
@@ -167,7 +167,7 @@ def test_void_is_never_of_the_object_sought(foreground: str, label: int) -> None
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_a_drawing_leaves_the_object_alone_bright(scale: int) -> None:
-    """Also where the mask is of another resolution than its image; void is dimmed."""
+    """Also for a mask of another resolution than its image; void pixels are dimmed."""
     mask = np.array([[0, 3], [5, VOID]], np.uint8).repeat(2, 0).repeat(2, 1)
     size = (4 * scale, 4 * scale)
     none = np.zeros((0, 4)), np.zeros(0, np.int64)

@@ -26,7 +26,7 @@ SIZE = (24, 32)
 
 
 def boxed(n: int = 40) -> list[tuple[ScoreMap, Truth]]:
-    """Maps of a bright block upon noise, of rising contrast, and its box; every seventh image without a box."""
+    """Maps of a bright block on noise, with increasing contrast, and its box; every seventh image has no box."""
     rng, made = np.random.default_rng(4), []
     for k in range(n):
         x, y = (int(v) for v in rng.integers(0, 10, 2))
@@ -42,7 +42,7 @@ def rows_of(evaluator: Any, data: list[tuple[ScoreMap, Truth]]) -> pd.DataFrame:
 
 
 def ious(data: list[tuple[ScoreMap, Truth]], boxes: list[np.ndarray], grid: tuple[float, ...]) -> np.ndarray:
-    """(N, T): of the box around all foreground with the first of an image's boxes; NaN without one."""
+    """(N, T): IoU of the box around all foreground with the first of an image's boxes; NaN without a box."""
     found = np.full((len(data), len(grid)), np.nan)
     for i, ((score_map, truth), own) in enumerate(zip(data, boxes, strict=True)):
         height, width = truth.size
@@ -98,7 +98,7 @@ def test_localization_at_a_threshold_chosen_elsewhere(tune: Any, pseudo: bool, t
 
 
 def pixel_ious(score_map: ScoreMap, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
-    """(256,) foreground IoU at each level, and (256, 4, 4) pixels by class of the truth and class found."""
+    """(256,) foreground IoU at each level, and (256, 4, 4) pixels by true and predicted class."""
     assert truth.mask is not None
     level, counted = levels(score_map), truth.mask != VOID
     wanted = truth.mask == truth.label + 1
@@ -138,7 +138,7 @@ def test_segmentation_at_thresholds_chosen_elsewhere() -> None:
         assert name in evaluator.headline
     assert found["fg_iou_tuned"].low < found["fg_iou_tuned"].value < found["fg_iou_tuned"].high
     alone = {m.name: m for m in Segmentation().summary(rows[~on].reset_index(drop=True))}
-    for name, metric in alone.items():  # all others are those of the images reported
+    for name, metric in alone.items():  # all other metrics cover the reported images
         assert found[name].value == pytest.approx(metric.value)
         assert (found[name].n, found[name].note, found[name].threshold) == (metric.n, metric.note, metric.threshold)
     for drawn, wanted in zip(evaluator.curves(rows), Segmentation().curves(rows[~on]), strict=True):

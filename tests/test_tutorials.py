@@ -1,4 +1,4 @@
-"""The notebooks of `docs/tutorials` run from their first cell to the last, in an empty folder, and hold no output."""
+"""The notebooks of `docs/tutorials` run from the first cell to the last in an empty folder, and contain no output."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ MADE = {
     "paper_table": "tables/tables.tex",
     "photo": "explained/photo-scenes_resnet.jpg",
 }
-"""What the last cells of a notebook leave behind."""
+"""The variables after the last cell of a notebook."""
 
 
 def test_there_is_a_tutorial_for_each_task() -> None:

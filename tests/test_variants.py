@@ -1,4 +1,4 @@
-"""Networks with other weights: which layers, in which order, what is shared; and the sanity checks on top."""
+"""Networks with other weights: which layers, in which order, which tensors are shared; and the sanity checks."""
 
 from pathlib import Path
 

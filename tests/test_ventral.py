@@ -1,4 +1,4 @@
-"""The ventral map on paper, by differences, and where it cannot be made."""
+"""The ventral map: closed forms, finite differences, and refusals."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_a_linear_convolutions_sensitivity_is_the_sum_of_its_kernels() -> None:
     assert found is not None
     sums = conv.weight.detach().sum((0, 2, 3))
     torch.testing.assert_close(found[:, :, 2:-2, 2:-2], sums[:, None, None].expand(2, 3, 5, 4))
-    assert not torch.allclose(found[:, :, 0, 0], sums.expand(2, 3))  # a corner is in fewer windows
+    assert not torch.allclose(found[:, :, 0, 0], sums.expand(2, 3))  # a corner is covered by fewer windows
 
 
 def test_one_rectified_unit_has_its_kernel_where_it_fires() -> None:
@@ -40,7 +40,7 @@ def test_one_rectified_unit_has_its_kernel_where_it_fires() -> None:
 
 
 def test_the_variance_is_that_of_the_gaussian() -> None:
-    """Of one pixel the smoothed map is the kernel: its second moment is the variance."""
+    """The smoothed map of a single pixel is the kernel: its second moment is the variance."""
     net = nn.Conv2d(1, 1, 1, bias=False)
     forward = forward_pass(nn.Sequential(net, Gate()), torch.ones(1, 1, 81, 81), "1", classifier=False)
     found = Ventral(30)(forward, TARGETS[:1])[0].double()
@@ -74,7 +74,7 @@ def test_nothing_behind_the_layer_counts_and_the_network_is_as_before() -> None:
     x = random_activations(2, 3, 24, 20)
     first = sensitivity(net, x, "0", CHANNELS_FIRST)
     alone = sensitivity(net[0], x, "", CHANNELS_FIRST)
-    torch.testing.assert_close(first, alone)  # not of what the rectifier leaves in its place
+    torch.testing.assert_close(first, alone)  # not of the rectifier's in-place result
     assert all(module.training for module in net.modules())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
@@ -91,7 +91,7 @@ def test_a_batch_equals_batches_of_one_and_half_precision_gives_float32(method: 
 
 
 class Frozen(nn.Module):
-    """A backbone that gives no gradient."""
+    """A backbone without gradients."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What `verify` finds, what `card` shows, and what a table says of results of another version."""
+"""The faults that `verify` finds, the content of `card`, and a table's notes on results of another version."""
 
 import shutil
 from dataclasses import replace

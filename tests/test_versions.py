@@ -1,4 +1,4 @@
-"""Versions of our code: who has one, and what enters them by itself."""
+"""Versions of our code: every class has one, and versions of shared parts are added automatically."""
 
 import importlib
 import inspect
@@ -24,7 +24,7 @@ NAMES = ("VERSIONS", "SUMMARY_VERSIONS")
 
 
 def modules() -> list[str]:
-    """All modules of ours; an editable installation has two of the packages in folders of their own."""
+    """All our modules; in an editable installation two of the packages are in separate folders."""
     packages = (eigencam, eigencam.datasets, eigencam.evaluation)
     found = [one.name for p in packages for one in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
     return sorted(set(found) - {"eigencam.__main__"})
@@ -69,7 +69,7 @@ def test_names_of_shared_parts_are_used_once_and_are_read_without_importing() ->
     [
         (LRP, {"backward", "forward"}, {"score_map", "tape", "randomness"}),
         (AblationCAM, {"ablation", "tail"}, {"randomness", "backward"}),  # tail: through ablation
-        (Occlusion, {"forward"}, {"ablation", "randomness"}),  # of other methods in the same file
+        (Occlusion, {"forward"}, {"ablation", "randomness"}),  # reached by other methods of the same file
         (
             MaxBoxAcc,
             {"bicubic", "component_tree", "boxes", "score_map"},

@@ -100,8 +100,8 @@ def test_masks_hold_class_indices_and_decide_the_label(root: Path) -> None:
     truth = data.truth(0)
     assert truth.mask is not None
     np.testing.assert_array_equal(truth.mask, mask_of(data.ids[0]))
-    assert truth.label == DOG  # by its boxes it would be the cat
-    assert data.truth(2).label == PERSON  # a mask without objects leaves it to the boxes
+    assert truth.label == DOG  # by its boxes, the class would be cat
+    assert data.truth(2).label == PERSON  # without objects in the mask, the boxes decide
 
 
 def test_an_image_with_a_mask_needs_no_annotation_but_one_of_main_does(root: Path) -> None:
@@ -242,8 +242,8 @@ def test_the_real_images_are_read(year: int, image_set: str, task: str, n: int, 
 
 @needs_shared
 def test_the_boxes_of_real_masks_and_annotations_agree() -> None:
-    # People draw boxes tight around the mask and its void border: what is left is as large on either side, so that the
-    # two sides cancel unless one of the two grids is shifted by a pixel.
+    # Boxes are drawn tightly around the mask and its void border: the remaining gaps are equal on both sides, so that
+    # they # cancel unless one of the two grids is shifted by a pixel.
     data = Voc(Path(SHARED) / "realdata", task="Segmentation")
     margins = []
     for i in range(len(data.ids)):

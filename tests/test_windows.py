@@ -1,4 +1,4 @@
-"""Rows of parts in the dataset's order, a window at a time: the same as sorting all of them."""
+"""Rows of parts in the dataset's order, one window at a time: equal to sorting all of them."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MaxBoxAcc against the protocol's own steps, written with OpenCV: bicubic, contours at every threshold."""
+"""MaxBoxAcc compared with the protocol's steps in OpenCV: bicubic enlargement, contours at every threshold."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ PLAIN = MaxBoxAcc(form="plain")
 
 
 def oracle_truth(truth: Truth, size: int = 224) -> NDArray[np.int64]:
-    """Boxes of the truth at the size of the map, truncated; inclusive ends."""
+    """Boxes of the truth scaled to the map, truncated, with inclusive ends."""
     height, width = truth.size
     sought = truth.boxes[truth.sought()].tolist()
     scale = float(size)
@@ -48,7 +48,7 @@ def oracle_truth(truth: Truth, size: int = 224) -> NDArray[np.int64]:
 
 
 def oracle_boxes(image: NDArray[np.uint8], threshold: int) -> tuple[NDArray[np.int64], int]:
-    """Boxes of all contours above a threshold, and which is that of the largest."""
+    """Boxes of all contours above a threshold, and the index of the largest contour's box."""
     binary = cv2.threshold(image[:, :, None], threshold, 255, cv2.THRESH_BINARY)[1]
     contours = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not contours:
@@ -71,7 +71,7 @@ def oracle_iou(a: NDArray[np.int64], b: NDArray[np.int64]) -> Floats:
 def oracle(
     image: NDArray[np.uint8], boxes: NDArray[np.int64], thresholds: Sequence[int]
 ) -> dict[wsol.Contours, Floats]:
-    """The best overlap at each threshold, of the largest contour and of all."""
+    """The best overlap at each threshold, for the largest contour and for all contours."""
     largest, every = [], []
     for v in thresholds:
         found, which = oracle_boxes(image, v)
@@ -87,7 +87,7 @@ def bits(ious: Floats, iou: float) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_overlaps_are_the_protocols(kind: str) -> None:
-    """345 maps, every threshold: overlaps equal as floats, rows equal as bits."""
+    """345 maps at every threshold: equal overlaps as floats, equal rows as bits."""
     count, make = KINDS[kind]
     rng = np.random.default_rng(0)
     for _ in range(count):
@@ -125,7 +125,7 @@ def test_full_noise() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (224, 224)).astype(np.uint8)
     truth = truth_of(rng, (224, 224))
-    thresholds = [5, 90, 128, 145, 150, 155, 180, 250]  # the components merge about 150
+    thresholds = [5, 90, 128, 145, 150, 155, 180, 250]  # the components merge near level 150
     for contours, wanted in oracle(image, oracle_truth(truth), thresholds).items():
         found = wsol.overlaps(image, wsol.truth_boxes(truth, None, 224), contours)
         np.testing.assert_array_equal(found[thresholds], wanted)
@@ -191,7 +191,7 @@ def test_on_paper() -> None:
 
 def test_a_map_of_a_part_of_the_image() -> None:
     truth = truth_224([110, 10, 119, 19], [90, 0, 109, 9], size=(50, 200))
-    wanted = [[20, 20, 40, 40], [-20, 0, 20, 20]]  # 2 pixels of the map a pixel of the image, from x = 100
+    wanted = [[20, 20, 40, 40], [-20, 0, 20, 20]]  # 2 pixels of the map per pixel of the image, from x = 100
     assert wsol.truth_boxes(truth, (100, 0, 150, 50), 100, "plain").tolist() == wanted
 
 
@@ -200,7 +200,7 @@ def test_a_map_of_a_part_of_the_image() -> None:
 def test_no_map(evaluator: MaxBoxAcc, values: NDArray[np.float64]) -> None:
     score_map = ScoreMap(values, (224, 224))
     hits = [evaluator.row(score_map, truth_224(box))["hits_50"] for box in ([0, 0, 0, 0], [0, 0, 223, 223])]
-    first = 255 if evaluator.form == "reference" else 0  # the box of the first pixel stands in for one
+    first = 255 if evaluator.form == "reference" else 0  # the first pixel's box counts instead
     assert [int(np.unpackbits(packed).sum()) for packed in hits] == [first, 0]
     metric = evaluator.summary(frame([evaluator.row(score_map, truth_224([0, 0, 9, 9]))]))[0]
     assert metric.value == 0
@@ -288,7 +288,7 @@ def test_a_threshold_tuned_on_some_images_is_reported_on_the_others(
     assert metrics[0].value == pytest.approx(np.mean(values))
     assert metrics[0].n == (~chosen).sum()
     assert f"threshold chosen on {chosen.sum()} other images ({'listed' if as_list else 'tune=0.4'})" in metrics[0].note
-    if as_list:  # stored results know the file by its checksum
+    if as_list:  # stored results identify the file by its checksum
         assert dataclasses.replace(tuned, tune="ab12").summary(rows) == metrics
     assert all("oracle" not in metric.note for metric in metrics)
     assert len(tuned.curves(rows)) == len(evaluator.ious)

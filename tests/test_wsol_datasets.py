@@ -38,7 +38,7 @@ def test_both_layouts_of_cub_give_the_same_truth(tmp_path: Path) -> None:
 
 
 def test_cub_is_a_dataset(tmp_path: Path) -> None:
-    data: Dataset = read_cub(files.write_cub(tmp_path).parent)  # the folder above serves as well
+    data: Dataset = read_cub(files.write_cub(tmp_path).parent)  # the folder above works, too
     assert isinstance(data, Dataset)
     assert (data.name, data.class_space, len(data.classes)) == ("cub", "cub", 200)
     assert data.image(1).shape == (25, 30, 3)
@@ -129,7 +129,7 @@ def test_classes_of_another_order_are_refused(tmp_path: Path) -> None:
     root = files.write_imagenetv2(tmp_path)
     labels = root / "metadata/ILSVRC/val/class_labels.txt"
     labels.write_text(labels.read_text().replace("val2/10/3.jpeg,10", "val2/10/3.jpeg,2"))  # 2nd of the sorted names
-    with pytest.raises(ValueError, match=r"val2/10/3\.jpeg has the class 2; its folder's number is due"):
+    with pytest.raises(ValueError, match=r"val2/10/3\.jpeg has the class 2; allowed is its folder's number"):
         read_imagenetv2(root)
 
 
@@ -164,7 +164,7 @@ def test_masks_are_joined_and_the_ignored_region_is_what_is_left(tmp_path: Path)
         assert (ignored & thing).any()
         assert data.image(i).shape[:2] == size
     assert data.truth(1).boxes.tolist() == [[4, 3, 19, 11], [15, 10, 29, 17]]
-    assert data.truth(0).boxes.tolist() == [[2, 2, 13, 7], [10, 6, 19, 11]]  # two thirds of the masks' pixels
+    assert data.truth(0).boxes.tolist() == [[2, 2, 13, 7], [10, 6, 19, 11]]  # two thirds of the pixels of the masks
     assert pickle.loads(pickle.dumps(data)).identity() == data.identity()
 
 
@@ -188,7 +188,8 @@ def test_nearest_is_opencvs() -> None:
 
 
 def reference_mask(paths: list[Path], ignored: Path) -> np.ndarray:
-    """The protocol's steps with OpenCV: every file to 224 x 224 by nearest, then the union, then what is ignored."""
+    """The protocol's steps with OpenCV: resize every file to 224 x 224 by nearest pixels, unite the masks, mark what is
+    ignored."""
 
     def load(path: Path) -> np.ndarray:
         grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)

@@ -1,4 +1,4 @@
-"""MaxBoxAcc and MaxBoxAccV2 against hits that the authors' steps gave, without OpenCV; and on maps of real images."""
+"""MaxBoxAcc and MaxBoxAccV2 compared with stored hits of the authors' steps, without OpenCV; and on real images."""
 
 import os
 import subprocess

@@ -11,7 +11,7 @@ def random_activations(*shape: int, seed: int = 0) -> Tensor:
 
 
 def colored(forward: Forward) -> Forward:
-    """With ends of the colours that do not depend on the batch, as a network's own."""
+    """A pass with black and white pixels that do not depend on the batch, like a network's own."""
     forward.black, forward.white = torch.full((3, 1, 1), -3.0), torch.full((3, 1, 1), 3.0)
     return forward
 
@@ -32,7 +32,7 @@ class GapNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """SqueezeNet's form: 1x1 convolution to classes, ReLU, global average pooling."""
+    """A network of SqueezeNet's form: 1x1 convolution to classes, ReLU, global average pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def network(kind: str) -> nn.Module:
 
 
 class TrainedNet(nn.Module):
-    """Convolution, batch normalisation, ReLU, dropout, global average pooling, linear: all that training changes."""
+    """Convolution, batch norm, ReLU, dropout, global average pooling, linear: every part that training mode affects."""
 
     def __init__(self, classes: int = 12) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Fits of a tiny network on a few scenes, and a training that is killed in its middle."""
+"""Fits of a tiny network on a few scenes, and a training that is killed before its end."""
 
 import multiprocessing
 import os
@@ -43,12 +43,12 @@ def quiet(_line: str) -> None:
 
 
 def fitted_by(results: Path, *overrides: str) -> Fitted:
-    """Run a fit and read its file."""
+    """Run a fit, and read its file."""
     return fitted.read(fit(config(results, *overrides), say=quiet))
 
 
 def killed(results: Path, step: int, *overrides: str) -> Fitted:
-    """Kill a fit (SIGKILL) before one of its steps, with a checkpoint after each; the same command then finishes it."""
+    """Kill (SIGKILL) a fit before one of its steps, each of which makes a checkpoint; the same command finishes it."""
 
     def until_killed() -> None:
         original, steps = eigencam.fitting.sgd._step, 0

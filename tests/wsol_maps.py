@@ -1,4 +1,4 @@
-"""Maps, images and the protocol's enlargement, for the tests of wsolevaluation's metrics."""
+"""Maps, truths and the protocol's enlargement, for the tests of wsolevaluation's metrics."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,7 +25,7 @@ def oracle_map(values: NDArray[np.float32], size: int = 224) -> Floats:
 
 
 def truth_of(rng: np.random.Generator, size: tuple[int, int] | None = None, count: int | None = None) -> Truth:
-    """An image with some boxes of its class and one of another."""
+    """The truth of an image with some boxes of its class and one of another class."""
     height, width = size or tuple(rng.integers(100, 500, 2).tolist())
     n = (count if count is not None else int(rng.integers(1, 4))) + 1
     x, y = np.sort(rng.integers(0, width, (n, 2)), axis=1), np.sort(rng.integers(0, height, (n, 2)), axis=1)

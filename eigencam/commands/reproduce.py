@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE, RESULTS or key=value",
         help="tables that this program wrote (.md, .csv, .tex), folders of results, bundles; paths.NAME=DIR, device=",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="images per dataset at most; beyond, no verdict")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="at most N images per dataset; larger ones get no verdict"
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -62,7 +62,7 @@ class BroadCAMFit:
         if network.classes != dataset.class_space:
             yield (
                 f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
-                f"({network.classes}), so its maps could be asked for none of them"
+                f"({network.classes}), so it has no maps for them"
             )
 
     def chosen(self, dataset: Dataset) -> list[int]:

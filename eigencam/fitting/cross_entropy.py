@@ -1,9 +1,9 @@
 """`eigencam fit fit=cross_entropy`: any network of classes, trained as a whole with the cross-entropy.
 
-AdamW; the rate rises linearly over `warmup` epochs, then falls to 0 along half a cosine; labels are smoothed. Of a
-network whose logits are the sum of several heads (`model=dual_cross`) the loss is the mean of the heads'
-cross-entropies, as its authors train it; their other means for 300 epochs of ImageNet (mixup, CutMix, RandAugment,
-erasing, drop path, an average of the weights) are left out.
+AdamW; the rate rises linearly over `warmup` epochs, then falls to 0 along half a cosine; labels are smoothed. If a
+network's logits are the sum of several heads (`model=dual_cross`), the loss is the mean of the heads' cross-entropies,
+as its authors train it; their further techniques for 300 epochs of ImageNet (mixup, CutMix, RandAugment, erasing, drop
+path, averaged weights) are left out.
 
 Images are squashed to 8/7 of the input's size, cut at random and mirrored at random. `model.head=FILE` loads the
 network.
@@ -47,12 +47,12 @@ class CrossEntropyFit:
         file: where the weights go; `{dataset}` is the dataset's name.
         epochs: passes over the images.
         warmup: epochs in which the rate rises.
-        batch_size: images of a step.
+        batch_size: images per step.
         lr: the highest rate.
         weight_decay: of all parameters.
-        smoothing: share of a label that goes to all classes alike, 0 to below 1.
+        smoothing: share of a label that is spread evenly over all classes, at least 0 and below 1.
         augment: random crops and mirrors.
-        seed: of all that is random.
+        seed: of all random numbers.
     """
 
     file: str
@@ -85,7 +85,7 @@ class CrossEntropyFit:
         return [last_layer_of(network).layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:
-        """Report images without a class; a network without a last layer is reported before."""
+        """Report images without a class; a missing last layer has been reported earlier."""
         yield from label_faults(network, dataset)
 
     def rate(self, epoch: int) -> float:

@@ -117,7 +117,7 @@ class DetectorFit:
         targets: list[dict[str, Tensor]],
         step: int,
     ) -> dict[str, Tensor]:
-        """The losses in train mode, but for batch normalisation."""
+        """The losses in train mode; batch normalisation stays in eval mode."""
         modes = [(m, m.training) for m in module.modules()]
         try:
             for m, _ in modes:

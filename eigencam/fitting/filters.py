@@ -18,7 +18,7 @@ Reduction = Literal["kmeans", "pca"]
 Floats = NDArray[np.float64]
 ITERATIONS = 100
 SMALLEST_NORM = 1e-3
-"""Filters that are shorter are left as they are."""
+"""Filters with a smaller norm are left as they are."""
 
 
 def statistics(maps: Tensor, labels: Sequence[Labels], least: float) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def filters(
             of each label into (number of filters) / (largest label) centres, rounded up.
         width: number of filters.
         per_marker: see `variant`.
-        reduction: how more candidates than filters are reduced: by clustering, or to their principal directions.
+        reduction: how surplus candidates are reduced to filters: by clustering, or to their principal directions.
 
     Raises:
         ValueError: the markers give too few candidates.

@@ -19,8 +19,8 @@ The two public implementations differ, and `variant` says which is followed:
 
 Left out: FLIM's refinement of filters with a bias by backpropagation, its removal of similar filters, its choice of the
 images to mark (at random, or those nearest to a k-means of a class's images), and the decoders of the authors' later
-codes. Their machine is one against one (votes, which no linear layer gives); here it is one
-against the others.
+codes. Their support vector machine is one against one (its votes are not a linear layer); here it is one against the
+others.
 
 Markers are files (`markers=FOLDER`), one for each marked image, in the authors' text format. Or they are made from the
 ground truth (`markers=truth`) by the rule of `eigencam.fitting.markers`, for the first `per_class` images of each

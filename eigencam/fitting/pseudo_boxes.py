@@ -131,7 +131,7 @@ class PseudoBoxFit:
 
 
 def _reduced(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """An image of at most `side` pixels, and (4,): what corners are multiplied by to be those of the image given."""
+    """The image reduced to at most `side` pixels, and (4,): factors from its corners to those of the given image."""
     h, w = image.shape[:2]
     share = min(side / max(h, w), 1.0)
     size = max(round(w * share), 1), max(round(h * share), 1)

@@ -25,7 +25,7 @@ from eigencam.transfer import to_host
 SAVE_S = 300.0
 """Seconds between two checkpoints within an epoch."""
 KEPT = ("step", "sums", "images", "log", "best", "best_score")
-"""What a checkpoint keeps besides the tensors and the optimizer."""
+"""The attributes that a checkpoint keeps besides the tensors and the optimizer."""
 
 
 @dataclass(slots=True)

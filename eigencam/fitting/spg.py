@@ -1,4 +1,4 @@
-r"""SPG (Zhang et al., ECCV 2018): side heads that learn where the class map is sure, and teach each other.
+r"""SPG (Zhang et al., ECCV 2018): side heads that learn from the confident part of the class map, and from each other.
 
 Three heads of one channel, all enlarged bilinearly to 224 x 224, beside the cross-entropy with weight 1 each:
 
@@ -7,14 +7,15 @@ Three heads of one channel, all enlarged bilinearly to 224 x 224, beside the cro
     B1      the first layer, then as B2              sigma(B2)
     C       the features of the class map            (sigma(B1) + sigma(B2)) / 2
 
-Each teacher is cut by two thresholds and carries no gradient: above `high` is object (where that is less than 30
-pixels: above 0.7 of its maximum), below `low` is background, also where both hold; the rest is not learned from, nor is
-a class map that is constant. A batch in which nothing is learned from adds 0; theirs is divided by 0.
+Each teacher has two thresholds and carries no gradient. Pixels above `high` are object (if these are fewer than 30:
+pixels above 0.7 of the maximum). Pixels below `low` are background, even if they are also above `high`. All other
+pixels are ignored, and so is a constant class map. A batch without any such pixel adds 0; the authors' code divides by
+0.
 
     B1, B2   conv 3 x 3, ReLU each; then shared: conv 3 x 3, ReLU, conv 1 x 1
     C        conv 3 x 3 to 512, ReLU, conv 1 x 1
 
-The heads are for training alone: SPG's map is that of the class, the network's CAM.
+The heads are used in training only: SPG's map is the network's CAM of the class.
 
 References: X. Zhang et al., "Self-produced guidance for weakly-supervised object localization", ECCV 2018; the form of
 clovaai/wsolevaluation@96f4b88 (there `wsol/method/spg.py`).
@@ -35,17 +36,18 @@ from eigencam.networks.wsol import SPGForm, drawn
 from eigencam.passes.calls import evaluating, network_logits, random_images
 
 SIDE = 224
-"""Of the enlarged maps, whatever the input's."""
+"""Size of the enlarged maps, independent of the input's."""
 FEWEST, SHARE = 30, 0.7
-"""Pixels of an object; where there are fewer, it is what lies above this share of the maximum."""
+"""Smallest number of an object's pixels; if there are fewer, the object is what exceeds this share of the maximum."""
 WIDTH_C = 512
 LAYERS = {"resnet50": SPGForm(("layer3.0", "layer3"), 1024, new_heads=False, new_layers=("layer4",))}
-"""Where the authors put the heads, by the network's name; those of `eigencam.networks.wsol` say it themselves."""
+"""Where the authors put the heads, by the network's name; networks of `eigencam.networks.wsol` declare it
+themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class SPG:
-    """Thresholds (high, low) of the teachers of B2, B1 and C; layers of B1 and B2 and width, none: the authors'."""
+    """Thresholds (high, low) of the teachers of B2, B1 and C; layers of B1 and B2; width; by default the authors'."""
 
     thresholds: Sequence[Sequence[float]] = ((0.7, 0.01), (0.5, 0.05), (0.7, 0.1))
     layers: Sequence[str] = ()
@@ -63,7 +65,7 @@ class SPG:
             raise ValueError(f"fit.spg.width={self.width}; allowed: 1 or more, or null")
 
     def form(self, network: Network) -> SPGForm:
-        """Return where the heads go on a network. ValueError where nobody has said it."""
+        """Return where the heads go on a network. ValueError if it is not known."""
         said: SPGForm | None = getattr(network.module, "spg", None) or LAYERS.get(network.name)
         if said is None and not self.layers:
             raise ValueError(
@@ -75,7 +77,7 @@ class SPG:
         return form._replace(layers=layers, width=self.width or form.width)
 
     def fault(self, network: Network) -> str:
-        """Return why the heads cannot stand on a network; "" if they can."""
+        """Return why the heads cannot be attached to a network; "" if they can."""
         try:
             for layer in self.form(network).layers:
                 check_layer(network.module, layer, "fit.spg.layers")
@@ -89,7 +91,7 @@ class SPG:
 
 
 def head_of(network: Network) -> PooledClassifier:
-    """Return what makes the logits of the target layer's output. ValueError where it is no average and linear layer."""
+    """Return the classifier behind the target layer. ValueError unless it is an average and a linear layer."""
     return find_pooled_classifier(
         network.module, network.layer, network.preprocess.shape, network.reading(network.layer)
     )
@@ -141,12 +143,12 @@ def channels(module: nn.Module, layers: Sequence[str], shape: tuple[int, int]) -
 
 
 def enlarged(maps: Tensor) -> Tensor:
-    """(N, 1, 224, 224) of (N, 1, h, w)."""
+    """(N, 1, 224, 224) from (N, 1, h, w)."""
     return F.interpolate(maps, (SIDE, SIDE), mode="bilinear")
 
 
 def target(teacher: Tensor, high: float, low: float) -> Tensor:
-    """What is learned of a teacher (N, 1, H, W) in 0..1: 1 for object, 0 for background, 255 for neither."""
+    """The targets from a teacher (N, 1, H, W) in 0..1: 1 for object, 0 for background, 255 for neither."""
     flat = teacher.flatten(1)
     limit = torch.where((flat > high).sum(1) < FEWEST, SHARE * flat.amax(1), high).to(flat)
     made = torch.full_like(teacher, 255.0).masked_fill(teacher > limit.view(-1, 1, 1, 1), 1.0)
@@ -154,7 +156,7 @@ def target(teacher: Tensor, high: float, low: float) -> Tensor:
 
 
 def taught(logits: Tensor, teacher: Tensor, high: float, low: float) -> Tensor:
-    """Return the binary cross-entropy of enlarged logits (N, 1, H, W) where a teacher is sure; 0 where it never is."""
+    """Return the binary cross-entropy of enlarged logits (N, 1, H, W) over a teacher's targets; 0 if it has none."""
     learned = target(teacher.detach(), high, low)
     sure = (learned < 255).to(logits)
     each = F.binary_cross_entropy_with_logits(logits, learned.clamp(max=1), reduction="none")
@@ -163,12 +165,12 @@ def taught(logits: Tensor, teacher: Tensor, high: float, low: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class SideLoss:
-    """The three terms, as a function of what the network and the heads give."""
+    """The three terms, from the outputs of the network and the heads."""
 
     options: SPG = field(default_factory=SPG)
 
     def __call__(self, b1: Tensor, b2: Tensor, c: Tensor, maps: Tensor) -> dict[str, Tensor]:
-        """The terms of the heads' logits (N, 1, h, w) and the maps (N, h, w) of the images' classes."""
+        """The terms, from the heads' logits (N, 1, h, w) and the maps (N, h, w) of the images' classes."""
         b1, b2, c = enlarged(b1), enlarged(b2), enlarged(c)
         large = enlarged(maps.detach()[:, None])
         constant = large.amax((2, 3), keepdim=True) == large.amin((2, 3), keepdim=True)

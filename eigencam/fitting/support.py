@@ -55,7 +55,7 @@ class SupportFit:
         if network.classes != dataset.class_space:
             yield (
                 f"fit: the classes of {dataset.name} ({dataset.class_space}) are not those of {network.name} "
-                f"({network.classes}), so its maps could be asked for none of them"
+                f"({network.classes}), so it has no maps for them"
             )
 
     def chosen(self, dataset: Dataset) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ from eigencam.transfer import to_device
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 BESIDE = "beside"
-"""In front of the names of what is trained beside a network."""
+"""Prefix of the names of modules that are trained beside a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Trainee:
         module: the copy.
         layer: whose output is read besides the logits.
         place: its last layer.
-        beside: what is trained with it and is no part of it; None: nothing.
+        beside: further modules that are trained with it; None: nothing.
     """
 
     module: nn.Module
@@ -55,7 +55,7 @@ class Trainee:
         return logits, seen[self.layer].made
 
     def read(self, images: Tensor, layers: Iterable[str]) -> tuple[Tensor, dict[str, "Read"]]:
-        """Return logits (N, K) and, by layer, what it was given and what it made, all with their graph."""
+        """Return logits (N, K) and, by layer, its input and output, all with their graph."""
         seen: dict[str, Read] = {}
 
         def keep(_module: nn.Module, args: tuple[Any, ...], out: Tensor, name: str) -> None:
@@ -69,7 +69,7 @@ class Trainee:
         return logits, seen
 
     def weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return those of a training's tensors that are the network's."""
+        """Return the tensors of a training that belong to the network."""
         return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{BESIDE}.")}
 
     def descent(self, optimizer: Optimizer, fast: Sequence[str], ratio: float, lr: float, decay: float) -> Descent:
@@ -77,10 +77,10 @@ class Trainee:
 
         Args:
             optimizer: `sgd` (momentum 0.9, Nesterov), `adam` or `adamw`.
-            fast: prefixes of the parameters whose rate is larger; `BESIDE` is that of what is trained beside.
-            ratio: by that factor.
-            lr: rate of the others.
-            decay: weight decay of all.
+            fast: prefixes of the parameters with a larger learning rate; `BESIDE` is the prefix of further modules.
+            ratio: the factor of that rate.
+            lr: learning rate of the other parameters.
+            decay: weight decay of all parameters.
         """
         more = {} if self.beside is None else {BESIDE: self.beside}
         named = dict(self.module.named_parameters())
@@ -103,7 +103,7 @@ class Trainee:
 
 
 class Read(NamedTuple):
-    """What a layer was given, and what it made of it."""
+    """Input and output of a layer."""
 
     given: Tensor
     made: Tensor
@@ -112,7 +112,7 @@ class Read(NamedTuple):
 def trainee(job: FitJob, layer: str, seed: int) -> Trainee:
     """Return a copy of the job's network with a last layer for the dataset's classes, in training mode.
 
-    A network with `further_heads` gets such a layer in the place of each.
+    In a network with `further_heads`, each of these is replaced by such a layer.
     """
     network, module = job.network, copy.deepcopy(job.network.module)
     place = last_layer_of(network)
@@ -129,13 +129,13 @@ def trainee(job: FitJob, layer: str, seed: int) -> Trainee:
 
 
 def last_layer_of(network: Network) -> LastLayer:
-    """Return where a network's last layer is: the first of several whose outputs it adds."""
+    """Return a network's last layer; if it adds the outputs of several, the first of them."""
     summed = summed_heads(network.module)
     return LastLayer(summed[0]) if summed else find_last_layer(network.module, network.preprocess.shape)
 
 
 def _last_layer(job: FitJob, last: Any, use: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Weights and biases: those that are there where the classes are the network's, else new ones."""
+    """Weights and biases: the existing ones if the classes are the network's, else new ones."""
     if job.network.classes == job.dataset.class_space:
         weight = last.weight.detach().flatten(1).clone()
         return weight, torch.zeros(len(weight)) if last.bias is None else last.bias.detach().clone()

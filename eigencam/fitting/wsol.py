@@ -1,20 +1,20 @@
 """`eigencam fit fit=wsol`: the training of wsolevaluation (Choe et al., CVPR 2020): CAM, HaS, ACoL, SPG, ADL, CutMix.
 
 A classifier is trained with the cross-entropy while images or features are erased (`eigencam.fitting.erasing`), so that
-it looks at more than the most telling part of an object; its CAM is what localizes. ACoL trains two classifiers, on
-networks of that form (`eigencam.networks.acol`); SPG trains side heads beside it (`eigencam.fitting.spg`).
+it looks at more than the most distinctive part of an object; its CAM localizes the object. ACoL trains two classifiers,
+on networks of that form (`eigencam.networks.acol`); SPG trains side heads beside it (`eigencam.fitting.spg`).
 
 SGD with Nesterov's momentum 0.9; the rate falls to a tenth whenever the number of an epoch, from 1, is a multiple of
 `frequency`; the rate of new layers is `ratio` times as high. Images are squashed to 8/7 of the input's size, cut at
 random and mirrored at random.
 
 After each epoch accuracy and MaxBoxAccV2 of the true class's CAM (of ACoL, its own map) are measured on a validation
-split, where there is one (`dataset@fit.validation=...`); `select=best` keeps the epoch with the best MaxBoxAccV2 (the
-first of several), `select=last` what the last epoch ends in, which the authors report.
+split, where there is one (`dataset@fit.validation=...`); `select=best` keeps the weights of the epoch with the best
+MaxBoxAccV2 (the first of equal ones), `select=last` those of the last epoch, which the authors report.
 
 Differences from clovaai/wsolevaluation@96f4b88: random numbers are functions of (seed, step) or (seed, epoch, image);
-the network before the first epoch is no candidate of `best`; the squares of HaS end at each side's own length, whereas
-theirs are limited in x by the height (equal for square images).
+`best` does not consider the network before the first epoch; HaS covers the full width and height, whereas the authors'
+code uses the height for both (no difference for square images).
 
 References: J. Choe et al., "Evaluating weakly supervised object localization methods right", CVPR 2020; K. K. Singh,
 Y. J. Lee, "Hide-and-Seek", ICCV 2017 (grids of 16, 32, 44, 56 or no squares, one drawn for each image:
@@ -109,7 +109,7 @@ class WSOLFit:
         select: `last` epoch, or `best` by MaxBoxAccV2 on the validation split.
         new_layers: prefixes of the parameters with the larger learning rate; empty: the network's own, or its last
             layer.
-        ratio: their learning rate over that of the others.
+        ratio: of their learning rate to that of the other parameters.
         epochs: passes over the images.
         frequency: epochs between two falls of the learning rate to a tenth.
         batch_size: images per step.
@@ -273,7 +273,7 @@ def _add_adl(module: nn.Module, layers: Sequence[str], options: ADL, hooks: Exit
 
 @dataclass(frozen=True, slots=True)
 class _Learner(Scheduled):
-    """What `descend` trains; `rectified` says whether a ReLU follows the layer that a CAM reads."""
+    """The model that `descend` trains; `rectified` says whether a ReLU follows the layer that a CAM reads."""
 
     options: WSOLFit
     trainee: Trainee
@@ -295,7 +295,7 @@ class _Learner(Scheduled):
         return {"ce": loss, **more, "accuracy": accuracy(logits, labels)}
 
     def _passed(self, job: FitJob, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The logits, and the terms besides their cross-entropy."""
+        """The logits, and the loss's terms other than their cross-entropy."""
         module = self.trainee.module
         if self.options.method == "acol":
             assert isinstance(module, ACoL)  # `faults` reports any other

@@ -1,4 +1,4 @@
-"""The methods, one file a family; each module's docstring is its paper page.
+"""The methods, one file per family; each module's docstring is its paper page.
 
 A method is a callable `(forward, targets) -> (N, h, w)` that returns raw score maps, float32, on the device, at any
 resolution. It never resizes, normalises or moves them to the CPU. Optional attributes, read wherever methods run:

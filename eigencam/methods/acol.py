@@ -4,9 +4,9 @@ With F the features, A and B the classifiers, s min-max normalization to 0..1, a
 
 $$S_A = A(F)_c, \qquad S_B = B\big(F \odot [s(S_A) < t]\big)_c, \qquad M_c = \max\big(s(S_A), s(S_B)\big)$$
 
-B was trained on features without those where A is high, so M covers more of an object. It needs such a network:
-`model=wsol_vgg16_acol`, `wsol_resnet50_acol`, `wsol_inception_v3_acol` or `acol`, trained by `eigencam fit fit=wsol
-wsol.method=acol`.
+B was trained on features without the positions where A is high, so M covers more of an object. It needs a network with
+both classifiers: `model=wsol_vgg16_acol`, `wsol_resnet50_acol`, `wsol_inception_v3_acol` or `acol`, trained by
+`eigencam fit fit=wsol wsol.method=acol`.
 
 For a constant S, s(S) is 0 (in the authors' code 0/0, which makes the maximum NaN as well).
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ACoL:
-    """The larger value of the two classifiers' maps."""
+    """The maximum of the two classifiers' maps."""
 
     version = 1
     needs_gradient: ClassVar[bool] = False

@@ -214,14 +214,14 @@ def rules(count: int) -> Mapping[str, Rule]:
 
 
 class _ZPlus:
-    """`z_plus`; walked back without a graph, and without a second output, four products of matrices for five."""
+    """`z_plus`; its gradient needs no graph and no second output: four matrix products instead of five."""
 
     def __call__(self, original: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The operation's output with the rule's gradient."""
         return z_plus(original, x, weight, bias)
 
     def direct(self, call: Call, out: Tensor, gradient: Tensor) -> tuple[Tensor, ...] | None:
-        """The gradient with respect to x, bit by bit that of `z_plus`."""
+        """The gradient with respect to x, equal to that of `z_plus` to the last bit."""
         if len(call.moving) != 1:
             return None
         (x,), weight = call.moving, call.named(("input", "weight"))["weight"].detach()

@@ -118,7 +118,7 @@ class AttnLRP:
         if seen.apart:
             return "it has rules for products of matrices in attention, and the network has others"
         if self.attention == "cp" and "product" in seen.kinds:
-            return "it has no rule for product: which factor is a gate, that is a constant, is not seen"
+            return "it has no rule for product: the operations do not show which factor is the gate, a constant"
         return ""
 
 
@@ -135,7 +135,7 @@ class _ToValues:
 
 
 class _LayerNorm:
-    """The deviation is a constant; walked back without a graph."""
+    """The deviation is a constant; the gradient is computed without a graph."""
 
     def __call__(
         self, original: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float

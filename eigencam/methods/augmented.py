@@ -1,20 +1,21 @@
 r"""Augmented Grad-CAM: one fine map that explains the coarse maps of rotated and shifted images.
 
 Augmented Grad-CAM (Morbidelli et al., ICASSP 2020): with $T_i$ a rotation by up to `ROTATION` radians and then a shift
-by up to `SHIFT` of the image's sides, $c_i$ the Grad-CAM of $T_i X$ over its own maximum and D what brings a map of the
-image's size to Grad-CAM's, the map g of the image's size that minimises
+by up to `SHIFT` of the image's sides, $c_i$ the Grad-CAM of $T_i X$ divided by its maximum, and D the reduction of a
+map from the image's size to Grad-CAM's, the map g of the image's size minimises
 
 $$\sum_{i=1}^{m} \lVert D\, T_i\, g - c_i \rVert^2 + 0.002\, m \sum |\partial_x g| + |\partial_y g|
   + 0.0001\, m\, \lVert g \rVert^2$$
 
-by `steps` of Adam at the rate `rate` from g = 0. As in the authors' code (diegocarrera89/AugmentedGradCAM@54caeb7, for
-TensorFlow 1): 100 copies, the first the image itself, 200 steps at 0.001, so that g is on its way still when it is
-taken. All is interpolated bilinearly; what enters from outside is black in images and 0 in g.
+by `steps` steps of Adam with learning rate `rate`, from g = 0. As in the authors' code
+(diegocarrera89/AugmentedGradCAM@54caeb7, for TensorFlow 1): 100 copies, the first of which is the image itself, and 200
+steps at 0.001, after which g has not converged. Interpolation is bilinear; beyond the border, images are black and g is
+0.
 
 The copies are the same for all images. A rotation and its shift are one resampling; in the authors' code they are two.
-D reads between the four pixels around the middle of a cell; theirs, an older `tf.image.resize`, reads the pixel at its
-corner. A Grad-CAM that is 0 everywhere stays 0; theirs divides 0 by 0. The steps have the same length whatever the
-slope, so that rounding, as between batches of another size, may change g by about one of them.
+D interpolates between the four pixels around the centre of a cell; theirs, an older `tf.image.resize`, reads the pixel
+at its corner. A Grad-CAM that is 0 everywhere stays 0; theirs divides 0 by 0. A step's length does not depend on the
+slope, so rounding (in batches of another size, for instance) may change g by about one step.
 """
 
 from dataclasses import dataclass
@@ -33,14 +34,14 @@ from eigencam.transfer import made
 ROTATION = 0.5
 """Largest angle, in radians."""
 SHIFT = 30 / 224
-"""Largest shift, in parts of the image's sides."""
+"""Largest shift, as a fraction of the image's sides."""
 VARIATION, ENERGY = 0.002, 0.0001
 """Weights of the total variation and of the square, for each copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentedGradCAM:
-    """Augmented Grad-CAM of so many `copies`, fitted in `steps` of Adam."""
+    """Augmented Grad-CAM of `copies` copies, fitted in `steps` steps of Adam."""
 
     copies: int = 100
     steps: int = 200
@@ -77,11 +78,11 @@ class AugmentedGradCAM:
             return self._fitted(cams.clone(), size, turns.clone())
 
     def _turns(self, size: tuple[int, int], device: torch.device) -> Tensor:
-        """(A, 2, 3) float32 from the places of a copy to those of the image, both -1..1; the first changes nothing."""
+        """(A, 2, 3) float32: from positions in a copy to positions in the image, -1..1; the first: the identity."""
         return made(_turns, (self.copies, size, self.seed), device, torch.float32)
 
     def _fitted(self, cams: Tensor, size: tuple[int, int], turns: Tensor) -> Tensor:
-        """(N, H, W) float32 g for (N, A, h, w) maps; all images climb at once, each by itself."""
+        """(N, H, W) float32 g for (N, A, h, w) maps; all images are fitted together, independent of each other."""
         points, weights = read_by(turns, size, (cams.shape[2], cams.shape[3]))
         g = torch.zeros(len(cams), 1, *size, device=cams.device, requires_grad=True)
         adam = torch.optim.Adam([g], lr=self.rate)
@@ -97,7 +98,7 @@ class AugmentedGradCAM:
 
 
 def read_by(turns: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What D T_i reads of a map (H, W) for (h, w) cells: two rows and two columns of pixels of each copy.
+    """The positions that D T_i reads from a map (H, W) for (h, w) cells: two rows and columns of pixels per copy.
 
     Returns:
         (1, A 2h, 2w, 2) float32 places in the map, -1..1, and (1, A, h, 2, w, 2) float32 weights.
@@ -113,7 +114,7 @@ def read_by(turns: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> tup
 
 
 def _taps(side: int, cells: int, part: str) -> Tensor:
-    """(cells, 2) float64: places, -1..1, or weights of the two pixels that bilinear interpolation reads for a cell."""
+    """(cells, 2) float64: positions, -1..1, or weights of the two pixels that interpolation reads for a cell."""
     place = ((torch.arange(cells, dtype=torch.float64) + 0.5) * side / cells - 0.5).clamp(0, side - 1)
     below = place.floor()
     pixels = torch.stack([below, (below + 1).clamp(max=side - 1)], 1)

@@ -128,7 +128,7 @@ def tapped(method: Method) -> list[str]:
 
 
 def layers_of_a_form(method: Method) -> bool:
-    """Whether the layers that a method reads are those of one form of network (`layers_of_a_form`), named by nobody."""
+    """Whether the layers that a method reads by default exist only in one kind of network (`layers_of_a_form`)."""
     return bool(getattr(method, "layers_of_a_form", False))
 
 
@@ -168,7 +168,7 @@ def is_baseline(method: Method) -> bool:
 
 
 def caveat_of(method: Method) -> str:
-    """Return the note below every table with the method (`caveat`): what is not known of its paper."""
+    """Return the note below every table with the method (`caveat`): what is not known about its paper."""
     return getattr(method, "caveat", "")
 
 

@@ -1,21 +1,22 @@
-r"""D-RISE: what of an image a detector's answer for one object depends on.
+r"""D-RISE: the parts of an image on which one detection of a detector depends.
 
-D-RISE (Petsiuk et al., CVPR 2021): random masks as RISE's, with a finer grid, hide parts of the image, and each counts
-by how like the best detection that is left is to the one that is explained: of the same place, class and certainty,
+D-RISE (Petsiuk et al., CVPR 2021): random masks like RISE's, with a finer grid, hide parts of the image. Each mask is
+weighted by the similarity in place, class and certainty between the explained detection and the most similar one that
+remains:
 
 $$s_i = \max_j\, \operatorname{IoU}(b, b_j)\; o_j \cos(p, p_j), \qquad
   L = \frac1N \sum_i s_i M_i - \bar s\, \bar M$$
 
 over the detections j in $X \odot M_i$: the covariance of similarity and mask. As in Microsoft's code
-(microsoft/vision-explanation-methods@357c98c) the mean is taken off, and no detection is a similarity of 0.
-Torchvision's detectors say one `score` and one `label` for a box, no objectness and no probabilities of the other
-classes: the score stands for o, and the cosine is 1 for the same label, else 0. For such detectors Microsoft's code
-has 1 for o, and spreads what is left of the score over the other classes; the objectness of the detection that is
-explained, a constant factor, is theirs alone. What is hidden is black where the network normalises by itself, as
-torchvision's do.
+(microsoft/vision-explanation-methods@357c98c) the mean is subtracted, and without a detection the similarity is 0.
+Torchvision's detectors return one `score` and one `label` per box, no objectness and no probabilities of the other
+classes. Here the score takes the place of o, and the cosine is 1 for equal labels, else 0. For such detectors
+Microsoft's code sets o to 1 and spreads the rest of the score over the other classes; it also multiplies by the
+objectness of the explained detection, a constant factor. Hidden parts are black if the network normalises its input
+itself, as torchvision's detectors do.
 
-The masks are RISE's, enlarged bilinearly; Microsoft's grids are enlarged by the nearest cell. The number of masks of
-the paper could not be read; 4,000 are RISE's. They are the same for all images.
+The masks are RISE's, enlarged bilinearly; Microsoft's grids are enlarged by the nearest cell. The paper's number of
+masks could not be read; 4,000 is RISE's. They are the same for all images.
 
 It needs a detection to explain: `target=eigencam.targets.box_score(0)`, or `--target box:0`.
 """
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DRISE:
-    """D-RISE by so many `masks` of `cells` x `cells`, each cell visible with probability `p`."""
+    """D-RISE with `masks` random masks of `cells` x `cells` cells, each visible with probability `p`."""
 
     masks: int = 4000
     cells: int = 16
@@ -54,7 +55,7 @@ class DRISE:
         self.source()
 
     def source(self) -> RISE:
-        """What makes the masks. ValueError where a number is not allowed."""
+        """The generator of the masks. ValueError for a number that is not allowed."""
         return RISE(self.masks, self.cells, self.p, self.seed)
 
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ class DRISE:
         module = network.module
         if isinstance(module, ScoredNetwork) and all(similarity(target) for target in module.targets):
             return ""
-        return "it explains a detection, and no box is asked for (target=box_score(0), --target box:0)"
+        return "it explains a detection, and the target is no box (target=box_score(0), --target box:0)"
 
 
 def _alike(forward: Forward) -> ScoredNetwork:

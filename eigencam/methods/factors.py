@@ -1,14 +1,15 @@
-r"""DFF, deep feature factorisation: the concepts of an image, and of them the one that speaks for the class.
+r"""DFF, deep feature factorisation: the concept of an image with the highest probability of the class.
 
 Deep feature factorisation (Collins et al., ECCV 2018): the activations of an image, a matrix A of C channels and $h w$
 positions, are $A \approx W H$ with W (C x k) and H (k x hw) not negative and $\lVert A - W H\rVert_F$ small. A row of H
 is the map of a concept, a column of W its embedding. As in pytorch-grad-cam, each channel's minimum over the positions
-is taken off A before and added to W after, which lets activations be negative; W and H begin with absolute values of
-normal noise times $\sqrt{\operatorname{mean} A / k}$ and are found by scikit-learn's coordinate descent, here `steps`
-rounds of it, each image alone. The noise decides in which of several minima it ends.
+is subtracted from A before and added to W after, so activations may be negative; W and H begin with absolute values of
+normal noise times $\sqrt{\operatorname{mean} A / k}$ and are found by scikit-learn's coordinate descent, here by
+`steps` rounds for each image alone. The noise decides in which of several minima it ends.
 
-A map for a class is that of the concept whose embedding, at every position of the layer, the network gives the highest
-probability of the class: the library labels concepts so, by the classifier behind the pooled layer.
+The map for a class is that of one concept: the one whose embedding, placed at every position of the layer, has the
+highest probability of the class. The library labels concepts in the same way, by the classifier behind the pooled
+layer.
 """
 
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class DFF:
         return (w + offset).mT, h.view(len(a), -1, *activations.shape[2:])
 
     def start(self, a: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, K) and (N, K, P) where the descent for (N, C, P) begins."""
+        """(N, C, K) and (N, K, P): the starting point of the descent for (N, C, P)."""
         scale = (a.mean((1, 2), keepdim=True) / self.concepts).sqrt()
         drawn = (normal(index, (side, self.concepts), 2 * self.seed + k) for k, side in enumerate(a.shape[1:]))
         w, h = (scale * noise.abs().to(a.dtype) for noise in drawn)

@@ -125,7 +125,7 @@ class BoxFiles:
         else:
             lines = read_devkit(path).boxes
             if len(lines) != len(names):
-                return f"{path}: {len(lines)} lines for {len(names)} images; allowed is a line an image"
+                return f"{path}: {len(lines)} lines for {len(names)} images; allowed is one line per image"
             boxes = {name: line[~np.isnan(line[:, 0])] for name, line in zip(names, lines, strict=True)}
         self._found.update({n: np.column_stack([b, -np.arange(len(b), dtype=float)]) for n, b in boxes.items()})
         return ""

@@ -1,16 +1,16 @@
 r"""gScoreCAM: Score-CAM of the channels with the largest gradients, made for networks of text and images.
 
 gScoreCAM (Chen et al., ACCV 2022), as in the authors' code (anguyen8/gScoreCAM@87c35a1): of the `channels` with the
-largest mean gradient (with its sign) of the class's logit by the activations A, each is enlarged to the image and
-scaled to 0..1 as a mask $M_k$, and weighs what the network says of the image under it; the others' score is 0:
+largest (signed) mean gradient of the class's logit with respect to the activations A, each is enlarged to the image and
+scaled to 0..1 as a mask $M_k$; its score is the logit of the image under the mask, and the other channels' score is 0:
 
 $$s_k = f_c(X \odot M_k), \quad s_j = 0 \text{ for the rest}, \qquad
   L = \operatorname{ReLU}\Big(\sum_k \operatorname{softmax}(s)_k\, A_k\Big)$$
 
-over *all* channels, so that those that were not chosen have the weight of a score of 0, not none. Where logits are
-large and positive, as those of CLIP, 100 times a cosine, that is next to nothing; where they are not, it is the map of
-all channels. If no channel has a gradient, none is chosen, and the map is 0. Masks are enlarged from corner to corner,
-as theirs are; theirs are divided by their range and 1e-6.
+The softmax is over *all* channels, so channels that are not chosen have the weight of a score of 0. If logits are large
+and positive, like CLIP's (100 times a cosine), that weight is negligible; otherwise all channels contribute. If no
+channel has a gradient, none is chosen, and the map is 0. Masks are enlarged from corner to corner, as theirs are;
+theirs are divided by their range and 1e-6.
 
 For CLIP the logit is that of a text's embedding: `eigencam.targets.embedding(reference, scale=100)`.
 """

@@ -37,7 +37,7 @@ class LIFTCAM:
     needs_gradient: ClassVar[bool] = False  # of its own
     class_specific: ClassVar[bool] = True
     paper: ClassVar[str] = "Jung & Oh, ICCV 2021"
-    needs: ClassVar[str] = "1 forward; what lies behind the layer twice, forward and back"
+    needs: ClassVar[str] = "1 forward; 2 forwards and backwards of the part behind the layer"
     networks: ClassVar[str] = "that `torch.fx` can trace, whose nonlinearities DeepLIFT has a rule for"
     differentiates: ClassVar[str] = "layer"
     follows: ClassVar[frozenset[str]] = AFFINE | RESCALED.keys()

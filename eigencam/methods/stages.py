@@ -1,8 +1,7 @@
-"""The layers at which a network's maps have their last value before they become smaller: found, not named.
+"""The stages of a network: the last layer before each reduction of the maps' size, determined from a pass.
 
-For VGG-16 the last rectifier before each pool, for ResNet-50 the first rectifier and `layer1` to `layer4`: layers that
-are maps and that everything of the image passes through (`eigencam.networks.layers`), none inside of a block that a
-shortcut leads around.
+For VGG-16 these are the last rectifiers before each pool, for ResNet-50 the first rectifier and `layer1` to `layer4`:
+layers that are maps and that no path bypasses (`eigencam.networks.layers`), so none inside a residual block.
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from eigencam.passes.readings import Reading
 
 
 def stages(forward: Forward, layer: str | None = None) -> Mapping[str, Reading]:
-    """Return the stages of a pass's network up to a layer, the target layer where none is named, deepest last.
+    """Return the stages of a pass's network up to a layer (by default the target layer), deepest last.
 
     The network is examined once, by a pass of nine inputs.
     """
@@ -30,7 +29,7 @@ def _examined(module: nn.Module, size: tuple[int, int], channels: int) -> Examin
 
 
 def stages_of(examined: Examined, layer: str) -> dict[str, Reading]:
-    """Return the last layer of each size of maps before the sizes fall, and `layer`, with how they are read."""
+    """Return the last layer before each reduction of the maps' size, and `layer`, with their readings."""
     last: dict[tuple[int, int], str] = {}
     for name, found in examined.findings.items():
         if found.reading is not None and not examined.through.isdisjoint(found.values):
@@ -46,7 +45,7 @@ def stages_of(examined: Examined, layer: str) -> dict[str, Reading]:
 
 
 def layers_of(forward: Forward, kind: type[nn.Module]) -> dict[str, Reading]:
-    """Return the modules of a kind whose outputs are maps, in the order in which they ran, with how they are read."""
+    """Return the modules of a kind whose outputs are maps, in the order of execution, with their readings."""
     channels, *size = forward.images.shape[1:]
     findings = _examined(forward.module, (size[0], size[1]), channels).findings
     modules = dict(forward.module.named_modules())

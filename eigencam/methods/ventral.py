@@ -1,19 +1,19 @@
 r"""Ventral map of VDNet (Ebrahimpour et al., "Ventral-Dorsal Neural Networks", WACV 2019; arXiv 2005.09727).
 
-A classifier without its classes tells where something is. With A the activations of the last convolution (N, C, h, w)
-and x the input, the Gestalt total and its sensitivity are
+The features of a classifier show where objects are, without any class. With A the activations of the last convolution
+(N, C, h, w) and x the input, the Gestalt total and its sensitivity are
 
 $$\mathrm{GT}(x) = \sum_k \sum_{i,j} A_{kij}, \qquad S = \frac{\partial\, \mathrm{GT}}{\partial x}$$
 
-S is brought to one number per pixel, and smoothed by a Gaussian of `variance` squared pixels of the input; the authors
-found 25 to 35 on PASCAL VOC. There is no class in it: they argue for GT, and against the logits, by classes that the
-network has not learnt and by images of several objects.
+S is reduced to one number per pixel, and smoothed by a Gaussian with a variance of `variance` squared pixels of the
+input; the authors recommend 25 to 35 for PASCAL VOC. The map is class-agnostic: the authors prefer GT to a logit for
+the sake of unknown classes and of images with several objects.
 
 The first author's repository (mkebrahimpour/VDNET@9888fbe) holds poster, slides and pieces of the paper, and no code.
-GT, S and the variance stand there; the two rules by which the paper joins the colours, and the threshold of its mask,
-do not. So `colors` is a reading: `max` or `mean` of the absolute values. Beyond the border the image is mirrored.
+It gives GT, S and the variance, but neither the two rules by which the paper combines the colours nor the threshold of
+its mask. So `colors` is our reading: `max` or `mean` of the absolute values. Beyond the border the image is mirrored.
 
-Example: of a linear convolution without padding S is the same in every pixel away from the border, the sum of all its
+Example: for a linear convolution without padding, S is the same in every pixel away from the border: the sum of all its
 kernels.
 """
 

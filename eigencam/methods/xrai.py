@@ -1,19 +1,19 @@
 r"""XRAI: segments of the image in the order of the attribution that each adds.
 
 XRAI (Kapishnikov et al., ICCV 2019), as in the authors' code (PAIR-code/saliency@7b72b67): with f the class's logit and
-x the normalised image, integrated gradients from black and from white, each by `steps` points from end to end and
-divided by their number, are averaged, and the largest of the three channels taken:
+x the normalised image, integrated gradients from black and from white, each the mean over `steps` points including both
+ends, are averaged, and the largest of the three channels is taken:
 
 $$a = \max_c\, \frac12 \sum_{b} (x - b) \odot \frac1n \sum_{i=0}^{n-1} \nabla f\Big(b + \frac{i}{n - 1} (x - b)\Big)$$
 
 The image, brought to 224 x 224 pixels and scaled to -1..1, is cut into segments (Felzenszwalb & Huttenlocher, IJCV
 2004) at six scales, 50 to 1200, with a smoothing of 0.8 and at least 150 pixels each; a segment is brought back to the
-image's size and widened by 5 pixels. Again and again the segment whose *new* pixels have the highest mean of a is
-taken, and its new pixels get that mean; segments with fewer than 50 new pixels are left out. What no segment covers
-gets its own mean.
+image's size and widened by 5 pixels. Repeatedly, the segment whose *new* pixels have the highest mean of a is taken,
+and its new pixels get that mean; segments with fewer than 50 new pixels are left out. Pixels that no segment covers get
+their own mean.
 
-The segments are found on the host. Each pixel is new once, so that the sums of all segments are kept up to date at the
-cost of one look at the image for each segment.
+The segments are computed on the host. Each pixel becomes old once, so updating the sums of all segments costs one pass
+over the image per segment.
 """
 
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ from eigencam.transfer import to_device, to_host
 
 SCALES = (50, 100, 150, 250, 500, 1200)
 SIGMA, LEAST_PIXELS, SIDE = 0.8, 150, 224
-"""Of the segments: smoothing, size, and the side of the image that they are found in."""
+"""Of the segmentation: smoothing, smallest segment in pixels, and side of the image."""
 WIDER = 5
 """Pixels that a segment is widened by."""
 GAIN = 50
-"""Fewest new pixels of a segment that is taken."""
+"""Smallest number of new pixels of a segment that is taken."""
 
 Masks = NDArray[np.bool_]
 
@@ -81,7 +81,7 @@ class XRAI:
 
 
 def segments_of(image: NDArray[np.uint8]) -> Masks:
-    """(M, H, W) the segments of (H, W, 3) at all scales, widened; of a constant image, which has none, no segment."""
+    """(M, H, W): the segments of (H, W, 3) at all scales, widened; none for a constant image."""
     spread = float(image.max()) - float(image.min())
     if not spread:
         return np.zeros((0, *image.shape[:2]), bool)
@@ -96,7 +96,7 @@ def segments_of(image: NDArray[np.uint8]) -> Masks:
 
 
 def _widened(labels: NDArray[np.int64]) -> list[Masks]:
-    """Each label of (H, W) as a mask, widened by a disk; within the part of the image where it can be."""
+    """Each label of (H, W) as a mask, widened by a disk; only the part of the image around the label is computed."""
     masks = []
     for label, place in enumerate(find_objects(labels + 1)):
         mask = np.zeros(labels.shape, bool)
@@ -108,9 +108,10 @@ def _widened(labels: NDArray[np.int64]) -> list[Masks]:
 
 
 def regions(attribution: NDArray[np.floating], segments: Masks) -> NDArray[np.float64]:
-    """(H, W): each pixel with the mean of `attribution` over what its segment, (M, H, W) in all, added.
+    """(H, W): for each pixel the mean of `attribution` over the new pixels of the segment that added it.
 
-    Segments are taken by the mean over their new pixels, the highest first. What none covers gets its own mean.
+    The segments (M, H, W) are taken by the mean over their new pixels, the highest first. Pixels outside all segments
+    get their own mean.
     """
     a, masks = attribution.astype(np.float64).ravel(), segments.reshape(len(segments), attribution.size)
     if not np.isfinite(a).all():

@@ -1,13 +1,13 @@
-r"""ACoL (Zhang et al., CVPR 2018): two classifiers on a network's features, the second of which sees less of them.
+r"""ACoL (Zhang et al., CVPR 2018): two classifiers on a network's features; the second one sees a part of them.
 
     F               features of a trunk (N, C, h, w)
     A, B            conv 3 x 3, ReLU, conv 3 x 3, ReLU, conv 1 x 1: a map for each class
     s               A's map of the image's class, from minimum to maximum scaled to 0..1, without gradient
     logits          mean of A(F)
-    second logits   mean of B(F [s < t]), of training alone
+    second logits   mean of B(F [s < t]), in training only
 
-`eigencam fit fit=wsol wsol.method=acol` trains both, with the sum of their cross-entropies; `method=acol` is the map
-that the two make together, and any other method explains A alone, whose CAM is read off `classifier_A.3`.
+`eigencam fit fit=wsol wsol.method=acol` trains both, with the sum of their cross-entropies; `method=acol` is their
+common map, and any other method explains A alone, whose CAM is read from `classifier_A.3`.
 
     wsol_vgg16_acol          VGG-16, poolings of 3 x 3, the last one of stride 1 (28 x 28: the fourth, too), an average
                              of 3 x 3
@@ -16,8 +16,8 @@ that the two make together, and any other method explains A alone, whose CAM is 
     acol                     any network whose modules run one after another up to `layer`; others are refused
 
 References: X. Zhang et al., "Adversarial complementary learning for weakly supervised object localization", CVPR 2018
-(t 0.6: xiaomengyc/ACoL@8b59d00); the form is that of clovaai/wsolevaluation@96f4b88, whose t is 0.7 by default. There a
-map that is constant is divided by 0 and erases nothing; here, too, nothing is erased.
+(t 0.6: xiaomengyc/ACoL@8b59d00); the form is that of clovaai/wsolevaluation@96f4b88, whose t is 0.7 by default. A
+constant map erases nothing, here as in that code, which divides it by 0.
 """
 
 from collections import OrderedDict
@@ -44,7 +44,7 @@ class ACoL(nn.Module):
         channels: of its output.
         classes: of both classifiers.
         width: of their two convolutions.
-        threshold: t; what is as large in the scaled map of A, or larger, is erased.
+        threshold: t; positions where the scaled map of A is at least t are erased.
         start: how the classifiers' weights are drawn; None: as torch does.
         new_layers: prefixes of the parameters with the larger rate.
     """
@@ -73,7 +73,7 @@ class ACoL(nn.Module):
         return torch.flatten(self.avgpool(self.classifier_A(self.features(x))), 1)
 
     def both(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, classes) logits of the first and of the second classifier, for images of the classes (N,)."""
+        """(N, classes) logits of the first and of the second classifier; `labels` (N,) are the images' classes."""
         features = self.features(x)
         maps = self.classifier_A(features)
         first = maps.detach()[torch.arange(len(maps), device=maps.device), labels]
@@ -122,7 +122,7 @@ def acol(
     Args:
         base: the network.
         layer: whose output is F.
-        pretrained: a weight file of the network; None: as it comes.
+        pretrained: a weight file of the network; None: its own weights.
         classes: of both classifiers.
         width: of their convolutions.
         threshold: t.
@@ -143,8 +143,8 @@ acol.version = 1  # type: ignore[attr-defined]
 def trunk(module: nn.Module, layer: str) -> tuple[nn.Sequential, int]:
     """Return a network up to a layer, with the names of its modules, and the number of the layer's channels.
 
-    What is left out behind the layer is not kept. That the modules give what the network gives is tried on an image of
-    noise.
+    The modules behind the layer are dropped. A probe of noise tests that the remaining ones compute what the network
+    computes.
 
     Raises:
         ValueError: they do not, or the output is no map (N, C, h, w).

@@ -80,7 +80,7 @@ class Fitted:
             if name.endswith("num_batches_tracked"):
                 continue
             if name not in own:
-                return f"{self.path} is for a network that has {name}; {network.name} has not"
+                return f"{self.path} is for a network that has {name}; {network.name} does not"
             mine = own[name].detach().float().cpu()
             if mine.shape != self.body[name].shape or not torch.allclose(mine, self.body[name], rtol=1e-3, atol=1e-6):
                 return f"{self.path} is for a network with other weights than {network.name} has ({name} differs)"

@@ -11,7 +11,7 @@ Each is a torchvision network with a last feature map of 14 x 14, or of 28 x 28 
 
 Weights are torchvision's ImageNet weights (`pretrained`: a name of theirs, a file of theirs, or null), those of the new
 layers are drawn as the authors do. `new_layers` are the prefixes of the parameters that the authors train with ten
-times the rate, `adl_layers` the layers behind which they put ADL, `spg` what they have for SPG. The forms for ACoL are
+times the rate, `adl_layers` the layers behind which they put ADL, `spg` their form of SPG. The forms for ACoL are
 in `eigencam.networks.acol`.
 
 Reference: clovaai/wsolevaluation@96f4b88, `wsol/{vgg,resnet,inception}.py`.

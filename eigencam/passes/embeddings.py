@@ -21,7 +21,7 @@ from eigencam.files import regular
 from eigencam.passes.calls import TargetError
 
 SCALE = 100.0
-"""CLIP's: by it cosines are multiplied before a softmax over prompts."""
+"""CLIP's factor for cosines before a softmax over prompts."""
 
 
 def cosines(output: Any, references: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def cosines(output: Any, references: Tensor) -> Tensor:
         TargetError: the network does not return D numbers for an image.
     """
     if not isinstance(output, Tensor):
-        raise TargetError(f"an embedding was asked of {type(output).__name__}; needed: a network that returns (N, D)")
+        raise TargetError(f"an embedding needs a network that returns (N, D), not {type(output).__name__}")
     features, length = output.flatten(1).float(), references.shape[1]
     if features.shape[1] != length:
         raise TargetError(f"a reference of {length} numbers; the network gives {features.shape[1]}")
@@ -73,7 +73,7 @@ def read_embedding(file: str | Path) -> NDArray[np.float32]:
     """(D,) numbers of a .npy or .safetensors file: the embedding of an image, or of a text.
 
     Raises:
-        ValueError: it holds something else than a finite vector that is not 0.
+        ValueError: it holds anything but a finite vector that is not 0.
         FileNotFoundError: there is no such file.
     """
     found = _numbers(file)
@@ -85,7 +85,7 @@ def read_embeddings(file: str | Path) -> NDArray[np.float32]:
     """(K, D) numbers of a .npy or .safetensors file: the embeddings of K texts, say.
 
     Raises:
-        ValueError: it holds something else than K finite vectors that are not 0.
+        ValueError: it holds anything but K finite vectors that are not 0.
         FileNotFoundError: there is no such file.
     """
     return _checked(file, _numbers(file), 2, "(K, D)")
@@ -97,7 +97,7 @@ def _numbers(file: str | Path) -> object:
     if path.suffix == ".safetensors":
         try:
             tensors = load_file(path)
-        except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy has not
+        except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
             raise ValueError(f"{file}: no .safetensors file of numbers ({error})") from None
         if len(tensors) != 1:
             raise ValueError(f"{file}: tensors {', '.join(sorted(tensors)) or 'none'}; allowed: one tensor")

@@ -213,9 +213,10 @@ def _passed(call: Call, out: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
 
 
 Direct = Callable[[Call, Tensor, Tensor], tuple[Tensor | None, ...] | None]
-"""Of an operation, its output and the output's gradient: those of its inputs; None: not of an operation called so.
+"""Gradients of an operation's inputs, from the operation, its output and the output's gradient; None if the operation
+was not called in this form.
 
-A rule that has an attribute `direct` of this form is walked by it."""
+A rule with an attribute `direct` of this form is computed by that function."""
 OWN: Mapping[str, Direct] = {
     "conv2d": _convolution,
     "linear": _linear,
@@ -223,7 +224,7 @@ OWN: Mapping[str, Direct] = {
     "softmax": _softmax,
     "gelu": _gelu,
 }
-"""Own gradients of operations that cost too much to be repeated for them."""
+"""Gradients of operations that are too expensive to run again."""
 
 DIRECT: Mapping[Rule, Direct] = {passed: _passed, halved: _half}
 """Gradients by rules, without a graph of their own."""

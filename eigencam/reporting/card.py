@@ -63,7 +63,7 @@ def _images(stored: Stored, summary: Summary) -> Iterator[str]:
     yield ""
     yield "images"
     yield f"  scored: {summary.n}"
-    for what, reasons in (("could not be decoded", summary.bad_images), ("truth cannot be right", summary.bad_truths)):
+    for what, reasons in (("could not be decoded", summary.bad_images), ("invalid truth", summary.bad_truths)):
         if reasons:
             yield f"  left out, {what}: {len(reasons)}"
             yield from (f"    {image}: {reason}" for image, reason in list(reasons.items())[:NAMED])

@@ -25,7 +25,7 @@ class Census:
         labels: number of images per label.
         objects: number of boxes per class.
         boxes: number of boxes per image.
-        shares: of each box: its share of its image's area.
+        shares: of each box: the fraction of its image's area that it covers.
         corners: (B, 4): x1 and y1 of all boxes, and the distances of x2 and y2 to the last pixel.
         masked: for each image with a mask, the shares of its pixels that are the target object, and void.
         refused: the reason by id for each invalid truth.
@@ -83,14 +83,14 @@ def census(dataset: Dataset, *, decode: bool = False, seen: Callable[[], object]
 def lines(dataset: Dataset, found: Census) -> Iterator[str]:
     """Yield the census as lines of text."""
     right, n = len(found.sizes), len(dataset.ids)
-    yield f"{dataset.name}: {n} images, {right} with a truth that can be right"
+    yield f"{dataset.name}: {n} images, {right} with a valid truth"
     if right:
         yield from _images(dataset, found)
         yield from _boxes(dataset, found)
         yield from _masks(found)
         yield from _hints(found)
     for what, reasons in (
-        ("have a truth that cannot be right", found.refused),
+        ("have an invalid truth", found.refused),
         ("cannot be decoded, or their masks cannot", found.undecodable),
     ):
         if reasons:

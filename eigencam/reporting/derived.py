@@ -153,7 +153,7 @@ class _Winning:
         return [sums.rate(self.name, f"won{k}", threshold=threshold, note=note) for k, threshold in levels]
 
     def undefined(self) -> list[Metric]:
-        """The shares where there is no row, or no drop."""
+        """The metrics when there is no row, or no drop is defined."""
         return [statistics.undefined(self.name, 0, states.UNANSWERED, threshold=at) for at in self.thresholds]
 
 
@@ -183,7 +183,8 @@ def _readable(stored: Mapping[str, Stored], lines: pd.DataFrame) -> dict[str, tu
 def _drops(results: Sequence[tuple[RowFile, bytes]], kept: Sequence[str]) -> tuple[Iterable[pd.DataFrame], int]:
     """Blocks of rows with the drops `drop0`, ... of all methods, and the number of images.
 
-    Where all have the same rows they are read together; else they are held, and those count that all have.
+    If all files have the same rows, they are read side by side; otherwise they are held in memory, and only rows that
+    all files have are counted.
     """
     files = [file for file, _ in results]
     if len({digest for _, digest in results}) == 1:
@@ -242,7 +243,7 @@ def _images_of_parts(file: RowFile) -> dict[str, int] | None:
 
 
 def _right(rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """(n,) bool: the first class is the label, which it is not without an answer."""
+    """(n,) bool: whether the first class is the label; False without a prediction."""
     return ~states.no_answer(rows) & (_first(rows) == rows["label"].to_numpy(np.int64))
 
 

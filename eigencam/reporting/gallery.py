@@ -1,9 +1,9 @@
 """Images for a report: their selection, and every method's maps, computed again from the results' own configs.
 
-A few dozen of thousands of images are shown: for each method those that it wins and loses most, hits and misses
-evenly spread, and those that the network got wrong. Their maps are computed again from the `config.yaml` of each
-result, and only if network, dataset and method still match the result. Maps are stored at the network's resolution,
-a few hundred bytes each; the page enlarges and colours them.
+Out of thousands of images a few dozen are shown: for each method the images that it wins and loses most, hits and
+misses evenly spread, and images that the network got wrong. Their maps are computed again from the `config.yaml` of
+each result, and only if network, dataset and method still match the result. Maps are stored at the network's
+resolution, a few hundred bytes each; the page enlarges and colours them.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""How the papers' tables are printed, and what of ours stands beside them: one YAML a paper in `results/published/`.
+"""How the papers' tables are printed, and which of our results stand beside them: one YAML per paper.
 
 title:   the paper
 address: where the paper, or the table, is
@@ -7,18 +7,18 @@ tables:
     title:       what it shows
     dataset:     `dataset` in published.csv
     experiment:  what runs ours: eigencam run experiment=...
-    settings:    what the command needs besides, e.g. paths.ilsvrc=FOLDER
-    ours:        {dataset, target, part}: the results that stand beside it; `part` only where it is needed
+    settings:    further arguments of the command, e.g. paths.ilsvrc=FOLDER
+    ours:        {dataset, target, part}: our results beside it; `part` only if the dataset has several
     images:      the paper's number of images, or of pairs of image and class; null where it is not known
     metrics:     column: {published: name, evaluator: name, metric: name, among: [methods of ours]}; `among` only
                  where a metric compares methods
     models:      the paper's network: {networks: [options of `model`] or [any], differs: what differs}
     methods:     the paper's method: ours, where the names differ
-    training:    of networks that the paper trains: `fit`, the command that trains one, and `methods`: the paper's
-                 method: {fitted: its mark in our tables, map: our method, settings: {the paper's network: what the
-                 command needs besides}}; a network that is not there has no published setting
-    rows:        [[network, method], ...] that the paper has and published.csv has not
-    differs:     in what the protocols differ, one sentence each
+    training:    if the paper trains its networks: `fit`, the command that trains one, and `methods`: the paper's
+                 method: {fitted: its mark in our tables, map: our method, settings: {the paper's network: further
+                 arguments of the command}}; for a network that is not listed, no setting is published
+    rows:        [[network, method], ...]: rows of the paper that published.csv lacks
+    differs:     one sentence for each difference between the protocols
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from eigencam.reporting.published import folder, papers
 
 ANY = "any"
-"""Stands for every network of ours, where the paper's number does not depend on one."""
+"""In place of a network: every network of ours, if the paper's number does not depend on one."""
 
 Key = tuple[str, str, str, str]
 """Our network and method as the tables name them, and their plain names."""
@@ -39,9 +39,9 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class LayoutColumn:
-    """A metric of a published table and the one of ours that stands beside it.
+    """A metric of a published table, and our metric beside it.
 
-    `among`: of a metric that compares methods, those of ours that the paper compares.
+    `among`: for a metric that compares methods, our counterparts of the methods that the paper compares.
     """
 
     published: str
@@ -77,7 +77,7 @@ class Layout:
         return " ".join(["eigencam run", f"experiment={self.experiment}", *self.settings])
 
     def trained(self, method: str) -> Mapping[str, Any]:
-        """What is said of the networks that the paper trains by one of its methods; {} where it trains none."""
+        """The entry of `training` for one of the paper's methods; {} if the paper trains no network for it."""
         return self.training.get("methods", {}).get(method, {})
 
     def stands_beside(self, model: str, method: str, key: "Key", found: Mapping[str, Mapping[Any, Any]]) -> bool:
@@ -91,7 +91,7 @@ class Layout:
         return (key[2] in networks or networks == [ANY]) and key[3] == self.methods.get(method, method)
 
     def not_run(self, model: str, method: str) -> list[str]:
-        """Why there are no numbers of ours beside the paper's network and method."""
+        """Why we have no numbers for the paper's network and method."""
         about = self.models.get(model, {"networks": []})
         if trained := self.trained(method):
             if not (settings := trained["settings"].get(model)):
@@ -108,7 +108,7 @@ class Layout:
 
 
 def network_of(settings: str) -> str:
-    """Return the network that a command's words name, "" for none.
+    """Return the network that the arguments of a command name; "" if they name none.
 
     >>> network_of("model=wsol_vgg16 fit.lr=1e-5")
     'wsol_vgg16'

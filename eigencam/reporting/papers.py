@@ -198,7 +198,7 @@ class _Marks:
 
 
 def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """In what one line's network, and numbers of ours, differ from the paper's."""
+    """How one line differs from the paper: in its network and in the settings of our numbers."""
     texts = []
     if about.get("differs"):
         texts.append(f"network: {about['differs']}")

@@ -183,7 +183,7 @@ def _refuse_gaps(job: Job) -> None:
     summaries = [result.summary for result in job.results.values() if result.complete]
     policies = (
         ("on_bad_image", "bad_images", "images that could not be decoded"),
-        ("on_bad_truth", "bad_truths", "images whose truth cannot be right"),
+        ("on_bad_truth", "bad_truths", "images with an invalid truth"),
     )
     for policy, kind, what in policies:
         reasons = {reason for one in summaries if one for reason in getattr(one, kind).values()}

@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 NOTHING_DONE = ": 0 results completed"
-"""In the last line of a run that found all of its results there."""
+"""Part of the last line of a run whose results were all complete before."""
 
 
 class WatchQueue(Callback):
@@ -41,9 +41,9 @@ class WatchQueue(Callback):
 
 
 class Tidy(Callback):
-    """Removes what submitit has written of jobs that all ended well, but for the logs of those that computed something.
+    """Removes submitit's files after a sweep without failures, except the logs of jobs that computed something.
 
-    submitit writes up to eight files a job. Where a job fails Hydra does not come here, and they all stay.
+    submitit writes up to eight files per job. If a job fails, Hydra does not call this, and all files stay.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
