@@ -3,8 +3,8 @@
     python scripts/benchmark_allocator.py --out results/cost_of_allocation.csv
 
 Forward passes of ResNet-50, 16 images of 224 x 224, one thread, in separate processes that alternate with and without
-`keep_freed_memory` of eigencam.store.environment. The table has, per pass, CPU seconds of the program and of the system
-on its behalf, which other jobs affect less than wall-clock time, and page faults; and the largest resident size in MiB.
+`keep_freed_memory` of eigencam.store.environment. The table has, per pass, the user and system CPU seconds (which other
+jobs affect less than wall-clock time) and the page faults; and the largest resident size in MiB.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PASSES = 4
 
 
 def measure(keep: bool) -> list[float]:
-    """Seconds of the program and of the system and page faults, per pass; MiB."""
+    """User seconds, system seconds and page faults, per pass; MiB."""
     import torch
     import torchvision
 

@@ -41,7 +41,7 @@ def measure(name: str, args: argparse.Namespace) -> list[object]:
     compiled: Any = torch.compile(network.module, mode=args.mode)
     with torch.inference_mode():
         plain = network.module(images)
-        start = sum(os.times()[:4])  # the C++ compiler is a process of its own
+        start = sum(os.times()[:4])  # the C++ compiler runs in a separate process
         first = compiled(images)
         compiling = sum(os.times()[:4]) - start
         found = ratios(lambda: compiled(images), lambda: network.module(images), args.repeats, args.device)

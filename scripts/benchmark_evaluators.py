@@ -147,7 +147,7 @@ def cases() -> list[Case]:
     for kind in KINDS:
         few = {"random 28": 5, "smooth 224": 5, "noise 224": 2}.get(kind, 12)
         for name, evaluator, every in (("maxboxacc", v1, False), ("maxboxacc_v2", v2, True)):
-            noise = kind == "noise 224"  # the authors' step takes minutes a map
+            noise = kind == "noise 224"  # the authors' step takes minutes per map
             if not noise:
                 authors, lean = max_box_acc(0.001, every), max_box_acc(0.001, every, True)
                 lines.append(Case(name, evaluator.row, kind, "authors, step 0.001", authors, few))
@@ -253,10 +253,10 @@ def measure(case: Case, count: int, repeats: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--maps", type=int, default=30, help="of each kind; fewer where the other side is slow")
+    parser.add_argument("--maps", type=int, default=30, help="of each kind; fewer if the other side is slow")
     parser.add_argument("--only", default="", help="evaluators whose names start with this")
-    parser.add_argument("--together", action="store_true", help="all evaluators of a dataset, as a run asks them")
-    parser.add_argument("--against", metavar="PYTHON", help="with it: the interpreter of another checkout")
+    parser.add_argument("--together", action="store_true", help="all evaluators of a dataset, as in a run")
+    parser.add_argument("--against", metavar="PYTHON", help="with --together: the interpreter of another checkout")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     measuring.add_arguments(parser)
     args = parser.parse_args()

@@ -281,10 +281,12 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["vgg16", "resnet50"], choices=NETWORKS)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="+", metavar="METHODS", help="of the sets: eigencam five scorecam; else all")
+    parser.add_argument(
+        "--only", nargs="+", metavar="METHODS", help="sets of methods: eigencam five scorecam; by default all"
+    )
     measuring.add_arguments(parser)
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
-    parser.add_argument("--resume", action="store_true", help="measure what the file of --out does not have")
+    parser.add_argument("--resume", action="store_true", help="measure only what is missing in the file of --out")
     parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "METHODS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")

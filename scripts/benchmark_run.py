@@ -173,7 +173,7 @@ def main() -> None:
         line = [said, command, git()["git_commit"], n, args.repeats, *(cell for found in columns for cell in found)]
         line += [*measuring.spread(ratios, 3), f"{memory:+.3f}", "; ".join(faults)]
         before = _rows(args.out)[1:] if args.out.is_file() else []
-        about = "images a second of each, and the run's over its limit; `memory`: growth after the first tenth"
+        about = "images per second of each, and the run's rate over its limit; `memory`: growth after the first tenth"
         measuring.write(args.out, [], about, HEADER, [*before, line])
 
 
@@ -209,7 +209,7 @@ def repeated(
             run(composed(args, root, folder / str(repeat)), say=lambda _: None)
             rates.append((*alone, n / (time.perf_counter() - start)))
         tenths = [max(part) / 2**20 for part in np.array_split(seen, min(10, len(seen)))]
-        print("images a second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
+        print("images per second: decode {:.1f}, forward {:.1f}, run {:.1f}".format(*rates[-1]), flush=True)
     return rates, tenths
 
 

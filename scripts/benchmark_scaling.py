@@ -1,13 +1,13 @@
-"""How the evaluators' rate grows with workers, threads against processes, from maps to rows.
+"""How the evaluators' rate grows with the number of workers, threads or processes, from maps to rows.
 
     python scripts/benchmark_scaling.py --out results/scaling_of_evaluators.csv
     python scripts/benchmark_scaling.py --workers 1 2 4 8 16 --dataset voc --out results/scaling_of_evaluators_voc.csv
 
 Each measurement: all evaluators that have something to do on a dataset make the rows of `--images` images of five maps,
-as a run's threads do; rows come back to the main process. Both kinds take turns, with every number of workers,
-`--repeats` times. Given are images a second of the wall clock, and how many times the rate of one worker of the same
-turn and kind that is. More workers than the machine has cores for can share these alone: the number of cores stands in
-each line, and the efficiency is the ratio over the smaller of both. Decoding and the network take no part.
+as a run's threads do; rows come back to the main process. Both kinds alternate, with every number of workers,
+`--repeats` times. The table has images per second of wall-clock time, and the ratio to the rate of one worker of the
+same kind in the same turn. Workers beyond the number of cores share the cores: each line has the number of cores, and
+the efficiency is the ratio divided by the smaller of the two numbers. Decoding and the network are not included.
 """
 
 import argparse
@@ -34,15 +34,15 @@ from eigencam.store.environment import cores, keep_freed_memory
 
 MAPS = 5
 PART = 16
-"""Images that a worker is given at a time, as a batch of a run."""
+"""Images given to a worker at a time, like a batch of a run."""
 
 EVALUATORS: list[Any] = []
 IMAGES: list[tuple[Truth, list[Values]]] = []
-"""Made before workers are, so that processes have them without being sent them."""
+"""Made before the workers, so that processes inherit them."""
 
 
 def make(dataset: str, count: int) -> None:
-    """Images of smooth maps, with the truth that the dataset has."""
+    """Images with smooth maps and the dataset's kind of truth."""
     rng = np.random.default_rng(0)
     kinds = [make for name, make in KINDS.items() if name.startswith("blobs")]
     EVALUATORS[:] = together(dataset).values()
@@ -121,7 +121,7 @@ def main() -> None:
     for line in lines:
         print(*line, sep="  ")
     if (most := max(args.workers)) > cores():
-        print(f"{cores()} cores: what more workers give, up to {most}, cannot be seen here")
+        print(f"{cores()} cores: the effect of more workers, up to {most}, cannot be measured here")
     if args.out:
         names = [f"{what}{end}" for what in ("images_a_second", "times_one_worker") for end in ("", "_min", "_max")]
         about = f"{len(EVALUATORS)} evaluators of {args.dataset}, {args.images} images of {MAPS} maps a measurement, "

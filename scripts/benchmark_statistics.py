@@ -129,7 +129,7 @@ CASES = (
 def measure(case: Case, n: int, repeats: int, most: int) -> list[str]:
     values = KINDS[case.kind](np.random.default_rng(n), n)
     resamples = min(RESAMPLES, max(99, most // n))
-    own, found = case.own(values), case.reference(values, 99)  # also what is computed once a process
+    own, found = case.own(values), case.reference(values, 99)  # this includes what is computed once per process
     ours, theirs = list[float](), list[float]()
     for turn in range(repeats):
         start = time.process_time()

@@ -27,7 +27,7 @@ ABSOLUTE = ("cam", "center_gaussian")
 
 
 class Look(NamedTuple):
-    """Where to look, and what must be there."""
+    """Where to look, and what must be found there."""
 
     row: int
     paper: str
@@ -37,7 +37,7 @@ class Look(NamedTuple):
 
 
 def looks(published: pd.DataFrame) -> Iterator[Look]:
-    """For each row where to look and what to find there."""
+    """For each row, where to look and what must be found there."""
     texts = published.fillna("").astype(str).to_dict("records")
     values = published["value"].to_list()
     cam = {
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     found = [look for look, keep in zip(looks(published), kept, strict=True) if keep and (not rows or look.row in rows)]
     if not found:
-        parser.error("no row of published.csv is all of that")
+        parser.error("no row of published.csv matches all of these")
     if args.csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows([Look._fields, *found])
         return 0

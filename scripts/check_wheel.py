@@ -82,7 +82,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = ROOT / ".venv/bin/python"
-        shutil.rmtree(ROOT / "build", ignore_errors=True)  # else the wheel would have modules of earlier builds
+        shutil.rmtree(ROOT / "build", ignore_errors=True)  # otherwise the wheel would contain modules of earlier builds
         build = (UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--python", python)
         run(*build, "--out-dir", folder, ROOT, cwd=folder)
         (wheel,) = folder.glob("*.whl")

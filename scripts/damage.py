@@ -68,7 +68,7 @@ def damaged(root: Path, rng: random.Random, cut: Iterator[bool]) -> dict[str, Pa
     """Damage one file in each result; the file by result."""
     done = {}
     folders = sorted(path for path in root.iterdir() if path.is_dir())
-    spared = next(folder for folder in folders if (folder / SUMMARY).exists())  # what is not damaged stays as it is
+    spared = next(folder for folder in folders if (folder / SUMMARY).exists())  # everything undamaged stays unchanged
     for folder in folders:
         if folder == spared:
             continue

@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, required=True, help="folder with the truth of all 50,000 images")
     parser.add_argument("--published", type=Path, required=True, help="the authors' googleNet.txt, plain or .gz")
     parser.add_argument("--weights", type=Path, required=True, help="googlenet_bvlc.safetensors")
-    parser.add_argument("--count", type=int, help="at most so many images of a root, an even sample")
+    parser.add_argument("--count", type=int, help="maximum number of images of a root, evenly sampled")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     network, truth, guesses = load(args.weights), Ilsvrc(args.truth, images=False), read_devkit(args.published)

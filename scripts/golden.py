@@ -36,9 +36,7 @@ SETTINGS = list(product(("", "default", "avx2"), ("onednn", "plain")))
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit status 1 where the file is not current"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the file is not current")
     arguments = parser.parse_args()
     found = computed(*SETTINGS[0])
     there = read()

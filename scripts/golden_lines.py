@@ -1,4 +1,4 @@
-"""Which lines of ours each golden case executes, for `sensitivity.py`: what cannot reach a change is not tried."""
+"""The lines of our code that each golden case executes: `sensitivity.py` skips cases that a change cannot affect."""
 
 import ast
 import gc
@@ -24,7 +24,7 @@ import golden_methods
 from golden_file import Entry
 
 PATIENCE = 600.0
-"""Seconds after which a copy of the process is given up, however little it computed."""
+"""Wall-clock seconds after which a copy of the process is stopped."""
 
 MORE_MEMORY = 6 << 30
 """Bytes by which the address space of a copy may grow."""
@@ -34,11 +34,11 @@ SEPARATOR = " / "
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a literal stands.
+    """Position of a literal.
 
     Attributes:
-        lines: of its statement; of the function, or the class, whose default or attribute it is.
-        around: of the function or class that it stands in; none at the top of the module.
+        lines: of its statement, or of the function or class whose default or attribute it is.
+        around: lines of the enclosing function or class; none at the top of the module.
         fixed: whether it is evaluated when the module is imported.
     """
 
@@ -48,7 +48,7 @@ class Place:
 
 
 def places(tree: ast.AST, nodes: Iterable[ast.AST]) -> list[Place]:
-    """The place of each of some nodes of a module."""
+    """The position of each of the given nodes of a module."""
     found: dict[int, Place] = {}
     _walk(tree, Place(range(0), range(0), True), found)
     return [found[id(node)] for node in nodes]
@@ -79,7 +79,7 @@ class Ran:
     """What a case executed.
 
     Attributes:
-        seconds: of the processor, with the tracing.
+        seconds: of CPU time, with tracing.
         lines: by module.
         loaded: modules that it imported.
     """
@@ -90,7 +90,7 @@ class Ran:
 
 
 def single_cases() -> dict[str, partial[Entry]]:
-    """What makes an entry of one case alone, by the entry's name and the case's; "" for one with defaults only."""
+    """The function that makes a single case, by the names of entry and case; "" for an entry with defaults only."""
     found: dict[str, partial[Entry]] = {}
     for key, make in golden.makers().items():
         thing, cases, *rest = make.args
@@ -105,7 +105,7 @@ def single_cases() -> dict[str, partial[Entry]]:
 
 
 def warmed() -> None:
-    """Load and examine the networks here, once, and not in each copy of the process."""
+    """Load and examine the networks once, in this process and not in each copy of it."""
     for name in golden_methods.LABELS:
         golden_methods.network(name).examined()
     gc.collect()
@@ -113,24 +113,24 @@ def warmed() -> None:
 
 
 def about(make: partial[Entry]) -> str:
-    """The module of what an entry is about."""
+    """The module of an entry's subject."""
     thing = make.args[0]
     return thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
 
 
 def fault(name: str, make: Callable[[], Entry], wanted: Mapping[str, Entry]) -> str:
-    """Whether a case moved, or what it raised; "" where all is as in the file."""
+    """How a case differs from the file, or its error; "" if it is unchanged."""
     try:
         found = make()
         kept = wanted[name.partition(SEPARATOR)[0]]
         alone = {case: numbers for case, numbers in kept.cases.items() if case in found.cases}
         return name if next(golden_file.moved(found, replace(kept, cases=alone)), None) else ""
-    except Exception as error:  # whatever changed code may raise
+    except Exception as error:  # changed code may raise anything
         return f"{name}: {type(error).__name__}"
 
 
 def first_fault(makers: Mapping[str, Callable[[], Entry]], wanted: Mapping[str, Entry]) -> str:
-    """The first of some cases that moved or raised; "" for none."""
+    """The first case that differs or raises; "" if none does."""
     with golden.alone():
         return next(filter(None, (fault(name, make, wanted) for name, make in makers.items())), "")
 
@@ -139,8 +139,8 @@ def traced(task: Callable[[], Any], files: Mapping[str, str]) -> dict[str, list[
     """The lines that a task executes, by module.
 
     Args:
-        task: it.
-        files: the module of each file that counts.
+        task: the function to trace.
+        files: module by file, for the files that count.
     """
     seen: dict[str, set[int]] = defaultdict(set)
 
@@ -162,7 +162,7 @@ def traced(task: Callable[[], Any], files: Mapping[str, str]) -> dict[str, list[
 
 
 def ran(name: str, make: Callable[[], Entry], files: Mapping[str, str], wanted: Mapping[str, Entry]) -> dict[str, Any]:
-    """What a case executes, as `Ran` has it, or its fault."""
+    """What a case executes, or its error."""
     before, found = set(sys.modules), list[str]()
     with golden.alone():
         start = time.process_time()
@@ -177,14 +177,14 @@ def files_of(modules: Iterable[str]) -> dict[str, str]:
 
 
 def forked(task: Callable[[], str], seconds: float = PATIENCE) -> str:
-    """What a task returns in a copy of this process.
+    """Run a task in a copy of this process.
 
     Args:
-        task: what is done there, and nowhere else.
-        seconds: of the processor, after which the copy is ended.
+        task: runs in the copy only.
+        seconds: of CPU time, after which the copy is stopped.
 
     Returns:
-        What the task returned, or the error; `ended` where it died or took longer.
+        The task's result, or its error; `ended` if the copy died or took longer.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -193,7 +193,7 @@ def forked(task: Callable[[], str], seconds: float = PATIENCE) -> str:
         _alone(seconds)
         try:
             answer = task()
-        except BaseException as error:  # the copy must not go on as if it were the process
+        except BaseException as error:  # the copy must not continue as the original process
             answer = f"error: {type(error).__name__}: {error}"
         with os.fdopen(writing, "wb") as stream:
             stream.write(answer.encode())
@@ -209,7 +209,7 @@ def forked(task: Callable[[], str], seconds: float = PATIENCE) -> str:
 
 
 def _alone(seconds: float) -> None:
-    """Say nothing, and take neither all time nor all memory."""
+    """Silence output, and limit CPU time and memory."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)

@@ -32,7 +32,7 @@ def drawing() -> str:
 
 
 def reduced(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return the pairs without those that a path of others implies; there are no cycles."""
+    """Return the pairs without those implied by a path of other pairs; there are no cycles."""
     after = {a: {b for x, b in pairs if x == a} for a, _ in pairs}
 
     def reached(start: str) -> set[str]:

@@ -94,7 +94,7 @@ CHANGES = {"changes": 0.02, "changes, heavy tails": 0.0, "changes, 70 % zeros": 
 
 
 def cases() -> Iterator[Case]:
-    """All but rates of independent images."""
+    """All kinds except rates of independent images."""
     for name, truth in MEANS.items():
         yield Case("mean", name, truth, lambda rng, n, name=name: intervals.of_mean(values(name, rng, n)))
     for name, truth in CHANGES.items():

@@ -332,10 +332,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add: Callable[..., Any] = parser.add_argument
     add("--runs", type=Path, required=True, help="folder of the runs")
     add("--out", type=Path, required=True, help="the table, CSV")
-    add("--page", type=Path, help="the page, Markdown; scripts/metrics_page.py makes it of a table that is there")
-    add("--images", type=int, default=32, help="of scenes; twice as many planted ones, three eighths of mosaics")
+    add("--page", type=Path, help="the page, Markdown; scripts/metrics_page.py makes it from an existing table")
+    add(
+        "--images",
+        type=int,
+        default=32,
+        help="number of scenes; twice as many planted images, three eighths as many mosaics",
+    )
     add("--methods", default=METHODS, metavar="A,B")
-    add("--mirrored", default=MIRRORED, metavar="A,B", help="those of them that are there mirrored, too")
+    add("--mirrored", default=MIRRORED, metavar="A,B", help="methods that also occur mirrored")
     add("--settings", default=",".join(s.name for s in SETTINGS), metavar="A,B")
     add("--evaluators", default=",".join(j.option for j in JUDGED), metavar="A,B")
     args = parser.parse_args(arguments)

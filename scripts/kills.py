@@ -81,7 +81,7 @@ def results_of(found: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def watched(process: "subprocess.Popen[bytes]", root: Path) -> Iterator[str]:
-    """The damage that a reader finds while a process writes."""
+    """Damage found by a reader while a process writes."""
     while process.poll() is None:
         if (root / "runs").is_dir():
             yield ""
@@ -155,7 +155,7 @@ class Trial:
 
 
 def main() -> int:
-    """Kill, look, run again; the exit status."""
+    """Kill, check, run again; the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -2,7 +2,7 @@
 
 A script writes its table itself, with the command, the code and the machine in the header. It refuses to do so if more
 than half a core is busy with something else, files of the clone are changed, or fewer than five repeats are requested.
-With `--anyway` it measures all the same, and the header says why the numbers are not comparable.
+With `--anyway` it measures nevertheless, and the header says why the numbers are not comparable.
 """
 
 import argparse
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int = LEAST) -> None
     """The options that every script has."""
     parser.add_argument("--repeats", type=int, default=repeats, help="measurements, in turn")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the table")
-    parser.add_argument("--anyway", action="store_true", help="on a busy machine, of changed code, or a few times only")
+    parser.add_argument(
+        "--anyway", action="store_true", help="also on a busy machine, with changed code, or with few repeats"
+    )
 
 
 def faults(args: argparse.Namespace) -> list[str]:
@@ -40,7 +42,7 @@ def faults(args: argparse.Namespace) -> list[str]:
     if (load := busy_cores()) > IDLE:
         found.append(f"{load:.1f} cores were busy with something else")
     if git()["git_dirty"] is not False:
-        found.append("the code is of no commit: files are changed")
+        found.append("the code is not that of a commit: files are changed")
     if args.repeats < LEAST:
         found.append(f"n = {args.repeats}")
     if found and not args.anyway:
@@ -60,7 +62,7 @@ def busy_cores(seconds: float = SECONDS) -> float:
 
 
 def _ticks(stat: Path) -> tuple[int, int]:
-    """Of all cores since the start: busy ticks, and all ticks."""
+    """Busy ticks, and all ticks, of all cores since the machine started."""
     user, nice, system, idle, waiting, *rest = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
     return user + nice + system + sum(rest[:3]), user + nice + system + idle + waiting + sum(rest[:3])
 
@@ -71,9 +73,9 @@ def spread(values: Sequence[float], digits: int = 2) -> list[str]:
 
 
 def say_slower(found: Iterable[str]) -> None:
-    """Print what took longer than what was measured beside it."""
+    """Print the names of everything slower than its reference."""
     slower = list(found)
-    print(f"slower than what was measured beside it: {', '.join(slower) or 'nothing'}", flush=True)
+    print(f"slower than its reference: {', '.join(slower) or 'nothing'}", flush=True)
 
 
 def write(

@@ -56,7 +56,7 @@ evidence). On 2 x 2 cells a uniform map has 25.
 
 
 def page(file: Path) -> str:
-    """docs/metrics.md, of the table in a file."""
+    """docs/metrics.md from the table in a file."""
     text = file.read_text().splitlines()
     rows = list(csv.DictReader(line for line in text if not line.startswith("#")))
     judged = sorted((r for r in rows if r["evaluator"] != "truth"), key=lambda r: -float(r["tau"] or -2))
@@ -88,7 +88,7 @@ def page(file: Path) -> str:
 
 
 def _advice(judged: Sequence[Mapping[str, str]]) -> str:
-    """Which metrics to trust, of those that do not use boxes."""
+    """Which of the metrics without boxes to trust."""
     kinds = {
         "To believe": lambda said: said == "follows the truth",
         "In part": lambda said: "follows" in said and " of " in said,

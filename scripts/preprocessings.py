@@ -51,7 +51,7 @@ Hits = NDArray[np.bool_]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, help="images, spread over those there; all of them where it is not given")
+    parser.add_argument("--count", type=int, help="number of images, evenly sampled; by default all")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     known = git()

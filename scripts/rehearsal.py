@@ -1,4 +1,4 @@
-"""The papers' commands at full size, on made-up images: what a run of days takes, and what breaks on the way.
+"""The papers' commands at full size, on generated images: the cost of runs that take days, and their faults.
 
     python scripts/rehearsal.py DIR --ilsvrc TRUTH --voc2007 test.json --voc2012 val.json train.json \
         --voc2012-ids val.txt --out results/rehearsal.csv
@@ -6,17 +6,17 @@
 
 Lists, names and sizes are the official ones, the images are generated and the weights are random
 (`rehearsal_data.py`), so the numbers in the tables mean nothing; time, memory and files do. Each command is the one in
-the header of its experiment, word for word. It is killed twice: when a job has begun, and when it has written rows.
-The same command of this script continues where the last sitting ended, be it by `--minutes`, Ctrl-C or a crash.
+the header of its experiment, word for word. It is killed twice: when a job has begun, and when it has written rows. The
+same command of this script resumes where the last session ended, by `--minutes`, Ctrl-C or a crash.
 
-Given are TRUTH, the folder of wsolevaluation's `localization.txt`, `class_labels.txt` and `image_sizes.txt`; lists of
-VOC's images in COCO's JSON form; and of the segmentation set the ids. `--weights` names a folder of real weight files,
-which are taken where they have the name that is asked for. TorchRay's command asks for methods of thousands of passes
-an image: `--costly N` images are made for it.
+Inputs: TRUTH, the folder of wsolevaluation's `localization.txt`, `class_labels.txt` and `image_sizes.txt`; lists of
+VOC's images in COCO's JSON format; and the ids of the segmentation set. `--weights` names a folder of real weights
+files, which are used if they have the requested name. TorchRay's command has methods with thousands of passes per
+image: it gets `--costly N` images.
 
-The table has a line for each experiment: seconds of all sittings, processor seconds, the largest memory of all its
-processes together (proportional set size, sampled once a second), files of a result, bytes of a row, and what broke.
-The papers' tables are in DIR/tables.
+The table has a line for each experiment: seconds of all sessions, CPU seconds, the largest memory of all its processes
+together (proportional set size, sampled once per second), files per result, bytes per row, and faults. The papers'
+tables are in DIR/tables.
 """
 
 import argparse
@@ -56,26 +56,26 @@ EXPERIMENTS = (
 )
 COSTLY = "torchray2019_voc07"
 FIT = "fit -m fit=classifier model=vgg16,resnet50 dataset=voc2007 dataset.image_set=trainval paths.voc=FOLDER"
-"""What makes the classifiers that TorchRay's command names; the images are those of the test set."""
+"""Arguments that make the classifiers named in TorchRay's command; the images are those of the test set."""
 KILLS = 2
 POLL = 0.05
-"""Seconds between two looks at the results."""
+"""Seconds between two checks of the results."""
 SAMPLE = 1.0
-"""Seconds between two looks at the memory."""
+"""Seconds between two checks of the memory."""
 
 
 @dataclass(slots=True)
 class State:
-    """What is known of an experiment so far, kept in a file.
+    """The state of an experiment, kept in a file.
 
     Attributes:
         seconds: of all attempts.
-        cpu: processor seconds of the attempts' main processes and of those they waited for.
-        peak: bytes at most.
-        kills: times that it was killed.
-        sittings: attempts, a killed one and the next are two.
-        ended: whether the command has come to its end.
-        broke: a line for each thing that went wrong.
+        cpu: CPU seconds of the attempts' main processes and of those they waited for.
+        peak: largest memory in bytes.
+        kills: number of kills.
+        sittings: number of attempts; a killed one counts.
+        ended: whether the command has finished.
+        broke: a line for each fault.
         line: of the table, once it has ended.
         results: names of the folders that it has added.
     """
@@ -105,12 +105,12 @@ class Rehearsal:
         return self.root / "results"
 
     def environment(self) -> dict[str, str]:
-        """Variables that say where weights and results are."""
+        """Environment variables for the folders of weights and results."""
         places = {"TORCH_HOME": self.root / "torch", "EIGENCAM_WEIGHTS": self.root / "weights"}
         return {**os.environ, **{key: str(path) for key, path in places.items()}, "EIGENCAM_RESULTS": str(self.results)}
 
     def state(self, name: str) -> State:
-        """What is known of an experiment."""
+        """The state of an experiment."""
         file = self.root / "state" / f"{name}.json"
         return State(**json.loads(file.read_text())) if file.is_file() else State()
 
@@ -119,13 +119,13 @@ class Rehearsal:
         write_text(self.root / "state" / f"{name}.json", json.dumps(asdict(state), indent=1) + "\n")
 
     def command(self, name: str) -> list[str]:
-        """The experiment's own words, and what `--set` adds."""
+        """The experiment's arguments, and those of `--set`."""
         text = re.sub(r"\\\n#\s*", "", _header(name))
         (line,) = re.findall(r"^# eigencam (run experiment=.*)$", text, re.MULTILINE)
         return [*shlex.split(line.replace("FOLDER", str(self.folder(name)))), *self.args.set]
 
     def folder(self, name: str) -> Path:
-        """Where the images of an experiment are."""
+        """The folder of an experiment's images."""
         if name == COSTLY:
             return self.root / "costly"
         return self.root / ("ILSVRC" if "paths.ilsvrc" in _header(name) else "VOCdevkit")
@@ -137,7 +137,7 @@ def _header(name: str) -> str:
 
 
 def prepare(rehearsal: Rehearsal, names: list[str]) -> dict[str, Any]:
-    """Make images, truth and weights, once; what was made."""
+    """Make images, truth and weights once; return what was made."""
     args, file = rehearsal.args, rehearsal.root / "made.json"
     asked = {"images": args.images, "costly": args.costly, "experiments": names, "set": args.set}
     made: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
@@ -188,7 +188,7 @@ def models(rehearsal: Rehearsal, names: list[str]) -> Iterator[Mapping[str, Any]
 
 
 def attempt(rehearsal: Rehearsal, state: State, words: list[str], *, kill: bool) -> int | None:
-    """Run a command until it ends, is killed, or the sitting is over: its exit status, or None."""
+    """Run a command until it ends, is killed, or the session is over; return its exit status, or None."""
     log = rehearsal.root / "log.txt"
     before, start, sampled, cpu = _progress(rehearsal.results), time.monotonic(), 0.0, 0.0
     with log.open("w") as output:
@@ -224,7 +224,7 @@ def attempt(rehearsal: Rehearsal, state: State, words: list[str], *, kill: bool)
 
 
 def _progress(results: Path) -> tuple[int, int]:
-    """Number of results begun, and of files that have rows, finished or not."""
+    """Number of results begun, and of files with rows, finished or not."""
     begun = rows = 0
     for folder in results.glob("*/") if results.is_dir() else ():
         begun += 1
@@ -235,7 +235,7 @@ def _progress(results: Path) -> tuple[int, int]:
 
 
 def _family(pid: int) -> Iterator[int]:
-    """A process and all below it."""
+    """A process and all its descendants."""
     yield pid
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -244,7 +244,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _bytes(pid: int) -> int:
-    """Memory of a process; what it shares is divided among those who share it."""
+    """Memory of a process; shared memory is divided among the processes that share it."""
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -253,7 +253,7 @@ def _bytes(pid: int) -> int:
 
 
 def _cpu(pid: int) -> float:
-    """Processor seconds of a process and all below it, and of those that have ended."""
+    """CPU seconds of a process and its descendants, including those that have ended."""
     ticks = 0
     for one in _family(pid):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -262,7 +262,7 @@ def _cpu(pid: int) -> float:
 
 
 def rehearse(rehearsal: Rehearsal, name: str) -> State:
-    """Run an experiment's command to its end, or to the end of the sitting."""
+    """Run an experiment's command to its end, or to the end of the session."""
     state = rehearsal.state(name)
     while not state.ended and time.monotonic() < rehearsal.until:
         heads = rehearsal.results / "fitted"
@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument("--ilsvrc", type=Path, metavar="TRUTH")
     parser.add_argument("--voc2007", type=Path, nargs="+", metavar="JSON")
     parser.add_argument("--voc2012", type=Path, nargs="+", metavar="JSON")
-    parser.add_argument("--voc2012-ids", type=Path, metavar="FILE", help="of the segmentation set, one a line")
+    parser.add_argument("--voc2012-ids", type=Path, metavar="FILE", help="ids of the segmentation set, one per line")
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of real weight files")
     parser.add_argument("--images", type=int, metavar="N", help="only so many of each set")
     parser.add_argument("--costly", type=int, default=1, metavar="N", help="images of TorchRay's experiment")
@@ -350,7 +350,7 @@ def main() -> None:
     for name in names:
         state = rehearse(rehearsal, name)
         if not state.ended:
-            print("this sitting is over; the same command continues")
+            print("this session is over; the same command resumes")
             return
         if not state.line:
             summed_up(rehearsal, name, state, before)

@@ -1,7 +1,7 @@
-"""Data sets as large as the real ones, made up: official lists, names and sizes, generated JPEGs, masks and weights.
+"""Generated datasets of the real size: official lists, names and sizes, generated JPEGs, masks and weights.
 
-An image's file has the size that the list says and one of `CONTENTS` contents of that size; files of one content are
-one file with many names, so that 50,000 images take about a gigabyte. Boxes and labels are the real ones. VOC's masks
+An image's file has the listed size and one of `CONTENTS` contents; files with the same content are hard links, so that
+50,000 images take about a gigabyte. Boxes and labels are the real ones. VOC's masks
 are drawn: an ellipse in each box, with a border of void pixels. Weights are random, and stored in half precision under
 the names that the real files have.
 """
@@ -57,11 +57,11 @@ def texture(draw: np.random.Generator, side: int = SIDE) -> Image.Image:
 
 @dataclass(slots=True)
 class Jpegs:
-    """Writes images of any size; those of one size share few contents.
+    """Writes images of any size; images of one size share a few contents.
 
     Attributes:
-        textures: what images are cut from.
-        first: by size, the file of each content, which later ones are links to.
+        textures: the images are cut from these.
+        first: by size, the first file of each content; later files link to it.
         counts: images written of each size.
     """
 
@@ -70,7 +70,7 @@ class Jpegs:
     counts: Counter[Size] = field(default_factory=Counter)
 
     def write(self, path: Path, size: Size) -> None:
-        """Write an image of (width, height) pixels; what is there is replaced."""
+        """Write an image of (width, height) pixels; an existing file is replaced."""
         if not self.textures:
             draw = np.random.default_rng(0)
             self.textures = [texture(draw) for _ in range(CONTENTS)]
@@ -95,9 +95,9 @@ def make_ilsvrc(root: Path, truth: Path, jpegs: Jpegs, n: int | None) -> int:
 
     Args:
         root: folder to write.
-        truth: folder of the three files of `TRUTH`, or of these with `.gz` behind.
-        jpegs: of the images.
-        n: only so many, the first; None: all.
+        truth: folder of the three files of `TRUTH`, plain or `.gz`.
+        jpegs: writes the images.
+        n: number of images, the first ones; None: all.
 
     Returns:
         Number of images.
@@ -143,7 +143,7 @@ def listed(files: Sequence[Path]) -> dict[str, Listed]:
 
 
 def chosen(known: Mapping[str, Listed], ids: Path | None) -> tuple[list[Listed], int]:
-    """The images of a list of ids, or all; those of unknown size get the most frequent one, and how many these are."""
+    """The images of a list of ids, or all, and the number of those of unknown size, which get the commonest size."""
     if ids is None:
         return [known[name] for name in sorted(known)], 0
     usual = Counter(one.size for one in known.values()).most_common(1)[0][0]
@@ -166,7 +166,7 @@ def make_voc(root: Path, year: int, task: str, image_set: str, images: Sequence[
 
 
 def _corners(one: Listed) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    """Of each object class and first and last pixel, from 0, inside the image."""
+    """Class, first and last pixel (from 0, inside the image) of each object."""
     width, height = one.size
     for name, (x, y, w, h) in one.objects:
         x1, y1 = min(max(round(x), 0), width - 1), min(max(round(y), 0), height - 1)
@@ -185,7 +185,7 @@ def _xml(one: Listed) -> str:
 def _mask(one: Listed) -> Image.Image:
     """Classes as palette indices from 1; void pixels around each object. An image without objects gets one."""
     mask = Image.new("P", one.size, 0)
-    mask.putpalette(bytes(k // 3 for k in range(3 * 256)))  # without one the file keeps two values
+    mask.putpalette(bytes(k // 3 for k in range(3 * 256)))  # without an object the mask has two values
     draw, (width, height) = ImageDraw.Draw(mask), one.size
     whole = [("person", (width // 4, height // 4, 3 * width // 4, 3 * height // 4))]
     for name, (x1, y1, x2, y2) in [*_corners(one)] or whole:
@@ -194,12 +194,12 @@ def _mask(one: Listed) -> Image.Image:
 
 
 def make_weights(models: Iterable[Mapping[str, Any]], hub: Path, real: Path | None = None) -> list[str]:
-    """Write files of random weights where the networks of a sweep look for theirs.
+    """Write files of random weights where the networks of a sweep look for their weights.
 
     Args:
         models: `model` nodes of composed configs.
         hub: folder of torchvision's downloads (`$TORCH_HOME/hub/checkpoints`).
-        real: folder of real weight files, taken where one has the name asked for.
+        real: folder of real weights files, used if one has the requested name.
 
     Returns:
         Names of the networks whose weights are random.

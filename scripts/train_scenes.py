@@ -212,13 +212,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--permuted", action="store_true", help="labels dealt out anew, to be memorised")
+    parser.add_argument("--permuted", action="store_true", help="permuted labels, to be memorised")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "eigencam-scenes")
     parser.add_argument("--weights", type=Path, default=ROOT / "eigencam" / "weights", help="folder of the weights")
     parser.add_argument("--log", type=Path, default=LOG)
     args = parser.parse_args()
-    # only what shapes the network: not where things are kept
+    # only options that affect the network, not paths
     options = [
         f"--{name.replace('_', '-')}={getattr(args, name)}" for name in ("epochs", "train", "batch", "lr", "seed")
     ]

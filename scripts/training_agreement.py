@@ -210,7 +210,7 @@ def spg_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         for before, after in heads.items():
             if name.startswith(before):
                 key = f"heads.{after}{name.removeprefix(before)}"
-        if name.startswith("SPG_A1."):  # ResNet-50, whose layer3 they have in two parts, and whose fc is a convolution
+        if name.startswith("SPG_A1."):  # ResNet-50, whose layer3 is in two parts there, and whose fc is a convolution
             key = f"network.layer3.{name.removeprefix('SPG_A1.')}"
         elif name.startswith("SPG_A2."):
             block, _, rest = name.removeprefix("SPG_A2.").partition(".")
@@ -225,7 +225,7 @@ def spg_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def first_gradient(module: torch.nn.Module) -> Tensor | None:
-    """The gradient with respect to the first convolution's weights, which all that follows is part of."""
+    """The gradient with respect to the first convolution's weights, which depends on all layers."""
     return next(m.weight.grad for m in module.modules() if isinstance(m, torch.nn.Conv2d))
 
 

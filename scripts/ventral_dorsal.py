@@ -13,8 +13,8 @@ not trained on masked images; the paper does not say whether it should be.
 
 Columns: mean average precision at an IoU of 0.5 (VOC's, all points), over `classes` classes. For the detections, and
 for the region proposals if the detector has any: the fraction of objects found by one of the first k (`recall50_k`) and
-the average recall. The fraction of the pixels that is left. `--labels` names the detector's labels from 1 on, one per
-line, by the dataset's names; other detections are left out.
+the average recall. The last column is the fraction of pixels that remains visible. `--labels` names the detector's
+labels from 1 on, one per line, by the dataset's names; other detections are left out.
 """
 
 import argparse
@@ -175,13 +175,13 @@ def classes_of(path: Path | None, names: Sequence[str]) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="scenes_resnet", help="the ventral network, of the model group")
-    parser.add_argument("--detector", default=SCENES, help="dotted name of what builds the detector")
+    parser.add_argument("--detector", default=SCENES, help="dotted name of the function that builds the detector")
     parser.add_argument("--arguments", type=json.loads, default={}, help="of that, JSON")
     parser.add_argument("--weights", type=Path, help="of the detector")
     parser.add_argument("--labels", type=Path, help="text file with the names of the detector's labels, from 1 on")
     parser.add_argument("--images", type=int, default=100, help="spread over the dataset")
     parser.add_argument(
-        "--thresholds", default="0,0.25,0.5,0.75,1", help="parts of the map's mean, with commas between"
+        "--thresholds", default="0,0.25,0.5,0.75,1", help="factors of the map's mean, separated by commas"
     )
     parser.add_argument("--variance", type=float, default=30.0, help="of the map's Gaussian")
     parser.add_argument("--out", type=Path, help="CSV; without it the table is printed only")

@@ -66,9 +66,9 @@ SIZES = (
 SIDES = (160, 224)
 """Input sides to try, in pixels."""
 TRIED = 48
-"""So many networks are explained by every method that reports that it can run."""
+"""Number of networks that are explained by every method that reports that it can run."""
 TRIED_PARAMETERS = 6_000_000
-"""At most so many parameters has a network that every method explains; some methods take a pass per channel."""
+"""Largest number of parameters of a network that every method explains; some methods take a pass per channel."""
 MOST_SECONDS = 200
 """Processor seconds for one network."""
 SMALL = 0.5

@@ -45,7 +45,7 @@ can run. The same command adds networks until all of torchvision's and four of e
 
 
 def verdict(row: Mapping[str, str]) -> str:
-    """What became of a network, in one of the words of `VERDICTS`."""
+    """The outcome for a network, one of the words of `VERDICTS`."""
     if not row["layer"]:
         return "refused" if row["reason"].startswith(f"{row['network']}: ") else "failed"
     if row["second"] == "follows" or row.get("calibrated", "").startswith("follows"):
@@ -97,7 +97,7 @@ def page(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _tried(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """What became of the methods that were run."""
+    """The outcomes of the methods that were run."""
     if not rows:
         return []
     asked, failed = sum(int(row["tried"]) for row in rows), [row for row in rows if row["failed"]]
