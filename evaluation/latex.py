@@ -2,6 +2,9 @@ r"""A table as LaTeX that compiles as it is, with `\usepackage{booktabs}` and, f
 
 The typeset cells have printed names; comments beside them have the stored ones, so that `eigencam reproduce` can read
 the file: `% table:` is followed by the title, `% columns:` by the headings, and each line by its keys.
+
+A table of more lines than fit on a page is set in parts, each a `table` of its own with the same number. Footnotes that
+leave no room for the table on their page are set as a paragraph before it, which may run over pages.
 """
 
 import re
@@ -11,39 +14,68 @@ from itertools import groupby
 from eigencam.evaluation import escaping
 from eigencam.evaluation.cells import Table, parsed
 
-NARROW, SMALL, TALL = 72, 92, 40
+NARROW, SMALL, TALL = 62, 80, 40
 """Characters that fit into a line of `article` at \\normalsize and at \\footnotesize, and lines below a caption."""
+
+LINES = 56
+"""Largest number of lines on one page."""
+
+PAGE, SCALED, CAPTION = 44, 34, 80
+"""Lines of a page at \\normalsize, those that a table scaled to 0.7 of its height takes, and characters in a line."""
 
 SEPARATOR = " | "
 PACKAGES = "needs: \\usepackage{booktabs,graphicx}"
 
 
 def latex(table: Table) -> str:
-    """Return the table as one `table` environment."""
+    """Return the table as `table` environments: one a page; without a metric, its footnotes as comments."""
     stored = table.stored or table
+    title = f"% table: {escaping.one_line(stored.title)}"
+    columns = f"% columns: {_joined(stored.frame.columns)}"
+    notes = [f"% note: {escaping.one_line(note)}" for note in stored.notes]
+    if not table.best.shape[1]:
+        return "\n".join([title, *notes, ""])
     cells = [_cells(table, k) for k in range(len(table.frame))]
-    small, scaled = _size(table)
-    text = [
-        f"% table: {escaping.one_line(stored.title)}",
-        f"% columns: {_joined(stored.frame.columns)}",
-        *[f"% note: {escaping.one_line(note)}" for note in stored.notes],
+    before, caption = _caption(table)
+    text = [title, columns, *notes, *before]
+    for k, part in enumerate(_parts(table)):
+        text += [*([title, columns] if k else []), *_environment(table, cells, part, caption if not k else None)]
+    return "\n".join([*text, ""])
+
+
+def _environment(table: Table, cells: Sequence[Sequence[str]], part: range, caption: str | None) -> list[str]:
+    r"""The lines of one `table` environment; without a caption it continues the table before it."""
+    small, scaled = _size(table, len(part))
+    named = [rf"\caption{{{caption}}}", rf"\label{{{label(table.stored or table)}}}"]
+    continued = [r"\tablename~\thetable, continued", r"\par"]
+    return [
         r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_caption(table)}}}",
-        rf"\label{{{label(stored)}}}",
+        r"\centering\sloppy",
+        *(continued if caption is None else named),
         r"\medskip",
         *([r"\footnotesize"] if small else []),
-        *([rf"\resizebox{scaled}{{%"] if scaled else []),
+        *([rf"\resizebox*{scaled}{{%"] if scaled else []),
         rf"\begin{{tabular}}{{{_sides(table)}}}",
         r"\toprule",
         *_heads(table),
         r"\midrule",
-        *_body(table, cells),
+        *_body(table, cells, part),
         r"\bottomrule",
         r"\end{tabular}" + ("}" if scaled else ""),
         r"\end{table}",
     ]
-    return "\n".join([*text, ""])
+
+
+def _parts(table: Table) -> list[range]:
+    """The lines of each page, about as many on each; a new page begins with a network if one begins nearby."""
+    lines = len(table.frame)
+    count = max(1, -(-lines // LINES))
+    names = list(table.frame.iloc[:, 0]) if table.span else []
+    borders = [k for k in range(1, len(names)) if names[k] != names[k - 1]]
+    even = [round(lines * k / count) for k in range(1, count)]
+    near = [min(borders, key=lambda border, cut=cut: abs(border - cut), default=cut) for cut in even]
+    cuts = [b if abs(b - cut) <= LINES // 8 else cut for b, cut in zip(near, even, strict=True)]
+    return [range(*ends) for ends in zip([0, *cuts], [*cuts, lines], strict=True)]
 
 
 def label(table: Table) -> str:
@@ -52,10 +84,22 @@ def label(table: Table) -> str:
     return "tab:" + "-".join(re.findall(r"[a-z0-9]+", about.lower()))[:120]
 
 
-def _caption(table: Table) -> str:
-    """The title and every footnote except those on where results come from, as sentences."""
+def _caption(table: Table) -> tuple[list[str], str]:
+    """The title and every footnote except those on where results come from; long ones as a paragraph before it."""
     sentences = [table.title, *(note for note in table.notes if note not in table.provenance)]
-    return " ".join(f"{escaping.latex(_sentence(text))}." for text in sentences)
+    title, *notes = (f"{_breakable(escaping.latex(_sentence(text)))}." for text in sentences)
+    lines = len(_parts(table)[0])
+    if sum(map(len, sentences)) <= CAPTION * (PAGE - min(SCALED, lines + 3)):
+        return [], " ".join([title, *notes])
+    number = rf"Table~\ref{{{label(table.stored or table)}}}"
+    return [
+        rf"{{\footnotesize\sloppy\noindent {number}: {' '.join(notes)}\par}}"
+    ], f"{title} Its notes are in the text."
+
+
+def _breakable(text: str) -> str:
+    """Typeset text whose names may be broken after a separator."""
+    return re.sub(r"(\\_|/)(?=\w)", r"\1\\allowbreak{}", text)
 
 
 def _sentence(text: str) -> str:
@@ -81,14 +125,19 @@ def _sides(table: Table) -> str:
     return "".join("r" if names[k] in table.best or names[k] in numbers else "l" for k in _shown(table))
 
 
-def _size(table: Table) -> tuple[bool, str]:
-    r"""Whether the font has to be smaller, and what the tabular is scaled to: "" or the sides of a `\\resizebox`."""
+def _size(table: Table, lines: int) -> tuple[bool, str]:
+    r"""Whether the font has to be smaller, and what the tabular is scaled to: "" or the sides of a `\\resizebox*`.
+
+    Args:
+        table: the whole table, so that its parts have the same columns.
+        lines: number of lines in a part.
+    """
     shown = [table.headings[k] for k in _shown(table)]
     columns = [table.frame.iloc[:, k].astype(str) for k in _shown(table)]
     widths = [max(len(head[-1]), *map(_length, column)) for head, column in zip(shown, columns, strict=True)]
     wide = (sum(widths) + 2 * len(widths)) / SMALL
     spans = table.frame.iloc[:, 0].nunique() if len(shown) < len(table.frame.columns) else 0
-    tall = (len(table.frame) + 1.5 * spans + 2) / TALL
+    tall = (lines + 1.5 * spans * lines / max(len(table.frame), 1) + 2) / TALL
     small = max(wide * SMALL / NARROW, tall) > 1
     if max(wide, tall) <= 1:
         return small, ""
@@ -122,19 +171,19 @@ def _heads(table: Table) -> list[str]:
     return lines
 
 
-def _body(table: Table, cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines; those of each network are preceded by a line across the table."""
+def _body(table: Table, cells: Sequence[Sequence[str]], part: range) -> list[str]:
+    """Some of the lines; those of each network are preceded by a line across the table."""
     stored = table.stored or table
     keys = [name for name in stored.frame.columns if name not in stored.best and name != "cost"]
     shown = _shown(table)
     lines, before = [], None
-    for k, line in enumerate(cells):
+    for k in part:
         if len(shown) < len(table.frame.columns) and (name := str(table.frame.iloc[k, 0])) != before:
             lines += [r"\addlinespace"] if before is not None else []
             lines.append(rf"\multicolumn{{{len(shown)}}}{{l}}{{\textit{{{escaping.latex(name)}}}}} \\")
             before = name
         own = f" % {_joined(stored.frame[keys].iloc[k])}" if table.span or table.stored else ""
-        lines.append(" & ".join(line) + r" \\" + own)
+        lines.append(" & ".join(cells[k]) + r" \\" + own)
     return lines
 
 

@@ -2,14 +2,18 @@
 
 import importlib
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from eigencam.commands.completion import BASH, candidates
+from eigencam.commands.completion import BASH, ZSH, candidates
 from eigencam.commands.main import HYDRA, SUBCOMMANDS, examples, main
 from eigencam.configuring.overrides import options_first
 
@@ -99,6 +103,51 @@ def test_bash_completes(tmp_path: Path) -> None:
     done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines()[0] == "scenes_vgg"  # bash has already inserted `model=`
     assert "-F _eigencam eigencam" in done.stdout
+
+
+def typed(shell: list[str], line: str, environment: dict[str, str]) -> str:
+    """The line of an interactive shell after the tabulator key, and Enter."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(shell[0], shell, environment)
+    said = b""
+    for text, awaited in ((None, b"ready>"), (f"{line}\t", b""), ("\n", b"ran:")):
+        if text is not None:
+            os.write(terminal, text.encode())
+        deadline, said = time.monotonic() + (60 if awaited else 3), b""
+        while time.monotonic() < deadline and not (awaited and awaited in said):
+            if select.select([terminal], [], [], 0.1)[0]:
+                said += os.read(terminal, 4096)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    return said.decode(errors="replace").partition("ran:")[2].strip()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("line", "candidates", "completed"),
+    [
+        ("eigencam run mod", "model=", "eigencam run model="),
+        ("eigencam run model=scenes_v", "model=scenes_vgg", "eigencam run model=scenes_vgg "),
+        ("eigencam run model=sc", "model=scenes_vgg model=scenes_vit", "eigencam run model=scenes_v"),
+        ("eigencam run dataset.co", "dataset.count=", "eigencam run dataset.count="),
+        ("./eigencam ta", "table", "./eigencam table "),
+    ],
+)
+def test_zsh_completes(tmp_path: Path, line: str, candidates: str, completed: str) -> None:
+    """The script in a real, interactive shell; a stand-in answers, so that nothing heavy starts."""
+    if not (zsh := shutil.which("zsh")):
+        pytest.skip("no zsh")
+    answer = tmp_path / "eigencam"
+    asked = f"completion --query {line}"
+    answer.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "{asked}" ] && printf "%s\\n" {candidates}\n')
+    answer.chmod(0o755)
+    shown = 'accept-line() { print -r -- "ran:$BUFFER|"; zle .accept-line }\nzle -N accept-line\n'
+    (tmp_path / ".zshrc").write_text(f"cd {tmp_path}\nPS1='ready>'\n{ZSH}{shown}")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "dumb"}
+    found = typed([zsh, "-d", "-i"], line, {**environment, "ZDOTDIR": str(tmp_path)})
+    assert found.partition("|")[0] == completed
 
 
 @pytest.mark.full

@@ -145,6 +145,23 @@ def test_embeddings_are_read_from_both_kinds_of_files(tmp_path: Path) -> None:
         parsed(f"embedding:{tmp_path / 'broken.safetensors'}")
 
 
+def test_a_function_of_one_s_own_is_a_target_by_its_dotted_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_targets.py").write_text("K = 3\n\n\ndef first(output):\n    return output[:, 0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = parsed("my_targets.first")
+    assert callable(target)
+    assert target(torch.tensor([[1.0, 2.0]])).tolist() == [1.0]
+    for name, message in (
+        ("my_targets.second", "--target my_targets.second: .*second"),
+        ("my_targets.K", "--target my_targets.K: int; allowed: a function of the network's output"),
+        ("nowhere_at_all.first", "--target nowhere_at_all.first: .*nowhere_at_all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parsed(name)
+
+
 def test_the_map_for_a_text_is_that_of_its_cosine() -> None:
     torch.manual_seed(0)
     explain, words = similar(), torch.randn(16)

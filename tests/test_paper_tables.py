@@ -208,6 +208,8 @@ def balanced(text: str) -> bool:
         "scriptsize",
         "resizebox",
         "textwidth",
+        "sloppy",
+        "allowbreak",
     }
     known |= {"toprule", "midrule", "bottomrule", "cmidrule", "addlinespace", "multicolumn", "textit", "textbf", "underline", "pm", "alpha"}  # fmt: skip  # noqa: E501
     return (
@@ -244,15 +246,54 @@ def test_latex_is_whole_whatever_the_names_are(sweep: Path, tmp_path: Path, caps
         assert b"multiply defined" not in done.stdout
 
 
+def grid(rows: int, columns: int, notes: list[str], networks: int = 1) -> Table:
+    cells = {f"metric {k} %": ["57.5 [50.6, 64.1]"] * rows for k in range(columns)}
+    names = [f"network_{k * networks // rows}" for k in range(rows)]
+    frame = pd.DataFrame({"network": names, "method": [f"method_{k}" for k in range(rows)], **cells})
+    best = pd.DataFrame(False, frame.index, frame.columns[2:])
+    title = f"data val, 3 images: localization {rows} {columns} (maps for the class: predicted)"
+    return Table(title, frame, best, notes, span="network")
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "scaled"),
-    [(5, 2, ""), (90, 2, r"{!}{0.7\textheight}"), (5, 12, r"{\textwidth}{!}"), (60, 20, r"{\textwidth}{!}")],
+    [(5, 2, ""), (50, 2, r"{!}{0.7\textheight}"), (5, 12, r"{\textwidth}{!}"), (40, 20, r"{\textwidth}{!}")],
 )
 def test_a_large_table_is_scaled_to_the_page(rows: int, columns: int, scaled: str) -> None:
-    cells = {f"metric {k} %": ["57.5 [50.6, 64.1]"] * rows for k in range(columns)}
-    frame = pd.DataFrame({"method": ["gradcam"] * rows, **cells})
-    text = render(Table("data, 3 images", frame, pd.DataFrame(False, frame.index, frame.columns[1:]), []), "latex")
-    assert (rf"\resizebox{scaled}{{%" in text) if scaled else "resizebox" not in text
+    text = render(grid(rows, columns, []), "latex")
+    assert (rf"\resizebox*{scaled}{{%" in text) if scaled else "resizebox" not in text
+
+
+def test_a_table_longer_than_a_page_is_set_in_parts_and_read_whole(tmp_path: Path) -> None:
+    names = ", ".join(f"network_{k}/method_{k}" for k in range(150))
+    tables = [
+        grid(225, 4, [f"3 constant of 3 maps: {names}"], 5), grid(63, 9, ["in brackets: intervals"], 7), grid(63, 2, [])
+    ]  # fmt: skip
+    texts = [render(table, "latex") for table in tables]
+    assert [text.count(r"\begin{table}") for text in texts] == [5, 2, 2]
+    assert all(text.count(r"\caption{") == text.count(r"\label{") == 1 for text in texts)
+    assert max(len(part.split(r"\midrule")[1].splitlines()) for part in "".join(texts).split(r"\end{table}")[:-1]) < 70
+    before, table = texts[0].split(r"\begin{table}", 1)
+    assert r"network\_\allowbreak{}149" in before
+    assert "network_0/" not in table
+    (tmp_path / "tables.tex").write_text("\n".join(["% command: eigencam run", *texts]))
+    assert len(read_stated(tmp_path / "tables.tex").cells) == 225 * 4 + 63 * 9 + 63 * 2
+    if program := shutil.which("pdflatex"):
+        (tmp_path / "all.tex").write_text(DOCUMENT % "\n".join(texts))
+        command = [program, "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+        assert b"Float too large" not in done.stdout
+        assert rb"Overfull \hbox" not in done.stdout
+
+
+def test_a_table_without_a_metric_is_a_comment(tmp_path: Path) -> None:
+    note = "top1_cls_error %: network_0 50.0 [10.0, 90.0]"
+    empty = Table(grid(3, 0, []).title, grid(3, 0, []).frame, pd.DataFrame(index=range(3)), [note], span="network")
+    text = render(empty, "latex")
+    assert all(line.startswith("% ") for line in text.splitlines())
+    (tmp_path / "tables.tex").write_text(f"% command: eigencam run\n{text}")
+    assert [cell.text for cell in read_stated(tmp_path / "tables.tex").cells] == ["50.0 [10.0, 90.0]"]
 
 
 @pytest.mark.full

@@ -183,6 +183,32 @@ def test_what_is_not_there_any_more_is_said_and_the_numbers_stay(
 
 
 @pytest.mark.full
+def test_a_method_that_is_not_trusted_takes_no_other_s_images(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_energy.py").write_text(
+        "def my_energy(forward, targets):\n    return forward.activations().sum(1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    copy, out = tmp_path / "runs", tmp_path / "page.html"
+    shutil.copytree(results, copy)
+    own = "+method.my_energy={_target_: my_energy.my_energy, _partial_: true}"
+    assert main(["run", *RUN, "method=[eigencam]", own, "evaluator=[localization]", f"paths.results={copy}"]) == 0
+    arguments = ["report", "--results", str(copy), "--out", str(out), "--images", "2"]
+    shown: list[set[str]] = []
+    for trusted in ([], ["--trust", "my_energy"]):
+        capsys.readouterr()
+        assert main([*arguments, *trusted]) == 0
+        said = capsys.readouterr().out
+        assert ("no images of my_energy: config.yaml: _target_=my_energy.my_energy is not trusted" in said) != bool(
+            trusted
+        )
+        image = data_of(out.read_text())["sets"]["scenes test"]["images"][0]
+        shown.append(set(image["networks"]["scenes_resnet"]["methods"]))
+    assert shown == [{"eigencam", "gradcam", "center_box", "random"}, {*shown[0], "my_energy"}]
+
+
+@pytest.mark.full
 def test_datasets_that_have_moved_are_found_by_their_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = {"cub": write_cub(tmp_path / "cub"), "coco": write_coco(tmp_path / "coco")}
     runs, out = tmp_path / "runs", tmp_path / "page.html"

@@ -26,9 +26,18 @@ BASH = """_eigencam() {
 }
 complete -F _eigencam eigencam .venv/bin/eigencam
 """
-ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + BASH.replace(
-    'mapfile -t COMPREPLY < <("${COMP_WORDS[0]}"', 'COMPREPLY=("${(@f)$("${COMP_WORDS[1]}"'
-).replace('"$line" 2>/dev/null)\n', '"$line" 2>/dev/null)}")\n', 1)
+ZSH = """(( $+functions[compdef] )) || { autoload -U compinit && compinit }
+_eigencam() {
+    local -a found open closed
+    found=("${(@f)$("${(Q)words[1]}" completion --query "${(j: :)words[1,CURRENT-1]} ${(Q)PREFIX}" 2>/dev/null)}")
+    found=(${found:#})
+    (( $#found )) || { _files; return }
+    open=(${(M)found:#*[=./,]}) closed=(${found:#*[=./,]})  # no space follows what is open
+    compadd -S '' -a open
+    compadd -a closed
+}
+compdef _eigencam eigencam
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

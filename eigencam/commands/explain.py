@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument(
         "--target",
         metavar="box:N|segment:K",
-        help="another target: a detector's N-th box, or box:x1,y1,x2,y2; a segment; embedding:FILE.npy",
+        help="another target: a detector's N-th box, or box:x1,y1,x2,y2; a segment; embedding:FILE.npy; my_module.name",
     )
     add("--upright", action="store_true", help="rotate images as their EXIF tag says, instead of using them as stored")
     add("--dataset", default="scenes", metavar="NAME", help="source of the images if no IMAGE is given")

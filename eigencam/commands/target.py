@@ -2,7 +2,9 @@
 
 import re
 
+from eigencam.files import first_line
 from eigencam.passes.embeddings import read_embedding, read_embeddings
+from eigencam.store.build import find
 from eigencam.targets import Target, box_score, embedding, prompt, segment
 
 
@@ -12,8 +14,10 @@ def parsed(text: str) -> Target | int:
     >>> parsed("class:3"), str(parsed("box:0")), str(parsed("segment:15"))
     (3, 'box 0', 'segment 15')
     """
-    kind, _, value = text.partition(":")
+    kind, colon, value = text.partition(":")
     number, _, file = value.partition(":")
+    if not colon and "." in text:
+        return _function(text)
     if kind == "embedding" and file and re.fullmatch(r"\d+(\.\d+)?", number):
         return embedding(read_embedding(file), float(number))
     if kind == "embedding" and value:
@@ -32,6 +36,17 @@ def parsed(text: str) -> Target | int:
             raise
     allowed = (
         "class:K, box:NUMBER, box:x1,y1,x2,y2 in the image's pixels, segment:K, embedding:FILE, embedding:SCALE:FILE, "
-        "prompt:K:FILE; a FILE is .npy or .safetensors"
+        "prompt:K:FILE, my_module.my_target; a FILE is .npy or .safetensors"
     )
     raise ValueError(f"--target {text}; allowed: {allowed}")
+
+
+def _function(name: str) -> Target:
+    """The function of a dotted name, which gets the network's output."""
+    try:
+        target = find(name)
+    except Exception as error:  # an import may raise anything
+        raise ValueError(f"--target {name}: {first_line(error)}") from None
+    if not callable(target):
+        raise ValueError(f"--target {name}: {type(target).__name__}; allowed: a function of the network's output")
+    return target

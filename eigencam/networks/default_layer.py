@@ -90,12 +90,13 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
 
 
 def _several_maps(examined: Examined) -> str:
-    """The maps in the output of the last module that returns several, as a detector's backbone; "" if none does."""
+    """The maps that the outermost module with several returns, as a detector's backbone; "" if there is none."""
     groups: dict[str, list[str]] = {}
     for found in examined.findings.values():
         if found.reading and MARK in found.layer and len(found.shape) == 3:
             groups.setdefault(module_path(found.layer), []).append(found.layer)
-    return f", such as one of {', '.join(list(groups.values())[-1])}" if groups else ""
+    outermost = min(reversed(groups), key=lambda name: name.count("."), default="")
+    return f", such as one of {', '.join(groups[outermost])}" if groups else ""
 
 
 def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) -> Choice:

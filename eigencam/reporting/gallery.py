@@ -30,7 +30,7 @@ from eigencam.files import first_line
 from eigencam.store.canonical import canonical
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.schema import CONFIG
-from eigencam.store.trust import Trust, packaged_target
+from eigencam.store.trust import Trust, UntrustedError, packaged_target
 
 Item = tuple[str, int]
 """(image id, class of the row)."""
@@ -274,8 +274,17 @@ def _job(
     by_name = {stored.folder.name: stored for stored in read_all(root, set(folders.values()))}
     found = {method: by_name[folder] for method, folder in folders.items()}
     configs = {method: stored.config() for method, stored in found.items()}
-    names = {f"m{k}": method for k, method in enumerate(folders)}
-    nodes = {key: _method_node(configs[method], found[method]) for key, method in names.items()}
+    names, nodes = dict[str, str](), dict[str, Any]()
+    for k, method in enumerate(folders):
+        node = _method_node(configs[method], found[method])
+        try:
+            trust.check(node, CONFIG)
+        except UntrustedError as error:
+            say(f"no images of {method}: {error}")
+        else:
+            names[f"m{k}"], nodes[f"m{k}"] = method, node
+    if not names:
+        raise ValueError("no method is trusted")
     content = next(iter(configs.values()))
     content |= {"method": nodes, "on_unsupported": "skip", "device": "auto"}
     content["on_bad_truth"] = "skip"  # images with an invalid truth have no row

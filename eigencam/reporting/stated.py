@@ -178,19 +178,16 @@ def _plain(cell: str) -> str:
 def _latex(text: str) -> Stated:
     """Read LaTeX: cells as typeset, and their meaning from the comments with the stored names."""
     stated = Stated(_commands([line.removeprefix("% ") for line in text.splitlines() if line.startswith("% ")]))
-    title, heads, rows, noted = "", list[str](), False, list[str]()
+    title, heads, rows = "", list[str](), False
     for line in text.splitlines():
         if line.startswith("% table: "):
             title = line.removeprefix("% table: ")
         elif line.startswith("% columns: "):
             heads = _split_comment(line.removeprefix("% columns: "))
-        elif line.startswith("% "):
-            noted.append(line.removeprefix("% ").removeprefix("note: "))
+        elif line.startswith("% note: "):
+            _add_note(stated, title, line.removeprefix("% note: "))
         elif line.startswith(r"\caption{"):
             title = title or _unlatex(line.removeprefix(r"\caption{").removesuffix("}"))
-            for note in noted:
-                _add_note(stated, title, note)
-            noted = []
         elif line in (r"\toprule", r"\midrule"):
             rows = line == r"\midrule"
         elif line == r"\end{table}":

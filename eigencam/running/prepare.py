@@ -300,7 +300,8 @@ def _probe_faults(job: Job) -> Iterator[str]:
     if job.comparable and outputs != len(job.dataset.classes):
         yield (
             f"model.classes={job.network.classes}: {job.network.name} has {outputs} outputs, {job.dataset.name} "
-            f"{len(job.dataset.classes)} classes; name another class space and set target=predicted, or cut the outputs"
+            f"{len(job.dataset.classes)} classes; list all {outputs} in dataset.classes, in the order of the outputs, "
+            "or name another class space and set target=predicted, or cut the outputs"
         )
 
 
@@ -310,7 +311,8 @@ def _target_faults(job: Job) -> Iterator[str]:
         yield (
             f"target={job.config.target}: the classes of {job.dataset.name} ({job.dataset.class_space}) are not those "
             f"of {job.network.name} ({job.network.classes}), so {', '.join(specific)} cannot be asked for a true "
-            "class; set target=predicted"
+            f"class; set target=predicted, or, if the classes of your own dataset are the network's, "
+            f"dataset.class_space={job.network.classes} and dataset.classes=FILE"
         )
 
 
