@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eigencam.networks.weights import load_weights
@@ -40,6 +41,15 @@ READ: dict[str, Callable[[State], Any]] = {
     "both.pth": lambda s: {"model_ema": {k: v + 1 for k, v in s.items()}, "model": s},
     "deep.pth": lambda s: {"checkpoint": {"model": prefixed(s, "module.net._orig_mod.")}},
     "counters.pth": lambda s: {k: v for k, v in s.items() if "num_batches" not in k},
+    "averaged_first.ckpt": lambda s: {
+        "state_dict": {**prefixed({k: v + 1 for k, v in s.items()}, "ema."), **prefixed(s, "model.")}
+    },
+    "averaged_alone.pt": lambda s: {"ema": s},
+    "same_twice.pth": lambda s: {"state_dict": s, "model": dict(s)},
+    "compiled_inside.pth": lambda s: {k.replace("0.", "0._orig_mod."): v for k, v in s.items()},
+    "sharded.pth": lambda s: prefixed(s, "_fsdp_wrapped_module."),
+    "long.pth": lambda s: prefixed(s, "task.model.visual.trunk."),
+    "torch.safetensors": lambda s: s,
     "half.pth": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
 }
 
@@ -66,6 +76,12 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {**s, "3.bias": torch.ones(5)},
         r"of another shape: 3.bias \(5,\), the network's is \(2,\)",
     ),
+    "two.pth": (
+        lambda s: {"student": prefixed(s, "module."), "teacher": {k: v + 1 for k, v in s.items()}},
+        r"'student\.module\.' and 'teacher' fit equally well; model\.drop=\[teacher\] leaves one out",
+    ),
+    "complex.pth": (lambda s: {**s, "3.bias": s["3.bias"] + 0j}, "of another type: 3.bias complex"),
+    "quantised.pth": (lambda s: {**s, "3.bias": s["3.bias"].to(torch.int8)}, "of another type: 3.bias whole numbers"),
     "module.pth": (lambda _: network(), r"objects of torch.nn\.\S*Sequential.*state_dict\(\) alone"),
 }
 
@@ -84,6 +100,34 @@ def test_what_is_no_weight_file_is_said_so(tmp_path: Path, name: str, content: b
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} cannot be read as a weight file"):
         load_weights(network(), tmp_path / name)
+
+
+def test_a_name_does_not_say_the_format(tmp_path: Path) -> None:
+    path, module = tmp_path / "w.pth", network()
+    save_file(network(0.5).state_dict(), path)
+    load_weights(module, path)
+    assert all(bool((p == 0.5).all()) for p in module.parameters())
+
+
+def test_of_two_that_fit_one_is_left_out(tmp_path: Path) -> None:
+    path, module = tmp_path / "w.pth", network()
+    torch.save({"student": network(0.25).state_dict(), "teacher": network(0.5).state_dict()}, path)
+    load_weights(module, path, ["student"])
+    assert all(bool((p == 0.5).all()) for p in module.parameters())
+
+
+def test_a_tied_weight_is_there_once(tmp_path: Path) -> None:
+    def tied() -> nn.Sequential:
+        made = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+        made[1].weight = made[0].weight
+        return made
+
+    path, module = tmp_path / "w.safetensors", tied()
+    save_file({"0.weight": torch.full((4, 4), 0.5)}, path)
+    load_weights(module, path)
+    assert all(bool((p == 0.5).all()) for p in module.parameters())
+    with pytest.raises(ValueError, match=r"missing: 1\.weight"):
+        load_weights(nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)), path)
 
 
 def test_left_out_prefixes(tmp_path: Path) -> None:

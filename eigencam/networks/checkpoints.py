@@ -2,7 +2,9 @@
 
 A file holds tensors by name, or a training checkpoint: the weights under `state_dict`, `model`, `net`, ..., beside
 epochs, losses and the optimizer's state. The names may have a wrapper's prefix (`module.` of DataParallel, `model.` of
-Lightning, `_orig_mod.` of torch.compile). Both are determined by comparison with the network's names.
+Lightning, `_orig_mod.` of torch.compile). Both are determined by comparison with the network's names. Of weights and
+their average (`model_ema`) the weights are read; of any two others that fit equally well, as a student's and a
+teacher's, neither.
 """
 
 import argparse
@@ -23,8 +25,14 @@ DEPTH = 3
 """Levels of nested mappings that are searched."""
 SHOWN = 6
 """Maximum number of keys that a message lists."""
-_AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema", "shadow")
+_AVERAGED = {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema", "shadow", "averaged"}
 """Names under which checkpoints keep averaged weights."""
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Parts of names by torch.compile, FSDP and activation checkpointing."""
+MOST_PARTS = 6
+"""Of a prefix."""
+_HEADER = 8
+"""Bytes of the length before the JSON header of a safetensors file."""
 
 
 def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) -> State:
@@ -45,17 +53,49 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
     states = {where: state for where, state in _states(content) if state}
     if not states:
         raise ValueError(f"weights {path}: no tensors by name in it; {_found(content)}")
-    wanted = set(names)
-    fits = {where: _renamed(state, wanted, drop) for where, state in states.items()}
-    # the best match; of equal ones not the averaged copy, then the first
-    best = max(fits, key=lambda where: (len(wanted & fits[where].keys()), where.split(".")[-1] not in _AVERAGED))
-    if not wanted & fits[best].keys():
-        inside = f" under {best!r}" if best else ""
+    found = {
+        f"{where}.{prefix}" if where and prefix else where or prefix: state
+        for where, whole in states.items()
+        if not f"{where}.".startswith(tuple(drop))
+        for prefix, state in _renamed(whole, set(names), drop).items()
+    }
+    best = _best(found, set(names), path)
+    if best is None:
+        ((where, state), *_) = (found or states).items()
+        inside = f" under {where!r}" if where else ""
         raise ValueError(
-            f"weights {path}: none of its names{inside} is the network's; {_listed('keys found', fits[best])}; "
+            f"weights {path}: none of its names{inside} is the network's; {_listed('keys found', state)}; "
             f"{_listed('the network has', names)}"
         )
-    return {name: t.float() if t.is_floating_point() else t for name, t in fits[best].items()}
+    return {name: t.float() if t.is_floating_point() else t for name, t in found[best].items()}
+
+
+def _best(found: Mapping[str, State], wanted: set[str], path: Path) -> str | None:
+    """Return the place of the weights that fit best, None if none fit. ValueError if others fit as well.
+
+    Averaged weights are taken only if there are no others.
+    """
+    most = max((len(wanted & state.keys()) for state in found.values()), default=0)
+    if not most:
+        return None
+    equal = [where for where, state in found.items() if len(wanted & state.keys()) == most]
+    first, *others = [w for w in equal if _AVERAGED.isdisjoint(w.rstrip(".").split("."))] or equal
+    for other in others if all(name in found[first] or _is_counter(name) for name in wanted) else ():
+        if not _agree(found[first], found[other], wanted):
+            raise ValueError(
+                f"weights {path}: {first!r} and {other!r} fit equally well; model.drop=[{other}] leaves one out"
+            )
+    return first
+
+
+def _agree(one: State, other: State, names: set[str]) -> bool:
+    """Whether two sets of weights have the same values."""
+    same = one.keys() & names
+    return same == other.keys() & names and all(torch.equal(one[n].float(), other[n].float()) for n in same)
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -65,10 +105,15 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
         ValueError: weights are missing, have other shapes, or are not in the network.
     """
     own = module.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    counters = set(filter(_is_counter, own))
+    given = {t.data_ptr() for name, t in own.items() if name in state and t.numel()}
+    tied = {name for name, t in own.items() if name not in state and t.data_ptr() in given}
     faults = [
-        _listed("missing", [name for name in own if name not in state and name not in counters]),
+        _listed("missing", [name for name in own if name not in state and name not in counters | tied]),
         _listed("not of the network", [name for name in state if name not in own]),
+        _listed(
+            "of another type", [f"{n} {_type(t)}" for n, t in state.items() if n in own and _type(t) != _type(own[n])]
+        ),
         _listed("of another shape", [_shapes(n, own[n], t) for n, t in state.items() if _differs(own.get(n), t)]),
     ]
     if message := "; ".join(filter(None, faults)):
@@ -76,7 +121,14 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
             f"weights {path} do not fit {type(module).__name__}: {message} (model.drop=[PREFIX]: weights to leave out; "
             "model.weights=null: none)"
         )
-    module.load_state_dict({**{name: own[name] for name in counters}, **state})
+    module.load_state_dict({**{name: own[name] for name in counters}, **state}, strict=not tied)
+
+
+def _type(t: Tensor) -> str:
+    """What a tensor holds, as far as it matters for weights."""
+    if t.is_quantized or t.is_meta or t.layout != torch.strided:
+        return "quantised" if t.is_quantized else "without values" if t.is_meta else "sparse"
+    return "complex" if t.is_complex() else "real" if t.is_floating_point() else "whole numbers"
 
 
 def _differs(own: Tensor | None, other: Tensor) -> bool:
@@ -90,10 +142,12 @@ def _shapes(name: str, own: Tensor, other: Tensor) -> str:
 def file_content(path: Path) -> Any:
     """The content of a weights file: tensors and plain values, never code. ValueError if it cannot be read."""
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:  # the content says which of the two it is
+            header = file.read(_HEADER + 1)
+        if header[_HEADER:] == b"{":
             return load_file(path)
-        with torch.serialization.safe_globals(_plain()):
-            return torch.load(path, "cpu", weights_only=True)
+        with path.open("rb") as file, torch.serialization.safe_globals(_plain()):
+            return torch.load(file, "cpu", weights_only=True)  # of a path, torch takes the suffix for the format
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"weights {path} cannot be read as a weight file ({_reason(error)})") from None
     except Exception as error:  # pickle's error names the class that is not plain
@@ -102,7 +156,9 @@ def file_content(path: Path) -> Any:
                 f"weights {path} cannot be read: it holds objects of {found[1]}, and only tensors and plain values are "
                 "taken from a file; save the network's state_dict() alone"
             ) from None
-        raise ValueError(f"weights {path} cannot be read as a weight file ({_reason(error)})") from None
+        raise ValueError(
+            f"weights {path} cannot be read as a weight file, of torch or safetensors ({type(error).__name__})"
+        ) from None
 
 
 def _plain() -> list[Any]:
@@ -112,8 +168,8 @@ def _plain() -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    first = str(error).strip().splitlines()[:1]
-    return f"{type(error).__name__}: {' '.join(first)[:200]}"
+    first = re.split(r"(?<=\.)\s", str(error).strip())[0]
+    return f"{type(error).__name__}: {' '.join(first.split())[:200]}"
 
 
 def _states(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple[str, State]]:
@@ -128,31 +184,32 @@ def _states(content: Any, where: str = "", depth: int = DEPTH) -> Iterator[tuple
             yield from _states(value, f"{where}.{key}" if where else str(key), depth - 1)
 
 
-def _renamed(state: State, wanted: set[str], drop: Sequence[str]) -> State:
-    """The tensors, renamed by removing the prefix that makes most of them match the network's names."""
+def _renamed(state: State, wanted: set[str], drop: Sequence[str]) -> dict[str, State]:
+    """The tensors without each prefix that makes most of them match the network's names, by this prefix."""
     kept = {_current(name): t for name, t in state.items() if not name.startswith(tuple(drop))}
-    best, fitting = kept, len(wanted & kept.keys())
+    made: dict[str, State] = {"": kept}
     for prefix in _prefixes(kept):
         cut = {name.removeprefix(prefix): t for name, t in kept.items() if name.startswith(prefix)}
-        cut = {name: t for name, t in cut.items() if not name.startswith(tuple(drop))}
-        if (n := len(wanted & cut.keys())) > fitting:
-            best, fitting = cut, n
-    return best
+        made[prefix] = {name: t for name, t in cut.items() if not name.startswith(tuple(drop))}
+    most = max(len(wanted & found.keys()) for found in made.values())
+    return {prefix: found for prefix, found in made.items() if len(wanted & found.keys()) == most}
 
 
 def _prefixes(state: State) -> list[str]:
-    """The prefixes of names that end in a dot, up to three parts long, the most frequent in a file first."""
+    """The prefixes of names that end in a dot, the most frequent in a file first."""
     counts: dict[str, int] = {}
     for name in state:
         parts = name.split(".")[:-1]
-        for k in range(1, min(4, len(parts) + 1)):
+        for k in range(1, min(MOST_PARTS, len(parts)) + 1):
             prefix = ".".join(parts[:k]) + "."
             counts[prefix] = counts.get(prefix, 0) + 1
     return sorted(counts, key=lambda prefix: -counts[prefix])
 
 
 def _current(name: str) -> str:
-    """DenseNet's old names (`norm.1`) in torchvision's current form (`norm1`)."""
+    """A name without the parts that torch's wrappers of single modules add; DenseNet's old `norm.1` becomes `norm1`."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", name)
 
 

@@ -44,7 +44,7 @@ class Described:
 
 def is_file_name(weights: object) -> bool:
     """Whether `weights` names a file rather than weights of a library."""
-    return str(weights).endswith(WEIGHT_FILES) or "/" in str(weights)
+    return str(weights).lower().endswith(WEIGHT_FILES) or "/" in str(weights)
 
 
 @cache
@@ -236,8 +236,6 @@ def _timm_reported() -> Mapping[str, float]:
 def _timm_crop(mode: str, share: float, side: int) -> dict[str, Any]:
     if mode == "squash":
         return {"resize": "squash"} if share == 1 else {"resize": "squash_crop", "short_side": math.floor(side / share)}
-    if mode == "border" and share == 1:
-        return {"resize": "pad"}
-    if mode == "border":
-        raise ValueError(f"timm's crop_mode border with crop_pct {share:g}: known is 1; set model.preprocess.resize")
+    if mode == "border":  # a border and a crop at once is not known here: `Preprocess` refuses it unless overridden
+        return {"resize": "pad" if share == 1 else "border"}
     return {"resize": "crop", "short_side": math.floor(side / share)}
