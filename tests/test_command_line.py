@@ -158,6 +158,22 @@ def test_help_that_nobody_reads_to_its_end_ends_quietly() -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.mark.full
+def test_what_is_wrong_is_said_when_it_is_seen(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from eigencam.commands.streams import outlive_readers\n"
+        "outlive_readers()\n"
+        "print('wrong', file=sys.stderr)\n"
+        "print(open('log').read(), flush=True)\n"
+    )
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=log, check=True
+        )
+    assert done.stdout.split() == [b"wrong"]
+
+
 def test_defaults_that_are_no_values_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["table", "--help"])

@@ -35,7 +35,7 @@ def outlive_readers() -> None:
                 buffer,
                 encoding=stream.encoding,
                 errors="backslashreplace",  # a path may be any bytes
-                line_buffering=stream.line_buffering,
+                line_buffering=stream.line_buffering or stream.write_through,  # the error stream has no buffer
                 write_through=stream.write_through,
             )
             setattr(sys, name, made)
