@@ -69,6 +69,10 @@ def rgb_of(image: Image.Image, name: Path | str = "image") -> NDArray[np.uint8]:
     Raises:
         BadImageError: floating-point pixels outside 0..1, or integers that are not clearly of 16 bits.
     """
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # opened, and truncated or closed
+        raise BadImageError(name, _reason(error)) from error
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(eight_bits(np.asarray(image), name))
     if image.mode in ("RGBa", "La"):  # premultiplied alpha, which Pillow converts only in two steps
@@ -126,7 +130,7 @@ def eight_bits(values: NDArray[Any], name: Path | str = "image") -> NDArray[np.u
         return values.astype(np.uint8) * np.uint8(255)
     if kind == "f":
         if not (low >= 0 and high <= 1):  # NaN is neither
-            raise BadImageError(name, f"floating-point values from {low:g} to {high:g}; {DEPTHS}")
+            raise BadImageError(name, f"floating-point values from {low:.9g} to {high:.9g}; {DEPTHS}")
         return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
     if low < 0 or high > 65535:
         raise BadImageError(name, f"values from {low} to {high}; {DEPTHS}")

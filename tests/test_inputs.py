@@ -13,9 +13,9 @@ from torch import nn
 from eigencam import Explainer
 from eigencam.datasets.base import BadImageError
 from eigencam.datasets.images import read_rgb
-from eigencam.explainer import as_methods
 from eigencam.networks.inputs import pixels_of
 from eigencam.networks.network import Preprocess
+from eigencam.running.named_methods import as_methods
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 GREY = RGB[..., 0]
@@ -106,6 +106,11 @@ def test_modes_that_no_file_has(mode: str) -> None:
         (CHW.float(), r"values from 0 to 255; allowed are 8 bits"),
         ((CHW / 255 - 0.5) * 4, r"values from -\d.* allowed are 8 bits"),
         (np.full((4, 4), np.nan), "values from nan"),
+        (np.full((4, 4), 1.0000001), r"values from 1\.0000001 to 1\.0000001; "),
+        (GREY.astype(np.uint16), "of type uint16: 8 bits or 16"),
+        (np.ma.masked_greater(RGB, 9), "masked array"),
+        (CHW.to_sparse(), "a sparse tensor"),
+        (CHW.to("meta"), "a meta tensor"),
         (RGB.astype(np.int64), "of type int64: 8 bits or 16"),
         (Image.fromarray(GREY).convert("I"), "of type int32: 8 bits or 16"),
         (floats(GREY), "floating-point values from 0 to 255"),
@@ -125,6 +130,19 @@ def test_modes_that_no_file_has(mode: str) -> None:
 def test_what_is_no_image_is_told(form: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pixels_of(form)
+
+
+@pytest.mark.parametrize("state", ["truncated", "closed"])
+def test_an_opened_image_that_cannot_be_decoded(tmp_path: Path, state: str) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    if state == "truncated":
+        path.write_bytes(path.read_bytes()[:-300])
+    with Image.open(path) as image:
+        if state == "closed":
+            image.close()
+        with pytest.raises(BadImageError, match=r"^image: "):
+            pixels_of(image)
 
 
 @pytest.mark.parametrize("form", [RGB, RGBA, GREY, Image.fromarray(RGB), Image.fromarray(RGBA), CHW / 255])
@@ -213,6 +231,9 @@ def test_several_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert "broken.png" in caplog.text
     with pytest.raises(BadImageError, match=r"broken\.png"):
         list(explain.each([tmp_path / "broken.png"], "eigencam"))
+    for other in (3, {"a": RGB}, b"image"):
+        with pytest.raises(ValueError, match=rf"images as {type(other).__name__}; allowed: a folder"):
+            list(explain.each(other))  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no image files"):
         list(explain.each(tmp_path / "empty"))

@@ -4,7 +4,7 @@
 ((4, 6, 3), (5, 6, 4))
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eigencam.datasets.images import decode, eight_bits, rgb_of, upright
+from eigencam.datasets.base import BadImageError
+from eigencam.datasets.images import DEPTHS, decode, eight_bits, rgb_of, upright
 from eigencam.datasets.names import SUFFIXES
 from eigencam.datasets.reading import expand, files_in
 
@@ -45,6 +46,12 @@ def opened(image: ImageLike) -> Image.Image | NDArray[np.uint8]:
     if len(shape) not in (2, 3, 4) or 0 in shape:
         raise ValueError(f"an image as {kind} of {shape}; allowed: {FORMS}")
     values = _array(image[0] if len(shape) == 4 else image)
+    if np.ma.isMaskedArray(values):
+        raise ValueError("an image as a masked array; fill in the masked values first")
+    if values.dtype == np.uint16 and 0 < values.max() < 256:
+        raise BadImageError(
+            kind, f"values from {values.min()} to {values.max()} of type uint16: 8 bits or 16? {DEPTHS}"
+        )
     return np.ascontiguousarray(eight_bits(values[..., None] if values.ndim == 2 else values, kind))
 
 
@@ -52,6 +59,9 @@ def _array(image: NDArray[Any] | Tensor) -> NDArray[Any]:
     """(H, W) or (H, W, C)."""
     if isinstance(image, np.ndarray):
         return image
+    if image.layout != torch.strided or image.is_quantized or image.is_meta:
+        kind = "quantised" if image.is_quantized else "meta" if image.is_meta else "sparse"
+        raise ValueError(f"an image as a {kind} tensor; allowed: a dense tensor of numbers")
     values = image.detach().cpu()
     values = values.float() if values.dtype == torch.bfloat16 else values
     return (values.permute(1, 2, 0) if values.ndim == 3 else values).numpy()
@@ -122,8 +132,10 @@ def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
         yield from image_files(path) if path.is_dir() else [path]
     elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4):
         yield images
-    else:
+    elif isinstance(images, Iterable) and not isinstance(images, Mapping | bytes):
         yield from images
+    else:
+        raise ValueError(f"images as {type(images).__name__}; allowed: a folder, a batch, a list or other iterable")
 
 
 def image_files(folder: Path) -> list[Path]:
