@@ -10,6 +10,7 @@ A target with a method `on(output, view)` is first resolved on the explained ima
 the network finds there, which is then looked for in all inputs that a method tries.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
@@ -75,8 +76,18 @@ def placed(target: Target, output: Any, view: View) -> Target:
 
 
 def class_score(label: int) -> Target:
-    """The logit of a class."""
-    return _Class(label)
+    """The logit of a class. ValueError if its number is no integer."""
+    return _Class(_number(label, "class_score"))
+
+
+def _number(label: object, what: str) -> int:
+    """The number of a class, of any integer type."""
+    try:
+        if not isinstance(label, bool):
+            return operator.index(label)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise ValueError(f"{what}({label!r}): {type(label).__name__}; allowed: a class's number, 0, 1, ...")
 
 
 def box_score(box: int | Sequence[float], label: int | None = None) -> Target:
@@ -106,7 +117,7 @@ def segment(label: int, mask: NDArray[Any] | None = None) -> Target:
     """
     if mask is not None and np.ndim(mask) != 2:
         raise ValueError(f"segment: a mask of shape {np.shape(mask)}; allowed: (H, W)")
-    return _Segment(label, None if mask is None else np.asarray(mask))
+    return _Segment(_number(label, "segment"), None if mask is None else np.asarray(mask))
 
 
 def embedding(reference: Tensor | NDArray[Any], scale: float = 1.0) -> Target:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eigencam import Explainer, targets
 from eigencam.commands.target import parsed
 from eigencam.methods.eigencam import EigenCAM
+from eigencam.networks.classes import class_number
 from eigencam.networks.network import Preprocess
 from eigencam.passes.items import items, replaced
 from eigencam.targets import ScoredNetwork, View, placed
@@ -274,6 +275,18 @@ def test_numbers_of_other_libraries_and_unknown_names() -> None:
 def test_what_the_output_does_not_have(explainers: dict[str, Explainer], name: str, target: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explainers[name](IMAGE, "gradcam", target=target)
+
+
+@pytest.mark.parametrize("label", ["cat", 1.5, True, None])
+def test_what_is_no_number_of_a_class(label: Any) -> None:
+    for make in (targets.class_score, targets.segment):
+        with pytest.raises(
+            ValueError, match=rf"{make.__name__}\({label!r}\): {type(label).__name__}; allowed: a class"
+        ):
+            make(label)
+    assert str(targets.class_score(np.int64(3))) == "class 3"
+    with pytest.raises(ValueError, match="no network has so many classes"):
+        class_number(10**30)
 
 
 @pytest.mark.parametrize("box", [(3, 3, 1, 5), (1, 2, 3), True, 2.5])

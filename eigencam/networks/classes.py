@@ -9,6 +9,9 @@ import numpy as np
 
 from eigencam.networks.network import Network
 
+MOST = 2**31
+"""Above any number of a class."""
+
 
 def names_of(network: Network) -> Sequence[str]:
     """Names of the network's classes, in order; empty if they are not known."""
@@ -40,7 +43,10 @@ def class_number(asked: Any, names: Sequence[str] = ()) -> int:
     if isinstance(asked, bool | np.bool_) or str(getattr(asked, "dtype", "")) == "torch.bool":
         raise ValueError(f"target={asked!r}: a truth value; {allowed}")
     try:
-        return operator.index(asked)
+        number = operator.index(asked)
+        if abs(number) > MOST:
+            raise ValueError(f"target={number}: no network has so many classes; {allowed}")
+        return number
     except TypeError:
         meant = f"; did you mean {int(asked)}?" if isinstance(asked, float) and asked.is_integer() else ""
         raise ValueError(f"target={asked!r}: {type(asked).__name__}; {allowed}{meant}") from None

@@ -143,7 +143,8 @@ def compute_maps(
     if chosen is not None:
         forward = forward.pick(rows_here, Picked(rows_there, nth, Picked.count(chosen)))
     if asked and classes and not 0 <= min(asked) <= max(asked) < classes:
-        raise ValueError(f"a map for class {max(asked)} was requested of {network.name}; it has 0 to {classes - 1}")
+        wrong = next(label for label in asked if not 0 <= label < classes)
+        raise ValueError(f"a map for class {wrong} was requested of {network.name}; it has 0 to {classes - 1}")
     top5 = forward.logits.topk(min(5, classes)).indices
     predicted = top5[:, 0] if classes else top5.new_zeros(len(forward))
     targets = predicted if asked is None else classes_there
