@@ -13,7 +13,6 @@ holds the network until its block is left; the explanations hold arrays only.
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, overload
@@ -28,28 +27,30 @@ from eigencam.datasets.base import BadImageError
 from eigencam.datasets.images import orientation
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.methods.base import Method, gives_boxes, is_class_specific, lack_of
+from eigencam.methods.base import Method, draws_references, is_class_specific, lack_of
 from eigencam.methods.support import refusal
-from eigencam.moved import renamed
 from eigencam.networks.classes import class_number, names_of
 from eigencam.networks.detectors import check_normalised_once, own_preprocess
 from eigencam.networks.inputs import ImageLike, each_image, opened, pixels_of, shown
-from eigencam.networks.network import Network, Preprocess, check_asked
+from eigencam.networks.network import Network, Preprocess, check_asked, layer_path
 from eigencam.networks.preprocess import Region
 from eigencam.passes.calls import OutputError, evaluating, float32_precision, logits_of, run_network
 from eigencam.passes.readings import Layout
 from eigencam.reporting.explained import Explained as Explained
 from eigencam.reporting.explained import Explanation as Explanation
 from eigencam.running.maps import Maps, compute_maps
+from eigencam.running.named_methods import Methods, methods_with_maps
 from eigencam.targets import ScoredNetwork, Target, View, placed, targets_of, words
 
 LOG = logging.getLogger(__name__)
 TARGETS = "targets"
 """Class space of a network whose logits are the values of targets."""
 
+NO_REFERENCES = (
+    "it draws reference images, and there are none: give Explainer(references=[...]), or explain a dataset's images"
+)
 Named = tuple[NDArray[np.uint8], str]
 """An image (H, W, C) and its name."""
-Methods = str | Method | Sequence[str | Method] | Mapping[str, Method]
 TargetLike = SupportsIndex | str | Target | None
 """A class by number or name, a function of the network's output (`eigencam.targets`), or None: the predicted class."""
 
@@ -59,8 +60,8 @@ class Explainer:
 
     Args:
         network: an `nn.Module`, on any device; or a loaded `Network`.
-        layer: target layer, a `named_modules()` path. None: the last layer that is a map and that no path bypasses
-            (`eigencam layers` marks it).
+        layer: target layer, a `named_modules()` path or the module itself. None: the last layer that is a map and that
+            no path bypasses (`eigencam layers` marks it).
         preprocess: from image to input. None: ImageNet's, 224 x 224, the whole image; for torchvision's detectors,
             which normalise their input themselves, values in 0..1.
         reshape: how the layer is to be read: `channels_first`, `channels_last` or `tokens`; None: determined.
@@ -69,6 +70,8 @@ class Explainer:
         upright: whether images are rotated as their EXIF tag says; otherwise they are used as stored.
         tf32: whether products of float32 numbers may be computed in TF32 on a GPU.
         autocast: whether the network's passes run under `torch.autocast` in bfloat16.
+        references: images that methods draw references from (`expected_gradients`), of any form; as a run draws them
+            from its dataset.
 
     Raises:
         ValueError: there is no such layer, it is no map or is read differently, or no layer can be chosen with
@@ -78,7 +81,7 @@ class Explainer:
     def __init__(
         self,
         network: nn.Module | Network,
-        layer: str | None = None,
+        layer: str | nn.Module | None = None,
         *,
         preprocess: Preprocess | None = None,
         reshape: Layout | None = None,
@@ -87,18 +90,25 @@ class Explainer:
         upright: bool = False,
         tf32: bool = False,
         autocast: bool = False,
+        references: Sequence[ImageLike] = (),
     ) -> None:
         self._network: Network | None
+        self._references = references
         self._precision = {"tf32": tf32, "autocast": autocast}
         self._upright, self._said, self._answers = upright, False, True
+        _check_forms(classes, preprocess)
         if isinstance(network, Network):
+            if (layer, preprocess, reshape, prefix_tokens) != (None, None, None, None):
+                raise ValueError(
+                    "layer, preprocess, reshape and prefix_tokens go with an nn.Module; a Network has its own"
+                )
             self._network = network
         else:
             name = type(network).__name__
             check_asked(reshape, prefix_tokens)
             shaped = preprocess or Preprocess(**own_preprocess(network))
             check_normalised_once(network, shaped, name)
-            made = Network(name, network, layer or "", "", "", shaped, reshape, prefix_tokens)
+            made = Network(name, network, layer_path(network, layer), "", "", shaped, reshape, prefix_tokens)
             self._network = made if layer is not None else made.with_default_layer()
             self._network.reading(self._network.layer)
         self._classes = classes or names_of(self._network)
@@ -170,7 +180,7 @@ class Explainer:
         asked: list[Any] = list(target) if isinstance(target, list | tuple) else [target]
         if not asked:
             raise ValueError("target=[]: an empty list of targets")
-        built = _giving_maps(methods, self.network.name)
+        built = methods_with_maps(methods, self.network.name)
         name = name or _name(image) or "image"
         with float32_precision(**self._precision):
             made = self._explained([(self._pixels(image), name)], built, self._numbers(asked))
@@ -201,7 +211,7 @@ class Explainer:
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r}; allowed: 1, 2, ...")
-        built, numbers = _giving_maps(methods, self.network.name), self._numbers([target])
+        built, numbers = methods_with_maps(methods, self.network.name), self._numbers([target])
         decoded = self._decoded(images)
         while batch := list(islice(decoded, 1 if callable(target) else batch_size)):
             with float32_precision(**self._precision):
@@ -259,7 +269,7 @@ class Explainer:
             known = [int(logits_of(output)[0].argmax()) if t is None else t for t in asked]
             network = self._scored(known, output, view, resized) if functions else network
             asked = list[int | Target | None](known)
-        refused = _refused(methods, network)
+        refused = self._refused(methods, network)
         able = {m: method for m, method in methods.items() if m not in refused}
         classes = [t for t in asked if isinstance(t, int)]
         labels = list(range(len(asked))) if functions else classes or None
@@ -275,6 +285,22 @@ class Explainer:
             kept = logits[:0] if functions else logits
             made.append(Explanation(display, kept, what, maps, refused, name, label, score))
         return made
+
+    def _refused(self, methods: Mapping[str, Method], network: Network) -> dict[str, str]:
+        """Return the reason for each method that cannot run on the network. ValueError if none can."""
+        missing = "" if len(self._references) else NO_REFERENCES
+        reasons = {m: refusal(one, network) or (missing if draws_references(one) else "") for m, one in methods.items()}
+        refused = {name: reason for name, reason in reasons.items() if reason}
+        lines = [f"method {name} on {network.name}: {reason}" for name, reason in refused.items()]
+        if refused and len(refused) == len(methods):
+            raise ValueError("\n".join(lines))
+        for line in lines:
+            LOG.warning("left out: %s", line)
+        return refused
+
+    def _reference(self, k: int) -> NDArray[np.uint8]:
+        """(C, height, width): a reference image as the network sees it."""
+        return self.network.preprocess(self._pixels(self._references[k]))[0]
 
     def _scored(self, asked: Sequence[int | Target], output: object, view: View, resized: NDArray[np.uint8]) -> Network:
         """Wrap the network into one whose logits are the targets' values, placed on this image."""
@@ -321,6 +347,7 @@ class Explainer:
                 ids=[name for _, name in images],
                 original=lambda n: images[n][0],
                 regions=[region for _, region in seen],
+                population=(len(self._references), self._reference) if len(self._references) else None,
             )
 
         if network.classes == TARGETS or any(is_class_specific(method) for method in methods.values()):
@@ -333,63 +360,17 @@ class Explainer:
         return made(replace(network, classes=None))
 
 
+def _check_forms(classes: object, preprocess: object) -> None:
+    """ValueError for names of classes or a preprocessing in another form."""
+    if isinstance(classes, str | Mapping):
+        raise ValueError(f"classes as {type(classes).__name__}; allowed: a list of names, in the order of the outputs")
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        form = type(preprocess).__name__
+        raise ValueError(
+            f"preprocess as {form}; allowed: eigencam.networks.network.Preprocess(size=..., mean=..., ...)"
+        )
+
+
 def _name(image: object) -> str:
     """A file's name without its suffix; "" for anything else."""
     return Path(image).stem if isinstance(image, str | Path) else ""
-
-
-def _giving_maps(methods: Methods, model: str) -> dict[str, Method]:
-    """Methods by name. ValueError where one gives boxes."""
-    built = as_methods(methods, model)
-    if boxy := [m for m, method in built.items() if gives_boxes(method)]:
-        raise ValueError(f"method {', '.join(boxy)}: gives boxes; allowed are methods that give maps")
-    return built
-
-
-def _refused(methods: Mapping[str, Method], network: Network) -> dict[str, str]:
-    """Return the reason for each method that cannot run on the network. ValueError if none can."""
-    reasons = {name: refusal(method, network) for name, method in methods.items()}
-    refused = {name: reason for name, reason in reasons.items() if reason}
-    lines = [f"method {name} on {network.name}: {reason}" for name, reason in refused.items()]
-    if refused and len(refused) == len(methods):
-        raise ValueError("\n".join(lines))
-    for line in lines:
-        LOG.warning("left out: %s", line)
-    return refused
-
-
-def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
-    """Return methods by name; options of the `method` group are built with their defaults."""
-    if isinstance(methods, Mapping):
-        return dict(methods)
-    built: dict[str, Method] = {}
-    for method in [methods] if isinstance(methods, str) or callable(methods) else methods:
-        if isinstance(method, str):
-            made = _option(method, model)
-        else:
-            made = {getattr(method, "__name__", type(method).__name__): method}
-        if twice := sorted(built.keys() & made.keys()):
-            raise ValueError(f"named twice: {', '.join(twice)}; give callables with equal names in a mapping, by name")
-        built |= made
-    return built
-
-
-def _option(name: str, model: str) -> dict[str, Method]:
-    from omegaconf import OmegaConf
-
-    from eigencam.configuring.catalogue import catalogue
-    from eigencam.configuring.named import node
-    from eigencam.running.prepare import build_node
-
-    path = files("eigencam.configs") / "method" / f"{name}.yaml"
-    if not path.is_file():
-        if "." in name or Path(name).is_dir():
-            return {short: build_node(short, described) for short, described in node(name).items()}
-        if now := renamed("method", name):
-            raise ValueError(now)
-        raise ValueError(f"method {name!r}; allowed: {', '.join(e.option for e in catalogue())}, a callable, a file")
-    paths = (files("eigencam.configs") / "paths" / "default.yaml").read_text()
-    whole = OmegaConf.create({"paths": OmegaConf.create(paths), "model": {"name": model}, "method": {}})
-    whole.method = OmegaConf.create(path.read_text())
-    content: Any = OmegaConf.to_container(whole, resolve=True)
-    return {short: build_node(f"method.{short}", described) for short, described in content["method"].items()}

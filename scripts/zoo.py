@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from zoo_page import page
 
 from eigencam.configuring.catalogue import catalogue
-from eigencam.explainer import as_methods
 from eigencam.methods.base import Method, lack_of
 from eigencam.methods.support import refusal
 from eigencam.networks import libraries
@@ -48,6 +47,7 @@ from eigencam.passes import stimulus as moving
 from eigencam.passes.calls import evaluating
 from eigencam.passes.items import items
 from eigencam.running.maps import compute_maps
+from eigencam.running.named_methods import as_methods
 from eigencam.store.environment import git
 
 ROOT = Path(__file__).parents[1]

@@ -126,6 +126,31 @@ def test_faults_are_told(methods: list[str], target: int | None, message: str) -
         Explainer(net(), "0", preprocess=SMALL)(IMAGE, methods, target=target)
 
 
+@pytest.mark.parametrize(
+    ("settings", "methods", "message"),
+    [
+        ({}, [], r"methods=\[\]; allowed: a name"),
+        ({}, None, r"methods=None; allowed: a name"),
+        ({}, {"mine": "gradcam"}, r"method 'gradcam': str, which cannot be called"),
+        ({}, ["gradcam", 3], r"method 3: int, which cannot be called"),
+        ({"classes": {0: "cat"}}, "gradcam", "classes as dict; allowed: a list of names"),
+        ({"classes": "cat"}, "gradcam", "classes as str"),
+        ({"preprocess": torch.nn.Identity()}, "gradcam", r"preprocess as Identity; allowed: eigencam\.networks"),
+    ],
+)
+def test_arguments_of_another_form(settings: dict[str, Any], methods: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Explainer(net(), "0", **{"preprocess": SMALL, **settings})(IMAGE, methods)
+
+
+def test_a_loaded_network_has_its_own_layer() -> None:
+    loaded = Explainer(net(), "0", preprocess=SMALL).network
+    with pytest.raises(ValueError, match="a Network has its own"):
+        Explainer(loaded, "2")
+    with pytest.raises(ValueError, match="a map for class -1 was requested"):
+        Explainer(loaded)(IMAGE, "gradcam", target=[2, -1])
+
+
 def test_a_callable_alone_is_a_method() -> None:
     def norm(forward: Any, _targets: object) -> torch.Tensor:
         return forward.activations().square().sum(1)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,12 @@ def explain(args: argparse.Namespace) -> int:
     lines: list[draw.Line] = []
     dtype = job.config.dtype
     with Explainer(
-        job.network, classes=names, upright=args.upright, tf32=dtype == "tf32", autocast=dtype == "autocast"
+        job.network,
+        classes=names,
+        upright=args.upright,
+        tf32=dtype == "tf32",
+        autocast=dtype == "autocast",
+        references=() if photos else _DatasetImages(job.dataset),
     ) as explainer:
         for found, truth in _explained(job, explainer, photos, methods, target, args.images):
             caption = _caption(job, found, truth)
@@ -69,6 +75,19 @@ def explain(args: argparse.Namespace) -> int:
     few = f"  (the first {IN_A_GRID} images)" if len(photos) > IN_A_GRID else ""
     print(f"{draw.save(draw.grid(lines), args.out / f'{title}-{job.network.name}.jpg')}{few}")
     return 0
+
+
+class _DatasetImages(Sequence[Any]):
+    """A dataset's images, decoded when one is asked for."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset.ids)
+
+    def __getitem__(self, k: Any) -> NDArray[np.uint8]:  # type: ignore[override]  # of one image, no slice
+        return self._dataset.image(k)
 
 
 def told_apart(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:

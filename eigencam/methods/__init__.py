@@ -9,6 +9,7 @@ resolution. It never resizes, normalises or moves them to the CPU. Optional attr
                                   first, in inclusive pixels of the original image (`forward.original`): a proposer
     layer: str | None             a layer other than the network's target layer
     layers: tuple[str, ...]       further layers that it reads
+    draws_references: bool        whether it draws images from the dataset (`forward.population`)
     unsupported(network) -> str   any other reason why it cannot run on this network, "" if it can
 
 and what a class-specific method needs to follow the logits (checked by `eigencam.methods.support` wherever methods

@@ -162,6 +162,11 @@ def needs_smooth(method: Method) -> bool:
     return getattr(method, "needs_smooth", False)
 
 
+def draws_references(method: Method) -> bool:
+    """Whether a method draws reference images from the dataset (`draws_references`); default: False."""
+    return bool(getattr(method, "draws_references", False))
+
+
 def is_baseline(method: Method) -> bool:
     """Whether a method is a baseline (`baseline`), such as a centred box or noise; default: False."""
     return bool(getattr(method, "baseline", False))

@@ -63,6 +63,7 @@ class ExpectedGradients:
     networks: ClassVar[str] = "differentiable, without jumps"
     differentiates: ClassVar[str] = "image"
     needs_smooth: ClassVar[bool] = True
+    draws_references: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(self, 1, "references")

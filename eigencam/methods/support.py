@@ -21,6 +21,7 @@ from eigencam.methods.base import (
 )
 from eigencam.networks.network import check_layer
 from eigencam.passes.attention import Attended
+from eigencam.passes.calls import NetworkError
 from eigencam.passes.trace import Trace, attention_of, gradient_reaches, trace
 from eigencam.targets import ScoredNetwork
 
@@ -87,6 +88,10 @@ def _of_class(method: Method, network: "Network") -> str:
 
 def _without_gradient(method: Method, network: "Network", cut: str) -> str:
     for layer in tapped(method) or [network.layer]:
-        if not gradient_reaches(network.module, probe(network), layer, network.reading(layer)):
+        try:
+            reaches = gradient_reaches(network.module, probe(network), layer, network.reading(layer))
+        except NetworkError as error:  # of the backward pass: the forward pass has succeeded before
+            return str(error)
+        if not reaches:
             return f"no gradient of the logits reaches {layer}: {cut or 'they do not depend on it'}"
     return ""

@@ -53,6 +53,11 @@ class Wrapping:
         return base.needs_smooth(self.method)
 
     @property
+    def draws_references(self) -> bool:
+        """Whether the method draws reference images from the dataset."""
+        return base.draws_references(self.method)
+
+    @property
     def caveat(self) -> str:
         """What is not known of the inner method's paper."""
         return base.caveat_of(self.method)

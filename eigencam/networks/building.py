@@ -138,7 +138,24 @@ def seeded(constructor: Mapping[str, Any], seed: int, description: Mapping[str, 
     if not isinstance(module, nn.Module):
         name = description["name"]
         raise ValueError(f"model {name}: {description['_target_']} returned {type(module).__name__}, not an nn.Module")
+    check_module(module, f"model {description['name']}")
     return module
+
+
+def check_module(module: object, name: str) -> None:
+    """ValueError if a network is no module, has parameters without values, or is compiled."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"a network as {name}; an nn.Module is needed, built and with its weights")
+    for parameter, p in module.named_parameters():
+        if p.is_meta or isinstance(p, nn.parameter.UninitializedParameter):
+            why = "on the meta device" if p.is_meta else "a lazy module that has not run yet"
+            raise ValueError(f"{name}: parameter {parameter} has no values: {why}")
+    for inner in module.modules():
+        if "_orig_mod" in inner._modules or inner._compiled_call_impl is not None:
+            raise ValueError(
+                f"{name}: compiled by torch.compile, and nothing inside of compiled code can be observed; give the "
+                "network itself, which `_orig_mod` holds"
+            )
 
 
 def random_part(module: nn.Module, other: nn.Module) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigencam.networks.layers import LIST, Examined, Finding, watched
-from eigencam.passes.calls import evaluating, logits_of
+from eigencam.networks.layers import LIST, SCRIPTED, Examined, Finding, watched
+from eigencam.passes.calls import evaluating, logits_of, run_network
 from eigencam.passes.items import MARK, module_path, replaced
 from eigencam.passes.layouts import PARAMETERS, POOLED
 from eigencam.passes.position_rules import tensors
@@ -81,12 +81,21 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
     if choice.found is not None and doubtful is None:
         return choice.found.layer
     if doubtful is None:
-        raise ValueError(f"{name}: no layer is a map that all paths pass through; set model.layer; {LIST}")
+        raise ValueError(f"{name}: no layer is a map that all paths pass through{_why(choice, examined)}; {LIST}")
     before = f"the last one before it is {choice.found.layer!r}" if choice.found else "no layer before it is one"
     raise ValueError(
         f"{name}: which layer? Everything passes through {doubtful.layer!r} {doubtful.shape}, which may be a map but "
         f"is not read for certain ({doubtful.reason}); {before}. Set model.layer; {LIST}"
     )
+
+
+def _why(choice: Choice, examined: Examined) -> str:
+    """What is wrong with the last one that they pass through, and what can be done."""
+    scripted = [f.layer for f in examined.findings.values() if f.reason == SCRIPTED]
+    if scripted:
+        return f": {', '.join(scripted[:3])}{', ...' if len(scripted) > 3 else ''}: {SCRIPTED}; give it unscripted"
+    faults = (f": {found.layer!r} is one, and {carried.fault()}" for found, carried in choice.carried.items())
+    return f"{next(faults, '')}; set model.layer"
 
 
 def _several_maps(examined: Examined) -> str:
@@ -107,6 +116,8 @@ def choose(module: nn.Module, examined: Examined, *, classifier: bool = True) ->
     doubtful: Finding | None = None
     tried: dict[Finding, Carried] = {}
     groups = candidates(examined)
+    if not groups:
+        _replaced(module, examined, [], {})  # an output that cannot be compared is the reason
     for start in range(0, len(groups), AT_ONCE):
         part = groups[start : start + AT_ONCE]
         maps = [f for f in part if f.reading]
@@ -149,7 +160,7 @@ def _may_be_map(found: Finding) -> bool:
 
 @torch.no_grad()
 def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) -> list[Carried]:
-    """How much of the output is due to each layer that is a map: one pass with two inputs per layer and two more.
+    """How much of the output is due to each layer that is a map: one pass with two inputs per layer and three more.
 
     If the output is the same for all inputs, as with a classifier of zeros, its zero parameters are replaced by noise.
     """
@@ -163,9 +174,14 @@ def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) 
         raise ValueError(
             f"{type(module).__name__}: its output is the same for any input, so no layer can be chosen; set layer"
         )
+    if not (answers[2] - answers[1]).norm() <= UNCHANGED * change:
+        raise ValueError(
+            f"{type(module).__name__}: its output is not finite, or differs between two passes of the same image "
+            "(something random), so no layer can be chosen; set layer"
+        )
     made: list[Carried] = []
     for k, found in enumerate(findings):
-        cells, whole = answers[2 + 2 * k], answers[3 + 2 * k]
+        cells, whole = answers[3 + 2 * k], answers[4 + 2 * k]
         same = any(m.shape == answers[1].shape and torch.allclose(m, answers[1], rtol=1e-3) for m in means[found.layer])
         lost, left = (cells - answers[1]).norm() / change, (whole - answers[0]).norm() / change
         made.append(Carried(float(lost), float(1 - left), same))
@@ -173,13 +189,13 @@ def carried(module: nn.Module, examined: Examined, findings: Sequence[Finding]) 
 
 
 def _replaced(
-    module: nn.Module, examined: Examined, findings: Sequence[Finding], parameters: Mapping[str, Tensor]
+    module: nn.Module, examined: Examined, findings: Sequence[Finding], parameters: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-    """(2 + 2 K, ...) outputs: for an image, for another, and for that with each layer's cells or output replaced."""
+    """(3 + 2 K, ...) outputs: an image's, twice another's, and its with each layer's cells or output replaced."""
     noise = torch.randn(2, examined.channels, *examined.size, generator=torch.Generator().manual_seed(1))
     like = next(module.parameters(), noise)
-    batch = torch.cat([noise, noise[1:].expand(2 * len(findings), -1, -1, -1)]).to(like.device, like.dtype)
-    wanted = {f.layer: (2 + 2 * k, f.reading) for k, f in enumerate(findings)}
+    batch = torch.cat([noise, noise[1:].expand(1 + 2 * len(findings), -1, -1, -1)]).to(like.device, like.dtype)
+    wanted = {f.layer: (3 + 2 * k, f.reading) for k, f in enumerate(findings)}
     means: dict[str, tuple[Tensor, ...]] = {f.layer: () for f in findings}
 
     def put(layer: str, out: Tensor) -> Tensor | None:
@@ -196,7 +212,8 @@ def _replaced(
         return changed
 
     with evaluating(module), torch.inference_mode(False), watched(module, lambda layer, out: replaced(out, layer, put)):
-        output = torch.func.functional_call(module, dict(parameters), (batch,))
+        awake = bool(parameters) and not isinstance(module, nn.DataParallel)  # of which torch replaces no parameters
+        output = torch.func.functional_call(module, parameters, (batch,)) if awake else run_network(module, batch)
     return _answer(output, len(batch)), means
 
 
@@ -205,7 +222,8 @@ def _answer(output: Any, count: int) -> Tensor:
     try:
         return logits_of(output).double()
     except ValueError:
-        parts = [t.flatten(1).double() for t in tensors(output) if t.is_floating_point() and t.shape[:1] == (count,)]
+        floats = (t for t in tensors(output) if t.is_floating_point())
+        parts = [t.reshape(count, -1).double() for t in floats if t.shape[:1] == (count,)]
     if not parts:
         raise NoAnswerError(
             "the network returns no tensor with one row per image, so no layer can be chosen; set layer"

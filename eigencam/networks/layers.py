@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes import stimulus as moving
-from eigencam.passes.calls import evaluating, run_network
+from eigencam.passes.calls import evaluating, named_logits, run_network
 from eigencam.passes.following import Positions
 from eigencam.passes.items import items, module_path
 from eigencam.passes.layouts import PARAMETERS, WINDOWS, layout
@@ -24,6 +24,7 @@ from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Layout, Read
 from eigencam.passes.stimulus import Stimulus, Verdict
 
 LIST = "`eigencam layers MODEL` lists a network's layers"
+SCRIPTED = "it is scripted or traced by torch.jit, and what it returns cannot be observed"
 MOST_NAMED = 6
 """Maximum number of an output's items that a message names."""
 State = Literal["follows", "undecided", "unknown", "none", "several"]
@@ -95,8 +96,8 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
     with evaluating(module), torch.inference_mode(False), torch.no_grad():  # leaving inference mode enables gradients
         batch = stimulus.batch.to(like.device, like.dtype)
         positions = Positions(batch)
-        findings: dict[str, Finding] = {}
-
+        scripted = (name for name, m in module.named_modules() if name and isinstance(m, torch.jit.ScriptModule))
+        findings = {name: Finding(name, (), reason=SCRIPTED) for name in scripted}
         reads: dict[str, tuple[int, ...]] = {}
 
         def enter(layer: str, given: Any) -> None:
@@ -115,7 +116,9 @@ def examine(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Exam
 
         with watched(module, see, enter), _slow_attention(), positions:
             output = run_network(module, batch)
-    numbers = [n for t in tensors(getattr(output, "logits", output)) if (n := positions.number(t)) is not None]
+    logits = named_logits(output)
+    ends = tensors(output if logits is None else logits)
+    numbers = [n for t in ends if (n := positions.number(t)) is not None]
     return Examined(findings, frozenset(passed_through(positions.sources, numbers)), size, channels)
 
 
@@ -132,7 +135,7 @@ def _finding(layer: str, out: Tensor, positions: Positions, stimulus: Stimulus, 
     values = () if number is None else (number,)
     inputs, shape = len(stimulus.batch), tuple(out.shape)
     if shape[:1] != (inputs,):
-        reason = WINDOWS if values else PARAMETERS
+        reason = (layout(positions.axes(out), shape, size).reason or WINDOWS) if values else PARAMETERS
         return Finding(layer, shape[1:], reason=reason, values=values)
     proposed = layout(positions.axes(out), shape, size)
     if proposed.reason:

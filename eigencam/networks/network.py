@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigencam.networks.building import build, constructor_identity
+from eigencam.networks.building import build, check_module, constructor_identity
 from eigencam.networks.classifier import FittedClassifier, read_head
 from eigencam.networks.default_layer import default_layer
 from eigencam.networks.detectors import check_normalised_once, own_preprocess
@@ -78,6 +78,9 @@ class Network:
     untrained: str = ""
     top1: float | None = None
     _examined: list[Examined] = field(default_factory=list, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_module(self.module, self.name)
 
     @property
     def label(self) -> str:
@@ -228,6 +231,21 @@ def check_asked(reshape: object, prefix_tokens: object) -> None:
         raise ValueError(f"model.prefix_tokens={prefix_tokens!r}; allowed: null, 0, 1, ...")
     if prefix_tokens is not None and reshape not in (None, "tokens"):
         raise ValueError(f"model.prefix_tokens={prefix_tokens} with model.reshape={reshape}; it goes with tokens")
+
+
+def layer_path(module: nn.Module, layer: object) -> str:
+    """The path of a layer that is given by its path, or as the module itself; "" for None.
+
+    ValueError for another type, or a module that is not of the network.
+    """
+    if layer is None or isinstance(layer, str):
+        return layer or ""
+    if not isinstance(layer, nn.Module):
+        raise ValueError(f"layer={layer!r}: {type(layer).__name__}; allowed: a layer's path, or the module itself")
+    paths = [name for name, inner in module.named_modules() if inner is layer and name]
+    if not paths:
+        raise ValueError(f"layer={type(layer).__name__}(...) is no module of the network; {LIST}")
+    return paths[0]
 
 
 def check_layer(module: nn.Module, layer: str, where: str) -> None:

@@ -1,7 +1,7 @@
 """Calling a network: eval mode, errors in one line, finding the logits in its output, and numerical precision."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 
 import torch
@@ -24,6 +24,15 @@ def random_images(module: nn.Module, shape: Sequence[int]) -> Tensor:
     like = any_tensor(module)
     channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
     return torch.rand((2, channels, *shape), generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+
+
+def fingerprint(module: nn.Module) -> Iterator[object]:
+    """The network's modules, with the functions and options that they hold."""
+    for name, inner in module.named_modules():
+        yield name, type(inner), id(inner)
+        for key, value in vars(inner).items():
+            if key != "training" and (callable(value) or isinstance(value, bool | int | float | str)):
+                yield key, id(value) if callable(value) else value
 
 
 NEEDED = (
@@ -139,8 +148,8 @@ def logits_of(output: object, count: int | None = None) -> Tensor:
     Raises:
         OutputError: there are several tensors and none is called `logits`, or the tensor is not (N, K).
     """
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    found = [named] if isinstance(named, Tensor) else list(_leaves(output))
+    named = named_logits(output)
+    found = list(_leaves(output)) if named is None else [named]
     if len(found) > 1:
         raise OutputError(
             f"the network returns {_form(output)}, and does not say which of these are the logits; {NEEDED}: wrap it "
@@ -149,6 +158,12 @@ def logits_of(output: object, count: int | None = None) -> Tensor:
     if not found or found[0].ndim != 2 or not found[0].is_floating_point() or count not in (None, len(found[0])):
         raise OutputError(f"the network returns {_form(output)}{f' for {count} images' if count else ''}; {NEEDED}")
     return found[0]
+
+
+def named_logits(output: object) -> Tensor | None:
+    """The tensor called `logits` in a network's output; None if there is none."""
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return named if isinstance(named, Tensor) else None
 
 
 def _leaves(output: object) -> Iterator[Tensor]:
@@ -218,7 +233,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in module.modules()]
     frozen = [(p, p.requires_grad) for p in module.parameters()]
     try:
-        module.eval()
+        with suppress(NotImplementedError):  # an exported program, whose mode is fixed
+            module.eval()
         for p, _ in frozen:
             p.requires_grad_(False)
         yield

@@ -163,7 +163,7 @@ class Forward:
         """Gradients by tapped layer, None if none arrives; k backward passes for an image that is picked k times."""
         if self._source is not None:
             return self._in_rounds(*self._source, targets, lambda source, full: source._backward(full))
-        with torch.inference_mode(False), torch.enable_grad():
+        with evaluating(self.module), torch.inference_mode(False), torch.enable_grad():
             score = self._output.gather(1, targets[:, None].clone()).sum()  # cloned: it may be an inference tensor
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))
@@ -172,7 +172,7 @@ class Forward:
         """Gradients of the logits weighted by `seed` (N, K) and summed."""
         if self._source is not None:
             return self._in_rounds(*self._source, seed, lambda source, full: source.backward_of(full))
-        with torch.inference_mode(False), torch.enable_grad():
+        with evaluating(self.module), torch.inference_mode(False), torch.enable_grad():
             score = (self._output * seed.to(self._output.dtype, copy=True)).sum()  # a scalar: see `differentiate`
             grads = differentiate(score, list(self._taps.values()), keep=True)
         return dict(zip(self._taps, grads, strict=True))

@@ -86,7 +86,10 @@ def _first_axis(axes: Axes) -> str:
     counting = [k for k, axis in enumerate(axes) if axis[0] is not None]
     if not counting:
         return "it does not have one value per image: it is computed for all images at once"
-    return f"axis {counting[0]} counts the images, not the first" if counting[0] else WINDOWS
+    if not counting[0]:
+        return WINDOWS
+    first = ", which counts positions" if axes[0][1] is not None or axes[0][2] is not None else ""
+    return f"axis {counting[0]} counts the images, not the first{first}"
 
 
 def _lines(axes: Axes, coordinate: int) -> list[_Line]:

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from eigencam.passes.calls import any_tensor, evaluating, is_coarse, network_logits, random_images
+from eigencam.passes.calls import any_tensor, evaluating, fingerprint, is_coarse, network_logits, random_images
 from eigencam.passes.hooks import tapped_pass
 
 VERSIONS = {"tail": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""
 
 
-@lru_cache(maxsize=2)
-def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModule:
+def tail(module: nn.Module, layer: str, shape: tuple[int, ...]) -> fx.GraphModule:
     """Return the module from the output of `layer` to the logits, (B, K).
 
     Args:
@@ -30,10 +29,17 @@ def tail(module: nn.Module, layer: str, shape: tuple[int, int]) -> fx.GraphModul
     Raises:
         ValueError: the network cannot be traced, or the part behind the layer needs more than the layer's output.
     """
+    return _tail(module, layer, shape, tuple(fingerprint(module)))
+
+
+@lru_cache(maxsize=2)
+def _tail(module: nn.Module, layer: str, shape: tuple[int, ...], _state: tuple[object, ...]) -> fx.GraphModule:
     weights = any_tensor(module)
     probe = random_images(module, shape)
     expected, taps = tapped_pass(module, probe, [layer])  # also reports an unknown layer
     expected = expected.float()
+    if not bool(expected.isfinite().all()):
+        raise ValueError("the network's logits are not finite for images of noise")
     cut = _cut(module, layer)
     with evaluating(module), torch.no_grad():
         logits = network_logits(cut, taps[layer]).float()
@@ -101,7 +107,7 @@ def _needed(start: fx.Node, end: fx.Node) -> list[fx.Node]:
     return [node for node in end.graph.nodes if node in needed]
 
 
-def fault(module: nn.Module, layer: str, shape: tuple[int, int]) -> str:
+def fault(module: nn.Module, layer: str, shape: tuple[int, ...]) -> str:
     """Why the network cannot be cut at the layer; "" if it can."""
     try:
         tail(module, layer, shape)

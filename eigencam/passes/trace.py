@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eigencam.passes.attention import Attended, attended
-from eigencam.passes.calls import OutputError, differentiate, evaluating, is_coarse, logits_of, run_network
+from eigencam.passes.calls import (
+    NetworkError,
+    OutputError,
+    differentiate,
+    evaluating,
+    fingerprint,
+    is_coarse,
+    logits_of,
+    run_network,
+)
 from eigencam.passes.forward import forward_pass
 from eigencam.passes.kinds import CONSTANT, ELEMENTWISE, JUMPS, READINGS
 from eigencam.passes.modes import DispatchMode
@@ -116,19 +125,10 @@ _KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 
 
 def _kept(module: nn.Module, images: Tensor) -> _Kept:
-    state = (tuple(images.shape), images.dtype, images.device, *_fingerprint(module))
+    state = (tuple(images.shape), images.dtype, images.device, *fingerprint(module))
     if module not in _KEPT or _KEPT[module].state != state:
         _KEPT[module] = _Kept(state)
     return _KEPT[module]
-
-
-def _fingerprint(module: nn.Module) -> Iterator[object]:
-    """The network's modules, with the functions and options that they hold."""
-    for name, inner in module.named_modules():
-        yield name, type(inner), id(inner)
-        for key, value in vars(inner).items():
-            if key != "training" and (callable(value) or isinstance(value, bool | int | float | str)):
-                yield key, id(value) if callable(value) else value
 
 
 def _traced(module: nn.Module, images: Tensor) -> Trace:
@@ -139,7 +139,10 @@ def _traced(module: nn.Module, images: Tensor) -> Trace:
             plain = logits_of(output, len(x))
         except OutputError as error:
             return Trace(unread=str(error))
-        passes = differentiate(plain.sum(), [x])[0] is not None
+        try:
+            passes = differentiate(plain.sum(), [x])[0] is not None
+        except NetworkError as error:
+            return Trace((), "", f"its operations cannot be followed: {error}", str(error))
         reached, follower = _Reached(x), _Follower(x)
         follower.reached = reached.values
         try:
@@ -157,6 +160,8 @@ def _unfollowed(follower: "_Follower", logits: Tensor, plain: Tensor) -> str:
         return f"its logits come from {UNSEEN}" if logits in follower.reached else "its logits do not follow the image"
     if read := [follower.steps[k].operation.name for k in follower.always]:
         return f"it takes values out of torch ({', '.join(dict.fromkeys(read))})"
+    if not bool(plain.isfinite().all()):
+        return "its logits are not finite for an image of noise"
     tolerance = (5e-2 if is_coarse(logits.dtype) else 1e-3) * plain.abs().max()
     if not bool((logits.detach() - plain).abs().max() <= tolerance):
         return "a second pass of the same image gives other logits (something random, or a change of a view in place)"
