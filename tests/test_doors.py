@@ -1,7 +1,5 @@
 """Unusual networks at every entry point: explained correctly, or refused in one line."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,19 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from activations import SIDE, Call, images, maps, network, small
-from runs import config
 from torch import Tensor, nn
 
-from eigencam.commands.main import main
 from eigencam.explainer import Explainer
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, IntegratedGradients
 from eigencam.methods.relevance import DeepLIFT
 from eigencam.methods.support import probe, refusal, traced
-from eigencam.networks.network import Preprocess, load_network
+from eigencam.networks.network import Preprocess
 from eigencam.passes.calls import NetworkError, OutputError, logits_of
-from eigencam.running.prepare import prepare
-from eigencam.running.run import run
 
 
 class Shortcut(nn.Module):
@@ -221,65 +215,3 @@ def test_the_probe_is_one_image_of_the_network() -> None:
     found = probe(network(small(nn.ReLU)))
     assert found.shape == (1, 3, SIDE, SIDE)
     assert found.unique().numel() > 100
-
-
-NETWORKS = """import torch
-from torch import nn
-import torch.nn.functional as F
-
-class Net(nn.Module):
-    def __init__(self, act, mode):
-        super().__init__()
-        torch.manual_seed(3)
-        self.one, self.two, self.act, self.mode = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1), act, mode
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x):
-        with torch.set_grad_enabled(self.mode == "graph" and torch.is_grad_enabled()):
-            x = self.two(self.act(self.one(x)))
-        x = self.act(x).mean((2, 3))
-        return (x, self.head(x)) if self.mode == "pair" else self.head(x)
-
-def silu(): return Net(F.silu, "graph")
-def clamped(): return Net(lambda x: x.clamp(min=0), "graph")
-def cut(): return Net(F.relu, "cut")
-def pair(): return Net(F.relu, "pair")
-"""
-ASKED = ["eigencam", "kpcacam", "gradcam", "deeplift", "guided_backprop", "lrp_gamma", "integrated_gradients"]
-REFUSED = {
-    "silu": {"guided_backprop", "lrp_gamma"},
-    "clamped": set[str](),
-    "cut": {"gradcam", "deeplift", "guided_backprop", "lrp_gamma", "integrated_gradients"},
-    "pair": {"gradcam", "deeplift", "guided_backprop", "lrp_gamma", "integrated_gradients"},
-}
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", REFUSED)
-def test_run_explain_compare_and_explainer_say_the_same(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / f"nets_{name}.py").write_text(NETWORKS)
-    own = [f"model.name={name}", f"model._target_=nets_{name}.{name}", "model.layer=two", "model.classes=own"]
-    own += ["model.preprocess.size=32", "dataset.count=2", "target=predicted"]
-    settings = ["model=custom", *own, f"method=[{','.join(ASKED)}]", "evaluator=[localization]"]
-    job = run(config(tmp_path / "results", *settings, "on_unsupported=skip"), say=lambda _line: None)
-    assert set(job.unsupported) == REFUSED[name]
-    if REFUSED[name]:
-        with pytest.raises(ValueError, match="method.guided_backprop: ") as caught:  # noqa: RUF043
-            prepare(config(tmp_path / "results", *settings))
-        assert all(reason in str(caught.value) for reason in job.unsupported.values())
-    explain = Explainer(load_network(job.config.model))
-    assert explain(job.dataset.image(0), ASKED).refused == job.unsupported
-    capsys.readouterr()
-    asked = ["--model", f"nets_{name}.{name}", "--method", ",".join(ASKED), "--images", "1"]
-    assert main(["explain", *asked, *own]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert dict(line.split(" left out: ") for line in lines if " left out: " in line) == job.unsupported
-    asked = ["--model", "custom", "--evaluator", "localization", "--results", str(tmp_path / "results")]
-    assert main(["compare", *ASKED, *asked, *own, "workers=0", "device=cpu", "batch_size=8", "--format", "json"]) == 0
-    notes = json.loads(capsys.readouterr().out)["notes"]
-    expected = {f"{method} on {name}: not run, {reason}" for method, reason in job.unsupported.items()}
-    assert {note for note in notes if "not run" in note} == expected

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigencam.configuring.wrapped import wrapped
+from eigencam.configuring.wrapped import short_name
 from eigencam.datasets.reading import Reading, expand
 from eigencam.store.build import find
 
@@ -76,7 +76,7 @@ def split(names: Sequence[str]) -> tuple[list[str], Nodes, list[str]]:
     for name in names:
         if _is_option(name):
             options.append(name)
-            order.append(name.replace("/", "_") if wrapped(name) else name.rsplit("/", 1)[-1])
+            order.append(short_name(name))
             continue
         made = node(name)
         nodes |= made

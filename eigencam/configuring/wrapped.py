@@ -12,15 +12,28 @@ from typing import Any
 
 
 @cache
-def _option(name: str) -> dict[str, Any] | None:
-    """Return the node of a packaged option that has a file; None if there is none."""
+def _packaged(name: str) -> dict[str, dict[str, Any]]:
+    """Return the one node of a packaged option that has a file, by its key; {} if there is none."""
     from omegaconf import OmegaConf
 
     file = files("eigencam.configs").joinpath("method", f"{name}.yaml")
-    if not file.is_file():
-        return None
-    ((_, node),) = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8"))).items()  # type: ignore[union-attr]
-    return node
+    return OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8"))) if file.is_file() else {}  # type: ignore[return-value]
+
+
+def _option(name: str) -> dict[str, Any] | None:
+    """Return the node of a packaged option that has a file; None if there is none."""
+    return next(iter(_packaged(name).values()), None)
+
+
+def short_name(option: str) -> str:
+    """Return the name of an option's method in configs and results.
+
+    >>> short_name("captum/any"), short_name("smooth/gradcam"), short_name("folder/mine")
+    ('captum', 'smooth_gradcam', 'mine')
+    """
+    if wrapped(option):
+        return option.replace("/", "_")
+    return next(iter(_packaged(option)), option.rsplit("/", 1)[-1])
 
 
 def is_wrapper(name: str) -> bool:
