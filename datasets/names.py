@@ -158,7 +158,7 @@ class Ids(list[str]):
 
 
 def match(ids: Iterable[str], keys: Iterable[str], source: Callable[[str], object], what: str) -> dict[str, str]:
-    """Which key, of a file or of a line in one, belongs to which image: the names are equal as far as both go.
+    """Find each image's key, which names a file or a line of one: the shorter of key and id is the end of the longer.
 
     `1` and `run/q/1` both mean the image `q/1`, unless an image has that very name. A key of no image is ignored.
 

@@ -97,7 +97,7 @@ def deepfool(
     stuck = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     left, active = torch.arange(len(images)), torch.arange(len(images), device=images.device)
     for _ in range(max_iter):
-        with torch.no_grad():  # a separate pass, which spares images that are done the backward passes
+        with torch.no_grad():  # a separate pass, so that images that are done need no backward pass
             same = logits(changed[active]).argmax(1) == order[active, 0]
         (going_on,) = to_host(same & ~stuck[active])()  # the only wait per step
         left = left[going_on]

@@ -4,8 +4,8 @@ devkit  text, plain or .gz, line k for image k in the order of the ids: up to fi
         best first, inclusive pixels of the original image, 0-based
 coco    JSON, plain or .gz, a list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`
 maps    files `<image id>.npy` (real, (h, w)) or `<image id>.png` (grey, 8 or 16 bits) of any resolution; a map
-        covers the whole image. An image suffix before that, as in `<image id>.JPEG.npy`, is not part of the id; of
-        an id with folders, only as many are needed as identify the image
+        covers the whole image. An image suffix before that, as in `<image id>.JPEG.npy`, is not part of the id; if
+        an id contains folders, leading ones may be missing as long as the rest identifies the image
 """
 
 import re

@@ -93,7 +93,7 @@ def printed(root: Path, command: list[str]) -> tuple[set[str], str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         eigencam([*command, "--results", str(root)])
-    lines = {line.rpartition(",localization,")[2] for line in out.getvalue().splitlines()}  # names are told apart
+    lines = {line.rpartition(",localization,")[2] for line in out.getvalue().splitlines()}  # without names
     return lines, out.getvalue() + err.getvalue()
 
 

@@ -11,9 +11,9 @@ caught.
 Literals that cannot change a result are skipped: in annotations, `raise` statements, conditions and messages of errors,
 cache sizes, and versions themselves.
 
-Modules are given by the ends of their names, as `perturbation`. Functions are changed in place in forked copies of one
-process. Only those golden cases are computed that execute the changed statement: all cases of its module, and of the
-others the fastest that take different paths through its function, up to two seconds. Numba's functions run as plain
+Modules are given by the ends of their names, such as `perturbation`. Functions are changed in place in forked copies of
+one process. Only those golden cases are computed that execute the changed statement: all cases of its module, and of
+the others the fastest that take different paths through its function, up to two seconds. Numba's functions run as plain
 Python. The outcomes are kept in a file: an interrupted call resumes, and only what has changed is tried again.
 """
 
@@ -219,7 +219,7 @@ class Golden:
         self._lines = cache(lambda module: {n: frozenset(r.lines.get(module, ())) for n, r in self.ran.items()})
 
     def of(self, module: str, place: Place) -> list[str]:
-        """The cases to try for a literal: what is about the module first; then the fastest of each way through it."""
+        """The cases to try for a literal: first those of its module, then the fastest for each path through it."""
         lines = self._lines(module)
         touched = [name for name, seen in lines.items() if not seen.isdisjoint(place.lines)]
         if place.fixed and not touched:
@@ -250,7 +250,7 @@ def imported(found: dict[str, Any]) -> Ran:
 
 
 def tried(name: str, golden: Golden, known: dict[str, str], every: int = 1) -> Iterator[tuple[Change, str]]:
-    """Changes of one module with what caught each, "" where nothing did: of integers every so many."""
+    """Changes of one module with what caught each, "" if nothing did; of the integers only one in `every`."""
     module = importlib.import_module(name)
     source = inspect.getsource(module)
     tree = ast.parse(source)

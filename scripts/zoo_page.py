@@ -54,8 +54,8 @@ def verdict(row: Mapping[str, str]) -> str:
 
 
 VERDICTS = ("follows", "undecided", "wrong", "refused", "failed")
-"""A second stimulus moves in the default layer's reading; says nothing; moves in another one; none is taken, and the
-message says why; the network or its library raised, or time was over."""
+"""The second stimulus moves in the default layer's reading; it says nothing; it moves in another reading; no layer is
+chosen, and the message says why; the network or its library raised an error, or took too long."""
 
 
 PREPROCESSINGS = Path(__file__).parents[1] / "results" / "preprocessings.csv"

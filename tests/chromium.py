@@ -70,7 +70,7 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, script: str, seconds: float = 20) -> None:
-        """Until an expression is true."""
+        """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.ask(script):
             if time.monotonic() > end:

@@ -87,7 +87,7 @@ def walk(module: nn.Module, x: Tensor, start: Tensor, rules: Mapping[str, Rule],
 @lru_cache(maxsize=4)
 def _graph(module: nn.Module) -> fx.GraphModule:
     with torch.no_grad():
-        fused = fuse(module.eval())  # of a copy
+        fused = fuse(module.eval())  # `fuse` changes a copy
     return fx.GraphModule(fused, fx.Tracer().trace(fused))
 
 

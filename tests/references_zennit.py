@@ -25,7 +25,7 @@ STABILIZER = 1e-12
 def unfit(network: Network) -> str:
     """Return why zennit cannot run on a network."""
     known = isinstance(network.module, MobileNetV2 | SqueezeNet)
-    return "" if known else "zennit needs modules, and its sums and activations are none"
+    return "" if known else "zennit needs modules, but its sums and activations are functions"
 
 
 def prepared(module: nn.Module) -> nn.Module:

@@ -62,7 +62,7 @@ def test_of_many_classes_the_nearest_boundary_is_crossed(considered: int) -> Non
 def of_the_authors(
     logits: Logits, image: Tensor, num_classes: int, overshoot: float, max_iter: int
 ) -> tuple[Tensor, int]:
-    """The published pseudocode for one image, with a gradient at a time."""
+    """The published pseudocode for one image, which computes one gradient at a time."""
     order = logits(image[None])[0].argsort(descending=True)[:num_classes].tolist()
     total, x, i = torch.zeros_like(image), image.clone(), 0
     while logits(x[None])[0].argmax().item() == order[0] and i < max_iter:

@@ -67,7 +67,7 @@ def test_an_attention_of_another_network_or_layer_is_refused(tmp_path: Path) -> 
     nn.init.normal_(other.get_submodule("fc").weight)  # type: ignore[arg-type]
     path = saved(tmp_path / "x.pth.tar", lcam(net))
     assert "other weights than toy has (fc.weight differs)" in LCAM(path).unsupported(plain(other))
-    assert "has fc.weight; toy has not" in LCAM(path).unsupported(plain(network("conv")))
+    assert "has fc.weight; toy does not" in LCAM(path).unsupported(plain(network("conv")))
     path = saved(tmp_path / "y.ckpt", ttame(net, ["layer4"]))
     assert "is for the layer layer4, not for conv" in LCAM(path).unsupported(plain(net))
     alone = {"op.weight": torch.zeros(7, 6, 1, 1), "op.bias": torch.zeros(7)}

@@ -103,7 +103,7 @@ def test_a_method_added_later_and_verify_name_the_changed_image(
     swap(images, "3.bmp")
     capsys.readouterr()
     assert main(["verify", "--data", str(tmp_path / "r")]) == 1
-    assert "3 is another one than when results were made of it: file:" in capsys.readouterr().out
+    assert "3 is not the one that results were made from: file:" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"3 is not the one that results in .* put it back"):
         run(composed(tmp_path / "r", *options, "method=[random]"))
     run(composed(tmp_path / "elsewhere", *options, "method=[random]"))

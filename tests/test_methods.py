@@ -15,7 +15,7 @@ METHODS = [EigenCAM(), EigenCAM(center=True, sign="energy"), CAM(), GradCAM(), G
 
 
 def svd_map(activations: Tensor, center: bool = False) -> Tensor:
-    """O v_1 in float64, with the sign by the sum (if centred: by the energy)."""
+    """O v_1 in float64; its sum determines the sign (if centred: its energy)."""
     o = activations.double().flatten(2).mT
     if center:
         o = o - o.mean(1, keepdim=True)

@@ -42,8 +42,8 @@ def _moved(node: Any, old: str, new: str) -> Any:
 def made_by(config: Any, root: Path) -> dict[tuple[str, str], Stored] | None:
     """Return the complete results of a run's config, by method and evaluator, without its data, network or torch.
 
-    A result is of the config if it was made by the same one, paths of machines aside, with the versions of code that
-    this program has and, where the network's weight file is there, with the same weights.
+    A result counts if it was made by the same config (except for the machine's paths), by the versions of code that
+    this program has and, if the network's weight file is there, with the same weights.
 
     Args:
         config: composed.
@@ -82,7 +82,7 @@ def made_by(config: Any, root: Path) -> dict[tuple[str, str], Stored] | None:
 
 
 def _as_stored(content: Any) -> Any:
-    """A config as it is read from the file that it is written to."""
+    """A config after it has been written to a file and read again."""
     import yaml
     from omegaconf import OmegaConf
 

@@ -5,6 +5,7 @@ with $X_i = B + \frac{i}{n}(X - B)$, B the black image, and g the gradient of th
 activations A,
 
 $$L = \frac{1}{n} \sum_{i=0}^{n-1} \operatorname{ReLU}\Big(\sum_k \operatorname{mean}_{xy} g_k(X_i)\, A_k(X_i)\Big)$$
+
 These are left sums: the image itself is not among the points, and with one step the map is that of the black image. The
 activations A are those of each point, not their difference from the black image's. The notebook does not divide by n.
 """

@@ -142,7 +142,7 @@ class EigenSmooth(Wrapping):
 
 
 def again(forward: Forward, images: Tensor, method: Method) -> Forward:
-    """Return the pass of other images that a method can read; the inputs are told."""
+    """Return a pass of other images that a method can read; progress counts their number."""
     made = forward.repeat(images.to(forward.images.dtype), tapped(method), gradients=needs_gradient(method))
     made.seeds = forward.seeds
     forward.progress(len(images))

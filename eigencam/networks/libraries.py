@@ -17,7 +17,7 @@ from typing import Any, Literal
 Library = Literal["torchvision", "timm"]
 LIBRARIES: tuple[Library, ...] = ("torchvision", "timm")
 DEFAULT = "default"
-"""As the name of weights: the library's default."""
+"""Name of a library's default weights."""
 LIST = "`eigencam networks PATTERN` lists networks"
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".pth.tar", ".tar", ".ckpt", ".bin")
 """Suffixes of weights files."""

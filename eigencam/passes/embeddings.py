@@ -1,4 +1,4 @@
-"""Targets of networks that give embeddings, and files of embeddings: of images, or of texts by a network of both.
+"""Targets of networks that give embeddings, and files with embeddings of images or texts.
 
 For CLIP and its like the class is a text. Its embedding is made elsewhere and comes as a file, so that neither the
 tower of texts nor a tokenizer is needed.

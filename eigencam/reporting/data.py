@@ -57,7 +57,7 @@ def _images(results: Sequence[Stored], dataset: Dataset, name: str) -> Iterator[
             yield f"{name}: image {image}: {first_line(error)}"
             continue
         if is_changed(before, now):
-            yield f"{name}: image {image} is another one than when results were made of it: {before} then, {now} now"
+            yield f"{name}: image {image} is not the one that results were made from: {before} then, {now} now"
 
 
 def _dataset(stored: Stored, settings: Sequence[str], trust: Trust) -> tuple[dict[str, Any], Dataset]:

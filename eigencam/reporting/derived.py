@@ -130,7 +130,7 @@ class _Winning:
 
     Attributes:
         name: of the metric.
-        thresholds: of each method's.
+        thresholds: each method's threshold.
     """
 
     name: str

@@ -74,7 +74,7 @@ class InputImages(torch.utils.data.Dataset[Any]):
         """The truth of a decodable image (height, width)."""
         try:
             truth = checked_truth(self.dataset, i)
-        except BadImageError as error:  # the image is fine, so it is its mask
+        except BadImageError as error:  # the image could be decoded, so its mask is the cause
             raise BadTruthError(str(error)) from error
         if shape != truth.size:
             shown, said = (f"{w} x {h}" for h, w in (shape, truth.size))

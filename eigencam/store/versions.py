@@ -11,7 +11,7 @@ depend on it. The use of such a module is not declared by hand; it is determined
 from the class to all of our functions and classes that it refers to, and to the types of their arguments.
 
 `tests/golden.json` holds numbers by name and version. A test fails if a number or a default changes while the version
-does not. `scripts/golden.py` writes the file, and refuses to in the same case.
+does not; then `scripts/golden.py`, which writes the file, refuses to do so.
 """
 
 import functools
