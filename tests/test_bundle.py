@@ -11,7 +11,7 @@ from stored import finished, reseal, restated, rows
 
 from eigencam.commands.main import main
 from eigencam.evaluation.localization import Localization
-from eigencam.reporting import again
+from eigencam.reporting import reproduce_results
 from eigencam.reporting.reproduce import Ran
 from eigencam.running.run import run
 from eigencam.store.bundle import BundleError, unpacked
@@ -164,7 +164,7 @@ def test_what_is_made_up_consistently_stays_claimed_until_it_is_made_again(
         finished(foreign.results)  # type: ignore[attr-defined]
         return Ran(1)
 
-    monkeypatch.setattr(again, "rerun", ran)
+    monkeypatch.setattr(reproduce_results, "rerun", ran)
     out = said(capsys, "reproduce", tmp_path / "with-honest", "--out", tmp_path / "a")
     assert "1 results: 1 same" in out
     table = said(capsys, "table", "--results", tmp_path / "with-honest")

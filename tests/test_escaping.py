@@ -19,7 +19,7 @@ from eigencam.evaluation import escaping, ranks
 from eigencam.evaluation.base import Curve
 from eigencam.evaluation.tables import FORMATS, Table, render
 from eigencam.reporting.curves import Plot, Style, save_all
-from eigencam.reporting.written import write
+from eigencam.reporting.table_files import write
 from eigencam.running.run import run
 
 

@@ -13,7 +13,7 @@ from eigencam.commands.main import main
 from eigencam.datasets.scenes_objects import CLASSES
 from eigencam.networks.network import Preprocess
 from eigencam.networks.weights import weight_file
-from eigencam.reporting.shown import spread
+from eigencam.reporting.explained_dataset import spread
 
 OWN = """from torch import nn
 import torch

@@ -14,12 +14,12 @@ import pytest
 from stored import ENVIRONMENT, IDENTITY, rows
 
 from eigencam.commands.main import main
-from eigencam.configuring.printed import METHODS, printed
+from eigencam.configuring.printed_names import METHODS, printed
 from eigencam.evaluation import escaping
 from eigencam.evaluation.cells import cell, decimals, parsed
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.tables import Table, render
-from eigencam.reporting.stated import read_stated
+from eigencam.reporting.parsed_tables import read_stated
 from eigencam.store.identity import describe
 from eigencam.store.records import Result, summed_up
 

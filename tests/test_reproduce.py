@@ -11,9 +11,9 @@ import pytest
 
 from eigencam.commands.main import main
 from eigencam.evaluation.tables import Table
+from eigencam.reporting.parsed_tables import numbers, read_stated
 from eigencam.reporting.reproduce import _of_digits, _of_text
-from eigencam.reporting.stated import numbers, read_stated
-from eigencam.reporting.written import as_csv, write
+from eigencam.reporting.table_files import as_csv, write
 from eigencam.running.foreign import Foreign, ForeignError
 
 RUN = ["run", "dataset.count=6", "method=[gradcam,center_box]", "evaluator=[localization]", "timing=false", "workers=0"]

@@ -15,7 +15,7 @@ from eigencam.networks import lean
 
 HEAVY = ("torch._dynamo", "sympy", "scipy.stats", "numba", "matplotlib", "torchvision", "skimage")
 NO_TORCH = (
-    *("eigencam", "eigencam.reporting.data", "eigencam.reporting.stated", "eigencam.store.merge"),
+    *("eigencam", "eigencam.reporting.data_check", "eigencam.reporting.parsed_tables", "eigencam.store.merge"),
     *("eigencam.evaluation.pxap", "eigencam.commands.main"),
     *(f"eigencam.commands.{name}" for name in ("score", "table", "status", "summarize", "merge", "prune", "verify")),
     *(f"eigencam.commands.{name}" for name in ("card", "reproduce", "published")),

@@ -14,7 +14,7 @@ from stored import ENVIRONMENT, plan, result, rows
 from eigencam.evaluation.localization import Localization
 from eigencam.store import positions, windows
 from eigencam.store.gather import Plan
-from eigencam.store.images import KnownDigests
+from eigencam.store.image_digests import KnownDigests
 from eigencam.store.parts import Parts
 from eigencam.store.positions import Positions
 from eigencam.store.records import summed_up

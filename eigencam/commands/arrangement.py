@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from eigencam.configuring.printed import printed
+from eigencam.configuring.printed_names import printed
 from eigencam.evaluation.arranged import natural
 from eigencam.evaluation.cells import INTERVALS, KINDS, Decimals, Style, column_of, stored_name
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eigencam.commands.inputs import settings_and_paths
-from eigencam.configuring.results import add_trust, trust_of
+from eigencam.configuring.results_options import add_trust, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.bundle import SUFFIX, is_bundle, pack, unpacked
 from eigencam.store.reader import Stored, read, results_in

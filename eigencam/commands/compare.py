@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from eigencam.configuring import named
-from eigencam.configuring.results import default_results
+from eigencam.configuring.results_options import default_results
 from eigencam.configuring.stored import made_by
 from eigencam.evaluation import ranks
 from eigencam.evaluation.escaping import file_name, one_line
@@ -26,7 +26,7 @@ from eigencam.evaluation.tables import FORMATS, render
 from eigencam.files import write_text
 from eigencam.reporting.comparison import DIGITS, compare, rankings
 from eigencam.reporting.comparison_tables import as_json, placing_tables, rank_table, table
-from eigencam.reporting.written import write
+from eigencam.reporting.table_files import write
 from eigencam.store.reader import as_lines, read
 from eigencam.store.trust import Trust
 

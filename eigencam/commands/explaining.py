@@ -21,7 +21,7 @@ from eigencam.networks.classes import class_number
 from eigencam.networks.inputs import image_files
 from eigencam.passes.answers import answer_states
 from eigencam.reporting import draw
-from eigencam.reporting.shown import class_names, spread
+from eigencam.reporting.explained_dataset import class_names, spread
 from eigencam.running.prepare import Job, prepare
 from eigencam.targets import Target
 

@@ -196,7 +196,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
 
 def _retry(argv: list[str]) -> int:
     """`eigencam run --retry-failed`: repeat the failed jobs of a folder of results."""
-    from eigencam.configuring.results import add_trust, default_results, trust_of
+    from eigencam.configuring.results_options import add_trust, default_results, trust_of
     from eigencam.running.run import run
     from eigencam.running.sweep import retry
     from eigencam.store.trust import keep_out

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from eigencam.commands.bundle import named, opened
-from eigencam.configuring.results import add_trust, trust_of
+from eigencam.configuring.results_options import add_trust, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.merge import merge
 from eigencam.store.trust import keep_out

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from eigencam.configuring.results import default_results
+from eigencam.configuring.results_options import default_results
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.locks import is_held, take
 from eigencam.store.reader import Stored, is_result, newest, read_all

@@ -8,7 +8,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from eigencam.configuring.results import add_trust, default_results, trust_of
+from eigencam.configuring.results_options import add_trust, default_results, trust_of
 from eigencam.evaluation.tables import COLUMNS, tables
 from eigencam.files import write_text
 from eigencam.reporting import curves

@@ -23,7 +23,7 @@ from eigencam.commands.bundle import opened
 from eigencam.commands.inputs import settings_and_paths
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
-from eigencam.reporting.stated import Stated, StatedCell, read_stated
+from eigencam.reporting.parsed_tables import Stated, StatedCell, read_stated
 from eigencam.store.bundle import SUFFIX
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import keep_out
@@ -79,8 +79,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _make_again(paths: Sequence[Path], foreign: "Foreign", args: argparse.Namespace) -> int:
     """Reproduce results, print the outcome of each, and record it for claimed ones; returns the exit status."""
-    from eigencam.reporting.again import claimed, make_again, note
     from eigencam.reporting.reproduce import DIFFERENT, NOT_RUN
+    from eigencam.reporting.reproduce_results import claimed, make_again, note
 
     with opened(paths) as (roots, names):
         todo: list[Stored] = []

@@ -34,7 +34,7 @@ from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap
 from eigencam.evaluation.proposal_files import READERS, Order
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.segmentation import Segmentation
-from eigencam.reporting.truths import Truths, check, left_out, open_truths
+from eigencam.reporting.score_truths import Truths, check, left_out, open_truths
 
 
 @dataclass(frozen=True, slots=True)

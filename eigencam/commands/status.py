@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from eigencam.configuring.results import default_results
+from eigencam.configuring.results_options import default_results
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.reader import Stored, as_lines, read, read_all
 

@@ -10,7 +10,7 @@ better interval, another note), the result's metrics are recomputed; its rows, a
 import argparse
 from pathlib import Path
 
-from eigencam.configuring.results import add_trust, default_results, trust_of
+from eigencam.configuring.results_options import add_trust, default_results, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.files import first_line
 from eigencam.store.reader import Stored, read_all

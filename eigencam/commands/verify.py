@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from eigencam.commands.bundle import named, opened
 from eigencam.commands.inputs import settings_and_paths
-from eigencam.configuring.results import add_trust, default_results, trust_of
+from eigencam.configuring.results_options import add_trust, default_results, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.canonical import canonical, checksum
-from eigencam.store.images import Known, said_of
+from eigencam.store.image_digests import Known, said_of
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import keep_out
 from eigencam.store.verify import faults
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         groups = _by_dataset(results)
         said += [line for same in groups for line in _between(same)]
         if args.data:
-            from eigencam.reporting.data import data_faults
+            from eigencam.reporting.data_check import data_faults
 
             said += [line for same in groups for line in data_faults(same, settings, trust)]
     for line in said:

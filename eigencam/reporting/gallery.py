@@ -128,7 +128,7 @@ def choose(scores: Scores, count: int, baselines: Iterable[str] = ()) -> list[It
     Taken in turn: each method's largest wins over the mean of the others and its largest losses; hits and misses evenly
     spread; images that the network got wrong. If all metrics are over the whole set, items are spread evenly.
     """
-    from eigencam.reporting.shown import spread
+    from eigencam.reporting.explained_dataset import spread
 
     if not scores.better:  # all metrics are over the whole set
         return [scores.items[k] for k in spread(len(scores.items), count)]
@@ -318,7 +318,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
 
     import torch
 
-    from eigencam.reporting.shown import class_names
+    from eigencam.reporting.explained_dataset import class_names
     from eigencam.running.maps import compute_maps
 
     image, truth = job.dataset.image(i), replace(checked_truth(job.dataset, i), label=label)

@@ -18,9 +18,9 @@ from eigencam.files import first_line
 from eigencam.reporting.collect import collect, selected
 from eigencam.reporting.layouts import layouts
 from eigencam.reporting.papers import beside, paper_table
+from eigencam.reporting.parsed_tables import Stated, StatedCell
+from eigencam.reporting.parsed_tables import numbers as numbers_in
 from eigencam.reporting.published import numbers
-from eigencam.reporting.stated import Stated, StatedCell
-from eigencam.reporting.stated import numbers as numbers_in
 from eigencam.running.foreign import Foreign
 
 SAME, ROUNDING, DIFFERENT, NOT_RUN = "same", "same within rounding", "different", "not run"

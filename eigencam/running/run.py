@@ -39,7 +39,7 @@ from eigencam.running.work import Work
 from eigencam.store.canonical import plain
 from eigencam.store.environment import cores, environment, keep_freed_memory
 from eigencam.store.gather import Plan
-from eigencam.store.images import KnownDigests, known_images
+from eigencam.store.image_digests import KnownDigests, known_images
 from eigencam.store.locks import HeldError
 from eigencam.store.merge import merge
 from eigencam.store.positions import Positions

@@ -11,7 +11,7 @@ from eigencam.files import first_line
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.canonical import canonical, checksum, plain
 from eigencam.store.identity import describe_dataset
-from eigencam.store.images import KnownDigests, said_of
+from eigencam.store.image_digests import KnownDigests, said_of
 from eigencam.store.positions import Positions
 from eigencam.store.reader import Stored
 from eigencam.store.schema import CONFIG
