@@ -64,7 +64,7 @@ class Explained:
         return None if x1 != x1 else (x1, y1, x2, y2)
 
     def _box(self, threshold: float) -> NDArray[np.float64]:
-        if not 0 <= threshold <= 1:
+        if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r}; allowed: 0 to 1, a share of the map's maximum")
         return box_of(self.score_map, "max", threshold)
 

@@ -279,9 +279,10 @@ def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Te
         if shapes := [boxes.shape for boxes in found if boxes.ndim != 2 or boxes.shape[1] != 5]:
             raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each image")
         return found
-    if not isinstance(result, Tensor) or result.ndim != 3 or len(result) != len(forward):
-        shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ValueError(f"method {name} returned {shape}; needed: a tensor ({len(forward)}, h, w), one map per image")
+    if not isinstance(result, Tensor) or result.is_complex() or result.ndim != 3 or len(result) != len(forward):
+        form = str(tuple(result.shape)) if isinstance(result, Tensor) else type(result).__name__
+        form += " of complex numbers" if isinstance(result, Tensor) and result.is_complex() else ""
+        raise ValueError(f"method {name} returned {form}; needed: a tensor ({len(forward)}, h, w), one map per image")
     return result
 
 
