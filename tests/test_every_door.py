@@ -20,8 +20,9 @@ def one_of_each_rule() -> list[str]:
     found: dict[tuple[frozenset[str] | None, bool], str] = {}
     for option in options():
         if option in RULED:
-            found.setdefault((follows(RULED[option]), needs_smooth(RULED[option])), option)
-    return ["eigencam", *found.values()]
+            rules = follows(RULED[option])
+            found.setdefault((rules and frozenset(rules), needs_smooth(RULED[option])), option)
+    return ["eigencam", *found.values(), "fullgrad"]  # which states its rules itself
 
 
 ASKED = one_of_each_rule()
