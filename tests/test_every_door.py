@@ -60,7 +60,8 @@ def test_every_method_at_every_door(
 ) -> None:
     refused = check(Doors(tmp_path, f"doors.{name}", [*own, *OWN], EVERY).recorded(monkeypatch), capsys)
     assert refused.keys() >= {"drise", *FITTED, *ELSEWHERE} - {"cam", "vitcx"} | some
-    assert len(EVERY) > 90 > 10 < len(EVERY) - len(refused)
+    assert len(EVERY) > 90
+    assert len(EVERY) - len(refused) > 8
 
 
 @pytest.mark.full
