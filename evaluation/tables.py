@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from textwrap import wrap
@@ -17,7 +17,7 @@ from eigencam.evaluation.arranged import tables
 from eigencam.evaluation.cells import Style, Table
 from eigencam.evaluation.latex import latex
 
-__all__ = ["COLUMNS", "FORMATS", "Format", "Style", "Table", "render", "tables"]
+__all__ = ["COLUMNS", "FORMATS", "Format", "Style", "Table", "listed", "render", "tables", "wrapped"]
 
 Format = Literal["terminal", "markdown", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = ("terminal", "markdown", "latex", "csv", "html")
@@ -39,6 +39,55 @@ def terminal_width() -> int | None:
     return max(20, shutil.get_terminal_size().columns)
 
 
+def wrapped(text: str) -> str:
+    """Return a text whose long lines are continued, indented, on the next line of the terminal."""
+    width = terminal_width()
+    if width is None:
+        return text
+    long = [line for line in text.splitlines() for line in _wrapped(line, width)]
+    return "\n".join(long)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip())]
+    return wrap(line, width, subsequent_indent=f"{indent}    ", drop_whitespace=True) or [line]
+
+
+SHORTEST = 16
+"""Smallest width to which the cells of a list's last column are cut, in characters."""
+
+
+def listed(lines: Iterable[Sequence[object]], heads: Sequence[str]) -> str:
+    """Return a list as text; in a narrow terminal its last columns are cut or left out, and a note names the latter.
+
+    Args:
+        lines: one cell per heading; texts are aligned on the left, numbers on the right.
+        heads: the headings.
+    """
+    lines = list(map(list, lines))
+    sides = [
+        "left" if not lines or any(isinstance(line[k], str) for line in lines) else "right" for k in range(len(heads))
+    ]
+    cells = [[escaping.one_line(cell) for cell in line] for line in lines]
+    width, kept = terminal_width(), len(heads)
+    sizes = [max(len(head) + 2, *(len(line[k]) for line in cells), 0) for k, head in enumerate(heads)]
+    while width is not None and kept > 1 and sum(sizes[:kept]) + 2 * (kept - 1) > width:
+        room = width - sum(sizes[: kept - 1]) - 2 * (kept - 1)
+        if room >= max(SHORTEST, len(heads[kept - 1])):
+            cells = [[*line[: kept - 1], _cut(line[kept - 1], room)] for line in cells]
+            break
+        kept -= 1
+    shown = [line[:kept] for line in cells]
+    text = tabulate(shown, heads[:kept], "simple", disable_numparse=True, colalign=sides[:kept] if cells else None)
+    text = "\n".join(line.rstrip() for line in text.splitlines())
+    hidden = f"not shown, the terminal is {width} wide: {', '.join(filter(None, heads[kept:]))}"
+    return f"{text}\n{wrapped(hidden)}" if kept < len(heads) else text
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[: size - 1]}…"
+
+
 def _terminal(table: Table) -> str:
     table, width = _dropped(table), terminal_width()
     lines = [escaping.one_line(table.title), "", *([_simple(table)] if _has_metrics(table) else [])]
@@ -48,15 +97,22 @@ def _terminal(table: Table) -> str:
 
 
 def _dropped(table: Table) -> Table:
-    """The table without the last columns that do not fit into the terminal, and a note on them."""
+    """The table without the last columns that do not fit into the terminal, and a note on them.
+
+    The first metric is kept, if need be without its interval.
+    """
     width, names = terminal_width(), list(table.frame.columns)
-    keys = sum(name not in table.best for name in names) or 1
+    least = next((k + 1 for k, name in enumerate(names) if name in table.best), 1)
     kept = len(names)
-    while width is not None and kept > keys + 1 and _width(table, names[:kept]) > width:
+    while width is not None and kept > least and _width(table, names[:kept]) > width:
         kept -= 1
-    if kept == len(names):
+    hidden = names[kept:]
+    if width is not None and _width(table, names[:kept]) > width:
+        short = table.frame.map(lambda cell: str(cell).partition(" [")[0])
+        table, hidden = replace(table, frame=short), [*hidden, "intervals"]
+    if not hidden:
         return table
-    word = f"not shown, the terminal is {width} wide: {', '.join(names[kept:])}; --metrics and --format choose"
+    word = f"not shown, the terminal is {width} wide: {', '.join(hidden)}; --metrics and --format choose"
     return replace(table, frame=table.frame[names[:kept]], notes=[*table.notes, word])
 
 

@@ -1,8 +1,10 @@
 """Bundles: results of another group are verified, merged, shown as claimed, and made again."""
 
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from eigencam.store.claim import CLAIM, Claim
 from eigencam.store.gather import first_difference
 from eigencam.store.reader import read, read_all
 from eigencam.store.records import summed_up
-from eigencam.store.seal import digest, write_json
+from eigencam.store.seal import digest, read_json, write_json
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: object, status: int = 0) -> str:
@@ -104,6 +106,97 @@ def test_a_changed_file_is_refused_by_name(theirs: Path, end: str) -> None:
 def test_a_file_more_or_less_is_refused(theirs: Path, change: Callable[[dict[str, bytes]], None], word: str) -> None:
     with pytest.raises(BundleError, match=word), unpacked(rewritten(theirs, change)):
         pass
+
+
+def remade(files: dict[str, bytes], bundle: Path) -> Path:
+    """Write files as a bundle whose manifest fits them, as somebody with this program could."""
+    made = bundle.with_name("remade")
+    made.mkdir()
+    (made / "old.json").write_bytes(files.pop("bundle.json"))
+    entries = {name: {"bytes": len(content), "blake2b": digest(content)} for name, content in files.items()}
+    write_json(made / "bundle.json", {**read_json(made / "old.json"), "files": entries})
+    with zipfile.ZipFile(bundle.with_name("remade.zip"), "w") as archive:
+        archive.write(made / "bundle.json", "bundle.json")
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return bundle.with_name("remade.zip")
+
+
+def sealed_again(end: str, **changes: Any) -> Callable[[dict[str, bytes], Path], None]:
+    """Change a JSON file of a bundle, and seal it again."""
+
+    def change(files: dict[str, bytes], scratch: Path) -> None:
+        name = named(files, end)
+        scratch.write_bytes(files[name])
+        content = dict(read_json(scratch))
+        for key, value in changes.items():
+            content[key] = value(content[key]) if callable(value) else value
+        write_json(scratch, content)
+        files[name] = scratch.read_bytes()
+
+    return change
+
+
+def swapped(files: dict[str, bytes], _scratch: Path) -> None:
+    one, other = (name for name in files if name.endswith("rows.parquet"))
+    files[one], files[other] = files[other], files[one]
+
+
+def without_runs(files: dict[str, bytes], _scratch: Path) -> None:
+    folder = named(files, "rows.parquet").split("/")[0]
+    for name in [name for name in files if name.startswith(f"{folder}/runs/")]:
+        del files[name]
+
+
+def renamed(files: dict[str, bytes], _scratch: Path) -> None:
+    folder = named(files, "rows.parquet").split("/")[0]
+    for name in [name for name in files if name.startswith(folder)]:
+        files[name.replace(folder, f"{folder[:-10]}0123456789")] = files.pop(name)
+
+
+def better(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*metrics[:-1], {**metrics[-1], "value": 99.0}]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "left"),
+    [
+        (swapped, r"rows\.parquet: damaged: its content does not match the checksum in the summary", 0),
+        (sealed_again("metrics.json", metrics=better), r"mean_iou: value 99\.0 stored, \d+\.\d+ from its rows", 1),
+        (sealed_again("metrics.json", n=5), "n = 5, and its rows are of 6 images", 1),
+        (sealed_again("identity.json", dtype="float64"), r"identity\.json: damaged: it is the identity of a folder", 1),
+        (renamed, r"identity\.json: damaged: it is the identity of a folder", 1),
+        (without_runs, r"row 0 \(image 0000\): no file in runs/ says which run computed it", 1),
+    ],
+)
+def test_a_bundle_whose_manifest_fits_is_refused_by_what_it_contradicts(
+    change: Callable[[dict[str, bytes], Path], None],
+    reason: str,
+    left: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finished(tmp_path / "there")
+    finished(tmp_path / "there", iou=0.3, method={"name": "Other", "version": 1})
+    said(capsys, "bundle", tmp_path / "there", "--out", tmp_path / "theirs.zip")
+    with zipfile.ZipFile(tmp_path / "theirs.zip") as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    change(files, tmp_path / "scratch.json")
+    bundle = remade(files, tmp_path / "theirs.zip")
+    for command in (["verify", bundle], ["merge", bundle, "--into", tmp_path / "ours"]):
+        out = said(capsys, *command, status=1)
+        assert re.search(rf"remade\.zip/data-net-method-localization-\w{{10}}.*{reason}", out)
+    assert f"{left} complete results in " in out
+
+
+def test_a_file_that_is_in_a_bundle_twice_or_cut_is_refused(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.zip").write_bytes(theirs.read_bytes()[:-100])
+    assert "cut.zip: no bundle" in said(capsys, "verify", tmp_path / "cut.zip", status=2)
+    with zipfile.ZipFile(theirs, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(next(name for name in archive.namelist() if name.endswith("rows.parquet")), b"other")
+    assert "rows.parquet is in it twice" in said(capsys, "merge", theirs, "--into", tmp_path / "ours", status=2)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from eigencam.evaluation.escaping import one_line
+from eigencam.evaluation.tables import wrapped
 from eigencam.reporting.card import card
 from eigencam.store.reader import read, results_in
 from eigencam.store.trust import keep_out
@@ -28,6 +29,6 @@ def main(args: argparse.Namespace) -> int:
         if not found:
             raise FileNotFoundError(f"{root}: no result there; `eigencam status` lists those of a folder")
         for stored in found:
-            print("\n".join(map(one_line, card(stored))), end="\n\n")
+            print(wrapped("\n".join(map(one_line, card(stored)))), end="\n\n")
             damaged += stored.state in ("damaged", "refused")
     return int(damaged > 0)

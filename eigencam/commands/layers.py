@@ -11,10 +11,9 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 from eigencam.configuring import named
 from eigencam.evaluation.escaping import one_line
+from eigencam.evaluation.tables import listed, wrapped
 
 if TYPE_CHECKING:
     from eigencam.networks.default_layer import Choice
@@ -53,9 +52,9 @@ def main(args: argparse.Namespace) -> int:
         choice, why = choose(network.module, network.examined(), classifier=network.classes is not None), ""
     except NoAnswerError as error:
         choice, why = Choice(None, None, {}), str(error)
-    print(f"{network.label}, input {network.preprocess}\n")
-    print(tabulate(list(rows(network, choice, every=args.all)), HEADER, "simple", disable_numparse=True))
-    print("\n".join(notes(choice, why)))
+    print(wrapped(f"{network.label}, input {network.preprocess}"), end="\n\n")
+    print(listed(rows(network, choice, every=args.all), HEADER))
+    print(wrapped("\n".join(notes(choice, why))))
     return 0
 
 

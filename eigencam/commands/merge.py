@@ -5,7 +5,7 @@
     eigencam merge runs/*/ --into whole                    processes that each wrote a folder of its own
 
 The rows of a result are united, and summarised if no image is missing. Two different rows for the same image
-contradict each other; only that result is refused.
+contradict each other; only that result is refused. So is a result of a bundle whose numbers are not those of its rows.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from eigencam.configuring.catalogue import HEADER, catalogue, pages
+from eigencam.evaluation.tables import listed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,8 @@ def main(args: argparse.Namespace) -> int:
     found = catalogue(args.config_dir)
     if args.pages:
         print(pages(found), end="")
+    elif args.format == "markdown":
+        print(tabulate([entry.row for entry in found], HEADER, "pipe", disable_numparse=True))
     else:
-        style = "pipe" if args.format == "markdown" else "simple"
-        print(tabulate([entry.row for entry in found], HEADER, style, disable_numparse=True))
+        print(listed([entry.row for entry in found], HEADER))
     return 0

@@ -9,8 +9,7 @@ import argparse
 import fnmatch
 from collections.abc import Iterator
 
-from tabulate import tabulate
-
+from eigencam.evaluation.tables import listed, wrapped
 from eigencam.networks import libraries
 from eigencam.networks.libraries import LIBRARIES, Library, describe
 
@@ -33,17 +32,22 @@ def main(args: argparse.Namespace) -> int:
             print(f"{library}: {error}")
     found = list(matching(args.pattern))
     if not found:
-        print(f"no network is called {args.pattern!r}; near matches: {', '.join(near(args.pattern)) or 'none'}")
+        print(
+            wrapped(f"no network is called {args.pattern!r}; near matches: {', '.join(near(args.pattern)) or 'none'}")
+        )
         return 1
     if len(found) > MOST:
         print("\n".join(found))
-        print(f"{len(found)} networks; for at most {MOST}, `eigencam networks PATTERN` describes their weights")
+        print(
+            wrapped(f"{len(found)} networks; for at most {MOST}, `eigencam networks PATTERN` describes their weights")
+        )
         return 0
-    print(tabulate(list(map(row, found)), HEADER, "simple", disable_numparse=True))
-    print(
+    print(listed(map(row, found), HEADER))
+    note = (
         "top-1: on ILSVRC's validation images, as the library reports it; other weights: model.weights=NAME or a file, "
         "null: untrained"
     )
+    print(wrapped(note))
     return 0
 
 

@@ -15,10 +15,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tabulate import tabulate
-
 from eigencam.configuring.results_options import default_results
 from eigencam.evaluation.escaping import one_line
+from eigencam.evaluation.tables import listed
 from eigencam.store.locks import is_held, take
 from eigencam.store.reader import Stored, is_result, newest, read_all
 from eigencam.store.schema import CONFIG, DAMAGED, RUNS
@@ -36,8 +35,7 @@ def main(args: argparse.Namespace) -> int:
     if not found:
         print(f"{args.results}: nothing to prune")
         return 0
-    lines = [tuple(map(one_line, (why, folder.name, text))) for folder, why, text in found]
-    print(tabulate(lines, ("why", "result", ""), "simple", disable_numparse=True))
+    print(listed([(why, folder.name, text) for folder, why, text in found], ("why", "result", "")))
     if args.yes:
         removed = [folder for folder, _, _ in found if _remove(folder)]
         print(f"{len(removed)} results removed from {args.results}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from eigencam.evaluation.escaping import one_line
+from eigencam.evaluation.tables import listed
 from eigencam.reporting.layouts import Layout, layouts
 from eigencam.reporting.papers import empty_cells, every_cell
 from eigencam.reporting.published import merged, numbers, papers, read_readings, write_readings
@@ -61,7 +62,7 @@ def _overview() -> int:
         tables = layouts(paper)
         empty = sum(len(empty_cells(layout, published)) for layout in tables)
         lines.append((paper, int((published["paper"] == paper).sum()), empty, tables[0].address))
-    print(tabulate(lines, ("paper", "numbers", "empty cells", "address")))
+    print(listed(lines, ("paper", "numbers", "empty cells", "address")))
     return 0
 
 

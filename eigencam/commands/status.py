@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from eigencam.configuring.results_options import default_results
 from eigencam.evaluation.escaping import one_line
+from eigencam.evaluation.tables import listed, wrapped
 from eigencam.store.reader import Stored, as_lines, read, read_all
 
 STATES = ("done", "running", "partial", "failed", "damaged", "old", "left out", "missing", "refused")
@@ -45,8 +45,7 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
     elif args.all:
         shown = frame.assign(left=frame.pop("left_s").map(duration)).fillna("")
-        shown = shown.map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
-        print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1, 2, 3]))
+        print(listed(shown.itertuples(index=False), list(shown.columns)))
     else:
         _print_counts(frame)
         print(f"{len(frame)} results in {args.results}; --all lists them")
@@ -120,10 +119,11 @@ def _print_counts(frame: pd.DataFrame) -> None:
         index=["dataset", "network"], columns="state", values="error", aggfunc="size", fill_value=0
     )
     counts = counts.reindex(columns=[state for state in STATES if state in counts])
-    shown = counts.reset_index().map(lambda cell: one_line(cell) if isinstance(cell, str) else cell)
-    print(tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=[0, 1]))
+    shown = counts.reset_index()
+    print(listed(shown.itertuples(index=False), list(shown.columns)))
     for line in frame[frame["state"].isin([*BAD, "old"])].itertuples():
-        print(one_line(f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}"))
+        said = f"{line.state}: {line.dataset} {line.network} {line.method} {line.evaluator}: {line.error}"
+        print(wrapped(one_line(said)))
     # The results of one network on one dataset are made together, so the longest time counts; jobs run in sequence.
     left = frame.groupby(["dataset", "network"])["left_s"].max().sum(min_count=1)
     if left == left:

@@ -44,7 +44,7 @@ def parsed(text: str) -> Target | int:
 def _function(name: str) -> Target:
     """The function of a dotted name, which gets the network's output."""
     try:
-        target = find(name)
+        target: Target = find(name)
     except Exception as error:  # an import may raise anything
         raise ValueError(f"--target {name}: {first_line(error)}") from None
     if not callable(target):

@@ -15,6 +15,7 @@ from eigencam.commands.bundle import named, opened
 from eigencam.commands.inputs import settings_and_paths
 from eigencam.configuring.results_options import add_trust, default_results, trust_of
 from eigencam.evaluation.escaping import one_line
+from eigencam.evaluation.tables import wrapped
 from eigencam.store.canonical import canonical, checksum
 from eigencam.store.image_digests import Known, said_of
 from eigencam.store.reader import Stored, read, results_in
@@ -55,11 +56,11 @@ def main(args: argparse.Namespace) -> int:
 
             said += [line for same in groups for line in data_faults(same, settings, trust)]
     for line in said:
-        print(one_line(named(line, names)))
+        print(wrapped(one_line(named(line, names))))
     complete = sum(stored.summary is not None for stored in results)
     claimed = sum(stored.claim is not None and not stored.claim.confirmed for stored in results)
     claims = f", {claimed} claimed by others and not made again here" if claimed else ""
-    print(f"{len(results)} results, {complete} of them complete{claims}; {len(said) or 'no'} faults")
+    print(wrapped(f"{len(results)} results, {complete} of them complete{claims}; {len(said) or 'no'} faults"))
     return int(bool(said))
 
 

@@ -7,7 +7,8 @@ results of other methods.
 
 The rows of a result are the union of its rows in all folders. If all images are present, the result is summarised and
 has the bytes of one that a single run made. Two different rows for the same image contradict each other: the result is
-refused, with the names of both folders. The sources are only read.
+refused, with the names of both folders. So is a claimed result (`eigencam.store.claim`) whose numbers are not those of
+its rows. The sources are only read.
 """
 
 import shutil
@@ -35,6 +36,7 @@ from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
+from eigencam.store.verify import check
 
 HELD = 2**19
 """Number of rows of all sources that are compared at a time."""
@@ -126,7 +128,7 @@ def merge(sources: Sequence[Path], into: Path, trust: Trust = PACKAGED, only: Co
 
 def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged) -> None:
     """Merge the sources of one result."""
-    found = [source for folder in folders if (source := _read(folder, merged.faults))]
+    found = [source for folder in folders if (source := _read(folder, merged.faults, trust))]
     if not found:
         return
     first, target = found[0].stored, into / found[0].stored.folder.name
@@ -151,8 +153,11 @@ def _merge_one(folders: Sequence[Path], into: Path, trust: Trust, merged: Merged
     merged.complete += result.summary is not None
 
 
-def _read(folder: Path, faults: list[str]) -> _Source | None:
-    """Read one result; damaged files are reported, and the rest is used."""
+def _read(folder: Path, faults: list[str], trust: Trust) -> _Source | None:
+    """Read one result; damaged files are reported, and the rest is used.
+
+    A claimed result whose numbers are not those of its rows is refused.
+    """
     stored = read(folder, hashed=True)
     if stored is None:
         return None
@@ -161,6 +166,9 @@ def _read(folder: Path, faults: list[str]) -> _Source | None:
         return None
     if stored.faults and (sealed := examine(folder).summary) and sealed.names == stored.names:
         stored = replace(stored, summary=sealed, faults=())  # damaged files hold no rows
+    if stored.claim and not stored.claim.confirmed and (wrong := check(stored, trust)[0]):
+        faults += [f"{folder}: {line}" for line in wrong]
+        return None
     if (summary := stored.summary) is not None:
         files = [] if summary.unsupported else [stored.row_file().path]
         bad: dict[Bad, Mapping[str, str]] = {"bad_images": summary.bad_images, "bad_truths": summary.bad_truths}

@@ -43,16 +43,32 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
         return
     for line in outdated(stored.identity):
         yield f"made by another version: {line}"
-    if summary.unsupported:
-        return
+    contradictions, unchecked = check(stored, trust)
+    yield from contradictions
+    if unchecked:
+        yield unchecked
+
+
+def check(stored: Stored, trust: Trust = PACKAGED) -> tuple[list[str], str]:
+    """Compare a result's numbers with its rows, and its rows with the runs that claim them.
+
+    Args:
+        stored: as read, with the rows' checksum compared.
+        trust: which code may be built to recompute its metrics.
+
+    Returns:
+        A line for each contradiction; and why the metrics could not be recomputed, "" if they were.
+    """
+    summary = stored.summary
+    if summary is None or summary.unsupported:
+        return [], ""
     try:
         rows = stored.row_file()
-        said = list(_counts(stored, summary, rows))
+        counts = list(_counts(stored, summary, rows))
     except (ValueError, OSError) as error:
-        yield first_line(error)
-        return
-    yield from said
-    yield from _metrics(stored, summary, rows, trust)
+        return [first_line(error)], ""
+    metrics, unchecked = _metrics(stored, summary, rows, trust)
+    return [*counts, *metrics], unchecked
 
 
 def _counts(stored: Stored, summary: Summary, rows: RowFile) -> Iterator[str]:
@@ -131,24 +147,24 @@ def _repeated(values: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     return np.unique(every[1:][every[1:] == every[:-1]])
 
 
-def _metrics(stored: Stored, summary: Summary, rows: RowFile, trust: Trust) -> Iterator[str]:
-    """Compare the stored metrics with those of the rows."""
+def _metrics(stored: Stored, summary: Summary, rows: RowFile, trust: Trust) -> tuple[list[str], str]:
+    """Compare the stored metrics with those of the rows; also why they were not recomputed."""
     try:
         evaluator = stored.evaluator(trust)
         current = is_current(summary, evaluator)
         recomputed = summed_up(evaluator, rows)[0] if current else {}
     except Exception as error:  # untrusted code, or any error of it on foreign rows
-        yield f"metrics not recomputed: {first_line(error)}"
-        return
+        return [], f"metrics not recomputed: {first_line(error)}"
     if not current:
-        yield "summarised by another version of this program; `eigencam summarize` recomputes its metrics"
-        return
+        return [], "summarised by another version of this program; `eigencam summarize` recomputes its metrics"
     made = {metric["name"]: metric_of(stored.folder, strict(metric)) for metric in recomputed["metrics"]}
     kept = {metric["name"]: metric for metric in summary.metrics}
-    for name in dict.fromkeys((*kept, *made)):
-        yield from _differences(name, kept.get(name), made.get(name))
+    lines = [
+        line for name in dict.fromkeys((*kept, *made)) for line in _differences(name, kept.get(name), made.get(name))
+    ]
     if recomputed["headline"] != summary.headline:
-        yield f"headline {', '.join(summary.headline)}; its evaluator says {', '.join(recomputed['headline'])}"
+        lines.append(f"headline {', '.join(summary.headline)}; its evaluator says {', '.join(recomputed['headline'])}")
+    return lines, ""
 
 
 def _differences(name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any] | None) -> Iterator[str]:
