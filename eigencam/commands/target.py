@@ -1,6 +1,7 @@
 """Parsing of `--target`."""
 
 import re
+from typing import cast
 
 from eigencam.files import first_line
 from eigencam.passes.embeddings import read_embedding, read_embeddings
@@ -49,4 +50,4 @@ def _function(name: str) -> Target:
         raise ValueError(f"--target {name}: {first_line(error)}") from None
     if not callable(target):
         raise ValueError(f"--target {name}: {type(target).__name__}; allowed: a function of the network's output")
-    return target
+    return cast("Target", target)
