@@ -1,6 +1,7 @@
 """Tables, status and the command line, on results of a small run."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from stored import ENVIRONMENT
 
 from eigencam.commands.main import SUBCOMMANDS, main
 from eigencam.evaluation.footnotes import _origins
-from eigencam.evaluation.tables import render, tables
+from eigencam.evaluation.tables import Table, listed, render, tables, wrapped
 from eigencam.reporting.collect import _tell_apart, collect
 from eigencam.running.run import run
 from eigencam.store.records import Result
@@ -213,3 +214,43 @@ def test_a_footnote_on_origins_names_what_differs_and_stays_short() -> None:
         "net/m03, and 11 more); p00 2, p01 2, p02 2, p03 2 (net/m15, net/m16, net/m17, net/m18, and 11 more)"
     )
     assert _origins(part.iloc[1:2]) == []
+
+
+@pytest.mark.parametrize("width", [80, 60, 45])
+def test_a_list_fits_into_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = ("dataset", "network", "method", "rows", "error")
+    lines = [("folder", "efficientnet_lite0", "gradcampp", 48, "a long reason, " * 8), ("voc", "vgg16", "cam", 7, "")]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = listed(lines, heads)
+    assert len(whole.splitlines()[2]) > 120
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = listed(lines, heads)
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("…" in shown) == (width == 80)
+    assert ("not shown, the terminal is" in shown) == (width < 80)
+    assert re.search(r" 48\b.*\n.*  7\b", shown) or width == 45  # numbers are aligned on the right
+    assert listed([], heads).splitlines()[0].split() == list(heads)[: len(listed([], heads).splitlines()[0].split())]
+
+
+def test_a_terminal_too_narrow_for_an_interval_shows_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {"top1 %": ["75.0 [61.2, 85.1]"], "mean_iou %": ["57.5 [50.5, 63.9]"]}
+    frame = pd.DataFrame({"network": ["efficientnet_lite0"], "method": ["gradcam"], **cells})
+    table = Table("data", frame, pd.DataFrame(False, frame.index, list(cells)), [])
+    for width, number in ((60, "75.0 [61.2, 85.1]"), (44, "75.0")):
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = render(table, "terminal")
+        assert max(map(len, text.splitlines())) <= width
+        assert text.splitlines()[4].endswith(number)
+        assert "mean_iou %" in text.partition("not shown")[2]
+    assert "intervals" in text
+
+
+def test_a_long_line_is_continued_with_an_indent(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"  command: {'eigencam run ' * 10}\n\nnext"
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert wrapped(text) == text
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = wrapped(text).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[1].startswith("      ")
+    assert lines[-2:] == ["", "next"]
