@@ -10,6 +10,7 @@ from eigencam.store.claim import CLAIM, Claim
 from eigencam.store.schema import (
     CONFIG,
     IDENTITY,
+    NAMES,
     PARTS,
     ROWS,
     RUNS,
@@ -68,6 +69,9 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
         found.old = error
     found._checked(read_yaml, folder / CONFIG)
     found.summary = found._checked(lambda path: published(path.parent, hashed=hashed), folder / SUMMARY)
+    if found.identity and found.summary and (what := _of_another(folder.name, found.identity, found.summary)):
+        found.damaged.append(DamagedError(folder / SUMMARY, what))
+        found.summary = None
     found.claim = found._checked(Claim.read, folder / CLAIM)
     runs = [found._checked(Run.read, path) for path in visible(folder / RUNS, "*.json")]
     found.runs = tuple(sorted((run for run in runs if run), key=lambda run: run.started))
@@ -106,6 +110,16 @@ def published(folder: Path, *, hashed: bool = True) -> Summary:
     return summary
 
 
+def _of_another(name: str, identity: Mapping[str, Any], summary: Summary) -> str:
+    """Why a summary cannot be that of an identity; "" if it can."""
+    if summary.names != names_of(name, identity):
+        return f"it belongs to {'-'.join(summary.names)}"
+    images = identity["dataset"].get("n")
+    if type(images) is int and summary.n > images:
+        return f"n = {summary.n}, and the dataset has {images} images"
+    return ""
+
+
 def has_leftovers(folder: Path) -> bool:
     """Whether a complete result still has files of a process that was killed while it finished it."""
     return (folder / PARTS).exists() or any(folder.glob("error*.json")) or any(map(leftovers, (folder, folder / RUNS)))
@@ -114,3 +128,20 @@ def has_leftovers(folder: Path) -> bool:
 def read_error(path: Path) -> str:
     """Return the reason why a run stopped. DamagedError if the file has changed since it was written."""
     return str(read_json(path).get("error", ""))
+
+
+def names_of(name: str, identity: Mapping[str, Any] | None = None) -> tuple[str, str, str, str]:
+    """Return the four names in a folder's name; dataset and network may contain dashes if the identity says so."""
+    text = printable(name).rsplit("-", 1)[0]
+    if identity is not None:
+        dataset, network = str(identity["dataset"]["name"]), str(identity["network"]["name"])
+        rest = text.removeprefix(f"{dataset}-{network}-").rsplit("-", 1)
+        if len(rest) == 2:
+            return dataset, network, rest[0], rest[1]
+    parts = text.split("-", len(NAMES) - 1)
+    return (*parts, *[""] * (len(NAMES) - len(parts)))  # type: ignore[return-value]
+
+
+def printable(text: str) -> str:
+    r"""Return the text with `\udcff` for bytes that are not UTF-8: a folder's name may contain any."""
+    return text.encode(errors="backslashreplace").decode()

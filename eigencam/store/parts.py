@@ -100,8 +100,9 @@ class Parts:
         """
         path = self.folder / PLAN
         content = read_json(path)
-        if type(content.get("images")) is not int or type(content.get("baseline")) is not bool:
-            raise DamagedError(path, "images and baseline: not a number and a boolean")
+        images, baseline = content.get("images"), content.get("baseline")
+        if type(images) is not int or images < 1 or type(baseline) is not bool:
+            raise DamagedError(path, "images and baseline: not a number above 0 and a boolean")
         return content
 
     def tables(self, columns: list[str] | None = None) -> tuple[list[pa.Table], list[str]]:

@@ -19,7 +19,7 @@ import pandas as pd
 from eigencam.files import naming, one_line
 from eigencam.store.canonical import canonical
 from eigencam.store.claim import Claim
-from eigencam.store.examine import examine, read_error
+from eigencam.store.examine import examine, names_of, printable, read_error
 from eigencam.store.identity import OBJECT
 from eigencam.store.locks import is_held
 from eigencam.store.parts import Parts, RowFile
@@ -227,9 +227,9 @@ def read(folder: Path, *, hashed: bool = False) -> Stored | None:
             _KEPT[folder, hashed] = state, found
         return found
     except PermissionError as error:
-        return Stored(folder, _names(folder.name), denied=one_line(error))
+        return Stored(folder, names_of(folder.name), denied=one_line(error))
     except OSError as error:  # a disk that fails
-        return Stored(folder, _names(folder.name), faults=(one_line(error),))
+        return Stored(folder, names_of(folder.name), faults=(one_line(error),))
 
 
 _KEPT: dict[tuple[Path, bool], tuple[tuple[object, ...], Stored]] = {}
@@ -264,20 +264,16 @@ def _read(folder: Path, hashed: bool) -> Stored | None:
         return None
     found = examine(folder, hashed=hashed)
     if found.old:
-        return Stored(folder, _names(folder.name), old=str(found.old))
+        return Stored(folder, names_of(folder.name), old=str(found.old))
     faults = [*map(str, found.damaged), *Parts(folder / PARTS, folder.name.rsplit("-", 1)[-1]).damage()]
     if found.identity is None:
         if not faults and not (folder / SUMMARY).exists():  # a run has just started it
             return None
         if not (folder / IDENTITY).exists():
             faults.append(f"{folder / IDENTITY}: damaged: it is missing")
-        return Stored(folder, _names(folder.name), faults=tuple(faults))
-    names = _names(folder.name, found.identity)
-    if found.summary and found.summary.names != names:
-        faults.append(f"{folder / SUMMARY}: damaged: it belongs to {'-'.join(found.summary.names)}")
-    return Stored(
-        folder, names, found.identity, None if faults else found.summary, found.runs, found.claim, tuple(faults)
-    )
+        return Stored(folder, names_of(folder.name), faults=tuple(faults))
+    names, summary = names_of(folder.name, found.identity), None if faults else found.summary
+    return Stored(folder, names, found.identity, summary, found.runs, found.claim, tuple(faults))
 
 
 def newest(results: Iterable[Stored]) -> tuple[list[Stored], list[Stored]]:
@@ -322,27 +318,10 @@ def _code_alone(described: Any) -> Any:
     return kept
 
 
-def _names(name: str, identity: Mapping[str, Any] | None = None) -> tuple[str, str, str, str]:
-    """The four names in a folder's name; dataset and network may contain dashes if the identity says so."""
-    text = _printable(name).rsplit("-", 1)[0]
-    if identity is not None:
-        dataset, network = str(identity["dataset"]["name"]), str(identity["network"]["name"])
-        rest = text.removeprefix(f"{dataset}-{network}-").rsplit("-", 1)
-        if len(rest) == 2:
-            return dataset, network, rest[0], rest[1]
-    parts = text.split("-", len(NAMES) - 1)
-    return (*parts, *[""] * (len(NAMES) - len(parts)))  # type: ignore[return-value]
-
-
 def _is_hash(text: str) -> bool:
     return len(text) == 10 and all(character in "0123456789abcdef" for character in text)
 
 
 def as_lines(stored: Iterable[Stored]) -> list[str]:
     """Return a printable line for each result that is damaged or of an old format."""
-    return [_printable(line) for one in stored for line in (one.denied, one.old, *one.faults) if line]
-
-
-def _printable(text: str) -> str:
-    r"""Return the text with `\udcff` for bytes that are not UTF-8: a folder's name may contain any."""
-    return text.encode(errors="backslashreplace").decode()
+    return [printable(line) for one in stored for line in (one.denied, one.old, *one.faults) if line]

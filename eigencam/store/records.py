@@ -13,6 +13,7 @@ import shutil
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from eigencam.store.gather import Gathered, Plan, gather
 from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
 from eigencam.store.positions import Positions
-from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary
+from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary, impossible
 from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
 from eigencam.store.versions import summary_versions_of
@@ -341,8 +342,16 @@ class Result:
 
 
 def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, Any], list[Metric]]:
-    """Return the fields of `Summary` that an evaluator computes from rows, in memory or in blocks, and its metrics."""
+    """Return the fields of `Summary` that an evaluator computes from rows, in memory or in blocks, and its metrics.
+
+    Raises:
+        ValueError: a metric whose numbers contradict each other, or that occurs twice.
+    """
     metrics = summarised(evaluator, rows)
+    times = Counter(metric.name for metric in metrics)
+    for metric in metrics:
+        if what := impossible(metric.stored()) or ("it occurs twice" if times[metric.name] > 1 else ""):
+            raise ValueError(f"metric {metric.name}: {what}")
     summary = {
         "protocol": plain(dict(evaluator.protocol())),
         "headline": headline_of(evaluator),

@@ -51,6 +51,9 @@ _METRIC = {
     "kept": str,
     "caution": str,
 }
+_WORDS = {"better": ("", "lower", "higher"), "about": ("method", "network", "both")}
+"""Allowed values of two of these keys, the default first."""
+
 _ABSENT = {str: "", float: float("nan"), int: 0, bool: False}
 """Default of a key that a metric does not have."""
 
@@ -176,6 +179,10 @@ class Run:
         """Read one run. DamagedError if the file has changed since it was written."""
         everything = read_json(path)
         content = _Content(path, everything)
+        cost, seconds = content.get("cost", float, None), content.get("seconds", float, 0.0)
+        for key, value in (("cost", cost), ("seconds", seconds)):
+            if value is not None and value < 0:
+                raise DamagedError(path, f"{key}: {value:g}; a time is 0 or more")
         return cls(
             started=content.time("started"),
             host=content.get("host", str),
@@ -183,9 +190,9 @@ class Run:
             packages=content.texts("packages"),
             environment=everything,
             rows_before=content.get("rows_before", int, 0),
-            cost=content.get("cost", float, None),
+            cost=cost,
             images=content.get("images", int, 0),
-            seconds=content.get("seconds", float, 0.0),
+            seconds=seconds,
             rows=content.stretches("rows"),
         )
 
@@ -331,4 +338,28 @@ def metric_of(path: Path, metric: object) -> dict[str, Any]:
         raise DamagedError(path, f"metrics: {type(metric).__name__} in the place of dict")
     content = _Content(path, {key: value for key, value in metric.items() if value is not None})
     absent = {key: _ABSENT[kind] for key, kind in _METRIC.items()} | {"name": _REQUIRED, "about": "method"}
-    return {key: content.get(key, kind, absent[key]) for key, kind in _METRIC.items()}
+    found = {key: content.get(key, kind, absent[key]) for key, kind in _METRIC.items()}
+    if what := impossible(found):
+        raise DamagedError(path, f"metrics: {found['name']}: {what}")
+    return found
+
+
+def impossible(metric: Mapping[str, Any]) -> str:
+    """Return why no evaluator can have computed such a metric; "" if one can.
+
+    Args:
+        metric: name, value, low, high and n; what else it declares of `eigencam.evaluation.base.Metric`.
+    """
+    value, low, high, n = (metric[key] for key in ("value", "low", "high", "n"))
+    if n < 0 or (n == 0 and value == value):
+        return f"n = {n}, and a value of {value:g}"
+    if low > high:
+        return f"its interval is {low:g} to {high:g}"
+    if metric.get("undefined") and value == value:
+        return f"said to be undefined, and a value of {value:g}"
+    if metric.get("hit") and metric.get("unit") == "%" and (value < 0 or value > 100):
+        return f"a share of {value:g} %"
+    for key, words in _WORDS.items():
+        if (word := metric.get(key, words[0])) not in words:
+            return f"{key}: {str(word)[:40]!r}; allowed are {', '.join(map(repr, words))}"
+    return ""
