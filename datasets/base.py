@@ -49,7 +49,7 @@ class BadTruthError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The ground truth of one image. It validates itself on construction.
+    """The ground truth of one image. It validates itself on construction, and its arrays are read-only.
 
     A box must be finite, have positive width and height and lie within the image (`eigencam.datasets.bounds.possible`
     is the rule). A mask must be uint8, of the image's size, and not void everywhere. `of_classes` checks that labels
@@ -100,6 +100,11 @@ class Truth:
         self._check_boxes()
         if self.mask is not None:
             self._check_mask(self.mask)
+        for name in ("boxes", "box_labels", "difficult", "mask"):
+            if (array := getattr(self, name)) is not None:
+                view = array.view()
+                view.flags.writeable = False
+                object.__setattr__(self, name, view)
 
     def _check_boxes(self) -> None:
         boxes, labels = np.asarray(self.boxes), np.asarray(self.box_labels)

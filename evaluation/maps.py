@@ -44,7 +44,8 @@ class ScoreMap:
     """A raw score map and the image it belongs to.
 
     Attributes:
-        values: (h, w) float, any range, finite if it is to count; any resolution, up to that of the image.
+        values: (h, w) float, any range, finite if it is to count; any resolution, up to that of the image. Kept as a
+            float32 copy, read-only, since several evaluators read it.
         size: (height, width) of the original image, pixels.
         region: (x0, y0, x1, y1) half-open, in pixels of the original image: the part of it that the map covers, e.g.
             a centre crop; it may reach beyond the image. None: the whole image.
@@ -69,7 +70,9 @@ class ScoreMap:
         if self.region is not None and not (self.region[2] > self.region[0] and self.region[3] > self.region[1]):
             raise ValueError(f"a region of {self.region}: allowed is x0 y0 x1 y1 with x0 < x1 and y0 < y1")
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is handled below
-            object.__setattr__(self, "values", values.astype(np.float32))
+            own = values.astype(np.float32)
+        own.flags.writeable = False
+        object.__setattr__(self, "values", own)
 
     @property
     def state(self) -> State:

@@ -29,7 +29,24 @@ class SharedChangedError(ValueError):
         self.method = method
 
 
-def blame(part: str, error: Exception, images: Sequence[str] = ()) -> PartError:
+class NetworkChangedError(ValueError):
+    """A method modified the network itself in place, so all later numbers of the run would be of another network."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(
+            f"method {method} changes the network's weights or buffers in place, so the run stops; let the method work "
+            "on a copy of the network (copy.deepcopy)"
+        )
+        self.method = method
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether an error stops the run, as a scheduler's signal does; `sys.exit` in your own code does not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, SystemExit) and (not frames or _is_library(frames[-1].filename))
+
+
+def blame(part: str, error: BaseException, images: Sequence[str] = ()) -> PartError:
     """Return the error that names the part, the images and the line, with the original as its cause.
 
     Args:

@@ -16,7 +16,7 @@ from eigencam.networks.network import Network
 from eigencam.networks.preprocess import Region
 from eigencam.passes.answers import ANSWERS, answer_codes
 from eigencam.passes.forward import Forward, Picked
-from eigencam.running.faults import SharedChangedError
+from eigencam.running.faults import NetworkChangedError, SharedChangedError, is_stop
 from eigencam.transfer import to_device, to_host
 
 
@@ -94,7 +94,7 @@ def compute_maps(
     chunk: int = 64,
     progress: Callable[[str, int], None] = lambda _method, _count: None,
     clock: bool = False,
-    failed: Callable[[str, Exception], None] | None = None,
+    failed: Callable[[str, BaseException], None] | None = None,
 ) -> Maps:
     """Run all methods on one batch: one copy to the device and one back, which nothing has waited for yet.
 
@@ -118,6 +118,7 @@ def compute_maps(
 
     Raises:
         SharedChangedError: a method modified in place what all methods share.
+        NetworkChangedError: a method modified the network's weights or buffers in place.
         ValueError: a class that the network does not have, or a method that returns anything but one map per image, or
             boxes per image if it declares boxes.
     """
@@ -162,7 +163,7 @@ def _results(
     whole: Forward,
     targets: Tensor,
     progress: Callable[[str, int], None],
-    failed: Callable[[str, Exception], None] | None,
+    failed: Callable[[str, BaseException], None] | None,
     seconds: dict[str, float] | None,
 ) -> dict[str, Tensor | list[NDArray[np.float64]]]:
     """What each method returns: from the pass of every row or, for class-agnostic methods, from that of every image.
@@ -185,7 +186,10 @@ def _results(
         if seconds is not None:
             source.forget_gradients()
             start = _now(network)
+        before = network.versions()
         result = _called(name, method, source, targets if source is forward else targets.new_zeros(len(source)), failed)
+        if network.versions() != before:
+            raise NetworkChangedError(name)
         if result is None:
             continue
         if seconds is not None:
@@ -251,15 +255,15 @@ def _lose(
 
 
 def _called(
-    name: str, method: Method, forward: Forward, targets: Tensor, failed: Callable[[str, Exception], None] | None
+    name: str, method: Method, forward: Forward, targets: Tensor, failed: Callable[[str, BaseException], None] | None
 ) -> Tensor | list[NDArray[np.float64]] | None:
     """What a method returns, checked; None if it raised and `failed` was called."""
     try:
         return _checked(name, method, forward, targets)
     except SharedChangedError:
         raise
-    except Exception as error:  # a method may raise anything
-        if failed is None:
+    except (Exception, SystemExit) as error:  # a method may raise anything
+        if failed is None or is_stop(error):
             raise
         failed(name, error)
         return None
@@ -278,10 +282,14 @@ def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Te
         found = [np.asarray(boxes, np.float64) for boxes in result]
         if shapes := [boxes.shape for boxes in found if boxes.ndim != 2 or boxes.shape[1] != 5]:
             raise ValueError(f"method {name} returned boxes of shape {shapes[0]}; needed: (K, 5) for each image")
+        if not all(np.isfinite(boxes[:, :4]).all() for boxes in found):
+            raise ValueError(f"method {name} returned a box with a corner that is no finite number")
         return found
-    if not isinstance(result, Tensor) or result.is_complex() or result.ndim != 3 or len(result) != len(forward):
+    usable = isinstance(result, Tensor) and not result.is_complex() and result.layout is torch.strided
+    if not usable or result.ndim != 3 or len(result) != len(forward) or not result.numel():
         form = str(tuple(result.shape)) if isinstance(result, Tensor) else type(result).__name__
         form += " of complex numbers" if isinstance(result, Tensor) and result.is_complex() else ""
+        form += f", {result.layout}" if isinstance(result, Tensor) and result.layout is not torch.strided else ""
         raise ValueError(f"method {name} returned {form}; needed: a tensor ({len(forward)}, h, w), one map per image")
     return result
 

@@ -15,7 +15,7 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import is_class_specific, is_constant_by_design
 from eigencam.networks.preprocess import Region
-from eigencam.running.faults import PartError, blame
+from eigencam.running.faults import PartError, blame, is_stop
 from eigencam.running.loading import Batch
 from eigencam.running.maps import Maps
 from eigencam.running.prepare import Job
@@ -72,7 +72,7 @@ def score(
     found: Maps,
     wanted: Iterable[Key],
     progress: Callable[[str, int], None],
-    failed: Callable[[Key, Exception], None],
+    failed: Callable[[Key, BaseException], None],
 ) -> ScoredBatch:
     """Collect the maps with their images, after everything that needs the network has been computed.
 
@@ -95,7 +95,9 @@ def score(
             probe = BatchProbe(found.forward, job.methods[name], found.asked, score_maps, truths, beside, follows)
             try:
                 asked[name, e] = evaluator.rows(found.maps[name], probe)
-            except Exception as error:  # an evaluator may raise anything
+            except (Exception, SystemExit) as error:  # an evaluator may raise anything
+                if is_stop(error):
+                    raise
                 failed((name, e), error)
     of_pass = (found.maps, found.boxes, found.targets, found.top5, found.answers)
     return ScoredBatch(batch, image, truths, regions, *of_pass, asked)
@@ -119,7 +121,9 @@ def rows_of(job: Job, scored: ScoredBatch, wanted: Iterable[Key]) -> tuple[dict[
                     continue
                 try:
                     rows[name, e] += _rows_of_one(job, scored, (name, e), own, score_maps)
-                except Exception as error:  # an evaluator may raise anything
+                except (Exception, SystemExit) as error:  # an evaluator may raise anything
+                    if is_stop(error):
+                        raise
                     image = scored.batch.truths[n].image_id
                     faults[name, e] = blame(f"evaluator {e}, of method {name}", error, [image])
     return {key: made for key, made in rows.items() if key not in faults}, faults
@@ -143,6 +147,9 @@ def _rows_of_one(
         found = [evaluator.row_of_boxes(b, truth) for b, truth in zip(boxes, truths, strict=True)]
     else:
         found = [evaluator.row(m, truth) for m, truth in zip(score_maps, truths, strict=True)]
+    for row in found:
+        if taken := starts[0].keys() & row.keys():
+            raise ValueError(f"a row has the column {min(taken)}, which every row has already; give it another name")
     return [{**start, **row} for start, row in zip(starts, found, strict=True)]
 
 

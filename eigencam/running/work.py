@@ -60,14 +60,14 @@ class Work:
             self.failed[key] = str(error)
             self.todo[key].fail(error)
 
-    def fail_method(self, name: str, error: Exception, images: Sequence[str]) -> None:
+    def fail_method(self, name: str, error: BaseException, images: Sequence[str]) -> None:
         """Leave out a method that raised. An out-of-memory error is raised again while smaller batches are possible."""
         if isinstance(error, torch.OutOfMemoryError) and not self.size == self.chunk == 1:
             raise error
         keys = self.alive(key for key in self.todo if key[0] == name)
         self.fail(keys, blame(f"method {name}", error, images))
 
-    def fail_evaluator(self, key: Key, error: Exception, images: Sequence[str]) -> None:
+    def fail_evaluator(self, key: Key, error: BaseException, images: Sequence[str]) -> None:
         """Leave out an evaluator of one method that raised; see `fail_method`."""
         if isinstance(error, torch.OutOfMemoryError) and not self.size == self.chunk == 1:
             raise error

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,10 +60,21 @@ def signature_errors(node: Mapping[str, Any], where: str) -> Iterator[str]:
     for key in sorted(given & taken):
         if allowed := _allowed(node[key], forms.get(key)):
             yield f"{where}.{key}={node[key]}; allowed: {allowed}"
+        elif not _is_finite(node[key]):
+            yield f"{where}.{key}={node[key]}; allowed: finite numbers"
     for key in sorted(taken - given) if not node.get("_partial_") else ():
         if parameters[key].default is inspect.Parameter.empty:
             hint = "" if inspect.isclass(found) else " (a function that is itself the method: _partial_: true)"
             yield f"{where}.{key}: missing; {target} needs it{hint}"
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a parameter has no infinite number and no NaN, also inside lists and mappings."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _annotations(found: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import shutil
 import socket
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from eigencam.store.gather import Gathered, Plan, gather
 from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
 from eigencam.store.positions import Positions
-from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary, impossible
+from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary, stated
 from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
 from eigencam.store.versions import summary_versions_of
@@ -348,15 +347,19 @@ def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, An
         ValueError: a metric whose numbers contradict each other, or that occurs twice.
     """
     metrics = summarised(evaluator, rows)
-    times = Counter(metric.name for metric in metrics)
+    made = dict[str, dict[str, Any]]()
     for metric in metrics:
-        if what := impossible(metric.stored()) or ("it occurs twice" if times[metric.name] > 1 else ""):
-            raise ValueError(f"metric {metric.name}: {what}")
+        try:
+            if metric.name in made:
+                raise ValueError("it occurs twice")
+            made[metric.name] = stated(metric.stored())
+        except ValueError as error:
+            raise ValueError(f"metric {metric.name}: {error}") from None
     summary = {
         "protocol": plain(dict(evaluator.protocol())),
         "headline": headline_of(evaluator),
         "summary_versions": summary_versions_of(type(evaluator)),
-        "metrics": tuple(metric.stored() for metric in metrics),
+        "metrics": tuple(made.values()),
     }
     return summary, metrics
 

@@ -19,6 +19,7 @@ the folder. Everything read here is data: names, numbers and texts of the stated
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -342,6 +343,29 @@ def metric_of(path: Path, metric: object) -> dict[str, Any]:
     if what := impossible(found):
         raise DamagedError(path, f"metrics: {found['name']}: {what}")
     return found
+
+
+def stated(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `metrics.json` holds of a metric, with Python's own numbers.
+
+    Args:
+        metric: `eigencam.evaluation.base.Metric.stored`.
+
+    Raises:
+        ValueError: a value of another type, or numbers that would be refused when they are read.
+    """
+    allowed: dict[type, type] = {float: Real, int: Integral, str: str, bool: bool}
+    made: dict[str, Any] = {}
+    for key, value in metric.items():
+        kind = _METRIC[key]
+        if not isinstance(value, allowed[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{key}: {type(value).__name__} in the place of {kind.__name__}")
+        made[key] = kind(value)
+        if kind in (int, float) and abs(made[key]) > LARGEST_NUMBER:
+            raise ValueError(f"{key}: {made[key]:g}; allowed are numbers up to {LARGEST_NUMBER:g}")
+    if what := impossible(made):
+        raise ValueError(what)
+    return made
 
 
 def impossible(metric: Mapping[str, Any]) -> str:
