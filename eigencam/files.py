@@ -22,7 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _COUNT = itertools.count()
-_HIDDEN = re.compile(r"\.writing-(?P<host>.+)-(?P<pid>\d+)-\d+(\.[^.]*)?")
+_TOKEN = os.urandom(3).hex()
+_HIDDEN = re.compile(r"\.writing-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+(\.[^.]*)?")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -44,6 +45,22 @@ _REASONS = {
     errno.ELOOP: "the link leads back to itself",
     errno.EMFILE: "too many files are open; raise the limit, as with `ulimit -n 4096`",
 }
+
+
+def machine() -> str:
+    """Return the name within which process numbers are unique: of the machine and, on Linux, its process namespace.
+
+    Containers may share the name of their machine, while each numbers its processes from 1.
+    """
+    try:
+        return f"{socket.gethostname()}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
+def unique_name() -> str:
+    """Return a name that no other process has, on any machine."""
+    return f"{socket.gethostname()}-{os.getpid()}-{_TOKEN}"
 
 
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
@@ -85,7 +102,7 @@ def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterato
             return
         place = path.resolve() if follow and path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
-        name = f".writing-{socket.gethostname()}-{os.getpid()}-{next(_COUNT)}{place.suffix}"
+        name = f".writing-{machine()}-{os.getpid()}-{_TOKEN}{next(_COUNT)}{place.suffix}"
         beside = place.with_name(name)
         yield beside
         if before and is_file:
@@ -165,7 +182,7 @@ def leftovers(folder: Path, *, hours: float = 24) -> list[Path]:
         if (match := _HIDDEN.fullmatch(path.name)) is None:
             continue
         with suppress(OSError):
-            here = match["host"] == socket.gethostname()
+            here = match["host"] == machine()
             if not _runs(int(match["pid"])) if here else path.stat().st_mtime < time.time() - hours * 3600:
                 found.append(path)
     return found

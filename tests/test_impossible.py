@@ -1,18 +1,20 @@
 """Numbers that no run can have written: refused when read, whatever seals them, and never computed."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import pytest
-from stored import finished, half, result, rows
+from stored import ENVIRONMENT, finished, half, plan, result, rows
 
 from eigencam.commands.main import main
 from eigencam.evaluation.base import About, Metric
 from eigencam.evaluation.localization import Localization
 from eigencam.store.reader import read
-from eigencam.store.records import summed_up
+from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import _WORDS, PARTS, RUNS, SUMMARY, impossible
 from eigencam.store.seal import read_json, write_json
 
@@ -120,3 +122,31 @@ def test_a_summary_with_the_names_of_another_result_is_made_again(tmp_path: Path
     finished(tmp_path)
     assert result(tmp_path).whole
     assert (made.folder / SUMMARY).read_bytes() == before
+
+
+def _with_part_of_another(tmp_path: Path, frame: pd.DataFrame) -> Result:
+    """A result with all rows but one, and a sealed part of other rows."""
+    made = result(tmp_path / "r")
+    made.open("a: 1\n", ENVIRONMENT, None, plan(6))
+    made.add(rows(5).to_dict("records"))  # type: ignore[arg-type]
+    made.flush()
+    other = result(tmp_path / "other")
+    other.open("a: 1\n", ENVIRONMENT, None, plan(9))
+    other.add(frame.to_dict("records"))  # type: ignore[arg-type]
+    other.flush()
+    (part,) = (other.folder / PARTS).glob("*.parquet")
+    shutil.copy(part, made.folder / PARTS / f"2of2-{part.name.partition('-')[2]}")
+    return made
+
+
+def test_a_part_with_an_image_that_the_dataset_does_not_have_is_set_aside(tmp_path: Path) -> None:
+    made = _with_part_of_another(tmp_path, rows(9))
+    with made.finishing():
+        assert made.gathered() is None
+    assert any("2of2-" in line and "image 0006: not in the dataset; set aside" in line for line in made.repaired)
+
+
+def test_parts_that_do_not_fit_together_are_one_line(tmp_path: Path) -> None:
+    made = _with_part_of_another(tmp_path, rows(1, 5).assign(iou="high"))
+    with made.finishing(), pytest.raises(ValueError, match=r"parts of different columns: .*iou"):
+        made.gathered()

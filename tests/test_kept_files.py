@@ -126,14 +126,16 @@ def test_leftovers_of_killed_processes_go_and_those_of_others_stay(tmp_path: Pat
     if dead == 0:
         os._exit(0)
     os.waitpid(dead, 0)
-    host = socket.gethostname()
-    for name in (f".writing-{host}-{dead}-0.json", f".writing-{host}-{os.getpid()}-0.json", ".writing-a-b-7-0.parquet"):
+    host = files.machine()
+    container = f".writing-{socket.gethostname()}.1-{dead}-0.json"  # of one that shares the machine's name
+    others = (f".writing-{host}-{os.getpid()}-a1f.json", ".writing-a-b-7-0.parquet", container)
+    for name in (f".writing-{host}-{dead}-0.json", *others):
         (tmp_path / name).write_text("")
     old = tmp_path / ".writing-other-8-1"
     old.write_text("")
     os.utime(old, (time.time() - 90000, time.time() - 90000))
     assert {path.name for path in files.remove_leftovers(tmp_path)} == {f".writing-{host}-{dead}-0.json", old.name}
-    assert len(_hidden(tmp_path)) == 2
+    assert len(_hidden(tmp_path)) == 3
 
 
 AS_ANOTHER = """

@@ -22,6 +22,7 @@ from stored import ENVIRONMENT, finished, half, plan, result, rows
 import eigencam.files
 from eigencam.commands.main import main
 from eigencam.commands.prune import _remove
+from eigencam.files import machine
 from eigencam.store.bounded import read_table
 from eigencam.store.locks import HeldError, is_held, take
 from eigencam.store.parts import Parts
@@ -183,7 +184,7 @@ def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path
     made = result(tmp_path)
     (made.folder / "parts").mkdir(parents=True)
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    names = [made.folder / f".writing-{os.uname().nodename}-{int(dead.stdout)}-0.json", made.folder / "parts" / "x"]
+    names = [made.folder / f".writing-{machine()}-{int(dead.stdout)}-0.json", made.folder / "parts" / "x"]
     for name in names:
         name.write_text("half")
     finished(tmp_path)

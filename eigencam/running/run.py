@@ -7,8 +7,6 @@ and ends in identical rows. A batch is computed if any result lacks one of its i
 results lack it.
 """
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ from tqdm import tqdm
 from eigencam.datasets.base import BadImageError, BadTruthError
 from eigencam.datasets.digest import is_changed
 from eigencam.evaluation.base import asks_network
-from eigencam.files import first_line, one_line
+from eigencam.files import first_line, one_line, unique_name
 from eigencam.methods.base import caveat_of, is_baseline
 from eigencam.running.accuracy import accuracy_line
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
@@ -125,7 +123,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
 def _move_to_own_folder(job: Job, say: Callable[[str], None]) -> None:
     """Write the results to a folder of this process's own; rows left by other processes are copied into it."""
     common = next(iter(job.results.values())).root
-    own = common / f"{socket.gethostname()}-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    own = common / f"{unique_name()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     job.results = {key: replace(result, root=own, alone=True) for key, result in job.results.items()}
     names = {result.folder.name for result in job.results.values()}
     folders = [common, *common.iterdir()] if common.is_dir() else []
@@ -376,7 +374,11 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
         result.measured(measured)
         if result.complete:
             return True
-        gathered = result.gathered()
+        try:
+            gathered = result.gathered()
+        except ValueError as error:  # no image could be scored, or somebody else's parts
+            work.fail([key], error)
+            return False
         if gathered is None:
             return False
         try:

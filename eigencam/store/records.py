@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from eigencam.evaluation.base import Metric, Row, headline_of
 from eigencam.evaluation.sums import Blocks, summarised
-from eigencam.files import remove_leftovers, replacing, sync_folder, write_bytes
+from eigencam.files import first_line, remove_leftovers, replacing, sync_folder, unique_name, write_bytes
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.examine import examine, has_leftovers, published
 from eigencam.store.gather import Gathered, Plan, gather
@@ -163,7 +163,7 @@ class Result:
 
     def _note_run(self, environment: Mapping[str, Any]) -> None:
         now = time.gmtime()
-        self._run = f"{time.strftime('%Y%m%dT%H%M%S', now)}-{socket.gethostname()}-{os.getpid()}{self._shard.suffix}"
+        self._run = f"{time.strftime('%Y%m%dT%H%M%S', now)}-{unique_name()}{self._shard.suffix}"
         self._environment = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
             "host": socket.gethostname(),
@@ -244,8 +244,14 @@ class Result:
             except MisplacedError as error:
                 if self._plan is None:
                     raise
-                rows = self._plan.placed(read_rows(error.path))
+                try:
+                    rows = self._plan.placed(read_rows(error.path))
+                except ValueError as fault:  # an image that the dataset does not have
+                    self.repaired += set_aside(DamagedError(error.path, first_line(fault)))
+                    continue
                 self.parts.replace([error.path], pa.Table.from_pandas(rows, preserve_index=False))
+            except pa.ArrowException as error:
+                raise ValueError(f"{self.folder / PARTS}: parts of different columns: {first_line(error)}") from None
 
     def publish(self, gathered: Gathered, summary: Mapping[str, Any]) -> None:
         """Publish the gathered rows with their summary from `summed_up`; each run's file lists the rows it computed."""
