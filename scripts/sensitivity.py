@@ -1,6 +1,6 @@
 """Does changing any number in methods and evaluators make the golden test fail?
 
-    python scripts/sensitivity.py [--every N] [MODULE ...]
+    python scripts/sensitivity.py [--unreached] [--up] [--every N] [MODULE ...]
 
 Each numeric literal and default in the modules of methods, evaluators, attacks and shared parts is changed separately:
 floats by 5 % (0.0 to 0.05), integers by 1 up and by 1 down. A change is caught if a golden number changes, a default
@@ -11,10 +11,14 @@ caught.
 Literals that cannot change a result are skipped: in annotations, `raise` statements, conditions and messages of errors,
 cache sizes, and versions themselves.
 
-Modules are given by the ends of their names, such as `perturbation`. Functions are changed in place in forked copies of
-one process. Only those golden cases are computed that execute the changed statement: all cases of its module, and of
-the others the fastest that take different paths through its function, up to two seconds. Numba's functions run as plain
-Python. The outcomes are kept in a file: an interrupted call resumes, and only what has changed is tried again.
+`--unreached` tries nothing: it reports the literals in statements that no golden case executes, which no golden number
+can therefore catch. It costs the tracing alone, some two minutes of processor time for all modules.
+
+Modules are given by the ends of their names, as `perturbation`; the smallest come first. Functions are changed in place
+in forked copies of one process. Only those golden cases are computed that execute the changed statement: all cases of
+its module, and of the others the fastest that take different paths through its function, up to two seconds. Numba's
+functions run as plain Python. The outcomes are kept in a file: an interrupted call resumes, and only what has changed
+is tried again.
 """
 
 import argparse
@@ -249,8 +253,19 @@ def imported(found: dict[str, Any]) -> Ran:
     return Ran(found["seconds"], found["lines"], found["loaded"])
 
 
-def tried(name: str, golden: Golden, known: dict[str, str], every: int = 1) -> Iterator[tuple[Change, str]]:
-    """Changes of one module with what caught each, "" if nothing did; of the integers only one in `every`."""
+def tried(
+    name: str, golden: Golden, known: dict[str, str], every: int = 1, *, up: bool = False, unreached: bool = False
+) -> Iterator[tuple[Change, str]]:
+    """Changes of one module with what caught each, "" if nothing did.
+
+    Args:
+        name: of the module.
+        golden: the cases.
+        known: what earlier calls found; added to.
+        every: of the integers' changes only one in so many.
+        up: integers are changed by 1 up alone.
+        unreached: only changes that no case executes, which are not tried.
+    """
     module = importlib.import_module(name)
     source = inspect.getsource(module)
     tree = ast.parse(source)
@@ -264,10 +279,12 @@ def tried(name: str, golden: Golden, known: dict[str, str], every: int = 1) -> I
         return first_fault({key: golden.makers[key] for key in names}, golden.wanted)
 
     all_changes = list(changes(source, name.rpartition(".")[2]))
-    integers = [change for change in all_changes if isinstance(change.old, int)]
+    integers = [c for c in all_changes if isinstance(c.old, int) and (c.new > c.old or not up)]
     start = zlib.crc32(name.encode()) % every
     for change in [c for c in all_changes if isinstance(c.old, float)] + integers[start::every]:
         names = golden.of(name, where[change.node])
+        if names and unreached:
+            continue
         key = f"{change.name} {zlib.crc32(source.encode()):08x}"
         missed = f"-{zlib.crc32(' '.join(sorted(names)).encode()):08x}"
         if known.get(key, missed).startswith("-") and known.get(key) != missed:
@@ -347,6 +364,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="ends of their names; all of them by default")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="of the integers' changes only one in N")
+    parser.add_argument("--up", action="store_true", help="integers are changed by 1 up alone")
+    parser.add_argument("--unreached", action="store_true", help="only what no golden case executes")
     parser.add_argument("--state", type=Path, default=STATE, metavar="FILE", help=f"what was found so far ({STATE})")
     arguments = parser.parse_args()
     ends = tuple(f".{end}" for end in arguments.modules)
@@ -355,9 +374,11 @@ def main() -> int:
     golden = Golden(everything, state)
     state.save()
     found: list[tuple[Change, str]] = []
-    for name in [name for name in everything if not ends or name.endswith(ends)]:
+    chosen = [name for name in everything if not ends or name.endswith(ends)]
+    for name in sorted(chosen, key=lambda name: len(inspect.getsource(sys.modules[name]))):
         begun, before = len(found), os.times()
-        for one in tried(name, golden, state.tried, arguments.every):
+        how = {"up": arguments.up, "unreached": arguments.unreached}
+        for one in tried(name, golden, state.tried, arguments.every, **how):
             found.append(one)
             if len(found) % 50 == 0:
                 state.save()
@@ -365,7 +386,8 @@ def main() -> int:
         now, caught = os.times(), sum(bool(by) for _, by in found[begun:])
         seconds = sum(now[:4]) - sum(before[:4])
         print(f"{name}: {caught} of {len(found) - begun} caught, {seconds:.0f} s", file=sys.stderr, flush=True)
-    return report(found, exemptions() if EXEMPT.is_file() else {}, not ends and arguments.every == 1)
+    whole = not (ends or arguments.up or arguments.unreached) and arguments.every == 1
+    return report(found, exemptions() if EXEMPT.is_file() else {}, whole)
 
 
 if __name__ == "__main__":

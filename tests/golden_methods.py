@@ -53,7 +53,12 @@ FEW: dict[str, Any] = {
 }
 """Replacements for packaged parameters that only set a number of repetitions."""
 
-MORE: dict[str, dict[str, dict[str, Any]]] = {}
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "AttentionRollout": {"discard": {"discard": 0.3}},
+    "ExpectedGradients": {"noise": {"references": 2, "sigma": 0.1}},
+    "KPCACAM": {"width": {"width": 1.5}},
+    "LIME": {"slic": {"segmentation": "slic", "segments": 12, "samples": 10}},
+}
 """Settings in addition to the packaged ones, by class, for code that these do not reach."""
 
 OF_TRANSFORMERS = ("rollout", "gae", "transformer_attribution", "legrad", "attnlrp", "cp_lrp", "cp_lrp_gamma", "vitcx")

@@ -47,6 +47,7 @@ def _score_map() -> Case:
             case[f"components {k} {rule}"] = [*numbers(found.boxes), *numbers(found.pixels)]
             each = [score_maps.box_of(score, rule, t, component) for component in ("largest", "all")]
             case[f"box {k} {rule}"] = numbers(np.stack(each))
+        case[f"box of mask {k}"] = numbers(score_maps.box_of_mask(score.full > 0.4))
     return case
 
 
@@ -88,6 +89,10 @@ def _statistics() -> Case:
     case |= {"area": numbers(intervals.of_statistic(counts, lambda sums: sums[:, 0] ** 2 / sums[:, 1] ** 2))}
     case |= {"pooled": numbers(intervals.of_pooled_rate(np.arange(40.0) % 3, np.full(40, 4.0)))}
     metrics = [statistics.mean("m", values), statistics.rate("r", values > 0.4), statistics.rate("all", values >= 0)]
+    metrics += [statistics.change("change", np.round(2 * values - 1)), statistics.plain_mean("plain", values)]
+    for n in (40, 700):
+        case[f"bootstrap {n}"] = numbers(np.array(statistics.bootstrap_mean(np.sin(np.arange(float(n))) ** 2)))
+    case["bootstrap of equals"] = numbers(np.array(statistics.bootstrap_mean(np.arange(700.0) % 2)))
     import pandas as pd
 
     rows = pd.DataFrame({"image": np.arange(40) // 3})
@@ -153,6 +158,10 @@ def _forward() -> Case:
         case |= {f"{name} gradients": numbers(made.gradients(targets))}
         picked = made.pick(torch.tensor([1, 0, 1]))
         case |= {f"{name} picked": numbers(picked.gradients(torch.tensor([3, 0, 7])))}
+    made = network("scenes_vgg").forward(inputs(64))
+    plain = forward.forward_pass(made.module, made.images, made.layer)
+    plain.black, plain.white = made.black, made.white
+    case |= {"pixels": numbers(plain.pixels), "normalized": numbers(plain.normalized(inputs(32)))}
     channels_last = CHANNELS_LAST.maps(torch.arange(24.0).view(1, 2, 3, 4))
     return case | {"channels_last": numbers(channels_last)}
 
@@ -183,6 +192,10 @@ def _backward() -> Case:
         layer = network(name).layer
         case[f"{name} layer"] = numbers(backward.gradients(module, batch, targets, layer=layer)[1])
         case[f"{name} entering"] = numbers(backward.entering(module, batch).detach())
+    factors = [torch.linspace(-1, 2, 24, dtype=torch.float64).view(4, 6).add(k).requires_grad_() for k in (0, 1)]
+    for name, product in (("halved", backward.halved), ("rescaled", backward.rescaled_product)):
+        slopes = torch.autograd.grad(product(torch.mul, *factors).square().sum(), factors)
+        case[f"product {name}"] = numbers(torch.stack(slopes))
     normed = nn.LocalResponseNorm(3, alpha=0.5, beta=0.6)
     x = torch.linspace(-1, 2, 36, dtype=torch.float64).view(1, 4, 3, 3).requires_grad_()
     with backward.relevance_rules({"local_response_norm": backward.passed}, x):
@@ -230,10 +243,12 @@ def _tail() -> Case:
 
 
 def _ablation() -> Case:
-    return {
-        name: numbers(ablation.logits_without(network(name).forward(inputs(64), chunk=16), network(name).layer))
-        for name in ("scenes_vgg", "scenes_resnet")
-    }
+    case: Case = {}
+    for name in ("scenes_vgg", "scenes_resnet"):
+        made, layer = network(name).forward(inputs(64), chunk=16), network(name).layer
+        case[name] = numbers(ablation.logits_without(made, layer))
+        case[f"{name}, by passes"] = numbers(ablation._by_passes(made, made.activations(layer), layer))
+    return case
 
 
 def _smooth_masks() -> Case:

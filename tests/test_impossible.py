@@ -89,7 +89,7 @@ class Mine(Localization):
 
     found = Metric(**METRIC)  # type: ignore[arg-type]
 
-    def summary(self, _rows: Any) -> list[Metric]:
+    def summary(self, rows: Any) -> list[Metric]:
         return [self.found, replace(self.found, name="y")]
 
 
@@ -99,7 +99,7 @@ class Mine(Localization):
         ({"low": 60.0}, "metric x: its interval is 60 to 50"),
         ({"n": 0}, "metric x: n = 0, and a value of 40"),
         ({"better": "up"}, "metric x: better: 'up'; allowed are"),
-        ({"name": "y"}, "metric y: it occurs twice"),
+        ({"name": "y"}, "metrics: one of them twice"),
     ],
 )
 def test_what_cannot_be_is_not_stored(change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:

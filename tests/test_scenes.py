@@ -70,8 +70,9 @@ def test_what_is_returned_is_the_callers_own(scenes: Scenes) -> None:
     scenes.image(0)[:] = 0
     truth = scenes.truth(0)
     assert truth.mask is not None
-    truth.mask[:] = 0
-    truth.boxes[:] = 0
+    for array in (truth.mask, truth.boxes):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
     assert scenes.image(0).any()
     assert scenes.truth(0).boxes.any()
     mask = scenes.truth(0).mask

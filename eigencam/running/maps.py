@@ -285,13 +285,13 @@ def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Te
         if not all(np.isfinite(boxes[:, :4]).all() for boxes in found):
             raise ValueError(f"method {name} returned a box with a corner that is no finite number")
         return found
-    usable = isinstance(result, Tensor) and not result.is_complex() and result.layout is torch.strided
-    if not usable or result.ndim != 3 or len(result) != len(forward) or not result.numel():
-        form = str(tuple(result.shape)) if isinstance(result, Tensor) else type(result).__name__
-        form += " of complex numbers" if isinstance(result, Tensor) and result.is_complex() else ""
-        form += f", {result.layout}" if isinstance(result, Tensor) and result.layout is not torch.strided else ""
-        raise ValueError(f"method {name} returned {form}; needed: a tensor ({len(forward)}, h, w), one map per image")
-    return result
+    if isinstance(result, Tensor) and result.ndim == 3 and len(result) == len(forward) and result.numel():
+        if not result.is_complex() and result.layout is torch.strided:
+            return result
+    form = str(tuple(result.shape)) if isinstance(result, Tensor) else type(result).__name__
+    form += " of complex numbers" if isinstance(result, Tensor) and result.is_complex() else ""
+    form += f", {result.layout}" if isinstance(result, Tensor) and result.layout is not torch.strided else ""
+    raise ValueError(f"method {name} returned {form}; needed: a tensor ({len(forward)}, h, w), one map per image")
 
 
 def _now(network: Network) -> float:

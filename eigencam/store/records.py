@@ -353,19 +353,14 @@ def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, An
         ValueError: a metric whose numbers contradict each other, or that occurs twice.
     """
     metrics = summarised(evaluator, rows)
-    made = dict[str, dict[str, Any]]()
-    for metric in metrics:
-        try:
-            if metric.name in made:
-                raise ValueError("it occurs twice")
-            made[metric.name] = stated(metric.stored())
-        except ValueError as error:
-            raise ValueError(f"metric {metric.name}: {error}") from None
+    made = tuple(stated(metric.stored()) for metric in metrics)
+    if len({metric["name"] for metric in made}) < len(made):
+        raise ValueError("metrics: one of them twice")
     summary = {
         "protocol": plain(dict(evaluator.protocol())),
         "headline": headline_of(evaluator),
         "summary_versions": summary_versions_of(type(evaluator)),
-        "metrics": tuple(made.values()),
+        "metrics": made,
     }
     return summary, metrics
 

@@ -355,16 +355,16 @@ def stated(metric: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a value of another type, or numbers that would be refused when they are read.
     """
     allowed: dict[type, type] = {float: Real, int: Integral, str: str, bool: bool}
-    made: dict[str, Any] = {}
+    name, made = f"metric {metric['name']}", dict[str, Any]()
     for key, value in metric.items():
         kind = _METRIC[key]
         if not isinstance(value, allowed[kind]) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{key}: {type(value).__name__} in the place of {kind.__name__}")
+            raise ValueError(f"{name}: {key}: {type(value).__name__} in the place of {kind.__name__}")
         made[key] = kind(value)
         if kind in (int, float) and abs(made[key]) > LARGEST_NUMBER:
-            raise ValueError(f"{key}: {made[key]:g}; allowed are numbers up to {LARGEST_NUMBER:g}")
+            raise ValueError(f"{name}: {key}: {made[key]:g}; allowed are numbers up to {LARGEST_NUMBER:g}")
     if what := impossible(made):
-        raise ValueError(what)
+        raise ValueError(f"{name}: {what}")
     return made
 
 
