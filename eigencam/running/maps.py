@@ -285,9 +285,9 @@ def _checked(name: str, method: Method, forward: Forward, targets: Tensor) -> Te
         if not all(np.isfinite(boxes[:, :4]).all() for boxes in found):
             raise ValueError(f"method {name} returned a box with a corner that is no finite number")
         return found
-    if isinstance(result, Tensor) and result.ndim == 3 and len(result) == len(forward) and result.numel():
-        if not result.is_complex() and result.layout is torch.strided:
-            return result
+    is_dense = isinstance(result, Tensor) and not result.is_complex() and result.layout is torch.strided
+    if isinstance(result, Tensor) and is_dense and result.ndim == 3 and len(result) == len(forward) and result.numel():
+        return result
     form = str(tuple(result.shape)) if isinstance(result, Tensor) else type(result).__name__
     form += " of complex numbers" if isinstance(result, Tensor) and result.is_complex() else ""
     form += f", {result.layout}" if isinstance(result, Tensor) and result.layout is not torch.strided else ""
