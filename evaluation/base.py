@@ -253,6 +253,10 @@ class Probe(Protocol):
         """(N, h, w) maps of the same method for other images, for the same classes."""
         ...
 
+    def explain_classes(self, classes: "Tensor") -> "Tensor":
+        """(N, h, w) maps of the same method and images for other classes (N,) int64, from the same pass."""
+        ...
+
     def differentiable(self, images: "Tensor") -> "Tensor":
         """(B, K) float32 logits of further inputs, differentiable with respect to them."""
         ...

@@ -1,6 +1,6 @@
 """How often the 95 % intervals contain the true value, by simulation.
 
-    python scripts/interval_coverage.py --out results/coverage.csv        (hours of one core: 2,000 samples per row)
+    python scripts/interval_coverage.py --out results/coverage.csv        (3 minutes of one core: 2,000 samples per row)
     python scripts/interval_coverage.py --samples 300 --sizes 30,100
 
 It covers every kind of metric, from 5 to 5,000 images, rates up to 0 and 1, and rows that share an image. Rates of
@@ -25,6 +25,7 @@ from eigencam.evaluation.intervals import Floats, Interval, MeanRatio
 from eigencam.evaluation.paired import interval as of_change
 from eigencam.evaluation.pxap import average_precision
 from eigencam.files import write_text
+from eigencam.store.environment import git
 
 SIZES = (5, 8, 16, 19, 30, 60, 122, 326, 1000, 5000)
 COLUMNS = ("kind", "data", "n", "samples", "printed", "coverage", "misses_low", "misses_high", "least")
@@ -209,7 +210,8 @@ def main() -> None:
         lines.append(",".join(fields).replace("nan", ""))
         print(lines[-1], flush=True)
     if args.out:
-        said = f"# printed by: python scripts/interval_coverage.py --samples {args.samples}; shares in percent\n"
+        said = f"# printed by: python scripts/interval_coverage.py --samples {args.samples}; shares in percent; "
+        said += f"code {git()['git_commit']}\n"
         write_text(args.out, said + "\n".join(lines) + "\n")
 
 

@@ -6,6 +6,7 @@ Settings with a known correct map, from exact to approximate (docs/protocols.md,
 
     planted   the class depends on the pixels of one mark, by construction
     wired     each output sees one cell of a mosaic (DiFull), two networks
+    heads     each output reads the last features of one cell of a mosaic (DiPart), two networks, maps of these features
     mosaic    the class is in one cell of a mosaic (GridPG)
     objects   the object's visible pixels, on scenes, two networks: the object's location, not the network's evidence
 
@@ -16,7 +17,7 @@ table has Kendall's tau-b between the methods' values and the truth, averaged ov
 range. Stability is tau between a metric's own rankings: with other seeds, with other fillings of removed pixels (mean
 over planted and scenes), and on halves of the images. The cost is the number of images that pass through the network:
 for each map, and once for all methods. `mirror` is how often a map is preferred to its mirror image. FOLDER keeps the
-runs; the same command resumes them. With the packaged parameters it takes about 25 minutes of one core.
+runs; the same command resumes them. With the packaged parameters it takes about 30 minutes of one core.
 """
 
 import argparse
@@ -52,6 +53,8 @@ from rank_agreement import TIE, Floats, halves, mean_defined, resampled, tau, va
 
 METHODS = "eigencam,eigengradcam,gradcam,gradcampp,hirescam,layercam,fullgrad,gradient,guided_backprop,lrp,deeplift"
 METHODS += ",center_gaussian,random"
+AT_INPUT = {"fullgrad", "gradient", "guided_backprop", "lrp", "deeplift"}
+"""Methods whose maps are of the input; features of a cell see beyond its border, and so do these."""
 TWIN = "mirrored_"
 MIRRORED = "gradcam,layercam,guided_backprop,lrp"
 
@@ -67,6 +70,7 @@ class Setting:
         overrides: of `eigencam run`.
         part: number of images as a fraction of `--images`.
         varied: whether seeds and fillings are varied in it.
+        at_layer: whether only methods whose maps are of the target layer are ranked.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Setting:
     overrides: tuple[str, ...]
     part: float = 1.0
     varied: bool = False
+    at_layer: bool = False
 
 
 MOSAIC = "model.preprocess.size=224"
@@ -90,11 +95,27 @@ SETTINGS = (
         )
         for kind in ("resnet", "vgg")
     ),
+    *(
+        Setting(
+            f"heads_{kind}",
+            "heads",
+            "grid_pointing",
+            (
+                f"model=scenes_{kind}_cells",
+                "model.args.partial=true",
+                f"model.name=scenes_{kind}_heads",
+                "dataset=scenes_grid_cells",
+            ),
+            0.375,
+            at_layer=True,
+        )
+        for kind in ("resnet", "vgg")
+    ),
     Setting("mosaic", "mosaic", "grid_pointing", ("model=scenes_resnet", "dataset=scenes_grid", MOSAIC), 0.375),
     Setting("objects_resnet", "objects", "evidence", ("model=scenes_resnet", "dataset=scenes"), varied=True),
     Setting("objects_vgg", "objects", "evidence", ("model=scenes_vgg", "dataset=scenes")),
 )
-TRUTHS = ("planted", "wired", "mosaic", "objects")
+TRUTHS = ("planted", "wired", "heads", "mosaic", "objects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +157,9 @@ JUDGED = (
     Judged("localization", ("gt_known_error", "mean_iou"), "boxes"),
     Judged("pointing", ("pointing_hits",), "boxes"),
     Judged("energy", ("energy_inside",), "boxes"),
+    Judged(
+        "part_scores", ("single_deletion", "completeness", "distractibility", "target_sensitivity"), "network, boxes"
+    ),
 )
 
 
@@ -171,6 +195,8 @@ def measured(
     setting: Setting, judged: Sequence[Judged], methods: Sequence[str], mirrored: Sequence[str], images: int, root: Path
 ) -> Measured:
     """Run what is missing, and read all results."""
+    if setting.at_layer:
+        methods, mirrored = ([name for name in names if name not in AT_INPUT] for names in (methods, mirrored))
     given = {j.option: dict(j.few or {}) for j in judged}
     asked = [setting.evaluator, *given]
     overrides = [

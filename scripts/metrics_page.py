@@ -16,6 +16,8 @@ BLIND = 65
 KNOWN = {
     "planted": "by construction, the class depends only on the pixels of one mark.",
     "wired": "each output sees one cell of a mosaic (DiFull); the mean over two networks.",
+    "heads": "each output reads the last features of one cell (DiPart); the mean over two networks, for the methods "
+    "whose maps are of these features.",
     "mosaic": "the class is in one cell of a mosaic (GridPG).",
     "objects": "the object's visible pixels in scenes, which a network should use; the mean over two networks.",
 }
@@ -39,7 +41,12 @@ cases is blind to location, whatever its ranking of methods. Otherwise it follow
 
 Metrics that use boxes are given the location that is the truth here; on other images they measure where the object is,
 not what the network uses. `passes` are images through the network for each map, + those made once for all methods.
-
+{parts}
+"""
+PARTS = """
+FunnyBirds' part scores (`single_deletion`, `completeness`, `distractibility`, `target_sensitivity`) are given the
+parts, and the network decides which of them matter. A part's sum grows with its area: in planted images the label's
+mark is the largest, so that a random map's sums point to it as well.
 """
 MIDDLE = """
 
@@ -62,7 +69,7 @@ def page(file: Path) -> str:
     judged = sorted((r for r in rows if r["evaluator"] != "truth"), key=lambda r: -float(r["tau"] or -2))
     methods = [r for r in rows if r["evaluator"] == "truth"]
     settings = list(rows[0])[list(rows[0]).index("verdict") + 1 :]
-    truths = [name for name in KNOWN if any(row[f"tau_{name}"] for row in judged)]
+    truths = [name for name in KNOWN if any(row.get(f"tau_{name}") for row in judged)]
     shown = [
         ["metric", "asks", *truths, "mean", "mirror %", "other seed", "other filling", "half the images", "passes", ""]
     ]
@@ -82,6 +89,7 @@ def page(file: Path) -> str:
         command=command,
         file=f"results/{file.name}",
         count=len(methods),
+        parts=PARTS if any(row["evaluator"] == "part_scores" for row in judged) else "",
         known=known,
     )
     return f"{head}{_table(shown)}{MIDDLE}{_table(inside)}\n"
@@ -97,7 +105,7 @@ def _advice(judged: Sequence[Mapping[str, str]]) -> str:
     }
     words = []
     for kind, fits in kinds.items():
-        names = [f"`{r['metric']}` {r['tau']}" for r in judged if r["needs"] != "boxes" and fits(r["verdict"])]
+        names = [f"`{r['metric']}` {r['tau']}" for r in judged if "boxes" not in r["needs"] and fits(r["verdict"])]
         words.append(f"{kind}: {', '.join(names) or 'none'}.")
     return "Without boxes, with the mean τ. " + " ".join(words)
 

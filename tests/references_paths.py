@@ -109,7 +109,7 @@ def climbed(copies: int, steps: int) -> Callable[[Case], Tensor]:
             loss = 0.002 * copies * (g.diff(dim=2).abs().sum() + g.diff(dim=3).abs().sum())
             loss = loss + 0.0001 * copies * (g**2).sum()
             for grid, cam in zip(grids, cams, strict=True):
-                turned = F.grid_sample(g, grid, align_corners=False)
+                turned = F.grid_sample(g, grid, align_corners=False) if grid is not grids[0] else g  # not turned
                 shrunk = F.interpolate(turned, cam.shape[1:], mode="bilinear", align_corners=False)[:, 0]
                 loss = loss + ((shrunk - cam) ** 2).sum()
             adam.zero_grad()

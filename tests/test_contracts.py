@@ -26,6 +26,7 @@ from eigencam.evaluation.infidelity import Infidelity
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.localization_tuned import TunedLocalization
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.evaluation.part_scores import PartScores
 from eigencam.evaluation.pointing import Energy, Pointing
 from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
@@ -241,6 +242,7 @@ EVALUATORS: tuple[type[PackagedEvaluator], ...] = (
     Segmentation,
     Infidelity,
     MaxSensitivity,
+    PartScores,
     Sparseness,
 )
 OF_ONE_MAP: tuple[type[Evaluator], ...] = (
@@ -267,6 +269,7 @@ ASKING: tuple[type[NetworkEvaluator], ...] = (
     Randomization,
     Infidelity,
     MaxSensitivity,
+    PartScores,
 )
 OF_BOXES: tuple[type[BoxEvaluator], ...] = (
     Localization,

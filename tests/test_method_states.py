@@ -22,7 +22,7 @@ from eigencam.methods.base import gives_boxes, is_class_specific, needs_gradient
 from eigencam.networks.network import Network
 
 STATES = get_args(State)
-ROUNDED = {"opticam": 0.01, "augmented_gradcam": 0.3}
+ROUNDED = {"opticam": 0.01}
 """Methods with larger rounding differences, relative to the largest value: Adam divides by the gradients' size."""
 
 

@@ -67,6 +67,10 @@ class BatchProbe:
         again = self.forward.repeat(images, tapped(self.method), gradients=needs_gradient(self.method))
         return maps_of(self.method, again, self.targets)
 
+    def explain_classes(self, classes: Tensor) -> Tensor:
+        """(N, h, w) maps of the same images for other classes."""
+        return maps_of(self.method, self.forward, classes)
+
     def differentiable(self, images: Tensor) -> Tensor:
         """(B, K) float32 logits with a graph."""
         with evaluating(self.forward.module):
