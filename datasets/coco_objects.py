@@ -10,6 +10,7 @@ image, and run lengths must cover it exactly. Polygons are filled by COCO's own 
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool |
         categories = sorted(data["categories"], key=lambda category: category["id"])
         unique([str(image["id"]) for image in images], [image.get("file_name", "an image") for image in images])
         unique([str(one["id"]) for one in categories], [one["name"] for one in categories], "categories")
+        unique([str(one["name"]) for one in categories], [f"id {one['id']}" for one in categories], "categories")
         if not images:
             raise ValueError("no image is listed")
         index = {category["id"]: k for k, category in enumerate(categories)}
@@ -94,8 +96,16 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool |
             objects[i].append(kept)
             if not faults[i] and (fault := _fault(one, kept, sizes[i], pixels, index)):
                 faults[i] = f"{path}: annotation {one.get('id')} of image {one['image_id']}: {fault}"
+        _once([str([one["id"], one["image_id"], one["bbox"]]) for one in data["annotations"] if "id" in one])
     known = [(size[0] or 0, size[1] or 0) if _is_size(size) else (0, 0) for size in sizes]
     return Instances(images, classes, known, objects, faults, pixels)
+
+
+def _once(annotations: list[str]) -> None:
+    """Raise a ValueError if an annotation occurs twice, as in a file that was joined with itself."""
+    if len(set(annotations)) < len(annotations):
+        twice = next(one for one, count in Counter(annotations).items() if count > 1)
+        raise ValueError(f"two annotations have the id, image and box {twice}; remove one")
 
 
 def _is_size(size: tuple[int | None, int | None]) -> bool:
@@ -117,7 +127,7 @@ def _fault(one: Mapping[str, Any], kept: Mapping[str, Any], size: Any, pixels: b
         return fault
     if not pixels:
         return ""
-    if not _is_number(kept["area"]) or not 0 <= kept["area"] < math.inf:
+    if not is_number(kept["area"]) or not 0 <= kept["area"] < math.inf:
         return f"area {kept['area']!r}; allowed are numbers from 0"
     return segmentation_fault(kept["segmentation"], size)
 
@@ -131,7 +141,7 @@ def box_fault(box: Any, size: tuple[int, int]) -> str:
     ''
     """
     height, width = size
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         return f"bbox {box!r}; allowed are four numbers, x y width height"
     x, y, w, h = box
     ends = ((x, w, width), (y, h, height))
@@ -246,5 +256,6 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         return coco.decode(coco.merge(coco.frPyObjects(segmentation, *size))).astype(bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number; texts and booleans are not."""
     return type(value) in (int, float)

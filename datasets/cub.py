@@ -19,7 +19,7 @@ import numpy as np
 from eigencam.datasets.boxed import Boxed
 from eigencam.datasets.completeness import Expect, check_count, first_folder, images_folder, present
 from eigencam.datasets.names import as_stored, image_id, inside, once, unique
-from eigencam.datasets.reading import Reading, expand
+from eigencam.datasets.reading import Reading, decimal, expand
 from eigencam.datasets.wsol_metadata import Metadata, class_index, find_metadata, read_metadata
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def _read_original(folder: Path, split: str, allow_outside: bool) -> Metadata:
     paths = _by_number(folder / "images.txt", "path", lambda path: inside(path, allow_outside))
     named = _by_number(folder / "image_class_labels.txt", "class", str)
     flags = _by_number(folder / "train_test_split.txt", "is_training_image", lambda flag: {"0": False, "1": True}[flag])
-    boxes = _by_number(folder / "bounding_boxes.txt", "x y width height", lambda *values: [float(v) for v in values])
+    boxes = _by_number(folder / "bounding_boxes.txt", "x y width height", lambda *values: [decimal(v) for v in values])
     for what, known in (("class", named), ("part of the split", flags), ("box", boxes)):
         if bare := [path for number, path in paths.items() if number not in known]:
             raise ValueError(f"{folder}: no {what} for {len(bare)} of {len(paths)} images, e.g. {bare[0]}")

@@ -21,7 +21,7 @@ from eigencam.datasets.bounds import possible
 from eigencam.datasets.boxes import from_half_open, from_xywh
 from eigencam.datasets.coco_objects import read_instances
 from eigencam.datasets.names import image_id, match, once
-from eigencam.datasets.reading import FileError, Reading, files_in
+from eigencam.datasets.reading import FileError, Reading, decimal, files_in
 from eigencam.datasets.voc_objects import read_objects
 
 T = TypeVar("T")
@@ -268,7 +268,7 @@ def _objects_of(path: Path, name: str, lines: Sequence[tuple[str, list[str], str
         if not any(corners):
             continue
         try:
-            box = [float(value) for value in corners]
+            box = [decimal(value) for value in corners]
         except ValueError:
             return Objects(fault=f"{path}, {place}: {name}: box {corners}; allowed are four numbers")
         if fault := _unordered(box, form):

@@ -15,7 +15,8 @@ from eigencam.datasets import devkit
 from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.names import by_stem, image_id, once
-from eigencam.datasets.reading import FileError, Reading, integer
+from eigencam.datasets.reading import FileError, Reading, decimal, integer
+from eigencam.datasets.voc_objects import checked
 
 VERSIONS = {"ilsvrc_sources": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""
@@ -148,7 +149,7 @@ def _read_text(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     seen: dict[str, str] = {}
     with Reading(labels[0], "`image,index`") as file:
         for path, word in file.columns(",", 2):
-            name, label = once(seen, image_id_of(path), file.place), float(word)
+            name, label = once(seen, image_id_of(path), file.place), decimal(word)
             if 0 <= label < devkit.N_CLASSES and label.is_integer():
                 parsed.labels[name] = int(label)
                 continue
@@ -160,7 +161,7 @@ def _read_text(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
             raise ValueError("no image is listed")
     with Reading(listed, "`image,x0,y0,x1,y1`") as file:
         for path, *words in file.columns(",", 5):
-            x1, y1, x2, y2 = map(float, words)
+            x1, y1, x2, y2 = map(decimal, words)
             parsed.boxes.setdefault(image_id_of(path), []).append((x1, y1, x2, y2))
     for sizes in _find_sizes(folder):
         _read_sizes(sizes, parsed)
@@ -171,7 +172,7 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
     seen: dict[str, str] = {}
     with Reading(path, "`image,width,height`") as file:
         for image, *words in file.columns(",", 3):
-            name, (width, height) = once(seen, image_id_of(image), file.place), map(float, words)
+            name, (width, height) = once(seen, image_id_of(image), file.place), map(decimal, words)
             if all(1 <= side <= LONGEST_SIDE and side.is_integer() for side in (width, height)):
                 parsed.sizes[name] = (int(height), int(width))
             else:
@@ -188,9 +189,11 @@ def _read_xml(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
         try:
             with Reading(path, "an annotation with size, and in each object a name and a bndbox") as file:
                 root = file.xml()
-                objects = root.findall("object")
+                objects = checked(root)
                 wnids = [found.findtext("name", "") for found in objects]
-                corners = [[float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects]
+                corners = [
+                    [decimal(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS] for found in objects
+                ]
                 height, width = (integer(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
         except FileError as error:
             parsed.faults[path.stem] = str(error)
@@ -212,7 +215,7 @@ def _read_csv(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
             words = row[1].split() if len(row) == 2 else []
             if not words or len(words) % 5:
                 raise ValueError(f"{row}")
-            corners = [[float(word) for word in words[k + 1 : k + 5]] for k in range(0, len(words), 5)]
+            corners = [[decimal(word) for word in words[k + 1 : k + 5]] for k in range(0, len(words), 5)]
             name = once(seen, image_id_of(row[0]), file.place)
             _add(parsed, name, words[::5], corners, index, f"{path}, {file.place}")
     return parsed

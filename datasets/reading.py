@@ -158,10 +158,10 @@ class Reading:
         self.place = ""
 
     def json(self) -> Any:
-        """The content as JSON."""
+        """The content as JSON. An object with a key twice is an error: one of its values would be lost."""
         text = self.text()
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON: {error}") from None
 
@@ -178,6 +178,15 @@ class Reading:
 
     def _ending(self) -> str:
         return f"; expected: {self.expected}" if self.expected else ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError if a key occurs twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
+    return made
 
 
 def reason(error: BaseException) -> str:
@@ -213,6 +222,13 @@ def integer(word: object) -> int:
     if not abs(number) < 2**62:
         raise ValueError(f"{word!r} is no whole number of less than 64 bits")
     return int(number)
+
+
+def decimal(word: str) -> float:
+    """A number in digits of ASCII. Raises a ValueError for anything else, such as Python's `1_000`."""
+    if "_" in word or not word.isascii():
+        raise ValueError(f"{word!r} is no number")
+    return float(word)
 
 
 def expand(path: Path | str) -> Path:

@@ -1,5 +1,6 @@
 """VOC's XML format of an image's objects, for any classes."""
 
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,11 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError
 from eigencam.datasets.bounds import possible
-from eigencam.datasets.reading import Reading, integer
+from eigencam.datasets.reading import Reading, decimal, integer
+
+_TAGS = ("object", "size")
+_ONCE = ("size", "size/width", "size/height")
+_ONCE_IN_OBJECT = ("name", "difficult")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,23 @@ class VocObjects:
     difficult: NDArray[np.bool_]
 
 
+def checked(root: ET.Element) -> list[ET.Element]:
+    """The objects of an annotation, without parts, which have boxes too.
+
+    Raises:
+        ValueError: the root is no annotation, a tag is in capitals, or a size, a name or a flag occurs twice.
+    """
+    if root.tag != "annotation":
+        raise ValueError(f"<{root.tag}> at the top; allowed is <annotation>")
+    if odd := [one.tag for one in root if one.tag not in _TAGS and one.tag.lower() in _TAGS]:
+        raise ValueError(f"<{odd[0]}>; allowed is <{odd[0].lower()}>")
+    objects = root.findall("object")
+    for parent, paths in ((root, _ONCE), *((one, _ONCE_IN_OBJECT) for one in objects)):
+        if twice := [path for path in paths if len(parent.findall(path)) > 1]:
+            raise ValueError(f"{len(parent.findall(twice[0]))} times {twice[0]} in <{parent.tag}>; allowed is one")
+    return objects
+
+
 def read_objects(path: Path, origin: int = 1) -> VocObjects:
     """Read one of VOC's XML files. Parts of a person (`head`, `hand`, `foot`) are not objects.
 
@@ -41,11 +63,11 @@ def read_objects(path: Path, origin: int = 1) -> VocObjects:
     """
     with Reading(path, "a VOC annotation") as file:
         root = file.xml()
-        objects = root.findall("object")  # not `iter`: parts have boxes too
+        objects = checked(root)
         names = tuple(found.findtext("name", "").strip() for found in objects)
         several = [len(found.findall("bndbox")) for found in objects]
         corners = [
-            [float(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
+            [decimal(found.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax")] for found in objects
         ]
         flags = [found.findtext("difficult", "0").strip() for found in objects]
         height, width = (integer(root.findtext(f"size/{side}", "")) for side in ("height", "width"))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.completeness import Expect, first_folder
 from eigencam.datasets.names import inside, once
-from eigencam.datasets.reading import Reading, is_file
+from eigencam.datasets.reading import Reading, decimal, is_file
 
 VERSIONS = {"wsol_metadata": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""
@@ -176,7 +176,7 @@ def _boxes(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, M
     with Reading(place, "`path,x0,y0,x1,y1`") as file:
         for path, *corners in file.columns(",", 5):
             if (path := inside(path, allow_outside)) in found:
-                found[path].append([float(corner) for corner in corners])
+                found[path].append([decimal(corner) for corner in corners])
     return [np.array(found[path], np.float64).reshape(-1, 4) for path in paths], [[] for _ in paths]
 
 

@@ -20,11 +20,11 @@ from PIL import Image
 
 from eigencam.datasets.base import BadTruthError, Truth
 from eigencam.datasets.boxes import Boxes, area, best_iou, from_xywh
-from eigencam.datasets.coco_objects import read_instances
+from eigencam.datasets.coco_objects import is_number, read_instances
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.datasets.names import match, unique
-from eigencam.datasets.reading import Reading, expand, files_in, integer
+from eigencam.datasets.reading import Reading, decimal, expand, files_in, integer
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Metric
 
@@ -69,7 +69,7 @@ def read_devkit(path: Path | str) -> Guesses:
             raise ValueError(f"{width[k]} numbers in {lines[k]!r}")
         values = np.full((len(lines), int(width.max())), np.nan)
         try:
-            values[np.arange(values.shape[1]) < width[:, None]] = np.array(" ".join(lines).split(), np.float64)
+            values[np.arange(values.shape[1]) < width[:, None]] = [decimal(word) for word in " ".join(lines).split()]
         except ValueError:
             file.place = f"line {_not_numbers(lines) + 1}"
             raise ValueError(f"{lines[_not_numbers(lines)]!r}") from None
@@ -160,9 +160,9 @@ def read_coco_boxes(path: Path | str, ids: Sequence[str]) -> dict[str, Boxes]:
         if not isinstance(results := file.json(), list):
             raise ValueError(f"JSON of a {type(results).__name__}")
         for result in file.each("result", results):
-            image, score, box = str(result["image_id"]), float(result["score"]), [float(x) for x in result["bbox"]]
+            image, score, box = str(result["image_id"]), result["score"], list(result["bbox"])
             category = integer(result["category_id"]) if result.get("category_id") is not None else NO_CATEGORY
-            if len(box) != 4 or not np.isfinite([score, *box]).all():
+            if len(box) != 4 or not all(map(is_number, (score, *box))) or not np.isfinite([score, *box]).all():
                 raise ValueError(f"bbox {box}, score {score}")
             if box[2] <= 0 or box[3] <= 0:
                 raise ValueError(f"bbox {box} (x y width height) of image {image}; allowed are sizes more than 0")
@@ -268,7 +268,7 @@ def _not_numbers(lines: Sequence[str]) -> int:
     """The first line that holds something other than numbers."""
     for k, line in enumerate(lines):
         try:
-            np.array(line.split(), np.float64)
+            [decimal(word) for word in line.split()]
         except ValueError:
             return k
     return 0

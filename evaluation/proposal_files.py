@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.boxes import Boxes, area
 from eigencam.datasets.matlab import EXPECTED, read_matlab
 from eigencam.datasets.names import match, unique
-from eigencam.datasets.reading import Reading, expand, files_in
+from eigencam.datasets.reading import Reading, decimal, expand, files_in
 from eigencam.evaluation.predictions import some
 
 Order = Literal["falling", "rising", "file"]
@@ -114,7 +114,7 @@ def _numbers(file: Reading, lines: Sequence[str]) -> Floats:
         k = int(np.argmax(wrong))
         file.place = f"box {k}"
         raise ValueError(f"{lines[k]!r}; allowed are four numbers, or five, in all lines")
-    return np.array([line.split() for line in lines], np.float64)
+    return np.array([[decimal(word) for word in line.split()] for line in lines], np.float64)
 
 
 def _ranked(values: Floats, order: Order, origin: int) -> Boxes:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes, as_boxes
 from eigencam.datasets.names import image_id
-from eigencam.datasets.reading import Reading, expand, read_lines
+from eigencam.datasets.reading import Reading, decimal, expand, read_lines
 
 Tune = float | str | None
 _EXPECTED = "the ids of the images that the threshold is chosen on, one per line"
@@ -107,7 +107,7 @@ def _boxes(file: str) -> Mapping[str, Boxes]:
     found: dict[str, list[list[float]]] = {}
     with Reading(expand(file), "`path,x0,y0,x1,y1`") as lines:
         for path, *corners in lines.columns(",", 5):
-            box = [float(corner) for corner in corners]
+            box = [decimal(corner) for corner in corners]
             if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
                 raise ValueError(f"box {box}; allowed are finite x0 <= x1 and y0 <= y1")
             found.setdefault(image_id(path), []).append(box)

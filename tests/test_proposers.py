@@ -14,7 +14,7 @@ from torch import nn
 from eigencam.datasets.boxes import iou
 from eigencam.methods.edge_windows import Contours, EdgeWindows, edges
 from eigencam.methods.regions import SPACES, boxes_of, segments
-from eigencam.methods.selective_search import SelectiveSearch, describe, group, texture
+from eigencam.methods.selective_search import SelectiveSearch, binned_texture, describe, group, texture
 from eigencam.methods.self_taught import SelfTaught, Tree, crops, to_original
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows, sliding
 from eigencam.passes.forward import Forward, forward_pass
@@ -182,7 +182,7 @@ def test_grouping_in_plain_loops(colour: bool) -> None:
     image = np.kron(rng.random((5, 6, 3)), np.ones((8, 8, 1))) * 0.9 + 0.1 * rng.random((40, 48, 3))
     labels = segments(image, 30)
     assert 8 < labels.max() < 60
-    found = group(*describe(image, texture(image), labels), colour, labels.size)
+    found = group(*describe(image, binned_texture(image), labels), colour, labels.size)
     assert found.tolist() == plain_grouping(image, labels, colour)
 
 
@@ -191,6 +191,22 @@ def test_selective_search_finds_the_squares() -> None:
     assert (iou(boxes[:, :4], SQUARES).max(axis=0) > 0.9).all()
     assert len(np.unique(boxes[:, :4], axis=0)) == len(boxes)
     assert (boxes[:, 2:4] - boxes[:, :2] >= 19).all()
+
+
+def test_selective_search_of_a_reduced_image() -> None:
+    image = np.kron(two_squares(), np.ones((3, 3, 1), np.uint8))
+    (boxes,) = SelectiveSearch(side=120)(seen([image]), torch.zeros(1))
+    assert (iou(boxes[:, :4], SQUARES * 3 + [0, 0, 2, 2]).max(axis=0) > 0.9).all()
+    (whole,) = SelectiveSearch(side=360)(seen([image]), torch.zeros(1))
+    (as_it_is,) = SelectiveSearch()(seen([image]), torch.zeros(1))
+    assert whole.tolist() == as_it_is.tolist()
+    with pytest.raises(ValueError, match=r"4001 x 5000 pixels; allowed: up to 20,000,000 pixels.*side=1000"):
+        SelectiveSearch().proposals(np.zeros((5000, 4001, 3), np.uint8), torch.tensor([0]))
+
+
+def test_bins_of_texture_are_those_of_its_values() -> None:
+    image = np.random.default_rng(0).random((20, 30, 2))
+    assert (binned_texture(image) == np.minimum(texture(image) * 10, 9).astype(int)).all()
 
 
 def test_scores_of_windows_in_plain_loops() -> None:
@@ -293,6 +309,7 @@ def test_boxes_of_a_crop_stand_in_the_original_image() -> None:
         (lambda: CenterWindows(shrink=1), "shrink"),
         (lambda: SelectiveSearch(spaces=("rgb",)), "spaces"),
         (lambda: SelectiveSearch(scales=()), "scales"),
+        (lambda: SelectiveSearch(side=0), "side"),
         (lambda: EdgeWindows(beta=2), "beta"),
         (lambda: SelfTaught("best"), "classes"),  # type: ignore[arg-type]
         (lambda: SelfTaught(nms=-1), "nms"),

@@ -13,7 +13,7 @@ from eigencam.datasets.scenes import Scenes
 from eigencam.fitting import pseudo_boxes
 from eigencam.fitting.job import fit, prepare
 from eigencam.fitting.pseudo_boxes import PseudoBoxFit
-from eigencam.methods.selective_search import SelectiveSearch
+from eigencam.methods.selective_search import SelectiveSearch, reduced
 from eigencam.networks.fitted import read
 from eigencam.running.run import run
 from eigencam.store.reader import read_all
@@ -47,10 +47,10 @@ def test_the_proposal_is_the_one_that_looks_most_like_the_class(tmp_path: Path) 
 def test_a_large_image_is_searched_reduced() -> None:
     image = Scenes(1).image(0)
     large = image.repeat(2, axis=0).repeat(2, axis=1)
-    small, scale = pseudo_boxes._reduced(large, max(image.shape))  # pyright: ignore[reportPrivateUsage]
+    small, scale = reduced(large, max(image.shape))
     assert (small.shape, scale.tolist()) == (image.shape, [2.0] * 4)
     assert np.abs(small.astype(int) - image).mean() < 8
-    assert pseudo_boxes._reduced(image, max(image.shape))[0] is image  # pyright: ignore[reportPrivateUsage]
+    assert reduced(image, max(image.shape))[0] is image
     network = SimpleNamespace(
         preprocess=lambda part: (np.zeros((3, 1, 1), np.uint8) + part.shape[0] // 4, None),
         forward=lambda batch: SimpleNamespace(

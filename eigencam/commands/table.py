@@ -90,10 +90,11 @@ def main(args: argparse.Namespace) -> int:
         results = selected(args.results, all_versions=args.all_versions, **only)
         keys = parameters(args)
         long = chosen(args, _derived(args, long_of(results, keys)))
-        kept = [result for result in results if result["folder"] in set(long["folder"])]
+        folders = set(long["folder"])
+        kept = [result for result in results if result["folder"] in folders]
         every = _derived(args, long_of(kept)) if keys else long  # with fully qualified names
         forms = {style: _tables(args, long, paper=style == "latex") for style in {args.format, *_written(args)}}
-        lines = as_csv(every, digits=6)
+        lines = as_csv(every, digits=6) if args.out else None
     if args.format == "csv" and not args.paper and not arranged(args):
         print(as_csv(every), end="")
     else:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,15 +29,13 @@ from eigencam.datasets.boxes import Boxes
 from eigencam.datasets.completeness import some
 from eigencam.files import write_text
 from eigencam.fitting.job import FitJob
-from eigencam.methods.selective_search import SelectiveSearch
+from eigencam.methods.selective_search import SelectiveSearch, enlarged, reduced
 from eigencam.networks.network import Network
 from eigencam.transfer import to_host
 
 KIND = "pseudo_boxes"
 _WRITTEN_EVERY = 64
 """Images between two checkpoints."""
-_END = np.array([0, 0, 1, 1])
-"""From inclusive corners to half-open ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +113,9 @@ class PseudoBoxFit:
             label: the image's class.
             position: of the image in the dataset, the seed of the proposals' order.
         """
-        searched, scale = _reduced(image, self.side)
+        searched, scale = reduced(image, self.side)
         proposals = self.search.proposals(searched, torch.tensor([position]))[: self.count, :4]
-        proposals = np.rint((proposals + _END) * scale) - _END
+        proposals = enlarged(proposals, scale)
         crops = [_cut(network, image, box) for box in proposals]
         if not crops:
             return np.zeros((0, 4))
@@ -128,15 +125,6 @@ class PseudoBoxFit:
         ]
         (found,) = to_host(torch.cat(shares))()
         return proposals[[int(found.nan_to_num(-1).argmax())]]
-
-
-def _reduced(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The image reduced to at most `side` pixels, and (4,): factors from its corners to those of the given image."""
-    h, w = image.shape[:2]
-    share = min(side / max(h, w), 1.0)
-    size = max(round(w * share), 1), max(round(h * share), 1)
-    made = image if share == 1 else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    return made, np.array([w / size[0], h / size[1]] * 2)
 
 
 def _cut(network: Network, image: NDArray[np.uint8], box: NDArray[np.float64]) -> Tensor:

@@ -20,13 +20,14 @@ texture are of an isotropic Gaussian (sigma 1), steered to 8 directions and rect
 segments are scikit-image's. The authors' "quality" has two more sums of terms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
@@ -36,17 +37,27 @@ from eigencam.methods.windows import originals
 from eigencam.passes.forward import Forward
 
 Floats = NDArray[np.float64]
+Bins = NDArray[np.uint8]
 COLOUR_BINS, TEXTURE_BINS, DIRECTIONS = 25, 10, 8
+MOST_PIXELS = 20_000_000
+"""Of an image that is not reduced; the largest of ILSVRC's validation images has 18.2 million."""
+_END = np.array([0, 0, 1, 1])  # from inclusive corners to half-open ones
 
 
 @dataclass(frozen=True, slots=True)
 class SelectiveSearch:
-    """Grouping in each of `spaces` from segments of each of `scales`; boxes of at least `min_side` pixels per side."""
+    """Grouping in each of `spaces` from segments of each of `scales`; boxes of at least `min_side` pixels per side.
+
+    Attributes:
+        side: a larger image is reduced to this longest side, which bounds the memory; None: each image as it is, up to
+            `MOST_PIXELS`.
+    """
 
     spaces: Sequence[str] = ("hsv", "lab")
     scales: Sequence[float] = (50, 100)
     min_side: int = 20
     seed: int = 0
+    side: int | None = None
 
     version = 1
     needs_gradient: ClassVar[bool] = False
@@ -57,17 +68,30 @@ class SelectiveSearch:
 
     def __post_init__(self) -> None:
         check_segments(self.spaces, self.scales)
+        if self.side is not None and self.side < 1:
+            raise ValueError(f"side={self.side}; allowed: 1 or more, and null for images of any size")
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[Floats]:
         """N of (K, 5) `x1 y1 x2 y2 score`."""
         return [self.proposals(image, forward.index[n : n + 1].cpu()) for n, image in enumerate(originals(forward))]
 
     def proposals(self, image: NDArray[np.uint8], index: Tensor) -> Floats:
-        """(K, 5) `x1 y1 x2 y2 score`, best first, of (H, W, 3) uint8 RGB; `index` (1,) int64 is the seed."""
+        """(K, 5) `x1 y1 x2 y2 score`, best first, of (H, W, 3) uint8 RGB; `index` (1,) int64 is the seed.
+
+        Raises:
+            ValueError: without `side`, for an image of more than `MOST_PIXELS`.
+        """
+        height, width = image.shape[:2]
+        if self.side is None and height * width > MOST_PIXELS:
+            raise ValueError(
+                f"selective search of {width} x {height} pixels; allowed: up to {MOST_PIXELS:,} pixels, and any number "
+                "with side=1000 or the like, to which larger images are reduced"
+            )
+        image, ratio = reduced(image, self.side or max(height, width))
         boxes, places = [], []
         for space in self.spaces:
             converted = SPACES[space](image / 255.0)
-            directions = texture(converted)
+            directions = binned_texture(converted)
             for scale in self.scales:
                 labels = segments(converted, scale)
                 regions = describe(converted, directions, labels)
@@ -77,29 +101,63 @@ class SelectiveSearch:
         numbers = uniform(index, (sum(map(len, places)),), self.seed)[0].double().numpy()
         priority = np.concatenate(places) * numbers
         order = np.argsort(priority, kind="stable")
-        found, priority = np.concatenate(boxes)[order], priority[order]
+        found, priority = enlarged(np.concatenate(boxes)[order], ratio), priority[order]
         large = (found[:, 2:] - found[:, :2] + 1 >= self.min_side).all(axis=1)
         found, priority = found[large], priority[large]
         once = np.sort(np.unique(found, axis=0, return_index=True)[1])
         return np.column_stack([found[once], -priority[once]]).astype(np.float64)
 
 
+def reduced(image: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], Floats]:
+    """An image of at most `side` pixels per side, and (4,): what `enlarged` multiplies by."""
+    h, w = image.shape[:2]
+    share = min(side / max(h, w), 1.0)
+    size = max(round(w * share), 1), max(round(h * share), 1)
+    made = image if share == 1 else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return made, np.array([w / size[0], h / size[1]] * 2)
+
+
+def enlarged(boxes: NDArray[Any], scale: Floats) -> Floats:
+    """Inclusive boxes (K, 4) of a reduced image as boxes of the image itself, in whole pixels."""
+    return np.rint((boxes + _END) * scale) - _END
+
+
 def texture(image: Floats) -> Floats:
     """(H, W, C, 8) >= 0: rectified derivatives of (H, W, C) in 8 directions, each channel divided by its maximum."""
+    return np.stack([*_directions(image)], axis=-1)
+
+
+def binned_texture(image: Floats) -> Bins:
+    """(H, W, C, 8): the bins of `texture`'s values, computed one direction at a time."""
+    found = np.empty((*image.shape, DIRECTIONS), np.uint8)
+    for k, values in enumerate(_directions(image)):
+        found[..., k] = _bins(values, TEXTURE_BINS)
+    return found
+
+
+def _directions(image: Floats) -> Iterator[Floats]:
+    """(H, W, C) for each direction."""
     x, y = (ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(image, 1.0, 1 - a), 1.0, a, 1) for a in (1, 0))
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
-    found = np.maximum(x[..., None] * np.cos(angles) + y[..., None] * np.sin(angles), 0)
-    return found / np.maximum(found.max(axis=(0, 1, 3), keepdims=True), 1e-9)
+
+    def at(angle: float) -> Floats:
+        return np.maximum(x * np.cos(angle) + y * np.sin(angle), 0)
+
+    top = np.maximum(np.max([at(angle).max(axis=(0, 1)) for angle in angles], axis=0), 1e-9)
+    return (at(angle) / top for angle in angles)
 
 
-def describe(
-    image: Floats, directions: Floats, labels: Labels
-) -> tuple[Floats, int, Labels, Labels, NDArray[np.bool_]]:
+def _bins(values: Floats, count: int) -> Bins:
+    """The bins of values in 0..1."""
+    return np.minimum((values * count).astype(np.int32), count - 1).astype(np.uint8)
+
+
+def describe(image: Floats, directions: Bins, labels: Labels) -> tuple[Floats, int, Labels, Labels, NDArray[np.bool_]]:
     """Return the features by which regions are compared.
 
     Args:
         image: (H, W, C) in 0..1.
-        directions: (H, W, C, 8) in 0..1, from `texture`.
+        directions: (H, W, C, 8), from `binned_texture`.
         labels: (H, W), 0 .. n-1.
 
     Returns:
@@ -108,8 +166,8 @@ def describe(
     """
     n = int(labels.max()) + 1
     pixels = np.bincount(labels.ravel(), minlength=n)
-    colour = _histograms(image.reshape(labels.size, -1), labels, n, COLOUR_BINS)
-    textures = _histograms(directions.reshape(labels.size, -1), labels, n, TEXTURE_BINS)
+    colour = _histograms(_bins(image, COLOUR_BINS), labels, n, COLOUR_BINS)
+    textures = _histograms(directions, labels, n, TEXTURE_BINS)
     touching = np.zeros((n, n), bool)
     for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
         touching[a, b] = touching[b, a] = True
@@ -117,12 +175,11 @@ def describe(
     return np.concatenate([colour, textures], axis=1), colour.shape[1], pixels, boxes_of(labels), touching
 
 
-def _histograms(values: Floats, labels: Labels, n: int, bins: int) -> Floats:
-    """(n, F bins) with row sums 1, from (P, F) values in 0..1."""
-    features = values.shape[1]
-    place = np.minimum((values * bins).astype(np.int32), bins - 1)
-    place += (labels.reshape(-1, 1) * features + np.arange(features)).astype(np.int32) * bins
-    counts = np.bincount(place.ravel(), minlength=n * features * bins).reshape(n, -1)
+def _histograms(values: Bins, labels: Labels, n: int, bins: int) -> Floats:
+    """(n, F bins) with row sums 1, from the bins of F values of each pixel, (H, W, ...)."""
+    place = labels.ravel() * bins
+    each = [np.bincount(place + of, minlength=n * bins) for of in values.reshape(labels.size, -1).T]
+    counts = np.stack(each).reshape(-1, n, bins).transpose(1, 0, 2).reshape(n, -1)
     return counts / counts.sum(axis=1, keepdims=True)
 
 

@@ -268,7 +268,7 @@ class RowFile:
         """
         try:
             for batch in read_batches(regular(self.path), None if beside is None else [*_KEY, *beside]):
-                rows = batch.to_pandas()
+                rows = batch.to_pandas(use_threads=False)  # a batch is small
                 if not set(_KEY) <= set(rows.columns):
                     raise DamagedError(self.path, "no rows of images")
                 yield rows
