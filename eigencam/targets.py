@@ -13,7 +13,7 @@ the network finds there, which is then looked for in all inputs that a method tr
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def placed(target: Target, output: Any, view: View) -> Target:
     return target.on(output, view) if isinstance(target, Placeable) else target
 
 
-def class_score(label: int) -> Target:
+def class_score(label: SupportsIndex) -> Target:
     """The logit of a class. ValueError if its number is no integer."""
     return _Class(_number(label, "class_score"))
 
@@ -108,7 +108,7 @@ def box_score(box: int | Sequence[float], label: int | None = None) -> Target:
     return _Box(values, label)
 
 
-def segment(label: int, mask: NDArray[Any] | None = None) -> Target:
+def segment(label: SupportsIndex, mask: NDArray[Any] | None = None) -> Target:
     """The mean logit of a class over some pixels, for networks that return (N, K, h, w) logits, alone or as `out`.
 
     Args:

@@ -145,7 +145,11 @@ def test_arguments_of_another_form(settings: dict[str, Any], methods: Any, messa
 
 def test_what_is_no_map_and_no_threshold() -> None:
     explain = Explainer(net(), "0", preprocess=SMALL)
-    for made, form in ((torch.ones(1, 2, 2) * 1j, r"\(1, 2, 2\) of complex numbers"), (np.ones((1, 2, 2)), "ndarray")):
+    wrong: list[tuple[Any, str]] = [
+        (torch.ones(1, 2, 2) * 1j, r"\(1, 2, 2\) of complex numbers"),
+        (np.ones((1, 2, 2)), "ndarray"),
+    ]
+    for made, form in wrong:
         with pytest.raises(ValueError, match=rf"method mine returned {form}; needed: a tensor \(1, h, w\)"):
             explain(IMAGE, {"mine": lambda _forward, _targets, made=made: made})
     with pytest.raises(ValueError, match="threshold='half'; allowed: 0 to 1"):

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ for k in range(shards):
 """
 
 
-def write_hub(folder: Path, files: list[Path], labels: list[int], shards: int = 2, group: int = 3, **more: Any) -> Path:
+def write_hub(
+    folder: Path, files: Sequence[Path], labels: list[int], shards: int = 2, group: int = 3, **more: Any
+) -> Path:
     """Parquet files written by the library `datasets`, in a process in which `datasets` is that library."""
     pytest.importorskip("webdataset")  # the two come together
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def write_hub(folder: Path, files: list[Path], labels: list[int], shards: int = 
     return folder
 
 
-def write_tars(folder: Path, files: list[Path], labels: list[int], size: int = 3) -> Path:
+def write_tars(folder: Path, files: Sequence[Path], labels: list[int], size: int = 3) -> Path:
     """Tar shards written by the library `webdataset`."""
     wds = pytest.importorskip("webdataset")
     folder.mkdir(parents=True, exist_ok=True)

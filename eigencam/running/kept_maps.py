@@ -106,5 +106,5 @@ def _same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> NDArray[np.
     return np.array([not first_difference(pd.DataFrame([a]), pd.DataFrame([b])) for a, b in pairs], bool)
 
 
-def _fail(_key: Key, error: Exception) -> None:
+def _fail(_key: Key, error: BaseException) -> None:
     raise error
