@@ -30,8 +30,6 @@ MOST_IMAGES = 10_000
 GROUPS = 1000
 RARE = 10
 """Number of images below which a class is called rare: a mean over classes is biased by values over few images."""
-RESAMPLES = 1000
-_DISTINCT, _DRAWN = 256, 300
 
 
 def rate(
@@ -225,51 +223,6 @@ def _length(parts: Parts) -> int:
     return cast(tuple[int, ...], parts.shape)[0]
 
 
-def bootstrap_mean(
-    values: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    distinct: int = _DISTINCT,
-    cut: Callable[[int], NDArray[np.int64]] | None = None,
-) -> Interval:
-    """Percentile bootstrap interval of a mean over images; NaN values are left out, NaNs are returned without values.
-
-    Up to `distinct` values the resampling is exact. Above, the sorted values are cut into groups of neighbours. The
-    groups' counts are resampled exactly; the sum of a group given its count is drawn from the normal distribution with
-    the group's mean and variance, which is small, since neighbours in rank have similar values.
-
-    Args:
-        values: (N,) one value per image.
-        resamples: number of resamples.
-        seed: of the random numbers.
-        distinct: number of distinct values up to which none are grouped; the time grows with the number of groups.
-        cut: from N to where the sorted values are cut, the first at 0. By default into 256 groups: an eighth of them
-            are the lowest values and an eighth the highest values, each alone, so that outliers are exact; the others
-            are of equal size.
-
-    Returns:
-        The 2.5 % and 97.5 % quantiles of the resampled means, in the unit of `values`.
-    """
-    array = np.asarray(values, np.float64)
-    array = array[~np.isnan(array)]
-    n = len(array)
-    if n == 0:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    if n <= _DRAWN:  # drawing n indices is cheaper than as many binomials
-        low, high = np.quantile(array[rng.integers(0, n, (resamples, n))].mean(axis=1), [0.025, 0.975])
-        return float(low), float(high)
-    means, counts = np.unique(array, return_counts=True)
-    variances = np.zeros_like(means)
-    if len(means) > distinct:
-        means, counts, squares = grouped(np.sort(array), (cut or _evenly)(n))
-        variances = squares / counts
-    weights = rng.multinomial(n, counts / n, resamples)
-    spread = np.sqrt(weights @ variances) * rng.standard_normal(resamples) if variances.any() else 0.0
-    low, high = np.quantile((weights @ means + spread) / n, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def grouped(
     values: NDArray[np.float64], starts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
@@ -277,9 +230,3 @@ def grouped(
     counts = np.diff(starts, append=len(values))
     means = np.add.reduceat(values, starts) / counts
     return means, counts, np.add.reduceat((values - np.repeat(means, counts)) ** 2, starts)
-
-
-def _evenly(n: int) -> NDArray[np.int64]:
-    alone = _DISTINCT // 8
-    inner = np.linspace(alone, n - alone, _DISTINCT - 2 * alone, endpoint=False).astype(np.int64)
-    return np.concatenate([np.arange(alone), inner, np.arange(n - alone, n)])

@@ -344,7 +344,7 @@ def limited(seconds: int) -> Iterator[None]:
         raise OutOfTimeError(f"not done after {seconds} s")
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)  # again, if it was raised where Python ignores it
     try:
         yield
     finally:

@@ -90,9 +90,6 @@ def _statistics() -> Case:
     case |= {"pooled": numbers(intervals.of_pooled_rate(np.arange(40.0) % 3, np.full(40, 4.0)))}
     metrics = [statistics.mean("m", values), statistics.rate("r", values > 0.4), statistics.rate("all", values >= 0)]
     metrics += [statistics.change("change", np.round(2 * values - 1)), statistics.plain_mean("plain", values)]
-    for n in (40, 700):
-        case[f"bootstrap {n}"] = numbers(np.array(statistics.bootstrap_mean(np.sin(np.arange(float(n))) ** 2)))
-    case["bootstrap of equals"] = numbers(np.array(statistics.bootstrap_mean(np.arange(700.0) % 2)))
     import pandas as pd
 
     rows = pd.DataFrame({"image": np.arange(40) // 3})

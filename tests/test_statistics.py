@@ -1,4 +1,3 @@
-import time
 from typing import Any
 
 import numpy as np
@@ -20,40 +19,9 @@ def test_wilson_is_that_of_scipy(k: int, n: int) -> None:
 
 def test_nothing_has_no_interval() -> None:
     assert np.isnan(intervals.wilson(0, 0)).all()
-    assert np.isnan(statistics.bootstrap_mean([])).all()
-    assert np.isnan(statistics.bootstrap_mean([np.nan])).all()
     assert np.isnan(intervals.of_mean([])).all()
     assert np.isnan(intervals.of_pooled_rate(np.zeros(0), np.zeros(0))).all()
     assert np.isnan(intervals.of_statistic(np.zeros((0, 2)), MeanRatio())).all()
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.random.default_rng(0).integers(0, 2, 60).astype(float),  # two values: exact
-        np.random.default_rng(1).random(80),  # few values: exact
-        np.random.default_rng(2).exponential(size=700),  # in groups
-        np.concatenate([np.random.default_rng(3).random(600) / 100, [50.0]]),  # one outlier decides
-    ],
-)
-def test_mean_is_that_of_scipy(values: np.ndarray) -> None:
-    resamples = 20_000
-    expected = scipy.stats.bootstrap(
-        (values,), np.mean, n_resamples=resamples, method="percentile", batch=200, rng=np.random.default_rng(9)
-    ).confidence_interval
-    # The Monte Carlo error of a 2.5 % quantile of 20,000 is about 0.02 standard errors.
-    tolerance = 0.08 * values.std() / np.sqrt(len(values))
-    np.testing.assert_allclose(statistics.bootstrap_mean(values, resamples), expected, rtol=0, atol=tolerance)
-
-
-def test_deterministic_and_fast() -> None:
-    values = np.random.default_rng(0).random(50_000)
-    first = statistics.bootstrap_mean(values)
-    start = time.process_time()
-    assert statistics.bootstrap_mean(values) == first
-    assert time.process_time() - start < 1  # 0.03 s; scipy takes 5 s
-    assert statistics.bootstrap_mean(values, seed=1) != first
-    assert first[0] < values.mean() < first[1]
 
 
 def test_metrics() -> None:
