@@ -104,7 +104,8 @@ def _tried(rows: Sequence[Mapping[str, str]]) -> list[str]:
     said = f"On {len(rows)} of the networks every method that says it can run was run on one image: {asked} maps"
     if not failed:
         return [f"{said}, all finite.", ""]
-    return [f"{said}. Those that raised or were not finite:", "",
+    why = "Integrated gradients are NaN, and counted, where 512 steps do not add up to the difference of the logits."
+    return [f"{said}. Those that raised, were not finite, or took more than 200 s in all. {why}", "",
             *(f"* {row['library']}/{row['network']}: {row['failed']}" for row in failed), ""]  # fmt: skip
 
 

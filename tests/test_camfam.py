@@ -234,7 +234,7 @@ def test_any_option_stands_in_a_wrapper() -> None:
     assert list(config.method) == ["gradcam", "smooth_layercam", "aug_smooth_finercam_layercam"]
     assert instantiate(config.method.smooth_layercam) == Smooth(LayerCAM([]), 2)
     assert instantiate(config.method.aug_smooth_finercam_layercam) == AugSmooth(FinerCAM(LayerCAM([]), 1))
-    assert named.split(["smooth/layercam", "captum/occlusion"])[2] == ["smooth_layercam", "occlusion"]
+    assert named.split(["smooth/layercam", "captum/occlusion"])[2] == ["smooth_layercam", "captum_occlusion"]
     assert wrapped("smooth/nothing") is None
     assert wrapped("gradcam/layercam") is None
 

@@ -219,8 +219,7 @@ def test_a_map_of_one_value_is_wrong_everywhere_unless_it_is_meant(values: NDArr
 def test_void_no_mask_no_class_and_one_pixel() -> None:
     evaluator = ClassSegmentation()
     emptied = Truth("a", (4, 6), 0, np.zeros((0, 4)), np.zeros(0, np.int64), mask=halved(0))
-    assert emptied.mask is not None
-    emptied.mask[:] = VOID  # a mask may not be void everywhere
+    object.__setattr__(emptied, "mask", np.full_like(halved(0), VOID))  # a mask may not be void everywhere
     nothing = {"image": "a", "label": 0, **evaluator.joint_row([ScoreMap(LEFT, (4, 6))], [emptied])}
     void = {m.name: m for m in evaluator.summary(pd.DataFrame([nothing]))}
     assert {(np.isnan(m.value), m.note) for m in void.values()} == {(True, "not defined: all pixels are void")}

@@ -34,7 +34,8 @@ def stored(root: Path, method: str, layer: str, threshold: float, iou: Any) -> N
     node = {"_target_": "eigencam.evaluation.localization.Localization", "threshold": threshold}
     changes = {"evaluator": describe(node), "method": {"name": method, "version": 1}}
     network = {**IDENTITY["network"], "layer": layer}
-    made = Result(root, ("data", "net", method, "localization"), {**IDENTITY, **changes, "network": network})
+    changes |= {"network": network, "dataset": {**IDENTITY["dataset"], "n": N}}
+    made = Result(root, ("data", "net", method, "localization"), {**IDENTITY, **changes})
     made.open("a: 1\n", ENVIRONMENT)
     frame = rows(N).assign(iou=iou)
     told, _ = summed_up(Localization(threshold=threshold), frame)

@@ -108,7 +108,7 @@ def test_scores_are_those_of_a_loop_of_the_authors_rules() -> None:
     classes = torch.tensor([_largest_other(truth) for truth in probe.truths])
     others = noise(probe.forward, classes)
     for n, truth in enumerate(probe.truths):
-        maps = {truth.label: torch.from_numpy(probe.score_maps[n].values), int(classes[n]): others[n]}
+        maps = {truth.label: torch.tensor(probe.score_maps[n].values), int(classes[n]): others[n]}
         expected = by_the_authors(network("planted"), probe.images[n : n + 1], truth, truth.label, maps)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name][n], value, atol=1e-6, err_msg=f"{name} of image {n}")
