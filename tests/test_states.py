@@ -99,6 +99,9 @@ class Toy:
     def explain(self, images: Tensor) -> Tensor:
         return images[:, 0]
 
+    def explain_classes(self, classes: Tensor) -> Tensor:
+        return self.images[:, 0] * (1 + classes[:, None, None])
+
     def again(self, key: object, images: Tensor) -> Again:
         return Again(images[:, 0].numpy(), self.differentiable(images).detach())
 
