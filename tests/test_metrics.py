@@ -19,7 +19,7 @@ from eigencam.store.schema import metric_of
 from eigencam.store.seal import DamagedError
 
 PLAIN: dict[str, Any] = {"name": "a", "value": 1.0, "low": 0.0, "high": 2.0, "n": 3}
-UNDEFINED = PLAIN | dict.fromkeys(("value", "low", "high"), float("nan"))
+UNDEFINED: dict[str, Any] = PLAIN | dict.fromkeys(("value", "low", "high"), float("nan"))
 
 
 def test_only_what_is_said_is_stored_and_absent_keys_are_the_defaults() -> None:
