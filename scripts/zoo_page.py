@@ -18,9 +18,10 @@ INTRODUCTION = """
   can override them. The crop is that of classification, so a map covers only the centre of the image;
   `model.preprocess.resize=squash` shows the network the whole image, as our own configs do for localization.
 * `model.weights` is `default`, a name of the library's, a file (`.safetensors`, `.pth`, `.pt`, `.pth.tar`, `.ckpt`,
-  `.bin`; other content of the file is ignored), or null. With random weights, the network's name is followed by
-  `untrained` in the run, in `status`, in tables and in the report; this includes weights that a user's constructor
-  draws.
+  `.bin`; other content of the file is ignored), or null. Averaged weights (`model_ema`) are read only if there are no
+  others. If two sets fit equally well (`student`, `teacher`), `model.drop=[teacher]` leaves one out.
+* With random weights, the network's name is followed by `untrained` in the run, in `status`, in tables and in the
+  report; this includes weights that a user's constructor draws.
 * `+model.args.in_chans=1`, `+model.args.img_size=384`, ... go to the constructor, and the input is adapted.
 * A network whose weights were trained on images with borders (timm's crop mode `border`) gets `resize=pad`: the whole
   image with its own aspect ratio, padded with the mean.
