@@ -1,6 +1,6 @@
 """How often the 95 % intervals contain the true value, by simulation.
 
-    python scripts/interval_coverage.py --out results/coverage.csv        (3 minutes of one core: 2,000 samples per row)
+    python scripts/interval_coverage.py --out results/coverage.csv     (1.5 minutes of one core: 2,000 samples a row)
     python scripts/interval_coverage.py --samples 300 --sizes 30,100
 
 It covers every kind of metric, from 5 to 5,000 images, rates up to 0 and 1, and rows that share an image. Rates of

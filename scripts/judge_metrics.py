@@ -17,7 +17,7 @@ table has Kendall's tau-b between the methods' values and the truth, averaged ov
 range. Stability is tau between a metric's own rankings: with other seeds, with other fillings of removed pixels (mean
 over planted and scenes), and on halves of the images. The cost is the number of images that pass through the network:
 for each map, and once for all methods. `mirror` is how often a map is preferred to its mirror image. FOLDER keeps the
-runs; the same command resumes them. With the packaged parameters it takes about 30 minutes of one core.
+runs; the same command resumes them.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The default layer of hundreds of networks: `results/zoo.csv`, one network per line.
 
-    nice python scripts/zoo.py                      # what is missing in results/zoo.csv; about an hour of one core
+    nice python scripts/zoo.py                      # what is missing in results/zoo.csv; about two hours of one core
     nice python scripts/zoo.py --only swin vit      # networks whose name has one of these
     python scripts/zoo.py --page > docs/networks.md # the page that shows it
 

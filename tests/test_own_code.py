@@ -33,6 +33,9 @@ class Method:
         if self.how == "weights":
             with torch.no_grad():
                 next(forward.module.parameters()).mul_(0.5)
+        if self.how == "replaced":
+            layer = next(m for m in forward.module.modules() if isinstance(m, torch.nn.Conv2d))
+            layer.weight = torch.nn.Parameter(0.5 * layer.weight.detach())
         if self.how == "sparse":
             return maps.to_sparse()
         return {"empty": maps[:, :0], "complex": maps.to(torch.complex64)}.get(self.how, maps)
@@ -123,14 +126,15 @@ def test_what_breaks_its_contract_is_named_and_costs_its_own_result(tmp_path: Pa
     assert len(made) == 2
 
 
-def test_a_method_that_changes_the_network_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(NetworkChangedError, match="method mine changes the network's weights or buffers in place"):
+@pytest.mark.parametrize("how", ["weights", "replaced"])
+def test_a_method_that_changes_the_network_stops_the_run(how: str, tmp_path: Path) -> None:
+    with pytest.raises(NetworkChangedError, match="method mine changes the network's weights or buffers, so the run"):
         run(
             config(
                 tmp_path / "r",
                 *SMALL,
                 "evaluator=[localization]",
-                "+method.mine={_target_: mine_broken.Method, how: weights}",
+                f"+method.mine={{_target_: mine_broken.Method, how: {how}}}",
             )
         )
     assert not tables(tmp_path / "r")

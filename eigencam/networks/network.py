@@ -78,14 +78,11 @@ class Network:
     untrained: str = ""
     top1: float | None = None
     _examined: list[Examined] = field(default_factory=list, repr=False, compare=False)
-    _tensors: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
-    def versions(self) -> int:
-        """Sum of the version counters of all weights and buffers: it rises when one of them is modified in place."""
-        if not self._tensors:
-            kept = (*self.module.parameters(), *self.module.buffers())
-            self._tensors.extend(tensor for tensor in kept if not tensor.is_inference())
-        return sum(tensor._version for tensor in self._tensors)
+    def versions(self) -> list[tuple[int, int]]:
+        """Identity and version of each weight and buffer; they differ if one is modified in place or replaced."""
+        kept = (*self.module.parameters(), *self.module.buffers())
+        return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in kept]
 
     def __post_init__(self) -> None:
         check_module(self.module, self.name)

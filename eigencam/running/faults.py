@@ -30,11 +30,11 @@ class SharedChangedError(ValueError):
 
 
 class NetworkChangedError(ValueError):
-    """A method modified the network itself in place, so all later numbers of the run would be of another network."""
+    """A method changed the network itself, so all later numbers of the run would be of another network."""
 
     def __init__(self, method: str) -> None:
         super().__init__(
-            f"method {method} changes the network's weights or buffers in place, so the run stops; let the method work "
+            f"method {method} changes the network's weights or buffers, so the run stops; let the method work "
             "on a copy of the network (copy.deepcopy)"
         )
         self.method = method

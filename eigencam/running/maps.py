@@ -118,7 +118,7 @@ def compute_maps(
 
     Raises:
         SharedChangedError: a method modified in place what all methods share.
-        NetworkChangedError: a method modified the network's weights or buffers in place.
+        NetworkChangedError: a method changed the network's weights or buffers.
         ValueError: a class that the network does not have, or a method that returns anything but one map per image, or
             boxes per image if it declares boxes.
     """
