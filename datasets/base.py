@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.bounds import possible
+from eigencam.datasets.possible_boxes import possible
 
 VERSIONS = {"truth": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""
@@ -51,9 +51,9 @@ class BadTruthError(ValueError):
 class Truth:
     """The ground truth of one image. It validates itself on construction, and its arrays are read-only.
 
-    A box must be finite, have positive width and height and lie within the image (`eigencam.datasets.bounds.possible`
-    is the rule). A mask must be uint8, of the image's size, and not void everywhere. `of_classes` checks that labels
-    and mask values are classes of the dataset.
+    A box must be finite, have positive width and height and lie within the image
+    (`eigencam.datasets.possible_boxes.possible` is the rule). A mask must be uint8, of the image's size, and not void
+    everywhere. `of_classes` checks that labels and mask values are classes of the dataset.
 
     Attributes:
         image_id: unique within the dataset; rows of results are keyed by it.

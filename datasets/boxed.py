@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError, Truth, checksum
-from eigencam.datasets.bounds import possible
-from eigencam.datasets.image_files import ImageFiles
-from eigencam.datasets.images import image_size
+from eigencam.datasets.decoding import image_size
+from eigencam.datasets.image_per_file import ImageFiles
+from eigencam.datasets.possible_boxes import possible
 
 
 @dataclass(slots=True)

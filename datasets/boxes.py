@@ -59,7 +59,7 @@ def iou_paired(a: Boxes, b: Boxes) -> NDArray[np.float64]:
 
 def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
     """Intersection over union of every box of `a` with every box of `b`: (A, 4), (B, 4) -> (A, B) in [0, 1]."""
-    from eigencam.datasets.overlaps import overlaps  # importing numba takes time
+    from eigencam.datasets.iou_loops import overlaps  # importing numba takes time
 
     return overlaps(np.array(a, np.float64, order="C"), np.array(b, np.float64, order="C"))
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from eigencam.datasets.base import LAST_CLASS, VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.boxes import from_xywh
-from eigencam.datasets.coco_objects import Instances, paint, read_instances
+from eigencam.datasets.coco_annotations import Instances, paint, read_instances
 from eigencam.datasets.completeness import Expect, check_count, present
-from eigencam.datasets.image_files import ImageFiles
-from eigencam.datasets.images import image_size
+from eigencam.datasets.decoding import image_size
+from eigencam.datasets.image_per_file import ImageFiles
 from eigencam.datasets.names import Ids, as_stored, image_id, inside, unique
 from eigencam.datasets.reading import Reading, expand
 

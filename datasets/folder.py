@@ -22,14 +22,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from eigencam.datasets.annotation_cache import FileIds, Files, Names
 from eigencam.datasets.base import LAST_CLASS, BadTruthError, Truth, checksum
-from eigencam.datasets.coco_objects import paint
+from eigencam.datasets.coco_annotations import paint
 from eigencam.datasets.completeness import some
+from eigencam.datasets.decoding import image_size
 from eigencam.datasets.folder_masks import MaskValues
 from eigencam.datasets.folder_truth import BoxForm, End, Format, Objects, Source, read_annotations, read_labels
-from eigencam.datasets.image_files import ImageFiles
-from eigencam.datasets.images import image_size
-from eigencam.datasets.kept import FileIds, Files, Names
+from eigencam.datasets.image_per_file import ImageFiles
 from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import SUFFIXES, image_id, repeated, unique
 from eigencam.datasets.reading import beginning, expand, files_in, paths_in, read_lines

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import LAST_CLASS, VOID, BadTruthError, whole
-from eigencam.datasets.images import read_values
+from eigencam.datasets.decoding import read_values
 
 BACKGROUND, OBJECT, VOID_NAME = "background", "object", "void"
 PALETTE = "palette"

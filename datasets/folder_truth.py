@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError
-from eigencam.datasets.bounds import possible
 from eigencam.datasets.boxes import from_half_open, from_xywh
-from eigencam.datasets.coco_objects import read_instances
+from eigencam.datasets.coco_annotations import read_instances
 from eigencam.datasets.names import image_id, match, once
+from eigencam.datasets.possible_boxes import possible
 from eigencam.datasets.reading import FileError, Reading, decimal, files_in
-from eigencam.datasets.voc_objects import read_objects
+from eigencam.datasets.voc_xml import read_objects
 
 T = TypeVar("T")
 Format = Literal["xyxy", "xywh"]

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, first_folder, present
-from eigencam.datasets.image_files import ImageFiles
-from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.decoding import image_size, read_rgb
+from eigencam.datasets.image_per_file import ImageFiles
 from eigencam.datasets.names import PNG, as_stored, inside, once, unique
 from eigencam.datasets.reading import Reading, expand, files_in
 

@@ -17,15 +17,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from eigencam.datasets.annotation_cache import Files
 from eigencam.datasets.base import BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import some
+from eigencam.datasets.decoding import image_size, read_rgb
 from eigencam.datasets.devkit import N_CLASSES, WNID
 from eigencam.datasets.digest import file_digest
 from eigencam.datasets.ilsvrc_sources import Source, data_places, image_id_of, validation_id
 from eigencam.datasets.ilsvrc_truth import HOW_TO_GET as TRUTH_HOW_TO_GET
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, folders, read_truths
-from eigencam.datasets.images import image_size, read_rgb
-from eigencam.datasets.kept import Files
 from eigencam.datasets.names import JPEG, PNG, by_stem
 from eigencam.datasets.reading import Reading, expand
 from eigencam.datasets.subset import sample

@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 from eigencam.datasets import devkit
-from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.names import by_stem, image_id, once
+from eigencam.datasets.possible_boxes import LONGEST_SIDE
 from eigencam.datasets.reading import FileError, Reading, decimal, integer
-from eigencam.datasets.voc_objects import checked
+from eigencam.datasets.voc_xml import checked
 
 VERSIONS = {"ilsvrc_sources": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""

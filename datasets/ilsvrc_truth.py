@@ -27,11 +27,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from eigencam.datasets import ilsvrc_sources as sources
+from eigencam.datasets.annotation_cache import kept
 from eigencam.datasets.base import BadTruthError, Truth, checksum
-from eigencam.datasets.bounds import possible
 from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.ilsvrc_sources import Parsed, Source
-from eigencam.datasets.kept import kept
+from eigencam.datasets.possible_boxes import possible
 from eigencam.datasets.reading import expand
 
 VERSIONS = {"ilsvrc_truth": 1}

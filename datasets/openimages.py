@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import Expect, check_count, images_folder, present
-from eigencam.datasets.image_files import ImageFiles
-from eigencam.datasets.images import image_size, read_object
+from eigencam.datasets.decoding import image_size, read_object
+from eigencam.datasets.image_per_file import ImageFiles
 from eigencam.datasets.names import as_stored, image_id, unique
 from eigencam.datasets.reading import expand, is_file
 from eigencam.datasets.wsol_metadata import find_metadata, read_metadata

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError, Truth, checksum
-from eigencam.datasets.bounds import possible
 from eigencam.datasets.completeness import some
+from eigencam.datasets.decoding import rgb_of_bytes, size_of_bytes
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.digest import bytes_digest
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth, read_truths
-from eigencam.datasets.images import rgb_of_bytes, size_of_bytes
+from eigencam.datasets.possible_boxes import possible
 
 
 class Store(Protocol):

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import Truth, checksum
 from eigencam.datasets.completeness import some
+from eigencam.datasets.decoding import image_size, read_rgb
 from eigencam.datasets.digest import file_digest, generated_digest, pair_digest
-from eigencam.datasets.images import image_size, read_rgb
 from eigencam.datasets.names import as_stored
 from eigencam.datasets.reading import Reading, expand
 from eigencam.datasets.scenes import VERSION, Scene, Scenes, draw_scene

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from eigencam.datasets.annotation_cache import Names
 from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.folder_truth import BoxForm, End, Format
-from eigencam.datasets.kept import Names
 from eigencam.datasets.names import image_id, repeated, unique
 from eigencam.datasets.packed import Boxes, Packed, with_truth
 from eigencam.datasets.reading import FileError, Reading, expand, files_in

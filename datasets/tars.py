@@ -5,9 +5,9 @@
 
 The members of a sample share their name up to the first dot after the last slash. This name is the image's id, without
 folders if it is unique without them. The label is a number in a member `cls`, or a key of a member `json`. The tars are
-not unpacked: their headers are read once, the positions of the images are cached (`eigencam.datasets.kept`), and each
-image is read in place. The order is that of the tars' names and of their members, so a shard of a run reads
-neighbouring tars.
+not unpacked: their headers are read once, the positions of the images are cached
+(`eigencam.datasets.annotation_cache`), and each image is read in place. The order is that of the tars' names and of
+their members, so a shard of a run reads neighbouring tars.
 """
 
 import json
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eigencam.datasets.annotation_cache import Names, kept
 from eigencam.datasets.base import checksum
 from eigencam.datasets.completeness import some
-from eigencam.datasets.kept import Names, kept
 from eigencam.datasets.names import SUFFIXES, repeated, unique
 from eigencam.datasets.packed import Packed, with_truth
 from eigencam.datasets.reading import Reading, expand, files_in, integer

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, BadImageError, BadTruthError, Truth, checksum
 from eigencam.datasets.completeness import some
+from eigencam.datasets.decoding import image_size, read_mask, read_rgb
 from eigencam.datasets.digest import file_digest
-from eigencam.datasets.images import image_size, read_mask, read_rgb
 from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import JPEG, PNG, by_stem, once
 from eigencam.datasets.reading import FileError, Reading, expand, files_in, is_file, read_lines
-from eigencam.datasets.voc_objects import read_objects
+from eigencam.datasets.voc_xml import read_objects
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

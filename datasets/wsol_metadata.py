@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.completeness import Expect, first_folder
 from eigencam.datasets.names import inside, once
+from eigencam.datasets.possible_boxes import LONGEST_SIDE
 from eigencam.datasets.reading import Reading, decimal, is_file
 
 VERSIONS = {"wsol_metadata": 1}

@@ -24,21 +24,21 @@ from PIL import Image
 from torch import nn
 
 from eigencam.datasets.base import BadImageError
-from eigencam.datasets.images import orientation
+from eigencam.datasets.decoding import orientation
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.methods.base import Method, draws_references, is_class_specific, lack_of
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks.classes import class_number, names_of
 from eigencam.networks.detectors import check_normalised_once, own_preprocess
-from eigencam.networks.inputs import ImageLike, each_image, opened, pixels_of, shown
+from eigencam.networks.image_inputs import ImageLike, each_image, opened, pixels_of, shown
 from eigencam.networks.network import Network, Preprocess, check_asked, layer_path
 from eigencam.networks.preprocess import Region
 from eigencam.passes.calls import OutputError, evaluating, float32_precision, logits_of, run_network
 from eigencam.passes.readings import Layout
 from eigencam.reporting.explained import Explained as Explained
 from eigencam.reporting.explained import Explanation as Explanation
-from eigencam.running.maps import Maps, compute_maps
+from eigencam.running.batch_maps import Maps, compute_maps
 from eigencam.running.named_methods import Methods, methods_with_maps
 from eigencam.targets import ScoredNetwork, Target, View, placed, targets_of, words
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eigencam.passes.calls import RefusedError, TargetError, evaluating, logits_of, run_network
-from eigencam.passes.contrast import Contrast, Weights
 from eigencam.passes.embeddings import SCALE, Embedding, Prompt, check_number
 from eigencam.passes.embeddings import read_embedding as read_embedding
 from eigencam.passes.embeddings import read_embeddings as read_embeddings
+from eigencam.passes.finer_score import Contrast, Weights
 
 Target = Callable[[Any], Tensor]
 """From a network's output for N images to (N,) values, or one value for N = 1; differentiable, for gradients."""

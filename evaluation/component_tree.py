@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from eigencam.evaluation.branches import (
+from eigencam.evaluation.smooth_component_tree import (
     AREA,
     FIRST,
     GAINS,

@@ -59,8 +59,7 @@ from eigencam.evaluation.changed_images import (
     unit,
     variant_and_image,
 )
-from eigencam.evaluation.sums import Part, Sums, summed
-from eigencam.evaluation.unanswered import (
+from eigencam.evaluation.missing_predictions import (
     all_missing,
     at_worst,
     mean,
@@ -70,6 +69,7 @@ from eigencam.evaluation.unanswered import (
     told,
     unanswered,
 )
+from eigencam.evaluation.sums import Part, Sums, summed
 
 if TYPE_CHECKING:
     from torch import Tensor

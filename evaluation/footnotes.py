@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from eigencam.evaluation import states
-from eigencam.evaluation.cells import Style
+from eigencam.evaluation.table_cells import Style
 
 PLAIN = Style()
 

@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from eigencam.evaluation import states
 from eigencam.evaluation.base import Metric, Probe, Row
 from eigencam.evaluation.changed_images import Fill, filling, rows_with_states, variant_and_image
+from eigencam.evaluation.missing_predictions import mean, note, of, told
 from eigencam.evaluation.sums import Part, Sums, summed
-from eigencam.evaluation.unanswered import mean, note, of, told
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from eigencam.evaluation import escaping
-from eigencam.evaluation.cells import Table, parsed
+from eigencam.evaluation.table_cells import Table, parsed
 
 NARROW, SMALL, TALL = 62, 80, 40
 """Characters that fit into a line of `article` at \\normalsize and at \\footnotesize, and lines below a caption."""

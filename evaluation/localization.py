@@ -37,8 +37,8 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import NO_BOX, Boxes, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import About, Curve, Metric, Row
+from eigencam.evaluation.contributions import Totals
 from eigencam.evaluation.maps import ComponentRule, Rule, ScoreMap, box_of, check_rule
-from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Part, Sums, flattened, summed
 
 RANKS = (1, 5)

@@ -32,8 +32,8 @@ from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.contributions import Totals
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, cuts
-from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
 from eigencam.evaluation.tuning import (
     Tune,

@@ -250,7 +250,7 @@ class Components:
 
 def components(masks: NDArray[np.bool_]) -> Components:
     """8-connected components of masks (K, H, W) bool."""
-    from eigencam.evaluation import branches as tree  # importing numba takes time
+    from eigencam.evaluation import smooth_component_tree as tree  # importing numba takes time
     from eigencam.evaluation.row_segments import padded
 
     nodes = [tree.nodes_of(padded(mask.astype(np.uint8)), masks.shape[2]) for mask in masks]
@@ -266,11 +266,11 @@ def components_above(full: Floats, cuts: NDArray[np.float32]) -> NDArray[np.int3
 
     A component that is the same above several cuts occurs once; thresholds are indices of the finite cuts, ascending.
     """
-    from eigencam.evaluation import branches, kernels  # importing numba takes time
+    from eigencam.evaluation import kernels, smooth_component_tree  # importing numba takes time
 
     rising = np.array(sorted({c for c in cuts.tolist() if c < np.inf}), np.float32)
     parts = [rising[i : i + 255] for i in range(0, len(rising), 255)]
-    nodes = [branches.nodes_of(kernels.levels_of(full, part), full.shape[1]) for part in parts]
+    nodes = [smooth_component_tree.nodes_of(kernels.levels_of(full, part), full.shape[1]) for part in parts]
     return np.concatenate([np.zeros((0, 10), np.int32), *nodes])
 
 
@@ -303,7 +303,7 @@ def box_of(
     if component == "all":
         rows, columns = np.flatnonzero(score_map.row_peaks > level), np.flatnonzero(score_map.column_peaks > level)
         return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float64)
-    from eigencam.evaluation import branches as tree  # importing numba takes time
+    from eigencam.evaluation import smooth_component_tree as tree  # importing numba takes time
 
     nodes = components_above(score_map.full, np.array([level]))
     best = np.lexsort((nodes[:, tree.FIRST], -nodes[:, tree.PIXELS]))[0]

@@ -41,8 +41,8 @@ from eigencam.datasets.base import Dataset, Truth
 from eigencam.datasets.boxes import Boxes, to_half_open
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.contributions import Totals
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
 from eigencam.evaluation.tuning import (
     Tune,

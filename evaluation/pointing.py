@@ -40,9 +40,9 @@ from eigencam.datasets.names import once
 from eigencam.datasets.reading import Reading, expand
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.contributions import Totals
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import ByClass, Part, Sums, summed
 
 Objects = Literal["boxes", "mask"]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from eigencam.datasets.base import BadTruthError, Truth
 from eigencam.datasets.boxes import Boxes, area, best_iou, from_xywh
-from eigencam.datasets.coco_objects import is_number, read_instances
+from eigencam.datasets.coco_annotations import is_number, read_instances
 from eigencam.datasets.devkit import N_CLASSES
 from eigencam.datasets.ilsvrc_truth import IlsvrcTruth
 from eigencam.datasets.names import match, unique

@@ -57,10 +57,10 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import Boxes, area, as_boxes, iou
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.contributions import Totals
 from eigencam.evaluation.intervals import MeanRatio
 from eigencam.evaluation.maps import Rule, ScoreMap, check_rule, components_above, cuts
-from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
-from eigencam.evaluation.parts import Totals
+from eigencam.evaluation.proposal_matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 from eigencam.evaluation.sums import ByClass, Part, Sums, flattened, summed
 
 Score = Literal["f1", "mean"]

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from eigencam.datasets.base import VOID, Truth
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Row
+from eigencam.evaluation.contributions import Totals
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import scaled
-from eigencam.evaluation.parts import Totals
 from eigencam.evaluation.sums import Counted, Part, Sums, summed
 
 Counts = NDArray[np.float64]

@@ -18,8 +18,8 @@ from scipy import sparse
 
 from eigencam.evaluation import intervals, statistics
 from eigencam.evaluation.base import About, Curve, Metric, Sample, Summing, curves_of
+from eigencam.evaluation.contributions import ByClass, Counted, Part, Totals
 from eigencam.evaluation.intervals import Floats, Interval, MeanRatio
-from eigencam.evaluation.parts import ByClass, Counted, Part, Totals
 
 BLOCK = 2**13
 """Number of rows that are summed at a time."""

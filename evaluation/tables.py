@@ -13,9 +13,9 @@ from tabulate import tabulate
 
 from eigencam import moved
 from eigencam.evaluation import escaping
-from eigencam.evaluation.arranged import tables
-from eigencam.evaluation.cells import Style, Table
 from eigencam.evaluation.latex import latex
+from eigencam.evaluation.table_cells import Style, Table
+from eigencam.evaluation.table_layout import tables
 
 __all__ = ["COLUMNS", "FORMATS", "Format", "Style", "Table", "listed", "render", "tables", "wrapped"]
 

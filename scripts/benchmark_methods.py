@@ -44,10 +44,10 @@ from eigencam.methods.finer import FinerCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
 from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
+from eigencam.methods.refusal import refusal
 from eigencam.methods.smoothing import EigenSmooth
-from eigencam.methods.support import refusal
 from eigencam.networks.network import Network, load_network
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 
 NETWORKS = {"vgg16": "features.29", "resnet50": "layer4", "googlenet": "inception5b"}
 FIVE: dict[str, Method] = {

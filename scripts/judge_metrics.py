@@ -40,7 +40,7 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.files import replacing
 from eigencam.methods.gradcam import GradCAM
 from eigencam.reporting.collect import complete
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.probe import BatchProbe
 from eigencam.running.run import run

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from eigencam.datasets.kept import FileIds, Files, Names
+from eigencam.datasets.annotation_cache import FileIds, Files, Names
 
 CLASSES = 21_841
 TOP = Path("/data/imagenet21k")

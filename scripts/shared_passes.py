@@ -25,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from eigencam.configuring.compose import compose
 from eigencam.methods.base import Method
 from eigencam.networks.network import Network, load_network
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.store.build import instantiate
 
 TEN = {

@@ -22,7 +22,10 @@ ROOT_PAGES = {"index.md": "README.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CH
 API = {
     "explainer": ("From Python", ("eigencam.explainer",)),
     "methods": ("Methods", ("eigencam.methods.base", "eigencam.passes.forward")),
-    "evaluation": ("Evaluation", ("evaluation.base", "evaluation.statistics", "evaluation.tables", "evaluation.cells")),
+    "evaluation": (
+        "Evaluation",
+        ("evaluation.base", "evaluation.statistics", "evaluation.tables", "evaluation.table_cells"),
+    ),
     "datasets": ("Datasets", ("datasets.base", "datasets.boxes")),
     "reporting": ("Reporting", ("eigencam.reporting.collect", "eigencam.reporting.comparison")),
     "store": ("Results on disk", ("eigencam.store.reader", "eigencam.store.schema", "eigencam.store.bundle")),

@@ -30,10 +30,10 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from eigencam.files import replacing
-from eigencam.fitting import erasing, filters
+from eigencam.fitting import erasing, flim_filters
 from eigencam.fitting.cam_loss import cam_term, distance
 from eigencam.fitting.spg import SPG, SideHeads
-from eigencam.fitting.whole import Trainee
+from eigencam.fitting.whole_network import Trainee
 from eigencam.fitting.wsol import WSOLFit, _Learner
 from eigencam.methods.acol import ACoL as ACoLMap
 from eigencam.methods.cam import CAM
@@ -272,7 +272,7 @@ def flim(folder: Path) -> Iterator[Line]:
     maps = Lab()(torch.from_numpy(image / 255).permute(2, 0, 1)[None])
     yield Line("FLIM: Lab", reference, 1, apart(data.FLIMData.image_to_lab_norm(image), maps[0].permute(1, 2, 0)))
     theirs = model.find_marker_norm_parameters([maps[0]], [labels], [3, 3], 0.01)
-    mean, deviation = filters.statistics(maps, [labels], 0.01)
+    mean, deviation = flim_filters.statistics(maps, [labels], 0.01)
     difference = max(apart(theirs["mean"], mean), apart(theirs["std"], deviation))
     yield Line("FLIM: statistics", reference, 1, difference)
     z = (maps - mean[:, None, None]) / deviation[:, None, None]
@@ -280,9 +280,9 @@ def flim(folder: Path) -> Iterator[Line]:
     for dilation in (1, 3):
         every = model.patchify(pixels, [3, 3], dilation)
         chosen = model.select_patches(every, (labels > 0).astype(float))[0].transpose(0, 3, 1, 2)
-        ours = filters.patches(z, [labels], 3, dilation)[0].reshape(chosen.shape)
+        ours = flim_filters.patches(z, [labels], 3, dilation)[0].reshape(chosen.shape)
         yield Line(f"FLIM: patches, dilation {dilation}", reference, len(ours), apart(chosen, ours))
-    around = filters.patches(z, [labels], 3, 1)
+    around = flim_filters.patches(z, [labels], 3, 1)
     layer = {"kernel_size": [3, 3], "dilation_rate": 1, "nkernels_per_marker": 1, "noutput_channels": 4}
     conv = torch.nn.Conv2d(3, 4, 3)
     learner = types.SimpleNamespace(
@@ -293,13 +293,13 @@ def flim(folder: Path) -> Iterator[Line]:
     with torch.no_grad():
         model.learn_layer_weights(learner, [z[0]], [labels], 0)
     made = learner.layers[0].conv.weight.detach().transpose(2, 3).flatten(1).numpy()
-    ours = filters.filters(around, [labels], "pyflim", 4, 1, "kmeans")
+    ours = flim_filters.filters(around, [labels], "pyflim", 4, 1, "kmeans")
     yield Line("FLIM: filters, transposed back", reference, 4, matched(made, ours))
     sides = {"kernel_size": [3, 3], "dilation": [1, 1], "in_channels": 3, "out_channels": 4}
     kernels, _ = flim_creator(folder)._initialize_convNd_weights(
         pixels[None], labels[None], **sides, number_of_kernels_per_marker=2, use_pca=False
     )
-    ours = filters.filters(around, [labels], "flim", 4, 1, "kmeans")
+    ours = flim_filters.filters(around, [labels], "flim", 4, 1, "kmeans")
     yield Line("FLIM: filters", "FLIM", 4, matched(kernels.reshape(4, -1), ours))
 
 

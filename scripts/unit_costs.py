@@ -36,13 +36,13 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.reporting.card import card
 from eigencam.reporting.collect import collect
 from eigencam.reporting.derived import by_prediction
-from eigencam.store.gather import Plan
+from eigencam.store.finish import Plan
 from eigencam.store.identity import describe
 from eigencam.store.merge import merge
-from eigencam.store.parts import RowFile
 from eigencam.store.reader import read
 from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import FORMAT, ROWS
+from eigencam.store.unfinished import RowFile
 from eigencam.store.verify import faults
 
 IDENTITY: dict[str, Any] = {

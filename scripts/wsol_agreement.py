@@ -23,7 +23,7 @@ from eigencam.configuring.compose import compose
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.prepare import prepare
 
 STEP = 0.001

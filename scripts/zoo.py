@@ -38,15 +38,15 @@ from zoo_page import page
 
 from eigencam.configuring.catalogue import catalogue
 from eigencam.methods.base import Method, lack_of
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks import libraries
 from eigencam.networks.layers import watched
 from eigencam.networks.libraries import Library
 from eigencam.networks.network import Network, load_network
-from eigencam.passes import stimulus as moving
+from eigencam.passes import moving_stimulus as moving
 from eigencam.passes.calls import evaluating
-from eigencam.passes.items import items
-from eigencam.running.maps import compute_maps
+from eigencam.passes.layer_items import items
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.named_methods import as_methods
 from eigencam.store.environment import git
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from eigencam.commands.main import main
 from eigencam.configuring.catalogue import catalogue
-from eigencam.configuring.named import model_overrides
-from eigencam.configuring.wrapped import short_name
+from eigencam.configuring.method_names import model_overrides
+from eigencam.configuring.wrapped_methods import short_name
 from eigencam.explainer import Explainer
 from eigencam.methods.base import gives_boxes
 from eigencam.networks.network import load_network
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.run import run
 from eigencam.store.build import find
 

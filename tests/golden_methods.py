@@ -24,7 +24,7 @@ from eigencam.explainer import Explainer
 from eigencam.methods.base import gives_boxes, is_class_specific
 from eigencam.methods.files import BoxFiles, MapFiles
 from eigencam.networks.network import Network, Preprocess, load_network
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.store.build import find, instantiate
 from eigencam.store.versions import versions_of
 from eigencam.targets import box_score

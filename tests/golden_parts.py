@@ -15,16 +15,16 @@ from golden_methods import LABELS, entry, inputs, network, nodes, originals
 from PIL import Image
 from torch import Tensor, nn
 
-from eigencam.datasets import base, images
+from eigencam.datasets import base, decoding
 from eigencam.datasets import boxes as box
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.planted import Planted
 from eigencam.datasets.scenes import Scenes
 from eigencam.datasets.scenes_fine import ScenesFine
 from eigencam.datasets.scenes_grid import ScenesGrid
-from eigencam.evaluation import bicubic, component_tree, intervals, matching, similarity, statistics
+from eigencam.evaluation import bicubic, component_tree, intervals, proposal_matching, similarity, statistics
 from eigencam.evaluation import maps as score_maps
-from eigencam.methods import randomness, regions, smooth_masks
+from eigencam.methods import blur, felzenszwalb, randomness
 from eigencam.networks.network import Preprocess
 from eigencam.passes import ablation, backward, forward, tail, tape
 from eigencam.passes.readings import CHANNELS_LAST
@@ -62,11 +62,11 @@ def _boxes() -> Case:
 
 def _matching() -> Case:
     overlap = box.iou(boxes(3), boxes(2))
-    case = {f"{n} proposals": numbers(matching.match_best_pairs(overlap[:n])) for n in (4, 16)}
-    case["coco"] = numbers(np.stack(matching.match_coco(overlap, (1, 5, 16))))
-    case["integral"] = numbers(matching.recall_integral(np.array([0.2, 0.5, 0.61, 0.749, 0.75, 0.999, 1.0])))
+    case = {f"{n} proposals": numbers(proposal_matching.match_best_pairs(overlap[:n])) for n in (4, 16)}
+    case["coco"] = numbers(np.stack(proposal_matching.match_coco(overlap, (1, 5, 16))))
+    case["integral"] = numbers(proposal_matching.recall_integral(np.array([0.2, 0.5, 0.61, 0.749, 0.75, 0.999, 1.0])))
     fractions = np.concatenate([boxes(2) + 0.4, boxes(2) + 0.6, boxes(2) - 0.3])
-    return case | {"first": numbers(matching.first_of_equal(fractions))}
+    return case | {"first": numbers(proposal_matching.first_of_equal(fractions))}
 
 
 def _similarity() -> Case:
@@ -137,11 +137,11 @@ def _randomness() -> Case:
 def _regions() -> Case:
     image = originals()[0] / 255.0
     case: Case = {}
-    for name, convert in regions.SPACES.items():
+    for name, convert in felzenszwalb.SPACES.items():
         space = convert(image)
-        labels = regions.segments(space, 40)
+        labels = felzenszwalb.segments(space, 40)
         case[name] = numbers(space)
-        case[f"boxes {name}"] = numbers(regions.boxes_of(labels))
+        case[f"boxes {name}"] = numbers(felzenszwalb.boxes_of(labels))
     return case
 
 
@@ -249,7 +249,7 @@ def _ablation() -> Case:
 
 
 def _smooth_masks() -> Case:
-    masks = smooth_masks.SmoothMax((40, 33), 8, 5.0, torch.zeros(1))
+    masks = blur.SmoothMax((40, 33), 8, 5.0, torch.zeros(1))
     height, width = (cells + masks.window - 1 - 2 * masks.padding for cells in masks.cells)
     parameters = torch.linspace(0, 1, height * width).view(1, height, width).requires_grad_()
     made = masks(parameters)
@@ -257,8 +257,8 @@ def _smooth_masks() -> Case:
     case = {"masks": numbers(made.detach()), "slope": numbers(slope), "margin": [float(masks.margin)]}
     image = torch.linspace(0, 1, 20 * 30).view(20, 30).square()
     for edge in ("zero", "reflect"):
-        case[edge] = numbers(smooth_masks.gaussian_blur(image, 2.5, edge))
-    case["pillow"] = numbers(smooth_masks.pillow_blur(image[None], 2.5))
+        case[edge] = numbers(blur.gaussian_blur(image, 2.5, edge))
+    case["pillow"] = numbers(blur.pillow_blur(image[None], 2.5))
     return case
 
 
@@ -273,12 +273,12 @@ def _decoding() -> Case:
         for kind, image in kinds.items():
             path = Path(folder) / f"{kind}.png"
             image.save(path)
-            case[kind] = numbers(images.read_rgb(path))
-            case[f"{kind} size"] = numbers(np.array(images.image_size(path)))
+            case[kind] = numbers(decoding.read_rgb(path))
+            case[f"{kind} size"] = numbers(np.array(decoding.image_size(path)))
             if kind in ("P", "L"):
-                case[f"{kind} mask"] = numbers(images.read_mask(path))
+                case[f"{kind} mask"] = numbers(decoding.read_mask(path))
             if kind != "wide":
-                case[f"{kind} grey"] = numbers(images.read_grey(path))
+                case[f"{kind} grey"] = numbers(decoding.read_grey(path))
     return case
 
 
@@ -293,19 +293,19 @@ def _truth() -> Case:
 PARTS: tuple[tuple[ModuleType, Callable[[], Case]], ...] = (
     (score_maps, _score_map),
     (box, _boxes),
-    (matching, _matching),
+    (proposal_matching, _matching),
     (similarity, _similarity),
     (bicubic, _bicubic),
     (component_tree, _component_tree),
     (randomness, _randomness),
-    (regions, _regions),
+    (felzenszwalb, _regions),
     (forward, _forward),
     (backward, _backward),
     (tape, _tape),
     (tail, _tail),
     (ablation, _ablation),
-    (smooth_masks, _smooth_masks),
-    (images, _decoding),
+    (blur, _smooth_masks),
+    (decoding, _decoding),
     (base, _truth),
     (statistics, _statistics),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eigencam.methods.base import Method
 from eigencam.networks.network import Network, load_network
-from eigencam.running.maps import Maps, compute_maps
+from eigencam.running.batch_maps import Maps, compute_maps
 from eigencam.store.build import find, instantiate
 
 TYPES = ("scenes_resnet", "scenes_vgg", "scenes_vit", "scenes_vig")

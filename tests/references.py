@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from eigencam.configuring.compose import compose
 from eigencam.methods.base import Method, maps_of, needs_gradient, tapped
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks.network import Network
 from eigencam.passes.forward import Forward
 from eigencam.running.prepare import prepare

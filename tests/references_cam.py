@@ -16,8 +16,8 @@ from sklearn.decomposition import KernelPCA
 from torch import Tensor, nn
 
 from eigencam.methods.cam import CAM
-from eigencam.methods.components import KPCACAM, EigenGradCAM
 from eigencam.methods.eigencam import EigenCAM
+from eigencam.methods.eigencam_variants import KPCACAM, EigenGradCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.perturbation import AblationCAM

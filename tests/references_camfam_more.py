@@ -33,7 +33,7 @@ from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.decom import DecomCAM
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.integrated import IntegratedGradCAM
+from eigencam.methods.integrated_gradcam import IntegratedGradCAM
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.opti import OptiCAM
 from eigencam.methods.poly import PolyCAM, channel_masks

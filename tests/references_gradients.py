@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from eigencam.methods.gradient_weighted import FullGrad
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
 from eigencam.methods.randomness import normal
+from eigencam.methods.refusal import probe, traced
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
-from eigencam.methods.support import probe, traced
 from eigencam.methods.ventral import Ventral
 from eigencam.networks.network import Network
-from eigencam.passes.kinds import ELEMENTWISE, MAXIMA, NORMALIZATIONS
+from eigencam.passes.operation_kinds import ELEMENTWISE, MAXIMA, NORMALIZATIONS
 from eigencam.passes.readings import CHANNELS_FIRST
 
 Layer = Callable[[Node, Tensor], tuple[Tensor, ...]]

@@ -21,7 +21,7 @@ from sklearn.decomposition import NMF
 from torch import Tensor, nn
 
 from eigencam.methods.augmented import AugmentedGradCAM
-from eigencam.methods.factors import DFF
+from eigencam.methods.dff import DFF
 from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.randomness import normal, uniform
 from eigencam.methods.xrai import XRAI

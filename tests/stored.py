@@ -10,7 +10,7 @@ import pandas as pd
 from eigencam.evaluation.localization import Localization
 from eigencam.store.canonical import checksum
 from eigencam.store.examine import published
-from eigencam.store.gather import Plan
+from eigencam.store.finish import Plan
 from eigencam.store.identity import describe
 from eigencam.store.records import Result, publish, summed_up
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE

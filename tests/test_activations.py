@@ -28,8 +28,8 @@ from eigencam.methods.attnlrp import AttnLRP
 from eigencam.methods.base import follows, needs_smooth
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.gradient_weighted import full_gradients
+from eigencam.methods.refusal import refusal
 from eigencam.methods.relevance import DeepLIFT
-from eigencam.methods.support import refusal
 
 CASES = [(name, form) for name in FORMS for form in ("module", "function", "inline")]
 

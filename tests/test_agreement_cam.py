@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletion
-from eigencam.methods.components import KPCACAM
+from eigencam.methods.eigencam_variants import KPCACAM
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.lime import LIME
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation

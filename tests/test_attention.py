@@ -16,15 +16,15 @@ from toys import random_activations
 from eigencam.methods.attention_relevance import GAE, LeGrad, TransformerAttribution, rules
 from eigencam.methods.attnlrp import AttnLRP
 from eigencam.methods.base import Method, maps_of
+from eigencam.methods.refusal import refusal
 from eigencam.methods.relevance import DeepLIFT, ExcitationBackprop
 from eigencam.methods.rollout import AttentionRollout
-from eigencam.methods.support import refusal
 from eigencam.methods.vitcx import ViTCX, grouped
 from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import Reading
-from eigencam.passes.ways import ways_of
+from eigencam.passes.recorded_graph import ways_of
 
 METHODS: tuple[Method, ...] = (
     AttentionRollout(), GAE(), TransformerAttribution(), LeGrad(), LeGrad(None), AttnLRP(), AttnLRP("cp"),

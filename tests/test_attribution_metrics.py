@@ -26,7 +26,7 @@ from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.input_gradients import Gradient
 from eigencam.networks.network import Network, load_network
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.probe import BatchProbe
 
 SIDE, METHODS = 64, {"gradcam": GradCAM(), "gradient": Gradient("sum")}

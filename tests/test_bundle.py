@@ -18,7 +18,7 @@ from eigencam.reporting.reproduce import Ran
 from eigencam.running.run import run
 from eigencam.store.bundle import BundleError, unpacked
 from eigencam.store.claim import CLAIM, Claim
-from eigencam.store.gather import first_difference
+from eigencam.store.finish import first_difference
 from eigencam.store.reader import read, read_all
 from eigencam.store.records import summed_up
 from eigencam.store.seal import digest, read_json, write_json

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam.configuring import named
+from eigencam.configuring import method_names
 from eigencam.configuring.compose import compose
-from eigencam.configuring.wrapped import wrapped
+from eigencam.configuring.wrapped_methods import wrapped
 from eigencam.methods.baselines import CenterBox
 from eigencam.methods.cam import CAM
-from eigencam.methods.components import EigenGradCAM
+from eigencam.methods.eigencam_variants import EigenGradCAM
 from eigencam.methods.fem import FEM, k_sigma
 from eigencam.methods.finer import FinerCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
@@ -25,9 +25,9 @@ from eigencam.methods.refine import RefineCAM
 from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.windows import SlidingWindows
 from eigencam.networks.layers import examine
-from eigencam.passes.contrast import nearest
+from eigencam.passes.finer_score import nearest
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.rescored import rescored
+from eigencam.passes.other_scores import rescored
 from eigencam.store.build import instantiate
 from eigencam.targets import finer
 
@@ -234,7 +234,7 @@ def test_any_option_stands_in_a_wrapper() -> None:
     assert list(config.method) == ["gradcam", "smooth_layercam", "aug_smooth_finercam_layercam"]
     assert instantiate(config.method.smooth_layercam) == Smooth(LayerCAM([]), 2)
     assert instantiate(config.method.aug_smooth_finercam_layercam) == AugSmooth(FinerCAM(LayerCAM([]), 1))
-    assert named.split(["smooth/layercam", "captum/occlusion"])[2] == ["smooth_layercam", "captum_occlusion"]
+    assert method_names.split(["smooth/layercam", "captum/occlusion"])[2] == ["smooth_layercam", "captum_occlusion"]
     assert wrapped("smooth/nothing") is None
     assert wrapped("gradcam/layercam") is None
 

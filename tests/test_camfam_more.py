@@ -14,16 +14,16 @@ from toys import colored, make, network, random_activations
 from eigencam.methods.augmented import AugmentedGradCAM
 from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.decom import DecomCAM, principal
+from eigencam.methods.dff import DFF
 from eigencam.methods.drise import DRISE
 from eigencam.methods.expected import ExpectedGradients
-from eigencam.methods.factors import DFF
 from eigencam.methods.fem import FEM
 from eigencam.methods.gradcam import GradCAM, weighted_sum
 from eigencam.methods.gradient_weighted import HiResCAM
 from eigencam.methods.group import truncated_blur
 from eigencam.methods.gscore import GScoreCAM
 from eigencam.methods.guided_ig import GuidedIG
-from eigencam.methods.integrated import IntegratedGradCAM
+from eigencam.methods.integrated_gradcam import IntegratedGradCAM
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.opti import OptiCAM
 from eigencam.methods.perturbation import unit

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as cocos
 
-from eigencam.datasets.coco_objects import LONGEST_OUTLINE, decode, segmentation_fault, unpacked
+from eigencam.datasets.coco_annotations import LONGEST_OUTLINE, decode, segmentation_fault, unpacked
 from eigencam.evaluation.predictions import read_coco_truth
 
 theirs: Any = cocos  # its annotation is narrower than what it accepts

@@ -11,7 +11,7 @@ import pytest
 from stored import reseal, rows_of
 
 from eigencam.commands import main as cli
-from eigencam.configuring import named
+from eigencam.configuring import method_names
 from eigencam.evaluation.paired import mcnemar, sign_flips
 
 SMALL = ["dataset.count=12", "workers=0", "device=cpu", "batch_size=12"]
@@ -149,14 +149,14 @@ def test_a_method_may_come_as_a_file_a_config_or_a_dotted_name(here: Path, capsy
     assert any(by_method["mine"])
     identity = json.loads(next(here.glob("runs/*-mine-*/identity.json")).read_text())
     assert (identity["method"]["target"], len(identity["method"]["source"])) == ("mine.mine", 64)
-    assert named.node("mine.mine") == {"mine": {"_target_": "mine.mine", "_partial_": True}}
+    assert method_names.node("mine.mine") == {"mine": {"_target_": "mine.mine", "_partial_": True}}
 
 
 def test_an_option_is_one_also_beside_a_folder_of_its_name(here: Path) -> None:
     (here / "eigencam").mkdir()
     (here / "out/maps").mkdir(parents=True)
     np.save(here / "out/maps/a.npy", np.ones((2, 2)))
-    options, nodes, order = named.split(["eigencam", "torchcam/gradcam", "out/maps"])
+    options, nodes, order = method_names.split(["eigencam", "torchcam/gradcam", "out/maps"])
     assert (options, list(nodes), order) == (
         ["eigencam", "torchcam/gradcam"],
         ["maps"],
@@ -167,7 +167,7 @@ def test_an_option_is_one_also_beside_a_folder_of_its_name(here: Path) -> None:
 def test_a_file_with_the_name_of_another_module_is_refused(here: Path) -> None:
     (here / "random.py").write_text("def random(forward, targets):\n    return None\n")
     with pytest.raises(ValueError, match="another module is called random"):
-        named.node("random.py")
+        method_names.node("random.py")
 
 
 @pytest.mark.full

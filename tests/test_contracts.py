@@ -44,13 +44,13 @@ from eigencam.methods.baselines import CenterBox, CenterGaussian, RandomMap, Who
 from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.broadcam import BroadCAM
 from eigencam.methods.cam import CAM
-from eigencam.methods.components import KPCACAM, EigenGradCAM
 from eigencam.methods.decom import DecomCAM
+from eigencam.methods.dff import DFF
 from eigencam.methods.drise import DRISE
 from eigencam.methods.edge_windows import EdgeWindows
 from eigencam.methods.eigencam import EigenCAM
+from eigencam.methods.eigencam_variants import KPCACAM, EigenGradCAM
 from eigencam.methods.expected import ExpectedGradients
-from eigencam.methods.factors import DFF
 from eigencam.methods.fam import FAM, FAMSupport
 from eigencam.methods.fem import FEM
 from eigencam.methods.files import MapFiles
@@ -62,7 +62,7 @@ from eigencam.methods.group import GroupCAM
 from eigencam.methods.gscore import GScoreCAM
 from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
-from eigencam.methods.integrated import IntegratedGradCAM
+from eigencam.methods.integrated_gradcam import IntegratedGradCAM
 from eigencam.methods.lcam import LCAM
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.lime import LIME

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from eigencam.explainer import Explainer
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, IntegratedGradients
+from eigencam.methods.refusal import probe, refusal, traced
 from eigencam.methods.relevance import DeepLIFT
-from eigencam.methods.support import probe, refusal, traced
 from eigencam.networks.network import Preprocess
 from eigencam.passes.calls import NetworkError, OutputError, logits_of
 

@@ -18,7 +18,7 @@ from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.gradcam import GradCAM
 from eigencam.networks.dual_cross import ConvTransBlock, DualCrossCurrent, SCBlock
 from eigencam.networks.network import Network, Preprocess
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 
 pytestmark = pytest.mark.full
 

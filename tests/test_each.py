@@ -18,7 +18,7 @@ from eigencam.evaluation.base import Metric, Row
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.pointing import Pointing
 from eigencam.passes.forward import Forward
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.run import run
 

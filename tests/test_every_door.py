@@ -8,7 +8,7 @@ from doors import OWN, Doors, check, options
 from golden_methods import ELSEWHERE, FITTED
 from test_activations import accepted
 
-from eigencam.configuring.wrapped import short_name
+from eigencam.configuring.wrapped_methods import short_name
 from eigencam.methods.base import follows, needs_smooth
 
 NAMES = ("ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "GELU", "SiLU", "Hardswish", "Sigmoid", "Softplus", "Threshold")

@@ -14,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from eigencam.methods.support import refusal
-from eigencam.networks.lite import PACKAGE
+from eigencam.methods.refusal import refusal
+from eigencam.networks.efficientnet_lite import PACKAGE
 from eigencam.networks.network import Network, load_network
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.store.build import instantiate
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))

@@ -21,7 +21,7 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.planted import GAIN
 from eigencam.networks.scenes_cells import cut, join
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.run import run
 from eigencam.store.build import instantiate
 from tests.runs import config

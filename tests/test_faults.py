@@ -15,7 +15,7 @@ from runs import config, tables
 
 from eigencam.commands.main import main
 from eigencam.datasets.base import BadImageError
-from eigencam.datasets.images import image_size, read_rgb
+from eigencam.datasets.decoding import image_size, read_rgb
 from eigencam.evaluation.predictions import read_map
 from eigencam.passes.calls import NetworkError
 from eigencam.running.faults import PartlyFailedError, blame

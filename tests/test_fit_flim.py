@@ -15,12 +15,12 @@ from toys import random_activations
 from training import config, fitted_by
 
 from eigencam.datasets.base import Truth
-from eigencam.fitting.filters import filters, k_means, patches, principal, statistics, unit
+from eigencam.fitting.flim_filters import filters, k_means, patches, principal, statistics, unit
+from eigencam.fitting.flim_markers import drawn, read_markers, resized, write_markers
 from eigencam.fitting.job import prepare
-from eigencam.fitting.markers import drawn, read_markers, resized, write_markers
 from eigencam.fitting.svm import linear_svm
 from eigencam.methods.input_gradients import GuidedBackprop
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks.flim import FLIM, LEAST, MOST, WHITE, XYZ, Lab, MarkerNorm
 from eigencam.networks.network import load_network
 

@@ -14,15 +14,15 @@ from training import config, fitted_by, killed
 
 from eigencam.fitting.job import prepare
 from eigencam.fitting.spg import SPG, SideHeads, SideLoss, target, taught
-from eigencam.fitting.whole import BESIDE
+from eigencam.fitting.whole_network import BESIDE
 from eigencam.methods.acol import ACoL
 from eigencam.methods.cam import CAM
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks import acol
 from eigencam.networks.network import Network, Preprocess, load_network
 from eigencam.networks.wsol import WSOLVGG16SPG
 from eigencam.passes.forward import forward_pass
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 
 WSOL = ["fit=wsol", "fit.validation.count=6"]
 TINY_ACOL = [

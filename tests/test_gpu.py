@@ -22,10 +22,10 @@ from eigencam.evaluation.base import asks_network
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.methods.eigencam import ROUNDING, squared
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks.network import Network
-from eigencam.passes.answers import answer_states
-from eigencam.running.maps import compute_maps
+from eigencam.passes.prediction_states import answer_states
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.probe import BatchProbe
 from eigencam.store.build import find, instantiate
 from eigencam.transfer import to_device, to_host

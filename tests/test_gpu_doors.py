@@ -24,7 +24,7 @@ from eigencam.networks import fitted
 from eigencam.networks.network import Preprocess
 from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward
-from eigencam.running.maps import Maps, compute_maps
+from eigencam.running.batch_maps import Maps, compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.run import run
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from eigencam.datasets.base import BadImageError
-from eigencam.datasets.images import image_size, read_mask, read_rgb
+from eigencam.datasets.decoding import image_size, read_mask, read_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 

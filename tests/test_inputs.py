@@ -12,8 +12,8 @@ from torch import nn
 
 from eigencam import Explainer
 from eigencam.datasets.base import BadImageError
-from eigencam.datasets.images import read_rgb
-from eigencam.networks.inputs import pixels_of
+from eigencam.datasets.decoding import read_rgb
+from eigencam.networks.image_inputs import pixels_of
 from eigencam.networks.network import Preprocess
 from eigencam.running.named_methods import as_methods
 

@@ -21,8 +21,8 @@ from eigencam.configuring.compose import compose
 from eigencam.methods.rollout import AttentionRollout
 from eigencam.networks import libraries
 from eigencam.networks.building import build
+from eigencam.networks.efficientnet_lite import PACKAGE
 from eigencam.networks.libraries import describe
-from eigencam.networks.lite import PACKAGE
 from eigencam.networks.network import chosen_preprocess, load_network
 from eigencam.networks.preprocess import Preprocess
 from eigencam.running import sweep

@@ -198,7 +198,7 @@ def test_real_weights_classify_real_images(name: str, expected: float) -> None:
     from hydra import compose, initialize_config_module
 
     from eigencam.datasets.ilsvrc import Ilsvrc
-    from eigencam.running.maps import compute_maps
+    from eigencam.running.batch_maps import compute_maps
 
     folder = Path(str(SHARED), "realdata")
     with initialize_config_module("eigencam.configs", version_base="1.3"):

@@ -14,8 +14,8 @@ from eigencam import Explainer
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.perturbation import AblationCAM
+from eigencam.methods.refusal import refusal
 from eigencam.methods.relevance import DeepLIFT
-from eigencam.methods.support import refusal
 from eigencam.networks.network import Preprocess
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)

@@ -17,9 +17,9 @@ import pytest
 from dataset_files import lines
 from PIL import Image
 
+from eigencam.datasets.annotation_cache import FileIds, Files, Names, kept
 from eigencam.datasets.base import BadTruthError
 from eigencam.datasets.ilsvrc import Ilsvrc
-from eigencam.datasets.kept import FileIds, Files, Names, kept
 from eigencam.datasets.parquet import read_parquet
 from eigencam.datasets.tars import read_webdataset
 

@@ -26,10 +26,10 @@ from eigencam.fitting.support import SupportFit
 from eigencam.methods.fam import FAM, FAMSupport, contributions
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.lime import LIME
-from eigencam.methods.support import refusal
+from eigencam.methods.refusal import refusal
 from eigencam.networks.network import Network, Preprocess
 from eigencam.networks.verification import NEAREST, PairNetwork, Verifier, for_pairs
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.run import run
 from eigencam.store.build import find, instantiate

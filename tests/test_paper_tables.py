@@ -16,8 +16,8 @@ from stored import ENVIRONMENT, IDENTITY, rows
 from eigencam.commands.main import main
 from eigencam.configuring.printed_names import METHODS, printed
 from eigencam.evaluation import escaping
-from eigencam.evaluation.cells import cell, decimals, parsed
 from eigencam.evaluation.localization import Localization
+from eigencam.evaluation.table_cells import cell, decimals, parsed
 from eigencam.evaluation.tables import Table, render
 from eigencam.reporting.parsed_tables import read_stated
 from eigencam.store.identity import describe

@@ -16,8 +16,8 @@ from eigencam.configuring.overrides import of_fit
 from eigencam.evaluation.tables import FORMATS, render
 from eigencam.fitting.wsol import NAMES
 from eigencam.reporting.collect import collect
-from eigencam.reporting.layouts import Layout, LayoutColumn, layouts
-from eigencam.reporting.papers import paper_table, shown_beside
+from eigencam.reporting.paper_layouts import Layout, LayoutColumn, layouts
+from eigencam.reporting.paper_tables import paper_table, shown_beside
 from eigencam.reporting.published import numbers, papers
 from eigencam.running.run import run
 

@@ -23,7 +23,7 @@ from eigencam.methods.base import Method
 from eigencam.methods.input_gradients import Gradient
 from eigencam.networks.network import Network, load_network
 from eigencam.passes.forward import Forward
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.probe import BatchProbe
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from toys import colored, make, network, random_activations
 
 from eigencam.methods.augmented import AugmentedGradCAM, _turns, taps_of
-from eigencam.methods.factors import DFF
+from eigencam.methods.dff import DFF
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.input_gradients import image_gradients

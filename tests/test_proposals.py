@@ -16,7 +16,7 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.boxes import iou, to_xywh
 from eigencam.evaluation.base import Metric
 from eigencam.evaluation.maps import ScoreMap
-from eigencam.evaluation.matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
+from eigencam.evaluation.proposal_matching import IOUS, first_of_equal, match_best_pairs, match_coco, recall_integral
 from eigencam.evaluation.proposals import Proposals, positive_inside, recall_curve, suppress
 
 BUDGETS = (1, 10, 100)

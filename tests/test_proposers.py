@@ -13,7 +13,7 @@ from torch import nn
 
 from eigencam.datasets.boxes import iou
 from eigencam.methods.edge_windows import Contours, EdgeWindows, edges
-from eigencam.methods.regions import SPACES, boxes_of, segments
+from eigencam.methods.felzenszwalb import SPACES, boxes_of, segments
 from eigencam.methods.selective_search import SelectiveSearch, binned_texture, describe, group, texture
 from eigencam.methods.self_taught import SelfTaught, Tree, crops, to_original
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows, sliding

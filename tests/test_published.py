@@ -14,8 +14,8 @@ import pytest
 from eigencam.commands.main import main
 from eigencam.datasets.base import Truth
 from eigencam.evaluation.pointing import Pointing
-from eigencam.reporting.layouts import layouts
-from eigencam.reporting.papers import empty_cells, every_cell, paper_table
+from eigencam.reporting.paper_layouts import layouts
+from eigencam.reporting.paper_tables import empty_cells, every_cell, paper_table
 from eigencam.reporting.published import READING, anchors, numbers, papers
 
 ROOT = Path(__file__).parents[1]

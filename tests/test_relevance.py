@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from toys import network, random_activations
 
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
+from eigencam.methods.refusal import refusal
 from eigencam.methods.relevance import LRP, RULES, DeepLIFT, ExcitationBackprop, LrpRule
-from eigencam.methods.support import refusal
 from eigencam.networks.caffe import googlenet
 from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.backward import gradients

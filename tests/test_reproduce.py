@@ -14,7 +14,7 @@ from eigencam.evaluation.tables import Table
 from eigencam.reporting.parsed_tables import numbers, read_stated
 from eigencam.reporting.reproduce import _of_digits, _of_text
 from eigencam.reporting.table_files import as_csv, write
-from eigencam.running.foreign import Foreign, ForeignError
+from eigencam.running.foreign_commands import Foreign, ForeignError
 
 RUN = ["run", "dataset.count=6", "method=[gradcam,center_box]", "evaluator=[localization]", "timing=false", "workers=0"]
 ODD = r"a|b \ *c* _d_ $e$ {f} ~g^ <h> & 100 % #1 --x [i]"

@@ -11,7 +11,7 @@ import pytest
 from stored import finished
 
 from eigencam.commands.main import SUBCOMMANDS
-from eigencam.networks import lean
+from eigencam.networks import torchvision_import
 
 HEAVY = ("torch._dynamo", "sympy", "scipy.stats", "numba", "matplotlib", "torchvision", "skimage")
 NO_TORCH = (
@@ -120,7 +120,7 @@ def test_a_module_is_loaded_without_the_compiler_which_is_found_when_it_is_used(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(lean, "COMPILER", ("slow_compiler", "slow_compiler.utils"))
+    monkeypatch.setattr(torchvision_import, "COMPILER", ("slow_compiler", "slow_compiler.utils"))
     for name in ("slow_compiler", "slow_compiler.utils"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     if imported_before:
@@ -129,7 +129,7 @@ def test_a_module_is_loaded_without_the_compiler_which_is_found_when_it_is_used(
     assert spec
     assert spec.loader
     loader = spec.loader
-    spec.loader = lean._Lean(loader)
+    spec.loader = torchvision_import._Lean(loader)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert ("slow_compiler" in sys.modules) == imported_before

@@ -23,7 +23,7 @@ from eigencam.evaluation.base import Again, Metric
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import UNANSWERED, at_worst, no_answer, no_map
 from eigencam.evaluation.tables import tables
-from eigencam.passes.answers import answer_states
+from eigencam.passes.prediction_states import answer_states
 from eigencam.reporting.collect import collect
 from eigencam.reporting.derived import by_prediction, with_wins
 from eigencam.running.run import run

@@ -17,7 +17,7 @@ from runs import config
 from stored import finished, half, reseal, restated, result, rows
 
 from eigencam.commands.main import main
-from eigencam.configuring.stored import check_paths
+from eigencam.configuring.stored_config import check_paths
 from eigencam.running import sweep
 from eigencam.running.run import run
 from eigencam.store.reader import read, read_all

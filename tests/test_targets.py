@@ -15,7 +15,7 @@ from eigencam.commands.target import parsed
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.networks.classes import class_number
 from eigencam.networks.network import Preprocess
-from eigencam.passes.items import items, replaced
+from eigencam.passes.layer_items import items, replaced
 from eigencam.targets import ScoredNetwork, View, placed
 
 PLAIN = Preprocess(size=detectors.SIDE, mean=(0, 0, 0), std=(1, 1, 1))

@@ -15,8 +15,8 @@ from torchvision.models import VisionTransformer
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.randomization import LabelRandomization, Randomization
 from eigencam.methods.base import Method
+from eigencam.networks.randomized import groups, layers_from_output, randomised, reweighted
 from eigencam.networks.scenes import ScenesResNet
-from eigencam.networks.variants import groups, layers_from_output, randomised, reweighted
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.running.probe import BatchProbe
 from eigencam.running.run import run

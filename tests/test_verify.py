@@ -14,13 +14,13 @@ from eigencam.commands.main import main
 from eigencam.evaluation.tables import tables
 from eigencam.reporting.collect import collect
 from eigencam.running.run import run
-from eigencam.store import current, verify
+from eigencam.store import outdated, verify
 from eigencam.store.examine import published
-from eigencam.store.parts import RowFile
-from eigencam.store.positions import hashes
+from eigencam.store.image_positions import hashes
 from eigencam.store.records import publish
 from eigencam.store.schema import ROWS, SUMMARY
 from eigencam.store.seal import read_json, write_json
+from eigencam.store.unfinished import RowFile
 
 SMALL = ["dataset.count=6", "timing=false", "method=[gradcam]", "evaluator=[localization]"]
 
@@ -149,7 +149,7 @@ def test_a_table_says_which_numbers_another_version_made(tmp_path: Path, monkeyp
     finished(tmp_path)
     (table,) = tables(collect(tmp_path))
     assert not [note for note in table.notes if "another version" in note]
-    monkeypatch.setattr(current, "_raised", lambda: {"Method": {"version": 2, "shared": {"tape": 3}}})
+    monkeypatch.setattr(outdated, "_raised", lambda: {"Method": {"version": 2, "shared": {"tape": 3}}})
     (table,) = tables(collect(tmp_path))
     notes = [note for note in table.notes if "another version" in note]
     said = "Method is of version 1, here it is 2; tape is of version 1, here it is 3"

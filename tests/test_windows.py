@@ -12,19 +12,19 @@ import pytest
 from stored import ENVIRONMENT, plan, result, rows
 
 from eigencam.evaluation.localization import Localization
-from eigencam.store import positions, windows
-from eigencam.store.gather import Plan
+from eigencam.store import image_positions, ordered_rows
+from eigencam.store.finish import Plan
 from eigencam.store.image_digests import KnownDigests
-from eigencam.store.parts import Parts
-from eigencam.store.positions import Positions
+from eigencam.store.image_positions import Positions
+from eigencam.store.ordered_rows import FITTED, POSITION, RUN, Windows, write_rows
 from eigencam.store.records import summed_up
-from eigencam.store.windows import FITTED, POSITION, RUN, Windows, write_rows
+from eigencam.store.unfinished import Parts
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "WINDOW", 7)
-    monkeypatch.setattr(windows, "ROW_GROUP", 16)
+    monkeypatch.setattr(ordered_rows, "WINDOW", 7)
+    monkeypatch.setattr(ordered_rows, "ROW_GROUP", 16)
 
 
 def shuffled_parts(n: int, seed: int) -> list[pd.DataFrame]:
@@ -83,7 +83,7 @@ def test_rows_that_say_wrongly_where_they_belong_are_placed_by_a_run(tmp_path: P
 
 
 def test_a_part_that_is_large_is_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigencam.store.parts.LARGEST_MERGED", 8)
+    monkeypatch.setattr("eigencam.store.unfinished.LARGEST_MERGED", 8)
     parts = Parts(tmp_path, "owner")
     for k in range(40):
         parts.write(rows(1, start=k))
@@ -95,7 +95,7 @@ def test_a_part_that_is_large_is_not_merged(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("collide", [False, True])
 def test_ids_are_found_whatever_their_hashes(monkeypatch: pytest.MonkeyPatch, collide: bool) -> None:
     if collide:
-        monkeypatch.setattr(positions, "hashes", lambda ids: np.array([len(i) for i in ids], np.int64))
+        monkeypatch.setattr(image_positions, "hashes", lambda ids: np.array([len(i) for i in ids], np.int64))
     ids = [f"n{k}" for k in range(50)]
     found = Positions(ids)
     assert found.of([*ids[::-1], "x", "n50", ""]).tolist() == [*range(49, -1, -1), -1, -1, -1]

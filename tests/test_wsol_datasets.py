@@ -267,7 +267,7 @@ def test_missing_files_of_openimages_say_where_they_come_from(tmp_path: Path) ->
 def test_grey_masks_of_every_kind(tmp_path: Path) -> None:
     mask = np.zeros((4, 5), np.uint8)
     mask[1:3, 2:4] = 255
-    from eigencam.datasets.images import read_grey
+    from eigencam.datasets.decoding import read_grey
 
     for mode in ("1", "L", "RGB", "RGBA", "P", "LA"):
         Image.fromarray(mask).convert(mode).save(tmp_path / "mask.png")

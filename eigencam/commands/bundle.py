@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from eigencam.commands.inputs import settings_and_paths
+from eigencam.commands.path_arguments import settings_and_paths
 from eigencam.configuring.results_options import add_trust, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.store.bundle import SUFFIX, is_bundle, pack, unpacked
@@ -64,7 +64,7 @@ def _maps(stored: Stored, root: Path, settings: Sequence[str], trust: Trust) -> 
     """Compute the maps of a result again; return the folder that they are in."""
     from omegaconf import DictConfig, OmegaConf
 
-    from eigencam.configuring.stored import changed, check_paths, machine_paths
+    from eigencam.configuring.stored_config import changed, check_paths, machine_paths
     from eigencam.running.kept_maps import keep_maps
 
     if stored.summary is None or stored.summary.unsupported:

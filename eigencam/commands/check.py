@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from eigencam.configuring import named
+from eigencam.configuring import method_names
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset
 from eigencam.datasets.checks import checked_truth, truth_faults
 from eigencam.reporting import draw
@@ -35,12 +35,12 @@ def main(args: argparse.Namespace) -> int:
     from omegaconf import OmegaConf
 
     from eigencam.configuring.compose import compose
-    from eigencam.running.configs import DataConfig, typed
     from eigencam.running.prepare import attempt, build_dataset, stop
+    from eigencam.running.run_config import DataConfig, typed
 
     if strange := [item for item in args.settings if "=" not in item]:
         raise ValueError(f"{' '.join(strange)}: allowed are settings such as dataset=folder dataset.root=photos")
-    composed = compose("run", named.quoted(args.settings))
+    composed = compose("run", method_names.quoted(args.settings))
     faults: list[str] = []
     config = typed(OmegaConf.masked_copy(composed, [f.name for f in fields(DataConfig)]), DataConfig, faults)
     stop(faults)

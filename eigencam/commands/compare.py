@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from eigencam.configuring import named
+from eigencam.configuring import method_names
 from eigencam.configuring.results_options import default_results
-from eigencam.configuring.stored import made_by
+from eigencam.configuring.stored_config import made_by
 from eigencam.evaluation import ranks
 from eigencam.evaluation.escaping import file_name, one_line
 from eigencam.evaluation.tables import FORMATS, render
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     """Run what is missing, compare, print; returns 1 if a method failed, whose results are left out."""
     methods = [item for item in args.inputs if "=" not in item]
     settings = [item for item in args.inputs if "=" in item]
-    options, nodes, order = named.split(methods)
+    options, nodes, order = method_names.split(methods)
     if len(order) < 2:
         raise ValueError(f"compare {' '.join(methods)}: two methods or more are needed, the reference first")
     metrics = [m for m in args.metrics.split(",") if m]
@@ -106,7 +106,7 @@ def _computed(config: Any, *, compute: bool) -> tuple[list[Path], list[str]]:
 
 
 def _folders(
-    args: argparse.Namespace, options: Sequence[str], nodes: named.Nodes, settings: Sequence[str]
+    args: argparse.Namespace, options: Sequence[str], nodes: method_names.Nodes, settings: Sequence[str]
 ) -> tuple[list[Path], Trust, list[str]]:
     """Compute missing results; return the result folders, what this command trusts, and what failed."""
     from omegaconf import OmegaConf
@@ -119,9 +119,9 @@ def _folders(
     configs = []
     for model in args.model.split(","):
         for dataset in args.dataset.split(","):
-            chosen = [*named.model_overrides(model), f"dataset={dataset}", "on_unsupported=skip"]
-            every = named.quoted([*chosen, *overrides, *settings])
-            configs.append(named.with_methods(compose("run", every), nodes))
+            chosen = [*method_names.model_overrides(model), f"dataset={dataset}", "on_unsupported=skip"]
+            every = method_names.quoted([*chosen, *overrides, *settings])
+            configs.append(method_names.with_methods(compose("run", every), nodes))
     found: list[Path] = []
     failed: list[str] = []
     for config in configs:

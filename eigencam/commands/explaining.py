@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from eigencam.commands.target import parsed
-from eigencam.configuring import named
+from eigencam.configuring import method_names
 from eigencam.datasets.base import BadImageError, BadTruthError, Dataset, Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.datasets.names import SUFFIXES
@@ -18,8 +18,8 @@ from eigencam.datasets.reading import expand
 from eigencam.explainer import Explainer, Explanation
 from eigencam.methods.base import Method
 from eigencam.networks.classes import class_number
-from eigencam.networks.inputs import image_files
-from eigencam.passes.answers import answer_states
+from eigencam.networks.image_inputs import image_files
+from eigencam.passes.prediction_states import answer_states
 from eigencam.reporting import draw
 from eigencam.reporting.explained_dataset import class_names, spread
 from eigencam.running.prepare import Job, prepare
@@ -37,10 +37,10 @@ def explain(args: argparse.Namespace) -> int:
         raise ValueError(f"--images {args.images}; allowed: 1 or more")
     target = None if args.target is None else parsed(args.target)
     photos, settings = told_apart(args.inputs)
-    options, nodes, _ = named.split(args.method.split(","))
-    chosen = [*named.model_overrides(args.model, args.weights), f"dataset={args.dataset}"]
+    options, nodes, _ = method_names.split(args.method.split(","))
+    chosen = [*method_names.model_overrides(args.model, args.weights), f"dataset={args.dataset}"]
     chosen += [f"method=[{','.join(options)}]", "target=predicted", "on_unsupported=skip", "on_bad_truth=skip"]
-    job = prepare(named.with_methods(compose("run", named.quoted(chosen + settings)), nodes))
+    job = prepare(method_names.with_methods(compose("run", method_names.quoted(chosen + settings)), nodes))
     if job.network.untrained:
         print(f"{job.network.name}: {job.network.untrained}; its maps say nothing about a trained network")
     names = class_names(job)

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eigencam.configuring import named
+from eigencam.configuring import method_names
 from eigencam.evaluation.escaping import one_line
 from eigencam.evaluation.tables import listed, wrapped
 
@@ -44,7 +44,9 @@ def main(args: argparse.Namespace) -> int:
 
     if strange := [item for item in args.inputs if "=" not in item]:
         raise ValueError(f"{' '.join(strange)}: allowed after the network: settings, key=value")
-    config = compose("run", named.quoted([*named.model_overrides(args.model, args.weights), *args.inputs]))
+    config = compose(
+        "run", method_names.quoted([*method_names.model_overrides(args.model, args.weights), *args.inputs])
+    )
     description = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(description, dict)
     network = load_network({str(k): v for k, v in description.items()}, choose=False)

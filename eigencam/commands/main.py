@@ -160,7 +160,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     from yaml import YAMLError
 
     from eigencam.configuring.compose import register
-    from eigencam.configuring.named import quoted
+    from eigencam.configuring.method_names import quoted
     from eigencam.configuring.overrides import accepted, hint, options_first
     from eigencam.running.sweep import gpus
 

@@ -17,8 +17,8 @@ from tabulate import tabulate
 
 from eigencam.evaluation.escaping import one_line
 from eigencam.evaluation.tables import listed
-from eigencam.reporting.layouts import Layout, layouts
-from eigencam.reporting.papers import empty_cells, every_cell
+from eigencam.reporting.paper_layouts import Layout, layouts
+from eigencam.reporting.paper_tables import empty_cells, every_cell
 from eigencam.reporting.published import merged, numbers, papers, read_readings, write_readings
 
 

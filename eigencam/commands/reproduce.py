@@ -8,7 +8,7 @@ compares rows and metrics. A claimed result that is reproduced is no longer clai
     eigencam reproduce results/both paths.ilsvrc=/data/ILSVRC
 
 A table is untrusted data: no shell runs its commands. They are parsed and composed from this package alone, and unsafe
-requests are refused (`eigencam.running.foreign`).
+requests are refused (`eigencam.running.foreign_commands`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from eigencam.commands.bundle import named as named_as
 from eigencam.commands.bundle import opened
-from eigencam.commands.inputs import settings_and_paths
+from eigencam.commands.path_arguments import settings_and_paths
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.escaping import one_line
 from eigencam.reporting.parsed_tables import Stated, StatedCell, read_stated
@@ -30,7 +30,7 @@ from eigencam.store.trust import keep_out
 
 if TYPE_CHECKING:
     from eigencam.reporting.reproduce import Verdict
-    from eigencam.running.foreign import Foreign
+    from eigencam.running.foreign_commands import Foreign
 
 MACHINE = ("device", "workers")
 
@@ -105,7 +105,7 @@ def _make_again(paths: Sequence[Path], foreign: "Foreign", args: argparse.Namesp
 
 def _foreign(settings: Sequence[str], results: Path) -> "Foreign":
     """What this command line grants to the commands of tables."""
-    from eigencam.running.foreign import Foreign
+    from eigencam.running.foreign_commands import Foreign
 
     paths, machine = dict[str, str](), dict[str, object]()
     for item in settings:

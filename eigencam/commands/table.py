@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from eigencam.commands.arrangement import add_arguments as add_arrangement
-from eigencam.commands.arrangement import arranged, chosen, parameters, style_of, told
+from eigencam.commands.table_options import add_arguments as add_arrangement
+from eigencam.commands.table_options import arranged, chosen, parameters, style_of, told
 from eigencam.configuring.results_options import add_trust, default_results, trust_of
-from eigencam.evaluation.cells import column_of
+from eigencam.evaluation.table_cells import column_of
 from eigencam.evaluation.tables import FORMATS, Format, Table, render, tables
 from eigencam.reporting.collect import long_of, selected
 from eigencam.reporting.derived import by_prediction, with_wins
-from eigencam.reporting.layouts import layouts
-from eigencam.reporting.papers import beside, every_cell, paper_table
+from eigencam.reporting.paper_layouts import layouts
+from eigencam.reporting.paper_tables import beside, every_cell, paper_table
 from eigencam.reporting.parsed_tables import ARRANGED
 from eigencam.reporting.published import anchors, numbers, papers, read_readings
 from eigencam.reporting.significance import marks

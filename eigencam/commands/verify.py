@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from eigencam.commands.bundle import named, opened
-from eigencam.commands.inputs import settings_and_paths
+from eigencam.commands.path_arguments import settings_and_paths
 from eigencam.configuring.results_options import add_trust, default_results, trust_of
 from eigencam.evaluation.escaping import one_line
 from eigencam.evaluation.tables import wrapped

@@ -21,7 +21,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from eigencam.configuring.wrapped import is_wrapper, wrapped
+from eigencam.configuring.wrapped_methods import is_wrapper, wrapped
 from eigencam.networks.libraries import LIBRARIES
 
 CONFIGS = "eigencam.configs"

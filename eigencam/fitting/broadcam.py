@@ -13,7 +13,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.training_images import multi_hot
 from eigencam.methods.broadcam import KIND, broad_weights
-from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.parameter_checks import above_zero, at_least
 from eigencam.methods.randomness import uniform
 from eigencam.networks.network import Network
 from eigencam.transfer import to_host

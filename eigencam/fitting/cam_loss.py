@@ -30,7 +30,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.training_images import seed_of
-from eigencam.fitting.whole import (
+from eigencam.fitting.whole_network import (
     Optimizer,
     Trainee,
     accuracy,
@@ -41,7 +41,7 @@ from eigencam.fitting.whole import (
     trainee,
 )
 from eigencam.methods.cam import CAM, find_pooled_classifier
-from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.parameter_checks import above_zero, at_least
 from eigencam.networks.classifier import find_last_layer
 from eigencam.networks.network import Network, load_network
 from eigencam.running.loading import Batch

@@ -31,7 +31,7 @@ from eigencam.fitting.job import FitJob
 from eigencam.fitting.logistic import loss, regress
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.training_images import class_labels, seed_of
-from eigencam.methods.limits import above_zero, at_least, one_of
+from eigencam.methods.parameter_checks import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
 from eigencam.networks.classifier import KIND, LastLayer, find_last_layer, pooled, put
 from eigencam.networks.network import Network

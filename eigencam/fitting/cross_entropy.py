@@ -24,7 +24,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.training_images import seed_of
-from eigencam.fitting.whole import (
+from eigencam.fitting.whole_network import (
     Trainee,
     accuracy,
     batch_on_device,

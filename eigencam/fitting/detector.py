@@ -19,7 +19,7 @@ from eigencam.datasets.boxes import to_half_open
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.sgd import Descent, descend
 from eigencam.fitting.training_images import seed_of
-from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.parameter_checks import above_zero, at_least
 from eigencam.networks.network import Network
 from eigencam.passes.calls import RefusedError
 from eigencam.running.loading import Batch

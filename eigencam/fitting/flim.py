@@ -23,7 +23,7 @@ codes. Their support vector machine is one against one (its votes are not a line
 others.
 
 Markers are files (`markers=FOLDER`), one for each marked image, in the authors' text format. Or they are made from the
-ground truth (`markers=truth`) by the rule of `eigencam.fitting.markers`, for the first `per_class` images of each
+ground truth (`markers=truth`) by the rule of `eigencam.fitting.flim_markers`, for the first `per_class` images of each
 class.
 """
 
@@ -39,13 +39,13 @@ from tqdm import tqdm
 
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.reading import expand
-from eigencam.fitting import markers
-from eigencam.fitting.filters import Reduction, Variant, filters, patches, statistics
+from eigencam.fitting import flim_markers
+from eigencam.fitting.flim_filters import Reduction, Variant, filters, patches, statistics
+from eigencam.fitting.flim_markers import Labels
 from eigencam.fitting.job import FitJob
-from eigencam.fitting.markers import Labels
 from eigencam.fitting.svm import linear_svm
-from eigencam.fitting.whole import head_notes, label_faults
-from eigencam.methods.limits import above_zero, at_least, one_of
+from eigencam.fitting.whole_network import head_notes, label_faults
+from eigencam.methods.parameter_checks import above_zero, at_least, one_of
 from eigencam.networks.classifier import LastLayer
 from eigencam.networks.flim import FLIM, MarkerNorm
 from eigencam.networks.network import Network
@@ -127,17 +127,17 @@ class FLIMFit:
         if self.markers == FROM_TRUTH and dataset.truth(0).mask is None:
             yield f"fit.markers=truth: {dataset.name} has no masks; give a folder of marker files"
         if self.markers != FROM_TRUTH and not any(self._file(name) for name in dataset.ids):
-            ending = " or ".join(f"ID{suffix}" for suffix in markers.SUFFIXES)
+            ending = " or ".join(f"ID{suffix}" for suffix in flim_markers.SUFFIXES)
             yield f"fit.markers={self.markers}: no marker file of an image of {dataset.name} ({ending}) in it"
 
     def _file(self, image_id: str) -> Path | None:
-        return markers.marker_file(expand(self.markers), image_id)
+        return flim_markers.marker_file(expand(self.markers), image_id)
 
     def marked(self, dataset: Dataset) -> dict[int, Labels]:
         """Return the label images, each of its image's size, by position in the dataset."""
         if self.markers != FROM_TRUTH:
             files = {i: path for i, name in enumerate(dataset.ids) if (path := self._file(name))}
-            return {i: markers.read_markers(path, FIRST[self.variant]) for i, path in files.items()}
+            return {i: flim_markers.read_markers(path, FIRST[self.variant]) for i, path in files.items()}
         chosen: dict[int, Labels] = {}
         left = dict.fromkeys(range(len(dataset.classes)), self.per_class)
         for i in range(len(dataset.ids)):
@@ -146,7 +146,7 @@ class FLIMFit:
             truth = dataset.truth(i)
             if left.get(truth.label, 0):
                 left[truth.label] -= 1
-                chosen[i] = markers.drawn(truth, self.radius)
+                chosen[i] = flim_markers.drawn(truth, self.radius)
         return chosen
 
     def fit(self, job: FitJob) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -155,9 +155,9 @@ class FLIMFit:
         assert isinstance(module, FLIM)  # `faults` reports any other
         if self.write:
             for i, labels in marked.items():
-                path = expand(self.write) / f"{job.dataset.ids[i]}{markers.SUFFIXES[0]}"
+                path = expand(self.write) / f"{job.dataset.ids[i]}{flim_markers.SUFFIXES[0]}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                markers.write_markers(path, labels, FIRST[self.variant])
+                flim_markers.write_markers(path, labels, FIRST[self.variant])
         made = copy.deepcopy(module).cpu()
         with torch.no_grad():
             log = self._filters(job, made, marked)
@@ -170,7 +170,7 @@ class FLIMFit:
         ((_, images),) = self._images(job, list(marked), len(marked))
         decoded = [i for i in marked if i not in job.bad]
         size, log = (images.shape[2], images.shape[3]), []
-        labels = [markers.resized(marked[i], size) for i in decoded]
+        labels = [flim_markers.resized(marked[i], size) for i in decoded]
         maps = made.lab(images)
         for number, block in enumerate(made.blocks):
             norm, conv = block[0], block[1]  # type: ignore[index]
@@ -185,7 +185,7 @@ class FLIMFit:
                 raise ValueError(f"block {number + 1}: {error}") from None
             conv.weight.copy_(torch.from_numpy(points).view_as(conv.weight))
             maps = block(maps)
-            labels = [markers.resized(image, maps.shape[2:]) for image in labels]
+            labels = [flim_markers.resized(image, maps.shape[2:]) for image in labels]
             log.append({"block": number + 1, "patches": sum(map(len, around)), "filters": width})
             job.say(f"  block {number + 1}: {width} filters from {log[-1]['patches']} marked pixels")
         return log

@@ -24,7 +24,6 @@ from eigencam.files import write_text
 from eigencam.methods.base import content_of
 from eigencam.networks import fitted
 from eigencam.networks.network import Network, Preprocess, check_layer, load_network
-from eigencam.running.configs import CHOICES, DataConfig, chosen_device, machine_faults, typed
 from eigencam.running.loading import Batch, InputImages, collate, die_with_parent
 from eigencam.running.prepare import (
     attempt,
@@ -33,6 +32,7 @@ from eigencam.running.prepare import (
     model_faults,
     stop,
 )
+from eigencam.running.run_config import CHOICES, DataConfig, chosen_device, machine_faults, typed
 from eigencam.store import locks
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.environment import cores, keep_freed_memory

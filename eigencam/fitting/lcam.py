@@ -11,7 +11,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.sgd import Descent, descend
 from eigencam.methods.lcam import Loss, attention_logits, masked_image
-from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.parameter_checks import above_zero, at_least
 from eigencam.networks.network import Network
 from eigencam.passes import tail
 from eigencam.passes.calls import network_logits

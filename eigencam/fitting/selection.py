@@ -15,7 +15,7 @@ from eigencam.fitting.job import FitJob
 from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.passes.calls import evaluating
-from eigencam.running.maps import compute_maps
+from eigencam.running.batch_maps import compute_maps
 from eigencam.store.identity import describe_dataset
 
 EVALUATOR = MaxBoxAcc("all", (0.3, 0.5, 0.7))

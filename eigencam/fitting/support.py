@@ -12,7 +12,7 @@ from eigencam.datasets.base import Dataset
 from eigencam.datasets.completeness import some
 from eigencam.fitting.job import FitJob
 from eigencam.methods.fam import SUPPORT
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.networks.network import Network
 from eigencam.transfer import to_host

@@ -39,7 +39,7 @@ from eigencam.fitting.selection import MAX_BOX_ACC_V2, Validation
 from eigencam.fitting.sgd import Descent, Scheduled, descend
 from eigencam.fitting.spg import SPG, SideHeads, SideLoss, head_of
 from eigencam.fitting.training_images import seed_of
-from eigencam.fitting.whole import (
+from eigencam.fitting.whole_network import (
     BESIDE,
     Trainee,
     accuracy,
@@ -51,7 +51,7 @@ from eigencam.fitting.whole import (
 )
 from eigencam.methods import acol
 from eigencam.methods.cam import CAM
-from eigencam.methods.limits import above_zero, at_least, one_of
+from eigencam.methods.parameter_checks import above_zero, at_least, one_of
 from eigencam.methods.randomness import uniform
 from eigencam.networks.acol import ACoL
 from eigencam.networks.classifier import find_last_layer

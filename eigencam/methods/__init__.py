@@ -12,7 +12,7 @@ resolution. It never resizes, normalises or moves them to the CPU. Optional attr
     draws_references: bool        whether it draws images from the dataset (`forward.population`)
     unsupported(network) -> str   any other reason why it cannot run on this network, "" if it can
 
-and what a class-specific method needs to follow the logits (checked by `eigencam.methods.support` wherever methods
+and what a class-specific method needs to follow the logits (checked by `eigencam.methods.refusal` wherever methods
 run):
 
     differentiates: str           `image` or `layer`: where the gradient of the logits has to arrive

@@ -26,8 +26,8 @@ codes) it is the mean over the rows. The last block's gradient shows which appli
 Rows are not divided by their sums (the authors' codes do this only in their plain rollout).
 
 Relevance is in gradient form, R = x g (`eigencam.passes.backward`), on one recorded pass shared by all of these methods
-(`eigencam.passes.ways`). The rule for sums needs the totals of each image; the authors' code takes them over the batch
-and is correct only for one image at a time.
+(`eigencam.passes.recorded_graph`). The rule for sums needs the totals of each image; the authors' code takes them over
+the batch and is correct only for one image at a time.
 
 LeGrad's authors use CLIP's similarity for s_l and the last two blocks; `blocks: null` takes all. The tokens behind a
 block are the last sum of two values (shortcut and block) before the next attention. torchcam's LeGrad is the same with
@@ -42,15 +42,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
+from eigencam.methods.refusal import attention, probe
 from eigencam.methods.relevance import z_plus
 from eigencam.methods.rollout import tokens_of
-from eigencam.methods.support import attention, probe
 from eigencam.passes.attention import NO_ATTENTION
 from eigencam.passes.backward import Rule, halved, passed
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import Call
-from eigencam.passes.ways import NO_STREAM, Ways, passes, ways_of, wide
+from eigencam.passes.recorded_graph import NO_STREAM, Ways, passes, ways_of, wide
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

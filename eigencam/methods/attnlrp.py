@@ -14,8 +14,8 @@ of transformers. x is an operation's input, R the relevance of its output:
 
 With R = x g all of these are the image times a gradient with some operations changed: that of a softmax stays (it is
 the rule above), matrix products halve theirs, LayerNorm's deviation has none, and an activation f has $f(x) / x$. Both
-share the one recorded pass of `eigencam.passes.ways`. As the authors state, $\epsilon$ is 0 there, and biases keep
-their share.
+share the one recorded pass of `eigencam.passes.recorded_graph`. As the authors state, $\epsilon$ is 0 there, and biases
+keep their share.
 
 The sum of a map. Every rule of CP-LRP passes on all relevance, so the map of a network without biases, class
 token and position embedding sums to the logit; with these, it falls short by their shares. AttnLRP is *not*
@@ -36,13 +36,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from eigencam.methods.limits import at_least, one_of
-from eigencam.methods.support import attention
+from eigencam.methods.parameter_checks import at_least, one_of
+from eigencam.methods.refusal import attention
 from eigencam.passes.backward import Rule, halved, like, passed
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import ARGUMENTS, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.operation_kinds import ARGUMENTS, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 from eigencam.passes.operations import Call
-from eigencam.passes.ways import Ways, passes, wide
+from eigencam.passes.recorded_graph import Ways, passes, wide
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.input_gradients import REDUCES, Reduce, image_gradients, reduced
-from eigencam.methods.limits import above_zero, at_least, one_of
+from eigencam.methods.parameter_checks import above_zero, at_least, one_of
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device
 

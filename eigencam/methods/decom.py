@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.limits import at_least
-from eigencam.methods.smooth_masks import gaussian_blur
+from eigencam.methods.blur import gaussian_blur
+from eigencam.methods.parameter_checks import at_least
 from eigencam.passes.forward import Forward
 
 SIGMA = 10.0

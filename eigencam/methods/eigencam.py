@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from eigencam.methods.limits import one_of
+from eigencam.methods.parameter_checks import one_of
 from eigencam.passes.forward import Forward
 
 Sign = Literal["sum", "energy", "extreme"]

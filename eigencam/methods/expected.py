@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.input_gradients import REDUCES, Reduce, image_gradients, reduced
-from eigencam.methods.limits import at_least, one_of
+from eigencam.methods.parameter_checks import at_least, one_of
 from eigencam.methods.randomness import normal, uniform
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device

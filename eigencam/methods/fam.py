@@ -35,7 +35,7 @@ from torch import Tensor
 from eigencam.datasets.reading import expand
 from eigencam.files import regular
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.limits import one_of
+from eigencam.methods.parameter_checks import one_of
 from eigencam.networks import fitted
 from eigencam.networks.fitted import Fitted
 from eigencam.passes.forward import Forward

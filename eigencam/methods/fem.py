@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from eigencam.methods.limits import at_least, one_of
+from eigencam.methods.parameter_checks import at_least, one_of
 from eigencam.passes.forward import Forward
 
 Weights = Literal["mean", "share"]

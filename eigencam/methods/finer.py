@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.base import Method, maps_of
-from eigencam.methods.components import EigenGradCAM
+from eigencam.methods.eigencam_variants import EigenGradCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM
-from eigencam.methods.limits import at_least, one_of
+from eigencam.methods.parameter_checks import at_least, one_of
 from eigencam.methods.wrapping import Wrapping
-from eigencam.passes.contrast import WEIGHTS, Weights, contrasted, nearest
+from eigencam.passes.finer_score import WEIGHTS, Weights, contrasted, nearest
 from eigencam.passes.forward import Forward
-from eigencam.passes.rescored import rescored
+from eigencam.passes.other_scores import rescored
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -39,8 +39,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.limits import one_of
-from eigencam.methods.support import probe, traced
+from eigencam.methods.parameter_checks import one_of
+from eigencam.methods.refusal import probe, traced
 from eigencam.passes.forward import Forward
 from eigencam.passes.tape import Step, Tape, record
 

@@ -46,14 +46,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.limits import at_least, one_of
+from eigencam.methods.parameter_checks import at_least, one_of
 from eigencam.methods.randomness import normal
-from eigencam.methods.support import probe
+from eigencam.methods.refusal import probe
 from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_rules
 from eigencam.passes.calls import differentiate, evaluating, is_coarse, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.items import hook_output
-from eigencam.passes.kinds import LEAKY, MAXIMA
+from eigencam.passes.layer_items import hook_output
+from eigencam.passes.operation_kinds import LEAKY, MAXIMA
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.parameter_checks import above_zero, at_least
 from eigencam.methods.perturbation import unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import made

@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.limits import at_least, one_of
+from eigencam.methods.parameter_checks import at_least, one_of
 from eigencam.methods.randomness import normal
 from eigencam.passes.backward import Rule, chunked, deconvnet_relu, gradients, guided_relu
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
+from eigencam.passes.operation_kinds import AFFINE, MAXIMA, NORMALIZATIONS, RECTIFIERS
 from eigencam.transfer import to_device, to_host
 
 GUIDED = AFFINE | RECTIFIERS | MAXIMA | NORMALIZATIONS | frozenset(("softmax", "log_softmax"))

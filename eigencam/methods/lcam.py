@@ -23,7 +23,7 @@ labels in the batch, as the authors' indexing `a[:, labels]` does. Their labels 
 one per image; here the network predicts the augmented image.
 
 `file` may also be a checkpoint of the authors (`.pth.tar`), or of the L-CAM in T-TAME (`.ckpt`), whose backbone is
-compared with the network's weights; no published one could be opened (`eigencam.networks.authors`).
+compared with the network's weights; no published one could be opened (`eigencam.networks.authors_weights`).
 
 The packaged file for `scenes_resnet` was made in 2 minutes on one core by
 `eigencam fit model=scenes_resnet fit=lcam_fm dataset.count=1500 fit.epochs=5`; its numbers are in

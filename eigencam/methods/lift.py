@@ -20,7 +20,7 @@ from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.perturbation import uncut
 from eigencam.passes.backward import RESCALED, chunked, gradients
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import AFFINE
+from eigencam.passes.operation_kinds import AFFINE
 from eigencam.passes.tail import tail
 
 if TYPE_CHECKING:

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eigencam.datasets.pairs import SAME
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
-from eigencam.passes.items import hook_output
+from eigencam.passes.layer_items import hook_output
 from eigencam.transfer import to_device, to_host
 
 SCORES = ("class", "similarity")

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.perturbation import unit
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward

@@ -52,9 +52,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from eigencam.methods.limits import at_least
+from eigencam.methods.blur import SmoothMax, gaussian_blur, pillow_blur
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.randomness import uniform
-from eigencam.methods.smooth_masks import SmoothMax, gaussian_blur, pillow_blur
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.transfer import constant, to_device, to_host

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eigencam.methods.input_gradients import GUIDED
-from eigencam.methods.support import probe, traced
+from eigencam.methods.refusal import probe, traced
 from eigencam.passes.calls import evaluating
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import AFFINE, RECTIFIERS
+from eigencam.passes.operation_kinds import AFFINE, RECTIFIERS
 from eigencam.passes.readings import CHANNELS_FIRST
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.limits import one_of
+from eigencam.methods.parameter_checks import one_of
 from eigencam.methods.perturbation import SCORES, Score, uncut, unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import constant

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.base import Method, is_class_specific, needs_gradient
-from eigencam.methods.limits import one_of
+from eigencam.methods.parameter_checks import one_of
 from eigencam.methods.perturbation import unit
 from eigencam.methods.stages import stages, stages_of
 from eigencam.methods.wrapping import Wrapping

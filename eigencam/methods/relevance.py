@@ -64,13 +64,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from eigencam.methods.limits import at_least, one_of
-from eigencam.methods.support import traced
+from eigencam.methods.parameter_checks import at_least, one_of
+from eigencam.methods.refusal import traced
 from eigencam.passes.backward import RESCALED, LinearRules, chunked, entering, gradients, like, relevance_rules
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.items import module_path
-from eigencam.passes.kinds import AFFINE, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
+from eigencam.passes.layer_items import module_path
+from eigencam.passes.operation_kinds import AFFINE, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -25,8 +25,8 @@ from eigencam.methods.relevance import FOLLOWED
 from eigencam.passes.backward import NO_GRADIENT, Rule, chunked, like, passed, relevance_rules
 from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.forward import Forward
-from eigencam.passes.items import hook_output
-from eigencam.passes.kinds import SIGN_KEEPING
+from eigencam.passes.layer_items import hook_output
+from eigencam.passes.operation_kinds import SIGN_KEEPING
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from eigencam.methods.limits import one_of
-from eigencam.methods.support import attention
+from eigencam.methods.parameter_checks import one_of
+from eigencam.methods.refusal import attention
 from eigencam.passes.attention import NO_ATTENTION, WEIGHTS, show_attention
 from eigencam.passes.forward import Forward
 from eigencam.passes.readings import Reading

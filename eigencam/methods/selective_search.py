@@ -31,8 +31,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from eigencam.methods.felzenszwalb import SPACES, Labels, boxes_of, check_segments, segments
 from eigencam.methods.randomness import uniform
-from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
 from eigencam.methods.windows import originals
 from eigencam.passes.forward import Forward
 

@@ -1,9 +1,9 @@
 r"""Self-taught localization (Bazzani et al., Self-taught Object Localization with Deep Networks, WACV 2016).
 
 What the network needs to see is an object: the quality of a box is the drop of the class's probability when the box is
-painted over with the mean colour. Boxes come from grouping segments (`eigencam.methods.regions`) from small to large.
-With $d_i$ the drop of region i's box, |r| its pixels, BB the box around two regions and $f_i$ the features of its crop,
-of sum 1, the two most similar regions are merged, neighbours or not:
+painted over with the mean colour. Boxes come from grouping segments (`eigencam.methods.felzenszwalb`) from small to
+large. With $d_i$ the drop of region i's box, |r| its pixels, BB the box around two regions and $f_i$ the features of
+its crop, of sum 1, the two most similar regions are merged, neighbours or not:
 
 $$s = \tfrac14 \big(s_{obf} + s_{size} + s_{fill} + s_{fc7}\big), \qquad
   s_{obf} = 1 - \max(1 - d_i,\ 1 - d_j)\, |d_i - d_j|, \qquad s_{fc7} = \sum_k \min(f_i^k, f_j^k)$$
@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eigencam.evaluation.proposals import suppress
-from eigencam.methods.limits import one_of
-from eigencam.methods.regions import SPACES, Labels, boxes_of, check_segments, segments
+from eigencam.methods.felzenszwalb import SPACES, Labels, boxes_of, check_segments, segments
+from eigencam.methods.parameter_checks import one_of
 from eigencam.networks.network import Network
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device, to_host

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.randomness import uniform
 from eigencam.passes.forward import Forward
 from eigencam.transfer import made

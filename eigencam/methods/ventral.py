@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from eigencam.methods.limits import at_least, one_of
-from eigencam.methods.smooth_masks import gaussian_blur
-from eigencam.methods.support import probe
+from eigencam.methods.blur import gaussian_blur
+from eigencam.methods.parameter_checks import at_least, one_of
+from eigencam.methods.refusal import probe
 from eigencam.passes.calls import differentiate, evaluating, run_network
 from eigencam.passes.forward import Forward
-from eigencam.passes.items import hook_output
+from eigencam.passes.layer_items import hook_output
 from eigencam.passes.readings import Reading
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from eigencam.methods.limits import above_zero, at_least
+from eigencam.methods.parameter_checks import above_zero, at_least
 from eigencam.methods.perturbation import unit
 from eigencam.methods.randomness import normal
 from eigencam.passes.forward import Forward

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.rollout import step
 from eigencam.passes.forward import Forward
 

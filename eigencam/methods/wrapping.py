@@ -1,7 +1,7 @@
 """The declarations of a method that runs another method: those of the inner one.
 
 `method=aug_smooth/layercam` is the packaged option `aug_smooth` with `layercam` in place of its `method` (see
-`eigencam.configuring.wrapped`); in a YAML it is `method: {_target_: ...}`.
+`eigencam.configuring.wrapped_methods`); in a YAML it is `method: {_target_: ...}`.
 """
 
 from collections.abc import Iterable

@@ -1,5 +1,5 @@
 """Networks under test: weights, preprocessing, fitted classifiers, variants, Caffe layouts, the embedded networks."""
 
-from eigencam.networks import lean
+from eigencam.networks import torchvision_import
 
-lean.install()
+torchvision_import.install()

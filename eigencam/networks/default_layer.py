@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from eigencam.networks.layers import LIST, SCRIPTED, Examined, Finding, watched
 from eigencam.passes.calls import evaluating, logits_of, run_network
-from eigencam.passes.items import MARK, module_path, replaced
-from eigencam.passes.layouts import PARAMETERS, POOLED
+from eigencam.passes.layer_items import MARK, module_path, replaced
 from eigencam.passes.position_rules import tensors
+from eigencam.passes.proposed_readings import PARAMETERS, POOLED
 
 AT_ONCE = 4
 """Layers whose outputs are replaced in one pass."""

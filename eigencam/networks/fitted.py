@@ -11,7 +11,7 @@ The metadata has one key, `about`, a JSON text:
     head      of a classifier; see `eigencam.networks.classifier`
 
 The weights fit only the network, with the same weights, that they were fitted for; `Fitted.fault` reports any other.
-Files of the methods' authors are read as well: `eigencam.networks.authors`.
+Files of the methods' authors are read as well: `eigencam.networks.authors_weights`.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eigencam.files import write_bytes
-from eigencam.networks.authors import read_attention, read_coefficients
+from eigencam.networks.authors_weights import read_attention, read_coefficients
 from eigencam.networks.weights import weight_file
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
 """Which layers of a network are maps, how they are read, and which layer a map is made from by default.
 
 One pass of nine inputs finds out. The operations that produced a module's output propose a reading
-(`eigencam.passes.layouts`), and a stimulus that moves over the input tests it (`eigencam.passes.stimulus`). If the
-operations are inconclusive, the stimulus alone decides. If the stimulus is inconclusive, the operations decide, and the
-reading is marked `undecided`.
+(`eigencam.passes.proposed_readings`), and a stimulus that moves over the input tests it
+(`eigencam.passes.moving_stimulus`). If the operations are inconclusive, the stimulus alone decides. If the stimulus is
+inconclusive, the operations decide, and the reading is marked `undecided`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from eigencam.passes import stimulus as moving
+from eigencam.passes import moving_stimulus as moving
 from eigencam.passes.calls import evaluating, named_logits, run_network
 from eigencam.passes.following import Positions
-from eigencam.passes.items import items, module_path
-from eigencam.passes.layouts import PARAMETERS, WINDOWS, layout
+from eigencam.passes.layer_items import items, module_path
+from eigencam.passes.moving_stimulus import Stimulus, Verdict
 from eigencam.passes.position_rules import tensors
+from eigencam.passes.proposed_readings import PARAMETERS, WINDOWS, layout
 from eigencam.passes.readings import CHANNELS_FIRST, CHANNELS_LAST, Layout, Reading
-from eigencam.passes.stimulus import Stimulus, Verdict
 
 LIST = "`eigencam layers MODEL` lists a network's layers"
 SCRIPTED = "it is scripted or traced by torch.jit, and what it returns cannot be observed"
@@ -35,7 +35,7 @@ class Finding:
     """One layer's output.
 
     Attributes:
-        layer: `named_modules()` path, and the position in the module's output (`eigencam.passes.items`).
+        layer: `named_modules()` path, and the position in the module's output (`eigencam.passes.layer_items`).
         shape: of the output for one image, without the batch axis.
         reading: how it becomes a map; None: it is not a map.
         state: `follows`: a moved stimulus moves in the reading; `undecided`: only the operations support it; `unknown`:

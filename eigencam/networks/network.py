@@ -34,7 +34,7 @@ from eigencam.networks.layers import LIST, Examined, examine, reading_of
 from eigencam.networks.preprocess import Preprocess
 from eigencam.passes.calls import any_tensor
 from eigencam.passes.forward import Forward, forward_pass
-from eigencam.passes.items import module_path
+from eigencam.passes.layer_items import module_path
 from eigencam.passes.readings import LAYOUTS, Layout, Reading
 from eigencam.store.identity import describe_object
 from eigencam.store.schema import network_label

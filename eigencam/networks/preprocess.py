@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eigencam.networks.inputs import pixels_of
+from eigencam.networks.image_inputs import pixels_of
 from eigencam.transfer import constant
 
 Region = tuple[float, float, float, float]

@@ -25,7 +25,7 @@ from eigencam.datasets.pairs import SPACE
 from eigencam.networks.network import Network
 from eigencam.passes.calls import OutputError, evaluating, logits_of, run_network
 from eigencam.passes.forward import Forward
-from eigencam.passes.items import hook_output
+from eigencam.passes.layer_items import hook_output
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 from eigencam.transfer import to_device
 

@@ -3,8 +3,8 @@
 Attention is a matrix product whose left factor comes from a softmax over its last axis, in any module or function.
 Fused attention (`scaled_dot_product_attention`, `multi_head_attention_forward`) does not expose its weights, so it is
 computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. Anything that is
-not such a product has no weights here, and methods that need them refuse it.
-Rollout and methods with a backward pass (`eigencam.passes.ways`) read attention here. This module has no version of its
+not such a product has no weights here, and methods that need them refuse it. Rollout and methods with a backward pass
+(`eigencam.passes.recorded_graph`) read attention here. This module has no version of its
 own: a change that moves a number raises their versions.
 """
 
@@ -20,8 +20,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from eigencam.passes.calls import evaluating, network_precision, run_network
 from eigencam.passes.following import Positions
-from eigencam.passes.layouts import WINDOWS, layout
 from eigencam.passes.operations import Call, Watch, tensors
+from eigencam.passes.proposed_readings import WINDOWS, layout
 from eigencam.passes.readings import Reading
 
 KEEP_MATRICES = ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as")

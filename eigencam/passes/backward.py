@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eigencam.passes.calls import differentiate, evaluating, network_logits
-from eigencam.passes.items import hook_output
-from eigencam.passes.kinds import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING
+from eigencam.passes.layer_items import hook_output
+from eigencam.passes.operation_kinds import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN_KEEPING
 from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"backward": 1}

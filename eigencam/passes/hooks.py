@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes.calls import RefusedError, evaluating, network_logits, run_network, without_inference
-from eigencam.passes.items import hook_output
+from eigencam.passes.layer_items import hook_output
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
 SEVERAL = "of a layer that returns several tensors one is named by its place (`layer:0`, `layer:key`)"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eigencam.passes.calls import evaluating, network_logits
-from eigencam.passes.kinds import ARGUMENTS, RECTIFIERS
+from eigencam.passes.operation_kinds import ARGUMENTS, RECTIFIERS
 from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"tape": 1}

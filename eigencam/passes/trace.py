@@ -27,8 +27,8 @@ from eigencam.passes.calls import (
     run_network,
 )
 from eigencam.passes.forward import forward_pass
-from eigencam.passes.kinds import CONSTANT, ELEMENTWISE, JUMPS, READINGS
 from eigencam.passes.modes import DispatchMode
+from eigencam.passes.operation_kinds import CONSTANT, ELEMENTWISE, JUMPS, READINGS
 from eigencam.passes.operations import Call, Watch, tensors
 from eigencam.passes.readings import Reading
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from eigencam.evaluation import states
-from eigencam.store.current import outdated
+from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored
 from eigencam.store.schema import Run, Summary
 

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 
 from eigencam.evaluation import escaping
-from eigencam.evaluation.cells import column_of
+from eigencam.evaluation.table_cells import column_of
 from eigencam.files import first_line
 from eigencam.store.build import find
-from eigencam.store.current import outdated
+from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored, as_lines, newest, read_all
 from eigencam.store.schema import NAMES
 from eigencam.store.trust import packaged_target

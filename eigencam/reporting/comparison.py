@@ -12,11 +12,11 @@ import pandas as pd
 from eigencam.evaluation import ranks
 from eigencam.evaluation.base import Metric, headline_of
 from eigencam.evaluation.paired import Difference, difference, holm
-from eigencam.evaluation.placing import Placing, placings
+from eigencam.evaluation.rank_intervals import Placing, placings
 from eigencam.evaluation.statistics import by_image
 from eigencam.files import first_line
 from eigencam.store.canonical import canonical
-from eigencam.store.gather import KEY
+from eigencam.store.finish import KEY
 from eigencam.store.reader import Stored, read
 from eigencam.store.trust import PACKAGED, Trust
 

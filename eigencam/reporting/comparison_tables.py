@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from eigencam.evaluation import ranks
-from eigencam.evaluation.placing import Placing
+from eigencam.evaluation.rank_intervals import Placing
 from eigencam.evaluation.tables import Table
 from eigencam.reporting.comparison import PLACES, Compared, Setting
 from eigencam.store.seal import strict

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eigencam.configuring.stored import changed
+from eigencam.configuring.stored_config import changed
 from eigencam.datasets.base import Dataset
 from eigencam.datasets.digest import digest_of, is_changed
 from eigencam.datasets.subset import chosen
@@ -12,7 +12,7 @@ from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.canonical import canonical, checksum, plain
 from eigencam.store.identity import describe_dataset
 from eigencam.store.image_digests import KnownDigests, said_of
-from eigencam.store.positions import Positions
+from eigencam.store.image_positions import Positions
 from eigencam.store.reader import Stored
 from eigencam.store.schema import CONFIG
 from eigencam.store.trust import Trust

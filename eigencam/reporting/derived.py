@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import SAID, Metric
-from eigencam.evaluation.parts import Part
+from eigencam.evaluation.contributions import Part
 from eigencam.evaluation.sums import BLOCK, Sums, of_size, reduced, summarised
 from eigencam.reporting.collect import alone
-from eigencam.store.gather import KEY
-from eigencam.store.parts import RowFile
+from eigencam.store.finish import KEY
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.trust import PACKAGED, Trust
+from eigencam.store.unfinished import RowFile
 
 PARTS = ("right", "wrong")
 _ASKED = ("confidence", "answer_state", "map_state", "constant_by_design")

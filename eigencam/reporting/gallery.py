@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from eigencam.configuring.stored import changed as _changed
+from eigencam.configuring.stored_config import changed as _changed
 from eigencam.datasets.base import Truth
 from eigencam.datasets.checks import checked_truth
 from eigencam.evaluation import states
@@ -319,7 +319,7 @@ def _seen(job: Any, i: int, label: int) -> _Seen:
     import torch
 
     from eigencam.reporting.explained_dataset import class_names
-    from eigencam.running.maps import compute_maps
+    from eigencam.running.batch_maps import compute_maps
 
     image, truth = job.dataset.image(i), replace(checked_truth(job.dataset, i), label=label)
     resized, region = job.network.preprocess(image)

@@ -16,12 +16,12 @@ import pandas as pd
 
 from eigencam.files import first_line
 from eigencam.reporting.collect import collect, selected
-from eigencam.reporting.layouts import layouts
-from eigencam.reporting.papers import beside, paper_table
+from eigencam.reporting.paper_layouts import layouts
+from eigencam.reporting.paper_tables import beside, paper_table
 from eigencam.reporting.parsed_tables import Stated, StatedCell
 from eigencam.reporting.parsed_tables import numbers as numbers_in
 from eigencam.reporting.published import numbers
-from eigencam.running.foreign import Foreign
+from eigencam.running.foreign_commands import Foreign
 
 SAME, ROUNDING, DIFFERENT, NOT_RUN = "same", "same within rounding", "different", "not run"
 DIGITS = 6
@@ -82,9 +82,9 @@ def rerun(commands: Sequence[str], foreign: Foreign, limit: int | None, say: Cal
 def _run(name: str, config: Any, limit: int | None, say: Callable[[str], None]) -> None:
     """Run one job on at most `limit` images."""
     from eigencam.fitting.job import fit
-    from eigencam.running.configs import DataConfig, typed
     from eigencam.running.prepare import build_dataset
     from eigencam.running.run import run
+    from eigencam.running.run_config import DataConfig, typed
 
     if name == "fit":
         fit(config, say=say)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eigencam.reporting.reproduce import DIFFERENT, NOT_RUN, ROUNDING, SAME, Ran, Verdict, rerun
-from eigencam.running.foreign import Foreign
+from eigencam.running.foreign_commands import Foreign
 from eigencam.store.claim import Again, Claim
-from eigencam.store.gather import first_difference
+from eigencam.store.finish import first_difference
 from eigencam.store.reader import Stored, read
 
 NEAR = 0.1

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eigencam.evaluation.arranged import natural
-from eigencam.evaluation.cells import Style
 from eigencam.evaluation.escaping import figure as figure_text
+from eigencam.evaluation.table_cells import Style
+from eigencam.evaluation.table_layout import natural
 from eigencam.reporting.curves import KINDS, styles, write_figure
 
 MOST_PANELS = 24

@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 
 from eigencam.evaluation.base import asks_network
 from eigencam.methods.base import gives_boxes
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.loading import Batch, InputImages, load
-from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.rows import Key, ScoredBatch, pairs_of, rows_of, score
-from eigencam.store.gather import first_difference
+from eigencam.store.finish import first_difference
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ def _option(name: str, model: str) -> dict[str, Method]:
     from omegaconf import OmegaConf
 
     from eigencam.configuring.catalogue import catalogue
-    from eigencam.configuring.named import node
+    from eigencam.configuring.method_names import node
     from eigencam.running.prepare import build_node
 
     path = files("eigencam.configs") / "method" / f"{name}.yaml"

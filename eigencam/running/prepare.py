@@ -18,17 +18,17 @@ from eigencam.datasets.subset import chosen
 from eigencam.evaluation.base import asks_network, sources_of, takes_boxes, weights_of
 from eigencam.files import one_line
 from eigencam.methods.base import Method, content_of, gives_boxes, is_class_specific, lack_of, tapped
-from eigencam.methods.support import refusal, traced
-from eigencam.networks import variants
+from eigencam.methods.refusal import refusal, traced
+from eigencam.networks import randomized
 from eigencam.networks.classifier import read_head
 from eigencam.networks.libraries import check_name, is_file_name
 from eigencam.networks.network import Network, load_network
 from eigencam.networks.verification import for_pairs
 from eigencam.networks.weights import weight_file
 from eigencam.passes.calls import NetworkError
-from eigencam.running.configs import DTYPES, DataConfig, RunConfig, checked, chosen_device
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
+from eigencam.running.run_config import DTYPES, DataConfig, RunConfig, checked, chosen_device
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.identity import describe, describe_dataset, identity_of
 from eigencam.store.records import Result
@@ -211,7 +211,7 @@ def _sources(network: Network, dataset: Dataset, evaluator: Any) -> dict[str, st
     ValueError if a file does not fit the network or the dataset.
     """
     if weights := weights_of(evaluator):
-        variants.reweighted(network.module, weights)
+        randomized.reweighted(network.module, weights)
         return {"weights": hashlib.sha256(weight_file(weights).read_bytes()).hexdigest()}
     return sources_of(evaluator, dataset)
 

@@ -13,10 +13,10 @@ from eigencam.evaluation.base import Again
 from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import Method, is_class_specific, maps_of, needs_gradient, tapped
-from eigencam.networks import variants
-from eigencam.passes.answers import answer_states
+from eigencam.networks import randomized
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
+from eigencam.passes.prediction_states import answer_states
 from eigencam.transfer import to_host
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class BatchProbe:
     def randomised(self, order: str, stages: int, seed: int) -> list[tuple[str, NDArray[np.float32]]]:
         """Maps in networks with reinitialised layers, one shared pass for each network."""
         shape = tuple(self.images.shape[2:])
-        made = variants.randomised(self.forward.module, order, stages, seed, shape)
+        made = randomized.randomised(self.forward.module, order, stages, seed, shape)
         maps = [
             self._on_device(self._other((order, stages, seed, stage), module=module), self.targets)
             for stage, (_, module) in enumerate(made)
@@ -102,7 +102,7 @@ class BatchProbe:
 
     def reweighted(self, weights: str) -> NDArray[np.float32]:
         """Maps in the network with the weights of another file, from a shared pass."""
-        other = self._other((weights,), module=variants.reweighted(self.forward.module, weights))
+        other = self._other((weights,), module=randomized.reweighted(self.forward.module, weights))
         return self._maps(other, self.targets)
 
     def _other(self, key: Hashable, images: Tensor | None = None, module: nn.Module | None = None) -> Forward:

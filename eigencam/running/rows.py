@@ -15,12 +15,12 @@ from eigencam.evaluation.maps import ScoreMap
 from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import is_class_specific, is_constant_by_design
 from eigencam.networks.preprocess import Region
+from eigencam.running.batch_maps import Maps
 from eigencam.running.faults import PartError, blame, is_stop
 from eigencam.running.loading import Batch
-from eigencam.running.maps import Maps
 from eigencam.running.prepare import Job
 from eigencam.running.probe import BatchProbe
-from eigencam.store.gather import DIGEST
+from eigencam.store.finish import DIGEST
 
 Key = tuple[str, str]
 """(method, evaluator)."""

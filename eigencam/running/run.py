@@ -27,20 +27,20 @@ from eigencam.evaluation.base import asks_network
 from eigencam.files import first_line, one_line, unique_name
 from eigencam.methods.base import caveat_of, is_baseline
 from eigencam.running.accuracy import accuracy_line
+from eigencam.running.batch_maps import compute_maps
 from eigencam.running.faults import PartlyFailedError, SharedChangedError
 from eigencam.running.loading import Batch, InputImages, load
 from eigencam.running.loggers import tell
-from eigencam.running.maps import compute_maps
 from eigencam.running.prepare import Job, prepare
 from eigencam.running.rows import Key, ScoredBatch, pairs_of, score
-from eigencam.running.work import Work
+from eigencam.running.run_state import Work
 from eigencam.store.canonical import plain
 from eigencam.store.environment import cores, environment, keep_freed_memory
-from eigencam.store.gather import Plan
+from eigencam.store.finish import Plan
 from eigencam.store.image_digests import KnownDigests, known_images
+from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError
 from eigencam.store.merge import merge
-from eigencam.store.positions import Positions
 from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import SUMMARY
 from eigencam.store.shards import Shard

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from eigencam.configuring.named import quoted
-from eigencam.configuring.stored import changed, check_paths, machine_paths
+from eigencam.configuring.method_names import quoted
+from eigencam.configuring.stored_config import changed, check_paths, machine_paths
 from eigencam.store.locks import HeldError, take
 from eigencam.store.reader import Stored, read_all
 from eigencam.store.schema import CONFIG

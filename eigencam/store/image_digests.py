@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.digest import is_changed
-from eigencam.store.bounded import read_batches
+from eigencam.store.bounded_parquet import read_batches
 from eigencam.store.canonical import canonical, checksum
 from eigencam.store.examine import published
-from eigencam.store.gather import DIGEST
-from eigencam.store.parts import Parts
-from eigencam.store.positions import Positions, hashes
+from eigencam.store.finish import DIGEST
+from eigencam.store.image_positions import Positions, hashes
 from eigencam.store.reader import results_in
 from eigencam.store.schema import IDENTITY, PARTS, ROWS, read_identity
+from eigencam.store.unfinished import Parts
 
 
 @dataclass(slots=True)

@@ -23,19 +23,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigencam.files import first_line, replacing, sync_folder, visible, write_bytes
-from eigencam.store.bounded import read_batches
+from eigencam.store.bounded_parquet import read_batches
 from eigencam.store.bundle import MAPS
 from eigencam.store.canonical import checksum
 from eigencam.store.claim import CLAIM
 from eigencam.store.examine import examine
-from eigencam.store.gather import first_difference
-from eigencam.store.parts import Parts, frame_of
-from eigencam.store.positions import hashes
+from eigencam.store.finish import first_difference
+from eigencam.store.image_positions import hashes
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
+from eigencam.store.unfinished import Parts, frame_of
 from eigencam.store.verify import check
 
 HELD = 2**19
@@ -70,7 +70,7 @@ class _Source:
         files: that have its rows.
         rows: number of these.
         bad: images that were left out.
-        plan: see `eigencam.store.parts.Parts.plan`; None where there is none.
+        plan: see `eigencam.store.unfinished.Parts.plan`; None where there is none.
     """
 
     stored: Stored

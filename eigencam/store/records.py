@@ -29,15 +29,15 @@ from eigencam.evaluation.sums import Blocks, summarised
 from eigencam.files import first_line, remove_leftovers, replacing, sync_folder, unique_name, write_bytes
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.examine import examine, has_leftovers, published
-from eigencam.store.gather import Gathered, Plan, gather
+from eigencam.store.finish import Gathered, Plan, gather
+from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError, Lock, take
-from eigencam.store.parts import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
-from eigencam.store.positions import Positions
+from eigencam.store.ordered_rows import RUN, MisplacedError
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary, stated
 from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
+from eigencam.store.unfinished import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
 from eigencam.store.versions import summary_versions_of
-from eigencam.store.windows import RUN, MisplacedError
 
 STAGED = "rows.staged"
 """Name of the file with all rows, among the parts, until the result is published."""

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.eigencam import SIGNS, Sign, first_component, sign_of
-from eigencam.methods.limits import one_of
+from eigencam.methods.parameter_checks import one_of
 from eigencam.passes.forward import Forward
 
 Kernel = Literal["sigmoid", "rbf", "poly", "linear"]

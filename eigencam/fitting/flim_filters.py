@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as connected
 from torch import Tensor
 
-from eigencam.fitting.markers import Labels
+from eigencam.fitting.flim_markers import Labels
 
 Variant = Literal["pyflim", "flim"]
 Reduction = Literal["kmeans", "pca"]

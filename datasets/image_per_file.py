@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import checksum
+from eigencam.datasets.decoding import read_rgb
 from eigencam.datasets.digest import file_digest
-from eigencam.datasets.images import read_rgb
 
 
 class _WithFiles(Protocol):

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 from toys import random_activations
 
-from eigencam.methods.smooth_masks import SmoothMax, gaussian_blur, pillow_blur
+from eigencam.methods.blur import SmoothMax, gaussian_blur, pillow_blur
 
 
 @pytest.mark.parametrize("sigma", [0.5, 3.0, 10.0])

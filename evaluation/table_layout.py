@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from eigencam.evaluation.cells import PARAMETER, Style, Table, cell, decimals, stored_name
 from eigencam.evaluation.footnotes import claim_notes, footnotes, origin_notes, placing_notes
+from eigencam.evaluation.table_cells import PARAMETER, Style, Table, cell, decimals, stored_name
 
 PLAIN = Style()
 

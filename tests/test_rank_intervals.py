@@ -6,7 +6,7 @@ import pytest
 from eigencam.evaluation import statistics
 from eigencam.evaluation.base import Sample
 from eigencam.evaluation.intervals import MeanRatio
-from eigencam.evaluation.placing import placings
+from eigencam.evaluation.rank_intervals import placings
 
 
 def test_first_is_the_share_of_plain_resamples_that_a_method_wins() -> None:

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from eigencam.evaluation import component_tree as tree
 from eigencam.evaluation import kernels
-from eigencam.evaluation.branches import nodes_if_smooth
 from eigencam.evaluation.maps import ScoreMap, components_above, cuts
+from eigencam.evaluation.smooth_component_tree import nodes_if_smooth
 
 KINDS = ("two", "few", "noise", "smooth", "wide")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from eigencam.datasets.base import BadImageError
-from eigencam.datasets.images import DEPTHS, decode, eight_bits, rgb_of, upright
+from eigencam.datasets.decoding import DEPTHS, decode, eight_bits, rgb_of, upright
 from eigencam.datasets.names import SUFFIXES
 from eigencam.datasets.reading import expand, files_in
 

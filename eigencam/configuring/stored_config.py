@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eigencam.datasets.reading import expand
-from eigencam.store.current import outdated
+from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.trust import packaged
 

@@ -18,7 +18,7 @@ from eigencam.passes.attention import WEIGHTS, Attentive, of_images
 from eigencam.passes.backward import Rule, halved, passed, ruled
 from eigencam.passes.calls import differentiate, evaluating, network_logits, network_precision
 from eigencam.passes.forward import Forward
-from eigencam.passes.kinds import ARGUMENTS, ELEMENTWISE, NORMALIZATIONS
+from eigencam.passes.operation_kinds import ARGUMENTS, ELEMENTWISE, NORMALIZATIONS
 from eigencam.passes.operations import Call, tensors
 
 VERSIONS = {"ways": 1}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError
-from eigencam.datasets.bounds import possible
+from eigencam.datasets.possible_boxes import possible
 from eigencam.datasets.reading import Reading, decimal, integer
 
 _TAGS = ("object", "size")

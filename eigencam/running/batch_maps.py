@@ -14,8 +14,8 @@ from eigencam.evaluation.states import DEGENERATE
 from eigencam.methods.base import Method, gives_boxes, is_class_specific, needs_gradient, tapped
 from eigencam.networks.network import Network
 from eigencam.networks.preprocess import Region
-from eigencam.passes.answers import ANSWERS, answer_codes
 from eigencam.passes.forward import Forward, Picked
+from eigencam.passes.prediction_states import ANSWERS, answer_codes
 from eigencam.running.faults import NetworkChangedError, SharedChangedError, is_stop
 from eigencam.transfer import to_device, to_host
 

@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.datasets.digest import is_changed
-from eigencam.store.parts import RowFile
-from eigencam.store.positions import Positions
+from eigencam.store.image_positions import Positions
+from eigencam.store.ordered_rows import FITTED, POSITION, RUN, Windows, write_rows
 from eigencam.store.schema import Bad
-from eigencam.store.windows import FITTED, POSITION, RUN, Windows, write_rows
+from eigencam.store.unfinished import RowFile
 
 DIGEST = "digest"
 """Column with the image's digest (`eigencam.datasets.digest`)."""

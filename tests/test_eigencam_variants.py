@@ -12,9 +12,9 @@ from sklearn.decomposition import KernelPCA
 from torch import Tensor, nn
 from toys import make, network, random_activations
 
-from eigencam.methods import components
-from eigencam.methods.components import KERNELS, KPCACAM, EigenGradCAM, Kernel
+from eigencam.methods import eigencam_variants
 from eigencam.methods.eigencam import EigenCAM, first_component
+from eigencam.methods.eigencam_variants import KERNELS, KPCACAM, EigenGradCAM, Kernel
 from eigencam.methods.fam import FAM, SIMILARITIES, Similarity, contributions
 from eigencam.methods.peers import PytorchGradCAM
 from eigencam.passes.calls import evaluating
@@ -151,7 +151,7 @@ def test_two_directions_that_are_equal_in_energy_have_no_first_component() -> No
 def test_kpcacam_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = pass_of(random_activations(5, 8, 4, 4).relu())
     whole = KPCACAM()(forward, TARGETS)
-    monkeypatch.setattr(components, "CELLS", 2 * 16**2)
+    monkeypatch.setattr(eigencam_variants, "CELLS", 2 * 16**2)
     torch.testing.assert_close(KPCACAM()(forward, TARGETS), whole)
 
 

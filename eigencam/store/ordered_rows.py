@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from eigencam.store.bounded import read_batches
-from eigencam.store.positions import Positions
+from eigencam.store.bounded_parquet import read_batches
+from eigencam.store.image_positions import Positions
 
 POSITION, RUN, FITTED = "_position", "_run", "_fitted"
 """Columns of parts: the image's position in the dataset, the run, whether the classifier was fitted on the image."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.limits import at_least
+from eigencam.methods.parameter_checks import at_least
 from eigencam.methods.smoothing import again
 from eigencam.passes.forward import Forward
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from eigencam.configuring.printed_names import printed
-from eigencam.evaluation.arranged import natural
-from eigencam.evaluation.cells import INTERVALS, KINDS, Decimals, Style, column_of, stored_name
+from eigencam.evaluation.table_cells import INTERVALS, KINDS, Decimals, Style, column_of, stored_name
+from eigencam.evaluation.table_layout import natural
 
 OPTIONS = ("rows", "columns", "pivot", "rename", "only", "against", "second", "intervals", "decimals", "names")
 FIRST, LAST = ("stem", "conv1", "conv_proj", "patch_embed"), ("norm", "ln", "avgpool", "head", "classifier", "fc")

@@ -1,8 +1,8 @@
 """The papers' tables: the published number, ours, the difference, n, and marks for what is not comparable.
 
-A layout (`eigencam.reporting.layouts`) says how a published table is printed and what of ours stands beside it; the
-numbers are in `published.csv`. A number that is not there could not be read in any source: its cell stays empty and the
-table says so.
+A layout (`eigencam.reporting.paper_layouts`) says how a published table is printed and what of ours stands beside it;
+the numbers are in `published.csv`. A number that is not there could not be read in any source: its cell stays empty and
+the table says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from eigencam.evaluation.footnotes import claim_notes, outdated_notes
 from eigencam.evaluation.tables import Table
 from eigencam.reporting.collect import long_of
 from eigencam.reporting.derived import with_wins
-from eigencam.reporting.layouts import ANY, Key, Layout, layouts
+from eigencam.reporting.paper_layouts import ANY, Key, Layout, layouts
 from eigencam.reporting.published import PublishedCell, papers
 from eigencam.store.identity import describe
 

@@ -24,7 +24,7 @@ def match_best_pairs(overlap: Floats) -> Floats:
     Source: `closest_candidates.m` of detection-proposals. Ties are resolved by object, then by proposal; by proposal
     first if there are more objects than proposals.
     """
-    from eigencam.evaluation.pairing import best_pairs  # importing numba takes time
+    from eigencam.evaluation.proposal_matching_loops import best_pairs  # importing numba takes time
 
     return best_pairs(np.ascontiguousarray(overlap))
 
@@ -34,7 +34,7 @@ def match_coco(overlap: Floats, budgets: tuple[int, ...]) -> list[NDArray[np.int
 
     Source: `evaluateImg` in pycocotools/cocoeval.py, without crowds; among equal overlaps the last object is taken.
     """
-    from eigencam.evaluation.pairing import found_in_order  # importing numba takes time
+    from eigencam.evaluation.proposal_matching_loops import found_in_order  # importing numba takes time
 
     found = found_in_order(np.ascontiguousarray(overlap), IOUS)
     return [found[:, :k].sum(axis=1) for k in budgets]

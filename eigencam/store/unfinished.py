@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigencam.files import regular, visible, write_bytes
-from eigencam.store.bounded import BombError, read_batches, read_table
+from eigencam.store.bounded_parquet import BombError, read_batches, read_table
+from eigencam.store.ordered_rows import ROW_GROUP
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, file_digest, read_bytes, read_json, write_json
-from eigencam.store.windows import ROW_GROUP
 
 PLAN = "plan.json"
 LARGEST_PART = 8 * 2**30
@@ -88,7 +88,7 @@ class Parts:
         write_json(self.folder / f"bad-{digest(names.encode())}.json", content)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        """Write what finishing the result needs besides rows (`eigencam.store.gather.Plan.stored`)."""
+        """Write what finishing the result needs besides rows (`eigencam.store.finish.Plan.stored`)."""
         write_json(self.folder / PLAN, plan)
 
     def plan(self) -> dict[str, Any]:

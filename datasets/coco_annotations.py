@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import VOID, whole
-from eigencam.datasets.bounds import LONGEST_SIDE
 from eigencam.datasets.names import unique
+from eigencam.datasets.possible_boxes import LONGEST_SIDE
 from eigencam.datasets.reading import Reading
 
 LONGEST_OUTLINE = 4_000_000
