@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
+import golden_rare as rare
 import torch
 from golden_evaluators import evaluator_entries
 from golden_file import Entry
@@ -18,7 +19,7 @@ from golden_parts import part_entries
 def makers() -> dict[str, partial[Entry]]:
     """The function that makes each entry, by name. Its first argument is the subject: a class, a function or a
     module."""
-    found = [*part_entries(), *method_entries(), *evaluator_entries()]
+    found = [*part_entries(rare.PARTS), *method_entries(rare.METHODS), *evaluator_entries(rare.EVALUATORS)]
     made = dict(found)
     if len(made) < len(found):
         names = [name for name, _ in found]

@@ -2,7 +2,7 @@
 probe."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from golden_file import Case, Entry, numbers
-from golden_methods import LABELS, entry, inputs, network, network_versions, nodes
+from golden_methods import LABELS, Cases, entry, inputs, network, network_versions, nodes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +29,7 @@ FEW: dict[str, Any] = {"size": 48, "steps": 5, "max_iter": 3, "num_classes": 3, 
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "Infidelity": {"slope": {"reading": "slope", "fill": "mean"}},
     "Segmentation": {"tuned": {"tune": 0.5}},
+    "TunedLocalization": {"tuned": {"tune": 0.5}},
     "MaxSensitivity": {"seed": {"samples": 2, "seed": 1}},
 }
 """Settings in addition to the packaged ones, by class, for code that these do not reach."""
@@ -198,19 +199,28 @@ def _sample(metric: Metric) -> list[float]:
     return [float(f"{value:.9g}") for value in metric.sample.statistic(sums)]
 
 
-def evaluator_entries() -> Iterator[tuple[str, partial[Entry]]]:
-    """Name and function of two entries for each class of evaluators: its rows and its summary."""
+def evaluator_entries(more: Mapping[Any, Cases]) -> Iterator[tuple[str, partial[Entry]]]:
+    """Name and function of two entries for each class: its rows, with more cases of some, and its summary."""
     by_class: dict[Any, dict[str, dict[str, Any]]] = {}
     for option, node in nodes("evaluator").items():
         thing = find(node["_target_"])
         if thing not in by_class:
-            more = MORE.get(thing.__name__, {})
-            by_class[thing] = {name: {"_target_": node["_target_"], **extra} for name, extra in more.items()}
+            settings = MORE.get(thing.__name__, {})
+            by_class[thing] = {name: {"_target_": node["_target_"], **extra} for name, extra in settings.items()}
         by_class[thing][option] = _few(node)
     for thing, settings in by_class.items():
         name = f"{thing.__name__}@{thing.version}"
-        yield name, partial(_rows_entry, thing, settings)
-        yield f"{name} summary@{thing.summary_version}", partial(_summary_entry, thing, settings)
+        rows, summaries = (
+            {option: partial(_of_settings, case, node) for option, node in settings.items()}
+            for case in (row_case, summary_case)
+        )
+        parts = _parts(thing, settings)
+        yield name, partial(_rows_entry, thing, rows | more.get(thing, {}), parts)
+        yield f"{name} summary@{thing.summary_version}", partial(_summary_entry, thing, summaries, parts)
+
+
+def _of_settings(case: Callable[[Any], Case], node: dict[str, Any]) -> Case:
+    return case(instantiate(node))
 
 
 def _few(node: dict[str, Any]) -> dict[str, Any]:
@@ -218,15 +228,14 @@ def _few(node: dict[str, Any]) -> dict[str, Any]:
     return made | ({"structure": True} if "structure" in node else {})
 
 
-def _rows_entry(thing: Any, settings: dict[str, dict[str, Any]]) -> Entry:
-    made = entry(thing, {name: partial(row_case, instantiate(node)) for name, node in settings.items()})
-    return replace(made, versions=made.versions | _parts(thing, settings))
+def _rows_entry(thing: Any, cases: Cases, parts: dict[str, int]) -> Entry:
+    made = entry(thing, cases)
+    return replace(made, versions=made.versions | parts)
 
 
-def _summary_entry(thing: Any, settings: dict[str, dict[str, Any]]) -> Entry:
-    made = entry(thing, {name: partial(summary_case, instantiate(node)) for name, node in settings.items()})
-    versions = made.versions | _parts(thing, settings) | summary_versions_of(thing)
-    return replace(made, versions=versions, defaults={})
+def _summary_entry(thing: Any, cases: Cases, parts: dict[str, int]) -> Entry:
+    made = entry(thing, cases)
+    return replace(made, versions=made.versions | parts | summary_versions_of(thing), defaults={})
 
 
 def _parts(thing: Any, settings: dict[str, dict[str, Any]]) -> dict[str, int]:

@@ -5,7 +5,7 @@ import copy
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -28,6 +28,8 @@ from eigencam.running.batch_maps import compute_maps
 from eigencam.store.build import find, instantiate
 from eigencam.store.versions import versions_of
 from eigencam.targets import box_score
+
+Cases = dict[str, Callable[[], Case]]
 
 NETWORKS = ("scenes_vgg", "scenes_resnet")
 SIZE = 64
@@ -206,8 +208,8 @@ def _detected(method: Any) -> Case:
     return {f"map {n}, {k}": numbers(one["m"].raw) for n, both in enumerate(found) for k, one in enumerate(both)}
 
 
-def method_entries() -> Iterator[tuple[str, partial[Entry]]]:
-    """Name and function of an entry for each class of methods."""
+def method_entries(more: Mapping[Any, Cases]) -> Iterator[tuple[str, partial[Entry]]]:
+    """Name and function of an entry for each class of methods, with more cases of some."""
     by_class: dict[Any, dict[str, Callable[[], Case]]] = {BoxFiles: {"box files": _box_files}}
     for option, node in nodes("method").items():
         thing = find(node["_target_"])
@@ -218,7 +220,7 @@ def method_entries() -> Iterator[tuple[str, partial[Entry]]]:
         for name, setting in settings.items():
             by_class.setdefault(thing, {}).update(_cases(option, name, setting))
     for thing, cases in by_class.items():
-        yield f"{thing.__name__}@{thing.version}", partial(_method_entry, thing, cases)
+        yield f"{thing.__name__}@{thing.version}", partial(_method_entry, thing, cases | more.get(thing, {}))
 
 
 def _method_entry(thing: Any, cases: dict[str, Callable[[], Case]]) -> Entry:

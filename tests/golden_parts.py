@@ -1,7 +1,7 @@
 """The golden numbers of shared parts (the modules with `VERSIONS`), of networks, attacks and the scenes."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from golden_evaluators import boxes, probe, samples, score_map
 from golden_file import Case, Entry, numbers
-from golden_methods import LABELS, entry, inputs, network, nodes, originals
+from golden_methods import LABELS, Cases, entry, inputs, network, nodes, originals
 from PIL import Image
 from torch import Tensor, nn
 
@@ -363,16 +363,20 @@ def _attack(node: dict[str, Any]) -> Case:
     return {"images": numbers(found.images - plain), "iterations": numbers(found.iterations)}
 
 
-def _part_entry(_module: ModuleType, name: str, version: int, make: Callable[[], Case]) -> Entry:
-    return Entry({name: version}, {}, {"numbers": make()})
+def _part_entry(_module: ModuleType, cases: Cases, name: str, version: int) -> Entry:
+    return Entry({name: version}, {}, {case: make() for case, make in cases.items()})
 
 
-def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
-    """Name and function of an entry for each shared part, network, attack, reader and fit."""
+def part_entries(more: Mapping[Any, Cases]) -> Iterator[tuple[str, partial[Entry]]]:
+    """Name and function of an entry for each shared part, network, attack, reader and fit, with more cases of some."""
     for module, make in PARTS:
+        cases = {"numbers": make} | more.get(module, {})
         for constant in ("VERSIONS", "SUMMARY_VERSIONS"):
             for name, version in getattr(module, constant, {}).items():
-                yield f"{name}@{version}", partial(_part_entry, module, name, version, make)
+                yield (
+                    f"{name}@{version}",
+                    partial(_part_entry, module, cases, name, version),
+                )
     yield f"Preprocess@{Preprocess.version}", partial(entry, Preprocess, {"images": _preprocess})
     things: dict[Any, dict[str, Callable[[], Case]]] = {}
     for name, node in nodes("model").items():
@@ -394,4 +398,4 @@ def part_entries() -> Iterator[tuple[str, partial[Entry]]]:
             made = {key: few.get(key, value) for key, value in attack.items()}
             things[find(attack["_target_"])] = {"packaged": partial(_attack, made)}
     for thing, cases in things.items():
-        yield f"{thing.__name__}@{thing.version}", partial(entry, thing, cases)
+        yield f"{thing.__name__}@{thing.version}", partial(entry, thing, cases | more.get(thing, {}))

@@ -14,7 +14,7 @@ from torch import nn
 from eigencam.datasets.boxes import iou
 from eigencam.methods.edge_windows import Contours, EdgeWindows, edges
 from eigencam.methods.felzenszwalb import SPACES, boxes_of, segments
-from eigencam.methods.selective_search import SelectiveSearch, binned_texture, describe, group, texture
+from eigencam.methods.selective_search import SelectiveSearch, _directions, binned_texture, describe, group
 from eigencam.methods.self_taught import SelfTaught, Tree, crops, to_original
 from eigencam.methods.windows import CenterWindows, RandomWindows, SlidingWindows, sliding
 from eigencam.passes.forward import Forward, forward_pass
@@ -140,7 +140,7 @@ def test_segments_and_their_boxes() -> None:
 
 def plain_grouping(image: NDArray[np.float64], labels: NDArray[np.int64], colour: bool) -> list[list[int]]:
     """The paper's algorithm on masks: features are recomputed for every region, all pairs are searched at each step."""
-    directions = texture(image)
+    directions = np.stack([*_directions(image)], axis=-1)
     masks = [labels == k for k in range(labels.max() + 1)]
 
     def histogram(values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
@@ -206,7 +206,7 @@ def test_selective_search_of_a_reduced_image() -> None:
 
 def test_bins_of_texture_are_those_of_its_values() -> None:
     image = np.random.default_rng(0).random((20, 30, 2))
-    assert (binned_texture(image) == np.minimum(texture(image) * 10, 9).astype(int)).all()
+    assert (binned_texture(image) == np.minimum(np.stack([*_directions(image)], axis=-1) * 10, 9).astype(int)).all()
 
 
 def test_scores_of_windows_in_plain_loops() -> None:

@@ -122,13 +122,8 @@ def enlarged(boxes: NDArray[Any], scale: Floats) -> Floats:
     return np.rint((boxes + _END) * scale) - _END
 
 
-def texture(image: Floats) -> Floats:
-    """(H, W, C, 8) >= 0: rectified derivatives of (H, W, C) in 8 directions, each channel divided by its maximum."""
-    return np.stack([*_directions(image)], axis=-1)
-
-
 def binned_texture(image: Floats) -> Bins:
-    """(H, W, C, 8): the bins of `texture`'s values, computed one direction at a time."""
+    """(H, W, C, 8): the bins of the derivatives of (H, W, C) in 8 directions, computed one direction at a time."""
     found = np.empty((*image.shape, DIRECTIONS), np.uint8)
     for k, values in enumerate(_directions(image)):
         found[..., k] = _bins(values, TEXTURE_BINS)
@@ -136,7 +131,7 @@ def binned_texture(image: Floats) -> Bins:
 
 
 def _directions(image: Floats) -> Iterator[Floats]:
-    """(H, W, C) for each direction."""
+    """For each direction the rectified derivatives (H, W, C) >= 0, each channel divided by its maximum."""
     x, y = (ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(image, 1.0, 1 - a), 1.0, a, 1) for a in (1, 0))
     angles = np.arange(DIRECTIONS) * 2 * np.pi / DIRECTIONS
 
