@@ -105,6 +105,8 @@ class Table:
         span: the first column of `frame` if LaTeX prints its values as lines across the table; "" otherwise.
         provenance: the `notes` on where results come from, which LaTeX keeps in comments.
         stored: the same table with stored names, if `frame` has printed ones.
+        across: columns whose values a narrow terminal prints as lines across the table.
+        minor: columns that a narrow terminal leaves out first, in this order.
     """
 
     title: str
@@ -116,6 +118,8 @@ class Table:
     span: str = ""
     provenance: tuple[str, ...] = ()
     stored: "Table | None" = None
+    across: tuple[str, ...] = ()
+    minor: tuple[str, ...] = ()
 
     @property
     def headings(self) -> list[tuple[str, ...]]:

@@ -89,42 +89,66 @@ def _cut(text: str, size: int) -> str:
 
 
 def _terminal(table: Table) -> str:
-    table, width = _dropped(table), terminal_width()
-    lines = [escaping.one_line(table.title), "", *([_simple(table)] if _has_metrics(table) else [])]
+    table, width = _narrowed(table), terminal_width()
+    lines = [wrapped(escaping.one_line(table.title)), "", *([_simple(table)] if _has_metrics(table) else [])]
     for note in map(escaping.one_line, table.notes):
         lines += [f"  {note}"] if width is None else wrap(note, width, initial_indent="  ", subsequent_indent="    ")
     return "\n".join([*lines, ""])
 
 
-def _dropped(table: Table) -> Table:
-    """The table without the last columns that do not fit into the terminal, and a note on them.
+def _narrowed(table: Table) -> Table:
+    """The table as it fits into the terminal, and a note on what is left out.
 
-    The first metric is kept, if need be without its interval.
+    First, its columns `across` become lines, and its `minor` columns go. Then go the last columns and, after them, the
+    intervals; in a table with `minor` columns, the intervals before. The first metric is kept.
     """
-    width, names = terminal_width(), list(table.frame.columns)
-    least = next((k + 1 for k, name in enumerate(names) if name in table.best), 1)
-    kept = len(names)
-    while width is not None and kept > least and _width(table, names[:kept]) > width:
-        kept -= 1
-    hidden = names[kept:]
-    if width is not None and _width(table, names[:kept]) > width:
-        short = table.frame.map(lambda cell: str(cell).partition(" [")[0])
-        table, hidden = replace(table, frame=short), [*hidden, "intervals"]
+    width = terminal_width()
+    if width is None or _width(replace(table, across=())) <= width:
+        return replace(table, across=())
+    names = list(table.frame.columns)
+    shown = [name for name in names if name not in (*table.across, *table.minor)]
+    least = next((k + 1 for k, name in enumerate(shown) if name in table.best), 1)
+    last = shown[least:][::-1]
+    hidden = list[str]()
+    for step in [*table.minor, _INTERVALS, *last] if table.minor else [*last, _INTERVALS]:
+        if _width(table) <= width:
+            break
+        hidden.append(step)
+        table = (
+            _without_intervals(table) if step == _INTERVALS else replace(table, frame=table.frame.drop(columns=step))
+        )
     if not hidden:
         return table
+    hidden.sort(key=[*names, _INTERVALS].index)
     word = f"not shown, the terminal is {width} wide: {', '.join(hidden)}; --metrics and --format choose"
-    return replace(table, frame=table.frame[names[:kept]], notes=[*table.notes, word])
+    return replace(table, notes=[*table.notes, word])
 
 
-def _width(table: Table, names: list[str]) -> int:
-    return max(map(len, _simple(replace(table, frame=table.frame[names])).splitlines()), default=0)
+_INTERVALS = "intervals"
+
+
+def _without_intervals(table: Table) -> Table:
+    return replace(table, frame=table.frame.map(lambda cell: str(cell).partition(" [")[0]))
+
+
+def _width(table: Table) -> int:
+    return max(map(len, _simple(table).splitlines()), default=0)
 
 
 def _simple(table: Table) -> str:
-    shown = table.frame.map(escaping.one_line).rename(columns=escaping.one_line)
+    across = [name for name in table.across if name in table.frame]
+    shown = table.frame.drop(columns=across).map(escaping.one_line).rename(columns=escaping.one_line)
     if "network" in shown and shown.columns[0] == "network":
         shown = shown.assign(network=shown["network"].mask(shown["network"].duplicated(), ""))
-    return tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
+    text = tabulate(shown.to_dict("list"), headers="keys", tablefmt="simple", disable_numparse=True)
+    if not across:
+        return text
+    head, rule, *lines = text.splitlines()
+    blocks = [head, rule]
+    heads = [escaping.one_line(", ".join(map(str, values))) for values in table.frame[across].itertuples(index=False)]
+    for name, block in groupby(zip(heads, lines, strict=True), lambda pair: pair[0]):
+        blocks += [f"-- {name}", *(line for _, line in block)]
+    return "\n".join(blocks)
 
 
 def _markdown(table: Table) -> str:

@@ -12,8 +12,11 @@ from stored import ENVIRONMENT
 
 from eigencam.commands.main import SUBCOMMANDS, main
 from eigencam.evaluation.footnotes import _origins
+from eigencam.evaluation.paired import Difference
 from eigencam.evaluation.tables import Table, listed, render, tables, wrapped
+from eigencam.reporting import comparison_tables
 from eigencam.reporting.collect import _tell_apart, collect
+from eigencam.reporting.comparison import Compared, Setting
 from eigencam.running.run import run
 from eigencam.store.records import Result
 from eigencam.store.seal import read_json
@@ -254,3 +257,32 @@ def test_a_long_line_is_continued_with_an_indent(monkeypatch: pytest.MonkeyPatch
     assert max(map(len, lines)) <= 60
     assert lines[1].startswith("      ")
     assert lines[-2:] == ["", "next"]
+
+
+@pytest.mark.parametrize("width", [100, 80, 60])
+def test_a_comparison_fits_into_the_terminal_with_its_differences(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    difference = Difference(0.55, 0.45, -0.1, -0.246, 0.124, 326, 3, 4, 0.0123, "mcnemar", 0.05)
+    places = [
+        Setting("voc2012", network, evaluator, "predicted", network)
+        for network in ("efficientnet_lite0", "mobilenet_v2_tf")
+        for evaluator in ("localization", "segmentation")
+    ]
+    lines = [
+        Compared(place, "gt_known_error", "lower", "%", "eigencam", method, difference, 0.0456)
+        for place in places
+        for method in ("gradcampp", "eigencam_centered")
+    ]
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = render(comparison_tables.table(lines, []), "terminal")
+    assert max(map(len, shown.splitlines())) <= width
+    assert [line for line in shown.splitlines() if line.startswith("-- ")] == [
+        f"-- {place.network}, {place.evaluator}" for place in places
+    ]
+    assert shown.count("-10.0 [-24.6, +12.4]" if width > 60 else "-10.0") == 8
+    assert shown.count("0.046") == 8
+    left_out = " ".join(shown.partition("wide: ")[2].partition(";")[0].split()).split(", ")
+    assert {"reference", "can show", "p"} <= set(left_out)
+    assert ("n" in left_out) == ("intervals" in left_out) == (width == 60)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "not shown" not in (whole := render(comparison_tables.table(lines, []), "terminal"))
+    assert whole.count("efficientnet_lite0  localization") == 1

@@ -13,10 +13,8 @@ import argparse
 from itertools import groupby
 from pathlib import Path
 
-from tabulate import tabulate
-
 from eigencam.evaluation.escaping import one_line
-from eigencam.evaluation.tables import listed
+from eigencam.evaluation.tables import listed, wrapped
 from eigencam.reporting.paper_layouts import Layout, layouts
 from eigencam.reporting.paper_tables import empty_cells, every_cell
 from eigencam.reporting.published import merged, numbers, papers, read_readings, write_readings
@@ -69,12 +67,12 @@ def _overview() -> int:
 def _listed(layout: Layout) -> str:
     """The empty cells of one table, one line per row of the paper."""
     empty = empty_cells(layout, numbers())
-    title = f"{layout.paper}: {layout.title}\n{layout.address}\n"
+    title = wrapped(f"{layout.paper}: {layout.title}\n{layout.address}") + "\n"
     if not empty:
         return f"{title}\n  no empty cells\n"
     rows = groupby(empty, key=lambda cell: cell.place[3:5])
     lines = [(model, method, ", ".join(cell.column for cell in cells)) for (model, method), cells in rows]
-    return f"{title}\n{tabulate(lines, ('network', 'method', f'{len(empty)} empty cells'))}\n"
+    return f"{title}\n{listed(lines, ('network', 'method', f'{len(empty)} empty cells'))}\n"
 
 
 def _fill(path: Path, into: Path | None) -> int:

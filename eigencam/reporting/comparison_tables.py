@@ -13,6 +13,9 @@ from eigencam.evaluation.tables import Table
 from eigencam.reporting.comparison import PLACES, Compared, Setting
 from eigencam.store.seal import strict
 
+MINOR = ("can show", "p", "better/worse in", "reference", "of reference", "value", "n")
+"""Columns of a comparison that a narrow terminal leaves out, the first one first."""
+
 
 def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> Table:
     """The comparisons as one table; bold: better than the reference after Holm's correction, at 5 %."""
@@ -59,7 +62,8 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     place = lines[0].place
     same = [getattr(place, name) for name in ("dataset", "network") if name not in shown]
     title = ", ".join(["comparison", *same, f"maps for the class: {place.target}"])
-    return Table(title, frame, bold, [*words, *notes])
+    across = tuple(name for name in ("dataset", "network", "evaluator") if name in shown)
+    return Table(title, frame, bold, [*words, *notes], across=across, minor=MINOR)
 
 
 def rank_table(found: Sequence[ranks.Ranking]) -> Table:
@@ -105,7 +109,8 @@ def placing_tables(values: pd.DataFrame, order: Sequence[str]) -> list[Table]:
             "rank [95 % interval], and the share of resamples of the images in which the method is first",
             "bold: first in 95 % or more",
         ]
-        made.append(Table(f"which is first: {dataset}, {network}", pd.DataFrame(lines), pd.DataFrame(best), notes))
+        title, frame = f"which is first: {dataset}, {network}", pd.DataFrame(lines)
+        made.append(Table(title, frame, pd.DataFrame(best), notes, across=("evaluator",)))
     return made
 
 
