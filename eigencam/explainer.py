@@ -40,7 +40,7 @@ from eigencam.reporting.explained import Explained as Explained
 from eigencam.reporting.explained import Explanation as Explanation
 from eigencam.running.batch_maps import Maps, compute_maps
 from eigencam.running.named_methods import Methods, methods_with_maps
-from eigencam.targets import ScoredNetwork, Target, View, placed, targets_of, words
+from eigencam.targets import Prediction, ScoredNetwork, Target, View, placed, prediction, targets_of, words
 
 LOG = logging.getLogger(__name__)
 TARGETS = "targets"
@@ -263,11 +263,15 @@ class Explainer:
         seen = [self.network.preprocess(image) for image, _ in images]
         functions = any(callable(t) for t in targets)
         asked, network = list(targets) * len(images), self.network
+        predictions: list[Prediction | None] = [None] * len(asked)
         if functions or (len(targets) > 1 and None in targets):
             ((resized, region),) = seen
             output, view = self._run(resized), View(self.network.preprocess.shape, region)
             known = [int(logits_of(output)[0].argmax()) if t is None else t for t in asked]
-            network = self._scored(known, output, view, resized) if functions else network
+            if functions:
+                meant = [placed(target, output, view) for target in targets_of(known)]
+                predictions = [prediction(target, output, view, self._classes) for target in meant]
+                network = self._scored(meant, resized)
             asked = list[int | Target | None](known)
         refused = self._refused(methods, network)
         able = {m: method for m, method in methods.items() if m not in refused}
@@ -283,7 +287,7 @@ class Explainer:
             label, score = self._words(what), float(logits[column]) if len(logits) else float("nan")
             maps = {m: Explained(display, ScoreMap(v[k], size, region), what, m, label) for m, v in found.maps.items()}
             kept = logits[:0] if functions else logits
-            made.append(Explanation(display, kept, what, maps, refused, name, label, score))
+            made.append(Explanation(display, kept, what, maps, refused, name, label, score, predictions[k]))
         return made
 
     def _refused(self, methods: Mapping[str, Method], network: Network) -> dict[str, str]:
@@ -302,9 +306,8 @@ class Explainer:
         """(C, height, width): a reference image as the network sees it."""
         return self.network.preprocess(self._pixels(self._references[k]))[0]
 
-    def _scored(self, asked: Sequence[int | Target], output: object, view: View, resized: NDArray[np.uint8]) -> Network:
-        """Wrap the network into one whose logits are the targets' values, placed on this image."""
-        meant = [placed(target, output, view) for target in targets_of(asked)]
+    def _scored(self, meant: Sequence[Target], resized: NDArray[np.uint8]) -> Network:
+        """Wrap the network into one whose logits are the values of targets that are placed on this image."""
         example = torch.from_numpy(resized)[None]
         return replace(self.network, module=ScoredNetwork(self.network.module, meant), classes=TARGETS, example=example)
 

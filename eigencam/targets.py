@@ -12,7 +12,7 @@ the network finds there, which is then looked for in all inputs that a method tr
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -25,6 +25,7 @@ from eigencam.passes.embeddings import SCALE, Embedding, Prompt, check_number
 from eigencam.passes.embeddings import read_embedding as read_embedding
 from eigencam.passes.embeddings import read_embeddings as read_embeddings
 from eigencam.passes.finer_score import Contrast, Weights
+from eigencam.passes.predictions import Prediction, dense_logits, detections, overlaps_with, with_label
 
 Target = Callable[[Any], Tensor]
 """From a network's output for N images to (N,) values, or one value for N = 1; differentiable, for gradients."""
@@ -51,6 +52,12 @@ class View:
         x, y = self.size[1] / (x1 - x0), self.size[0] / (y1 - y0)
         return (box[0] - x0) * x, (box[1] - y0) * y, (box[2] - x0) * x, (box[3] - y0) * y
 
+    def back(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        """Return a box of the input in pixels of the image: the inverse of `box`."""
+        x0, y0, x1, y1 = self.region
+        x, y = (x1 - x0) / self.size[1], (y1 - y0) / self.size[0]
+        return box[0] * x + x0, box[1] * y + y0, box[2] * x + x0, box[3] * y + y0
+
     def mask(self, mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Sample a mask (H, W) of the image at the centres of a grid of `size` cells over the input."""
         x0, y0, x1, y1 = self.region
@@ -73,6 +80,19 @@ class Placeable(Protocol):
 def placed(target: Target, output: Any, view: View) -> Target:
     """Resolve a target on one image, for which the network returns `output`."""
     return target.on(output, view) if isinstance(target, Placeable) else target
+
+
+def prediction(target: Target, output: Any, view: View, names: Sequence[str] = ()) -> Prediction | None:
+    """Return what the network predicts where a placed target points; None if it points at neither box nor segment.
+
+    Args:
+        target: as `placed` returned it for this output.
+        output: of the network for one image.
+        view: the position of the network's input in the image.
+        names: of the classes, in order.
+    """
+    found = target.prediction(output, view) if isinstance(target, _Box | _Segment) else None
+    return replace(found, name=names[found.label]) if found and found.label < len(names) else found
 
 
 def class_score(label: SupportsIndex) -> Target:
@@ -186,16 +206,16 @@ class _Numbered:
     label: int | None
 
     def __call__(self, output: Any) -> Tensor:
-        return torch.stack([found["scores"][self._at(found)] for found in _detections(output)])
+        return torch.stack([found["scores"][self._at(found)] for found in detections(output)])
 
     def on(self, output: Any, view: View) -> "_Box":
-        (found,) = _detections(output)
+        (found,) = detections(output)
         k = self._at(found)
         x1, y1, x2, y2 = found["boxes"][k].tolist()
         return _Box((x1, y1, x2, y2), int(found["labels"][k]), f"box {self.number}")
 
     def _at(self, found: Mapping[str, Tensor]) -> int:
-        places = _labelled(found, self.label)
+        places = with_label(found, self.label)
         if not 0 <= self.number < len(places):
             label = "" if self.label is None else f" of label {self.label}"
             raise TargetError(f"box {self.number}{label} was requested; the network finds {len(places)} in this image")
@@ -214,7 +234,7 @@ class _Box:
     words: str = "box"
 
     def __call__(self, output: Any) -> Tensor:
-        return torch.stack([self._score(found) for found in _detections(output)])
+        return torch.stack([self._score(found) for found in detections(output)])
 
     def _score(self, found: Mapping[str, Tensor]) -> Tensor:
         k, overlap = self._best(found)
@@ -222,21 +242,26 @@ class _Box:
         return scores[k] if overlap >= OVERLAP else scores.sum() * 0  # keeps the graph, if there is one
 
     def _best(self, found: Mapping[str, Tensor]) -> tuple[int, float]:
-        places = _labelled(found, self.label)
+        places = with_label(found, self.label)
         if not len(places):
             return 0, 0.0
-        overlaps = _overlaps(found["boxes"].detach()[places], self.box)
+        overlaps = overlaps_with(found["boxes"].detach()[places], self.box)
         k = int(overlaps.argmax())
         return int(places[k]), float(overlaps[k])
 
+    def prediction(self, output: Any, view: View) -> Prediction:
+        (found,) = detections(output)
+        k, _ = self._best(found)
+        return Prediction(int(found["labels"][k]), view.back(found["boxes"][k].tolist()))
+
     def on(self, output: Any, view: View) -> "_Box":
         seen = _Box(view.box(self.box), self.label, f"box {', '.join(f'{v:g}' for v in self.box)}")
-        (found,) = _detections(output)
+        (found,) = detections(output)
         k, overlap = seen._best(found)
         if overlap < OVERLAP:
-            label = "" if self.label is None else f" of label {self.label}"
+            label, count = "" if self.label is None else f" of label {self.label}", len(with_label(found, self.label))
             raise TargetError(
-                f"{seen.words}: none of the {len(_labelled(found, self.label))} boxes{label} that the network finds in "
+                f"{seen.words}: none of the {count} boxes{label} that the network finds in "
                 f"this image has an IoU of at least {OVERLAP:.0%} with it (the nearest: {overlap:.0%})"
             )
         return _Box(seen.box, int(found["labels"][k]), seen.words)
@@ -252,39 +277,13 @@ class _Similar:
     of: _Box
 
     def __call__(self, output: Any) -> Tensor:
-        return torch.stack([self._best(found) for found in _detections(output)])
+        return torch.stack([self._best(found) for found in detections(output)])
 
     def _best(self, found: Mapping[str, Tensor]) -> Tensor:
-        places, scores = _labelled(found, self.of.label), found["scores"]
+        places, scores = with_label(found, self.of.label), found["scores"]
         if not len(places):
             return scores.sum() * 0
-        return (_overlaps(found["boxes"].detach()[places], self.of.box).to(scores.dtype) * scores[places]).amax()
-
-
-def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
-    """Return the detections of a detector, one mapping per image."""
-    whole = isinstance(output, list | tuple) and bool(output)
-    if not whole or not all(isinstance(f, Mapping) and {"boxes", "scores", "labels"} <= f.keys() for f in output):
-        raise TargetError(
-            f"the target is a box, and the network returns {type(output).__name__}; needed: for each image a dict with "
-            "`boxes`, `scores` and `labels`; for other outputs write your own function as target"
-        )
-    return output
-
-
-def _labelled(found: Mapping[str, Tensor], label: int | None) -> Tensor:
-    """Indices of the detections, best first as the network lists them, or of those with a label."""
-    labels = found["labels"]
-    return torch.arange(len(labels), device=labels.device) if label is None else (labels == label).nonzero()[:, 0]
-
-
-def _overlaps(boxes: Tensor, box: Sequence[float]) -> Tensor:
-    """(K,) intersection over union of (K, 4) boxes with one, all in continuous coordinates."""
-    x1, y1, x2, y2 = boxes.double().unbind(1)
-    width = (x2.clamp(max=box[2]) - x1.clamp(min=box[0])).clamp(min=0)
-    height = (y2.clamp(max=box[3]) - y1.clamp(min=box[1])).clamp(min=0)
-    shared = width * height
-    return shared / ((x2 - x1) * (y2 - y1) + (box[2] - box[0]) * (box[3] - box[1]) - shared).clamp(min=1e-12)
+        return (overlaps_with(found["boxes"].detach()[places], self.of.box).to(scores.dtype) * scores[places]).amax()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -293,7 +292,7 @@ class _Segment:
     mask: NDArray[Any] | None = field(repr=False)
 
     def __call__(self, output: Any) -> Tensor:
-        maps = _dense(output)
+        maps = dense_logits(output)
         _known(self.label, maps.shape[1])
         if self.mask is None:
             inside = (maps.argmax(1) == self.label).to(maps.dtype)
@@ -302,7 +301,7 @@ class _Segment:
         return (maps[:, self.label] * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
     def on(self, output: Any, view: View) -> "_Segment":
-        maps = _dense(output)
+        maps = dense_logits(output)
         label = _known(self.label, maps.shape[1])
         if self.mask is None:
             inside = (maps[0].argmax(0) == label).cpu().numpy()
@@ -314,25 +313,11 @@ class _Segment:
             raise TargetError(f"{self}: {none if self.mask is None else 'empty mask'}")
         return _Segment(label, inside)
 
+    def prediction(self, _output: Any, _view: View) -> Prediction:
+        return Prediction(self.label, share=None if self.mask is None else float((self.mask != 0).mean()))
+
     def __str__(self) -> str:
         return f"segment {self.label}"
-
-
-def _dense(output: Any) -> Tensor:
-    """(N, K, h, w) logits of a segmentation network: what is called `out` or `logits`, or the output itself."""
-    named = next((output[key] for key in ("out", "logits") if key in output), None) if _keyed(output) else output
-    maps = getattr(named, "logits", named)
-    if not isinstance(maps, Tensor) or maps.ndim != 4:
-        shape = f" of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else ""
-        raise TargetError(
-            f"the target is a segment, and the network returns {type(output).__name__}{shape}; needed: (N, K, h, w) "
-            "logits, alone or as `out`; for other outputs write your own function as target"
-        )
-    return maps
-
-
-def _keyed(output: Any) -> bool:
-    return isinstance(output, Mapping)
 
 
 @dataclass(frozen=True, slots=True)

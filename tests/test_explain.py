@@ -1,5 +1,6 @@
 """`eigencam explain`: a user's own images and network, and a dataset's images."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +123,22 @@ def test_a_class_by_its_name_and_an_upright_image(photo: str, capsys: pytest.Cap
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("network", "target", "label"),
-    [("faster_rcnn", "box:0", "box_0"), ("ssd", "box:1", "box_1"), ("deeplab", "segment:3", "segment_3")],
+    ("network", "target", "label", "found"),
+    [
+        ("faster_rcnn", "box:0", "box_0", r"label \d \(\w+\) at \d+\.\d \d+\.\d \d+\.\d \d+\.\d"),
+        ("ssd", "box:1", "box_1", r"label \d \(\w+\) at \d+\.\d \d+\.\d \d+\.\d \d+\.\d"),
+        ("deeplab", "segment:3", "segment_3", r"label 3 \(deer\) at \d+\.\d% of the pixels"),
+    ],
 )
-def test_a_target_of_a_detector(photo: str, network: str, target: str, label: str, capsys: Any) -> None:
-    common = ["--model", f"detectors.{network}", f"model.layer={detectors.LAYERS[network]}", "--method"]
+def test_a_target_of_a_detector(photo: str, network: str, target: str, label: str, found: str, capsys: Any) -> None:
+    build = f"def {network}():\n    made = detectors.{network}()\n    made.categories = ['ant', 'bee', 'cat', 'deer']\n"
+    Path(f"named_{network}.py").write_text(f"import detectors\n\n{build}    return made\n")
+    common = ["--model", f"named_{network}.{network}", f"model.layer={detectors.LAYERS[network]}", "--method"]
     shape = ["model.preprocess.size=64"]
     assert explain(photo, *common, "eigencam,gradcam", *shape, "--target", target) == 0
     name = f"photo-{network}"
     assert made() == {f"{name}.jpg", *(f"{name}-{method}-{label}.png" for method in ("eigencam", "gradcam"))}
-    assert f"{label.replace('_', ' ')}: " in capsys.readouterr().out
+    assert re.search(rf"{label.replace('_', ' ')}: [\d.e-]+, {found}, box of the map", capsys.readouterr().out)
     assert explain(photo, *common, "eigencam,gradcam", *shape, "--out", "without") == 0
     assert made("without") == {f"{name}.jpg", f"{name}-eigencam.png"}
     assert "gradcam left out: the network returns" in capsys.readouterr().out

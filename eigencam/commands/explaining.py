@@ -68,7 +68,7 @@ def explain(args: argparse.Namespace) -> int:
                 box = made.box()
                 asked = f"-{found.label}".replace(" ", "_").replace(",", "") if callable(target) else ""
                 path = made.save(args.out / f"{found.name}-{job.network.name}-{method}{asked}.png")
-                print(f"{path}  {caption}, box {[round(x) for x in box] if box else 'none'}")
+                print(f"{path}  {caption}, box of the map {[round(x) for x in box] if box else 'none'}")
     if not lines:
         raise ValueError("none of the images can be read")
     title = photos[0].stem if len(photos) == 1 else "grid" if photos else job.dataset.name
@@ -175,5 +175,6 @@ def _caption(job: Job, found: Explanation, truth: Truth | None) -> str:
     if truth and truth.label >= 0:
         words = [job.dataset.classes[truth.label], *(f"predicted {w}" for w in words)]
     if callable(found.target):
-        words.append(f"{found.label}: {found.score:.3g}")
+        predicted = f", {found.prediction}" if found.prediction else ""
+        words.append(f"{found.label}: {found.score:.3g}{predicted}")
     return ", ".join([found.name, *words])

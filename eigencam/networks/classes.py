@@ -14,14 +14,18 @@ MOST = 2**31
 
 
 def names_of(network: Network) -> Sequence[str]:
-    """Names of the network's classes, in order; empty if they are not known."""
+    """Names of the network's classes, in order; empty if they are not known.
+
+    They are those of a fitted classifier, ImageNet's, or the texts in an attribute `categories` of the network.
+    """
     if network.head is not None:
         return network.head.classes
     if network.classes == "imagenet":
         from torchvision.models import ResNet50_Weights
 
         return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    return ()
+    given = getattr(network.module, "categories", ())
+    return given if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given) else ()
 
 
 def class_number(asked: Any, names: Sequence[str] = ()) -> int:

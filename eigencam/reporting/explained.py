@@ -16,7 +16,7 @@ from eigencam.datasets.base import Truth
 from eigencam.datasets.reading import expand
 from eigencam.evaluation.maps import ScoreMap, box_of
 from eigencam.reporting import draw
-from eigencam.targets import Target
+from eigencam.targets import Prediction, Target
 
 THRESHOLD = 0.15
 """Share of the maximum above which a map's box is drawn, as in Grad-CAM."""
@@ -143,6 +143,7 @@ class Explanation(Mapping[str, Explained]):
         name: of the image.
         label: the target in words.
         score: the network's value for the target.
+        prediction: the detection or segment that the target points at; None for other targets.
     """
 
     image: NDArray[np.uint8]
@@ -153,6 +154,7 @@ class Explanation(Mapping[str, Explained]):
     name: str = ""
     label: str = ""
     score: float = float("nan")
+    prediction: Prediction | None = None
 
     def __getitem__(self, method: str) -> Explained:
         if method in self.refused:
