@@ -277,6 +277,13 @@ def test_adcc_of_a_map_that_keeps_the_object() -> None:
     assert nothing["adcc"].value == 0  # a constant map: complexity 1
 
 
+def test_coherency_is_at_most_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, maps = probe(64), torch.rand(64, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(type(p), "explain", lambda _self, _images: maps)
+    found = [row["coherency"] for row in Adcc().rows(maps.numpy(), p)]
+    assert max(found) == 1 == pytest.approx(min(found))  # unclipped, rounding gives 1.0000001
+
+
 @pytest.mark.parametrize("maps", [torch.full((2, 3, 3), torch.nan), torch.zeros(2, 1, 1), torch.full((2, 2, 2), 1e38)])
 @pytest.mark.parametrize(
     "evaluator", [AverageDrop(), InsertionDeletion(4), Road(), Adcc()], ids=lambda e: type(e).__name__

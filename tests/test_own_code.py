@@ -3,11 +3,16 @@
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from runs import config, tables
 
+from eigencam import Explainer
+from eigencam.networks.network import Preprocess
 from eigencam.running.faults import NetworkChangedError, PartlyFailedError
 from eigencam.running.run import run
 
@@ -36,6 +41,14 @@ class Method:
         if self.how == "replaced":
             layer = next(m for m in forward.module.modules() if isinstance(m, torch.nn.Conv2d))
             layer.weight = torch.nn.Parameter(0.5 * layer.weight.detach())
+        if self.how == "hook":
+            list(forward.module.modules())[-1].register_forward_hook(lambda _m, _x, out: 2 * out)
+        if self.how == "unhooked":
+            for module in forward.module.modules():
+                module._forward_hooks.clear()
+        if self.how == "raises":
+            forward.module.register_forward_pre_hook(lambda _m, x: x[0] * 0)
+            raise RuntimeError("half way")
         if self.how == "sparse":
             return maps.to_sparse()
         return {"empty": maps[:, :0], "complex": maps.to(torch.complex64)}.get(self.how, maps)
@@ -126,9 +139,10 @@ def test_what_breaks_its_contract_is_named_and_costs_its_own_result(tmp_path: Pa
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("how", ["weights", "replaced"])
+@pytest.mark.parametrize("how", ["weights", "replaced", "hook"])
 def test_a_method_that_changes_the_network_stops_the_run(how: str, tmp_path: Path) -> None:
-    with pytest.raises(NetworkChangedError, match="method mine changes the network's weights or buffers, so the run"):
+    what = "hooks" if how == "hook" else "weights or buffers"
+    with pytest.raises(NetworkChangedError, match=f"method mine changes the network's {what}, so the run stops"):
         run(
             config(
                 tmp_path / "r",
@@ -138,6 +152,26 @@ def test_a_method_that_changes_the_network_stops_the_run(how: str, tmp_path: Pat
             )
         )
     assert not tables(tmp_path / "r")
+
+
+@pytest.mark.parametrize("how", ["hook", "unhooked", "raises"])
+def test_hooks_are_as_they_were_before_a_method(how: str) -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    kept = [
+        module[0].register_forward_hook(lambda *given: torch.relu(given[2])),
+        module.register_full_backward_pre_hook(print),
+    ]
+    before = [dict(inner._forward_hooks) for inner in module.modules()]
+    explain = Explainer(module, "0", preprocess=Preprocess(16))
+    image = np.zeros((16, 16, 3), np.uint8)
+    logits = explain.output(image)
+    with pytest.raises(RuntimeError if how == "raises" else NetworkChangedError):
+        explain(image, {"mine": import_module("mine_broken").Method(how)})
+    assert [dict(inner._forward_hooks) for inner in module.modules()] == before
+    assert not module._forward_pre_hooks
+    assert torch.equal(explain.output(image), logits)
+    kept[1].remove()
+    assert not module._backward_pre_hooks
 
 
 def test_an_infinite_parameter_is_refused_before_the_run(tmp_path: Path) -> None:

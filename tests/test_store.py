@@ -282,3 +282,29 @@ def test_a_run_that_cannot_begin_gives_its_lock_back(tmp_path: Path, monkeypatch
             made.open("", ENVIRONMENT)
     made.open("", ENVIRONMENT)
     made.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "table --results {runs} --out {inside}",
+        "report --results {runs} --no-images --out {inside}/rows.parquet",
+        "report --results {runs} --no-images --out {tmp}/report.html --figures {inside}/figures",
+        "compare eigencam gradcam --results {runs} --no-run --out {inside}",
+        "bundle {runs} --out {tmp}/link/bundle.zip",
+        "explain --model scenes_vgg --out {inside}/new",
+        "check dataset=scenes --out {inside}",
+        "published --paper eigencam2021 --template {inside}/read.csv",
+        "merge {runs} --into {inside}",
+        "reproduce tables.md --out {inside}",
+        "run model=scenes_vgg dataset=scenes paths.results={inside}/runs hydra.run.dir={tmp}/hydra",
+    ],
+)
+def test_no_command_writes_into_a_result(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = finished(tmp_path / "runs")
+    (tmp_path / "link").symlink_to(made.folder)
+    before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    words = command.format(runs=tmp_path / "runs", inside=made.folder, tmp=tmp_path).split()
+    assert main(words) == 2
+    assert f"inside the result {made.folder}; give a path outside of it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before

@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = getattr(args, "results", [])
         for folder in results if isinstance(results, list) else [results]:
             keep_out(folder)
+        _refuse_inside_results(args)
         return module.main(args)
     except Exception as error:
         # Hydra's errors, recognised without importing Hydra; some of them are OSErrors.
@@ -92,6 +93,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ValueError | OSError):
             return _refuse(error)
         raise
+
+
+WRITTEN = ("out", "into", "figure", "figures", "template")
+"""Options that name a file or folder to write."""
+
+
+def _refuse_inside_results(args: argparse.Namespace) -> None:
+    """Raise ValueError if the command would write into a stored result."""
+    for name in WRITTEN:
+        if isinstance(path := getattr(args, name, None), Path):
+            from eigencam.store.reader import refuse_inside
+
+            refuse_inside(path, f"--{name}")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -133,14 +147,16 @@ def _task(chosen: str, faults: list[Exception]) -> Callable[[], None]:
     from omegaconf import DictConfig
 
     from eigencam.running.sweep import free_gpu
+    from eigencam.store.reader import refuse_inside
     from eigencam.store.trust import keep_out
 
     @hydra.main(version_base="1.3", config_path="pkg://eigencam.configs", config_name=chosen)
     def task(config: DictConfig) -> None:
         outlive_readers()  # in a launcher's process, too
-        keep_out(Path(config.paths.results))
+        keep_out(results := Path(config.paths.results))
         command = getattr(importlib.import_module(f"eigencam.{HYDRA[chosen]}"), chosen)
         try:
+            refuse_inside(results, "paths.results")
             with free_gpu() if config.device == "free" else nullcontext(config.device) as device:
                 config.device = device
                 command(config)

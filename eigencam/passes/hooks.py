@@ -6,6 +6,8 @@ the kept tensor (VGG's `features.28` is followed by one).
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +75,28 @@ def tapped_pass(
     if unreached := [name for name in wanted if name not in taps]:
         raise ValueError(f"the network's forward pass does not call {', '.join(unreached)}; {SEVERAL}")
     return output, taps
+
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+)
+
+
+class Hooks:
+    """The hooks on a network's modules at one time, to notice and undo what somebody else leaves there."""
+
+    def __init__(self, module: nn.Module) -> None:
+        tables = (inner.__dict__.get(name) for inner in module.modules() for name in _HOOKS)
+        self._tables: list[dict[int, Any]] = [table for table in tables if table is not None]
+        self._before = [dict(table) for table in self._tables]
+        self._keys = [*chain(*self._before)]
+
+    def restore(self) -> bool:
+        """Remove the hooks added since, put back those removed, and return whether there were any."""
+        if [*chain(*self._tables)] == self._keys:
+            return False
+        for table, before in zip(self._tables, self._before, strict=True):
+            table.clear()
+            table.update(before)
+        return True

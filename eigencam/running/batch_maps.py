@@ -15,6 +15,7 @@ from eigencam.methods.base import Method, gives_boxes, is_class_specific, needs_
 from eigencam.networks.network import Network
 from eigencam.networks.preprocess import Region
 from eigencam.passes.forward import Forward, Picked
+from eigencam.passes.hooks import Hooks
 from eigencam.passes.prediction_states import ANSWERS, answer_codes
 from eigencam.running.faults import NetworkChangedError, SharedChangedError, is_stop
 from eigencam.transfer import to_device, to_host
@@ -118,7 +119,7 @@ def compute_maps(
 
     Raises:
         SharedChangedError: a method modified in place what all methods share.
-        NetworkChangedError: a method changed the network's weights or buffers.
+        NetworkChangedError: a method changed the network's weights or buffers, or left hooks on it, which are removed.
         ValueError: a class that the network does not have, or a method that returns anything but one map per image, or
             boxes per image if it declares boxes.
     """
@@ -179,6 +180,7 @@ def _results(
         seconds: receives the time of every method; None: nothing is timed.
     """
     results: dict[str, Tensor | list[NDArray[np.float64]]] = {}
+    hooks = Hooks(network.module)
     for name, method in methods.items():
         source = forward if is_class_specific(method) else whole
         source.progress = partial(progress, name)
@@ -187,11 +189,17 @@ def _results(
             source.forget_gradients()
             start = _now(network)
         before = network.versions()
-        result = _called(name, method, source, targets if source is forward else targets.new_zeros(len(source)), failed)
+        asked = targets if source is forward else targets.new_zeros(len(source))
+        try:
+            result = _called(name, method, source, asked, failed)
+        finally:  # an error in the middle of a pass may leave hooks, too
+            left = hooks.restore()
         if network.versions() != before:
             raise NetworkChangedError(name)
         if result is None:
             continue
+        if left:
+            raise NetworkChangedError(name, "hooks")
         if seconds is not None:
             seconds[name] = _now(network) - start
         results[name] = result

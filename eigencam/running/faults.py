@@ -4,6 +4,7 @@ import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from eigencam import datasets, evaluation
 
@@ -32,10 +33,13 @@ class SharedChangedError(ValueError):
 class NetworkChangedError(ValueError):
     """A method changed the network itself, so all later numbers of the run would be of another network."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, what: Literal["weights or buffers", "hooks"] = "weights or buffers") -> None:
+        mend = "let the method "
+        if what == "hooks":
+            mend += "remove those that it adds (`finally: handle.remove()`), or "
         super().__init__(
-            f"method {method} changes the network's weights or buffers, so the run stops; let the method work "
-            "on a copy of the network (copy.deepcopy)"
+            f"method {method} changes the network's {what}, so the run stops; {mend}work on a copy of the network "
+            "(copy.deepcopy)"
         )
         self.method = method
 

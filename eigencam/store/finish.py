@@ -114,32 +114,37 @@ def gather(
 
 
 def first_difference(mine: pd.DataFrame, other: pd.DataFrame) -> str:
-    """Return the first contradiction of two frames: an image of both with different rows; "" if there is none.
+    """Return the first contradiction of two frames: an image of both with different rows; "" if there is none."""
+    return next(iter(differences(mine, other).values()), "")
+
+
+def differences(mine: pd.DataFrame, other: pd.DataFrame) -> dict[str, str]:
+    """Return the images that have different rows in two frames, each with its first difference in words.
 
     Columns that only parts have are not compared. Two undefined numbers are equal. Digests are compared
     if they are of the same kind.
     """
     both = set(mine["image"]) & set(other["image"])
     if not both:
-        return ""
+        return {}
     a, b = (_keyed(frame, both) for frame in (mine, other))
-    if not a.index.equals(b.index):
-        image = next(iter(a.index.symmetric_difference(b.index)))[0]
-        return f"image {image}: rows of other classes"
+    found: dict[str, str] = {}
+    for image, _ in a.index.symmetric_difference(b.index):
+        found.setdefault(image, f"image {image}: rows of other classes")
+    if found:
+        a, b = (frame[~frame.index.get_level_values("image").isin(list(found))] for frame in (a, b))
     if DIGEST in a and DIGEST in b:
         for (image, _), before, now in zip(a.index, a[DIGEST], b[DIGEST], strict=True):
             if is_changed(before, now):
-                return f"image {image} is another one: {before} and {now}"
+                found.setdefault(image, f"image {image} is another one: {before} and {now}")
     a, b = (frame.drop(columns=DIGEST, errors="ignore") for frame in (a, b))
-    if set(a.columns) != set(b.columns):
-        return f"columns {', '.join(sorted(set(a.columns) ^ set(b.columns)))} in one of them only"
+    if only := sorted(set(a.columns) ^ set(b.columns)):
+        return found | {i: f"columns {', '.join(only)} in one of them only" for i in sorted(both - found.keys())}
     for column in a.columns:
-        differs = ~_same(a[column], b[column])
-        if differs.any():
-            k = int(differs.argmax())
-            values = " and ".join(_shown(frame[column].iloc[k]) for frame in (a, b))
-            return f"image {a.index[k][0]}: {column} {values}"
-    return ""
+        for k in np.flatnonzero(~_same(a[column], b[column])).tolist():
+            image, values = a.index[k][0], " and ".join(_shown(frame[column].iloc[k]) for frame in (a, b))
+            found.setdefault(image, f"image {image}: {column} {values}")
+    return found
 
 
 def _keyed(rows: pd.DataFrame, images: Iterable[str]) -> pd.DataFrame:

@@ -7,8 +7,8 @@ results of other methods.
 
 The rows of a result are the union of its rows in all folders. If all images are present, the result is summarised and
 has the bytes of one that a single run made. Two different rows for the same image contradict each other: the result is
-refused, with the names of both folders. So is a claimed result (`eigencam.store.claim`) whose numbers are not those of
-its rows. The sources are only read.
+refused, with the names of both folders, or of both parts of one folder. So is a claimed result (`eigencam.store.claim`)
+whose numbers are not those of its rows. The sources are only read.
 """
 
 import shutil
@@ -27,6 +27,7 @@ from eigencam.store.bounded_parquet import read_batches
 from eigencam.store.bundle import MAPS
 from eigencam.store.canonical import checksum
 from eigencam.store.claim import CLAIM
+from eigencam.store.contradictions import contradictions
 from eigencam.store.examine import examine
 from eigencam.store.finish import first_difference
 from eigencam.store.image_positions import hashes
@@ -175,6 +176,8 @@ def _read(folder: Path, faults: list[str], trust: Trust) -> _Source | None:
         return _Source(stored, files, _rows_of(files), bad)
     parts = Parts(folder / PARTS, checksum(stored.identity))
     files, _ = parts.checked()
+    for contradiction in contradictions(parts, files):
+        raise ContradictionError(str(contradiction))
     left_out, _ = parts.read_bad()
     try:
         plan = parts.plan()

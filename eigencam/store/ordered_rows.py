@@ -91,7 +91,7 @@ class Windows:
                 first, last = images, -1
                 for batch in read_batches(path, ["image", POSITION, FITTED], [number]):
                     ids = batch.column("image").to_pylist()
-                    place = _places(path, batch, images)
+                    place = places(path, batch, images)
                     if positions is not None and (place != positions.of(ids)).any():
                         raise MisplacedError(path)
                     seen[place] = True
@@ -130,7 +130,8 @@ class Windows:
                 yield pa.table(columns, schema=self.schema)
 
 
-def _places(path: Path, batch: pa.RecordBatch, images: int) -> NDArray[np.int64]:
+def places(path: Path, batch: pa.RecordBatch, images: int) -> NDArray[np.int64]:
+    """Return the positions of a batch's images, 0 to `images` - 1. MisplacedError if the rows do not say them."""
     if POSITION not in batch.schema.names or batch.column(POSITION).null_count:
         raise MisplacedError(path)
     place = batch.column(POSITION).to_numpy(zero_copy_only=False)

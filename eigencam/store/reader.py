@@ -168,7 +168,12 @@ class Stored:
 
     def parts(self) -> list[tuple[float, int]]:
         """Return (time written, rows) of the parts of an unfinished result."""
-        return Parts(self.folder / PARTS, self.folder.name.rsplit("-", 1)[-1]).counts()
+        return self.unfinished.counts()
+
+    @property
+    def unfinished(self) -> Parts:
+        """The rows of finished batches of an unfinished result."""
+        return Parts(self.folder / PARTS, self.folder.name.rsplit("-", 1)[-1])
 
 
 def read_all(root: Path, folders: Container[str] | None = None, *, hashed: bool = False) -> list[Stored]:
@@ -208,6 +213,14 @@ def is_result(name: str) -> bool:
     """Whether a folder's name has the form of a result's."""
     parts = name.rsplit("-", 1)
     return not name.startswith(".") and name.count("-") >= len(NAMES) and _is_hash(parts[-1])
+
+
+def refuse_inside(path: Path, option: str) -> None:
+    """Raise ValueError if a file or folder to be written lies inside a result, whose files only runs write."""
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        if is_result(folder.name) and any((folder / name).exists() for name in (IDENTITY, SUMMARY, PARTS)):
+            raise ValueError(f"{option} {path}: inside the result {folder}; give a path outside of it")
 
 
 def read(folder: Path, *, hashed: bool = False) -> Stored | None:

@@ -28,6 +28,7 @@ from eigencam.evaluation.base import Metric, Row, headline_of
 from eigencam.evaluation.sums import Blocks, summarised
 from eigencam.files import first_line, remove_leftovers, replacing, sync_folder, unique_name, write_bytes
 from eigencam.store.canonical import checksum, plain
+from eigencam.store.contradictions import intact
 from eigencam.store.examine import examine, has_leftovers, published
 from eigencam.store.finish import Gathered, Plan, gather
 from eigencam.store.image_positions import Positions
@@ -193,7 +194,7 @@ class Result:
         return lacking
 
     def _files(self) -> list[Path]:
-        files, said = self.parts.files()
+        files, said = intact(self.parts)
         self.repaired += said
         return files
 

@@ -71,8 +71,8 @@ class Parts:
                 old.unlink(missing_ok=True)
 
     def replace(self, parts: Iterable[Path], table: pa.Table) -> None:
-        """Replace some parts by one with these rows, which were read from them."""
-        for old in set(parts) - {self._write(table)}:
+        """Replace some parts by one with these rows, which were read from them; by none if there are no rows."""
+        for old in set(parts) - ({self._write(table)} if len(table) else set[Path]()):
             old.unlink(missing_ok=True)
 
     def _write(self, table: pa.Table) -> Path:
@@ -121,11 +121,6 @@ class Parts:
             except DamagedError as error:
                 errors.append(error)
         return found, errors
-
-    def files(self) -> tuple[list[Path], list[str]]:
-        """Return the intact parts, and a line for each that was damaged and set aside."""
-        found, errors = self.checked()
-        return found, [line for error in errors for line in set_aside(error)]
 
     def checked(self) -> tuple[list[Path], list[DamagedError]]:
         """Return the intact parts, and what is damaged; nothing is moved."""

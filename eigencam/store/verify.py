@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.files import first_line
+from eigencam.store.contradictions import contradictions
 from eigencam.store.image_positions import hashes
 from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored
@@ -40,11 +41,13 @@ def faults(stored: Stored, trust: Trust = PACKAGED) -> Iterator[str]:
     yield from (line for line in (stored.denied, stored.old, *stored.faults) if line)
     summary = stored.summary
     if summary is None:
+        if not stored.denied:
+            yield from map(str, contradictions(stored.unfinished, stored.unfinished.checked()[0]))
         return
     for line in outdated(stored.identity):
         yield f"made by another version: {line}"
-    contradictions, unchecked = check(stored, trust)
-    yield from contradictions
+    wrong, unchecked = check(stored, trust)
+    yield from wrong
     if unchecked:
         yield unchecked
 
