@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from eigencam.datasets.annotation_cache import FileIds, Files, Names
 from eigencam.datasets.base import LAST_CLASS, BadTruthError, Truth, checksum
+from eigencam.datasets.class_names import ONLY_CLASS, occurring
 from eigencam.datasets.coco_annotations import paint
 from eigencam.datasets.completeness import some
 from eigencam.datasets.decoding import image_size
@@ -36,8 +37,6 @@ from eigencam.datasets.reading import beginning, expand, files_in, paths_in, rea
 
 Foreground = Literal["label", "any"]
 FOLDERS = "folders"
-ONLY_CLASS = "object"
-"""The class if no file names one."""
 
 
 class Folder(ImageFiles):
@@ -303,6 +302,4 @@ def _classes(
     names = {*labels, *(name for one in objects for name in one.names), *(masks.names if masks else ())} - {""}
     if not names:
         return (ONLY_CLASS,)
-    if all(name.isdecimal() for name in names):
-        return tuple(map(str, range(max(map(int, names)) + 1)))
-    return tuple(sorted(names))
+    return occurring(names)

@@ -22,7 +22,7 @@ from eigencam.datasets.coco_annotations import read_instances
 from eigencam.datasets.names import image_id, match, once
 from eigencam.datasets.possible_boxes import possible
 from eigencam.datasets.reading import FileError, Reading, decimal, files_in
-from eigencam.datasets.voc_xml import read_objects
+from eigencam.datasets.voc_xml import of_another, read_objects
 
 T = TypeVar("T")
 Format = Literal["xyxy", "xywh"]
@@ -188,12 +188,15 @@ def read_annotations(path: Path, form: BoxForm | None, origin: int) -> Source[Ob
 def _read_voc(folder: Path, origin: int) -> Source[Objects]:
     objects: dict[str, Objects] = {}
     places: dict[str, str] = {}
-    for path in files_in(folder, (".xml",), depth=-1):
+    files = list(files_in(folder, (".xml",), depth=-1))
+    stems = {path.stem for path in files}
+    for path in files:
         name = path.relative_to(folder).with_suffix("").as_posix()
         places[name] = str(path)
         try:
             found = read_objects(path, origin)
-            objects[name] = Objects(found.boxes, found.names, found.difficult, found.size)
+            fault = of_another(path, found.file_name, stems)
+            objects[name] = Objects(found.boxes, found.names, found.difficult, found.size, fault=fault)
         except (FileError, BadTruthError) as error:
             objects[name] = Objects(fault=str(error))
     if not objects:

@@ -36,7 +36,7 @@ FULL = {
     "cars": {"test": 177, "train": 177, "all": 420},
     "people": {"test": 140, "train": 140, "all": 311},
 }
-_IMAGE, _MASK = (re.compile(rf"(.+)\.{what}\.png", re.IGNORECASE) for what in ("image", r"mask\.\d+"))
+_IMAGE, _MASK = (re.compile(rf"(.+)\.{what}\.png", re.IGNORECASE) for what in ("image", r"mask\.(\d+)"))
 HOW_TO_GET = (
     "The archives are ig02-v1.0-bikes.zip (MD5 13266fdf968176fa3aebdd439184254f), ig02-v1.0-cars.zip "
     "(34de933832755ee009c6f0e9d9c6426e) and ig02-v1.0-people.zip (f80d8d21f018197979c72b977986fd2f) of "
@@ -189,8 +189,8 @@ def _masks(folder: Path) -> dict[str, list[Path]]:
     """The masks of each image, by its name."""
     found: dict[str, list[Path]] = {}
     files = [path for path in files_in(folder, PNG) if _MASK.fullmatch(path.name)]
-    unique([path.name.lower() for path in files], files, "masks")
-    for path in files:
-        if match := _MASK.fullmatch(path.name):
-            found.setdefault(match[1], []).append(path)
+    numbers = [(match[1], int(match[2])) for path in files if (match := _MASK.fullmatch(path.name))]
+    unique([f"{stem.lower()}.mask.{number}" for stem, number in numbers], files, "masks")
+    for path, (stem, _) in zip(files, numbers, strict=True):
+        found.setdefault(stem, []).append(path)
     return found

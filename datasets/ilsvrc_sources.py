@@ -16,7 +16,7 @@ from eigencam.datasets.devkit import Synsets
 from eigencam.datasets.names import by_stem, image_id, once
 from eigencam.datasets.possible_boxes import LONGEST_SIDE
 from eigencam.datasets.reading import FileError, Reading, decimal, integer
-from eigencam.datasets.voc_xml import checked
+from eigencam.datasets.voc_xml import checked, of_another
 
 VERSIONS = {"ilsvrc_sources": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""
@@ -185,7 +185,9 @@ def _read_sizes(path: Path, parsed: Parsed) -> None:
 
 def _read_xml(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
     parsed, index = Parsed(), _index_by_wnid(synsets, Path(files[0]).parent)
-    for path in map(Path, files):
+    paths = list(map(Path, files))
+    stems = {path.stem for path in paths}
+    for path in paths:
         try:
             with Reading(path, "an annotation with size, and in each object a name and a bndbox") as file:
                 root = file.xml()
@@ -197,6 +199,9 @@ def _read_xml(files: Sequence[Path | str], synsets: Synsets) -> Parsed:
                 height, width = (integer(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
         except FileError as error:
             parsed.faults[path.stem] = str(error)
+            continue
+        if fault := of_another(path, root.findtext("filename", "").strip(), stems):
+            parsed.faults[path.stem] = fault
             continue
         _add(parsed, path.stem, wnids, corners, index, str(path))
         parsed.sizes[path.stem] = (height, width)

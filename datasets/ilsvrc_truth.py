@@ -234,7 +234,7 @@ def _table(source: Source, files: Sequence[Path | str], synsets: Synsets, root: 
     if len(files) < _MANY:
         return _as_table(sources.read(source, files, synsets), root)
     name = f"ilsvrc-{source}-{checksum(synsets.wnids or ())}"
-    return kept(name, files, lambda: _as_table(sources.read(source, files, synsets), root), version=2)
+    return kept(name, files, lambda: _as_table(sources.read(source, files, synsets), root), version=3)
 
 
 def _as_table(parsed: Parsed, root: Path) -> pa.Table:

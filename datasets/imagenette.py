@@ -8,6 +8,7 @@ such as average drop and insertion.
 Source: github.com/fastai/imagenette (Apache 2.0; the images are ImageNet's), the version `imagenette2`.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ CLASSES = {
 }
 """By their index among the sorted WordNet ids of ILSVRC."""
 
+_SYNSET = re.compile(r"(n\d{8})_")  # begins the name of an image of ILSVRC's training set
 FULL = {"val": 3_925, "train": 9_469}
 SIZES = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
 """The archive's folder, by torchvision's name of the images' size (length of the shorter side)."""
@@ -70,6 +72,13 @@ def read_imagenette(
         raise FileNotFoundError(f"no {places[0]} and no {places[1]}. {HOW_TO_GET}")
     names = [CLASSES.get(k, str(k)) for k in range(1000)]
     found = Folder(folder, labels=FOLDERS, classes=names, class_space="imagenet", name="imagenette")
+    wnids = sorted(name.split()[0] for name in CLASSES.values())
+    for one in found.ids:
+        wnid, name = one.split("/", 1)
+        if wnid not in wnids:
+            found.faults[one] = f"{folder / wnid}: allowed are the folders {', '.join(wnids)}"
+        elif (match := _SYNSET.match(name)) and match[1] != wnid:
+            found.faults[one] = f"{folder / one}: an image of {match[1]}; allowed in this folder: {wnid}"
     check_count(f"Imagenette {split}", len(found.ids), FULL[split], expect)
     return found
 

@@ -10,7 +10,7 @@ should highlight the former.
 
 The first line of LFW's list (vis-www.cs.umass.edu/lfw, G. Huang et al., 2007) gives the number of folds and of pairs in
 a half fold (`10 300`; a single number means one fold). For each fold follow the matching pairs, `name m n`, and as many
-non-matching ones, `name m other n`; image n of a person is `<root>/name/name_000n.jpg`.
+non-matching ones, `name m other n`; image n of a person is `<root>/name/name_000n.jpg`. No pair occurs twice.
 """
 
 import os
@@ -27,8 +27,8 @@ from eigencam.datasets.base import Truth, checksum
 from eigencam.datasets.completeness import some
 from eigencam.datasets.decoding import image_size, read_rgb
 from eigencam.datasets.digest import file_digest, generated_digest, pair_digest
-from eigencam.datasets.names import as_stored
-from eigencam.datasets.reading import Reading, expand
+from eigencam.datasets.names import as_stored, once
+from eigencam.datasets.reading import Reading, expand, integer
 from eigencam.datasets.scenes import VERSION, Scene, Scenes, draw_scene
 
 CLASSES = ("different", "same")
@@ -114,6 +114,8 @@ class Lfw:
                 f"the pairs that are there). {HOW_TO_GET}"
             )
         whole = [k for k in range(len(listed)) if exists[2 * k] and exists[2 * k + 1]]
+        if not whole:
+            raise FileNotFoundError(f"none of the {len(listed)} pairs of {path.name} is in {top}. {HOW_TO_GET}")
         self.pairs = [Pair((files[2 * k], files[2 * k + 1]), listed[k].same) for k in whole]
         self.ids = [_id(k, side) for k in whole for side in (0, 1)]
 
@@ -169,10 +171,10 @@ def read_pairs(path: Path, root: Path) -> list[Pair]:
     file_of = _finder(root)
     with Reading(path, "`name m n` or `name m other n`, after a line with the numbers of folds and pairs") as file:
         lines = file.lines()
-        numbers = [int(word) for word in next(lines, "").split()]
+        numbers = [integer(word) for word in next(lines, "").split()]
         if not 1 <= len(numbers) <= 2 or min(numbers) < 1:
             raise ValueError("no numbers of folds and pairs; expected: `10 300`, or `1000`")
-        pairs = list(_pairs(lines, file_of))
+        pairs = list(_pairs(file, lines, file_of))
         folds, half = numbers if len(numbers) == 2 else (1, numbers[0])
         if len(pairs) != 2 * folds * half:
             file.place = "line 1"
@@ -180,21 +182,27 @@ def read_pairs(path: Path, root: Path) -> list[Pair]:
                 f"{' '.join(map(str, numbers))}; expected with the {len(pairs)} pairs that follow: numbers whose "
                 "product is half of that"
             )
+        for fold in range(folds):
+            same = sum(pair.same for pair in pairs[2 * half * fold : 2 * half * (fold + 1)])
+            if same != half:
+                file.place = f"fold {fold + 1}"
+                raise ValueError(f"{same} of {2 * half} pairs match; expected: {half}, by line 1")
     return pairs
 
 
-def _pairs(lines: Iterator[str], file_of: Callable[[str, str], Path]) -> Iterator[Pair]:
+def _pairs(file: Reading, lines: Iterator[str], file_of: Callable[[str, str], Path]) -> Iterator[Pair]:
+    seen: dict[str, str] = {}
     for line in lines:
         words = line.split("\t") if "\t" in line else line.split()
-        if (len(words) == 3 and words[1] == words[2]) or (len(words) == 4 and words[0] == words[2]):
-            fault = "an image with itself" if len(words) == 3 else f"{words[0]!r} twice in a pair that does not match"
-            raise ValueError(f"{fault}, in {line!r}")
-        if len(words) == 3:
-            yield Pair((file_of(words[0], words[1]), file_of(words[0], words[2])), same=True)
-        elif len(words) == 4:
-            yield Pair((file_of(words[0], words[1]), file_of(words[2], words[3])), same=False)
-        else:
+        if len(words) not in (3, 4):
             raise ValueError(f"{len(words)} columns")
+        same = len(words) == 3
+        first, second = file_of(words[0], words[1]), file_of(words[0 if same else 2], words[-1])
+        if first == second or (not same and words[0] == words[2]):
+            fault = "an image with itself" if same else f"{words[0]!r} twice in a pair that does not match"
+            raise ValueError(f"{fault}, in {line!r}")
+        once(seen, " with ".join(sorted((first.stem, second.stem))), file.place)
+        yield Pair((first, second), same)
 
 
 def _finder(root: Path) -> Callable[[str, str], Path]:
@@ -203,7 +211,9 @@ def _finder(root: Path) -> Callable[[str, str], Path]:
     def file_of(name: str, number: str) -> Path:
         if not name or Path(name).name != name or name in (".", ".."):
             raise ValueError(f"{name!r} is no name of a folder")
-        stem = root / name / f"{name}_{int(number):04d}"
+        if (index := integer(number)) < 0:
+            raise ValueError(f"image {number} of {name}; allowed are whole numbers from 0")
+        stem = root / name / f"{name}_{index:04d}"
         files = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
         return next((file for file in files if file.is_file()), files[0])
 

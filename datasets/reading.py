@@ -161,7 +161,7 @@ class Reading:
         """The content as JSON. An object with a key twice is an error: one of its values would be lost."""
         text = self.text()
         try:
-            return json.loads(text, object_pairs_hook=_object)
+            return json.loads(text, object_pairs_hook=distinct_keys)
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON: {error}") from None
 
@@ -180,8 +180,8 @@ class Reading:
         return f"; expected: {self.expected}" if self.expected else ""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError if a key occurs twice."""
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The JSON object of these pairs, for `json.loads`. ValueError if a key occurs twice: one value would be lost."""
     made = dict(pairs)
     if len(made) < len(pairs):
         twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))

@@ -23,13 +23,16 @@ import pyarrow as pa
 
 from eigencam.datasets.annotation_cache import Names, kept
 from eigencam.datasets.base import checksum
+from eigencam.datasets.class_names import MOST_CLASSES, numbered
 from eigencam.datasets.completeness import some
 from eigencam.datasets.names import SUFFIXES, repeated, unique
 from eigencam.datasets.packed import Packed, with_truth
-from eigencam.datasets.reading import Reading, expand, files_in, integer
+from eigencam.datasets.reading import Reading, distinct_keys, expand, files_in, hidden, integer
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LARGEST_TEXT = 1 << 20  # bytes of a member with a label
+_BLOCK = 512  # bytes
+_IMAGES = f"members that end in {', '.join(SUFFIXES)} are images"
 
 
 class Members:
@@ -83,16 +86,16 @@ def read_webdataset(
 
     Raises:
         FileNotFoundError: there is no tar, or one of a range is missing.
-        ValueError: a file is not a tar or has no image, or a label is invalid.
+        ValueError: a file is not a complete tar or has no image, a sample with a label has no image or two, or a label
+            is no number.
     """
     files = _tars(path)
     kind = re.sub(r"\W", "-", label or "none")
-    table = kept(f"webdataset-{kind}", files, lambda: _index(files, label), version=1)
-    if not table.num_rows:
-        raise ValueError(f"{some(files)}: no image in it; members that end in {', '.join(SUFFIXES)} are images")
+    table = kept(f"webdataset-{kind}", files, lambda: _index(files, label), version=2)
     store, ids = Members(files, table), _short(Names(table.column("id")), files, table)
     labels = np.asarray(table.column("label"))
-    names = tuple(classes) if classes else tuple(map(str, range(int(labels.max(initial=0)) + 1)))
+    names = tuple(map(str, classes or numbered(int(labels.max(initial=0, where=labels < MOST_CLASSES)))))
+    unique(names, range(len(names)), "classes")
     made = Packed(name, class_space or name, names, ids, store, labels)
     return made if truth is None else with_truth(made, truth, class_space)
 
@@ -106,15 +109,21 @@ def _index(files: Sequence[Path], label: str | None) -> pa.Table:
     ids: list[str] = []
     for k, path in enumerate(files):
         with Reading(path, "a tar of images, each with the members of its sample beside it") as file:
+            before = len(ids)
             for key, members in _samples(file):
                 image = _image(members)
                 if image is None:
+                    if label and label.partition(":")[0] in members:
+                        raise ValueError(f"no image beside it; there are {', '.join(members)}; {_IMAGES}")
                     continue
                 ids.append(key)
                 columns["tar"].append(k)
                 columns["offset"].append(image.offset_data)
                 columns["size"].append(image.size)
                 columns["label"].append(_label(path, members, label) if label else -1)
+            if len(ids) == before:
+                file.place = ""
+                raise ValueError(f"no image in it; {_IMAGES}")
     types = {"tar": pa.int32(), "offset": pa.int64(), "size": pa.int32(), "label": pa.int32()}
     made = {name: pa.array(values, types[name]) for name, values in columns.items()}
     return pa.table({"id": Names(ids).texts, **made})
@@ -128,6 +137,12 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
         tar: Any = opened
         for member in tar:
             tar.members = []  # else tarfile keeps all of them in memory
+            parts = member.name.split("/")
+            if any(hidden(part) for part in parts if part not in (".", "..")):
+                continue
+            if (member.issym() or member.islnk()) and member.name.lower().endswith(SUFFIXES):
+                file.place = member.name
+                raise ValueError(f"a link to {member.linkname}; allowed are files")
             if not member.isfile():
                 continue
             folder, _, base = member.name.removeprefix("./").rpartition("/")
@@ -141,8 +156,26 @@ def _samples(file: Reading) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
             if suffix.lower() in members:
                 raise ValueError("it stands there a second time")
             members[suffix.lower()] = member
+        end = tar.offset
     if key is not None:
         yield key, members
+    file.place = ""
+    _check_end(file.path, end)
+
+
+def _check_end(path: Path, end: int) -> None:
+    """ValueError unless a tar has zeros, and nothing else, from byte `end` on, where its last member ends.
+
+    Python's reader stops at anything else without a word, and the members behind it would be lost.
+    """
+    with path.open("rb") as file:
+        file.seek(end)
+        while block := file.read(_BLOCK << 11):
+            if (rest := block.lstrip(b"\0")) != b"":
+                place = file.tell() - len(rest)
+                raise ValueError(f"its members end at byte {end}, and data follows at {place}: damaged, or two tars")
+        if file.tell() < end + _BLOCK:
+            raise ValueError(f"it ends at byte {file.tell()} without the end of a tar: truncated")
 
 
 def _image(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
@@ -163,7 +196,7 @@ def _label(path: Path, members: dict[str, tarfile.TarInfo], label: str) -> int:
     with path.open("rb") as file:
         file.seek(member.offset_data)
         text = file.read(member.size).decode()
-    value = integer(json.loads(text)[key] if key else text)
+    value = integer(json.loads(text, object_pairs_hook=distinct_keys)[key] if key else text)
     if not -1 <= value < 2**31:
         raise ValueError(f"label {value}; allowed are whole numbers from 0, and -1 for none")
     return value

@@ -12,6 +12,7 @@ equal classes the first in alphabetical order is taken; without any object the l
 """
 
 import hashlib
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from eigencam.datasets.digest import file_digest
 from eigencam.datasets.main_class import main_class
 from eigencam.datasets.names import JPEG, PNG, by_stem, once
 from eigencam.datasets.reading import FileError, Reading, expand, files_in, is_file, read_lines
-from eigencam.datasets.voc_xml import read_objects
+from eigencam.datasets.voc_xml import of_another, read_objects
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -54,12 +55,14 @@ class Annotation:
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
         labels: (B,) int64, index into `CLASSES`.
         difficult: (B,) bool.
+        file_name: the image's, as the file gives it.
     """
 
     size: tuple[int, int] | None
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     difficult: NDArray[np.bool_]
+    file_name: str = ""
 
 
 _NOTHING = Annotation(None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
@@ -80,7 +83,7 @@ def read_annotation(path: Path, origin: int = 1) -> Annotation:
     if unknown := sorted(set(found.names) - set(CLASSES)):
         raise BadTruthError(f"{path}: class {unknown[0]!r}; the classes are {', '.join(CLASSES)}")
     labels = np.array([CLASSES.index(name) for name in found.names], np.int64)
-    return Annotation(found.size, found.boxes, labels, found.difficult)
+    return Annotation(found.size, found.boxes, labels, found.difficult, found.file_name)
 
 
 class Voc:
@@ -141,7 +144,7 @@ class Voc:
         self.ids = self._complete(listed, files, allow_missing)
         self._files = {kind: {k: existing[k] for k in self.ids if k in existing} for kind, existing in files.items()}
         self.faults: dict[str, str] = {}
-        self._annotations = [self._annotation(name, origin) for name in self.ids]
+        self._annotations = [self._annotation(name, origin, files["JPEGImages"].keys()) for name in self.ids]
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Image `i`: (H, W, 3) uint8 RGB. Raises `BadImageError` if it cannot be decoded."""
@@ -209,11 +212,15 @@ class Voc:
     def _path(self, kind: str, name: str) -> Path:
         return Path(self._files[kind][name])
 
-    def _annotation(self, name: str, origin: int) -> Annotation:
+    def _annotation(self, name: str, origin: int, stems: Container[str]) -> Annotation:
         if name not in self._files["Annotations"]:  # as for the task Segmentation alone
             return _NOTHING
+        path = self._path("Annotations", name)
         try:
-            return read_annotation(self._path("Annotations", name), origin)
+            found = read_annotation(path, origin)
+            if fault := of_another(path, found.file_name, stems):
+                raise BadTruthError(fault)
+            return found
         except (FileError, BadTruthError) as error:
             self.faults[name] = str(error)
             return _NOTHING

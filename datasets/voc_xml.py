@@ -1,6 +1,8 @@
 """VOC's XML format of an image's objects, for any classes."""
 
+import re
 import xml.etree.ElementTree as ET
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigencam.datasets.base import BadTruthError
+from eigencam.datasets.names import image_id
 from eigencam.datasets.possible_boxes import possible
 from eigencam.datasets.reading import Reading, decimal, integer
 
@@ -25,12 +28,14 @@ class VocObjects:
         boxes: (B, 4) float64, `x1 y1 x2 y2`, 0-based inclusive pixels.
         names: of each object's class.
         difficult: (B,) bool.
+        file_name: the image's, as the file gives it; "" if it does not.
     """
 
     size: tuple[int, int]
     boxes: NDArray[np.float64]
     names: tuple[str, ...]
     difficult: NDArray[np.bool_]
+    file_name: str = ""
 
 
 def checked(root: ET.Element) -> list[ET.Element]:
@@ -48,6 +53,22 @@ def checked(root: ET.Element) -> list[ET.Element]:
         if twice := [path for path in paths if len(parent.findall(path)) > 1]:
             raise ValueError(f"{len(parent.findall(twice[0]))} times {twice[0]} in <{parent.tag}>; allowed is one")
     return objects
+
+
+def of_another(path: Path | str, file_name: str, stems: Container[str]) -> str:
+    """What is wrong with an annotation that names another image; "" if nothing.
+
+    A name of no image is a copy's or a placeholder (`%s`), and means nothing.
+
+    Args:
+        path: the annotation, named after its image.
+        file_name: the image's, as the annotation gives it.
+        stems: names of all images, without folder and suffix.
+    """
+    named = image_id(re.split(r"[/\\]", file_name)[-1])
+    if named == Path(path).stem or named not in stems:
+        return ""
+    return f"{path}: its <filename> is {file_name}, another image; allowed is its own name, or none"
 
 
 def read_objects(path: Path, origin: int = 1) -> VocObjects:
@@ -71,6 +92,7 @@ def read_objects(path: Path, origin: int = 1) -> VocObjects:
         ]
         flags = [found.findtext("difficult", "0").strip() for found in objects]
         height, width = (integer(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+        file_name = root.findtext("filename", "").strip()
     if max(several, default=0) > 1:
         k = several.index(max(several))
         raise BadTruthError(f"{path}: {several[k]} boxes of object {k + 1} of {len(objects)}; allowed is one")
@@ -87,4 +109,4 @@ def read_objects(path: Path, origin: int = 1) -> VocObjects:
         )
     if odd := [flag for flag in flags if flag not in ("0", "1")]:
         raise BadTruthError(f"{path}: difficult {odd[0]!r}; allowed are 0 and 1")
-    return VocObjects((height, width), boxes, names, np.array([flag == "1" for flag in flags], bool))
+    return VocObjects((height, width), boxes, names, np.array([flag == "1" for flag in flags], bool), file_name)

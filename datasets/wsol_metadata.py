@@ -14,7 +14,7 @@ github.com/clovaai/wsolevaluation.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def read_metadata(
     # OpenImages' file is empty.
     wanted_sizes = paths if dataset != "OpenImages" else []
     sizes = _sizes(folder / "image_sizes.txt", wanted_sizes, allow_outside, faults)
-    boxes, masks = (_masks if dataset == "OpenImages" else _boxes)(place, paths, allow_outside)
+    boxes, masks = (_masks if dataset == "OpenImages" else _boxes)(place, paths, labels, allow_outside)
     return Metadata(
         paths,
         np.array([labels[path] for path in paths], np.int64),
@@ -170,23 +170,32 @@ def _listed(folder: Path, labels: dict[str, int], allow_outside: bool) -> list[s
     return sorted(seen)
 
 
-def _boxes(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
-    """Lines of localization.txt with boxes; some lines of ILSVRC's file occur twice."""
+def _known(path: str, labels: Container[str], allow_outside: bool) -> str:
+    """The path of an image that class_labels.txt lists. Raises a ValueError for another one."""
+    if (path := inside(path, allow_outside)) not in labels:
+        raise ValueError(f"{path!r} is no image of class_labels.txt")
+    return path
+
+
+def _boxes(place: Path, paths: list[str], labels: Container[str], allow_outside: bool) -> tuple[Boxes, Masks]:
+    """Lines of localization.txt with boxes, one of which may occur twice, for the images of image_ids.txt."""
     found: dict[str, list[list[float]]] = {path: [] for path in paths}
     with Reading(place, "`path,x0,y0,x1,y1`") as file:
         for path, *corners in file.columns(",", 5):
-            if (path := inside(path, allow_outside)) in found:
+            if (path := _known(path, labels, allow_outside)) in found:
                 found[path].append([decimal(corner) for corner in corners])
     return [np.array(found[path], np.float64).reshape(-1, 4) for path in paths], [[] for _ in paths]
 
 
-def _masks(place: Path, paths: list[str], allow_outside: bool) -> tuple[Boxes, Masks]:
+def _masks(place: Path, paths: list[str], labels: Container[str], allow_outside: bool) -> tuple[Boxes, Masks]:
     """Lines of localization.txt with masks; an image's first line also has the ignored region."""
     found: dict[str, list[tuple[str, str]]] = {path: [] for path in paths}
     seen: dict[str, str] = {}
     with Reading(place, "`path,mask,ignore`") as file:
         for path, mask, ignored in file.columns(",", 3):
-            if (path := inside(path, allow_outside)) in found:
+            if (path := _known(path, labels, allow_outside)) in found:
+                if mask == ignored:
+                    raise ValueError(f"the mask {mask} is also the ignored region of {path}")
                 once(seen, inside(mask, allow_outside), file.place)
                 if ignored and any(region for _, region in found[path]):
                     raise ValueError(f"a second ignored region of {path}")

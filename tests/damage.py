@@ -99,6 +99,10 @@ VOC: Cases = {
 } | {
     "label": (swap(VOC_XML, "<name>cat", "<name>unicorn"), r"2008_000001\.xml: class 'unicorn'; the classes are"),
     "flag": (swap(VOC_XML, "<difficult>0", "<difficult>no"), r"2008_000001\.xml: difficult 'no'; allowed are 0 and 1"),
+    "file name": (
+        swap(VOC_XML, "<annotation>", "<annotation><filename>VOC2012\\2008_000002.jpg</filename>"),
+        r"2008_000001\.xml: its <filename> is VOC2012\\2008_000002\.jpg, another image; allowed is its own name",
+    ),
     "size": (swap(VOC_XML, "<width>40", "<width>44"), r"2008_000001.*annotation 44 x 30, image 40 x 30"),
     "empty": (empty(VOC_XML), r"2008_000001\.xml: no element found.*expected: a VOC annotation"),
 }
@@ -159,6 +163,10 @@ def as_xml(cases: Cases) -> Cases:
 
 ILSVRC_BOXES = corners("localization.txt", f"{FIRST}.JPEG,{{}}", "3,4,30,49", 40, 50)
 ILSVRC_XML = as_xml(ILSVRC_BOXES) | {
+    "file name": (
+        swap(XML, "<annotation>", f"<annotation><filename>{ilsvrc_files.IDS[1]}</filename>"),
+        rf"{FIRST}\.xml: its <filename> is {ilsvrc_files.IDS[1]}, another image",
+    ),
     "label": (swap(XML, WNID, "n99999999"), rf"{FIRST}\.xml: 'n99999999' is none of the 1000"),
     "no object": (
         lambda root: next(root.glob(XML)).write_text("<annotation><size/></annotation>"),

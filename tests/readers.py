@@ -10,6 +10,7 @@ from typing import Any
 import dataset_files as files
 import ilsvrc_files as ilsvrc
 import numpy as np
+import packed_files as packed
 from PIL import Image
 from scipy.io import savemat
 from scored_files import voc
@@ -20,6 +21,7 @@ from eigencam.datasets.folder import Folder
 from eigencam.datasets.graz02 import Ig02
 from eigencam.datasets.ilsvrc import Ilsvrc
 from eigencam.datasets.imagenet_segmentation import ImageNetSegmentation
+from eigencam.datasets.imagenette import read_imagenette
 from eigencam.datasets.imagenetv2 import read_imagenetv2
 from eigencam.datasets.openimages import OpenImages
 from eigencam.datasets.voc import Voc
@@ -281,6 +283,35 @@ READERS: dict[str, Reader] = {
         ("labels.csv", "boxes.csv"),
         ("photos/*.jpg", "masks/*.png"),
         ("photos/*.jpg", "photos/q/*.jpg", "masks/*.png"),
+    ),
+    "hf": Reader(
+        packed.write_hub,
+        dataset(packed.read_hub),
+        copied("*.parquet", lambda path: path.with_name("validation-copy.parquet")),
+        binaries=("data/*.parquet",),
+        respelt=("data/*.parquet",),
+    ),
+    "webdataset": Reader(
+        packed.write_tars,
+        dataset(packed.read_tars),
+        copied("*.tar", lambda path: path.with_name("val-1.tar")),
+        binaries=("shards/*.tar",),
+    ),
+    "imagenette": Reader(
+        packed.write_imagenette,
+        dataset(read_imagenette),
+        copied("*.JPEG", lambda path: path.with_suffix(".png")),
+        binaries=("imagenette2/val/n01440764/*.JPEG",),
+        respelt=("imagenette2/val/*/*.JPEG",),
+        may_be_missing=("n01440764_0.JPEG",),
+    ),
+    "pairs": Reader(
+        packed.write_pairs,
+        dataset(packed.read_pairs),
+        line_twice("pairs.txt", 1),
+        ("pairs.txt",),
+        ("Ada/*.jpg",),
+        ("*/*.jpg",),
     ),
     "imagenet segmentation": Reader(
         lambda root: files.write_imagenet_segmentation(

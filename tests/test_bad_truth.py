@@ -13,6 +13,7 @@ import damaged_masks as masks
 import dataset_files as files
 import ilsvrc_files
 import numpy as np
+import packed_files as packed
 import pytest
 from damage import FIRST, Cases, Damage, cached, empty, write_ilsvrc, write_voc
 from readers import read_folder, write_folder
@@ -98,6 +99,8 @@ READERS = {
         boxes.FOLDER | masks.FOLDER,
         ("outside", "1-based", *(w for w in masks.FOLDER if "mask" in w)),
     ),
+    "hf": Reader(packed.write_hub, packed.read_hub, "2", packed.HUB, ("outside", "1-based", "label of a box")),
+    "webdataset": Reader(packed.write_tars, packed.read_tars, "2", packed.TARS),
 }
 TABLE = [(reader, what) for reader, row in READERS.items() for what in row.cases]
 

@@ -70,6 +70,13 @@ def test_archives_may_lie_in_folders_of_their_own(tmp_path: Path) -> None:
     assert Ig02(tmp_path, "people").ids == ["people/person_007"]
 
 
+def test_two_masks_of_one_number_are_refused(ig02: Path) -> None:
+    mask = ig02 / "bikes/bike_001.mask.1.png"
+    (mask.parent / "bike_001.mask.01.png").write_bytes(mask.read_bytes())
+    with pytest.raises(ValueError, match=r"two masks are called 'bike_001\.mask\.1': .*\.01\.png and .*\.1\.png"):
+        Ig02(ig02, "bikes")
+
+
 def test_colours_of_masks() -> None:
     colours = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 0), (128, 0, 0), (90, 200, 0), (0, 0, 255)]], np.uint8)
     red, green = painted(colours)

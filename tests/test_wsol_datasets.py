@@ -168,6 +168,26 @@ def test_masks_are_joined_and_the_ignored_region_is_what_is_left(tmp_path: Path)
     assert pickle.loads(pickle.dumps(data)).identity() == data.identity()
 
 
+def test_an_empty_mask_beside_another_one_adds_nothing_and_sizes_may_differ(tmp_path: Path) -> None:
+    """As in wsolevaluation's code, which scales each mask to its own size and joins them."""
+    root = files.write_openimages(tmp_path)
+    before = OpenImages(root).truth(0)
+    mask = next(root.rglob("7af766bd43da900b_m*_00000001.png"))
+    Image.new("L", (60, 45)).save(mask)
+    alone = OpenImages(root).truth(0)
+    assert alone.boxes.tolist() == before.boxes[:1].tolist()
+    first = files.openimages_masks("test/01226z/7af766bd43da900b.jpg")[0][0]
+    assert alone.mask is not None
+    assert ((alone.mask == 1) == first).all()
+    Image.fromarray(
+        np.kron(files.openimages_masks("test/01226z/7af766bd43da900b.jpg")[0][1], np.ones((2, 2))) > 0
+    ).save(mask)
+    twice = OpenImages(root).truth(0)
+    assert twice.mask is not None
+    assert (twice.mask == before.mask).all()
+    assert twice.boxes.tolist() == before.boxes.tolist()
+
+
 def test_masks_of_the_images_size_serve_evaluators_that_count_its_pixels(tmp_path: Path) -> None:
     root = files.write_openimages(tmp_path)
     own, fitted = OpenImages(root), OpenImages(root, masks="image")

@@ -1,0 +1,30 @@
+"""The classes of data that lists none: those that occur in the labels."""
+
+from collections.abc import Iterable
+
+ONLY_CLASS = "object"
+"""The class if nothing names one."""
+MOST_CLASSES = 1 << 20
+"""Numbers from here on are taken for errors, since a name for each would fill the memory."""
+
+
+def numbered(largest: int) -> tuple[str, ...]:
+    """The names `0` to `largest`.
+
+    >>> numbered(2), numbered(-1)
+    (('0', '1', '2'), ())
+    """
+    return tuple(map(str, range(largest + 1)))
+
+
+def occurring(labels: Iterable[str]) -> tuple[str, ...]:
+    """The classes of labels: whole numbers from 0 up to the largest, or names sorted.
+
+    >>> occurring({"10", "2"}) == numbered(10), occurring({"dog", "2"})
+    (True, ('2', 'dog'))
+    """
+    names = set(labels)
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return tuple(sorted(names))
+    numbers = (int(name) for name in names if len(name) <= len(str(MOST_CLASSES)))
+    return numbered(max((number for number in numbers if number < MOST_CLASSES), default=-1))
