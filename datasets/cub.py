@@ -92,8 +92,8 @@ def read_cub(
 read_cub.version = 1  # type: ignore[attr-defined]
 
 
-def _classes(found: Metadata) -> tuple[str, ...]:
-    names = {int(label): Path(path).parent.name for path, label in zip(found.paths, found.labels, strict=True)}
+def _classes(metadata: Metadata) -> tuple[str, ...]:
+    names = {int(label): Path(path).parent.name for path, label in zip(metadata.paths, metadata.labels, strict=True)}
     return tuple(names.get(k, str(k)) for k in range(N_CLASSES))
 
 

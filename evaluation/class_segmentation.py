@@ -243,7 +243,7 @@ class _AtThresholds:
         everyone = np.ones(len(own), np.int64)
         at = {"fixed": everyone * self.fixed, "best": everyone * self.best, "tuned": np.array(self.crossed)[half]}
         counts = {name: rows[name].to_numpy(np.int64) * masked for name in ("tied", "maps", "constant", "nonfinite")}
-        counts["found"] = np.bincount(place, pixels.found(self.fixed), len(rows)).astype(np.int64)
+        counts["found"] = np.bincount(place, pixels.foreground(self.fixed), len(rows)).astype(np.int64)
         return {"masked": Counted(masked, masked), **counts} | {
             name: pixels.part(chosen, place) for name, chosen in at.items()
         }
@@ -327,7 +327,7 @@ class _Pixels:
         counts = {name: values.astype(np.int64) for name, values in numbers.items()}
         return ByClass(place[self.image], self.label, counts)
 
-    def found(self, k: int) -> NDArray[np.int64]:
+    def foreground(self, k: int) -> NDArray[np.int64]:
         """(N,): pixels predicted as a class other than the background at a threshold."""
         return np.bincount(self.image, self.predicted[:, k] * (self.label > 0), self.images).astype(np.int64)
 

@@ -67,21 +67,21 @@ def detected(boxes: Boxes, scores: NDArray[np.float64], labels: NDArray[np.int64
     return Detected(scores, labels, states, truth.box_labels[~truth.difficult])
 
 
-def mean_average_precision(found: Sequence[Detected], classes: int) -> tuple[float, dict[int, float]]:
+def mean_average_precision(detections: Sequence[Detected], classes: int) -> tuple[float, dict[int, float]]:
     """(mean over classes, by class) of the area under the precision-recall curve, in 0..1.
 
     Args:
-        found: of all images.
+        detections: of all images.
         classes: number of the dataset's classes; those without an object that counts are left out.
     """
-    scores = np.concatenate([one.scores for one in found])
-    labels = np.concatenate([one.labels for one in found])
-    states = np.concatenate([one.states for one in found])
-    counts = np.bincount(np.concatenate([one.objects for one in found]), minlength=classes)
+    scores = np.concatenate([one.scores for one in detections])
+    labels = np.concatenate([one.labels for one in detections])
+    states = np.concatenate([one.states for one in detections])
+    counts = np.bincount(np.concatenate([one.objects for one in detections]), minlength=classes)
     by_class = {
-        label: _area(scores[own], states[own], int(counts[label]))
+        label: _area(scores[of_label], states[of_label], int(counts[label]))
         for label in range(classes)
-        if counts[label] and (own := (labels == label) & (states >= 0)) is not None
+        if counts[label] and (of_label := (labels == label) & (states >= 0)) is not None
     }
     return float(np.mean([*by_class.values()])) if by_class else float("nan"), by_class
 

@@ -62,12 +62,12 @@ from eigencam.evaluation.changed_images import (
 from eigencam.evaluation.missing_predictions import (
     all_missing,
     at_worst,
+    footnote_parts,
     mean,
+    no_prediction,
     note,
-    of,
-    or_nothing,
-    told,
-    unanswered,
+    value_parts,
+    worst_or_undefined,
 )
 from eigencam.evaluation.sums import Part, Sums, summed
 
@@ -131,11 +131,13 @@ class AverageDrop:
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """Return the contribution of each row: by how much the probability drops, and whether it increases."""
-        parts = told(rows, rows["confidence"].to_numpy(np.float64))
+        parts = footnote_parts(rows, rows["confidence"].to_numpy(np.float64))
         for share in self.shares:
             kept = _name("kept", share)
             drop, increase = _drop_and_increase(rows, kept)
-            parts |= of(rows, _name("drop", share), drop, 1) | of(rows, _name("increase", share), increase, 0)
+            parts |= value_parts(rows, _name("drop", share), drop, 1) | value_parts(
+                rows, _name("increase", share), increase, 0
+            )
         return parts
 
     def metrics(self, sums: Sums) -> list[Metric]:
@@ -215,11 +217,11 @@ class InsertionDeletion:
 
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """Return the contribution of each row: the area under either curve."""
-        parts = told(rows, np.stack(rows["deletion"].to_numpy()))
+        parts = footnote_parts(rows, np.stack(rows["deletion"].to_numpy()))
         for name, worst in (("deletion", 1), ("insertion", 0)):
             curve = np.stack(rows[name].to_numpy()).astype(np.float64)
             area = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
-            parts |= of(rows, f"{name}_auc", np.where(np.isnan(curve).any(axis=1), np.nan, area), worst)
+            parts |= value_parts(rows, f"{name}_auc", np.where(np.isnan(curve).any(axis=1), np.nan, area), worst)
         return parts
 
     def metrics(self, sums: Sums) -> list[Metric]:
@@ -280,10 +282,10 @@ class Road:
     def parts(self, rows: pd.DataFrame) -> dict[str, Part]:
         """Return the contribution of each row: half the mean of LeRF - MoRF, and both means."""
         morf, lerf = (np.stack(rows[name].to_numpy()).astype(np.float64).mean(axis=1) for name in ("morf", "lerf"))
-        parts = told(rows, np.stack(rows["morf"].to_numpy()))
-        parts |= of(rows, "road_morf", morf, 1) | of(rows, "road_lerf", lerf, 0)
+        parts = footnote_parts(rows, np.stack(rows["morf"].to_numpy()))
+        parts |= value_parts(rows, "road_morf", morf, 1) | value_parts(rows, "road_lerf", lerf, 0)
         worst = at_worst(rows, lerf, 0) - at_worst(rows, morf, 1)
-        return parts | {"road": worst / 2, "road missing": unanswered(rows, lerf) | unanswered(rows, morf)}
+        return parts | {"road": worst / 2, "road missing": no_prediction(rows, lerf) | no_prediction(rows, morf)}
 
     def metrics(self, sums: Sums) -> list[Metric]:
         """`road`, half the mean of LeRF - MoRF, and both, in percent."""
@@ -339,10 +341,10 @@ class Adcc:
         coherency, complexity, drop = (at_worst(rows, values[name], at) for name, at in worst.items())
         goods = np.stack([coherency, 1 - complexity, 1 - drop])
         inverse = np.divide(1, goods, out=np.full_like(goods, np.inf), where=goods > 0)
-        parts = told(rows, values["drop"])
+        parts = footnote_parts(rows, values["drop"])
         for name, value in values.items():
-            parts |= of(rows, "average_drop" if name == "drop" else name, value, worst[name])
-        lost = np.any([unanswered(rows, value) for value in values.values()], axis=0)
+            parts |= value_parts(rows, "average_drop" if name == "drop" else name, value, worst[name])
+        lost = np.any([no_prediction(rows, value) for value in values.values()], axis=0)
         return parts | {"adcc": 3 / inverse.sum(axis=0), "adcc missing": lost}
 
     def metrics(self, sums: Sums) -> list[Metric]:
@@ -380,7 +382,7 @@ def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64
         kept: the column with the probability afterwards.
     """
     drop, increase = _drop_and_increase(rows, kept)
-    return or_nothing(rows, drop, 1), or_nothing(rows, increase, 0)
+    return worst_or_undefined(rows, drop, 1), worst_or_undefined(rows, increase, 0)
 
 
 def _drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -392,7 +394,7 @@ def _drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float6
 
 def _column(rows: pd.DataFrame, name: str, worst: float) -> NDArray[np.float64]:
     """(N,), or (N, P) from a column of lists, with the worst value for images without one."""
-    return or_nothing(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
+    return worst_or_undefined(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
 
 
 def _name(what: str, share: float) -> str:

@@ -178,16 +178,16 @@ def _origins(part: pd.DataFrame, style: Style = PLAIN) -> list[str]:
     return notes
 
 
-def _by_origin(found: Mapping[str, Sequence[str]]) -> str:
+def _by_origin(origins: Mapping[str, Sequence[str]]) -> str:
     """`3f2a81c (resnet50/cam, resnet50/gradcam), 81bc02e (resnet50/eigencam)`."""
-    groups = _grouped(found)
+    groups = _grouped(origins)
     return ", ".join(f"{_commit(origin)} ({_shortened(names)})" for origin, names in groups.items())
 
 
-def _grouped(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _grouped(origins_by_name: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """The results by origin, in their order."""
     groups: dict[str, list[str]] = {}
-    for name, origins in found.items():
+    for name, origins in origins_by_name.items():
         for origin in dict.fromkeys(origins):
             groups.setdefault(origin or "no clone", []).append(name)
     return groups

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from eigencam.evaluation import states
 from eigencam.evaluation.base import Metric, Probe, Row
 from eigencam.evaluation.changed_images import Fill, filling, rows_with_states, variant_and_image
-from eigencam.evaluation.missing_predictions import mean, note, of, told
+from eigencam.evaluation.missing_predictions import footnote_parts, mean, note, value_parts
 from eigencam.evaluation.sums import Part, Sums, summed
 
 if TYPE_CHECKING:
@@ -141,8 +141,8 @@ class Infidelity:
         share = 1 - np.divide(explained, d, out=np.full_like(d, np.nan), where=usable)
         answered = np.isfinite(d) & ~states.no_answer(rows)
         return {
-            **told(rows, np.where(usable, d, np.nan)),
-            **of(rows, "infidelity_share", share, 1),
+            **footnote_parts(rows, np.where(usable, d, np.nan)),
+            **value_parts(rows, "infidelity_share", share, 1),
             "infidelity_scaled": np.where(answered, d - explained, np.nan),
             "infidelity": np.where(answered & ~no_map & np.isfinite(raw), raw, np.nan),
         }

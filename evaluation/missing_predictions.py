@@ -9,26 +9,26 @@ from eigencam.evaluation.base import Metric
 from eigencam.evaluation.sums import Part, Sums
 
 
-def or_nothing(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
+def worst_or_undefined(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
     """Values (N,) or (N, P), the worst for images without one; NaN if no image has a valid prediction."""
-    missing = unanswered(rows, values).all()
+    missing = no_prediction(rows, values).all()
     return np.full_like(values, np.nan) if missing else at_worst(rows, values, worst)
 
 
 def at_worst(rows: pd.DataFrame, values: NDArray[np.float64], worst: float) -> NDArray[np.float64]:
     """Values (N,) or (N, P), with the worst for images whose values are not defined."""
-    bad = unanswered(rows, values) | states.no_map(rows, meant=False)
+    bad = no_prediction(rows, values) | states.no_map(rows, meant=False)
     return np.where(bad.reshape(-1, *[1] * (values.ndim - 1)), worst, values)
 
 
-def unanswered(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+def no_prediction(rows: pd.DataFrame, values: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(N,): images for which the network has no valid prediction, for the image itself or a changed one."""
     return states.no_answer(rows) | np.isnan(values).reshape(len(rows), -1).any(axis=1)
 
 
-def of(rows: pd.DataFrame, name: str, values: NDArray[np.float64], worst: float) -> dict[str, Part]:
+def value_parts(rows: pd.DataFrame, name: str, values: NDArray[np.float64], worst: float) -> dict[str, Part]:
     """The parts of a metric: values, the worst for images without one, and whether it is missing."""
-    return {name: at_worst(rows, values, worst), f"{name} missing": unanswered(rows, values)}
+    return {name: at_worst(rows, values, worst), f"{name} missing": no_prediction(rows, values)}
 
 
 def all_missing(sums: Sums, name: str) -> bool:
@@ -36,7 +36,7 @@ def all_missing(sums: Sums, name: str) -> bool:
     return sums.total(f"{name} missing")[0] == sums.rows
 
 
-def told(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
+def footnote_parts(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
     """The parts of the footnote: states, further images at the worst; for average drop also 0/0."""
     known = states.no_answer(rows) | states.no_map(rows, meant=False)
     changed = [name for name in rows if str(name).startswith("kept_")]
@@ -44,7 +44,7 @@ def told(rows: pd.DataFrame, values: NDArray[np.floating]) -> dict[str, Part]:
     return {
         "map_state": states.flags(rows),
         "answer_state": states.flags(rows, "answer_state"),
-        "more": unanswered(rows, values) & ~known,
+        "more": no_prediction(rows, values) & ~known,
         "zero": (values[:, 0] == 0) & bool(changed),
     }
 

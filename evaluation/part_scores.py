@@ -85,9 +85,9 @@ class PartScores:
         logit = _of_class(probe.logits[None], probe.targets)
         irrelevant = parts.present & ((drops.abs() < IRRELEVANT * logit.abs()) | (drops < 0))
         shown = (important & irrelevant[:, :, None]).sum(1) / irrelevant.sum(1, keepdim=True)
-        own = parts.own.clamp(min=0)[:, None, None].expand(-1, 1, len(THRESHOLDS))
+        own = parts.of_class.clamp(min=0)[:, None, None].expand(-1, 1, len(THRESHOLDS))
         columns = {
-            "parts": torch.where(parts.own < 0, 0, parts.present.sum(1)),
+            "parts": torch.where(parts.of_class < 0, 0, parts.present.sum(1)),
             "predicted": probe.logits.argmax(1) == probe.targets,
             "deletion": (1 + _spearman(importance, drops, parts.present)) / 2,
             "sensitive": self._sensitive(importance, drops, without, parts, probe),
@@ -134,14 +134,14 @@ class PartScores:
         classes = parts.other_class(probe)
         others, _ = parts.importance(probe.explain_classes(classes))
         other_drops = _of_class(probe.logits[None], classes) - _of_class(without, classes)
-        own, other = parts.own.clamp(min=0)[:, None], parts.other.clamp(min=0)[:, None]
+        own, other = parts.of_class.clamp(min=0)[:, None], parts.other.clamp(min=0)[:, None]
 
         def higher(a: Tensor, at: Tensor, b: Tensor, place: Tensor) -> Tensor:
             return (a.gather(1, at) > b.gather(1, place))[:, 0]
 
         holds = higher(drops, own, drops, other) & higher(other_drops, other, other_drops, own)
         right = higher(importance, own, others, own).float() + higher(others, other, importance, other)
-        return torch.where(holds & (parts.own >= 0) & (parts.other >= 0), right / 2, torch.nan)
+        return torch.where(holds & (parts.of_class >= 0) & (parts.other >= 0), right / 2, torch.nan)
 
     def totals(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         """Return sums over images, (80,), and how many they are of: the three checks, and the undistracted shares."""
@@ -240,14 +240,14 @@ class _Parts:
         pixels: (N, P, H, W) bool.
         present: (N, P) bool: whether the image has that part.
         classes: (N, P) int64, of the parts.
-        own: (N,) int64: which part is of the map's class; -1 if none is.
+        of_class: (N,) int64: which part is of the map's class; -1 if none is.
         other: (N,) int64: the largest other part; -1 if there is none.
     """
 
     pixels: Tensor
     present: Tensor
     classes: Tensor
-    own: Tensor
+    of_class: Tensor
     other: Tensor
 
     @classmethod

@@ -83,13 +83,13 @@ def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
     return [(i, end) for i, end in enumerate(ends) if end > i and (i == 0 or ends[i - 1] < end)]
 
 
-def draw(found: Ranking, path: Path) -> Path:
+def draw(ranking: Ranking, path: Path) -> Path:
     """Write the critical-difference diagram; SVG, PDF or PNG, by the suffix."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    count, half = len(found.methods), -(-len(found.methods) // 2)
-    groups = cliques(found.ranks, found.critical) if not np.isnan(found.critical) else []
+    count, half = len(ranking.methods), -(-len(ranking.methods) // 2)
+    groups = cliques(ranking.ranks, ranking.critical) if not np.isnan(ranking.critical) else []
     deep = 0.35 + 0.32 * len(groups)
     low, high = deep + half, -1.7
     with rc_context({"svg.hashsalt": "eigencam", "svg.fonttype": "none", "font.size": 9}):
@@ -102,7 +102,7 @@ def draw(found: Ranking, path: Path) -> Path:
         for tick in range(1, max(count, 2) + 1):
             axes.plot([tick, tick], [0, -0.15], "k", lw=1)
             axes.text(tick, -0.25, str(tick), ha="center", va="bottom")
-        for i, (name, rank) in enumerate(zip(found.methods, found.ranks, strict=True)):
+        for i, (name, rank) in enumerate(zip(ranking.methods, ranking.ranks, strict=True)):
             left = i < half
             y = deep + 0.4 + (i if left else count - 1 - i)
             edge = 0.8 if left else count + 0.2
@@ -113,12 +113,12 @@ def draw(found: Ranking, path: Path) -> Path:
         for level, (i, j) in enumerate(groups):
             y = 0.35 + 0.32 * level
             over = 0.006 * count
-            axes.plot([found.ranks[i] - over, found.ranks[j] + over], [y, y], "k", lw=3, solid_capstyle="butt")
-        if not np.isnan(found.critical):
-            axes.plot([1, 1 + found.critical], [-1.25, -1.25], "k", lw=1, marker="|", ms=5)
-            axes.text(1 + found.critical, -1.25, f"  CD {found.critical:.2f}", va="center")
-        title = figure_text(found.metric)
-        figure.suptitle(f"{title}, average rank in {found.blocks} pairs of dataset and network", fontsize=9)
+            axes.plot([ranking.ranks[i] - over, ranking.ranks[j] + over], [y, y], "k", lw=3, solid_capstyle="butt")
+        if not np.isnan(ranking.critical):
+            axes.plot([1, 1 + ranking.critical], [-1.25, -1.25], "k", lw=1, marker="|", ms=5)
+            axes.text(1 + ranking.critical, -1.25, f"  CD {ranking.critical:.2f}", va="center")
+        title = figure_text(ranking.metric)
+        figure.suptitle(f"{title}, average rank in {ranking.blocks} pairs of dataset and network", fontsize=9)
         # Without a date, the same ranks give the same file.
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix.removeprefix("."))
         with replacing(path) as beside:

@@ -287,7 +287,7 @@ class _AtLevels:
 class _Classes:
     """What the pooled mean IoU needs from each image: its class and the pixels of every class in its truth."""
 
-    own: NDArray[np.int64]  # (N,) class of the image's label, background 0; 0 without a label
+    image_class: NDArray[np.int64]  # (N,) class of the image's label, background 0; 0 without a label
     row: NDArray[np.int64]  # (M,) image of each entry: one entry per class in an image
     label: NDArray[np.int64]  # (M,)
     truth: Counts  # (M,) pixels
@@ -302,9 +302,9 @@ class _Classes:
 
     def part(self, above: Counts, place: NDArray[np.int64]) -> ByClass:
         """True, right and predicted pixels of the rows `place`; `above` (N, 3): predicted pixels, by kind."""
-        found, labelled, background = above.sum(axis=1), self.own > 0, self.label == 0
+        found, labelled, background = above.sum(axis=1), self.image_class > 0, self.label == 0
         right, predicted = np.zeros_like(self.truth), np.zeros_like(self.truth)
-        behind, whole = self.row[background], np.bincount(self.row, self.truth, len(self.own))
+        behind, whole = self.row[background], np.bincount(self.row, self.truth, len(self.image_class))
         right[background] = self.truth[background] - above[behind, 2]
         predicted[background] = (whole - found)[behind]
         numbers = {
@@ -312,15 +312,15 @@ class _Classes:
             "right": np.append(right, above[labelled, 0]),
             "predicted": np.append(predicted, found[labelled]),
         }
-        row, label = np.append(self.row, np.flatnonzero(labelled)), np.append(self.label, self.own[labelled])
+        row, label = np.append(self.row, np.flatnonzero(labelled)), np.append(self.label, self.image_class[labelled])
         return ByClass(place[row], label, {name: values.astype(np.int64) for name, values in numbers.items()})
 
     def by_level(self, kinds: Counts) -> dict[str, NDArray[Any]]:
         """`truth` (C,), `right` and `predicted` (C, 256) of all images; `kinds` (N, 3, 256) pixels by level."""
-        above, classes = _from_above(kinds), 1 + max(self.own.max(initial=0), self.label.max(initial=0))
+        above, classes = _from_above(kinds), 1 + max(self.image_class.max(initial=0), self.label.max(initial=0))
         right, predicted = np.zeros((classes, LEVELS)), np.zeros((classes, LEVELS))
-        np.add.at(right, self.own, above[:, 0])
-        np.add.at(predicted, self.own, above.sum(axis=1))
+        np.add.at(right, self.image_class, above[:, 0])
+        np.add.at(predicted, self.image_class, above.sum(axis=1))
         truth = np.bincount(self.label, self.truth, classes)
         right[0] = truth[0] - above[:, 2].sum(axis=0)
         predicted[0] = truth.sum() - above.sum(axis=(0, 1))

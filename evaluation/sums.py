@@ -285,16 +285,16 @@ class Sums:
         statistic = MeanRatio(cast(tuple[int, int], right.shape)[1])
         return self.pooled(name, parts, statistic, among, note=note, threshold=threshold)
 
-    def _of_mean(self, found: _Sum, n: int, change: bool) -> Interval:
+    def _of_mean(self, total: _Sum, n: int, change: bool) -> Interval:
         if self.alone and change:
-            return intervals.of_paired_hits(found.up, found.down, n)
-        if self.alone and found.whole and found.up + found.down and max(found.up, found.down) < n:
+            return intervals.of_paired_hits(total.up, total.down, n)
+        if self.alone and total.whole and total.up + total.down and max(total.up, total.down) < n:
             return (
-                intervals.of_rate(found.up, n) if found.down == 0 else intervals.of_paired_hits(found.up, found.down, n)
+                intervals.of_rate(total.up, n) if total.down == 0 else intervals.of_paired_hits(total.up, total.down, n)
             )
-        within = (0.0, 1.0) if found.low >= 0 and found.high <= 1 else (-np.inf, np.inf)
-        parts = np.stack([found.units[:, 0], found.present], axis=1).astype(np.float64)
-        return intervals.of_statistic(parts[found.present > 0], MeanRatio(), within)
+        within = (0.0, 1.0) if total.low >= 0 and total.high <= 1 else (-np.inf, np.inf)
+        parts = np.stack([total.units[:, 0], total.present], axis=1).astype(np.float64)
+        return intervals.of_statistic(parts[total.present > 0], MeanRatio(), within)
 
     def _sample(self, values: NDArray[Any], counts: NDArray[np.int64], hits: bool) -> Sample:
         """A value per row if rows are the units, else the contribution of each unit."""

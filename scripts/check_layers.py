@@ -116,8 +116,8 @@ def check_configs(only: list[str]) -> int:
         examined = network.examined()
         choice = choose(network.module, examined, classifier=network.classes is not None)
         config = examined.findings[network.layer]
-        default = choice.found.layer if choice.found and not choice.doubtful else "none"
-        same = choice.found is not None and choice.found.values == config.values
+        default = choice.chosen.layer if choice.chosen and not choice.doubtful else "none"
+        same = choice.chosen is not None and choice.chosen.values == config.values
         passed = "all passes" if not examined.through.isdisjoint(config.values) else "something passes by"
         print(
             f"{path.stem}: {network.layer} is read as {config.reading}, {config.state}, {config.score:.2f}, {passed}; "

@@ -24,7 +24,7 @@ from eigencam.networks.network import Network, Preprocess
 from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import Reading
-from eigencam.passes.recorded_graph import ways_of
+from eigencam.passes.recorded_graph import record_graph
 
 METHODS: tuple[Method, ...] = (
     AttentionRollout(), GAE(), TransformerAttribution(), LeGrad(), LeGrad(None), AttnLRP(), AttnLRP("cp"),
@@ -251,9 +251,9 @@ def test_the_rows_that_the_head_reads_are_found() -> None:
     """With a class token that the head leaves out, the map is the mean over the patches' rows."""
     net = Net(by_operators, pooled=True)
     found = maps_of(GAE(), forward_of(net), TARGETS)
-    ways = ways_of(net, IMAGES)
+    graph = record_graph(net, IMAGES)
     product = torch.eye(17).double().repeat(3, 1, 1)
-    for weights, gradient in zip(ways.weights(), ways.gradients(TARGETS), strict=True):
+    for weights, gradient in zip(graph.weights(), graph.gradients(TARGETS), strict=True):
         product = product + (weights * gradient).detach().relu().mean(1) @ product
     expected = (product - torch.eye(17))[:, 1:, 1:].mean(1).view(3, 4, 4)
     torch.testing.assert_close(found, expected.float())
@@ -261,10 +261,10 @@ def test_the_rows_that_the_head_reads_are_found() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_transformer_attribution_keeps_the_relevance_of_every_image(bias: bool) -> None:
-    ways = ways_of(Net(by_operators, bias), IMAGES)
-    scores = ways.scores(TARGETS)
-    found = ways.back(scores, ways.streams, rules(3), (1 / scores).detach())
-    for stream, gradient in zip(ways.streams, found, strict=True):
+    graph = record_graph(Net(by_operators, bias), IMAGES)
+    scores = graph.scores(TARGETS)
+    found = graph.back(scores, graph.streams, rules(3), (1 / scores).detach())
+    for stream, gradient in zip(graph.streams, found, strict=True):
         torch.testing.assert_close((stream * gradient).detach().sum((1, 2)), torch.ones(3).double())
 
 

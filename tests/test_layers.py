@@ -172,9 +172,9 @@ def test_a_later_layer_that_is_not_read_for_certain_is_never_passed_over_in_sile
     ):
         default_layer(module, examined, "net")
     choice = choose(module, examined)
-    assert choice.found is not None
+    assert choice.chosen is not None
     assert choice.doubtful is not None
-    assert (choice.found.layer, choice.doubtful.layer) == ("stage", "last")
+    assert (choice.chosen.layer, choice.doubtful.layer) == ("stage", "last")
 
 
 class Resampling(nn.Module):

@@ -166,15 +166,15 @@ def distinct(photos: Sequence[Path]) -> list[str]:
     return names
 
 
-def _caption(job: Job, found: Explanation, truth: Truth | None) -> str:
+def _caption(job: Job, explanation: Explanation, truth: Truth | None) -> str:
     """The image's label and the network's prediction."""
     known = class_names(job)
-    answered = answer_states(torch.from_numpy(found.logits)[None])[0] == "ok"
-    first = found.logits.argsort()[:-2:-1].tolist() if answered else []
+    answered = answer_states(torch.from_numpy(explanation.logits)[None])[0] == "ok"
+    first = explanation.logits.argsort()[:-2:-1].tolist() if answered else []
     words = [str(known[k]) if k < len(known) else f"class {k}" for k in first]
     if truth and truth.label >= 0:
         words = [job.dataset.classes[truth.label], *(f"predicted {w}" for w in words)]
-    if callable(found.target):
-        predicted = f", {found.prediction}" if found.prediction else ""
-        words.append(f"{found.label}: {found.score:.3g}{predicted}")
-    return ", ".join([found.name, *words])
+    if callable(explanation.target):
+        predicted = f", {explanation.prediction}" if explanation.prediction else ""
+        words.append(f"{explanation.label}: {explanation.score:.3g}{predicted}")
+    return ", ".join([explanation.name, *words])

@@ -79,26 +79,26 @@ def rows(network: Network, choice: Choice, *, every: bool = False) -> Iterator[t
             yield tuple(one_line(cell) for cell in cells)
 
 
-def _cells(found: Finding) -> tuple[str, ...]:
-    shape = " x ".join(map(str, found.shape))
-    if found.reading is None:
-        return found.layer, shape, "", "", ""
-    h, w = found.reading.size((0, *found.shape))
+def _cells(finding: Finding) -> tuple[str, ...]:
+    shape = " x ".join(map(str, finding.shape))
+    if finding.reading is None:
+        return finding.layer, shape, "", "", ""
+    h, w = finding.reading.size((0, *finding.shape))
     return (
-        found.layer,
+        finding.layer,
         shape,
-        str(found.reading),
+        str(finding.reading),
         f"{h} x {w}",
-        "undecided" if found.state == "undecided" else f"{found.score:.2f}",
+        "undecided" if finding.state == "undecided" else f"{finding.score:.2f}",
     )
 
 
-def _marks(found: Finding, choice: Choice, classifier: bool) -> Iterator[str]:
-    if found.reading is None:
-        yield f"no map: {found.reason}"
-    elif choice.doubtful is None and choice.found is not None and found.layer == choice.found.layer:
+def _marks(finding: Finding, choice: Choice, classifier: bool) -> Iterator[str]:
+    if finding.reading is None:
+        yield f"no map: {finding.reason}"
+    elif choice.doubtful is None and choice.chosen is not None and finding.layer == choice.chosen.layer:
         yield "default"
-    elif fault := next((c.fault(classifier) for f, c in choice.carried.items() if f.values == found.values), ""):
+    elif fault := next((c.fault(classifier) for f, c in choice.carried.items() if f.values == finding.values), ""):
         yield fault
 
 
@@ -110,5 +110,5 @@ def notes(choice: Choice, why: str = "") -> Iterator[str]:
         yield f"no default: {why}"
     elif choice.doubtful is not None:
         yield f"no default: {choice.doubtful.layer} may be a map and cannot be read with certainty; set model.layer"
-    elif choice.found is None:
+    elif choice.chosen is None:
         yield "no default: no layer is a map that all paths pass through; set model.layer"

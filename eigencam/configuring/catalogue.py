@@ -35,17 +35,17 @@ class Entry:
         return self.option, self.paper or "-", self.needs or "?", "yes" if self.class_specific else "no", self.networks
 
 
-def catalogue(own: Path | None = None) -> list[Entry]:
+def catalogue(user_folder: Path | None = None) -> list[Entry]:
     """Return every method that has a YAML, sorted by module and name.
 
     Args:
-        own: a user's config folder, whose `method/` is added.
+        user_folder: a user's config folder, whose `method/` is added.
     """
     folders: list[Traversable] = [files("eigencam.configs") / "method"]
-    if own:
-        if not (own / "method").is_dir():
-            raise FileNotFoundError(f"{own}: no folder `method` in it")
-        folders.append(own / "method")
+    if user_folder:
+        if not (user_folder / "method").is_dir():
+            raise FileNotFoundError(f"{user_folder}: no folder `method` in it")
+        folders.append(user_folder / "method")
     entries = [_entry(name, node) for folder in folders for name, node in _nodes(folder)]
     return sorted(entries, key=lambda entry: (entry.paper == "", entry.module, entry.option))
 

@@ -47,7 +47,7 @@ def patches(maps: Tensor, labels: Sequence[Labels], kernel: int, dilation: int) 
 
 
 def filters(
-    found: Sequence[Floats],
+    patches: Sequence[Floats],
     labels: Sequence[Labels],
     variant: Variant,
     width: int,
@@ -57,7 +57,7 @@ def filters(
     """Return the filters (width, C k k) of a layer.
 
     Args:
-        found: the patches of each image, see `patches`.
+        patches: the patches of each image, see `patches`.
         labels: N label images (h, w).
         variant: `pyflim`: the patches of each connected marker are clustered into `per_marker` centres; `flim`: those
             of each label into (number of filters) / (largest label) centres, rounded up.
@@ -69,9 +69,9 @@ def filters(
         ValueError: the markers give too few candidates.
     """
     if variant == "pyflim":
-        candidates = [k_means(group, per_marker, 3425, 1) for group in _by_component(found, labels)]
+        candidates = [k_means(group, per_marker, 3425, 1) for group in _by_component(patches, labels)]
     else:
-        every, classes = np.concatenate(found), np.concatenate([marked[marked > 0] for marked in labels])
+        every, classes = np.concatenate(patches), np.concatenate([marked[marked > 0] for marked in labels])
         count = math.ceil(width / classes.max())
         candidates = [k_means(every[classes == label], count, 42, 10) for label in np.unique(classes)]
     points = np.concatenate(candidates)
@@ -85,9 +85,9 @@ def filters(
     return unit(points)
 
 
-def _by_component(found: Sequence[Floats], labels: Sequence[Labels]) -> Iterator[Floats]:
+def _by_component(patches: Sequence[Floats], labels: Sequence[Labels]) -> Iterator[Floats]:
     """The patches of each connected marker, of any label, image by image."""
-    for rows, marked in zip(found, labels, strict=True):
+    for rows, marked in zip(patches, labels, strict=True):
         components, count = connected(marked > 0, np.ones((3, 3)))  # type: ignore[misc]
         component = components[marked > 0]
         yield from (rows[component == k] for k in range(1, count + 1))

@@ -50,7 +50,7 @@ from eigencam.passes.attention import NO_ATTENTION
 from eigencam.passes.backward import Rule, halved, passed
 from eigencam.passes.forward import Forward
 from eigencam.passes.operations import Call
-from eigencam.passes.recorded_graph import NO_STREAM, Ways, passes, ways_of, wide
+from eigencam.passes.recorded_graph import NO_STREAM, RecordedGraph, record_graph, recorded_graphs, wide
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -74,8 +74,8 @@ class GAE:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
 
-        def blocks(ways: Ways, some: Tensor) -> list[Tensor]:
-            return [a.detach() for a in ways.weights()]
+        def blocks(graph: RecordedGraph, some: Tensor) -> list[Tensor]:
+            return [a.detach() for a in graph.weights()]
 
         return _rolled(forward, targets, blocks)
 
@@ -99,11 +99,11 @@ class TransformerAttribution:
     def __call__(self, forward: Forward, targets: Tensor) -> Tensor:
         """(N, h, w) float32, non-negative."""
 
-        def blocks(ways: Ways, some: Tensor) -> list[Tensor]:
-            score = ways.scores(some)
+        def blocks(graph: RecordedGraph, some: Tensor) -> list[Tensor]:
+            score = graph.scores(some)
             seed = torch.where(score != 0, 1 / score, 0.0).detach()
-            found = ways.back(score, ways.attentions, rules(len(some)), seed)
-            return [a.detach() * g.view_as(a) for a, g in zip(ways.weights(), found, strict=True)]
+            found = graph.back(score, graph.attentions, rules(len(some)), seed)
+            return [a.detach() * g.view_as(a) for a, g in zip(graph.weights(), found, strict=True)]
 
         return _rolled(forward, targets, blocks)
 
@@ -139,22 +139,22 @@ class LeGrad:
         """(N, h, w) float32, non-negative."""
         parts = []
         with torch.inference_mode(False):
-            for ways, some in passes(forward, targets):
-                parts.append(self._keys(ways, some))
+            for graph, some in recorded_graphs(forward, targets):
+                parts.append(self._keys(graph, some))
         return _cells(forward, torch.cat(parts))
 
-    def _keys(self, ways: Ways, targets: Tensor) -> Tensor:
-        if not ways.attentions:
+    def _keys(self, graph: RecordedGraph, targets: Tensor) -> Tensor:
+        if not graph.attentions:
             raise ValueError(NO_ATTENTION)
-        if len(ways.streams) != len(ways.attentions):
+        if len(graph.streams) != len(graph.attentions):
             raise ValueError(NO_STREAM)
         total = torch.zeros((), device=targets.device)
-        for stream, weights in list(zip(ways.streams, ways.attentions, strict=True))[-(self.blocks or 0) :]:
+        for stream, weights in list(zip(graph.streams, graph.attentions, strict=True))[-(self.blocks or 0) :]:
             axis = 1 if stream.shape[0] == len(targets) else 0
             with torch.enable_grad():
-                logits = ways.logits_of(stream.mean(axis, keepdim=True).expand_as(stream))
+                logits = graph.logits_of(stream.mean(axis, keepdim=True).expand_as(stream))
                 score = logits.gather(1, targets[:, None].clone())
-            (gradient,) = ways.back(score, [weights])
+            (gradient,) = graph.back(score, [weights])
             total = total + wide(gradient).relu().reshape(len(targets), -1, *weights.shape[-2:]).mean((1, 2))
         return total
 
@@ -163,13 +163,15 @@ class LeGrad:
         if fault := attention(network).fault:
             return fault
         try:
-            self._keys(ways_of(network.module, probe(network)), torch.zeros(1, dtype=torch.long, device=network.device))
+            self._keys(
+                record_graph(network.module, probe(network)), torch.zeros(1, dtype=torch.long, device=network.device)
+            )
         except ValueError as error:
             return str(error)
         return ""
 
 
-def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[Ways, Tensor], Sequence[Tensor]]) -> Tensor:
+def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[RecordedGraph, Tensor], Sequence[Tensor]]) -> Tensor:
     """(N, h, w) float32: the row of the product of I + E_l, E_l the heads' mean of positive gradients times `blocks`.
 
     Args:
@@ -179,13 +181,13 @@ def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[Ways, Tensor], 
     """
     rows = []
     with torch.inference_mode(False):
-        for ways, some in passes(forward, targets):
-            if not ways.attentions:
+        for graph, some in recorded_graphs(forward, targets):
+            if not graph.attentions:
                 raise ValueError(NO_ATTENTION)
-            gradients = [wide(gradient) for gradient in ways.gradients(some)]
+            gradients = [wide(gradient) for gradient in graph.gradients(some)]
             read = _rows_read(gradients[-1])
             added = torch.zeros_like(read)  # the row of R - I, since adding I would cost small numbers their digits
-            for relevance, gradient in reversed(list(zip(blocks(ways, some), gradients, strict=True))):
+            for relevance, gradient in reversed(list(zip(blocks(graph, some), gradients, strict=True))):
                 added = added + ((read + added)[:, None] @ (gradient * wide(relevance)).relu().mean(1))[:, 0]
             rows.append(added)
     return _cells(forward, torch.cat(rows))

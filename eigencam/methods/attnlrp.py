@@ -42,7 +42,7 @@ from eigencam.passes.backward import Rule, halved, like, passed
 from eigencam.passes.forward import Forward
 from eigencam.passes.operation_kinds import ARGUMENTS, LINEAR, MAXIMA, RECTIFIERS, SIGN_KEEPING
 from eigencam.passes.operations import Call
-from eigencam.passes.recorded_graph import Ways, passes, wide
+from eigencam.passes.recorded_graph import RecordedGraph, recorded_graphs, wide
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network
@@ -89,12 +89,12 @@ class AttnLRP:
         """(N, H, W) float32, signed."""
         rules = self.rules()
 
-        def made(ways: Ways, some: Tensor) -> Tensor:
-            (gradient,) = ways.back(ways.scores(some), [ways.images], rules)
-            return (wide(ways.images.detach()) * wide(gradient)).sum(1).float()
+        def made(graph: RecordedGraph, some: Tensor) -> Tensor:
+            (gradient,) = graph.back(graph.scores(some), [graph.images], rules)
+            return (wide(graph.images.detach()) * wide(gradient)).sum(1).float()
 
         with torch.inference_mode(False):
-            return torch.cat([made(ways, some) for ways, some in passes(forward, targets)])
+            return torch.cat([made(graph, some) for graph, some in recorded_graphs(forward, targets)])
 
     def rules(self) -> Mapping[str, Rule]:
         """The changes of the backward pass, by kind of operation."""

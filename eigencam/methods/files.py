@@ -99,7 +99,7 @@ class BoxFiles:
     """
 
     file: str
-    _found: dict[str, NDArray[np.float64]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _boxes: dict[str, NDArray[np.float64]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     version = 1
     needs_gradient: ClassVar[bool] = False
@@ -114,7 +114,7 @@ class BoxFiles:
 
     def __call__(self, forward: Forward, targets: Tensor) -> list[NDArray[np.float64]]:
         """For each image (K, 5), with scores that decrease in the file's order."""
-        return [self._found.get(name, np.zeros((0, 5))) for name in forward.ids]
+        return [self._boxes.get(name, np.zeros((0, 5))) for name in forward.ids]
 
     def lacking(self, ids: Iterable[str]) -> str:
         """Read the file for these images; return the fault if it is for other images."""
@@ -127,7 +127,7 @@ class BoxFiles:
             if len(lines) != len(names):
                 return f"{path}: {len(lines)} lines for {len(names)} images; allowed is one line per image"
             boxes = {name: line[~np.isnan(line[:, 0])] for name, line in zip(names, lines, strict=True)}
-        self._found.update({n: np.column_stack([b, -np.arange(len(b), dtype=float)]) for n, b in boxes.items()})
+        self._boxes.update({n: np.column_stack([b, -np.arange(len(b), dtype=float)]) for n, b in boxes.items()})
         return ""
 
     def identity(self) -> dict[str, str]:

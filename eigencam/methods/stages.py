@@ -53,5 +53,5 @@ def layers_of(forward: Forward, kind: type[nn.Module]) -> dict[str, Reading]:
     return {name: reading for name, reading in found.items() if reading is not None and min(_size(findings[name])) > 1}
 
 
-def _size(found: Finding) -> tuple[int, int]:
-    return (0, 0) if found.reading is None else found.reading.size((1, *found.shape))
+def _size(finding: Finding) -> tuple[int, int]:
+    return (0, 0) if finding.reading is None else finding.reading.size((1, *finding.shape))

@@ -70,18 +70,18 @@ def read_checkpoint(path: Path, names: Sequence[str], drop: Sequence[str] = ()) 
     return {name: t.float() if t.is_floating_point() else t for name, t in found[best].items()}
 
 
-def _best(found: Mapping[str, State], wanted: set[str], path: Path) -> str | None:
+def _best(candidates: Mapping[str, State], wanted: set[str], path: Path) -> str | None:
     """Return the place of the weights that fit best, None if none fit. ValueError if others fit as well.
 
     Averaged weights are taken only if there are no others.
     """
-    most = max((len(wanted & state.keys()) for state in found.values()), default=0)
+    most = max((len(wanted & state.keys()) for state in candidates.values()), default=0)
     if not most:
         return None
-    equal = [where for where, state in found.items() if len(wanted & state.keys()) == most]
+    equal = [where for where, state in candidates.items() if len(wanted & state.keys()) == most]
     first, *others = [w for w in equal if _AVERAGED.isdisjoint(w.rstrip(".").split("."))] or equal
-    for other in others if all(name in found[first] or _is_counter(name) for name in wanted) else ():
-        if not _agree(found[first], found[other], wanted):
+    for other in others if all(name in candidates[first] or _is_counter(name) for name in wanted) else ():
+        if not _agree(candidates[first], candidates[other], wanted):
             raise ValueError(
                 f"weights {path}: {first!r} and {other!r} fit equally well; model.drop=[{other}] leaves one out"
             )
@@ -131,12 +131,12 @@ def _type(t: Tensor) -> str:
     return "complex" if t.is_complex() else "real" if t.is_floating_point() else "whole numbers"
 
 
-def _differs(own: Tensor | None, other: Tensor) -> bool:
-    return own is not None and own.shape != other.shape
+def _differs(expected: Tensor | None, other: Tensor) -> bool:
+    return expected is not None and expected.shape != other.shape
 
 
-def _shapes(name: str, own: Tensor, other: Tensor) -> str:
-    return f"{name} {tuple(other.shape)}, the network's is {tuple(own.shape)}"
+def _shapes(name: str, expected: Tensor, other: Tensor) -> str:
+    return f"{name} {tuple(other.shape)}, the network's is {tuple(expected.shape)}"
 
 
 def file_content(path: Path) -> Any:

@@ -53,12 +53,12 @@ class Choice:
     """Result for the candidates, from the last to the chosen one.
 
     Attributes:
-        found: the chosen layer; None if there is none.
+        chosen: the layer; None if there is none.
         doubtful: the last layer after it that may be a map but has no certain reading.
         carried: of the candidates that were tried.
     """
 
-    found: Finding | None
+    chosen: Finding | None
     doubtful: Finding | None
     carried: Mapping[Finding, Carried]
 
@@ -78,11 +78,11 @@ def default_layer(module: nn.Module, examined: Examined, name: str, *, classifie
     except NoAnswerError as error:
         raise ValueError(f"{name}: {error}{_several_maps(examined)}; {LIST}") from None
     doubtful = choice.doubtful
-    if choice.found is not None and doubtful is None:
-        return choice.found.layer
+    if choice.chosen is not None and doubtful is None:
+        return choice.chosen.layer
     if doubtful is None:
         raise ValueError(f"{name}: no layer is a map that all paths pass through{_why(choice, examined)}; {LIST}")
-    before = f"the last one before it is {choice.found.layer!r}" if choice.found else "no layer before it is one"
+    before = f"the last one before it is {choice.chosen.layer!r}" if choice.chosen else "no layer before it is one"
     raise ValueError(
         f"{name}: which layer? Everything passes through {doubtful.layer!r} {doubtful.shape}, which may be a map but "
         f"is not read for certain ({doubtful.reason}); {before}. Set model.layer; {LIST}"
@@ -145,16 +145,16 @@ def candidates(examined: Examined) -> list[Finding]:
     return sorted(kept, key=lambda f: -max(f.values))
 
 
-def _preference(found: Finding) -> tuple[bool, bool, int]:
+def _preference(finding: Finding) -> tuple[bool, bool, int]:
     """Sort key: of several names for one value, the outermost module's comes first."""
-    return found.reading is None, MARK in found.layer, found.layer.count(".")
+    return finding.reading is None, MARK in finding.layer, finding.layer.count(".")
 
 
-def _may_be_map(found: Finding) -> bool:
+def _may_be_map(finding: Finding) -> bool:
     return (
-        found.state != "several"
-        and found.reason not in (POOLED, PARAMETERS)
-        and (not found.shape or len(found.shape) > 1)
+        finding.state != "several"
+        and finding.reason not in (POOLED, PARAMETERS)
+        and (not finding.shape or len(finding.shape) > 1)
     )
 
 

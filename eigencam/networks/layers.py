@@ -244,13 +244,13 @@ def reading_of(
     return said
 
 
-def _as_said(found: Finding, size: tuple[int, int], reshape: Layout, prefix_tokens: int) -> Reading | None:
+def _as_said(finding: Finding, size: tuple[int, int], reshape: Layout, prefix_tokens: int) -> Reading | None:
     """The requested reading if nothing is known: tokens in a grid of the input's aspect ratio."""
     if reshape != "tokens":
         reading = CHANNELS_LAST if reshape == "channels_last" else CHANNELS_FIRST
-        return reading if len(found.shape) == 3 else None
-    cells = found.shape[0] - prefix_tokens
+        return reading if len(finding.shape) == 3 else None
+    cells = finding.shape[0] - prefix_tokens
     rows = round((max(cells, 0) * size[0] / size[1]) ** 0.5)
-    if len(found.shape) != 2 or rows < 1 or cells % rows or (cells // rows) * size[0] != rows * size[1]:
+    if len(finding.shape) != 2 or rows < 1 or cells % rows or (cells // rows) * size[0] != rows * size[1]:
         return None
     return Reading((1,), (rows, cells // rows), prefix_tokens)

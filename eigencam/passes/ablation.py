@@ -62,18 +62,18 @@ def _by_passes(forward: Forward, activations: Tensor, layer: str) -> Tensor:
     return forward.predict(n * c, without, layer).view(n, c, -1)
 
 
-def _by_columns(forward: Forward, activations: Tensor, found: Parts) -> Tensor:
+def _by_columns(forward: Forward, activations: Tensor, parts: Parts) -> Tensor:
     n, c = activations.shape[:2]
-    vectors = found.before(activations.to(forward.images.dtype))
-    z = found.linear(vectors)
-    blocks, columns = vectors.unflatten(1, (c, -1)), found.linear.weight.unflatten(1, (c, -1))
+    vectors = parts.before(activations.to(forward.images.dtype))
+    z = parts.linear(vectors)
+    blocks, columns = vectors.unflatten(1, (c, -1)), parts.linear.weight.unflatten(1, (c, -1))
     # number of vectors that take the memory of a chunk of images
     step = max(1, forward.chunk * forward.images[0].numel() // (n * z.shape[1]))
     logits = []
     for x, w in zip(blocks.split(step, 1), columns.split(step, 1), strict=True):
         less = torch.bmm(x.transpose(0, 1), w.permute(1, 2, 0)).transpose(0, 1)  # (N, step, outputs)
         rest = (z[:, None] - less).flatten(0, 1)
-        logits.append(network_logits(found.after, rest).float().unflatten(0, (n, -1)))
+        logits.append(network_logits(parts.after, rest).float().unflatten(0, (n, -1)))
         forward.progress(len(rest))
     return torch.cat(logits, 1)
 

@@ -108,13 +108,13 @@ def _numbers(file: str | Path) -> object:
         raise ValueError(f"{file}: no .npy file of numbers ({error})") from None
 
 
-def _checked(file: str | Path, found: object, ndim: int, shapes: str) -> NDArray[np.float32]:
-    if not isinstance(found, np.ndarray) or found.ndim != ndim or found.dtype.kind not in "fiu":
-        form = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+def _checked(file: str | Path, array: object, ndim: int, shapes: str) -> NDArray[np.float32]:
+    if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in "fiu":
+        form = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(f"{file}: {form}; allowed: numbers of shape {shapes}")
-    if not np.isfinite(found).all() or not found.any(-1).all():
+    if not np.isfinite(array).all() or not array.any(-1).all():
         raise ValueError(f"{file}: values that are not finite, or all 0; allowed: the finite numbers of an embedding")
-    return found.astype(np.float32)
+    return array.astype(np.float32)
 
 
 def check_number(number: int, references: Sequence[Any] | Tensor | NDArray[Any]) -> int:

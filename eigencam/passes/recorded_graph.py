@@ -28,8 +28,8 @@ SWITCHED = ELEMENTWISE | NORMALIZATIONS | {"conv2d", "linear", "matrix_product",
 """Kinds of operations that may have a rule; all others use their own gradient."""
 
 
-class Ways(Attentive):
-    """A recorded pass; made by `ways_of`.
+class RecordedGraph(Attentive):
+    """A recorded pass; made by `record_graph`.
 
     Attributes:
         images: (N, C, H, W), where the graph begins.
@@ -240,7 +240,7 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def ways_of(module: nn.Module, images: Tensor) -> Ways:
+def record_graph(module: nn.Module, images: Tensor) -> RecordedGraph:
     """Run a network once and record its graph with frozen parameters.
 
     Args:
@@ -253,28 +253,28 @@ def ways_of(module: nn.Module, images: Tensor) -> Ways:
     """
     with evaluating(module), torch.inference_mode(False), torch.enable_grad():
         x = images.detach().clone().requires_grad_()
-        ways = Ways(x)
-        with ways:
-            ways.logits = network_logits(module, x)
-        ways._end_block()
-    return ways
+        graph = RecordedGraph(x)
+        with graph:
+            graph.logits = network_logits(module, x)
+        graph._end_block()
+    return graph
 
 
-def passes(forward: Forward, targets: Tensor) -> Iterator[tuple[Ways, Tensor]]:
+def recorded_graphs(forward: Forward, targets: Tensor) -> Iterator[tuple[RecordedGraph, Tensor]]:
     """Yield the recorded pass of each part of a batch with its targets; at most `forward.chunk` images per part.
 
     A batch of one part is recorded once for all methods; a larger one part by part, so memory stays bounded.
     """
 
-    def make(images: Tensor) -> Ways:
-        made = ways_of(forward.module, images)
+    def make(images: Tensor) -> RecordedGraph:
+        made = record_graph(forward.module, images)
         forward.progress(len(images))
         return made
 
     if len(forward) <= forward.chunk:
-        ways = forward.shared("ways", lambda: make(forward.images))
-        forward.shared(WEIGHTS, ways.weights)
-        yield ways, targets
+        graph = forward.shared("recorded graph", lambda: make(forward.images))
+        forward.shared(WEIGHTS, graph.weights)
+        yield graph, targets
         return
     for images, some in zip(forward.images.split(forward.chunk), targets.split(forward.chunk), strict=True):
         yield make(images), some

@@ -80,18 +80,18 @@ def census(dataset: Dataset, *, decode: bool = False, seen: Callable[[], object]
     return found
 
 
-def lines(dataset: Dataset, found: Census) -> Iterator[str]:
+def lines(dataset: Dataset, census: Census) -> Iterator[str]:
     """Yield the census as lines of text."""
-    right, n = len(found.sizes), len(dataset.ids)
+    right, n = len(census.sizes), len(dataset.ids)
     yield f"{dataset.name}: {n} images, {right} with a valid truth"
     if right:
-        yield from _images(dataset, found)
-        yield from _boxes(dataset, found)
-        yield from _masks(found)
-        yield from _hints(found)
+        yield from _images(dataset, census)
+        yield from _boxes(dataset, census)
+        yield from _masks(census)
+        yield from _hints(census)
     for what, reasons in (
-        ("have an invalid truth", found.refused),
-        ("cannot be decoded, or their masks cannot", found.undecodable),
+        ("have an invalid truth", census.refused),
+        ("cannot be decoded, or their masks cannot", census.undecodable),
     ):
         if reasons:
             yield f"{len(reasons)} of {n} images {what}:"
@@ -99,13 +99,13 @@ def lines(dataset: Dataset, found: Census) -> Iterator[str]:
             yield from ([f"  ... and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else [])
 
 
-def _images(dataset: Dataset, found: Census) -> Iterator[str]:
-    sizes = np.array(found.sizes)
-    different = len(set(found.sizes))
+def _images(dataset: Dataset, census: Census) -> Iterator[str]:
+    sizes = np.array(census.sizes)
+    different = len(set(census.sizes))
     ends = " to ".join(f"{w} x {h}" for h, w in (sizes[sizes.prod(1).argmin()], sizes[sizes.prod(1).argmax()]))
     yield f"sizes: {ends} pixels (width x height), {different} different"
-    labelled = +Counter({k: n for k, n in found.labels.items() if k >= 0})
-    without = f", {found.labels[-1]} images without one" if found.labels[-1] else ""
+    labelled = +Counter({k: n for k, n in census.labels.items() if k >= 0})
+    without = f", {census.labels[-1]} images without one" if census.labels[-1] else ""
     missing = len(dataset.classes) - len(labelled)
     yield (
         f"labels: {len(labelled)} of {len(dataset.classes)} classes occur{without}"
@@ -114,41 +114,41 @@ def _images(dataset: Dataset, found: Census) -> Iterator[str]:
     )
 
 
-def _boxes(dataset: Dataset, found: Census) -> Iterator[str]:
-    if not any(found.boxes):
+def _boxes(dataset: Dataset, census: Census) -> Iterator[str]:
+    if not any(census.boxes):
         yield "boxes: none"
         return
-    counts = np.array(found.boxes)
+    counts = np.array(census.boxes)
     yield (
         f"boxes: {counts.sum()}, {_spread(counts, '{:.0f}')} per image, {(counts == 0).sum()} images without one; "
-        f"{_most(dataset, found.objects)}"
+        f"{_most(dataset, census.objects)}"
     )
-    if found.shares:
-        yield f"area of a box: {_spread(100 * np.array(found.shares), '{:.1f}')} % of its image"
-        gaps = np.concatenate(found.corners).min(0)
+    if census.shares:
+        yield f"area of a box: {_spread(100 * np.array(census.shares), '{:.1f}')} % of its image"
+        gaps = np.concatenate(census.corners).min(0)
         yield f"closest to the border: {', '.join(f'{gap:g}' for gap in gaps)} pixels (left, top, right, bottom)"
 
 
-def _masks(found: Census) -> Iterator[str]:
-    if found.masked:
-        sought, void = 100 * np.array(found.masked).T
+def _masks(census: Census) -> Iterator[str]:
+    if census.masked:
+        sought, void = 100 * np.array(census.masked).T
         yield (
-            f"masks: {len(found.masked)}; target object {_spread(sought, '{:.1f}')} % of the pixels, void "
+            f"masks: {len(census.masked)}; target object {_spread(sought, '{:.1f}')} % of the pixels, void "
             f"{_spread(void, '{:.1f}')} %; {(sought == 0).sum()} images without a pixel of the object"
         )
 
 
-def _hints(found: Census) -> Iterator[str]:
+def _hints(census: Census) -> Iterator[str]:
     """Notes on what is possible but seldom intended."""
-    if len(found.shares) >= _ENOUGH:
-        left, top, right, bottom = np.concatenate(found.corners).min(0).tolist()
+    if len(census.shares) >= _ENOUGH:
+        left, top, right, bottom = np.concatenate(census.corners).min(0).tolist()
         if min(left, top) >= 1 and min(right, bottom) < 1:
             yield "note: no box begins at 0, and some end at the last pixel: are they counted from 1?"
         if min(left, top) < 1 and min(right, bottom) >= 1:
             yield "note: some boxes begin at 0, and none ends at the last pixel: were they shifted once too often?"
-        if float(np.median(found.shares)) < 0.005:
+        if float(np.median(census.shares)) < 0.005:
             yield "note: half of the boxes cover less than 0.5 % of their image: are they in pixels of the original?"
-    if found.masked and max(sought for sought, _ in found.masked) == 0:
+    if census.masked and max(sought for sought, _ in census.masked) == 0:
         yield "note: no mask has a pixel of a target object"
 
 

@@ -42,13 +42,13 @@ class Setting:
 class Compared:
     """One comparison and its outcome."""
 
-    place: Setting
+    setting: Setting
     metric: str
     better: str
     unit: str
     reference: str
     method: str
-    found: Difference
+    difference: Difference
     holm: float = float("nan")
 
 
@@ -70,17 +70,17 @@ def compare(
         trust: what may be built from stored results.
 
     Returns:
-        The comparisons, with p-values corrected over all of them; the metrics of each method, as columns place, method,
-        metric, value, better; sentences on what could not be compared.
+        The comparisons, with p-values corrected over all of them; the metrics of each method, as columns setting,
+        method, metric, value, better; sentences on what could not be compared.
 
     Raises:
         ValueError: nothing can be compared, or a metric is unknown.
     """
-    places, notes = _places(folders)
+    settings, notes = _places(folders)
     lines: list[Compared] = []
     values: list[dict[str, Any]] = []
     known: dict[str, None] = {}
-    for place, by_method in places.items():
+    for place, by_method in settings.items():
         evaluator = next(iter(by_method.values())).evaluator(trust)
         found = _Summed.of(evaluator, {name: by_method[name] for name in order if name in by_method})
         full = found.full
@@ -99,7 +99,7 @@ def compare(
                 elif line := _compared(place, a, b, first.get(metric), second.get(metric), one):
                     lines.append(line)
     _check(lines, metrics, known, notes)
-    corrected = holm([line.found.p for line in lines])
+    corrected = holm([line.difference.p for line in lines])
     done = [replace(line, holm=float(p)) for line, p in zip(lines, corrected, strict=True)]
     return done, pd.DataFrame(values), list(notes)
 
@@ -117,14 +117,14 @@ def pair_of(reference: Stored, other: Stored, metrics: Sequence[str], trust: Tru
     both = _Summed.of(evaluator, {"reference": reference, "other": other})
     (first, second), one = both.common(["reference", "other"])
     chosen = _chosen({"": first, " ": second}, headline_of(evaluator), metrics)
-    place, names = _place(other), (reference.names[2], other.names[2])
+    place, names = _setting(other), (reference.names[2], other.names[2])
     found = (_compared(place, *names, first.get(metric), second.get(metric), one) for metric in chosen)
     return [line for line in found if line]
 
 
 def _places(folders: Sequence[Path]) -> tuple[dict[Setting, dict[str, Stored]], dict[str, None]]:
-    """The results by place and method, and notes on those that cannot be compared."""
-    places: dict[Setting, dict[str, Stored]] = {}
+    """The results by setting and method, and notes on those that cannot be compared."""
+    settings: dict[Setting, dict[str, Stored]] = {}
     notes: dict[str, None] = {}
     for stored in filter(None, (read(folder, hashed=True) for folder in sorted(folders))):
         if stored.summary is None:
@@ -135,13 +135,13 @@ def _places(folders: Sequence[Path]) -> tuple[dict[Setting, dict[str, Stored]], 
             continue
         if caveat := stored.summary.caveat:
             notes[f"{method}: {caveat}"] = None
-        places.setdefault(_place(stored), {})[method] = stored
-    return places, notes
+        settings.setdefault(_setting(stored), {})[method] = stored
+    return settings, notes
 
 
 @dataclass(frozen=True, slots=True)
 class _Summed:
-    """The metrics of results of one place. Only one result's rows are in memory at a time, unless their images differ.
+    """The metrics of one setting's results. Only one result's rows are in memory at a time, unless their images differ.
 
     Attributes:
         evaluator: of the rows.
@@ -178,7 +178,7 @@ class _Summed:
         return [_metrics(self.evaluator, frame) for frame in frames], frames[0][KEY]
 
 
-def _values(place: Setting, found: _Summed, chosen: Sequence[str]) -> list[dict[str, Any]]:
+def _values(setting: Setting, found: _Summed, chosen: Sequence[str]) -> list[dict[str, Any]]:
     """Each method's value of each metric over its images, and its placing over the common images."""
     full = found.full
     metrics, keys = found.common(list(full))
@@ -195,7 +195,7 @@ def _values(place: Setting, found: _Summed, chosen: Sequence[str]) -> list[dict[
         samples = {name: sample for name, sample in summed.items() if sample}
         placed[metric] = placings(samples, better) if better and len(samples) == len(full) else {}
     return [
-        {"place": place, "method": name, "metric": m, "value": by_name[m].value, "n": by_name[m].n}
+        {"setting": setting, "method": name, "metric": m, "value": by_name[m].value, "n": by_name[m].n}
         | {"better": by_name[m].better, "placing": placed[m].get(name)}
         for name, by_name in full.items()
         for m in chosen
@@ -216,11 +216,11 @@ def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
     """Ranks for every metric over the (dataset, network) pairs with a value of all methods over equally many images."""
     found = []
     values = values[values["better"].isin(["lower", "higher"])]
-    most = values.groupby(["place", "metric"], sort=False)["n"].transform("max")
-    evaluators = [place.evaluator for place in values["place"]]
+    most = values.groupby(["setting", "metric"], sort=False)["n"].transform("max")
+    evaluators = [place.evaluator for place in values["setting"]]
     values = values.assign(evaluator=evaluators, value=values["value"].where(values["n"] == most))
     for (evaluator, metric), part in values.groupby(["evaluator", "metric"], sort=False):
-        wide = part.set_index(["place", "method"])["value"].unstack("method")  # noqa: PD010
+        wide = part.set_index(["setting", "method"])["value"].unstack("method")  # noqa: PD010
         wide = wide.reindex(columns=[name for name in order if name in wide]).dropna()
         if len(wide) > 1 and wide.shape[1] > 1:
             name = f"{evaluator} {metric}"
@@ -230,7 +230,7 @@ def rankings(values: pd.DataFrame, order: Sequence[str]) -> list[ranks.Ranking]:
     return found
 
 
-def _place(stored: Stored) -> Setting:
+def _setting(stored: Stored) -> Setting:
     identity = {k: stored.identity[k] for k in ("dataset", "network", "evaluator", "target", "dtype")}
     dataset, network, evaluator = stored.names[0], stored.network, stored.names[3]
     return Setting(dataset, network, evaluator, stored.identity["target"], identity=canonical(identity))
@@ -253,7 +253,7 @@ def _check(lines: Sequence[Compared], asked: Sequence[str], known: Iterable[str]
 
 
 def _compared(
-    place: Setting, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
+    setting: Setting, a: str, b: str, first: Metric | None, second: Metric | None, rows: pd.DataFrame
 ) -> Compared | None:
     """None if one of the two lacks the metric or has it without per-image values; `rows`: of either."""
     if not (first and second and first.sample and second.sample):
@@ -261,7 +261,7 @@ def _compared(
     one, other = by_image(_in_both(first, second), rows)
     assert one.sample is not None  # as before
     assert other.sample is not None
-    return Compared(place, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))
+    return Compared(setting, first.name, first.better, first.unit, a, b, difference(one.sample, other.sample))
 
 
 def _in_both(first: Metric, second: Metric) -> tuple[Metric, Metric]:

@@ -22,7 +22,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     cells, best = [], []
     shown = [name for name in PLACES if name in ("evaluator", "metric") or len({_of(line, name) for line in lines}) > 1]
     for line in lines:
-        found, percent = line.found, 100 if line.unit == "%" else 1
+        found, percent = line.difference, 100 if line.unit == "%" else 1
         a, b, d, low, high = (percent * v for v in (found.a, found.b, found.value, found.low, found.high))
         ends = "" if np.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
         sense = {"lower": -1, "higher": 1}.get(line.better, 0)
@@ -47,7 +47,7 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
     bold = pd.DataFrame(False, index=frame.index, columns=["method", "difference"])
     bold["method"] = bold["difference"] = best
     hits = "McNemar's exact test for hit or miss, sign flips for all other metrics"
-    tests = hits if any(line.found.test == "mcnemar" for line in lines) else "sign flips"
+    tests = hits if any(line.difference.test == "mcnemar" for line in lines) else "sign flips"
     words = [
         "difference: method less reference, over the images that both have; in brackets: 95 % intervals",
         "can show: the smallest difference that n images show, at 5 % and with a probability of 80 %",
@@ -59,14 +59,14 @@ def table(lines: Sequence[Compared], notes: Sequence[str], digits: int = 1) -> T
         f"{better} is better: {', '.join(m for s, m in senses if s == better)}"
         for better in dict.fromkeys(sense for sense, _ in senses)
     ]
-    place = lines[0].place
+    place = lines[0].setting
     same = [getattr(place, name) for name in ("dataset", "network") if name not in shown]
     title = ", ".join(["comparison", *same, f"maps for the class: {place.target}"])
     across = tuple(name for name in ("dataset", "network", "evaluator") if name in shown)
     return Table(title, frame, bold, [*words, *notes], across=across, minor=MINOR)
 
 
-def rank_table(found: Sequence[ranks.Ranking]) -> Table:
+def rank_table(rankings: Sequence[ranks.Ranking]) -> Table:
     """Average ranks, one column per method."""
     frame = pd.DataFrame(
         [
@@ -77,13 +77,13 @@ def rank_table(found: Sequence[ranks.Ranking]) -> Table:
                 "p (Friedman)": _p(r.p),
                 "critical difference": f"{r.critical:.2f}",
             }
-            for r in found
+            for r in rankings
         ]
     ).fillna("-")
     last = ["p (Friedman)", "critical difference"]
     frame = frame[[c for c in frame if c not in last] + last]
     methods = [c for c in frame if c not in ("metric", "pairs", *last)]
-    ordered = pd.DataFrame([dict(zip(r.methods, r.ranks, strict=True)) for r in found])[methods]
+    ordered = pd.DataFrame([dict(zip(r.methods, r.ranks, strict=True)) for r in rankings])[methods]
     best = ordered.eq(ordered.min(axis=1), axis=0)
     pairs = "(dataset, network) pairs in which all methods have as many images"
     notes = [f"average rank over {pairs}, 1 the best; Nemenyi's critical difference at 5 %"]
@@ -94,11 +94,11 @@ def placing_tables(values: pd.DataFrame, order: Sequence[str]) -> list[Table]:
     """One table for each (dataset, network): the rank of each method, and how often it is first."""
     made = []
     placed = values[values["placing"].notna()]
-    pairs = [(place.dataset, place.network) for place in placed["place"]]
+    pairs = [(place.dataset, place.network) for place in placed["setting"]]
     for (dataset, network), part in placed.groupby(pd.MultiIndex.from_tuples(pairs), sort=False) if pairs else ():
         lines, best = [], []
-        for (_, metric), own in part.groupby(["place", "metric"], sort=False):
-            place: Setting = own["place"].iloc[0]
+        for (_, metric), own in part.groupby(["setting", "metric"], sort=False):
+            place: Setting = own["setting"].iloc[0]
             found: dict[str, Placing] = dict(zip(own["method"], own["placing"], strict=True))
             lines.append(
                 {"evaluator": place.evaluator, "metric": metric}
@@ -114,36 +114,36 @@ def placing_tables(values: pd.DataFrame, order: Sequence[str]) -> list[Table]:
     return made
 
 
-def _placed(found: Placing) -> str:
-    return f"{found.rank:g} [{found.low:g}, {found.high:g}], {100 * found.first:.0f} %"
+def _placed(placing: Placing) -> str:
+    return f"{placing.rank:g} [{placing.low:g}, {placing.high:g}], {100 * placing.first:.0f} %"
 
 
 def as_json(
-    lines: Sequence[Compared], found: Sequence[ranks.Ranking], notes: Sequence[str], values: pd.DataFrame
+    lines: Sequence[Compared], rankings: Sequence[ranks.Ranking], notes: Sequence[str], values: pd.DataFrame
 ) -> str:
     """Return everything as numbers; fractions if the unit is %."""
     content = {
         "comparisons": [
-            {k: v for k, v in asdict(line).items() if k not in ("found", "place")}
-            | {k: v for k, v in asdict(line.place).items() if k != "identity"}
-            | asdict(line.found)
+            {k: v for k, v in asdict(line).items() if k not in ("difference", "setting")}
+            | {k: v for k, v in asdict(line.setting).items() if k != "identity"}
+            | asdict(line.difference)
             for line in lines
         ],
         "placings": [
-            {k: v for k, v in asdict(row["place"]).items() if k != "identity"}
+            {k: v for k, v in asdict(row["setting"]).items() if k != "identity"}
             | {"metric": row["metric"], "method": row["method"]}
             | asdict(row["placing"])
             for row in values.to_dict("records")
             if row["placing"] is not None
         ],
-        "ranks": [asdict(ranking) for ranking in found],
+        "ranks": [asdict(ranking) for ranking in rankings],
         "notes": list(notes),
     }
     return json.dumps(strict(content), indent=1)
 
 
 def _of(line: Compared, name: str) -> str:
-    return line.metric if name == "metric" else getattr(line.place, name)
+    return line.metric if name == "metric" else getattr(line.setting, name)
 
 
 def _p(value: float) -> str:

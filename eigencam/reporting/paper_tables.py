@@ -197,19 +197,19 @@ class _Marks:
         return ", ".join(str(self.numbers.setdefault(text, len(self.numbers) + 1)) for text in texts)
 
 
-def _differences(layout: Layout, about: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _differences(layout: Layout, about: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     """How one line differs from the paper: in its network and in the settings of our numbers."""
     texts = []
     if about.get("differs"):
         texts.append(f"network: {about['differs']}")
-    if found:
+    if results:
         if layout.images is None:
             texts.append("n: the paper's number of images is not known")
-        elif not all(layout.images in (line["n"], line["pictures"]) for line in found.values()):
+        elif not all(layout.images in (line["n"], line["pictures"]) for line in results.values()):
             texts.append(f"n: the paper has {layout.images:,}")
-        texts += dict.fromkeys(f"evaluator: {p}" for line in found.values() if (p := line.get("parameters")))
-        texts += dict.fromkeys(f"method: {caveat}" for line in found.values() if (caveat := line.get("caveat")))
-    return [*texts, *(layout.differs if found else ())]
+        texts += dict.fromkeys(f"evaluator: {p}" for line in results.values() if (p := line.get("parameters")))
+        texts += dict.fromkeys(f"method: {caveat}" for line in results.values() if (caveat := line.get("caveat")))
+    return [*texts, *(layout.differs if results else ())]
 
 
 def _line(
@@ -217,17 +217,17 @@ def _line(
     names: tuple[str, str],
     shown: Mapping[str, Theirs | None],
     key: Key | None,
-    found: Mapping[str, Mapping[Any, Any]],
+    results: Mapping[str, Mapping[Any, Any]],
 ) -> dict[str, str]:
     """One line of the printed table."""
     line: dict[str, str] = {"network": names[0], "method": names[1]}
     for title in layout.metrics:
-        theirs, ours = shown.get(title), found.get(title)
+        theirs, ours = shown.get(title), results.get(title)
         line[f"{title} published"] = f"{theirs.value:.2f}{theirs.mark}" if theirs else EMPTY
         line[f"{title} ours"] = _measured(ours) if ours else EMPTY
         line[f"{title} diff."] = f"{ours['value'] - theirs.value:+.2f}" if ours and theirs else EMPTY
     line["ours of"] = f"{key[0]}, {key[1]}" if key else EMPTY
-    line["n"] = "/".join(sorted({f"{ours['n']:,}" for ours in found.values()}))
+    line["n"] = "/".join(sorted({f"{ours['n']:,}" for ours in results.values()}))
     return line
 
 
@@ -272,11 +272,11 @@ def _planned(layout: Layout) -> dict[str, Mapping[str, Any]]:
     return {name: describe(node) for name, node in nodes.items()}
 
 
-def _others(found: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+def _others(stored: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
     """The parameters in which an evaluator differs from the planned one; "" if it does not."""
     if not planned:
         return ""
-    theirs, ours = found.get("parameters", {}), planned.get("parameters", {})
+    theirs, ours = stored.get("parameters", {}), planned.get("parameters", {})
     if not isinstance(theirs, Mapping):
         return "other parameters"
     differing = [key for key in dict.fromkeys([*theirs, *ours]) if theirs.get(key) != ours.get(key)]

@@ -105,27 +105,27 @@ def read_readings(path: Path, cells: Sequence[PublishedCell], published: pd.Data
     return pd.DataFrame(made.values(), columns=list(READING))
 
 
-def _reading(found: Mapping[str, str]) -> dict[str, object]:
+def _reading(cells: Mapping[str, str]) -> dict[str, object]:
     """One line with its value as a number. ValueError for an invalid field."""
-    unit = found["unit"]
+    unit = cells["unit"]
     if unit not in UNITS:
         raise ValueError(f"unit {unit!r}; allowed are {' and '.join(UNITS)}")
     try:
-        value = float(found["value"]) if set(found["value"]) <= set("0123456789.-") else math.nan
+        value = float(cells["value"]) if set(cells["value"]) <= set("0123456789.-") else math.nan
     except ValueError:
         value = math.nan
     if not 0 <= value <= UNITS[unit]:
         raise ValueError(
-            f"value {found['value']!r} with the unit {unit}; allowed is a number from 0 to {UNITS[unit]:g}"
+            f"value {cells['value']!r} with the unit {unit}; allowed is a number from 0 to {UNITS[unit]:g}"
         )
     for name in ("reader", "source"):
-        text = found[name]
+        text = cells[name]
         if not text or len(text) > LONGEST or not text.isprintable() or text[0] in "=+-@'":
             raise ValueError(
                 f"{name} {text[:40]!r}; allowed is printable text of 1 to {LONGEST} characters that begins with "
                 "none of = + - @ '"
             )
-    return {**found, "value": value}
+    return {**cells, "value": value}
 
 
 def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def marks(
                     lines += [
                         (str(folder), line) for line in pair_of(stored[reference], stored[folder], metrics, trust)
                     ]
-        corrected = holm([line.found.p for _, line in lines])
+        corrected = holm([line.difference.p for _, line in lines])
         found |= {(f, line.metric): MARK for (f, line), p in zip(lines, corrected, strict=True) if p < LEVEL}
     return found
 

@@ -130,20 +130,20 @@ def rows_of(job: Job, scored: ScoredBatch, wanted: Iterable[Key]) -> tuple[dict[
 
 
 def _rows_of_one(
-    job: Job, scored: ScoredBatch, key: Key, own: Sequence[int], score_maps: Sequence[ScoreMap]
+    job: Job, scored: ScoredBatch, key: Key, positions: Sequence[int], score_maps: Sequence[ScoreMap]
 ) -> list[Row]:
-    """The rows of one evaluator for one image; `own`: their positions."""
+    """The rows of one evaluator for one image; `positions`: their positions."""
     name, e = key
     evaluator = job.evaluators[e]
-    starts = [_start(job, scored, name, k) for k in own]
-    truths = [scored.truths[k] for k in own]
+    starts = [_start(job, scored, name, k) for k in positions]
+    truths = [scored.truths[k] for k in positions]
     if is_joint(evaluator):
-        joint = {"label": scored.batch.truths[scored.image[own[0]]].label, "target": -1}
+        joint = {"label": scored.batch.truths[scored.image[positions[0]]].label, "target": -1}
         return [{**starts[0], **joint, **evaluator.joint_row(score_maps, truths)}]
     if key in scored.asked:
-        found = [scored.asked[key][k] for k in own]
+        found = [scored.asked[key][k] for k in positions]
     elif name in scored.boxes:
-        boxes = [scored.boxes[name][k][:, :4] for k in own]
+        boxes = [scored.boxes[name][k][:, :4] for k in positions]
         found = [evaluator.row_of_boxes(b, truth) for b, truth in zip(boxes, truths, strict=True)]
     else:
         found = [evaluator.row(m, truth) for m, truth in zip(score_maps, truths, strict=True)]
@@ -176,11 +176,13 @@ def _start(job: Job, scored: ScoredBatch, method: str, k: int) -> Row:
     return {**shared, "answer_state": answer, "constant_by_design": is_constant_by_design(built)}
 
 
-def _score_maps(scored: ScoredBatch, method: str, own: Sequence[int], memo: dict[Hashable, Any]) -> list[ScoreMap]:
+def _score_maps(
+    scored: ScoredBatch, method: str, positions: Sequence[int], memo: dict[Hashable, Any]
+) -> list[ScoreMap]:
     """The score maps of one image; one object for equal values, so that it is enlarged once."""
     values = scored.maps[method]
     made: list[ScoreMap] = []
-    for k in own:
+    for k in positions:
         again = made and np.array_equal(values[k], values[k - 1])
         made.append(made[-1] if again else ScoreMap(values[k], scored.truths[k].size, scored.regions[k], memo))
     return made

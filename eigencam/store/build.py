@@ -77,10 +77,10 @@ def _is_finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _annotations(found: Any) -> dict[str, Any]:
+def _annotations(thing: Any) -> dict[str, Any]:
     """Return the parameters' annotations as types; empty if they cannot be resolved."""
     try:
-        return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
+        return typing.get_type_hints(thing.__init__ if inspect.isclass(thing) else thing)
     except Exception:  # names for type checkers only, or no annotations
         return {}
 

@@ -85,16 +85,16 @@ def describe_object(value: Any) -> dict[str, Any]:
     return versions(type(value)) | _parameters(given, defaults)
 
 
-def versions(found: Any) -> dict[str, Any]:
+def versions(thing: Any) -> dict[str, Any]:
     """Return `version` and, under `shared`, the versions above 1 of the shared code that something of ours uses.
 
     Version 1 is not listed, so code that begins to use a part, or no longer uses it, without a change of numbers makes
     no new result.
     """
-    described: dict[str, Any] = dict(versions_of(found))
-    own = described.pop("version")
+    described: dict[str, Any] = dict(versions_of(thing))
+    version = described.pop("version")
     raised = {part: number for part, number in described.items() if number > 1}
-    return {"version": own} | ({"shared": raised} if raised else {})
+    return {"version": version} | ({"shared": raised} if raised else {})
 
 
 @functools.cache
@@ -122,10 +122,10 @@ def _code(target: Any, spelled: str, computes: bool) -> dict[str, Any]:
     return {"library": root, "name": name, **({"library_version": library_version(root)} if computes else {})}
 
 
-def _built_on(found: Any) -> dict[str, Any]:
+def _built_on(thing: Any) -> dict[str, Any]:
     """Under `shared`, the versions above 1 of our code that your own class or function uses."""
-    described = {part: number for part, number in versions_of(found).items() if part != "version"}
-    for base in inspect.getmro(found)[1:] if inspect.isclass(found) else ():
+    described = {part: number for part, number in versions_of(thing).items() if part != "version"}
+    for base in inspect.getmro(thing)[1:] if inspect.isclass(thing) else ():
         if base.__module__.split(".")[0] == PACKAGE:
             described[base.__name__] = getattr(base, "version", 1)
     raised = {part: number for part, number in described.items() if number > 1}
@@ -175,13 +175,13 @@ def library_version(name: str) -> str:
     return version(names[0]) if names else ""
 
 
-def _checksum_of_file(found: Any) -> str:
+def _checksum_of_file(thing: Any) -> str:
     """SHA-256 of the file that defines something; "" for ours, an installed package's, or without a file."""
     try:
-        file = inspect.getsourcefile(found)
+        file = inspect.getsourcefile(thing)
     except TypeError:
         return ""
-    ours = (getattr(found, "__module__", None) or "").split(".")[0] == PACKAGE
+    ours = (getattr(thing, "__module__", None) or "").split(".")[0] == PACKAGE
     if file is None or ours or any(Path(file).resolve().is_relative_to(folder) for folder in INSTALLED):
         return ""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

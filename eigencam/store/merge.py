@@ -194,28 +194,28 @@ def _rows_of(files: Iterable[Path]) -> int:
     return count
 
 
-def _agreed(found: Sequence[_Source], whole: _Source | None) -> int:
+def _agreed(sources: Sequence[_Source], whole: _Source | None) -> int:
     """Number of images that the sources have rows for. ContradictionError if two of them disagree.
 
     The rows are compared for a part of the images at a time, so that memory does not depend on their number.
     """
-    if whole is not None and whole.summary and len(found) == 1:
+    if whole is not None and whole.summary and len(sources) == 1:
         return whole.summary.n
-    for source in found:
+    for source in sources:
         if whole is not None and whole is not source:
             _check_supported(whole, source)
-    images, parts = 0, 1 + sum(source.rows for source in found) // HELD
+    images, parts = 0, 1 + sum(source.rows for source in sources) // HELD
     for part in range(parts):
-        frames = [source.sieved(part, parts) for source in found]
+        frames = [source.sieved(part, parts) for source in sources]
         of_whole = next(
-            (set(rows["image"]) for source, rows in zip(found, frames, strict=True) if source is whole), set()
+            (set(rows["image"]) for source, rows in zip(sources, frames, strict=True) if source is whole), set()
         )
         known: set[str] = set()
-        for k, (source, rows) in enumerate(zip(found, frames, strict=True)):
+        for k, (source, rows) in enumerate(zip(sources, frames, strict=True)):
             own = set(rows["image"])
             if whole is not None and whole is not source:
                 _check_complete(whole, source, of_whole, own)
-            for other, before in zip(found[:k], frames, strict=False) if known & own else ():
+            for other, before in zip(sources[:k], frames, strict=False) if known & own else ():
                 if what := first_difference(before, rows):
                     raise _contradiction(other, source, what)
             known |= own
@@ -242,9 +242,9 @@ def _contradiction(one: _Source, other: _Source, what: str) -> ContradictionErro
     return ContradictionError(f"{one.stored.folder} and {other.stored.folder} contradict each other: {what}")
 
 
-def _config(found: Sequence[_Source]) -> str:
+def _config(sources: Sequence[_Source]) -> str:
     """The config of the last run; "" if none can be read."""
-    for source in sorted(found, key=lambda source: source.stored.updated, reverse=True):
+    for source in sorted(sources, key=lambda source: source.stored.updated, reverse=True):
         try:
             return read_yaml(source.stored.folder / CONFIG)
         except (DamagedError, FileNotFoundError):
@@ -252,9 +252,9 @@ def _config(found: Sequence[_Source]) -> str:
     return ""
 
 
-def _copy_runs(found: Iterable[_Source], target: Path) -> None:
+def _copy_runs(sources: Iterable[_Source], target: Path) -> None:
     """Copy the files of all runs; a file that lists the run's rows is not replaced by one that does not."""
-    for source in found:
+    for source in sources:
         for path in visible(source.stored.folder / RUNS, "*.json"):
             place = target / RUNS / path.name
             try:
@@ -291,16 +291,16 @@ def _settle_claim(complete: Sequence[_Source], target: Path) -> None:
         (target / CLAIM).unlink(missing_ok=True)
 
 
-def _copy_parts(found: Sequence[_Source], target: Path) -> None:
+def _copy_parts(sources: Sequence[_Source], target: Path) -> None:
     """Copy the parts of all sources, with names in the order of the sources.
 
     If several have a row, the first one is taken when the result is finished.
     """
-    parts = Parts(target / PARTS, checksum(found[0].stored.identity), "merged")
-    if plan := next((source.plan for source in found if source.plan), None):
+    parts = Parts(target / PARTS, checksum(sources[0].stored.identity), "merged")
+    if plan := next((source.plan for source in sources if source.plan), None):
         parts.write_plan(plan)
     known = {path.stem.rsplit("-", 1)[-1] for path in parts.folder.glob("*.parquet")}
-    for k, source in enumerate(found):
+    for k, source in enumerate(sources):
         if any(source.bad.values()):
             parts.write_bad(source.bad)
         for path in source.files:

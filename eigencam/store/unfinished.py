@@ -50,12 +50,12 @@ class Parts:
 
     def __init__(self, folder: Path, owner: str, shard: str = "1of1") -> None:
         self.folder, self.owner, self.shard = folder, owner, shard
-        self._own: list[tuple[int, Path]] | None = None
+        self._written: list[tuple[int, Path]] | None = None
 
     def write(self, frame: pd.DataFrame) -> None:
         """Add rows, merged with the last parts that have at most twice as many."""
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        own = self._own_parts()
+        own = self._parts_of_shard()
         absorbed: list[Path] = []
         while own and own[-1][0] <= min(2 * len(table), LARGEST_MERGED):
             path = own.pop()[1]
@@ -201,17 +201,17 @@ class Parts:
                 continue
         return sorted(found)
 
-    def _own_parts(self) -> list[tuple[int, Path]]:
+    def _parts_of_shard(self) -> list[tuple[int, Path]]:
         """The parts of this shard, the largest first."""
-        if self._own is None:
-            self._own = []
+        if self._written is None:
+            self._written = []
             for path in self.folder.glob(f"{self.shard}-*.parquet"):
                 try:
-                    self._own.append((len(self._read(path, ["image"])), path))
+                    self._written.append((len(self._read(path, ["image"])), path))
                 except (DamagedError, FileNotFoundError):
                     continue
-            self._own.sort(key=lambda part: -part[0])
-        return self._own
+            self._written.sort(key=lambda part: -part[0])
+        return self._written
 
     def _read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         content = read_bytes(path, LARGEST_PART)
