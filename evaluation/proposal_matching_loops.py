@@ -1,4 +1,4 @@
-"""The loops of `matching`. Importing this module imports numba."""
+"""The loops of `eigencam.evaluation.proposal_matching`. Importing this module imports numba."""
 
 import numpy as np
 from numba import njit

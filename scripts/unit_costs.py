@@ -41,8 +41,8 @@ from eigencam.store.identity import describe
 from eigencam.store.merge import merge
 from eigencam.store.reader import read
 from eigencam.store.records import Result, summed_up
+from eigencam.store.row_file import RowFile
 from eigencam.store.schema import FORMAT, ROWS
-from eigencam.store.unfinished import RowFile
 from eigencam.store.verify import faults
 
 IDENTITY: dict[str, Any] = {

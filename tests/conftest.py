@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from parts import is_of_rest, select
 
-import eigencam.running.run
+import eigencam.running.batch_pass
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,12 +46,12 @@ def no_cache_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Records the methods of every forward pass."""
     seen: list[list[str]] = []
-    original = eigencam.running.run.compute_maps
+    original = eigencam.running.batch_pass.compute_maps
 
     def counted(network: Any, methods: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(list(methods))
         return original(network, methods, *args, **kwargs)
 
-    monkeypatch.setattr(eigencam.running.run, "compute_maps", counted)
-    monkeypatch.setattr(eigencam.running.run, "TIMED_BATCHES", 0)
+    monkeypatch.setattr(eigencam.running.batch_pass, "compute_maps", counted)
+    monkeypatch.setattr(eigencam.running.batch_pass, "TIMED_BATCHES", 0)
     return seen

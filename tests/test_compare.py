@@ -21,7 +21,7 @@ MINE = "def mine(forward, targets):\n    return forward.activations().clamp(min=
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("eigencam.running.run.TIMED_BATCHES", 0)
+    monkeypatch.setattr("eigencam.running.batch_pass.TIMED_BATCHES", 0)
     return tmp_path
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_run_with_no_run_and_nothing_twice(
     assert compare("eigencam", "gradcam", "--no-run", "--evaluator", "localization") == 2
     assert "without --no-run" in capsys.readouterr().err
     assert compare("eigencam", "gradcam", "--evaluator", "localization") == 0
-    monkeypatch.setattr("eigencam.running.run.compute_maps", None)
+    monkeypatch.setattr("eigencam.running.batch_pass.compute_maps", None)
     assert compare("eigencam", "gradcam", "--no-run", "--evaluator", "localization") == 0
     assert compare("gradcam", "eigencam", "--evaluator", "localization") == 0
     capsys.readouterr()

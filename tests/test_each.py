@@ -80,7 +80,7 @@ def test_every_class_has_the_row_of_its_own_map(tmp_path: Path) -> None:
 def test_an_image_goes_through_the_network_once_and_a_map_of_no_class_is_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigencam.running.run.TIMED_BATCHES", 0)
+    monkeypatch.setattr("eigencam.running.batch_pass.TIMED_BATCHES", 0)
     seen: dict[str, list[int]] = {"eigencam": [], "gradcam": []}
     job = prepare(config(tmp_path))
     for name, counts in seen.items():

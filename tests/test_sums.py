@@ -30,7 +30,7 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.evaluation.sums import reduced, summarised
-from eigencam.store.unfinished import RowFile
+from eigencam.store.row_file import RowFile
 
 STATES = np.array(["ok", "ok", "ok", "ok", "constant", "nonfinite"])
 

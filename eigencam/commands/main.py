@@ -3,18 +3,17 @@
 import argparse
 import importlib
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 
 from eigencam.commands.streams import outlive_readers
+from eigencam.configuring.valid_names import valid_names
 from eigencam.files import one_line
-from eigencam.moved import MovedWarning, renamed
+from eigencam.moved import MovedWarning
 
 SUBCOMMANDS = {
     "run": "compute results: methods x evaluators over a dataset with a network (Hydra; -m for sweeps)",
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = _overrides(args)
             if hinted := hint(given):
                 return _refuse(ValueError(hinted))
-            return _refuse(error, _valid_names(str(error), overrides=given))
+            return _refuse(error, valid_names(str(error), overrides=given))
         if isinstance(error, ValueError | OSError):
             return _refuse(error)
         raise
@@ -195,7 +194,7 @@ def _hydra(chosen: str, argv: list[str]) -> int:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         if hinted := hint(argv):
             return _refuse(ValueError(hinted))
-        return _refuse(error, _valid_names(str(error), chosen, [item for item in argv if "=" in item]))
+        return _refuse(error, valid_names(str(error), chosen, [item for item in argv if "=" in item]))
     except KeyboardInterrupt:
         print("\neigencam: interrupted; the same command resumes from here", file=sys.stderr)
         return 130
@@ -239,45 +238,6 @@ def _overrides(args: argparse.Namespace) -> list[str]:
         f"{group}={name}" for group, name in named.items() if isinstance(name, str) and ("." not in name or "/" in name)
     ]
     return [*chosen, *(item for item in getattr(args, "inputs", ()) if "=" in item)]
-
-
-def _valid_names(message: str, config: str = "run", overrides: Sequence[str] = ()) -> str:
-    """Return the valid names in place of one that Hydra does not know; "" if the message is about something else.
-
-    Args:
-        message: Hydra's error message.
-        config: the primary config.
-        overrides: the given overrides, whose group options determine the valid keys.
-    """
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import DictConfig, OmegaConf
-
-    from eigencam.configuring.compose import compose, groups, options
-    from eigencam.networks.libraries import LIBRARIES
-
-    GlobalHydra.instance().clear()
-    if found := re.search(r"Could not (?:load|find) '(\w+)/([^']*)", message):
-        group, name = found[1], found[2]
-        if now := renamed(group, name):
-            return now
-        allowed = options(group)
-        near = get_close_matches(name, allowed, 3)
-        hint = [f"near {name}: {', '.join(near)}"] if near else []
-        hint.append(f"{group} is one of: {', '.join(allowed)}")
-        if group == "model":
-            hint.append(f"or a library's: {', '.join(f'{library}/NAME' for library in LIBRARIES)}; `eigencam networks`")
-        return "; ".join(hint)
-    if found := re.search(r"Could not override '([\w.]+)'", message):
-        parent, known = found[1].rpartition(".")[0], groups()
-        chosen = [o for o in overrides if o.partition("=")[0] in known and ("," not in o or "=[" in o)]
-        try:
-            whole = compose(config, chosen)
-        except Exception:  # a second fault, which the next command will report
-            return ""
-        node = OmegaConf.select(whole, parent) if parent else whole
-        if isinstance(node, DictConfig):
-            return f"keys{' of ' + parent if parent else ''}: {', '.join(map(str, node))}"
-    return ""
 
 
 def _refuse(error: Exception, hint: str = "") -> int:

@@ -19,7 +19,7 @@ from eigencam.files import replacing
 from eigencam.fitting.job import FitJob
 from eigencam.fitting.training_images import augmented, seed_of, shuffled, widened
 from eigencam.passes.calls import evaluating
-from eigencam.running.run import Batch
+from eigencam.running.loading import Batch
 from eigencam.transfer import to_host
 
 SAVE_S = 300.0

@@ -20,8 +20,8 @@ from eigencam.evaluation.sums import BLOCK, Sums, of_size, reduced, summarised
 from eigencam.reporting.collect import alone
 from eigencam.store.finish import KEY
 from eigencam.store.reader import Stored, read_all
+from eigencam.store.row_file import RowFile
 from eigencam.store.trust import PACKAGED, Trust
-from eigencam.store.unfinished import RowFile
 
 PARTS = ("right", "wrong")
 _ASKED = ("confidence", "answer_state", "map_state", "constant_by_design")

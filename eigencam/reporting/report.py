@@ -17,8 +17,8 @@ from eigencam.reporting import curves, gallery
 from eigencam.reporting.collect import alone, provenance
 from eigencam.reporting.derived import by_folder
 from eigencam.store.canonical import canonical
+from eigencam.store.row_file import RowFile
 from eigencam.store.trust import Trust
-from eigencam.store.unfinished import RowFile
 
 PLOT = (300.0, 170.0)
 """Width and height of a plot's inner area in CSS pixels."""

@@ -10,8 +10,8 @@ import pandas as pd
 
 from eigencam.evaluation.intervals import exact
 from eigencam.running.prepare import Job
+from eigencam.store.row_file import RowFile
 from eigencam.store.schema import ROWS
-from eigencam.store.unfinished import RowFile
 
 ENOUGH = 100
 """Smallest number of images for which the accuracies are compared."""

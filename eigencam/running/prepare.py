@@ -28,13 +28,10 @@ from eigencam.networks.weights import weight_file
 from eigencam.passes.calls import NetworkError
 from eigencam.running.faults import blame
 from eigencam.running.loggers import Logger
-from eigencam.running.run_config import DTYPES, DataConfig, RunConfig, checked, chosen_device
+from eigencam.running.run_config import BATCH_SIZES, DTYPES, DataConfig, RunConfig, checked, chosen_device
 from eigencam.store.build import instantiate, signature_errors
 from eigencam.store.identity import describe, describe_dataset, identity_of
 from eigencam.store.records import Result
-
-BATCH_SIZES = {"cpu": 16, "cuda": 128}
-"""Initial batch size of `batch_size=auto`; halved if it does not fit into memory."""
 
 
 @dataclass(slots=True)

@@ -8,31 +8,27 @@ results lack it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from eigencam.datasets.base import BadImageError, BadTruthError
-from eigencam.datasets.digest import is_changed
-from eigencam.evaluation.base import asks_network
 from eigencam.files import first_line, one_line, unique_name
 from eigencam.methods.base import caveat_of, is_baseline
 from eigencam.running.accuracy import accuracy_line
-from eigencam.running.batch_maps import compute_maps
-from eigencam.running.faults import PartlyFailedError, SharedChangedError
-from eigencam.running.loading import Batch, InputImages, load
+from eigencam.running.bad_images import note_bad, refuse_changed, refuse_gaps
+from eigencam.running.batch_pass import is_timed, scored_batch
+from eigencam.running.faults import PartlyFailedError
+from eigencam.running.loading import InputImages, load
 from eigencam.running.loggers import tell
 from eigencam.running.prepare import Job, prepare
-from eigencam.running.rows import Key, ScoredBatch, pairs_of, score
+from eigencam.running.rows import Key
 from eigencam.running.run_state import Work
 from eigencam.store.canonical import plain
 from eigencam.store.environment import cores, environment, keep_freed_memory
@@ -44,9 +40,6 @@ from eigencam.store.merge import merge
 from eigencam.store.records import Result, summed_up
 from eigencam.store.schema import SUMMARY
 from eigencam.store.shards import Shard
-
-TIMED_BATCHES = 3
-"""Number of batches, from the second one on, in which every method is timed alone."""
 
 EVALUATION_THREADS = max(2, cores())
 """Number of threads that compute rows; NumPy and Numba run in parallel with each other and with the network."""
@@ -82,7 +75,7 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     seen = job.network.head.seen(job.dataset) if job.network.head else frozenset[str]()
     fitted = f", on {len(seen)} of which the classifier was fitted" if seen else ""
     title = f"{job.network.label} on {job.dataset.name}, {len(job.dataset.ids)} images{fitted}"
-    _refuse_gaps(job)
+    refuse_gaps(job)
     shard = Shard.parse(job.config.shard)
     where = environment(str(job.network.device)) | {
         "weights_sha256": job.network.sha256,
@@ -176,20 +169,6 @@ def _mend(job: Job, config: str, where: Mapping[str, Any], shard: Shard, say: Ca
         result.repaired.clear()
 
 
-def _refuse_gaps(job: Job) -> None:
-    """Raise ValueError if existing results were made without images that this run does not leave out."""
-    summaries = [result.summary for result in job.results.values() if result.complete]
-    policies = (
-        ("on_bad_image", "bad_images", "images that could not be decoded"),
-        ("on_bad_truth", "bad_truths", "images with an invalid truth"),
-    )
-    for policy, kind, what in policies:
-        reasons = {reason for one in summaries if one for reason in getattr(one, kind).values()}
-        if reasons and getattr(job.config, policy) == "fail":
-            ending = f"{policy}=skip accepts these results"
-            raise ValueError("\n".join([f"existing results lack {what}:", *sorted(reasons), ending]))
-
-
 def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Callable[[str], None]) -> None:
     """Compute the results' rows: the network runs one batch while threads compute the rows of earlier ones.
 
@@ -218,14 +197,14 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
             for batch in loaded:
                 if len(work.failed) == len(todo):
                     break
-                _refuse_changed(known, batch, first.root)
-                _note_bad(work, batch)
+                refuse_changed(known, batch, first.root)
+                note_bad(work, batch)
                 lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
                 wanted = [key for key in work.alive(todo) if lacking[key]]
-                if timed := _timed(work):
+                if timed := is_timed(work):
                     work.hand_on(threads, 0)
                     work.collect(0, bar)  # nothing else runs during timing
-                for scored in _scored(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
+                for scored in scored_batch(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
                     work.launched.append((scored, wanted, lacking))
                     work.hand_on(threads, in_flight)
                 bar.update(len(batch.bad))
@@ -242,114 +221,6 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
     work.flush()
     for key in work.alive(todo):
         todo[key].succeed()
-
-
-def _refuse_changed(known: KnownDigests, batch: Batch, root: Path) -> None:
-    """Raise ValueError if an image is not the one that other results in the folder were made from."""
-    found = known.of([truth.image_id for truth in batch.truths])
-    for truth, digest, before in zip(batch.truths, batch.digests, found, strict=True):
-        if is_changed(before, digest):
-            raise ValueError(
-                f"image {truth.image_id} is not the one that results in {root} were made from: "
-                f"{before} there, {digest} here; put it back, or write elsewhere (paths.results=DIR)"
-            )
-
-
-def _note_bad(work: Work, batch: Batch) -> None:
-    """Record images that are left out. Raise what the policies do not allow, or a bad truth if no truth was valid."""
-    config, ids = work.job.config, work.job.dataset.ids
-    for i, error in batch.bad.items():
-        truth = isinstance(error, BadTruthError)
-        policy = config.on_bad_truth if truth else config.on_bad_image
-        if policy == "fail" or not (truth or isinstance(error, BadImageError)):
-            raise error
-        work.bad[ids[i]] = str(error)
-        if truth and len(work.bad) == len(ids):
-            raise error
-        for result in work.todo.values():
-            result.add_bad("bad_truths" if truth else "bad_images", ids[i], str(error))
-
-
-def _timed(work: Work) -> bool:
-    """Whether the next batch is timed; the first one warms up, and counts only if it is the only one."""
-    return work.job.config.timing and work.batches <= TIMED_BATCHES and TIMED_BATCHES > 0
-
-
-def _scored(
-    work: Work,
-    batch: Batch,
-    wanted: Sequence[Key],
-    timed: bool,
-    progress: Callable[[str, int], None],
-    say: Callable[[str], None],
-) -> Iterator[Callable[[], ScoredBatch]]:
-    """A function that returns the maps of one batch. If memory runs out, the batch is halved from then on."""
-    done, fits = 0, True
-    while done < len(batch.index):
-        part = batch if work.size >= len(batch.index) else batch.part(done, done + work.size)
-        try:
-            scored = _through_network(work, part, wanted, timed, progress)
-        except SharedChangedError as error:  # the other methods' maps of this pass are invalid
-            work.fail_method(error.method, error, [truth.image_id for truth in part.truths])
-            continue
-        except torch.OutOfMemoryError:
-            if work.size == work.chunk == 1:
-                raise
-            fits = False
-        else:
-            if not fits:
-                say(f"out of memory; continuing with batch_size={work.size} chunk={work.chunk}")
-            fits = True
-            done += len(part.index)
-            yield scored
-            continue
-        # After the handler, nothing refers to the failed pass any more, so its memory can be freed.
-        work.size, work.chunk = max(1, min(work.size, len(part.index)) // 2), max(1, work.chunk // 2)
-        if work.job.network.device.type == "cuda":
-            torch.cuda.empty_cache()
-    work.batches += bool(batch.index)
-
-
-def _through_network(
-    work: Work, batch: Batch, wanted: Sequence[Key], timed: bool, progress: Callable[[str, int], None]
-) -> Callable[[], ScoredBatch]:
-    """Launch one forward pass and every requested method's maps, and compute what evaluators need from the network.
-
-    Returns the function that waits for the maps; nothing has waited for them yet.
-    """
-    job = work.job
-    wanted = work.alive(wanted)
-    methods = {name: method for name, method in job.methods.items() if any(m == name for m, _ in wanted)}
-    pairs = pairs_of(job, batch)
-    by_label = job.comparable and job.config.target != "predicted"
-    images = [truth.image_id for truth in batch.truths]
-    found = compute_maps(
-        job.network,
-        methods,
-        batch.images,
-        labels=[max(label, 0) for _, label in pairs] if by_label else None,
-        rows=[n for n, _ in pairs],
-        index=batch.index,
-        ids=images,
-        original=lru_cache(lambda n: job.dataset.image(batch.index[n])),
-        regions=batch.regions,
-        population=(len(job.dataset.ids), lambda k: job.network.preprocess(job.dataset.image(k))[0]),
-        chunk=work.chunk,
-        progress=progress,
-        clock=timed,
-        failed=lambda name, error: work.fail_method(name, error, images),
-    )
-    if timed:
-        for name in set(methods) & set(found.seconds):
-            work.costs[name].append(1 + found.seconds[name] / found.seconds[""])
-    keys = work.alive(wanted)
-    scored = partial(
-        score, job, batch, pairs, found, keys, progress, lambda key, error: work.fail_evaluator(key, error, images)
-    )
-    if not timed and not any(asks_network(job.evaluators[e]) for _, e in keys):
-        return scored
-    made = scored()
-    return lambda: made
 
 
 def _show(bar: "tqdm[Any]", method: str, count: int) -> None:

@@ -1,4 +1,4 @@
-"""The keys of a run's config: types, allowed values, and their faults, before anything is built."""
+"""The keys of a run's config: types, defaults, allowed values, and their faults, before anything is built."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +20,9 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 """Dtypes of a network's parameters; with `tf32` and `autocast` its passes round more (`set_float32_precision`)."""
+
+BATCH_SIZES = {"cpu": 16, "cuda": 128}
+"""Initial batch size of `batch_size=auto`; halved if it does not fit into memory."""
 
 T = TypeVar("T")
 CHOICES = {

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from eigencam.datasets.digest import is_changed
 from eigencam.store.image_positions import Positions
 from eigencam.store.ordered_rows import FITTED, POSITION, RUN, Windows, write_rows
+from eigencam.store.row_file import RowFile
 from eigencam.store.schema import Bad
-from eigencam.store.unfinished import RowFile
 
 DIGEST = "digest"
 """Column with the image's digest (`eigencam.datasets.digest`)."""

@@ -33,10 +33,11 @@ from eigencam.store.finish import first_difference
 from eigencam.store.image_positions import hashes
 from eigencam.store.reader import Stored, read, results_in
 from eigencam.store.records import Result, summed_up
+from eigencam.store.row_file import frame_of
 from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
-from eigencam.store.unfinished import Parts, frame_of
+from eigencam.store.unfinished import Parts
 from eigencam.store.verify import check
 
 HELD = 2**19

@@ -22,10 +22,11 @@ from eigencam.store.claim import Claim
 from eigencam.store.examine import examine, names_of, printable, read_error
 from eigencam.store.identity import OBJECT
 from eigencam.store.locks import is_held
+from eigencam.store.row_file import RowFile
 from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, RUNS, SUMMARY, Run, Summary, network_label
 from eigencam.store.seal import DamagedError, check_depth, file_digest, read_yaml
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
-from eigencam.store.unfinished import Parts, RowFile
+from eigencam.store.unfinished import Parts
 
 LARGEST_CONFIG = 2**20
 """Largest size of a config in characters."""

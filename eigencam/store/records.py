@@ -34,10 +34,11 @@ from eigencam.store.finish import Gathered, Plan, gather
 from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.ordered_rows import RUN, MisplacedError
+from eigencam.store.row_file import RowFile, as_bytes, frame_of, read_rows
 from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary, stated
 from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
-from eigencam.store.unfinished import Parts, RowFile, as_bytes, frame_of, read_rows, set_aside
+from eigencam.store.unfinished import Parts, set_aside
 from eigencam.store.versions import summary_versions_of
 
 STAGED = "rows.staged"

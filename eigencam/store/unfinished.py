@@ -5,15 +5,13 @@ foreign part is thus recognised and set aside, and its rows are computed again. 
 
     parts/3of16-5d41402abc4b2a76b9719d911017c592.parquet      rows of shard 3/16
     parts/bad-8277e0910d750195b448797616e091ad.json           images that were left out
-    parts/plan.json                                           what else finishing the result needs; see `gather`
+    parts/plan.json                                           what else finishing the result needs; see `finish`
 
 A shard's parts are merged geometrically: a new part absorbs the last one as long as that has at most twice its rows,
 so there are about log2(rows) parts. Parts of more than 262,144 rows are not merged any more.
 """
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,9 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigencam.files import regular, visible, write_bytes
+from eigencam.files import visible, write_bytes
 from eigencam.store.bounded_parquet import BombError, read_batches, read_table
-from eigencam.store.ordered_rows import ROW_GROUP
+from eigencam.store.row_file import as_bytes, joined
 from eigencam.store.schema import DAMAGED, PARTS, RUNS, Bad
 from eigencam.store.seal import DamagedError, digest, file_digest, read_bytes, read_json, write_json
 
@@ -34,7 +32,6 @@ LARGEST_PART = 8 * 2**30
 LARGEST_MERGED = 2**18
 """Number of rows above which a part is not merged with others, since merging holds them in memory."""
 
-_KEY = ("image", "label")
 _OWNER = b"eigencam.result"
 """Key of a part's metadata: the checksum of the result's identity."""
 
@@ -228,71 +225,6 @@ class Parts:
         return table
 
 
-def read_rows(path: Path) -> pd.DataFrame:
-    """Return the rows of a Parquet file. DamagedError if it has none, even with a valid checksum."""
-    try:
-        rows = read_table(regular(path)).to_pandas()
-    except (FileNotFoundError, PermissionError):
-        raise
-    except BombError as error:
-        raise DamagedError(path, str(error)) from None
-    except Exception as error:  # any error of Arrow and pandas
-        raise DamagedError(path, f"no rows ({type(error).__name__})") from None
-    if not isinstance(rows.index, pd.RangeIndex) or not {"image", "label"} <= set(rows.columns):
-        raise DamagedError(path, "no rows of images")
-    return rows
-
-
-@dataclass(frozen=True, slots=True)
-class RowFile:
-    """The rows of a complete result, read in blocks.
-
-    Attributes:
-        path: of the Parquet file.
-        images: number of images that it has rows for.
-    """
-
-    path: Path
-    images: int
-
-    def blocks(self, beside: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-        """Yield all rows in their order. DamagedError if the file has none, even with a valid checksum.
-
-        Args:
-            beside: columns to read in addition to image and label, if they are present; None: all.
-        """
-        try:
-            for batch in read_batches(regular(self.path), None if beside is None else [*_KEY, *beside]):
-                rows = batch.to_pandas(use_threads=False)  # a batch is small
-                if not set(_KEY) <= set(rows.columns):
-                    raise DamagedError(self.path, "no rows of images")
-                yield rows
-        except (FileNotFoundError, PermissionError, DamagedError):
-            raise
-        except BombError as error:
-            raise DamagedError(self.path, str(error)) from None
-        except pa.ArrowException as error:
-            raise DamagedError(self.path, f"no rows ({type(error).__name__})") from None
-
-    def frame(self) -> pd.DataFrame:
-        """Return all rows at once."""
-        return read_rows(self.path)
-
-
-def joined(tables: Iterable[pa.Table]) -> pa.Table:
-    """Return the rows of several tables; a column that is empty in one takes its type from another."""
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
-def as_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
-    """Return a table as the bytes of a Parquet file."""
-    if metadata:
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
-    return buffer.getvalue()
-
-
 def set_aside(error: DamagedError) -> list[str]:
     """Move a damaged file into `damaged/` of its result, and return the line that reports it."""
     path = error.path
@@ -307,20 +239,3 @@ def set_aside(error: DamagedError) -> list[str]:
     except FileNotFoundError:  # another process has just moved it
         return []
     return [f"{error}; set aside in {place}, and computed again"]
-
-
-def frame_of(tables: list[pa.Table]) -> pd.DataFrame:
-    """Return the rows of several tables as a frame; without tables, an empty one with the column `image`."""
-    return joined(tables).to_pandas() if tables else pd.DataFrame({"image": []})
-
-
-def images_of(tables: Iterable[pa.Table]) -> set[str]:
-    """Return the ids of the images that tables have rows for."""
-    found: set[str] = set()
-    for table in tables:
-        found.update(_texts(table["image"]))
-    return found
-
-
-def _texts(column: Any) -> Iterator[str]:
-    return (str(value) for value in column.to_pylist())

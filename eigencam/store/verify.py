@@ -20,10 +20,10 @@ from eigencam.store.image_positions import hashes
 from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored
 from eigencam.store.records import is_current, summed_up
+from eigencam.store.row_file import RowFile
 from eigencam.store.schema import Summary, metric_of
 from eigencam.store.seal import strict
 from eigencam.store.trust import PACKAGED, Trust
-from eigencam.store.unfinished import RowFile
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
