@@ -26,6 +26,9 @@ def test_the_top_level_is_what_the_user_fixed() -> None:
     folders = {line.split("/")[0] for line in done.stdout.splitlines() if "/" in line}
     fixed = {"configs", "eigencam", "evaluation", "datasets", "scripts", "results", "tests"}
     assert {f for f in folders if not f.startswith(".")} - {"docs"} == fixed
+    files = {line for line in done.stdout.splitlines() if "/" not in line}
+    fixed = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"}
+    assert files - {".gitignore"} == fixed | {"mkdocs.yml", "pyproject.toml", "requirements.lock"}
 
 
 def test_few_modules_stand_beside_the_rooms() -> None:
