@@ -27,8 +27,8 @@ class Table:
     Attributes:
         paths: (n,) of the images; None if they have none.
         labels: (n,) numbers or texts; None if there is no such column.
-        boxes: lists of lists of numbers; None likewise.
-        box_labels: lists of numbers or texts; None likewise.
+        boxes: lists of lists of numbers; None if there is no such column.
+        box_labels: lists of numbers or texts; None if there is no such column.
         classes: from the file.
         rows: their number.
     """

@@ -21,7 +21,7 @@ from eigencam.datasets.digest import generated_digest
 from eigencam.datasets.scenes_backgrounds import Ground
 
 VERSION = 1
-"""Of the generator: raised whenever a change alters an image or its truth."""
+"""Version of the generator, raised whenever a change alters an image or its truth."""
 
 HUES = {
     "red": (1, 0, 0),

@@ -21,7 +21,7 @@ from eigencam.datasets.scenes_drawing import Kinds, Layer, Palette, Sketch, hsv,
 from eigencam.datasets.scenes_objects import CLASSES, OBJECTS
 
 VERSION = 1
-"""Of the generator: raised whenever a change alters an image or its truth."""
+"""Version of the generator, raised whenever a change alters an image or its truth."""
 
 Split = Literal["train", "test"]
 SPLITS: dict[str, int] = {"train": 0, "test": 1}

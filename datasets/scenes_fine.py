@@ -15,7 +15,7 @@ from eigencam.datasets.scenes import SPLITS, Scene, Scenes, Split, draw_scene
 from eigencam.datasets.scenes_drawing import Array, Kinds, Palette, Sketch, wave
 
 VERSION = 1
-"""Of the generator: raised whenever a change alters an image or its truth."""
+"""Version of the generator, raised whenever a change alters an image or its truth."""
 
 Texture = Callable[[Array, Array], Array]
 """Textures as functions of abscissa and ordinate in periods: negative where the second colour is."""

@@ -23,7 +23,7 @@ from eigencam.datasets.scenes import SPLITS, Split, made_scene
 from eigencam.datasets.scenes_objects import CLASSES
 
 VERSION = 1
-"""Of the generator: raised whenever a change alters an image or its truth."""
+"""Version of the generator, raised whenever a change alters an image or its truth."""
 
 _APART = 1000  # number of scenes reserved for each mosaic
 

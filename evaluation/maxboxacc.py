@@ -106,7 +106,7 @@ class MaxBoxAcc:
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return "max_box_acc" + "_v2" * (self.contours == "all") + "_plain" * (self.form == "plain")
 
     @property

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 THRESHOLDS = np.linspace(0.01, 0.5, 80)
 IRRELEVANT = 0.05
-"""Of the logit: a part is irrelevant if the logit drops by less without it."""
+"""Fraction of the logit: a part is irrelevant if the logit drops by less without it."""
 CHECKS = ("csdc", "preservation", "deletion_check")
 
 

@@ -100,7 +100,7 @@ PEERS_OF_MANY: dict[str, dict[str, tuple[str, ...]]] = {
     "pytorch-grad-cam": {"scorecam": ("ScoreCAM",)},
     "torchcam": {"scorecam": ("ScoreCAM",)},
 }
-"""Those put an input for each channel of the layer through the network; their number is counted."""
+"""Methods that put an input for each channel of the layer through the network; their number is counted."""
 
 SMALL_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 Call = Callable[[], object]
@@ -328,7 +328,7 @@ def main() -> None:
 
 
 def slower(lines: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """The methods of ours that took longer than another library's on the same network."""
+    """Our methods that took longer than another library's on the same network."""
     times = {(network, library, label): float(took) for network, library, label, _unit, took, *_ in lines}
     for (network, library, label), took in times.items():
         if library != "this" and (own := times.get((network, "this", label), 0.0)) > took:

@@ -11,7 +11,7 @@ from eigencam.evaluation.base import Sample
 Floats = NDArray[np.float64]
 RESAMPLES, SPLITS = 1000, 200
 TIE = 1e-3
-"""As a fraction of the range over methods: values that differ by at most this tie."""
+"""Fraction of the range over methods: values that differ by at most this much are ties."""
 
 
 def values_of(sample: Sample, weights: Floats) -> Floats:

@@ -25,7 +25,7 @@ from eigencam.files import write_text
 CONTENTS = 4
 """Different images of one size."""
 SIDE = 1024
-"""Of a texture, in pixels."""
+"""Side of a texture in pixels."""
 TRUTH = ("class_labels.txt", "image_sizes.txt", "localization.txt")
 """ILSVRC's, in wsolevaluation's text form."""
 XML = """<annotation><filename>{name}.jpg</filename><size><width>{w}</width><height>{h}</height><depth>3</depth></size>

@@ -88,7 +88,7 @@ class Change:
 
     @property
     def name(self) -> str:
-        """As in the list of exemptions."""
+        """Name in the list of exemptions."""
         return f"{self.where} {'up' if self.new > self.old else 'down'}"
 
 

@@ -263,7 +263,7 @@ def _smooth_masks() -> Case:
 
 
 def _decoding() -> Case:
-    """Of files without loss."""
+    """Decoded files of lossless formats."""
     case: Case = {}
     colours = Image.fromarray(originals()[0])
     wide = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 109)

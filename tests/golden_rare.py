@@ -136,13 +136,13 @@ def _devkit_boxes() -> Case:
 
 
 def _pooled_classifier() -> Case:
-    """Of class maps that are rectified before the pooling."""
+    """Logits of a classifier whose class maps are rectified before the pooling."""
     found = cam._logits(cam.PooledClassifier(conv(4, 3, 1), rectified=False, positive=True), waves(2, 4, 5, 6))
     return {"logits": numbers(found)}
 
 
 def _other_tokens() -> Case:
-    """Of a grid that the target layer's reading does not fit, and of one that it fits."""
+    """Readings of a grid that the target layer's reading does not fit, and of one that it fits."""
     known = Reading((1,), (2, 5), front=1)
     found = [rollout.tokens_of(known, count) for count in (18, 11)]
     return {"grids": [float(number) for one in found for number in (*one.axes, *one.grid, one.front, one.behind)]}

@@ -27,7 +27,7 @@ from eigencam.networks.network import Network
 THEIRS = "pytorch-grad-cam"
 THEIR_DEFAULTS = "torchcam, its defaults"
 LAYERS = ("features.6", "features.13", "features.18")
-"""Of MobileNetV2, for fused maps."""
+"""Layers of MobileNetV2 whose maps are fused."""
 
 
 def activations_of(case: Case) -> Tensor:

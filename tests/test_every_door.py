@@ -12,7 +12,7 @@ from eigencam.configuring.wrapped_methods import short_name
 from eigencam.methods.base import follows, needs_smooth
 
 NAMES = ("ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "GELU", "SiLU", "Hardswish", "Sigmoid", "Softplus", "Threshold")
-"""Of the activations in `activations.FORMS`."""
+"""Names of the activations in `activations.FORMS`."""
 
 
 def one_of_each_rule() -> list[str]:

@@ -91,7 +91,7 @@ def test_average_drop_of_a_half_is_by_hand(fill: str, filler: float) -> None:
 
 @dataclass
 class Small(Sum):
-    """The same for a network with layers."""
+    """A sum as a network with layers."""
 
     net: nn.Module
 

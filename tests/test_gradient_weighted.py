@@ -176,7 +176,7 @@ def test_shapleycam_reads_tokens_and_attention() -> None:
 
 @pytest.mark.parametrize("kind", ["resnet", "gap", "rectified", "conv"])
 def test_full_gradients_add_up_to_the_logit(kind: str) -> None:
-    """Of float64 networks to 1e-10, batch norms' implicit biases and in-place operations included."""
+    """In float64 to 1e-10, batch norms' implicit biases and in-place operations included."""
     if kind == "resnet":
         net, x = resnet(dtype=torch.float64)
     else:

@@ -62,7 +62,7 @@ def test_scripted_modules_cannot_be_observed() -> None:
 
 
 class Called(nn.Module):
-    """As torch.compile returns it: the network inside."""
+    """A network inside a module, as torch.compile returns it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ def test_guided_ig_without_distance_is_integrated_gradients_by_left_sums() -> No
 
 
 def test_guided_ig_goes_where_the_gradient_is_small_and_adds_up() -> None:
-    """Of two colours, the one without a gradient changes first, as far as it may."""
+    """The colour without a gradient changes first, as far as it may."""
     net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Squares())
     net[0].weight.data = torch.tensor([[1.0, 0, 0], [0, 3, 0]])[:, :, None, None]  # type: ignore[union-attr]
     forward = forward_pass(net.eval(), torch.tensor([1.0, 1, 0]).view(1, 3, 1, 1), "0")

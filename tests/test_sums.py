@@ -85,7 +85,7 @@ def of_each_row(rng: np.random.Generator, iou: NDArray[np.float64]) -> dict[str,
 def chosen_of_all_rows(
     kind: str, rng: np.random.Generator, label: NDArray[np.int64], iou: NDArray[np.float64]
 ) -> tuple[Any, dict[str, Any]]:
-    """The same for evaluators that choose a threshold from all rows, and for those that run the network again."""
+    """Rows of evaluators that choose a threshold from all rows, or run the network again."""
     n, stages = len(label), [rng.random((len(label), 3)) for _ in range(2)]
     if kind == "segmentation":
         kinds = rng.integers(0, 9, (3, n, 256)).astype(np.uint32)
@@ -127,7 +127,7 @@ def chosen_of_all_rows(
 
 
 def tuned_on_some(kind: str, rows: pd.DataFrame, evaluator: Any) -> tuple[Any, pd.DataFrame]:
-    """The same with a threshold chosen on some images and, for metrics of boxes, with other boxes."""
+    """Rows of evaluators whose threshold is chosen on some images and, for metrics of boxes, with other boxes."""
     marked = rows.assign(in_tune=rows["image"].str.endswith(("1", "4", "5")))
     if kind == "maxboxacc":
         other = {f"pseudo_{d}": rows[f"hits_{d}"].iloc[::-1].tolist() for d in (30, 50, 70)}

@@ -72,7 +72,7 @@ class LCAMFit:
         return "lcam_fm" if self.masked == "features" else "lcam_img"
 
     def layers_of(self, network: Network) -> list[str]:
-        """The one layer."""
+        """The layer whose activations are read, as a tuple of one."""
         return [self.layer or network.layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:

@@ -47,7 +47,7 @@ class SupportFit:
         return SUPPORT
 
     def layers_of(self, network: Network) -> list[str]:
-        """The one layer."""
+        """The layer whose activations are read, as a tuple of one."""
         return [self.layer or network.layer]
 
     def faults(self, network: Network, dataset: Dataset) -> Iterator[str]:

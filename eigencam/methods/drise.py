@@ -87,7 +87,7 @@ class DRISE:
 
 
 def _alike(forward: Forward) -> ScoredNetwork:
-    """The detector whose scores are the similarities to the detections that are explained."""
+    """Return the detector; the score of an explained detection is its similarity to those that remain."""
     module = forward.module
     if not isinstance(module, ScoredNetwork):
         raise ValueError("D-RISE explains a detection of a detector; give a box as target")

@@ -105,7 +105,7 @@ class IntegratedGradients:
     Attributes:
         steps: initial number of nodes.
         tolerance: allowed error of the map's sum, relative to the difference of the logits; None: not checked.
-        max_steps: maximum number of nodes per image; all earlier rounds together cost about as many gradients again.
+        max_steps: maximum number of nodes per image; the earlier rounds together cost as many gradients again.
         reduce: see the module.
     """
 

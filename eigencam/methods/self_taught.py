@@ -227,7 +227,7 @@ def drop(forward: Forward, asked: Tensor, index: Tensor, boxes: Tensor) -> Tenso
 def crops(images: Tensor, index: Tensor | Labels, boxes: Tensor | Labels) -> Tensor:
     """(B, 3, H, W): the boxes (B, 4) cut out of their images `index` (B,) and enlarged bilinearly.
 
-    The same as `torch.nn.functional.interpolate` on each alone, for all at once.
+    The result is that of `torch.nn.functional.interpolate` on each box alone, for all at once.
     """
     height, width = images.shape[2:]
     index, boxes = (torch.as_tensor(places, device=images.device) for places in (index, boxes))

@@ -34,7 +34,7 @@ from eigencam.transfer import to_device, to_host
 
 SCALES = (50, 100, 150, 250, 500, 1200)
 SIGMA, LEAST_PIXELS, SIDE = 0.8, 150, 224
-"""Of the segmentation: smoothing, smallest segment in pixels, and side of the image."""
+"""Parameters of the segmentation: smoothing, smallest segment in pixels, and side of the image."""
 WIDER = 5
 """Pixels that a segment is widened by."""
 GAIN = 50

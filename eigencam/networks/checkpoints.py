@@ -30,7 +30,7 @@ _AVERAGED = {"ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict"
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Parts of names by torch.compile, FSDP and activation checkpointing."""
 MOST_PARTS = 6
-"""Of a prefix."""
+"""Largest number of parts of a prefix."""
 _HEADER = 8
 """Bytes of the length before the JSON header of a safetensors file."""
 

@@ -71,7 +71,7 @@ class Fitted:
         return ""
 
     def _fault_of_authors(self, network: "Network", layers: Sequence[str]) -> str:
-        """The same for an authors' file, which names no network: compares layers, weights and numbers of channels."""
+        """Why an authors' file does not fit; it names no network, so layers, weights and channels are compared."""
         known = self.about["layers"]
         if known and list(layers) not in [[layer] for layer in known]:
             return f"{self.path} is for the layer {' or '.join(known)}, not for {', '.join(layers)}"

@@ -212,7 +212,8 @@ def chosen_preprocess(from_weights: Mapping[str, Any], given: Mapping[str, Any],
 
     Args:
         from_weights: fields of a `Preprocess`.
-        given: likewise; null: from the weights, or the default. If only the size changes, the crop keeps its ratio.
+        given: fields of a `Preprocess`; a null is taken from the weights, or is the default. If only the size changes,
+            the crop keeps its ratio.
         where: the network, for messages.
     """
     said = {key: value for key, value in given.items() if value is not None}

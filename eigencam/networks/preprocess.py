@@ -18,7 +18,7 @@ beyond the image."""
 Resize = Literal["squash", "crop", "squash_crop", "pad"]
 RESIZES: tuple[Resize, ...] = ("squash", "crop", "squash_crop", "pad")
 WHOLE: tuple[Resize, ...] = ("squash", "pad")
-"""Those that show the whole image to the network."""
+"""The ways of resizing that show the whole image to the network."""
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,

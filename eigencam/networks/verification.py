@@ -53,7 +53,7 @@ class Verifier(nn.Module):
         self.layer, self.reading = layer, reading
 
     def compared_with(self, reference: Tensor) -> "Verifier":
-        """The same with a reference embedding (1, D)."""
+        """Return this network with a reference embedding (1, D)."""
         made = Verifier(self.network, self.layer, self.reading)
         made.__dict__["reference"] = reference
         return made

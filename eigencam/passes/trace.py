@@ -238,7 +238,7 @@ class _Follower(Watch):
         self.without_graph: set[int] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As in `Watch`; a value of unknown origin is a step of its own."""
+        """Record the operation as `Watch` does; a value of unknown origin is a step of its own."""
         for one in tensors((args, kwargs or {})):
             if one not in self.number and one in self.reached:
                 self.number[one] = self._add(Operation(UNSEEN, UNSEEN, self.module), (0,))

@@ -30,7 +30,9 @@ def as_methods(methods: Methods, model: str = "") -> dict[str, Method]:
         else:
             made = {getattr(method, "__name__", type(method).__name__): _checked(method)}
         if twice := sorted(built.keys() & made.keys()):
-            raise ValueError(f"named twice: {', '.join(twice)}; give callables with equal names in a mapping, by name")
+            raise ValueError(
+                f"named twice: {', '.join(twice)}; give callables with equal names as a mapping from name to callable"
+            )
         built |= made
     return built
 

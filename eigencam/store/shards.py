@@ -33,7 +33,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """As written in file names, `3of16`."""
+        """Name in files, `3of16`."""
         return f"{self.k}of{self.of}"
 
     @property
