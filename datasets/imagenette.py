@@ -28,7 +28,7 @@ CLASSES = {
     574: "n03445777 golf ball",
     701: "n03888257 parachute",
 }
-"""By their index among the sorted WordNet ids of ILSVRC."""
+"""The ten classes by their index among the sorted WordNet ids of ILSVRC."""
 
 _SYNSET = re.compile(r"(n\d{8})_")  # begins the name of an image of ILSVRC's training set
 FULL = {"val": 3_925, "train": 9_469}

@@ -34,7 +34,7 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""In the order of the masks' palette: class `k` has the palette index `k + 1`."""
+"""Names in the order of the masks' palette: class `k` has the palette index `k + 1`."""
 
 Task = Literal["Main", "Segmentation"]
 YEARS = (2007, 2012)

@@ -28,7 +28,7 @@ from eigencam.passes.finer_score import Contrast, Weights
 from eigencam.passes.predictions import Prediction, dense_logits, detections, overlaps_with, with_label
 
 Target = Callable[[Any], Tensor]
-"""From a network's output for N images to (N,) values, or one value for N = 1; differentiable, for gradients."""
+"""Function from a network's output for N images to (N,) values, or to one for N = 1; differentiable, for gradients."""
 
 OVERLAP = 0.5
 """Smallest IoU at which a detection counts as the requested box."""

@@ -41,4 +41,4 @@ Part = NDArray[Any] | Counted | ByClass | str
 for all rows."""
 
 Totals = Mapping[str, NDArray[Any]]
-"""By name (C, ...) sums over all rows; C may be larger for other rows."""
+"""Sums (C, ...) over all rows by name; C may be larger for other rows."""

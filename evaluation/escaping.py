@@ -89,7 +89,7 @@ _LATEX_SYMBOLS = {
     "φ": r"\phi",
     "ω": r"\omega",
 }
-"""In mathematics."""
+"""Commands in LaTeX's mathematics, by the letter."""
 
 
 def one_line(text: object) -> str:

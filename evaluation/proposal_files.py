@@ -133,4 +133,4 @@ def _ranked(values: Floats, order: Order, origin: int) -> Boxes:
 
 
 READERS: dict[str, tuple[Callable[..., dict[str, Boxes]], int]] = {"mat": (read_mat, 1), "txt": (read_txt, 0)}
-"""By format: the reader, and the default index of the first pixel."""
+"""For each format the reader, and the default index of the first pixel."""

@@ -108,7 +108,7 @@ def pooled(
 
 
 def scaled(ends: Interval, scale: float = 100) -> Interval:
-    """In percent; always the same NaNs without an interval, so that equal metrics compare as equal."""
+    """Return an interval in percent; without one always the same NaNs, so that equal metrics compare as equal."""
     return intervals.NONE if np.isnan(ends[0]) else (scale * ends[0], scale * ends[1])
 
 

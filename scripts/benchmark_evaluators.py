@@ -72,7 +72,7 @@ from eigencam.store.environment import keep_freed_memory
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line: an evaluator's row, its maps, and its reference; `most` maps, if the reference is slow."""
+    """One line: an evaluator and its reference on the same maps, at most `most` maps if the reference is slow."""
 
     name: str
     row: Callable[[ScoreMap, Truth], object]

@@ -1,8 +1,8 @@
 """References that are the authors' own code, run from clones in `EIGENCAM_AUTHORS=FOLDER`.
 
 FOLDER has a clone `NAME` of each repository `OWNER/NAME` at the commit that a reference names; references without a
-clone are left out. The codes need a GPU, and libraries of which they use one function: `.cuda()` does nothing here, and
-such a function is replaced by another library's.
+clone are left out. The codes need a GPU; here `.cuda()` does nothing. Where they use a single function of a library, it
+is replaced by another library's.
 """
 
 import importlib

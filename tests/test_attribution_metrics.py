@@ -141,7 +141,7 @@ def test_infidelity_is_captums(name: str, reading: Any, cells: int, fill: Any) -
 
 
 def _scaled(row: dict[str, Any]) -> float:
-    """With the best factor of either sign, as in their code; ours is at least 0."""
+    """Captum's factor may be negative; ours is at least 0."""
     return row["drop_square"] - row["product"] ** 2 / row["map_square"]
 
 

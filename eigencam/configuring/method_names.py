@@ -1,11 +1,12 @@
 """What may be given as a method's name: an option of the group, a function, a file, a folder.
 
-eigencam                     an option of the `method` group (`--config-dir` adds your own) smooth/gradcam
-a packaged option wrapped in another that runs methods (`eigencam.configuring.wrapped_methods`) my_module.my_method
-a class, or a function `(forward, targets) -> maps`, by its dotted name my_method.py[:NAME]          the same in a file;
-NAME defaults to the file's name my_method.yaml               a config as in `configs/method/`: the name and, below it,
-`_target_` and parameters maps/                        a folder of maps, `<image id>.npy` or `.png`; written with a
-slash boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; only evaluators of boxes then apply
+eigencam                     an option of the `method` group (`--config-dir` adds your own)
+smooth/gradcam               a packaged option in another that runs methods (`eigencam.configuring.wrapped_methods`)
+my_module.my_method          a class, or a function `(forward, targets) -> maps`, by its dotted name
+my_method.py[:NAME]          the same in a file; NAME defaults to the file's name
+my_method.yaml               a config as in `configs/method/`: the name and, below it, `_target_` and parameters
+maps/                        a folder of maps, `<image id>.npy` or `.png`; written with a slash
+boxes.json, boxes.txt[.gz]   boxes, in COCO's or the ILSVRC devkit's form; only evaluators of boxes then apply
 """
 
 import importlib

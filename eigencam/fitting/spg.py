@@ -47,7 +47,7 @@ themselves."""
 
 @dataclass(frozen=True, slots=True)
 class SPG:
-    """Thresholds (high, low) of the teachers of B2, B1 and C; layers of B1 and B2; width; by default the authors'."""
+    """Thresholds (high, low) of the teachers of B2, B1 and C, layers of B1 and B2, width; by default the authors'."""
 
     thresholds: Sequence[Sequence[float]] = ((0.7, 0.01), (0.5, 0.05), (0.7, 0.1))
     layers: Sequence[str] = ()

@@ -33,7 +33,7 @@ SPACES: dict[str, Callable[[Floats], Floats]] = {
     "h": lambda rgb: color.rgb2hsv(rgb)[..., :1],
     "intensity": lambda rgb: color.rgb2gray(rgb)[..., None],
 }
-"""From RGB (H, W, 3) in 0..1 to (H, W, C) in 0..1: the colour spaces of selective search."""
+"""The colour spaces of selective search: functions from RGB (H, W, 3) in 0..1 to (H, W, C) in 0..1."""
 
 
 def check_segments(spaces: Sequence[str], scales: Sequence[float]) -> None:

@@ -318,7 +318,7 @@ def _pool_rule(step: Step, points: Tensor) -> Found:
 
 
 def _add_rule(step: Step, points: Tensor) -> Found:
-    """To the larger addend; on a tie to the earlier one, which is the shortcut."""
+    """Points go to the larger addend; on a tie to the earlier one, which is the shortcut."""
     order = sorted((0, 1), key=lambda k: step.sources[k])
     first, second = (step.inputs[k].reshape(-1)[points] for k in order)
     yield step.sources[order[0]], points[first >= second]

@@ -18,7 +18,7 @@ non-negative value per cell: it says how much, not in which direction.
   hypercube, Xplique a Sobol sequence, so numbers differ by the design. A median of 0 gives no kernel; the map is then
   NaN, and is counted.
 
-The d + 2 times `designs` inputs, or `designs` inputs, go through the network in chunks, which limits the memory.
+The inputs, d + 2 times `designs` for Sobol and `designs` for HSIC, go through the network in chunks to limit memory.
 """
 
 from collections.abc import Callable

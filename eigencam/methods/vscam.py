@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from eigencam.networks.network import Network
 
 Matrix = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor | None]
-"""From a module's arguments and output to (N, P, P), what each vertex takes from each; None if it mixes none."""
+"""Function from a module's arguments and output to its (N, P, P) weights of vertices; None if it mixes none."""
 
 NO_GRAPH = "VS-CAM needs a vision graph network: no module returns edges, int64 (2, N, vertices, neighbours)"
 

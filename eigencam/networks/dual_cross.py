@@ -113,7 +113,7 @@ class Block(nn.Module):
 
 
 class Down(nn.Module):
-    """From a map to tokens, with the class token of the other tokens in front."""
+    """Turns a map into tokens, with the class token of the other tokens in front."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """From tokens to a map."""
+    """Turns tokens into a map."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()

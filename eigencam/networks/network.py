@@ -41,7 +41,7 @@ from eigencam.store.schema import network_label
 from eigencam.transfer import to_device
 
 FROM_WEIGHTS = "weights"
-"""In place of a class space: that of the library's metadata."""
+"""A class space that stands for that of the library's metadata."""
 
 
 @dataclass(frozen=True, slots=True)

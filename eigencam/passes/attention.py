@@ -25,7 +25,7 @@ from eigencam.passes.proposed_readings import WINDOWS, layout
 from eigencam.passes.readings import Reading
 
 KEEP_MATRICES = ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as")
-"""Functions that keep matrices intact if they keep their last two axes."""
+"""Functions that reshape; if the last two axes stay, each matrix stays as it is."""
 
 WEIGHTS = "attention weights"
 """Key in `Forward.shared` of a batch's attention weights, set by a method that has recorded the batch's pass."""
@@ -297,4 +297,4 @@ STEPS: Mapping[str, Callable[[Call], Callable[[], Any] | None]] = {
     "multi_head_attention_forward": _multi_head,
     "einsum": _einsum,
 }
-"""By torch function: the version in visible operations; None if it cannot be decomposed."""
+"""Versions of torch functions in visible operations; each returns None for a call that it cannot decompose."""

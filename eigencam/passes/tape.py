@@ -35,7 +35,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "shift": SUMS,
     "mean": ("mean",),
 }
-"""For kinds of which only some functions have a rule: those functions."""
+"""The functions that have a rule, for kinds of which not all functions have one."""
 
 POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "ceil_mode")
 UNKNOWN = "unknown"

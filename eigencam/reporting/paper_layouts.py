@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 from eigencam.reporting.published import folder, papers
 
 ANY = "any"
-"""In place of a network: every network of ours, if the paper's number does not depend on one."""
+"""A name for every network of ours, where the paper's number does not depend on the network."""
 
 Key = tuple[str, str, str, str]
 """Our network and method as the tables name them, and their plain names."""

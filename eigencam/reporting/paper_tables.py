@@ -79,7 +79,7 @@ class Theirs(NamedTuple):
 
 
 Values = dict[tuple[str, str, str], Theirs]
-"""By the paper's network, method and metric."""
+"""Published values by the paper's network, method and metric."""
 
 
 def cells(layout: Layout, published: pd.DataFrame) -> list[PublishedCell]:
