@@ -52,8 +52,9 @@ class Truth:
     """The ground truth of one image. It validates itself on construction, and its arrays are read-only.
 
     A box must be finite, have positive width and height and lie within the image
-    (`eigencam.datasets.possible_boxes.possible` is the rule). A mask must be uint8, of the image's size, and not void
-    everywhere. `of_classes` checks that labels and mask values are classes of the dataset.
+    (`eigencam.datasets.possible_boxes.possible` is the rule). Boxes that all lie in the first pixel are refused, since
+    they are fractions of the image's size. A mask must be uint8, of the image's size, and not void everywhere.
+    `of_classes` checks that labels and mask values are classes of the dataset.
 
     Attributes:
         image_id: unique within the dataset; rows of results are keyed by it.
@@ -127,6 +128,10 @@ class Truth:
         if not fits.all():
             k = int(fits.argmin())
             raise self.fault(f"box {k + 1} of {n} is {box_fault(boxes[k], self.size)}")
+        if boxes.max() <= 1 and max(self.size) != 1 and (boxes % 1).any():
+            raise self.fault(
+                f"box 1 of {n} is {boxes[0].tolist()}, and none ends beyond 1; allowed are pixels, not fractions"
+            )
         if labels.min() < 0:
             k = int(labels.argmin())
             raise self.fault(f"label {labels[k]} of box {k + 1} of {n}; allowed are indices of the classes, from 0")

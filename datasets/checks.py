@@ -2,19 +2,21 @@
 
 A reader whose lists reveal impossible boxes or labels records them in `faults`, by image id; `truth` raises them as
 `BadTruthError`. Masks are separate files, so a few are opened. If none of them has a pixel of a target object, their
-values follow another convention, such as the usual 0 and 255.
+values follow another convention, such as the usual 0 and 255. If no image has a box of its label's class, the labels of
+images and boxes are counted in different ways.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from eigencam.datasets.base import MASK_VALUES, VOID, BadImageError, BadTruthError, Dataset, Truth
+from eigencam.datasets.base import MASK_VALUES, BadImageError, BadTruthError, Dataset, Truth
 
 LOOKED_AT = 64
 """Masks that are opened until one has a pixel of a target object."""
 
 _WITHOUT_MASK = 4  # after so many images without a mask, no more are opened
+_FEW = 8  # fewer images may all be without a target object
 _SHOWN = 5
 _SKIP = "on_bad_truth=skip leaves such images out, and counts them"
 
@@ -48,7 +50,7 @@ def truth_faults(dataset: Dataset, skip: bool = False) -> Iterator[str]:
     if faults and (not skip or len(faults) == n):
         yield from _shown(list(faults.values()), n)
     else:
-        yield from _faults_of_masks(dataset, skip)
+        yield from _faults_of_objects(dataset, skip)
 
 
 def _shown(faults: list[str], n: int) -> Iterator[str]:
@@ -61,40 +63,62 @@ def _shown(faults: list[str], n: int) -> Iterator[str]:
         yield f"{last} ({len(faults)} of {n} images have an invalid truth; {_SKIP})"
 
 
-def _faults_of_masks(dataset: Dataset, skip: bool) -> Iterator[str]:
-    """Yield the fault of the opened masks if none has a pixel of a target object.
+def _faults_of_objects(dataset: Dataset, skip: bool) -> Iterator[str]:
+    """Yield the fault of the masks or boxes looked at if none is of a target object.
 
-    Masks of images without objects are not considered.
+    Images without objects are not considered, unless all masks are empty.
     """
-    n = len(dataset.ids)
-    values = np.zeros(VOID + 1, bool)
     masks: list[Truth] = []
+    boxed: list[Truth] = []
     wrong: list[str] = []
-    right = without = 0
-    for i in range(0, n, max(1, n // LOOKED_AT)):
-        try:
-            truth = checked_truth(dataset, i)
-        except BadImageError:
-            continue  # the run reports it
-        except BadTruthError as error:
-            wrong.append(str(error))
+    empty = right = without = 0
+    for found in _looked_at(dataset):
+        if isinstance(found, str):
+            wrong.append(found)
             if not skip:
-                yield f"{error} ({_SKIP})"
+                yield f"{found} ({_SKIP})"
                 return
             continue
         right += 1
-        if truth.mask is None:
-            without += 1
-        elif truth.sought_pixels().any():
+        labelled = found.foreground == "label" and found.label >= 0
+        if found.mask is None:
+            strange = labelled and len(found.boxes) and not found.sought().any()
+            boxed += [found] if strange else []
+            without += not strange
+        elif found.sought_pixels().any():
             return
-        elif truth.mask.any() or truth.sought().any() or (truth.foreground == "label" and truth.label >= 0):
-            values |= np.bincount(truth.mask.ravel(), minlength=VOID + 1) > 0
-            masks.append(truth)
+        elif found.mask.any() or found.sought().any() or labelled:
+            masks.append(found)
+        else:
+            empty += 1
         if without == _WITHOUT_MASK:
             return
     if masks:
-        wanted = "1 and more" if masks[0].foreground == "any" else "1 + label"
-        seen = f"they have {', '.join(map(str, np.flatnonzero(values)))}; {MASK_VALUES}"
-        yield f"none of the {len(masks)} masks looked at has a pixel of a target object, {wanted}: {seen}"
+        yield _without_object(masks)
     elif wrong and not right:
         yield from _shown(wrong, len(wrong))
+    elif right == len(boxed) >= _FEW:
+        seen = f"{boxed[0].image_id} has the label {boxed[0].label} and boxes of {boxed[0].objects()}"
+        yield f"none of the {right} images looked at has a box of its label's class: {seen}; are both counted from 0?"
+    elif right == empty >= _FEW:
+        yield f"none of the {right} masks looked at has an object, all are background; {MASK_VALUES}"
+
+
+def _looked_at(dataset: Dataset) -> Iterator[Truth | str]:
+    """Some truths, evenly spread, or why they are invalid; the run reports images that cannot be decoded."""
+    n = len(dataset.ids)
+    for i in range(0, n, max(1, n // LOOKED_AT)):
+        try:
+            yield checked_truth(dataset, i)
+        except BadImageError:
+            continue
+        except BadTruthError as error:
+            yield str(error)
+
+
+def _without_object(masks: Sequence[Truth]) -> str:
+    """The fault of masks that have no pixel of a target object."""
+    wanted = "1 and more" if masks[0].foreground == "any" else "1 + label"
+    values = sorted({int(value) for one in masks if one.mask is not None for value in np.unique(one.mask)})
+    seen = f"they have {', '.join(map(str, values))}; {MASK_VALUES}"
+    return f"none of the {len(masks)} masks looked at has a pixel of a target object, {wanted}: {seen}"

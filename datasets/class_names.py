@@ -1,9 +1,11 @@
 """The classes of data that lists none: those that occur in the labels."""
 
+import re
 from collections.abc import Iterable
 
 ONLY_CLASS = "object"
 """The class if nothing names one."""
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MOST_CLASSES = 1 << 20
 """Numbers from here on are taken for errors, since a name for each would fill the memory."""
 
@@ -20,11 +22,15 @@ def numbered(largest: int) -> tuple[str, ...]:
 def occurring(labels: Iterable[str]) -> tuple[str, ...]:
     """The classes of labels: whole numbers from 0 up to the largest, or names sorted.
 
+    If all labels are numbers, fractions and negative ones are no classes.
+
     >>> occurring({"10", "2"}) == numbered(10), occurring({"dog", "2"})
     (True, ('2', 'dog'))
+    >>> occurring({"-1", "0", "1"}), occurring({"1.0", "0.0"})
+    (('0', '1'), ())
     """
     names = set(labels)
-    if not all(name.isascii() and name.isdecimal() for name in names):
+    if not all(map(_NUMBER.fullmatch, names)):
         return tuple(sorted(names))
-    numbers = (int(name) for name in names if len(name) <= len(str(MOST_CLASSES)))
+    numbers = (int(name) for name in names if name.isdecimal() and len(name) <= len(str(MOST_CLASSES)))
     return numbered(max((number for number in numbers if number < MOST_CLASSES), default=-1))

@@ -66,6 +66,8 @@ def read_instances(path: Path | str, order: Callable[[Any], Any], pixels: bool |
     """
     with Reading(path, "COCO's instances (images, annotations, categories)") as file:
         data = file.json()
+        if not isinstance(data, dict):
+            raise ValueError(f"a {type(data).__name__}, as results are; ground truth is an object")
         images = sorted(data["images"], key=order)
         categories = sorted(data["categories"], key=lambda category: category["id"])
         unique([str(image["id"]) for image in images], [image.get("file_name", "an image") for image in images])

@@ -240,7 +240,7 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
 
     Raises:
         BadImageError: the file cannot be decoded.
-        BadTruthError: it is an image of another kind.
+        BadTruthError: it is an image of another kind, or only its alpha shows a shape.
         FileNotFoundError: there is no such file.
     """
     image = decode(path)
@@ -255,10 +255,19 @@ def read_values(path: Path | str, colours: bool = False) -> NDArray[np.uint8] | 
     elif image.mode in ("P", "LA", "RGB", "RGBA"):
         image.info.pop("transparency", None)
         rgb = np.array(image.convert("RGB"))
+        if image.mode in ("LA", "RGBA") and len(set(image.getchannel("A").getextrema())) == 2 and _is_plain(rgb):
+            raise BadTruthError(
+                f"{path}: one colour, and the shape is in the alpha channel; allowed are masks in colours"
+            )
         return rgb[..., 0] if (rgb == rgb[..., :1]).all() else rgb
     raise BadTruthError(
         f"{path}: a mask of mode {image.mode!r}; the modes read are '1', 'L', 'I;16', 'P', 'LA', 'RGB' and 'RGBA'"
     )
+
+
+def _is_plain(rgb: NDArray[np.uint8]) -> bool:
+    """Whether all pixels, (H, W, 3), have the same colour."""
+    return bool((rgb == rgb[0, 0]).all())
 
 
 def decode(path: Path | str) -> Image.Image:

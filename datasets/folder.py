@@ -37,6 +37,7 @@ from eigencam.datasets.reading import beginning, expand, files_in, paths_in, rea
 
 Foreground = Literal["label", "any"]
 FOLDERS = "folders"
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 
 class Folder(ImageFiles):
@@ -106,7 +107,7 @@ class Folder(ImageFiles):
         sources: dict[str, Source[Any]] = {what: one for what, one in found.items() if one is not None}
         known: dict[str, Mapping[str, Any]] = {what: one.by_id(self.ids) for what, one in sources.items()}
         if labels == FOLDERS:
-            known["label"] = FirstFolders()
+            known["label"] = _first_folders(self.ids, top)
         kept = _kept(self.ids, known, top, allow_missing)
         if not allow_missing:
             _refuse_strangers(sources, self.ids, top)
@@ -199,6 +200,9 @@ class Folder(ImageFiles):
     def _note(self, i: int, name: str) -> None:
         """Record that an image's class does not exist."""
         shown = f"{some(self.classes, 20)}{', ...' if len(self.classes) > 20 else ''}"
+        if name == str(len(self.classes)):
+            shown += ", from 0; labels that count from 1 are one too high"
+        shown = shown or "names, or whole numbers from 0"
         self.faults[self.ids[i]] = f"{self.files[i]}: class {name!r}; the classes are {shown} (dataset.classes)"
 
 
@@ -216,6 +220,13 @@ class FirstFolders(Mapping[str, str]):
 
     def __len__(self) -> int:
         raise TypeError("ids are not counted")
+
+
+def _first_folders(ids: Sequence[str], top: Path) -> FirstFolders:
+    """The first folder of each id. ValueError if all are splits, not classes."""
+    if ids and all(one.partition("/")[0].lower() in SPLITS for one in ids):
+        raise ValueError(f"labels={FOLDERS}: the folders in {top} are splits, not classes; name one by dataset.root")
+    return FirstFolders()
 
 
 def _with_classes(objects: Objects, labels: NDArray[np.int64]) -> list[dict[str, Any]]:

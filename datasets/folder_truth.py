@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,9 @@ def read_labels(path: Path) -> Source[str]:
 
 def _csv_labels(file: Reading) -> Iterator[tuple[str, str]]:
     for number, values in enumerate(file.table()):
-        name, label = (value.strip() for value in values)  # raises a ValueError unless there are two
+        if len(values) != 2:
+            raise ValueError(f"{len(values)} values")
+        name, label = (value.strip() for value in values)
         if number or (name.lower() not in IMAGE_HEADS and label.lower() not in LABEL_HEADS):
             yield name, label
 
@@ -181,7 +183,10 @@ def read_annotations(path: Path, form: BoxForm | None, origin: int) -> Source[Ob
     if path.suffix.lower() == ".json" or path.name.lower().endswith(".json.gz"):
         return _read_coco(path)
     if form is None:
-        raise ValueError(f"{path}: boxes in a CSV file need box_format, box_origin and box_end")
+        raise ValueError(
+            f"{path}: allowed are a CSV file (.csv, .txt), COCO's JSON and a folder of VOC's XML files; programs for "
+            "annotation export these, too"
+        )
     return _read_csv(path, form)
 
 
@@ -196,6 +201,8 @@ def _read_voc(folder: Path, origin: int) -> Source[Objects]:
         try:
             found = read_objects(path, origin)
             fault = of_another(path, found.file_name, stems)
+            if "" in found.names:
+                fault = f"{path}: object {found.names.index('') + 1} of {len(found.names)} has no name"
             objects[name] = Objects(found.boxes, found.names, found.difficult, found.size, fault=fault)
         except (FileError, BadTruthError) as error:
             objects[name] = Objects(fault=str(error))
@@ -226,48 +233,67 @@ def _read_coco(path: Path) -> Source[Objects]:
     return Source("annotations", objects, places, found.classes, found.pixels)
 
 
+class _Row(NamedTuple):
+    """A line of a CSV file of boxes: its place, four numbers, the class, and the image's width and height, if given."""
+
+    place: str
+    corners: list[str]
+    label: str
+    size: list[str]
+
+
 def _read_csv(path: Path, form: BoxForm) -> Source[Objects]:
-    lines: dict[str, list[tuple[str, list[str], str]]] = defaultdict(list)
+    rows: dict[str, list[_Row]] = defaultdict(list)
     with Reading(path, _BOX_LINES) as file:
-        columns: Sequence[int] = range(6)
+        columns, counts = {"image": [0], "corners": [1, 2, 3, 4], "label": [5], "size": []}, (5, 6)
         for number, values in enumerate(file.table()):
             if number == 0 and (found := _columns(values, form)):
-                columns = found
+                columns, counts = found, (len(values),)
                 continue
-            if len(values) not in (5, 6) and columns == range(6):
-                raise ValueError(f"{len(values)} values")
-            name, *corners = (values[k].strip() for k in columns[:5])
-            label = values[columns[5]].strip() if len(columns) > 5 and columns[5] < len(values) else ""
-            lines[image_id(name)].append((file.place, corners, label))
-        if not lines:
+            if len(values) not in counts:
+                raise ValueError(f"{len(values)} values{' below a header' if len(counts) == 1 else ''}")
+            (name,), corners, label, size = (
+                [values[k].strip() for k in columns[what] if k < len(values)] for what in columns
+            )
+            rows[image_id(name)].append(_Row(file.place, corners, "".join(label), size))
+        if not rows:
             raise ValueError("no image is listed")
-    objects = {name: _objects_of(path, name, rows, form) for name, rows in lines.items()}
-    return Source("annotations", objects, {name: f"{path}, {rows[0][0]}" for name, rows in lines.items()})
+    objects = {name: _objects_of(path, name, lines, form) for name, lines in rows.items()}
+    return Source("annotations", objects, {name: f"{path}, {lines[0].place}" for name, lines in rows.items()})
 
 
-def _columns(head: Sequence[str], form: BoxForm) -> list[int]:
-    """The columns of the image, of four numbers, and of the label if there is one; empty if this is not a header.
+def _columns(head: Sequence[str], form: BoxForm) -> dict[str, list[int]]:
+    """The columns of the image, of four numbers, of the label and of the image's size; empty if this is no header.
 
     Raises:
-        ValueError: a header without these columns.
+        ValueError: a header without image and box, or with one of these columns twice.
     """
     names = [value.strip().lower() for value in head]
     if not any(name in IMAGE_HEADS for name in names[:1]) and not {"x1", "x", "xmin"} & set(names):
-        return []
-    image = next((names.index(name) for name in IMAGE_HEADS if name in names), None)
+        return {}
+    image = next((name for name in IMAGE_HEADS if name in names), None)
     corners = next((heads for heads in CORNERS[str(form.format)] if set(heads) <= set(names)), None)
     if image is None or corners is None:
         wanted = " or ".join(",".join(heads) for heads in CORNERS[str(form.format)])
         raise ValueError(f"the columns {', '.join(head)}; box_format={form.format} needs image and {wanted}")
-    label = [names.index(name) for name in LABEL_HEADS if name in names][:1]
-    return [image, *(names.index(name) for name in corners), *label]
+    label = [name for name in LABEL_HEADS if name in names][:1]
+    # Before the box, as TensorFlow's scripts write them, they are the image's.
+    before = [name for name in names[: names.index(corners[0])] if name in ("width", "height")]
+    size = ["width", "height"] if sorted(before) == ["height", "width"] else []
+    used = {"image": [image], "corners": list(corners), "label": label, "size": size}
+    if twice := [name for several in used.values() for name in several if names.count(name) > 1]:
+        raise ValueError(f"two columns {twice[0]}; allowed is one")
+    return {what: [names.index(name) for name in several] for what, several in used.items()}
 
 
-def _objects_of(path: Path, name: str, lines: Sequence[tuple[str, list[str], str]], form: BoxForm) -> Objects:
+def _objects_of(path: Path, name: str, rows: Sequence[_Row], form: BoxForm) -> Objects:
     """The objects in an image's lines, or the fault of the first wrong line."""
     numbers: list[list[float]] = []
     labels: list[str] = []
-    for place, corners, label in lines:
+    for place, corners, label, size in rows:
+        if size != rows[0].size or not all(side.isdecimal() and len(side) < 9 for side in size):
+            said, first = (" x ".join(sides) for sides in (size, rows[0].size))
+            return Objects(fault=f"{path}, {place}: {name}: {said} pixels, and {first} before; allowed is one size")
         if not any(corners):
             continue
         try:
@@ -279,7 +305,8 @@ def _objects_of(path: Path, name: str, lines: Sequence[tuple[str, list[str], str
         numbers.append(box)
         labels.append(label)
     boxes = form.inclusive(np.array(numbers, np.float64).reshape(-1, 4))
-    return Objects(boxes, tuple(labels), np.zeros(len(boxes), bool))
+    width, height = map(int, rows[0].size or (0, 0))
+    return Objects(boxes, tuple(labels), np.zeros(len(boxes), bool), (height, width))
 
 
 def _unordered(box: Sequence[float], form: BoxForm) -> str:

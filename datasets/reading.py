@@ -226,9 +226,12 @@ def integer(word: object) -> int:
 
 def decimal(word: str) -> float:
     """A number in digits of ASCII. Raises a ValueError for anything else, such as Python's `1_000`."""
-    if "_" in word or not word.isascii():
-        raise ValueError(f"{word!r} is no number")
-    return float(word)
+    try:
+        if "_" not in word and word.isascii():
+            return float(word)
+    except ValueError:
+        pass  # reported like the others
+    raise ValueError(f"{word!r} is no number")
 
 
 def expand(path: Path | str) -> Path:
