@@ -327,8 +327,7 @@ class Adcc:
         again = unit(probe.explain(weighted).float(), probe)
         a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (m, again))
         norms = a.norm(dim=1) * b.norm(dim=1)
-        r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0)
-        r = r.clamp(-1, 1)  # rounding
+        r = torch.where(norms > 0, (a * b).sum(1) / norms.clamp(min=torch.finfo(torch.float32).tiny), -1.0).clamp(-1, 1)
         before = probe.logits.softmax(1).gather(1, probe.targets[:, None])[:, 0]
         after = probabilities(probe, len(m), lambda part: weighted[part])
         drop = torch.where(before > 0, (before - after).clamp(min=0) / before, torch.nan)

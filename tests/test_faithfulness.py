@@ -266,7 +266,7 @@ def solved(image: np.ndarray, gone: np.ndarray) -> np.ndarray:
     return np.asarray(spsolve(matrix.tocsr(), right)).reshape(h, w)
 
 
-def test_adcc_of_a_map_that_keeps_the_object() -> None:
+def test_adcc_of_a_map_that_keeps_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
     p = probe()
     found = summary(Adcc(), p.images[:, 0], p)
     assert found["coherency"].value == pytest.approx(100)
@@ -275,13 +275,9 @@ def test_adcc_of_a_map_that_keeps_the_object() -> None:
     assert found["adcc"].value == pytest.approx(100 * 3 / (1 + 1 / (1 - 8 / 64) + 1), rel=1e-5)
     nothing = summary(Adcc(), torch.ones(2, 2, 2), p)
     assert nothing["adcc"].value == 0  # a constant map: complexity 1
-
-
-def test_coherency_is_at_most_one(monkeypatch: pytest.MonkeyPatch) -> None:
     p, maps = probe(64), torch.rand(64, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(type(p), "explain", lambda _self, _images: maps)
-    found = [row["coherency"] for row in Adcc().rows(maps.numpy(), p)]
-    assert max(found) == 1 == pytest.approx(min(found))  # unclipped, rounding gives 1.0000001
+    assert max(row["coherency"] for row in Adcc().rows(maps.numpy(), p)) == 1  # without a limit, 1.0000001
 
 
 @pytest.mark.parametrize("maps", [torch.full((2, 3, 3), torch.nan), torch.zeros(2, 1, 1), torch.full((2, 2, 2), 1e38)])

@@ -92,6 +92,7 @@ def test_a_boxs_map_is_that_of_its_score_and_changes_with_the_box(explainers: di
         assert made.prediction.label == found["labels"][k]
         size = np.array([IMAGE.shape[1], IMAGE.shape[0]] * 2)
         assert made.prediction.box == pytest.approx(boxes[k].numpy() * size / detectors.SIDE, rel=1e-5)
+        assert made.line().box == made.prediction.box
     first, second = (m["hirescam"].normalised for m in maps)
     assert np.abs(first - second).max() > 0.3
     np.testing.assert_array_equal(maps[0]["eigencam"].raw, maps[1]["eigencam"].raw)

@@ -112,16 +112,19 @@ def with_all_truth(image: RGB, truth: Truth) -> RGB:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a grid: an image, its ground truth (or None), one map per method, and a caption."""
+    """One line of a grid: an image, its ground truth (or None), one map per method, a caption, an explained box."""
 
     image: RGB
     truth: Truth | None
     maps: Mapping[str, ScoreMap]
     caption: str
+    box: tuple[float, float, float, float] | None = None
 
 
 def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Image:
     """Image, truth, then one column per method: map, its box (15 % of the maximum) in blue, the truth's in green.
+
+    The box of an explained detection is green, too.
 
     Args:
         lines: with the same methods.
@@ -140,12 +143,13 @@ def grid(lines: Sequence[Line], *, height: int = 150, gap: int = 6) -> Image.Ima
         draw.text((left + c * (width + gap) + width / 2, 5), name, INK, font, anchor="ma")
     for r, line in enumerate(lines):
         y = top + r * (height + gap + 18)
-        cells = {"image": line.image}
+        asked = np.reshape(np.array(line.box or (), np.float64), (-1, 4))
+        cells = {"image": with_boxes(line.image, asked, GREEN)}
         if line.truth:
             cells["truth"] = with_truth(line.image, line.truth)
         for name in methods:
             score_map = line.maps[name]
-            shown = overlay(line.image, score_map)
+            shown = with_boxes(overlay(line.image, score_map), asked, GREEN)
             if line.truth:
                 shown = with_boxes(shown, line.truth.boxes[line.truth.sought()], GREEN)
             cells[name] = with_boxes(shown, box_of(score_map, "max", 0.15), BLUE)

@@ -171,7 +171,8 @@ class Explanation(Mapping[str, Explained]):
 
     def line(self, caption: str = "", truth: Truth | None = None) -> draw.Line:
         """Return this explanation as one line of a grid of several images."""
-        return draw.Line(self.image, truth, {name: found.score_map for name, found in self.items()}, caption)
+        box = self.prediction.box if self.prediction else None
+        return draw.Line(self.image, truth, {name: found.score_map for name, found in self.items()}, caption, box)
 
     def grid(self, caption: str = "") -> Image.Image:
         """Return the image and every method's map, side by side."""
