@@ -331,6 +331,11 @@ def headline_of(evaluator: object) -> tuple[str, ...]:
     return tuple(getattr(evaluator, "headline", ()))
 
 
+def draws(evaluator: object) -> bool:
+    """Whether an evaluator has curves."""
+    return hasattr(evaluator, "curves") or hasattr(evaluator, "drawn")
+
+
 def curves_of(evaluator: Any, rows: pd.DataFrame) -> list[Curve]:
     """Return an evaluator's curves for rows; empty if it draws none."""
     return evaluator.curves(rows) if hasattr(evaluator, "curves") else []

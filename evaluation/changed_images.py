@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from eigencam.evaluation.base import Probe, Row
@@ -159,3 +160,15 @@ def rows_with_states(columns: Mapping[str, Tensor], states: Sequence[str]) -> li
         {**{name: v[i].item() if v.ndim == 1 else v[i] for name, v in values.items()}, "map_state": state}
         for i, state in enumerate(states)
     ]
+
+
+def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) in 0..1 each: the relative drop of the probability, and whether it increases (1) or not (0), or NaN.
+
+    Args:
+        rows: of `AverageDrop`.
+        kept: the column with the probability afterwards.
+    """
+    before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
+    drop = np.divide(np.maximum(before - after, 0), before, out=np.full_like(before, np.nan), where=before > 0)
+    return drop, np.where(np.isnan(before) | np.isnan(after), np.nan, after > before)

@@ -49,6 +49,7 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import Curve, Metric, Probe, Row
 from eigencam.evaluation.changed_images import (
     Fill,
+    drop_and_increase,
     filling,
     is_gone,
     points_gone,
@@ -59,6 +60,8 @@ from eigencam.evaluation.changed_images import (
     unit,
     variant_and_image,
 )
+from eigencam.evaluation.contributions import Totals
+from eigencam.evaluation.curves import mean_lines, sums_of
 from eigencam.evaluation.missing_predictions import (
     all_missing,
     at_worst,
@@ -134,7 +137,7 @@ class AverageDrop:
         parts = footnote_parts(rows, rows["confidence"].to_numpy(np.float64))
         for share in self.shares:
             kept = _name("kept", share)
-            drop, increase = _drop_and_increase(rows, kept)
+            drop, increase = drop_and_increase(rows, kept)
             parts |= value_parts(rows, _name("drop", share), drop, 1) | value_parts(
                 rows, _name("increase", share), increase, 0
             )
@@ -162,17 +165,23 @@ class AverageDrop:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """Average drop and increase in confidence against the share of pixels that is kept."""
-        shares = sorted(self.shares)
-        if len(shares) < 2 or not len(rows):
-            return []
-        points = [drop_and_increase(rows, _name("kept", share)) for share in shares]
-        at, x = 100 * np.array(shares), "pixels kept %"
-        drop, increase = 100 * np.array(points).mean(axis=2).T
-        lines = (
-            Curve("average drop against pixels kept", x, "average drop %", at, drop),
-            Curve("increase in confidence against pixels kept", x, "increase in confidence %", at, increase),
-        )
-        return [line for line in lines if not np.isnan(line.ys).any()]
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> Totals:
+        """Number of images, and the sums over them of the drop and the increase at each share; empty for one share."""
+        if len(self.shares) < 2 or rows.empty:
+            return {}
+        points = [drop_and_increase(rows, _name("kept", share)) for share in sorted(self.shares)]
+        drop = [worst_or_undefined(rows, values, 1).sum() for values, _ in points]
+        increase = [worst_or_undefined(rows, values, 0).sum() for _, values in points]
+        return {"n": np.array([len(rows)]), "drop": np.array(drop), "increase": np.array(increase)}
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curves of the totals of all rows."""
+        x, rise = "pixels kept %", "increase in confidence"
+        words = {"drop": ("average drop against pixels kept", x, "average drop %")}
+        words["increase"] = f"{rise} against pixels kept", x, f"{rise} %"
+        return mean_lines(totals, 100 * np.array(sorted(self.shares)), words)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -234,11 +243,17 @@ class InsertionDeletion:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean probability of the map's class while pixels are removed, and while they are inserted."""
-        at = np.linspace(0, 100, self.steps + 1)
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> Totals:
+        """Number of images, and the sums over them of the probabilities at each step."""
+        return sums_of(rows, {"deletion": 1, "insertion": 0})
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curves of the totals of all rows."""
         x = {"deletion": "pixels deleted %", "insertion": "pixels inserted %"}
-        means = {name: 100 * _column(rows, name, name == "deletion").mean(axis=0) for name in (x if len(rows) else ())}
-        lines = [Curve(name, x[name], "probability %", at, values) for name, values in means.items()]
-        return [line for line in lines if not np.isnan(line.ys).any()]
+        words = {name: (name, x[name], "probability %") for name in x}
+        return mean_lines(totals, np.linspace(0, 100, self.steps + 1), words)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -298,11 +313,17 @@ class Road:
 
     def curves(self, rows: pd.DataFrame) -> list[Curve]:
         """The mean probability of the map's class at each removed share."""
-        at, x = 100 * np.array(ROAD_SHARES), "pixels taken away %"
-        names = {"morf": "most relevant first", "lerf": "least relevant first"} if len(rows) else {}
-        means = {name: 100 * _column(rows, key, key == "morf").mean(axis=0) for key, name in names.items()}
-        lines = [Curve(name, x, "probability %", at, values) for name, values in means.items()]
-        return [line for line in lines if not np.isnan(line.ys).any()]
+        return self.drawn(self.totals(rows))
+
+    def totals(self, rows: pd.DataFrame) -> Totals:
+        """Number of images, and the sums over them of the probabilities at each share."""
+        return sums_of(rows, {"morf": 1, "lerf": 0})
+
+    def drawn(self, totals: Totals) -> list[Curve]:
+        """The curves of the totals of all rows."""
+        axes = "pixels taken away %", "probability %"
+        words = {"morf": ("most relevant first", *axes), "lerf": ("least relevant first", *axes)}
+        return mean_lines(totals, 100 * np.array(ROAD_SHARES), words)
 
     def protocol(self) -> Mapping[str, object]:
         """Parameters and the rule in words."""
@@ -371,29 +392,6 @@ def _drawn(*shape: int) -> Tensor:
     import torch
 
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N,) in 0..1 each: the relative drop of the probability, and whether it increases (1) or not (0).
-
-    Args:
-        rows: of `AverageDrop`.
-        kept: the column with the probability afterwards.
-    """
-    drop, increase = _drop_and_increase(rows, kept)
-    return worst_or_undefined(rows, drop, 1), worst_or_undefined(rows, increase, 0)
-
-
-def _drop_and_increase(rows: pd.DataFrame, kept: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The same, with NaN for images without a value."""
-    before, after = (rows[name].to_numpy(np.float64) for name in ("confidence", kept))
-    drop = np.divide(np.maximum(before - after, 0), before, out=np.full_like(before, np.nan), where=before > 0)
-    return drop, np.where(np.isnan(before) | np.isnan(after), np.nan, after > before)
-
-
-def _column(rows: pd.DataFrame, name: str, worst: float) -> NDArray[np.float64]:
-    """(N,), or (N, P) from a column of lists, with the worst value for images without one."""
-    return worst_or_undefined(rows, np.stack(rows[name].to_numpy()).astype(np.float64), worst)
 
 
 def _name(what: str, share: float) -> str:

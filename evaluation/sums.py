@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from eigencam.evaluation import intervals, statistics
-from eigencam.evaluation.base import About, Curve, Metric, Sample, Summing, curves_of
+from eigencam.evaluation.base import About, Metric, Sample, Summing
 from eigencam.evaluation.contributions import ByClass, Counted, Part, Totals
 from eigencam.evaluation.intervals import Floats, Interval, MeanRatio
 
@@ -55,10 +55,10 @@ class Choosing(Summing, Protocol):
 
 def is_streaming(evaluator: object) -> TypeGuard[Streaming | Choosing]:
     """Whether an evaluator's rows can be summed in blocks."""
-    return any(_stands(evaluator, name, "summary") for name in ("metrics", "choose"))
+    return any(stands(evaluator, name, "summary") for name in ("metrics", "choose"))
 
 
-def _stands(evaluator: object, name: str, simpler: str) -> bool:
+def stands(evaluator: object, name: str, simpler: str) -> bool:
     """Whether a method exists, and no `simpler` one of the user's own overrides it."""
     defines = next((vars(kind) for kind in type(evaluator).__mro__ if {simpler, name} & vars(kind).keys()), {})
     return hasattr(evaluator, name) and (name in defines or simpler not in defines)
@@ -367,13 +367,6 @@ def summarised(evaluator: Summing, rows: pd.DataFrame | Blocks) -> list[Metric]:
     if (np.diff(place) < 0).any():  # rows of one image are not consecutive
         rows = rows.iloc[np.argsort(place, kind="stable")]
     return reduced(settled(evaluator, [rows]), [rows], len(ids)) if len(rows) else []
-
-
-def drawn(evaluator: Any, rows: Blocks) -> list[Curve]:
-    """The curves of rows; empty if an evaluator draws none."""
-    if _stands(evaluator, "drawn", "curves"):
-        return evaluator.drawn(added(evaluator.totals(block) for block in of_size(rows.blocks(), BLOCK)))
-    return curves_of(evaluator, rows.frame())
 
 
 def flattened(column: "pd.Series[Any]") -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from subprocess import PIPE
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ import cv2
 import measuring
 import numpy as np
 import torch
+import yaml
 from reference_evaluators import (
     HOSANG,
     IOUS,
@@ -56,6 +58,7 @@ from reference_evaluators import (
 from scipy import ndimage
 
 from eigencam.datasets.base import Truth
+from eigencam.evaluation.base import asks_network, is_joint
 from eigencam.evaluation.evidence import Evidence
 from eigencam.evaluation.foreground import Foreground
 from eigencam.evaluation.localization import Localization
@@ -67,6 +70,7 @@ from eigencam.evaluation.proposals import Proposals
 from eigencam.evaluation.pxap import PxAP
 from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sparseness import Sparseness
+from eigencam.store.build import instantiate
 from eigencam.store.environment import keep_freed_memory
 
 
@@ -153,7 +157,21 @@ def cases() -> list[Case]:
                 lines.append(Case(name, evaluator.row, kind, "authors, step 0.001", authors, few))
                 lines.append(Case(name, evaluator.row, kind, "lean, step 0.001", lean, few))
             lines.append(Case(name, evaluator.row, kind, "authors, step 0.01", max_box_acc(0.01, every), few))
-    return lines
+    named = {case.name for case in lines}
+    return lines + [Case(name, row, "blobs 14") for name, row in without_network().items() if name not in named]
+
+
+def without_network() -> dict[str, Callable[[ScoreMap, Truth], object]]:
+    """By name, the row of each packaged evaluator that does not run the network; of maps of all classes, from one."""
+    rows: dict[str, Callable[[ScoreMap, Truth], object]] = {}
+    for file in sorted((files("eigencam.configs") / "evaluator").iterdir(), key=lambda file: file.name):
+        for name, node in yaml.safe_load(file.read_text()).items():
+            evaluator = instantiate(node)
+            if is_joint(evaluator):
+                rows[name] = lambda score_map, truth, row=evaluator.joint_row: row([score_map], [truth])
+            elif not asks_network(evaluator):
+                rows[name] = evaluator.row
+    return rows
 
 
 def together(name: str) -> dict[str, Any]:

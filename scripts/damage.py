@@ -35,12 +35,12 @@ from eigencam.commands.status import states
 from eigencam.reporting.collect import collect
 from eigencam.running.run import run
 from eigencam.store.reader import read_all
-from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, ROWS, SUMMARY
+from eigencam.store.schema import CONFIG, CURVES, DAMAGED, IDENTITY, ROWS, SUMMARY
 
 REAL = ["dataset.count=12", "timing=false", "evaluator=[localization]", "flush_s=0", "batch_size=4"]
 COMPLETE = [*REAL, "method=[eigencam,gradcam]"]
 UNFINISHED = [*REAL, "method=[gradcam,center_box]", "target=predicted"]
-KEPT = (IDENTITY, CONFIG, ROWS, SUMMARY)
+KEPT = (IDENTITY, CONFIG, ROWS, SUMMARY, CURVES)
 STUBS = 12
 SAME = ["dataset.count=12", "timing=false", "flush_s=0", "batch_size=4", "workers=0", "device=cpu"]
 SHOWN = (

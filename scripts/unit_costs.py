@@ -40,9 +40,10 @@ from eigencam.store.finish import Plan
 from eigencam.store.identity import describe
 from eigencam.store.merge import merge
 from eigencam.store.reader import read
-from eigencam.store.records import Result, summed_up
+from eigencam.store.records import Result
 from eigencam.store.row_file import RowFile
 from eigencam.store.schema import FORMAT, ROWS
+from eigencam.store.summing import summed_up
 from eigencam.store.verify import faults
 
 IDENTITY: dict[str, Any] = {

@@ -12,10 +12,11 @@ from eigencam.store.canonical import checksum
 from eigencam.store.examine import published
 from eigencam.store.finish import Plan
 from eigencam.store.identity import describe
-from eigencam.store.records import Result, publish, summed_up
+from eigencam.store.records import Result
 from eigencam.store.schema import IDENTITY as IDENTITY_FILE
 from eigencam.store.schema import ROWS, SUMMARY, Summary
 from eigencam.store.seal import read_json, write_json
+from eigencam.store.summing import publish, summed_up
 
 IDENTITY: dict[str, Any] = {
     "format": 2,

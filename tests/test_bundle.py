@@ -20,8 +20,8 @@ from eigencam.store.bundle import BundleError, unpacked
 from eigencam.store.claim import CLAIM, Claim
 from eigencam.store.finish import first_difference
 from eigencam.store.reader import read, read_all
-from eigencam.store.records import summed_up
 from eigencam.store.seal import digest, read_json, write_json
+from eigencam.store.summing import summed_up
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: object, status: int = 0) -> str:

@@ -14,7 +14,7 @@ from eigencam.methods.base import caveat_of
 from eigencam.methods.fam import FAM
 from eigencam.methods.vscam import VSCAM
 from eigencam.reporting.collect import collect
-from eigencam.store.records import summed_up
+from eigencam.store.summing import summed_up
 
 READING = "a reading of the paper's abstract; its formulas were not at hand"
 

@@ -12,9 +12,10 @@ from eigencam.store.examine import published
 from eigencam.store.finish import differences
 from eigencam.store.merge import merge
 from eigencam.store.reader import read
-from eigencam.store.records import Result, summed_up
+from eigencam.store.records import Result
 from eigencam.store.schema import ROWS
 from eigencam.store.shards import Shard
+from eigencam.store.summing import summed_up
 from eigencam.store.verify import faults
 
 

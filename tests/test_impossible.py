@@ -14,9 +14,10 @@ from eigencam.commands.main import main
 from eigencam.evaluation.base import About, Metric
 from eigencam.evaluation.localization import Localization
 from eigencam.store.reader import read
-from eigencam.store.records import Result, summed_up
+from eigencam.store.records import Result
 from eigencam.store.schema import _WORDS, PARTS, RUNS, SUMMARY, impossible
 from eigencam.store.seal import read_json, write_json
+from eigencam.store.summing import summed_up
 
 METRIC = {"name": "x", "value": 40.0, "low": 30.0, "high": 50.0, "n": 6, "unit": "%"}
 

@@ -21,7 +21,8 @@ from eigencam.evaluation.table_cells import cell, decimals, parsed
 from eigencam.evaluation.tables import Table, render
 from eigencam.reporting.parsed_tables import read_stated
 from eigencam.store.identity import describe
-from eigencam.store.records import Result, summed_up
+from eigencam.store.records import Result
+from eigencam.store.summing import summed_up
 
 LAYERS, THRESHOLDS = ("features.12", "features.5", "features.9"), (0.15, 0.2)
 NAMES = ("eigencam", "gradcam", "gradcampp", "center_box")

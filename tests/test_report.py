@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dataset_files import write_coco, write_cub
+from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
 from stored import restated
 
@@ -305,6 +306,17 @@ def test_a_plot_reaches_above_its_lines_and_logs_its_boxes() -> None:
     assert curves.top(plot) == 60
     np.testing.assert_allclose(curves.place(curve, xs, curve.ys, (200, 60), 60), [[0, 59], [100, 40], [200, 19]])
     assert report._ticks(curve) == [1, 10, 100]
+
+
+def test_ticks_are_those_of_matplotlib() -> None:
+    rng = np.random.default_rng(0)
+    ends = [(0.0, 1.0), (0.0, 100.0), (3.4, 96.5), (0.5, 1.0), *rng.uniform(0, 200, (200, 2)).tolist()]
+    for low, high in map(sorted, ends):
+        theirs = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
+        inside = [tick for tick in theirs if low - 1e-9 <= tick <= high + 1e-9]
+        curve = Curve("a", "x", "y", np.array([low, high]), np.zeros(2))
+        assert report._ticks(curve) == pytest.approx(inside, abs=1e-9)
+    assert report._ticks(Curve("a", "x", "y", np.full(2, 0.3), np.zeros(2))) == [0.3]
     flat = Curve("n", "x", "y", np.array([0.0, 1]), np.zeros(2))
     assert curves.top(curves.Plot("d", "n", "e", "n", {"m": flat})) == 20
 

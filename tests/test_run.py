@@ -39,7 +39,7 @@ def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) 
         rows = result.rows()
         assert list(rows["image"]) == job.dataset.ids
         assert {p.name for p in result.folder.iterdir()} - {".lock", ".lock-finish"} == {
-            "config.yaml", "runs", "identity.json", "metrics.json", "rows.parquet",
+            "config.yaml", "curves.json", "runs", "identity.json", "metrics.json", "rows.parquet",
         }  # fmt: skip
         (file,) = (result.folder / "runs").iterdir()
         environment = json.loads(file.read_text())

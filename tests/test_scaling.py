@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 import benchmark_compile
+import benchmark_evaluators
 import benchmark_methods
 import benchmark_scaling
+import measuring
 import pytest
 import torch
 from torch import nn
 
 from eigencam.store.environment import cores
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.full
@@ -27,6 +31,39 @@ def test_threads_and_processes_make_the_same_number_of_rows(tmp_path: Path) -> N
     ]
     assert {row["cores"] for row in rows} == {str(cores())}
     assert all(float(row["images_a_second"]) > 0 for row in rows)
+
+
+@pytest.mark.full
+def test_commands_that_read_results_are_measured_over_all_of_them(tmp_path: Path) -> None:
+    script, out = Path(benchmark_scaling.__file__).with_name("benchmark_reading.py"), tmp_path / "reading.csv"
+    words = ["--networks", "1", "--methods", "2", "--images", "3", "--repeats", "1", "--anyway", "--out", str(out)]
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(line for line in out.read_text().splitlines() if not line.startswith("#")))
+    assert [row["command"] for row in rows] == ["status", "table", "report", "report, curves from rows"]
+    assert {(row["results"], row["rows"]) for row in rows} == {("10", "3")}
+    assert all(float(row["median_s"]) > 0 for row in rows)
+
+
+def test_every_evaluator_that_does_not_run_the_network_has_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {case.name for case in benchmark_evaluators.cases()}
+    packaged = {path.stem for path in (ROOT / "configs/evaluator").glob("*.yaml")}
+    assert packaged - names == {
+        "adcc", "adversarial_deepfool", "average_drop", "fgsm", "infidelity", "label_randomization",
+        "max_sensitivity", "part_scores", "pgd", "randomization", "randomization_independent",
+    }  # fmt: skip
+    out = tmp_path / "speed.csv"
+    words = ["--only", "class_segmentation", "--maps", "1", "--repeats", "1", "--anyway", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["benchmark_evaluators.py", *words])
+    monkeypatch.setattr(measuring, "busy_cores", lambda: 2.0)
+    monkeypatch.setattr(benchmark_evaluators, "keep_freed_memory", lambda: None)
+    benchmark_evaluators.main()
+    (row,) = csv.DictReader(line for line in out.read_text().splitlines() if not line.startswith("#"))
+    assert (row["evaluator"], row["n"], row["reference"]) == ("class_segmentation", "1", "")
+    assert float(row["median_ms"]) > 0
+    assert "not to be compared: 2.0 cores were busy" in out.read_text()
 
 
 def test_efficiency_is_over_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@ from eigencam.running.run import run
 from eigencam.store import outdated, verify
 from eigencam.store.examine import published
 from eigencam.store.image_positions import hashes
-from eigencam.store.records import publish
 from eigencam.store.row_file import RowFile
 from eigencam.store.schema import ROWS, SUMMARY
 from eigencam.store.seal import read_json, write_json
+from eigencam.store.summing import publish
 
 SMALL = ["dataset.count=6", "timing=false", "method=[gradcam]", "evaluator=[localization]"]
 

@@ -17,7 +17,7 @@ from eigencam.store.finish import Plan
 from eigencam.store.image_digests import KnownDigests
 from eigencam.store.image_positions import Positions
 from eigencam.store.ordered_rows import FITTED, POSITION, RUN, Windows, write_rows
-from eigencam.store.records import summed_up
+from eigencam.store.summing import summed_up
 from eigencam.store.unfinished import Parts
 
 

@@ -12,7 +12,7 @@ from eigencam.configuring.results_options import add_trust, default_results, tru
 from eigencam.evaluation.tables import COLUMNS, tables
 from eigencam.files import write_text
 from eigencam.reporting import curves
-from eigencam.reporting.collect import collect
+from eigencam.reporting.collect import Evaluators, collect
 from eigencam.reporting.report import galleries, loaded, render
 
 
@@ -45,9 +45,9 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--images {args.images} --max-mb {args.max_mb}: allowed are 0 or more, and above 0")
     long = collect(args.results, **{name: getattr(args, name) for name in COLUMNS})
     made = tables(long, list(long["metric"].unique()) if args.metrics == ["all"] else args.metrics)
-    trust = trust_of(args)
-    results = list(loaded(args.results, long, trust))
-    plots, look = curves.plots(results), curves.styles(long)
+    evaluators = Evaluators(trust_of(args))
+    results = loaded(args.results, long)
+    plots, look = curves.plots(results, evaluators), curves.styles(long)
     said: dict[str, None] = {}
 
     def say(line: str) -> None:
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
 
     sets = {}
     if not args.no_images and args.images:
-        sets = galleries(args, results, long, trust, say)
+        sets = galleries(args, results, long, evaluators, say)
     page = render(args, long, made, plots, look, sets, list(said))
     write_text(args.out, page)
     shown = sum(len(content["images"]) for content in sets.values())

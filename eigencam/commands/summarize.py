@@ -14,7 +14,7 @@ from eigencam.configuring.results_options import add_trust, default_results, tru
 from eigencam.evaluation.escaping import one_line
 from eigencam.files import first_line
 from eigencam.store.reader import Stored, read_all
-from eigencam.store.records import is_current, sum_up_again
+from eigencam.store.summing import is_outdated, sum_up_again
 from eigencam.store.trust import Trust
 
 
@@ -56,7 +56,7 @@ def again(stored: Stored, trust: Trust, *, always: bool = False) -> bool:
         UntrustedError: the evaluator is not trusted, or is of another version than the rows.
     """
     evaluator, summary = stored.evaluator(trust), stored.summary
-    if summary is None or (not always and is_current(summary, evaluator)):
+    if summary is None or not (always or is_outdated(stored.folder, summary, evaluator)):
         return False
-    sum_up_again(stored.folder, summary, evaluator, stored.row_file())
+    sum_up_again(stored.folder, summary, evaluator, stored.row_file(), always=always)
     return True

@@ -18,12 +18,10 @@ from eigencam.configuring.results_options import add_trust, default_results, tru
 from eigencam.evaluation.table_cells import column_of
 from eigencam.evaluation.tables import FORMATS, Format, Table, render, tables
 from eigencam.reporting.collect import long_of, selected
-from eigencam.reporting.derived import by_prediction, with_wins
 from eigencam.reporting.paper_layouts import layouts
 from eigencam.reporting.paper_tables import beside, every_cell, paper_table
 from eigencam.reporting.parsed_tables import ARRANGED
 from eigencam.reporting.published import anchors, numbers, papers, read_readings
-from eigencam.reporting.significance import marks
 from eigencam.reporting.sweep_plot import save
 from eigencam.reporting.table_files import as_csv, header_of, write
 
@@ -111,6 +109,10 @@ def main(args: argparse.Namespace) -> int:
 
 def _derived(args: argparse.Namespace, long: pd.DataFrame) -> pd.DataFrame:
     """The frame with the rows that `--win` and `--by` add."""
+    if not (args.win or args.by):
+        return long
+    from eigencam.reporting.derived import by_prediction, with_wins  # importing SciPy takes time
+
     long = with_wins(args.results, long) if args.win else long
     return by_prediction(args.results, long, trust_of(args)) if args.by else long
 
@@ -128,6 +130,8 @@ def _tables(args: argparse.Namespace, long: pd.DataFrame, *, paper: bool) -> lis
     """The tables in the requested arrangement."""
     style, metrics = style_of(args, long, paper=paper), _metrics(args, long)
     if args.against:
+        from eigencam.reporting.significance import marks  # importing SciPy takes time
+
         style = replace(style, marks=marks(args.results, long, args.against, metrics, trust_of(args)))
     return tables(long, metrics, style)
 

@@ -9,19 +9,22 @@ import shlex
 import sys
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from eigencam.evaluation import escaping
 from eigencam.evaluation.table_cells import column_of
 from eigencam.files import first_line
 from eigencam.store.build import find
+from eigencam.store.canonical import canonical
 from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored, as_lines, newest, read_all
 from eigencam.store.schema import NAMES
-from eigencam.store.trust import packaged_target
+from eigencam.store.trust import Trust, packaged_target
 
 LONG = 40
 """Number of characters above which a parameter in a name is cut, or left out if the others are enough."""
@@ -99,9 +102,33 @@ def alone(folder: str, what: str = "left out") -> Iterator[None]:
         print(escaping.one_line(f"{what}: {folder}: {first_line(error)}"), file=sys.stderr)
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluators:
+    """The evaluators of results, each built once.
+
+    Attributes:
+        trust: what may be built.
+    """
+
+    trust: Trust
+    _built: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, stored: Stored) -> Any:
+        """Return the evaluator of a result. UntrustedError if its code is not trusted."""
+        described = canonical(stored.identity["evaluator"])
+        if described not in self._built:
+            self._built[described] = stored.evaluator(self.trust)
+        return self._built[described]
+
+
 def read_results(root: Path, folders: Container[str] | None = None) -> list[dict[str, Any]]:
     """Return the facts about each complete result below `root`, or only about those in `folders`."""
     return [_line(stored) for stored in read_all(root, folders) if stored.state in ("done", "left out")]
+
+
+def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
+    """Return the results behind the lines of a frame, by folder name."""
+    return {stored.folder.name: stored for stored in read_all(root, set(long["folder"]))}
 
 
 def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> pd.DataFrame:
@@ -125,11 +152,17 @@ def long_of(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ()) -> p
         if not result["metrics"]:
             texts = dict.fromkeys(("metric", "unit", "threshold", "better", "note", "win", "kept", "caution"), "")
             lines.append({**shared, **texts, "n": 0})
-    frame = pd.DataFrame(lines)
+    names = dict.fromkeys(name for line in lines for name in line)
+    frame = pd.DataFrame({name: _as_column([line.get(name, np.nan) for line in lines]) for name in names})
     numbers = ["value", "low", "high", "cost"]
     return frame.reindex(columns=[*frame.columns.difference(numbers, sort=False), *numbers]).astype(
         dict.fromkeys(numbers, float)
     )
+
+
+def _as_column(values: list[Any]) -> "pd.Series[Any]":
+    """A column; texts as Python's own, since Arrow takes several times as long to choose lines of a small frame."""
+    return pd.Series(values, dtype=object if any(isinstance(value, str) for value in values) else None)
 
 
 def provenance(root: Path, folders: Collection[str]) -> dict[str, list[str]]:

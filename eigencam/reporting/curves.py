@@ -1,6 +1,7 @@
 """The curves of results: collected into plots with one line per method, and written as figures for papers."""
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eigencam.evaluation.base import Curve
+from eigencam.evaluation.base import Curve, draws
 from eigencam.evaluation.escaping import figure as figure_text
-from eigencam.evaluation.escaping import file_name
-from eigencam.evaluation.sums import Blocks, drawn
+from eigencam.evaluation.escaping import file_name, one_line
 from eigencam.files import replacing
-from eigencam.reporting.collect import alone
+from eigencam.reporting.collect import Evaluators, alone
+from eigencam.store.reader import Stored
+from eigencam.store.seal import DamagedError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,19 +75,36 @@ def styles(long: pd.DataFrame) -> dict[str, Style]:
     return chosen
 
 
-def plots(results: Iterable[tuple[dict[str, Any], Any, Blocks]]) -> list[Plot]:
-    """Collect the curves of results, each given with its evaluator and rows, in their order."""
+def plots(results: Iterable[tuple[Mapping[str, Any], Stored]], evaluators: Evaluators) -> list[Plot]:
+    """Collect the curves of results, each given with its line of the long frame, in their order."""
     made: dict[tuple[str, ...], Plot] = {}
-    for result, evaluator, rows in results:
+    for result, stored in results:
         dataset = f"{result['dataset']} {result['part']}".strip()
         found: list[Curve] = []
         with alone(result["folder"], "no curves of"):
-            found = drawn(evaluator, rows) if rows.images else []
+            found = curves_of(stored, evaluators)
         for curve in found:
             names = (dataset, result["network"], result["evaluator"], curve.name)
             key = (*names[:3], result["group"], curve.name)
             made.setdefault(key, Plot(*names)).lines[result["method"]] = curve
     return list(made.values())
+
+
+def curves_of(stored: Stored, evaluators: Evaluators) -> list[Curve]:
+    """Return the curves of a complete result: those kept beside its rows or, without them, drawn from the rows."""
+    try:
+        kept = stored.curves()
+    except DamagedError as error:
+        kept = None
+        print(one_line(f"{error}; drawn from its rows"), file=sys.stderr)
+    if kept is not None:
+        return kept
+    evaluator, rows = evaluators.of(stored), stored.row_file()
+    if not rows.images or not draws(evaluator):
+        return []
+    from eigencam.evaluation.curves import drawn  # importing SciPy takes time
+
+    return drawn(evaluator, rows)
 
 
 def top(plot: Plot) -> float:

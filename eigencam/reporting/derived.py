@@ -17,9 +17,9 @@ from eigencam.evaluation import states, statistics
 from eigencam.evaluation.base import SAID, Metric
 from eigencam.evaluation.contributions import Part
 from eigencam.evaluation.sums import BLOCK, Sums, of_size, reduced, summarised
-from eigencam.reporting.collect import alone
+from eigencam.reporting.collect import alone, by_folder
 from eigencam.store.finish import KEY
-from eigencam.store.reader import Stored, read_all
+from eigencam.store.reader import Stored
 from eigencam.store.row_file import RowFile
 from eigencam.store.trust import PACKAGED, Trust
 
@@ -117,11 +117,6 @@ def with_wins(root: Path, long: pd.DataFrame, methods: Collection[str] = ()) -> 
     headline = [widened.get(folder, names) for folder, names in zip(long["folder"], long["headline"], strict=True)]
     wins["headline"] = [widened[folder] for folder in wins["folder"]]
     return pd.concat([long.assign(headline=pd.Series(headline, long.index, object)), wins], ignore_index=True)
-
-
-def by_folder(root: Path, long: pd.DataFrame) -> dict[str, Stored]:
-    """Return the results behind the lines of a frame, by folder name."""
-    return {stored.folder.name: stored for stored in read_all(root, set(long["folder"]))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from eigencam.evaluation.footnotes import claim_notes, outdated_notes
 from eigencam.evaluation.tables import Table
 from eigencam.reporting.collect import long_of
-from eigencam.reporting.derived import with_wins
 from eigencam.reporting.paper_layouts import ANY, Key, Layout, layouts
 from eigencam.reporting.published import PublishedCell, papers
 from eigencam.store.identity import describe
@@ -256,7 +255,10 @@ def beside(root: Path, layout: Layout, results: Sequence[Mapping[str, Any]]) -> 
         return pd.DataFrame()
     planned, long = _planned(layout), long_of(chosen)
     for column in layout.metrics.values():
-        long = with_wins(root, long, column.among) if column.among else long
+        if column.among:
+            from eigencam.reporting.derived import with_wins  # importing SciPy takes time
+
+            long = with_wins(root, long, column.among)
     others = {r["folder"]: _others(r["identity"]["evaluator"], planned.get(r["evaluator"], {})) for r in chosen}
     fitted = {r["folder"]: r["identity"]["network"].get("fitted", "") for r in chosen}
     more = {"parameters": long["folder"].map(others), "fitted": long["folder"].map(fitted)}

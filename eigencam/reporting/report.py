@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +14,8 @@ import pandas as pd
 from eigencam.evaluation import escaping
 from eigencam.evaluation.tables import Table
 from eigencam.reporting import curves, gallery
-from eigencam.reporting.collect import alone, provenance
-from eigencam.reporting.derived import by_folder
-from eigencam.store.canonical import canonical
-from eigencam.store.row_file import RowFile
-from eigencam.store.trust import Trust
+from eigencam.reporting.collect import Evaluators, alone, by_folder, provenance
+from eigencam.store.reader import Stored
 
 PLOT = (300.0, 170.0)
 """Width and height of a plot's inner area in CSS pixels."""
@@ -26,8 +23,8 @@ PLOT = (300.0, 170.0)
 HEAT = 32
 """Number of colours in the heat scale."""
 
-Loaded = tuple[dict[str, Any], Any, RowFile]
-"""A result: its line of the long frame, its evaluator, and the file of its rows."""
+Loaded = tuple[dict[str, Any], Stored]
+"""A result's line of the long frame, and the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +56,36 @@ class ReportColumn:
     number: bool
 
 
-def loaded(root: Path, long: pd.DataFrame, trust: Trust) -> Iterator[Loaded]:
-    """Yield every result that was run and whose evaluator is trusted, baselines last."""
-    stored, evaluators = by_folder(root, long), dict[str, Any]()
-    for result in long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records"):
-        if not result["unsupported"]:
-            one = stored[result["folder"]]
-            with alone(one.folder.name, "no curves and no images of"):
-                described, rows = canonical(one.identity["evaluator"]), one.row_file()
-                if described not in evaluators:
-                    evaluators[described] = one.evaluator(trust)
-                yield {str(k): v for k, v in result.items()}, evaluators[described], rows
+def loaded(root: Path, long: pd.DataFrame) -> list[Loaded]:
+    """Return every result that was run, baselines last."""
+    stored = by_folder(root, long)
+    results = long.drop_duplicates("folder").sort_values("baseline", kind="stable").to_dict("records")
+    lines = [{str(key): value for key, value in result.items()} for result in results if not result["unsupported"]]
+    return [(line, stored[line["folder"]]) for line in lines]
 
 
 def galleries(
     args: argparse.Namespace,
     results: Sequence[Loaded],
     long: pd.DataFrame,
-    trust: Trust,
+    evaluators: Evaluators,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the gallery's content for each dataset."""
     scores: dict[tuple[str, str], gallery.Scores] = {}
     names = long.drop_duplicates("group").groupby(["dataset", "part"]).size()
-    for result, evaluator, rows in results:
-        if rows.images:
-            several = names[result["dataset"], result["part"]] > 1
-            name = f"{_dataset(result)}, class: {result['target']}" if several else _dataset(result)
-            with alone(result["folder"], "no images of"):
+    for result, stored in results:
+        several = names[result["dataset"], result["part"]] > 1
+        name = f"{_dataset(result)}, class: {result['target']}" if several else _dataset(result)
+        with alone(result["folder"], "no images of"):
+            evaluator, rows = evaluators.of(stored), stored.row_file()
+            if rows.images:
                 scores.setdefault((name, result["group"]), gallery.Scores()).add(result, evaluator, rows.frame())
     baselines = set(long.loc[long["baseline"].astype(bool), "method"])
     sets: dict[str, Any] = {}
     for (name, _), chosen in scores.items():
         items = gallery.choose(chosen, args.images, baselines)
-        found = gallery.entries(args.results, chosen, items, args.settings, trust, say)
+        found = gallery.entries(args.results, chosen, items, args.settings, evaluators.trust, say)
         if found["images"]:
             sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = found
     return sets
@@ -134,7 +127,7 @@ def render(
     template = environment.get_template("report.html.j2")
 
     def filled(dropped: int) -> str:
-        data = {"sets": sets, "heat": _heat(), "dropped": dropped}
+        data = {"sets": sets, "heat": _heat() if sets else [], "dropped": dropped}
         count = {name: len(content["images"]) for name, content in sets.items()}
         return template.render(**fixed, data=Markup(escaping.script(data)), count=count)
 
@@ -225,7 +218,7 @@ def _drawn(plot: curves.Plot, look: Mapping[str, curves.Style]) -> dict[str, Any
         lines.append({"method": method, "path": path, "mark": mark, "style": look[method]})
     ticks = _ticks(first)
     across = curves.place(first, ticks, np.zeros(len(ticks)), PLOT, high)[:, 0]
-    ups = np.linspace(0, high, 5 if high % 40 == 0 or high == 20 else int(high // 20) + 1)
+    ups = np.linspace(0, high, 5 if high % 40 == 0 or high == 20 else int(min(high // 20, 10)) + 1)
     return {
         "evaluator": plot.evaluator,
         "name": plot.name,
@@ -240,15 +233,17 @@ def _drawn(plot: curves.Plot, look: Mapping[str, curves.Style]) -> dict[str, Any
 
 
 def _ticks(curve: Any) -> list[float]:
-    """Round numbers within the range of x."""
-    from matplotlib.ticker import MaxNLocator
-
+    """Round numbers within the range of x, at most seven if it is linear."""
     low, high = float(curve.xs.min()), float(curve.xs.max())
     if curve.log:
         decades = 10.0 ** np.arange(np.ceil(np.log10(low) - 1e-9), np.log10(high) + 1e-9)
         return decades.tolist()
-    found = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
-    return [round(float(t), 10) for t in found if low - 1e-9 <= t <= high + 1e-9]
+    if (least := (high - low) / 6) <= 0:
+        return [round(low, 10)]
+    scale = 10.0 ** np.floor(np.log10(least))
+    step = next(step for step in (scale, 2 * scale, 5 * scale, 10 * scale) if step >= least * (1 - 1e-9))
+    first, last = int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9))
+    return [round(float(k * step), 10) for k in range(first, last + 1)]
 
 
 def _heat() -> list[str]:

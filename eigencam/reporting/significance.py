@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from eigencam.evaluation.paired import holm
-from eigencam.reporting.collect import alone
+from eigencam.reporting.collect import alone, by_folder
 from eigencam.reporting.comparison import Compared, pair_of
-from eigencam.reporting.derived import by_folder
 from eigencam.store.trust import PACKAGED, Trust
 
 LEVEL = 0.05

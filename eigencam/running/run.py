@@ -37,9 +37,10 @@ from eigencam.store.image_digests import KnownDigests, known_images
 from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError
 from eigencam.store.merge import merge
-from eigencam.store.records import Result, summed_up
+from eigencam.store.records import Result
 from eigencam.store.schema import SUMMARY
 from eigencam.store.shards import Shard
+from eigencam.store.summing import summed_up
 
 EVALUATION_THREADS = max(2, cores())
 """Number of threads that compute rows; NumPy and Numba run in parallel with each other and with the network."""
@@ -66,11 +67,6 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
     job = prepare(composed)
     if job.config.own_folder:
         _move_to_own_folder(job, say)
-    for result in job.results.values():
-        try:
-            result.sum_up_again(job.evaluators[result.names[-1]])
-        except Exception as error:  # a read-only folder, or rows that the evaluator cannot read
-            say(f"  {result.folder}: not summarised again: {first_line(error)}")
     text = OmegaConf.to_yaml(composed, resolve=True)
     seen = job.network.head.seen(job.dataset) if job.network.head else frozenset[str]()
     fitted = f", on {len(seen)} of which the classifier was fitted" if seen else ""
@@ -82,6 +78,11 @@ def run(composed: DictConfig, *, say: Callable[[str], None] = print) -> Job:
         "dataset": next(iter(job.results.values())).identity["dataset"],
     }
     _mend(job, text, where, shard, say)
+    for result in job.results.values():
+        try:
+            result.sum_up_again(job.evaluators[result.names[-1]])
+        except Exception as error:  # a read-only folder, or rows that the evaluator cannot read
+            say(f"  {result.folder}: not summarised again: {first_line(error)}")
     todo = _to_do(job)
     plan = Plan.of(job.dataset.ids, seen)
     with ExitStack() as stack:
@@ -258,5 +259,6 @@ def _finish(work: Work, key: Key, result: Result, say: Callable[[str], None]) ->
             work.fail_evaluator(key, error, [])
             return False
         result.publish(gathered, summary)
+        result.keep_curves(job.evaluators[key[1]])
     tell(job.loggers, result, metrics, say)
     return True

@@ -22,7 +22,7 @@ from typing import Any
 from eigencam.files import replacing, visible
 from eigencam.store.claim import Claim
 from eigencam.store.reader import is_result
-from eigencam.store.schema import CONFIG, IDENTITY, ROWS, RUNS, SUMMARY
+from eigencam.store.schema import CONFIG, CURVES, IDENTITY, ROWS, RUNS, SUMMARY
 from eigencam.store.seal import LARGEST, DamagedError, digest, file_digest, read_json, write_json
 
 FORMAT = 1
@@ -35,7 +35,7 @@ LARGEST_FILE = 2**31
 MOST_FILES = 200_000
 
 _NAME = re.compile(
-    rf"(?P<folder>[^/\\]+)/(?:{IDENTITY}|{CONFIG}|{SUMMARY}|{re.escape(ROWS)}|{re.escape(CARD)}|{RUNS}/[^/\\]+\.json"
+    rf"(?P<folder>[^/\\]+)/(?:{IDENTITY}|{CONFIG}|{SUMMARY}|{CURVES}|{re.escape(ROWS)}|{re.escape(CARD)}|{RUNS}/[^/\\]+\.json"
     rf"|{MAPS}/(?:[^/\\]+/)*[^/\\]+\.npy)"
 )
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -68,7 +68,7 @@ def pack(folders: Sequence[Path], out: Path, cards: Mapping[str, str], maps: Map
     """
     contents: dict[str, Path | bytes] = {}
     for folder in sorted(folders):
-        paths = [folder / name for name in (IDENTITY, CONFIG, SUMMARY, ROWS)] + visible(folder / RUNS, "*.json")
+        paths = [folder / name for name in (IDENTITY, CONFIG, SUMMARY, ROWS, CURVES)] + visible(folder / RUNS, "*.json")
         contents |= {f"{folder.name}/{path.relative_to(folder)}": path for path in paths if path.is_file()}
         contents[f"{folder.name}/{CARD}"] = cards[folder.name].encode()
         if maps and (own := maps.get(folder.name)):

@@ -9,6 +9,7 @@ from eigencam.files import leftovers, visible
 from eigencam.store.claim import CLAIM, Claim
 from eigencam.store.schema import (
     CONFIG,
+    CURVES,
     IDENTITY,
     NAMES,
     PARTS,
@@ -60,7 +61,7 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
 
     Args:
         folder: of the result.
-        hashed: whether to compare the rows' checksum, too, and not only their size.
+        hashed: whether to compare the rows' checksum, too, and not only their size, and the seal of the curves.
     """
     found = Examined()
     try:
@@ -72,6 +73,8 @@ def examine(folder: Path, *, hashed: bool = True) -> Examined:
     if found.identity and found.summary and (what := _of_another(folder.name, found.identity, found.summary)):
         found.damaged.append(DamagedError(folder / SUMMARY, what))
         found.summary = None
+    if hashed:
+        found._checked(read_json, folder / CURVES)
     found.claim = found._checked(Claim.read, folder / CLAIM)
     runs = [found._checked(Run.read, path) for path in visible(folder / RUNS, "*.json")]
     found.runs = tuple(sorted((run for run in runs if run), key=lambda run: run.started))

@@ -32,10 +32,11 @@ from eigencam.store.examine import examine
 from eigencam.store.finish import first_difference
 from eigencam.store.image_positions import hashes
 from eigencam.store.reader import Stored, read, results_in
-from eigencam.store.records import Result, summed_up
+from eigencam.store.records import Result
 from eigencam.store.row_file import frame_of
-from eigencam.store.schema import CONFIG, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
+from eigencam.store.schema import CONFIG, CURVES, PARTS, ROWS, RUNS, SUMMARY, Bad, Run, Summary
 from eigencam.store.seal import DamagedError, read_bytes, read_yaml
+from eigencam.store.summing import summed_up
 from eigencam.store.trust import PACKAGED, Trust, rebuilt
 from eigencam.store.unfinished import Parts
 from eigencam.store.verify import check
@@ -270,7 +271,7 @@ def _copy_runs(sources: Iterable[_Source], target: Path) -> None:
 def _copy_complete(stored: Stored, target: Path) -> None:
     """Publish a complete result unchanged."""
     maps = sorted(path.relative_to(stored.folder) for path in (stored.folder / MAPS).rglob("*.npy"))
-    for name in (*maps, ROWS, SUMMARY):
+    for name in (*maps, ROWS, CURVES, SUMMARY):
         if (path := stored.folder / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             _copy(path, target / name, sync=True)
@@ -323,3 +324,4 @@ def _finish(result: Result, images: int, trust: Trust, merged: Merged) -> None:
             return
         evaluator = rebuilt(result.identity["evaluator"], "evaluator", trust)
         result.publish(gathered, summed_up(evaluator, gathered.rows)[0])
+        result.keep_curves(evaluator)

@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from eigencam.evaluation.base import Curve
 from eigencam.files import naming, one_line
 from eigencam.store.canonical import canonical
 from eigencam.store.claim import Claim
 from eigencam.store.examine import examine, names_of, printable, read_error
 from eigencam.store.identity import OBJECT
+from eigencam.store.kept_curves import kept_curves
 from eigencam.store.locks import is_held
 from eigencam.store.row_file import RowFile
 from eigencam.store.schema import CONFIG, IDENTITY, NAMES, PARTS, ROWS, RUNS, SUMMARY, Run, Summary, network_label
@@ -125,6 +127,10 @@ class Stored:
         if file_digest(path) != seal.blake2b:
             raise DamagedError(path, "its content does not match the checksum in the summary")
         return RowFile(path, summary.n)
+
+    def curves(self) -> list[Curve] | None:
+        """Return the curves kept beside its rows; None if there are none. DamagedError if they fail their seal."""
+        return kept_curves(self.folder, self.summary) if self.summary else None
 
     def evaluator(self, trust: Trust = PACKAGED) -> Any:
         """Return the evaluator that made its rows. UntrustedError if this command does not trust its code."""

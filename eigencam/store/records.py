@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from eigencam.evaluation.base import Metric, Row, headline_of
-from eigencam.evaluation.sums import Blocks, summarised
-from eigencam.files import first_line, remove_leftovers, replacing, sync_folder, unique_name, write_bytes
+from eigencam.evaluation.base import Row
+from eigencam.files import first_line, remove_leftovers, unique_name
 from eigencam.store.canonical import checksum, plain
 from eigencam.store.contradictions import intact
 from eigencam.store.examine import examine, has_leftovers, published
@@ -34,12 +33,12 @@ from eigencam.store.finish import Gathered, Plan, gather
 from eigencam.store.image_positions import Positions
 from eigencam.store.locks import HeldError, Lock, take
 from eigencam.store.ordered_rows import RUN, MisplacedError
-from eigencam.store.row_file import RowFile, as_bytes, frame_of, read_rows
-from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Seal, Summary, stated
-from eigencam.store.seal import DamagedError, digest, file_digest, read_json, write_json, write_yaml
+from eigencam.store.row_file import RowFile, frame_of, read_rows
+from eigencam.store.schema import CONFIG, DAMAGED, IDENTITY, PARTS, ROWS, RUNS, SUMMARY, Bad, Summary
+from eigencam.store.seal import DamagedError, read_json, write_json, write_yaml
 from eigencam.store.shards import Shard
+from eigencam.store.summing import is_outdated, keep_curves, publish, sum_up_again
 from eigencam.store.unfinished import Parts, set_aside
-from eigencam.store.versions import summary_versions_of
 
 STAGED = "rows.staged"
 """Name of the file with all rows, among the parts, until the result is published."""
@@ -272,12 +271,15 @@ class Result:
         self.settle()
 
     def sum_up_again(self, evaluator: Any) -> None:
-        """Recompute the summary from the stored rows, if another version of the evaluator's `summary` made it."""
-        summary = self.summary
-        if summary is None or summary.unsupported or is_current(summary, evaluator):
-            return
-        with self.finishing():
-            sum_up_again(self.folder, summary, evaluator, RowFile(self.folder / ROWS, summary.n))
+        """Recompute the summary, and the kept curves, from the stored rows if other versions of the code made them."""
+        if (summary := self.summary) and not summary.unsupported and is_outdated(self.folder, summary, evaluator):
+            with self.finishing():
+                sum_up_again(self.folder, summary, evaluator, RowFile(self.folder / ROWS, summary.n))
+
+    def keep_curves(self, evaluator: Any) -> None:
+        """Write the curves of the published rows. Only within `finishing`."""
+        if summary := self.summary:
+            keep_curves(self.folder, summary, evaluator, RowFile(self.folder / ROWS, summary.n))
 
     def measured(self, what: Mapping[str, Any]) -> None:
         """Record what this run measured, in the run's file; not part of the result. Only within `finishing`."""
@@ -346,55 +348,3 @@ class Result:
                 (self.folder / SUMMARY).unlink(missing_ok=True)
         if not (self.folder / SUMMARY).exists():
             (self.folder / ROWS).unlink(missing_ok=True)  # a run was killed between rows and summary
-
-
-def summed_up(evaluator: Any, rows: pd.DataFrame | Blocks) -> tuple[dict[str, Any], list[Metric]]:
-    """Return the fields of `Summary` that an evaluator computes from rows, in memory or in blocks, and its metrics.
-
-    Raises:
-        ValueError: a metric whose numbers contradict each other, or that occurs twice.
-    """
-    metrics = summarised(evaluator, rows)
-    made = tuple(stated(metric.stored()) for metric in metrics)
-    if len({metric["name"] for metric in made}) < len(made):
-        raise ValueError("metrics: one of them twice")
-    summary = {
-        "protocol": plain(dict(evaluator.protocol())),
-        "headline": headline_of(evaluator),
-        "summary_versions": summary_versions_of(type(evaluator)),
-        "metrics": made,
-    }
-    return summary, metrics
-
-
-def is_current(summary: Summary, evaluator: Any) -> bool:
-    """Whether the evaluator would compute the same summary from the same rows."""
-    return summary.summary_versions == summary_versions_of(type(evaluator))
-
-
-def sum_up_again(folder: Path, summary: Summary, evaluator: Any, rows: pd.DataFrame | Blocks) -> None:
-    """Publish a complete result with metrics recomputed from its unchanged rows."""
-    fresh, _ = summed_up(evaluator, rows)
-    publish(folder, replace(summary, **fresh))
-
-
-def publish(folder: Path, summary: Summary, rows: pd.DataFrame | Path | None = None) -> None:
-    """Write rows, then the summary that seals them, then sync the folder's names.
-
-    Args:
-        folder: of the result.
-        summary: its `rows` are set here if rows are given.
-        rows: of every image, or the file that holds them, which is moved; None: `rows.parquet` stays, as named by the
-            summary.
-    """
-    if isinstance(rows, Path):
-        seal = Seal(rows.stat().st_size, file_digest(rows))
-        with replacing(folder / ROWS, sync=True, follow=False) as beside:
-            rows.replace(beside)
-        summary = replace(summary, rows=seal)
-    elif rows is not None:
-        content = as_bytes(pa.Table.from_pandas(rows, preserve_index=False))
-        write_bytes(folder / ROWS, content, sync=True, follow=False)
-        summary = replace(summary, rows=Seal(len(content), digest(content)))
-    write_json(folder / SUMMARY, summary.stored(), sync=True)
-    sync_folder(folder)

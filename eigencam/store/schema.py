@@ -8,6 +8,8 @@
         rows.parquet        one row per image (with `target=each`: per image and class), in the dataset's order
         metrics.json        the summary; written last, so its presence means: complete. It holds the size and the
                             checksum of its rows
+        curves.json         the curves of its rows, for reports; made from the rows again if it is missing; see
+                            `kept_curves`
         error.json          the first line and the traceback of a failed run, until a later run succeeds; for a shard
                             error-3of16.json
         damaged/            files that have changed since they were written; computed again, kept for inspection
@@ -30,6 +32,7 @@ FORMAT = 2
 """Format of identities and folders; a folder of another format is recognised, and never mixed in."""
 
 IDENTITY, CONFIG, ROWS, SUMMARY = "identity.json", "config.yaml", "rows.parquet", "metrics.json"
+CURVES = "curves.json"
 RUNS, PARTS, DAMAGED = "runs", "parts", "damaged"
 NAMES = ("dataset", "network", "method", "evaluator")
 Bad = Literal["bad_images", "bad_truths"]

@@ -14,15 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from eigencam.evaluation.base import Curve
+from eigencam.evaluation.curves import drawn, draws_blocks
 from eigencam.files import first_line
 from eigencam.store.contradictions import contradictions
 from eigencam.store.image_positions import hashes
 from eigencam.store.outdated import outdated
 from eigencam.store.reader import Stored
-from eigencam.store.records import is_current, summed_up
 from eigencam.store.row_file import RowFile
-from eigencam.store.schema import Summary, metric_of
+from eigencam.store.schema import CURVES, Summary, metric_of
 from eigencam.store.seal import strict
+from eigencam.store.summing import is_current, summed_up
 from eigencam.store.trust import PACKAGED, Trust
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -167,7 +169,31 @@ def _metrics(stored: Stored, summary: Summary, rows: RowFile, trust: Trust) -> t
     ]
     if recomputed["headline"] != summary.headline:
         lines.append(f"headline {', '.join(summary.headline)}; its evaluator says {', '.join(recomputed['headline'])}")
-    return lines, ""
+    return [*lines, *_curves(stored, evaluator, rows)], ""
+
+
+def _curves(stored: Stored, evaluator: Any, rows: RowFile) -> Iterator[str]:
+    """Compare the curves that are kept, if any, with those of the rows."""
+    try:
+        if (kept := stored.curves()) is None:
+            return
+        made = drawn(evaluator, rows) if kept or draws_blocks(evaluator) else []
+    except Exception as error:  # damage, or any error of its evaluator on foreign rows
+        yield f"curves not compared: {first_line(error)}"
+        return
+    if len(kept) != len(made):
+        yield f"{CURVES}: {len(kept)} curves, {len(made)} from its rows"
+    for one, other in zip(kept, made, strict=False):
+        if not _same_curve(one, other):
+            yield f"{CURVES}: {one.name}: another curve than from its rows"
+
+
+def _same_curve(one: Curve, other: Curve) -> bool:
+    words = all(getattr(one, key) == getattr(other, key) for key in ("name", "x", "y", "log"))
+    lines = (one.xs, one.ys, one.mark or ()), (other.xs, other.ys, other.mark or ())
+    return words and all(
+        len(a) == len(b) and np.allclose(a, b, rtol=RELATIVE, atol=1e-12) for a, b in zip(*lines, strict=True)
+    )
 
 
 def _differences(name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any] | None) -> Iterator[str]:
