@@ -72,6 +72,8 @@ def checked_ids(ids: object, name: str) -> None:
     for i, one in enumerate(ids):
         if not isinstance(one, str) or not one:
             raise ValueError(f"{name}.ids: image {i} has {one!r}, {type(one).__name__}; expected: a text, not empty")
+        if not one.isascii() and any("\ud800" <= letter <= "\udfff" for letter in one):
+            raise ValueError(f"{name}.ids: image {i} has {one!r}, which is not UTF-8; rename the file")
     if repeated(ids):
         unique(list(ids), range(len(ids)), f"images of {name}")
 

@@ -65,8 +65,11 @@ def of_another(path: Path | str, file_name: str, stems: Container[str]) -> str:
         file_name: the image's, as the annotation gives it.
         stems: names of all images, without folder and suffix.
     """
+    own = Path(path).stem
+    if file_name in ("", own):
+        return ""
     named = image_id(re.split(r"[/\\]", file_name)[-1])
-    if named == Path(path).stem or named not in stems:
+    if named == own or named not in stems:
         return ""
     return f"{path}: its <filename> is {file_name}, another image; allowed is its own name, or none"
 

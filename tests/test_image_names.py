@@ -80,11 +80,11 @@ def test_files_that_could_be_of_two_or_are_of_one_are_refused(ids: list[str], ke
         matched(ids, keys)
 
 
-@pytest.mark.parametrize("ids", [[], "ab", [1, 2], ["a", ""], ["a", None], ["a", "b", "a"], None, 3])
+@pytest.mark.parametrize("ids", [[], "ab", [1, 2], ["a", ""], ["a", None], ["a", "b", "a"], ["ä", "\udce4"], None, 3])
 def test_ids_of_anybodys_dataset_are_checked(ids: object) -> None:
     with pytest.raises(ValueError, match="mine"):
         checked_ids(ids, "mine")
-    checked_ids(["a", "b"], "mine")
+    checked_ids(["a", "ä", "象"], "mine")
 
 
 def test_ids_with_aliases_cross_processes() -> None:
