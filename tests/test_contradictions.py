@@ -4,18 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from runs import config
 from stored import ENVIRONMENT, finished, plan, result, rows
 
+from eigencam.running.run import run
 from eigencam.store import contradictions
 from eigencam.store.examine import published
 from eigencam.store.finish import differences
 from eigencam.store.merge import merge
-from eigencam.store.reader import read
+from eigencam.store.reader import is_result, read
 from eigencam.store.records import Result
-from eigencam.store.schema import ROWS
+from eigencam.store.schema import ROWS, SUMMARY
 from eigencam.store.shards import Shard
 from eigencam.store.summing import summed_up
+from eigencam.store.unfinished import Parts
 from eigencam.store.verify import faults
 
 
@@ -60,6 +64,25 @@ def test_the_next_run_names_both_parts_and_computes_only_that_image_again(
     again.close()
     assert published(made.folder).n == 6
     assert pd.read_parquet(made.folder / ROWS)["iou"].tolist() == [0.6, 0.6, 0.55, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.full
+def test_a_run_after_a_contradiction_has_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+    small = ["dataset.count=6", "batch_size=2", "timing=false", "method=[center_box]", "evaluator=[localization]"]
+    run(config(tmp_path / "whole", *small))
+    run(config(tmp_path / "r", *small, "shard=1/2"))
+    (folder,) = (path for path in (tmp_path / "r").iterdir() if is_result(path.name))
+    parts = Parts(folder / "parts", folder.name.rsplit("-", 1)[-1], "copied")
+    (table,) = parts.tables()[0]
+    rows = table.to_pandas()
+    rows.loc[1, "iou"] += 0.25
+    parts.replace([], pa.Table.from_pandas(rows, preserve_index=False))
+    said: list[str] = []
+    run(config(tmp_path / "r", *small), say=said.append)
+    assert sum("contradicts copied-" in line and "iou" in line for line in said) == 1
+    assert sum("its other rows are kept; set aside in" in line for line in said) == 2
+    for name in (ROWS, SUMMARY):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / folder.name / name).read_bytes()
 
 
 def test_summing_up_and_merging_refuse_what_contradicts(tmp_path: Path) -> None:
