@@ -19,6 +19,7 @@ LAST = "0.2"
 """The last version in which the old paths work."""
 
 MODULES = {
+    "methods.perturbation": "methods.scorecam",
     "methods.components": "methods.eigencam_variants",
     "methods.factors": "methods.dff",
     "methods.integrated": "methods.integrated_gradcam",
@@ -89,6 +90,12 @@ NAMES = {
     "forward.RESHAPES": "passes.readings.LAYOUTS",
     "identity.checksum": "store.canonical.checksum",
     "maps.BatchProbe": "running.probe.BatchProbe",
+    "methods.gradient_weighted.FullGrad": "methods.fullgrad.FullGrad",
+    "methods.gradient_weighted.ShapleyCAM": "methods.shapleycam.ShapleyCAM",
+    "methods.perturbation.AblationCAM": "methods.ablationcam.AblationCAM",
+    "methods.perturbation.Occlusion": "methods.occlusion.Occlusion",
+    "methods.perturbation.RISE": "methods.rise.RISE",
+    "methods.perturbation.ShapCAM": "methods.shapcam.ShapCAM",
     "network.PACKAGED": "networks.weights.PACKAGED",
     "prepare.asks_network": "evaluation.base.asks_network",
     "prepare.is_joint": "evaluation.base.is_joint",

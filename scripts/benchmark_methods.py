@@ -36,6 +36,7 @@ from typing import Any
 import measuring
 import torch
 
+from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.base import Method
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
@@ -43,8 +44,10 @@ from eigencam.methods.fem import FEM
 from eigencam.methods.finer import FinerCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import LayerCAM, XGradCAM
-from eigencam.methods.perturbation import RISE, AblationCAM, ScoreCAM, ShapCAM
 from eigencam.methods.refusal import refusal
+from eigencam.methods.rise import RISE
+from eigencam.methods.scorecam import ScoreCAM
+from eigencam.methods.shapcam import ShapCAM
 from eigencam.methods.smoothing import EigenSmooth
 from eigencam.networks.network import Network, load_network
 from eigencam.running.batch_maps import compute_maps

@@ -14,7 +14,7 @@ cache sizes, and versions themselves.
 `--unreached` tries nothing: it reports the literals in statements that no golden case executes, which no golden number
 can therefore catch. It costs the tracing alone, some two minutes of processor time for all modules.
 
-Modules are given by the ends of their names, as `perturbation`; the smallest come first. Functions are changed in place
+Modules are given by the ends of their names, as `scorecam`; the smallest come first. Functions are changed in place
 in forked copies of one process. Only those golden cases are computed that execute the changed statement: all cases of
 its module, and of the others the fastest that take different paths through its function, up to two seconds. Numba's
 functions run as plain Python. The outcomes are kept in a file: an interrupted call resumes, and only what has changed

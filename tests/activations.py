@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from eigencam.methods.blur_ig import BlurIG
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.fixations import CNNFixations
-from eigencam.methods.gradient_weighted import FullGrad
+from eigencam.methods.fullgrad import FullGrad
 from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.input_gradients import GuidedBackprop, GuidedGradCAM, IntegratedGradients
 from eigencam.methods.lift import LIFTCAM

@@ -23,12 +23,13 @@ from eigencam.evaluation.proposals import Proposals, recall_curve
 from eigencam.methods import broadcam, cam, eigencam, fixations, rollout, vitcx, vscam, xrai
 from eigencam.methods.attnlrp import AttnLRP, _LayerNorm
 from eigencam.methods.files import BoxFiles
-from eigencam.methods.gradient_weighted import FullGrad, LayerCAM
+from eigencam.methods.fullgrad import FullGrad
+from eigencam.methods.gradient_weighted import LayerCAM
 from eigencam.methods.lime import LIME
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
-from eigencam.methods.perturbation import RISE, _mirrored
 from eigencam.methods.recipro import ReciproCAM
 from eigencam.methods.relevance import LRP, _to_image
+from eigencam.methods.rise import RISE, _mirrored
 from eigencam.networks.verification import for_pairs
 from eigencam.passes import tape
 from eigencam.passes.forward import Forward, forward_pass

@@ -15,13 +15,14 @@ from references import OWN, Case, Pair, one_by_one
 from sklearn.decomposition import KernelPCA
 from torch import Tensor, nn
 
+from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.cam import CAM
 from eigencam.methods.eigencam import EigenCAM
 from eigencam.methods.eigencam_variants import KPCACAM, EigenGradCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
-from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
-from eigencam.methods.perturbation import AblationCAM
+from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.randomness import normal
+from eigencam.methods.shapleycam import ShapleyCAM
 from eigencam.networks.network import Network
 
 THEIRS = "pytorch-grad-cam"

@@ -17,7 +17,7 @@ from references import OWN, Case, Pair
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from eigencam.methods.gradient_weighted import FullGrad
+from eigencam.methods.fullgrad import FullGrad
 from eigencam.methods.input_gradients import Gradient, GuidedBackprop, GuidedGradCAM, IntegratedGradients, SmoothGrad
 from eigencam.methods.randomness import normal
 from eigencam.methods.refusal import probe, traced

@@ -20,9 +20,12 @@ from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from eigencam.methods.lime import LIME
+from eigencam.methods.occlusion import Occlusion
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
-from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, Occlusion, ScoreCAM, ShapCAM
 from eigencam.methods.randomness import normal, uniform
+from eigencam.methods.rise import RISE
+from eigencam.methods.scorecam import ISCAM, SSCAM, ScoreCAM
+from eigencam.methods.shapcam import ShapCAM
 from eigencam.passes.tail import tail
 
 Floats = NDArray[np.float64]

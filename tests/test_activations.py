@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from eigencam.methods.attnlrp import AttnLRP
 from eigencam.methods.base import follows, needs_smooth
+from eigencam.methods.fullgrad import full_gradients
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.gradient_weighted import full_gradients
 from eigencam.methods.refusal import refusal
 from eigencam.methods.relevance import DeepLIFT
 

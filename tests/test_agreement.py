@@ -11,7 +11,7 @@ import torch
 from references import Case, Pair, case_of, compare
 from torch import nn
 
-from eigencam.methods.gradient_weighted import full_gradients
+from eigencam.methods.fullgrad import full_gradients
 from eigencam.methods.input_gradients import IntegratedGradients
 from eigencam.methods.lime import LIME
 

@@ -24,8 +24,11 @@ from eigencam.evaluation.faithfulness import Adcc, AverageDrop, InsertionDeletio
 from eigencam.methods.eigencam_variants import KPCACAM
 from eigencam.methods.gradcam import GradCAM
 from eigencam.methods.lime import LIME
+from eigencam.methods.occlusion import Occlusion
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
-from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, Occlusion, ScoreCAM, ShapCAM
+from eigencam.methods.rise import RISE
+from eigencam.methods.scorecam import ISCAM, SSCAM, ScoreCAM
+from eigencam.methods.shapcam import ShapCAM
 from eigencam.networks.network import Network
 from eigencam.running.probe import BatchProbe
 

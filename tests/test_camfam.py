@@ -19,9 +19,9 @@ from eigencam.methods.finer import FinerCAM
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM
 from eigencam.methods.group import GroupCAM, truncated_blur
-from eigencam.methods.perturbation import ScoreCAM, unit
 from eigencam.methods.recipro import ReciproCAM
 from eigencam.methods.refine import RefineCAM
+from eigencam.methods.scorecam import ScoreCAM, unit
 from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.windows import SlidingWindows
 from eigencam.networks.layers import examine

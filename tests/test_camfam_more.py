@@ -26,9 +26,9 @@ from eigencam.methods.guided_ig import GuidedIG
 from eigencam.methods.integrated_gradcam import IntegratedGradCAM
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.opti import OptiCAM
-from eigencam.methods.perturbation import unit
 from eigencam.methods.poly import PolyCAM, channel_masks
 from eigencam.methods.relevance_cam import RelevanceCAM
+from eigencam.methods.scorecam import unit
 from eigencam.methods.sensitivity_indices import HSICAttribution, SobolAttribution, hsic, jansen
 from eigencam.methods.sess import SESS, windows
 from eigencam.methods.xrai import XRAI

@@ -35,6 +35,7 @@ from eigencam.evaluation.segmentation import Segmentation
 from eigencam.evaluation.sensitivity import MaxSensitivity
 from eigencam.evaluation.sparseness import Sparseness
 from eigencam.methods import base
+from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.acol import ACoL
 from eigencam.methods.attention_relevance import GAE, LeGrad, TransformerAttribution
 from eigencam.methods.attnlrp import AttnLRP
@@ -56,8 +57,9 @@ from eigencam.methods.fem import FEM
 from eigencam.methods.files import MapFiles
 from eigencam.methods.finer import FinerCAM
 from eigencam.methods.fixations import CNNFixations
+from eigencam.methods.fullgrad import FullGrad
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
-from eigencam.methods.gradient_weighted import FullGrad, HiResCAM, LayerCAM, ShapleyCAM, SmoothGradCAMPlusPlus, XGradCAM
+from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.group import GroupCAM
 from eigencam.methods.gscore import GScoreCAM
 from eigencam.methods.guided_ig import GuidedIG
@@ -66,20 +68,24 @@ from eigencam.methods.integrated_gradcam import IntegratedGradCAM
 from eigencam.methods.lcam import LCAM
 from eigencam.methods.lift import LIFTCAM
 from eigencam.methods.lime import LIME
+from eigencam.methods.occlusion import Occlusion
 from eigencam.methods.opti import OptiCAM
 from eigencam.methods.optimised_masks import ExtremalPerturbation, MeaningfulPerturbation
 from eigencam.methods.peers import Captum, PytorchGradCAM, TorchCAM
-from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
 from eigencam.methods.poly import PolyCAM
 from eigencam.methods.recipro import ReciproCAM
 from eigencam.methods.refine import RefineCAM
 from eigencam.methods.relevance import LRP, DeepLIFT, ExcitationBackprop
 from eigencam.methods.relevance_cam import RelevanceCAM
+from eigencam.methods.rise import RISE
 from eigencam.methods.rollout import AttentionRollout
+from eigencam.methods.scorecam import ISCAM, SSCAM, ScoreCAM
 from eigencam.methods.selective_search import SelectiveSearch
 from eigencam.methods.self_taught import SelfTaught
 from eigencam.methods.sensitivity_indices import HSICAttribution, SobolAttribution
 from eigencam.methods.sess import SESS
+from eigencam.methods.shapcam import ShapCAM
+from eigencam.methods.shapleycam import ShapleyCAM
 from eigencam.methods.smoothing import AugSmooth, EigenSmooth, Smooth
 from eigencam.methods.ventral import Ventral
 from eigencam.methods.vitcx import ViTCX

@@ -18,7 +18,7 @@ from eigencam.commands.target import parsed
 from eigencam.methods.drise import DRISE
 from eigencam.methods.gradcam import GradCAM, weighted_sum
 from eigencam.methods.gscore import GScoreCAM
-from eigencam.methods.perturbation import unit
+from eigencam.methods.scorecam import unit
 from eigencam.networks.network import Preprocess
 from eigencam.passes.calls import TargetError
 from eigencam.passes.forward import forward_pass

@@ -12,18 +12,12 @@ from torch import Tensor, nn
 from toys import make, network, random_activations
 
 from eigencam.methods.cam import CAM
+from eigencam.methods.fullgrad import FullGrad, full_gradients
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus
-from eigencam.methods.gradient_weighted import (
-    FullGrad,
-    HiResCAM,
-    LayerCAM,
-    ShapleyCAM,
-    SmoothGradCAMPlusPlus,
-    XGradCAM,
-    full_gradients,
-)
+from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, SmoothGradCAMPlusPlus, XGradCAM
 from eigencam.methods.peers import PytorchGradCAM, TorchCAM
 from eigencam.methods.randomness import normal
+from eigencam.methods.shapleycam import ShapleyCAM
 from eigencam.passes.calls import evaluating
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import Reading

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eigencam import Explainer
+from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.expected import ExpectedGradients
 from eigencam.methods.gradcam import GradCAM
-from eigencam.methods.perturbation import AblationCAM
 from eigencam.methods.refusal import refusal
 from eigencam.methods.relevance import DeepLIFT
 from eigencam.networks.network import Preprocess

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torchcam import methods as torchcam
 from toys import make, network, random_activations
 
+from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.cam import CAM
+from eigencam.methods.occlusion import Occlusion
 from eigencam.methods.peers import Captum, PytorchGradCAM
-from eigencam.methods.perturbation import ISCAM, RISE, SSCAM, AblationCAM, Occlusion, ScoreCAM, ShapCAM
 from eigencam.methods.randomness import normal, uniform
+from eigencam.methods.rise import RISE
+from eigencam.methods.scorecam import ISCAM, SSCAM, ScoreCAM
+from eigencam.methods.shapcam import ShapCAM
 from eigencam.passes import ablation
 from eigencam.passes.forward import Forward, forward_pass
 

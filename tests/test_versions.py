@@ -14,8 +14,9 @@ import eigencam.datasets
 import eigencam.evaluation
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.files import BoxFiles
-from eigencam.methods.perturbation import AblationCAM, Occlusion
+from eigencam.methods.occlusion import Occlusion
 from eigencam.methods.relevance import LRP
 from eigencam.networks.network import Preprocess
 from eigencam.store.versions import _constant, summary_versions_of, versions_of

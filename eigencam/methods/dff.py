@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.methods.perturbation import uncut
 from eigencam.methods.randomness import normal
+from eigencam.methods.refusal import uncut
 from eigencam.passes.forward import Forward
 
 if TYPE_CHECKING:

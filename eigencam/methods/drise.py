@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from eigencam.methods.perturbation import RISE
+from eigencam.methods.rise import RISE
 from eigencam.passes.forward import Forward
 from eigencam.targets import ScoredNetwork, similarity
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.parameter_checks import above_zero, at_least
-from eigencam.methods.perturbation import unit
+from eigencam.methods.scorecam import unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import made
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.perturbation import masked_scores
+from eigencam.methods.scorecam import masked_scores
 from eigencam.passes.forward import Forward
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
-from eigencam.methods.perturbation import uncut
+from eigencam.methods.refusal import uncut
 from eigencam.passes.backward import RESCALED, chunked, gradients
 from eigencam.passes.forward import Forward
 from eigencam.passes.operation_kinds import AFFINE

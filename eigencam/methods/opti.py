@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.parameter_checks import at_least
-from eigencam.methods.perturbation import unit
+from eigencam.methods.scorecam import unit
 from eigencam.passes.calls import evaluating, network_logits
 from eigencam.passes.forward import Forward
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from eigencam.methods.gradcam import weighted_sum
 from eigencam.methods.parameter_checks import at_least, one_of
-from eigencam.methods.perturbation import strongest
+from eigencam.methods.scorecam import strongest
 from eigencam.methods.stages import stages
 from eigencam.passes.forward import Forward
 

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigencam.methods.parameter_checks import one_of
-from eigencam.methods.perturbation import SCORES, Score, uncut, unit
+from eigencam.methods.refusal import uncut
+from eigencam.methods.scorecam import SCORES, Score, unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import constant
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from eigencam.methods.base import Method, is_class_specific, needs_gradient
 from eigencam.methods.parameter_checks import one_of
-from eigencam.methods.perturbation import unit
+from eigencam.methods.scorecam import unit
 from eigencam.methods.stages import stages, stages_of
 from eigencam.methods.wrapping import Wrapping
 from eigencam.passes.forward import Forward

@@ -95,3 +95,13 @@ def _without_gradient(method: Method, network: "Network", cut: str) -> str:
         if not reaches:
             return f"no gradient of the logits reaches {layer}: {cut or 'they do not depend on it'}"
     return ""
+
+
+def uncut(network: "Network", layer: str | None) -> str:
+    """Why the network cannot be run from changed outputs of the layer; "" if it can."""
+    from eigencam.passes.tail import fault
+
+    reading = network.reading(layer or network.layer)
+    if reading.front or reading.behind:
+        return "it gives changed activations back to the network, and a map of tokens is without the class token"
+    return fault(network.module, layer or network.layer, network.preprocess.shape)

@@ -26,7 +26,7 @@ from torch import Tensor
 from eigencam.methods.base import Method, maps_of
 from eigencam.methods.group import truncated_blur
 from eigencam.methods.parameter_checks import at_least
-from eigencam.methods.perturbation import unit
+from eigencam.methods.scorecam import unit
 from eigencam.methods.smoothing import again
 from eigencam.methods.wrapping import Wrapping
 from eigencam.passes.forward import Forward

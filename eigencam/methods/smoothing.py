@@ -29,8 +29,8 @@ from eigencam.methods.eigencam import first_component
 from eigencam.methods.gradcam import GradCAM, GradCAMPlusPlus, plus_plus_weights
 from eigencam.methods.gradient_weighted import HiResCAM, LayerCAM, XGradCAM, xgrad_weights
 from eigencam.methods.parameter_checks import at_least
-from eigencam.methods.perturbation import unit
 from eigencam.methods.randomness import normal
+from eigencam.methods.scorecam import unit
 from eigencam.methods.wrapping import Wrapping
 from eigencam.passes.forward import Forward
 

@@ -31,8 +31,8 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from eigencam.methods.parameter_checks import above_zero, at_least
-from eigencam.methods.perturbation import unit
 from eigencam.methods.randomness import normal
+from eigencam.methods.scorecam import unit
 from eigencam.passes.forward import Forward
 from eigencam.transfer import to_device, to_host
 
