@@ -110,7 +110,7 @@ class Voc:
         Args:
             root: the folder that contains `VOCdevkit`, or `VOCdevkit` or `VOC2012` itself.
             year: 2007 or 2012.
-            image_set: a list in `ImageSets/<task>`: train, val, trainval, test, or a class's, as `cow_val`, whose
+            image_set: a list in `ImageSets/<task>`: train, val, trainval, test, or a class's, such as `cow_val`, whose
                 images flagged -1 (no such object) are left out.
             task: `Main`: every image has boxes; `Segmentation`: every image has a mask, and boxes where annotated.
             difficult: keep the boxes flagged difficult (`Truth.difficult` marks them).

@@ -43,7 +43,7 @@ _REASONS = {
     errno.EISDIR: "a folder is in the place of a file",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "the link leads back to itself",
-    errno.EMFILE: "too many files are open; raise the limit, as with `ulimit -n 4096`",
+    errno.EMFILE: "too many files are open; raise the limit, for example by `ulimit -n 4096`",
 }
 
 

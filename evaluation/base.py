@@ -71,8 +71,8 @@ class Metric:
             `both`. Methods are not compared in metrics of the network alone.
         hit: whether the value of each row is a hit or a miss.
         undefined: whether the rows do not define it; `note` says why, `value` is NaN.
-        win: for a drop of the class's probability: name of the metric for the share of images in which a method's drop
-            is the smallest, which `eigencam table --win` adds; "" for any other metric.
+        win: name of the metric that `eigencam table --win` adds, the share of images in which a method's drop of the
+            probability is the smallest; "" for any other metric than such a drop.
         kept: with `win`, the column of rows with the probability that a changed image keeps of the column `confidence`.
         caution: why there is no interval, or that few images of a class bias the value; "" if neither applies.
     """

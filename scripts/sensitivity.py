@@ -14,7 +14,7 @@ cache sizes, and versions themselves.
 `--unreached` tries nothing: it reports the literals in statements that no golden case executes, which no golden number
 can therefore catch. It costs the tracing alone, some two minutes of processor time for all modules.
 
-Modules are given by the ends of their names, as `scorecam`; the smallest come first. Functions are changed in place
+Modules are given by the ends of their names (`scorecam`); the smallest come first. Functions are changed in place
 in forked copies of one process. Only those golden cases are computed that execute the changed statement: all cases of
 its module, and of the others the fastest that take different paths through its function, up to two seconds. Numba's
 functions run as plain Python. The outcomes are kept in a file: an interrupted call resumes, and only what has changed
@@ -73,7 +73,7 @@ class Change:
     """One literal changed one way.
 
     Attributes:
-        where: the module's stem, the qualified name, and the literal with its number among equal ones there.
+        where: module and function, the literal, and its number among the equal literals of that function.
         line: in the file.
         old: the literal.
         new: what it becomes.

@@ -119,7 +119,7 @@ def erased(method: Any, draws: torch.Generator) -> Iterator[Line]:
 
 
 def networks(wsol: Any, draws: torch.Generator) -> Iterator[Line]:
-    """The networks with equal weights: logits, and CAM up to a factor."""
+    """Compare both codes' networks with equal weights: their logits, and their CAMs up to a factor."""
     image, label = torch.randn(1, 3, 112, 112, generator=draws), torch.tensor([3])
     for name, make, layer in FORMS:
         for large in (False, True):

@@ -132,7 +132,7 @@ def proportional(relevance: Tensor, x: Tensor, weight: Tensor, out: Tensor) -> T
 
 
 def totals(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the authors' shares of a sum's two values: totals in the ratio of the proportional totals' sizes."""
+    """Return the authors' shares for the two values of a sum; their totals have the ratio of the values' totals."""
     first, second = (divided(relevance * part, a + b) for part in (a, b))
     sizes = first.sum().abs(), second.sum().abs()
     whole = relevance.sum() / (sizes[0] + sizes[1])
@@ -167,7 +167,7 @@ def weights_of(mlp: nn.Sequential) -> tuple[Tensor, Tensor]:
 
 
 def down(block: Block, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the relevance (T, C) before a block and of its weights (heads, T, T), from that behind it."""
+    """Return the relevance (T, C) before a block and that of its weights (heads, T, T), from the one behind it."""
     attention, (up, back) = block.module.self_attention, weights_of(block.module.mlp)
     kept, fed = totals(relevance, block.between, block.fed)
     fed = positive(positive(fed, block.active, back), block.normed_again, up)

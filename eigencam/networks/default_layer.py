@@ -64,7 +64,7 @@ class Choice:
 
 
 class NoAnswerError(ValueError):
-    """The network's output cannot be compared between images, as a detector's."""
+    """The network's output, such as a detector's, cannot be compared between images."""
 
 
 def default_layer(module: nn.Module, examined: Examined, name: str, *, classifier: bool = True) -> str:
@@ -99,7 +99,7 @@ def _why(choice: Choice, examined: Examined) -> str:
 
 
 def _several_maps(examined: Examined) -> str:
-    """The maps that the outermost module with several returns, as a detector's backbone; "" if there is none."""
+    """The maps of the outermost module that returns several, such as a detector's backbone; "" if there is none."""
     groups: dict[str, list[str]] = {}
     for found in examined.findings.values():
         if found.reading and MARK in found.layer and len(found.shape) == 3:

@@ -56,7 +56,7 @@ def reweighted(module: nn.Module, weights: str) -> nn.Module:
 def layers_from_output(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
     """The modules with parameters of their own, the last called first.
 
-    A module that is not called itself, as an attention's projection, takes the position of the module around it.
+    A module that is not called itself, such as an attention's projection, gets the position of the module around it.
 
     Args:
         module: the network.

@@ -215,7 +215,7 @@ def _names_code(text: str) -> bool:
             spec = importlib.util.find_spec(".".join(parts[:k]))
         except ImportError:
             return False
-        except ValueError:  # a module without a spec, as `__main__`
+        except ValueError:  # a module without a spec, such as `__main__`
             return True
         if spec is None or spec.origin is not None:  # a folder without `__init__.py` has none
             return spec is not None
