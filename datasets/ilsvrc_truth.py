@@ -58,7 +58,7 @@ class IlsvrcTruth:
         sizes: (N, 2) int64, (height, width) in pixels; (0, 0) if the source does not say.
         synsets: WordNet ids, names and devkit ids of the classes, as far as found.
         source: which source was read.
-        resized: ids of the images whose boxes were scaled and rounded with them, so that they may end one pixel beyond.
+        resized: ids of the images that were resized; their boxes were scaled and rounded, and may end one pixel beyond.
         faults: faults in an image's ground truth, by id; its label is then -1 and it has no boxes.
     """
 

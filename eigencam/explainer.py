@@ -333,7 +333,7 @@ class Explainer:
             network: the network.
             methods: by name.
             images: the originals, with their names.
-            seen: as the network sees them, and which part of them.
+            seen: each image as the network sees it, and the part of the image that this is.
             labels: the classes; the predicted ones when None.
             rows: the image of each label.
         """

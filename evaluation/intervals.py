@@ -185,7 +185,7 @@ def of_influence(value: float, influence: Floats, within: Interval = (-np.inf, n
 
 
 def influences(parts: Parts, statistic: Callable[[Floats], Floats]) -> tuple[float, Floats]:
-    """A statistic of the sums of (N, K) parts, and its jackknife influences (N,); NaN if undefined without an image."""
+    """A statistic of the sums of (N, K) parts and its jackknife influences (N,): NaN if undefined without the image."""
     n, k = cast(tuple[int, int], parts.shape)
     sums = np.asarray(parts.sum(axis=0), np.float64).ravel()
     value = float(statistic(sums[None])[0])

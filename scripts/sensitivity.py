@@ -201,7 +201,7 @@ class Golden:
     """The golden cases, and the lines of the changed modules that each of them executes.
 
     Attributes:
-        makers: what makes the entry of each case alone.
+        makers: by case, the function that computes its entry alone.
         wanted: the file.
         ran: what each case executes in the modules that are changed.
     """

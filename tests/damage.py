@@ -48,8 +48,8 @@ def empty(file: str) -> Damage:
 
 
 def corners(file: str, line: str, box: str, width: int, height: int) -> Cases:
-    """Faults of a box `x1,y1,x2,y2`, 0-based inclusive, in an image of the given size; the file has `box` at the {} of
-    `line`."""
+    """Faults of a box `x1,y1,x2,y2`, 0-based inclusive, in an image of the given size; the file's `line`
+    has `box` in place of {}."""
     wrong = {
         "outside": f"{width + 20},0,{width + 30},5",
         "inverted": "9,0,2,5",

@@ -15,8 +15,8 @@ and gives about `segments` superpixels; `fill: zero` hides with the image's mean
 embeddings of the copy and of the whole image, an embedding being the layer's output averaged over the positions. The
 map is then class-agnostic. On a dataset of pairs it is `lime_verification_reading`, LIME for verification
 (Alonso-Fernandez et al., arXiv 2307.13428): f is the cosine between the copy and the *other* image of the pair, with
-the embedding of `eigencam.networks.verification`. Only the paper's abstract could be read, which has this cosine;
-superpixels, samples, kernel and fill are LIME's, our choice.
+the embedding of `eigencam.networks.verification`. Only the paper's abstract could be read; it has this cosine. As
+our choice, superpixels, samples, kernel and fill are LIME's.
 
 Superpixels are computed on the CPU, image by image, from the 8-bit colours that the network sees, so they depend on
 neither its dtype nor its normalisation.

@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class ScoredReading:
-    """A reading with its score; `order` says how its cells would have to be rearranged to follow."""
+    """A reading with its score; `order` says how its cells must be rearranged to follow the stimulus."""
 
     score: float
     reading: Reading
