@@ -14,12 +14,14 @@ import eigencam.datasets
 import eigencam.evaluation
 from eigencam.evaluation.localization import Localization
 from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.evaluation.pointing import Energy
 from eigencam.methods.ablationcam import AblationCAM
 from eigencam.methods.files import BoxFiles
 from eigencam.methods.occlusion import Occlusion
 from eigencam.methods.relevance import LRP
+from eigencam.moved import MovedWarning
 from eigencam.networks.network import Preprocess
-from eigencam.store.versions import _constant, summary_versions_of, versions_of
+from eigencam.store.versions import _constant, _shared, reached, summary_versions_of, versions_of
 
 NAMES = ("VERSIONS", "SUMMARY_VERSIONS")
 
@@ -100,6 +102,7 @@ def test_reading_versions_imports_nothing() -> None:
     program = """if True:
         import sys
         from eigencam.evaluation.maxboxacc import MaxBoxAcc
+from eigencam.evaluation.pointing import Energy
         before = set(sys.modules)
         from eigencam.store.versions import versions_of
         found = versions_of(MaxBoxAcc)
@@ -118,3 +121,14 @@ def test_reading_versions_imports_nothing() -> None:
 def test_a_module_without_versions_has_none() -> None:
     assert _constant("eigencam.store.build", "VERSIONS") == {}
     assert _constant("eigencam.nowhere", "VERSIONS") == {}
+
+
+def test_an_old_path_that_was_imported_adds_no_part() -> None:
+    before = versions_of(Energy)
+    reached.cache_clear()
+    _shared.cache_clear()
+    sys.modules.pop("eigencam.evaluation.boxes", None)
+    with pytest.warns(MovedWarning):
+        importlib.import_module("eigencam.evaluation.boxes")
+    assert versions_of(Energy) == before
+    assert ("eigencam.evaluation.boxes", "") not in reached(Energy)

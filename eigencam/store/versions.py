@@ -131,8 +131,9 @@ def _imported(name: str, names: Sequence[str]) -> Iterator[_ModuleName]:
     if spec is None or spec.submodule_search_locations is None:
         yield _ModuleName(name)
     else:
-        inside = [f"{name}.{inner}" for inner in names if inner.isidentifier()]
-        yield from (_ModuleName(module) for module in inside if importlib.util.find_spec(module))
+        inside = {f"{name}.{inner}" for inner in names if inner.isidentifier()}
+        specs = {module: importlib.util.find_spec(module) for module in inside}
+        yield from (_ModuleName(module) for module, spec in specs.items() if spec and spec.origin)  # no old path
 
 
 @functools.cache
