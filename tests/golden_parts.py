@@ -31,8 +31,7 @@ from eigencam.passes.readings import CHANNELS_LAST
 from eigencam.store.build import find, instantiate
 
 WITHOUT = ("acol", "alexnet_bvlc", "dual_cross", "dual_cross_small", "efficientnet_lite0", "scenes_detector")
-"""Networks without golden numbers: wrappers of another network, other inputs, large untrained ones, those of another
-package, and those without logits."""
+"""Networks without golden numbers: wrappers, other inputs, large untrained ones, another package's, without logits."""
 
 RULES: tuple[tuple[score_maps.Rule, float], ...] = (("max", 0.3), ("range", 0.4), ("mean", 1.5), ("energy", 0.6))
 
