@@ -1,5 +1,6 @@
 """The curves of results: collected into plots with one line per method, and written as figures for papers."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,17 +129,19 @@ def thinned(points: NDArray[np.float64], tolerance: float = 0.25) -> NDArray[np.
     >>> thinned(np.array([[0, 0], [1, 0.1], [2, 0], [2, 5]])).tolist()
     [[0.0, 0.0], [2.0, 0.0], [2.0, 5.0]]
     """
+    xs, ys = np.ascontiguousarray(points.T)
     kept, stack = np.zeros(len(points), bool), [(0, len(points) - 1)]
     kept[[0, -1]] = True
     while stack:
         a, b = stack.pop()
         if b - a < 2:
             continue
-        (dx, dy), between = points[b] - points[a], points[a + 1 : b] - points[a]
-        length = float(np.hypot(dx, dy))
-        off = np.abs(dx * between[:, 1] - dy * between[:, 0]) / length if length else np.hypot(*between.T)
-        k = a + 1 + int(off.argmax())
-        if off.max() > tolerance:
+        dx, dy = float(xs[b] - xs[a]), float(ys[b] - ys[a])
+        x, y, length = xs[a + 1 : b] - xs[a], ys[a + 1 : b] - ys[a], math.hypot(dx, dy)
+        off = np.abs(dx * y - dy * x) / length if length else np.hypot(x, y)
+        farthest = int(off.argmax())
+        k = a + 1 + farthest
+        if off[farthest] > tolerance:
             kept[k] = True
             stack += [(a, k), (k, b)]
     return np.asarray(points[kept], np.float64)
