@@ -177,7 +177,7 @@ def nearest(
         np.floor(places(start * inside / whole, stop * inside / whole, size)).astype(np.int64)
         for start, stop, inside, whole in ((x0, x1, width, truth.size[1]), (y0, y1, height, truth.size[0]))
     )
-    found = mask[np.clip(y, 0, height - 1)[:, None], np.clip(x, 0, width - 1)]
+    found = mask.take(y, axis=0, mode="clip").take(x, axis=1, mode="clip")
     if region is not None:
         found[(y < 0) | (y >= height)] = VOID
         found[:, (x < 0) | (x >= width)] = VOID
