@@ -26,6 +26,9 @@ from golden_file import Entry
 PATIENCE = 600.0
 """Wall-clock seconds after which a copy of the process is stopped."""
 
+DONE = b"\n"
+"""Begins the answer of a copy: an empty one is an answer, too."""
+
 MORE_MEMORY = 6 << 30
 """Bytes by which the address space of a copy may grow."""
 
@@ -196,7 +199,7 @@ def forked(task: Callable[[], str], seconds: float = PATIENCE) -> str:
         except BaseException as error:  # the copy must not continue as the original process
             answer = f"error: {type(error).__name__}: {error}"
         with os.fdopen(writing, "wb") as stream:
-            stream.write(answer.encode())
+            stream.write(DONE + answer.encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb", buffering=0) as stream:
@@ -205,7 +208,7 @@ def forked(task: Callable[[], str], seconds: float = PATIENCE) -> str:
             content += part
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return content.decode() or "ended"
+    return content.removeprefix(DONE).decode() if content.startswith(DONE) else "ended"
 
 
 def _alone(seconds: float) -> None:

@@ -1,18 +1,20 @@
-"""Does changing any number in methods and evaluators make the golden test fail?
+"""Does changing any number in methods and evaluators by 5 % make the golden test fail?
 
-    python scripts/sensitivity.py [--unreached] [--up] [--every N] [MODULE ...]
+    python scripts/sensitivity.py [--unreached] [--small] [MODULE ...]
 
 Each numeric literal and default in the modules of methods, evaluators, attacks and shared parts is changed separately:
-floats by 5 % (0.0 to 0.05), integers by 1 up and by 1 down. A change is caught if a golden number changes, a default
-differs from the recorded one, or the code fails. A change that is not caught must be listed in tests/golden_exempt.txt
-with a reason; otherwise the exit status is 1. It is also 1 if that file lists a literal that does not exist or is
-caught.
+floats by 5 % (0.0 to 0.05), integers from 10 on by 5 % up and down, at least by 1. Five percent of a smaller integer
+are no integer: most of these are axes, positions and powers. Defaults are compared with the recorded ones, small ones
+as well. A change is caught if a golden number changes, a default differs, or the code fails. A change that is not
+caught must be listed in tests/golden_exempt.txt with a reason; otherwise the exit status is 1. It is also 1 if that
+file lists a literal that does not exist or is caught.
 
 Literals that cannot change a result are skipped: in annotations, `raise` statements, conditions and messages of errors,
 cache sizes, and versions themselves.
 
-`--unreached` tries nothing: it reports the literals in statements that no golden case executes, which no golden number
-can therefore catch. It costs the tracing alone, some two minutes of processor time for all modules.
+`--small` also changes smaller integers by 1, up and down, and counts how many of these changes are caught; it asks for
+no exemption. `--unreached` tries nothing: it reports the literals in statements that no golden case executes, which no
+golden number can therefore catch. It costs the tracing alone, some two minutes of processor time for all modules.
 
 Modules are given by the ends of their names (`scorecam`); the smallest come first. Functions are changed in place
 in forked copies of one process. Only those golden cases are computed that execute the changed statement: all cases of
@@ -91,6 +93,15 @@ class Change:
         """Name in the list of exemptions."""
         return f"{self.where} {'up' if self.new > self.old else 'down'}"
 
+    @property
+    def small(self) -> bool:
+        """Whether it is of a small integer."""
+        return isinstance(self.old, int) and self.old < SMALL
+
+
+SMALL = 10
+"""Integers below it are small."""
+
 
 class _Literals(ast.NodeVisitor):
     """Collects the numeric literals that results may depend on, with the qualified names around them."""
@@ -155,7 +166,8 @@ def changes(source: str, stem: str) -> Iterator[Change]:
         text = f"{stem} {name} {value}"
         seen[text] += 1
         where = f"{text}#{seen[text]}"
-        others = (value + 1, value - 1) if isinstance(value, int) else (1.05 * value or 0.05,)
+        step = max(1, round(value / 20)) if isinstance(value, int) else 0
+        others = (value + step, value - step) if step else (1.05 * value or 0.05,)
         yield from (Change(where, node.lineno, value, other, k) for other in others)
 
 
@@ -254,7 +266,7 @@ def imported(found: dict[str, Any]) -> Ran:
 
 
 def tried(
-    name: str, golden: Golden, known: dict[str, str], every: int = 1, *, up: bool = False, unreached: bool = False
+    name: str, golden: Golden, known: dict[str, str], *, small: bool = False, unreached: bool = False
 ) -> Iterator[tuple[Change, str]]:
     """Changes of one module with what caught each, "" if nothing did.
 
@@ -262,8 +274,7 @@ def tried(
         name: of the module.
         golden: the cases.
         known: what earlier calls found; added to.
-        every: of the integers' changes only one in so many.
-        up: integers are changed by 1 up alone.
+        small: also those of small integers.
         unreached: only changes that no case executes, which are not tried.
     """
     module = importlib.import_module(name)
@@ -278,14 +289,13 @@ def tried(
         apply(module, tree)
         return first_fault({key: golden.makers[key] for key in names}, golden.wanted)
 
-    all_changes = list(changes(source, name.rpartition(".")[2]))
-    integers = [c for c in all_changes if isinstance(c.old, int) and (c.new > c.old or not up)]
-    start = zlib.crc32(name.encode()) % every
-    for change in [c for c in all_changes if isinstance(c.old, float)] + integers[start::every]:
+    for change in changes(source, name.rpartition(".")[2]):
+        if change.small and not small:
+            continue
         names = golden.of(name, where[change.node])
         if names and unreached:
             continue
-        key = f"{change.name} {zlib.crc32(source.encode()):08x}"
+        key = f"{change.name} {change.new} {zlib.crc32(source.encode()):08x}"
         missed = f"-{zlib.crc32(' '.join(sorted(names)).encode()):08x}"
         if known.get(key, missed).startswith("-") and known.get(key) != missed:
             seconds = 2 * sum(golden.ran[each].seconds for each in names) + 3
@@ -311,9 +321,13 @@ def exemptions() -> dict[str, str]:
     return {pattern.strip(): reason for pattern, reason in lines}
 
 
-def report(found: list[tuple[Change, str]], patterns: dict[str, str], whole: bool) -> int:
+def report(found: list[tuple[Change, str]], patterns: dict[str, str], whole: bool, small: bool = False) -> int:
     """Print the counts and what is neither caught nor exempt; return the exit status."""
     open_, used = list[Change](), Counter[str]()
+    if small:
+        tried = [by for change, by in found if change.small]
+        print(f"{len(tried)} changes of small integers: {sum(map(bool, tried))} caught")
+        found = [(change, by) for change, by in found if not change.small]
     for change, by in found:
         matching = [pattern for pattern in patterns if fnmatch.fnmatchcase(change.name, f"{pattern}*")]
         if not by and not matching:
@@ -363,8 +377,7 @@ def code(modules: Iterable[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="ends of their names; all of them by default")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of the integers' changes only one in N")
-    parser.add_argument("--up", action="store_true", help="integers are changed by 1 up alone")
+    parser.add_argument("--small", action="store_true", help="also change integers below 10, by 1")
     parser.add_argument("--unreached", action="store_true", help="only what no golden case executes")
     parser.add_argument("--state", type=Path, default=STATE, metavar="FILE", help=f"what was found so far ({STATE})")
     arguments = parser.parse_args()
@@ -377,8 +390,7 @@ def main() -> int:
     chosen = [name for name in everything if not ends or name.endswith(ends)]
     for name in sorted(chosen, key=lambda name: len(inspect.getsource(sys.modules[name]))):
         begun, before = len(found), os.times()
-        how = {"up": arguments.up, "unreached": arguments.unreached}
-        for one in tried(name, golden, state.tried, arguments.every, **how):
+        for one in tried(name, golden, state.tried, small=arguments.small, unreached=arguments.unreached):
             found.append(one)
             if len(found) % 50 == 0:
                 state.save()
@@ -386,8 +398,8 @@ def main() -> int:
         now, caught = os.times(), sum(bool(by) for _, by in found[begun:])
         seconds = sum(now[:4]) - sum(before[:4])
         print(f"{name}: {caught} of {len(found) - begun} caught, {seconds:.0f} s", file=sys.stderr, flush=True)
-    whole = not (ends or arguments.up or arguments.unreached) and arguments.every == 1
-    return report(found, exemptions() if EXEMPT.is_file() else {}, whole)
+    whole = not (ends or arguments.unreached)
+    return report(found, exemptions() if EXEMPT.is_file() else {}, whole, arguments.small)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ def test_every_number_of_a_result_is_changed_and_no_other() -> None:
     }
     assert [c.new for c in changes if c.where == "toy module 0.5#1"] == [0.525]
     assert [c.new for c in changes if c.where == "toy Toy.twice 6#1"] == [7, 5]
+    assert {c.new for c in script.changes("x = 120", "toy")} == {126, 114}
+    assert [c.where for c in changes if not c.small] == ["toy module 0.5#1", "toy Toy 4.0#1", *["toy inner 10#1"] * 2]
     assert [c.name for c in changes if c.where == "toy Toy.twice 6#1"] == [
         "toy Toy.twice 6#1 up",
         "toy Toy.twice 6#1 down",
@@ -123,19 +125,24 @@ def test_a_copy_of_the_process_that_does_not_end_is_ended() -> None:
 
 def test_what_a_copy_of_the_process_does_stays_there(module: Any) -> None:
     assert script.forked(lambda: "said") == "said"
+    assert script.forked(lambda: "") == ""  # not what is said of a copy that ended
     assert script.forked(lambda: setattr(module, "inner", None) or "done") == "done"
     assert module.inner is not None
     assert script.forked(lambda: 1 / 0).startswith("error: ZeroDivisionError")  # type: ignore[arg-type]
 
 
 def test_what_is_neither_caught_nor_in_the_list_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    up, down = (change for change in script.changes(SOURCE, "toy") if "twice" in change.where)
+    text = SOURCE.replace("6", "60")
+    up, down = (change for change in script.changes(text, "toy") if "twice" in change.where)
+    small = [change for change in script.changes(SOURCE, "toy") if "twice" in change.where]
     assert script.report([(up, "A@1"), (down, "A@1")], {}, whole=True) == 0
     assert script.report([(up, "A@1"), (down, "")], {}, whole=True) == 1
-    assert "toy Toy.twice 6#1 down" in capsys.readouterr().out
-    assert script.report([(up, "A@1"), (down, "")], {"toy Toy.twice 6#1 down": "why"}, whole=True) == 0
-    assert script.report([(up, "A@1"), (down, "A@1")], {"toy Toy.twice 6#1": "why"}, whole=True) == 1
+    assert "toy Toy.twice 60#1 down" in capsys.readouterr().out
+    assert script.report([(up, "A@1"), (down, "")], {"toy Toy.twice 60#1 down": "why"}, whole=True) == 0
+    assert script.report([(up, "A@1"), (down, "A@1")], {"toy Toy.twice 60#1": "why"}, whole=True) == 1
     assert "caught or not there" in capsys.readouterr().out
+    assert script.report([(up, "A@1"), (small[0], ""), (small[1], "A@1")], {}, whole=True, small=True) == 0
+    assert "2 changes of small integers: 1 caught" in capsys.readouterr().out
 
 
 def test_every_exemption_has_a_reason() -> None:
