@@ -195,6 +195,8 @@ def _in_place(old: Any, new: Any) -> bool:
             there = vars(old).get(name)
             if name.startswith("__") and not isinstance(there, FunctionType):
                 continue
+            if isinstance(value, type) and value.__qualname__ != f"{new.__qualname__}.{name}":
+                continue  # not defined in it: an autograd function and its backward node refer to each other
             if not _in_place(there, value) and not inspect.isdatadescriptor(there) and there is not None:
                 setattr(old, name, value)
         return True
@@ -336,7 +338,9 @@ def report(found: list[tuple[Change, str]], patterns: dict[str, str], whole: boo
     literals = {(change.where, change.line) for change, _ in found}
     missed = {(change.where, change.line) for change, by in found if not by}
     print(
-        f"{len(literals)} literals, {len(found)} changes: {sum(bool(by) for _, by in found)} caught, "
+        f"{len(literals)} literals, {len(found)} changes: {sum(bool(by) for _, by in found)} caught "
+        f"({sum(by.startswith('error') for _, by in found)} on loading, {sum(by == 'ended' for _, by in found)} by not "
+        "ending), "
         f"{sum(not by for _, by in found) - len(open_)} exempt ({len(missed)} literals), {len(open_)} neither"
     )
     for change in open_:
