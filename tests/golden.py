@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
-import golden_rare as rare
+import golden_rare
+import golden_rare_values
 import torch
 from golden_evaluators import evaluator_entries
 from golden_file import Entry
@@ -19,7 +20,8 @@ from golden_parts import part_entries
 def makers() -> dict[str, partial[Entry]]:
     """The function that makes each entry, by name. Its first argument is the subject: a class, a function or a
     module."""
-    found = [*part_entries(rare.PARTS), *method_entries(rare.METHODS), *evaluator_entries(rare.EVALUATORS)]
+    found = [*part_entries(golden_rare_values.PARTS), *method_entries(golden_rare.METHODS)]
+    found += evaluator_entries(golden_rare_values.EVALUATORS)
     made = dict(found)
     if len(made) < len(found):
         names = [name for name, _ in found]

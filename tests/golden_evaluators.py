@@ -29,7 +29,7 @@ FEW: dict[str, Any] = {"size": 48, "steps": 5, "max_iter": 3, "num_classes": 3, 
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "Infidelity": {"slope": {"reading": "slope", "fill": "mean"}},
     "Segmentation": {"tuned": {"tune": 0.5}},
-    "TunedLocalization": {"tuned": {"tune": 0.5}},
+    "TunedLocalization": {"tuned": {"tune": 0.5}, "max": {"rule": "max"}, "energy": {"rule": "energy"}},
     "MaxSensitivity": {"seed": {"samples": 2, "seed": 1}},
 }
 """Settings in addition to the packaged ones, by class, for code that these do not reach."""

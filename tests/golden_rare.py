@@ -4,23 +4,30 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from golden_evaluators import samples
 from golden_file import Case, numbers
-from golden_methods import inputs, network, originals, run
+from golden_methods import Cases, inputs, network, originals, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eigencam.evaluation import component_tree, statistics
-from eigencam.evaluation import maps as score_maps
-from eigencam.evaluation.attacks import DeepFool, deepfool
-from eigencam.evaluation.pointing import Pointing
-from eigencam.evaluation.proposals import Proposals, recall_curve
-from eigencam.methods import broadcam, cam, eigencam, fixations, rollout, vitcx, vscam, xrai
+from eigencam.methods import (
+    blur_ig,
+    broadcam,
+    cam,
+    decom,
+    eigencam,
+    eigencam_variants,
+    fixations,
+    rollout,
+    self_taught,
+    vitcx,
+    vscam,
+    xrai,
+)
 from eigencam.methods.attnlrp import AttnLRP, _LayerNorm
 from eigencam.methods.files import BoxFiles
 from eigencam.methods.fullgrad import FullGrad
@@ -34,8 +41,6 @@ from eigencam.networks.verification import for_pairs
 from eigencam.passes import tape
 from eigencam.passes.forward import Forward, forward_pass
 from eigencam.passes.readings import Reading
-
-Cases = dict[str, Callable[[], Case]]
 
 
 def waves(*shape: int, phase: float = 0.0) -> Tensor:
@@ -52,6 +57,11 @@ def conv(inputs: int, outputs: int, size: int, **options: Any) -> nn.Conv2d:
         if made.bias is not None:
             made.bias.copy_(waves(outputs, phase=0.5))
     return made.requires_grad_(False)
+
+
+def constants(module: ModuleType, *names: str) -> Callable[[], Case]:
+    """Numbers that decide on other inputs than the golden ones, as they are."""
+    return lambda: {name: numbers(np.atleast_1d(np.asarray(getattr(module, name), np.float64))) for name in names}
 
 
 class Branched(nn.Module):
@@ -178,62 +188,8 @@ def _of_pairs() -> Case:
     return {"map": numbers(found)}
 
 
-def _gapless() -> Case:
-    """Thresholds where the order of a sum might decide: equal values at the end of a share."""
-    equal = score_maps.ScoreMap(np.ones((4, 5), np.float32) / 4, (4, 5))
-    stairs = np.repeat(np.arange(1, 5, dtype=np.float32), 5).reshape(4, 5)
-    steps, none = score_maps.ScoreMap(stairs, (4, 5)), score_maps.ScoreMap(-stairs, (4, 5))
-    rules = [(one, rule) for one in (equal, steps, none) for rule in ("max", "mean", "energy")]
-    found = [score_maps.cuts(one, rule, (0.4, 0.8, 0.9)) for one, rule in rules]  # type: ignore[arg-type]
-    return {"cuts": numbers(np.nan_to_num(np.stack(found), posinf=9))}
-
-
-def _single_pixels() -> Case:
-    levels = np.zeros((7, 9), np.uint8)
-    levels[2, 3], levels[5, 6:8], levels[5, 2] = 90, 200, 40
-    nodes = component_tree.outer(levels)
-    return {"nodes": numbers(nodes), "largest": numbers(component_tree.largest_by_area(nodes, levels))}
-
-
 def _moved_to_the_image() -> Case:
     return {"relevance": numbers(_to_image(Coloured().eval(), inputs(16).float() / 256, waves(2, 3, 19, 19)))}
-
-
-def _few_points() -> Case:
-    """A row for one point and for two, by masks; near the mask, far from it, and without one."""
-    case = Case()
-    truth = samples()[1][1]
-    found = Pointing(objects="mask", tolerance=4)
-    rows, columns = np.nonzero(truth.sought_pixels())
-    left, top = int(columns.min()), int(rows[columns.argmin()])
-    for name, x, y in (
-        ("near", [left - 3], [top]),
-        ("far", [left - 5], [top]),
-        ("corner", [0], [0]),
-        ("two", [left - 3, 0], [top, 0]),
-    ):
-        row = found.row_of_points(np.array(x), np.array(y), truth)
-        case[name] = [float(row[key]) for key in ("x", "y", "hit")]
-    row = Pointing(tolerance=4).row_of_points(np.array([left - 3]), np.array([top]), truth, "nonfinite")
-    case["boxes"] = [float(row["hit"])]
-    return case
-
-
-def _recall_curve() -> Case:
-    lists = [np.array([0.5, 0.83]), np.zeros(0), np.array([0.97, 1.0, 0.2])]
-    rows = pd.DataFrame({"matched_10": lists, "map_state": ["ok", "ok", "ok"]})
-    found = recall_curve(rows, 10)
-    return {"iou": numbers(found["iou"].to_numpy()), "recall": numbers(found["recall"].to_numpy())}
-
-
-def _clipped() -> Case:
-    used = network("scenes_resnet")
-    plain = inputs(64).double() / 255
-    scale = used.forward(inputs(64))
-    span = scale.white.double() - scale.black.double()
-    low, high = torch.full_like(plain[:1], 0.3), torch.full_like(plain[:1], 0.6)
-    found = deepfool(lambda x: used.module(x * span + scale.black), plain, num_classes=3, max_iter=2, clip=(low, high))
-    return {"images": numbers(found.images - plain), "iterations": numbers(found.iterations)}
 
 
 def _constant_image() -> Case:
@@ -252,17 +208,22 @@ def _aggregated() -> Case:
     return {"map": numbers(vscam.aggregate(waves(2, 6, 6).abs(), waves(2, 6, phase=1), 2))}
 
 
-def _groups() -> Case:
-    found = statistics.grouped(np.array([1.0, 2.0, 4.0, 7.0, 7.5]), np.array([0, 3]))
-    return {name: numbers(values) for name, values in zip(("means", "counts", "squares"), found, strict=True)}
+def _tapered() -> Case:
+    return {f"sigma {sigma}": numbers(blur_ig._gaussian(9, sigma)) for sigma in (0.4, 1.62)}
 
 
-def _colours() -> Case:
-    kept = tape.record(Coloured().eval(), inputs(16).float() / 256)
-    return {"steps": [f"{step.operation} {step.sources} {tuple(step.shape)}" for step in kept.steps]}
+def _chosen() -> Case:
+    labels = torch.arange(12).view(1, 3, 4)
+    return {"shown": numbers(LIME(samples=200).choose(torch.tensor([0, 5]), labels.expand(2, 3, 4)).double())}
+
+
+def _between() -> Case:
+    first, last = torch.tensor([2, 0]), torch.tensor([9, 3])
+    return {str(k): numbers(found.double()) for k, found in enumerate(self_taught._between(first, last, 5))}
 
 
 METHODS: dict[Any, Cases] = {
+    blur_ig.BlurIG: {"tapered": _tapered},
     AttnLRP: {"normalisation": _norm_backward},
     BoxFiles: {"devkit": _devkit_boxes},
     broadcam.BroadCAM: {"resized": lambda: {"maps": numbers(broadcam._resized(waves(2, 3, 4), (7, 9)))}},
@@ -276,26 +237,17 @@ METHODS: dict[Any, Cases] = {
     },
     FullGrad: {"attention, scenes_vit": lambda: run(FullGrad(), "scenes_vit")},
     LayerCAM: {"fused": lambda: run(LayerCAM(("layer1", "layer2")), "scenes_resnet")},
-    LIME: {"superpixels": _superpixels, "pairs": _of_pairs},
+    LIME: {"superpixels": _superpixels, "pairs": _of_pairs, "chosen": _chosen},
     LRP: {"to the image": _moved_to_the_image},
     MeaningfulPerturbation: {"without files": _without_files},
     ReciproCAM: {"spread": lambda: run(ReciproCAM(spread=True), "scenes_resnet")},
     RISE: {"one cell": lambda: {"matrix": numbers(_mirrored(1, 5))}},
     rollout.AttentionRollout: {"tokens": _other_tokens},
+    self_taught.SelfTaught: {"between": _between},
+    decom.DecomCAM: {"constants": constants(decom, "SIGMA", "LEAST")},
+    eigencam_variants.KPCACAM: {"constants": constants(eigencam_variants, "GAP")},
     vitcx.ViTCX: {"no masks": _no_masks},
     vscam.VSCAM: {"few probes": _aggregated},
     xrai.XRAI: {"constant image": _constant_image},
 }
 """By class of methods."""
-
-EVALUATORS: dict[Any, Cases] = {Pointing: {"points": _few_points}, Proposals: {"recall": _recall_curve}}
-"""By class of evaluators, with the rows' numbers."""
-
-PARTS: dict[Any, Cases] = {
-    component_tree: {"single pixels": _single_pixels},
-    DeepFool: {"clipped": _clipped},
-    score_maps: {"equal values": _gapless},
-    statistics: {"groups": _groups},
-    tape: {"colours": _colours},
-}
-"""By module of a shared part, or class of an attack."""
