@@ -38,6 +38,7 @@ MODULES = {
     "tail": "passes.tail",
     "tape": "passes.tape",
     "caffe": "networks.caffe",
+    "networks.lite": "networks.efficientnet_lite",
     "head": "networks.classifier",
     "fitted": "networks.fitted",
     "network": "networks.network",

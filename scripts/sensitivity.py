@@ -245,7 +245,8 @@ class Golden:
                 name for name, seen in lines.items() if seen
             ]
         mine = {name for name, make in self.makers.items() if about(make) == module}
-        found = [name for name in mine if name.endswith(SEPARATOR)] if place.fixed else []
+        recorded = (SEPARATOR, f"{SEPARATOR}constants")  # defaults and constants
+        found = [name for name in mine if name.endswith(recorded)] if place.fixed else []
         ways, spent = Counter[Any](), 0.0
         order = dict[str, tuple[bool, int, float]]()
         for name in sorted(touched, key=lambda name: self.ran[name].seconds):

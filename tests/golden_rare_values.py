@@ -10,7 +10,7 @@ import torch
 from golden_evaluators import rows_of, samples
 from golden_file import Case, numbers
 from golden_methods import Cases, inputs, network, nodes
-from golden_rare import Coloured, constants
+from golden_rare import Coloured, constants, waves
 
 from eigencam.datasets.base import Truth
 from eigencam.evaluation import component_tree, intervals, part_scores, proposal_matching, statistics
@@ -20,6 +20,7 @@ from eigencam.evaluation.attacks import DeepFool, deepfool
 from eigencam.evaluation.infidelity import Infidelity
 from eigencam.evaluation.pointing import Pointing
 from eigencam.evaluation.proposals import Proposals, recall_curve
+from eigencam.methods import blur
 from eigencam.passes import forward, tape
 from eigencam.store.build import instantiate
 
@@ -85,13 +86,13 @@ def _groups() -> Case:
 
 def _at_the_ends() -> Case:
     """Intervals that reach the ends of what is possible, and a change that is not 0."""
-    low = np.zeros(30)
-    low[3] = 0.2
+    low = np.zeros(120)
+    low[[3, 40, 77]] = 0.2
     made = [statistics.mean("low", low), statistics.mean("high", 1 - low)]
     made += [statistics.change("change", np.array([1.0, 0, -1, 1, 1, 0, 0, 1]))]
-    rows = pd.DataFrame({"image": np.arange(30) // 2})
+    rows = pd.DataFrame({"image": np.arange(120) // 2})
     for name, some in (("ratio", low), ("inverse", 1 - low)):
-        counts = np.stack([some, np.ones(30)], axis=1)
+        counts = np.stack([some, np.ones(120)], axis=1)
         made += statistics.by_image([one := statistics.pooled(name, counts, intervals.MeanRatio())], rows)
         made += [replace(one, name=f"{name} of rows")]
     return {metric.name: numbers(np.array([metric.value, metric.low, metric.high, metric.n])) for metric in made}
@@ -154,6 +155,12 @@ def _recovered() -> Case:
     return {"pixels": numbers(made.pixels)}
 
 
+def _box_blurs() -> Case:
+    """Radii at which the side of Pillow's boxes is about to change."""
+    image = waves(1, 20, 30).abs()
+    return {f"radius {radius}": numbers(blur.pillow_blur(image, radius)) for radius in (3.4, 9.5)}
+
+
 EVALUATORS: dict[Any, Cases] = {
     Adversarial: {"undefined": partial(_undefined, "adversarial_deepfool")},
     Infidelity: {"undefined": partial(_undefined, "infidelity")},
@@ -164,6 +171,7 @@ EVALUATORS: dict[Any, Cases] = {
 """By class of evaluators, with the rows' numbers."""
 
 PARTS: dict[Any, Cases] = {
+    blur: {"boxes": _box_blurs},
     component_tree: {"single pixels": _single_pixels},
     DeepFool: {"clipped": _clipped},
     forward: {"recovered": _recovered},
@@ -171,7 +179,7 @@ PARTS: dict[Any, Cases] = {
     score_maps: {"equal values": _gapless, "region": _region_of_shares},
     statistics: {
         "groups": _groups,
-        "ends": _at_the_ends,
+        "at the ends": _at_the_ends,
         "constants": constants(statistics, "MOST_IMAGES", "GROUPS", "RARE"),
     },
     tape: {"colours": _colours},
