@@ -104,7 +104,7 @@ class Doors:
             self.seen.append(made.maps)
             return made
 
-        for module in ("eigencam.running.run", "eigencam.explainer"):
+        for module in ("eigencam.running.batch_pass", "eigencam.explainer"):
             monkeypatch.setattr(f"{module}.compute_maps", recorded)
         monkeypatch.chdir(self.folder)
         return self

@@ -16,7 +16,7 @@ from pretend_gpu import pretend_gpu
 from runs import config
 from torch import Tensor
 
-import eigencam.running.run
+import eigencam.running.batch_pass
 from eigencam import Explainer, targets
 from eigencam.commands.main import main
 from eigencam.fitting.job import fit
@@ -103,7 +103,7 @@ def test_a_gpu_has_a_batch_in_flight(
         return compute_maps(*args, **options)
 
     monkeypatch.setattr(Maps, "arrived", noted)
-    monkeypatch.setattr(eigencam.running.run, "compute_maps", launched)
+    monkeypatch.setattr(eigencam.running.batch_pass, "compute_maps", launched)
     with pretend_gpu():
         run(config(tmp_path, *SMALL, "evaluator=[localization]", f"device={device}"), say=quiet)
     assert seen == events

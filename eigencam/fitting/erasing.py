@@ -1,6 +1,7 @@
 r"""How weakly supervised localization changes images and features while a classifier is trained.
 
 Hide-and-Seek (Singh & Lee, ICCV 2017): an image is divided into squares, and each is set to 0, the mean colour, with
+probability `rate`.
 
 CutMix (Yun et al., ICCV 2019): $\lambda \sim \mathrm{Beta}(\beta, \beta)$; a box with sides $\sqrt{1 - \lambda}$ of the
 image's, centred at random and clipped at the border, is pasted from another image of the batch. With $\lambda'$ the
