@@ -85,7 +85,7 @@ def test_no_scores_and_no_boxes(tmp_path: Path) -> None:
         ("z 1 2 3 4 5", "1 images that the truth does not have, e.g. z"),
         ("a 1 2 3", "box 0.*four numbers"),
         ("a 1 2 3 4 5\na 1 2 3 4", "box 1.*in all lines"),
-        ("a 1 2 3 x 5", "could not convert string to float: 'x'"),
+        ("a 1 2 3 x 5", "'x' is no number"),
         ("a 1 2 3 nan 5", "not finite"),
     ],
 )

@@ -115,8 +115,8 @@ def test_numba_is_imported_where_the_first_row_is_made() -> None:
     program = """if True:
         import sys
         import numpy as np
-        from eigencam.evaluation import foreground, localization, localization_tuned, maps, matching, maxboxacc
-        from eigencam.evaluation import pointing, proposals, pxap, segmentation
+        from eigencam.evaluation import foreground, localization, localization_tuned, maps, maxboxacc
+        from eigencam.evaluation import pointing, proposal_matching, proposals, pxap, segmentation
         from eigencam.running import rows
         assert "numba" not in sys.modules
         maps.box_of(maps.ScoreMap(np.eye(3), (9, 9)), "max", 0.5)

@@ -102,7 +102,6 @@ def test_reading_versions_imports_nothing() -> None:
     program = """if True:
         import sys
         from eigencam.evaluation.maxboxacc import MaxBoxAcc
-from eigencam.evaluation.pointing import Energy
         before = set(sys.modules)
         from eigencam.store.versions import versions_of
         found = versions_of(MaxBoxAcc)
