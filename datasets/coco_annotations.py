@@ -167,13 +167,12 @@ def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             shown = f"of {len(polygon)} values" if isinstance(polygon, list) else repr(polygon)
             return f"polygon {shown}; {_SEGMENTATION}"
-        xs, ys = polygon[::2], polygon[1::2]
-        try:
-            # min and max ignore a NaN that is not first; a sum does not
-            inside = min(xs) >= -1 and min(ys) >= -1 and max(xs) <= width + 1 and max(ys) <= height + 1
-            inside = inside and math.isfinite(sum(polygon))
-        except TypeError:
+        if not set(map(type, polygon)) <= {int, float}:
             return f"polygon {str(polygon)[:80]}; {_SEGMENTATION}"
+        xs, ys = polygon[::2], polygon[1::2]
+        # min and max ignore a NaN that is not first; a sum does not
+        inside = min(xs) >= -1 and min(ys) >= -1 and max(xs) <= width + 1 and max(ys) <= height + 1
+        inside = inside and math.isfinite(sum(polygon))
         if not inside:
             return (
                 f"polygon with x {min(xs)} to {max(xs)}, y {min(ys)} to {max(ys)}; allowed in {width} x {height} "

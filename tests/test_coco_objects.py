@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pycocotools import mask as cocos
@@ -74,6 +74,7 @@ JSON = st.recursive(
 )
 
 
+@example([[False, None, -2, None, False, None]])
 @settings(max_examples=120, deadline=None)
 @given(JSON | st.lists(st.lists(st.floats(-3, 25) | st.integers(-2, 25), min_size=4, max_size=9), max_size=3))
 def test_anything_is_decoded_or_named(segmentation: Any) -> None:
