@@ -1,4 +1,4 @@
-"""Box arithmetic: the only module that deals with box conventions.
+"""Box arithmetic and conventions.
 
 Everywhere else in the project a box is `x1 y1 x2 y2`, float64, in pixels of the original image, 0-based and
 *inclusive*: the box of the single pixel in the upper left corner is `0 0 0 0`, and its area is 1. The evaluation codes

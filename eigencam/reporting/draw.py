@@ -18,9 +18,11 @@ from eigencam.files import replacing
 RGB = NDArray[np.uint8]
 GREEN, BLUE, VIOLET = (40, 220, 90), (70, 200, 255), (190, 90, 255)
 INK, PAPER = (25, 25, 30), (255, 255, 255)
+COLORMAP = "inferno"
+"""The colours of maps everywhere, unless another name is given."""
 
 
-def heat(score_map: ScoreMap, colormap: str = "inferno") -> RGB:
+def heat(score_map: ScoreMap, colormap: str = COLORMAP) -> RGB:
     """(H, W, 3) uint8 RGB: the map in colours, from 0 to its maximum.
 
     Args:
@@ -31,7 +33,7 @@ def heat(score_map: ScoreMap, colormap: str = "inferno") -> RGB:
         ValueError: there is no such colour map; similar names are listed.
     """
     if colormap not in colormaps:
-        near = difflib.get_close_matches(str(colormap), list(colormaps)) or ["inferno", "viridis", "jet", "turbo"]
+        near = difflib.get_close_matches(str(colormap), list(colormaps)) or [COLORMAP, "viridis", "jet", "turbo"]
         raise ValueError(f"colormap={colormap!r}; allowed are matplotlib's, such as {', '.join(near)}")
     return colormaps[colormap](fraction(score_map), bytes=True)[..., :3]
 
@@ -41,7 +43,7 @@ def fraction(score_map: ScoreMap) -> NDArray[np.float32]:
     return np.clip(score_map.full / max(score_map.peak, np.finfo(np.float32).tiny), 0, 1)
 
 
-def overlay(image: RGB, score_map: ScoreMap, *, alpha: float = 0.55, colormap: str = "inferno") -> RGB:
+def overlay(image: RGB, score_map: ScoreMap, *, alpha: float = 0.55, colormap: str = COLORMAP) -> RGB:
     """Return the image with the map's heat over it.
 
     Args:

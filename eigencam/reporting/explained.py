@@ -71,7 +71,7 @@ class Explained:
     def overlay(
         self,
         *,
-        colormap: str = "inferno",
+        colormap: str = draw.COLORMAP,
         alpha: float = 0.55,
         box: bool = True,
         threshold: float = THRESHOLD,
@@ -99,7 +99,7 @@ class Explained:
             shown = draw.with_boxes(shown, corners, draw.BLUE)
         return Image.fromarray(shown)
 
-    def heatmap(self, *, colormap: str = "inferno", size: int | tuple[int, int] | None = None) -> Image.Image:
+    def heatmap(self, *, colormap: str = draw.COLORMAP, size: int | tuple[int, int] | None = None) -> Image.Image:
         """The map's colours alone; the arguments are those of `overlay`."""
         return Image.fromarray(draw.heat(self._at(size)[1], colormap))
 

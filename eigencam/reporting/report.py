@@ -251,7 +251,9 @@ def _heat() -> list[str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps["inferno"](x))[1:] for x in np.linspace(0, 1, HEAT)]
+    from eigencam.reporting.draw import COLORMAP
+
+    return [to_hex(colormaps[COLORMAP](x))[1:] for x in np.linspace(0, 1, HEAT)]
 
 
 def _dataset(result: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ MOST_JOBS = 1000
 
 _RESERVED = re.compile(r"(?<!\w)_(target|partial|args|convert|recursive)_(?!\w)")
 _OPTION = re.compile(r"[\w.-]+(/[\w.-]+)*")
-_UNUSED = ("paths.results", "launcher", "shard", "device", "own_folder", "logger", "workers")
+_UNUSED = ("paths.results", "launcher", "shard", "device", "own_folder", "logger", "workers", "rows_in")
 """Keys that describe the other machine; they are dropped."""
 
 

@@ -9,7 +9,6 @@ results lack it.
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -28,10 +27,11 @@ from eigencam.running.faults import PartlyFailedError
 from eigencam.running.loading import InputImages, load
 from eigencam.running.loggers import tell
 from eigencam.running.prepare import Job, prepare
+from eigencam.running.row_pool import RowPool
 from eigencam.running.rows import Key
 from eigencam.running.run_state import Work
 from eigencam.store.canonical import plain
-from eigencam.store.environment import cores, environment, keep_freed_memory
+from eigencam.store.environment import environment, keep_freed_memory
 from eigencam.store.finish import Plan
 from eigencam.store.image_digests import KnownDigests, known_images
 from eigencam.store.image_positions import Positions
@@ -41,10 +41,6 @@ from eigencam.store.records import Result
 from eigencam.store.schema import SUMMARY
 from eigencam.store.shards import Shard
 from eigencam.store.summing import summed_up
-
-EVALUATION_THREADS = max(2, cores())
-"""Number of threads that compute rows; NumPy and Numba run in parallel with each other and with the network."""
-
 
 IN_FLIGHT = 1
 """Number of batches that a GPU may be computing while the host decodes, copies and launches the next one."""
@@ -171,7 +167,7 @@ def _mend(job: Job, config: str, where: Mapping[str, Any], shard: Shard, say: Ca
 
 
 def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Callable[[str], None]) -> None:
-    """Compute the results' rows: the network runs one batch while threads compute the rows of earlier ones.
+    """Compute the results' rows: the network runs one batch while a pool makes the rows of earlier ones.
 
     A GPU has a batch in flight while the host prepares the next one.
     """
@@ -191,7 +187,7 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
     start = written = time.monotonic()
     with (
         tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
-        ThreadPoolExecutor(EVALUATION_THREADS) as threads,
+        RowPool.of(job) as pool,
     ):
         bar.update(bar.total - sum(map(len, batches)))
         try:
@@ -203,19 +199,19 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
                 lacking = {key: {ids[i] for i in batch.index if missing[key][i]} for key in todo}
                 wanted = [key for key in work.alive(todo) if lacking[key]]
                 if timed := is_timed(work):
-                    work.hand_on(threads, 0)
+                    work.hand_on(pool, 0)
                     work.collect(0, bar)  # nothing else runs during timing
                 for scored in scored_batch(work, batch, wanted, timed, partial(_show, bar), say) if wanted else ():
                     work.launched.append((scored, wanted, lacking))
-                    work.hand_on(threads, in_flight)
+                    work.hand_on(pool, in_flight)
                 bar.update(len(batch.bad))
-                work.collect(2 * EVALUATION_THREADS, bar)
+                work.collect(2 * pool.size, bar)
                 if time.monotonic() - written > job.config.flush_s:
                     work.flush()
                     written = time.monotonic()
         finally:
             try:
-                work.hand_on(threads, 0)
+                work.hand_on(pool, 0)
             finally:
                 work.collect(0, bar)  # rows of earlier batches are kept, whatever stops the run
     work.seconds = time.monotonic() - start

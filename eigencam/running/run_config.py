@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from multiprocessing import get_all_start_methods
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,7 @@ CHOICES = {
     "on_bad_image": ("skip", "fail"),
     "on_bad_truth": ("fail", "skip"),
     "dtype": tuple(DTYPES),
+    "rows_in": ("auto", "threads", "processes"),
 }
 
 
@@ -63,6 +65,7 @@ class RunConfig(DataConfig):
     batch_size: Any = "auto"
     chunk: int = 64
     workers: Any = "auto"
+    rows_in: str = "auto"
     flush_s: float = 10.0
     shard: str = "1/1"
     own_folder: bool = False
@@ -128,6 +131,8 @@ def checked(composed: DictConfig, faults: list[str]) -> RunConfig:
         Shard.parse(config.shard)
     except ValueError as error:
         faults.append(str(error))
+    if config.rows_in == "processes" and "fork" not in get_all_start_methods():
+        faults.append("rows_in=processes: this system cannot fork; allowed: auto, threads")
     faults += machine_faults(config.device, config.workers)
     return config
 

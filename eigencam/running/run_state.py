@@ -2,21 +2,18 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from eigencam.evaluation.base import Row
-from eigencam.running.faults import PartError, blame
+from eigencam.running.faults import blame
 from eigencam.running.prepare import Job
-from eigencam.running.rows import Key, ScoredBatch, rows_of
+from eigencam.running.row_pool import Made, RowPool, made
+from eigencam.running.rows import Key, ScoredBatch
 from eigencam.store.records import Result
-
-Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
-"""The rows of a batch by result, and the errors."""
 
 
 @dataclass(slots=True)
@@ -84,21 +81,21 @@ class Work:
                 if key not in self.failed:
                     self.fail_evaluator(key, error, [])
 
-    def hand_on(self, threads: Executor, limit: int) -> None:
-        """Have threads compute the rows of the oldest batches until at most `limit` are in flight."""
+    def hand_on(self, pool: RowPool, limit: int) -> None:
+        """Have the pool make the rows of the oldest batches until at most `limit` are in flight."""
         while len(self.launched) > limit:
             scored, wanted, lacking = self.launched.popleft()
-            made = scored()
-            future = threads.submit(rows_of, self.job, made, self.alive(wanted))
-            self.waiting.append((len(made.batch.index), future, lacking))
+            maps = scored()
+            future = pool.submit(maps, self.alive(wanted))
+            self.waiting.append((len(maps.batch.index), future, lacking))
 
     def collect(self, limit: int, bar: "tqdm[Any]") -> None:
         """Keep the oldest rows until at most `limit` batches are waiting."""
         while len(self.waiting) > limit:
             count, future, lacking = self.waiting.popleft()
-            rows, faults = future.result()
-            for key, made in rows.items():
-                self.todo[key].add(row for row in made if row["image"] in lacking[key])
+            rows, faults = made(future)
+            for key, found in rows.items():
+                self.todo[key].add(row for row in found if row["image"] in lacking[key])
             for key in self.alive(faults):
                 self.fail([key], faults[key])
             bar.set_postfix_str("", refresh=False)

@@ -1,0 +1,129 @@
+"""The threads or processes that make the rows of a batch while the network computes the next one.
+
+Threads share one interpreter, and most evaluators spend half of their time in it: on two cores, two threads make 1.5
+times as many rows as one, two processes 1.95 times (`scripts/benchmark_scaling.py`). A network on the CPU needs the
+cores itself, so threads are enough there; a GPU waits for the rows.
+"""
+
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_all_start_methods, get_context
+from typing import Any, Literal
+
+import cv2
+import torch
+
+from eigencam.evaluation.base import Row
+from eigencam.running.faults import PartError, blame
+from eigencam.running.loading import die_with_parent
+from eigencam.running.prepare import Job
+from eigencam.running.rows import Key, ScoredBatch, rows_of
+from eigencam.store.environment import cores
+
+Made = tuple[dict[Key, list[Row]], dict[Key, PartError]]
+"""The rows of a batch by result, and the errors."""
+
+GRACE = 10
+"""Seconds that a process has to finish its batch after the scheduler's signal."""
+
+_JOBS: list[Job] = []
+"""In a process of the pool: the run's job, inherited from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowPool:
+    """Makes rows elsewhere; `size` is the number of threads or processes."""
+
+    job: Job
+    executor: Executor
+    size: int
+
+    @classmethod
+    def of(cls, job: Job) -> "RowPool":
+        """Return the pool that the run's key `rows_in` asks for."""
+        if kind_of(job.config.rows_in, job.network.device.type) == "threads":
+            return cls(job, ThreadPoolExecutor(size := max(2, cores())), size)
+        pool = ProcessPoolExecutor(size := cores(), get_context("fork"), _begin, (job, os.getpid()))
+        pool.submit(os.getpid)  # all start now, before the network has made threads of its own
+        return cls(job, pool, size)
+
+    def submit(self, scored: ScoredBatch, wanted: Sequence[Key]) -> "Future[Made]":
+        """Make the rows of a batch for some results; `made` waits for them."""
+        if not isinstance(self.executor, ProcessPoolExecutor):
+            return self.executor.submit(rows_of, self.job, scored, wanted)
+        batch = replace(scored.batch, images=torch.empty(0))
+        try:
+            packed = pickle.dumps((replace(scored, batch=batch), wanted), pickle.HIGHEST_PROTOCOL)
+        except Exception:  # something of a person's own dataset or evaluator
+            here: Future[Made] = Future()
+            here.set_result(rows_of(self.job, scored, wanted))
+            return here
+        return self.executor.submit(_rows, packed)  # type: ignore[return-value]
+
+    def __enter__(self) -> "RowPool":
+        self.executor.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.executor.shutdown()
+
+
+def kind_of(rows_in: str, device: str) -> Literal["threads", "processes"]:
+    """Return what a value of `rows_in` stands for, with the network on a type of device."""
+    if rows_in == "auto":
+        return "processes" if device == "cuda" and cores() > 2 and "fork" in get_all_start_methods() else "threads"
+    return "processes" if rows_in == "processes" else "threads"
+
+
+def made(future: "Future[Any]") -> Made:
+    """Wait for the rows of a batch."""
+    try:
+        found = future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that makes rows was killed, most likely because memory ran out; "
+            "rows_in=threads needs less of it, and the same command continues"
+        ) from error
+    return pickle.loads(found) if isinstance(found, bytes) else found
+
+
+def _begin(job: Job, parent: int) -> None:
+    """Set up a process of the pool."""
+    die_with_parent(0)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run itself stops, after it has kept these rows
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    _JOBS[:] = [job]
+
+
+def _rows(packed: bytes) -> bytes:
+    """`rows_of` in a process of the pool."""
+    scored, wanted = pickle.loads(packed)
+    rows, faults = rows_of(_JOBS[0], scored, wanted)
+    for fault in faults.values():
+        fault.add_note("".join(traceback.format_exception(fault.__cause__)))  # the cause itself stays here
+    return _packed(rows, faults)
+
+
+def _packed(rows: Mapping[Key, list[Row]], faults: Mapping[Key, PartError]) -> bytes:
+    """Both as bytes, without the rows of an evaluator that have something in them that no file could hold."""
+    try:
+        return pickle.dumps((rows, faults), pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        kept, named = dict(rows), dict(faults)
+        for key, found in rows.items():
+            try:
+                pickle.dumps(found)
+            except Exception as error:
+                named[key] = blame(f"evaluator {key[1]}, of method {key[0]}", error, [])
+                del kept[key]
+        return pickle.dumps((kept, named), pickle.HIGHEST_PROTOCOL)
