@@ -181,6 +181,7 @@ def test_a_step_descends_the_gradient_of_the_formula(tmp_path: Path, masked: str
     (loss + 0.01 * (squares + 0.3 * border) / 6).backward()
     module.float()
     tensors, log = job.fitter.fit(job)
+    assert job.file.with_suffix(".txt").read_text().split() == job.dataset.ids
     for name, p, lr in (("weight", conv.weight, 0.5), ("bias", conv.bias, 1.0)):
         assert p is not None
         assert p.grad is not None
