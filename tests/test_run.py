@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from runs import BASE, config, tables
 from eigencam.datasets.base import BadImageError
 from eigencam.evaluation.tables import tables as eigencam_tables
 from eigencam.reporting.collect import collect
+from eigencam.running import run as run_module
 from eigencam.running.run import run
 from eigencam.store.records import Result
 
@@ -45,6 +48,16 @@ def test_a_run_writes_rows_in_order_with_config_and_environment(tmp_path: Path) 
         environment = json.loads(file.read_text())
         assert torch.__version__.startswith(environment["packages"]["torch"])
         assert json.loads((result.folder / "metrics.json").read_text())["n"] == 20
+
+
+@pytest.mark.parametrize(("flush_s", "due"), [(10.0, 35.5), (60.0, 70.5), (0.0, 10.5)])
+def test_writing_rows_takes_a_fiftieth_of_the_time_at_most(
+    monkeypatch: pytest.MonkeyPatch, flush_s: float, due: float
+) -> None:
+    clock = iter([10.0, 10.5])
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: next(clock))
+    work: Any = SimpleNamespace(flush=lambda: None, job=SimpleNamespace(config=SimpleNamespace(flush_s=flush_s)))
+    assert run_module._flushed(work) == due
 
 
 def test_a_second_run_computes_nothing_and_one_more_method_only_that(tmp_path: Path, passes: list[list[str]]) -> None:

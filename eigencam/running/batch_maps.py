@@ -180,7 +180,7 @@ def _results(
         seconds: receives the time of every method; None: nothing is timed.
     """
     results: dict[str, Tensor | list[NDArray[np.float64]]] = {}
-    hooks = Hooks(network.module)
+    hooks, before = Hooks(network.module), network.versions()
     for name, method in methods.items():
         source = forward if is_class_specific(method) else whole
         source.progress = partial(progress, name)
@@ -188,7 +188,6 @@ def _results(
         if seconds is not None:
             source.forget_gradients()
             start = _now(network)
-        before = network.versions()
         asked = targets if source is forward else targets.new_zeros(len(source))
         try:
             result = _called(name, method, source, asked, failed)

@@ -42,6 +42,9 @@ from eigencam.store.schema import SUMMARY
 from eigencam.store.shards import Shard
 from eigencam.store.summing import summed_up
 
+FLUSHES = 50
+"""Least time between two writes of finished rows, in multiples of what one takes: half a second for 50 results."""
+
 IN_FLIGHT = 1
 """Number of batches that a GPU may be computing while the host decodes, copies and launches the next one."""
 
@@ -184,7 +187,8 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
     images = InputImages(job.dataset, job.network.preprocess)
     loaded = load(images, batches, workers=job.config.workers)
     in_flight = IN_FLIGHT if job.network.device.type == "cuda" else 0
-    start = written = time.monotonic()
+    start = time.monotonic()
+    due = start + job.config.flush_s
     with (
         tqdm(total=sum(map(len, grid)), desc=title.split(",")[0], unit="img", mininterval=0.5) as bar,
         RowPool.of(job) as pool,
@@ -206,9 +210,8 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
                     work.hand_on(pool, in_flight)
                 bar.update(len(batch.bad))
                 work.collect(2 * pool.size, bar)
-                if time.monotonic() - written > job.config.flush_s:
-                    work.flush()
-                    written = time.monotonic()
+                if time.monotonic() > due:
+                    due = _flushed(work)
         finally:
             try:
                 work.hand_on(pool, 0)
@@ -218,6 +221,14 @@ def _compute(work: Work, shard: Shard, positions: Positions, title: str, say: Ca
     work.flush()
     for key in work.alive(todo):
         todo[key].succeed()
+
+
+def _flushed(work: Work) -> float:
+    """Write the kept rows; return the time from which to do it again: `flush_s` later, and not for most of a run."""
+    start = time.monotonic()
+    work.flush()
+    now = time.monotonic()
+    return now + max(work.job.config.flush_s, (now - start) * FLUSHES if work.job.config.flush_s else 0)
 
 
 def _show(bar: "tqdm[Any]", method: str, count: int) -> None:
