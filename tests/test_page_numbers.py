@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MEASURED = {
     "| choice |": "choices.csv",
+    "| workers | ILSVRC, threads": "scaling_of_evaluators*.csv",
     "| ResNet-50, time": "cost_of_methods.csv",
     "| network | methods | ours |": "cost_of_methods.csv",
     "| images | network, methods, evaluators |": "speed_of_runs.csv",
@@ -52,7 +53,7 @@ WITH_NUMBERS = [(page, first, rest) for page, first, rest in tables() if len(NUM
 
 def rounded(file: str) -> set[tuple[int, str]]:
     """The numbers of a file with 0 to 2 decimals, plain and in percent."""
-    text = (ROOT / "results" / file).read_text()
+    text = "".join(path.read_text() for path in sorted((ROOT / "results").glob(file)))
     values = [float(number) for number in re.findall(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.])", text)]
     return {(k, f"{scale * value:.{k}f}") for value in values for k in (0, 1, 2) for scale in (1, 100)}
 
