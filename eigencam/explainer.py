@@ -34,7 +34,8 @@ from eigencam.networks.detectors import check_normalised_once, own_preprocess
 from eigencam.networks.image_inputs import ImageLike, each_image, opened, pixels_of, shown
 from eigencam.networks.network import Network, Preprocess, check_asked, layer_path
 from eigencam.networks.preprocess import Region
-from eigencam.passes.calls import OutputError, evaluating, float32_precision, logits_of, run_network
+from eigencam.passes.calls import OutputError, evaluating, logits_of, run_network
+from eigencam.passes.precision import float32_precision
 from eigencam.passes.readings import Layout
 from eigencam.reporting.explained import Explained as Explained
 from eigencam.reporting.explained import Explanation as Explanation

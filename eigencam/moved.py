@@ -20,6 +20,7 @@ LAST = "0.2"
 
 MODULES = {
     "methods.perturbation": "methods.scorecam",
+    "running.slurm": "running.launcher_callbacks",
     "methods.components": "methods.eigencam_variants",
     "methods.factors": "methods.dff",
     "methods.integrated": "methods.integrated_gradcam",
@@ -55,7 +56,7 @@ MODULES = {
     "prepare": "running.prepare",
     "rows": "running.rows",
     "run": "running.run",
-    "slurm": "running.slurm",
+    "slurm": "running.launcher_callbacks",
     "sweep": "running.sweep",
     "work": "running.run_state",
     "fit_broadcam": "fitting.broadcam",

@@ -48,7 +48,7 @@ from eigencam.methods.base import maps_of
 from eigencam.methods.ventral import Ventral
 from eigencam.networks.network import Network
 from eigencam.networks.weights import load_weights, weight_file
-from eigencam.passes.calls import float32_precision
+from eigencam.passes.precision import float32_precision
 from eigencam.running.prepare import Job, prepare
 from eigencam.store.build import find
 from eigencam.store.environment import git

@@ -21,8 +21,8 @@ from eigencam.methods.relevance import DeepLIFT, ExcitationBackprop
 from eigencam.methods.rollout import AttentionRollout
 from eigencam.methods.vitcx import ViTCX, grouped
 from eigencam.networks.network import Network, Preprocess
-from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.precision import float32_precision
 from eigencam.passes.readings import Reading
 from eigencam.passes.recorded_graph import record_graph
 

@@ -22,8 +22,8 @@ from eigencam.commands.main import main
 from eigencam.fitting.job import fit
 from eigencam.networks import fitted
 from eigencam.networks.network import Preprocess
-from eigencam.passes.calls import float32_precision
 from eigencam.passes.forward import Forward
+from eigencam.passes.precision import float32_precision
 from eigencam.running.batch_maps import Maps, compute_maps
 from eigencam.running.prepare import prepare
 from eigencam.running.run import run

@@ -109,6 +109,16 @@ def test_torchvisions_weights_offline_say_where_to_put_the_file(
         load_network(description)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"<html>not found</html>"])
+def test_a_damaged_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/alexnet-owt-7be5be79.pth").write_bytes(content)
+    description = describe(_target_="torchvision.models.alexnet", args={}, weights="IMAGENET1K_V1", layer="features.11")
+    with pytest.raises(ValueError, match=r"alexnet-owt-7be5be79\.pth, is damaged \(.*\); remove the file"):
+        load_network(description)
+
+
 @pytest.mark.parametrize("args", [None, {}])
 def test_torchvisions_weights_with_training_heads_load_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: dict[str, Any] | None

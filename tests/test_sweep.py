@@ -23,8 +23,8 @@ from eigencam.commands.main import main
 from eigencam.commands.status import duration, planned, states
 from eigencam.running import sweep
 from eigencam.running.faults import PartlyFailedError
+from eigencam.running.launcher_callbacks import Tidy, WatchQueue
 from eigencam.running.run import run
-from eigencam.running.slurm import Tidy, WatchQueue
 from eigencam.store.locks import take
 from eigencam.store.seal import read_json, write_json
 from eigencam.store.unfinished import Parts

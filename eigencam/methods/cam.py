@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eigencam.passes.calls import any_tensor, is_coarse, random_images
+from eigencam.passes.calls import any_tensor, random_images
 from eigencam.passes.forward import Forward, forward_pass
+from eigencam.passes.precision import is_coarse
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
 if TYPE_CHECKING:

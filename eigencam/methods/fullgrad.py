@@ -27,9 +27,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from eigencam.methods.parameter_checks import one_of
 from eigencam.methods.refusal import probe
 from eigencam.passes.backward import ANY, NO_GRADIENT, Rule, chunked, relevance_rules
-from eigencam.passes.calls import differentiate, evaluating, is_coarse, network_logits
+from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.passes.operation_kinds import LEAKY, MAXIMA
+from eigencam.passes.precision import is_coarse
 
 if TYPE_CHECKING:
     from eigencam.networks.network import Network

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -65,6 +66,13 @@ def torchvision_network(constructor: dict[str, Any], weights: str) -> tuple[nn.M
         raise FileNotFoundError(
             f"torchvision's weights {weights} could not be downloaded ({error}); put {path.name} into {path.parent}, "
             "or set model.weights to a local .safetensors or .pth file"
+        ) from None
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("Error(s) in loading"):
+            raise
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(
+            f"torchvision's weights {weights}: the download, or {path}, is damaged ({words}); remove the file"
         ) from None
     with path.open("rb") as file:
         return module, hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eigencam.passes.calls import evaluating, network_precision, run_network
+from eigencam.passes.calls import evaluating, run_network
 from eigencam.passes.following import Positions
 from eigencam.passes.operations import Call, Watch, tensors
+from eigencam.passes.precision import network_precision
 from eigencam.passes.proposed_readings import WINDOWS, layout
 from eigencam.passes.readings import Reading
 

@@ -1,4 +1,4 @@
-"""Calling a network: eval mode, errors in one line, finding the logits in its output, and numerical precision."""
+"""Calling a network: eval mode, errors in one line, and finding the logits in its output."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -6,6 +6,8 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+from eigencam.passes.precision import network_precision
 
 
 def any_tensor(module: nn.Module) -> Tensor:
@@ -41,10 +43,6 @@ NEEDED = (
 )
 
 
-_LESS = {"autocast": False}
-"""Settings of `set_float32_precision` in addition to torch's own flags."""
-
-
 class NetworkError(ValueError):
     """An error in a network's own forward pass, in one line."""
 
@@ -78,21 +76,6 @@ def run_network(module: nn.Module, images: Tensor) -> object:
             f"the forward pass of {type(module).__name__} fails on an input of shape {tuple(images.shape)}, "
             f"{str(images.dtype).removeprefix('torch.')}: {type(error).__name__}{': ' if words else ''}{words[:400]}"
         ) from error
-
-
-@contextmanager
-def network_precision(device: torch.device, *, always_full: bool = False) -> Iterator[None]:
-    """Compute with a network's precision, which may be lower by `set_float32_precision`.
-
-    Args:
-        device: of the network.
-        always_full: compute in full precision in any case, for computations inside a pass of the network.
-    """
-    if not _LESS["autocast"]:
-        yield
-        return
-    with torch.autocast(device.type, torch.bfloat16, enabled=not always_full):
-        yield
 
 
 def differentiate(
@@ -194,37 +177,6 @@ def without_inference(x: Tensor) -> Tensor:
         return x
     with torch.inference_mode(False):
         return x.clone()
-
-
-@contextmanager
-def float32_precision(*, tf32: bool = False, autocast: bool = False) -> Iterator[None]:
-    """Compute products of float32 numbers in full float32 by default; see `set_float32_precision`."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _LESS["autocast"]
-    try:
-        set_float32_precision(tf32=tf32, autocast=autocast)
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32, _LESS["autocast"] = before[1:]
-
-
-def set_float32_precision(*, tf32: bool = False, autocast: bool = False) -> None:
-    """Set, for the rest of the process, how a float32 network computes: the only rule, wherever a network runs.
-
-    Args:
-        tf32: whether a GPU may compute products of float32 numbers in TF32, in matrices and convolutions.
-        autocast: whether the network's own passes run under `torch.autocast` in bfloat16; what methods compute from
-            them stays float32.
-    """
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
-    _LESS["autocast"] = autocast
-
-
-def is_coarse(dtype: torch.dtype) -> bool:
-    """Whether a network of this dtype rounds more than float32 does, so that two ways to one number differ more."""
-    less = _LESS["autocast"] or (torch.backends.cudnn.allow_tf32 and torch.cuda.is_available())
-    return less or dtype not in (torch.float32, torch.float64)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eigencam.passes.modes import DispatchMode
+from eigencam.passes.dispatch_mode import DispatchMode
 from eigencam.passes.position_rules import RULES, Call, lost, pointwise, tensors
 from eigencam.passes.positions import NOTHING, Axes
 

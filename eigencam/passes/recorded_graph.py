@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from eigencam.passes.attention import WEIGHTS, Attentive, of_images
 from eigencam.passes.backward import Rule, halved, passed, ruled
-from eigencam.passes.calls import differentiate, evaluating, network_logits, network_precision
+from eigencam.passes.calls import differentiate, evaluating, network_logits
 from eigencam.passes.forward import Forward
 from eigencam.passes.operation_kinds import ARGUMENTS, ELEMENTWISE, NORMALIZATIONS
 from eigencam.passes.operations import Call, tensors
+from eigencam.passes.precision import network_precision
 
 VERSIONS = {"ways": 1}
 """Raised when a change here, in `eigencam.passes.attention` or in `eigencam.passes.operations` moves a number."""

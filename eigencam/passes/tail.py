@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from eigencam.passes.calls import any_tensor, evaluating, fingerprint, is_coarse, network_logits, random_images
+from eigencam.passes.calls import any_tensor, evaluating, fingerprint, network_logits, random_images
 from eigencam.passes.hooks import tapped_pass
+from eigencam.passes.precision import is_coarse
 
 VERSIONS = {"tail": 1}
 """Raised when a change here alters results; see `eigencam.store.versions`."""

@@ -22,14 +22,14 @@ from eigencam.passes.calls import (
     differentiate,
     evaluating,
     fingerprint,
-    is_coarse,
     logits_of,
     run_network,
 )
+from eigencam.passes.dispatch_mode import DispatchMode
 from eigencam.passes.forward import forward_pass
-from eigencam.passes.modes import DispatchMode
 from eigencam.passes.operation_kinds import CONSTANT, ELEMENTWISE, JUMPS, READINGS
 from eigencam.passes.operations import Call, Watch, tensors
+from eigencam.passes.precision import is_coarse
 from eigencam.passes.readings import Reading
 
 UNSEEN = "an operation that torch does not show (a scripted module?)"

@@ -10,7 +10,7 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eigencam.passes.calls import set_float32_precision
+from eigencam.passes.precision import set_float32_precision
 from eigencam.store.shards import Shard
 
 DTYPES = {
