@@ -71,12 +71,12 @@ class Explainer:
         upright: whether images are rotated as their EXIF tag says; otherwise they are used as stored.
         tf32: whether products of float32 numbers may be computed in TF32 on a GPU.
         autocast: whether the network's passes run under `torch.autocast` in bfloat16.
-        references: images that methods draw references from (`expected_gradients`), of any form; as a run draws them
-            from its dataset.
+        references: images of any form from which methods draw references (`expected_gradients`); a run draws them from
+            its dataset.
 
     Raises:
-        ValueError: there is no such layer, it is no map or is read differently, or no layer can be chosen with
-            certainty.
+        ValueError: the layer does not exist, is no map, or does not have the requested layout; or no layer can be
+            chosen with certainty.
     """
 
     def __init__(
@@ -165,7 +165,8 @@ class Explainer:
                 several, callables also in a mapping with names.
             target: what the maps are for: a class by number or name, or a function of the network's output
                 (`eigencam.targets`); None: the predicted class. All targets of a list share one pass.
-            name: of the image, by which methods that read files find the map; by default the file's, without suffix.
+            name: the image's name, by which methods that read files find its map; by default the file's, without
+                suffix.
 
         Methods that cannot run on the network are left out, with a warning in the log and the reason in `refused`.
 
@@ -202,8 +203,8 @@ class Explainer:
                 or any other iterable, such as a video's frames.
             methods: as in a call.
             target: as in a call, for each image.
-            batch_size: images that share a pass of the network, and are read ahead. A target that is a function is
-                placed on each image and has a pass for each.
+            batch_size: number of images that are read ahead and share a pass of the network. A target that is a
+                function is resolved on each image, with a pass for each.
 
         A folder's files that cannot be decoded are left out, with a warning in the log.
 
@@ -308,7 +309,7 @@ class Explainer:
         return self.network.preprocess(self._pixels(self._references[k]))[0]
 
     def _scored(self, meant: Sequence[Target], resized: NDArray[np.uint8]) -> Network:
-        """Wrap the network into one whose logits are the values of targets that are placed on this image."""
+        """Return a network whose logits are the values of the targets, resolved on this image."""
         example = torch.from_numpy(resized)[None]
         return replace(self.network, module=ScoredNetwork(self.network.module, meant), classes=TARGETS, example=example)
 
@@ -334,7 +335,7 @@ class Explainer:
             network: the network.
             methods: by name.
             images: the originals, with their names.
-            seen: each image as the network sees it, and the part of the image that this is.
+            seen: each image as the network sees it, and the part of the image that it shows.
             labels: the classes; the predicted ones when None.
             rows: the image of each label.
         """
@@ -347,7 +348,7 @@ class Explainer:
                 batch,
                 labels=labels,
                 rows=None if labels is None else rows,
-                index=[0] * len(images),  # what is random is the same for every image, in whatever batch
+                index=[0] * len(images),  # random draws are the same for every image, in any batch
                 ids=[name for _, name in images],
                 original=lambda n: images[n][0],
                 regions=[region for _, region in seen],

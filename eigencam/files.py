@@ -48,9 +48,9 @@ _REASONS = {
 
 
 def machine() -> str:
-    """Return the name within which process numbers are unique: of the machine and, on Linux, its process namespace.
+    """Return a name of the scope in which process ids are unique: the machine and, on Linux, its process namespace.
 
-    Containers may share the name of their machine, while each numbers its processes from 1.
+    Containers may share the name of their machine, but each numbers its processes from 1.
     """
     try:
         return f"{socket.gethostname()}.{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -83,7 +83,7 @@ def replacing(path: Path, *, sync: bool = False, follow: bool = True) -> Iterato
 
     Args:
         path: the file to write.
-        sync: whether its content is flushed to the disk before it replaces `path`; for the name, see `sync_folder`.
+        sync: whether its content is flushed to the disk before it replaces `path`; `sync_folder` flushes the name.
         follow: whether to write the file that a link points to; otherwise the new file replaces the link, pipe or
             device itself.
 
@@ -146,7 +146,7 @@ def regular(path: Path) -> Path:
     A named pipe would block until somebody writes to it, and a device such as `/dev/zero` never ends.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: nothing is there.
         ValueError: something else is there.
     """
     mode = path.stat().st_mode

@@ -138,7 +138,7 @@ def renamed(group: str, name: str) -> str:
 
 
 def attribute(module: str, name: str) -> Any:
-    """Return an object that was moved out of this module; a module's `__getattr__`.
+    """Return an object that was moved out of this module; used as the module's `__getattr__`.
 
     Raises:
         AttributeError: it has not moved.

@@ -70,7 +70,7 @@ class View:
 
 @runtime_checkable
 class Placeable(Protocol):
-    """A target that needs the network's output for the image first."""
+    """A target that must first be resolved on the network's output for the image."""
 
     def on(self, output: Any, view: View) -> Target:
         """Return the target resolved on this image. TargetError if it does not exist there."""
@@ -83,7 +83,7 @@ def placed(target: Target, output: Any, view: View) -> Target:
 
 
 def prediction(target: Target, output: Any, view: View, names: Sequence[str] = ()) -> Prediction | None:
-    """Return what the network predicts where a placed target points; None if it points at neither box nor segment.
+    """Return what the network predicts where a resolved target points; None if it points at neither box nor segment.
 
     Args:
         target: as `placed` returned it for this output.
@@ -376,6 +376,6 @@ def _numbers(target: Target, output: Any, count: int) -> Tensor:
 
 
 def targets_of(asked: Sequence[int | Target]) -> Iterator[Target]:
-    """Classes and targets as targets."""
+    """Yield each class as a target, and each target as it is."""
     for one in asked:
         yield one if callable(one) else class_score(one)

@@ -3,9 +3,9 @@
 Attention is a matrix product whose left factor comes from a softmax over its last axis, in any module or function.
 Fused attention (`scaled_dot_product_attention`, `multi_head_attention_forward`) does not expose its weights, so it is
 computed in steps: queries times keys, softmax, times values. The output is the same up to rounding. Anything that is
-not such a product has no weights here, and methods that need them refuse it. Rollout and methods with a backward pass
-(`eigencam.passes.recorded_graph`) read attention here. This module has no version of its
-own: a change that moves a number raises their versions.
+not such a product has no weights here, and methods that need them refuse it. Rollout and the methods that read
+`eigencam.passes.recorded_graph` get attention from here. This module has no version: a change here that alters a number
+raises theirs.
 """
 
 from collections.abc import Callable, Mapping
@@ -83,7 +83,7 @@ class Attended:
 
     Attributes:
         fault: why its weights do not say what each position of the image takes from the others; "" if they do.
-        reading: of the tokens; None if the operations do not determine it.
+        reading: how the tokens become a map; None if the operations do not determine it.
         kinds: of the operations from the first attention on.
         apart: number of matrix products that are not part of attention.
     """
@@ -184,7 +184,7 @@ def show_attention(module: nn.Module, images: Tensor, see: Callable[[Tensor], No
     Args:
         module: the network.
         images: (N, C, H, W), normalised.
-        see: called with weights that nothing else keeps.
+        see: called with each attention's weights, to which nothing else refers.
     """
     with evaluating(module), torch.inference_mode(False), torch.no_grad():
         images = images.clone()

@@ -24,7 +24,7 @@ from eigencam.passes.operation_kinds import ARGUMENTS, ELEMENTWISE, LINEAR, SIGN
 from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"backward": 1}
-"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.store.versions`."""
+"""Raised when a change here or in `eigencam.passes.operations` alters a number; see `eigencam.store.versions`."""
 
 Rule = Callable[..., Tensor]
 """`(original, *args, **kwargs) -> Tensor`, called with the operation's arguments if `ARGUMENTS` has its kind; for other
@@ -79,7 +79,7 @@ def gradients(
         images: (N, 3, H, W), normalised.
         targets: (N,) int64 classes.
         rules: replace the operations' own gradients.
-        layer: with respect to whose output; None: to the image.
+        layer: the layer whose output to differentiate with respect to; None: the image.
         by: returns, after the forward pass, another tensor to differentiate with respect to.
         normalize: differentiate the logarithm of the logit's absolute value, so relevance sums to 1.
 
@@ -293,8 +293,8 @@ def rescaled_product(_original: Any, a: Tensor, b: Tensor) -> Tensor:
 def rescaled_pool(original: Any, x: Tensor, *options: Any) -> Tensor:
     """A max-pool whose difference goes to the winners of the image and of the reference.
 
-    Values that are equal up to rounding tie, and the first wins: away from its border every map of a constant reference
-    is constant, and its winner would depend on the CPU.
+    Values that are equal up to rounding tie, and the first wins. The maps of a constant reference are constant except
+    near the border, so their winners would otherwise depend on the CPU.
     """
     with torch.no_grad():
         out, step = original(x, *options), TIE * x.abs().amax((1, 2, 3), keepdim=True)

@@ -11,7 +11,7 @@ from eigencam.passes.precision import network_precision
 
 
 def any_tensor(module: nn.Module) -> Tensor:
-    """A parameter or buffer, for its device and dtype; a float32 number on the CPU if a network has neither."""
+    """A parameter or buffer, for the network's device and dtype; a float32 number on the CPU if there is none."""
     found = (t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point())
     return next(found, torch.empty(()))
 
@@ -39,7 +39,7 @@ def fingerprint(module: nn.Module) -> Iterator[object]:
 
 NEEDED = (
     "logits (N, K) are needed, or a target that reads it (`target=`, `--target`); with `classes: null` in its "
-    "description methods of no class run"
+    "description, class-agnostic methods run"
 )
 
 
@@ -48,7 +48,7 @@ class NetworkError(ValueError):
 
 
 class RefusedError(ValueError):
-    """An objection of this package, not of the network, during a pass."""
+    """A refusal by this package during a pass, not an error of the network."""
 
 
 class TargetError(RefusedError):

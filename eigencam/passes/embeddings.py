@@ -1,7 +1,7 @@
 """Targets of networks that give embeddings, and files with embeddings of images or texts.
 
-For CLIP and its like the class is a text. Its embedding is made elsewhere and comes as a file, so that neither the
-tower of texts nor a tokenizer is needed.
+For CLIP and similar networks, the class is a text. Its embedding is computed elsewhere and read from a file, so neither
+the text encoder nor a tokenizer is needed.
 """
 
 from collections.abc import Sequence
@@ -118,7 +118,7 @@ def _checked(file: str | Path, array: object, ndim: int, shapes: str) -> NDArray
 
 
 def check_number(number: int, references: Sequence[Any] | Tensor | NDArray[Any]) -> int:
-    """The number of one of several references. ValueError where there is none of this number."""
+    """Return the number of a reference. ValueError if no reference has it."""
     if not 0 <= number < len(references):
         raise ValueError(f"prompt {number}; allowed: 0 to {len(references) - 1}, as there are {len(references)}")
     return number

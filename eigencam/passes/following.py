@@ -59,7 +59,7 @@ class Positions(DispatchMode):
         self._axes[tensor] = axes
 
     def _written(self, base: Tensor, sources: tuple[int, ...], *, kept: bool) -> None:
-        """Record a write into a part of a tensor: the whole depends on it; only elementwise ones keep its positions."""
+        """Record a write into a part of a tensor, on which the whole then depends; `kept`: positions stay."""
         before = self._number.get(base)
         axes = self._axes.get(base) if kept else None
         self._put(base, axes or lost(base), sources if before is None else (*sources, before))

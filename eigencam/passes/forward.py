@@ -24,7 +24,7 @@ from eigencam.passes.tail import tail
 from eigencam.transfer import to_device
 
 VERSIONS = {"forward": 1}
-"""Raised when a change here or in `eigencam.passes.hooks` moves a number; see `eigencam.store.versions`."""
+"""Raised when a change here or in `eigencam.passes.hooks` alters a number; see `eigencam.store.versions`."""
 
 T = TypeVar("T")
 Gradients = dict[str, Tensor | None]  # by tapped layer; None if no gradient reaches it
@@ -150,7 +150,7 @@ class Forward:
         self._tap(layer)
         if not self._with_graph:
             raise RuntimeError(
-                "gradients were asked of a pass made without them: set `needs_gradient = True` on the method"
+                "gradients were requested from a pass made without them: set `needs_gradient = True` on the method"
             )
         if self._gradients is None or self._gradients[0] is not targets:
             self._gradients = (targets, self._backward(targets))
@@ -178,7 +178,7 @@ class Forward:
         return dict(zip(self._taps, grads, strict=True))
 
     def _in_rounds(self, source: "Forward", picked: "Picked", asked: Tensor, back: "Back") -> Gradients:
-        """The gradients for a pass whose images were picked from another one, round by round; all shapes are known."""
+        """The gradients for a pass that was picked from another one, round by round; see `Picked`."""
         found: Gradients = {name: torch.zeros_like(tap) for name, tap in self._taps.items()}
         for r in range(picked.rounds):
             now = picked.round == r
@@ -261,7 +261,7 @@ class Forward:
             inputs: returns those of a slice, as (B, 3, H, W) of the form of `images`; with `layer`, as (B, C, h, w)
                 outputs of that layer: only the part behind it then runs (see `eigencam.passes.tail`).
             layer: where the inputs enter the network; None: at its beginning.
-            module: what the inputs go through instead of the network.
+            module: runs in place of the network.
 
         Raises:
             ValueError: the network cannot be cut at `layer`.
@@ -281,7 +281,7 @@ class Forward:
     def repeat(
         self, images: Tensor, layers: Iterable[str] = (), *, gradients: bool, module: nn.Module | None = None
     ) -> "Forward":
-        """The same pass for other images (N, 3, H, W), or in another network; `layers` may give their readings."""
+        """The same pass for other images (N, 3, H, W) or in another network; `layers` may be a dict of readings."""
         again = forward_pass(
             module or self.module,
             images,
@@ -332,7 +332,7 @@ def forward_pass(
     The modules' train/eval state and the parameters' `requires_grad` and `.grad` are unchanged afterwards.
 
     Args:
-        module: the network; returns (N, K) logits or an object with `.logits`; anything without a classifier.
+        module: the network; returns (N, K) logits or an object with `.logits`; without a classifier, anything.
         images: (N, 3, H, W), normalised, on the network's device and of its dtype.
         layer: `named_modules()` path of the target layer.
         classifier: False for a network that ends in features: the pass then has no logits.

@@ -16,7 +16,7 @@ from eigencam.passes.calls import RefusedError, evaluating, network_logits, run_
 from eigencam.passes.layer_items import hook_output
 from eigencam.passes.readings import CHANNELS_FIRST, Reading
 
-SEVERAL = "of a layer that returns several tensors one is named by its place (`layer:0`, `layer:key`)"
+SEVERAL = "for a layer that returns several tensors, name one by its place (`layer:0`, `layer:key`)"
 
 
 def tapped_pass(
@@ -63,7 +63,7 @@ def tapped_pass(
         for name in wanted:
             stack.callback(hook_output(module, name, lambda _m, _a, out, name=name: keep(name, out)).remove)
         stack.enter_context(evaluating(module))
-        # Not inference mode, whose tensors lack the version counter that reveals methods that modify them.
+        # Inference mode is off: its tensors lack the version counter that reveals methods that modify them.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(gradients))
         images = images.clone() if images.is_inference() else images.detach()
@@ -84,7 +84,7 @@ _HOOKS = (
 
 
 class Hooks:
-    """The hooks on a network's modules at one time, to notice and undo what somebody else leaves there."""
+    """The hooks on a network's modules at one time, to detect and undo later changes by other code."""
 
     def __init__(self, module: nn.Module) -> None:
         tables = (inner.__dict__.get(name) for inner in module.modules() for name in _HOOKS)
@@ -93,7 +93,7 @@ class Hooks:
         self._keys = [*chain(*self._before)]
 
     def restore(self) -> bool:
-        """Remove the hooks added since, put back those removed, and return whether there were any."""
+        """Remove the hooks added since, put back those removed, and return whether anything had changed."""
         if [*chain(*self._tables)] == self._keys:
             return False
         for table, before in zip(self._tables, self._before, strict=True):

@@ -2,8 +2,8 @@
 
 A `Watch` sees every torch function that reads a value computed from the image, and determines its *kind* from name and
 arguments: `nn.ReLU`, `x.clamp(min=0)`, `F.threshold(x, 0, 0)` and `torch.maximum(x, zeros)` are all `relu`. Rules and
-refusals depend on the kind. Nothing is known about a kind outside the sets of `eigencam.passes.operation_kinds`; it is
-then a name or phrase for messages.
+refusals depend on the kind. A kind outside the sets of `eigencam.passes.operation_kinds` is unknown, and only a name or
+phrase for messages.
 
 Nothing works in place under a watch, so kept values do not change: an in-place operation works on a copy, which
 replaces the tensor from then on. No module is changed and no hook is set.

@@ -58,7 +58,7 @@ def joined(axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
             total = np.add.outer(total, np.zeros(size) if vector is None else vector)
         return total.reshape(-1)
 
-    # a single row or column stays one beside the image's columns or rows, but not when joined with images or channels
+    # an axis of size one keeps its row or column if joined with rows or columns, not with images or channels
     spatial = any(n > 1 and (a[1] is not None or a[2] is not None) for a, n in zip(axes, sizes, strict=True))
     kept = [a if n > 1 or spatial else (a[0], None, None) for a, n in zip(axes, sizes, strict=True)]
     images, rows, columns = (one([axis[k] for axis in kept]) for k in range(3))

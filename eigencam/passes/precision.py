@@ -11,7 +11,7 @@ _LESS = {"autocast": False}
 
 @contextmanager
 def network_precision(device: torch.device, *, always_full: bool = False) -> Iterator[None]:
-    """Compute with a network's precision, which may be lower by `set_float32_precision`.
+    """Compute in the network's precision, which `set_float32_precision` may have lowered.
 
     Args:
         device: of the network.
@@ -37,7 +37,7 @@ def float32_precision(*, tf32: bool = False, autocast: bool = False) -> Iterator
 
 
 def set_float32_precision(*, tf32: bool = False, autocast: bool = False) -> None:
-    """Set, for the rest of the process, how a float32 network computes: the only rule, wherever a network runs.
+    """Set the precision of float32 networks for the rest of the process, wherever they run.
 
     Args:
         tf32: whether a GPU may compute products of float32 numbers in TF32, in matrices and convolutions.
@@ -50,6 +50,6 @@ def set_float32_precision(*, tf32: bool = False, autocast: bool = False) -> None
 
 
 def is_coarse(dtype: torch.dtype) -> bool:
-    """Whether a network of this dtype rounds more than float32 does, so that two ways to one number differ more."""
+    """Whether a network of this dtype rounds more than float32 does, so two computations of one number differ more."""
     less = _LESS["autocast"] or (torch.backends.cudnn.allow_tf32 and torch.cuda.is_available())
     return less or dtype not in (torch.float32, torch.float64)

@@ -17,7 +17,7 @@ def answer_codes(logits: Tensor) -> Tensor:
 
 
 def answer_states(logits: Tensor) -> list[str]:
-    """(N,) states of the predictions, from logits (N, K): as a map's states, or `none` without a classifier.
+    """(N,) states of the predictions (N, K), named like a map's states; `none` without a classifier.
 
     `nonfinite` if a logit is not finite; `constant` if all of K > 1 are equal, so no class is preferred.
 

@@ -23,7 +23,7 @@ from eigencam.passes.operations import Call, tensors
 from eigencam.passes.precision import network_precision
 
 VERSIONS = {"ways": 1}
-"""Raised when a change here, in `eigencam.passes.attention` or in `eigencam.passes.operations` moves a number."""
+"""Raised when a change here, in `eigencam.passes.attention` or in `eigencam.passes.operations` alters a number."""
 
 SWITCHED = ELEMENTWISE | NORMALIZATIONS | {"conv2d", "linear", "matrix_product", "product", "softmax", "sum"}
 """Kinds of operations that may have a rule; all others use their own gradient."""

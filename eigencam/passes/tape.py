@@ -16,7 +16,7 @@ from eigencam.passes.operation_kinds import ARGUMENTS, RECTIFIERS
 from eigencam.passes.operations import Call, Watch
 
 VERSIONS = {"tape": 1}
-"""Raised when a change here or in `eigencam.passes.operations` moves a number; see `eigencam.store.versions`."""
+"""Raised when a change here or in `eigencam.passes.operations` alters a number; see `eigencam.store.versions`."""
 
 OPERATIONS: Mapping[str, str] = {
     **{kind: kind for kind in ("conv2d", "linear", "batch_norm", "pad", "cat", "max_pool2d", "avg_pool2d")},
@@ -25,7 +25,7 @@ OPERATIONS: Mapping[str, str] = {
     "sum": "add",
     "local_response_norm": "normalization",
 }
-"""Kinds of operations (`eigencam.passes.operations`), with the operation that each is for a rule."""
+"""By kind of operation (`eigencam.passes.operations`), the name under which rules know it."""
 
 SUMS = ("add", "__add__", "__iadd__", "__radd__")
 NAMES: Mapping[str, tuple[str, ...]] = {
