@@ -6,7 +6,7 @@ resolution. It never resizes, normalises or moves them to the CPU. Optional attr
     needs_gradient: bool = True   whether it calls `forward.gradients`
     class_specific: bool = True   whether the map depends on `targets` (such a method needs a network with a classifier)
     gives_boxes: bool = False     whether it returns, instead of a map, boxes (K, 5) `x1 y1 x2 y2 score` per image, best
-                                  first, in inclusive pixels of the original image (`forward.original`): a proposer
+                                  first, in inclusive pixels of the original image (`forward.original`)
     layer: str | None             a layer other than the network's target layer
     layers: tuple[str, ...]       further layers that it reads
     draws_references: bool        whether it draws images from the dataset (`forward.population`)
@@ -32,7 +32,7 @@ and those that `eigencam methods` and `docs/methods.md` show:
     needs: str      the cost per image: "1 forward", "1 forward, 1 backward", "C + 1 forwards", "1 forward; training"
     networks: str   the networks that it can run on; "any" if not set
 
-Packaged methods also have `version = 1`, raised when a change moves a number or a default (`eigencam.store.versions`).
+Packaged methods also have `version = 1`, raised when a change alters a number or a default (`eigencam.store.versions`).
 
 A method's own passes go through `forward.predict`, which limits their memory and shows progress. Random numbers
 come from `eigencam.methods.randomness`: a function of (seed, `forward.index`) only.

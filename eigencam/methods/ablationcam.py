@@ -1,8 +1,8 @@
 r"""Ablation-CAM (Ramaswamy & Desai, WACV 2020): channels weighted by the drop of the logit without them.
 
 $\alpha_k = (f - f_{\setminus k}) / f$ with f the class's logit and $f_{\setminus k}$ the logit with channel k of the
-activations set to zero. Only the layers behind the tapped one run again, and even less before a classifier of linear
-layers (`eigencam.passes.ablation`): on VGG-16 or ResNet-50 a map costs about two forward passes in all.
+activations set to zero. Only the layers behind the tapped one run again. If linear layers follow, the channels share a
+matrix product (`eigencam.passes.ablation`): on VGG-16 or ResNet-50 a map costs about two forward passes in all.
 """
 
 from dataclasses import dataclass

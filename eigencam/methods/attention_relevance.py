@@ -116,7 +116,7 @@ class TransformerAttribution:
 
 @dataclass(frozen=True, slots=True)
 class LeGrad:
-    """LeGrad over the last blocks (`blocks` of them); None: all of them.
+    """LeGrad over the last `blocks` blocks; None: all blocks.
 
     Raises:
         ValueError: `blocks` is below 1.
@@ -172,12 +172,13 @@ class LeGrad:
 
 
 def _rolled(forward: Forward, targets: Tensor, blocks: Callable[[RecordedGraph, Tensor], Sequence[Tensor]]) -> Tensor:
-    """(N, h, w) float32: the row of the product of I + E_l, E_l the heads' mean of positive gradients times `blocks`.
+    """(N, h, w) float32: the row of the product of all I + E_l that the head reads; see the module.
 
     Args:
         forward: the batch.
         targets: (N,) classes.
-        blocks: (N, heads, T, T) of each block, of a recorded pass and its targets.
+        blocks: returns for each block what the gradient is multiplied by in E_l, (N, heads, T, T), for a recorded pass
+            and its targets.
     """
     rows = []
     with torch.inference_mode(False):
@@ -238,7 +239,7 @@ PROPORTIONAL = frozenset(("same", "reshape", "scale", "mean", "cat"))
 
 
 class _Shares(torch.autograd.Function):
-    """A sum of two values, each of which gets, per image, a share of the relevance by the size of its total."""
+    """A sum of two values; each gets, per image, relevance in proportion to the absolute value of its total."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, axis: int) -> Tensor:

@@ -12,10 +12,10 @@ of transformers. x is an operation's input, R the relevance of its output:
 | activation (GELU, SiLU, ...) | all, element by element | the same |
 | linear, convolution, sum, average | in proportion, $x_i w_{ij} / z_j$ (epsilon -> 0) | the same |
 
-With R = x g all of these are the image times a gradient with some operations changed: that of a softmax stays (it is
-the rule above), matrix products halve theirs, LayerNorm's deviation has none, and an activation f has $f(x) / x$. Both
-share the one recorded pass of `eigencam.passes.recorded_graph`. As the authors state, $\epsilon$ is 0 there, and biases
-keep their share.
+With R = x g, the map is the image times a modified gradient: the gradient of a softmax stays (it is the rule above),
+that of a matrix product is halved, LayerNorm's deviation has none, and that of an activation f is $f(x) / x$. Both
+methods share the one recorded pass of `eigencam.passes.recorded_graph`. As the authors state, $\epsilon$ is 0 in this
+form, and biases keep their share.
 
 The sum of a map. Every rule of CP-LRP passes on all relevance, so the map of a network without biases, class
 token and position embedding sums to the logit; with these, it falls short by their shares. AttnLRP is *not*

@@ -17,8 +17,9 @@ D interpolates between the four pixels around the centre of a cell; theirs, an o
 at its corner. A Grad-CAM that is 0 everywhere stays 0; theirs divides 0 by 0.
 
 The fit is in float64, and the first copy, which is not transformed, is read exactly at the pixels. The length of Adam's
-steps does not depend on the slope, and the slope of the variation is the sign of the difference of neighbouring pixels,
-many of which rise equally. In float32, rounding decides these signs and changes g by 14 to 28 % of its maximum.
+steps does not depend on that of the gradient, and the gradient of the variation is the sign of the difference of
+neighbouring pixels, many of which rise equally. In float32, rounding decides these signs and changes g by 14 to 28 % of
+its maximum.
 """
 
 from dataclasses import dataclass

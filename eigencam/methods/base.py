@@ -40,7 +40,7 @@ class PackagedMethod(Method, Protocol):
     """What every method of this package declares.
 
     Attributes:
-        version: raised when a change moves a number or a default (`eigencam.store.versions`).
+        version: raised when a change alters a number or a default (`eigencam.store.versions`).
         needs: the cost per image, in words: "1 forward, 1 backward".
         needs_gradient: whether it calls `forward.gradients`.
     """
@@ -56,7 +56,7 @@ class FixedMethod(PackagedMethod, Protocol):
     """A method whose parameters have no influence on whether its map depends on `targets`.
 
     Attributes:
-        class_specific: whether it does; such a method needs a network with a classifier.
+        class_specific: whether the map depends on `targets`; the method then needs a network with a classifier.
     """
 
     class_specific: ClassVar[bool]
@@ -67,7 +67,7 @@ class ChosenMethod(PackagedMethod, Protocol):
 
     @property
     def class_specific(self) -> bool:
-        """Whether it does; it then needs a network with a classifier."""
+        """Whether the map depends on `targets`; the method then needs a network with a classifier."""
         ...
 
 

@@ -73,8 +73,8 @@ def _box(side: int, radius: float) -> Tensor:
 class SmoothMax:
     """Smooth maximum of parameters around a pixel, weighted by distance: (N, h, w) in 0..1 to (N, H', W').
 
-    The parameters are `cell` pixels apart. The masks surround the image (H, W) by a margin of about `sigma`, in which
-    its border's parameters have an influence, too; the image starts at pixel `margin` along each side.
+    The parameters are `cell` pixels apart. The masks extend beyond the image (H, W) by a margin of about `sigma`, as
+    far as parameters at its border have an influence; the image starts at pixel `margin` along each side.
 
     The weights depend only on the pixel's place within a cell: all cells are pooled alike, and `pixel_shuffle` arranges
     the places.
@@ -97,7 +97,7 @@ class SmoothMax:
 
 
 def _weights(cell: int, window: int, padding: int, sigma: float) -> Tensor:
-    """(window^2, cell^2, 1): by the distance between a parameter of the window and a place within the cell."""
+    """(window^2, cell^2, 1): weights by the distance between a parameter of the window and a place within the cell."""
     place, parameter = torch.arange(cell), torch.arange(window) - padding
     away = place - (sigma + cell * parameter[:, None])  # along a side: (window, cell)
     distance = (away.square()[:, None, :, None] + away.square()[None, :, None]).sqrt().flatten(2).flatten(0, 1)

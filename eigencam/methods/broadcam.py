@@ -18,12 +18,11 @@ $$W = W_z / s + (\xi / (s m))\, W_h, \qquad L_y = \max\Big(0, \sum_k W_{ky} \ope
 with the layers' activations F enlarged bilinearly to those of the largest. If a class has fewer than 256 positive
 weights, as in a layer with few channels, there are no nodes and $W = W_z / s$; `step` lowers the 256.
 
-Choices. A network's classes must be the dataset's. Labels are the class of the image if the dataset seeks objects of
-one class, and all classes with a box if it seeks any. The authors' loop regresses two classes at a time and leaves out
-the last of an odd number, which is not reproduced; a sum over scales and flips is not part of the map here. `file` may
-also be a `.pkl` of the authors' program, from which only the weights are read (`eigencam.networks.authors_weights`); no
-published one could be opened. The share of images used (`share`) is chosen by a hash of their position: smaller shares
-are parts of larger ones.
+Choices. A network's classes must be the dataset's. An image's label is its class if it has a single one, otherwise all
+classes with a box. The authors' loop regresses two classes at a time and leaves out the last of an odd number, which is
+not reproduced; a sum over scales and flips is not part of the map here. `file` may also be a `.pkl` of the authors'
+program, from which only the weights are read (`eigencam.networks.authors_weights`); no published one could be opened.
+The share of images used (`share`) is chosen by a hash of their position: smaller shares are parts of larger ones.
 """
 
 from collections.abc import Sequence

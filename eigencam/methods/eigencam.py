@@ -42,9 +42,9 @@ LANCZOS_FROM = 2 * LANCZOS_STEPS
 """Gram matrices with more rows than this use Lanczos."""
 SQUARINGS = 20
 SQUARED_TO = 256
-"""Number of rows above which, on a GPU, squaring a Gram matrix costs more than a wait."""
+"""Number of rows above which, on a GPU, squaring a Gram matrix costs more than a wait of the host."""
 ROUNDING = 2.0**-20
-"""Relative sizes below which a gap (to the first eigenvalue) and a deviation (to the largest entry) are rounding."""
+"""A gap below this share of the first eigenvalue, or a deviation below this share of the largest entry, is rounding."""
 ANGLE = 1e-5
 """Largest angle (rad) between an accepted Lanczos vector and the true one."""
 

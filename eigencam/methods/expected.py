@@ -12,7 +12,7 @@ share of the image's range; 0 in both codes by default.
 
 The references are `references` images of the dataset, drawn once without replacement and the same for all images; each
 image meets each of them once, at its own t. The dataset is that of the run, or the evaluated subset of it.
-Without a dataset, as in `explain`, the method stops with that reason.
+Without a dataset, as for your own images in `explain`, the method is refused; `Explainer` takes `references` instead.
 
 `reduce` combines the three channels: `sum` (signed), `max` of the absolute values or `l2`.
 """

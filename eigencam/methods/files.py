@@ -31,7 +31,7 @@ class MapFiles:
         class_specific: whether the maps are for the class that the run requests.
         resize: whether to resize maps to the network's input first; otherwise evaluators get them unchanged, so that
             those of a method of this package (`eigencam bundle --maps`) give that method's numbers.
-        files: the files by relative path without suffix; they are matched with the ids by `maps_of`.
+        files: the files by relative path without suffix.
 
     Raises:
         FileNotFoundError: no maps there.

@@ -12,9 +12,9 @@ which has three references and $\alpha = 1$. With one reference the weight is 1.
 `finercam_mean` is what torchcam calls Finer-CAM: equal weights, $s = y_c - \gamma\, \operatorname{mean}_i y_i$ with
 $\gamma = 0.6$ (`weights: equal`, `alpha: 0.6`).
 
-The references are those of the image itself; the class is never its own reference. `method` explains
-the score: Grad-CAM, or `method=finercam/layercam` and so on. `eigencam.targets.finer` is the same score as a target,
-which every class-specific method can explain, including those with passes of their own.
+The references are chosen by the logits of the image itself; the class is never its own reference. `method` explains the
+score: Grad-CAM, or `method=finercam/layercam` and so on. `eigencam.targets.finer` is the same score as a target, which
+every class-specific method can explain, including those with passes of their own.
 """
 
 from dataclasses import dataclass

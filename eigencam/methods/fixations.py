@@ -17,7 +17,7 @@ that arrive at the image are the fixations. Duplicates are removed at every laye
 S i is the window's centre for a kernel of 2 P + 1; for AlexNet's first layer (no padding) it is the corner, as in the
 authors' code. Our choices, where their code does not say or has no case: a batch norm with a negative weight behind a
 convolution inverts its contributions; padding is never a position; an average pool over class maps (SqueezeNet) is
-treated as its equivalent except for the ReLU, the pooling of the layer below and then a linear layer.
+treated as a pooling of the layer below and then a linear layer, which is equivalent except for the ReLU.
 
 A point is an outlier unless more than `share` of an image's points, including itself, lie within `radius` times the
 image's diagonal. The map has an impulse at each remaining point, blurred by a Gaussian of `sigma` pixels of the input

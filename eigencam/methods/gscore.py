@@ -10,7 +10,7 @@ $$s_k = f_c(X \odot M_k), \quad s_j = 0 \text{ for the rest}, \qquad
 The softmax is over *all* channels, so channels that are not chosen have the weight of a score of 0. If logits are large
 and positive, like CLIP's (100 times a cosine), that weight is negligible; otherwise all channels contribute. If no
 channel has a gradient, none is chosen, and the map is 0. Masks are enlarged from corner to corner, as theirs are;
-theirs are divided by their range and 1e-6.
+theirs are divided by their range plus 1e-6.
 
 For CLIP the logit is that of a text's embedding: `eigencam.targets.embedding(reference, scale=100)`.
 """
@@ -28,7 +28,7 @@ from eigencam.passes.forward import Forward
 
 @dataclass(frozen=True, slots=True)
 class GScoreCAM:
-    """gScoreCAM by so many `channels`."""
+    """gScoreCAM of `channels` channels."""
 
     channels: int = 300
     layer: str | None = None

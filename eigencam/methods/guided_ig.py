@@ -8,12 +8,12 @@ feature stays between $b + (\alpha \mp d)(x - b)$, d being `max_distance`:
 1. features behind the lower end jump to it;
 2. if the distance $\lVert x - z \rVert_1$ is $(1 - \alpha) \lVert x - b \rVert_1$, the step is done;
 3. of the features that are not at the upper end, those whose $|g|$ is at most the `fraction` quantile of all move
-   towards it: as far as the step asks, or all the way, and then 2. and 3. again.
+   towards it: as far as the step requires, or all the way, and then 2. and 3. again.
 
 This is the authors' code (PAIR-code/saliency@7b72b67), in which features at the upper end count as infinite in the
 quantile; 200 steps, 0.25 and 0.02 are its settings. With `max_distance` 0 it is integrated gradients by left sums. The
-sum tends to $f(x) - f(b)$ as the steps grow. The choice is greedy, so that rounding can change the path: it is kept in
-double precision where the device has it.
+sum tends to $f(x) - f(b)$ as the steps grow. The choice is greedy, so rounding can change the path; points are
+therefore in double precision where the device has it.
 
 `reduce` makes one number of the three channels: `sum` (signed), `max` of the absolute values or `l2`.
 """
@@ -76,7 +76,7 @@ class GuidedIG:
         low, high = x * max(alpha - self.max_distance, 0), x * min(alpha + self.max_distance, 1)
         goal = x.abs().sum(1, keepdim=True) * (1 - alpha)
         rank = 1 + int((x.shape[1] - 1) * self.fraction)
-        z = torch.where((x != 0) & (z / x < max(alpha - self.max_distance, 0)), low, z)  # 1; once: none falls back
+        z = torch.where((x != 0) & (z / x < max(alpha - self.max_distance, 0)), low, z)  # 1; once is enough
         going = torch.ones_like(goal, dtype=torch.bool)
         while True:
             away = (x - z).abs().sum(1, keepdim=True)

@@ -15,8 +15,8 @@ and gives about `segments` superpixels; `fill: zero` hides with the image's mean
 embeddings of the copy and of the whole image, an embedding being the layer's output averaged over the positions. The
 map is then class-agnostic. On a dataset of pairs it is `lime_verification_reading`, LIME for verification
 (Alonso-Fernandez et al., arXiv 2307.13428): f is the cosine between the copy and the *other* image of the pair, with
-the embedding of `eigencam.networks.verification`. Only the paper's abstract could be read; it has this cosine. As
-our choice, superpixels, samples, kernel and fill are LIME's.
+the embedding of `eigencam.networks.verification`. Only the paper's abstract could be read, and it has this cosine. It
+is our choice that superpixels, samples, kernel and fill are LIME's.
 
 Superpixels are computed on the CPU, image by image, from the 8-bit colours that the network sees, so they depend on
 neither its dtype nor its normalisation.
@@ -148,7 +148,7 @@ class LIME:
             return self._answers(forward, classes, copies, softmax=False)
 
     def _answers(self, forward: Forward, targets: Tensor, copies: Copies, *, softmax: bool) -> Tensor:
-        """(N, S) of the network's predictions for each copy, at its image's entry in (N,) `targets`."""
+        """(N, S): the network's output for each copy, for its image's class in (N,) `targets`."""
         parts = []
         for places in torch.arange(len(targets) * self.samples, device=targets.device).split(PASSES * forward.chunk):
 
@@ -191,7 +191,7 @@ def mean_colors(images: Tensor, labels: Tensor, widest: int | None = None) -> Te
 
 @contextmanager
 def _answering_with_similarity(forward: Forward, layer: str, whole: Tensor) -> Iterator[None]:
-    """The network returns, for (B, 3, H, W), the (B, N) cosines of its embeddings with those in (N, C) `whole`."""
+    """Let the network return, for (B, 3, H, W), the (B, N) cosines of its embeddings with those in (N, C) `whole`."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:

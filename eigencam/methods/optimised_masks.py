@@ -6,9 +6,9 @@ unchanged and 0 where it is changed most. Both optimise a mask of low resolution
 * Meaningful Perturbation (Fong & Vedaldi, ICCV 2017, arXiv 1704.03296), the smallest deletion:
   $$\min_m\; \lambda_1 \lVert 1 - m \rVert_1 + \lambda_2 \sum \lVert \nabla m \rVert_2^\beta
   + f(\tau[M X + (1 - M)\, g_{10} * X])$$ with f the probability, one value of m for `cell` x `cell` pixels, M the
-  enlarged mask smoothed by 5 pixels, $g_{10}$ a blur of the file by 10 of its pixels and $\tau$ a shift of up to 3
-  pixels, a new one at each of 300 steps of Adam. It starts from the smallest centred disc that removes 99 % of
-  the drop of f under a blur of the whole image. The map is 1 - M. With `top: 5` f is the sum over the five predicted
+  enlarged mask smoothed by 5 pixels, $g_{10}$ a blur of the file by 10 of its own pixels and $\tau$ a shift of up
+  to 3 pixels, a new one at each of 300 steps of Adam. It starts from the smallest centred disc that removes 99 % of the
+  drop of f under a blur of the whole image. The map is 1 - M. With `top: 5` f is the sum over the five predicted
   classes; the paper's boxes were made in this way, with $\lambda_1 = 0.001$ and $\beta = 2$.
 * Extremal Perturbations (Fong, Patrick & Vedaldi, ICCV 2019), the best preservation by a mask of given area a:
   $$\max_m\; f(X_m) - \lambda_t \operatorname{mean} (\operatorname{sort}(m) - r_a)^2$$ with f the logit and r_a zeros,
@@ -79,7 +79,7 @@ class MeaningfulPerturbation:
         tv: weight of the mask's variation, to the power `beta`.
         cell: side, in pixels, of the squares that share a value of the mask.
         smooth: standard deviation of the enlarged mask's smoothing, in pixels.
-        blur: that of the blurred image.
+        blur: standard deviation of the image's blur, in pixels of its file.
         jitter: number of different shifts along each side; 0: none.
         top: lower the probabilities of this many predicted classes; 0: of the requested class.
         seed: of the shifts.
@@ -123,7 +123,7 @@ class MeaningfulPerturbation:
         return torch.cat([self._descend(forward, [x[n] for x in wide], wanted[n], discs[n], shifts[n]) for n in parts])
 
     def start(self, forward: Forward, targets: Tensor) -> Tensor:
-        """(N, H, W): the smallest of growing discs that leaves less than 1 % of the drop under a blur of everything."""
+        """(N, H, W): the smallest centred disc that leaves less than 1 % of the drop by a blur of everything."""
         images, n, size = forward.images.float(), len(forward), tuple(forward.images.shape[2:])
         blurred, side = forward.normalized(self._resized(forward, 0)[1]), hypot(*size) / 2 + self.blur + RADII
         discs = gaussian_blur(circles(size, torch.arange(0, side, RADII, device=images.device)), self.blur, "reflect")

@@ -12,8 +12,8 @@ table shows how a library's map, its time and its quirks differ from those of th
 
 Not every class can run: some need more than a configuration can express, and Captum's classes that replace gradients
 see only modules, so what a network calls as a function would silently pass with its own gradient. Before anything is
-computed, each class's signature is checked, it is constructed once for the network and, if that costs a pass or two,
-also tried.
+computed, each class's signature is checked, and it is constructed once for the network; if a trial costs only a few
+passes, it is also tried.
 """
 
 import importlib
@@ -248,7 +248,7 @@ WITHOUT_GRADIENT = (
 
 
 def _replaced(name: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The kinds of operations for which Captum may use the own gradient, and the modules that it knows."""
+    """The kinds of operations for which Captum may use the operation's gradient, and the modules that it knows."""
     if "DeepLift" in name:
         known = _find("captum.attr._core.deep_lift", "SUPPORTED_NON_LINEAR")
         return AFFINE, frozenset(kind.__name__ for kind in known)
@@ -274,7 +274,7 @@ def _fault(package: str, name: str, network: "Network", *, maps: bool = True) ->
 
 
 def _failure(package: str, name: str, attempt: Callable[[], None]) -> str:
-    """The error when it is tried; "" if there is none."""
+    """The error of a trial; "" if there is none."""
     try:
         attempt()
     except Exception as error:  # another library may raise anything

@@ -58,7 +58,7 @@ class RefineCAM(Wrapping):
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether the shared pass has to provide gradients: if its layers are read."""
+        """Whether the shared pass has to provide gradients, as it does for named layers."""
         return bool(self.layers) and needs_gradient(self.method)
 
     @property

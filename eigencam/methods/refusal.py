@@ -53,14 +53,14 @@ def traced(network: "Network") -> Trace:
 
 
 def attention(network: "Network") -> Attended:
-    """Return what the network's attention is."""
+    """Return the description of the network's attention."""
     return attention_of(network.module, probe(network))
 
 
 def probe(network: "Network") -> Tensor:
-    """(1, C, H, W), normalised: the image that the network is asked about, else noise.
+    """(1, C, H, W), normalised: the network's example image, else noise.
 
-    With noise all of a network's operations have something to do; a detector may find nothing in it.
+    Noise exercises all operations of most networks, but a detector may find nothing in it.
     """
     random = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (1, *network.preprocess.input_shape), generator=random, dtype=torch.uint8)

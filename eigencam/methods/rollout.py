@@ -15,8 +15,8 @@ Our choices, where the paper says nothing:
 Tokens are read like the target layer's (`eigencam.passes.readings`); the class token comes first.
 
 The weights are read from the operations of a pass, whatever module or function computes them
-(`eigencam.passes.attention`): from a pass that another method has recorded, or from a separate pass, in which a
-block's matrix is multiplied on and then discarded.
+(`eigencam.passes.attention`): from a pass that another method has recorded, or from a separate pass, in which each
+block's matrix is multiplied into the product and then discarded.
 """
 
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 Bins = NDArray[np.uint8]
 COLOUR_BINS, TEXTURE_BINS, DIRECTIONS = 25, 10, 8
 MOST_PIXELS = 20_000_000
-"""Largest size of an image that is not reduced; the largest one of ILSVRC's validation images has 18.2 million."""
+"""Maximum number of pixels of an image that is not reduced; ILSVRC's largest validation image has 18.2 million."""
 _END = np.array([0, 0, 1, 1])  # from inclusive corners to half-open ones
 
 

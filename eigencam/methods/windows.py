@@ -132,7 +132,7 @@ def sizes(forward: Forward) -> list[tuple[int, int]]:
 def originals(forward: Forward) -> list[NDArray[np.uint8]]:
     """The images as stored in the dataset, (H, W, 3) uint8. ValueError if the pass has no dataset."""
     if forward.original is None:
-        raise ValueError("boxes were asked for images of no dataset; compute_maps(original=...) gives them")
+        raise ValueError("boxes need the original images, and the pass has none; compute_maps(original=...) gives them")
     return [forward.original(n) for n in range(len(forward))]
 
 

@@ -6,9 +6,8 @@ respect to the layer's output A,
 $$L_l = \operatorname{ReLU}\Big(\sum_k g_k \odot A_k\Big) / \max$$
 
 is fused with those of the other layers by the larger value at each pixel, from the deepest, coarsest layer to the
-finest:
-the fused map is enlarged bilinearly to the next layer's size before the two are compared. A layer's map is scaled with
-its minimum, as in the published code: (L - min) / max.
+finest. The fused map is enlarged bilinearly to the next layer's size before the two are compared. A layer's map is
+scaled with its minimum, as in the published code: (L - min) / max.
 
 `layers` are all convolutions of the network, as VGG-16's 13 in the paper, or the named ones. The published code
 (X-Shi/Zoom-CAM@c01edb1) does not run: the loop that fuses uses an undefined name. So only the formula can be
